@@ -1,0 +1,122 @@
+//! The admin port: `/healthz` (the process answers), `/readyz` (each part that must be there is), `/metrics` (Prometheus text).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result};
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio::net::TcpListener;
+
+use crate::Lifecycle;
+
+/// What a service needs to be ready, by name; each part says for itself whether it is there.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    parts: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
+}
+
+impl Health {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The part is there.
+    pub fn up(&self, part: &'static str) {
+        self.set(part, Ok(()));
+    }
+
+    /// The part is not there; `why` is shown on `/readyz`, so it carries no secret.
+    pub fn down(&self, part: &'static str, why: impl Into<String>) {
+        self.set(part, Err(why.into()));
+    }
+
+    fn set(&self, part: &'static str, state: Result<(), String>) {
+        self.parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(part, state);
+    }
+
+    /// Ready, and a line for each part.
+    pub fn report(&self) -> (bool, String) {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = |(part, state): (&&str, &Result<(), String>)| match state {
+            Ok(()) => format!("{part}: ok\n"),
+            Err(why) => format!("{part}: {why}\n"),
+        };
+        (
+            !parts.is_empty() && parts.values().all(Result::is_ok),
+            parts.iter().map(line).collect(),
+        )
+    }
+}
+
+/// The routes that every service has. A service merges its own admin routes into them.
+pub fn router(health: Health, metrics: Registry) -> Router {
+    let metrics = Arc::new(metrics);
+    let ready = move || async move {
+        let (ready, report) = health.report();
+        (
+            if ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            },
+            report,
+        )
+    };
+    let scrape = move || async move {
+        let mut text = String::new();
+        match encode(&mut text, &metrics) {
+            Ok(()) => (
+                [(
+                    CONTENT_TYPE,
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                )],
+                text,
+            )
+                .into_response(),
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    };
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(scrape))
+}
+
+/// Serves until the service has stopped: an operator wants to see a drain, too.
+pub fn serve(life: &Lifecycle, listener: TcpListener, router: Router) {
+    let stopping = life.token();
+    life.spawn_vital("admin port", async move {
+        let stopped = async move { stopping.cancelled().await };
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stopped)
+            .await
+            .context("serving the admin port")
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_that_every_part_is_there() {
+        let health = Health::new();
+        assert!(!health.report().0, "a service that has not said anything is not ready");
+        health.up("nats");
+        health.down("postgres", "connecting");
+        assert_eq!(health.report(), (false, "nats: ok\npostgres: connecting\n".to_owned()));
+        health.up("postgres");
+        assert!(health.report().0);
+    }
+}

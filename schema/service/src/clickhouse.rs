@@ -1,0 +1,91 @@
+//! The ClickHouse client: HTTP, one connection a request in flight.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use clickhouse::Client;
+use tracing::warn;
+
+use crate::{Backoff, Health, nats::redacted};
+
+#[derive(Args, Clone, Debug)]
+pub struct ClickHouseSettings {
+    /// ClickHouse's HTTP interface
+    #[arg(
+        long,
+        env = "CLICKHOUSE_URL",
+        default_value = "http://127.0.0.1:8123",
+        hide_env_values = true
+    )]
+    pub clickhouse_url: String,
+
+    /// Database
+    #[arg(long, env = "CLICKHOUSE_DATABASE", default_value = "trendit")]
+    pub clickhouse_database: String,
+
+    /// User
+    #[arg(long, env = "CLICKHOUSE_USER", default_value = "default")]
+    pub clickhouse_user: String,
+
+    /// Password
+    #[arg(
+        long,
+        env = "CLICKHOUSE_PASSWORD",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub clickhouse_password: String,
+}
+
+/// A client, without asking the server anything.
+pub fn client(settings: &ClickHouseSettings) -> Client {
+    let client = Client::default()
+        .with_url(&settings.clickhouse_url)
+        .with_database(&settings.clickhouse_database)
+        .with_user(&settings.clickhouse_user);
+    match settings.clickhouse_password.as_str() {
+        "" => client,
+        password => client.with_password(password),
+    }
+}
+
+/// A client, once the server has answered and knows us: tries until it does; fails at once where trying cannot help.
+pub async fn connect(settings: &ClickHouseSettings, health: &Health) -> Result<Client> {
+    const PART: &str = "clickhouse";
+    health.down(PART, "connecting");
+    let server = redacted(&settings.clickhouse_url);
+    let client = client(settings);
+    // Without the database: it is made by the migrations.
+    let probe = client.clone().with_database("default");
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match tokio::time::timeout(Duration::from_secs(10), probe.query("select 1").fetch_one::<u8>()).await {
+            Ok(Ok(_)) => {
+                health.up(PART);
+                return Ok(client);
+            }
+            // 516: authentication failed, 192: unknown user, 497: not enough privileges.
+            Ok(Err(clickhouse::error::Error::BadResponse(answer)))
+                if ["Code: 516", "Code: 192", "Code: 497"]
+                    .iter()
+                    .any(|code| answer.contains(code)) =>
+            {
+                bail!(
+                    "ClickHouse at {server} refuses us: {}",
+                    answer.lines().next().unwrap_or_default()
+                )
+            }
+            failure => {
+                let why = match failure {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "no answer in 10 s".to_owned(),
+                };
+                let delay = backoff.next_delay();
+                warn!(%server, "no connection to ClickHouse ({why}): trying again in {delay:.1?}");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A service's life: tasks are spawned on a tracker so that shutdown can wait for them, and one token tells them to stop.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFuture},
+    task::TaskTracker,
+};
+use tracing::{error, info};
+
+/// Cheap to clone; all clones are one life.
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle {
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+    /// Vital tasks that have not ended well: those that run, failed or panicked.
+    vital: Arc<AtomicUsize>,
+}
+
+impl Lifecycle {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Spawns a task that shutdown waits for. The task watches [`Self::stopping`] and ends by itself.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(task)
+    }
+
+    /// Spawns a task that the service cannot live without: its failure is logged, stops the service and is told by
+    /// [`Self::finished`]. When it ends well, it stops the service too.
+    pub fn spawn_vital<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (stopping, vital) = (self.stopping.clone(), self.vital.clone());
+        vital.fetch_add(1, Ordering::Relaxed);
+        self.tasks.spawn(async move {
+            // Also when the task panics: a service must not go on without a part of it.
+            let _stop = stopping.drop_guard();
+            match task.await {
+                Ok(()) => {
+                    vital.fetch_sub(1, Ordering::Relaxed);
+                }
+                Err(failure) => error!(task = name, "stopping, because a task failed: {failure:#}"),
+            }
+        });
+    }
+
+    /// Resolves when the service shall stop.
+    pub fn stopping(&self) -> WaitForCancellationFuture<'_> {
+        self.stopping.cancelled()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    pub fn token(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Tells everyone to stop.
+    pub fn stop(&self) {
+        self.stopping.cancel();
+    }
+
+    /// Stops at SIGTERM or SIGINT.
+    pub fn stop_on_signals(&self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+        let life = self.clone();
+        self.tasks.spawn(async move {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                () = life.stopping() => return,
+            };
+            info!(signal = name, "stopping");
+            life.stop();
+        });
+        Ok(())
+    }
+
+    /// Waits for all tasks, after [`Self::stop`]. Fails when the deadline passes first, or a vital task failed.
+    pub async fn finished(&self, deadline: Duration) -> Result<()> {
+        self.tasks.close();
+        if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
+            bail!("{} tasks did not end within {deadline:?}", self.tasks.len());
+        }
+        match self.vital.load(Ordering::Relaxed) {
+            0 => {}
+            failed => bail!("stopped, because {failed} vital tasks failed (see the log)"),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn failure_of_a_vital_task_stops_the_service_and_is_told_at_the_end() {
+        let life = Lifecycle::new();
+        let stopping = life.token();
+        life.spawn_vital("well", async move {
+            stopping.cancelled().await;
+            Ok(())
+        });
+        life.spawn_vital("failing", async { bail!("out of paper") });
+        life.spawn_vital("panicking", async { panic!("out of ink") });
+        life.stopping().await;
+        let told = life.finished(Duration::from_secs(5)).await.unwrap_err().to_string();
+        assert!(told.contains("2 vital tasks"), "{told}");
+    }
+}

@@ -1,0 +1,67 @@
+//! The connection pool to PostgreSQL.
+
+use std::{str::FromStr, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tracing::warn;
+
+use crate::{Backoff, Health, nats::redacted};
+
+#[derive(Args, Clone, Debug)]
+pub struct PostgresSettings {
+    /// PostgreSQL, as postgres://user:password@host:port/database
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        default_value = "postgres://postgres@127.0.0.1:5432/trendit",
+        hide_env_values = true
+    )]
+    pub database_url: String,
+
+    /// Connections at the most
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..))]
+    pub database_connections: u32,
+}
+
+/// A pool, once a first connection works: tries until it does; fails at once where trying again cannot help.
+pub async fn connect(settings: &PostgresSettings, name: &str, health: &Health) -> Result<PgPool> {
+    const PART: &str = "postgres";
+    health.down(PART, "connecting");
+    let server = redacted(&settings.database_url);
+    let options = PgConnectOptions::from_str(&settings.database_url)
+        .map_err(|_| anyhow::anyhow!("not a URL such as postgres://user:password@host:5432/database"))
+        .with_context(|| format!("DATABASE_URL `{server}`"))?
+        .application_name(name);
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.database_connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy_with(options);
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match pool.acquire().await {
+            Ok(_) => {
+                health.up(PART);
+                return Ok(pool);
+            }
+            Err(error) if is_final(&error) => bail!("PostgreSQL at {server} refuses us: {error}"),
+            Err(error) => {
+                let delay = backoff.next_delay();
+                warn!(%server, "no connection to PostgreSQL ({error}): trying again in {delay:.1?}");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}
+
+/// Wrong user or password (class 28), or no such database (3D000).
+fn is_final(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code.starts_with("28") || code == "3D000")
+}

@@ -1,0 +1,183 @@
+//! API keys: `tr_live_<id><secret><checksum>`.
+//!
+//! | part | characters (base62) | meaning |
+//! |---|---|---|
+//! | prefix | `tr_live_` | what secret scanners look for |
+//! | id | 22 | the [`KeyId`], public: what the key is looked up by |
+//! | secret | 32 | 190 random bits |
+//! | checksum | 6 | CRC-32 of all before it: a mistyped key is refused without a look-up |
+//!
+//! A store holds the id and [`ApiKey::hash`]; the key itself is shown once, when it is made.
+
+use std::fmt;
+
+use rand::RngExt;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use crate::{KeyId, base62};
+
+pub const PREFIX: &str = "tr_live_";
+const ID: usize = 22;
+const SECRET: usize = 32;
+const CHECKSUM: usize = 6;
+/// Length of every key in characters.
+pub const LENGTH: usize = PREFIX.len() + ID + SECRET + CHECKSUM;
+
+/// A whole key. `Debug` shows the id only, so that no log can show the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    id: KeyId,
+    text: String,
+}
+
+/// SHA-256 of the whole key text. A key has 190 random bits, so a slow hash would add nothing.
+#[derive(Clone, Copy)]
+pub struct KeyHash([u8; 32]);
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseKeyError {
+    #[error("an API key starts with {PREFIX} and has {LENGTH} characters")]
+    Form,
+    #[error("the API key's checksum does not match: it was mistyped or cut")]
+    Checksum,
+}
+
+impl ApiKey {
+    /// A new key with a random id and secret.
+    pub fn generate() -> Self {
+        let id = KeyId(Uuid::new_v4());
+        let mut rng = rand::rng();
+        let secret: [u128; 2] = [rng.random(), rng.random()];
+        // 16 digits hold 95 bits; the rest of each number is cut off.
+        let half = |n: u128| base62::encode(n % 62u128.pow(16), SECRET / 2);
+        let mut text = format!(
+            "{PREFIX}{}{}{}",
+            base62::encode(id.0.as_u128(), ID),
+            half(secret[0]),
+            half(secret[1])
+        );
+        text.push_str(&checksum(&text));
+        Self { id, text }
+    }
+
+    /// Reads a key as it stands in an `Authorization` header. Asks no store.
+    pub fn parse(text: &str) -> Result<Self, ParseKeyError> {
+        let (id, _) = split(text)?;
+        Ok(Self {
+            id,
+            text: text.to_owned(),
+        })
+    }
+
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The whole key: shown to its owner once, never stored, never logged.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+
+    pub fn hash(&self) -> KeyHash {
+        hash(&self.text)
+    }
+}
+
+/// Id and hash of a key text, without a copy of it: what the hot path needs.
+pub fn identify(text: &str) -> Result<(KeyId, KeyHash), ParseKeyError> {
+    let (id, _) = split(text)?;
+    Ok((id, hash(text)))
+}
+
+impl KeyHash {
+    pub fn from_stored(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl PartialEq for KeyHash {
+    /// In constant time: how long a comparison takes tells nothing about the stored hash.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({})", self.id)
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHash(…)")
+    }
+}
+
+fn split(text: &str) -> Result<(KeyId, &str), ParseKeyError> {
+    if text.len() != LENGTH || !text.is_ascii() || !text.starts_with(PREFIX) {
+        return Err(ParseKeyError::Form);
+    }
+    let (body, sum) = text.split_at(LENGTH - CHECKSUM);
+    if checksum(body) != sum {
+        return Err(ParseKeyError::Checksum);
+    }
+    let id = base62::decode(&body.as_bytes()[PREFIX.len()..PREFIX.len() + ID]).ok_or(ParseKeyError::Form)?;
+    Ok((KeyId(Uuid::from_u128(id)), body))
+}
+
+fn checksum(text: &str) -> String {
+    base62::encode(u128::from(crc32fast::hash(text.as_bytes())), CHECKSUM)
+}
+
+fn hash(text: &str) -> KeyHash {
+    KeyHash(Sha256::digest(text.as_bytes()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_generated_key_parses_to_its_id_and_hash() {
+        let key = ApiKey::generate();
+        assert_eq!(key.reveal().len(), LENGTH);
+        let (id, hash) = identify(key.reveal()).unwrap();
+        assert_eq!((id, hash), (key.id(), key.hash()));
+        assert_eq!(ApiKey::parse(key.reveal()).unwrap(), key);
+        assert_ne!(ApiKey::generate().hash(), key.hash());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let key = ApiKey::generate();
+        assert!(!format!("{key:?} {:?}", key.hash()).contains(&key.reveal()[PREFIX.len() + ID..]));
+    }
+
+    #[test]
+    fn any_single_changed_character_is_refused_by_the_checksum() {
+        let key = ApiKey::generate();
+        for at in PREFIX.len()..LENGTH {
+            let mut bytes = key.reveal().as_bytes().to_vec();
+            bytes[at] = if bytes[at] == b'x' { b'y' } else { b'x' };
+            assert_eq!(
+                identify(std::str::from_utf8(&bytes).unwrap()).unwrap_err(),
+                ParseKeyError::Checksum
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nonsense_never_panics(text in "\\PC{0,90}") {
+            prop_assert!(identify(&text).is_err());
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The plan catalogue: which usage types exist, and what each plan costs and allows. Read from `plans.toml`.
+
+use std::{collections::BTreeMap, fmt, ops::Range};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// The catalogue the binaries carry.
+const BUILT_IN: &str = include_str!("../plans.toml");
+
+/// Something that is metered, such as `api_call`. Small and `Copy`: counters are arrays indexed by [`UsageType::index`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UsageType {
+    index: u8,
+    name: &'static str,
+}
+
+/// What happens at a plan's limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Refused past the limit.
+    #[default]
+    Limited,
+    /// Counted and billed past the limit.
+    Overage,
+    /// Counted and billed from the first unit; there is no limit.
+    Metered,
+}
+
+/// What a plan allows of one usage type in one period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Units a period. Of [`Mode::Metered`] nothing is included and this is 0.
+    pub limit: i64,
+    pub mode: Mode,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub id: String,
+    pub name: String,
+    pub price_cents: i64,
+    /// Days for which events are kept; `None`: without end.
+    pub retention_days: Option<u32>,
+    pub features: Vec<String>,
+    /// Indexed by [`UsageType::index`].
+    allowances: Vec<Allowance>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalogue {
+    usage_types: Vec<UsageType>,
+    plans: Vec<Plan>,
+}
+
+/// What is wrong, with the line it is wrong at.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct CatalogueError {
+    pub line: usize,
+    pub problem: String,
+}
+
+impl UsageType {
+    pub fn index(self) -> usize {
+        usize::from(self.index)
+    }
+
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+impl fmt::Debug for UsageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Display for UsageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name)
+    }
+}
+
+impl Mode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Limited => "limited",
+            Self::Overage => "overage",
+            Self::Metered => "metered",
+        }
+    }
+
+    pub fn from_stored(text: &str) -> Option<Self> {
+        [Self::Limited, Self::Overage, Self::Metered]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+    }
+}
+
+impl Plan {
+    pub fn allowance(&self, usage_type: UsageType) -> Allowance {
+        self.allowances[usage_type.index()]
+    }
+}
+
+impl Catalogue {
+    /// The plan of accounts without a subscription.
+    pub const FREE: &str = "free";
+
+    pub fn built_in() -> Self {
+        Self::parse(BUILT_IN).expect("the built-in catalogue is tested")
+    }
+
+    /// Reads a catalogue. Names of usage types are kept for the life of the process: read it once, at start.
+    pub fn parse(text: &str) -> Result<Self, CatalogueError> {
+        let fail = |at: Range<usize>, problem: String| CatalogueError {
+            line: line_of(text, at.start),
+            problem,
+        };
+        let file: File =
+            toml::from_str(text).map_err(|error| fail(error.span().unwrap_or(0..0), error.message().to_owned()))?;
+
+        let mut usage_types: Vec<UsageType> = Vec::new();
+        for name in file.usage_types {
+            let (at, name) = (name.span(), name.into_inner());
+            if !is_name(&name) || usage_types.iter().any(|known| known.name == name) || usage_types.len() == 64 {
+                return Err(fail(
+                    at,
+                    format!("usage type `{name}`: at most 64 different names of a-z, 0-9 and _"),
+                ));
+            }
+            usage_types.push(UsageType {
+                index: usage_types.len() as u8,
+                name: name.leak(),
+            });
+        }
+
+        let mut plans: Vec<Plan> = Vec::new();
+        for entry in file.plan {
+            let (at, id) = (entry.id.span(), entry.id.into_inner());
+            if !is_name(&id) || plans.iter().any(|plan| plan.id == id) {
+                return Err(fail(
+                    at,
+                    format!("plan `{id}`: ids are different and of a-z, 0-9 and _"),
+                ));
+            }
+            if entry.price_cents < 0 {
+                return Err(fail(at, format!("plan `{id}`: price_cents is negative")));
+            }
+            let mut allowances = vec![None; usage_types.len()];
+            for (name, usage) in entry.usage {
+                let Some(usage_type) = usage_types.iter().find(|known| known.name == *name.get_ref()) else {
+                    let known: Vec<_> = usage_types.iter().map(|known| known.name).collect();
+                    let problem = format!(
+                        "plan `{id}`: unknown usage type `{}`; known: {}",
+                        name.get_ref(),
+                        known.join(", ")
+                    );
+                    return Err(fail(name.span(), problem));
+                };
+                let limit = match (usage.mode, usage.limit) {
+                    (Mode::Metered, None) => 0,
+                    (Mode::Limited | Mode::Overage, Some(limit)) if limit >= 0 => limit,
+                    _ => {
+                        let problem =
+                            format!("plan `{id}`, {usage_type}: `limit` is 0 or more, and absent when metered");
+                        return Err(fail(name.span(), problem));
+                    }
+                };
+                allowances[usage_type.index()] = Some(Allowance {
+                    limit,
+                    mode: usage.mode,
+                });
+            }
+            if let Some(missing) = usage_types.iter().find(|known| allowances[known.index()].is_none()) {
+                return Err(fail(at, format!("plan `{id}`: usage.{missing} is missing")));
+            }
+            plans.push(Plan {
+                id,
+                name: entry.name,
+                price_cents: entry.price_cents,
+                retention_days: entry.retention_days,
+                features: entry.features,
+                allowances: allowances.into_iter().flatten().collect(),
+            });
+        }
+        if !plans.iter().any(|plan| plan.id == Self::FREE) {
+            return Err(fail(
+                0..0,
+                format!(
+                    "there is no plan `{}`, which accounts without a subscription have",
+                    Self::FREE
+                ),
+            ));
+        }
+        Ok(Self { usage_types, plans })
+    }
+
+    pub fn usage_types(&self) -> &[UsageType] {
+        &self.usage_types
+    }
+
+    pub fn usage_type(&self, name: &str) -> Option<UsageType> {
+        self.usage_types.iter().copied().find(|known| known.name == name)
+    }
+
+    /// From the smallest plan to the largest.
+    pub fn plans(&self) -> &[Plan] {
+        &self.plans
+    }
+
+    pub fn plan(&self, id: &str) -> Option<&Plan> {
+        self.plans.iter().find(|plan| plan.id == id)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    usage_types: Vec<Spanned<String>>,
+    plan: Vec<PlanEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanEntry {
+    id: Spanned<String>,
+    name: String,
+    price_cents: i64,
+    retention_days: Option<u32>,
+    #[serde(default)]
+    features: Vec<String>,
+    usage: BTreeMap<Spanned<String>, UsageEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsageEntry {
+    limit: Option<i64>,
+    #[serde(default)]
+    mode: Mode,
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes()[..offset.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_catalogue_has_the_numbers_of_the_price_list() {
+        let catalogue = Catalogue::built_in();
+        let limits = |plan: &str| -> Vec<i64> {
+            let plan = catalogue.plan(plan).unwrap();
+            catalogue
+                .usage_types()
+                .iter()
+                .map(|usage_type| plan.allowance(*usage_type).limit)
+                .collect()
+        };
+        assert_eq!(limits("free"), [100, 5, 50]);
+        assert_eq!(limits("pro"), [10_000, 100, 2_000]);
+        assert_eq!(limits("enterprise"), [100_000, 1_000, 20_000]);
+        let prices: Vec<_> = catalogue
+            .plans()
+            .iter()
+            .map(|plan| (plan.price_cents, plan.retention_days))
+            .collect();
+        assert_eq!(prices, [(0, Some(30)), (2_900, Some(365)), (29_900, None)]);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        let swap = |from: &str, to: &str| Catalogue::parse(&BUILT_IN.replacen(from, to, 1)).unwrap_err();
+        let line = |needle: &str| BUILT_IN.lines().position(|l| l.starts_with(needle)).unwrap() + 1;
+
+        let error = swap("usage.export = { limit = 5 }", "usage.exprot = { limit = 5 }");
+        assert_eq!(error.line, line("usage.export"));
+        assert!(error.problem.contains("unknown usage type `exprot`"), "{error}");
+
+        let error = swap("usage.api_call = { limit = 100 }", "usage.api_call = { limit = -1 }");
+        assert_eq!(error.line, line("usage.api_call"));
+
+        assert!(
+            swap("id = \"free\"", "id = \"gratis\"")
+                .problem
+                .contains("no plan `free`")
+        );
+        assert!(swap("id = \"pro\"", "id = \"free\"").problem.contains("different"));
+        assert!(
+            swap("price_cents = 0", "prize_cents = 0")
+                .problem
+                .contains("prize_cents")
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! The DDL of ClickHouse: the numbered files of `schema/clickhouse/`, in the order in which they are applied, and how they
+//! are written for one server or for a cluster.
+
+use sha2::{Digest, Sha256};
+
+/// Applied in this order. Applied files are never changed: a change is a new file.
+pub const FILES: &[DdlFile] = &[
+    file("01_usage_events", include_str!("../clickhouse/01_usage_events.sql")),
+    file("02_usage_daily", include_str!("../clickhouse/02_usage_daily.sql")),
+    file(
+        "03_usage_closed_days",
+        include_str!("../clickhouse/03_usage_closed_days.sql"),
+    ),
+    file(
+        "04_usage_open_from",
+        include_str!("../clickhouse/04_usage_open_from.sql"),
+    ),
+    file("05_usage", include_str!("../clickhouse/05_usage.sql")),
+    file(
+        "06_account_retention",
+        include_str!("../clickhouse/06_account_retention.sql"),
+    ),
+];
+
+/// One object: one statement, which does nothing where the object is there already.
+#[derive(Clone, Copy, Debug)]
+pub struct DdlFile {
+    pub name: &'static str,
+    /// With `{on_cluster}` and `{merge_tree}` in it.
+    pub template: &'static str,
+}
+
+/// Where the tables live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// `None`: one server. A name: a cluster of that name, of one shard and any number of replicas, as the servers'
+    /// `remote_servers` and macros (`{shard}`, `{replica}`) describe it.
+    pub cluster: Option<String>,
+}
+
+impl DdlFile {
+    pub fn render(&self, layout: &Layout) -> String {
+        layout.render(self.template)
+    }
+
+    /// SHA-256 of the template, in hex: the same for every layout.
+    pub fn checksum(&self) -> String {
+        let digest = Sha256::digest(self.template.as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Layout {
+    /// Fills in `{on_cluster}` and `{merge_tree}`.
+    pub fn render(&self, template: &str) -> String {
+        let (on_cluster, merge_tree) = match &self.cluster {
+            Some(cluster) => (format!("on cluster {}", identifier(cluster)), "ReplicatedMergeTree"),
+            None => (String::new(), "MergeTree"),
+        };
+        template
+            .replace("{on_cluster}", &on_cluster)
+            .replace("{merge_tree}", merge_tree)
+    }
+
+    /// Settings that a client of these tables has, so that it reads what was written, whichever replica answers: an
+    /// insert is acknowledged by most replicas, and a read comes from one that has all such inserts. Without them a
+    /// range that is stored may look missing, and be inserted again.
+    /// (<https://clickhouse.com/docs/operations/settings/settings#insert_quorum>)
+    pub fn client_settings(&self) -> &'static [(&'static str, &'static str)] {
+        match self.cluster {
+            Some(_) => &[
+                ("insert_quorum", "auto"),
+                ("insert_quorum_parallel", "0"),
+                ("select_sequential_consistency", "1"),
+            ],
+            None => &[],
+        }
+    }
+}
+
+const fn file(name: &'static str, template: &'static str) -> DdlFile {
+    DdlFile { name, template }
+}
+
+/// A name, as SQL has it.
+pub fn identifier(name: &str) -> String {
+    format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_numbered_in_their_order_and_none_is_forgotten() {
+        for (index, file) in FILES.iter().enumerate() {
+            assert!(file.name.starts_with(&format!("{:02}_", index + 1)), "{}", file.name);
+        }
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/clickhouse");
+        assert_eq!(std::fs::read_dir(directory).unwrap().count(), FILES.len());
+    }
+
+    #[test]
+    fn every_file_may_be_applied_twice_and_leaves_no_placeholder() {
+        for cluster in [None, Some("main".to_owned())] {
+            let layout = Layout { cluster };
+            for file in FILES {
+                let sql = file.render(&layout);
+                assert!(sql.contains("if not exists"), "{}", file.name);
+                assert!(
+                    !sql.contains("{on_cluster}") && !sql.contains("{merge_tree}"),
+                    "{}",
+                    file.name
+                );
+                assert_eq!(
+                    sql.contains("on cluster `main`"),
+                    layout.cluster.is_some(),
+                    "{}",
+                    file.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_column_of_a_table_says_what_it_means() {
+        for file in FILES {
+            let columns = file.template.lines().filter(|line| {
+                let mut words = line.trim().split(' ');
+                words
+                    .next()
+                    .is_some_and(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+                    && words
+                        .next()
+                        .is_some_and(|kind| kind.starts_with(|c: char| c.is_ascii_uppercase()))
+            });
+            let comments = file.template.matches("comment '").count();
+            assert!(comments >= columns.count(), "{}", file.name);
+        }
+    }
+
+    #[test]
+    fn a_cluster_may_have_any_name() {
+        let layout = Layout {
+            cluster: Some("a`b".into()),
+        };
+        assert_eq!(
+            layout.render("{on_cluster} {merge_tree}"),
+            "on cluster `a\\`b` ReplicatedMergeTree"
+        );
+    }
+
+    #[test]
+    fn checksums_depend_on_the_file_alone() {
+        assert_eq!(FILES[0].checksum().len(), 64);
+        assert_ne!(FILES[0].checksum(), FILES[1].checksum());
+    }
+}

@@ -1,0 +1,122 @@
+//! Typed ids: 128 bits each, a UUID in text, SQL and JSON, sixteen bytes on the wire.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! id {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// The absent id: all bits zero.
+            pub const NIL: Self = Self(Uuid::nil());
+
+            /// A new id. Ids sort by the time of their making (UUID version 7).
+            #[allow(clippy::new_without_default, reason = "two calls differ, so it is no default")]
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            pub fn is_nil(&self) -> bool {
+                self.0.is_nil()
+            }
+
+            /// From sixteen bytes; no bytes mean [`Self::NIL`] (protobuf leaves an empty field out).
+            pub(crate) fn from_wire(bytes: &[u8]) -> Option<Self> {
+                match bytes.len() {
+                    0 => Some(Self::NIL),
+                    16 => Uuid::from_slice(bytes).ok().map(Self),
+                    _ => None,
+                }
+            }
+
+            /// Sixteen bytes, or none for [`Self::NIL`].
+            pub(crate) fn to_wire(self) -> Vec<u8> {
+                if self.is_nil() { Vec::new() } else { self.0.as_bytes().to_vec() }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Uuid::parse_str(text).map(Self)
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+
+        impl From<$name> for Uuid {
+            fn from(id: $name) -> Uuid {
+                id.0
+            }
+        }
+    )*};
+}
+
+id! {
+    /// A customer of the API: owns keys, a plan and counters.
+    AccountId
+    /// The public half of an API key; the secret half is known by its hash alone.
+    KeyId
+    /// A subscription to a plan. Free accounts without one carry [`SubscriptionId::NIL`].
+    SubscriptionId
+    /// One usage event: what an acknowledged request is counted as, once.
+    EventId
+    /// One start of one gateway. It owns lanes and leases.
+    RunId
+    /// Units that a run took from a quota pool to spend without asking again.
+    LeaseId
+    /// One message of a lane that carries events.
+    BatchId
+}
+
+impl EventId {
+    /// The event id of a request that carries an `Idempotency-Key`: the same account and key name the same event through
+    /// any gateway, so that a retry is recognised wherever it lands (UUID version 5).
+    pub fn of_idempotency_key(account: AccountId, key: &str) -> Self {
+        Self(Uuid::new_v5(&account.0, key.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_idempotency_key_names_the_same_event_of_one_account_only() {
+        let (a, b) = (AccountId::new(), AccountId::new());
+        assert_eq!(EventId::of_idempotency_key(a, "k"), EventId::of_idempotency_key(a, "k"));
+        assert_ne!(EventId::of_idempotency_key(a, "k"), EventId::of_idempotency_key(b, "k"));
+        assert_ne!(EventId::of_idempotency_key(a, "k"), EventId::of_idempotency_key(a, "K"));
+    }
+
+    #[test]
+    fn wire_form_is_sixteen_bytes_or_none() {
+        let id = LeaseId::new();
+        assert_eq!(LeaseId::from_wire(&id.to_wire()), Some(id));
+        assert_eq!(LeaseId::from_wire(&[]), Some(LeaseId::NIL));
+        assert_eq!(LeaseId::from_wire(&[1; 15]), None);
+        assert!(LeaseId::NIL.to_wire().is_empty());
+    }
+}

@@ -1,0 +1,243 @@
+//! What an account may do now: its plan, its period and whether it must pay first. Pure, so that the gateway, which decides
+//! with it, and the billing worker, which writes it, cannot differ.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Catalogue, Period, SubscriptionId};
+
+/// Status of a subscription, in Stripe's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionStatus {
+    Active,
+    Trialing,
+    /// A payment failed; what was paid for goes on until the grace period ends.
+    PastDue,
+    Unpaid,
+    Paused,
+    Canceled,
+    /// The first payment has not succeeded.
+    Incomplete,
+    IncompleteExpired,
+}
+
+/// A subscription as it stands in Postgres. Times in Unix seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    pub id: SubscriptionId,
+    pub plan: String,
+    pub status: SubscriptionStatus,
+    pub period: Period,
+    /// Where the monthly periods are anchored.
+    pub anchor: i64,
+    /// Set when the subscription is due to end: from then on the account has `then_plan`.
+    pub ends_at: Option<i64>,
+    /// The plan after `ends_at`; `None`: Free.
+    pub then_plan: Option<String>,
+    /// How long a past-due subscription goes on.
+    pub grace_until: Option<i64>,
+}
+
+/// What an account may do at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub plan: String,
+    pub period: Period,
+    pub subscription: SubscriptionId,
+    pub entitlement: Entitlement,
+    /// This holds until then (exclusive), unless something is announced: the period's end, the subscription's end or the
+    /// end of the grace period, whichever comes first.
+    pub valid_until: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entitlement {
+    Granted,
+    /// `402`: a payment is needed first.
+    PaymentRequired,
+}
+
+impl SubscriptionStatus {
+    pub const ALL: [Self; 8] = [
+        Self::Active,
+        Self::Trialing,
+        Self::PastDue,
+        Self::Unpaid,
+        Self::Paused,
+        Self::Canceled,
+        Self::Incomplete,
+        Self::IncompleteExpired,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Trialing => "trialing",
+            Self::PastDue => "past_due",
+            Self::Unpaid => "unpaid",
+            Self::Paused => "paused",
+            Self::Canceled => "canceled",
+            Self::Incomplete => "incomplete",
+            Self::IncompleteExpired => "incomplete_expired",
+        }
+    }
+
+    pub fn from_stored(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+}
+
+impl Standing {
+    /// The standing at `now` (Unix seconds) of an account with this subscription, or without one.
+    pub fn at(subscription: Option<&Subscription>, now: i64) -> Self {
+        use SubscriptionStatus::*;
+        let Some(subscription) = subscription else {
+            return Self::free(now);
+        };
+        match subscription.status {
+            Canceled | Incomplete | IncompleteExpired => return Self::free(now),
+            Active | Trialing | PastDue | Unpaid | Paused => {}
+        }
+        if let Some(ends_at) = subscription.ends_at.filter(|ends_at| *ends_at <= now) {
+            return match &subscription.then_plan {
+                None => Self::free(now),
+                Some(plan) => Self::paid(subscription, plan, Period::anchored_month(ends_at, now), now),
+            };
+        }
+        // Until Stripe's news of the next period arrives, it is rolled forward from the one we know.
+        let period = if subscription.period.contains(now) {
+            subscription.period
+        } else {
+            Period::anchored_month(subscription.anchor, now)
+        };
+        Self::paid(subscription, &subscription.plan, period, now)
+    }
+
+    fn paid(subscription: &Subscription, plan: &str, period: Period, now: i64) -> Self {
+        let grace = subscription
+            .grace_until
+            .filter(|_| subscription.status == SubscriptionStatus::PastDue);
+        let entitlement = match (subscription.status, grace) {
+            (SubscriptionStatus::Unpaid | SubscriptionStatus::Paused, _) => Entitlement::PaymentRequired,
+            (SubscriptionStatus::PastDue, Some(until)) if until <= now => Entitlement::PaymentRequired,
+            _ => Entitlement::Granted,
+        };
+        let valid_until = [Some(period.end), subscription.ends_at, grace]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
+            .unwrap_or(period.end);
+        Self {
+            plan: plan.to_owned(),
+            period,
+            subscription: subscription.id,
+            entitlement,
+            valid_until,
+        }
+    }
+
+    fn free(now: i64) -> Self {
+        let period = Period::calendar_month(now);
+        Self {
+            plan: Catalogue::FREE.to_owned(),
+            period,
+            subscription: SubscriptionId::NIL,
+            entitlement: Entitlement::Granted,
+            valid_until: period.end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    fn pro() -> Subscription {
+        let (start, end) = (datetime!(2026-11-10 0:00 UTC), datetime!(2026-12-10 0:00 UTC));
+        Subscription {
+            id: SubscriptionId::new(),
+            plan: "pro".into(),
+            status: SubscriptionStatus::Active,
+            period: Period {
+                start: start.unix_timestamp(),
+                end: end.unix_timestamp(),
+            },
+            anchor: start.unix_timestamp(),
+            ends_at: None,
+            then_plan: None,
+            grace_until: None,
+        }
+    }
+
+    #[test]
+    fn without_a_subscription_the_plan_is_free_by_calendar_month() {
+        let now = datetime!(2026-11-23 12:00 UTC).unix_timestamp();
+        let standing = Standing::at(None, now);
+        assert_eq!(
+            (standing.plan.as_str(), standing.period),
+            ("free", Period::calendar_month(now))
+        );
+        for status in [SubscriptionStatus::Canceled, SubscriptionStatus::Incomplete] {
+            assert_eq!(Standing::at(Some(&Subscription { status, ..pro() }), now), standing);
+        }
+    }
+
+    #[test]
+    fn the_next_period_is_rolled_forward_until_its_webhook_arrives() {
+        let pro = pro();
+        let standing = Standing::at(Some(&pro), pro.period.end);
+        assert_eq!(standing.plan, "pro");
+        assert_eq!(standing.period.start, pro.period.end);
+    }
+
+    #[test]
+    fn a_subscription_due_to_end_is_not_rolled_forward() {
+        let end = pro().period.end;
+        let due = Subscription {
+            ends_at: Some(end),
+            ..pro()
+        };
+        assert_eq!(Standing::at(Some(&due), end - 1).plan, "pro");
+        assert_eq!(Standing::at(Some(&due), end - 1).valid_until, end);
+        assert_eq!(Standing::at(Some(&due), end).plan, "free");
+        let scheduled = Subscription {
+            then_plan: Some("enterprise".into()),
+            ..due
+        };
+        let standing = Standing::at(Some(&scheduled), end);
+        assert_eq!((standing.plan.as_str(), standing.period.start), ("enterprise", end));
+    }
+
+    #[test]
+    fn past_due_goes_on_through_its_grace_period_then_must_pay() {
+        let grace = pro().period.start + 100;
+        let due = Subscription {
+            status: SubscriptionStatus::PastDue,
+            grace_until: Some(grace),
+            ..pro()
+        };
+        assert_eq!(Standing::at(Some(&due), grace - 1).entitlement, Entitlement::Granted);
+        assert_eq!(Standing::at(Some(&due), grace - 1).valid_until, grace);
+        assert_eq!(
+            Standing::at(Some(&due), grace).entitlement,
+            Entitlement::PaymentRequired
+        );
+        let unpaid = Subscription {
+            status: SubscriptionStatus::Unpaid,
+            ..pro()
+        };
+        assert_eq!(
+            Standing::at(Some(&unpaid), grace).entitlement,
+            Entitlement::PaymentRequired
+        );
+    }
+
+    #[test]
+    fn every_status_survives_storage() {
+        for status in SubscriptionStatus::ALL {
+            assert_eq!(SubscriptionStatus::from_stored(status.as_str()), Some(status));
+        }
+    }
+}
