@@ -1,0 +1,98 @@
+//! Keys and accounts as they stand in Postgres.
+
+use schema::{
+    AccountId, Catalogue, KeyId, Period, SubscriptionId,
+    api_key::KeyHash,
+    standing::{Subscription, SubscriptionStatus},
+};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tracing::error;
+use uuid::Uuid;
+
+use crate::account::{Facts, StoredKey};
+
+/// The keys that there are, of these ids.
+pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, AccountId, StoredKey)>, sqlx::Error> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        "select id, account_id, secret_sha256, expires_at, revoked_at from api_keys where id = any($1)",
+        &ids
+    )
+    .fetch_all(pool)
+    .await?;
+    let keys = rows.into_iter().filter_map(|row| {
+        let stored = StoredKey {
+            hash: KeyHash::from_stored(&row.secret_sha256)?,
+            expires_at: row.expires_at.map(OffsetDateTime::unix_timestamp),
+            // Whatever the time says: it is the database's clock, and this key is refused for ever.
+            revoked: row.revoked_at.is_some(),
+        };
+        Some((KeyId(row.id), AccountId(row.account_id), stored))
+    });
+    Ok(keys.collect())
+}
+
+/// The accounts that there are, of these ids. One statement, so that the facts of an account are of one moment.
+pub(crate) async fn accounts(
+    pool: &PgPool,
+    ids: &[AccountId],
+    catalogue: &Catalogue,
+) -> Result<Vec<(AccountId, Facts)>, sqlx::Error> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        r#"select a.id as "id!", a.status as "status!",
+                  s.id as "subscription_id?", s.plan_id as "plan_id?", s.status as "subscription_status?",
+                  s.period_start as "period_start?", s.period_end as "period_end?",
+                  s.billing_anchor as "billing_anchor?", s.ends_at as "ends_at?",
+                  s.then_plan_id as "then_plan_id?", s.grace_until as "grace_until?",
+                  s.updated_at as "subscription_changed?",
+                  array(select o.usage_type from limit_overrides o
+                        where o.account_id = a.id order by o.usage_type) as "override_types!",
+                  array(select o.limit_units from limit_overrides o
+                        where o.account_id = a.id order by o.usage_type) as "override_limits!"
+           from accounts a
+           left join subscriptions s on s.account_id = a.id and s.is_current
+           where a.id = any($1)"#,
+        &ids
+    )
+    .fetch_all(pool)
+    .await?;
+    let accounts = rows.into_iter().map(|row| {
+        let mut overrides: Box<[Option<i64>]> = vec![None; catalogue.usage_types().len()].into();
+        for (name, limit) in row.override_types.iter().zip(&row.override_limits) {
+            if let Some(usage_type) = catalogue.usage_type(name) {
+                overrides[usage_type.index()] = Some(*limit);
+            }
+        }
+        let id = AccountId(row.id);
+        let seconds = |at: Option<OffsetDateTime>| at.map(OffsetDateTime::unix_timestamp);
+        let subscription = || {
+            let status = row.subscription_status.as_deref()?;
+            Some(Subscription {
+                id: SubscriptionId(row.subscription_id?),
+                plan: row.plan_id.clone()?,
+                status: SubscriptionStatus::from_stored(status).unwrap_or_else(|| {
+                    error!(account.id = %id, status, "unknown subscription status: taken for unpaid");
+                    SubscriptionStatus::Unpaid
+                }),
+                period: Period {
+                    start: seconds(row.period_start)?,
+                    end: seconds(row.period_end)?,
+                },
+                anchor: seconds(row.billing_anchor)?,
+                ends_at: seconds(row.ends_at),
+                then_plan: row.then_plan_id.clone(),
+                grace_until: seconds(row.grace_until),
+            })
+        };
+        let facts = Facts {
+            suspended: row.status != "active",
+            subscription: subscription(),
+            subscription_changed: row.subscription_changed,
+            overrides,
+        };
+        (id, facts)
+    });
+    Ok(accounts.collect())
+}

@@ -1,0 +1,347 @@
+//! The service: starts in order, serves, drains, stops.
+//!
+//! The order of a stop is the order of what depends on what: requests under way are answered (they need lanes and
+//! units), then the lanes send what they have and are closed, then all leases are returned, then the run is closed. The
+//! admin port answers until the end, so that a drain can be watched.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use axum::{Router, extract::Request};
+use prometheus_client::registry::Registry;
+use service::{Backoff, Health, Lifecycle};
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tracing::{error, info, warn};
+
+use crate::{
+    accounts::Accounts,
+    announcements,
+    config::Config,
+    gateway::Gateway,
+    http,
+    link::Link,
+    metrics::{LaneMetrics, Queues},
+    publisher::Publisher,
+    quotas::Quotas,
+    run::{Run, Runs},
+    server::Server,
+};
+
+/// A run that lived so long was no failed start: the next one begins at once.
+const RUN_SETTLED_IN: Duration = Duration::from_secs(60);
+
+/// For what has nothing to wait for any more.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// The service, with its ports bound and nothing else there yet.
+pub struct Application {
+    config: Config,
+    server: Server,
+    admin: TcpListener,
+    /// What takes requests: stops first.
+    life: Lifecycle,
+    /// What requests and the drain need: stops last.
+    ground: Lifecycle,
+}
+
+/// What is there once the service serves.
+struct Started {
+    router: Router,
+    /// Requests under way, also of clients that left. Told to stop, they are cut off.
+    requests: Lifecycle,
+    publisher: Publisher,
+    quotas: Quotas,
+    /// Sees to it that there is always a run; gives the last one back when it is told to.
+    keeper: JoinHandle<Result<Option<Run>>>,
+    keeper_stop: CancellationToken,
+}
+
+impl Application {
+    /// Binds both ports. Connections to the public one are refused until the service serves.
+    pub async fn build(config: Config) -> Result<Self> {
+        let server = Server::bind(config.settings.listen, config.server_limits())?;
+        let address = config.settings.service.admin_addr;
+        let admin = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listening on {address} (--admin-addr, ADMIN_ADDR)"))?;
+        Ok(Self {
+            config,
+            server,
+            admin,
+            life: Lifecycle::new(),
+            ground: Lifecycle::new(),
+        })
+    }
+
+    /// Address that requests are taken on.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.server.address()
+    }
+
+    pub fn admin_address(&self) -> Result<SocketAddr> {
+        self.admin.local_addr().context("reading the admin port's address")
+    }
+
+    /// Told to stop, the service drains.
+    pub fn life(&self) -> Lifecycle {
+        self.life.clone()
+    }
+
+    /// Serves until [`Lifecycle::stop`], then drains within the deadline. Fails when something was left.
+    pub async fn run_until_stopped(self) -> Result<()> {
+        let Self {
+            config,
+            server,
+            admin,
+            life,
+            ground,
+        } = self;
+        let drain_within = config.settings.service.shutdown_deadline;
+        let health = Health::new();
+        health.down("gateway", "starting");
+        let pages = Arc::new(OnceLock::new());
+        service::admin::serve(&ground, admin, admin_pages(&health, &pages));
+
+        let stopping = life.token();
+        // A part that nothing can go on without (the admin port) stops the rest with it.
+        life.spawn({
+            let (life, ground) = (life.clone(), ground.clone());
+            async move {
+                tokio::select! {
+                    () = ground.stopping() => life.stop(),
+                    () = life.stopping() => {}
+                }
+            }
+        });
+        let mut registry = Registry::default();
+        let starting = start(config, &life, &ground, &health, &mut registry);
+        let result = match stopping.run_until_cancelled(starting).await {
+            Some(Ok(started)) => {
+                pages.set(service::admin::router(health.clone(), registry)).ok();
+                serve(started, server, &life, &health, drain_within).await
+            }
+            Some(Err(failure)) => Err(failure),
+            // Told to stop before it served anybody: nothing is held.
+            None => Ok(()),
+        };
+        life.stop();
+        ground.stop();
+        let finished = ground.finished(LAST_WAIT).await;
+        result.and(finished)?;
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Everything, in the order in which it needs each other; waits for what is not there yet.
+async fn start(
+    config: Config,
+    life: &Lifecycle,
+    ground: &Lifecycle,
+    health: &Health,
+    registry: &mut Registry,
+) -> Result<Started> {
+    let name = &config.gateway_name;
+    let (client, pool) = tokio::try_join!(
+        service::nats::connect(&config.settings.nats, name, health),
+        service::postgres::connect(&config.settings.postgres, name, health),
+    )?;
+    let link = Link::watch(&client, ground);
+    let publisher = Publisher::new(link.clone());
+    registry.register_collector(Box::new(Queues(publisher.clone())));
+    // Quotas outlive the requests: what they hold is returned when the lanes are closed.
+    let quotas = Quotas::new(pool.clone(), config.quota_settings(), registry, ground);
+    let accounts = Accounts::new(
+        pool.clone(),
+        config.catalogue.clone(),
+        config.account_settings(),
+        &quotas,
+        registry,
+        life,
+    );
+    announcements::follow(client.clone(), accounts.clone(), life);
+
+    let runs = Runs {
+        gateway: name.clone(),
+        limits: config.run_limits(),
+        metrics: LaneMetrics::register(registry),
+        pool,
+        client,
+        link,
+        health: health.clone(),
+        life: ground.clone(),
+    };
+    let (run, lanes) = runs.begin().await?;
+    publisher.install(lanes);
+    quotas.start_run(run.id);
+    let keeper_stop = CancellationToken::new();
+    let keeper = ground.spawn(keep(
+        runs,
+        run,
+        publisher.clone(),
+        quotas.clone(),
+        life.clone(),
+        keeper_stop.clone(),
+    ));
+    let requests = Lifecycle::new();
+    let gateway = Gateway::new(
+        accounts,
+        quotas.clone(),
+        publisher.clone(),
+        config.catalogue,
+        config.routes,
+        config.upstream,
+        config.settings.http,
+        requests.clone(),
+        registry,
+    );
+    Ok(Started {
+        router: http::router(Arc::new(gateway)),
+        requests,
+        publisher,
+        quotas,
+        keeper,
+        keeper_stop,
+    })
+}
+
+/// Serves until the service is told to stop, then drains.
+async fn serve(
+    started: Started,
+    server: Server,
+    life: &Lifecycle,
+    health: &Health,
+    drain_within: Duration,
+) -> Result<()> {
+    let requests = started.requests;
+    let mut serving = life.spawn(server.listen()?.run(started.router, life.token(), requests.token()));
+    health.up("gateway");
+    info!("serving");
+    life.stopping().await;
+
+    health.down("gateway", "stopping");
+    let began = Instant::now();
+    let deadline = began + drain_within;
+    // Requests get two thirds of it: the rest is for what they leave behind.
+    let answering = async {
+        (&mut serving).await.context("serving")?;
+        requests.finished(drain_within).await
+    };
+    let answered = match timeout_at(began + drain_within * 2 / 3, answering).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            requests.stop();
+            // It may have ended, and only what clients left behind goes on.
+            if !serving.is_finished() {
+                serving.await.ok();
+            }
+            Err(anyhow!("requests under way were cut off"))
+        }
+    };
+    let drain = drain(started.publisher, started.quotas, started.keeper, started.keeper_stop);
+    let drained = match timeout_at(deadline, drain).await {
+        Ok(drained) => drained,
+        Err(_) => Err(anyhow!(
+            "the deadline passed before all was recorded and returned: the run is settled by others"
+        )),
+    };
+    let finished = life.finished(LAST_WAIT).await;
+    let left = [answered, drained, finished].into_iter().filter_map(Result::err);
+    let left: Vec<String> = left
+        .inspect(|failure| warn!("stopping: {failure:#}"))
+        .map(|failure| format!("{failure:#}"))
+        .collect();
+    match left.is_empty() {
+        true => Ok(()),
+        false => bail!("something was left: {}", left.join("; ")),
+    }
+}
+
+/// After the last request: lanes, leases, run.
+async fn drain(
+    publisher: Publisher,
+    quotas: Quotas,
+    keeper: JoinHandle<Result<Option<Run>>>,
+    keeper_stop: CancellationToken,
+) -> Result<()> {
+    keeper_stop.cancel();
+    publisher.remove();
+    let Some(mut run) = keeper.await.context("keeping a run")?? else {
+        quotas.drop_run();
+        quotas.return_all().await;
+        bail!("the last run was fenced: it is settled by others");
+    };
+    if let Err(failure) = run.lanes_closed().await {
+        quotas.drop_run();
+        quotas.return_all().await;
+        return Err(failure);
+    }
+    quotas.return_all().await;
+    run.close().await
+}
+
+/// Replaces a run that was fenced by a new one, until it is told to stop; then gives the run back, if there is one.
+async fn keep(
+    runs: Runs,
+    mut run: Run,
+    publisher: Publisher,
+    quotas: Quotas,
+    life: Lifecycle,
+    stop: CancellationToken,
+) -> Result<Option<Run>> {
+    let mut lost = quotas.run_lost();
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    loop {
+        let began = Instant::now();
+        tokio::select! {
+            () = stop.cancelled() => return Ok(Some(run)),
+            () = run.fenced() => {}
+            found = async { lost.wait_for(|lost| *lost == Some(run.id)).await.is_ok() } => {
+                if !found {
+                    stop.cancelled().await;
+                    return Ok(Some(run));
+                }
+                run.give_up();
+            }
+        }
+        error!(run.id = %run.id, "the run was fenced: all it holds is dropped, a new run begins");
+        publisher.remove();
+        quotas.drop_run();
+        if began.elapsed() > RUN_SETTLED_IN {
+            backoff.reset();
+        }
+        let next = async {
+            tokio::time::sleep(backoff.next_delay()).await;
+            runs.begin().await
+        };
+        let Some(begun) = stop.run_until_cancelled(next).await else {
+            return Ok(None);
+        };
+        let (next, lanes) = begun.inspect_err(|failure| {
+            error!("no new run can be begun: {failure:#}");
+            life.stop();
+        })?;
+        publisher.install(lanes);
+        quotas.start_run(next.id);
+        run = next;
+    }
+}
+
+/// The admin port from the first moment on; its metrics once there are any.
+fn admin_pages(health: &Health, pages: &Arc<OnceLock<Router>>) -> Router {
+    let (early, pages) = (
+        service::admin::router(health.clone(), Registry::default()),
+        pages.clone(),
+    );
+    Router::new().fallback(move |request: Request| pages.get().unwrap_or(&early).clone().oneshot(request))
+}

@@ -1,0 +1,338 @@
+//! Settings, from arguments and environment: read and checked before any socket is bound.
+
+use std::{ffi::OsString, fs, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser};
+use schema::Catalogue;
+use service::{
+    nats::{NatsSettings, redacted},
+    postgres::PostgresSettings,
+    settings::{ServiceSettings, seconds},
+};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::{
+    accounts::AccountSettings,
+    gateway::HttpSettings,
+    lane::{gathered::BatchLimits, task::LaneLimits},
+    proxy::{Upstream, UpstreamSettings},
+    publisher::{QueueLimits, Slot},
+    quotas::QuotaSettings,
+    routes::RouteTable,
+    run::RunLimits,
+    server::ServerLimits,
+};
+
+/// The gateway of Trendit Usage: meters an API, holds its limits, and records every request before it is answered.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "gateway", version, max_term_width = 120)]
+pub struct Settings {
+    /// Address that requests are taken on
+    #[arg(long, env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// What people call this gateway; absent: the host's name
+    #[arg(long, env = "GATEWAY_NAME")]
+    pub gateway_name: Option<String>,
+
+    /// Plan catalogue that takes the place of the built-in one
+    #[arg(long, env = "PLANS_FILE", value_name = "FILE")]
+    pub plans: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub http: HttpSettings,
+    #[command(flatten)]
+    pub upstream: UpstreamSettings,
+    #[command(flatten, next_help_heading = "Connections of clients")]
+    pub server: ServerSettings,
+    #[command(flatten, next_help_heading = "Recording")]
+    pub lanes: LaneSettings,
+    #[command(flatten, next_help_heading = "Quotas")]
+    pub quota: LeaseSettings,
+    #[command(flatten, next_help_heading = "Servers")]
+    pub nats: NatsSettings,
+    #[command(flatten)]
+    pub postgres: PostgresSettings,
+    #[command(flatten, next_help_heading = "Service")]
+    pub service: ServiceSettings,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ServerSettings {
+    /// Connections at once; further ones wait to be accepted
+    #[arg(long, env = "CONNECTIONS_MAX", default_value = "10000", value_parser = at_least::<1>)]
+    pub connections_max: usize,
+
+    /// How long a connection may take to send a request's head, also its first byte: the bound of idle ones (seconds)
+    #[arg(long, env = "HEAD_TIMEOUT", default_value = "60", value_parser = seconds)]
+    pub head_timeout: Duration,
+
+    /// Bytes of a request's head; more is answered 431
+    #[arg(long, env = "HEAD_BYTES_MAX", default_value = "32768", value_parser = at_least::<1024>)]
+    pub head_bytes_max: usize,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LaneSettings {
+    /// Events in one message, at the most
+    #[arg(long, env = "BATCH_EVENTS", default_value = "2000", value_parser = at_least::<1>)]
+    pub batch_events: usize,
+
+    /// Bytes of one message, at the most; NATS's max_payload must be larger
+    #[arg(long, env = "BATCH_BYTES", default_value = "524288", value_parser = at_least::<{ Slot::BYTES_MAX }>)]
+    pub batch_bytes: usize,
+
+    /// Requests that may wait for one lane; more are answered 503
+    #[arg(long, env = "LANE_QUEUE", default_value = "4096", value_parser = at_least::<1>)]
+    pub lane_queue: usize,
+
+    /// Bytes that may wait for one lane; more are answered 503
+    #[arg(long, env = "LANE_QUEUE_BYTES", default_value = "4194304", value_parser = at_least::<1>)]
+    pub lane_queue_bytes: usize,
+
+    /// How long an attempt to publish may take before the stream is asked what became of it (seconds)
+    #[arg(long, env = "PUBLISH_TIMEOUT", default_value = "2", value_parser = seconds)]
+    pub publish_timeout: Duration,
+
+    /// A lane whose message has no outcome for so long takes no more requests: 503 (seconds)
+    #[arg(long, env = "LANE_STUCK_AFTER", default_value = "1", value_parser = seconds)]
+    pub lane_stuck_after: Duration,
+
+    /// How long a request may wait to be recorded before it is answered 504 outcome_unknown (seconds)
+    #[arg(long, env = "OUTCOME_DEADLINE", default_value = "10", value_parser = seconds)]
+    pub outcome_deadline: Duration,
+
+    /// How often the run says that it lives; others end it after a minute of silence (seconds)
+    #[arg(long, env = "HEARTBEAT_INTERVAL", default_value = "5", value_parser = seconds)]
+    pub heartbeat_interval: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LeaseSettings {
+    /// How long a request may wait for units from PostgreSQL before it is answered 503 (seconds)
+    #[arg(long, env = "QUOTA_WAIT", default_value = "2", value_parser = seconds)]
+    pub quota_wait: Duration,
+
+    /// A counter that spent nothing for so long gives its units back (seconds)
+    #[arg(long, env = "LEASE_IDLE", default_value = "30", value_parser = seconds)]
+    pub lease_idle: Duration,
+
+    /// API keys kept at the most
+    #[arg(long, env = "KEYS_MAX", default_value = "100000")]
+    pub keys_max: u64,
+
+    /// How often all that is kept of keys and plans is read again, should an announcement be lost; 60 at the most (seconds)
+    #[arg(long, env = "REFRESH_INTERVAL", default_value = "20", value_parser = seconds)]
+    pub refresh_interval: Duration,
+}
+
+/// Settings that were checked, and what was made of them.
+pub struct Config {
+    pub settings: Settings,
+    pub catalogue: Arc<Catalogue>,
+    pub routes: RouteTable,
+    pub upstream: Option<Upstream>,
+    pub gateway_name: String,
+}
+
+impl Settings {
+    /// From the command line and the environment. The error knows how it wants to be shown.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(args)
+    }
+}
+
+impl Config {
+    /// Checks the settings and reads the files that they name. Every error names the setting, or the file and the line.
+    pub fn check(settings: Settings) -> Result<Self> {
+        check_urls(&settings)?;
+        ensure!(
+            settings.listen != settings.service.admin_addr || settings.listen.port() == 0,
+            "GATEWAY_LISTEN and ADMIN_ADDR are both {}: they are two ports",
+            settings.listen
+        );
+        let lanes = &settings.lanes;
+        ensure!(
+            lanes.lane_stuck_after < lanes.outcome_deadline,
+            "LANE_STUCK_AFTER is less than OUTCOME_DEADLINE"
+        );
+        ensure!(
+            lanes.heartbeat_interval <= Duration::from_secs(15),
+            "HEARTBEAT_INTERVAL is 15 seconds at the most: others must see it move"
+        );
+        ensure!(
+            settings.quota.refresh_interval <= Duration::from_secs(60),
+            "REFRESH_INTERVAL is 60 seconds at the most: that is how late a lost change may take effect"
+        );
+        let catalogue = catalogue(settings.plans.as_deref())?;
+        Ok(Self {
+            routes: RouteTable::load(settings.http.routes.as_deref(), &catalogue)?,
+            upstream: Upstream::new(&settings.upstream)?,
+            gateway_name: settings.gateway_name.clone().unwrap_or_else(host_name),
+            catalogue: Arc::new(catalogue),
+            settings,
+        })
+    }
+
+    pub fn server_limits(&self) -> ServerLimits {
+        let server = &self.settings.server;
+        ServerLimits {
+            connections: server.connections_max,
+            head_timeout: server.head_timeout,
+            head_bytes: server.head_bytes_max,
+        }
+    }
+
+    pub fn run_limits(&self) -> RunLimits {
+        let lanes = &self.settings.lanes;
+        RunLimits {
+            heartbeat_interval: lanes.heartbeat_interval,
+            queue: QueueLimits {
+                entries: lanes.lane_queue,
+                bytes: lanes.lane_queue_bytes,
+            },
+            lane: LaneLimits {
+                batch: BatchLimits {
+                    events: lanes.batch_events,
+                    bytes: lanes.batch_bytes,
+                },
+                attempt_timeout: lanes.publish_timeout,
+                stuck_after: lanes.lane_stuck_after,
+                outcome_deadline: lanes.outcome_deadline,
+            },
+        }
+    }
+
+    pub fn quota_settings(&self) -> QuotaSettings {
+        QuotaSettings {
+            wait_max: self.settings.quota.quota_wait,
+            idle_after: self.settings.quota.lease_idle,
+            ..QuotaSettings::default()
+        }
+    }
+
+    pub fn account_settings(&self) -> AccountSettings {
+        AccountSettings {
+            keys_max: self.settings.quota.keys_max,
+            refresh_interval: self.settings.quota.refresh_interval,
+            ..AccountSettings::default()
+        }
+    }
+}
+
+fn check_urls(settings: &Settings) -> Result<()> {
+    let database = &settings.postgres.database_url;
+    // The parser takes any scheme.
+    let is_postgres = ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| database.starts_with(scheme));
+    ensure!(
+        is_postgres && PgConnectOptions::from_str(database).is_ok(),
+        "DATABASE_URL `{}` is not a URL such as postgres://user:password@host:5432/database",
+        redacted(database)
+    );
+    for url in settings.nats.nats_url.split(',').map(str::trim) {
+        ensure!(
+            is_nats_url(url),
+            "NATS_URL `{}` is not a URL such as nats://127.0.0.1:4222",
+            redacted(url)
+        );
+    }
+    Ok(())
+}
+
+/// The parser takes `http//host` for a host named `http` and a path, which NATS has no use for.
+fn is_nats_url(url: &str) -> bool {
+    async_nats::ServerAddr::from_str(url).is_ok_and(|server| matches!(server.into_inner().path(), "" | "/"))
+}
+
+fn catalogue(file: Option<&Path>) -> Result<Catalogue> {
+    let Some(path) = file else {
+        return Ok(Catalogue::built_in());
+    };
+    let text = fs::read_to_string(path).with_context(|| format!("reading plans {}", path.display()))?;
+    match Catalogue::parse(&text) {
+        Ok(catalogue) => Ok(catalogue),
+        Err(error) => bail!("plans {}:{}: {}", path.display(), error.line, error.problem),
+    }
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "gateway".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number >= LEAST => Ok(number),
+        _ => Err(format!("`{text}` is not a number of {LEAST} or more")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &[&str]) -> Result<Config> {
+        let args = std::iter::once("gateway")
+            .chain(args.iter().copied())
+            .map(OsString::from);
+        Config::check(Settings::read(args)?)
+    }
+
+    fn problem(args: &[&str]) -> String {
+        match check(args) {
+            Ok(_) => panic!("{args:?} were taken"),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_sound() {
+        let config = check(&[]).unwrap();
+        assert!(config.upstream.is_none());
+        assert!(!config.gateway_name.is_empty());
+    }
+
+    #[test]
+    fn mistakes_are_named_and_no_password_is_shown() {
+        for (args, named) in [
+            (
+                ["--database-url", "mysql://u:hunter2@h/db"],
+                "DATABASE_URL `mysql://h/db`",
+            ),
+            (["--nats-url", "nats://u:hunter2@"], "NATS_URL"),
+            (["--nats-url", "http//u:hunter2@h"], "NATS_URL"),
+            (["--upstream-url", "ftp://host"], "UPSTREAM_URL"),
+            (["--listen", "127.0.0.1:9090"], "ADMIN_ADDR"),
+            (["--listen", "here"], "--listen"),
+            (["--plans", "/nowhere/plans.toml"], "/nowhere/plans.toml"),
+            (["--routes", "/nowhere/routes.toml"], "/nowhere/routes.toml"),
+            (["--trusted-proxies", "10.0.0.0/99"], "--trusted-proxies"),
+            (["--batch-bytes", "1000"], "262144 or more"),
+            (["--lane-stuck-after", "10"], "LANE_STUCK_AFTER"),
+            (["--heartbeat-interval", "30"], "HEARTBEAT_INTERVAL"),
+            (["--publish-timeout", "0"], "--publish-timeout"),
+            (["--refresh-interval", "61"], "REFRESH_INTERVAL"),
+        ] {
+            let problem = problem(&args);
+            assert!(
+                problem.contains(named) && !problem.contains("hunter2"),
+                "{args:?}: {problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn mistake_in_a_catalogue_file_is_named_with_file_and_line() {
+        let path = std::env::temp_dir().join(format!("plans-{}.toml", uuid::Uuid::new_v4()));
+        fs::write(&path, "usage_types = [\"a\"]\n\n[[plan]]\nid = \"free\"\nprize = 1\n").unwrap();
+        let problem = problem(&["--plans", path.to_str().unwrap()]);
+        fs::remove_file(&path).unwrap();
+        assert!(problem.contains(&format!("{}:5: ", path.display())), "{problem}");
+    }
+}

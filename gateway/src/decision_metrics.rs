@@ -1,0 +1,116 @@
+//! What is counted about decisions. Handles are kept in structs, so that the hot path looks nothing up.
+
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct QuotaMetrics {
+    pub admitted_local: Counter,
+    pub admitted_postgres: Counter,
+    pub admitted_unleased: Counter,
+    pub refused_limit: Counter,
+    pub refused_payment: Counter,
+    pub refused_unavailable: Counter,
+    pub transactions_committed: Counter,
+    pub transactions_failed: Counter,
+    pub leases_granted: Counter,
+    pub units_granted: Counter,
+    pub leases_returned: Counter,
+    pub units_returned: Counter,
+    pub gateways_live: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct KeyMetrics {
+    pub hits: Counter,
+    pub misses: Counter,
+    pub unknown: Counter,
+    pub refreshes_failed: Counter,
+    pub keys: Gauge<i64, AtomicI64>,
+    pub accounts: Gauge<i64, AtomicI64>,
+}
+
+impl QuotaMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("gateway_quota");
+        let admitted = Labelled::default();
+        registry.register(
+            "admitted",
+            "Requests admitted, by where the units came from",
+            admitted.clone(),
+        );
+        let refused = Labelled::default();
+        registry.register("refused", "Requests refused, by reason", refused.clone());
+        let transactions = Labelled::default();
+        registry.register(
+            "lease_transactions",
+            "Transactions that take and give back leases, by outcome",
+            transactions.clone(),
+        );
+        let counter = |registry: &mut Registry, name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let gateways_live = Gauge::default();
+        registry.register(
+            "gateways_live",
+            "Live gateways, as the last lease transaction saw them",
+            gateways_live.clone(),
+        );
+        Self {
+            admitted_local: one(&admitted, "source", "local"),
+            admitted_postgres: one(&admitted, "source", "postgres"),
+            admitted_unleased: one(&admitted, "source", "unleased"),
+            refused_limit: one(&refused, "reason", "limit"),
+            refused_payment: one(&refused, "reason", "payment"),
+            refused_unavailable: one(&refused, "reason", "unavailable"),
+            transactions_committed: one(&transactions, "outcome", "committed"),
+            transactions_failed: one(&transactions, "outcome", "failed"),
+            leases_granted: counter(registry, "leases_granted", "Leases granted to this gateway"),
+            units_granted: counter(registry, "units_granted", "Units granted to this gateway"),
+            leases_returned: counter(registry, "leases_returned", "Leases wholly given back"),
+            units_returned: counter(registry, "units_returned", "Units given back by this gateway"),
+            gateways_live,
+        }
+    }
+}
+
+impl KeyMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("gateway_keys");
+        let lookups = Labelled::default();
+        registry.register("lookups", "Keys looked up, by what the cache knew", lookups.clone());
+        let refreshes_failed = Counter::default();
+        registry.register(
+            "refreshes_failed",
+            "Times that cached keys and accounts could not be read again",
+            refreshes_failed.clone(),
+        );
+        let (keys, accounts) = (Gauge::default(), Gauge::default());
+        registry.register("cached", "Keys in the cache at its last refresh", keys.clone());
+        registry.register(
+            "accounts_cached",
+            "Accounts in memory at the last refresh",
+            accounts.clone(),
+        );
+        Self {
+            hits: one(&lookups, "result", "hit"),
+            misses: one(&lookups, "result", "miss"),
+            unknown: one(&lookups, "result", "unknown"),
+            refreshes_failed,
+            keys,
+            accounts,
+        }
+    }
+}
+
+fn one(family: &Labelled, label: &'static str, value: &'static str) -> Counter {
+    family.get_or_create_owned(&[(label, value)])
+}

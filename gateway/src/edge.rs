@@ -1,0 +1,74 @@
+//! What every request gets, whatever it asks for: an id, a problem body where it went wrong, a count, and no panic.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Instant,
+};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use http::header::HOST;
+use tracing::error;
+
+use crate::{
+    body::leftover,
+    client::{Client, X_REQUEST_ID},
+    gateway::Gateway,
+    problem::{Kind, Problem},
+    request_metrics::UpstreamTime,
+};
+
+/// The server says who connected in [`ConnectInfo`]; the handlers find the [`Client`] in the request's extensions.
+pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let connection = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = connection.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip());
+    let client = Client::of(request.headers(), peer, &gateway.settings.trusted_proxies);
+    let request_id = client.request_id.clone();
+
+    let mut leftover = None;
+    // RFC 9112, 3.2: which host is meant must be clear to all who read the request.
+    let mut response = if request.headers().get_all(HOST).iter().nth(1).is_some() {
+        Problem::invalid("there is more than one Host header").into_response()
+    } else {
+        request.extensions_mut().insert(client);
+        let (parts, body) = request.into_parts();
+        let (body, left) = leftover::lend(&parts.headers, body);
+        let response = AssertUnwindSafe(next.run(Request::from_parts(parts, body)))
+            .catch_unwind()
+            .await;
+        leftover = left;
+        match response {
+            Ok(response) => response,
+            Err(_) => {
+                // The panic itself, with its place, is logged by the panic hook.
+                error!(
+                    request_id = request_id.to_str().unwrap_or_default(),
+                    "a request panicked"
+                );
+                Problem::new(Kind::Internal, "something went wrong here; it was logged").into_response()
+            }
+        }
+    };
+
+    if let Some(upstream) = response.extensions_mut().remove::<UpstreamTime>() {
+        gateway.metrics.took(started.elapsed(), upstream);
+    }
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        gateway.metrics.problem(problem.kind);
+        if let Some(leftover) = leftover {
+            leftover.discard().await;
+        }
+        let request_id = request_id.to_str().unwrap_or_default();
+        *response.body_mut() = Body::from(problem.body(request_id, &gateway.settings.upgrade_url));
+    }
+    response.headers_mut().insert(X_REQUEST_ID, request_id);
+    response
+}

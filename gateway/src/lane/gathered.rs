@@ -1,0 +1,203 @@
+//! The entries that travel in one message: gathered, encoded together, told together what became of them.
+
+use bytes::Bytes;
+use schema::{BatchId, RunId, lane_record::BatchBuilder};
+use tokio::sync::oneshot;
+
+use crate::publisher::{Outcome, Outgoing};
+
+/// What one request has to record: stored whole, in one message.
+pub struct Entry {
+    events: Vec<Outgoing>,
+    bytes: usize,
+    /// `None`: nobody waits, or nobody any longer.
+    waiter: Option<oneshot::Sender<Outcome>>,
+}
+
+/// Entries of one message. Dropped without [`Gathered::settle`] (a task was cut off), they count as spent and unknown:
+/// the message may be stored, and units given back could be spent twice.
+#[derive(Default)]
+pub struct Gathered {
+    entries: Vec<Entry>,
+    events: usize,
+    bytes: usize,
+}
+
+/// The most that one message carries. A single entry always fits.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    pub events: usize,
+    pub bytes: usize,
+}
+
+impl Entry {
+    pub fn new(events: Vec<Outgoing>, waiter: Option<oneshot::Sender<Outcome>>) -> Self {
+        let bytes = events.iter().map(|outgoing| outgoing.event.size()).sum();
+        Self { events, bytes, waiter }
+    }
+
+    /// Bytes in a batch, at the most.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// It is the end of this entry: its units are spent or given back, its waiter told.
+    pub fn settle(mut self, outcome: Outcome) {
+        self.tell(outcome);
+        if outcome != Outcome::NotStored {
+            for admission in self.events.into_iter().filter_map(|outgoing| outgoing.admission) {
+                admission.spent();
+            }
+        }
+        // An admission that is dropped gives its units back.
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        if let Some(waiter) = self.waiter.take() {
+            // A request that was given up has nobody who listens.
+            waiter.send(outcome).ok();
+        }
+    }
+}
+
+impl Gathered {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn events(&self) -> usize {
+        self.events
+    }
+
+    /// Takes the entry, or gives it back for the next message: an entry is never split.
+    pub fn push(&mut self, entry: Entry, limits: BatchLimits) -> Result<(), Entry> {
+        let fits = self.events + entry.events.len() <= limits.events && self.bytes + entry.bytes <= limits.bytes;
+        if !fits && !self.is_empty() {
+            return Err(entry);
+        }
+        self.events += entry.events.len();
+        self.bytes += entry.bytes;
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    pub fn is_full(&self, limits: BatchLimits) -> bool {
+        self.events >= limits.events || self.bytes >= limits.bytes
+    }
+
+    pub fn encode(&self, batch: BatchId, run: RunId) -> Bytes {
+        let mut builder = BatchBuilder::new(batch);
+        for outgoing in self.entries.iter().flat_map(|entry| &entry.events) {
+            builder.push(&outgoing.event);
+        }
+        builder.finish(run).into()
+    }
+
+    /// The waiters have waited long enough; the units stay where they are until the outcome is known.
+    pub fn stop_waiting(&mut self) {
+        for entry in &mut self.entries {
+            entry.tell(Outcome::Unknown);
+        }
+    }
+
+    pub fn settle(mut self, outcome: Outcome) {
+        for entry in self.entries.drain(..) {
+            entry.settle(outcome);
+        }
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        for entry in self.entries.drain(..) {
+            entry.settle(Outcome::Unknown);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::{AccountId, EventId, KeyId, LeaseId, SubscriptionId, UsageEvent};
+
+    use super::*;
+
+    fn entry(events: usize) -> (Entry, oneshot::Receiver<Outcome>) {
+        let event = UsageEvent {
+            event_id: EventId::new(),
+            account_id: AccountId::new(),
+            key_id: KeyId::new(),
+            subscription_id: SubscriptionId::NIL,
+            period_start: 0,
+            usage_type: "api_call".into(),
+            cost_units: 1,
+            endpoint: "/".into(),
+            method: "GET".into(),
+            status: 200,
+            request_id: "r".into(),
+            ip_address: "::1".parse().unwrap(),
+            user_agent: String::new(),
+            time_ms: 0,
+            lease_id: LeaseId::NIL,
+            idempotency_key: String::new(),
+            corrects: EventId::NIL,
+        };
+        let outgoing = || Outgoing {
+            event: event.encode(),
+            admission: None,
+        };
+        let (waiter, outcome) = oneshot::channel();
+        let events = std::iter::repeat_with(outgoing).take(events).collect();
+        (Entry::new(events, Some(waiter)), outcome)
+    }
+
+    #[test]
+    fn an_entry_that_does_not_fit_waits_whole_for_the_next_message() {
+        let limits = BatchLimits {
+            events: 10,
+            bytes: 1 << 20,
+        };
+        let mut gathered = Gathered::default();
+        assert!(gathered.push(entry(6).0, limits).is_ok());
+        assert!(
+            gathered
+                .push(entry(5).0, limits)
+                .is_err_and(|back| back.events.len() == 5)
+        );
+        assert!(gathered.push(entry(4).0, limits).is_ok());
+        assert_eq!((gathered.events(), gathered.is_full(limits)), (10, true));
+
+        let mut larger_than_all = Gathered::default();
+        assert!(larger_than_all.push(entry(11).0, limits).is_ok());
+    }
+
+    #[test]
+    fn bytes_are_never_more_than_was_counted() {
+        let limits = BatchLimits {
+            events: 100,
+            bytes: 1 << 20,
+        };
+        let mut gathered = Gathered::default();
+        assert!(gathered.push(entry(100).0, limits).is_ok());
+        // The envelope: version, run id, batch id and lengths.
+        assert!(gathered.encode(BatchId::new(), RunId::new()).len() <= gathered.bytes + 64);
+    }
+
+    #[test]
+    fn waiters_who_stopped_waiting_are_told_once() {
+        let (one, mut outcome) = entry(1);
+        let mut gathered = Gathered::default();
+        assert!(gathered.push(one, BatchLimits { events: 1, bytes: 1 }).is_ok());
+        gathered.stop_waiting();
+        assert_eq!(outcome.try_recv(), Ok(Outcome::Unknown));
+        gathered.settle(Outcome::Stored);
+    }
+
+    #[test]
+    fn a_batch_that_is_cut_off_is_unknown() {
+        let (one, mut outcome) = entry(1);
+        let mut gathered = Gathered::default();
+        assert!(gathered.push(one, BatchLimits { events: 1, bytes: 1 }).is_ok());
+        drop(gathered);
+        assert_eq!(outcome.try_recv(), Ok(Outcome::Unknown));
+    }
+}

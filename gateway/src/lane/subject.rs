@@ -1,0 +1,138 @@
+//! A lane's subject in the stream: one attempt to publish, one look at the last record.
+//!
+//! Publishing is a plain request whose answer is read here, not `jetstream::Context::publish`: that waits for a permit of
+//! its own without a bound (`max_ack_inflight`) and has a time-out that is not ours.
+
+use std::time::Duration;
+
+use async_nats::{
+    Client, HeaderMap, HeaderValue, RequestErrorKind,
+    client::Request,
+    header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+    jetstream::{
+        self, ErrorCode,
+        publish::PublishAck,
+        response::Response,
+        stream::{LastRawMessageErrorKind, Stream},
+    },
+};
+use bytes::Bytes;
+use schema::{RunId, names};
+use tracing::debug;
+
+use super::{Answer, LastRecord, Seen};
+
+pub struct LaneSubject {
+    client: Client,
+    stream: Stream<()>,
+    subject: async_nats::Subject,
+    run: RunId,
+}
+
+impl LaneSubject {
+    pub fn new(client: &Client, stream: &Stream<()>, shard: u16, run: RunId) -> Self {
+        Self {
+            client: client.clone(),
+            stream: stream.clone(),
+            subject: names::lane(shard, run).into(),
+            run,
+        }
+    }
+
+    /// One attempt. `timeout` bounds the whole of it, also the wait for room in the client.
+    pub async fn publish(&self, expected: u64, record: Bytes, timeout: Duration) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(expected));
+        let request = Request::new().headers(headers).payload(record).timeout(None);
+        let answer = tokio::time::timeout(timeout, self.client.send_request(self.subject.clone(), request)).await;
+        match answer {
+            Ok(Ok(message)) => read_answer(&message.payload),
+            Ok(Err(error)) => {
+                debug!(subject = %self.subject, "publishing: {error}");
+                match error.kind() {
+                    // The client looks at the size before it sends anything.
+                    RequestErrorKind::MaxPayloadExceeded => Answer::Refused,
+                    _ => Answer::Unclear,
+                }
+            }
+            Err(_) => Answer::Unclear,
+        }
+    }
+
+    /// The last record, from the stream's leader: a direct get may be answered by a replica that lags.
+    pub async fn last_record(&self, timeout: Duration) -> anyhow::Result<LastRecord> {
+        let get = self.stream.get_last_raw_message_by_subject(&self.subject);
+        match tokio::time::timeout(timeout, get).await? {
+            Ok(message) => Ok(LastRecord::At {
+                sequence: message.sequence,
+                record: Seen::decode(&message.payload, self.run),
+            }),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(LastRecord::None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What the stream's answer proves. Whatever is not known to be a refusal *before* storing is unclear.
+fn read_answer(payload: &[u8]) -> Answer {
+    match serde_json::from_slice::<Response<PublishAck>>(payload) {
+        Ok(Response::Ok(ack)) if ack.stream == names::USAGE_STREAM && ack.sequence > 0 => {
+            Answer::Stored { sequence: ack.sequence }
+        }
+        Ok(Response::Err { error }) => match error.error_code() {
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Answer::WrongLast,
+            // The same code also stands for a write that failed half way; the text tells.
+            ErrorCode::STREAM_STORE_FAILED if is_full(&error) => Answer::Refused,
+            ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
+            | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM
+            | ErrorCode::STREAM_SEALED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => Answer::Refused,
+            _ => {
+                debug!("publishing: {error}");
+                Answer::Unclear
+            }
+        },
+        _ => Answer::Unclear,
+    }
+}
+
+/// `discard: new` and no room.
+fn is_full(error: &jetstream::Error) -> bool {
+    ["maximum bytes exceeded", "maximum messages exceeded"]
+        .iter()
+        .any(|full| error.to_string().contains(full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_refused_before_storing_is_a_refusal() {
+        let error = |code: u64, text: &str| {
+            format!(r#"{{"error":{{"code":503,"err_code":{code},"description":"{text}"}},"stream":"USAGE","seq":0}}"#)
+        };
+        for (answer, expected) in [
+            (
+                r#"{"stream":"USAGE","seq":7}"#.to_owned(),
+                Answer::Stored { sequence: 7 },
+            ),
+            (r#"{"stream":"OTHER","seq":7}"#.to_owned(), Answer::Unclear),
+            ("not json".to_owned(), Answer::Unclear),
+            (String::new(), Answer::Unclear),
+            (error(10071, "wrong last sequence: 5"), Answer::WrongLast),
+            (error(10164, "wrong last sequence"), Answer::WrongLast),
+            (error(10077, "maximum bytes exceeded"), Answer::Refused),
+            (error(10077, "write usage/1.blk: input/output error"), Answer::Unclear),
+            (error(10054, "message size exceeds maximum allowed"), Answer::Refused),
+            (
+                error(10008, "JetStream system temporarily unavailable"),
+                Answer::Unclear,
+            ),
+        ] {
+            assert_eq!(read_answer(answer.as_bytes()), expected, "{answer}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! One lane at work: gathers what waits while a message is in flight, sends it, settles it, and sees to the end of the
+//! lane. Ends when everybody who could send has gone (then the lane is closed) or when the run is fenced.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use bytes::Bytes;
+use schema::{BatchId, LaneRecord, RunId, lane_record::BatchBuilder};
+use service::Backoff;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::{
+    Answer, End, Lane, Message, Next, Verdict,
+    gathered::{BatchLimits, Entry, Gathered},
+    subject::LaneSubject,
+};
+use crate::{
+    link::Link,
+    metrics::LaneMetrics,
+    publisher::{Gate, Outcome},
+};
+
+/// Waits and bounds of a lane.
+#[derive(Clone, Debug)]
+pub struct LaneLimits {
+    pub batch: BatchLimits,
+    /// For one attempt to publish, and for one look at the last record.
+    pub attempt_timeout: Duration,
+    /// A message without an outcome for so long: the lane takes nothing more until it has one.
+    pub stuck_after: Duration,
+    /// Waiters are told "unknown" after this, counted from when their message first went out.
+    pub outcome_deadline: Duration,
+}
+
+/// What all lanes of a run share.
+#[derive(Clone)]
+pub struct LaneContext {
+    pub run: RunId,
+    pub link: Link,
+    pub limits: LaneLimits,
+    pub metrics: LaneMetrics,
+    /// Told by the lane that finds itself fenced, heeded by all others.
+    pub fenced: CancellationToken,
+}
+
+pub struct LaneTask {
+    shard: u16,
+    writer: Writer,
+    waiting: Waiting,
+    context: LaneContext,
+}
+
+/// Brings one message after the other to its verdict.
+struct Writer {
+    lane: Lane,
+    subject: LaneSubject,
+    context: LaneContext,
+}
+
+/// What waits for its message.
+struct Waiting {
+    gate: Arc<Gate>,
+    queue: mpsc::Receiver<Entry>,
+    /// Taken from the queue, and too large for the message it was taken for.
+    held_over: Option<Entry>,
+}
+
+impl LaneTask {
+    /// Opens the lane: tries until it is open. `None`: it was fenced before.
+    pub async fn open(
+        context: LaneContext,
+        subject: LaneSubject,
+        shard: u16,
+        gate: Arc<Gate>,
+        queue: mpsc::Receiver<Entry>,
+    ) -> Option<Self> {
+        let mut writer = Writer {
+            lane: Lane::new(),
+            subject,
+            context: context.clone(),
+        };
+        let open = LaneRecord::open(context.run).encode().into();
+        let verdict = writer.write(Message::Open, open).await;
+        let task = Self {
+            shard,
+            writer,
+            waiting: Waiting {
+                gate,
+                queue,
+                held_over: None,
+            },
+            context,
+        };
+        if verdict == Verdict::Stored {
+            task.waiting.gate.open();
+            return Some(task);
+        }
+        task.report_end();
+        None
+    }
+
+    /// Until the end of the lane.
+    pub async fn run(mut self) -> End {
+        let fenced = self.context.fenced.clone();
+        while !fenced.is_cancelled() {
+            let limits = self.context.limits.batch;
+            match fenced.run_until_cancelled(self.waiting.gather(limits)).await {
+                Some(Some(gathered)) => self.publish(gathered).await,
+                Some(None) => {
+                    let close = LaneRecord::close(self.context.run).encode().into();
+                    self.writer.write(Message::Close, close).await;
+                    break;
+                }
+                None => break,
+            }
+            if self.writer.lane.end().is_some() {
+                break;
+            }
+        }
+        let end = self.report_end();
+        self.waiting.refuse_until_the_end().await;
+        end
+    }
+
+    async fn publish(&mut self, mut gathered: Gathered) {
+        let batch = BatchId::new();
+        let record = gathered.encode(batch, self.context.run);
+        let (metrics, limits) = (self.context.metrics.clone(), &self.context.limits);
+        let started = Instant::now();
+
+        let waiting = &mut self.waiting;
+        let mut writing = std::pin::pin!(self.writer.write(Message::Batch(batch), record));
+        let verdict = match timeout(limits.stuck_after, &mut writing).await {
+            Ok(verdict) => verdict,
+            Err(_) => {
+                // Who waits behind this message was not sent, and can be told so at once.
+                metrics.stuck.inc();
+                waiting.gate.close();
+                let deadline = started + limits.outcome_deadline;
+                let verdict = tokio::select! {
+                    verdict = &mut writing => verdict,
+                    () = waiting.refuse_while_stuck(&mut gathered, deadline) => unreachable!("it waits for ever"),
+                };
+                waiting.gate.open();
+                verdict
+            }
+        };
+        metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
+        metrics.events_per_message.observe(gathered.events() as f64);
+        metrics.settled(verdict);
+        gathered.settle(match verdict {
+            Verdict::Stored => Outcome::Stored,
+            Verdict::NotStored => Outcome::NotStored,
+            Verdict::Unknown => Outcome::Unknown,
+        });
+    }
+
+    /// Says how the lane ended, and to the other lanes if they have to end too.
+    fn report_end(&self) -> End {
+        let (run, shard) = (self.context.run, self.shard);
+        self.waiting.gate.close();
+        // Without an end of its own, it was told that the run is fenced.
+        let end = self.writer.lane.end().unwrap_or(End::Fenced);
+        match end {
+            End::Closed => debug!(run.id = %run, shard, "closed lane"),
+            End::Fenced => {
+                self.context.metrics.fenced.inc();
+                warn!(run.id = %run, shard, "lane is fenced: nothing more is written to it");
+            }
+            End::Failed(why) => {
+                self.context.metrics.fenced.inc();
+                error!(run.id = %run, shard, "lane failed, its run is given up: {why}");
+            }
+        }
+        if end != End::Closed {
+            self.context.fenced.cancel();
+        }
+        end
+    }
+}
+
+impl Waiting {
+    /// All that waits, up to the limits; waits for the first. `None`: nobody is left who could send.
+    async fn gather(&mut self, limits: BatchLimits) -> Option<Gathered> {
+        let first = match self.held_over.take() {
+            Some(entry) => entry,
+            None => self.next().await?,
+        };
+        let mut gathered = Gathered::default();
+        let mut next = Some(first);
+        while let Some(entry) = next {
+            if let Err(entry) = gathered.push(entry, limits) {
+                self.held_over = Some(entry);
+                break;
+            }
+            if gathered.is_full(limits) {
+                break;
+            }
+            next = self.queue.try_recv().ok().inspect(|entry| self.gate.left(entry));
+        }
+        Some(gathered)
+    }
+
+    async fn next(&mut self) -> Option<Entry> {
+        self.queue.recv().await.inspect(|entry| self.gate.left(entry))
+    }
+
+    /// Tells all that waits, and all that still comes, that it is not stored; and `gathered`, at its deadline, that
+    /// nobody knows. Never ends.
+    async fn refuse_while_stuck(&mut self, gathered: &mut Gathered, deadline: Instant) {
+        let refusing = async {
+            self.refuse_all().await;
+            std::future::pending::<()>().await
+        };
+        let stop_waiting = async {
+            tokio::time::sleep_until(deadline).await;
+            gathered.stop_waiting();
+            std::future::pending::<()>().await
+        };
+        tokio::join!(refusing, stop_waiting);
+    }
+
+    /// The lane has ended: nothing new comes in, and what has a slot already is refused.
+    async fn refuse_until_the_end(mut self) {
+        self.queue.close();
+        self.refuse_all().await;
+    }
+
+    async fn refuse_all(&mut self) {
+        if let Some(entry) = self.held_over.take() {
+            entry.settle(Outcome::NotStored);
+        }
+        while let Some(entry) = self.next().await {
+            entry.settle(Outcome::NotStored);
+        }
+    }
+}
+
+impl Writer {
+    /// Tries until there is a verdict.
+    async fn write(&mut self, message: Message, record: Bytes) -> Verdict {
+        let mut pauses = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+        let mut attempts = 0u32;
+        let mut next = self.lane.begin(message, BatchId::new());
+        loop {
+            next = match next {
+                Next::Publish {
+                    message: sent,
+                    expected,
+                } => {
+                    if attempts > 0 {
+                        sleep(pauses.next_delay()).await;
+                    }
+                    attempts += 1;
+                    let record = match sent {
+                        Message::Batch(batch) if sent != message => {
+                            BatchBuilder::new(batch).finish(self.context.run).into()
+                        }
+                        _ => record.clone(),
+                    };
+                    let answer = self.attempt(expected, record).await;
+                    self.count(answer, attempts);
+                    self.lane.answered(answer)
+                }
+                Next::Read => match self.last_record().await {
+                    Ok(record) => self.lane.read(record),
+                    Err(failure) => {
+                        debug!("reading a lane's last record: {failure:#}");
+                        sleep(pauses.next_delay()).await;
+                        Next::Read
+                    }
+                },
+                Next::Done(verdict) => return verdict,
+            }
+        }
+    }
+
+    async fn attempt(&self, expected: u64, record: Bytes) -> Answer {
+        let (link, limits) = (&self.context.link, &self.context.limits);
+        // What is not sent cannot land: without a connection the client would keep it, and send it when nobody wants it.
+        if !link.is_up() && !link.is_up_within(limits.stuck_after).await {
+            return Answer::Refused;
+        }
+        tokio::select! {
+            answer = self.subject.publish(expected, record, limits.attempt_timeout) => answer,
+            () = link.lost() => Answer::Unclear,
+        }
+    }
+
+    async fn last_record(&self) -> Result<super::LastRecord> {
+        let (link, limits) = (&self.context.link, &self.context.limits);
+        if !link.is_up_within(limits.attempt_timeout).await {
+            anyhow::bail!("not connected");
+        }
+        self.subject.last_record(limits.attempt_timeout).await
+    }
+
+    fn count(&self, answer: Answer, attempt: u32) {
+        let metrics = &self.context.metrics;
+        metrics.attempts.inc();
+        match answer {
+            Answer::Stored { .. } => {}
+            Answer::Unclear => {
+                metrics.unclear.inc();
+                debug!(run.id = %self.context.run, attempt, "a publish has an unknown outcome: reading the lane's last record");
+            }
+            Answer::Refused => {
+                metrics.refused.inc();
+            }
+            Answer::WrongLast => {
+                metrics.wrong_last.inc();
+            }
+        }
+    }
+}

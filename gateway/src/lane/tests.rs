@@ -1,0 +1,316 @@
+//! The lane against a NATS that delays, repeats and loses what it can, and against others that fence.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+/// The lane's subject in the stream, and what is on its way there. Sequences are the stream's: they have gaps.
+#[derive(Default)]
+struct Nats {
+    log: Vec<(u64, Record)>,
+    sequence: u64,
+    wire: Vec<(Message, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Record {
+    Ours(Message),
+    Fence(BatchId),
+}
+
+/// How the adversary treats one attempt.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// Delivered and answered.
+    Delivered,
+    /// Delivered, the answer is lost.
+    AnswerLost,
+    /// On its way; it may land at any time later, or more than once, or never.
+    Delayed,
+    /// Refused for want of room, and told so.
+    Refused,
+    /// Refused, and the answer is lost.
+    RefusalLost,
+    /// It never leaves.
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    fate: Fate,
+    /// One of those on the wire lands before the attempt, and stays there to land again.
+    lands: Option<prop::sample::Index>,
+    fence: bool,
+    /// Other lanes write to the stream.
+    gap: u8,
+}
+
+impl Nats {
+    fn last(&self) -> u64 {
+        self.log.last().map_or(0, |(sequence, _)| *sequence)
+    }
+
+    fn append(&mut self, record: Record) -> u64 {
+        self.sequence += 1;
+        self.log.push((self.sequence, record));
+        self.sequence
+    }
+
+    fn deliver(&mut self, message: Message, expected: u64) -> Answer {
+        if expected == self.last() {
+            Answer::Stored {
+                sequence: self.append(Record::Ours(message)),
+            }
+        } else {
+            Answer::WrongLast
+        }
+    }
+
+    /// What a fencer does: reads the last batch, appends under the last sequence.
+    fn fence(&mut self) {
+        let last_batch = match self.log.last() {
+            Some((_, Record::Ours(Message::Batch(batch)))) => *batch,
+            Some((_, Record::Fence(_) | Record::Ours(Message::Close))) => return,
+            Some((_, Record::Ours(Message::Open))) | None => BatchId::NIL,
+        };
+        self.append(Record::Fence(last_batch));
+    }
+
+    fn attempt(&mut self, message: Message, expected: u64, step: Move) -> Answer {
+        self.sequence += u64::from(step.gap);
+        if let (Some(index), false) = (step.lands, self.wire.is_empty()) {
+            let (message, expected) = self.wire[index.index(self.wire.len())];
+            self.deliver(message, expected);
+        }
+        if step.fence {
+            self.fence();
+        }
+        match step.fate {
+            Fate::Delivered => self.deliver(message, expected),
+            Fate::AnswerLost => {
+                self.deliver(message, expected);
+                Answer::Unclear
+            }
+            Fate::Delayed => {
+                self.wire.push((message, expected));
+                Answer::Unclear
+            }
+            // NATS looks at the expected sequence first.
+            Fate::Refused if expected == self.last() => Answer::Refused,
+            Fate::Refused => Answer::WrongLast,
+            Fate::RefusalLost | Fate::Lost => Answer::Unclear,
+        }
+    }
+
+    fn last_record(&self) -> LastRecord {
+        match self.log.last() {
+            None => LastRecord::None,
+            Some((sequence, record)) => LastRecord::At {
+                sequence: *sequence,
+                record: match *record {
+                    Record::Ours(message) => Seen::Ours(message),
+                    Record::Fence(last_batch) => Seen::Fence { last_batch },
+                },
+            },
+        }
+    }
+
+    fn holds(&self, batch: BatchId) -> usize {
+        let is_it = |(_, record): &&(u64, Record)| *record == Record::Ours(Message::Batch(batch));
+        self.log.iter().filter(is_it).count()
+    }
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        3 => Just(Fate::Delivered),
+        2 => Just(Fate::AnswerLost),
+        3 => Just(Fate::Delayed),
+        2 => Just(Fate::Refused),
+        1 => Just(Fate::RefusalLost),
+        1 => Just(Fate::Lost),
+    ]
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = (
+        fate(),
+        any::<Option<prop::sample::Index>>(),
+        prop::bool::weighted(0.03),
+        0u8..3,
+    )
+        .prop_map(|(fate, lands, fence, gap)| Move {
+            fate,
+            lands,
+            fence,
+            gap,
+        });
+    prop::collection::vec(one, 1..120)
+}
+
+fn id(n: u128) -> BatchId {
+    BatchId(Uuid::from_u128(n))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn verdicts_hold_for_ever_and_nothing_is_stored_twice(moves in moves()) {
+        let (mut nats, mut lane) = (Nats::default(), Lane::new());
+        // Once the adversary has had its moves, everything works again.
+        let calm = Move { fate: Fate::Delivered, lands: None, fence: false, gap: 0 };
+        let mut moves = moves.into_iter().chain(std::iter::repeat(calm));
+        let mut verdicts = Vec::new();
+        let mut batches = 0u128;
+        for message in std::iter::once(Message::Open)
+            .chain((1..=12).map(|n| Message::Batch(id(n))))
+            .chain([Message::Close])
+        {
+            if lane.end().is_some() {
+                break;
+            }
+            batches += 1;
+            let mut next = lane.begin(message, id(1_000 + batches));
+            let mut steps = 0;
+            let verdict = loop {
+                steps += 1;
+                prop_assert!(steps < 400, "{message:?} has no end");
+                next = match next {
+                    Next::Publish { message, expected } => {
+                        let step = moves.next().unwrap_or(calm);
+                        lane.answered(nats.attempt(message, expected, step))
+                    }
+                    Next::Read => lane.read(nats.last_record()),
+                    Next::Done(verdict) => break verdict,
+                };
+            };
+            verdicts.push((message, verdict));
+        }
+        // Whatever is still under way lands now, twice, in both orders.
+        for (message, expected) in nats.wire.clone().into_iter().chain(nats.wire.clone().into_iter().rev()) {
+            nats.deliver(message, expected);
+        }
+        prop_assert!(!matches!(lane.end(), Some(End::Failed(_))), "{:?}", lane.end());
+        for (message, verdict) in verdicts {
+            let Message::Batch(batch) = message else { continue };
+            match verdict {
+                Verdict::Stored => prop_assert_eq!(nats.holds(batch), 1),
+                Verdict::NotStored => prop_assert_eq!(nats.holds(batch), 0),
+                Verdict::Unknown => prop_assert!(false, "nothing impossible happened"),
+            }
+        }
+        let stored: Vec<_> = nats.log.iter().map(|(_, record)| format!("{record:?}")).collect();
+        prop_assert_eq!(stored.iter().collect::<HashSet<_>>().len(), stored.len(), "twice: {:?}", stored);
+    }
+}
+
+/// An open lane whose open record has sequence 5.
+fn open() -> Lane {
+    let mut lane = Lane::new();
+    assert_eq!(
+        lane.begin(Message::Open, id(99)),
+        Next::Publish {
+            message: Message::Open,
+            expected: 0
+        }
+    );
+    assert_eq!(
+        lane.answered(Answer::Stored { sequence: 5 }),
+        Next::Done(Verdict::Stored)
+    );
+    lane
+}
+
+fn sending(batch: u128, expected: u64) -> Next {
+    Next::Publish {
+        message: Message::Batch(id(batch)),
+        expected,
+    }
+}
+
+#[test]
+fn a_refusal_is_believed_when_every_attempt_was_answered() {
+    let mut lane = open();
+    assert_eq!(lane.begin(Message::Batch(id(1)), id(2)), sending(1, 5));
+    assert_eq!(lane.answered(Answer::Refused), Next::Done(Verdict::NotStored));
+    assert_eq!(lane.begin(Message::Batch(id(3)), id(4)), sending(3, 5));
+}
+
+#[test]
+fn a_refusal_after_an_unclear_attempt_moves_the_lane_on_first() {
+    let mut lane = open();
+    lane.begin(Message::Batch(id(1)), id(2));
+    assert_eq!(lane.answered(Answer::Unclear), Next::Read);
+    let before = LastRecord::At {
+        sequence: 5,
+        record: Seen::Ours(Message::Open),
+    };
+    assert_eq!(lane.read(before), sending(1, 5));
+    assert_eq!(lane.answered(Answer::Refused), sending(2, 5));
+    assert_eq!(
+        lane.answered(Answer::Stored { sequence: 9 }),
+        Next::Done(Verdict::NotStored)
+    );
+    assert_eq!(
+        lane.begin(Message::Batch(id(3)), id(4)),
+        sending(3, 9),
+        "the first attempt expects 5, for ever in vain"
+    );
+}
+
+#[test]
+fn a_fence_tells_what_was_stored_before_it() {
+    for (named, verdict) in [(1, Verdict::Stored), (0, Verdict::NotStored)] {
+        let mut lane = open();
+        lane.begin(Message::Batch(id(1)), id(2));
+        assert_eq!(lane.answered(Answer::WrongLast), Next::Read);
+        let fence = LastRecord::At {
+            sequence: 8,
+            record: Seen::Fence { last_batch: id(named) },
+        };
+        assert_eq!(lane.read(fence), Next::Done(verdict));
+        assert_eq!(lane.end(), Some(End::Fenced));
+    }
+}
+
+#[test]
+fn what_cannot_be_fails_the_lane_and_claims_nothing() {
+    let at = |sequence, record| LastRecord::At { sequence, record };
+    for impossible in [
+        LastRecord::None,
+        at(4, Seen::Ours(Message::Open)),
+        at(9, Seen::Ours(Message::Batch(id(7)))),
+        at(9, Seen::Ours(Message::Batch(id(2)))),
+        at(9, Seen::Ours(Message::Close)),
+        at(9, Seen::Foreign),
+        at(9, Seen::Unreadable),
+        at(9, Seen::Fence { last_batch: id(7) }),
+    ] {
+        let mut lane = open();
+        lane.begin(Message::Batch(id(1)), id(2));
+        lane.answered(Answer::Unclear);
+        assert_eq!(lane.read(impossible), Next::Done(Verdict::Unknown), "{impossible:?}");
+        assert!(matches!(lane.end(), Some(End::Failed(_))));
+    }
+    let mut lane = open();
+    lane.begin(Message::Batch(id(1)), id(2));
+    assert_eq!(
+        lane.answered(Answer::Stored { sequence: 5 }),
+        Next::Done(Verdict::Unknown)
+    );
+}
+
+#[test]
+fn records_are_told_apart() {
+    let (run, other) = (RunId::new(), RunId::new());
+    let batch = schema::lane_record::BatchBuilder::new(id(1)).finish(run);
+    assert_eq!(Seen::decode(&batch, run), Seen::Ours(Message::Batch(id(1))));
+    assert_eq!(Seen::decode(&batch, other), Seen::Foreign);
+    let fence = LaneRecord::fence(run, id(1)).encode();
+    assert_eq!(Seen::decode(&fence, run), Seen::Fence { last_batch: id(1) });
+    assert_eq!(Seen::decode(&batch[..9], run), Seen::Unreadable);
+}

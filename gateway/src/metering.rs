@@ -1,0 +1,184 @@
+//! Decides before a request is served and records after it. What is acknowledged is stored; what is not stored is given back.
+
+use std::{net::IpAddr, sync::Arc};
+
+use schema::{
+    EventId, LeaseId, UsageEvent, UsageType,
+    usage_event::{EncodedEvent, stored_address},
+};
+
+use crate::{
+    account::Key,
+    admission::{Admission, QuotaView},
+    gateway::Gateway,
+    problem::{Kind, Problem},
+    publisher::{Outcome, Outgoing, Slot},
+};
+
+/// What the event says of the request, besides who is charged how much.
+pub struct Facts {
+    pub endpoint: String,
+    pub method: String,
+    pub request_id: String,
+    pub address: IpAddr,
+    pub user_agent: String,
+    pub idempotency_key: Option<String>,
+    /// When the request was admitted, in Unix milliseconds.
+    pub time_ms: i64,
+}
+
+/// An admitted request with its place in the lane. Dropped, it gives back both.
+pub struct Admitted {
+    slot: Slot,
+    admission: Admission,
+    key: Arc<Key>,
+    facts: Facts,
+}
+
+/// What was recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    pub event_id: EventId,
+    pub usage_type: UsageType,
+    pub cost_units: i64,
+    pub quota: QuotaView,
+}
+
+/// A place in the account's lane; asked for before a unit is spent.
+pub fn reserve(gateway: &Gateway, key: &Key) -> Result<Slot, Problem> {
+    gateway.publisher.reserve(key.account.id).map_err(|_| {
+        Problem::new(
+            Kind::RecordingUnavailable,
+            "usage cannot be recorded now; nothing was counted: try again",
+        )
+    })
+}
+
+/// The units of a request, without a place in the lane.
+pub async fn admit_units(
+    gateway: &Gateway,
+    key: &Key,
+    usage_type: UsageType,
+    cost: i64,
+    now_s: i64,
+) -> Result<Admission, Problem> {
+    let admitted = gateway.quotas.admit(&key.account, usage_type, cost, now_s).await;
+    admitted.map_err(|refusal| Problem::refused(refusal, usage_type, cost, now_s))
+}
+
+/// A place in the lane, then the units.
+pub async fn admit(
+    gateway: &Gateway,
+    key: Arc<Key>,
+    usage_type: UsageType,
+    cost: i64,
+    facts: Facts,
+) -> Result<Admitted, Problem> {
+    let slot = reserve(gateway, &key)?;
+    let admission = admit_units(gateway, &key, usage_type, cost, facts.time_ms.div_euclid(1_000)).await?;
+    Ok(Admitted {
+        slot,
+        admission,
+        key,
+        facts,
+    })
+}
+
+impl Admitted {
+    /// The request succeeded: records it with its units, and returns once that is durable.
+    ///
+    /// Dropped while it waits, it changes nothing: the lane has the event and its units, and sees to both.
+    pub async fn charge(self, gateway: &Gateway, status: u16) -> Result<Receipt, Problem> {
+        let (receipt, event) = charged(&self.key, &self.admission, self.facts, status);
+        let admission = Some(self.admission);
+        settled(gateway, self.slot.publish(vec![Outgoing { event, admission }]).await)?;
+        Ok(receipt)
+    }
+
+    /// The request failed after it was admitted: gives the units back, and records it with none.
+    pub fn fail(self, status: u16) -> Receipt {
+        let (receipt, event) = failed(&self.key, &self.admission, self.facts, status);
+        // First, so that the next request has the units at once.
+        drop(self.admission);
+        self.slot.publish_and_forget(Outgoing { event, admission: None });
+        receipt
+    }
+}
+
+/// What an outcome of the lane means to the one who waits for it.
+pub fn settled(gateway: &Gateway, outcome: Outcome) -> Result<(), Problem> {
+    match outcome {
+        Outcome::Stored => {
+            gateway.metrics.accepted();
+            Ok(())
+        }
+        Outcome::NotStored => Err(Problem::new(
+            Kind::NotRecorded,
+            "the usage could not be recorded; nothing was counted: try again",
+        )),
+        Outcome::Unknown => Err(Problem::new(
+            Kind::OutcomeUnknown,
+            "the usage was sent off, but its record is not confirmed; it is counted once or not at all",
+        )),
+    }
+}
+
+/// The event of a request that is charged.
+pub fn charged(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (Receipt, EncodedEvent) {
+    // Retries with the same key name the same event, through whatever gateway they come: it is counted once.
+    let event_id = match &facts.idempotency_key {
+        Some(idempotency_key) => EventId::of_idempotency_key(key.account.id, idempotency_key),
+        None => EventId::new(),
+    };
+    let event = event(key, admission, facts, status);
+    let event = UsageEvent {
+        event_id,
+        cost_units: admission.cost_units,
+        lease_id: admission.lease_id,
+        ..event
+    };
+    (receipt(&event, admission), event.encode())
+}
+
+/// The event of a request that was admitted and then failed.
+fn failed(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (Receipt, EncodedEvent) {
+    let event = UsageEvent {
+        event_id: EventId::new(),
+        // Not the client's: the retry that succeeds would be taken for a duplicate of this one, and its units be lost.
+        idempotency_key: String::new(),
+        ..event(key, admission, facts, status)
+    };
+    (receipt(&event, admission), event.encode())
+}
+
+/// The event without a name and without units.
+fn event(key: &Key, admission: &Admission, facts: Facts, status: u16) -> UsageEvent {
+    UsageEvent {
+        event_id: EventId::NIL,
+        account_id: key.account.id,
+        key_id: key.id,
+        subscription_id: admission.subscription_id,
+        period_start: admission.period.start,
+        usage_type: admission.usage_type.name().to_owned(),
+        cost_units: 0,
+        endpoint: facts.endpoint,
+        method: facts.method,
+        status,
+        request_id: facts.request_id,
+        ip_address: stored_address(facts.address),
+        user_agent: facts.user_agent,
+        time_ms: facts.time_ms,
+        lease_id: LeaseId::NIL,
+        idempotency_key: facts.idempotency_key.unwrap_or_default(),
+        corrects: EventId::NIL,
+    }
+}
+
+fn receipt(event: &UsageEvent, admission: &Admission) -> Receipt {
+    Receipt {
+        event_id: event.event_id,
+        usage_type: admission.usage_type,
+        cost_units: event.cost_units,
+        quota: admission.quota,
+    }
+}

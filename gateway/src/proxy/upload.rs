@@ -1,0 +1,94 @@
+//! A request's body on its way to the upstream. It notes when it last moved: a long upload is no slow upstream.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::time::{Duration, Instant};
+
+pub struct Upload {
+    body: Body,
+    progress: Arc<Progress>,
+}
+
+pub struct Progress {
+    started: Instant,
+    moved_ms: AtomicU64,
+    broken: AtomicBool,
+    waiting: AtomicBool,
+}
+
+impl Upload {
+    pub fn new(body: Body) -> (Self, Arc<Progress>) {
+        let progress = Arc::new(Progress {
+            started: Instant::now(),
+            moved_ms: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+        });
+        let upload = Self {
+            body,
+            progress: progress.clone(),
+        };
+        (upload, progress)
+    }
+}
+
+impl Progress {
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// When the upstream last took some of the body, or its end.
+    pub fn moved_at(&self) -> Instant {
+        self.started + Duration::from_millis(self.moved_ms.load(Relaxed))
+    }
+
+    /// The upstream would take more, and the client sends nothing.
+    pub fn waits_for_client(&self) -> bool {
+        self.waiting.load(Relaxed)
+    }
+
+    /// The client broke the body off.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
+    }
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let poll = Pin::new(&mut self.body).poll_frame(context);
+        self.progress.waiting.store(poll.is_pending(), Relaxed);
+        let frame = ready!(poll);
+        let moved = self.progress.started.elapsed().as_millis();
+        self.progress
+            .moved_ms
+            .store(u64::try_from(moved).unwrap_or(u64::MAX), Relaxed);
+        if matches!(frame, Some(Err(_))) {
+            self.progress.broken.store(true, Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

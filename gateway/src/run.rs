@@ -1,0 +1,240 @@
+//! One start of this gateway, as the others know it: a row that counts up while it lives, and a lane in every shard.
+//!
+//! A run begins with its row, then all its lanes are opened; before that it may take no lease. It ends in one of two ways:
+//! closed (every lane closed, every lease returned, then the row), or given up, when a lane, the heartbeat or a lease
+//! finds that it was fenced. Then a new run takes its place, and what the old one held is settled by others.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use async_nats::Client;
+use futures_util::future::join_all;
+use schema::RunId;
+use service::{Backoff, Health, Lifecycle};
+use sqlx::PgPool;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    lane::{
+        End,
+        subject::LaneSubject,
+        task::{LaneContext, LaneLimits, LaneTask},
+    },
+    link::Link,
+    metrics::LaneMetrics,
+    publisher::{Entrance, Lanes, QueueLimits},
+    stream::{self, UsageStream},
+};
+
+/// For one statement about a run.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a run is made of.
+#[derive(Clone)]
+pub struct Runs {
+    /// The gateway's name, for people.
+    pub gateway: String,
+    pub pool: PgPool,
+    pub client: Client,
+    pub link: Link,
+    pub health: Health,
+    /// Its tasks outlive the last request: they are stopped after it.
+    pub life: Lifecycle,
+    pub metrics: LaneMetrics,
+    pub limits: RunLimits,
+}
+
+#[derive(Clone, Debug)]
+pub struct RunLimits {
+    pub heartbeat_interval: Duration,
+    pub queue: QueueLimits,
+    pub lane: LaneLimits,
+}
+
+/// A run with all its lanes open.
+pub struct Run {
+    pub id: RunId,
+    fenced: CancellationToken,
+    lanes: Vec<JoinHandle<End>>,
+    pool: PgPool,
+    /// Ends the heartbeat.
+    _heartbeat: DropGuard,
+}
+
+impl Runs {
+    /// Registers a run and opens its lanes; tries until it has them all. Fails only where trying cannot help.
+    pub async fn begin(&self) -> Result<(Run, Lanes)> {
+        const PART: &str = "lanes";
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+        loop {
+            self.health.down(PART, "opening");
+            let stream = stream::wait_for(&self.client, &self.health, self.limits.lane.batch.bytes).await?;
+            let id = RunId::new();
+            self.register(id, &stream).await;
+            let heartbeat = CancellationToken::new();
+            let fenced = CancellationToken::new();
+            self.life.spawn(beat(
+                self.pool.clone(),
+                id,
+                self.limits.heartbeat_interval,
+                heartbeat.clone(),
+                fenced.clone(),
+            ));
+            let heartbeat = heartbeat.drop_guard();
+
+            let opened = fenced.run_until_cancelled(self.open(id, &stream, &fenced)).await;
+            if let Some(Some((entrances, tasks))) = opened {
+                info!(run.id = %id, lanes = tasks.len(), generation = stream.generation, "opened the lanes of a new run");
+                self.health.up(PART);
+                let run = Run {
+                    id,
+                    fenced,
+                    lanes: tasks.into_iter().map(|task| self.life.spawn(task.run())).collect(),
+                    pool: self.pool.clone(),
+                    _heartbeat: heartbeat,
+                };
+                return Ok((run, Lanes::new(entrances)));
+            }
+            let delay = backoff.next_delay();
+            warn!(run.id = %id, "the run was fenced before its lanes were open: another one in {delay:.1?}");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// All lanes at once. `None`: one of them is fenced.
+    async fn open(
+        &self,
+        run: RunId,
+        stream: &UsageStream,
+        fenced: &CancellationToken,
+    ) -> Option<(Vec<Entrance>, Vec<LaneTask>)> {
+        let context = LaneContext {
+            run,
+            link: self.link.clone(),
+            limits: self.limits.lane.clone(),
+            metrics: self.metrics.clone(),
+            fenced: fenced.clone(),
+        };
+        let lanes = (0..stream.shards).map(|shard| {
+            let subject = LaneSubject::new(&self.client, &stream.stream, shard, run);
+            let (entrance, gate, queue) = Entrance::new(self.limits.queue);
+            let opening = LaneTask::open(context.clone(), subject, shard, gate, queue);
+            async { Some((entrance, opening.await?)) }
+        });
+        join_all(lanes).await.into_iter().collect()
+    }
+
+    async fn register(&self, id: RunId, stream: &UsageStream) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            // Sent twice, it registers once: the id was made before.
+            let insert = sqlx::query!(
+                "insert into gateway_runs (id, gateway, generation, shards) values ($1, $2, $3, $4)
+                 on conflict (id) do nothing",
+                id.0,
+                self.gateway,
+                stream.generation as i32,
+                i32::from(stream.shards),
+            )
+            .execute(&self.pool);
+            let failure = match timeout(STATEMENT_TIMEOUT, insert).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(failure)) => failure.to_string(),
+                Err(_) => format!("no answer within {STATEMENT_TIMEOUT:?}"),
+            };
+            let delay = backoff.next_delay();
+            self.health
+                .down("lanes", "registering the run: PostgreSQL does not take it");
+            warn!(run.id = %id, "could not register the run ({failure}): trying again in {delay:.1?}");
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+impl Run {
+    /// Resolves when the run has to be given up.
+    pub async fn fenced(&self) {
+        self.fenced.cancelled().await;
+    }
+
+    /// It was found elsewhere that the run is ended by others: its lanes take nothing more.
+    pub fn give_up(&self) {
+        self.fenced.cancel();
+    }
+
+    /// Waits until every lane has sent what it has and is closed. The publisher must have let go of them. Fails when
+    /// one ended otherwise; the run is then not to be closed.
+    pub async fn lanes_closed(&mut self) -> Result<()> {
+        let ends = join_all(self.lanes.drain(..)).await;
+        let closed = ends.iter().filter(|end| matches!(end, Ok(End::Closed))).count();
+        if closed < ends.len() {
+            bail!(
+                "{} of {} lanes were not closed: the run is settled by others",
+                ends.len() - closed,
+                ends.len()
+            );
+        }
+        Ok(())
+    }
+
+    /// The run's last word: nothing of it is under way and nothing is held. Only after all lanes are closed and all
+    /// leases are returned.
+    pub async fn close(self) -> Result<()> {
+        let closed = sqlx::query!(
+            "update gateway_runs set state = 'closed', ended_at = now()
+             where id = $1 and state in ('live', 'spooling')
+               and not exists (select from quota_leases where run_id = $1 and state = 'live')",
+            self.id.0,
+        )
+        .execute(&self.pool)
+        .await
+        .context("closing the run")?;
+        if closed.rows_affected() == 0 {
+            bail!("the run could not be closed: it still holds leases, or is being ended by others, who settle it");
+        }
+        info!(run.id = %self.id, "closed the run");
+        Ok(())
+    }
+}
+
+/// Counts up until `stop`, or until the row says that the run is being ended.
+async fn beat(pool: PgPool, id: RunId, interval: Duration, stop: CancellationToken, fenced: CancellationToken) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut missed = 0u32;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let count_up = sqlx::query!(
+            "update gateway_runs set heartbeat = heartbeat + 1, heartbeat_at = now()
+             where id = $1 and state in ('live', 'spooling')",
+            id.0,
+        )
+        .execute(&pool);
+        match stop.run_until_cancelled(timeout(STATEMENT_TIMEOUT, count_up)).await {
+            None => return,
+            Some(Ok(Ok(updated))) if updated.rows_affected() == 0 => {
+                error!(run.id = %id, "the run is being ended by another: it is given up");
+                fenced.cancel();
+                return;
+            }
+            Some(Ok(Ok(_))) => {
+                if missed > 0 {
+                    info!(run.id = %id, missed, "the heartbeat is back");
+                }
+                missed = 0;
+            }
+            Some(failure) => {
+                missed += 1;
+                let why = match failure {
+                    Ok(Err(failure)) => failure.to_string(),
+                    _ => format!("no answer within {STATEMENT_TIMEOUT:?}"),
+                };
+                match missed {
+                    1 => warn!(run.id = %id, "missed a heartbeat: {why}"),
+                    _ => debug!(run.id = %id, missed, "missed a heartbeat: {why}"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How the stream of lane records is cut, read from the stream itself. The ingestor creates it; the gateway waits for it.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::{Result, bail};
+use async_nats::{
+    Client,
+    jetstream::{self, stream::Stream},
+};
+use schema::names::{META_GENERATION, META_SHARDS, USAGE_STREAM};
+use service::{Backoff, Health};
+use tracing::{info, warn};
+
+/// The stream as it is cut now.
+#[derive(Clone)]
+pub struct UsageStream {
+    pub stream: Stream<()>,
+    pub shards: u16,
+    pub generation: u32,
+}
+
+/// Waits until the stream is there. Fails when it can never take messages of `batch_bytes`.
+pub async fn wait_for(client: &Client, health: &Health, batch_bytes: usize) -> Result<UsageStream> {
+    const PART: &str = "stream";
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match look(client).await {
+            Ok((stream, message_bytes_max)) => {
+                // Around the events: the record's envelope and the headers.
+                let needed = batch_bytes + 1024;
+                if let Some(most) = message_bytes_max.filter(|most| *most < needed) {
+                    bail!(
+                        "a message of the stream {USAGE_STREAM} may have {most} bytes, and a batch of --batch-bytes {batch_bytes} \
+                         needs {needed}: raise the server's max_payload and the stream's max_msg_size, or lower --batch-bytes"
+                    );
+                }
+                health.up(PART);
+                info!(
+                    shards = stream.shards,
+                    generation = stream.generation,
+                    "found the stream"
+                );
+                return Ok(stream);
+            }
+            Err(why) => {
+                let delay = backoff.next_delay();
+                health.down(PART, format!("waiting for the stream: {why:#}"));
+                warn!(
+                    "waiting for the stream {USAGE_STREAM}, which an ingestor creates ({why:#}): looking again in {delay:.1?}"
+                );
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}
+
+/// The stream, and the largest message that it takes.
+async fn look(client: &Client) -> Result<(UsageStream, Option<usize>)> {
+    let context = jetstream::new(client.clone());
+    let found = tokio::time::timeout(Duration::from_secs(5), context.get_stream(USAGE_STREAM)).await??;
+    let config = &found.cached_info().config;
+    let of_stream = usize::try_from(config.max_message_size).ok().filter(|bytes| *bytes > 0);
+    let message_bytes_max = of_stream.into_iter().chain([client.max_payload()]).min();
+    let (shards, generation) = cut(&config.metadata)?;
+    let stream = UsageStream {
+        stream: context.get_stream_no_info(USAGE_STREAM).await?,
+        shards,
+        generation,
+    };
+    Ok((stream, message_bytes_max))
+}
+
+fn cut(metadata: &HashMap<String, String>) -> Result<(u16, u32)> {
+    let read = |key: &str| {
+        metadata
+            .get(key)
+            .and_then(|text| text.parse::<u32>().ok())
+            .filter(|n| *n > 0)
+    };
+    match (
+        read(META_SHARDS).and_then(|n| u16::try_from(n).ok()),
+        read(META_GENERATION),
+    ) {
+        (Some(shards), Some(generation)) => Ok((shards, generation)),
+        _ => bail!("its metadata do not say {META_SHARDS} and {META_GENERATION}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cut_is_read_or_refused_whole() {
+        let metadata = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(
+            cut(&metadata(&[(META_SHARDS, "8"), (META_GENERATION, "1")])).unwrap(),
+            (8, 1)
+        );
+        for wrong in [
+            metadata(&[]),
+            metadata(&[(META_SHARDS, "8")]),
+            metadata(&[(META_SHARDS, "0"), (META_GENERATION, "1")]),
+            metadata(&[(META_SHARDS, "65536"), (META_GENERATION, "1")]),
+            metadata(&[(META_SHARDS, "8"), (META_GENERATION, "-1")]),
+        ] {
+            assert!(cut(&wrong).is_err());
+        }
+    }
+}
