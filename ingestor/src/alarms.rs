@@ -1,0 +1,64 @@
+//! Shards that cannot go on without a person. Shown in the log, on `/readyz` and as a metric until the shard goes on.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use service::Health;
+use tracing::{error, info};
+
+use crate::metrics::{Metrics, Shard};
+
+const PART: &str = "shards";
+
+#[derive(Clone, Debug)]
+pub struct Alarms {
+    health: Health,
+    metrics: Metrics,
+    raised: Arc<Mutex<BTreeMap<u16, String>>>,
+}
+
+impl Alarms {
+    pub fn new(health: Health, metrics: Metrics) -> Self {
+        health.up(PART);
+        Self {
+            health,
+            metrics,
+            raised: Arc::default(),
+        }
+    }
+
+    /// The shard waits, and why. Said once as long as the reason is the same.
+    pub fn raise(&self, shard: u16, why: &str) {
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        if raised.get(&shard).is_none_or(|before| before != why) {
+            error!(shard, "the shard waits for an operator: {why}");
+            self.metrics.alarms.get_or_create(&Shard { shard }).inc();
+        }
+        self.metrics.alarmed.get_or_create(&Shard { shard }).set(1);
+        raised.insert(shard, why.to_owned());
+        self.show(&raised);
+    }
+
+    /// The shard goes on, or is no longer ours.
+    pub fn clear(&self, shard: u16) {
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        if raised.remove(&shard).is_some() {
+            info!(shard, "the shard waits no longer");
+            self.metrics.alarmed.get_or_create(&Shard { shard }).set(0);
+            self.show(&raised);
+        }
+    }
+
+    fn show(&self, raised: &BTreeMap<u16, String>) {
+        match raised
+            .iter()
+            .map(|(shard, why)| format!("shard {shard}: {why}"))
+            .reduce(|a, b| format!("{a}; {b}"))
+        {
+            None => self.health.up(PART),
+            Some(all) => self.health.down(PART, all),
+        }
+    }
+}

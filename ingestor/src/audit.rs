@@ -1,0 +1,272 @@
+//! Compares what the stream holds with what ClickHouse holds, record by record, behind what was verified when it was stored:
+//! for an ingestor that was paused between its check and its insert, and for whatever nobody thought of. What is missing is
+//! stored, what is there twice is removed, and both are told.
+
+use std::{collections::HashMap, ops::AddAssign, sync::Arc};
+
+use anyhow::{Context, Result};
+use clickhouse::Row;
+use schema::names;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use tracing::{error, info, warn};
+
+use crate::{
+    chunk::{self, Reread},
+    ingest::Ingest,
+    manifests::Manifests,
+    metrics::{Metrics, Shard},
+    reader::Reader,
+    repair::Repair,
+    sink::Sink,
+    stop::Stop,
+    stream::UsageStream,
+    verify::{Span, Verifier, bind, within},
+};
+
+#[derive(Clone)]
+pub struct Audit {
+    pub stream: UsageStream,
+    pub manifests: Manifests,
+    pub verifier: Verifier,
+    pub sink: Sink,
+    pub metrics: Metrics,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub records: u64,
+    pub rows: u64,
+    /// Rows that were not there, and were stored.
+    pub missing: u64,
+    /// Rows that were there twice, and were removed.
+    pub doubled: u64,
+    /// Rows that still are wrong.
+    pub left: u64,
+}
+
+/// What ClickHouse holds of a record.
+#[derive(Row, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub stream_seq: u64,
+    pub rows: u64,
+    pub positions: u64,
+}
+
+/// What differs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Sequences of records with fewer positions than events, and how many rows that are.
+    pub missing: Vec<u64>,
+    pub missing_rows: u64,
+    /// Sequences of records with more rows than positions.
+    pub doubled: Vec<u64>,
+    pub doubled_rows: u64,
+}
+
+/// Audits the shards of this ingestor, again and again, each looking back a little further than the last.
+pub async fn run(ingest: Arc<Ingest>, audit: Audit) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = ingest.life.stopping() => return Ok(()),
+            () = tokio::time::sleep(ingest.settings.audit_interval) => {}
+            () = ingest.audit_soon.notified() => {}
+        }
+        let since = schema::clock::now() - ingest.settings.audit_window;
+        for shard in ingest.owned.all().into_keys() {
+            let audited = tokio::select! {
+                () = ingest.life.stopping() => return Ok(()),
+                audited = audit.shard(shard, Some(since)) => audited,
+            };
+            match audited {
+                Ok(report) => info!(shard, records = report.records, rows = report.rows, "audited"),
+                Err(stop) => warn!(shard, "could not audit the shard: {stop}"),
+            }
+        }
+    }
+}
+
+impl Audit {
+    /// All shards, all that the stream holds.
+    pub async fn everything(&self) -> Result<Report> {
+        let mut all = Report::default();
+        for shard in 0..self.stream.shards {
+            all += self
+                .shard(shard, None)
+                .await
+                .with_context(|| format!("auditing shard {shard}"))?;
+        }
+        Ok(all)
+    }
+
+    /// One shard's closed ranges, from the records of `since` on.
+    pub async fn shard(&self, shard: u16, since: Option<OffsetDateTime>) -> Result<Report, Stop> {
+        let mut report = Report::default();
+        let (Some(manifest), _) = self.manifests.read(shard).await? else {
+            return Ok(report);
+        };
+        let from = match since {
+            None => 1,
+            Some(since) => match self.stream.first_since(shard, since).await? {
+                None => return Ok(report),
+                Some(first) => first,
+            },
+        };
+        let mut reader = Reader::new(
+            self.stream.clone(),
+            self.metrics.clone(),
+            shard,
+            manifest.generation,
+            from - 1,
+        );
+        loop {
+            let chunk = chunk::next(&mut reader, manifest.done_through).await?;
+            if chunk.is_empty() {
+                self.count(shard, &report);
+                return Ok(report);
+            }
+            report += self.chunk(manifest.generation, shard, chunk).await?;
+        }
+    }
+
+    async fn chunk(&self, generation: u32, shard: u16, chunk: Vec<Reread>) -> Result<Report> {
+        let span = Span {
+            generation,
+            shard,
+            first: chunk.first().map_or(0, |record| record.seq),
+            last: chunk.last().map_or(0, |record| record.seq),
+        };
+        let found = differences(&chunk, &self.look(span).await?);
+        let mut report = Report {
+            records: chunk.len() as u64,
+            rows: chunk.iter().map(|record| record.content.events() as u64).sum(),
+            missing: found.missing_rows,
+            doubled: found.doubled_rows,
+            left: 0,
+        };
+        if found == Differences::default() {
+            return Ok(report);
+        }
+        error!(
+            shard,
+            first = span.first,
+            last = span.last,
+            missing = found.missing_rows,
+            doubled = found.doubled_rows,
+            "stored ranges differ from the stream: repairing them"
+        );
+        let repair = Repair {
+            verifier: &self.verifier,
+            sink: &self.sink,
+            stream: names::USAGE_STREAM,
+            span,
+        };
+        repair.remove_doubled(&found.doubled).await?;
+        let (missing, kept): (Vec<_>, Vec<_>) = chunk
+            .into_iter()
+            .partition(|record| found.missing.binary_search(&record.seq).is_ok());
+        let expected: Vec<(u64, u64)> = missing
+            .iter()
+            .chain(&kept)
+            .map(|record| (record.seq, record.content.events() as u64))
+            .collect();
+        repair.store_missing(missing).await?;
+        let after = differences_of(expected, &self.look(span).await?);
+        report.left = after.missing_rows + after.doubled_rows;
+        if report.left > 0 {
+            error!(
+                shard,
+                first = span.first,
+                last = span.last,
+                rows = report.left,
+                "could not repair all of it"
+            );
+        }
+        Ok(report)
+    }
+
+    async fn look(&self, span: Span) -> Result<Vec<Found>> {
+        let sql = "select stream_seq, count() as rows, uniqExact(idx) as positions from usage_events \
+                   where generation = ? and shard = ? and stream_seq between ? and ? group by stream_seq";
+        within(
+            "counting rows by record",
+            bind(self.verifier.client().query(sql), span).fetch_all::<Found>(),
+        )
+        .await
+    }
+
+    fn count(&self, shard: u16, report: &Report) {
+        let shard = Shard { shard };
+        self.metrics.audited.get_or_create(&shard).inc_by(report.records);
+        self.metrics.audit_missing.get_or_create(&shard).inc_by(report.missing);
+        self.metrics.audit_doubled.get_or_create(&shard).inc_by(report.doubled);
+    }
+}
+
+impl AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.rows += other.rows;
+        self.missing += other.missing;
+        self.doubled += other.doubled;
+        self.left += other.left;
+    }
+}
+
+fn differences(chunk: &[Reread], found: &[Found]) -> Differences {
+    differences_of(
+        chunk.iter().map(|record| (record.seq, record.content.events() as u64)),
+        found,
+    )
+}
+
+/// `expected`: the number of events of each record. Rows of records that were trimmed meanwhile are nobody's business here.
+fn differences_of(expected: impl IntoIterator<Item = (u64, u64)>, found: &[Found]) -> Differences {
+    let found: HashMap<u64, &Found> = found.iter().map(|found| (found.stream_seq, found)).collect();
+    let mut differences = Differences::default();
+    for (seq, events) in expected {
+        let (rows, positions) = found.get(&seq).map_or((0, 0), |found| (found.rows, found.positions));
+        if positions < events {
+            differences.missing.push(seq);
+            differences.missing_rows += events - positions;
+        }
+        if rows > positions {
+            differences.doubled.push(seq);
+            differences.doubled_rows += rows - positions;
+        }
+    }
+    differences.missing.sort_unstable();
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_and_doubled_rows_are_told_apart() {
+        let found = |stream_seq, rows, positions| Found {
+            stream_seq,
+            rows,
+            positions,
+        };
+        let stored = [
+            found(1, 2, 2),
+            found(2, 1, 1),
+            found(3, 6, 3),
+            found(4, 5, 3),
+            found(9, 1, 1),
+        ];
+        let expected = [(1, 2), (2, 3), (3, 3), (4, 4), (5, 7), (6, 0)];
+        assert_eq!(
+            differences_of(expected, &stored),
+            Differences {
+                missing: vec![2, 4, 5],
+                missing_rows: 2 + 1 + 7,
+                doubled: vec![3, 4],
+                doubled_rows: 3 + 2,
+            }
+        );
+        assert_eq!(differences_of([(1, 2)], &stored), Differences::default());
+    }
+}

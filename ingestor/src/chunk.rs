@@ -1,0 +1,32 @@
+//! Records that were stored already, read again in bounded pieces: for audits and for a raised generation.
+
+use crate::{reader::Reader, record::Content, stop::Stop};
+
+/// What ends a chunk, whichever comes first.
+const RECORDS: usize = 5_000;
+const EVENTS: usize = 50_000;
+const BYTES: usize = 16 << 20;
+
+#[derive(Debug)]
+pub struct Reread {
+    pub seq: u64,
+    pub content: Content,
+}
+
+/// The next records up to and including `last`; none: there are none.
+pub async fn next(reader: &mut Reader, last: u64) -> Result<Vec<Reread>, Stop> {
+    let (mut chunk, mut events, mut bytes) = (Vec::new(), 0, 0);
+    while chunk.len() < RECORDS && events < EVENTS && bytes < BYTES {
+        let Some(message) = reader.next_until(last).await? else {
+            break;
+        };
+        let content = Content::of(&message.payload);
+        events += content.events();
+        bytes += message.payload.len();
+        chunk.push(Reread {
+            seq: message.seq,
+            content,
+        });
+    }
+    Ok(chunk)
+}

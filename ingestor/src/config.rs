@@ -1,0 +1,180 @@
+//! Settings and sub-commands. Read and checked before any socket is bound.
+
+use std::{ffi::OsString, time::Duration};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use service::{
+    clickhouse::ClickHouseSettings,
+    nats::NatsSettings,
+    settings::{ServiceSettings, seconds},
+};
+
+use crate::migrate::MigrateSettings;
+
+/// Reads usage events from the stream and stores each in ClickHouse exactly once.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "ingestor", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Store what the stream carries (the default)
+    Run,
+    /// Make the stream, the buckets and the tables, or bring them up to date, and exit
+    Migrate,
+    /// Compare all that the stream still holds with what is stored, repair what differs, and exit; non-zero if anything did
+    Audit,
+    /// After the stream was restored or reset: tell what it still holds of before from what is new, and let ingest go on
+    RaiseGeneration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    #[command(flatten)]
+    pub service: ServiceSettings,
+    #[command(flatten)]
+    pub nats: NatsSettings,
+    #[command(flatten)]
+    pub clickhouse: ClickHouseSettings,
+    #[command(flatten)]
+    pub stream: StreamSettings,
+    #[command(flatten)]
+    pub batch: BatchSettings,
+
+    #[command(flatten)]
+    pub tables: MigrateSettings,
+
+    /// Make the tables, or bring them up to date, at the start
+    #[arg(long, env = "MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub migrate: bool,
+
+    /// Inserts at once, of all shards: fewer are larger, and cheaper for ClickHouse
+    #[arg(long, env = "INSERTS_AT_ONCE", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub inserts_at_once: u16,
+
+    /// How long ClickHouse may take to answer an insert before it is looked for and sent again (seconds)
+    #[arg(long, env = "INSERT_TIMEOUT", default_value = "60", value_parser = seconds)]
+    pub insert_timeout: Duration,
+
+    /// An ingestor that was not heard of for this long is gone; its shards are taken over after twice that (seconds)
+    #[arg(long, env = "MEMBER_TTL", default_value = "6", value_parser = member_ttl)]
+    pub member_ttl: Duration,
+
+    /// How long stored records stay in the stream, for replays and audits (seconds)
+    #[arg(long, env = "REPLAY_WINDOW", default_value = "86400", value_parser = seconds)]
+    pub replay_window: Duration,
+
+    /// How often the stream is trimmed (seconds)
+    #[arg(long, env = "TRIM_INTERVAL", default_value = "60", value_parser = seconds)]
+    pub trim_interval: Duration,
+
+    /// How often closed ranges are compared with their rows (seconds)
+    #[arg(long, env = "AUDIT_INTERVAL", default_value = "3600", value_parser = seconds)]
+    pub audit_interval: Duration,
+
+    /// How far such a comparison looks back; the sub-command looks at everything (seconds)
+    #[arg(long, env = "AUDIT_WINDOW", default_value = "7500", value_parser = seconds)]
+    pub audit_window: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct StreamSettings {
+    /// Shards of a new stream: they bound the ingestors that can share the work. An existing stream keeps its own
+    #[arg(long, env = "SHARDS", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub shards: u16,
+
+    /// Bytes that the stream may hold; a full one pushes back to the gateways
+    #[arg(long, env = "STREAM_MAX_BYTES", default_value = "4294967296", value_parser = clap::value_parser!(i64).range(1 << 20..))]
+    pub stream_max_bytes: i64,
+
+    /// Replicas of the streams and buckets: 1, or 3 or 5 in a NATS cluster
+    #[arg(long, env = "STREAM_REPLICAS", default_value = "1", value_parser = clap::builder::PossibleValuesParser::new(["1", "3", "5"]))]
+    pub stream_replicas: String,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub struct BatchSettings {
+    /// Rows that end a batch
+    #[arg(long, env = "BATCH_ROWS_MAX", default_value = "50000", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub batch_rows_max: u64,
+
+    /// Bytes of records that end a batch
+    #[arg(long, env = "BATCH_BYTES_MAX", default_value = "16777216", value_parser = clap::value_parser!(u64).range(1 << 10..=64 << 20))]
+    pub batch_bytes_max: u64,
+
+    /// Age of its first record that ends a batch (seconds)
+    #[arg(long, env = "BATCH_AGE_MAX", default_value = "0.4", value_parser = seconds)]
+    pub batch_age_max: Duration,
+
+    /// Bytes of records that all shards together may hold; in memory they take about three times that
+    #[arg(long, env = "RECORDS_IN_MEMORY_MAX", default_value = "268435456", value_parser = clap::value_parser!(u64).range(64 << 20..=64 << 30))]
+    pub records_in_memory_max: u64,
+}
+
+impl StreamSettings {
+    pub fn replicas(&self) -> usize {
+        self.stream_replicas
+            .parse()
+            .expect("one of the possible values, all numbers")
+    }
+}
+
+impl Cli {
+    /// Settings may stand before and after the sub-command.
+    pub fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command()
+            .mut_args(|arg| arg.global(true))
+            .try_get_matches_from(args)?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// NATS expires entries that are older than 100 ms at the least; below a second a busy machine would lose its own.
+fn member_ttl(text: &str) -> Result<Duration, String> {
+    seconds(text).and_then(|ttl| match ttl {
+        ttl if ttl < Duration::from_secs(1) => Err("an ingestor needs a second at the least to be heard of".to_owned()),
+        ttl => Ok(ttl),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::parse_from(
+            std::iter::once("ingestor")
+                .chain(args.iter().copied())
+                .map(OsString::from),
+        )
+    }
+
+    #[test]
+    fn settings_stand_before_and_after_the_sub_command() {
+        for args in [["--shards", "3", "audit"], ["audit", "--shards", "3"]] {
+            let cli = parse(&args).unwrap();
+            assert_eq!(cli.settings.stream.shards, 3);
+            assert!(matches!(cli.command, Some(Command::Audit)));
+        }
+        assert!(parse(&[]).unwrap().command.is_none());
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for args in [
+            ["--shards", "0"],
+            ["--batch-rows-max", "100001"],
+            ["--batch-age-max", "0"],
+            ["--member-ttl", "0.2"],
+            ["--stream-replicas", "2"],
+            ["--migrate", "perhaps"],
+        ] {
+            assert!(parse(&args).is_err(), "{args:?}");
+        }
+    }
+}

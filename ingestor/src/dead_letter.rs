@@ -1,0 +1,74 @@
+//! Records that nobody can decode go to a stream of their own, with the reason. Returns only when they are kept there.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::{
+    HeaderMap,
+    header::NATS_MESSAGE_ID,
+    jetstream::{
+        Context,
+        context::{PublishError, PublishErrorKind},
+    },
+};
+use bytes::Bytes;
+use schema::names;
+use service::Backoff;
+use tracing::{error, warn};
+
+use crate::reader::Message;
+
+/// Headers are short; a payload that would not fit beside them is cut.
+const HEADERS_MAX: usize = 2 << 10;
+
+/// Keeps the record. Tries until it is kept: the shard must not pass it over.
+pub async fn bury(jetstream: &Context, generation: u32, shard: u16, message: &Message, why: &str) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    error!(
+        shard,
+        seq = message.seq,
+        bytes = message.payload.len(),
+        "dead letter: {why}"
+    );
+    let mut payload = message.payload.clone();
+    loop {
+        match publish(jetstream, generation, shard, message.seq, payload.clone(), why).await {
+            Ok(()) => return,
+            Err(error) => {
+                if too_large(&error) {
+                    payload.truncate(payload.len().saturating_sub(HEADERS_MAX));
+                }
+                warn!(shard, seq = message.seq, "keeping a dead letter: {error:#}");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+}
+
+async fn publish(jetstream: &Context, generation: u32, shard: u16, seq: u64, payload: Bytes, why: &str) -> Result<()> {
+    let position = format!("{generation}/{shard}/{seq}");
+    let mut headers = HeaderMap::new();
+    // A header ends at the line's end.
+    let why: String = why
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(500)
+        .collect();
+    headers.insert(names::DEAD_REASON, why);
+    headers.insert(names::DEAD_POSITION, position.as_str());
+    // The same record again, after a crash, is no second letter.
+    headers.insert(NATS_MESSAGE_ID, position.as_str());
+    jetstream
+        .publish_with_headers(names::dead(shard), headers, payload)
+        .await
+        .context("publishing")?
+        .await
+        .context("publishing")?;
+    Ok(())
+}
+
+fn too_large(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<PublishError>()
+        .is_some_and(|error| error.kind() == PublishErrorKind::MaxPayloadExceeded)
+}

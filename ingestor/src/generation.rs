@@ -1,0 +1,164 @@
+//! Positions count within a generation of the stream. A stream that was restored or reset counts some positions anew, so
+//! ingest stops until an operator raises the generation: what of the stream was stored before is then found by its content,
+//! and all behind it is stored under the new generation.
+
+use anyhow::{Context, Result, bail};
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use schema::{Manifest, UsageEvent, names};
+use tracing::{info, warn};
+
+use crate::{
+    chunk,
+    ingest::Ingest,
+    manifests::{Manifests, WriteError},
+    metrics::Metrics,
+    reader::Reader,
+    record::Content,
+    stop::Stop,
+    stream::UsageStream,
+    verify::{Span, StoredEvent, Verifier},
+};
+
+/// An ingestor that still writes a manifest makes us read it again, this often at the most.
+const WRITES_MAX: u32 = 10;
+
+/// Whether the record up to which the shard is stored is still the one that was stored: a stream that was reset and has grown
+/// past that point since is not behind, but it is another.
+pub async fn check_continuity(ingest: &Ingest, shard: u16, manifest: &Manifest) -> Result<(), Stop> {
+    let seq = manifest.done_through;
+    if seq == 0 {
+        return Ok(());
+    }
+    let message = match ingest.stream.handle().await?.get_raw_message(seq).await {
+        Ok(message) => message,
+        // Trimmed.
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
+        Err(error) => {
+            return Err(anyhow::Error::from(error)
+                .context("reading the last stored record")
+                .into());
+        }
+    };
+    let Content::Events(_, events) = Content::of(&message.payload) else {
+        return Ok(());
+    };
+    let span = Span {
+        generation: manifest.generation,
+        shard,
+        first: seq,
+        last: seq,
+    };
+    let stored = ingest.store.verifier.events(span).await?;
+    if stored.is_empty() || matches(seq, &events, &stored) {
+        return Ok(());
+    }
+    Err(Stop::Alarm(format!(
+        "record {seq} of the stream is not the one that was stored: the stream was reset (see `ingestor raise-generation`)"
+    )))
+}
+
+/// Raises the generation, and returns the new one. Can be run again if it was cut short.
+pub async fn raise(stream: &UsageStream, manifests: &Manifests, verifier: &Verifier, metrics: &Metrics) -> Result<u32> {
+    let state = stream.state().await?;
+    let mut highest = state.generation;
+    for shard in 0..stream.shards {
+        let (manifest, _) = manifests.read(shard).await?;
+        highest = highest.max(manifest.map_or(0, |manifest| manifest.generation));
+    }
+    let generation = highest + 1;
+    for shard in 0..stream.shards {
+        let reader = Reader::new(stream.clone(), metrics.clone(), shard, state.generation, 0);
+        let stored = stored_before(reader, verifier, shard, highest, state.last_seq)
+            .await
+            .with_context(|| format!("comparing shard {shard} with its rows"))?;
+        begin_at(manifests, shard, generation, stored).await?;
+        info!(
+            shard,
+            generation,
+            done_through = stored,
+            "the shard goes on behind what was stored"
+        );
+    }
+    // Last: as long as the two differ, no ingestor works.
+    stream.set_generation(generation).await?;
+    Ok(generation)
+}
+
+/// The last record of the stream's first part that is stored in an earlier generation: a restored stream begins with what it
+/// held when it was saved.
+async fn stored_before(
+    mut reader: Reader,
+    verifier: &Verifier,
+    shard: u16,
+    highest: u32,
+    last: u64,
+) -> Result<u64, Stop> {
+    let mut through = 0;
+    loop {
+        let chunk = chunk::next(&mut reader, last).await?;
+        let (Some(first), Some(end)) = (chunk.first(), chunk.last()) else {
+            return Ok(through);
+        };
+        let mut stored = Vec::new();
+        for generation in 1..=highest {
+            let span = Span {
+                generation,
+                shard,
+                first: first.seq,
+                last: end.seq,
+            };
+            stored.extend(verifier.events(span).await?);
+        }
+        stored.sort_unstable();
+        for record in &chunk {
+            match &record.content {
+                Content::Events(_, events) if events.is_empty() || matches(record.seq, events, &stored) => {}
+                Content::Dead(_) => {}
+                Content::Events(..) => return Ok(through),
+                Content::Newer(why) => return Err(Stop::Alarm(why.clone())),
+            }
+            through = record.seq;
+        }
+    }
+}
+
+/// Whether `stored`, in order, has rows of this record.
+fn matches(seq: u64, events: &[UsageEvent], stored: &[StoredEvent]) -> bool {
+    (0u32..).zip(events).any(|(idx, event)| {
+        let row = StoredEvent {
+            stream_seq: seq,
+            idx,
+            event_id: event.event_id.0,
+        };
+        stored.binary_search(&row).is_ok()
+    })
+}
+
+async fn begin_at(manifests: &Manifests, shard: u16, generation: u32, done_through: u64) -> Result<()> {
+    for _ in 0..WRITES_MAX {
+        let (before, revision) = manifests.read(shard).await?;
+        if let Some(pending) = before.and_then(|manifest| manifest.pending) {
+            warn!(
+                shard,
+                first = pending.first,
+                last = pending.last,
+                "dropping the old generation's unfinished range"
+            );
+        }
+        let manifest = Manifest {
+            owner: None,
+            generation,
+            done_through,
+            pending: None,
+        };
+        match manifests.write(shard, manifest, revision).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Lost) => {}
+            Err(trouble) => return Err(trouble.into()),
+        }
+    }
+    bail!(
+        "an ingestor keeps writing {}: stop the ingestors first",
+        names::manifest_key(shard)
+    )
+}

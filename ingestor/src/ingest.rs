@@ -1,0 +1,91 @@
+//! What all shards of this ingestor share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex as SyncMutex, PoisonError},
+};
+
+use service::Lifecycle;
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    alarms::Alarms, config::Settings, manifests::Manifests, members::Members, metrics::Metrics, store::Store,
+    stream::UsageStream,
+};
+
+pub struct Ingest {
+    pub settings: Settings,
+    pub life: Lifecycle,
+    pub stream: UsageStream,
+    pub manifests: Manifests,
+    /// Our id among the ingestors.
+    pub me: String,
+    pub members: Mutex<Members>,
+    pub store: Store,
+    pub alarms: Alarms,
+    pub metrics: Metrics,
+    pub owned: Owned,
+    pub budget: Budget,
+    /// Inserts at once.
+    pub inserts: Arc<Semaphore>,
+    /// One replay at a time.
+    pub replays: Semaphore,
+    /// Something was seen that an audit should look at now.
+    pub audit_soon: Notify,
+}
+
+/// The shards that are ours, and how far each is stored.
+#[derive(Debug, Default)]
+pub struct Owned {
+    shards: SyncMutex<BTreeMap<u16, u64>>,
+}
+
+/// Memory for records.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    semaphore: Arc<Semaphore>,
+    kilobytes: u32,
+}
+
+impl Owned {
+    pub fn done(&self, shard: u16, through: u64) {
+        self.shards
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(shard, through);
+    }
+
+    pub fn remove(&self, shard: u16) {
+        self.shards
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&shard);
+    }
+
+    /// A shard may be gone the next moment; how far it is stored only grows, whoever has it.
+    pub fn all(&self) -> BTreeMap<u16, u64> {
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Budget {
+    pub fn new(bytes: u64) -> Self {
+        let kilobytes = u32::try_from(bytes / 1024)
+            .unwrap_or(u32::MAX)
+            .min(Semaphore::MAX_PERMITS as u32);
+        Self {
+            semaphore: Arc::new(Semaphore::new(kilobytes as usize)),
+            kilobytes,
+        }
+    }
+
+    /// Waits for room for a record of so many bytes; it is taken until the permit is dropped. A record that is larger than all
+    /// the memory waits until it is alone.
+    pub fn take(&self, bytes: u64) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static {
+        let kilobytes = u32::try_from(bytes.div_ceil(1024).max(1))
+            .unwrap_or(u32::MAX)
+            .min(self.kilobytes);
+        let semaphore = Arc::clone(&self.semaphore);
+        async move { semaphore.acquire_many_owned(kilobytes).await.ok() }
+    }
+}

@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    ingestor::run(std::env::args_os())
+}

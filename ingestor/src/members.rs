@@ -1,0 +1,181 @@
+//! Which ingestors are there, and so which shards each has. An entry in a bucket that forgets; no clock is compared.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use async_nats::jetstream::kv::Store;
+use futures_util::TryStreamExt;
+use uuid::Uuid;
+
+#[derive(Debug)]
+pub struct Members {
+    bucket: Store,
+    me: String,
+    pub view: View,
+}
+
+/// What was seen of the others.
+#[derive(Debug)]
+pub struct View {
+    ttl: Duration,
+    present: BTreeSet<String>,
+    /// Since when somebody has been missing, without a break in our looking.
+    absent: HashMap<String, Instant>,
+    looked_at: Option<Instant>,
+}
+
+impl Members {
+    /// A new member, with an id of its own for each start.
+    pub fn new(bucket: Store, ttl: Duration) -> Self {
+        Self {
+            bucket,
+            me: Uuid::now_v7().to_string(),
+            view: View::new(ttl),
+        }
+    }
+
+    pub fn me(&self) -> &str {
+        &self.me
+    }
+
+    /// Says that we are here and looks who else is.
+    pub async fn meet(&mut self) -> Result<()> {
+        self.bucket
+            .put(&self.me, Default::default())
+            .await
+            .context("telling the other ingestors that we are here")?;
+        let prefix = self.bucket.prefix.clone();
+        let present = self
+            .bucket
+            .stream
+            .info_with_subjects(format!("{prefix}>"))
+            .await
+            .context("asking which ingestors are there")?
+            .map_ok(|(subject, _)| subject.strip_prefix(&prefix).unwrap_or(&subject).to_owned())
+            .try_collect()
+            .await
+            .context("asking which ingestors are there")?;
+        self.view.look(present, Instant::now());
+        Ok(())
+    }
+
+    /// Says that we are gone, so that nobody has to wait for it.
+    pub async fn leave(&self) -> Result<()> {
+        let subject = format!("{}{}", self.bucket.prefix, self.me);
+        self.bucket
+            .stream
+            .purge()
+            .filter(subject)
+            .await
+            .context("leaving the other ingestors")?;
+        Ok(())
+    }
+
+    /// The shards that are ours.
+    pub fn shards(&self, shards: u16) -> BTreeSet<u16> {
+        assigned(&self.view.present, &self.me, shards)
+    }
+}
+
+impl View {
+    fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            present: BTreeSet::new(),
+            absent: HashMap::new(),
+            looked_at: None,
+        }
+    }
+
+    fn look(&mut self, present: BTreeSet<String>, now: Instant) {
+        // After a break (NATS was away) all entries may have expired, with everybody alive: absence counts anew.
+        if self.looked_at.is_none_or(|before| now - before > self.ttl) {
+            self.absent.clear();
+        }
+        for gone in self.present.difference(&present) {
+            self.absent.insert(gone.clone(), now);
+        }
+        self.absent.retain(|id, _| !present.contains(id));
+        self.present = present;
+        self.looked_at = Some(now);
+    }
+
+    /// Whether it was seen missing for longer than an entry lives, beyond the life of its entry.
+    pub fn is_gone(&mut self, id: &str) -> bool {
+        let Some(looked_at) = self.looked_at else { return false };
+        if self.present.contains(id) {
+            return false;
+        }
+        looked_at - *self.absent.entry(id.to_owned()).or_insert(looked_at) >= self.ttl
+    }
+}
+
+/// Shard i belongs to member i modulo their number, in the order of their ids: everybody who sees the same members agrees,
+/// and no two of them differ by more than one shard.
+fn assigned(members: &BTreeSet<String>, me: &str, shards: u16) -> BTreeSet<u16> {
+    let Some(mine) = members.iter().position(|id| id == me) else {
+        return BTreeSet::new();
+    };
+    (0..shards)
+        .filter(|shard| usize::from(*shard) % members.len() == mine)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(ids: &[&str]) -> BTreeSet<String> {
+        ids.iter().map(|id| (*id).to_owned()).collect()
+    }
+
+    #[test]
+    fn shards_are_shared_evenly_and_each_has_one_owner() {
+        for members in [set(&["a"]), set(&["a", "b"]), set(&["a", "b", "c", "d", "e"])] {
+            let shares: Vec<_> = members.iter().map(|id| assigned(&members, id, 8)).collect();
+            assert_eq!(shares.iter().map(BTreeSet::len).sum::<usize>(), 8);
+            assert_eq!(shares.iter().flatten().collect::<BTreeSet<_>>().len(), 8);
+            let sizes: Vec<_> = shares.iter().map(BTreeSet::len).collect();
+            assert!(
+                sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1,
+                "{sizes:?}"
+            );
+        }
+        assert!(assigned(&set(&["a"]), "not seen yet", 8).is_empty());
+    }
+
+    #[test]
+    fn somebody_is_gone_only_after_being_missed_for_the_life_of_an_entry() {
+        let (ttl, start) = (Duration::from_secs(6), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut view = View::new(ttl);
+        assert!(!view.is_gone("b"), "nothing was looked at");
+        view.look(set(&["a", "b"]), at(0));
+        assert!(!view.is_gone("b"));
+        for seconds in [2, 4, 6] {
+            view.look(set(&["a"]), at(seconds));
+            assert!(!view.is_gone("b"), "{seconds} s");
+        }
+        view.look(set(&["a"]), at(8));
+        assert!(view.is_gone("b"));
+        view.look(set(&["a", "b"]), at(10));
+        assert!(!view.is_gone("b"), "back");
+        // An owner of a manifest that never was a member while we looked.
+        assert!(!view.is_gone("stranger"));
+        view.look(set(&["a", "b"]), at(16));
+        assert!(view.is_gone("stranger"));
+    }
+
+    #[test]
+    fn a_break_in_looking_is_nobodys_absence() {
+        let (ttl, start) = (Duration::from_secs(6), Instant::now());
+        let mut view = View::new(ttl);
+        view.look(set(&["a", "b"]), start);
+        view.look(set(&["a"]), start + Duration::from_secs(2));
+        view.look(set(&["a"]), start + Duration::from_secs(60));
+        assert!(!view.is_gone("b"), "NATS was away: b's entry expired while b was alive");
+    }
+}

@@ -1,0 +1,150 @@
+//! What an operator watches.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Shard {
+    pub shard: u16,
+}
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub owned: Gauge,
+    pub rows: Family<Shard, Counter>,
+    pub batches: Family<Shard, Counter>,
+    pub unread: Family<Shard, Gauge>,
+    pub in_hand: Family<Shard, Gauge>,
+    pub lag_ms: Family<Shard, Gauge>,
+    pub done_through: Family<Shard, Gauge>,
+    pub insert_seconds: Histogram,
+    pub batch_rows: Histogram,
+    pub insert_retries: Family<Shard, Counter>,
+    pub swallowed_tokens: Family<Shard, Counter>,
+    pub dead_letters: Family<Shard, Counter>,
+    pub reader_resets: Family<Shard, Counter>,
+    pub alarmed: Family<Shard, Gauge>,
+    pub alarms: Family<Shard, Counter>,
+    pub trimmed: Family<Shard, Counter>,
+    pub audited: Family<Shard, Counter>,
+    pub audit_missing: Family<Shard, Counter>,
+    pub audit_doubled: Family<Shard, Counter>,
+}
+
+impl Metrics {
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            owned: Gauge::default(),
+            rows: Family::default(),
+            batches: Family::default(),
+            unread: Family::default(),
+            in_hand: Family::default(),
+            lag_ms: Family::default(),
+            done_through: Family::default(),
+            // 4 ms to 65 s; 1 to 262,144 rows.
+            insert_seconds: Histogram::new(exponential_buckets(0.004, 2.0, 15)),
+            batch_rows: Histogram::new(exponential_buckets(1.0, 4.0, 10)),
+            insert_retries: Family::default(),
+            swallowed_tokens: Family::default(),
+            dead_letters: Family::default(),
+            reader_resets: Family::default(),
+            alarmed: Family::default(),
+            alarms: Family::default(),
+            trimmed: Family::default(),
+            audited: Family::default(),
+            audit_missing: Family::default(),
+            audit_doubled: Family::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("ingestor");
+        registry.register("shards_owned", "Shards that this ingestor reads", metrics.owned.clone());
+        registry.register("rows", "Rows stored and verified", metrics.rows.clone());
+        registry.register(
+            "batches",
+            "Ranges with rows stored and verified",
+            metrics.batches.clone(),
+        );
+        registry.register(
+            "shard_unread_records",
+            "Records of the shard in the stream, not yet read",
+            metrics.unread.clone(),
+        );
+        registry.register(
+            "shard_in_hand_records",
+            "Records read, not yet stored",
+            metrics.in_hand.clone(),
+        );
+        registry.register(
+            "shard_lag_ms",
+            "Age in milliseconds of the oldest record read and not yet stored; 0: none",
+            metrics.lag_ms.clone(),
+        );
+        registry.register(
+            "shard_done_through",
+            "Stream sequence up to which the shard is stored",
+            metrics.done_through.clone(),
+        );
+        registry.register_with_unit(
+            "insert",
+            "Insert to confirmed rows",
+            Unit::Seconds,
+            metrics.insert_seconds.clone(),
+        );
+        registry.register("batch_rows", "Rows of a range", metrics.batch_rows.clone());
+        registry.register(
+            "insert_retries",
+            "Inserts that had to be tried again",
+            metrics.insert_retries.clone(),
+        );
+        registry.register(
+            "swallowed_tokens",
+            "Inserts confirmed whose rows were not there, because a crash had left the token without the rows",
+            metrics.swallowed_tokens.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Records that nobody can decode",
+            metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "reader_resets",
+            "Readers made anew after a gap or silence",
+            metrics.reader_resets.clone(),
+        );
+        registry.register(
+            "shard_alarmed",
+            "1: the shard waits for an operator",
+            metrics.alarmed.clone(),
+        );
+        registry.register("alarms", "Alarms raised", metrics.alarms.clone());
+        registry.register(
+            "trimmed_records",
+            "Stored records removed from the stream",
+            metrics.trimmed.clone(),
+        );
+        registry.register(
+            "audited_records",
+            "Records compared with their rows",
+            metrics.audited.clone(),
+        );
+        registry.register(
+            "audit_missing_rows",
+            "Rows that an audit missed and stored",
+            metrics.audit_missing.clone(),
+        );
+        registry.register(
+            "audit_doubled_rows",
+            "Rows that an audit found twice and removed",
+            metrics.audit_doubled.clone(),
+        );
+        metrics
+    }
+}

@@ -1,0 +1,141 @@
+//! Brings ClickHouse's tables to what this build needs. Safe to run by several ingestors at once, and again: every
+//! statement does nothing where its object is there.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use clickhouse::{Client, Row};
+use schema::clickhouse::{DdlFile, FILES, Layout, identifier};
+use serde::Deserialize;
+use tracing::info;
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct MigrateSettings {
+    /// Name of a ClickHouse cluster to make the tables on, replicated; without it they live on one server
+    #[arg(long, env = "CLICKHOUSE_CLUSTER")]
+    pub clickhouse_cluster: Option<String>,
+}
+
+/// Which files were applied. A table of its own and not one of the files: they are recorded in it.
+const RECORD: &str = "create table if not exists schema_migrations {on_cluster}
+(
+    file LowCardinality(String) comment 'name of the applied file',
+    checksum String comment 'SHA-256 of the file as it was applied, in hex',
+    applied_at DateTime64(3, 'UTC') default now64(3) comment 'when; ingestors that start together record a file twice'
+)
+engine = {merge_tree}
+order by file
+settings fsync_after_insert = 1, fsync_part_directory = 1
+comment 'Files of the DDL that were applied.'";
+
+#[derive(Row, Deserialize)]
+struct Applied {
+    file: String,
+    checksum: String,
+}
+
+impl MigrateSettings {
+    pub fn layout(&self) -> Layout {
+        Layout {
+            cluster: self.clickhouse_cluster.clone(),
+        }
+    }
+}
+
+/// Makes the client's database if it is missing, and applies the files that were not applied yet, in order. Fails where an
+/// applied file was changed since.
+pub async fn run(client: &Client, settings: &MigrateSettings) -> Result<()> {
+    let layout = settings.layout();
+    let database = client.database().context("the ClickHouse client has no database")?;
+    let create = format!("create database if not exists {} {{on_cluster}}", identifier(database));
+    execute(&client.clone().with_database("default"), &layout.render(&create))
+        .await
+        .with_context(|| format!("creating the ClickHouse database {database}"))?;
+    execute(client, &layout.render(RECORD))
+        .await
+        .context("creating schema_migrations")?;
+
+    // Each file once, although ingestors that started together may have recorded it twice.
+    let applied = client
+        .query("select distinct file, checksum from schema_migrations")
+        .fetch_all::<Applied>()
+        .await
+        .context("reading schema_migrations")?;
+    for file in pending(&applied)? {
+        execute(client, &file.render(&layout))
+            .await
+            .with_context(|| format!("applying {}.sql", file.name))?;
+        client
+            .query("insert into schema_migrations (file, checksum) values (?, ?)")
+            .bind(file.name)
+            .bind(file.checksum())
+            .execute()
+            .await
+            .with_context(|| format!("recording {}.sql", file.name))?;
+        info!(file = file.name, database, "applied ClickHouse DDL");
+    }
+    Ok(())
+}
+
+/// The files that are to be applied.
+fn pending(applied: &[Applied]) -> Result<Vec<&'static DdlFile>> {
+    let mut pending = Vec::new();
+    for file in FILES {
+        let checksum = file.checksum();
+        let mut records = applied.iter().filter(|record| record.file == file.name).peekable();
+        if records.peek().is_none() {
+            pending.push(file);
+        } else if let Some(other) = records.find(|record| record.checksum != checksum) {
+            bail!(
+                "{}.sql was changed after it was applied (applied: {}, now: {checksum}): put a change into a new file",
+                file.name,
+                other.checksum
+            );
+        }
+    }
+    Ok(pending)
+}
+
+async fn execute(client: &Client, sql: &str) -> clickhouse::error::Result<()> {
+    client.query_raw(sql).execute().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(file: &str, checksum: String) -> Applied {
+        Applied {
+            file: file.to_owned(),
+            checksum,
+        }
+    }
+
+    #[test]
+    fn what_is_applied_is_not_applied_again() {
+        assert_eq!(pending(&[]).unwrap().len(), FILES.len());
+        let mut all: Vec<_> = FILES.iter().map(|file| applied(file.name, file.checksum())).collect();
+        all.push(applied(FILES[0].name, FILES[0].checksum()));
+        assert!(pending(&all).unwrap().is_empty());
+        let names: Vec<_> = pending(&all[..2]).unwrap().iter().map(|file| file.name).collect();
+        assert_eq!(names, FILES[2..].iter().map(|file| file.name).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_file_of_a_newer_build_is_left_alone() {
+        let mut all: Vec<_> = FILES.iter().map(|file| applied(file.name, file.checksum())).collect();
+        all.push(applied("99_of_tomorrow", "x".into()));
+        assert!(pending(&all).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_changed_file_is_named() {
+        let error = pending(&[applied(FILES[1].name, "abc".into())])
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains(FILES[1].name) && error.contains("changed after it was applied"),
+            "{error}"
+        );
+    }
+}

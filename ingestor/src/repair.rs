@@ -1,0 +1,207 @@
+//! Makes rows agree with the stream again, for an audit.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::{Context, Result, anyhow};
+use clickhouse::Row;
+use schema::clock;
+use serde::Deserialize;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::{
+    batch::{Range, Record},
+    chunk::Reread,
+    record::Content,
+    sink::{Sink, SinkError},
+    verify::{Span, Verifier, bind, within},
+};
+
+/// Positions in one statement.
+const POSITIONS: usize = 2_000;
+/// Tries to insert; a further audit tries again.
+const TRIES: u32 = 3;
+
+pub struct Repair<'a> {
+    pub verifier: &'a Verifier,
+    pub sink: &'a Sink,
+    pub stream: &'a str,
+    pub span: Span,
+}
+
+/// A row, and the insertion that it came with. Insert ids are made in the order of time (UUID version 7).
+#[derive(Row, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Inserted {
+    stream_seq: u64,
+    idx: u32,
+    #[serde(with = "clickhouse::serde::uuid")]
+    insert_id: Uuid,
+}
+
+/// Rows of one insertion that have to go.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Surplus {
+    /// All its rows of these records.
+    records: Vec<u64>,
+    /// These of its rows.
+    positions: Vec<(u64, u32)>,
+}
+
+impl Repair<'_> {
+    /// Of each position with several rows, removes those of the later insertions.
+    pub async fn remove_doubled(&self, records: &[u64]) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let sql = "select stream_seq, idx, insert_id from usage_events \
+                   where generation = ? and shard = ? and stream_seq between ? and ? and stream_seq in ?";
+        let rows = bind(self.verifier.client().query(sql), self.span)
+            .bind(records)
+            .fetch_all::<Inserted>();
+        for (insert_id, surplus) in surplus(within("reading doubled rows", rows).await?) {
+            warn!(shard = self.span.shard, %insert_id, records = surplus.records.len(), rows = surplus.positions.len(), "removing rows of a second insertion");
+            if !surplus.records.is_empty() {
+                self.delete(insert_id, "stream_seq in ?", &surplus.records).await?;
+            }
+            for positions in surplus.positions.chunks(POSITIONS) {
+                self.delete(insert_id, "(stream_seq, idx) in ?", positions).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, insert_id: Uuid, which: &str, values: impl clickhouse::sql::Bind) -> Result<()> {
+        let Span { generation, shard, .. } = self.span;
+        let sql = format!(
+            "alter table usage_events delete where generation = ? and shard = ? and insert_id = toUUID(?) and {which} \
+             settings mutations_sync = 2"
+        );
+        let delete = self
+            .verifier
+            .client()
+            .query(&sql)
+            .bind(generation)
+            .bind(shard)
+            .bind(insert_id.to_string())
+            .bind(values);
+        delete.execute().await.context("removing doubled rows")
+    }
+
+    /// Stores the positions of these records that have no row.
+    pub async fn store_missing(&self, records: Vec<Reread>) -> Result<()> {
+        let Some(range) = self.missing(records).await? else {
+            return Ok(());
+        };
+        // Two audits at once repair the same under the same token, once.
+        let minute = clock::now_ms() / 60_000;
+        let pending = &range.pending;
+        let Span { generation, shard, .. } = self.span;
+        let token = format!(
+            "{}/{generation}/{shard}/audit/{}-{}/{:08x}/{minute}",
+            self.stream, pending.first, pending.last, pending.checksum
+        );
+        let mut last_error = None;
+        for _ in 0..TRIES {
+            match self
+                .sink
+                .insert::<SinkError>(&range, generation, shard, &token, async || Ok(()))
+                .await
+            {
+                Ok(()) => return Ok(()),
+                Err(error) => last_error = Some(error),
+            }
+        }
+        Err(last_error.map_or_else(|| anyhow!("no try"), anyhow::Error::from)).context("storing missing rows")
+    }
+
+    async fn missing(&self, records: Vec<Reread>) -> Result<Option<Range>> {
+        let there = self.verifier.events(self.span).await?;
+        let there = there.into_iter().map(|row| (row.stream_seq, row.idx)).collect();
+        let records = records
+            .into_iter()
+            .filter_map(|record| match record.content {
+                Content::Events(run_id, events) => Some(Record {
+                    seq: record.seq,
+                    run_id,
+                    events,
+                    bytes: 0,
+                    stored_ms: 0,
+                    permit: None,
+                }),
+                Content::Dead(_) | Content::Newer(_) => None,
+            })
+            .collect();
+        Ok(Range::without(records, there, clock::now_ms()).filter(|range| range.pending.rows > 0))
+    }
+}
+
+/// What has to go, by insertion. Rows of one insertion at one position cannot be told apart, and stay.
+fn surplus(mut rows: Vec<Inserted>) -> BTreeMap<Uuid, Surplus> {
+    rows.sort_unstable();
+    rows.dedup();
+    let mut first_of = None;
+    let (later, first): (Vec<Inserted>, Vec<Inserted>) = rows.into_iter().partition(|row| {
+        let at = Some((row.stream_seq, row.idx));
+        let is_later = first_of == at;
+        first_of = at;
+        is_later
+    });
+    let needed: HashSet<(u64, Uuid)> = first.iter().map(|row| (row.stream_seq, row.insert_id)).collect();
+    let mut surplus: BTreeMap<Uuid, Surplus> = BTreeMap::new();
+    for row in later {
+        let of_insertion = surplus.entry(row.insert_id).or_default();
+        if needed.contains(&(row.stream_seq, row.insert_id)) {
+            of_insertion.positions.push((row.stream_seq, row.idx));
+        } else if of_insertion.records.last() != Some(&row.stream_seq) {
+            of_insertion.records.push(row.stream_seq);
+        }
+    }
+    surplus
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_insertion_stays_and_the_later_ones_go() {
+        let row = |stream_seq, idx, insertion| Inserted {
+            stream_seq,
+            idx,
+            insert_id: Uuid::from_u128(insertion),
+        };
+        // Record 1: inserted by 1 and, wholly, by 2. Record 2: by 1 but for its last row, which 3 mended; then 2 came late.
+        let rows = vec![
+            row(1, 0, 2),
+            row(1, 0, 1),
+            row(1, 1, 1),
+            row(1, 1, 2),
+            row(2, 0, 1),
+            row(2, 1, 3),
+            row(2, 0, 2),
+            row(2, 1, 2),
+        ];
+        let gone = surplus(rows);
+        let of = |insertion| gone.get(&Uuid::from_u128(insertion));
+        assert_eq!(of(1), None);
+        // (2, 1) has rows of 2 and of 3: the earlier id stays.
+        assert_eq!(
+            of(2),
+            Some(&Surplus {
+                records: vec![1],
+                positions: vec![(2, 0)]
+            })
+        );
+        assert_eq!(
+            of(3),
+            Some(&Surplus {
+                records: vec![2],
+                positions: vec![]
+            })
+        );
+        assert!(
+            surplus(vec![row(1, 0, 1), row(1, 0, 1)]).is_empty(),
+            "one insertion, twice: not to be told apart"
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! A row of `usage_events`: an event at its position. Columns in the order of `schema/clickhouse/01_usage_events.sql`;
+//! `bill_day` is computed there.
+
+use std::net::Ipv6Addr;
+
+use clickhouse::Row;
+use schema::{RunId, UsageEvent};
+use serde::Serialize;
+use uuid::Uuid;
+
+pub const TABLE: &str = "usage_events";
+
+#[derive(Row, Serialize, Debug)]
+pub struct EventRow<'a> {
+    pub generation: u32,
+    pub shard: u16,
+    pub stream_seq: u64,
+    pub idx: u32,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub event_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub account_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub key_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub subscription_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub lease_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub run_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub corrects: Uuid,
+    /// Seconds since the Unix epoch.
+    pub period_start: u32,
+    pub usage_type: &'a str,
+    pub cost_units: i64,
+    pub endpoint: &'a str,
+    pub method: &'a str,
+    pub status: u16,
+    pub request_id: &'a str,
+    pub ip_address: Ipv6Addr,
+    pub user_agent: &'a str,
+    /// Milliseconds since the Unix epoch, as the next.
+    pub ts: i64,
+    pub idempotency_key: &'a str,
+    pub ingested_at: i64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub insert_id: Uuid,
+}
+
+/// Where an event stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub generation: u32,
+    pub shard: u16,
+    pub stream_seq: u64,
+    pub idx: u32,
+}
+
+/// One try to insert one range.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// When the range was sealed, never now: with another partition, the same deduplication token stores the rows again.
+    pub sealed_at_ms: i64,
+    pub insert_id: Uuid,
+}
+
+impl<'a> EventRow<'a> {
+    /// The event has passed [`check`].
+    pub fn new(event: &'a UsageEvent, run: RunId, at: Position, attempt: Attempt) -> Self {
+        Self {
+            generation: at.generation,
+            shard: at.shard,
+            stream_seq: at.stream_seq,
+            idx: at.idx,
+            event_id: event.event_id.0,
+            account_id: event.account_id.0,
+            key_id: event.key_id.0,
+            subscription_id: event.subscription_id.0,
+            lease_id: event.lease_id.0,
+            run_id: run.0,
+            corrects: event.corrects.0,
+            period_start: u32::try_from(event.period_start).unwrap_or_default(),
+            usage_type: &event.usage_type,
+            cost_units: event.cost_units,
+            endpoint: &event.endpoint,
+            method: &event.method,
+            status: event.status,
+            request_id: &event.request_id,
+            ip_address: event.ip_address,
+            user_agent: &event.user_agent,
+            ts: event.time_ms,
+            idempotency_key: &event.idempotency_key,
+            ingested_at: attempt.sealed_at_ms,
+            insert_id: attempt.insert_id,
+        }
+    }
+}
+
+/// Whether the table can hold the event. What it cannot hold would be stored as something else, silently.
+pub fn check(event: &UsageEvent) -> Result<(), &'static str> {
+    // `DateTime64(3)` reaches from 1900 to 2299.
+    const TS: std::ops::Range<i64> = -2_208_988_800_000..10_413_792_000_000;
+    if u32::try_from(event.period_start).is_err() {
+        return Err("period_start is no DateTime (1970 to 2106)");
+    }
+    if !TS.contains(&event.time_ms) {
+        return Err("its time is no DateTime64 (1900 to 2299)");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use schema::{AccountId, EventId, KeyId, LeaseId, SubscriptionId};
+
+    pub fn event(n: u128) -> UsageEvent {
+        UsageEvent {
+            event_id: EventId(Uuid::from_u128(n + 1)),
+            account_id: AccountId(Uuid::from_u128(2)),
+            key_id: KeyId(Uuid::from_u128(3)),
+            subscription_id: SubscriptionId::NIL,
+            period_start: 1_793_491_200,
+            usage_type: "api_call".into(),
+            cost_units: 1,
+            endpoint: "/api/posts/search".into(),
+            method: "GET".into(),
+            status: 200,
+            request_id: "r".into(),
+            ip_address: "::1".parse().unwrap(),
+            user_agent: "curl".into(),
+            time_ms: 1_795_420_800_123,
+            lease_id: LeaseId::NIL,
+            idempotency_key: String::new(),
+            corrects: EventId::NIL,
+        }
+    }
+
+    #[test]
+    fn times_outside_the_columns_are_refused() {
+        assert_eq!(check(&event(1)), Ok(()));
+        for (period_start, time_ms) in [(-1, 0), (1 << 32, 0), (0, i64::MAX), (0, i64::MIN)] {
+            assert!(
+                check(&UsageEvent {
+                    period_start,
+                    time_ms,
+                    ..event(1)
+                })
+                .is_err()
+            );
+        }
+    }
+
+    #[test]
+    fn columns_are_those_of_the_table() {
+        let ddl = include_str!("../../schema/clickhouse/01_usage_events.sql");
+        let columns: Vec<&str> = ddl
+            .lines()
+            .filter(|line| line.contains(" comment '") && line.starts_with("    "))
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        let sent = <EventRow as Row>::COLUMN_NAMES;
+        assert_eq!(&columns[..sent.len()], sent);
+    }
+}

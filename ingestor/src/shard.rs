@@ -1,0 +1,134 @@
+//! One shard in this ingestor: taken when it is free, worked on through all trouble, given up when told to.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use schema::Manifest;
+use service::Backoff;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    claim::{self, Beginning, Claim},
+    generation,
+    ingest::Ingest,
+    manifests::{Held, WriteError},
+    stop::Stop,
+    work::Work,
+};
+
+/// How long a range under way may still take when the shard is to be given away. Its manifest stays, so that the next
+/// owner finishes it.
+pub const RELEASE_WITHIN: Duration = Duration::from_secs(10);
+/// How often somebody else's shard is asked for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Works on a shard until told to stop, through all trouble; then gives it up.
+pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+    while !stop.is_cancelled() {
+        let began = Instant::now();
+        let ended = own(&ingest, shard, &stop).await;
+        ingest.owned.remove(shard);
+        // What went well for a while starts its waits from the first again.
+        if began.elapsed() > Duration::from_secs(60) {
+            backoff.reset();
+        }
+        match ended {
+            Ok(()) => break,
+            Err(Stop::Lost) => info!(shard, "another ingestor took the shard over"),
+            Err(Stop::Alarm(why)) => ingest.alarms.raise(shard, &why),
+            Err(Stop::Trouble(trouble)) => warn!(shard, "beginning the shard again: {trouble:#}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+    ingest.alarms.clear(shard);
+    let released = timeout(RELEASE_WITHIN, release(&ingest, shard)).await;
+    if let Err(trouble) = released.unwrap_or_else(|_| Err(anyhow::anyhow!("NATS is away"))) {
+        warn!(shard, "could not give the shard up, so it will be taken: {trouble:#}");
+    }
+}
+
+/// Takes the shard, once it can be taken, and works on it until told to stop.
+async fn own(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<(), Stop> {
+    let Some(held) = take(ingest, shard, stop).await? else {
+        return Ok(());
+    };
+    ingest.owned.done(shard, held.manifest.done_through);
+    info!(shard, done_through = held.manifest.done_through, "took the shard");
+    let mut work = Work::new(ingest, shard, held);
+    tokio::select! {
+        replayed = work.replay() => replayed?,
+        () = until_overdue(stop) => return Ok(()),
+    }
+    work.follow(stop).await
+}
+
+/// Waits until the shard can be taken, and takes it. `None`: told to stop before.
+async fn take(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<Option<Held>, Stop> {
+    loop {
+        let (manifest, revision) = ingest.manifests.read(shard).await?;
+        let claim = {
+            let mut members = ingest.members.lock().await;
+            claim::claim(manifest.as_ref(), &ingest.me, |owner| members.view.is_gone(owner))
+        };
+        if claim == Claim::Take {
+            let state = ingest.stream.state().await?;
+            let generation = manifest
+                .as_ref()
+                .map_or(state.generation, |manifest| manifest.generation);
+            let stored = ingest.store.verifier.stored_through(generation, shard).await?;
+            let manifest = match claim::beginning(manifest, state, stored) {
+                Beginning::At(manifest) => manifest,
+                Beginning::Moved(manifest) => {
+                    warn!(
+                        shard,
+                        done_through = manifest.done_through,
+                        "the manifest is lost or behind: ClickHouse says how far"
+                    );
+                    manifest
+                }
+                Beginning::Alarm(why) => return Err(Stop::Alarm(why)),
+            };
+            generation::check_continuity(ingest, shard, &manifest).await?;
+            let ours = Manifest {
+                owner: Some(ingest.me.clone()),
+                ..manifest
+            };
+            match ingest.manifests.write(shard, ours, revision).await {
+                Ok(held) => return Ok(Some(held)),
+                Err(WriteError::Lost) => {}
+                Err(trouble) => return Err(trouble.into()),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Leaves the manifest to whoever comes next, with a range that could not be finished.
+async fn release(ingest: &Ingest, shard: u16) -> Result<(), anyhow::Error> {
+    let (manifest, revision) = ingest.manifests.read(shard).await?;
+    if let Some(manifest) = manifest.filter(|manifest| manifest.owner.as_ref() == Some(&ingest.me)) {
+        let free = Manifest {
+            owner: None,
+            ..manifest
+        };
+        ingest.manifests.write(shard, free, revision).await?;
+        info!(shard, "gave the shard up");
+    }
+    Ok(())
+}
+
+async fn until_overdue(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(RELEASE_WITHIN).await;
+}

@@ -1,0 +1,288 @@
+//! The NATS objects that ingest stands on. The ingestor owns them: it makes them at its start, whoever comes first.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use async_nats::{
+    Client,
+    jetstream::{
+        self, Context, ErrorCode,
+        consumer::{AckPolicy, DeliverPolicy, pull},
+        context::{CreateStreamErrorKind, GetStreamErrorKind},
+        kv::Store,
+        stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream},
+    },
+};
+use futures_util::TryStreamExt;
+use schema::names;
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use crate::config::{Settings, StreamSettings};
+
+/// Generation of a stream that was made although manifests of an earlier one exist: somebody has to raise it.
+pub const NOT_RAISED: u32 = 0;
+
+/// The stream of lane records.
+#[derive(Clone, Debug)]
+pub struct UsageStream {
+    pub context: Context,
+    /// How it is cut; fixed for its generation.
+    pub shards: u16,
+}
+
+/// What the stream is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    pub generation: u32,
+    pub last_seq: u64,
+    pub bytes: u64,
+    /// 0: no bound.
+    pub max_bytes: u64,
+}
+
+impl UsageStream {
+    /// Makes what is missing and returns the stream.
+    pub async fn ensure(client: &Client, settings: &Settings) -> Result<Self> {
+        let context = jetstream::new(client.clone());
+        let replicas = settings.stream.replicas();
+        ensure(&context, bucket(names::MANIFEST_BUCKET, Duration::ZERO, replicas)).await?;
+        ensure(&context, bucket(names::MEMBER_BUCKET, settings.member_ttl, replicas)).await?;
+        ensure(&context, dead_letters(replicas)).await?;
+        let fresh = usage(&settings.stream, first_generation(&context).await?);
+        let existing = ensure(&context, fresh).await?;
+        let shards = number(&existing, names::META_SHARDS)?;
+        if shards != settings.stream.shards {
+            warn!(
+                shards,
+                setting = settings.stream.shards,
+                "the stream keeps its shards: another number needs a new generation of it"
+            );
+        }
+        Ok(Self { context, shards })
+    }
+
+    pub fn handle(&self) -> impl Future<Output = Result<Stream<()>>> {
+        let stream = self.context.get_stream_no_info(names::USAGE_STREAM);
+        async { stream.await.context("naming the usage stream") }
+    }
+
+    pub async fn info(&self) -> Result<Info> {
+        let mut stream = self
+            .context
+            .get_stream(names::USAGE_STREAM)
+            .await
+            .context("asking about the usage stream")?;
+        Ok(stream.info().await.context("asking about the usage stream")?.clone())
+    }
+
+    pub async fn state(&self) -> Result<State> {
+        let info = self.info().await?;
+        Ok(State {
+            generation: number(&info.config, names::META_GENERATION)?,
+            last_seq: info.state.last_sequence,
+            bytes: info.state.bytes,
+            max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(0),
+        })
+    }
+
+    /// Sets the generation. Only [`crate::generation`] may: manifests come first.
+    pub async fn set_generation(&self, generation: u32) -> Result<()> {
+        let mut config = self.info().await?.config;
+        config
+            .metadata
+            .insert(names::META_GENERATION.to_owned(), generation.to_string());
+        self.context
+            .update_stream(config)
+            .await
+            .context("setting the stream's generation")?;
+        Ok(())
+    }
+
+    /// The first record of a shard that the stream stored at `at` or later; `None`: there is none.
+    pub async fn first_since(&self, shard: u16, at: OffsetDateTime) -> Result<Option<u64>> {
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartTime { start_time: at },
+            ack_policy: AckPolicy::None,
+            filter_subject: names::shard_lanes(shard),
+            headers_only: true,
+            inactive_threshold: Duration::from_secs(10),
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        let consumer = self
+            .handle()
+            .await?
+            .create_consumer(config)
+            .await
+            .context("looking for records by time")?;
+        if consumer.cached_info().num_pending == 0 {
+            return Ok(None);
+        }
+        let mut found = consumer
+            .fetch()
+            .max_messages(1)
+            .messages()
+            .await
+            .context("looking for records by time")?;
+        let first = found
+            .try_next()
+            .await
+            .map_err(|error| anyhow!("looking for records by time: {error}"))?;
+        match first {
+            None => Ok(None),
+            Some(message) => {
+                let info = message
+                    .info()
+                    .map_err(|error| anyhow!("a message without a position: {error}"))?;
+                Ok(Some(info.stream_sequence))
+            }
+        }
+    }
+
+    pub async fn bucket(&self, name: &str) -> Result<Store> {
+        self.context
+            .get_key_value(name)
+            .await
+            .with_context(|| format!("opening the bucket `{name}`"))
+    }
+}
+
+fn usage(settings: &StreamSettings, generation: u32) -> Config {
+    let metadata = [
+        (names::META_SHARDS, settings.shards.to_string()),
+        (names::META_GENERATION, generation.to_string()),
+    ];
+    Config {
+        name: names::USAGE_STREAM.to_owned(),
+        description: Some("Usage events, one subject a lane".to_owned()),
+        subjects: vec![names::USAGE_SUBJECTS.to_owned()],
+        max_bytes: settings.stream_max_bytes,
+        metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
+        // Lanes are ordered by expected sequences, for ever; message ids and their window are not used.
+        duplicate_window: Duration::from_millis(100),
+        ..file_stream(settings.replicas())
+    }
+}
+
+/// Kept for whoever looks into them. A replayed range must not add its dead letters again: hence the window.
+fn dead_letters(replicas: usize) -> Config {
+    Config {
+        name: names::DEAD_STREAM.to_owned(),
+        description: Some("Lane records that nobody can decode, with the reason".to_owned()),
+        subjects: vec![names::DEAD_SUBJECTS.to_owned()],
+        max_bytes: 256 << 20,
+        duplicate_window: Duration::from_secs(3_600),
+        ..file_stream(replicas)
+    }
+}
+
+/// A key-value bucket of one value a key, but read from its leader: Direct Get may be answered by a replica that lags.
+fn bucket(name: &str, max_age: Duration, replicas: usize) -> Config {
+    Config {
+        name: format!("KV_{name}"),
+        subjects: vec![format!("$KV.{name}.>")],
+        max_messages_per_subject: 1,
+        max_bytes: -1,
+        max_age,
+        duplicate_window: if max_age.is_zero() {
+            Duration::from_millis(100)
+        } else {
+            // It may not be longer than messages live.
+            max_age.min(Duration::from_millis(100))
+        },
+        allow_rollup: true,
+        deny_delete: true,
+        ..file_stream(replicas)
+    }
+}
+
+fn file_stream(replicas: usize) -> Config {
+    Config {
+        retention: RetentionPolicy::Limits,
+        // A full stream pushes back; it never forgets.
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: replicas,
+        max_messages: -1,
+        max_consumers: -1,
+        allow_direct: false,
+        ..Config::default()
+    }
+}
+
+/// 1, unless manifests tell of records that a stream made now cannot hold.
+async fn first_generation(context: &Context) -> Result<u32> {
+    let manifests = context
+        .get_stream(format!("KV_{}", names::MANIFEST_BUCKET))
+        .await
+        .context("asking about the manifests")?;
+    Ok(if manifests.cached_info().state.messages == 0 {
+        1
+    } else {
+        NOT_RAISED
+    })
+}
+
+/// The stream as it is, made or adjusted if need be. Safe when several ingestors start at once.
+async fn ensure(context: &Context, wanted: Config) -> Result<Config> {
+    let name = wanted.name.clone();
+    let existing = match context.get_stream(&name).await {
+        Ok(stream) => stream.cached_info().config.clone(),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                match context.create_stream(wanted.clone()).await {
+                    Ok(stream) => {
+                        info!(stream = %name, "made stream");
+                        return Ok(stream.cached_info().config.clone());
+                    }
+                    // Somebody was quicker, with other settings.
+                    Err(error) if is_there(&error.kind()) => {
+                        let stream = context.get_stream(&name).await;
+                        stream
+                            .with_context(|| format!("asking about the stream {name}"))?
+                            .cached_info()
+                            .config
+                            .clone()
+                    }
+                    Err(error) => return Err(error).with_context(|| format!("making the stream {name}")),
+                }
+            }
+            _ => return Err(error).with_context(|| format!("asking about the stream {name}")),
+        },
+    };
+    let adjusted = Config {
+        subjects: wanted.subjects,
+        max_bytes: wanted.max_bytes,
+        max_age: wanted.max_age,
+        num_replicas: wanted.num_replicas,
+        discard: wanted.discard,
+        allow_direct: wanted.allow_direct,
+        ..existing.clone()
+    };
+    if adjusted != existing {
+        context
+            .update_stream(adjusted.clone())
+            .await
+            .with_context(|| format!("adjusting the stream {name}"))?;
+        info!(stream = %name, "adjusted stream to the settings");
+    }
+    Ok(adjusted)
+}
+
+fn is_there(kind: &CreateStreamErrorKind) -> bool {
+    matches!(kind, CreateStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NAME_EXIST)
+}
+
+fn number<N: std::str::FromStr>(config: &Config, key: &str) -> Result<N> {
+    let metadata: &HashMap<String, String> = &config.metadata;
+    match metadata.get(key).map(|value| value.parse()) {
+        Some(Ok(number)) => Ok(number),
+        Some(Err(_)) => bail!("the stream {}'s metadata `{key}` is no number", config.name),
+        None => bail!(
+            "the stream {} has no metadata `{key}`: it is not one of ours",
+            config.name
+        ),
+    }
+}

@@ -1,0 +1,158 @@
+//! Asks ClickHouse what it holds of a range, by position: the only witness that counts.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clickhouse::{Client, Row, query::Query};
+use schema::clickhouse::identifier;
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// What is there of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Absent,
+    Whole,
+    /// All rows, and some of them more than once.
+    Doubled {
+        rows: u64,
+    },
+    /// Some rows, which one part cannot be.
+    Partial {
+        rows: u64,
+        positions: u64,
+    },
+}
+
+#[derive(Clone)]
+pub struct Verifier {
+    client: Client,
+    /// The table of what all its servers are doing now.
+    processes: String,
+}
+
+/// A shard's records from `first` to `last`, inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub generation: u32,
+    pub shard: u16,
+    pub first: u64,
+    pub last: u64,
+}
+
+/// An event id at its position.
+#[derive(Row, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredEvent {
+    pub stream_seq: u64,
+    pub idx: u32,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub event_id: Uuid,
+}
+
+#[derive(Row, Deserialize)]
+struct Count {
+    rows: u64,
+    positions: u64,
+}
+
+impl Verifier {
+    /// With a cluster, whichever replica is asked answers for what was confirmed by any.
+    pub fn new(client: Client, cluster: Option<&str>) -> Self {
+        match cluster {
+            None => Self {
+                client,
+                processes: "system.processes".to_owned(),
+            },
+            Some(cluster) => Self {
+                client: client.with_setting("select_sequential_consistency", "1"),
+                processes: format!("clusterAllReplicas({}, system.processes)", identifier(cluster)),
+            },
+        }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub async fn verdict(&self, span: Span, rows: u64) -> Result<Verdict> {
+        let sql = "select count() as rows, uniqExact(stream_seq, idx) as positions from usage_events \
+                   where generation = ? and shard = ? and stream_seq between ? and ?";
+        let counted = bind(self.client.query(sql), span).fetch_one::<Count>();
+        Ok(judge(&within("counting the rows of a range", counted).await?, rows))
+    }
+
+    /// The highest sequence with rows; `None`: the shard has none in this generation.
+    pub async fn stored_through(&self, generation: u32, shard: u16) -> Result<Option<u64>> {
+        let sql = "select max(stream_seq) from usage_events where generation = ? and shard = ?";
+        let highest = self.client.query(sql).bind(generation).bind(shard).fetch_one::<u64>();
+        Ok(Some(within("asking how far a shard is stored", highest).await?).filter(|seq| *seq > 0))
+    }
+
+    /// The events of a span, in order. Spans are bounded by who asks.
+    pub async fn events(&self, span: Span) -> Result<Vec<StoredEvent>> {
+        let sql = "select stream_seq, idx, event_id from usage_events \
+                   where generation = ? and shard = ? and stream_seq between ? and ? order by stream_seq, idx";
+        let rows = bind(self.client.query(sql), span).fetch_all::<StoredEvent>();
+        within("reading the events of a span", rows).await
+    }
+
+    /// Whether an insert under this token, or a later one of the same range, is being worked on.
+    pub async fn is_under_way(&self, token: &str) -> Result<bool> {
+        let sql = format!(
+            "select count() from {} where Settings['insert_deduplication_token'] = ? \
+             or startsWith(Settings['insert_deduplication_token'], ?)",
+            self.processes
+        );
+        let running = self
+            .client
+            .query(&sql)
+            .bind(token)
+            .bind(format!("{token}#"))
+            .fetch_one::<u64>();
+        Ok(within("asking what is being inserted", running).await? > 0)
+    }
+}
+
+/// Fills in `generation = ? and shard = ? and stream_seq between ? and ?`.
+pub fn bind(query: Query, span: Span) -> Query {
+    query
+        .bind(span.generation)
+        .bind(span.shard)
+        .bind(span.first)
+        .bind(span.last)
+}
+
+fn judge(count: &Count, rows: u64) -> Verdict {
+    match *count {
+        Count { rows: 0, .. } => Verdict::Absent,
+        Count { rows: all, positions } if positions == rows && all == rows => Verdict::Whole,
+        Count { rows: all, positions } if positions == rows => Verdict::Doubled { rows: all },
+        Count { rows: all, positions } => Verdict::Partial { rows: all, positions },
+    }
+}
+
+/// A query that hangs must not hold a shard for ever.
+pub async fn within<T>(what: &'static str, query: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T> {
+    const LIMIT: Duration = Duration::from_secs(30);
+    match tokio::time::timeout(LIMIT, query).await {
+        Ok(answer) => answer.context(what),
+        Err(_) => bail!("{what}: no answer in {LIMIT:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_there_or_not_and_all_else_is_told_apart() {
+        let of_five = |rows, positions| judge(&Count { rows, positions }, 5);
+        assert_eq!(of_five(0, 0), Verdict::Absent);
+        assert_eq!(of_five(5, 5), Verdict::Whole);
+        assert_eq!(of_five(7, 5), Verdict::Doubled { rows: 7 });
+        assert_eq!(of_five(10, 5), Verdict::Doubled { rows: 10 });
+        assert_eq!(of_five(3, 3), Verdict::Partial { rows: 3, positions: 3 });
+        assert_eq!(of_five(5, 4), Verdict::Partial { rows: 5, positions: 4 });
+        assert_eq!(of_five(6, 6), Verdict::Partial { rows: 6, positions: 6 });
+    }
+}
