@@ -1,0 +1,65 @@
+//! The admin API: `/admin/*` on the admin port, for whoever has the token.
+
+mod accounts;
+mod authorize;
+mod extract;
+mod keys;
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    Json, Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{delete, get, post, put},
+};
+
+use crate::{
+    administration::Administration,
+    error::Error,
+    metrics::{self, Metrics},
+    plans::{self, PriceList},
+};
+
+/// Everything that is sent here is a few short fields.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+#[derive(Clone)]
+pub struct AdminApi {
+    /// `None`: the API is closed.
+    pub token: Option<Arc<str>>,
+    /// Set once the service has started; the port is there before, for `/readyz`.
+    pub administration: Arc<OnceLock<Administration>>,
+    pub metrics: Metrics,
+}
+
+pub fn router(api: AdminApi) -> Router {
+    let routes = Router::new()
+        .route("/accounts", post(accounts::create).get(accounts::list))
+        .route("/accounts/{account}", get(accounts::show))
+        .route("/accounts/{account}/suspend", post(accounts::suspend))
+        .route("/accounts/{account}/resume", post(accounts::resume))
+        .route("/accounts/{account}/plan", put(accounts::assign_plan))
+        .route(
+            "/accounts/{account}/limits/{usage_type}",
+            put(accounts::set_limit).delete(accounts::clear_limit),
+        )
+        .route("/accounts/{account}/keys", post(keys::create).get(keys::list))
+        .route("/keys/{key}", delete(keys::revoke))
+        .route("/keys/{key}/rotate", post(keys::rotate))
+        .route("/plans", get(list_plans))
+        .fallback(async || Error::UnknownPath)
+        .method_not_allowed_fallback(async || Error::UnknownMethod)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(api.clone(), authorize::authorize))
+        .layer(middleware::from_fn_with_state(
+            (api.metrics.clone(), "admin"),
+            metrics::count,
+        ))
+        .with_state(api);
+    Router::new().nest("/admin", routes)
+}
+
+async fn list_plans(admin: Administration) -> Json<PriceList> {
+    Json(plans::list(&admin.catalogue))
+}

@@ -1,0 +1,108 @@
+//! Reads requests, so that a handler gets what it needs or the client a problem document.
+
+use axum::{
+    body::Bytes,
+    extract::{
+        FromRequest, FromRequestParts, Query, RawPathParams, Request,
+        rejection::{BytesRejection, FailedToBufferBody},
+    },
+    http::request::Parts,
+};
+use schema::{AccountId, KeyId};
+use serde::de::DeserializeOwned;
+
+use super::{AdminApi, BODY_BYTES_MAX};
+use crate::{administration::Administration, error::Error, page::Page};
+
+/// A JSON body, whatever its content type says. No body is an empty object.
+pub struct Body<T>(pub T);
+
+/// The account in the path.
+pub struct AccountPath(pub AccountId);
+
+/// The key in the path.
+pub struct KeyPath(pub KeyId);
+
+/// The account and the usage type in the path.
+pub struct LimitPath(pub AccountId, pub String);
+
+/// `?limit=&after=`
+pub struct PageQuery(pub Page);
+
+impl<T: DeserializeOwned> FromRequest<AdminApi> for Body<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &AdminApi) -> Result<Self, Error> {
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| match rejection {
+                BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
+                    Error::TooLarge { limit: BODY_BYTES_MAX }
+                }
+                other => Error::Malformed(other.body_text()),
+            })?;
+        let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        serde_json::from_slice(json)
+            .map(Self)
+            .map_err(|error| Error::Malformed(error.to_string()))
+    }
+}
+
+impl FromRequestParts<AdminApi> for Administration {
+    type Rejection = Error;
+
+    async fn from_request_parts(_: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        state.administration.get().cloned().ok_or(Error::Starting)
+    }
+}
+
+impl FromRequestParts<AdminApi> for AccountPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [account] = in_path(parts, state, ["account"]).await?;
+        account.parse().map(Self).map_err(|_| Error::UnknownAccount(account))
+    }
+}
+
+impl FromRequestParts<AdminApi> for KeyPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [key] = in_path(parts, state, ["key"]).await?;
+        key.parse().map(Self).map_err(|_| Error::UnknownKey(key))
+    }
+}
+
+impl FromRequestParts<AdminApi> for LimitPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [account, usage_type] = in_path(parts, state, ["account", "usage_type"]).await?;
+        match account.parse() {
+            Ok(account) => Ok(Self(account, usage_type)),
+            Err(_) => Err(Error::UnknownAccount(account)),
+        }
+    }
+}
+
+impl FromRequestParts<AdminApi> for PageQuery {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(page)) => Ok(Self(page)),
+            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+        }
+    }
+}
+
+async fn in_path<const N: usize>(parts: &mut Parts, state: &AdminApi, names: [&str; N]) -> Result<[String; N], Error> {
+    let params = RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|rejection| Error::Malformed(rejection.body_text()))?;
+    Ok(names.map(|name| {
+        let param = params.iter().find(|(known, _)| *known == name);
+        param.map(|(_, value)| value.to_owned()).unwrap_or_default()
+    }))
+}

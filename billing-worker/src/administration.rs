@@ -1,0 +1,58 @@
+//! What an administrative change needs, whoever asks for it.
+
+use std::{fmt, sync::Arc};
+
+use schema::{Catalogue, Plan, UsageType};
+use sqlx::PgPool;
+
+use crate::{announce::Announcer, error::Error};
+
+#[derive(Clone)]
+pub struct Administration {
+    pub db: PgPool,
+    pub catalogue: Arc<Catalogue>,
+    pub announcer: Announcer,
+    /// For the log.
+    pub by: By,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    AdminApi,
+    Command,
+    /// The service itself, at its start.
+    Service,
+}
+
+impl Administration {
+    /// The plan of this id, or an error that names those that there are.
+    pub fn plan(&self, id: &str) -> Result<&Plan, Error> {
+        self.catalogue.plan(id).ok_or_else(|| Error::UnknownPlan {
+            plan: id.to_owned(),
+            known: names(self.catalogue.plans().iter().map(|plan| plan.id.as_str())),
+        })
+    }
+
+    /// The usage type of this name, or an error that names those that there are.
+    pub fn usage_type(&self, name: &str) -> Result<UsageType, Error> {
+        self.catalogue.usage_type(name).ok_or_else(|| Error::UnknownUsageType {
+            usage_type: name.to_owned(),
+            known: names(self.catalogue.usage_types().iter().map(|known| known.name())),
+        })
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AdminApi => "admin api",
+            Self::Command => "command",
+            Self::Service => "service",
+        })
+    }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}

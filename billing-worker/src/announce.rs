@@ -1,0 +1,91 @@
+//! Tells gateways what changed, after the commit. An announcement makes a change quick, never true: a gateway that misses
+//! one finds the change in the database within a minute, so NATS being away fails nothing here.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+use async_nats::{Client, connection::State};
+use schema::announcement::Announcement;
+use service::{Health, nats::NatsSettings};
+use tokio::{sync::OnceCell, time::timeout};
+use tracing::warn;
+
+use crate::metrics::Metrics;
+
+/// What an announcement may cost the change that it follows.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+pub struct Announcer {
+    client: Arc<OnceCell<Client>>,
+    /// A command connects when it has something to say; the service is connected by its app.
+    connect: Option<NatsSettings>,
+    metrics: Metrics,
+}
+
+impl Announcer {
+    /// For the service: announces once [`Self::connected`] was called.
+    pub fn of_service(metrics: Metrics) -> Self {
+        Self {
+            client: Arc::default(),
+            connect: None,
+            metrics,
+        }
+    }
+
+    /// For a command: connects at its first announcement.
+    pub fn of_command(settings: &NatsSettings) -> Self {
+        Self {
+            client: Arc::default(),
+            connect: Some(settings.clone()),
+            metrics: Metrics::default(),
+        }
+    }
+
+    pub fn connected(&self, client: Client) {
+        // A second connection would change nothing: the first one reconnects by itself.
+        self.client.set(client).ok();
+    }
+
+    pub async fn announce(&self, announcement: Announcement) {
+        self.announce_all(&[announcement]).await;
+    }
+
+    pub async fn announce_all(&self, announcements: &[Announcement]) {
+        if announcements.is_empty() {
+            return;
+        }
+        let told = match timeout(PATIENCE, self.publish(announcements)).await {
+            Ok(told) => told,
+            Err(_) => Err(anyhow!("no answer within {PATIENCE:?}")),
+        };
+        let count = announcements.len() as u64;
+        match told {
+            Ok(()) => self.metrics.announced(count),
+            Err(error) => {
+                self.metrics.not_announced(count);
+                warn!("could not announce a change over NATS, gateways find it within 60 s: {error:#}");
+            }
+        }
+    }
+
+    async fn publish(&self, announcements: &[Announcement]) -> Result<()> {
+        let client = match &self.connect {
+            Some(settings) => {
+                let connect = async || service::nats::connect(settings, "billing-worker command", &Health::new()).await;
+                self.client.get_or_try_init(connect).await?
+            }
+            None => self.client.get().context("not connected yet")?,
+        };
+        for announcement in announcements {
+            let payload = serde_json::to_vec(announcement)?;
+            client.publish(announcement.subject(), payload.into()).await?;
+        }
+        if client.connection_state() != State::Connected {
+            bail!("not connected; it goes out when NATS is back");
+        }
+        // A command ends when it returns, and what is not on the wire by then never will be.
+        client.flush().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! The service: starts in order, serves, drains, stops.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use prometheus_client::registry::Registry;
+use schema::clock;
+use service::{Health, Lifecycle};
+use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use tracing::{info, warn};
+
+use crate::{
+    admin_api::{self, AdminApi},
+    administration::{Administration, By},
+    announce::Announcer,
+    chores,
+    config::Settings,
+    database,
+    metrics::Metrics,
+    plans, public_api,
+};
+
+/// How long the start waits for NATS, which it can do without.
+const NATS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs until a signal, or until a part that the service cannot live without has failed.
+pub async fn run(settings: &Settings) -> Result<()> {
+    let life = Lifecycle::new();
+    life.stop_on_signals()?;
+
+    let (health, metrics) = (Health::new(), Metrics::default());
+    health.down("service", "starting");
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let administration = Arc::new(OnceLock::new());
+    let admin_api = admin_api::router(AdminApi {
+        token: settings.admin_token.as_deref().map(Into::into),
+        administration: administration.clone(),
+        metrics: metrics.clone(),
+    });
+    let listener = bind(settings.service.admin_addr, "ADMIN_ADDR").await?;
+    service::admin::serve(
+        &life,
+        listener,
+        service::admin::router(health.clone(), registry).merge(admin_api),
+    );
+
+    let served = tokio::select! {
+        served = start(settings, &life, &health, &metrics, &administration) => served,
+        () = life.stopping() => Ok(()),
+    };
+    if served.is_ok() {
+        life.stopping().await;
+    }
+    life.stop();
+    let finished = life.finished(settings.service.shutdown_deadline).await;
+    served.and(finished)?;
+    info!("stopped");
+    Ok(())
+}
+
+async fn start(
+    settings: &Settings,
+    life: &Lifecycle,
+    health: &Health,
+    metrics: &Metrics,
+    administration: &OnceLock<Administration>,
+) -> Result<()> {
+    let db = service::postgres::connect(&settings.postgres, "billing-worker", health).await?;
+    if settings.migrate {
+        database::migrate(&db).await?;
+    }
+    let admin = Administration {
+        db: db.clone(),
+        catalogue: Arc::new(settings.catalogue.clone()),
+        announcer: Announcer::of_service(metrics.clone()),
+        by: By::Service,
+    };
+    connect_nats(settings, life, &admin.announcer).await;
+    plans::sync(&admin, clock::now_s())
+        .await
+        .context("copying the plan catalogue to the database")?;
+    life.spawn(database::watch(db.clone(), health.clone(), life.clone()));
+    let clickhouse = service::clickhouse::client(&settings.clickhouse);
+    life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
+    life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
+
+    let catalogue = admin.catalogue.clone();
+    if administration
+        .set(Administration {
+            by: By::AdminApi,
+            ..admin
+        })
+        .is_err()
+    {
+        anyhow::bail!("the service was started twice");
+    }
+    let listener = bind(settings.listen, "BILLING_LISTEN").await?;
+    serve(life, listener, public_api::router(catalogue, metrics.clone()))?;
+    health.up("service");
+    Ok(())
+}
+
+/// Connects in the background, and waits for it a little: NATS makes changes quick, and nothing here fails without it. Only
+/// a refusal of our credentials is for someone to repair, and stops the service.
+async fn connect_nats(settings: &Settings, life: &Lifecycle, announcer: &Announcer) {
+    let (nats, announcer, stopping) = (settings.nats.clone(), announcer.clone(), life.token());
+    let (tried, connected) = oneshot::channel::<()>();
+    life.spawn_vital("connection to NATS", async move {
+        // Its line is not on `/readyz`: a worker without NATS is to be given requests.
+        let health = Health::new();
+        tokio::select! {
+            client = service::nats::connect(&nats, "billing-worker", &health) => announcer.connected(client?),
+            () = stopping.cancelled() => return Ok(()),
+        }
+        drop(tried);
+        stopping.cancelled().await;
+        Ok(())
+    });
+    // Closed or not, it is over: only the time-out says that NATS has not answered.
+    if timeout(NATS_PATIENCE, connected).await.is_err() {
+        warn!("starting without NATS: gateways find changes within 60 s");
+    }
+}
+
+fn serve(life: &Lifecycle, listener: TcpListener, router: axum::Router) -> Result<()> {
+    let address = listener.local_addr().context("reading our own address")?;
+    info!(%address, "serving the public API");
+    let stopping = life.token();
+    life.spawn_vital("public port", async move {
+        let stopped = async move { stopping.cancelled().await };
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stopped)
+            .await
+            .context("serving the public port")
+    });
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address} ({setting})"))
+}

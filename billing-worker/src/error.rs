@@ -1,0 +1,153 @@
+//! What can go wrong with a request or a command, and the one place that turns it into an HTTP answer.
+//!
+//! Answers are RFC 9457 problem documents that also carry `error`, for programs, and `message`, for people.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use tracing::error;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the request cannot be read: {0}")]
+    Malformed(String),
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("send the header `Authorization: Bearer <ADMIN_TOKEN>` with the token that this service was started with")]
+    Unauthorized,
+    #[error("the admin API is closed: start the service with ADMIN_TOKEN set to a secret of your own to open it")]
+    AdminClosed,
+    #[error("nothing is at this address")]
+    UnknownPath,
+    #[error("this address does not know that method")]
+    UnknownMethod,
+
+    #[error("there is no account `{0}`")]
+    UnknownAccount(String),
+    #[error("there is no API key `{0}`")]
+    UnknownKey(String),
+    #[error("there is no plan `{plan}`; known: {known}")]
+    UnknownPlan { plan: String, known: String },
+    #[error("there is no usage type `{usage_type}`; known: {known}")]
+    UnknownUsageType { usage_type: String, known: String },
+    #[error("an account with the e-mail address `{0}` exists")]
+    EmailTaken(String),
+    #[error("`{0}` is not an e-mail address")]
+    BadEmail(String),
+    #[error("{field} {rule}")]
+    BadValue { field: &'static str, rule: String },
+    #[error("the API key `{key}` is {state}: make a new one")]
+    KeyEnded { key: String, state: &'static str },
+    #[error("plan `{plan}` is not in the catalogue, but {accounts} accounts have it: keep it, or move them first")]
+    PlanInUse { plan: String, accounts: i64 },
+
+    #[error("the service is starting")]
+    Starting,
+    /// Not as its source: its text tells the whole chain already.
+    #[error("database: {0}")]
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Error {
+    fn answer(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed_request"),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::AdminClosed => (StatusCode::FORBIDDEN, "admin_closed"),
+            Self::UnknownPath => (StatusCode::NOT_FOUND, "unknown_path"),
+            Self::UnknownMethod => (StatusCode::METHOD_NOT_ALLOWED, "unknown_method"),
+            Self::UnknownAccount(_) => (StatusCode::NOT_FOUND, "unknown_account"),
+            Self::UnknownKey(_) => (StatusCode::NOT_FOUND, "unknown_key"),
+            Self::UnknownPlan { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_plan"),
+            Self::UnknownUsageType { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_usage_type"),
+            Self::EmailTaken(_) => (StatusCode::CONFLICT, "email_taken"),
+            Self::BadEmail(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_email"),
+            Self::BadValue { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_value"),
+            Self::KeyEnded { .. } => (StatusCode::CONFLICT, "key_ended"),
+            Self::PlanInUse { .. } => (StatusCode::CONFLICT, "plan_in_use"),
+            Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+            Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+            Self::Database(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, code) = self.answer();
+        let message = match &self {
+            // What the database says is for the operator's log.
+            Self::Database(error) => {
+                error!(status = status.as_u16(), "an answer failed: {error}");
+                match status {
+                    StatusCode::SERVICE_UNAVAILABLE => "the database cannot be reached; try again".to_owned(),
+                    _ => "something went wrong here; the log has it".to_owned(),
+                }
+            }
+            other => other.to_string(),
+        };
+        let problem = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": message,
+            "error": code,
+            "message": message,
+        });
+        let mut response = (status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Will the same request work later? The server is away (no connection, or class 08, 53, 57), or two transactions met
+/// (class 40): https://www.postgresql.org/docs/18/errcodes-appendix.html.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))),
+        _ => false,
+    }
+}
+
+/// The constraint that a statement violated.
+pub fn violated(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().and_then(|error| error.constraint())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_asks_to_try_again_and_what_does_not_hides_its_reason() {
+        let away = Error::Database(sqlx::Error::PoolTimedOut).into_response();
+        assert_eq!(away.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(away.headers()[header::RETRY_AFTER], "5");
+        let wrong = Error::Database(sqlx::Error::RowNotFound).into_response();
+        assert_eq!(wrong.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(wrong.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
+}

@@ -1,0 +1,87 @@
+//! The billing worker: accounts, API keys, plans and limits; who owes what, and who may do what.
+//!
+//! It owns the database: it migrates it, copies the plan catalogue into it, and changes accounts, keys, subscriptions and
+//! limits. Gateways read what it wrote; each change is announced over NATS after its commit, so that they read it at once.
+//!
+//! | what | file |
+//! |---|---|
+//! | settings, from arguments and environment | [`config`] |
+//! | the service: start, drain, stop | [`app`] |
+//! | sub-commands: the same changes from a shell | [`command`] |
+//! | the admin API, `/admin/*` on the admin port | [`admin_api`] |
+//! | the public API, `/billing/*` | [`public_api`] |
+//! | what an administrative change needs | [`administration`] |
+//! | accounts | [`accounts`] |
+//! | API keys | [`keys`] |
+//! | plans, and their copy in the database | [`plans`] |
+//! | which plan an account has, since when | [`subscriptions`] |
+//! | limits in force, and overrides of them | [`limits`] |
+//! | what is done again and again | [`chores`] |
+//! | deleting rows whose retention is over | [`retention`] |
+//! | telling the gateways | [`announce`] |
+//! | migrations, and whether the database is there | [`database`] |
+//! | lists in pages | [`page`] |
+//! | what can go wrong, as an HTTP answer | [`error`] |
+//! | counters for the operator | [`metrics`] |
+//!
+//! # Invariants
+//! - Whoever changes an account's plan, status or limits holds the lock of its row in `accounts` until the commit.
+//! - An account has one current subscription at the most; none means Free.
+//! - `quota_pool.limit_units` of a running period is the override, or else the plan's limit, as soon as the change commits.
+//! - An API key's text exists in one answer, the one to its making: never in a log, never in a table.
+
+pub mod accounts;
+pub mod admin_api;
+pub mod administration;
+pub mod announce;
+pub mod app;
+pub mod chores;
+pub mod command;
+pub mod config;
+pub mod database;
+pub mod error;
+pub mod keys;
+pub mod limits;
+pub mod metrics;
+pub mod page;
+pub mod plans;
+pub mod public_api;
+pub mod retention;
+pub mod subscriptions;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use config::{Settings, Task};
+
+/// Runs the service until it is told to stop, or one sub-command. `args[0]` is the program's name.
+///
+/// Exits with 0 when all went well, 1 when it failed, 2 when it was asked for something that cannot be.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let settings = match Settings::read(args) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    if let Err(error) = service::telemetry::init(&settings.service) {
+        failed(&error);
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::new(error).context("starting the async runtime")),
+    };
+    let done = runtime.block_on(async {
+        match &settings.task {
+            Task::Run => app::run(&settings).await,
+            Task::Command(command) => command::run(command, &settings).await,
+        }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("billing-worker: {error:#}");
+    ExitCode::FAILURE
+}

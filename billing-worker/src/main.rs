@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    billing_worker::run(std::env::args_os())
+}

@@ -1,0 +1,55 @@
+//! Counters for the operator.
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+
+/// Cheap to clone; all clones count together.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    answers: Family<Answer, Counter>,
+    announced: Counter,
+    not_announced: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    api: &'static str,
+    status: u16,
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("billing");
+        registry.register("http_answers", "Answers by API and status", self.answers.clone());
+        registry.register("announcements", "Changes announced over NATS", self.announced.clone());
+        registry.register(
+            "announcements_failed",
+            "Changes that could not be announced; gateways find them within 60 s",
+            self.not_announced.clone(),
+        );
+    }
+
+    pub fn announced(&self, count: u64) {
+        self.announced.inc_by(count);
+    }
+
+    pub fn not_announced(&self, count: u64) {
+        self.not_announced.inc_by(count);
+    }
+}
+
+/// Middleware: counts the answers of one API.
+pub async fn count(State((metrics, api)): State<(Metrics, &'static str)>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    metrics.answers.get_or_create(&Answer { api, status }).inc();
+    response
+}

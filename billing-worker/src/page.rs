@@ -1,0 +1,75 @@
+//! Lists in pages: a client walks one by passing `next` of a page as `after` to get the one behind it.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::Error;
+
+pub const LIMIT_MAX: u16 = 1_000;
+const LIMIT: u16 = 100;
+
+/// Which part of a list is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    /// Entries at the most.
+    pub limit: Option<u16>,
+    /// The last entry that the client has.
+    pub after: Option<Uuid>,
+}
+
+/// One part of a list.
+#[derive(Debug, Serialize)]
+pub struct Listed<T> {
+    pub items: Vec<T>,
+    /// There is more behind this entry.
+    pub next: Option<Uuid>,
+}
+
+impl Page {
+    /// How many rows to ask the database for: one more than are shown tells whether there are more.
+    pub fn rows(&self) -> Result<i64, Error> {
+        Ok(i64::from(self.limit()?) + 1)
+    }
+
+    /// The page's share of `rows` of them.
+    pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Uuid) -> Result<Listed<T>, Error> {
+        let limit = usize::from(self.limit()?);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(id);
+        Ok(Listed { items, next })
+    }
+
+    fn limit(&self) -> Result<u16, Error> {
+        match self.limit.unwrap_or(LIMIT) {
+            limit @ 1..=LIMIT_MAX => Ok(limit),
+            _ => Err(Error::BadValue {
+                field: "limit",
+                rule: format!("is from 1 to {LIMIT_MAX}"),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_page_with_more_behind_it_names_the_next() {
+        let ids: Vec<Uuid> = (1..=3).map(Uuid::from_u128).collect();
+        let page = |limit| Page {
+            limit: Some(limit),
+            after: None,
+        };
+        for (limit, shown, next) in [(2, 2, Some(ids[1])), (3, 3, None), (4, 3, None)] {
+            let rows = page(limit).rows().unwrap() as usize;
+            let found = ids.iter().copied().take(rows).collect();
+            let listed = page(limit).cut(found, |id| *id).unwrap();
+            assert_eq!((listed.items.len(), listed.next), (shown, next), "limit {limit}");
+        }
+        assert!(page(0).rows().is_err());
+        assert!(page(LIMIT_MAX + 1).rows().is_err());
+    }
+}
