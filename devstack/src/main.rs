@@ -1,0 +1,121 @@
+//! `devstack`: the whole system on one machine.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use devstack::{DataDir, Servers, ServersOptions, demo};
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "The whole system on one machine: real servers, our services, no container engine"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the main job: real traffic, then the check that every accepted request is stored once
+    Demo(demo::DemoArgs),
+    /// Start NATS, PostgreSQL and ClickHouse, print their URLs and stay until Ctrl-C
+    Servers(ServersArgs),
+}
+
+#[derive(Args)]
+struct ServersArgs {
+    /// Print the URLs as one JSON object instead of shell assignments
+    #[arg(long)]
+    json: bool,
+    /// Keep the data in this directory, and start with what it holds
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = devstack::run_if_asked() {
+        return code;
+    }
+    // `cargo demo -- --exit` reaches us as `demo -- --exit`.
+    let cli = Cli::parse_from(
+        std::env::args_os()
+            .enumerate()
+            .filter(|(n, arg)| *n != 2 || arg != "--")
+            .map(|(_, arg)| arg),
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = runtime.context("starting the async runtime").and_then(|runtime| {
+        let result = runtime.block_on(run(cli));
+        runtime.shutdown_background(); // an install under way must not hold us; the reaper ends it
+        result
+    });
+    result.unwrap_or_else(|error| {
+        eprintln!("devstack: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let mut interrupts = Interrupts::listen()?;
+    match cli.command {
+        Command::Demo(args) => demo::run(&args, async || interrupts.next().await).await,
+        Command::Servers(args) => servers(&args, &mut interrupts).await,
+    }
+}
+
+async fn servers(args: &ServersArgs, interrupts: &mut Interrupts) -> Result<ExitCode> {
+    let data = match &args.data {
+        Some(dir) => DataDir::existing(dir)?,
+        None => DataDir::create()?,
+    };
+    let options = ServersOptions::default();
+    let servers = tokio::select! {
+        started = Servers::start(data, &options) => started?,
+        code = interrupts.next() => return Ok(code), // what had been started is dropped, and so killed
+    };
+    let (nats, database, clickhouse) = (servers.nats.url(), servers.postgres.url(), servers.clickhouse.url());
+    if args.json {
+        let urls = json!({ "nats_url": nats, "database_url": database, "clickhouse_url": clickhouse });
+        println!("{}", json!({ "urls": urls, "data": servers.data().path() }));
+    } else {
+        println!("NATS_URL={nats}\nDATABASE_URL={database}\nCLICKHOUSE_URL={clickhouse}");
+    }
+    eprintln!(
+        "devstack: ready; data in {}; Ctrl-C ends it",
+        servers.data().path().display()
+    );
+    let code = interrupts.next().await;
+    eprintln!("devstack: stopping (Ctrl-C again: at once)");
+    tokio::select! {
+        stopped = servers.stop() => stopped.map(|()| code),
+        code = interrupts.next() => Ok(code),
+    }
+}
+
+/// Ctrl-C and SIGTERM, as the exit codes that a shell expects after them.
+struct Interrupts {
+    ctrl_c: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(Self {
+            ctrl_c: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> ExitCode {
+        tokio::select! {
+            _ = self.ctrl_c.recv() => ExitCode::from(130),
+            _ = self.terminate.recv() => ExitCode::from(143),
+        }
+    }
+}

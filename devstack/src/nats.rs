@@ -1,0 +1,92 @@
+//! A NATS server with JetStream that fsyncs before it acknowledges.
+
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::process::Program;
+use crate::{Server, checkout, ports, wheels};
+
+const VARIABLE: &str = "NATS_URL";
+
+#[derive(Clone, Debug)]
+pub struct NatsOptions {
+    /// `None`: a free one.
+    pub port: Option<u16>,
+    /// The largest message in bytes.
+    pub max_payload: u64,
+    /// The most that all streams may hold on disk, in bytes.
+    pub max_file_store: u64,
+    /// More lines for the configuration file.
+    pub extra_config: String,
+}
+
+impl Default for NatsOptions {
+    fn default() -> Self {
+        Self {
+            port: None,
+            max_payload: 1 << 20,
+            max_file_store: 16 << 30,
+            extra_config: String::new(),
+        }
+    }
+}
+
+/// One server; see [`Server`] for what can be done to it.
+#[derive(Debug)]
+pub struct Nats(Server);
+
+impl Nats {
+    /// Starts a server of our own with its data in `dir`, which it makes or finds.
+    pub async fn start(dir: &Path, options: &NatsOptions) -> Result<Self> {
+        let wheels = wheels::install().await?;
+        checkout::make_dir(dir)?;
+        ports::on_free_port(options.port, async |port| {
+            let config = write_config(dir, port, options)?;
+            let mut program = Program::new("NATS", wheels.nats_server(), dir, dir.join("nats.log"));
+            program.args = vec!["-c".into(), config.into()];
+            let url = format!("nats://127.0.0.1:{port}");
+            Ok(Self(Server::start(&program, url, VARIABLE, "Server is ready").await?))
+        })
+        .await
+    }
+
+    /// The server that `NATS_URL` names, or else one of our own.
+    pub async fn existing_or_start(dir: &Path, options: &NatsOptions) -> Result<Self> {
+        match Server::existing(VARIABLE) {
+            Some(server) => Ok(Self(server)),
+            None => Self::start(dir, options).await,
+        }
+    }
+}
+
+impl Deref for Nats {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl DerefMut for Nats {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.0
+    }
+}
+
+/// `sync_interval: always`: by default an acknowledged message can be two minutes away from the disk.
+fn write_config(dir: &Path, port: u16, options: &NatsOptions) -> Result<PathBuf> {
+    let path = dir.join("nats.conf");
+    // A quoted string of NATS's configuration knows JSON's escapes.
+    let store = serde_json::to_string(&dir.join("jetstream")).context("the data directory's name is not UTF-8")?;
+    let config = format!(
+        "listen: \"127.0.0.1:{port}\"\n\
+         max_payload: {}\n\
+         jetstream {{\n  store_dir: {store}\n  sync_interval: always\n  max_file_store: {}\n}}\n{}\n",
+        options.max_payload, options.max_file_store, options.extra_config,
+    );
+    fs::write(&path, config).with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
+}

@@ -1,0 +1,304 @@
+//! A child process: in a group of its own, with its output in a log file, ended when it is dropped.
+//!
+//! Nothing of it runs before the reaper knows it: it is started as a shell that waits for a line from us and then
+//! becomes the program, so a kill -9 between the two leaves a shell that reads end-of-file and exits.
+
+mod tree;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Gid, Pid, Uid};
+
+use crate::reaper;
+
+/// How often a condition is looked at.
+pub(crate) const POLL: Duration = Duration::from_millis(5);
+const TAIL_LINES: usize = 25;
+const TAIL_BYTES: u64 = 16 * 1024;
+
+/// How to start a process; kept, so that it can be started again.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// For messages.
+    pub name: String,
+    pub exe: PathBuf,
+    pub args: Vec<OsString>,
+    /// The whole environment but for PATH, HOME, TMPDIR and the C locale: nothing else is inherited.
+    pub env: Vec<(OsString, OsString)>,
+    /// Its working directory.
+    pub directory: PathBuf,
+    /// Where its output is appended.
+    pub log: PathBuf,
+    /// Whom it runs as, if not as us.
+    pub user: Option<(Uid, Gid)>,
+    /// What asks it to end in order.
+    pub stop_signal: Signal,
+    /// What the reaper ends it with, when its data are about to be removed.
+    pub reap_signal: Signal,
+    /// Whether it has children that lead groups of their own, as PostgreSQL's backends do.
+    pub children: Children,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Children {
+    InGroup,
+    InOwnGroups,
+}
+
+impl Program {
+    pub fn new(name: &str, exe: PathBuf, directory: &Path, log: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            exe,
+            args: Vec::new(),
+            env: Vec::new(),
+            directory: directory.to_path_buf(),
+            log,
+            user: None,
+            stop_signal: Signal::SIGTERM,
+            reap_signal: Signal::SIGTERM,
+            children: Children::InGroup,
+        }
+    }
+
+    pub fn start(&self) -> Result<Process> {
+        self.start_gated()
+            .with_context(|| format!("starting {} ({})", self.name, self.exe.display()))
+    }
+
+    fn start_gated(&self) -> Result<Process> {
+        let log = File::options().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| format!("opening its log {}", self.log.display()))?;
+        let log_start = log.metadata()?.len();
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", "read -r go && exec \"$@\" </dev/null", "sh"])
+            .arg(&self.exe)
+            .args(&self.args);
+        command.env_clear().env("LC_ALL", "C");
+        command.envs(
+            ["PATH", "HOME", "TMPDIR"]
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        );
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.current_dir(&self.directory).process_group(0);
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid.as_raw()).gid(gid.as_raw());
+        }
+        let child = command.spawn()?;
+        let mut process = Process {
+            program: self.clone(),
+            child,
+            log_start,
+            ended: None,
+        };
+        let gate = process.child.stdin.take();
+        reaper::watch(process.child.id(), self.reap_signal)?;
+        gate.context("its standard input is piped")?
+            .write_all(b"go\n")
+            .context("letting it go")?;
+        Ok(process)
+    }
+}
+
+/// A started [`Program`]. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    program: Program,
+    child: Child,
+    /// Where this run begins in the log.
+    log_start: u64,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        !matches!(self.try_wait(), Ok(Some(_)))
+    }
+
+    /// Asks it to end and waits; past the deadline it is killed, and that is an error.
+    pub async fn stop(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        if let Some(status) = self.try_wait()? {
+            return Ok(status);
+        }
+        self.signal(Signal::SIGCONT)?; // a paused process would sleep through the other one
+        // To the leader only: it knows how to end its children.
+        nix::sys::signal::kill(self.pid(), self.program.stop_signal).context("signalling")?;
+        match self.wait(deadline).await {
+            Ok(status) => Ok(status),
+            Err(error) => {
+                let tail = self.log_tail();
+                self.kill().await?;
+                Err(error.context(format!(
+                    "{} ignored {}; its log:\n{tail}",
+                    self.program.name, self.program.stop_signal
+                )))
+            }
+        }
+    }
+
+    /// kill -9, children included, as the kernel or an operator would; returns when they are gone.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.kill_all()?;
+        self.wait(Duration::from_secs(10)).await?;
+        Ok(())
+    }
+
+    /// Stops it where it is (SIGSTOP), its connections open and silent.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                bail!("{} still runs after {deadline:?}", self.program.name);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until `ready` says so. An end of the process or of the time is an error with the log's tail.
+    pub async fn wait_until(
+        &mut self,
+        deadline: Duration,
+        mut ready: impl AsyncFnMut(&mut Self) -> bool,
+    ) -> Result<()> {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.try_wait()? {
+                bail!(
+                    "{} ended while it started: {status}; its log:\n{}",
+                    self.program.name,
+                    self.log_tail()
+                );
+            }
+            if ready(self).await {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                let name = &self.program.name;
+                bail!(
+                    "{name} was not ready within {deadline:?}; its log:\n{}",
+                    self.log_tail()
+                );
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Whether this run has logged `text`.
+    pub fn has_logged(&self, text: &str) -> bool {
+        read_from(&self.program.log, self.log_start).is_ok_and(|log| log.contains(text))
+    }
+
+    /// The last lines of this run's log.
+    pub fn log_tail(&self) -> String {
+        let path = &self.program.log;
+        let end = fs::metadata(path).map(|log| log.len()).unwrap_or_default();
+        let log = read_from(path, self.log_start.max(end.saturating_sub(TAIL_BYTES))).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+        if tail.is_empty() {
+            format!("(nothing in {})", path.display())
+        } else {
+            tail
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            self.ended = self
+                .child
+                .try_wait()
+                .with_context(|| format!("waiting for {}", self.program.name))?;
+            if self.ended.is_some() {
+                reaper::forget(self.child.id())?;
+            }
+        }
+        Ok(self.ended)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        let name = self.program.name.clone();
+        if let Some(status) = self.try_wait()? {
+            bail!("{name} cannot be sent {signal}: it ended with {status}");
+        }
+        killpg(self.pid(), signal).with_context(|| format!("sending {signal} to {name}"))?;
+        if self.program.children == Children::InOwnGroups {
+            tree::signal(&tree::children(self.pid())?, signal);
+        }
+        Ok(())
+    }
+
+    fn kill_all(&mut self) -> Result<()> {
+        if self.try_wait()?.is_some() {
+            return Ok(());
+        }
+        let mut children = Vec::new();
+        if self.program.children == Children::InOwnGroups {
+            // Stopped first, so that it can neither fork nor tidy up between the two steps.
+            killpg(self.pid(), Signal::SIGSTOP).context("stopping before the kill")?;
+            children = tree::children(self.pid())?;
+        }
+        killpg(self.pid(), Signal::SIGKILL).with_context(|| format!("killing {}", self.program.name))?;
+        tree::signal(&children, Signal::SIGKILL);
+        tree::wait_gone(&children)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !matches!(self.try_wait(), Ok(None)) {
+            return;
+        }
+        if let Err(error) = self.kill_all() {
+            eprintln!("devstack: {error:#}");
+        }
+        // Bounded: it has been sent SIGKILL.
+        if self.child.wait().is_ok()
+            && let Err(error) = reaper::forget(self.child.id())
+        {
+            eprintln!("devstack: {error:#}");
+        }
+    }
+}
+
+fn read_from(path: &Path, offset: u64) -> Result<String> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

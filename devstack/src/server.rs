@@ -1,0 +1,141 @@
+//! What the three servers have in common: a URL, and a process if it is ours.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::process::{Process, Program};
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// A server: started by us, or somebody's that an environment variable names, which can only be used.
+#[derive(Debug)]
+pub struct Server {
+    url: String,
+    /// Names a server to use instead of one of ours.
+    variable: &'static str,
+    /// The line in its log that says it takes connections.
+    ready: &'static str,
+    process: Option<Process>,
+}
+
+impl Server {
+    /// The server that `variable` names, if it is set.
+    pub(crate) fn existing(variable: &'static str) -> Option<Self> {
+        let url = std::env::var(variable).ok().filter(|url| !url.is_empty())?;
+        Some(Self {
+            url,
+            variable,
+            ready: "",
+            process: None,
+        })
+    }
+
+    /// Starts one of ours and waits until it has logged `ready`.
+    pub(crate) async fn start(
+        program: &Program,
+        url: String,
+        variable: &'static str,
+        ready: &'static str,
+    ) -> Result<Self> {
+        let process = Some(launch(program, ready).await?);
+        Ok(Self {
+            url,
+            variable,
+            ready,
+            process,
+        })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether it can be stopped, killed, restarted and paused.
+    pub fn is_ours(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// In order; killed, and an error, if it takes longer than 30 s.
+    pub async fn stop(&mut self) -> Result<ExitStatus> {
+        self.process()?.stop(STOP_WITHIN).await
+    }
+
+    /// kill -9, with all its children.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.process()?.kill().await
+    }
+
+    /// Starts it again on the same port and data; stops it first if it runs.
+    pub async fn restart(&mut self) -> Result<()> {
+        let ready = self.ready;
+        let process = self.process()?;
+        process.stop(STOP_WITHIN).await?;
+        *process = launch(&process.program().clone(), ready).await?;
+        Ok(())
+    }
+
+    /// SIGSTOP: its connections stay open and silent.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process()?.pause()
+    }
+
+    pub fn resume(&mut self) -> Result<()> {
+        self.process()?.resume()
+    }
+
+    /// Its process, for the log's tail and the like. An error if it is not ours.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        let variable = self.variable;
+        self.process
+            .as_mut()
+            .with_context(|| format!("the server that {variable} names is not ours to stop or restart"))
+    }
+}
+
+async fn launch(program: &Program, ready: &str) -> Result<Process> {
+    let mut process = program.start()?;
+    process
+        .wait_until(READY_WITHIN, async |process| process.has_logged(ready))
+        .await?;
+    Ok(process)
+}
+
+/// Names that need no quoting in either SQL.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.len() <= 63
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn server_that_is_not_ours_is_not_touched() {
+        let url = "nats://u:secret@elsewhere:4222".to_owned();
+        let mut server = Server {
+            url,
+            variable: "NATS_URL",
+            ready: "",
+            process: None,
+        };
+        let refused = [
+            server.kill().await,
+            server.restart().await,
+            server.pause(),
+            server.stop().await.map(drop),
+        ];
+        for error in refused.map(Result::unwrap_err) {
+            assert_eq!(
+                error.to_string(),
+                "the server that NATS_URL names is not ours to stop or restart"
+            );
+        }
+    }
+}

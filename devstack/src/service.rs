@@ -1,0 +1,166 @@
+//! One of our services (gateway, ingestor, billing worker) as a child process.
+//!
+//! The services are built into this very binary: the child is our own executable called as `<exe> service <name>`, so
+//! there is one set of artifacts and the process is the one that users run. See [`crate::run_if_asked`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::process::{Process, Program};
+
+const PROBE_WITHIN: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// `gateway`, `ingestor` or `billing-worker`.
+    pub service: String,
+    /// This instance, for messages and for its log: `gateway-1`.
+    pub name: String,
+    /// Its working directory; its log is `<name>.log` there.
+    pub dir: PathBuf,
+    /// Where it answers `/readyz`: the caller gives it the same port by a setting.
+    pub admin_port: u16,
+    /// Its settings: nothing else is inherited but PATH, HOME, TMPDIR, RUST_LOG and RUST_BACKTRACE.
+    pub env: Vec<(OsString, OsString)>,
+    /// More arguments, after `service <name>`.
+    pub args: Vec<OsString>,
+    /// What to run if not this process's own executable.
+    pub exe: Option<PathBuf>,
+    pub ready_within: Duration,
+}
+
+impl ServiceOptions {
+    pub fn new(service: &str, name: &str, dir: PathBuf, admin_port: u16) -> Self {
+        Self {
+            service: service.to_owned(),
+            name: name.to_owned(),
+            dir,
+            admin_port,
+            env: Vec::new(),
+            args: Vec::new(),
+            exe: None,
+            ready_within: Duration::from_secs(30),
+        }
+    }
+
+    /// With one setting more.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// A service that was ready once. Dropping it kills it.
+#[derive(Debug)]
+pub struct Service {
+    process: Process,
+    options: ServiceOptions,
+}
+
+impl Service {
+    /// Starts it and waits until `/readyz` answers 200.
+    pub async fn start(options: ServiceOptions) -> Result<Self> {
+        let mut service = Self::spawn(options)?;
+        service.wait_ready().await?;
+        Ok(service)
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(options: ServiceOptions) -> Result<Self> {
+        let exe = match &options.exe {
+            Some(exe) => exe.clone(),
+            None => std::env::current_exe().context("finding our own executable")?,
+        };
+        let log = options.dir.join(format!("{}.log", options.name));
+        let mut program = Program::new(&options.name, exe, &options.dir, log);
+        program.args = vec!["service".into(), options.service.clone().into()];
+        program.args.extend(options.args.iter().cloned());
+        let passed_on = ["RUST_LOG", "RUST_BACKTRACE"];
+        program.env = passed_on
+            .iter()
+            .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+            .collect();
+        program.env.extend(options.env.iter().cloned());
+        Ok(Self {
+            process: program.start()?,
+            options,
+        })
+    }
+
+    pub async fn wait_ready(&mut self) -> Result<()> {
+        let port = self.options.admin_port;
+        self.process
+            .wait_until(self.options.ready_within, async |_| is_ready(port).await)
+            .await
+    }
+
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.options.admin_port)
+    }
+
+    /// SIGTERM, then waits; past the deadline it is killed, and that is an error.
+    pub async fn stop(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        self.process.stop(deadline).await
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.process.kill().await
+    }
+
+    /// Starts it again with the same settings and waits until it is ready; it must have been stopped or killed, or is
+    /// killed now.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill().await?;
+        self.process = self.process.program().clone().start()?;
+        self.wait_ready().await
+    }
+
+    /// SIGSTOP: its connections stay open and silent.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.pause()
+    }
+
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.resume()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// The process, for its number, its log and waiting for an end of its own.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+async fn is_ready(port: u16) -> bool {
+    matches!(timeout(PROBE_WITHIN, probe(port)).await, Ok(Ok(200)))
+}
+
+/// The status of `GET /readyz`. By hand: one request, no connection to keep, and the status line is all we want.
+async fn probe(port: u16) -> Result<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(1024).read_to_end(&mut answer).await?;
+    let line = String::from_utf8_lossy(&answer);
+    line.split(' ')
+        .nth(1)
+        .context("no status line")?
+        .parse()
+        .context("no status")
+}

@@ -1,0 +1,195 @@
+//! Our services on top of the servers: a billing worker, ingestors and gateways, each a child process, and the upstream they
+//! protect.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
+
+use crate::{Service, ServiceOptions, admin::Admin, ports, upstream::Upstream};
+
+/// Above the services' own shutdown deadline.
+const STOP_WITHIN: Duration = Duration::from_secs(40);
+
+/// Where the servers are, and which database in them is this system's.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    pub nats_url: String,
+    pub database_url: String,
+    pub clickhouse_url: String,
+    pub clickhouse_database: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct SystemOptions {
+    pub gateways: usize,
+    pub ingestors: usize,
+    /// The executable that runs as `<exe> service <name>`; `None`: this one.
+    pub exe: Option<PathBuf>,
+    /// Where logs go.
+    pub dir: PathBuf,
+    /// Another upstream than the demo's own.
+    pub upstream_url: Option<String>,
+    /// Settings on top, for each kind of service.
+    pub gateway_env: Vec<(&'static str, String)>,
+    pub ingestor_env: Vec<(&'static str, String)>,
+    pub billing_env: Vec<(&'static str, String)>,
+}
+
+pub struct System {
+    pub endpoints: Endpoints,
+    pub billing: Service,
+    pub ingestors: Vec<Service>,
+    pub gateways: Vec<Gateway>,
+    pub upstream: Option<Upstream>,
+    pub admin: Admin,
+    /// Of the billing worker's public port.
+    pub billing_url: String,
+    pub admin_token: String,
+    options: SystemOptions,
+}
+
+pub struct Gateway {
+    pub service: Service,
+    pub url: String,
+}
+
+impl SystemOptions {
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            gateways: 1,
+            ingestors: 1,
+            exe: None,
+            dir,
+            upstream_url: None,
+            gateway_env: Vec::new(),
+            ingestor_env: Vec::new(),
+            billing_env: Vec::new(),
+        }
+    }
+}
+
+impl System {
+    /// Starts everything and waits until all of it is ready.
+    pub async fn start(endpoints: Endpoints, options: SystemOptions) -> Result<Self> {
+        let admin_token = format!("admin-{:032x}", rand::random::<u128>());
+        let upstream = match options.upstream_url {
+            Some(_) => None,
+            None => Some(Upstream::start().await?),
+        };
+        // The billing worker makes the Postgres tables, the ingestor the stream and the ClickHouse tables: a gateway waits
+        // for both.
+        let (billing, ingestors) = tokio::try_join!(
+            start_billing(&endpoints, &options, &admin_token),
+            try_join_all((1..=options.ingestors).map(|n| start_ingestor(&endpoints, &options, n))),
+        )?;
+        let (billing, billing_url) = billing;
+        let admin = Admin::new(&billing.admin_url(), &admin_token);
+        let mut system = Self {
+            endpoints,
+            billing,
+            ingestors,
+            gateways: Vec::new(),
+            upstream,
+            admin,
+            billing_url,
+            admin_token,
+            options,
+        };
+        system.gateways = try_join_all((1..=system.options.gateways).map(|n| system.start_gateway(n))).await?;
+        Ok(system)
+    }
+
+    /// Starts the n-th gateway (from 1).
+    pub async fn start_gateway(&self, n: usize) -> Result<Gateway> {
+        let upstream = match (&self.options.upstream_url, &self.upstream) {
+            (Some(url), _) => url.as_str(),
+            (None, Some(upstream)) => upstream.url(),
+            (None, None) => anyhow::bail!("this system has no upstream"),
+        };
+        ports::on_free_port(None, async |port| {
+            let url = format!("http://127.0.0.1:{port}");
+            let service = service("gateway", n, &self.options, &self.options.gateway_env)?
+                .env("NATS_URL", &self.endpoints.nats_url)
+                .env("DATABASE_URL", &self.endpoints.database_url)
+                .env("UPSTREAM_URL", upstream)
+                .env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"));
+            let service = Service::start(service)
+                .await
+                .with_context(|| format!("starting gateway {n}"))?;
+            Ok(Gateway { service, url })
+        })
+        .await
+    }
+
+    /// Starts the n-th ingestor (from 1).
+    pub async fn start_ingestor(&self, n: usize) -> Result<Service> {
+        start_ingestor(&self.endpoints, &self.options, n).await
+    }
+
+    /// SIGTERM to all, the gateways first, so that the ingestors store what they still publish. Fails if one did not end well.
+    pub async fn stop(&mut self) -> Result<()> {
+        let gateways = self.gateways.iter_mut().map(|gateway| end(&mut gateway.service));
+        try_join_all(gateways).await?;
+        try_join_all(self.ingestors.iter_mut().map(end)).await?;
+        end(&mut self.billing).await
+    }
+}
+
+async fn start_billing(endpoints: &Endpoints, options: &SystemOptions, token: &str) -> Result<(Service, String)> {
+    ports::on_free_port(None, async |port| {
+        let service = service("billing-worker", 1, options, &options.billing_env)?
+            .env("NATS_URL", &endpoints.nats_url)
+            .env("DATABASE_URL", &endpoints.database_url)
+            .env("CLICKHOUSE_URL", &endpoints.clickhouse_url)
+            .env("CLICKHOUSE_DATABASE", &endpoints.clickhouse_database)
+            .env("ADMIN_TOKEN", token)
+            .env("BILLING_LISTEN", format!("127.0.0.1:{port}"));
+        let service = Service::start(service).await.context("starting the billing worker")?;
+        Ok((service, format!("http://127.0.0.1:{port}")))
+    })
+    .await
+}
+
+async fn start_ingestor(endpoints: &Endpoints, options: &SystemOptions, n: usize) -> Result<Service> {
+    ports::on_free_port(None, async |_| {
+        let service = service("ingestor", n, options, &options.ingestor_env)?
+            .env("NATS_URL", &endpoints.nats_url)
+            .env("CLICKHOUSE_URL", &endpoints.clickhouse_url)
+            .env("CLICKHOUSE_DATABASE", &endpoints.clickhouse_database);
+        Service::start(service)
+            .await
+            .with_context(|| format!("starting ingestor {n}"))
+    })
+    .await
+}
+
+fn service(kind: &str, n: usize, options: &SystemOptions, settings: &[(&str, String)]) -> Result<ServiceOptions> {
+    let admin_port = ports::free()?;
+    let mut service = ServiceOptions::new(kind, &format!("{kind}-{n}"), options.dir.clone(), admin_port)
+        .env("ADMIN_ADDR", format!("127.0.0.1:{admin_port}"));
+    service.exe.clone_from(&options.exe);
+    // Of servers that an environment variable names, the credentials too.
+    for name in ["NATS_USER", "NATS_PASSWORD", "CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD"] {
+        if let Some(value) = std::env::var_os(name) {
+            service = service.env(name, value);
+        }
+    }
+    for (name, value) in settings {
+        service = service.env(*name, OsString::from(value));
+    }
+    Ok(service)
+}
+
+async fn end(service: &mut Service) -> Result<()> {
+    if !service.is_running() {
+        return Ok(());
+    }
+    let name = service.name().to_owned();
+    let status = service
+        .stop(STOP_WITHIN)
+        .await
+        .with_context(|| format!("stopping {name}"))?;
+    anyhow::ensure!(status.success(), "{name} ended with {status}");
+    Ok(())
+}

