@@ -1,0 +1,101 @@
+//! How the billing worker starts and ends.
+
+use std::time::Duration;
+
+use devstack::{Service, http::Http};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::worker::{Place, SERVICES, Worker, output, write};
+
+#[tokio::test]
+async fn workers_that_start_together_migrate_once_and_all_serve() {
+    let place = Place::new().await;
+    let workers = ["one", "two", "three", "four"].map(|name| Service::start(place.worker(name).0));
+    let workers = futures_util::future::join_all(workers).await;
+    assert!(workers.iter().all(Result::is_ok), "{workers:?}");
+    let pool = sqlx::PgPool::connect(&place.database_url).await.unwrap();
+    let plans: Vec<String> = sqlx::query_scalar("select id from plans order by position")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert_eq!(plans, ["free", "pro", "enterprise"]);
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_well() {
+    let mut worker = Worker::start().await;
+    let status = worker.service.stop(Duration::from_secs(30)).await.unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn admin_api_without_a_token_is_closed_and_says_how_to_open_it() {
+    let place = Place::new().await;
+    let (mut options, _) = place.worker("closed");
+    options.env.retain(|(name, _)| name != "ADMIN_TOKEN");
+    let service = Service::start(options).await.unwrap();
+    for token in ["", "anything"] {
+        let answer = Http::default()
+            .get(&format!("{}/admin/accounts", service.admin_url()), token)
+            .await
+            .unwrap();
+        assert_eq!(answer.status.as_u16(), 403);
+        let problem: Value = answer.json().unwrap();
+        assert!(
+            problem["message"].as_str().unwrap().contains("ADMIN_TOKEN"),
+            "{problem}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn plan_that_accounts_have_cannot_leave_the_catalogue() {
+    let worker = Worker::start().await;
+    for email in ["ann@example.com", "bob@example.com"] {
+        worker.account(email, "enterprise").await;
+    }
+    let catalogue = include_str!("../../../schema/plans.toml");
+    let (without, _) = catalogue.split_once("[[plan]]\nid = \"enterprise\"").unwrap();
+    let file = write(worker.place.data.path(), "plans.toml", without);
+    let output = worker.place.command(&["catalogue", "sync", "--plans", &file]).await;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("`enterprise`") && told.contains("2 accounts"), "{told}");
+    let plans: i64 = sqlx::query_scalar("select count(*) from plans")
+        .fetch_one(&worker.pool)
+        .await
+        .unwrap();
+    assert_eq!(plans, 3, "nothing was changed");
+}
+
+#[tokio::test]
+async fn wrong_settings_end_it_at_once_and_are_named() {
+    let place = Place::new().await;
+    let typo = include_str!("../../../schema/plans.toml").replacen("usage.export", "usage.exprot", 1);
+    let line = typo.lines().position(|line| line.contains("exprot")).unwrap() + 1;
+    let file = write(place.data.path(), "typo.toml", &typo);
+    let missing = place.database_url.replace("billing_", "missing_");
+    for (name, value, code, named) in [
+        ("PLANS_FILE", file.as_str(), 2, format!("typo.toml:{line}: ")),
+        (
+            "DATABASE_URL",
+            "mysql://root:hunter2@localhost/x",
+            2,
+            "DATABASE_URL".to_owned(),
+        ),
+        ("NATS_URL", "nats://u:hunter2@localhost:port", 2, "NATS_URL".to_owned()),
+        ("ADMIN_TOKEN", "", 2, "ADMIN_TOKEN".to_owned()),
+        ("LOG_FILTER", "in=fo=", 2, "log-filter".to_owned()),
+        ("DATABASE_URL", missing.as_str(), 1, "PostgreSQL".to_owned()),
+    ] {
+        let (options, _) = place.worker("wrong");
+        let mut command = Command::new(SERVICES);
+        command.args(["service", "billing-worker"]);
+        command.envs(options.env).env(name, value);
+        let output = output(command).await;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{name}: {told}");
+        assert!(told.contains(&named) && !told.contains("hunter2"), "{name}: {told}");
+    }
+}

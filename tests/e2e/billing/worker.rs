@@ -1,0 +1,156 @@
+//! A billing worker with a NATS and a database of its own, its admin API, and its sub-commands.
+
+use std::{path::Path, process::Output, sync::Arc, time::Duration};
+
+use async_nats::Subscriber;
+use devstack::{
+    DataDir, Nats, NatsOptions, Servers, Service, ServiceOptions,
+    http::{Answer, Http, request},
+    ports,
+};
+use futures_util::StreamExt;
+use http::Method;
+use schema::{announcement::Announcement, names};
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio::{process::Command, time::timeout};
+
+pub const SERVICES: &str = env!("CARGO_BIN_EXE_services");
+pub const TOKEN: &str = "a-token-of-this-test";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Fields are dropped in order: the service before servers before data.
+pub struct Worker {
+    pub service: Service,
+    pub pool: PgPool,
+    pub public_url: String,
+    pub place: Place,
+    http: Http,
+}
+
+/// What a worker stands on.
+pub struct Place {
+    pub nats: Nats,
+    pub database_url: String,
+    _servers: Arc<Servers>,
+    pub data: DataDir,
+}
+
+impl Place {
+    pub async fn new() -> Self {
+        let servers = Servers::shared().await.unwrap();
+        let data = DataDir::create().unwrap();
+        let nats = Nats::start(&data.path().join("nats"), &NatsOptions::default())
+            .await
+            .unwrap();
+        let name = format!("billing_{:016x}", rand::random::<u64>());
+        Self {
+            nats,
+            database_url: servers.postgres.create_database(&name).await.unwrap(),
+            _servers: servers,
+            data,
+        }
+    }
+
+    /// A worker's settings, and the URL of its public port.
+    pub fn worker(&self, name: &str) -> (ServiceOptions, String) {
+        let (admin, public) = (ports::free().unwrap(), ports::free().unwrap());
+        let mut options = ServiceOptions::new("billing-worker", name, self.data.path().to_owned(), admin)
+            .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
+            .env("BILLING_LISTEN", format!("127.0.0.1:{public}"))
+            .env("ADMIN_TOKEN", TOKEN)
+            .env("NATS_URL", self.nats.url())
+            .env("DATABASE_URL", &self.database_url);
+        options.exe = Some(SERVICES.into());
+        (options, format!("http://127.0.0.1:{public}"))
+    }
+
+    /// Runs a sub-command.
+    pub async fn command(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(SERVICES);
+        command
+            .args(["service", "billing-worker"])
+            .args(args)
+            .env("NATS_URL", self.nats.url())
+            .env("DATABASE_URL", &self.database_url);
+        output(command).await
+    }
+
+    /// Runs a sub-command that must succeed; what it prints.
+    pub async fn json(&self, args: &[&str]) -> Value {
+        let output = self.command(&[args, &["--json"]].concat()).await;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {errors}");
+        assert!(!errors.contains("tr_live_"), "{args:?}: a key in the log");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+impl Worker {
+    pub async fn start() -> Self {
+        let place = Place::new().await;
+        let (options, public_url) = place.worker("billing-worker");
+        Self {
+            service: Service::start(options).await.unwrap(),
+            pool: PgPool::connect(&place.database_url).await.unwrap(),
+            public_url,
+            place,
+            http: Http::default(),
+        }
+    }
+
+    /// Calls the admin API, with a JSON body unless it is null.
+    pub async fn call(&self, method: Method, path: &str, body: Value) -> Answer {
+        let url = format!("{}/admin{path}", self.service.admin_url());
+        let body = Some(&body).filter(|body| !body.is_null());
+        self.http
+            .send(request(method, &url, TOKEN, body).unwrap())
+            .await
+            .unwrap()
+    }
+
+    /// The same, and it must succeed.
+    pub async fn change(&self, method: Method, path: &str, body: Value) -> Value {
+        self.call(method, path, body).await.ok().unwrap()
+    }
+
+    /// An account's id.
+    pub async fn account(&self, email: &str, plan: &str) -> String {
+        let new = serde_json::json!({ "name": "Ann", "email": email, "plan": plan });
+        let account = self.change(Method::POST, "/accounts", new).await;
+        account["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn announcements(&self) -> Announcements {
+        let client = async_nats::connect(self.place.nats.url()).await.unwrap();
+        let subscriber = client.subscribe(names::ANNOUNCEMENTS).await.unwrap();
+        // Until the server has answered this, it need not know of the subscription.
+        client.flush().await.unwrap();
+        let probe = client.request("nobody.listens", "".into()).await;
+        assert!(probe.is_err());
+        Announcements(subscriber)
+    }
+}
+
+pub struct Announcements(Subscriber);
+
+impl Announcements {
+    pub async fn next(&mut self) -> Announcement {
+        let message = timeout(PATIENCE, self.0.next()).await.unwrap().unwrap();
+        let announcement: Announcement = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(message.subject.as_str(), announcement.subject());
+        announcement
+    }
+}
+
+/// Runs a program to its end; a hang fails the test.
+pub async fn output(mut command: Command) -> Output {
+    let output = command.kill_on_drop(true).output();
+    timeout(PATIENCE, output).await.unwrap().unwrap()
+}
+
+pub fn write(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}

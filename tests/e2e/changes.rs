@@ -1,0 +1,78 @@
+//! What an operator changes takes effect in under a second at every gateway.
+
+use std::time::{Duration, Instant};
+
+use devstack::admin::Customer;
+use harness::{Client, Stack, StackOptions, eventually};
+
+use crate::SERVICES;
+
+const SOON: Duration = Duration::from_secs(1);
+
+async fn two_gateways() -> (Stack, Customer, [Client; 2]) {
+    let stack = Stack::start(
+        SERVICES,
+        StackOptions {
+            gateways: 2,
+            ..StackOptions::default()
+        },
+    )
+    .await
+    .unwrap();
+    let ada = stack.admin.customer("ada", "free").await.unwrap();
+    let clients = [Client::new(stack.gateway(0), &ada), Client::new(stack.gateway(1), &ada)];
+    for client in &clients {
+        assert_eq!(client.spend("api_call", 1).await.unwrap().status, 200);
+    }
+    (stack, ada, clients)
+}
+
+async fn both_answer(clients: &[Client; 2], units: i64, status: u16) {
+    let changed = Instant::now();
+    for client in clients {
+        eventually(&format!("{status} is answered"), async || {
+            (client.spend("api_call", units).await.unwrap().status == status).then_some(())
+        })
+        .await;
+    }
+    assert!(changed.elapsed() < SOON, "{:?}", changed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_is_refused_within_a_second() {
+    let (stack, ada, clients) = two_gateways().await;
+    stack.admin.revoke(ada.key_id).await.unwrap();
+    both_answer(&clients, 1, 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_larger_plan_counts_within_a_second() {
+    let (stack, ada, clients) = two_gateways().await;
+    assert_eq!(
+        clients[0].spend("api_call", 101).await.unwrap().status,
+        429,
+        "Free has 100"
+    );
+    stack.admin.assign(ada.account_id, "pro").await.unwrap();
+    both_answer(&clients, 101, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lowered_limit_holds_within_a_second_also_for_units_at_hand() {
+    let (stack, ada, clients) = two_gateways().await;
+    stack.admin.set_limit(ada.account_id, "api_call", 2).await.unwrap();
+    both_answer(&clients, 1, 429).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_works_at_once_though_it_was_tried_before() {
+    let (stack, ada, clients) = two_gateways().await;
+    let (_, key) = stack.admin.key(ada.account_id).await.unwrap();
+    let new = Client::new(stack.gateway(1), &Customer { key, ..ada });
+    assert_eq!(new.spend("api_call", 1).await.unwrap().status, 200);
+    assert_eq!(
+        clients[1].spend("api_call", 1).await.unwrap().status,
+        200,
+        "the old one goes on"
+    );
+}

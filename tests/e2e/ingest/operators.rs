@@ -1,0 +1,285 @@
+//! What an ingestor cannot settle alone, and what an operator does about it.
+
+use std::{fs, path::Path, time::Duration};
+
+use async_nats::jetstream::stream::Stream;
+use futures_util::TryStreamExt;
+use harness::eventually;
+use schema::{UsageEvent, names};
+
+use super::rig::{Rig, Written, event};
+
+async fn usage(rig: &Rig) -> Stream<()> {
+    rig.jetstream.get_stream_no_info(names::USAGE_STREAM).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_decode_is_kept_apart_and_the_rest_is_stored() {
+    let rig = Rig::start(1, &[]).await;
+    let mut lane = rig.lane(1).await;
+    lane.batch(&[1]).await;
+    lane.append(b"\xff\xffnonsense".to_vec()).await;
+    let dead_at = lane.last;
+    lane.batch(&[10]).await;
+    // Its time is no time that the table could hold.
+    lane.events(vec![UsageEvent {
+        time_ms: i64::MAX,
+        ..event(5)
+    }])
+    .await;
+    lane.batch(&[100]).await;
+    rig.assert_stored(lane.written).await;
+
+    let dead = rig.jetstream.get_stream(names::DEAD_STREAM).await.unwrap();
+    assert_eq!(dead.cached_info().state.messages, 2);
+    let letter = dead.get_first_raw_message_by_subject(names::dead(1), 1).await.unwrap();
+    assert_eq!(&letter.payload[..], b"\xff\xffnonsense");
+    assert_eq!(
+        letter.headers.get(names::DEAD_POSITION).unwrap().as_str(),
+        format!("1/1/{dead_at}")
+    );
+    assert!(
+        letter
+            .headers
+            .get(names::DEAD_REASON)
+            .unwrap()
+            .as_str()
+            .contains("malformed")
+    );
+    // No dead letter is a missing row.
+    assert!(rig.command("audit").await.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_newer_version_is_waited_for_and_the_other_shards_go_on() {
+    let rig = Rig::start(1, &[]).await;
+    let (mut lane, mut other) = (rig.lane(0).await, rig.lane(1).await);
+    lane.batch(&[1, 10]).await;
+    // Version 2, and no more.
+    lane.append(vec![8, 2]).await;
+    let before = lane.written;
+    lane.batch(&[1_000]).await;
+    rig.until_alarm(0, "shard 0: lane record version 2 is newer").await;
+    other.batch(&[100]).await;
+    let mut stored = before;
+    stored += other.written;
+    rig.assert_stored(stored).await;
+    assert!(
+        rig.manifests().await[0].done_through < lane.last,
+        "it is not passed over"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_clickhouse_refuses_raise_an_alarm_and_are_stored_once_it_takes_them() {
+    let rig = Rig::start(1, &[]).await;
+    let mut lane = rig.lane(3).await;
+    lane.batch(&[1]).await;
+    rig.assert_stored(lane.written).await;
+    let alter = |sql: &'static str| rig.clickhouse.query(sql).execute();
+    alter("alter table usage_events add constraint small check cost_units < 500")
+        .await
+        .unwrap();
+    lane.batch(&[10, 1_000]).await;
+    rig.until_alarm(0, "VIOLATED_CONSTRAINT").await;
+    lane.batch(&[100]).await;
+    alter("alter table usage_events drop constraint small").await.unwrap();
+    rig.assert_stored(lane.written).await;
+    rig.until_ready(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_stores_what_is_missing_and_removes_what_is_doubled() {
+    let mut rig = Rig::start(1, &[]).await;
+    let mut written = Written::default();
+    for shard in 0..2 {
+        let mut lane = rig.lane(shard).await;
+        for _ in 0..20 {
+            lane.batch(&[1, 10, 100, 1_000]).await;
+        }
+        lane.close().await;
+        written += lane.written;
+    }
+    rig.assert_stored(written).await;
+    assert!(rig.command("audit").await.status.success(), "nothing differs");
+
+    let run = async |sql: &str| rig.clickhouse.query(sql).execute().await.unwrap();
+    run(
+        "alter table usage_events delete where shard = 0 and (stream_seq % 3 = 0 or (stream_seq % 3 = 1 and idx = 2)) \
+         settings mutations_sync = 2",
+    )
+    .await;
+    // As an ingestor does that wakes up late: the same rows, another attempt, a token that is forgotten.
+    run(
+        "insert into usage_events select * replace (generateUUIDv7() as insert_id) from usage_events \
+         where shard = 1 and stream_seq % 2 = 0 settings insert_deduplication_token = 'late'",
+    )
+    .await;
+    run(
+        "insert into usage_events select * replace (toUUID('ffffffff-ffff-7fff-bfff-ffffffffffff') as insert_id) \
+         from usage_events where shard = 0 and idx = 1 settings insert_deduplication_token = 'later'",
+    )
+    .await;
+    assert_ne!(rig.stored().await.unwrap().rows, written.events);
+
+    let told = rig.command("audit").await;
+    assert!(!told.status.success(), "it says that something was wrong");
+    let error = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(error.contains("0 still are wrong"), "{error}");
+    rig.assert_stored(written).await;
+    assert!(rig.command("audit").await.status.success(), "all is well again");
+    rig.ingestors[0].stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingestor_audits_by_itself() {
+    let rig = Rig::start(1, &[("AUDIT_INTERVAL", "0.5")]).await;
+    let mut lane = rig.lane(1).await;
+    lane.batch(&[1, 10, 100, 1_000]).await;
+    rig.assert_stored(lane.written).await;
+    let delete = "alter table usage_events delete where cost_units = 10 settings mutations_sync = 2";
+    rig.clickhouse.query(delete).execute().await.unwrap();
+    rig.assert_stored(lane.written).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trimming_leaves_what_is_not_stored_and_the_last_record_of_each_open_lane() {
+    let rig = Rig::start(1, &[("REPLAY_WINDOW", "0.5"), ("TRIM_INTERVAL", "0.3")]).await;
+    let (mut open, mut closed) = (rig.lane(0).await, rig.lane(0).await);
+    for _ in 0..5 {
+        open.batch(&[1, 10]).await;
+        closed.batch(&[100, 1_000]).await;
+    }
+    closed.close().await;
+    let mut written = open.written;
+    written += closed.written;
+    rig.assert_stored(written).await;
+    let lanes = async || -> Option<Vec<(String, usize)>> {
+        let stream = usage(&rig).await;
+        stream
+            .info_with_subjects(names::USAGE_SUBJECTS)
+            .await
+            .ok()?
+            .try_collect()
+            .await
+            .ok()
+    };
+    let left = vec![(open.subject.clone(), 1)];
+    eventually("only the open lane's last record is left", async || {
+        lanes().await.filter(|lanes| *lanes == left)
+    })
+    .await;
+    // The lane still takes what comes next.
+    open.batch(&[7]).await;
+    written += Written { events: 1, units: 7 };
+    rig.assert_stored(written).await;
+
+    // A shard that cannot be stored is not trimmed.
+    open.append(vec![8, 2]).await;
+    open.batch(&[9]).await;
+    rig.until_alarm(0, "newer").await;
+    let (newer, batch) = (open.last - 1, open.last);
+    let mut other = rig.lane(1).await;
+    other.batch(&[3]).await;
+    let trimmed = (other.subject.clone(), 1);
+    eventually("another shard was trimmed", async || {
+        lanes().await.filter(|lanes| lanes.contains(&trimmed))
+    })
+    .await;
+    for seq in [newer, batch] {
+        assert!(
+            usage(&rig).await.get_raw_message(seq).await.is_ok(),
+            "record {seq} is gone"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_manifests_are_found_again_in_clickhouse() {
+    let mut rig = Rig::start(1, &[]).await;
+    let mut lane = rig.lane(2).await;
+    lane.batch(&[1, 10]).await;
+    rig.assert_stored(lane.written).await;
+    rig.ingestors[0].stop(Duration::from_secs(20)).await.unwrap();
+    let bucket = rig.bucket().await;
+    for shard in 0..super::rig::SHARDS {
+        bucket.purge(names::manifest_key(shard)).await.unwrap();
+    }
+    lane.batch(&[100, 1_000]).await;
+    rig.ingestors[0].restart().await.unwrap();
+    rig.assert_stored(lane.written).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_made_anew_waits_for_a_new_generation() {
+    let mut rig = Rig::start(1, &[]).await;
+    let mut lane = rig.lane(0).await;
+    lane.batch(&[1, 10]).await;
+    let mut written = lane.written;
+    rig.assert_stored(written).await;
+    rig.ingestors[0].stop(Duration::from_secs(20)).await.unwrap();
+    rig.jetstream.delete_stream(names::USAGE_STREAM).await.unwrap();
+
+    rig.ingestors[0].restart().await.unwrap();
+    // As many records as before, and more: nothing in the sequences shows that they are others.
+    let mut lane = rig.lane(0).await;
+    for _ in 0..5 {
+        lane.batch(&[100]).await;
+    }
+    rig.until_alarm(0, "raise-generation").await;
+    rig.assert_stored(written).await;
+    assert!(rig.command("raise-generation").await.status.success());
+    written += lane.written;
+    rig.assert_stored(written).await;
+    rig.until_ready(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_stream_is_stored_from_where_it_parts_from_what_was_stored() {
+    let mut rig = Rig::start(1, &[]).await;
+    let stopped = Duration::from_secs(20);
+    let mut lane = rig.lane(0).await;
+    lane.batch(&[1, 10]).await;
+    let mut written = lane.written;
+    rig.assert_stored(written).await;
+
+    // A backup; then more is stored; then the backup comes back, and with it manifests that are behind.
+    let (store, backup) = (rig.data.path().join("nats/jetstream"), rig.data.path().join("backup"));
+    rig.ingestors[0].stop(stopped).await.unwrap();
+    rig.nats.stop().await.unwrap();
+    copy(&store, &backup);
+    rig.nats.restart().await.unwrap();
+    rig.ingestors[0].restart().await.unwrap();
+    let mut lost = rig.lane(0).await;
+    lost.batch(&[100]).await;
+    written += lost.written;
+    rig.assert_stored(written).await;
+    rig.ingestors[0].stop(stopped).await.unwrap();
+    rig.nats.stop().await.unwrap();
+    fs::remove_dir_all(&store).unwrap();
+    copy(&backup, &store);
+    rig.nats.restart().await.unwrap();
+
+    // Gateways were quicker than the operator: the positions of what is lost are taken by others.
+    let mut new = rig.lane(0).await;
+    new.batch(&[1_000]).await;
+    new.batch(&[2_000]).await;
+    rig.ingestors[0].restart().await.unwrap();
+    rig.until_alarm(0, "raise-generation").await;
+    assert!(rig.command("raise-generation").await.status.success());
+    written += new.written;
+    rig.assert_stored(written).await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Several ingestors: an even share for each, and nobody's shard is left alone.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use harness::eventually;
+
+use super::rig::Rig;
+
+async fn shares(rig: &Rig) -> Option<Vec<usize>> {
+    let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+    for owner in rig.owners().await? {
+        *shares.entry(owner).or_default() += 1;
+    }
+    Some(shares.into_values().collect())
+}
+
+async fn until_shared(rig: &Rig, wanted: &[usize]) {
+    eventually(&format!("shares of {wanted:?}"), async || {
+        shares(rig).await.filter(|shares| shares == wanted)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_are_shared_evenly_and_taken_over_from_the_dead() {
+    let mut rig = Rig::start(1, &[]).await;
+    until_shared(&rig, &[4]).await;
+    let load = rig.load().await;
+    rig.add_ingestor().await;
+    until_shared(&rig, &[2, 2]).await;
+    rig.ingestors[1].kill().await.unwrap();
+    until_shared(&rig, &[4]).await;
+    rig.assert_stored(load.stop().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingestor_that_is_told_to_stop_leaves_nothing_behind() {
+    let mut rig = Rig::start(2, &[("MEMBER_TTL", "30")]).await;
+    until_shared(&rig, &[2, 2]).await;
+    let load = rig.load().await;
+    rig.until_inserting().await;
+    let status = rig.ingestors[0].stop(Duration::from_secs(20)).await.unwrap();
+    assert!(status.success(), "{status}");
+    // Long before an ingestor that does not answer would be given up.
+    tokio::time::timeout(Duration::from_secs(25), until_shared(&rig, &[4]))
+        .await
+        .unwrap();
+    rig.assert_stored(load.stop().await).await;
+}

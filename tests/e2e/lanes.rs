@@ -1,0 +1,440 @@
+//! G1 and G2 at the lane: what was said to be stored is in the stream once, what was said not to be never is, whatever
+//! NATS goes through.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_nats::{
+    Client, HeaderMap, HeaderValue,
+    header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+    jetstream::{
+        self,
+        stream::{Config, DiscardPolicy, Stream},
+    },
+};
+use devstack::{DataDir, Nats, NatsOptions, Servers};
+use gateway::{
+    lane::{gathered::BatchLimits, task::LaneLimits},
+    link::Link,
+    metrics::LaneMetrics,
+    publisher::{Outcome, Outgoing, Publisher, QueueLimits, Slot},
+    run::{Run, RunLimits, Runs},
+};
+use harness::eventually;
+use prometheus_client::registry::Registry;
+use schema::{
+    AccountId, BatchId, EventId, KeyId, LaneRecord, LeaseId, RunId, SubscriptionId, UsageEvent, lane_record::Kind,
+    names,
+};
+use service::{Health, Lifecycle, nats::NatsSettings};
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+
+const SHARDS: u16 = 4;
+
+/// A run with its lanes, a NATS of its own and a database of its own.
+struct Lanes {
+    publisher: Publisher,
+    run: Run,
+    runs: Runs,
+    life: Lifecycle,
+    stream: Stream,
+    client: Client,
+    nats: Nats,
+    pool: PgPool,
+    _servers: Arc<Servers>,
+    _data: DataDir,
+}
+
+/// What was said of each event.
+type Told = HashMap<EventId, Outcome>;
+
+impl Lanes {
+    async fn open(stream_bytes: i64) -> Self {
+        let servers = Servers::shared().await.unwrap();
+        let data = DataDir::create().unwrap();
+        let nats = Nats::start(&data.path().join("nats"), &NatsOptions::default())
+            .await
+            .unwrap();
+        let database = format!("lanes_{:016x}", rand::random::<u64>());
+        let pool = PgPool::connect(&servers.postgres.create_database(&database).await.unwrap())
+            .await
+            .unwrap();
+        sqlx::migrate!("../schema/postgres").run(&pool).await.unwrap();
+
+        let life = Lifecycle::new();
+        let health = Health::new();
+        let settings = NatsSettings {
+            nats_url: nats.url().to_owned(),
+            nats_user: None,
+            nats_password: None,
+        };
+        let client = service::nats::connect(&settings, "lanes", &health).await.unwrap();
+        let stream = jetstream::new(client.clone())
+            .create_stream(usage_stream(stream_bytes))
+            .await
+            .unwrap();
+        let link = Link::watch(&client, &life);
+        let runs = Runs {
+            gateway: "lanes".into(),
+            pool: pool.clone(),
+            client: client.clone(),
+            link: link.clone(),
+            health,
+            life: life.clone(),
+            metrics: LaneMetrics::register(&mut Registry::default()),
+            limits: limits(),
+        };
+        let publisher = Publisher::new(link);
+        let (run, lanes) = runs.begin().await.unwrap();
+        publisher.install(lanes);
+        Self {
+            publisher,
+            run,
+            runs,
+            life,
+            stream,
+            client,
+            nats,
+            pool,
+            _servers: servers,
+            _data: data,
+        }
+    }
+
+    /// Writers that publish until they are told to stop, and note what they are told.
+    fn load(&self, writers: usize) -> Load {
+        let (told, stop) = (Arc::new([const { AtomicU64::new(0) }; 3]), Lifecycle::new());
+        let mut tasks = JoinSet::new();
+        for _ in 0..writers {
+            let (publisher, told, stopping) = (self.publisher.clone(), told.clone(), stop.token());
+            tasks.spawn(async move {
+                let mut mine = Told::new();
+                while !stopping.is_cancelled() {
+                    let account = AccountId::new();
+                    let Ok(slot) = publisher.reserve(account) else {
+                        // A client that was told to come back later.
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                        continue;
+                    };
+                    let event = event(account);
+                    let outcome = slot.publish(vec![outgoing(&event)]).await;
+                    told[index(outcome)].fetch_add(1, Relaxed);
+                    mine.insert(event.event_id, outcome);
+                }
+                mine
+            });
+        }
+        Load { told, stop, tasks }
+    }
+
+    /// Every lane closed, the run closed; then what is in the stream, in order.
+    async fn end(mut self) -> Vec<LaneRecord> {
+        self.publisher.remove();
+        self.run.lanes_closed().await.unwrap();
+        self.run.close().await.unwrap();
+        let state: String = sqlx::query_scalar("select state from gateway_runs")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap();
+        assert_eq!(state, "closed");
+        self.life.stop();
+        self.life.finished(Duration::from_secs(10)).await.unwrap();
+        records(&mut self.stream).await
+    }
+}
+
+/// Writers at work.
+struct Load {
+    told: Arc<[AtomicU64; 3]>,
+    stop: Lifecycle,
+    tasks: JoinSet<Told>,
+}
+
+impl Load {
+    fn told(&self, outcome: Outcome) -> u64 {
+        self.told[index(outcome)].load(Relaxed)
+    }
+
+    async fn stored_more(&self, more: u64) {
+        let before = self.told(Outcome::Stored);
+        let enough = async || (self.told(Outcome::Stored) >= before + more).then_some(());
+        eventually("more is stored", enough).await;
+    }
+
+    async fn end(self) -> Told {
+        self.stop.stop();
+        self.tasks.join_all().await.into_iter().flatten().collect()
+    }
+}
+
+/// The ledger check of the lanes: what was told is what is there, and no lane has a record out of its place.
+fn assert_told_the_truth(told: &Told, records: &[LaneRecord]) {
+    let mut stored: HashMap<EventId, u32> = HashMap::new();
+    for record in records {
+        if let Kind::Batch { events, .. } = &record.kind {
+            for event in events {
+                *stored.entry(event.event_id).or_default() += 1;
+            }
+        }
+    }
+    for (event, outcome) in told {
+        let times = stored.remove(event).unwrap_or(0);
+        match outcome {
+            Outcome::Stored => assert_eq!(times, 1, "{event} was said to be stored"),
+            Outcome::NotStored => assert_eq!(times, 0, "{event} was said not to be stored"),
+            Outcome::Unknown => assert!(times <= 1, "{event} is stored {times} times"),
+        }
+    }
+    assert!(stored.is_empty(), "{} events that nobody sent", stored.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_killed_ten_times_under_load_stores_each_event_once_or_never_as_told() {
+    let mut lanes = Lanes::open(-1).await;
+    let load = lanes.load(48);
+    for _ in 0..10 {
+        load.stored_more(500).await;
+        lanes.nats.kill().await.unwrap();
+        lanes.nats.restart().await.unwrap();
+    }
+    load.stored_more(500).await;
+    let told = load.end().await;
+    let records = lanes.end().await;
+    assert_told_the_truth(&told, &records);
+    let closed = records.iter().filter(|record| record.kind == Kind::Close).count();
+    assert_eq!(closed, usize::from(SHARDS), "every lane ends with its close record");
+    assert_eq!(
+        records.iter().filter(|record| record.kind == Kind::Open).count(),
+        usize::from(SHARDS)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_nats_is_unknown_at_the_deadline_refused_meanwhile_and_resolved_after() {
+    let mut lanes = Lanes::open(-1).await;
+    let load = lanes.load(16);
+    load.stored_more(100).await;
+    lanes.nats.pause().unwrap();
+    // What was in flight is unknown at its deadline; everything else is refused before a unit would be spent.
+    eventually("waiters are told that nobody knows", async || {
+        (load.told(Outcome::Unknown) > 0).then_some(())
+    })
+    .await;
+    for _ in 0..64 {
+        assert!(
+            lanes.publisher.reserve(AccountId::new()).is_err(),
+            "a stuck lane takes nothing"
+        );
+    }
+    lanes.nats.resume().unwrap();
+    load.stored_more(100).await;
+    let told = load.end().await;
+    assert_told_the_truth(&told, &lanes.end().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_stream_refuses_and_says_so_then_takes_again() {
+    let mut lanes = Lanes::open(600_000).await;
+    let load = lanes.load(16);
+    eventually("the stream is full", async || {
+        (load.told(Outcome::NotStored) > 200).then_some(())
+    })
+    .await;
+    let mut config = usage_stream(-1);
+    config.name = names::USAGE_STREAM.into();
+    jetstream::new(lanes.client.clone())
+        .update_stream(config)
+        .await
+        .unwrap();
+    load.stored_more(200).await;
+    let told = load.end().await;
+    assert!(
+        !told.values().any(|outcome| *outcome == Outcome::Unknown),
+        "a refusal is no riddle"
+    );
+    lanes.stream = jetstream::new(lanes.client.clone())
+        .get_stream(names::USAGE_STREAM)
+        .await
+        .unwrap();
+    assert_told_the_truth(&told, &lanes.end().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_run_is_given_up_and_its_waiters_are_told_the_truth() {
+    let mut lanes = Lanes::open(-1).await;
+    let load = lanes.load(16);
+    load.stored_more(100).await;
+    let first = lanes.run.id;
+    for shard in 0..SHARDS {
+        fence(&lanes.client, &lanes.stream, &names::lane(shard, first), first).await;
+    }
+    lanes.run.fenced().await;
+    lanes.publisher.remove();
+    assert!(lanes.run.lanes_closed().await.is_err());
+
+    let (run, open) = lanes.runs.begin().await.unwrap();
+    assert_ne!(run.id, first);
+    lanes.run = run;
+    lanes.publisher.install(open);
+    load.stored_more(100).await;
+    sqlx::query("delete from gateway_runs where id = $1")
+        .bind(first.0)
+        .execute(&lanes.pool)
+        .await
+        .unwrap();
+    let told = load.end().await;
+    let records = lanes.end().await;
+    assert_told_the_truth(&told, &records);
+    let mut of_first = records.iter().filter(|record| record.run_id == first);
+    for _ in 0..SHARDS {
+        // Nothing of the first run follows the fence of its lane: NATS itself refuses it.
+        assert!(of_first.any(|record| matches!(record.kind, Kind::Fence { .. })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_row_is_being_ended_notices_it_by_its_heartbeat() {
+    let lanes = Lanes::open(-1).await;
+    sqlx::query("update gateway_runs set state = 'fencing'")
+        .execute(&lanes.pool)
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(20), lanes.run.fenced())
+        .await
+        .expect("the heartbeat finds no live row");
+    lanes.life.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_is_too_large_is_not_stored_and_harms_no_other() {
+    let lanes = Lanes::open(-1).await;
+    let account = AccountId::new();
+    let mut large = event(account);
+    large.user_agent = "x".repeat(Slot::BYTES_MAX);
+    let small = event(account);
+    let outcome = async |event: &UsageEvent| {
+        lanes
+            .publisher
+            .reserve(account)
+            .unwrap()
+            .publish(vec![outgoing(event)])
+            .await
+    };
+    assert_eq!(outcome(&large).await, Outcome::NotStored);
+    assert_eq!(outcome(&small).await, Outcome::Stored);
+    let told = Told::from([(large.event_id, Outcome::NotStored), (small.event_id, Outcome::Stored)]);
+    assert_told_the_truth(&told, &lanes.end().await);
+}
+
+/// What an ingestor creates.
+fn usage_stream(max_bytes: i64) -> Config {
+    let metadata = [
+        (names::META_SHARDS, SHARDS.to_string()),
+        (names::META_GENERATION, "1".to_owned()),
+    ];
+    Config {
+        name: names::USAGE_STREAM.into(),
+        subjects: vec![names::USAGE_SUBJECTS.into()],
+        discard: DiscardPolicy::New,
+        max_bytes,
+        metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
+        ..Config::default()
+    }
+}
+
+/// As in production, but quicker to give up.
+fn limits() -> RunLimits {
+    RunLimits {
+        heartbeat_interval: Duration::from_millis(200),
+        queue: QueueLimits {
+            entries: 1024,
+            bytes: 4 << 20,
+        },
+        lane: LaneLimits {
+            batch: BatchLimits {
+                events: 500,
+                bytes: 512 << 10,
+            },
+            attempt_timeout: Duration::from_millis(800),
+            stuck_after: Duration::from_millis(500),
+            outcome_deadline: Duration::from_secs(2),
+        },
+    }
+}
+
+/// Ends a lane for its run, as the billing worker does: reads the last record, appends under its sequence.
+async fn fence(client: &Client, stream: &Stream, lane: &str, run: RunId) {
+    eventually("the lane is fenced", async || {
+        let last = stream.get_last_raw_message_by_subject(lane).await.ok()?;
+        let last_batch = match LaneRecord::decode(&last.payload).unwrap().kind {
+            Kind::Batch { batch_id, .. } => batch_id,
+            _ => BatchId::NIL,
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(last.sequence));
+        let fence = LaneRecord::fence(run, last_batch).encode();
+        let context = jetstream::new(client.clone());
+        context
+            .publish_with_headers(lane.to_owned(), headers, fence.into())
+            .await
+            .ok()?
+            .await
+            .ok()
+    })
+    .await;
+}
+
+/// All records of the stream, in order.
+async fn records(stream: &mut Stream) -> Vec<LaneRecord> {
+    let state = stream.info().await.unwrap().state.clone();
+    let mut records = Vec::new();
+    for sequence in state.first_sequence..=state.last_sequence {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        records.push(LaneRecord::decode(&message.payload).unwrap());
+    }
+    records
+}
+
+fn index(outcome: Outcome) -> usize {
+    match outcome {
+        Outcome::Stored => 0,
+        Outcome::NotStored => 1,
+        Outcome::Unknown => 2,
+    }
+}
+
+fn outgoing(event: &UsageEvent) -> Outgoing {
+    Outgoing {
+        event: event.encode(),
+        admission: None,
+    }
+}
+
+fn event(account: AccountId) -> UsageEvent {
+    UsageEvent {
+        event_id: EventId::new(),
+        account_id: account,
+        key_id: KeyId::new(),
+        subscription_id: SubscriptionId::NIL,
+        period_start: 1_795_000_000,
+        usage_type: "api_call".into(),
+        cost_units: 1,
+        endpoint: "/api/posts/search".into(),
+        method: "GET".into(),
+        status: 200,
+        request_id: "r".into(),
+        ip_address: "::1".parse().unwrap(),
+        user_agent: "lanes".into(),
+        time_ms: 1_795_000_000_000,
+        lease_id: LeaseId::NIL,
+        idempotency_key: String::new(),
+        corrects: EventId::NIL,
+    }
+}

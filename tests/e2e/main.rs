@@ -1,0 +1,18 @@
+//! The whole system on real servers. Every test starts what it needs, waits for conditions, and leaves nothing behind.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod bad_input;
+mod billing;
+mod changes;
+mod clickhouse;
+mod counting;
+mod ingest;
+mod lanes;
+mod limits;
+mod own_api;
+mod proxying;
+mod quotas;
+mod shutdown;
+
+/// The services, in one executable.
+const SERVICES: &str = env!("CARGO_BIN_EXE_services");

@@ -1,0 +1,9 @@
+//! What the end-to-end tests stand on: servers and services of their own, waiting for conditions, and the ledger check.
+
+pub mod client;
+pub mod stack;
+pub mod wait;
+
+pub use client::{Client, concurrently, count};
+pub use stack::{Stack, StackOptions};
+pub use wait::eventually;

@@ -1,0 +1,133 @@
+//! One test's system: a NATS of its own, a database of its own in the shared PostgreSQL and ClickHouse, and its services.
+
+use std::{
+    ops::{Deref, DerefMut},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::Result;
+use clickhouse::Row;
+use devstack::{
+    DataDir, Nats, NatsOptions, Servers,
+    system::{Endpoints, System, SystemOptions},
+};
+use schema::AccountId;
+use sqlx::PgPool;
+
+use crate::wait::eventually;
+
+/// What a test may choose.
+#[derive(Clone, Debug, Default)]
+pub struct StackOptions {
+    /// 0: one.
+    pub gateways: usize,
+    /// 0: one.
+    pub ingestors: usize,
+    pub upstream_url: Option<String>,
+    pub gateway_env: Vec<(&'static str, String)>,
+    pub ingestor_env: Vec<(&'static str, String)>,
+    pub billing_env: Vec<(&'static str, String)>,
+}
+
+/// Fields are dropped in order: services before servers before data.
+pub struct Stack {
+    system: System,
+    pub nats: Nats,
+    pub pool: PgPool,
+    pub clickhouse: clickhouse::Client,
+    _servers: Arc<Servers>,
+    pub data: DataDir,
+}
+
+/// What is stored of an account.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, Row)]
+pub struct Sums {
+    pub events: u64,
+    pub distinct: u64,
+    pub units: i64,
+}
+
+impl Stack {
+    /// `services`: the executable (`env!("CARGO_BIN_EXE_services")`).
+    pub async fn start(services: &str, options: StackOptions) -> Result<Self> {
+        let servers = Servers::shared().await?;
+        let data = DataDir::create()?;
+        let nats = Nats::start(&data.path().join("nats"), &NatsOptions::default()).await?;
+        let name = format!("test_{:016x}", rand::random::<u64>());
+        let database_url = servers.postgres.create_database(&name).await?;
+        let endpoints = Endpoints {
+            nats_url: nats.url().to_owned(),
+            database_url: database_url.clone(),
+            clickhouse_url: servers.clickhouse.url().to_owned(),
+            clickhouse_database: name.clone(),
+        };
+        let mut system = SystemOptions::new(data.path().to_owned());
+        system.exe = Some(PathBuf::from(services));
+        system.gateways = options.gateways.max(1);
+        system.ingestors = options.ingestors.max(1);
+        system.upstream_url = options.upstream_url;
+        system.gateway_env = options.gateway_env;
+        system.ingestor_env = options.ingestor_env;
+        system.billing_env = options.billing_env;
+        let system = System::start(endpoints, system).await?;
+        let pool = PgPool::connect_lazy(&database_url)?;
+        let clickhouse = servers.clickhouse.client().with_database(name);
+        Ok(Self {
+            system,
+            nats,
+            pool,
+            clickhouse,
+            _servers: servers,
+            data,
+        })
+    }
+
+    /// URL of the n-th gateway, from 0.
+    pub fn gateway(&self, n: usize) -> &str {
+        &self.gateways[n].url
+    }
+
+    /// What is stored of an account: rows, distinct events, units.
+    pub async fn sums(&self, account: AccountId) -> Result<Sums> {
+        let query = "select count() as events, uniqExact(event_id) as distinct, sum(cost_units) as units \
+                     from usage_events where account_id = ?";
+        Ok(self
+            .clickhouse
+            .query(query)
+            .bind(account.0.to_string())
+            .fetch_one()
+            .await?)
+    }
+
+    /// The ledger check: waits until the account has `events` rows, then holds that each is stored once and that the units
+    /// are these.
+    pub async fn assert_stored(&self, account: AccountId, events: u64, units: i64) {
+        let sums = eventually(&format!("{events} events of {account} are stored"), async || {
+            self.sums(account).await.ok().filter(|sums| sums.events >= events)
+        })
+        .await;
+        assert_eq!(
+            sums,
+            Sums {
+                events,
+                distinct: events,
+                units
+            }
+        );
+    }
+}
+
+impl Deref for Stack {
+    type Target = System;
+
+    fn deref(&self) -> &System {
+        &self.system
+    }
+}
+
+impl DerefMut for Stack {
+    fn deref_mut(&mut self) -> &mut System {
+        &mut self.system
+    }
+}

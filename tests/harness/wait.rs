@@ -1,0 +1,21 @@
+//! Waiting for conditions, never for a time.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+/// Far longer than anything takes, so that it is a failure and no slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `probe` gives something; panics with `what` when it does not in time.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
