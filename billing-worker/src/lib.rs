@@ -22,6 +22,7 @@
 //! | migrations, and whether the database is there | [`database`] |
 //! | lists in pages | [`page`] |
 //! | what can go wrong, as an HTTP answer | [`error`] |
+//! | Stripe's API | [`stripe`] |
 //! | counters for the operator | [`metrics`] |
 //!
 //! # Invariants
@@ -47,6 +48,7 @@ pub mod page;
 pub mod plans;
 pub mod public_api;
 pub mod retention;
+pub mod stripe;
 pub mod subscriptions;
 
 use std::{ffi::OsString, process::ExitCode};

@@ -1,0 +1,15 @@
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Customer {
+    pub id: String,
+    /// Deleted for good; a deleted one has no other fields.
+    #[serde(default)]
+    pub deleted: bool,
+    #[serde(default)]
+    pub livemode: bool,
+    #[serde(default)]
+    pub metadata: HashMap<String, String>,
+}

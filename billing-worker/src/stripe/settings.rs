@@ -1,0 +1,85 @@
+//! What this service has to know to speak to Stripe.
+
+use std::time::Duration;
+
+use clap::Args;
+use http::Uri;
+use service::settings::seconds;
+
+#[derive(Args, Clone, Debug)]
+pub struct StripeSettings {
+    /// Secret key of the Stripe account (sk_live_…, rk_live_… or their test forms); without one nothing is billed
+    #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
+    pub stripe_secret_key: Option<String>,
+
+    /// Where Stripe's API is; another address is for tests
+    #[arg(long, env = "STRIPE_API_BASE", default_value = "https://api.stripe.com")]
+    pub stripe_api_base: String,
+
+    /// How long one attempt of one call may take (seconds)
+    #[arg(long, env = "STRIPE_TIMEOUT", default_value = "20", value_parser = seconds)]
+    pub stripe_timeout: Duration,
+
+    /// Calls a second at the most, meter events apart (Stripe allows 100 in live mode, 25 in a sandbox)
+    #[arg(long, env = "STRIPE_CALLS_PER_SECOND", default_value = "25", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub stripe_calls_per_second: u32,
+
+    /// Meter events a second at the most (Stripe allows 1,000)
+    #[arg(long, env = "STRIPE_METER_EVENTS_PER_SECOND", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub stripe_meter_events_per_second: u32,
+}
+
+impl StripeSettings {
+    /// What is wrong with them, without the key.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(key) = &self.stripe_secret_key
+            && !is_secret_key(key)
+        {
+            return Err(
+                "STRIPE_SECRET_KEY is not a secret key: it begins with sk_live_, sk_test_, rk_live_ or rk_test_"
+                    .to_owned(),
+            );
+        }
+        let base = self.stripe_api_base.parse::<Uri>().ok();
+        let is_base = base.is_some_and(|base| {
+            matches!(base.scheme_str(), Some("http" | "https")) && base.authority().is_some() && base.query().is_none()
+        });
+        if !is_base {
+            return Err("STRIPE_API_BASE is not a URL such as https://api.stripe.com".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Real money moves. Objects of the other mode are none of ours.
+    pub fn is_live(&self) -> bool {
+        self.stripe_secret_key
+            .as_deref()
+            .is_some_and(|key| key[3..].starts_with("live_"))
+    }
+}
+
+fn is_secret_key(key: &str) -> bool {
+    let is_kind = ["sk_live_", "sk_test_", "rk_live_", "rk_test_"]
+        .iter()
+        .any(|prefix| key.len() > prefix.len() && key.starts_with(prefix));
+    is_kind && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_secret_key_is_taken_for_one() {
+        for (key, expected) in [
+            ("sk_test_51abc", true),
+            ("rk_live_51abc", true),
+            ("pk_live_51abc", false),
+            ("sk_test_", false),
+            ("sk_test_a b", false),
+            ("", false),
+        ] {
+            assert_eq!(is_secret_key(key), expected, "{key}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! One call to Stripe: kept-alive connections, a time-out for each attempt, jittered retries that heed `Retry-After`, and rates.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use service::Backoff;
+use stripe_client_core::{RequestBuilder, StripeMethod, StripeRequest, VERSION};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::{StripeError, StripeSettings, error::Refusal};
+
+/// Attempts of a call that may be repeated.
+const ATTEMPTS: u32 = 4;
+/// The most that `Retry-After` is heeded within one call; the caller has its own patience beyond.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+/// A page of a hundred subscriptions has some three hundred kilobytes.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Cheap to clone; all clones share connections and rates.
+#[derive(Clone)]
+pub struct Stripe {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// `https://api.stripe.com/v1`
+    base: String,
+    authorization: HeaderValue,
+    is_live: bool,
+    attempt_timeout: Duration,
+    calls: DefaultDirectRateLimiter,
+    meter_events: DefaultDirectRateLimiter,
+}
+
+/// How a call that changes something is kept from doing so twice.
+#[derive(Clone, Copy, Debug)]
+pub enum Write<'a> {
+    /// Under this idempotency key, which is in our database before the call: repeated here, and by whoever comes after a crash.
+    Keyed(&'a str),
+    /// It sets what is so afterwards, however often it is done (an update, a deletion): repeated here.
+    Settable,
+    /// Once, and the caller sees what became of it. Under the meters' own rate.
+    MeterEvent,
+}
+
+impl Stripe {
+    /// `None`: there is no key. Connects to nothing yet.
+    pub fn new(settings: &StripeSettings) -> Result<Option<Self>> {
+        let Some(key) = &settings.stripe_secret_key else {
+            return Ok(None);
+        };
+        let mut authorization =
+            HeaderValue::try_from(format!("Bearer {key}")).context("STRIPE_SECRET_KEY cannot stand in a header")?;
+        authorization.set_sensitive(true);
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        let connector = HttpsConnectorBuilder::new()
+            .with_webpki_roots()
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(20))
+            .pool_max_idle_per_host(64)
+            .build(connector);
+        let per_second = |n: u32| RateLimiter::direct(Quota::per_second(NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)));
+        Ok(Some(Self {
+            inner: Arc::new(Inner {
+                client,
+                base: format!("{}/v1", settings.stripe_api_base.trim_end_matches('/')),
+                authorization,
+                is_live: settings.is_live(),
+                attempt_timeout: settings.stripe_timeout,
+                calls: per_second(settings.stripe_calls_per_second),
+                meter_events: per_second(settings.stripe_meter_events_per_second),
+            }),
+        }))
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.inner.is_live
+    }
+
+    /// A call that changes nothing.
+    pub async fn read<T: DeserializeOwned>(&self, request: &impl StripeRequest) -> Result<T, StripeError> {
+        self.call(request.build(), None, ATTEMPTS).await
+    }
+
+    /// A call that changes something.
+    pub async fn write<T: DeserializeOwned>(
+        &self,
+        request: &impl StripeRequest,
+        write: Write<'_>,
+    ) -> Result<T, StripeError> {
+        match write {
+            Write::Keyed(key) => self.call(request.build(), Some(key), ATTEMPTS).await,
+            Write::Settable => self.call(request.build(), None, ATTEMPTS).await,
+            Write::MeterEvent => {
+                self.inner.meter_events.until_ready().await;
+                parsed(self.attempt(&request.build(), None).await?.ok()?)
+            }
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        key: Option<&str>,
+        attempts: u32,
+    ) -> Result<T, StripeError> {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
+        // An unclear attempt stays unclear, whatever is answered to those after it.
+        let mut unclear = None;
+        loop {
+            self.inner.calls.until_ready().await;
+            let (failure, told_to) = match self.attempt(&request, key).await {
+                Ok(answer) => {
+                    let told_to = answer.should_retry();
+                    match answer.ok() {
+                        Ok(body) => return parsed(body),
+                        Err(failure) => (failure, told_to),
+                    }
+                }
+                Err(failure) => (failure, None),
+            };
+            let again = told_to.unwrap_or_else(|| failure.is_passing());
+            let delay = match &failure {
+                StripeError::Busy {
+                    retry_after: Some(after),
+                    ..
+                } => (*after).min(RETRY_AFTER_MAX),
+                _ => backoff.next_delay(),
+            };
+            if let StripeError::Unknown(_) = failure {
+                unclear = Some(failure.clone());
+            }
+            if !again || backoff.tries() >= attempts {
+                return Err(match (failure, unclear) {
+                    (StripeError::Busy { .. }, Some(unclear)) => unclear,
+                    (failure, _) => failure,
+                });
+            }
+            debug!(path = %request.path, "calling Stripe again in {delay:.1?}: {failure}");
+            sleep(delay).await;
+        }
+    }
+
+    async fn attempt(&self, request: &RequestBuilder, key: Option<&str>) -> Result<Answer, StripeError> {
+        let inner = &*self.inner;
+        let target = match &request.query {
+            Some(query) if !query.is_empty() => format!("{}{}?{query}", inner.base, request.path),
+            _ => format!("{}{}", inner.base, request.path),
+        };
+        let method = match request.method {
+            StripeMethod::Get => Method::GET,
+            StripeMethod::Post => Method::POST,
+            StripeMethod::Delete => Method::DELETE,
+        };
+        let mut builder = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::AUTHORIZATION, inner.authorization.clone())
+            .header("stripe-version", VERSION.as_str())
+            .header(header::USER_AGENT, concat!("trendit-usage/", env!("CARGO_PKG_VERSION")));
+        if let Some(key) = key {
+            builder = builder.header("idempotency-key", key);
+        }
+        if request.body.is_some() {
+            builder = builder.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        }
+        let body = Full::new(Bytes::from(request.body.clone().unwrap_or_default()));
+        let sent = builder.body(body).map_err(|error| {
+            StripeError::Refused(Refusal {
+                message: format!("the request cannot be made: {error}"),
+                ..Refusal::default()
+            })
+        })?;
+        let exchange = async {
+            let answer = inner.client.request(sent).await.map_err(|error| {
+                if error.is_connect() {
+                    busy("it cannot be reached", None)
+                } else {
+                    StripeError::Unknown(format!("the connection broke: {error}"))
+                }
+            })?;
+            let (head, body) = answer.into_parts();
+            let broken = |error| match head.status.is_success() {
+                true => StripeError::Unknown(format!("the answer broke off: {error}")),
+                false => StripeError::Unknown(format!("the answer ({}) broke off: {error}", head.status)),
+            };
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(broken)?;
+            Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body: body.to_bytes(),
+            })
+        };
+        match timeout(inner.attempt_timeout, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StripeError::Unknown(format!(
+                "no answer within {:?}",
+                inner.attempt_timeout
+            ))),
+        }
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    /// `Stripe-Should-Retry`, where Stripe says so.
+    fn should_retry(&self) -> Option<bool> {
+        match self.headers.get("stripe-should-retry")?.as_bytes() {
+            b"true" => Some(true),
+            b"false" => Some(false),
+            _ => None,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// The body of a success; else what the status proves. (<https://docs.stripe.com/error-low-level>)
+    fn ok(self) -> Result<Bytes, StripeError> {
+        let refusal = || Refusal {
+            status: self.status.as_u16(),
+            ..serde_json::from_slice::<Refused>(&self.body)
+                .map(|refused| refused.error)
+                .unwrap_or_default()
+        };
+        Err(match self.status.as_u16() {
+            200..=299 => return Ok(self.body),
+            401 | 403 => StripeError::Unauthorized(refusal().message),
+            // 409: a call with the same idempotency key is under way. 429: a rate, or a lock. Neither took effect.
+            409 | 424 | 429 => busy(&refusal().message, self.retry_after()),
+            500.. => StripeError::Unknown(format!("status {}", self.status)),
+            _ => StripeError::Refused(refusal()),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    error: Refusal,
+}
+
+fn parsed<T: DeserializeOwned>(body: Bytes) -> Result<T, StripeError> {
+    serde_json::from_slice(&body).map_err(|error| StripeError::Unreadable(error.to_string()))
+}
+
+fn busy(why: &str, retry_after: Option<Duration>) -> StripeError {
+    StripeError::Busy {
+        why: why.to_owned(),
+        retry_after,
+    }
+}
