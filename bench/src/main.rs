@@ -27,7 +27,7 @@ struct Args {
     #[arg(long, default_value = "3", value_parser = clap::value_parser!(u8).range(1..=20))]
     rounds: u8,
     /// Seconds that one measurement of one round takes
-    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u16).range(1..=120))]
+    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u16).range(1..=120))]
     seconds: u16,
     /// Connections of the load generator
     #[arg(long, default_value = "256", value_parser = clap::value_parser!(u16).range(1..=2048))]
