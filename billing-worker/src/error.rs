@@ -10,6 +10,8 @@ use axum::{
 use serde_json::json;
 use tracing::error;
 
+use crate::stripe::StripeError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the request cannot be read: {0}")]
@@ -44,6 +46,33 @@ pub enum Error {
     #[error("plan `{plan}` is not in the catalogue, but {accounts} accounts have it: keep it, or move them first")]
     PlanInUse { plan: String, accounts: i64 },
 
+    #[error("send the header `Authorization: Bearer <API key>` with an API key of the account")]
+    NoKey,
+    #[error("the account is subscribed to `{plan}`: change it with POST /billing/upgrade, or cancel it")]
+    AlreadySubscribed { plan: String },
+    #[error("the account has no subscription: begin one with POST /billing/create-checkout-session")]
+    NotSubscribed,
+    #[error("the account is on plan `{plan}` already")]
+    SamePlan { plan: String },
+    #[error("plan `{plan}` is not for sale: {instead}")]
+    NotForSale { plan: String, instead: &'static str },
+    #[error("{0}")]
+    Conflict(String),
+    #[error("the payment failed: {0}")]
+    PaymentFailed(String),
+    #[error("Stripe has no price for `{lookup_keys}`: run `billing-worker stripe sync`")]
+    PricesMissing { lookup_keys: String },
+    #[error("the account is a customer in Stripe's other mode (live or test), and this service has the key of one")]
+    WrongMode,
+    #[error("{0}")]
+    Webhook(&'static str),
+    #[error("webhooks are not set up: start the billing worker with STRIPE_WEBHOOK_SECRETS")]
+    WebhooksClosed,
+    #[error(transparent)]
+    Stripe(StripeError),
+    #[error("ClickHouse: {0}")]
+    ClickHouse(String),
+
     #[error("the service is starting")]
     Starting,
     /// Not as its source: its text tells the whole chain already.
@@ -54,6 +83,17 @@ pub enum Error {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error)
+    }
+}
+
+impl From<StripeError> for Error {
+    fn from(error: StripeError) -> Self {
+        match error {
+            StripeError::Refused(refusal) if refusal.kind == "card_error" || refusal.status == 402 => {
+                Self::PaymentFailed(refusal.message)
+            }
+            other => Self::Stripe(other),
+        }
     }
 }
 
@@ -75,6 +115,23 @@ impl Error {
             Self::BadValue { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_value"),
             Self::KeyEnded { .. } => (StatusCode::CONFLICT, "key_ended"),
             Self::PlanInUse { .. } => (StatusCode::CONFLICT, "plan_in_use"),
+            Self::NoKey => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::AlreadySubscribed { .. } => (StatusCode::CONFLICT, "already_subscribed"),
+            Self::NotSubscribed => (StatusCode::CONFLICT, "not_subscribed"),
+            Self::SamePlan { .. } => (StatusCode::CONFLICT, "same_plan"),
+            Self::NotForSale { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_for_sale"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::PaymentFailed(_) => (StatusCode::PAYMENT_REQUIRED, "payment_failed"),
+            Self::PricesMissing { .. } => (StatusCode::SERVICE_UNAVAILABLE, "prices_missing"),
+            Self::WrongMode => (StatusCode::CONFLICT, "wrong_mode"),
+            Self::Webhook(_) => (StatusCode::BAD_REQUEST, "webhook_refused"),
+            Self::WebhooksClosed => (StatusCode::SERVICE_UNAVAILABLE, "webhooks_closed"),
+            Self::Stripe(StripeError::Refused(_)) => (StatusCode::BAD_GATEWAY, "stripe_refused"),
+            Self::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured")
+            }
+            Self::Stripe(_) => (StatusCode::SERVICE_UNAVAILABLE, "stripe_unavailable"),
+            Self::ClickHouse(_) => (StatusCode::SERVICE_UNAVAILABLE, "clickhouse_unavailable"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
             Self::Database(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
@@ -93,6 +150,19 @@ impl IntoResponse for Error {
                     StatusCode::SERVICE_UNAVAILABLE => "the database cannot be reached; try again".to_owned(),
                     _ => "something went wrong here; the log has it".to_owned(),
                 }
+            }
+            Self::Stripe(error) => {
+                error!(status = status.as_u16(), "an answer failed: {error}");
+                match error {
+                    StripeError::Refused(refusal) => refusal.message.clone(),
+                    StripeError::Unauthorized(_) => "Stripe does not accept this service's key: an operator has to replace it".to_owned(),
+                    StripeError::NotConfigured => error.to_string(),
+                    _ => "Stripe cannot be asked now; nothing is billed twice: try again".to_owned(),
+                }
+            }
+            Self::ClickHouse(error) => {
+                error!(status = status.as_u16(), "an answer failed: {error}");
+                "the usage store cannot be asked now: try again".to_owned()
             }
             other => other.to_string(),
         };

@@ -7,11 +7,15 @@
 //! | one call: kept-alive connections, time-out, retries, rates | [`transport`] |
 //! | what can go wrong with a call, and what it proves | [`error`] |
 //! | what is read of Stripe's objects | [`object`] |
+//! | what our things are called there | [`names`] |
+//! | the plan catalogue as products, prices and meters | [`catalogue`] |
 //!
 //! The answers are not read with async-stripe's own types: there one field that is missing loses the whole answer, and a
 //! success that cannot be read has happened all the same.
 
+pub mod catalogue;
 pub mod error;
+pub mod names;
 pub mod object;
 pub mod settings;
 pub mod transport;

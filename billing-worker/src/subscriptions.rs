@@ -1,4 +1,13 @@
 //! Which plan an account has, and since when. One row is current; those that it replaced are kept. No current row: Free.
+//!
+//! A row is either an operator's assignment (made here) or a copy of a subscription in Stripe ([`mirror`], [`refresh`]).
+
+pub mod change;
+pub mod mirror;
+pub mod prices;
+pub mod refresh;
+pub mod running;
+pub mod start;
 
 use std::collections::HashMap;
 
@@ -44,6 +53,17 @@ pub async fn assign_locked(
     now: i64,
 ) -> Result<bool, Error> {
     let plan = &admin.plan(plan)?.id;
+    let paid = sqlx::query_scalar!(
+        "select stripe_subscription_id from subscriptions
+         where account_id = $1 and is_current and stripe_subscription_id is not null",
+        account.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    if let Some(paid) = paid.flatten() {
+        let message = format!("the account pays for the subscription {paid} in Stripe: change or cancel that one");
+        return Err(Error::Conflict(message));
+    }
     let current = current(&mut **tx, &[account]).await?.remove(&account);
     let next = match decide(current.as_ref(), plan, now) {
         Assignment::Keep => return Ok(false),

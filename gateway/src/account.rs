@@ -141,6 +141,7 @@ impl State {
         let nothing = Allowance {
             limit: 0,
             mode: Mode::Limited,
+            unit_price_micros: 0,
         };
         let allowance = |usage_type: &UsageType| {
             let allowance = plan.map_or(nothing, |plan| plan.allowance(*usage_type));

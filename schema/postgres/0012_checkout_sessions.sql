@@ -11,11 +11,11 @@ create table checkout_sessions (
 -- One open session an account: two that are both paid would be two subscriptions.
 create unique index checkout_sessions_open on checkout_sessions (account_id) where ended_at is null;
 
-comment on table checkout_sessions is 'Sessions of Stripe''s hosted checkout. The row is there before the call that creates the session; its id is the idempotency key.';
+comment on table checkout_sessions is 'Sessions of Stripe''s hosted checkout that customers were sent to. One that a crash left behind in Stripe is here not, was shown to nobody, and expires.';
 comment on column checkout_sessions.id is 'idempotency key of the creation';
 comment on column checkout_sessions.account_id is 'who subscribes';
 comment on column checkout_sessions.plan_id is 'to what';
-comment on column checkout_sessions.session_id is 'cs_…; null: the outcome of the creation is not known yet';
+comment on column checkout_sessions.session_id is 'cs_…';
 comment on column checkout_sessions.url is 'where the customer pays';
 comment on column checkout_sessions.expires_at is 'when Stripe closes it by itself';
 comment on column checkout_sessions.ended_at is 'when it was completed, expired or replaced; null: open';

@@ -34,6 +34,8 @@ pub struct Allowance {
     /// Units a period. Of [`Mode::Metered`] nothing is included and this is 0.
     pub limit: i64,
     pub mode: Mode,
+    /// Price of a unit that is billed, in millionths of the currency's main unit; 0 where none is billed.
+    pub unit_price_micros: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct Plan {
     pub id: String,
     pub name: String,
     pub price_cents: i64,
+    /// Days that a new subscriber tries it without paying; 0: none.
+    pub trial_days: u32,
     /// Days for which events are kept; `None`: without end.
     pub retention_days: Option<u32>,
     pub features: Vec<String>,
@@ -147,8 +151,15 @@ impl Catalogue {
                     format!("plan `{id}`: ids are different and of a-z, 0-9 and _"),
                 ));
             }
-            if entry.price_cents < 0 {
-                return Err(fail(at, format!("plan `{id}`: price_cents is negative")));
+            if entry.price_cents < 0 || (id == Self::FREE) != (entry.price_cents == 0) {
+                let problem = format!("plan `{id}`: price_cents is 0 for `{}` and more for the others", Self::FREE);
+                return Err(fail(at, problem));
+            }
+            if entry.trial_days > 730 || (id == Self::FREE && entry.trial_days > 0) {
+                return Err(fail(
+                    at,
+                    format!("plan `{id}`: trial_days is up to 730, and none for `{}`", Self::FREE),
+                ));
             }
             let mut allowances = vec![None; usage_types.len()];
             for (name, usage) in entry.usage {
@@ -170,9 +181,22 @@ impl Catalogue {
                         return Err(fail(name.span(), problem));
                     }
                 };
+                let unit_price_micros = match (usage.mode, usage.unit_price_micros) {
+                    (Mode::Limited, None) => 0,
+                    (Mode::Overage | Mode::Metered, Some(price)) if price > 0 && id != Self::FREE => price,
+                    _ => {
+                        let problem = format!(
+                            "plan `{id}`, {usage_type}: `unit_price_micros` is more than 0 where units are billed (overage, \
+                             metered; never in `{}`), and absent where none are",
+                            Self::FREE
+                        );
+                        return Err(fail(name.span(), problem));
+                    }
+                };
                 allowances[usage_type.index()] = Some(Allowance {
                     limit,
                     mode: usage.mode,
+                    unit_price_micros,
                 });
             }
             if let Some(missing) = usage_types.iter().find(|known| allowances[known.index()].is_none()) {
@@ -182,6 +206,7 @@ impl Catalogue {
                 id,
                 name: entry.name,
                 price_cents: entry.price_cents,
+                trial_days: entry.trial_days,
                 retention_days: entry.retention_days,
                 features: entry.features,
                 allowances: allowances.into_iter().flatten().collect(),
@@ -212,6 +237,11 @@ impl Catalogue {
         &self.plans
     }
 
+    /// Where a plan stands among them: a later one is an upgrade.
+    pub fn position(&self, plan: &str) -> Option<usize> {
+        self.plans.iter().position(|known| known.id == plan)
+    }
+
     pub fn plan(&self, id: &str) -> Option<&Plan> {
         self.plans.iter().find(|plan| plan.id == id)
     }
@@ -230,6 +260,8 @@ struct PlanEntry {
     id: Spanned<String>,
     name: String,
     price_cents: i64,
+    #[serde(default)]
+    trial_days: u32,
     retention_days: Option<u32>,
     #[serde(default)]
     features: Vec<String>,
@@ -242,6 +274,7 @@ struct UsageEntry {
     limit: Option<i64>,
     #[serde(default)]
     mode: Mode,
+    unit_price_micros: Option<i64>,
 }
 
 fn is_name(text: &str) -> bool {
@@ -303,6 +336,13 @@ mod tests {
                 .contains("no plan `free`")
         );
         assert!(swap("id = \"pro\"", "id = \"free\"").problem.contains("different"));
+        for (usage, price) in [
+            ("usage.export = { limit = 5 }", "usage.export = { limit = 5, mode = \"overage\", unit_price_micros = 1 }"),
+            ("usage.export = { limit = 100 }", "usage.export = { limit = 100, mode = \"overage\" }"),
+            ("usage.export = { limit = 100 }", "usage.export = { limit = 100, unit_price_micros = 5 }"),
+        ] {
+            assert!(swap(usage, price).problem.contains("unit_price_micros"), "{price}");
+        }
         assert!(
             swap("price_cents = 0", "prize_cents = 0")
                 .problem

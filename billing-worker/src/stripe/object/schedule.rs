@@ -38,6 +38,13 @@ impl PriceOrId {
             Self::Price(price) => &price.id,
         }
     }
+
+    pub fn price(&self) -> Option<&Price> {
+        match self {
+            Self::Id(_) => None,
+            Self::Price(price) => Some(price),
+        }
+    }
 }
 
 impl Schedule {
@@ -55,7 +62,7 @@ impl Schedule {
 }
 
 impl Phase {
-    pub fn prices(&self) -> impl Iterator<Item = &str> {
-        self.items.iter().map(|item| item.price.id())
+    pub fn prices(&self) -> impl Iterator<Item = &PriceOrId> {
+        self.items.iter().map(|item| &item.price)
     }
 }

@@ -24,6 +24,8 @@ pub struct Subscription {
     /// Set while its invoices are not collected.
     pub pause_collection: Option<serde_json::Value>,
     pub schedule: Option<Reference>,
+    /// A change that waits for its payment.
+    pub pending_update: Option<serde_json::Value>,
     pub latest_invoice: Option<Reference>,
     pub items: List<Item>,
     #[serde(default)]

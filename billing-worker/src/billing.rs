@@ -1,0 +1,117 @@
+//! What billing needs, whoever asks for it: the database, Stripe, ClickHouse, the settings and the clock.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
+use schema::clock::Clock;
+use service::settings::seconds;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::{
+    administration::{Administration, By},
+    error::Error,
+    stripe::{Stripe, StripeError},
+};
+
+/// Of the database's connections as many may wait for Stripe; the others serve who does not.
+const TURNS: usize = 4;
+
+/// How long somebody waits for a turn.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Billing {
+    pub admin: Administration,
+    pub clickhouse: clickhouse::Client,
+    pub clock: Clock,
+    pub settings: Arc<BillingSettings>,
+    /// `None`: there is no key.
+    stripe: Option<Stripe>,
+    turns: Arc<Semaphore>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct BillingSettings {
+    /// Where browsers reach this service's public port: for the pages that Stripe sends customers back to
+    #[arg(long, env = "BILLING_PUBLIC_URL", default_value = "http://127.0.0.1:8081")]
+    pub billing_public_url: String,
+
+    /// How long a subscription goes on after a payment failed, from when its invoice became payable (seconds; 3 days)
+    #[arg(long, env = "GRACE_PERIOD", default_value = "259200", value_parser = seconds)]
+    pub grace_period: Duration,
+
+    /// Secrets of Stripe's webhook endpoint (whsec_…), comma separated: several while they are rotated
+    #[arg(long, env = "STRIPE_WEBHOOK_SECRETS", value_delimiter = ',', hide_env_values = true)]
+    pub stripe_webhook_secrets: Vec<String>,
+}
+
+impl BillingSettings {
+    pub fn grace_s(&self) -> i64 {
+        i64::try_from(self.grace_period.as_secs()).unwrap_or(i64::MAX / 2)
+    }
+
+    /// What is wrong with them, without the secrets.
+    pub fn check(&self) -> Result<(), String> {
+        // An empty secret would verify whatever anybody signs.
+        if self.stripe_webhook_secrets.iter().any(|secret| secret.trim().is_empty()) {
+            return Err("STRIPE_WEBHOOK_SECRETS has an empty secret: remove it, or leave the variable unset".to_owned());
+        }
+        let url = self.billing_public_url.parse::<http::Uri>().ok();
+        if url.is_none_or(|url| !matches!(url.scheme_str(), Some("http" | "https")) || url.authority().is_none()) {
+            return Err(format!(
+                "BILLING_PUBLIC_URL `{}` is not a URL such as https://billing.example.com",
+                self.billing_public_url
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Billing {
+    pub fn new(
+        admin: Administration,
+        clickhouse: clickhouse::Client,
+        stripe: Option<Stripe>,
+        settings: BillingSettings,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            admin,
+            clickhouse,
+            clock,
+            settings: Arc::new(settings),
+            stripe,
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
+    }
+
+    /// The same on behalf of another.
+    pub fn by(&self, by: By) -> Self {
+        let mut other = self.clone();
+        other.admin.by = by;
+        other
+    }
+
+    pub fn stripe(&self) -> Result<&Stripe, Error> {
+        self.stripe.as_ref().ok_or(Error::Stripe(StripeError::NotConfigured))
+    }
+
+    pub fn has_stripe(&self) -> bool {
+        self.stripe.is_some()
+    }
+
+    /// A turn to hold an account's lock while Stripe is asked. A Stripe that hangs must not take all connections.
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
+        match timeout(TURN_PATIENCE, self.turns.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Error::Stripe(StripeError::Busy {
+                why: "many calls wait for its answers".to_owned(),
+                retry_after: None,
+            })),
+        }
+    }
+}

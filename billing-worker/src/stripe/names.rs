@@ -1,0 +1,36 @@
+//! What the things of this service are called in Stripe: how they are found there, in every account and mode.
+
+use schema::UsageType;
+
+/// Metadata of a product, price or subscription: the plan.
+pub const META_PLAN: &str = "trendit_plan";
+/// Metadata of a metered price: the usage type that it bills.
+pub const META_USAGE_TYPE: &str = "trendit_usage_type";
+/// Metadata of a price: what it charges, in short. A price's terms never change; other terms are another price.
+pub const META_TERMS: &str = "trendit_terms";
+/// Metadata of a customer or subscription: the account.
+pub const META_ACCOUNT: &str = "trendit_account";
+
+/// In a meter event's payload: whose usage it is, and how much.
+pub const PAYLOAD_CUSTOMER: &str = "stripe_customer_id";
+pub const PAYLOAD_VALUE: &str = "value";
+
+/// The event name of a usage type's meter.
+pub fn meter_event_name(usage_type: UsageType) -> String {
+    format!("trendit_{usage_type}")
+}
+
+/// A plan's product.
+pub fn product_id(plan: &str) -> String {
+    format!("trendit_{plan}")
+}
+
+/// The lookup key of a plan's price.
+pub fn lookup_key(plan: &str) -> String {
+    format!("trendit_{plan}")
+}
+
+/// The lookup key of the metered price of a usage type in a plan.
+pub fn overage_lookup_key(plan: &str, usage_type: UsageType) -> String {
+    format!("trendit_{plan}_{usage_type}")
+}

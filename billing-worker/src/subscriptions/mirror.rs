@@ -1,0 +1,286 @@
+//! What Stripe says of a customer's subscriptions, as it is stored here. Pure, and a function of everything that Stripe says
+//! now: whatever events told of it, in whatever order, the same state results.
+
+use schema::{Catalogue, Period, SubscriptionId, standing::SubscriptionStatus};
+use uuid::Uuid;
+
+use crate::stripe::{
+    names,
+    object::{Invoice, Schedule, Subscription, subscription::Price},
+};
+
+/// A subscription with what belongs to it in Stripe.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub subscription: Subscription,
+    /// Its schedule, where it has one.
+    pub schedule: Option<Schedule>,
+    /// Its latest invoice, where it owes one.
+    pub latest_invoice: Option<Invoice>,
+}
+
+/// A subscription as a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrored {
+    pub id: SubscriptionId,
+    pub stripe_id: String,
+    pub plan: String,
+    pub status: SubscriptionStatus,
+    pub period: Period,
+    pub anchor: i64,
+    pub ends_at: Option<i64>,
+    pub then_plan: Option<String>,
+    pub grace_until: Option<i64>,
+    pub cancel_at_period_end: bool,
+    pub trial_ends_at: Option<i64>,
+    pub schedule_id: Option<String>,
+    pub ended_at: Option<i64>,
+    pub items: Vec<MirroredItem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirroredItem {
+    pub id: String,
+    pub price_id: String,
+    /// `None`: the plan's own price.
+    pub usage_type: Option<String>,
+    pub period: Period,
+}
+
+/// All of a customer's subscriptions to plans of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mirror {
+    pub subscriptions: Vec<Mirrored>,
+    /// Which of them says what the account may do.
+    pub current: Option<SubscriptionId>,
+    /// What somebody has to look at.
+    pub alarms: Vec<String>,
+}
+
+/// `grace_s`: how long a subscription whose payment failed goes on.
+pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64) -> Mirror {
+    let mut mirror = Mirror::default();
+    let mut live: Vec<(i64, SubscriptionId, String)> = Vec::new();
+    for one in fetched {
+        match subscription(catalogue, one, grace_s, now) {
+            Ok(mirrored) => {
+                if mirrored.is_live() {
+                    live.push((one.subscription.created, mirrored.id, mirrored.stripe_id.clone()));
+                }
+                mirror.subscriptions.push(mirrored);
+            }
+            // Somebody else's product in the same Stripe account.
+            Err(Unmirrored::NotOurs) => {}
+            Err(Unmirrored::Unreadable(why)) => mirror.alarms.push(format!("{}: {why}", one.subscription.id)),
+        }
+    }
+    // The newest: whoever subscribed twice meant the later one. Ids break a tie, so that every reader picks the same.
+    live.sort();
+    if live.len() > 1 {
+        let ids: Vec<&str> = live.iter().map(|(_, _, stripe_id)| stripe_id.as_str()).collect();
+        mirror.alarms.push(format!(
+            "the customer pays for {} subscriptions ({}): cancel all but one in Stripe",
+            ids.len(),
+            ids.join(", ")
+        ));
+    }
+    mirror.current = live.pop().map(|(_, id, _)| id);
+    mirror.subscriptions.sort_by(|a, b| a.stripe_id.cmp(&b.stripe_id));
+    mirror
+}
+
+/// The id here of a subscription there: stamped on usage events, so the same whoever reads it first.
+pub fn subscription_id(stripe_id: &str) -> SubscriptionId {
+    SubscriptionId(Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("stripe:{stripe_id}").as_bytes()))
+}
+
+/// The plan that a price belongs to: as its metadata say, which go on when its lookup key has gone to another price.
+pub fn plan_of(price: &Price) -> Option<&str> {
+    let by_key = || price.lookup_key.as_deref().and_then(|key| key.strip_prefix("trendit_"));
+    price.metadata.get(names::META_PLAN).map(String::as_str).or_else(by_key)
+}
+
+impl Mirrored {
+    /// It says what its account may do: it is paid for, tried, or owed for.
+    pub fn is_live(&self) -> bool {
+        use SubscriptionStatus::{Active, PastDue, Paused, Trialing, Unpaid};
+        matches!(self.status, Active | Trialing | PastDue | Unpaid | Paused)
+    }
+}
+
+enum Unmirrored {
+    NotOurs,
+    Unreadable(String),
+}
+
+fn subscription(catalogue: &Catalogue, fetched: &Fetched, grace_s: i64, now: i64) -> Result<Mirrored, Unmirrored> {
+    let of = &fetched.subscription;
+    let unreadable = |why: String| Unmirrored::Unreadable(why);
+    let plan_item = of
+        .items
+        .data
+        .iter()
+        .find(|item| !item.price.is_metered() && plan_of(&item.price).is_some())
+        .ok_or(Unmirrored::NotOurs)?;
+    let plan = plan_of(&plan_item.price).ok_or(Unmirrored::NotOurs)?;
+    if catalogue.plan(plan).is_none() {
+        return Err(unreadable(format!("its plan `{plan}` is not in the catalogue")));
+    }
+    let status = SubscriptionStatus::from_stored(&of.status)
+        .ok_or_else(|| unreadable(format!("its status `{}` is unknown", of.status)))?;
+    let period = |start: i64, end: i64| match start < end {
+        true => Ok(Period { start, end }),
+        false => Err(unreadable(format!("a period from {start} to {end}"))),
+    };
+    let items = of.items.data.iter().map(|item| {
+        Ok(MirroredItem {
+            id: item.id.clone(),
+            price_id: item.price.id.clone(),
+            usage_type: item.price.metadata.get(names::META_USAGE_TYPE).cloned(),
+            period: period(item.current_period_start, item.current_period_end)?,
+        })
+    });
+    let items = items.collect::<Result<Vec<_>, Unmirrored>>()?;
+    let (ends_at, then_plan) = end(of, fetched.schedule.as_ref(), plan_item.price.id.as_str(), now);
+    // The first try to collect an invoice follows its finalization at once: that is when the payment failed.
+    let failed_at = fetched
+        .latest_invoice
+        .as_ref()
+        .map(|invoice| invoice.status_transitions.finalized_at.unwrap_or(invoice.created));
+    Ok(Mirrored {
+        id: subscription_id(&of.id),
+        stripe_id: of.id.clone(),
+        plan: plan.to_owned(),
+        status,
+        period: period(plan_item.current_period_start, plan_item.current_period_end)?,
+        anchor: of.billing_cycle_anchor,
+        ends_at,
+        then_plan,
+        grace_until: (status == SubscriptionStatus::PastDue)
+            .then(|| failed_at.unwrap_or(plan_item.current_period_start) + grace_s),
+        cancel_at_period_end: of.cancel_at_period_end,
+        trial_ends_at: of.trial_end,
+        schedule_id: fetched
+            .schedule
+            .as_ref()
+            .filter(|schedule| schedule.is_active())
+            .map(|schedule| schedule.id.clone()),
+        ended_at: of.ended_at,
+        items,
+    })
+}
+
+/// When it is due to end, and which plan is next: cancelled, or scheduled to be another plan.
+fn end(of: &Subscription, schedule: Option<&Schedule>, price_id: &str, now: i64) -> (Option<i64>, Option<String>) {
+    if let Some(at) = of.ended_at.or(of.cancel_at) {
+        return (Some(at), None);
+    }
+    let next = schedule
+        .filter(|schedule| schedule.is_active())
+        .and_then(|schedule| schedule.next_phase(now))
+        // A phase that goes on with the same plan is no end.
+        .filter(|phase| !phase.prices().any(|price| price.id() == price_id));
+    match next {
+        Some(phase) => {
+            let plan = phase.prices().find_map(|price| price.price().and_then(plan_of));
+            (plan.is_some().then_some(phase.start_date), plan.map(str::to_owned))
+        }
+        None => (None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const START: i64 = 1_790_000_000;
+    const END: i64 = START + 30 * 86_400;
+
+    fn price(id: &str, plan: &str) -> Value {
+        json!({ "id": id, "lookup_key": format!("trendit_{plan}"), "currency": "usd", "product": "trendit_x",
+                "recurring": { "usage_type": "licensed" }, "metadata": { "trendit_plan": plan } })
+    }
+
+    fn fetched(id: &str, plan: &str, status: &str, more: Value) -> Fetched {
+        let mut subscription = json!({
+            "id": id, "customer": "cus_1", "status": status, "livemode": false, "created": START,
+            "billing_cycle_anchor": START, "cancel_at_period_end": false,
+            "items": { "object": "list", "has_more": false, "data": [{
+                "id": format!("si_{id}"), "price": price(&format!("price_{plan}"), plan),
+                "current_period_start": START, "current_period_end": END }] },
+        });
+        let fields = subscription.as_object_mut().unwrap();
+        fields.extend(more.as_object().unwrap().clone());
+        Fetched {
+            subscription: serde_json::from_value(subscription).unwrap(),
+            schedule: None,
+            latest_invoice: None,
+        }
+    }
+
+    fn of(fetched: &[Fetched]) -> Mirror {
+        mirror(&Catalogue::built_in(), fetched, 3 * 86_400, START + 5)
+    }
+
+    #[test]
+    fn the_newest_that_is_paid_for_is_current_in_whatever_order_they_come() {
+        let old = fetched("sub_a", "pro", "active", json!({ "created": START - 10 }));
+        let new = fetched("sub_b", "enterprise", "active", json!({}));
+        let gone = fetched("sub_c", "pro", "canceled", json!({ "created": START + 10, "ended_at": START + 12 }));
+        let one = of(&[old.clone(), new.clone(), gone.clone()]);
+        assert_eq!(one, of(&[gone, new, old]));
+        assert_eq!(one.current, Some(subscription_id("sub_b")));
+        assert_eq!(one.subscriptions.len(), 3);
+        assert!(one.alarms[0].contains("sub_a, sub_b"), "{:?}", one.alarms);
+    }
+
+    #[test]
+    fn without_a_live_subscription_there_is_no_current_one() {
+        for status in ["canceled", "incomplete", "incomplete_expired"] {
+            let mirror = of(&[fetched("sub_a", "pro", status, json!({}))]);
+            assert_eq!((mirror.current, mirror.subscriptions.len()), (None, 1), "{status}");
+        }
+        assert_eq!(of(&[]), Mirror::default());
+    }
+
+    #[test]
+    fn grace_begins_when_the_invoice_became_payable_by_stripes_clock() {
+        let mut owed = fetched("sub_a", "pro", "past_due", json!({}));
+        let invoice = json!({ "currency": "usd", "total": 2900, "amount_due": 2900, "created": START, "period_start": START,
+                              "period_end": START, "status_transitions": { "finalized_at": START + 3_600 } });
+        owed.latest_invoice = Some(serde_json::from_value(invoice).unwrap());
+        let mirror = of(&[owed]);
+        assert_eq!(mirror.subscriptions[0].grace_until, Some(START + 3_600 + 3 * 86_400));
+        assert!(mirror.current.is_some());
+    }
+
+    #[test]
+    fn a_cancellation_ends_in_free_and_a_schedule_in_its_next_plan() {
+        let cancelled = json!({ "cancel_at": END, "cancel_at_period_end": true });
+        let cancelled = of(&[fetched("sub_a", "pro", "active", cancelled)]).subscriptions.remove(0);
+        assert_eq!((cancelled.ends_at, cancelled.then_plan), (Some(END), None));
+
+        let mut scheduled = fetched("sub_a", "enterprise", "active", json!({ "schedule": "sub_sched_1" }));
+        let phase = |start: i64, end: i64, price: Value| json!({ "start_date": start, "end_date": end, "items": [{ "price": price }] });
+        let schedule = json!({ "id": "sub_sched_1", "status": "active", "phases": [
+            phase(START, END, price("price_enterprise", "enterprise")),
+            phase(END, END + 2_592_000, price("price_pro", "pro")),
+        ]});
+        scheduled.schedule = Some(serde_json::from_value(schedule).unwrap());
+        let scheduled = of(&[scheduled]).subscriptions.remove(0);
+        assert_eq!((scheduled.ends_at, scheduled.then_plan.as_deref()), (Some(END), Some("pro")));
+        assert_eq!(scheduled.schedule_id.as_deref(), Some("sub_sched_1"));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_and_what_we_cannot_read_is_told() {
+        let foreign = json!({ "items": { "data": [{ "id": "si_1", "current_period_start": START, "current_period_end": END,
+            "price": { "id": "price_x", "currency": "usd", "product": "prod_x" } }] } });
+        assert_eq!(of(&[fetched("sub_a", "pro", "active", foreign)]), Mirror::default());
+        for odd in [fetched("sub_a", "gone", "active", json!({})), fetched("sub_a", "pro", "asleep", json!({}))] {
+            let mirror = of(&[odd]);
+            assert_eq!((mirror.subscriptions.len(), mirror.alarms.len()), (0, 1));
+        }
+    }
+}

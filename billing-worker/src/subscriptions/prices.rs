@@ -1,0 +1,59 @@
+//! The prices of a plan in Stripe, found by lookup key.
+
+use schema::{Catalogue, Plan};
+
+use crate::{
+    billing::Billing,
+    error::Error,
+    stripe::{
+        catalogue::{self, WantedPrice},
+        names,
+    },
+};
+
+/// What a subscription to a plan consists of.
+#[derive(Clone, Debug)]
+pub struct PlanPrices {
+    /// Of the plan itself.
+    pub plan: String,
+    /// Of what it bills by the unit, by usage type.
+    pub metered: Vec<(String, String)>,
+}
+
+/// A plan that can be subscribed to.
+pub fn for_sale<'a>(billing: &'a Billing, plan: &str) -> Result<&'a Plan, Error> {
+    let plan = billing.admin.plan(plan)?;
+    if plan.id == Catalogue::FREE {
+        return Err(Error::NotForSale {
+            plan: plan.id.clone(),
+            instead: "an account without a subscription has it; POST /billing/cancel leads back to it",
+        });
+    }
+    Ok(plan)
+}
+
+/// Asks Stripe. Fails with the names of those that it lacks.
+pub async fn of_plan(billing: &Billing, plan: &Plan) -> Result<PlanPrices, Error> {
+    let wanted: Vec<WantedPrice> = catalogue::of_plan(&billing.admin.catalogue, plan);
+    let keys: Vec<String> = wanted.into_iter().map(|wanted| wanted.lookup_key).collect();
+    let mut found = catalogue::prices(billing.stripe()?, &keys).await?;
+    let missing: Vec<&str> = keys.iter().map(String::as_str).filter(|key| !found.contains_key(*key)).collect();
+    if !missing.is_empty() {
+        return Err(Error::PricesMissing {
+            lookup_keys: missing.join(", "),
+        });
+    }
+    let mut take = |key: &str| found.remove(key).map(|price| price.id).unwrap_or_default();
+    let own = take(&names::lookup_key(&plan.id));
+    let billed = billing.admin.catalogue.usage_types().iter();
+    let billed = billed.filter(|usage_type| plan.allowance(**usage_type).mode != schema::Mode::Limited);
+    Ok(PlanPrices {
+        plan: own,
+        metered: billed
+            .map(|usage_type| {
+                let key = names::overage_lookup_key(&plan.id, *usage_type);
+                (usage_type.name().to_owned(), take(&key))
+            })
+            .collect(),
+    })
+}

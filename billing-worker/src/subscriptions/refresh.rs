@@ -1,0 +1,277 @@
+//! Brings the rows of one account's subscriptions in line with what Stripe says now. Whoever calls holds the account's lock
+//! from before the fetch to the commit: otherwise what was fetched first could be written last.
+
+use schema::{AccountId, Period, announcement::Announcement, period::instant, standing::SubscriptionStatus};
+use sqlx::{Postgres, Transaction};
+use stripe_billing::{
+    invoice::RetrieveInvoice,
+    subscription::{ListSubscription, ListSubscriptionStatus},
+    subscription_schedule::RetrieveSubscriptionSchedule,
+};
+use tracing::{error, info};
+
+use super::mirror::{Fetched, Mirror, Mirrored, mirror};
+use crate::{
+    accounts,
+    billing::Billing,
+    customers,
+    error::Error,
+    limits,
+    stripe::{
+        Stripe, StripeError,
+        object::{Invoice, List, Schedule, Subscription},
+    },
+};
+
+/// A customer with more subscriptions than this, ended ones included, is read as far as this.
+const PAGES_MAX: usize = 10;
+
+/// Reads the account's subscriptions from Stripe and stores them; tells whether anything changed. An account that is no
+/// customer there is left as it is.
+pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Error> {
+    let _turn = billing.turn().await?;
+    let mut tx = billing.admin.db.begin().await?;
+    accounts::lock(&mut tx, account).await?;
+    let Some(customer) = customers::find(&mut *tx, account).await? else {
+        return Ok(false);
+    };
+    let changed = store(&mut tx, billing, account, &customer).await?;
+    tx.commit().await?;
+    tell(billing, account, changed).await;
+    Ok(changed)
+}
+
+/// The same inside a transaction that holds the account's lock. The caller commits, then calls [`tell`].
+pub async fn store(
+    tx: &mut Transaction<'_, Postgres>,
+    billing: &Billing,
+    account: AccountId,
+    customer: &str,
+) -> Result<bool, Error> {
+    let now = billing.clock.now_s();
+    let fetched = fetch(billing.stripe()?, customer).await?;
+    let mirror = mirror(&billing.admin.catalogue, &fetched, billing.settings.grace_s(), now);
+    for alarm in &mirror.alarms {
+        error!(account.id = %account, customer.id = customer, "a subscription needs attention: {alarm}");
+    }
+    write(tx, billing, account, customer, &mirror, now).await
+}
+
+/// After the commit.
+pub async fn tell(billing: &Billing, account: AccountId, changed: bool) {
+    if changed {
+        info!(account.id = %account, by = %billing.admin.by, "a subscription changed");
+        let announcement = Announcement::AccountChanged { account_id: account };
+        billing.admin.announcer.announce(announcement).await;
+    }
+}
+
+/// All of a customer's subscriptions, with what decides about them.
+async fn fetch(stripe: &Stripe, customer: &str) -> Result<Vec<Fetched>, StripeError> {
+    let mut fetched = Vec::new();
+    let mut after: Option<String> = None;
+    for _ in 0..PAGES_MAX {
+        let mut list = ListSubscription::new().customer(customer).status(ListSubscriptionStatus::All).limit(100);
+        if let Some(after) = &after {
+            list = list.starting_after(after);
+        }
+        let page: List<Subscription> = match stripe.read(&list).await {
+            Ok(page) => page,
+            // Deleted there, and with it all that it had.
+            Err(error) if error.is_missing() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        after = page.data.last().map(|subscription| subscription.id.clone());
+        for subscription in page.data {
+            fetched.push(complete(stripe, subscription).await?);
+        }
+        if !page.has_more {
+            break;
+        }
+    }
+    Ok(fetched)
+}
+
+async fn complete(stripe: &Stripe, subscription: Subscription) -> Result<Fetched, StripeError> {
+    let schedule = match &subscription.schedule {
+        Some(schedule) => {
+            let retrieve = RetrieveSubscriptionSchedule::new(schedule.id()).expand(vec!["phases.items.price".to_owned()]);
+            Some(stripe.read::<Schedule>(&retrieve).await?)
+        }
+        None => None,
+    };
+    let latest_invoice = match &subscription.latest_invoice {
+        Some(invoice) if subscription.status == SubscriptionStatus::PastDue.as_str() => {
+            Some(stripe.read::<Invoice>(&RetrieveInvoice::new(invoice.id())).await?)
+        }
+        _ => None,
+    };
+    Ok(Fetched {
+        subscription,
+        schedule,
+        latest_invoice,
+    })
+}
+
+async fn write(
+    tx: &mut Transaction<'_, Postgres>,
+    billing: &Billing,
+    account: AccountId,
+    customer: &str,
+    mirror: &Mirror,
+    now: i64,
+) -> Result<bool, Error> {
+    // Before another becomes current: there is one at the most. What an operator assigned gives way to what is paid for, and
+    // stays where nothing is.
+    let mut changed = sqlx::query!(
+        "update subscriptions set is_current = false, updated_at = now()
+         where account_id = $1 and is_current and id is distinct from $2
+           and ($2::uuid is not null or stripe_subscription_id is not null)",
+        account.0,
+        mirror.current.map(|id| id.0)
+    )
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
+    for subscription in &mirror.subscriptions {
+        changed += upsert(tx, account, subscription, mirror.current == Some(subscription.id)).await?;
+        changed += write_items(tx, subscription).await?;
+        write_periods(tx, account, customer, subscription).await?;
+    }
+    let limited = limits::apply(tx, &billing.admin.catalogue, &[account], now).await?;
+    Ok(changed > 0 || !limited.is_empty())
+}
+
+async fn upsert(
+    tx: &mut Transaction<'_, Postgres>,
+    account: AccountId,
+    of: &Mirrored,
+    is_current: bool,
+) -> Result<u64, Error> {
+    let written = sqlx::query!(
+        "insert into subscriptions as s (id, account_id, plan_id, status, period_start, period_end, billing_anchor, ends_at,
+             then_plan_id, grace_until, is_current, stripe_subscription_id, cancel_at_period_end, trial_ends_at,
+             stripe_schedule_id, ended_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+         on conflict (id) do update set plan_id = excluded.plan_id, status = excluded.status,
+             period_start = excluded.period_start, period_end = excluded.period_end,
+             billing_anchor = excluded.billing_anchor, ends_at = excluded.ends_at, then_plan_id = excluded.then_plan_id,
+             grace_until = excluded.grace_until, is_current = excluded.is_current,
+             cancel_at_period_end = excluded.cancel_at_period_end, trial_ends_at = excluded.trial_ends_at,
+             stripe_schedule_id = excluded.stripe_schedule_id, ended_at = excluded.ended_at, updated_at = now()
+         where (s.plan_id, s.status, s.period_start, s.period_end, s.billing_anchor, s.ends_at, s.then_plan_id,
+                s.grace_until, s.is_current, s.cancel_at_period_end, s.trial_ends_at, s.stripe_schedule_id, s.ended_at)
+            is distinct from
+               (excluded.plan_id, excluded.status, excluded.period_start, excluded.period_end, excluded.billing_anchor,
+                excluded.ends_at, excluded.then_plan_id, excluded.grace_until, excluded.is_current,
+                excluded.cancel_at_period_end, excluded.trial_ends_at, excluded.stripe_schedule_id, excluded.ended_at)",
+        of.id.0,
+        account.0,
+        of.plan,
+        of.status.as_str(),
+        instant(of.period.start),
+        instant(of.period.end),
+        instant(of.anchor),
+        of.ends_at.map(instant),
+        of.then_plan,
+        of.grace_until.map(instant),
+        is_current,
+        of.stripe_id,
+        of.cancel_at_period_end,
+        of.trial_ends_at.map(instant),
+        of.schedule_id,
+        of.ended_at.map(instant)
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(written.rows_affected())
+}
+
+async fn write_items(tx: &mut Transaction<'_, Postgres>, of: &Mirrored) -> Result<u64, Error> {
+    let ids: Vec<String> = of.items.iter().map(|item| item.id.clone()).collect();
+    let mut changed = sqlx::query!(
+        "delete from subscription_items where subscription_id = $1 and stripe_item_id <> all($2)",
+        of.id.0,
+        &ids
+    )
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
+    for item in &of.items {
+        changed += sqlx::query!(
+            "insert into subscription_items as i (stripe_item_id, subscription_id, price_id, usage_type, period_start, period_end)
+             values ($1, $2, $3, $4, $5, $6)
+             on conflict (stripe_item_id) do update set subscription_id = excluded.subscription_id,
+                 price_id = excluded.price_id, usage_type = excluded.usage_type, period_start = excluded.period_start,
+                 period_end = excluded.period_end
+             where (i.subscription_id, i.price_id, i.usage_type, i.period_start, i.period_end) is distinct from
+                   (excluded.subscription_id, excluded.price_id, excluded.usage_type, excluded.period_start,
+                    excluded.period_end)",
+            item.id,
+            of.id.0,
+            item.price_id,
+            item.usage_type,
+            instant(item.period.start),
+            instant(item.period.end)
+        )
+        .execute(&mut **tx)
+        .await?
+        .rows_affected();
+    }
+    Ok(changed)
+}
+
+/// The periods whose usage is told to Stripe. Those between the last one known and this one, too, should the news of them not
+/// have come: gateways rolled through them.
+async fn write_periods(
+    tx: &mut Transaction<'_, Postgres>,
+    account: AccountId,
+    customer: &str,
+    of: &Mirrored,
+) -> Result<(), Error> {
+    /// Two years of months: more were missed by nobody who is still in business.
+    const MISSED_MAX: usize = 24;
+    if !of.is_live() && of.ended_at.is_none() {
+        // Never paid for.
+        return Ok(());
+    }
+    let known_end = sqlx::query_scalar!(
+        "select max(period_end) from billing_periods where account_id = $1 and stripe_subscription_id = $2",
+        account.0,
+        of.stripe_id
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    let mut periods = vec![of.period];
+    if let Some(known_end) = known_end.map(|end| end.unix_timestamp()) {
+        let mut at = known_end;
+        while at < of.period.start && periods.len() < MISSED_MAX {
+            let missed = Period::anchored_month(of.anchor, at);
+            periods.push(Period { start: at, end: missed.end.min(of.period.start) });
+            at = missed.end;
+        }
+    }
+    for period in periods {
+        let end = of.ended_at.map_or(period.end, |ended| ended.min(period.end));
+        if end <= period.start {
+            continue;
+        }
+        // The end moves: a period may end before its time. One that is final stays as it was billed.
+        sqlx::query!(
+            "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id)
+             values ($1, $2, $3, $4, $5)
+             on conflict (account_id, period_start) do update set period_end = excluded.period_end,
+                 customer_id = excluded.customer_id, stripe_subscription_id = excluded.stripe_subscription_id
+             where p.final_at is null and (p.period_end, p.customer_id, p.stripe_subscription_id)
+                   is distinct from (excluded.period_end, excluded.customer_id, excluded.stripe_subscription_id)",
+            account.0,
+            instant(period.start),
+            instant(end),
+            customer,
+            of.stripe_id
+        )
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
