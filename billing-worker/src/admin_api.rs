@@ -16,13 +16,11 @@ use axum::{
 
 use crate::{
     administration::Administration,
+    body,
     error::Error,
     metrics::{self, Metrics},
     plans::{self, PriceList},
 };
-
-/// Everything that is sent here is a few short fields.
-const BODY_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Clone)]
 pub struct AdminApi {
@@ -50,7 +48,7 @@ pub fn router(api: AdminApi) -> Router {
         .route("/plans", get(list_plans))
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(body::BYTES_MAX))
         .layer(middleware::from_fn_with_state(api.clone(), authorize::authorize))
         .layer(middleware::from_fn_with_state(
             (api.metrics.clone(), "admin"),

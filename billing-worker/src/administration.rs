@@ -23,6 +23,10 @@ pub enum By {
     Command,
     /// The service itself, at its start.
     Service,
+    /// The account's owner, with one of its API keys.
+    Customer,
+    /// An event of Stripe's, or a look at what it has.
+    Stripe,
 }
 
 impl Administration {
@@ -49,6 +53,8 @@ impl fmt::Display for By {
             Self::AdminApi => "admin api",
             Self::Command => "command",
             Self::Service => "service",
+            Self::Customer => "customer",
+            Self::Stripe => "stripe",
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
-use schema::clock;
+use schema::clock::{self, Clock};
 use service::{Health, Lifecycle};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tracing::{info, warn};
@@ -17,11 +17,14 @@ use crate::{
     admin_api::{self, AdminApi},
     administration::{Administration, By},
     announce::Announcer,
+    billing::Billing,
     chores,
     config::Settings,
     database,
     metrics::Metrics,
-    plans, public_api,
+    plans,
+    public_api::{self, PublicApi},
+    stripe::Stripe,
 };
 
 /// How long the start waits for NATS, which it can do without.
@@ -86,10 +89,42 @@ async fn start(
         .context("copying the plan catalogue to the database")?;
     life.spawn(database::watch(db.clone(), health.clone(), life.clone()));
     let clickhouse = service::clickhouse::client(&settings.clickhouse);
-    life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
+    life.spawn(chores::retain(
+        db,
+        clickhouse.clone(),
+        admin.catalogue.clone(),
+        life.clone(),
+    ));
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
 
-    let catalogue = admin.catalogue.clone();
+    let stripe = Stripe::new(&settings.stripe)?;
+    let billing = Billing::new(
+        admin.clone(),
+        clickhouse,
+        stripe,
+        settings.billing.clone(),
+        Clock::default(),
+    );
+    let api = PublicApi {
+        billing: billing.by(By::Customer),
+        metrics: metrics.clone(),
+        inbox: Arc::default(),
+    };
+    if billing.has_stripe() {
+        life.spawn(chores::check_stripe(billing.clone(), life.clone()));
+        let events = billing.by(By::Stripe);
+        life.spawn(chores::work_on_events(
+            events.clone(),
+            metrics.clone(),
+            api.inbox.clone(),
+            life.clone(),
+        ));
+        life.spawn(chores::catch_up(events.clone(), life.clone()));
+        life.spawn(chores::compare(events, life.clone()));
+    } else {
+        warn!("starting without STRIPE_SECRET_KEY: nothing can be subscribed to, and nothing is billed");
+    }
+
     if administration
         .set(Administration {
             by: By::AdminApi,
@@ -100,7 +135,7 @@ async fn start(
         anyhow::bail!("the service was started twice");
     }
     let listener = bind(settings.listen, "BILLING_LISTEN").await?;
-    serve(life, listener, public_api::router(catalogue, metrics.clone()))?;
+    serve(life, listener, public_api::router(api))?;
     health.up("service");
     Ok(())
 }

@@ -57,8 +57,14 @@ impl BillingSettings {
     /// What is wrong with them, without the secrets.
     pub fn check(&self) -> Result<(), String> {
         // An empty secret would verify whatever anybody signs.
-        if self.stripe_webhook_secrets.iter().any(|secret| secret.trim().is_empty()) {
-            return Err("STRIPE_WEBHOOK_SECRETS has an empty secret: remove it, or leave the variable unset".to_owned());
+        if self
+            .stripe_webhook_secrets
+            .iter()
+            .any(|secret| secret.trim().is_empty())
+        {
+            return Err(
+                "STRIPE_WEBHOOK_SECRETS has an empty secret: remove it, or leave the variable unset".to_owned(),
+            );
         }
         let url = self.billing_public_url.parse::<http::Uri>().ok();
         if url.is_none_or(|url| !matches!(url.scheme_str(), Some("http" | "https")) || url.authority().is_none()) {

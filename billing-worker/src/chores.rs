@@ -7,10 +7,13 @@ use clickhouse::Client;
 use schema::{Catalogue, clock};
 use service::Lifecycle;
 use sqlx::PgPool;
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 use tracing::{error, info, warn};
 
-use crate::{administration::Administration, limits, retention};
+use crate::{
+    administration::Administration, billing::Billing, error::Error, limits, metrics::Metrics, retention, stripe,
+    webhook,
+};
 
 /// Deletes rows whose retention is over, once a day. ClickHouse being away postpones it.
 pub async fn retain(db: PgPool, clickhouse: Client, catalogue: Arc<Catalogue>, life: Lifecycle) {
@@ -47,6 +50,114 @@ pub async fn refresh_limits(admin: Administration, life: Lifecycle) {
             Ok(accounts) => info!(accounts, "brought limits of running periods in line"),
             Err(failure) => warn!("comparing limits failed, trying again in {EVERY:?}: {failure}"),
         }
+    }
+}
+
+/// Works on Stripe's events as they come, and on those that are due again.
+pub async fn work_on_events(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: Lifecycle) {
+    /// What another worker stored, or is due again, is found then.
+    const EVERY: Duration = Duration::from_secs(1);
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
+    loop {
+        // To its end, also when the service stops: what was claimed is not left for minutes.
+        let pause = match webhook::inbox::step(&billing, &metrics).await {
+            Ok(0) => EVERY,
+            Ok(_) => Duration::ZERO,
+            Err(failure) => {
+                warn!("reading the inbox failed, trying again in {AFTER_A_FAILURE:?}: {failure}");
+                AFTER_A_FAILURE
+            }
+        };
+        let stored = async {
+            // Whatever is stored is due at once; a failure is waited out.
+            match pause {
+                AFTER_A_FAILURE => std::future::pending().await,
+                _ => inbox.notified().await,
+            }
+        };
+        tokio::select! {
+            () = life.stopping() => return,
+            () = stored => {}
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// Asks Stripe for events that it could not deliver, every hour and at the start.
+pub async fn catch_up(billing: Billing, life: Lifecycle) {
+    const FIRST_AFTER: Duration = Duration::from_secs(10);
+    const EVERY: Duration = Duration::from_secs(3_600);
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(300);
+    let mut pause = FIRST_AFTER;
+    while let Some(done) = after(pause, || webhook::catch_up::step(&billing), &life).await {
+        pause = match done {
+            Ok(found) => {
+                if found > 0 {
+                    warn!(
+                        events = found,
+                        "found events that Stripe could not deliver: is the endpoint right?"
+                    );
+                }
+                EVERY
+            }
+            Err(failure) => {
+                warn!("asking Stripe for undelivered events failed, trying again in {AFTER_A_FAILURE:?}: {failure}");
+                AFTER_A_FAILURE
+            }
+        };
+    }
+}
+
+/// Compares all subscriptions with Stripe, once a day.
+pub async fn compare(billing: Billing, life: Lifecycle) {
+    const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
+    const EVERY: Duration = Duration::from_secs(24 * 3_600);
+    let mut pause = FIRST_AFTER;
+    while let Some(done) = after(pause, || webhook::comparison::run(&billing), &life).await {
+        match done {
+            Ok(compared) => info!(
+                accounts = compared.accounts,
+                mended = compared.mended,
+                failed = compared.failed,
+                "compared subscriptions with Stripe"
+            ),
+            Err(failure) => warn!("comparing subscriptions with Stripe failed, trying again in {EVERY:?}: {failure}"),
+        }
+        pause = EVERY;
+    }
+}
+
+/// Says at the start whether Stripe takes our key and has our prices; the rest of the service runs whatever it finds.
+pub async fn check_stripe(billing: Billing, life: Lifecycle) {
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(60);
+    let mut pause = Duration::ZERO;
+    let look = || async {
+        let stripe = billing.stripe()?;
+        let found = stripe::catalogue::find(stripe, &billing.admin.catalogue).await?;
+        Ok::<_, Error>(stripe::catalogue::changes(&billing.admin.catalogue, &found).len())
+    };
+    while let Some(done) = after(pause, look, &life).await {
+        match done {
+            Ok(0) => {
+                info!("Stripe has all products, prices and meters of the catalogue");
+                return;
+            }
+            Ok(changes) => {
+                error!(
+                    changes,
+                    "Stripe does not have what the catalogue asks for: run `billing-worker stripe sync`"
+                );
+                return;
+            }
+            Err(Error::Stripe(failure)) if !failure.is_passing() => {
+                error!("{failure}");
+                return;
+            }
+            Err(failure) => {
+                warn!("looking for our prices in Stripe failed, trying again in {AFTER_A_FAILURE:?}: {failure}")
+            }
+        }
+        pause = AFTER_A_FAILURE;
     }
 }
 

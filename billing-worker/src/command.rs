@@ -21,7 +21,9 @@ use crate::{
     keys::{self, NewKey, Rotation},
     limits,
     page::Page,
-    plans, subscriptions,
+    plans,
+    stripe::{Stripe, StripeError, catalogue},
+    subscriptions, webhook,
 };
 
 /// How long a command waits for the database.
@@ -48,6 +50,9 @@ pub enum Command {
     /// Limits agreed with one account
     #[command(subcommand)]
     Limits(LimitsCommand),
+    /// Stripe: products, prices and meters of the catalogue; events
+    #[command(subcommand)]
+    Stripe(StripeCommand),
 }
 
 #[derive(Subcommand)]
@@ -138,6 +143,21 @@ pub enum PlansCommand {
 }
 
 #[derive(Subcommand)]
+pub enum StripeCommand {
+    /// Make the products, prices and meters that the catalogue asks for; prints what it will do first
+    Sync {
+        /// Only print it
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Work on an event again that was given up
+    Retry {
+        /// Its id, evt_…
+        event: String,
+    },
+}
+
+#[derive(Subcommand)]
 pub enum LimitsCommand {
     /// Agree a limit with an account, in place of its plan's
     Set {
@@ -181,13 +201,16 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
         announcer: Announcer::of_command(&settings.nats),
         by: By::Command,
     };
-    change(command, &admin, settings.json).await.map_err(explained)
+    match command {
+        Command::Stripe(command) => stripe(command, &admin, settings).await.map_err(explained),
+        command => change(command, &admin, settings.json).await.map_err(explained),
+    }
 }
 
 async fn change(command: &Command, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     match command {
-        Command::Run | Command::Migrate => Ok(()),
+        Command::Run | Command::Migrate | Command::Stripe(_) => Ok(()),
         Command::Catalogue(CatalogueCommand::Sync) => print::synced(json, plans::sync(admin, now).await?),
         Command::Accounts(command) => account(command, admin, now, json).await,
         Command::Keys(command) => key(command, admin, now, json).await,
@@ -207,6 +230,33 @@ async fn change(command: &Command, admin: &Administration, json: bool) -> Result
         Command::Limits(LimitsCommand::Clear { account, usage_type }) => {
             let account = accounts::find(admin, account).await?;
             print::account(json, &limits::clear(admin, account, usage_type, now).await?)
+        }
+    }
+}
+
+async fn stripe(command: &StripeCommand, admin: &Administration, settings: &Settings) -> Result<()> {
+    match command {
+        StripeCommand::Sync { dry_run } => {
+            let stripe = Stripe::new(&settings.stripe)?
+                .ok_or(StripeError::NotConfigured)
+                .map_err(Error::Stripe)?;
+            let mut found = catalogue::find(&stripe, &admin.catalogue)
+                .await
+                .map_err(Error::Stripe)?;
+            let changes = catalogue::changes(&admin.catalogue, &found);
+            print::stripe_changes(settings.json, &changes)?;
+            if !dry_run {
+                for change in &changes {
+                    catalogue::apply(&stripe, change, &mut found.meters)
+                        .await
+                        .map_err(Error::Stripe)?;
+                }
+            }
+            Ok(())
+        }
+        StripeCommand::Retry { event } => {
+            webhook::inbox::retry(&admin.db, event).await?;
+            print::retried(settings.json, event)
         }
     }
 }

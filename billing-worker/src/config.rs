@@ -12,7 +12,7 @@ use service::{
 };
 use sqlx::postgres::PgConnectOptions;
 
-use crate::command::Command;
+use crate::{billing::BillingSettings, command::Command, stripe::StripeSettings};
 
 /// Settings that were found to be in order.
 pub struct Settings {
@@ -20,6 +20,8 @@ pub struct Settings {
     pub postgres: PostgresSettings,
     pub nats: NatsSettings,
     pub clickhouse: ClickHouseSettings,
+    pub stripe: StripeSettings,
+    pub billing: BillingSettings,
     pub listen: SocketAddr,
     /// `None`: the admin API is closed.
     pub admin_token: Option<String>,
@@ -53,6 +55,12 @@ struct Arguments {
 
     #[command(flatten)]
     clickhouse: ClickHouseSettings,
+
+    #[command(flatten)]
+    stripe: StripeSettings,
+
+    #[command(flatten)]
+    billing: BillingSettings,
 
     /// Address of the public API, /billing/*
     #[arg(long, env = "BILLING_LISTEN", default_value = "127.0.0.1:8081")]
@@ -97,11 +105,17 @@ impl Settings {
 
     fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
         // What says where the system is may stand behind a command, too.
-        let command = ["database_url", "nats_url", "log_filter"]
-            .into_iter()
-            .fold(Arguments::command(), |command, id| {
-                command.mut_arg(id, |arg| arg.global(true))
-            });
+        let command = [
+            "database_url",
+            "nats_url",
+            "log_filter",
+            "stripe_secret_key",
+            "stripe_api_base",
+        ]
+        .into_iter()
+        .fold(Arguments::command(), |command, id| {
+            command.mut_arg(id, |arg| arg.global(true))
+        });
         let matches = command.try_get_matches_from(args).map_err(Refusal::Usage)?;
         let mut arguments = Arguments::from_arg_matches(&matches).map_err(Refusal::Usage)?;
         let is_command = !matches!(arguments.command, None | Some(Command::Run));
@@ -144,6 +158,8 @@ impl Arguments {
         {
             return Err("ADMIN_TOKEN is one or more printable ASCII characters without spaces".to_owned());
         }
+        self.stripe.check()?;
+        self.billing.check()?;
         if self.listen == self.service.admin_addr && self.listen.port() != 0 {
             return Err(format!(
                 "BILLING_LISTEN and ADMIN_ADDR are both {}: they are two ports",
@@ -156,6 +172,8 @@ impl Arguments {
             postgres: self.postgres,
             nats: self.nats,
             clickhouse: self.clickhouse,
+            stripe: self.stripe,
+            billing: self.billing,
             listen: self.listen,
             admin_token: self.admin_token,
             migrate: self.migrate,
@@ -203,6 +221,10 @@ mod tests {
             (["--admin-token", ""], "ADMIN_TOKEN"),
             (["--admin-token", "hunter2 hunter2"], "ADMIN_TOKEN"),
             (["--listen", "127.0.0.1:9090"], "ADMIN_ADDR"),
+            (["--stripe-secret-key", "pk_live_hunter2"], "STRIPE_SECRET_KEY"),
+            (["--stripe-api-base", "hunter2"], "STRIPE_API_BASE"),
+            (["--stripe-webhook-secrets", "whsec_hunter2,"], "STRIPE_WEBHOOK_SECRETS"),
+            (["--billing-public-url", "billing"], "BILLING_PUBLIC_URL"),
             (["--plans", "/nowhere/plans.toml"], "/nowhere/plans.toml"),
         ] {
             let problem = problem(&args);

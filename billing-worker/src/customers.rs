@@ -34,9 +34,12 @@ pub async fn find(db: impl PgExecutor<'_>, account: AccountId) -> Result<Option<
 
 /// Whose customer it is.
 pub async fn account_of(db: impl PgExecutor<'_>, customer: &str) -> Result<Option<AccountId>, Error> {
-    let account = sqlx::query_scalar!("select account_id from stripe_customers where customer_id = $1", customer)
-        .fetch_optional(db)
-        .await?;
+    let account = sqlx::query_scalar!(
+        "select account_id from stripe_customers where customer_id = $1",
+        customer
+    )
+    .fetch_optional(db)
+    .await?;
     Ok(account.map(AccountId))
 }
 
@@ -80,7 +83,10 @@ pub async fn ensure(billing: &Billing, account: AccountId) -> Result<String, Err
     let customer = match known {
         Some(customer) => customer,
         None => {
-            let create = CreateCustomer::new().name(owner.name).email(owner.email).metadata(metadata);
+            let create = CreateCustomer::new()
+                .name(owner.name)
+                .email(owner.email)
+                .metadata(metadata);
             let key = format!("customer-{account}-{}", row.creation);
             stripe.write::<Customer>(&create, Write::Keyed(&key)).await?.id
         }
@@ -105,7 +111,10 @@ pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId
         Err(error) if error.is_missing() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let named = found.metadata.get(names::META_ACCOUNT).and_then(|id| id.parse::<AccountId>().ok());
+    let named = found
+        .metadata
+        .get(names::META_ACCOUNT)
+        .and_then(|id| id.parse::<AccountId>().ok());
     let Some(account) = named.filter(|_| !found.deleted) else {
         return Ok(None);
     };

@@ -31,6 +31,8 @@ pub enum Error {
     UnknownAccount(String),
     #[error("there is no API key `{0}`")]
     UnknownKey(String),
+    #[error("there is no event `{0}` that could be worked on again")]
+    UnknownEvent(String),
     #[error("there is no plan `{plan}`; known: {known}")]
     UnknownPlan { plan: String, known: String },
     #[error("there is no usage type `{usage_type}`; known: {known}")]
@@ -108,6 +110,7 @@ impl Error {
             Self::UnknownMethod => (StatusCode::METHOD_NOT_ALLOWED, "unknown_method"),
             Self::UnknownAccount(_) => (StatusCode::NOT_FOUND, "unknown_account"),
             Self::UnknownKey(_) => (StatusCode::NOT_FOUND, "unknown_key"),
+            Self::UnknownEvent(_) => (StatusCode::NOT_FOUND, "unknown_event"),
             Self::UnknownPlan { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_plan"),
             Self::UnknownUsageType { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_usage_type"),
             Self::EmailTaken(_) => (StatusCode::CONFLICT, "email_taken"),
@@ -155,7 +158,9 @@ impl IntoResponse for Error {
                 error!(status = status.as_u16(), "an answer failed: {error}");
                 match error {
                     StripeError::Refused(refusal) => refusal.message.clone(),
-                    StripeError::Unauthorized(_) => "Stripe does not accept this service's key: an operator has to replace it".to_owned(),
+                    StripeError::Unauthorized(_) => {
+                        "Stripe does not accept this service's key: an operator has to replace it".to_owned()
+                    }
                     StripeError::NotConfigured => error.to_string(),
                     _ => "Stripe cannot be asked now; nothing is billed twice: try again".to_owned(),
                 }

@@ -37,6 +37,7 @@ pub mod administration;
 pub mod announce;
 pub mod app;
 pub mod billing;
+pub mod body;
 pub mod chores;
 pub mod command;
 pub mod config;
@@ -52,6 +53,7 @@ pub mod public_api;
 pub mod retention;
 pub mod stripe;
 pub mod subscriptions;
+pub mod webhook;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -17,6 +17,12 @@ pub struct Metrics {
     answers: Family<Answer, Counter>,
     announced: Counter,
     not_announced: Counter,
+    webhooks: Family<Webhook, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Webhook {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,10 +41,39 @@ impl Metrics {
             "Changes that could not be announced; gateways find them within 60 s",
             self.not_announced.clone(),
         );
+        registry.register(
+            "webhooks",
+            "Stripe's events: received (new and stored), refused, unreadable (signed, kept), done, parked (given up)",
+            self.webhooks.clone(),
+        );
     }
 
     pub fn announced(&self, count: u64) {
         self.announced.inc_by(count);
+    }
+
+    pub fn webhook_received(&self) {
+        self.webhook("received");
+    }
+
+    pub fn webhook_refused(&self) {
+        self.webhook("refused");
+    }
+
+    pub fn webhook_unreadable(&self) {
+        self.webhook("unreadable");
+    }
+
+    pub fn webhook_done(&self) {
+        self.webhook("done");
+    }
+
+    pub fn webhook_parked(&self) {
+        self.webhook("parked");
+    }
+
+    fn webhook(&self, outcome: &'static str) {
+        self.webhooks.get_or_create(&Webhook { outcome }).inc();
     }
 
     pub fn not_announced(&self, count: u64) {

@@ -1,25 +1,68 @@
-//! The public API: `/billing/*`.
+//! The public API: `/billing/*`. The router is its table of contents.
+//!
+//! Who calls is known by an API key of the account; prices, pages and Stripe's webhooks need none.
+
+mod authenticate;
+mod checkout;
+mod invoices;
+mod pages;
+mod plan;
+mod subscription;
+mod usage;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, middleware, routing::get};
-use schema::Catalogue;
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State},
+    middleware,
+    routing::{get, post},
+};
+use tokio::sync::Notify;
 
 use crate::{
+    billing::Billing,
+    body,
     error::Error,
     metrics::{self, Metrics},
     plans::{self, PriceList},
+    webhook,
 };
 
-pub fn router(catalogue: Arc<Catalogue>, metrics: Metrics) -> Router {
+#[derive(Clone)]
+pub struct PublicApi {
+    pub billing: Billing,
+    pub metrics: Metrics,
+    /// Told when a webhook was stored.
+    pub inbox: Arc<Notify>,
+}
+
+pub fn router(api: PublicApi) -> Router {
+    let metrics = api.metrics.clone();
     Router::new()
         .route("/billing/plans", get(list_plans))
+        .route("/billing/create-checkout-session", post(checkout::create))
+        .route("/billing/subscriptions", post(checkout::subscribe))
+        .route("/billing/portal-session", post(checkout::portal))
+        .route("/billing/subscription", get(subscription::show))
+        .route("/billing/upgrade", post(plan::change))
+        .route("/billing/cancel", post(plan::cancel))
+        .route("/billing/resume", post(plan::resume))
+        .route("/billing/usage", get(usage::show))
+        .route("/billing/invoices", get(invoices::list))
+        .route("/billing/success", get(pages::success))
+        .route("/billing/cancelled", get(pages::cancelled))
+        .layer(DefaultBodyLimit::max(body::BYTES_MAX))
+        .route(
+            "/billing/webhooks/stripe",
+            post(webhook::receive::receive).layer(DefaultBodyLimit::max(webhook::receive::BODY_BYTES_MAX)),
+        )
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)
         .layer(middleware::from_fn_with_state((metrics, "public"), metrics::count))
-        .with_state(catalogue)
+        .with_state(api)
 }
 
-async fn list_plans(State(catalogue): State<Arc<Catalogue>>) -> Json<PriceList> {
-    Json(plans::list(&catalogue))
+async fn list_plans(State(api): State<PublicApi>) -> Json<PriceList> {
+    Json(plans::list(&api.billing.admin.catalogue))
 }

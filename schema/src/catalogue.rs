@@ -152,7 +152,10 @@ impl Catalogue {
                 ));
             }
             if entry.price_cents < 0 || (id == Self::FREE) != (entry.price_cents == 0) {
-                let problem = format!("plan `{id}`: price_cents is 0 for `{}` and more for the others", Self::FREE);
+                let problem = format!(
+                    "plan `{id}`: price_cents is 0 for `{}` and more for the others",
+                    Self::FREE
+                );
                 return Err(fail(at, problem));
             }
             if entry.trial_days > 730 || (id == Self::FREE && entry.trial_days > 0) {
@@ -337,9 +340,18 @@ mod tests {
         );
         assert!(swap("id = \"pro\"", "id = \"free\"").problem.contains("different"));
         for (usage, price) in [
-            ("usage.export = { limit = 5 }", "usage.export = { limit = 5, mode = \"overage\", unit_price_micros = 1 }"),
-            ("usage.export = { limit = 100 }", "usage.export = { limit = 100, mode = \"overage\" }"),
-            ("usage.export = { limit = 100 }", "usage.export = { limit = 100, unit_price_micros = 5 }"),
+            (
+                "usage.export = { limit = 5 }",
+                "usage.export = { limit = 5, mode = \"overage\", unit_price_micros = 1 }",
+            ),
+            (
+                "usage.export = { limit = 100 }",
+                "usage.export = { limit = 100, mode = \"overage\" }",
+            ),
+            (
+                "usage.export = { limit = 100 }",
+                "usage.export = { limit = 100, unit_price_micros = 5 }",
+            ),
         ] {
             assert!(swap(usage, price).problem.contains("unit_price_micros"), "{price}");
         }

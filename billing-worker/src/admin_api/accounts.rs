@@ -4,10 +4,11 @@ use axum::{Json, http::StatusCode};
 use schema::clock::now_s;
 use serde::Deserialize;
 
-use super::extract::{AccountPath, Body, LimitPath, PageQuery};
+use super::extract::{AccountPath, LimitPath, PageQuery};
 use crate::{
     accounts::{self, Account, AccountDetails, NewAccount, Status},
     administration::Administration,
+    body::Body,
     error::Error,
     limits,
     page::Listed,

@@ -1,21 +1,13 @@
 //! Reads requests, so that a handler gets what it needs or the client a problem document.
 
 use axum::{
-    body::Bytes,
-    extract::{
-        FromRequest, FromRequestParts, Query, RawPathParams, Request,
-        rejection::{BytesRejection, FailedToBufferBody},
-    },
+    extract::{FromRequestParts, Query, RawPathParams},
     http::request::Parts,
 };
 use schema::{AccountId, KeyId};
-use serde::de::DeserializeOwned;
 
-use super::{AdminApi, BODY_BYTES_MAX};
+use super::AdminApi;
 use crate::{administration::Administration, error::Error, page::Page};
-
-/// A JSON body, whatever its content type says. No body is an empty object.
-pub struct Body<T>(pub T);
 
 /// The account in the path.
 pub struct AccountPath(pub AccountId);
@@ -28,25 +20,6 @@ pub struct LimitPath(pub AccountId, pub String);
 
 /// `?limit=&after=`
 pub struct PageQuery(pub Page);
-
-impl<T: DeserializeOwned> FromRequest<AdminApi> for Body<T> {
-    type Rejection = Error;
-
-    async fn from_request(request: Request, state: &AdminApi) -> Result<Self, Error> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| match rejection {
-                BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-                    Error::TooLarge { limit: BODY_BYTES_MAX }
-                }
-                other => Error::Malformed(other.body_text()),
-            })?;
-        let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(json)
-            .map(Self)
-            .map_err(|error| Error::Malformed(error.to_string()))
-    }
-}
 
 impl FromRequestParts<AdminApi> for Administration {
     type Rejection = Error;

@@ -3,9 +3,10 @@
 use axum::{Json, http::StatusCode};
 use schema::clock::now_s;
 
-use super::extract::{AccountPath, Body, KeyPath, PageQuery};
+use super::extract::{AccountPath, KeyPath, PageQuery};
 use crate::{
     administration::Administration,
+    body::Body,
     error::Error,
     keys::{self, IssuedKey, Key, NewKey, RotatedKey, Rotation},
     page::Listed,

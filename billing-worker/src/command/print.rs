@@ -11,6 +11,7 @@ use crate::{
     keys::{IssuedKey, Key, RotatedKey},
     page::Listed,
     plans::{PriceList, Synced},
+    stripe::catalogue::Change,
 };
 
 pub fn version(json: bool, version: i64) -> Result<()> {
@@ -25,6 +26,20 @@ pub fn synced(json: bool, synced: Synced) -> Result<()> {
             "{} plans copied; limits of {} accounts changed",
             synced.plans, synced.accounts_changed
         )
+    })
+}
+
+pub fn stripe_changes(json: bool, changes: &[Change]) -> Result<()> {
+    let shown: Vec<String> = changes.iter().map(Change::to_string).collect();
+    out(json, &json!({ "changes": shown }), || match shown.is_empty() {
+        true => "Stripe has all that the catalogue asks for".to_owned(),
+        false => shown.join("\n"),
+    })
+}
+
+pub fn retried(json: bool, event: &str) -> Result<()> {
+    out(json, &json!({ "event": event, "state": "received" }), || {
+        format!("the service works on {event} again")
     })
 }
 

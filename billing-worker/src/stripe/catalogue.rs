@@ -13,8 +13,8 @@ use stripe_billing::billing_meter::{
 };
 use stripe_product::{
     price::{
-        CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType, CreatePriceTiers,
-        CreatePriceTiersUpTo, ListPrice, UpdatePrice,
+        CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType,
+        CreatePriceTiers, CreatePriceTiersUpTo, ListPrice, UpdatePrice,
     },
     product::{CreateProduct, RetrieveProduct, UpdateProduct},
 };
@@ -32,10 +32,19 @@ pub const CURRENCY: &str = "usd";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     CreateMeter(UsageType),
-    CreateProduct { plan: String, name: String },
-    RenameProduct { plan: String, name: String },
+    CreateProduct {
+        plan: String,
+        name: String,
+    },
+    RenameProduct {
+        plan: String,
+        name: String,
+    },
     /// A new price; `replaces` loses the lookup key to it, and goes on for those who have it.
-    CreatePrice { wanted: WantedPrice, replaces: Option<String> },
+    CreatePrice {
+        wanted: WantedPrice,
+        replaces: Option<String>,
+    },
 }
 
 /// A price that the catalogue asks for.
@@ -92,10 +101,16 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
     let monthly = WantedPrice {
         lookup_key: names::lookup_key(&plan.id),
         plan: plan.id.clone(),
-        terms: Terms::Monthly { cents: plan.price_cents },
+        terms: Terms::Monthly {
+            cents: plan.price_cents,
+        },
     };
     let metered = catalogue.usage_types().iter().filter_map(|usage_type| {
-        let Allowance { limit, mode, unit_price_micros } = plan.allowance(*usage_type);
+        let Allowance {
+            limit,
+            mode,
+            unit_price_micros,
+        } = plan.allowance(*usage_type);
         (mode != Mode::Limited).then(|| WantedPrice {
             lookup_key: names::overage_lookup_key(&plan.id, *usage_type),
             plan: plan.id.clone(),
@@ -138,19 +153,26 @@ pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<Found, Strip
     let mut found = Found::default();
     let mut after: Option<String> = None;
     loop {
-        let mut list = ListBillingMeter::new().limit(100).status(stripe_billing::BillingMeterStatus::Active);
+        let mut list = ListBillingMeter::new()
+            .limit(100)
+            .status(stripe_billing::BillingMeterStatus::Active);
         if let Some(after) = &after {
             list = list.starting_after(after);
         }
         let page: List<Meter> = stripe.read(&list).await?;
         after = page.data.last().map(|meter| meter.id.clone());
-        found.meters.extend(page.data.into_iter().map(|meter| (meter.event_name, meter.id)));
+        found
+            .meters
+            .extend(page.data.into_iter().map(|meter| (meter.event_name, meter.id)));
         if !page.has_more {
             break;
         }
     }
     for plan in catalogue.plans().iter().filter(|plan| plan.id != Catalogue::FREE) {
-        match stripe.read::<Product>(&RetrieveProduct::new(names::product_id(&plan.id))).await {
+        match stripe
+            .read::<Product>(&RetrieveProduct::new(names::product_id(&plan.id)))
+            .await
+        {
             Ok(product) => drop(found.products.insert(product.id, product.name)),
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
@@ -169,7 +191,10 @@ pub async fn prices(stripe: &Stripe, lookup_keys: &[String]) -> Result<HashMap<S
     for keys in lookup_keys.chunks(KEYS) {
         let list = ListPrice::new().lookup_keys(keys.to_vec()).active(true).limit(100);
         let page: List<Price> = stripe.read(&list).await?;
-        let keyed = page.data.into_iter().filter_map(|price| Some((price.lookup_key.clone()?, price)));
+        let keyed = page
+            .data
+            .into_iter()
+            .filter_map(|price| Some((price.lookup_key.clone()?, price)));
         found.extend(keyed);
     }
     Ok(found)
@@ -187,7 +212,9 @@ pub async fn apply(stripe: &Stripe, change: &Change, meters: &mut HashMap<String
                     CreateBillingMeterCustomerMappingType::ById,
                 ))
                 .value_settings(CreateBillingMeterValueSettings::new(names::PAYLOAD_VALUE));
-            let meter: Meter = stripe.write(&create, Write::Keyed(&format!("meter-{event_name}"))).await?;
+            let meter: Meter = stripe
+                .write(&create, Write::Keyed(&format!("meter-{event_name}")))
+                .await?;
             meters.insert(event_name, meter.id);
         }
         Change::CreateProduct { plan, name } => {
@@ -203,10 +230,17 @@ pub async fn apply(stripe: &Stripe, change: &Change, meters: &mut HashMap<String
         }
         Change::CreatePrice { wanted, replaces } => {
             let create = wanted.request(meters)?;
-            let key = format!("price-{}-{}-{}", wanted.lookup_key, wanted.terms.short(), replaces.as_deref().unwrap_or("new"));
+            let key = format!(
+                "price-{}-{}-{}",
+                wanted.lookup_key,
+                wanted.terms.short(),
+                replaces.as_deref().unwrap_or("new")
+            );
             stripe.write::<Price>(&create, Write::Keyed(&key)).await?;
             if let Some(old) = replaces {
-                stripe.write::<Price>(&UpdatePrice::new(old.as_str()).active(false), Write::Settable).await?;
+                stripe
+                    .write::<Price>(&UpdatePrice::new(old.as_str()).active(false), Write::Settable)
+                    .await?;
             }
         }
     }
@@ -227,7 +261,11 @@ impl WantedPrice {
             .transfer_lookup_key(true);
         let create = match &self.terms {
             Terms::Monthly { cents } => create.unit_amount(*cents),
-            Terms::Metered { usage_type, included, unit_price_micros } => {
+            Terms::Metered {
+                usage_type,
+                included,
+                unit_price_micros,
+            } => {
                 let event_name = names::meter_event_name(*usage_type);
                 let meter = meters.get(&event_name).ok_or_else(|| {
                     StripeError::Unreadable(format!("the meter {event_name} was made, and is not listed"))
@@ -259,7 +297,11 @@ impl Terms {
     fn short(&self) -> String {
         match self {
             Self::Monthly { cents } => format!("{CURRENCY}-{cents}-month"),
-            Self::Metered { included, unit_price_micros, .. } => {
+            Self::Metered {
+                included,
+                unit_price_micros,
+                ..
+            } => {
                 format!("{CURRENCY}-{included}-included-{unit_price_micros}-micros")
             }
         }
@@ -296,11 +338,16 @@ fn cents_decimal(micros: i64) -> String {
 fn title(usage_type: UsageType) -> String {
     let words = usage_type.name().replace('_', " ");
     let mut letters = words.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes())[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text.as_bytes())[..6]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -364,7 +411,9 @@ mod tests {
                 .collect(),
         };
         let dearer = found.prices.get_mut("trendit_pro").unwrap();
-        dearer.metadata.insert(names::META_TERMS.to_owned(), "usd-1900-month".to_owned());
+        dearer
+            .metadata
+            .insert(names::META_TERMS.to_owned(), "usd-1900-month".to_owned());
         let shown: Vec<String> = changes(&catalogue, &found).iter().map(Change::to_string).collect();
         assert_eq!(
             shown,
@@ -377,7 +426,13 @@ mod tests {
 
     #[test]
     fn unit_prices_are_exact() {
-        for (micros, cents) in [(1_000, "0.1"), (10_000, "1"), (25_000, "2.5"), (1, "0.0001"), (1_234_567, "123.4567")] {
+        for (micros, cents) in [
+            (1_000, "0.1"),
+            (10_000, "1"),
+            (25_000, "2.5"),
+            (1, "0.0001"),
+            (1_234_567, "123.4567"),
+        ] {
             assert_eq!(cents_decimal(micros), cents);
         }
     }

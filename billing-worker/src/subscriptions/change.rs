@@ -17,9 +17,9 @@ use stripe_billing::{
         UpdateSubscriptionProrationBehavior,
     },
     subscription_schedule::{
-        CreateSubscriptionSchedule, ReleaseSubscriptionSchedule, UpdateSubscriptionSchedule, UpdateSubscriptionSchedulePhases,
-        UpdateSubscriptionSchedulePhasesEndDate, UpdateSubscriptionSchedulePhasesItems,
-        UpdateSubscriptionSchedulePhasesStartDate,
+        CreateSubscriptionSchedule, ReleaseSubscriptionSchedule, UpdateSubscriptionSchedule,
+        UpdateSubscriptionSchedulePhases, UpdateSubscriptionSchedulePhasesEndDate,
+        UpdateSubscriptionSchedulePhasesItems, UpdateSubscriptionSchedulePhasesStartDate,
     },
 };
 use time::OffsetDateTime;
@@ -137,7 +137,9 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
     let stripe = billing.stripe()?;
     match when {
         CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() => {
-            return Err(Error::Conflict("the subscription is cancelled already; POST /billing/resume takes it back".to_owned()));
+            return Err(Error::Conflict(
+                "the subscription is cancelled already; POST /billing/resume takes it back".to_owned(),
+            ));
         }
         CancelWhen::PeriodEnd => {
             running.release_schedule(billing).await?;
@@ -147,7 +149,9 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
         CancelWhen::Now => {
             running.release_schedule(billing).await?;
             // With an invoice for what was used: without one it would never be billed.
-            let cancel = CancelSubscription::new(running.subscription.id.as_str()).invoice_now(true).prorate(false);
+            let cancel = CancelSubscription::new(running.subscription.id.as_str())
+                .invoice_now(true)
+                .prorate(false);
             stripe.write::<Subscription>(&cancel, Write::Settable).await?;
         }
     }
@@ -164,7 +168,9 @@ pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> 
     crate::accounts::lock(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
     if running.schedule.is_none() && running.subscription.cancel_at.is_none() {
-        return Err(Error::Conflict("nothing is planned that could be taken back".to_owned()));
+        return Err(Error::Conflict(
+            "nothing is planned that could be taken back".to_owned(),
+        ));
     }
     running.take_back(billing).await?;
     let changed = refresh::store(&mut tx, billing, account, &running.customer).await?;
@@ -212,16 +218,23 @@ async fn downgrade(billing: &Billing, account: AccountId, running: &Running, pri
         item
     };
     let now_items = running.subscription.items.data.iter();
-    let now_items: Vec<_> = now_items.map(|item| phase_item(&item.price.id, item.price.is_metered())).collect();
+    let now_items: Vec<_> = now_items
+        .map(|item| phase_item(&item.price.id, item.price.is_metered()))
+        .collect();
     let next_items = std::iter::once(phase_item(&prices.plan, false))
         .chain(prices.metered.iter().map(|(_, price)| phase_item(price, true)))
         .collect::<Vec<_>>();
     let mut running_phase = UpdateSubscriptionSchedulePhases::new(now_items);
-    let start = schedule.phases.first().map_or(running.period_start(), |phase| phase.start_date);
+    let start = schedule
+        .phases
+        .first()
+        .map_or(running.period_start(), |phase| phase.start_date);
     running_phase.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(start));
     running_phase.end_date = Some(UpdateSubscriptionSchedulePhasesEndDate::Timestamp(running.period_end()));
     let mut next_phase = UpdateSubscriptionSchedulePhases::new(next_items);
-    next_phase.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(running.period_end()));
+    next_phase.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(
+        running.period_end(),
+    ));
     next_phase.proration_behavior =
         Some(stripe_billing::subscription_schedule::UpdateSubscriptionSchedulePhasesProrationBehavior::None);
     let update = UpdateSubscriptionSchedule::new(schedule.id.as_str())
@@ -268,7 +281,10 @@ fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
             price: price.map(str::to_owned),
         });
     }
-    let new = prices.metered.iter().filter(|(usage_type, _)| metered.contains_key(usage_type.as_str()));
+    let new = prices
+        .metered
+        .iter()
+        .filter(|(usage_type, _)| metered.contains_key(usage_type.as_str()));
     swaps.extend(new.map(|(_, price)| Swap {
         item: None,
         price: Some(price.clone()),

@@ -91,7 +91,10 @@ pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64
 
 /// The id here of a subscription there: stamped on usage events, so the same whoever reads it first.
 pub fn subscription_id(stripe_id: &str) -> SubscriptionId {
-    SubscriptionId(Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("stripe:{stripe_id}").as_bytes()))
+    SubscriptionId(Uuid::new_v5(
+        &Uuid::NAMESPACE_URL,
+        format!("stripe:{stripe_id}").as_bytes(),
+    ))
 }
 
 /// The plan that a price belongs to: as its metadata say, which go on when its lookup key has gone to another price.
@@ -227,7 +230,12 @@ mod tests {
     fn the_newest_that_is_paid_for_is_current_in_whatever_order_they_come() {
         let old = fetched("sub_a", "pro", "active", json!({ "created": START - 10 }));
         let new = fetched("sub_b", "enterprise", "active", json!({}));
-        let gone = fetched("sub_c", "pro", "canceled", json!({ "created": START + 10, "ended_at": START + 12 }));
+        let gone = fetched(
+            "sub_c",
+            "pro",
+            "canceled",
+            json!({ "created": START + 10, "ended_at": START + 12 }),
+        );
         let one = of(&[old.clone(), new.clone(), gone.clone()]);
         assert_eq!(one, of(&[gone, new, old]));
         assert_eq!(one.current, Some(subscription_id("sub_b")));
@@ -258,7 +266,9 @@ mod tests {
     #[test]
     fn a_cancellation_ends_in_free_and_a_schedule_in_its_next_plan() {
         let cancelled = json!({ "cancel_at": END, "cancel_at_period_end": true });
-        let cancelled = of(&[fetched("sub_a", "pro", "active", cancelled)]).subscriptions.remove(0);
+        let cancelled = of(&[fetched("sub_a", "pro", "active", cancelled)])
+            .subscriptions
+            .remove(0);
         assert_eq!((cancelled.ends_at, cancelled.then_plan), (Some(END), None));
 
         let mut scheduled = fetched("sub_a", "enterprise", "active", json!({ "schedule": "sub_sched_1" }));
@@ -269,7 +279,10 @@ mod tests {
         ]});
         scheduled.schedule = Some(serde_json::from_value(schedule).unwrap());
         let scheduled = of(&[scheduled]).subscriptions.remove(0);
-        assert_eq!((scheduled.ends_at, scheduled.then_plan.as_deref()), (Some(END), Some("pro")));
+        assert_eq!(
+            (scheduled.ends_at, scheduled.then_plan.as_deref()),
+            (Some(END), Some("pro"))
+        );
         assert_eq!(scheduled.schedule_id.as_deref(), Some("sub_sched_1"));
     }
 
@@ -278,7 +291,10 @@ mod tests {
         let foreign = json!({ "items": { "data": [{ "id": "si_1", "current_period_start": START, "current_period_end": END,
             "price": { "id": "price_x", "currency": "usd", "product": "prod_x" } }] } });
         assert_eq!(of(&[fetched("sub_a", "pro", "active", foreign)]), Mirror::default());
-        for odd in [fetched("sub_a", "gone", "active", json!({})), fetched("sub_a", "pro", "asleep", json!({}))] {
+        for odd in [
+            fetched("sub_a", "gone", "active", json!({})),
+            fetched("sub_a", "pro", "asleep", json!({})),
+        ] {
             let mirror = of(&[odd]);
             assert_eq!((mirror.subscriptions.len(), mirror.alarms.len()), (0, 1));
         }

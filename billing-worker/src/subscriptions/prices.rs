@@ -37,7 +37,11 @@ pub async fn of_plan(billing: &Billing, plan: &Plan) -> Result<PlanPrices, Error
     let wanted: Vec<WantedPrice> = catalogue::of_plan(&billing.admin.catalogue, plan);
     let keys: Vec<String> = wanted.into_iter().map(|wanted| wanted.lookup_key).collect();
     let mut found = catalogue::prices(billing.stripe()?, &keys).await?;
-    let missing: Vec<&str> = keys.iter().map(String::as_str).filter(|key| !found.contains_key(*key)).collect();
+    let missing: Vec<&str> = keys
+        .iter()
+        .map(String::as_str)
+        .filter(|key| !found.contains_key(*key))
+        .collect();
     if !missing.is_empty() {
         return Err(Error::PricesMissing {
             lookup_keys: missing.join(", "),

@@ -71,7 +71,10 @@ async fn fetch(stripe: &Stripe, customer: &str) -> Result<Vec<Fetched>, StripeEr
     let mut fetched = Vec::new();
     let mut after: Option<String> = None;
     for _ in 0..PAGES_MAX {
-        let mut list = ListSubscription::new().customer(customer).status(ListSubscriptionStatus::All).limit(100);
+        let mut list = ListSubscription::new()
+            .customer(customer)
+            .status(ListSubscriptionStatus::All)
+            .limit(100);
         if let Some(after) = &after {
             list = list.starting_after(after);
         }
@@ -95,7 +98,8 @@ async fn fetch(stripe: &Stripe, customer: &str) -> Result<Vec<Fetched>, StripeEr
 async fn complete(stripe: &Stripe, subscription: Subscription) -> Result<Fetched, StripeError> {
     let schedule = match &subscription.schedule {
         Some(schedule) => {
-            let retrieve = RetrieveSubscriptionSchedule::new(schedule.id()).expand(vec!["phases.items.price".to_owned()]);
+            let retrieve =
+                RetrieveSubscriptionSchedule::new(schedule.id()).expand(vec!["phases.items.price".to_owned()]);
             Some(stripe.read::<Schedule>(&retrieve).await?)
         }
         None => None,
@@ -247,7 +251,10 @@ async fn write_periods(
         let mut at = known_end;
         while at < of.period.start && periods.len() < MISSED_MAX {
             let missed = Period::anchored_month(of.anchor, at);
-            periods.push(Period { start: at, end: missed.end.min(of.period.start) });
+            periods.push(Period {
+                start: at,
+                end: missed.end.min(of.period.start),
+            });
             at = missed.end;
         }
     }

@@ -51,7 +51,12 @@ impl Running {
         let page: List<Subscription> = stripe.read(&list).await?;
         // As the mirror picks it: the newest that is live.
         let live = page.data.into_iter().filter(|subscription| {
-            is_live(subscription) && subscription.items.data.iter().any(|item| plan_of(&item.price).is_some())
+            is_live(subscription)
+                && subscription
+                    .items
+                    .data
+                    .iter()
+                    .any(|item| plan_of(&item.price).is_some())
         });
         let subscription = live
             .max_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)))
@@ -79,15 +84,18 @@ impl Running {
     }
 
     pub fn currency(&self) -> &str {
-        self.plan_item().map_or(crate::stripe::catalogue::CURRENCY, |item| &item.price.currency)
+        self.plan_item()
+            .map_or(crate::stripe::catalogue::CURRENCY, |item| &item.price.currency)
     }
 
     pub fn period_start(&self) -> i64 {
-        self.plan_item().map_or(self.subscription.created, |item| item.current_period_start)
+        self.plan_item()
+            .map_or(self.subscription.created, |item| item.current_period_start)
     }
 
     pub fn period_end(&self) -> i64 {
-        self.plan_item().map_or(self.subscription.created, |item| item.current_period_end)
+        self.plan_item()
+            .map_or(self.subscription.created, |item| item.current_period_end)
     }
 
     /// Takes back what is planned: another plan, or the end.
@@ -95,7 +103,10 @@ impl Running {
         self.release_schedule(billing).await?;
         if self.subscription.cancel_at.is_some() {
             let update = UpdateSubscription::new(self.subscription.id.as_str()).cancel_at_period_end(false);
-            billing.stripe()?.write::<Subscription>(&update, Write::Settable).await?;
+            billing
+                .stripe()?
+                .write::<Subscription>(&update, Write::Settable)
+                .await?;
         }
         Ok(())
     }
@@ -104,7 +115,10 @@ impl Running {
     pub async fn release_schedule(&self, billing: &Billing) -> Result<(), Error> {
         if let Some(schedule) = &self.schedule {
             let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
-            billing.stripe()?.write::<serde_json::Value>(&release, Write::Settable).await?;
+            billing
+                .stripe()?
+                .write::<serde_json::Value>(&release, Write::Settable)
+                .await?;
         }
         Ok(())
     }

@@ -159,7 +159,8 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
         .map(item)
         .collect();
     let mut payment = CreateSubscriptionPaymentSettings::new();
-    payment.save_default_payment_method = Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
+    payment.save_default_payment_method =
+        Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
     let mut request = CreateSubscription::new()
         .customer(customer.clone())
         .items(items)
@@ -223,16 +224,24 @@ async fn refuse_second(
 
 /// Closed already is closed, too.
 async fn expire(billing: &Billing, session_id: &str) -> Result<(), Error> {
-    match billing.stripe()?.write::<Session>(&ExpireCheckoutSession::new(session_id), Write::Settable).await {
+    match billing
+        .stripe()?
+        .write::<Session>(&ExpireCheckoutSession::new(session_id), Write::Settable)
+        .await
+    {
         Ok(_) | Err(StripeError::Refused(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
 async fn end(tx: &mut sqlx::Transaction<'_, sqlx::Postgres>, id: Uuid, now: i64) -> Result<(), Error> {
-    sqlx::query!("update checkout_sessions set ended_at = $2 where id = $1", id, instant(now))
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query!(
+        "update checkout_sessions set ended_at = $2 where id = $1",
+        id,
+        instant(now)
+    )
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 

@@ -1,0 +1,45 @@
+//! Whose account a request is about: that of its API key.
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header::AUTHORIZATION, request::Parts},
+};
+use schema::{AccountId, api_key, api_key::KeyHash, clock, period::instant};
+
+use super::PublicApi;
+use crate::error::Error;
+
+/// The account of the request's API key.
+pub struct Caller(pub AccountId);
+
+impl FromRequestParts<PublicApi> for Caller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, api: &PublicApi) -> Result<Self, Error> {
+        let mut sent = parts.headers.get_all(AUTHORIZATION).iter();
+        // Two of them would leave open which one counts.
+        let (Some(header), None) = (sent.next(), sent.next()) else {
+            return Err(Error::NoKey);
+        };
+        let text = header.to_str().ok().and_then(bearer).ok_or(Error::NoKey)?;
+        let (id, hash) = api_key::identify(text).map_err(|_| Error::NoKey)?;
+        let row = sqlx::query!(
+            "select account_id, secret_sha256 from api_keys
+             where id = $1 and revoked_at is null and (expires_at is null or expires_at > $2)",
+            id.0,
+            instant(clock::now_s())
+        )
+        .fetch_optional(&api.billing.admin.db)
+        .await?
+        .ok_or(Error::NoKey)?;
+        match KeyHash::from_stored(&row.secret_sha256) {
+            Some(stored) if stored == hash => Ok(Self(AccountId(row.account_id))),
+            _ => Err(Error::NoKey),
+        }
+    }
+}
+
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, key) = header.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case("Bearer ").then_some(key)
+}

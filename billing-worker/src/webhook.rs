@@ -1,0 +1,20 @@
+//! What Stripe tells us: verified, stored, answered; then worked on. An event is a hint to look: of its payload only ids are
+//! used, and what they name is fetched afresh, so events may come twice, late and in any order.
+//!
+//! | what | file |
+//! |---|---|
+//! | who signed it, and when | [`signature`] |
+//! | the ids in a payload, in any of its forms | [`envelope`] |
+//! | `POST /billing/webhooks/stripe`: verify, store, answer | [`receive`] |
+//! | what an event leads to | [`effect`] |
+//! | the rows, claimed and worked on | [`inbox`] |
+//! | events that were never delivered | [`catch_up`] |
+//! | subscriptions compared with Stripe, without an event | [`comparison`] |
+
+pub mod catch_up;
+pub mod comparison;
+pub mod effect;
+pub mod envelope;
+pub mod inbox;
+pub mod receive;
+pub mod signature;

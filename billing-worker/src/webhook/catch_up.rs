@@ -1,0 +1,63 @@
+//! Events that Stripe could not deliver, asked for: an endpoint that was wrong, or a service that was away for days.
+
+use schema::{clock, period::instant};
+use serde_json::Value;
+use stripe_core::event::ListEvent;
+use tracing::warn;
+
+use super::{envelope::Envelope, inbox};
+use crate::{billing::Billing, error::Error, stripe::object::List};
+
+/// Looked at again each time: an event shows up late in the list, and its delivery may still be under way.
+const OVERLAP_S: i64 = 3 * 3_600;
+/// Stripe keeps events for thirty days.
+const KEPT_S: i64 = 30 * 86_400;
+/// Pages of one step; the next one goes on.
+const PAGES_MAX: usize = 100;
+
+/// Stores what was never delivered since the last look; returns how many events were new.
+pub async fn step(billing: &Billing) -> Result<usize, Error> {
+    let stripe = billing.stripe()?;
+    let now = billing.clock.now_s();
+    let seen = sqlx::query_scalar!("select at from stripe_cursors where name = 'catch_up'")
+        .fetch_optional(&billing.admin.db)
+        .await?;
+    let since = seen.map_or(now - KEPT_S, |at| (at.unix_timestamp() - OVERLAP_S).max(now - KEPT_S));
+    let (mut after, mut found) = (None::<String>, 0);
+    for _ in 0..PAGES_MAX {
+        let mut list = ListEvent::new()
+            .delivery_success(false)
+            .created(stripe_types::RangeQueryTs::Bounds(stripe_types::RangeBoundsTs {
+                gte: Some(since),
+                ..Default::default()
+            }))
+            .limit(100);
+        if let Some(after) = &after {
+            list = list.starting_after(after);
+        }
+        let page: List<Value> = stripe.read(&list).await?;
+        let last = page.data.last().and_then(|event| event["id"].as_str());
+        after = last.map(str::to_owned).or(after);
+        for event in &page.data {
+            let body = event.to_string();
+            match Envelope::parse(body.as_bytes()) {
+                Ok(envelope) => {
+                    let is_new =
+                        inbox::store(&billing.admin.db, &envelope, body.as_bytes(), instant(clock::now_s())).await?;
+                    found += usize::from(is_new);
+                }
+                Err(why) => warn!("an event in Stripe's list cannot be read: {why}"),
+            }
+        }
+        if !page.has_more {
+            break;
+        }
+    }
+    sqlx::query!(
+        "insert into stripe_cursors (name, at) values ('catch_up', $1) on conflict (name) do update set at = excluded.at",
+        instant(now)
+    )
+    .execute(&billing.admin.db)
+    .await?;
+    Ok(found)
+}

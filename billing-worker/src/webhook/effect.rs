@@ -1,0 +1,100 @@
+//! What an event leads to.
+
+use schema::AccountId;
+use stripe_billing::invoice::RetrieveInvoice;
+use tracing::error;
+
+use crate::{
+    billing::Billing,
+    customers,
+    error::Error,
+    stripe::object::Invoice,
+    subscriptions::{refresh, start},
+};
+
+use super::inbox::Received;
+
+/// Whether anything here depends on an event of this type.
+pub fn is_ours(kind: &str) -> bool {
+    matches!(kind, "customer.deleted" | "v1.billing.meter.error_report_triggered")
+        || [
+            "customer.subscription.",
+            "subscription_schedule.",
+            "invoice.",
+            "checkout.session.",
+        ]
+        .iter()
+        .any(|prefix| kind.starts_with(prefix))
+}
+
+/// Does it; done again, it changes nothing. False: it is about nobody here.
+pub async fn apply(billing: &Billing, event: &Received) -> Result<bool, Error> {
+    if event.kind == "v1.billing.meter.error_report_triggered" {
+        // It carries samples only: what is missing is found when totals are compared.
+        error!(
+            event.id = event.id,
+            meter = event.object_id,
+            "Stripe could not take meter events: run `billing-worker reconcile`"
+        );
+        return Ok(true);
+    }
+    if event.kind.starts_with("checkout.session.")
+        && event.kind != "checkout.session.async_payment_succeeded"
+        && let Some(session) = &event.object_id
+    {
+        start::checkout_ended(billing, session).await?;
+    }
+    let Some(customer) = event.customer_id.as_deref() else {
+        return Ok(false);
+    };
+    let Some(account) = account(billing, customer).await? else {
+        return Ok(false);
+    };
+    if event.kind == "customer.deleted" {
+        // First what it had, then that it is gone.
+        refresh::refresh(billing, account).await?;
+        customers::deleted(billing, customer).await?;
+        return Ok(true);
+    }
+    refresh::refresh(billing, account).await?;
+    if event.kind.starts_with("invoice.")
+        && let Some(invoice) = event.object_id.as_deref().filter(|id| id.starts_with("in_"))
+    {
+        invoiced(billing, account, invoice).await?;
+    }
+    Ok(true)
+}
+
+async fn account(billing: &Billing, customer: &str) -> Result<Option<AccountId>, Error> {
+    match customers::account_of(&billing.admin.db, customer).await? {
+        Some(account) => Ok(Some(account)),
+        None => customers::adopt(billing, customer).await,
+    }
+}
+
+/// An invoice closes the period that it bills: while it is a draft the period's last usage can still be told; once it is final
+/// what comes later is carried.
+async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Result<(), Error> {
+    let invoice: Invoice = match billing.stripe()?.read(&RetrieveInvoice::new(invoice)).await {
+        Ok(invoice) => invoice,
+        // A draft that was deleted.
+        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let Some(subscription) = invoice.subscription() else {
+        return Ok(());
+    };
+    if let Some(finalized_at) = invoice.status_transitions.finalized_at {
+        sqlx::query!(
+            "update billing_periods set final_at = $4
+             where account_id = $1 and stripe_subscription_id = $2 and period_end = $3 and final_at is null",
+            account.0,
+            subscription,
+            schema::period::instant(invoice.period_end),
+            schema::period::instant(finalized_at)
+        )
+        .execute(&billing.admin.db)
+        .await?;
+    }
+    Ok(())
+}
