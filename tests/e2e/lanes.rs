@@ -19,15 +19,15 @@ use async_nats::{
     },
 };
 use devstack::{DataDir, Nats, NatsOptions, Servers};
-use gateway::{
-    lane::{gathered::BatchLimits, task::LaneLimits},
+use harness::eventually;
+use lane::{
+    gathered::BatchLimits,
     link::Link,
     metrics::LaneMetrics,
-    publisher::{Outcome, Outgoing, Publisher, QueueLimits, Slot},
+    publisher::{NoUnits, Outcome, Outgoing, Publisher, QueueLimits, Slot},
     run::{Run, RunLimits, Runs},
+    task::LaneLimits,
 };
-use harness::eventually;
-use prometheus_client::registry::Registry;
 use schema::{
     AccountId, BatchId, EventId, KeyId, LaneRecord, LeaseId, RunId, SubscriptionId, UsageEvent, lane_record::Kind,
     names,
@@ -40,7 +40,7 @@ const SHARDS: u16 = 4;
 
 /// A run with its lanes, a NATS of its own and a database of its own.
 struct Lanes {
-    publisher: Publisher,
+    publisher: Publisher<NoUnits>,
     run: Run,
     runs: Runs,
     life: Lifecycle,
@@ -82,13 +82,13 @@ impl Lanes {
             .unwrap();
         let link = Link::watch(&client, &life);
         let runs = Runs {
-            gateway: "lanes".into(),
+            name: "lanes".into(),
             pool: pool.clone(),
             client: client.clone(),
             link: link.clone(),
             health,
             life: life.clone(),
-            metrics: LaneMetrics::register(&mut Registry::default()),
+            metrics: LaneMetrics::default(),
             limits: limits(),
         };
         let publisher = Publisher::new(link);
@@ -317,7 +317,7 @@ async fn an_entry_that_is_too_large_is_not_stored_and_harms_no_other() {
     let lanes = Lanes::open(-1).await;
     let account = AccountId::new();
     let mut large = event(account);
-    large.user_agent = "x".repeat(Slot::BYTES_MAX);
+    large.user_agent = "x".repeat(Slot::<NoUnits>::BYTES_MAX);
     let small = event(account);
     let outcome = async |event: &UsageEvent| {
         lanes
@@ -410,10 +410,10 @@ fn index(outcome: Outcome) -> usize {
     }
 }
 
-fn outgoing(event: &UsageEvent) -> Outgoing {
+fn outgoing(event: &UsageEvent) -> Outgoing<NoUnits> {
     Outgoing {
         event: event.encode(),
-        admission: None,
+        units: None,
     }
 }
 

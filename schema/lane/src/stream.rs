@@ -1,4 +1,4 @@
-//! How the stream of lane records is cut, read from the stream itself. The ingestor creates it; the gateway waits for it.
+//! How the stream of lane records is cut, read from the stream itself. The ingestor creates it; who writes to it waits for it.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -30,8 +30,8 @@ pub async fn wait_for(client: &Client, health: &Health, batch_bytes: usize) -> R
                 let needed = batch_bytes + 1024;
                 if let Some(most) = message_bytes_max.filter(|most| *most < needed) {
                     bail!(
-                        "a message of the stream {USAGE_STREAM} may have {most} bytes, and a batch of --batch-bytes {batch_bytes} \
-                         needs {needed}: raise the server's max_payload and the stream's max_msg_size, or lower --batch-bytes"
+                        "a message of the stream {USAGE_STREAM} may have {most} bytes, and a batch of {batch_bytes} (BATCH_BYTES) \
+                         needs {needed}: raise the server's max_payload and the stream's max_msg_size, or lower BATCH_BYTES"
                     );
                 }
                 health.up(PART);

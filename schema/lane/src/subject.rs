@@ -20,7 +20,7 @@ use bytes::Bytes;
 use schema::{RunId, names};
 use tracing::debug;
 
-use super::{Answer, LastRecord, Seen};
+use crate::lane::{Answer, LastRecord, Seen};
 
 pub struct LaneSubject {
     client: Client,
