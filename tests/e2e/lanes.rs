@@ -11,8 +11,7 @@ use std::{
 };
 
 use async_nats::{
-    Client, HeaderMap, HeaderValue,
-    header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+    Client,
     jetstream::{
         self,
         stream::{Config, DiscardPolicy, Stream},
@@ -21,17 +20,16 @@ use async_nats::{
 use devstack::{DataDir, Nats, NatsOptions, Servers};
 use harness::eventually;
 use lane::{
+    fence::fence,
     gathered::BatchLimits,
     link::Link,
     metrics::LaneMetrics,
     publisher::{NoUnits, Outcome, Outgoing, Publisher, QueueLimits, Slot},
     run::{Run, RunLimits, Runs},
+    subject::LaneSubject,
     task::LaneLimits,
 };
-use schema::{
-    AccountId, BatchId, EventId, KeyId, LaneRecord, LeaseId, RunId, SubscriptionId, UsageEvent, lane_record::Kind,
-    names,
-};
+use schema::{AccountId, EventId, KeyId, LaneRecord, LeaseId, SubscriptionId, UsageEvent, lane_record::Kind, names};
 use service::{Health, Lifecycle, nats::NatsSettings};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
@@ -272,8 +270,17 @@ async fn a_fenced_run_is_given_up_and_its_waiters_are_told_the_truth() {
     let load = lanes.load(16);
     load.stored_more(100).await;
     let first = lanes.run.id;
+    let stream = jetstream::new(lanes.client.clone())
+        .get_stream_no_info(names::USAGE_STREAM)
+        .await
+        .unwrap();
     for shard in 0..SHARDS {
-        fence(&lanes.client, &lanes.stream, &names::lane(shard, first), first).await;
+        let lane = LaneSubject::new(&lanes.client, &stream, shard, first);
+        // The run lives and moves on under it.
+        eventually("the lane is fenced", async || {
+            fence(&lane, Duration::from_secs(5)).await.ok()
+        })
+        .await;
     }
     lanes.run.fenced().await;
     lanes.publisher.remove();
@@ -367,28 +374,6 @@ fn limits() -> RunLimits {
             outcome_deadline: Duration::from_secs(2),
         },
     }
-}
-
-/// Ends a lane for its run, as the billing worker does: reads the last record, appends under its sequence.
-async fn fence(client: &Client, stream: &Stream, lane: &str, run: RunId) {
-    eventually("the lane is fenced", async || {
-        let last = stream.get_last_raw_message_by_subject(lane).await.ok()?;
-        let last_batch = match LaneRecord::decode(&last.payload).unwrap().kind {
-            Kind::Batch { batch_id, .. } => batch_id,
-            _ => BatchId::NIL,
-        };
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(last.sequence));
-        let fence = LaneRecord::fence(run, last_batch).encode();
-        let context = jetstream::new(client.clone());
-        context
-            .publish_with_headers(lane.to_owned(), headers, fence.into())
-            .await
-            .ok()?
-            .await
-            .ok()
-    })
-    .await;
 }
 
 /// All records of the stream, in order.

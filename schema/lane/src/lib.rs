@@ -9,6 +9,7 @@
 //! | a lane at work; what travels in one message | [`task`], [`gathered`] |
 //! | a lane's subject: publish, read the last record | [`subject`] |
 //! | how the stream is cut; whether NATS is there | [`stream`], [`link`] |
+//! | ending a lane for its run | [`fence`] |
 //! | what is counted | [`metrics`] |
 //!
 //! # Invariants
@@ -17,6 +18,7 @@
 //! - Units of an event whose outcome is not known are spent, never given back.
 //! - A run is closed only after all its lanes are.
 
+pub mod fence;
 pub mod gathered;
 pub mod lane;
 pub mod link;

@@ -17,6 +17,8 @@ pub struct UsageStream {
     pub stream: Stream<()>,
     pub shards: u16,
     pub generation: u32,
+    /// Of its last record, when it was looked at.
+    pub last_sequence: u64,
 }
 
 /// Waits until the stream is there. Fails when it can never take messages of `batch_bytes`.
@@ -24,7 +26,7 @@ pub async fn wait_for(client: &Client, health: &Health, batch_bytes: usize) -> R
     const PART: &str = "stream";
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match look(client).await {
+        match look_closely(client).await {
             Ok((stream, message_bytes_max)) => {
                 // Around the events: the record's envelope and the headers.
                 let needed = batch_bytes + 1024;
@@ -54,8 +56,13 @@ pub async fn wait_for(client: &Client, health: &Health, batch_bytes: usize) -> R
     }
 }
 
+/// The stream as it is now.
+pub async fn look(client: &Client) -> Result<UsageStream> {
+    Ok(look_closely(client).await?.0)
+}
+
 /// The stream, and the largest message that it takes.
-async fn look(client: &Client) -> Result<(UsageStream, Option<usize>)> {
+async fn look_closely(client: &Client) -> Result<(UsageStream, Option<usize>)> {
     let context = jetstream::new(client.clone());
     let found = tokio::time::timeout(Duration::from_secs(5), context.get_stream(USAGE_STREAM)).await??;
     let config = &found.cached_info().config;
@@ -66,6 +73,7 @@ async fn look(client: &Client) -> Result<(UsageStream, Option<usize>)> {
         stream: context.get_stream_no_info(USAGE_STREAM).await?,
         shards,
         generation,
+        last_sequence: found.cached_info().state.last_sequence,
     };
     Ok((stream, message_bytes_max))
 }

@@ -39,6 +39,15 @@ impl LaneSubject {
         }
     }
 
+    /// The subject's name.
+    pub fn name(&self) -> &str {
+        self.subject.as_str()
+    }
+
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
     /// One attempt. `timeout` bounds the whole of it, also the wait for room in the client.
     pub async fn publish(&self, expected: u64, record: Bytes, timeout: Duration) -> Answer {
         let mut headers = HeaderMap::new();
