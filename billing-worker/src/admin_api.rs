@@ -1,6 +1,7 @@
 //! The admin API: `/admin/*` on the admin port, for whoever has the token.
 
 mod accounts;
+mod audit;
 mod authorize;
 mod extract;
 mod keys;
@@ -48,6 +49,7 @@ pub fn router(api: AdminApi) -> Router {
         .route("/keys/{key}", delete(keys::revoke))
         .route("/keys/{key}/rotate", post(keys::rotate))
         .route("/plans", get(list_plans))
+        .route("/audit", get(audit::list))
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

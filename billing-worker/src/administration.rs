@@ -12,8 +12,9 @@ pub struct Administration {
     pub db: PgPool,
     pub catalogue: Arc<Catalogue>,
     pub announcer: Announcer,
-    /// For the log.
+    /// For the logs: the way a change came, and who asked, as far as they said it.
     pub by: By,
+    pub name: Option<String>,
 }
 
 /// Who asks.

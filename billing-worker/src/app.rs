@@ -79,6 +79,7 @@ async fn start(
         catalogue: Arc::new(settings.catalogue.clone()),
         announcer: Announcer::of_service(metrics.clone()),
         by: By::Service,
+        name: None,
     };
     connect_nats(settings, life, &admin.announcer).await;
     plans::sync(&admin, clock::now_s())

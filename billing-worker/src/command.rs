@@ -1,6 +1,7 @@
 //! Sub-commands: what the admin API does, from a shell. Results go to standard output, the log to standard error.
 
 mod print;
+mod trail;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,6 +24,8 @@ use crate::{
     page::Page,
     plans, subscriptions,
 };
+
+use trail::AuditCommand;
 
 /// How long a command waits for the database.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +51,9 @@ pub enum Command {
     /// Limits agreed with one account
     #[command(subcommand)]
     Limits(LimitsCommand),
+    /// Who changed what
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 #[derive(Subcommand)]
@@ -180,6 +186,7 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
         catalogue: Arc::new(settings.catalogue.clone()),
         announcer: Announcer::of_command(&settings.nats),
         by: By::Command,
+        name: trail::user(),
     };
     change(command, &admin, settings.json).await.map_err(explained)
 }
@@ -196,6 +203,7 @@ async fn change(command: &Command, admin: &Administration, json: bool) -> Result
             let account = accounts::find(admin, account).await?;
             print::account(json, &subscriptions::assign(admin, account, plan, now).await?)
         }
+        Command::Audit(command) => trail::audit(command, admin, json).await,
         Command::Limits(LimitsCommand::Set {
             account,
             usage_type,

@@ -8,6 +8,7 @@ use schema::{
     period::instant,
     standing::{Subscription, SubscriptionStatus},
 };
+use serde_json::json;
 use sqlx::{PgExecutor, Postgres, Transaction};
 use time::OffsetDateTime;
 use tracing::info;
@@ -15,6 +16,7 @@ use tracing::info;
 use crate::{
     accounts::{self, AccountDetails},
     administration::Administration,
+    audit,
     error::Error,
     limits,
 };
@@ -74,6 +76,14 @@ pub async fn assign_locked(
         .await?;
     }
     limits::apply(tx, &admin.catalogue, &[account], now).await?;
+    let entry = audit::Entry {
+        action: "plan.assign",
+        account: Some(account),
+        subject: plan.clone(),
+        details: json!({ "before": current.map_or(Catalogue::FREE.to_owned(), |before| before.plan) }),
+        actor: admin.actor(),
+    };
+    audit::record(tx, entry).await?;
     Ok(true)
 }
 

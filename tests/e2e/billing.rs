@@ -1,5 +1,6 @@
 //! The billing worker: what its admin API and its sub-commands change, what it announces, and what it refuses.
 
+mod audit;
 mod start;
 mod worker;
 

@@ -6,13 +6,21 @@ use axum::{
         FromRequest, FromRequestParts, Query, RawPathParams, Request,
         rejection::{BytesRejection, FailedToBufferBody},
     },
-    http::request::Parts,
+    http::{HeaderName, request::Parts},
 };
 use schema::{AccountId, KeyId};
 use serde::de::DeserializeOwned;
 
 use super::{AdminApi, BODY_BYTES_MAX};
-use crate::{administration::Administration, error::Error, page::Page};
+use crate::{
+    accounts::checked_name,
+    administration::Administration,
+    error::Error,
+    page::{Page, Trail},
+};
+
+/// Who asks, for the audit log: a name, if the client sends one.
+const REQUESTED_BY: HeaderName = HeaderName::from_static("x-requested-by");
 
 /// A JSON body, whatever its content type says. No body is an empty object.
 pub struct Body<T>(pub T);
@@ -28,6 +36,9 @@ pub struct LimitPath(pub AccountId, pub String);
 
 /// `?limit=&after=`
 pub struct PageQuery(pub Page);
+
+/// `?account=&limit=&after=`
+pub struct TrailQuery(pub Trail);
 
 impl<T: DeserializeOwned> FromRequest<AdminApi> for Body<T> {
     type Rejection = Error;
@@ -51,8 +62,16 @@ impl<T: DeserializeOwned> FromRequest<AdminApi> for Body<T> {
 impl FromRequestParts<AdminApi> for Administration {
     type Rejection = Error;
 
-    async fn from_request_parts(_: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
-        state.administration.get().cloned().ok_or(Error::Starting)
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let admin = state.administration.get().cloned().ok_or(Error::Starting)?;
+        let Some(name) = parts.headers.get(REQUESTED_BY) else {
+            return Ok(admin);
+        };
+        let name = checked_name("X-Requested-By", name.to_str().unwrap_or_default())?;
+        Ok(Administration {
+            name: Some(name.to_owned()),
+            ..admin
+        })
     }
 }
 
@@ -92,6 +111,17 @@ impl FromRequestParts<AdminApi> for PageQuery {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(page)) => Ok(Self(page)),
+            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+        }
+    }
+}
+
+impl FromRequestParts<AdminApi> for TrailQuery {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(trail)) => Ok(Self(trail)),
             Err(rejection) => Err(Error::Malformed(rejection.body_text())),
         }
     }

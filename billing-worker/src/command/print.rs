@@ -8,6 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     accounts::{Account, AccountDetails, Status},
+    audit::Audited,
     keys::{IssuedKey, Key, RotatedKey},
     page::Listed,
     plans::{PriceList, Synced},
@@ -128,6 +129,28 @@ pub fn plans(json: bool, list: &PriceList) -> Result<()> {
             })
         });
         table(&[heading.into()].into_iter().chain(rows).collect::<Vec<_>>())
+    })
+}
+
+pub fn audit(json: bool, listed: &Listed<Audited>) -> Result<()> {
+    out(json, listed, || {
+        let audited = |audited: &Audited| {
+            let account = audited.account_id.map(|id| id.to_string()).unwrap_or_default();
+            row([
+                &instant(audited.at),
+                &audited.actor,
+                audited.actor_name.as_deref().unwrap_or_default(),
+                &audited.action,
+                &account,
+                &audited.subject,
+                &audited.details.to_string(),
+            ])
+        };
+        list(
+            ["at", "by", "name", "action", "account", "subject", "details"],
+            listed,
+            audited,
+        )
     })
 }
 
