@@ -3,6 +3,7 @@
 mod accounts;
 mod audit;
 mod authorize;
+mod corrections;
 mod extract;
 mod keys;
 
@@ -22,8 +23,8 @@ use crate::{
     plans::{self, PriceList},
 };
 
-/// Everything that is sent here is a few short fields.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Everything that is sent here is a few short fields, but for a thousand corrections.
+const BODY_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Clone)]
 pub struct AdminApi {
@@ -49,6 +50,7 @@ pub fn router(api: AdminApi) -> Router {
         .route("/keys/{key}", delete(keys::revoke))
         .route("/keys/{key}/rotate", post(keys::rotate))
         .route("/plans", get(list_plans))
+        .route("/corrections", post(corrections::create).get(corrections::list))
         .route("/audit", get(audit::list))
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)

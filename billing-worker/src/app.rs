@@ -19,6 +19,7 @@ use crate::{
     announce::Announcer,
     chores,
     config::Settings,
+    corrections::work::Work,
     database,
     metrics::Metrics,
     plans, public_api,
@@ -78,6 +79,8 @@ async fn start(
         db: db.clone(),
         catalogue: Arc::new(settings.catalogue.clone()),
         announcer: Announcer::of_service(metrics.clone()),
+        clickhouse: service::clickhouse::client(&settings.clickhouse),
+        corrections_wait: Arc::default(),
         by: By::Service,
         name: None,
     };
@@ -86,7 +89,9 @@ async fn start(
         .await
         .context("copying the plan catalogue to the database")?;
     life.spawn(database::watch(db.clone(), health.clone(), life.clone()));
-    let clickhouse = service::clickhouse::client(&settings.clickhouse);
+    let corrections = Work::new(&admin, metrics);
+    life.spawn(corrections.run(life.clone()));
+    let clickhouse = admin.clickhouse.clone();
     life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
 

@@ -25,7 +25,7 @@ use crate::{
     plans, subscriptions,
 };
 
-use trail::AuditCommand;
+use trail::{AuditCommand, CorrectionsCommand};
 
 /// How long a command waits for the database.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,6 +51,9 @@ pub enum Command {
     /// Limits agreed with one account
     #[command(subcommand)]
     Limits(LimitsCommand),
+    /// Recorded usage that is lowered afterwards
+    #[command(subcommand)]
+    Corrections(CorrectionsCommand),
     /// Who changed what
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -185,6 +188,8 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
         db,
         catalogue: Arc::new(settings.catalogue.clone()),
         announcer: Announcer::of_command(&settings.nats),
+        clickhouse: service::clickhouse::client(&settings.clickhouse),
+        corrections_wait: Arc::default(),
         by: By::Command,
         name: trail::user(),
     };
@@ -203,6 +208,7 @@ async fn change(command: &Command, admin: &Administration, json: bool) -> Result
             let account = accounts::find(admin, account).await?;
             print::account(json, &subscriptions::assign(admin, account, plan, now).await?)
         }
+        Command::Corrections(command) => trail::correction(command, admin, json).await,
         Command::Audit(command) => trail::audit(command, admin, json).await,
         Command::Limits(LimitsCommand::Set {
             account,

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-use tracing::error;
+use tracing::{error, warn};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -44,6 +44,24 @@ pub enum Error {
     #[error("plan `{plan}` is not in the catalogue, but {accounts} accounts have it: keep it, or move them first")]
     PlanInUse { plan: String, accounts: i64 },
 
+    #[error(
+        "account `{account}` has no event `{event}` in ClickHouse: one that was recorded just now may still be on its way, \
+         try again in a few seconds; one whose retention is over cannot be corrected"
+    )]
+    UnknownEvent { event: String, account: String },
+    #[error("event `{0}` is a correction itself: correct the event that it corrects")]
+    CorrectsCorrection(String),
+    #[error("event `{event}` has {units} units already: there is nothing to correct")]
+    NothingToCorrect { event: String, units: i64 },
+    #[error(
+        "event `{event}` has {units} units: a correction only lowers them, so `cost_units` is from 0 to less than that"
+    )]
+    NotLower { event: String, units: i64 },
+    #[error("correction `{0}` was made of other events or units: use a new correction_id for another one")]
+    CorrectionTaken(String),
+    #[error("ClickHouse: {0}")]
+    ClickHouse(String),
+
     #[error("the service is starting")]
     Starting,
     /// Not as its source: its text tells the whole chain already.
@@ -75,6 +93,12 @@ impl Error {
             Self::BadValue { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_value"),
             Self::KeyEnded { .. } => (StatusCode::CONFLICT, "key_ended"),
             Self::PlanInUse { .. } => (StatusCode::CONFLICT, "plan_in_use"),
+            Self::UnknownEvent { .. } => (StatusCode::NOT_FOUND, "unknown_event"),
+            Self::CorrectsCorrection(_) => (StatusCode::UNPROCESSABLE_ENTITY, "corrects_correction"),
+            Self::NothingToCorrect { .. } => (StatusCode::CONFLICT, "nothing_to_correct"),
+            Self::NotLower { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_lower"),
+            Self::CorrectionTaken(_) => (StatusCode::CONFLICT, "correction_taken"),
+            Self::ClickHouse(_) => (StatusCode::SERVICE_UNAVAILABLE, "clickhouse_unavailable"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
             Self::Database(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
@@ -93,6 +117,10 @@ impl IntoResponse for Error {
                     StatusCode::SERVICE_UNAVAILABLE => "the database cannot be reached; try again".to_owned(),
                     _ => "something went wrong here; the log has it".to_owned(),
                 }
+            }
+            Self::ClickHouse(why) => {
+                warn!(status = status.as_u16(), "an answer failed: ClickHouse: {why}");
+                "usage cannot be read now; try again".to_owned()
             }
             other => other.to_string(),
         };

@@ -16,6 +16,7 @@
 //! | plans, and their copy in the database | [`plans`] |
 //! | which plan an account has, since when | [`subscriptions`] |
 //! | limits in force, and overrides of them | [`limits`] |
+//! | usage that is lowered afterwards | [`corrections`] |
 //! | who changed what | [`audit`] |
 //! | what is done again and again | [`chores`] |
 //! | deleting rows whose retention is over | [`retention`] |
@@ -41,6 +42,7 @@ pub mod audit;
 pub mod chores;
 pub mod command;
 pub mod config;
+pub mod corrections;
 pub mod database;
 pub mod error;
 pub mod keys;

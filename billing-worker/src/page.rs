@@ -19,7 +19,7 @@ pub struct Page {
     pub after: Option<Uuid>,
 }
 
-/// Which part of a trail is asked for: who changed what, for one account or for all.
+/// Which part of a trail is asked for: of the audit log, or of corrections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trail {
