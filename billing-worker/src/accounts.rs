@@ -2,6 +2,7 @@
 
 use schema::{AccountId, SubscriptionId, announcement::Announcement, period::instant, standing::Entitlement};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 use tracing::info;
@@ -9,6 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     administration::Administration,
+    audit,
     error::{Error, violated},
     limits::{self, LimitInForce},
     page::{Listed, Page},
@@ -81,6 +83,14 @@ pub async fn create(admin: &Administration, new: NewAccount, now: i64) -> Result
         Some("accounts_email") => Error::EmailTaken(email.to_owned()),
         _ => Error::Database(error),
     })?;
+    let entry = audit::Entry {
+        action: "account.create",
+        account: Some(id),
+        subject: id.to_string(),
+        details: json!({ "name": name, "email": email }),
+        actor: admin.actor(),
+    };
+    audit::record(&mut tx, entry).await?;
     if let Some(plan) = &new.plan {
         subscriptions::assign_locked(&mut tx, admin, id, plan, now).await?;
     }
@@ -157,15 +167,28 @@ pub async fn set_status(
     status: Status,
     now: i64,
 ) -> Result<AccountDetails, Error> {
+    let mut tx = admin.db.begin().await?;
     let changed = sqlx::query!(
         "update accounts set status = $2, updated_at = now() where id = $1 and status <> $2",
         id.0,
         status.as_str()
     )
-    .execute(&admin.db)
+    .execute(&mut *tx)
     .await?
     .rows_affected();
     if changed > 0 {
+        let entry = audit::Entry {
+            action: match status {
+                Status::Active => "account.resume",
+                Status::Suspended => "account.suspend",
+            },
+            account: Some(id),
+            subject: id.to_string(),
+            details: json!({}),
+            actor: admin.actor(),
+        };
+        audit::record(&mut tx, entry).await?;
+        tx.commit().await?;
         info!(account.id = %id, status = status.as_str(), by = %admin.by, "changed an account's status");
         admin
             .announcer

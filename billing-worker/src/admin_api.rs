@@ -1,7 +1,9 @@
 //! The admin API: `/admin/*` on the admin port, for whoever has the token.
 
 mod accounts;
+mod audit;
 mod authorize;
+mod corrections;
 mod extract;
 mod keys;
 
@@ -46,6 +48,8 @@ pub fn router(api: AdminApi) -> Router {
         .route("/keys/{key}", delete(keys::revoke))
         .route("/keys/{key}/rotate", post(keys::rotate))
         .route("/plans", get(list_plans))
+        .route("/corrections", post(corrections::create).get(corrections::list))
+        .route("/audit", get(audit::list))
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))

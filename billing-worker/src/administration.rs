@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use schema::{Catalogue, Plan, UsageType};
 use sqlx::PgPool;
+use tokio::sync::Notify;
 
 use crate::{announce::Announcer, error::Error};
 
@@ -12,8 +13,12 @@ pub struct Administration {
     pub db: PgPool,
     pub catalogue: Arc<Catalogue>,
     pub announcer: Announcer,
-    /// For the log.
+    pub clickhouse: clickhouse::Client,
+    /// Told of corrections that wait to be published.
+    pub corrections_wait: Arc<Notify>,
+    /// For the logs: the way a change came, and who asked, as far as they said it.
     pub by: By,
+    pub name: Option<String>,
 }
 
 /// Who asks.

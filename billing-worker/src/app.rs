@@ -20,6 +20,7 @@ use crate::{
     billing::Billing,
     chores,
     config::Settings,
+    corrections::work::Work,
     database,
     metrics::Metrics,
     plans,
@@ -81,30 +82,24 @@ async fn start(
         db: db.clone(),
         catalogue: Arc::new(settings.catalogue.clone()),
         announcer: Announcer::of_service(metrics.clone()),
+        clickhouse: service::clickhouse::client(&settings.clickhouse),
+        corrections_wait: Arc::default(),
         by: By::Service,
+        name: None,
     };
     connect_nats(settings, life, &admin.announcer).await;
     plans::sync(&admin, clock::now_s())
         .await
         .context("copying the plan catalogue to the database")?;
     life.spawn(database::watch(db.clone(), health.clone(), life.clone()));
-    let clickhouse = service::clickhouse::client(&settings.clickhouse);
-    life.spawn(chores::retain(
-        db,
-        clickhouse.clone(),
-        admin.catalogue.clone(),
-        life.clone(),
-    ));
+    let corrections = Work::new(&admin, metrics);
+    life.spawn(corrections.run(life.clone()));
+    let clickhouse = admin.clickhouse.clone();
+    life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
 
     let stripe = Stripe::new(&settings.stripe)?;
-    let billing = Billing::new(
-        admin.clone(),
-        clickhouse,
-        stripe,
-        settings.billing.clone(),
-        Clock::default(),
-    );
+    let billing = Billing::new(admin.clone(), stripe, settings.billing.clone(), Clock::default());
     let api = PublicApi {
         billing: billing.by(By::Customer),
         metrics: metrics.clone(),

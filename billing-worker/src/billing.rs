@@ -26,7 +26,6 @@ const TURN_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Billing {
     pub admin: Administration,
-    pub clickhouse: clickhouse::Client,
     pub clock: Clock,
     pub settings: Arc<BillingSettings>,
     /// `None`: there is no key.
@@ -78,16 +77,9 @@ impl BillingSettings {
 }
 
 impl Billing {
-    pub fn new(
-        admin: Administration,
-        clickhouse: clickhouse::Client,
-        stripe: Option<Stripe>,
-        settings: BillingSettings,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(admin: Administration, stripe: Option<Stripe>, settings: BillingSettings, clock: Clock) -> Self {
         Self {
             admin,
-            clickhouse,
             clock,
             settings: Arc::new(settings),
             stripe,

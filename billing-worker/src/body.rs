@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 
-/// Everything that is sent to this service, webhooks apart, is a few short fields.
-pub const BYTES_MAX: usize = 64 * 1024;
+/// Everything that is sent to this service, webhooks apart, is a few short fields, but for a thousand corrections.
+pub const BYTES_MAX: usize = 256 * 1024;
 
 pub struct Body<T>(pub T);
 

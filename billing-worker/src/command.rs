@@ -1,6 +1,7 @@
 //! Sub-commands: what the admin API does, from a shell. Results go to standard output, the log to standard error.
 
 mod print;
+mod trail;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +26,8 @@ use crate::{
     stripe::{Stripe, StripeError, catalogue},
     subscriptions, webhook,
 };
+
+use trail::{AuditCommand, CorrectionsCommand};
 
 /// How long a command waits for the database.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,6 +56,12 @@ pub enum Command {
     /// Stripe: products, prices and meters of the catalogue; events
     #[command(subcommand)]
     Stripe(StripeCommand),
+    /// Recorded usage that is lowered afterwards
+    #[command(subcommand)]
+    Corrections(CorrectionsCommand),
+    /// Who changed what
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 #[derive(Subcommand)]
@@ -199,7 +208,10 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
         db,
         catalogue: Arc::new(settings.catalogue.clone()),
         announcer: Announcer::of_command(&settings.nats),
+        clickhouse: service::clickhouse::client(&settings.clickhouse),
+        corrections_wait: Arc::default(),
         by: By::Command,
+        name: trail::user(),
     };
     match command {
         Command::Stripe(command) => stripe(command, &admin, settings).await.map_err(explained),
@@ -219,6 +231,8 @@ async fn change(command: &Command, admin: &Administration, json: bool) -> Result
             let account = accounts::find(admin, account).await?;
             print::account(json, &subscriptions::assign(admin, account, plan, now).await?)
         }
+        Command::Corrections(command) => trail::correction(command, admin, json).await,
+        Command::Audit(command) => trail::audit(command, admin, json).await,
         Command::Limits(LimitsCommand::Set {
             account,
             usage_type,

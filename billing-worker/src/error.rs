@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::stripe::StripeError;
 
@@ -31,8 +31,8 @@ pub enum Error {
     UnknownAccount(String),
     #[error("there is no API key `{0}`")]
     UnknownKey(String),
-    #[error("there is no event `{0}` that could be worked on again")]
-    UnknownEvent(String),
+    #[error("there is no event of Stripe's `{0}` that could be worked on again")]
+    UnknownStripeEvent(String),
     #[error("there is no plan `{plan}`; known: {known}")]
     UnknownPlan { plan: String, known: String },
     #[error("there is no usage type `{usage_type}`; known: {known}")]
@@ -72,6 +72,21 @@ pub enum Error {
     WebhooksClosed,
     #[error(transparent)]
     Stripe(StripeError),
+    #[error(
+        "account `{account}` has no event `{event}` in ClickHouse: one that was recorded just now may still be on its way, \
+         try again in a few seconds; one whose retention is over cannot be corrected"
+    )]
+    UnknownEvent { event: String, account: String },
+    #[error("event `{0}` is a correction itself: correct the event that it corrects")]
+    CorrectsCorrection(String),
+    #[error("event `{event}` has {units} units already: there is nothing to correct")]
+    NothingToCorrect { event: String, units: i64 },
+    #[error(
+        "event `{event}` has {units} units: a correction only lowers them, so `cost_units` is from 0 to less than that"
+    )]
+    NotLower { event: String, units: i64 },
+    #[error("correction `{0}` was made of other events or units: use a new correction_id for another one")]
+    CorrectionTaken(String),
     #[error("ClickHouse: {0}")]
     ClickHouse(String),
 
@@ -110,7 +125,7 @@ impl Error {
             Self::UnknownMethod => (StatusCode::METHOD_NOT_ALLOWED, "unknown_method"),
             Self::UnknownAccount(_) => (StatusCode::NOT_FOUND, "unknown_account"),
             Self::UnknownKey(_) => (StatusCode::NOT_FOUND, "unknown_key"),
-            Self::UnknownEvent(_) => (StatusCode::NOT_FOUND, "unknown_event"),
+            Self::UnknownStripeEvent(_) => (StatusCode::NOT_FOUND, "unknown_event"),
             Self::UnknownPlan { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_plan"),
             Self::UnknownUsageType { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_usage_type"),
             Self::EmailTaken(_) => (StatusCode::CONFLICT, "email_taken"),
@@ -134,6 +149,11 @@ impl Error {
                 (StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured")
             }
             Self::Stripe(_) => (StatusCode::SERVICE_UNAVAILABLE, "stripe_unavailable"),
+            Self::UnknownEvent { .. } => (StatusCode::NOT_FOUND, "unknown_event"),
+            Self::CorrectsCorrection(_) => (StatusCode::UNPROCESSABLE_ENTITY, "corrects_correction"),
+            Self::NothingToCorrect { .. } => (StatusCode::CONFLICT, "nothing_to_correct"),
+            Self::NotLower { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_lower"),
+            Self::CorrectionTaken(_) => (StatusCode::CONFLICT, "correction_taken"),
             Self::ClickHouse(_) => (StatusCode::SERVICE_UNAVAILABLE, "clickhouse_unavailable"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
@@ -165,9 +185,9 @@ impl IntoResponse for Error {
                     _ => "Stripe cannot be asked now; nothing is billed twice: try again".to_owned(),
                 }
             }
-            Self::ClickHouse(error) => {
-                error!(status = status.as_u16(), "an answer failed: {error}");
-                "the usage store cannot be asked now: try again".to_owned()
+            Self::ClickHouse(why) => {
+                warn!(status = status.as_u16(), "an answer failed: ClickHouse: {why}");
+                "usage cannot be read now; try again".to_owned()
             }
             other => other.to_string(),
         };

@@ -2,14 +2,16 @@
 
 use schema::{AccountId, KeyId, announcement::Announcement, api_key::ApiKey, period::instant};
 use serde::{Deserialize, Serialize};
-use sqlx::PgExecutor;
-use time::OffsetDateTime;
+use serde_json::{Value, json};
+use sqlx::{PgExecutor, Postgres, Transaction};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::info;
 use uuid::Uuid;
 
 use crate::{
     accounts::checked_name,
     administration::Administration,
+    audit,
     error::{Error, violated},
     page::{Listed, Page},
 };
@@ -80,8 +82,18 @@ pub struct RotatedKey {
 pub async fn create(admin: &Administration, account: AccountId, new: NewKey, now: i64) -> Result<IssuedKey, Error> {
     let name = checked_name("name", new.name.as_deref().unwrap_or("default"))?;
     let expires_at = expiry(new.expires_in_days, now)?;
-    let issued = insert(&admin.db, account, name, expires_at, now).await?;
+    let mut tx = admin.db.begin().await?;
+    let issued = insert(&mut *tx, account, name, expires_at, now).await?;
     let key_id = issued.about.id;
+    record(
+        &mut tx,
+        admin,
+        "key.create",
+        &issued.about,
+        json!({ "name": name, "expires_at": expiry_text(expires_at) }),
+    )
+    .await?;
+    tx.commit().await?;
     info!(account.id = %account, key.id = %key_id, by = %admin.by, "made an API key");
     announce(admin, &[&issued.about]).await;
     Ok(issued)
@@ -111,16 +123,24 @@ pub async fn list(admin: &Administration, account: AccountId, page: Page, now: i
 
 /// Refuses a key from now on, for ever. A revoked key stays as it is.
 pub async fn revoke(admin: &Administration, id: KeyId, now: i64) -> Result<Key, Error> {
-    let row = sqlx::query_as!(
+    let mut tx = admin.db.begin().await?;
+    let before = sqlx::query_scalar!("select revoked_at from api_keys where id = $1 for update", id.0)
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or_else(|| Error::UnknownKey(id.to_string()))?;
+    let key = sqlx::query_as!(
         Row,
         "update api_keys set revoked_at = coalesce(revoked_at, now()) where id = $1
          returning id, account_id, name, created_at, expires_at, revoked_at",
         id.0
     )
-    .fetch_optional(&admin.db)
+    .fetch_one(&mut *tx)
     .await?
-    .ok_or_else(|| Error::UnknownKey(id.to_string()))?;
-    let key = row.at(now);
+    .at(now);
+    if before.is_none() {
+        record(&mut tx, admin, "key.revoke", &key, json!({ "name": key.name })).await?;
+    }
+    tx.commit().await?;
     info!(account.id = %key.account_id, key.id = %id, by = %admin.by, "revoked an API key");
     announce(admin, &[&key]).await;
     Ok(key)
@@ -164,6 +184,8 @@ pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: 
     .fetch_one(&mut *tx)
     .await?
     .at(now);
+    let details = json!({ "replaces": id, "overlap_hours": overlap, "expires_at": expiry_text(expires_at) });
+    record(&mut tx, admin, "key.rotate", &issued.about, details).await?;
     tx.commit().await?;
     info!(
         account.id = %old.account_id, key.id = %issued.about.id, replaces = %id, overlap_hours = overlap, by = %admin.by,
@@ -214,6 +236,23 @@ async fn insert(
     })
 }
 
+async fn record(
+    tx: &mut Transaction<'_, Postgres>,
+    admin: &Administration,
+    action: &'static str,
+    key: &Key,
+    details: Value,
+) -> Result<(), Error> {
+    let entry = audit::Entry {
+        action,
+        account: Some(key.account_id),
+        subject: key.id.to_string(),
+        details,
+        actor: admin.actor(),
+    };
+    audit::record(tx, entry).await
+}
+
 /// A new key, too: a gateway may remember having found nothing under its id.
 async fn announce(admin: &Administration, keys: &[&Key]) {
     let announcement = |key: &&Key| Announcement::KeyChanged {
@@ -233,6 +272,10 @@ fn expiry(in_days: Option<u32>, now: i64) -> Result<Option<OffsetDateTime>, Erro
             rule: format!("is from 1 to {EXPIRES_IN_DAYS_MAX}"),
         }),
     }
+}
+
+fn expiry_text(at: Option<OffsetDateTime>) -> Option<String> {
+    at.and_then(|at| at.format(&Rfc3339).ok())
 }
 
 struct Row {

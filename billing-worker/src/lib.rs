@@ -16,6 +16,8 @@
 //! | plans, and their copy in the database | [`plans`] |
 //! | which plan an account has, since when | [`subscriptions`] |
 //! | limits in force, and overrides of them | [`limits`] |
+//! | usage that is lowered afterwards | [`corrections`] |
+//! | who changed what | [`audit`] |
 //! | what is done again and again | [`chores`] |
 //! | deleting rows whose retention is over | [`retention`] |
 //! | telling the gateways | [`announce`] |
@@ -29,6 +31,7 @@
 //! - Whoever changes an account's plan, status or limits holds the lock of its row in `accounts` until the commit.
 //! - An account has one current subscription at the most; none means Free.
 //! - `quota_pool.limit_units` of a running period is the override, or else the plan's limit, as soon as the change commits.
+//! - An administrative change and its entry in the audit log are one transaction.
 //! - An API key's text exists in one answer, the one to its making: never in a log, never in a table.
 
 pub mod accounts;
@@ -36,11 +39,13 @@ pub mod admin_api;
 pub mod administration;
 pub mod announce;
 pub mod app;
+pub mod audit;
 pub mod billing;
 pub mod body;
 pub mod chores;
 pub mod command;
 pub mod config;
+pub mod corrections;
 pub mod customers;
 pub mod database;
 pub mod error;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use schema::{AccountId, Catalogue, Mode, Standing, UsageType, announcement::Announcement, period::instant};
 use serde::Serialize;
+use serde_json::{Value, json};
 use sqlx::{PgExecutor, Postgres, Transaction};
 use tracing::info;
 use uuid::Uuid;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     accounts::{self, AccountDetails},
     administration::Administration,
+    audit,
     error::Error,
     subscriptions,
 };
@@ -59,6 +61,15 @@ pub async fn set(
     .execute(&mut *tx)
     .await?;
     apply(&mut tx, &admin.catalogue, &[account], now).await?;
+    record(
+        &mut tx,
+        admin,
+        account,
+        usage_type,
+        "limit.set",
+        json!({ "limit_units": units }),
+    )
+    .await?;
     tx.commit().await?;
     info!(account.id = %account, usage_type = usage_type.name(), units, by = %admin.by, "set a limit");
     announce(admin, &[account]).await;
@@ -84,6 +95,9 @@ pub async fn clear(
     .await?
     .rows_affected();
     apply(&mut tx, &admin.catalogue, &[account], now).await?;
+    if cleared > 0 {
+        record(&mut tx, admin, account, usage_type, "limit.clear", json!({})).await?;
+    }
     tx.commit().await?;
     if cleared > 0 {
         info!(account.id = %account, usage_type = usage_type.name(), by = %admin.by, "cleared a limit");
@@ -283,6 +297,24 @@ fn mode(catalogue: &Catalogue, plan: &str, usage_type: UsageType) -> Mode {
 fn allowance(catalogue: &Catalogue, plan: &str, usage_type: UsageType) -> Option<schema::catalogue::Allowance> {
     let plan = catalogue.plan(plan).or_else(|| catalogue.plan(Catalogue::FREE))?;
     Some(plan.allowance(usage_type))
+}
+
+async fn record(
+    tx: &mut Transaction<'_, Postgres>,
+    admin: &Administration,
+    account: AccountId,
+    usage_type: UsageType,
+    action: &'static str,
+    details: Value,
+) -> Result<(), Error> {
+    let entry = audit::Entry {
+        action,
+        account: Some(account),
+        subject: usage_type.name().to_owned(),
+        details,
+        actor: admin.actor(),
+    };
+    audit::record(tx, entry).await
 }
 
 async fn announce(admin: &Administration, accounts: &[AccountId]) {

@@ -5,9 +5,10 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use lane::metrics::LaneMetrics;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -17,6 +18,8 @@ pub struct Metrics {
     answers: Family<Answer, Counter>,
     announced: Counter,
     not_announced: Counter,
+    pub corrections_waiting: Gauge,
+    pub lanes: LaneMetrics,
     webhooks: Family<Webhook, Counter>,
 }
 
@@ -46,6 +49,12 @@ impl Metrics {
             "Stripe's events: received (new and stored), refused, unreadable (signed, kept), done, parked (given up)",
             self.webhooks.clone(),
         );
+        registry.register(
+            "corrections_waiting",
+            "Corrections whose event is not known to be in the stream",
+            self.corrections_waiting.clone(),
+        );
+        self.lanes.register(registry.sub_registry_with_prefix("lane"));
     }
 
     pub fn announced(&self, count: u64) {

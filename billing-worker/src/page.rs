@@ -1,5 +1,6 @@
 //! Lists in pages: a client walks one by passing `next` of a page as `after` to get the one behind it.
 
+use schema::AccountId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -18,12 +19,31 @@ pub struct Page {
     pub after: Option<Uuid>,
 }
 
+/// Which part of a trail is asked for: of the audit log, or of corrections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trail {
+    /// `None`: of all accounts.
+    pub account: Option<AccountId>,
+    pub limit: Option<u16>,
+    pub after: Option<Uuid>,
+}
+
 /// One part of a list.
 #[derive(Debug, Serialize)]
 pub struct Listed<T> {
     pub items: Vec<T>,
     /// There is more behind this entry.
     pub next: Option<Uuid>,
+}
+
+impl Trail {
+    pub fn page(&self) -> Page {
+        Page {
+            limit: self.limit,
+            after: self.after,
+        }
+    }
 }
 
 impl Page {

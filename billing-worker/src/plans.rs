@@ -2,10 +2,10 @@
 
 use schema::{Catalogue, Plan};
 use serde::Serialize;
-use sqlx::PgPool;
+use serde_json::json;
 use tracing::info;
 
-use crate::{administration::Administration, error::Error, limits};
+use crate::{administration::Administration, audit, error::Error, limits};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct PriceList {
@@ -52,7 +52,7 @@ pub fn list(catalogue: &Catalogue) -> PriceList {
 /// Copies the catalogue into the database and the limits into the pools of running periods. Refused when accounts have a
 /// plan that the catalogue lacks.
 pub async fn sync(admin: &Administration, now: i64) -> Result<Synced, Error> {
-    let removed = copy(&admin.db, &admin.catalogue).await?;
+    let removed = copy(admin).await?;
     let synced = Synced {
         plans: admin.catalogue.plans().len(),
         accounts_changed: limits::refresh(admin, now).await?,
@@ -65,8 +65,9 @@ pub async fn sync(admin: &Administration, now: i64) -> Result<Synced, Error> {
 }
 
 /// Returns how many plans are there no more.
-async fn copy(db: &PgPool, catalogue: &Catalogue) -> Result<u64, Error> {
-    let mut tx = db.begin().await?;
+async fn copy(admin: &Administration) -> Result<u64, Error> {
+    let catalogue = &admin.catalogue;
+    let mut tx = admin.db.begin().await?;
     // Two that start together, one after the other.
     sqlx::query!("lock table plans in share row exclusive mode")
         .execute(&mut *tx)
@@ -86,11 +87,14 @@ async fn copy(db: &PgPool, catalogue: &Catalogue) -> Result<u64, Error> {
             accounts: row.accounts,
         });
     }
+    let mut changed = 0;
     for (position, plan) in (0..).zip(catalogue.plans()) {
-        sqlx::query!(
+        changed += sqlx::query!(
             "insert into plans (id, name, price_cents, retention_days, position) values ($1, $2, $3, $4, $5)
              on conflict (id) do update set name = excluded.name, price_cents = excluded.price_cents,
-                 retention_days = excluded.retention_days, position = excluded.position",
+                 retention_days = excluded.retention_days, position = excluded.position
+             where (plans.name, plans.price_cents, plans.retention_days, plans.position) is distinct from
+                   (excluded.name, excluded.price_cents, excluded.retention_days, excluded.position)",
             plan.id,
             plan.name,
             plan.price_cents,
@@ -98,29 +102,33 @@ async fn copy(db: &PgPool, catalogue: &Catalogue) -> Result<u64, Error> {
             position
         )
         .execute(&mut *tx)
-        .await?;
+        .await?
+        .rows_affected();
         for usage_type in catalogue.usage_types() {
             let allowance = plan.allowance(*usage_type);
-            sqlx::query!(
+            changed += sqlx::query!(
                 "insert into plan_limits (plan_id, usage_type, limit_units, mode) values ($1, $2, $3, $4)
-                 on conflict (plan_id, usage_type) do update set limit_units = excluded.limit_units, mode = excluded.mode",
+                 on conflict (plan_id, usage_type) do update set limit_units = excluded.limit_units, mode = excluded.mode
+                 where (plan_limits.limit_units, plan_limits.mode) is distinct from (excluded.limit_units, excluded.mode)",
                 plan.id,
                 usage_type.name(),
                 allowance.limit,
                 allowance.mode.as_str()
             )
             .execute(&mut *tx)
-            .await?;
+            .await?
+            .rows_affected();
         }
     }
     let usage_types: Vec<_> = catalogue.usage_types().iter().map(|t| t.name().to_owned()).collect();
-    sqlx::query!(
+    changed += sqlx::query!(
         "delete from plan_limits where plan_id <> all($1) or usage_type <> all($2)",
         &known,
         &usage_types
     )
     .execute(&mut *tx)
-    .await?;
+    .await?
+    .rows_affected();
     // A plan that replaced subscriptions had stays for them to refer to, with no limits.
     let removed = sqlx::query!(
         "delete from plans p where id <> all($1)
@@ -130,6 +138,16 @@ async fn copy(db: &PgPool, catalogue: &Catalogue) -> Result<u64, Error> {
     .execute(&mut *tx)
     .await?
     .rows_affected();
+    if changed + removed > 0 {
+        let entry = audit::Entry {
+            action: "catalogue.sync",
+            account: None,
+            subject: known.join(", "),
+            details: json!({ "rows_changed": changed, "plans_removed": removed }),
+            actor: admin.actor(),
+        };
+        audit::record(&mut tx, entry).await?;
+    }
     tx.commit().await?;
     Ok(removed)
 }

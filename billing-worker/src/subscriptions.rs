@@ -17,6 +17,7 @@ use schema::{
     period::instant,
     standing::{Subscription, SubscriptionStatus},
 };
+use serde_json::json;
 use sqlx::{PgExecutor, Postgres, Transaction};
 use time::OffsetDateTime;
 use tracing::info;
@@ -24,6 +25,7 @@ use tracing::info;
 use crate::{
     accounts::{self, AccountDetails},
     administration::Administration,
+    audit,
     error::Error,
     limits,
 };
@@ -94,6 +96,14 @@ pub async fn assign_locked(
         .await?;
     }
     limits::apply(tx, &admin.catalogue, &[account], now).await?;
+    let entry = audit::Entry {
+        action: "plan.assign",
+        account: Some(account),
+        subject: plan.clone(),
+        details: json!({ "before": current.map_or(Catalogue::FREE.to_owned(), |before| before.plan) }),
+        actor: admin.actor(),
+    };
+    audit::record(tx, entry).await?;
     Ok(true)
 }
 

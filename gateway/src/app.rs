@@ -12,6 +12,11 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use axum::{Router, extract::Request};
+use lane::{
+    link::Link,
+    metrics::LaneMetrics,
+    run::{Run, Runs},
+};
 use prometheus_client::registry::Registry;
 use service::{Backoff, Health, Lifecycle};
 use tokio::{
@@ -29,11 +34,8 @@ use crate::{
     config::Config,
     gateway::Gateway,
     http,
-    link::Link,
-    metrics::{LaneMetrics, Queues},
-    publisher::Publisher,
+    publisher::{Publisher, Queues},
     quotas::Quotas,
-    run::{Run, Runs},
     server::Server,
 };
 
@@ -171,10 +173,12 @@ async fn start(
     );
     announcements::follow(client.clone(), accounts.clone(), life);
 
+    let lane_metrics = LaneMetrics::default();
+    lane_metrics.register(registry.sub_registry_with_prefix("gateway_lane"));
     let runs = Runs {
-        gateway: name.clone(),
+        name: name.clone(),
         limits: config.run_limits(),
-        metrics: LaneMetrics::register(registry),
+        metrics: lane_metrics,
         pool,
         client,
         link,

@@ -4,6 +4,7 @@ use std::{ffi::OsString, fs, net::SocketAddr, path::Path, path::PathBuf, str::Fr
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser};
+use lane::{gathered::BatchLimits, publisher::QueueLimits, run::RunLimits, task::LaneLimits};
 use schema::Catalogue;
 use service::{
     nats::{NatsSettings, redacted},
@@ -15,12 +16,10 @@ use sqlx::postgres::PgConnectOptions;
 use crate::{
     accounts::AccountSettings,
     gateway::HttpSettings,
-    lane::{gathered::BatchLimits, task::LaneLimits},
     proxy::{Upstream, UpstreamSettings},
-    publisher::{QueueLimits, Slot},
+    publisher::Slot,
     quotas::QuotaSettings,
     routes::RouteTable,
-    run::RunLimits,
     server::ServerLimits,
 };
 

@@ -7,7 +7,7 @@
 //!    publisher: a place in the account's lane, before a unit is spent
 //!    quotas: an atomic over a lease (counter, lease); the broker takes and returns leases (leases) → PostgreSQL
 //!    proxy: the upstream
-//!    metering → publisher → lane (task, subject) → stream USAGE → the answer
+//!    metering → publisher → lane (the crate) → stream USAGE → the answer
 //! ```
 //! | to find | open |
 //! |---|---|
@@ -21,11 +21,9 @@
 //! | what goes wrong, as a problem body | [`problem`] |
 //! | keys and accounts, cached; what is announced of them | [`accounts`], [`account`], [`announcements`] |
 //! | admitted or refused | [`quotas`], [`admission`] |
-//! | a run of this gateway: its row, its heartbeat, its lanes | [`run`] |
-//! | events on their way, and what became of them | [`publisher`] |
-//! | the protocol of a lane, pure; its task; its subject | [`lane`] |
-//! | how the stream is cut; whether NATS is there | [`stream`], [`link`] |
-//! | what is counted | [`metrics`], [`request_metrics`] |
+//! | events on their way, and the units that they spend | [`publisher`] |
+//! | a run of this gateway: its row, its heartbeat, its lanes; how a lane is written | the crate [`lane`] |
+//! | what is counted | [`publisher`], [`request_metrics`] |
 //!
 //! # Invariants
 //! - A 2xx leaves only after the event is stored ([`publisher::Outcome::Stored`]).
@@ -52,12 +50,9 @@ pub mod edge;
 pub mod gateway;
 pub mod http;
 pub mod idempotency_key;
-pub mod lane;
 mod lease;
 mod leases;
-pub mod link;
 pub mod metering;
-pub mod metrics;
 pub mod problem;
 pub mod proxy;
 pub mod publisher;
@@ -67,9 +62,7 @@ pub mod rate_limit;
 pub mod request_metrics;
 mod reservation;
 pub mod routes;
-pub mod run;
 pub mod server;
-pub mod stream;
 mod turn;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};

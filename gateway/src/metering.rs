@@ -90,8 +90,8 @@ impl Admitted {
     /// Dropped while it waits, it changes nothing: the lane has the event and its units, and sees to both.
     pub async fn charge(self, gateway: &Gateway, status: u16) -> Result<Receipt, Problem> {
         let (receipt, event) = charged(&self.key, &self.admission, self.facts, status);
-        let admission = Some(self.admission);
-        settled(gateway, self.slot.publish(vec![Outgoing { event, admission }]).await)?;
+        let units = Some(self.admission);
+        settled(gateway, self.slot.publish(vec![Outgoing { event, units }]).await)?;
         Ok(receipt)
     }
 
@@ -100,7 +100,7 @@ impl Admitted {
         let (receipt, event) = failed(&self.key, &self.admission, self.facts, status);
         // First, so that the next request has the units at once.
         drop(self.admission);
-        self.slot.publish_and_forget(Outgoing { event, admission: None });
+        self.slot.publish_and_forget(Outgoing { event, units: None });
         receipt
     }
 }

@@ -1,208 +1,49 @@
-//! Takes events to their lanes and tells what became of them.
-//!
-//! The hot path is [`Publisher::reserve`] and [`Slot::publish`]: a few loads, one place in a bounded queue, one oneshot;
-//! no lock, no timer, no copy of the event. Time is kept by the lane's task, for all who wait on a message at once.
+//! Events of this gateway on their way to their lanes: each takes along the admission that pays for it.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::gauge::ConstGauge,
 };
 
-use arc_swap::ArcSwapOption;
-use schema::{AccountId, names, usage_event::EncodedEvent};
-use tokio::sync::{mpsc, oneshot};
-use tracing::error;
+pub use lane::publisher::Outcome;
 
-use crate::{admission::Admission, lane::gathered::Entry, link::Link};
+use crate::admission::Admission;
 
-/// Cheap to clone; all clones publish through the same lanes.
-#[derive(Clone)]
-pub struct Publisher {
-    /// The lanes of the run of now; none while there is no run.
-    lanes: Arc<ArcSwapOption<Lanes>>,
-    link: Link,
+pub type Publisher = lane::publisher::Publisher<Admission>;
+pub type Slot = lane::publisher::Slot<Admission>;
+pub type Outgoing = lane::publisher::Outgoing<Admission>;
+
+impl lane::publisher::Units for Admission {
+    fn spent(self) {
+        Admission::spent(self);
+    }
 }
 
-/// Room for one entry in the lane of an account; taken before a unit is spent.
-pub struct Slot {
-    place: mpsc::OwnedPermit<Entry>,
-    gate: Arc<Gate>,
-}
-
-/// One event on its way, with the units that it spends; `None`: it spends none (a failed request, an overage type).
-pub struct Outgoing {
-    pub event: EncodedEvent,
-    pub admission: Option<Admission>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Fsynced in the stream.
-    Stored,
-    /// Certainly not stored, never will be: `503`, not counted; the units are given back.
-    NotStored,
-    /// Not known by the deadline: `504 outcome_unknown`. The lane finds out later, and spends or gives back.
-    Unknown,
-}
-
-/// The lane cannot take anything now (NATS away, lane not open, queue full): `503` with `Retry-After`, before a unit is spent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("events cannot be recorded now")]
-pub struct Unavailable;
-
-/// The ways into the open lanes of one run, by shard.
-pub struct Lanes {
-    entrances: Vec<Entrance>,
-}
-
-/// The way into one lane. The lane's queue ends when this and all slots are gone.
-pub struct Entrance {
-    queue: mpsc::Sender<Entry>,
-    gate: Arc<Gate>,
-}
-
-/// What a lane's task and those who come to it tell each other.
+/// The lanes' queues, measured when they are asked for, so that a request counts nothing.
 #[derive(Debug)]
-pub struct Gate {
-    open: AtomicBool,
-    /// Entries that were put into the queue and not taken from it.
-    queued_bytes: AtomicUsize,
-    queued_bytes_max: usize,
-}
+pub struct Queues(pub Publisher);
 
-impl Publisher {
-    /// Takes nothing until [`Self::install`].
-    pub fn new(link: Link) -> Self {
-        Self {
-            lanes: Arc::default(),
-            link,
+impl Collector for Queues {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let (entries, bytes) = self.0.queued();
+        for (name, help, value) in [
+            (
+                "gateway_lane_queued_entries",
+                "Entries that have a place in a lane's queue",
+                entries,
+            ),
+            (
+                "gateway_lane_queued_bytes",
+                "Bytes that wait in the lanes' queues",
+                bytes,
+            ),
+        ] {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-    }
-
-    pub fn reserve(&self, account: AccountId) -> Result<Slot, Unavailable> {
-        let lanes = self.lanes.load();
-        let entrance = lanes.as_ref().ok_or(Unavailable)?.of(account);
-        if !self.link.is_up() || !entrance.gate.has_room() {
-            return Err(Unavailable);
-        }
-        Ok(Slot {
-            place: entrance.queue.clone().try_reserve_owned().map_err(|_| Unavailable)?,
-            gate: entrance.gate.clone(),
-        })
-    }
-
-    /// From here on events go to these lanes.
-    pub fn install(&self, lanes: Lanes) {
-        self.lanes.store(Some(Arc::new(lanes)));
-    }
-
-    /// From here on nothing is taken. The lanes end once all slots that were given out are used or dropped.
-    pub fn remove(&self) {
-        self.lanes.store(None);
-    }
-
-    /// Entries and bytes that wait, over all lanes.
-    pub fn queued(&self) -> (usize, usize) {
-        self.lanes.load().as_ref().map_or((0, 0), |lanes| {
-            lanes.entrances.iter().fold((0, 0), |(entries, bytes), entrance| {
-                (
-                    entries + entrance.queue.max_capacity() - entrance.queue.capacity(),
-                    bytes + entrance.gate.queued_bytes.load(Relaxed),
-                )
-            })
-        })
-    }
-}
-
-impl Slot {
-    /// What the events of one entry may have in bytes, together.
-    pub const BYTES_MAX: usize = 256 * 1024;
-
-    /// Sends the entry, whole, in one message (at most [`Slot::BYTES_MAX`] together), and waits for the outcome, at most for the deadline.
-    pub async fn publish(self, entry: Vec<Outgoing>) -> Outcome {
-        let (waiter, outcome) = oneshot::channel();
-        self.send(Entry::new(entry, Some(waiter)));
-        // An entry that is dropped without a word was never part of a message.
-        outcome.await.unwrap_or(Outcome::NotStored)
-    }
-
-    /// Sends the entry without waiting for what becomes of it: a failed request, of which nobody is charged.
-    pub fn publish_and_forget(self, entry: Outgoing) {
-        self.send(Entry::new(vec![entry], None));
-    }
-
-    fn send(self, entry: Entry) {
-        if entry.bytes() > Self::BYTES_MAX {
-            error!(
-                bytes = entry.bytes(),
-                "an entry is larger than a slot takes: it is not stored"
-            );
-            return entry.settle(Outcome::NotStored);
-        }
-        self.gate.queued_bytes.fetch_add(entry.bytes(), Relaxed);
-        drop(self.place.send(entry));
-    }
-}
-
-impl Lanes {
-    /// In the order of the shards.
-    pub fn new(entrances: Vec<Entrance>) -> Self {
-        Self { entrances }
-    }
-
-    fn of(&self, account: AccountId) -> &Entrance {
-        &self.entrances[usize::from(names::shard_of(account, self.entrances.len() as u16))]
-    }
-}
-
-impl Entrance {
-    /// A closed one, and the two ends that its lane's task holds.
-    pub fn new(limits: QueueLimits) -> (Self, Arc<Gate>, mpsc::Receiver<Entry>) {
-        let (queue, entries) = mpsc::channel(limits.entries);
-        let gate = Arc::new(Gate {
-            open: AtomicBool::new(false),
-            queued_bytes: AtomicUsize::new(0),
-            queued_bytes_max: limits.bytes,
-        });
-        let entrance = Self {
-            queue,
-            gate: gate.clone(),
-        };
-        (entrance, gate, entries)
-    }
-}
-
-/// What may wait for one lane. The bytes may be passed by what was reserved before they were reached.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueLimits {
-    pub entries: usize,
-    pub bytes: usize,
-}
-
-impl Gate {
-    pub fn open(&self) {
-        self.open.store(true, Relaxed);
-    }
-
-    pub fn close(&self) {
-        self.open.store(false, Relaxed);
-    }
-
-    /// The entry has left the queue.
-    pub fn left(&self, entry: &Entry) {
-        self.queued_bytes.fetch_sub(entry.bytes(), Relaxed);
-    }
-
-    fn has_room(&self) -> bool {
-        self.open.load(Relaxed) && self.queued_bytes.load(Relaxed) < self.queued_bytes_max
-    }
-}
-
-impl fmt::Debug for Publisher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").finish_non_exhaustive()
+        Ok(())
     }
 }

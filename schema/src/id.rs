@@ -83,7 +83,7 @@ id! {
     SubscriptionId
     /// One usage event: what an acknowledged request is counted as, once.
     EventId
-    /// One start of one gateway. It owns lanes and leases.
+    /// One start of one writer to the stream: a gateway, or a billing worker that publishes corrections. It owns lanes and leases.
     RunId
     /// Units that a run took from a quota pool to spend without asking again.
     LeaseId

@@ -1,5 +1,6 @@
 //! The billing worker: what its admin API and its sub-commands change, what it announces, and what it refuses.
 
+mod audit;
 mod start;
 mod worker;
 
@@ -448,7 +449,7 @@ async fn bad_input_is_refused_with_its_reason() {
             "email_taken",
             "ANN@example.com",
         ),
-        (accounts(&" ".repeat(64 * 1024 + 1)), 413, "body_too_large", "65536"),
+        (accounts(&" ".repeat(256 * 1024 + 1)), 413, "body_too_large", "262144"),
         (get("/accounts?limit=0"), 422, "bad_value", "limit"),
         (get("/accounts?limit=1001"), 422, "bad_value", "1000"),
         (get("/accounts?after=x"), 400, "malformed_request", "after"),

@@ -11,27 +11,25 @@ use std::{
 };
 
 use async_nats::{
-    Client, HeaderMap, HeaderValue,
-    header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+    Client,
     jetstream::{
         self,
         stream::{Config, DiscardPolicy, Stream},
     },
 };
 use devstack::{DataDir, Nats, NatsOptions, Servers};
-use gateway::{
-    lane::{gathered::BatchLimits, task::LaneLimits},
+use harness::eventually;
+use lane::{
+    fence::fence,
+    gathered::BatchLimits,
     link::Link,
     metrics::LaneMetrics,
-    publisher::{Outcome, Outgoing, Publisher, QueueLimits, Slot},
+    publisher::{NoUnits, Outcome, Outgoing, Publisher, QueueLimits, Slot},
     run::{Run, RunLimits, Runs},
+    subject::LaneSubject,
+    task::LaneLimits,
 };
-use harness::eventually;
-use prometheus_client::registry::Registry;
-use schema::{
-    AccountId, BatchId, EventId, KeyId, LaneRecord, LeaseId, RunId, SubscriptionId, UsageEvent, lane_record::Kind,
-    names,
-};
+use schema::{AccountId, EventId, KeyId, LaneRecord, LeaseId, SubscriptionId, UsageEvent, lane_record::Kind, names};
 use service::{Health, Lifecycle, nats::NatsSettings};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
@@ -40,7 +38,7 @@ const SHARDS: u16 = 4;
 
 /// A run with its lanes, a NATS of its own and a database of its own.
 struct Lanes {
-    publisher: Publisher,
+    publisher: Publisher<NoUnits>,
     run: Run,
     runs: Runs,
     life: Lifecycle,
@@ -82,13 +80,13 @@ impl Lanes {
             .unwrap();
         let link = Link::watch(&client, &life);
         let runs = Runs {
-            gateway: "lanes".into(),
+            name: "lanes".into(),
             pool: pool.clone(),
             client: client.clone(),
             link: link.clone(),
             health,
             life: life.clone(),
-            metrics: LaneMetrics::register(&mut Registry::default()),
+            metrics: LaneMetrics::default(),
             limits: limits(),
         };
         let publisher = Publisher::new(link);
@@ -272,8 +270,17 @@ async fn a_fenced_run_is_given_up_and_its_waiters_are_told_the_truth() {
     let load = lanes.load(16);
     load.stored_more(100).await;
     let first = lanes.run.id;
+    let stream = jetstream::new(lanes.client.clone())
+        .get_stream_no_info(names::USAGE_STREAM)
+        .await
+        .unwrap();
     for shard in 0..SHARDS {
-        fence(&lanes.client, &lanes.stream, &names::lane(shard, first), first).await;
+        let lane = LaneSubject::new(&lanes.client, &stream, shard, first);
+        // The run lives and moves on under it.
+        eventually("the lane is fenced", async || {
+            fence(&lane, Duration::from_secs(5)).await.ok()
+        })
+        .await;
     }
     lanes.run.fenced().await;
     lanes.publisher.remove();
@@ -317,7 +324,7 @@ async fn an_entry_that_is_too_large_is_not_stored_and_harms_no_other() {
     let lanes = Lanes::open(-1).await;
     let account = AccountId::new();
     let mut large = event(account);
-    large.user_agent = "x".repeat(Slot::BYTES_MAX);
+    large.user_agent = "x".repeat(Slot::<NoUnits>::BYTES_MAX);
     let small = event(account);
     let outcome = async |event: &UsageEvent| {
         lanes
@@ -369,28 +376,6 @@ fn limits() -> RunLimits {
     }
 }
 
-/// Ends a lane for its run, as the billing worker does: reads the last record, appends under its sequence.
-async fn fence(client: &Client, stream: &Stream, lane: &str, run: RunId) {
-    eventually("the lane is fenced", async || {
-        let last = stream.get_last_raw_message_by_subject(lane).await.ok()?;
-        let last_batch = match LaneRecord::decode(&last.payload).unwrap().kind {
-            Kind::Batch { batch_id, .. } => batch_id,
-            _ => BatchId::NIL,
-        };
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(last.sequence));
-        let fence = LaneRecord::fence(run, last_batch).encode();
-        let context = jetstream::new(client.clone());
-        context
-            .publish_with_headers(lane.to_owned(), headers, fence.into())
-            .await
-            .ok()?
-            .await
-            .ok()
-    })
-    .await;
-}
-
 /// All records of the stream, in order.
 async fn records(stream: &mut Stream) -> Vec<LaneRecord> {
     let state = stream.info().await.unwrap().state.clone();
@@ -410,10 +395,10 @@ fn index(outcome: Outcome) -> usize {
     }
 }
 
-fn outgoing(event: &UsageEvent) -> Outgoing {
+fn outgoing(event: &UsageEvent) -> Outgoing<NoUnits> {
     Outgoing {
         event: event.encode(),
-        admission: None,
+        units: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod bad_input;
 mod billing;
 mod changes;
 mod clickhouse;
+mod corrections;
 mod counting;
 mod ingest;
 mod lanes;

@@ -2,12 +2,20 @@
 
 use axum::{
     extract::{FromRequestParts, Query, RawPathParams},
-    http::request::Parts,
+    http::{HeaderName, request::Parts},
 };
 use schema::{AccountId, KeyId};
 
 use super::AdminApi;
-use crate::{administration::Administration, error::Error, page::Page};
+use crate::{
+    accounts::checked_name,
+    administration::Administration,
+    error::Error,
+    page::{Page, Trail},
+};
+
+/// Who asks, for the audit log: a name, if the client sends one.
+const REQUESTED_BY: HeaderName = HeaderName::from_static("x-requested-by");
 
 /// The account in the path.
 pub struct AccountPath(pub AccountId);
@@ -21,11 +29,22 @@ pub struct LimitPath(pub AccountId, pub String);
 /// `?limit=&after=`
 pub struct PageQuery(pub Page);
 
+/// `?account=&limit=&after=`
+pub struct TrailQuery(pub Trail);
+
 impl FromRequestParts<AdminApi> for Administration {
     type Rejection = Error;
 
-    async fn from_request_parts(_: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
-        state.administration.get().cloned().ok_or(Error::Starting)
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let admin = state.administration.get().cloned().ok_or(Error::Starting)?;
+        let Some(name) = parts.headers.get(REQUESTED_BY) else {
+            return Ok(admin);
+        };
+        let name = checked_name("X-Requested-By", name.to_str().unwrap_or_default())?;
+        Ok(Administration {
+            name: Some(name.to_owned()),
+            ..admin
+        })
     }
 }
 
@@ -65,6 +84,17 @@ impl FromRequestParts<AdminApi> for PageQuery {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(page)) => Ok(Self(page)),
+            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+        }
+    }
+}
+
+impl FromRequestParts<AdminApi> for TrailQuery {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(trail)) => Ok(Self(trail)),
             Err(rejection) => Err(Error::Malformed(rejection.body_text())),
         }
     }

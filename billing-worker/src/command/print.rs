@@ -8,6 +8,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     accounts::{Account, AccountDetails, Status},
+    audit::Audited,
+    corrections::{Corrected, Correction},
     keys::{IssuedKey, Key, RotatedKey},
     page::Listed,
     plans::{PriceList, Synced},
@@ -143,6 +145,61 @@ pub fn plans(json: bool, list: &PriceList) -> Result<()> {
             })
         });
         table(&[heading.into()].into_iter().chain(rows).collect::<Vec<_>>())
+    })
+}
+
+pub fn corrected(json: bool, corrected: &Corrected) -> Result<()> {
+    out(json, corrected, || {
+        let rows = [
+            row(["correction", &corrected.correction_id.to_string()]),
+            row(["account", &corrected.account_id.to_string()]),
+            row(["events", &corrected.events.len().to_string()]),
+            row(["units", &corrected.delta_units.to_string()]),
+        ];
+        let note = match corrected.repeated {
+            true => "It was made before: nothing was changed.",
+            false => "A running service publishes it within seconds.",
+        };
+        format!("{}\n{note}", table(&rows))
+    })
+}
+
+pub fn corrections(json: bool, listed: &Listed<Correction>) -> Result<()> {
+    out(json, listed, || {
+        let correction = |correction: &Correction| {
+            row([
+                &correction.id.to_string(),
+                &correction.event_id.to_string(),
+                &correction.delta_units.to_string(),
+                &correction.published_at.map_or("waits".to_owned(), instant),
+                &correction.requested_by,
+                &correction.reason,
+            ])
+        };
+        let heading = ["correcting event", "corrects", "units", "published", "by", "reason"];
+        list(heading, listed, correction)
+    })
+}
+
+pub fn audit(json: bool, listed: &Listed<Audited>) -> Result<()> {
+    out(json, listed, || {
+        let audited = |audited: &Audited| {
+            let account = audited.account_id.map(|id| id.to_string()).unwrap_or_default();
+            row([
+                &instant(audited.at),
+                &audited.actor,
+                audited.actor_name.as_deref().unwrap_or_default(),
+                &audited.action,
+                &account,
+                &audited.subject,
+                &audited.details.to_string(),
+            ])
+        };
+        list(
+            ["at", "by", "name", "action", "account", "subject", "details"],
+            listed,
+            audited,
+        )
     })
 }
 

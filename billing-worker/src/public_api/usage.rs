@@ -47,6 +47,7 @@ pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Resu
     let standing = subscriptions::standing(&billing.admin.db, account, billing.clock.now_s()).await?;
     let in_force = limits::in_force(&billing.admin.db, &billing.admin.catalogue, account, &standing).await?;
     let sums = billing
+        .admin
         .clickhouse
         .query(
             "select toString(usage_type) as usage_type, sum(cost_units) as cost_units, sum(events) as events from usage

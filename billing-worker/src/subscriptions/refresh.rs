@@ -1,7 +1,8 @@
 //! Brings the rows of one account's subscriptions in line with what Stripe says now. Whoever calls holds the account's lock
 //! from before the fetch to the commit: otherwise what was fetched first could be written last.
 
-use schema::{AccountId, Period, announcement::Announcement, period::instant, standing::SubscriptionStatus};
+use schema::{AccountId, Catalogue, Period, announcement::Announcement, period::instant, standing::SubscriptionStatus};
+use serde_json::json;
 use sqlx::{Postgres, Transaction};
 use stripe_billing::{
     invoice::RetrieveInvoice,
@@ -12,7 +13,7 @@ use tracing::{error, info};
 
 use super::mirror::{Fetched, Mirror, Mirrored, mirror};
 use crate::{
-    accounts,
+    accounts, audit,
     billing::Billing,
     customers,
     error::Error,
@@ -143,6 +144,24 @@ async fn write(
         write_periods(tx, account, customer, subscription).await?;
     }
     let limited = limits::apply(tx, &billing.admin.catalogue, &[account], now).await?;
+    if changed > 0 {
+        let current = mirror.subscriptions.iter().find(|one| Some(one.id) == mirror.current);
+        let entry = audit::Entry {
+            action: "subscription.change",
+            account: Some(account),
+            subject: current.map_or_else(|| customer.to_owned(), |current| current.stripe_id.clone()),
+            details: json!({
+                "plan": current.map_or(Catalogue::FREE, |current| &current.plan),
+                "status": current.map(|current| current.status),
+                "period_start": current.map(|current| current.period.start),
+                "ends_at": current.and_then(|current| current.ends_at),
+                "then_plan": current.and_then(|current| current.then_plan.as_deref()),
+                "grace_until": current.and_then(|current| current.grace_until),
+            }),
+            actor: billing.admin.actor(),
+        };
+        audit::record(tx, entry).await?;
+    }
     Ok(changed > 0 || !limited.is_empty())
 }
 

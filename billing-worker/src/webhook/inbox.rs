@@ -107,7 +107,7 @@ pub async fn retry(db: &PgPool, id: &str) -> Result<(), Error> {
     .execute(db)
     .await?;
     match found.rows_affected() {
-        0 => Err(Error::UnknownEvent(id.to_owned())),
+        0 => Err(Error::UnknownStripeEvent(id.to_owned())),
         _ => Ok(()),
     }
 }

@@ -175,7 +175,7 @@ async fn admit(
         entry.bytes += event.size();
         entry.outgoing.push(Outgoing {
             event,
-            admission: Some(admission),
+            units: Some(admission),
         });
         entry.indices.push(index);
     }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use schema::{RunId, names};
 use tracing::debug;
 
-use super::{Answer, LastRecord, Seen};
+use crate::lane::{Answer, LastRecord, Seen};
 
 pub struct LaneSubject {
     client: Client,
@@ -37,6 +37,15 @@ impl LaneSubject {
             subject: names::lane(shard, run).into(),
             run,
         }
+    }
+
+    /// The subject's name.
+    pub fn name(&self) -> &str {
+        self.subject.as_str()
+    }
+
+    pub fn run(&self) -> RunId {
+        self.run
     }
 
     /// One attempt. `timeout` bounds the whole of it, also the wait for room in the client.

@@ -1,4 +1,4 @@
-//! One start of this gateway, as the others know it: a row that counts up while it lives, and a lane in every shard.
+//! One writer, as the others know it: a row that counts up while it lives, and a lane in every shard.
 //!
 //! A run begins with its row, then all its lanes are opened; before that it may take no lease. It ends in one of two ways:
 //! closed (every lane closed, every lease returned, then the row), or given up, when a lane, the heartbeat or a lease
@@ -17,15 +17,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    lane::{
-        End,
-        subject::LaneSubject,
-        task::{LaneContext, LaneLimits, LaneTask},
-    },
+    lane::End,
     link::Link,
     metrics::LaneMetrics,
-    publisher::{Entrance, Lanes, QueueLimits},
+    publisher::{Entrance, Lanes, QueueLimits, Units},
     stream::{self, UsageStream},
+    subject::LaneSubject,
+    task::{LaneContext, LaneLimits, LaneTask},
 };
 
 /// For one statement about a run.
@@ -34,8 +32,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a run is made of.
 #[derive(Clone)]
 pub struct Runs {
-    /// The gateway's name, for people.
-    pub gateway: String,
+    /// The writer's name, for people.
+    pub name: String,
     pub pool: PgPool,
     pub client: Client,
     pub link: Link,
@@ -65,7 +63,7 @@ pub struct Run {
 
 impl Runs {
     /// Registers a run and opens its lanes; tries until it has them all. Fails only where trying cannot help.
-    pub async fn begin(&self) -> Result<(Run, Lanes)> {
+    pub async fn begin<U: Units>(&self) -> Result<(Run, Lanes<U>)> {
         const PART: &str = "lanes";
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
         loop {
@@ -104,12 +102,12 @@ impl Runs {
     }
 
     /// All lanes at once. `None`: one of them is fenced.
-    async fn open(
+    async fn open<U: Units>(
         &self,
         run: RunId,
         stream: &UsageStream,
         fenced: &CancellationToken,
-    ) -> Option<(Vec<Entrance>, Vec<LaneTask>)> {
+    ) -> Option<(Vec<Entrance<U>>, Vec<LaneTask<U>>)> {
         let context = LaneContext {
             run,
             link: self.link.clone(),
@@ -134,7 +132,7 @@ impl Runs {
                 "insert into gateway_runs (id, gateway, generation, shards) values ($1, $2, $3, $4)
                  on conflict (id) do nothing",
                 id.0,
-                self.gateway,
+                self.name,
                 stream.generation as i32,
                 i32::from(stream.shards),
             )

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use schema::{BatchId, RunId, lane_record::BatchBuilder};
 use tokio::sync::oneshot;
 
-use crate::publisher::{Outcome, Outgoing};
+use crate::publisher::{Outcome, Outgoing, Units};
 
 /// What one request has to record: stored whole, in one message.
-pub struct Entry {
-    events: Vec<Outgoing>,
+pub struct Entry<U> {
+    events: Vec<Outgoing<U>>,
     bytes: usize,
     /// `None`: nobody waits, or nobody any longer.
     waiter: Option<oneshot::Sender<Outcome>>,
@@ -16,9 +16,8 @@ pub struct Entry {
 
 /// Entries of one message. Dropped without [`Gathered::settle`] (a task was cut off), they count as spent and unknown:
 /// the message may be stored, and units given back could be spent twice.
-#[derive(Default)]
-pub struct Gathered {
-    entries: Vec<Entry>,
+pub struct Gathered<U: Units> {
+    entries: Vec<Entry<U>>,
     events: usize,
     bytes: usize,
 }
@@ -30,8 +29,8 @@ pub struct BatchLimits {
     pub bytes: usize,
 }
 
-impl Entry {
-    pub fn new(events: Vec<Outgoing>, waiter: Option<oneshot::Sender<Outcome>>) -> Self {
+impl<U: Units> Entry<U> {
+    pub fn new(events: Vec<Outgoing<U>>, waiter: Option<oneshot::Sender<Outcome>>) -> Self {
         let bytes = events.iter().map(|outgoing| outgoing.event.size()).sum();
         Self { events, bytes, waiter }
     }
@@ -45,11 +44,11 @@ impl Entry {
     pub fn settle(mut self, outcome: Outcome) {
         self.tell(outcome);
         if outcome != Outcome::NotStored {
-            for admission in self.events.into_iter().filter_map(|outgoing| outgoing.admission) {
-                admission.spent();
+            for units in self.events.into_iter().filter_map(|outgoing| outgoing.units) {
+                units.spent();
             }
         }
-        // An admission that is dropped gives its units back.
+        // Units that are dropped are given back.
     }
 
     fn tell(&mut self, outcome: Outcome) {
@@ -60,7 +59,7 @@ impl Entry {
     }
 }
 
-impl Gathered {
+impl<U: Units> Gathered<U> {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -70,7 +69,7 @@ impl Gathered {
     }
 
     /// Takes the entry, or gives it back for the next message: an entry is never split.
-    pub fn push(&mut self, entry: Entry, limits: BatchLimits) -> Result<(), Entry> {
+    pub fn push(&mut self, entry: Entry<U>, limits: BatchLimits) -> Result<(), Entry<U>> {
         let fits = self.events + entry.events.len() <= limits.events && self.bytes + entry.bytes <= limits.bytes;
         if !fits && !self.is_empty() {
             return Err(entry);
@@ -107,7 +106,17 @@ impl Gathered {
     }
 }
 
-impl Drop for Gathered {
+impl<U: Units> Default for Gathered<U> {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            events: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl<U: Units> Drop for Gathered<U> {
     fn drop(&mut self) {
         for entry in self.entries.drain(..) {
             entry.settle(Outcome::Unknown);
@@ -120,8 +129,9 @@ mod tests {
     use schema::{AccountId, EventId, KeyId, LeaseId, SubscriptionId, UsageEvent};
 
     use super::*;
+    use crate::publisher::NoUnits;
 
-    fn entry(events: usize) -> (Entry, oneshot::Receiver<Outcome>) {
+    fn entry(events: usize) -> (Entry<NoUnits>, oneshot::Receiver<Outcome>) {
         let event = UsageEvent {
             event_id: EventId::new(),
             account_id: AccountId::new(),
@@ -143,7 +153,7 @@ mod tests {
         };
         let outgoing = || Outgoing {
             event: event.encode(),
-            admission: None,
+            units: None,
         };
         let (waiter, outcome) = oneshot::channel();
         let events = std::iter::repeat_with(outgoing).take(events).collect();

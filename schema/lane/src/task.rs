@@ -14,15 +14,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{
-    Answer, End, Lane, Message, Next, Verdict,
-    gathered::{BatchLimits, Entry, Gathered},
-    subject::LaneSubject,
-};
 use crate::{
+    gathered::{BatchLimits, Entry, Gathered},
+    lane::{Answer, End, Lane, LastRecord, Message, Next, Verdict},
     link::Link,
     metrics::LaneMetrics,
-    publisher::{Gate, Outcome},
+    publisher::{Gate, Outcome, Units},
+    subject::LaneSubject,
 };
 
 /// Waits and bounds of a lane.
@@ -48,10 +46,10 @@ pub struct LaneContext {
     pub fenced: CancellationToken,
 }
 
-pub struct LaneTask {
+pub struct LaneTask<U> {
     shard: u16,
     writer: Writer,
-    waiting: Waiting,
+    waiting: Waiting<U>,
     context: LaneContext,
 }
 
@@ -63,21 +61,21 @@ struct Writer {
 }
 
 /// What waits for its message.
-struct Waiting {
+struct Waiting<U> {
     gate: Arc<Gate>,
-    queue: mpsc::Receiver<Entry>,
+    queue: mpsc::Receiver<Entry<U>>,
     /// Taken from the queue, and too large for the message it was taken for.
-    held_over: Option<Entry>,
+    held_over: Option<Entry<U>>,
 }
 
-impl LaneTask {
+impl<U: Units> LaneTask<U> {
     /// Opens the lane: tries until it is open. `None`: it was fenced before.
     pub async fn open(
         context: LaneContext,
         subject: LaneSubject,
         shard: u16,
         gate: Arc<Gate>,
-        queue: mpsc::Receiver<Entry>,
+        queue: mpsc::Receiver<Entry<U>>,
     ) -> Option<Self> {
         let mut writer = Writer {
             lane: Lane::new(),
@@ -127,7 +125,7 @@ impl LaneTask {
         end
     }
 
-    async fn publish(&mut self, mut gathered: Gathered) {
+    async fn publish(&mut self, mut gathered: Gathered<U>) {
         let batch = BatchId::new();
         let record = gathered.encode(batch, self.context.run);
         let (metrics, limits) = (self.context.metrics.clone(), &self.context.limits);
@@ -184,9 +182,9 @@ impl LaneTask {
     }
 }
 
-impl Waiting {
+impl<U: Units> Waiting<U> {
     /// All that waits, up to the limits; waits for the first. `None`: nobody is left who could send.
-    async fn gather(&mut self, limits: BatchLimits) -> Option<Gathered> {
+    async fn gather(&mut self, limits: BatchLimits) -> Option<Gathered<U>> {
         let first = match self.held_over.take() {
             Some(entry) => entry,
             None => self.next().await?,
@@ -206,13 +204,13 @@ impl Waiting {
         Some(gathered)
     }
 
-    async fn next(&mut self) -> Option<Entry> {
+    async fn next(&mut self) -> Option<Entry<U>> {
         self.queue.recv().await.inspect(|entry| self.gate.left(entry))
     }
 
     /// Tells all that waits, and all that still comes, that it is not stored; and `gathered`, at its deadline, that
     /// nobody knows. Never ends.
-    async fn refuse_while_stuck(&mut self, gathered: &mut Gathered, deadline: Instant) {
+    async fn refuse_while_stuck(&mut self, gathered: &mut Gathered<U>, deadline: Instant) {
         let refusing = async {
             self.refuse_all().await;
             std::future::pending::<()>().await
@@ -292,7 +290,7 @@ impl Writer {
         }
     }
 
-    async fn last_record(&self) -> Result<super::LastRecord> {
+    async fn last_record(&self) -> Result<LastRecord> {
         let (link, limits) = (&self.context.link, &self.context.limits);
         if !link.is_up_within(limits.attempt_timeout).await {
             anyhow::bail!("not connected");

@@ -27,10 +27,6 @@
 //! Fenced by another, closed by ourselves, or failed: something was seen that cannot be (a sequence that went back, a
 //! stranger's record). A failed lane says "unknown" of what was in flight, never more, and writes nothing again.
 
-pub mod gathered;
-pub mod subject;
-pub mod task;
-
 use schema::{BatchId, LaneRecord, RunId, lane_record::Kind};
 
 /// One lane of one run.

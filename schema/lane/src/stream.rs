@@ -1,4 +1,4 @@
-//! How the stream of lane records is cut, read from the stream itself. The ingestor creates it; the gateway waits for it.
+//! How the stream of lane records is cut, read from the stream itself. The ingestor creates it; who writes to it waits for it.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,6 +17,8 @@ pub struct UsageStream {
     pub stream: Stream<()>,
     pub shards: u16,
     pub generation: u32,
+    /// Of its last record, when it was looked at.
+    pub last_sequence: u64,
 }
 
 /// Waits until the stream is there. Fails when it can never take messages of `batch_bytes`.
@@ -24,14 +26,14 @@ pub async fn wait_for(client: &Client, health: &Health, batch_bytes: usize) -> R
     const PART: &str = "stream";
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match look(client).await {
+        match look_closely(client).await {
             Ok((stream, message_bytes_max)) => {
                 // Around the events: the record's envelope and the headers.
                 let needed = batch_bytes + 1024;
                 if let Some(most) = message_bytes_max.filter(|most| *most < needed) {
                     bail!(
-                        "a message of the stream {USAGE_STREAM} may have {most} bytes, and a batch of --batch-bytes {batch_bytes} \
-                         needs {needed}: raise the server's max_payload and the stream's max_msg_size, or lower --batch-bytes"
+                        "a message of the stream {USAGE_STREAM} may have {most} bytes, and a batch of {batch_bytes} (BATCH_BYTES) \
+                         needs {needed}: raise the server's max_payload and the stream's max_msg_size, or lower BATCH_BYTES"
                     );
                 }
                 health.up(PART);
@@ -54,8 +56,13 @@ pub async fn wait_for(client: &Client, health: &Health, batch_bytes: usize) -> R
     }
 }
 
+/// The stream as it is now.
+pub async fn look(client: &Client) -> Result<UsageStream> {
+    Ok(look_closely(client).await?.0)
+}
+
 /// The stream, and the largest message that it takes.
-async fn look(client: &Client) -> Result<(UsageStream, Option<usize>)> {
+async fn look_closely(client: &Client) -> Result<(UsageStream, Option<usize>)> {
     let context = jetstream::new(client.clone());
     let found = tokio::time::timeout(Duration::from_secs(5), context.get_stream(USAGE_STREAM)).await??;
     let config = &found.cached_info().config;
@@ -66,6 +73,7 @@ async fn look(client: &Client) -> Result<(UsageStream, Option<usize>)> {
         stream: context.get_stream_no_info(USAGE_STREAM).await?,
         shards,
         generation,
+        last_sequence: found.cached_info().state.last_sequence,
     };
     Ok((stream, message_bytes_max))
 }

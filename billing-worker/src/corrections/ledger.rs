@@ -1,0 +1,335 @@
+//! The statements on the table `corrections`, and what they give back to `quota_pool`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use schema::{AccountId, EventId, KeyId, LeaseId, RunId, UsageEvent, period::instant};
+use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Correction, event_of, originals::Facts, originals::Original};
+use crate::error::Error;
+
+/// Rows that one session takes at once.
+const HAND_MAX: i64 = 500;
+
+/// A row that is about to be written.
+#[derive(Clone, Debug)]
+pub struct NewRow {
+    pub id: EventId,
+    pub event: EventId,
+    pub delta_units: i64,
+    pub units_after: i64,
+    pub original: Original,
+}
+
+/// A row that was handed to a run, with the event that it is to publish.
+#[derive(Clone, Debug)]
+pub struct Handed {
+    pub account: AccountId,
+    pub event: UsageEvent,
+}
+
+/// Units by which the events were lowered so far. The caller holds the account's lock.
+pub async fn corrected(
+    tx: &mut Transaction<'_, Postgres>,
+    account: AccountId,
+    events: &[EventId],
+) -> Result<HashMap<EventId, i64>, Error> {
+    let rows = sqlx::query!(
+        r#"select event_id, (-sum(delta_units))::bigint as "units!" from corrections
+           where account_id = $1 and event_id = any($2) group by event_id"#,
+        account.0,
+        &uuids(events)
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(rows.into_iter().map(|row| (EventId(row.event_id), row.units)).collect())
+}
+
+pub async fn insert(
+    tx: &mut Transaction<'_, Postgres>,
+    account: AccountId,
+    correction: Uuid,
+    rows: &[NewRow],
+    reason: &str,
+    by: &str,
+) -> Result<(), Error> {
+    let column = |of: fn(&NewRow) -> i64| rows.iter().map(of).collect::<Vec<_>>();
+    let originals: Vec<_> = rows.iter().map(|row| facts_text(&row.original.facts)).collect();
+    sqlx::query!(
+        "insert into corrections (id, correction_id, account_id, event_id, usage_type, period_start, cost_units, delta_units,
+                                  units_after, leased, original, reason, requested_by)
+         select n.id, $1, $2, n.event_id, n.usage_type, n.period_start, n.cost_units, n.delta_units, n.units_after, n.leased,
+                n.original::json, $3, $4
+         from unnest($5::uuid[], $6::uuid[], $7::text[], $8::timestamptz[], $9::bigint[], $10::bigint[], $11::bigint[],
+                     $12::boolean[], $13::text[])
+              as n (id, event_id, usage_type, period_start, cost_units, delta_units, units_after, leased, original)",
+        correction,
+        account.0,
+        reason,
+        by,
+        &rows.iter().map(|row| row.id.0).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.event.0).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.original.usage_type.clone()).collect::<Vec<_>>(),
+        &rows.iter().map(|row| instant(row.original.period_start)).collect::<Vec<_>>(),
+        &column(|row| row.original.cost_units),
+        &column(|row| row.delta_units),
+        &column(|row| row.units_after),
+        &rows.iter().map(|row| !row.original.lease_id.is_nil()).collect::<Vec<_>>(),
+        &originals
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The rows of one request; none: there was no such request.
+pub async fn of_request(
+    db: impl PgExecutor<'_>,
+    account: AccountId,
+    correction: Uuid,
+) -> Result<Vec<Correction>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        "select id, correction_id, account_id, event_id, usage_type, period_start, cost_units, delta_units, units_after,
+                reason, requested_by, created_at, published_at, pool_returned_units
+         from corrections where account_id = $1 and correction_id = $2 order by event_id",
+        account.0,
+        correction
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Row::into_correction).collect())
+}
+
+pub async fn list(
+    db: &PgPool,
+    account: Option<AccountId>,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Correction>, Error> {
+    // Ids are hashes; what was made in one transaction is told apart by them.
+    let rows = sqlx::query_as!(
+        Row,
+        "select id, correction_id, account_id, event_id, usage_type, period_start, cost_units, delta_units, units_after,
+                reason, requested_by, created_at, published_at, pool_returned_units
+         from corrections
+         where ($1::uuid is null or account_id = $1)
+           and ($2::uuid is null or (created_at, id) > (select created_at, id from corrections where id = $2))
+         order by created_at, id limit $3",
+        account.map(|account| account.0),
+        after,
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Row::into_correction).collect())
+}
+
+/// How many correcting events are not known to be in the stream.
+pub async fn waiting(db: &PgPool) -> Result<i64, Error> {
+    let waiting = sqlx::query_scalar!(r#"select count(*) as "waiting!" from corrections where published_at is null"#);
+    Ok(waiting.fetch_one(db).await?)
+}
+
+/// Whether any is to be handed to a run.
+pub async fn has_unhanded(db: &PgPool) -> Result<bool, Error> {
+    let unhanded = sqlx::query_scalar!(
+        r#"select exists (select from corrections where published_at is null and run_id is null) as "unhanded!""#
+    );
+    Ok(unhanded.fetch_one(db).await?)
+}
+
+/// Hands rows that wait to a run, the oldest first; committed, so that nobody else publishes them. None wait: none.
+pub async fn hand(db: &PgPool, run: RunId) -> Result<Vec<Handed>, Error> {
+    let rows = sqlx::query!(
+        r#"with next as (
+               select id from corrections where published_at is null and run_id is null
+               order by created_at, id limit $2 for update skip locked)
+           update corrections c set run_id = $1, handed_at = now() from next where c.id = next.id
+           returning c.correction_id, c.account_id, c.event_id, c.usage_type, c.period_start, c.delta_units,
+                     c.original::text as "original!""#,
+        run.0,
+        HAND_MAX
+    )
+    .fetch_all(db)
+    .await?;
+    let handed = rows.into_iter().map(|row| {
+        let facts: Facts = serde_json::from_str(&row.original).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        let (account, corrects) = (AccountId(row.account_id), EventId(row.event_id));
+        let (idempotency_key, event_id) = event_of(account, row.correction_id, corrects);
+        Ok(Handed {
+            account,
+            event: UsageEvent {
+                event_id,
+                account_id: account,
+                // No request made it, so no key did.
+                key_id: KeyId::NIL,
+                subscription_id: facts.subscription_id,
+                period_start: row.period_start.unix_timestamp(),
+                usage_type: row.usage_type,
+                cost_units: row.delta_units,
+                endpoint: facts.endpoint,
+                method: facts.method,
+                status: facts.status,
+                request_id: facts.request_id,
+                ip_address: facts.ip_address,
+                user_agent: facts.user_agent,
+                time_ms: facts.time_ms,
+                // A lease pays for requests; this gives back.
+                lease_id: LeaseId::NIL,
+                idempotency_key,
+                corrects,
+            },
+        })
+    });
+    handed.collect()
+}
+
+/// It is certain that the run did not store these and never will: they wait again.
+pub async fn not_stored(db: &PgPool, run: RunId, events: &[EventId]) -> Result<(), Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "update corrections set run_id = null, handed_at = null
+         where id = any($1) and run_id = $2 and published_at is null",
+        &uuids(events),
+        run.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A pool, by its key in the order in which everybody locks several.
+type PoolKey = (Uuid, String, OffsetDateTime);
+
+/// These correcting events are in the stream: says so, and gives their units back to the pools that they came from, in one
+/// transaction, once. Returns the accounts that got units back.
+pub async fn stored(db: &PgPool, events: &[EventId]) -> Result<Vec<AccountId>, Error> {
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut tx = db.begin().await?;
+    let rows = sqlx::query!(
+        "select id, account_id, usage_type, period_start, delta_units, leased from corrections
+         where id = any($1) and published_at is null order by id for update",
+        &uuids(events)
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut pools: BTreeMap<PoolKey, i64> = BTreeMap::new();
+    let key = |account: Uuid, usage_type: &str, start: OffsetDateTime| (account, usage_type.to_owned(), start);
+    for row in rows.iter().filter(|row| row.leased) {
+        pools.insert(key(row.account_id, &row.usage_type, row.period_start), 0);
+    }
+    lock_pools(&mut tx, &mut pools).await?;
+    let before = pools.clone();
+    let (mut ids, mut returned) = (Vec::new(), Vec::new());
+    for row in &rows {
+        // A pool is never granted less than nothing, and what came out of none goes back to none.
+        let units = match pools.get_mut(&key(row.account_id, &row.usage_type, row.period_start)) {
+            Some(granted) if row.leased => {
+                let units = (*granted).min(-row.delta_units);
+                *granted -= units;
+                units
+            }
+            _ => 0,
+        };
+        ids.push(row.id);
+        returned.push(units);
+    }
+    pools.retain(|key, granted| before.get(key) != Some(granted));
+    let column = |of: fn(&PoolKey) -> Uuid| pools.keys().map(of).collect::<Vec<_>>();
+    sqlx::query!(
+        "update quota_pool p set granted_units = n.granted_units
+         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[])
+              as n (account_id, usage_type, period_start, granted_units)
+         where (p.account_id, p.usage_type, p.period_start) = (n.account_id, n.usage_type, n.period_start)",
+        &column(|key| key.0),
+        &pools.keys().map(|key| key.1.clone()).collect::<Vec<_>>(),
+        &pools.keys().map(|key| key.2).collect::<Vec<_>>(),
+        &pools.values().copied().collect::<Vec<_>>()
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "update corrections c set published_at = now(), pool_returned_at = now(), pool_returned_units = n.units
+         from unnest($1::uuid[], $2::bigint[]) as n (id, units) where c.id = n.id",
+        &ids,
+        &returned
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    let mut accounts: Vec<_> = pools.into_keys().map(|key| AccountId(key.0)).collect();
+    accounts.dedup();
+    Ok(accounts)
+}
+
+/// Locks the pools in the order of their keys and reads what is granted of each; one that is not there stays at 0.
+async fn lock_pools(tx: &mut Transaction<'_, Postgres>, pools: &mut BTreeMap<PoolKey, i64>) -> Result<(), Error> {
+    let rows = sqlx::query!(
+        "select p.account_id, p.usage_type, p.period_start, p.granted_units from quota_pool p
+         join unnest($1::uuid[], $2::text[], $3::timestamptz[]) as n (account_id, usage_type, period_start)
+              using (account_id, usage_type, period_start)
+         order by p.account_id, p.usage_type, p.period_start for update of p",
+        &pools.keys().map(|key| key.0).collect::<Vec<_>>(),
+        &pools.keys().map(|key| key.1.clone()).collect::<Vec<_>>(),
+        &pools.keys().map(|key| key.2).collect::<Vec<_>>()
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    for row in rows {
+        pools.insert((row.account_id, row.usage_type, row.period_start), row.granted_units);
+    }
+    Ok(())
+}
+
+fn uuids(events: &[EventId]) -> Vec<Uuid> {
+    events.iter().map(|event| event.0).collect()
+}
+
+fn facts_text(facts: &Facts) -> String {
+    serde_json::to_string(facts).expect("ids, texts and numbers are JSON")
+}
+
+struct Row {
+    id: Uuid,
+    correction_id: Uuid,
+    account_id: Uuid,
+    event_id: Uuid,
+    usage_type: String,
+    period_start: OffsetDateTime,
+    cost_units: i64,
+    delta_units: i64,
+    units_after: i64,
+    reason: String,
+    requested_by: String,
+    created_at: OffsetDateTime,
+    published_at: Option<OffsetDateTime>,
+    pool_returned_units: Option<i64>,
+}
+
+impl Row {
+    fn into_correction(self) -> Correction {
+        Correction {
+            id: EventId(self.id),
+            correction_id: self.correction_id,
+            account_id: AccountId(self.account_id),
+            event_id: EventId(self.event_id),
+            usage_type: self.usage_type,
+            period_start: self.period_start,
+            cost_units: self.cost_units,
+            delta_units: self.delta_units,
+            units_after: self.units_after,
+            reason: self.reason,
+            requested_by: self.requested_by,
+            created_at: self.created_at,
+            published_at: self.published_at,
+            pool_returned_units: self.pool_returned_units,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the lanes count.
+
+use prometheus_client::{
+    metrics::{
+        counter::Counter,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::lane::Verdict;
+
+/// Of all lanes together: shards would multiply the series and say little more.
+#[derive(Clone, Debug)]
+pub struct LaneMetrics {
+    pub attempts: Counter,
+    pub unclear: Counter,
+    pub refused: Counter,
+    pub wrong_last: Counter,
+    pub stuck: Counter,
+    pub fenced: Counter,
+    pub stored: Counter,
+    pub not_stored: Counter,
+    pub unknown: Counter,
+    pub events_per_message: Histogram,
+    pub publish_seconds: Histogram,
+}
+
+impl LaneMetrics {
+    /// Into `registry`, which the writer's own prefix is on.
+    pub fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("publish_attempts", "Attempts to publish a message", &self.attempts),
+            (
+                "publish_unclear",
+                "Attempts whose outcome had to be read from the stream",
+                &self.unclear,
+            ),
+            (
+                "publish_refused",
+                "Attempts refused before storing, or not sent for want of a connection",
+                &self.refused,
+            ),
+            (
+                "publish_wrong_last",
+                "Attempts refused because the lane had moved on",
+                &self.wrong_last,
+            ),
+            (
+                "stuck",
+                "Messages that had no outcome for so long that their lane took nothing more",
+                &self.stuck,
+            ),
+            (
+                "fenced",
+                "Lanes that ended because they were fenced or failed",
+                &self.fenced,
+            ),
+            ("messages_stored", "Messages stored", &self.stored),
+            (
+                "messages_not_stored",
+                "Messages that are not stored and never will be",
+                &self.not_stored,
+            ),
+            (
+                "messages_unknown",
+                "Messages that nobody can say anything about: their lane failed",
+                &self.unknown,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        for (name, help, histogram) in [
+            ("events_per_message", "Events in a message", &self.events_per_message),
+            (
+                "publish_seconds",
+                "From sending a message first to its verdict",
+                &self.publish_seconds,
+            ),
+        ] {
+            registry.register(name, help, histogram.clone());
+        }
+    }
+
+    pub fn settled(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Stored => self.stored.inc(),
+            Verdict::NotStored => self.not_stored.inc(),
+            Verdict::Unknown => self.unknown.inc(),
+        };
+    }
+}
+
+impl Default for LaneMetrics {
+    fn default() -> Self {
+        let counter = Counter::default;
+        Self {
+            attempts: counter(),
+            unclear: counter(),
+            refused: counter(),
+            wrong_last: counter(),
+            stuck: counter(),
+            fenced: counter(),
+            stored: counter(),
+            not_stored: counter(),
+            unknown: counter(),
+            events_per_message: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
+            publish_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+        }
+    }
+}
