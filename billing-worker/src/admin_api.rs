@@ -4,6 +4,7 @@ mod accounts;
 mod authorize;
 mod extract;
 mod keys;
+mod notices;
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +19,7 @@ use crate::{
     administration::Administration,
     error::Error,
     metrics::{self, Metrics},
+    notices::settings::Policy,
     plans::{self, PriceList},
 };
 
@@ -31,6 +33,8 @@ pub struct AdminApi {
     /// Set once the service has started; the port is there before, for `/readyz`.
     pub administration: Arc<OnceLock<Administration>>,
     pub metrics: Metrics,
+    /// Where notices may go.
+    pub notice_policy: Policy,
 }
 
 pub fn router(api: AdminApi) -> Router {
@@ -48,6 +52,14 @@ pub fn router(api: AdminApi) -> Router {
         .route("/keys/{key}", delete(keys::revoke))
         .route("/keys/{key}/rotate", post(keys::rotate))
         .route("/plans", get(list_plans))
+        .route(
+            "/accounts/{account}/notice-endpoint",
+            put(notices::set).get(notices::show).delete(notices::remove),
+        )
+        .route("/accounts/{account}/notice-endpoint/rotate", post(notices::rotate))
+        .route("/accounts/{account}/notice-endpoint/test", post(notices::test))
+        .route("/accounts/{account}/notices", get(notices::list))
+        .route("/notices/{notice}/replay", post(notices::replay))
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

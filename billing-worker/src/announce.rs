@@ -47,6 +47,11 @@ impl Announcer {
         self.client.set(client).ok();
     }
 
+    /// The connection, once there is one.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.get()
+    }
+
     pub async fn announce(&self, announcement: Announcement) {
         self.announce_all(&[announcement]).await;
     }

@@ -21,6 +21,7 @@ use crate::{
     config::Settings,
     database,
     metrics::Metrics,
+    notices::{self, metrics::NoticeMetrics},
     plans, public_api,
 };
 
@@ -36,11 +37,14 @@ pub async fn run(settings: &Settings) -> Result<()> {
     health.down("service", "starting");
     let mut registry = Registry::default();
     metrics.register(&mut registry);
+    let notice_metrics = NoticeMetrics::default();
+    notice_metrics.register(&mut registry);
     let administration = Arc::new(OnceLock::new());
     let admin_api = admin_api::router(AdminApi {
         token: settings.admin_token.as_deref().map(Into::into),
         administration: administration.clone(),
         metrics: metrics.clone(),
+        notice_policy: settings.notices.policy,
     });
     let listener = bind(settings.service.admin_addr, "ADMIN_ADDR").await?;
     service::admin::serve(
@@ -50,7 +54,7 @@ pub async fn run(settings: &Settings) -> Result<()> {
     );
 
     let served = tokio::select! {
-        served = start(settings, &life, &health, &metrics, &administration) => served,
+        served = start(settings, &life, &health, &metrics, &notice_metrics, &administration) => served,
         () = life.stopping() => Ok(()),
     };
     if served.is_ok() {
@@ -68,6 +72,7 @@ async fn start(
     life: &Lifecycle,
     health: &Health,
     metrics: &Metrics,
+    notice_metrics: &NoticeMetrics,
     administration: &OnceLock<Administration>,
 ) -> Result<()> {
     let db = service::postgres::connect(&settings.postgres, "billing-worker", health).await?;
@@ -86,6 +91,7 @@ async fn start(
         .context("copying the plan catalogue to the database")?;
     life.spawn(database::watch(db.clone(), health.clone(), life.clone()));
     let clickhouse = service::clickhouse::client(&settings.clickhouse);
+    notices::start(&settings.notices, &admin, clickhouse.clone(), notice_metrics, life);
     life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
 

@@ -1,5 +1,6 @@
 //! Sub-commands: what the admin API does, from a shell. Results go to standard output, the log to standard error.
 
+mod notices;
 mod print;
 
 use std::{sync::Arc, time::Duration};
@@ -48,6 +49,9 @@ pub enum Command {
     /// Limits agreed with one account
     #[command(subcommand)]
     Limits(LimitsCommand),
+    /// Usage notices: where an account is told, what it was told
+    #[command(subcommand)]
+    Notices(notices::NoticesCommand),
 }
 
 #[derive(Subcommand)]
@@ -181,13 +185,17 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
         announcer: Announcer::of_command(&settings.nats),
         by: By::Command,
     };
-    change(command, &admin, settings.json).await.map_err(explained)
+    let done = match command {
+        Command::Notices(command) => notices::run(command, &admin, settings).await,
+        command => change(command, &admin, settings.json).await,
+    };
+    done.map_err(explained)
 }
 
 async fn change(command: &Command, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     match command {
-        Command::Run | Command::Migrate => Ok(()),
+        Command::Run | Command::Migrate | Command::Notices(_) => Ok(()),
         Command::Catalogue(CatalogueCommand::Sync) => print::synced(json, plans::sync(admin, now).await?),
         Command::Accounts(command) => account(command, admin, now, json).await,
         Command::Keys(command) => key(command, admin, now, json).await,

@@ -12,7 +12,7 @@ use service::{
 };
 use sqlx::postgres::PgConnectOptions;
 
-use crate::command::Command;
+use crate::{command::Command, notices::settings::NoticeSettings};
 
 /// Settings that were found to be in order.
 pub struct Settings {
@@ -20,6 +20,7 @@ pub struct Settings {
     pub postgres: PostgresSettings,
     pub nats: NatsSettings,
     pub clickhouse: ClickHouseSettings,
+    pub notices: NoticeSettings,
     pub listen: SocketAddr,
     /// `None`: the admin API is closed.
     pub admin_token: Option<String>,
@@ -53,6 +54,9 @@ struct Arguments {
 
     #[command(flatten)]
     clickhouse: ClickHouseSettings,
+
+    #[command(flatten)]
+    notices: NoticeSettings,
 
     /// Address of the public API, /billing/*
     #[arg(long, env = "BILLING_LISTEN", default_value = "127.0.0.1:8081")]
@@ -156,6 +160,7 @@ impl Arguments {
             postgres: self.postgres,
             nats: self.nats,
             clickhouse: self.clickhouse,
+            notices: self.notices,
             listen: self.listen,
             admin_token: self.admin_token,
             migrate: self.migrate,

@@ -44,6 +44,13 @@ pub enum Error {
     #[error("plan `{plan}` is not in the catalogue, but {accounts} accounts have it: keep it, or move them first")]
     PlanInUse { plan: String, accounts: i64 },
 
+    #[error("there is no notice `{0}`")]
+    UnknownNotice(String),
+    #[error("account `{0}` has no notice endpoint: set one first")]
+    NoNoticeEndpoint(String),
+    #[error("the notice endpoint of account `{0}` is disabled: set its URL again to use it")]
+    NoticeEndpointDisabled(String),
+
     #[error("the service is starting")]
     Starting,
     /// Not as its source: its text tells the whole chain already.
@@ -75,6 +82,9 @@ impl Error {
             Self::BadValue { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_value"),
             Self::KeyEnded { .. } => (StatusCode::CONFLICT, "key_ended"),
             Self::PlanInUse { .. } => (StatusCode::CONFLICT, "plan_in_use"),
+            Self::UnknownNotice(_) => (StatusCode::NOT_FOUND, "unknown_notice"),
+            Self::NoNoticeEndpoint(_) => (StatusCode::NOT_FOUND, "no_notice_endpoint"),
+            Self::NoticeEndpointDisabled(_) => (StatusCode::CONFLICT, "notice_endpoint_disabled"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
             Self::Database(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),

@@ -12,7 +12,12 @@ use schema::{AccountId, KeyId};
 use serde::de::DeserializeOwned;
 
 use super::{AdminApi, BODY_BYTES_MAX};
-use crate::{administration::Administration, error::Error, page::Page};
+use crate::{
+    administration::Administration,
+    error::Error,
+    notices::{message::NoticeId, settings::Policy},
+    page::Page,
+};
 
 /// A JSON body, whatever its content type says. No body is an empty object.
 pub struct Body<T>(pub T);
@@ -22,6 +27,9 @@ pub struct AccountPath(pub AccountId);
 
 /// The key in the path.
 pub struct KeyPath(pub KeyId);
+
+/// The notice in the path.
+pub struct NoticePath(pub NoticeId);
 
 /// The account and the usage type in the path.
 pub struct LimitPath(pub AccountId, pub String);
@@ -71,6 +79,23 @@ impl FromRequestParts<AdminApi> for KeyPath {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         let [key] = in_path(parts, state, ["key"]).await?;
         key.parse().map(Self).map_err(|_| Error::UnknownKey(key))
+    }
+}
+
+impl FromRequestParts<AdminApi> for NoticePath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [notice] = in_path(parts, state, ["notice"]).await?;
+        notice.parse().map(Self).map_err(|_| Error::UnknownNotice(notice))
+    }
+}
+
+impl FromRequestParts<AdminApi> for Policy {
+    type Rejection = Error;
+
+    async fn from_request_parts(_: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        Ok(state.notice_policy)
     }
 }
 
