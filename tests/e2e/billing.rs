@@ -1,7 +1,7 @@
 //! The billing worker: what its admin API and its sub-commands change, what it announces, and what it refuses.
 
 mod start;
-mod worker;
+pub mod worker;
 
 use http::{Method, StatusCode};
 use schema::{AccountId, KeyId, announcement::Announcement};

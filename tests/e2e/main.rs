@@ -9,6 +9,7 @@ mod counting;
 mod ingest;
 mod lanes;
 mod limits;
+mod notices;
 mod own_api;
 mod proxying;
 mod quotas;
