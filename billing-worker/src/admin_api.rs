@@ -6,6 +6,7 @@ mod authorize;
 mod corrections;
 mod extract;
 mod keys;
+mod notices;
 
 use std::sync::{Arc, OnceLock};
 
@@ -21,6 +22,7 @@ use crate::{
     body,
     error::Error,
     metrics::{self, Metrics},
+    notices::settings::Policy,
     plans::{self, PriceList},
 };
 
@@ -31,6 +33,8 @@ pub struct AdminApi {
     /// Set once the service has started; the port is there before, for `/readyz`.
     pub administration: Arc<OnceLock<Administration>>,
     pub metrics: Metrics,
+    /// Where notices may go.
+    pub notice_policy: Policy,
 }
 
 pub fn router(api: AdminApi) -> Router {
@@ -50,6 +54,14 @@ pub fn router(api: AdminApi) -> Router {
         .route("/plans", get(list_plans))
         .route("/corrections", post(corrections::create).get(corrections::list))
         .route("/audit", get(audit::list))
+        .route(
+            "/accounts/{account}/notice-endpoint",
+            put(notices::set).get(notices::show).delete(notices::remove),
+        )
+        .route("/accounts/{account}/notice-endpoint/rotate", post(notices::rotate))
+        .route("/accounts/{account}/notice-endpoint/test", post(notices::test))
+        .route("/accounts/{account}/notices", get(notices::list))
+        .route("/notices/{notice}/replay", post(notices::replay))
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))

@@ -48,8 +48,8 @@ impl Announcer {
     }
 
     /// The connection, once there is one.
-    pub fn client(&self) -> Option<Client> {
-        self.client.get().cloned()
+    pub fn client(&self) -> Option<&Client> {
+        self.client.get()
     }
 
     pub async fn announce(&self, announcement: Announcement) {

@@ -23,6 +23,7 @@ use crate::{
     corrections::work::Work,
     database,
     metrics::Metrics,
+    notices::{self, metrics::NoticeMetrics},
     plans,
     public_api::{self, PublicApi},
     stripe::Stripe,
@@ -40,11 +41,14 @@ pub async fn run(settings: &Settings) -> Result<()> {
     health.down("service", "starting");
     let mut registry = Registry::default();
     metrics.register(&mut registry);
+    let notice_metrics = NoticeMetrics::default();
+    notice_metrics.register(&mut registry);
     let administration = Arc::new(OnceLock::new());
     let admin_api = admin_api::router(AdminApi {
         token: settings.admin_token.as_deref().map(Into::into),
         administration: administration.clone(),
         metrics: metrics.clone(),
+        notice_policy: settings.notices.policy,
     });
     let listener = bind(settings.service.admin_addr, "ADMIN_ADDR").await?;
     service::admin::serve(
@@ -54,7 +58,7 @@ pub async fn run(settings: &Settings) -> Result<()> {
     );
 
     let served = tokio::select! {
-        served = start(settings, &life, &health, &metrics, &administration) => served,
+        served = start(settings, &life, &health, &metrics, &notice_metrics, &administration) => served,
         () = life.stopping() => Ok(()),
     };
     if served.is_ok() {
@@ -72,6 +76,7 @@ async fn start(
     life: &Lifecycle,
     health: &Health,
     metrics: &Metrics,
+    notice_metrics: &NoticeMetrics,
     administration: &OnceLock<Administration>,
 ) -> Result<()> {
     let db = service::postgres::connect(&settings.postgres, "billing-worker", health).await?;
@@ -95,6 +100,7 @@ async fn start(
     let corrections = Work::new(&admin, metrics);
     life.spawn(corrections.run(life.clone()));
     let clickhouse = admin.clickhouse.clone();
+    notices::start(&settings.notices, &admin, clickhouse.clone(), notice_metrics, life);
     life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
 

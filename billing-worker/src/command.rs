@@ -1,5 +1,6 @@
 //! Sub-commands: what the admin API does, from a shell. Results go to standard output, the log to standard error.
 
+mod notices;
 mod print;
 mod trail;
 
@@ -62,6 +63,9 @@ pub enum Command {
     /// Who changed what
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Usage notices: where an account is told, what it was told
+    #[command(subcommand)]
+    Notices(notices::NoticesCommand),
 }
 
 #[derive(Subcommand)]
@@ -213,16 +217,18 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
         by: By::Command,
         name: trail::user(),
     };
-    match command {
-        Command::Stripe(command) => stripe(command, &admin, settings).await.map_err(explained),
-        command => change(command, &admin, settings.json).await.map_err(explained),
-    }
+    let done = match command {
+        Command::Stripe(command) => stripe(command, &admin, settings).await,
+        Command::Notices(command) => notices::run(command, &admin, settings).await,
+        command => change(command, &admin, settings.json).await,
+    };
+    done.map_err(explained)
 }
 
 async fn change(command: &Command, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     match command {
-        Command::Run | Command::Migrate | Command::Stripe(_) => Ok(()),
+        Command::Run | Command::Migrate | Command::Stripe(_) | Command::Notices(_) => Ok(()),
         Command::Catalogue(CatalogueCommand::Sync) => print::synced(json, plans::sync(admin, now).await?),
         Command::Accounts(command) => account(command, admin, now, json).await,
         Command::Keys(command) => key(command, admin, now, json).await,

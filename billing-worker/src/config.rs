@@ -12,7 +12,7 @@ use service::{
 };
 use sqlx::postgres::PgConnectOptions;
 
-use crate::{billing::BillingSettings, command::Command, stripe::StripeSettings};
+use crate::{billing::BillingSettings, command::Command, notices::settings::NoticeSettings, stripe::StripeSettings};
 
 /// Settings that were found to be in order.
 pub struct Settings {
@@ -22,6 +22,7 @@ pub struct Settings {
     pub clickhouse: ClickHouseSettings,
     pub stripe: StripeSettings,
     pub billing: BillingSettings,
+    pub notices: NoticeSettings,
     pub listen: SocketAddr,
     /// `None`: the admin API is closed.
     pub admin_token: Option<String>,
@@ -61,6 +62,9 @@ struct Arguments {
 
     #[command(flatten)]
     billing: BillingSettings,
+
+    #[command(flatten)]
+    notices: NoticeSettings,
 
     /// Address of the public API, /billing/*
     #[arg(long, env = "BILLING_LISTEN", default_value = "127.0.0.1:8081")]
@@ -174,6 +178,7 @@ impl Arguments {
             clickhouse: self.clickhouse,
             stripe: self.stripe,
             billing: self.billing,
+            notices: self.notices,
             listen: self.listen,
             admin_token: self.admin_token,
             migrate: self.migrate,

@@ -89,6 +89,12 @@ pub enum Error {
     CorrectionTaken(String),
     #[error("ClickHouse: {0}")]
     ClickHouse(String),
+    #[error("there is no notice `{0}`")]
+    UnknownNotice(String),
+    #[error("account `{0}` has no notice endpoint: set one first")]
+    NoNoticeEndpoint(String),
+    #[error("the notice endpoint of account `{0}` is disabled: set its URL again to use it")]
+    NoticeEndpointDisabled(String),
 
     #[error("the service is starting")]
     Starting,
@@ -155,6 +161,9 @@ impl Error {
             Self::NotLower { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_lower"),
             Self::CorrectionTaken(_) => (StatusCode::CONFLICT, "correction_taken"),
             Self::ClickHouse(_) => (StatusCode::SERVICE_UNAVAILABLE, "clickhouse_unavailable"),
+            Self::UnknownNotice(_) => (StatusCode::NOT_FOUND, "unknown_notice"),
+            Self::NoNoticeEndpoint(_) => (StatusCode::NOT_FOUND, "no_notice_endpoint"),
+            Self::NoticeEndpointDisabled(_) => (StatusCode::CONFLICT, "notice_endpoint_disabled"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
             Self::Database(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),

@@ -21,6 +21,7 @@
 //! | what is done again and again | [`chores`] |
 //! | deleting rows whose retention is over | [`retention`] |
 //! | telling the gateways | [`announce`] |
+//! | telling accounts of their usage | [`notices`] |
 //! | migrations, and whether the database is there | [`database`] |
 //! | lists in pages | [`page`] |
 //! | what can go wrong, as an HTTP answer | [`error`] |
@@ -52,6 +53,7 @@ pub mod error;
 pub mod keys;
 pub mod limits;
 pub mod metrics;
+pub mod notices;
 pub mod page;
 pub mod plans;
 pub mod public_api;

@@ -136,7 +136,7 @@ pub async fn in_force(
         LimitInForce {
             usage_type: usage_type.name(),
             mode: mode.as_str(),
-            limit: (mode != Mode::Metered).then(|| limit(catalogue, &standing.plan, *usage_type, agreed)),
+            limit: limit_or_none(catalogue, &standing.plan, *usage_type, agreed),
             overridden: agreed.is_some(),
             granted_units: row.and_then(|row| row.granted_units).unwrap_or(0),
         }
@@ -282,6 +282,11 @@ async fn outdated(
         })
     });
     Ok(outdated.collect())
+}
+
+/// The limit in force of one usage type on a plan; `None`: there is no limit.
+pub fn limit_or_none(catalogue: &Catalogue, plan: &str, usage_type: UsageType, agreed: Option<i64>) -> Option<i64> {
+    (mode(catalogue, plan, usage_type) != Mode::Metered).then(|| limit(catalogue, plan, usage_type, agreed))
 }
 
 /// The override, or else the plan's. A plan that this catalogue does not have allows what Free does: refusing to bill is

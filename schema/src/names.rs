@@ -26,6 +26,15 @@ pub const MEMBER_BUCKET: &str = "ingest_members";
 /// Announcements, one subject a kind: see [`crate::announcement`].
 pub const ANNOUNCEMENTS: &str = "announce.v1.>";
 
+/// Usage notices of all accounts, over core NATS: see [`notices`].
+pub const NOTICES: &str = "notices.v1.*";
+
+/// Where an account's usage notices are published: the JSON that its endpoint gets, with `Nats-Msg-Id` naming the notice. At
+/// least once each: a stream that captures these subjects drops what comes twice.
+pub fn notices(account: AccountId) -> String {
+    format!("notices.v1.{account}")
+}
+
 /// The lane of one run in one shard.
 pub fn lane(shard: u16, run: RunId) -> String {
     format!("usage.v1.{shard}.{run}")

@@ -2,7 +2,7 @@
 
 mod audit;
 mod start;
-mod worker;
+pub mod worker;
 
 use http::{Method, StatusCode};
 use schema::{AccountId, KeyId, announcement::Announcement};

@@ -10,6 +10,7 @@ mod counting;
 mod ingest;
 mod lanes;
 mod limits;
+mod notices;
 mod own_api;
 mod proxying;
 mod quotas;

@@ -11,6 +11,7 @@ use crate::{
     accounts::checked_name,
     administration::Administration,
     error::Error,
+    notices::{message::NoticeId, settings::Policy},
     page::{Page, Trail},
 };
 
@@ -22,6 +23,9 @@ pub struct AccountPath(pub AccountId);
 
 /// The key in the path.
 pub struct KeyPath(pub KeyId);
+
+/// The notice in the path.
+pub struct NoticePath(pub NoticeId);
 
 /// The account and the usage type in the path.
 pub struct LimitPath(pub AccountId, pub String);
@@ -63,6 +67,23 @@ impl FromRequestParts<AdminApi> for KeyPath {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         let [key] = in_path(parts, state, ["key"]).await?;
         key.parse().map(Self).map_err(|_| Error::UnknownKey(key))
+    }
+}
+
+impl FromRequestParts<AdminApi> for NoticePath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [notice] = in_path(parts, state, ["notice"]).await?;
+        notice.parse().map(Self).map_err(|_| Error::UnknownNotice(notice))
+    }
+}
+
+impl FromRequestParts<AdminApi> for Policy {
+    type Rejection = Error;
+
+    async fn from_request_parts(_: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        Ok(state.notice_policy)
     }
 }
 

@@ -203,7 +203,7 @@ pub fn audit(json: bool, listed: &Listed<Audited>) -> Result<()> {
     })
 }
 
-fn out(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+pub fn out(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
     let text = match json {
         true => serde_json::to_string_pretty(value)?,
         false => text(),
@@ -231,7 +231,7 @@ fn key_rows(key: &Key) -> Vec<Vec<String>> {
     rows
 }
 
-fn list<T, const N: usize>(heading: [&str; N], listed: &Listed<T>, entry: impl Fn(&T) -> Vec<String>) -> String {
+pub fn list<T, const N: usize>(heading: [&str; N], listed: &Listed<T>, entry: impl Fn(&T) -> Vec<String>) -> String {
     let rows: Vec<_> = [row(heading)]
         .into_iter()
         .chain(listed.items.iter().map(entry))
@@ -246,17 +246,17 @@ fn units(limit: Option<i64>) -> String {
     limit.map_or("none".to_owned(), |units| units.to_string())
 }
 
-fn instant(at: OffsetDateTime) -> String {
+pub fn instant(at: OffsetDateTime) -> String {
     // What the database stores always has a year of four digits.
     at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).into()
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));

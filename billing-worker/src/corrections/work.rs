@@ -81,7 +81,7 @@ impl Work {
     async fn look(&self, nats: &mut Option<Nats>, life: &Lifecycle) -> Result<()> {
         let waiting = ledger::waiting(&self.db).await?;
         self.metrics.corrections_waiting.set(waiting);
-        let client = self.announcer.client().filter(is_connected);
+        let client = self.announcer.client().cloned().filter(is_connected);
         let (1.., Some(client)) = (waiting, client) else {
             return Ok(());
         };

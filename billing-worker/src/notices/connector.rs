@@ -1,0 +1,117 @@
+//! Connects to an endpoint: resolves its host, checks each address and connects to the very address that was checked. A name
+//! that answers differently the second time gains nothing, since there is no second time.
+
+use std::{
+    future::Future,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Uri, uri::Scheme};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tower::Service;
+
+use super::address;
+
+/// One address, so that a dead one leaves time for the next.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of what a name resolves to; whoever owns it may list thousands.
+const ADDRESSES_MAX: usize = 8;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Connector {
+    pub allow_private: bool,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let allow_private = self.allow_private;
+        Box::pin(async move { connect(&uri, allow_private).await.map(TokioIo::new) })
+    }
+}
+
+/// The address that a URL has instead of a name.
+pub fn literal(uri: &Uri) -> Option<IpAddr> {
+    host(uri).parse().ok()
+}
+
+/// What is said of an address that is not public.
+pub fn refusal(address: IpAddr) -> Option<String> {
+    address::refused(address)
+        .map(|kind| format!("the host's address {address} is {kind}: notices go to public addresses only"))
+}
+
+async fn connect(uri: &Uri, allow_private: bool) -> io::Result<TcpStream> {
+    let port = uri.port_u16().unwrap_or(match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTP => 80,
+        _ => 443,
+    });
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in lookup_host((host(uri), port)).await?.take(ADDRESSES_MAX) {
+        if let Some(refusal) = refusal(address.ip()).filter(|_| !allow_private) {
+            failure = io::Error::new(io::ErrorKind::PermissionDenied, refusal);
+            continue;
+        }
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failure = error,
+            Err(_) => {
+                let silent = format!("no connection within {CONNECT_TIMEOUT:?}");
+                failure = io::Error::new(io::ErrorKind::TimedOut, silent);
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// The host as resolvers want it: an IPv6 address without its brackets.
+fn host(uri: &Uri) -> &str {
+    let host = uri.host().unwrap_or_default();
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_private_address_is_refused_however_it_is_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // What inet_aton understands is resolved before it is checked.
+        for host in [
+            "127.0.0.1",
+            "localhost",
+            "127.1",
+            "2130706433",
+            "0x7f.0.0.1",
+            "[::ffff:127.0.0.1]",
+        ] {
+            let uri: Uri = format!("http://{host}:{port}/").parse().unwrap();
+            let refused = connect(&uri, false).await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "{host}: {refused}");
+        }
+        let uri: Uri = format!("http://localhost:{port}/").parse().unwrap();
+        let stream = connect(&uri, true).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap().port(), port);
+    }
+}

@@ -1,0 +1,304 @@
+//! Where an account wants to be told: its URL, and the secrets that its notices are signed with.
+
+use http::{Uri, uri::Scheme};
+use schema::{AccountId, period::instant};
+use serde::{Deserialize, Serialize};
+use sqlx::{Postgres, Transaction};
+use time::OffsetDateTime;
+use tracing::info;
+use uuid::Uuid;
+
+use super::{connector, settings::Policy, signature::Secret};
+use crate::{
+    administration::Administration,
+    error::{Error, violated},
+    keys::{OVERLAP_HOURS, OVERLAP_HOURS_MAX},
+};
+
+const URL_BYTES_MAX: usize = 2_048;
+/// Signatures in one header.
+const SECRETS_MAX: i64 = 5;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewEndpoint {
+    pub url: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretRotation {
+    /// How long notices are signed with the old secret, too; `None`: [`OVERLAP_HOURS`].
+    pub overlap_hours: Option<u32>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Endpoint {
+    pub account_id: AccountId,
+    pub url: String,
+    /// `active` or `disabled`.
+    pub state: String,
+    /// Why nothing is sent to it.
+    pub disabled_reason: Option<String>,
+    /// Of the failures in a row, if the last attempt failed.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub failing_since: Option<OffsetDateTime>,
+    /// The newest first. Without the secrets themselves.
+    pub secrets: Vec<SecretInUse>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SecretInUse {
+    pub id: Uuid,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// An endpoint with a secret that was just made: for its owner's eyes, so it has no `Debug`.
+#[derive(Serialize)]
+pub struct IssuedEndpoint {
+    #[serde(flatten)]
+    pub endpoint: Endpoint,
+    /// `whsec_…`; absent when the endpoint goes on with the secret that it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// Sets an account's URL. The first time this makes a secret; later the secret stays, and an endpoint that was disabled is
+/// used again.
+pub async fn set(
+    admin: &Administration,
+    policy: Policy,
+    account: AccountId,
+    new: NewEndpoint,
+) -> Result<IssuedEndpoint, Error> {
+    let url = new.url.trim();
+    checked_url(url, policy).map_err(|rule| Error::BadValue { field: "url", rule })?;
+    let mut tx = admin.db.begin().await?;
+    // A delivery to the URL of before loses its lease: what it met says nothing of the new one.
+    let made = sqlx::query_scalar!(
+        r#"insert into notice_endpoints as e (account_id, url) values ($1, $2)
+           on conflict (account_id) do update
+           set url = excluded.url, state = 'active', disabled_reason = null, failing_since = null, updated_at = now(),
+               lease_id = case when e.url = excluded.url then e.lease_id end,
+               leased_until = case when e.url = excluded.url then e.leased_until end
+           returning (xmax = 0) as "made!""#,
+        account.0,
+        url
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(|error| match violated(&error) {
+        Some("notice_endpoints_account_id_fkey") => Error::UnknownAccount(account.to_string()),
+        _ => Error::Database(error),
+    })?;
+    let secret = match made {
+        true => Some(add_secret(&mut tx, account).await?),
+        false => None,
+    };
+    let endpoint = read(&mut tx, account).await?;
+    tx.commit().await?;
+    info!(account.id = %account, by = %admin.by, "set a notice endpoint");
+    Ok(IssuedEndpoint {
+        endpoint,
+        secret: secret.map(|secret| secret.reveal()),
+    })
+}
+
+pub async fn show(admin: &Administration, account: AccountId) -> Result<Endpoint, Error> {
+    read(&mut admin.db.begin().await?, account).await
+}
+
+/// Forgets an account's URL and its secrets. What waits to be sent is not sent.
+pub async fn remove(admin: &Administration, account: AccountId) -> Result<Endpoint, Error> {
+    let mut tx = admin.db.begin().await?;
+    lock(&mut tx, account).await?;
+    let endpoint = read(&mut tx, account).await?;
+    sqlx::query!("delete from notice_endpoints where account_id = $1", account.0)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query!(
+        "update notices set state = 'unaddressed', last_error = 'the endpoint was removed'
+         where account_id = $1 and state = 'pending'",
+        account.0
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    info!(account.id = %account, by = %admin.by, "removed a notice endpoint");
+    Ok(endpoint)
+}
+
+/// Makes a secret that takes over; notices are signed with the old one too, for the overlap.
+pub async fn rotate(
+    admin: &Administration,
+    account: AccountId,
+    rotation: SecretRotation,
+    now: i64,
+) -> Result<IssuedEndpoint, Error> {
+    let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS);
+    if overlap > OVERLAP_HOURS_MAX {
+        return Err(Error::BadValue {
+            field: "overlap_hours",
+            rule: format!("is from 0 to {OVERLAP_HOURS_MAX}"),
+        });
+    }
+    let mut tx = admin.db.begin().await?;
+    lock(&mut tx, account).await?;
+    sqlx::query!(
+        "update notice_secrets set expires_at = $2 where account_id = $1 and expires_at is null",
+        account.0,
+        instant(now + i64::from(overlap) * 3_600)
+    )
+    .execute(&mut *tx)
+    .await?;
+    let secret = add_secret(&mut tx, account).await?;
+    sqlx::query!(
+        "delete from notice_secrets where account_id = $1
+         and (expires_at <= $2 or id not in
+              (select id from notice_secrets where account_id = $1 order by id desc limit $3))",
+        account.0,
+        instant(now),
+        SECRETS_MAX
+    )
+    .execute(&mut *tx)
+    .await?;
+    let endpoint = read(&mut tx, account).await?;
+    tx.commit().await?;
+    info!(account.id = %account, overlap_hours = overlap, by = %admin.by, "rotated a notice secret");
+    Ok(IssuedEndpoint {
+        endpoint,
+        secret: Some(secret.reveal()),
+    })
+}
+
+/// Takes the endpoint's lock, before its notices are changed; tells whether it is in use.
+pub async fn lock(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Result<bool, Error> {
+    let state = sqlx::query_scalar!(
+        "select state from notice_endpoints where account_id = $1 for update",
+        account.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?
+    .ok_or_else(|| Error::NoNoticeEndpoint(account.to_string()))?;
+    Ok(state == "active")
+}
+
+/// What a notice may be posted to; the error says what the URL is not.
+pub fn checked_url(url: &str, policy: Policy) -> Result<Uri, String> {
+    let not_a_url = || "is a URL such as https://example.com/usage".to_owned();
+    if url.len() > URL_BYTES_MAX {
+        return Err(format!("has at most {URL_BYTES_MAX} bytes"));
+    }
+    // The parser drops a fragment, and our customer would look for it in vain.
+    let uri: Uri = match url.contains('#') {
+        true => return Err(not_a_url()),
+        false => url.parse().map_err(|_| not_a_url())?,
+    };
+    match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTPS => {}
+        Some(scheme) if *scheme == Scheme::HTTP && policy.allow_http => {}
+        Some(scheme) if *scheme == Scheme::HTTP => return Err("begins with https://".to_owned()),
+        _ => return Err(not_a_url()),
+    }
+    let authority = uri.authority().ok_or_else(not_a_url)?;
+    if authority.host().is_empty() || authority.as_str().contains('@') {
+        return Err("has a host, and no user or password".to_owned());
+    }
+    // Early, for whoever sets it; a name is looked up when it is used.
+    match connector::literal(&uri).and_then(connector::refusal) {
+        Some(refusal) if !policy.allow_private => Err(format!("cannot be used: {refusal}")),
+        _ => Ok(uri),
+    }
+}
+
+async fn add_secret(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Result<Secret, Error> {
+    let secret = Secret::generate();
+    sqlx::query!(
+        "insert into notice_secrets (id, account_id, secret) values ($1, $2, $3)",
+        Uuid::now_v7(),
+        account.0,
+        secret.as_bytes()
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(secret)
+}
+
+async fn read(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Result<Endpoint, Error> {
+    let row = sqlx::query!(
+        "select url, state, disabled_reason, failing_since, created_at, updated_at
+         from notice_endpoints where account_id = $1",
+        account.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?
+    .ok_or_else(|| Error::NoNoticeEndpoint(account.to_string()))?;
+    let secrets = sqlx::query_as!(
+        SecretInUse,
+        "select id, created_at, expires_at from notice_secrets
+         where account_id = $1 and (expires_at is null or expires_at > now()) order by id desc",
+        account.0
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(Endpoint {
+        account_id: account,
+        url: row.url,
+        state: row.state,
+        disabled_reason: row.disabled_reason,
+        failing_since: row.failing_since,
+        secrets,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_url_that_a_notice_can_be_posted_to_is_taken() {
+        let careful = Policy::default();
+        for good in [
+            "https://example.com",
+            "https://example.com:8443/usage?token=a",
+            "https://8.8.8.8/",
+            "https://[2606:4700::1]/",
+        ] {
+            assert!(checked_url(good, careful).is_ok(), "{good}");
+        }
+        let long = format!("https://example.com/{}", "a".repeat(URL_BYTES_MAX));
+        for bad in [
+            "",
+            "example.com",
+            "/usage",
+            "ftp://example.com",
+            "http://example.com",
+            "https://",
+            "https://u:p@example.com",
+            "https://example.com/#here",
+            "https://exämple.com",
+            "https://127.0.0.1/",
+            "https://[::1]/",
+            "https://[::ffff:10.0.0.1]/",
+            "https://169.254.169.254/latest",
+            &long,
+        ] {
+            assert!(checked_url(bad, careful).is_err(), "{bad}");
+        }
+        let open = Policy {
+            allow_http: true,
+            allow_private: true,
+        };
+        assert!(checked_url("http://127.0.0.1:9/", open).is_ok());
+        assert!(checked_url("ftp://127.0.0.1/", open).is_err());
+    }
+}

@@ -1,0 +1,278 @@
+//! What running periods have used. Gateways hold units that they have not spent, so what is granted only says where to look;
+//! what is told to a customer is the sum of what was stored.
+
+use std::{collections::HashMap, future::Future, time::Duration};
+
+use anyhow::{Context, Result};
+use clickhouse::{Client, Row};
+use schema::{AccountId, Catalogue, Mode, Period, Standing, UsageType, period::instant};
+use serde::Deserialize;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::threshold::Thresholds;
+use crate::{limits, subscriptions};
+
+/// A tick that ClickHouse cannot answer in this time is skipped.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest month.
+const MONTH_S: i64 = 31 * 86_400;
+
+/// What is counted together. Also where a page of them goes on: behind its last.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Counter {
+    pub account: AccountId,
+    pub usage_type: String,
+    pub period_start: i64,
+}
+
+/// A counter of the period that its account is in, with the limit in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limited {
+    pub account: AccountId,
+    pub usage_type: UsageType,
+    pub period: Period,
+    pub limit: i64,
+}
+
+impl Counter {
+    /// Before all others.
+    pub const FIRST: Self = Self {
+        account: AccountId::NIL,
+        usage_type: String::new(),
+        period_start: 0,
+    };
+}
+
+impl Limited {
+    pub fn counter(&self) -> Counter {
+        Counter {
+            account: self.account,
+            usage_type: self.usage_type.name().to_owned(),
+            period_start: self.period.start,
+        }
+    }
+}
+
+/// Units stored of a counter.
+#[derive(Row, Deserialize)]
+struct Stored {
+    #[serde(with = "clickhouse::serde::uuid")]
+    account: Uuid,
+    usage_type: String,
+    start: i64,
+    units: i64,
+}
+
+/// One page of the pools that are granted up to a threshold which no notice tells of: their usage may have reached it.
+pub async fn candidates(
+    db: &PgPool,
+    thresholds: &Thresholds,
+    after: &Counter,
+    now: i64,
+    page: i64,
+) -> Result<Vec<Counter>> {
+    // In two steps: in one, PostgreSQL walks the key of the whole table for its order. 300,000 running pools among 3 M:
+    // 0.06 to 0.25 s so, by how they lie on the disk; 1.1 s in one.
+    let rows = sqlx::query!(
+        r#"with near as materialized (
+               select account_id, usage_type, period_start, granted_units, limit_units from quota_pool
+               where period_end > $1 and period_start <= $1 and granted_units > 0
+                 and granted_units * 100 >= limit_units * $2
+           )
+           select account_id as "account_id!", usage_type as "usage_type!", period_start as "period_start!" from near
+           where (account_id, usage_type, period_start) > ($3, $4, $5)
+             and exists (
+                 select from unnest($6::int[]) as t (percent)
+                 where near.granted_units * 100 >= near.limit_units * t.percent
+                   and not exists (
+                       select from notices n
+                       where n.account_id = near.account_id and n.usage_type = near.usage_type
+                         and n.period_start = near.period_start and n.threshold_percent = t.percent))
+           order by account_id, usage_type, period_start limit $7"#,
+        instant(now),
+        i64::from(thresholds.lowest()),
+        after.account.0,
+        after.usage_type,
+        instant(after.period_start),
+        &thresholds.percents(),
+        page
+    )
+    .fetch_all(db)
+    .await
+    .context("looking for pools near their limits")?;
+    let counters = rows.into_iter().map(|row| Counter {
+        account: AccountId(row.account_id),
+        usage_type: row.usage_type,
+        period_start: row.period_start.unix_timestamp(),
+    });
+    Ok(counters.collect())
+}
+
+/// Those of the counters that are of their account's period at `now` and have a limit. A pool of the month in which an
+/// account left Free, say, is of no period any more.
+pub async fn limited(db: &PgPool, catalogue: &Catalogue, counters: &[Counter], now: i64) -> Result<Vec<Limited>> {
+    let mut accounts: Vec<_> = counters.iter().map(|counter| counter.account).collect();
+    accounts.sort_unstable();
+    accounts.dedup();
+    let current = subscriptions::current(db, &accounts)
+        .await
+        .context("reading subscriptions")?;
+    let ids: Vec<_> = accounts.iter().map(|account| account.0).collect();
+    let agreed = sqlx::query!(
+        "select account_id, usage_type, limit_units from limit_overrides where account_id = any($1)",
+        &ids
+    )
+    .fetch_all(db)
+    .await
+    .context("reading agreed limits")?;
+    let agreed: HashMap<_, _> = agreed
+        .iter()
+        .map(|row| ((AccountId(row.account_id), row.usage_type.as_str()), row.limit_units))
+        .collect();
+    let limited = |counter: &Counter| {
+        let usage_type = catalogue.usage_type(&counter.usage_type)?;
+        let standing = Standing::at(current.get(&counter.account), now);
+        if standing.period.start != counter.period_start {
+            return None;
+        }
+        let agreed = agreed.get(&(counter.account, usage_type.name())).copied();
+        Some(Limited {
+            account: counter.account,
+            usage_type,
+            period: standing.period,
+            limit: limits::limit_or_none(catalogue, &standing.plan, usage_type, agreed)?,
+        })
+    };
+    Ok(counters.iter().filter_map(limited).collect())
+}
+
+/// Units stored of these counters; what has none is missing. 1,000 accounts among 10 M rows: 24 ms.
+pub async fn stored(clickhouse: &Client, counters: &[Limited]) -> Result<HashMap<Counter, i64>> {
+    let Some(oldest) = counters.iter().map(|counter| counter.period.start).min() else {
+        return Ok(HashMap::new());
+    };
+    let mut accounts: Vec<_> = counters.iter().map(|counter| counter.account.to_string()).collect();
+    accounts.dedup();
+    let rows = clickhouse
+        .query(
+            "select account_id as account, toString(usage_type) as usage_type, toInt64(toUnixTimestamp(period_start)) as start,
+                 sum(cost_units) as units
+             from usage where account_id in ? and period_start >= toDateTime(?, 'UTC')
+             group by account_id, usage_type, period_start",
+        )
+        .bind(accounts)
+        .bind(oldest)
+        .with_setting("max_execution_time", STATEMENT_TIMEOUT.as_secs().to_string())
+        .fetch_all::<Stored>();
+    let rows = bounded(rows)
+        .await
+        .context("summing the usage of accounts near their limits")?;
+    Ok(rows.into_iter().map(Stored::counted).collect())
+}
+
+/// Usage types that some plan bills past their limit, each with the units from which on a notice may be due: no gateway asks
+/// a pool for them, so there is none to look at.
+pub async fn overage(db: &PgPool, catalogue: &Catalogue, thresholds: &Thresholds) -> Result<Vec<(UsageType, i64)>> {
+    let mut lowest: HashMap<UsageType, i64> = HashMap::new();
+    for plan in catalogue.plans() {
+        for usage_type in catalogue.usage_types() {
+            let allowance = plan.allowance(*usage_type);
+            if allowance.mode == Mode::Overage {
+                let limit = lowest.entry(*usage_type).or_insert(allowance.limit);
+                *limit = allowance.limit.min(*limit);
+            }
+        }
+    }
+    if lowest.is_empty() {
+        return Ok(Vec::new());
+    }
+    let agreed = sqlx::query!(
+        r#"select usage_type, min(limit_units) as "limit_units!" from limit_overrides group by usage_type"#
+    )
+    .fetch_all(db)
+    .await
+    .context("reading agreed limits")?;
+    for row in agreed {
+        if let Some(limit) = catalogue
+            .usage_type(&row.usage_type)
+            .and_then(|usage_type| lowest.get_mut(&usage_type))
+        {
+            *limit = row.limit_units.min(*limit);
+        }
+    }
+    let first = lowest
+        .into_iter()
+        .map(|(usage_type, limit)| (usage_type, thresholds.first_units(limit)));
+    Ok(first.collect())
+}
+
+/// The first moment of the oldest period that may be running.
+pub async fn running_since(db: &PgPool, now: i64) -> Result<i64> {
+    let oldest = sqlx::query_scalar!(
+        "select min(period_start) from subscriptions where is_current and period_end > $1",
+        instant(now)
+    )
+    .fetch_one(db)
+    .await
+    .context("reading the oldest running period")?;
+    let month_ago = now - MONTH_S;
+    Ok(oldest.map_or(month_ago, |oldest| oldest.unix_timestamp().min(month_ago)))
+}
+
+/// One page of the counters of these usage types, of periods from `since` on, that have at least so many units; with the
+/// units.
+pub async fn counted(
+    clickhouse: &Client,
+    types: &[(UsageType, i64)],
+    since: i64,
+    after: &Counter,
+    page: usize,
+) -> Result<Vec<(Counter, i64)>> {
+    let names: Vec<_> = types.iter().map(|(usage_type, _)| usage_type.name()).collect();
+    let first: Vec<_> = types.iter().map(|(_, units)| *units).collect();
+    // The sums are read from p_month and usage_daily, not from the rows. At its worst, 10 M rows of 100,000 accounts with
+    // hardly two a day each: 0.3 s, against 0.5 s without the projection. Ordered by text, which is the same in every
+    // version of the server: UUIDs are not.
+    let rows = clickhouse
+        .query(
+            "select account_id as account, toString(usage_type) as usage_type, toInt64(toUnixTimestamp(period_start)) as start,
+                 sum(cost_units) as units
+             from usage where usage_type in ? and period_start >= toDateTime(?, 'UTC')
+             group by account_id, usage_type, period_start
+             having units >= transform(usage_type, ?, ?, toInt64(0))
+                 and (toString(account_id), usage_type, start) > (?, ?, ?)
+             order by toString(account_id), usage_type, start limit ?",
+        )
+        .bind(&names)
+        .bind(since)
+        .bind(&names)
+        .bind(first)
+        .bind(after.account.to_string())
+        .bind(&after.usage_type)
+        .bind(after.period_start)
+        .bind(page)
+        .with_setting("max_execution_time", STATEMENT_TIMEOUT.as_secs().to_string())
+        .fetch_all::<Stored>();
+    let rows = bounded(rows)
+        .await
+        .context("summing usage that is billed past its limit")?;
+    Ok(rows.into_iter().map(Stored::counted).collect())
+}
+
+impl Stored {
+    fn counted(self) -> (Counter, i64) {
+        let counter = Counter {
+            account: AccountId(self.account),
+            usage_type: self.usage_type,
+            period_start: self.start,
+        };
+        (counter, self.units)
+    }
+}
+
+async fn bounded<T>(statement: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T> {
+    let answer = tokio::time::timeout(STATEMENT_TIMEOUT, statement).await;
+    Ok(answer.with_context(|| format!("no answer from ClickHouse in {STATEMENT_TIMEOUT:?}"))??)
+}

@@ -1,0 +1,115 @@
+//! A customer's own endpoint: keeps what it gets and answers what the test says.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use devstack::upstream::Upstream;
+use harness::eventually;
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, StatusCode, header::LOCATION};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use sha2::Sha256;
+
+pub struct Receiver {
+    server: Upstream,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// What the next requests are answered; then 204.
+    answers: VecDeque<StatusCode>,
+    received: Vec<Received>,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub path: String,
+    headers: HeaderMap,
+    pub body: String,
+}
+
+impl Receiver {
+    pub async fn start(answers: &[u16]) -> Self {
+        let answers = answers.iter().map(|status| StatusCode::from_u16(*status).unwrap());
+        let seen = Arc::new(Mutex::new(Seen {
+            answers: answers.collect(),
+            received: Vec::new(),
+        }));
+        let router = Router::new().fallback(receive).with_state(seen.clone());
+        Self {
+            server: Upstream::serve(router).await.unwrap(),
+            seen,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("{}/usage", self.server.url())
+    }
+
+    pub fn received(&self) -> Vec<Received> {
+        self.seen.lock().unwrap().received.clone()
+    }
+
+    /// The n-th request, from 1, once it is there.
+    pub async fn nth(&self, n: usize) -> Received {
+        eventually(&format!("notice {n} arrives"), async || {
+            self.received().get(n - 1).cloned()
+        })
+        .await
+    }
+}
+
+async fn receive(State(seen): State<Arc<Mutex<Seen>>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let mut seen = seen.lock().unwrap();
+    seen.received.push(Received {
+        path: head.uri.path().to_owned(),
+        headers: head.headers,
+        body: String::from_utf8(body.to_vec()).unwrap(),
+    });
+    let status = seen.answers.pop_front().unwrap_or(StatusCode::NO_CONTENT);
+    match status.is_redirection() {
+        true => (status, [(LOCATION, "/elsewhere")]).into_response(),
+        false if status.is_server_error() => (status, "out of\n paper").into_response(),
+        false => status.into_response(),
+    }
+}
+
+impl Received {
+    pub fn id(&self) -> &str {
+        self.header("webhook-id")
+    }
+
+    pub fn json(&self) -> Value {
+        assert_eq!(self.header("content-type"), "application/json");
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// How many signatures it carries, and whether one is by this secret; written from the specification, not from our code.
+    pub fn signatures(&self, secret: &str) -> (usize, bool) {
+        let timestamp: i64 = self.header("webhook-timestamp").parse().unwrap();
+        assert!((schema::clock::now_s() - timestamp).abs() < 60, "of the attempt");
+        let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+        mac.update(format!("{}.{timestamp}.{}", self.id(), self.body).as_bytes());
+        let expected = format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()));
+        let signatures: Vec<_> = self.header("webhook-signature").split(' ').collect();
+        (signatures.len(), signatures.contains(&expected.as_str()))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers[name].to_str().unwrap()
+    }
+}
