@@ -33,7 +33,7 @@
 //!
 //! # Known to differ from Stripe
 //! No taxes, discounts, coupons, credit notes, invoices by mail (`send_invoice`), test clocks, or Connect; amounts below the minimum charge
-//! are charged; a `cancel_at` in mid-period credits nothing; manual payment attempts count as dunning's.
+//! are charged; a `cancel_at` in mid-period credits nothing.
 
 pub mod control;
 pub mod edge;

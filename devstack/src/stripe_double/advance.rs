@@ -5,7 +5,7 @@ use super::billing::{self, Finalize};
 use super::cancellation;
 use super::checkout;
 use super::invoice::Status as InvoiceStatus;
-use super::payment;
+use super::payment::{self, Try};
 use super::preview;
 use super::schedules::{self, Entered};
 use super::state::State;
@@ -127,7 +127,7 @@ fn act(state: &mut State, due: Due) {
             state.emit("invoice.upcoming", object, None);
         }
         Due::Finalize(id) => finalize(state, &id),
-        Due::Retry(id) => payment::attempt(state, &id).unwrap_or_default(), // the failure has become state
+        Due::Retry(id) => payment::attempt(state, &id, Try::Automatic).unwrap_or_default(), // the failure has become state
         Due::GiveUpUpdate(id) => give_up_update(state, &id),
         Due::Expire(id) => cancellation::expire(state, &id),
         Due::ResumeCollection(id) => state.change_subscription(&id, "customer.subscription.updated", |subscription| {
@@ -196,13 +196,13 @@ fn renew(state: &mut State, id: &str) {
             Entered::End => return cancellation::at_period_end(state, id),
         }
     }
-    let due = |item: &super::subscription::Item| item.period_end <= now; // new ones have no period, and so are due
-    let (mut rolling, staying): (Vec<_>, Vec<_>) = next.items.into_iter().partition(due);
-    Subscription::open_periods(state, &mut rolling, old.anchor, now);
-    let lines = billing::charges(state, &next_with(&old, &rolling), &rolling);
-    next.items = staying;
-    next.items.extend(rolling);
-    next.items.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+    let mut rolled = Vec::new();
+    for item in next.items.iter_mut().filter(|item| item.period_end <= now) {
+        // New ones have no period, and so are due.
+        Subscription::open_periods(state, std::slice::from_mut(item), old.anchor, now);
+        rolled.push(item.clone());
+    }
+    let lines = billing::charges(state, &old, &rolled);
     let period = ended
         .first()
         .map_or(old.period(), |item| (item.period_start, item.period_end));
@@ -241,13 +241,6 @@ fn ends_trial_with_card(state: &mut State, subscription: &Subscription) -> bool 
     false
 }
 
-fn next_with(subscription: &Subscription, items: &[super::subscription::Item]) -> Subscription {
-    Subscription {
-        items: items.to_vec(),
-        ..subscription.clone()
-    }
-}
-
 /// The draft hour is over.
 fn finalize(state: &mut State, id: &str) {
     let subscription = state.invoices.get(id).and_then(|invoice| invoice.subscription.clone());
@@ -258,7 +251,7 @@ fn finalize(state: &mut State, id: &str) {
     match paused.as_deref() {
         Some("void") => payment::void(state, id),
         Some("mark_uncollectible") => payment::mark_uncollectible(state, id),
-        _ => payment::settle(state, id, true).unwrap_or_default(), // the failure has become state
+        _ => payment::settle(state, id, Some(Try::Automatic)).unwrap_or_default(), // the failure has become state
     }
 }
 

@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::invoice::{Invoice, Line, Metered};
 use super::money::share;
 use super::options::Card;
+use super::payment::{self, Try};
 use super::state::{Metadata, State};
 use super::subscription::{Item, Subscription};
 
@@ -159,8 +160,8 @@ pub(super) fn issue(state: &mut State, id: &str, finalize: Finalize) -> Result<(
     match finalize {
         Finalize::Later => Ok(()),
         Finalize::Now | Finalize::NowUnpaid => {
-            super::payment::finalize(state, id);
-            super::payment::settle(state, id, finalize == Finalize::Now)
+            payment::finalize(state, id);
+            payment::settle(state, id, (finalize == Finalize::Now).then_some(Try::Automatic))
         }
     }
 }

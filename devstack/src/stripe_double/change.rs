@@ -49,9 +49,9 @@ pub(super) fn apply(
     let pays = billing::would_pay(state, &current.customer, plan.due_now(state, current));
     if !pays {
         match change.behavior {
-            Behavior::ErrorIfIncomplete => return Err(Failure::declined()),
-            Behavior::PendingIfIncomplete => return wait_for_payment(state, current, plan),
-            Behavior::AllowIncomplete | Behavior::DefaultIncomplete => {}
+            Behavior::Refuse => return Err(Failure::declined()),
+            Behavior::Postpone => return wait_for_payment(state, current, plan),
+            Behavior::Try | Behavior::Wait => {}
         }
     }
     let now = state.now();
@@ -78,7 +78,7 @@ pub(super) fn apply(
     next.latest_invoice = invoice.clone().or(next.latest_invoice);
     state.change_subscription(&current.id, "customer.subscription.updated", |row| *row = next);
     if let Some(invoice) = invoice {
-        let waits = change.behavior == Behavior::DefaultIncomplete;
+        let waits = change.behavior == Behavior::Wait;
         let finalize = if waits { Finalize::NowUnpaid } else { Finalize::Now };
         if billing::issue(state, &invoice, finalize).is_err() && waits {
             state.change_subscription(&current.id, "customer.subscription.updated", |subscription| {

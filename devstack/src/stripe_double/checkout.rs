@@ -256,7 +256,7 @@ pub(super) fn complete(state: &mut State, id: &str, card: Card) -> Result<(), Fa
         without_card: session.without_card,
         metadata: session.subscription_metadata,
         description: session.description,
-        behavior: Behavior::ErrorIfIncomplete,
+        behavior: Behavior::Refuse,
     };
     let subscription = subscriptions::start(state, new)?;
     let invoice = state

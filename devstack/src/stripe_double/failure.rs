@@ -1,10 +1,16 @@
 //! Stripe's errors: `{"error": {"type", "code", "message", "param"}}` with a status and, where Stripe sends them, headers that
 //! say whether to try again.
 
+use std::ops::{Deref, DerefMut};
+
 use serde_json::{Value, json};
 
+/// Boxed, because it rides in every result.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
+pub(super) struct Failure(Box<Details>);
+
+#[derive(Clone, Debug)]
+pub(super) struct Details {
     pub status: u16,
     kind: &'static str,
     code: String,
@@ -23,9 +29,23 @@ pub(super) struct Failure {
     pub is_stored: bool,
 }
 
+impl Deref for Failure {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
+    }
+}
+
+impl DerefMut for Failure {
+    fn deref_mut(&mut self) -> &mut Details {
+        &mut self.0
+    }
+}
+
 impl Failure {
     fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             status,
             kind,
             code: String::new(),
@@ -37,7 +57,7 @@ impl Failure {
             limited_by: None,
             is_gap: false,
             is_stored: true,
-        }
+        }))
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {

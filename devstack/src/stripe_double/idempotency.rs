@@ -8,6 +8,8 @@ use super::form::Param;
 
 const KEPT_S: i64 = 24 * 3_600;
 const KEY_MAX: usize = 255;
+/// Bounds the memory of a long load run; the oldest are forgotten before their time.
+const KEYS_MAX: usize = 200_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Idempotency {
@@ -83,7 +85,7 @@ impl Idempotency {
     }
 
     fn forget(&mut self, now: i64) {
-        while self.by_time.front().is_some_and(|(since, _)| now - since >= KEPT_S) {
+        while self.by_time.len() > KEYS_MAX || self.by_time.front().is_some_and(|(since, _)| now - since >= KEPT_S) {
             let Some((since, key)) = self.by_time.pop_front() else {
                 return;
             };

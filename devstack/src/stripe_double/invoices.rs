@@ -6,7 +6,7 @@ use super::billing::{self, Finalize};
 use super::failure::Failure;
 use super::form::merge_metadata;
 use super::invoice::{Invoice, Status};
-use super::payment;
+use super::payment::{self, Try};
 use super::routes::Call;
 use super::state::State;
 use super::table::{self, in_range, is};
@@ -146,7 +146,7 @@ pub(super) fn finalize(state: &mut State, call: &Call) -> Result<Value, Failure>
     }
     let charges = state.invoice(call.id)?.auto_advance;
     payment::finalize(state, call.id);
-    payment::settle(state, call.id, charges).unwrap_or_default(); // the invoice is finalized, paid or not
+    payment::settle(state, call.id, charges.then_some(Try::Automatic)).unwrap_or_default(); // the invoice is finalized, paid or not
     retrieve(state, call)
 }
 
@@ -171,7 +171,7 @@ pub(super) fn pay(state: &mut State, call: &Call) -> Result<Value, Failure> {
             customer.set_card(Some(card), method.to_owned());
         }
     }
-    payment::settle(state, call.id, true)?;
+    payment::settle(state, call.id, Some(Try::Asked))?;
     retrieve(state, call)
 }
 

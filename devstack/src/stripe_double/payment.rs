@@ -11,6 +11,13 @@ use super::subscription::{self, Subscription};
 /// An unpaid first invoice, or the invoice of a pending update, is given up after 23 hours.
 pub(super) const PATIENCE_S: i64 = 23 * 3_600;
 
+/// Who tries the card. Only the first try and automatic ones count for the schedule of further ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Try {
+    Automatic,
+    Asked,
+}
+
 /// Freezes the lines, takes the customer's balance into account and numbers the invoice.
 pub(super) fn finalize(state: &mut State, id: &str) {
     let now = state.now();
@@ -56,7 +63,7 @@ pub(super) fn finalize(state: &mut State, id: &str) {
 }
 
 /// What follows finalizing: nothing due is paid; else the card is tried, if it shall be.
-pub(super) fn settle(state: &mut State, id: &str, charge: bool) -> Result<(), Failure> {
+pub(super) fn settle(state: &mut State, id: &str, charge: Option<Try>) -> Result<(), Failure> {
     let Some(invoice) = state.invoices.get(id).filter(|invoice| invoice.status == Status::Open) else {
         return Ok(());
     };
@@ -64,15 +71,14 @@ pub(super) fn settle(state: &mut State, id: &str, charge: bool) -> Result<(), Fa
         paid(state, id);
         return Ok(());
     }
-    if charge {
-        attempt(state, id)
-    } else {
-        Err(Failure::declined())
+    match charge {
+        Some(by) => attempt(state, id, by),
+        None => Err(Failure::declined()),
     }
 }
 
 /// Tries the customer's card.
-pub(super) fn attempt(state: &mut State, id: &str) -> Result<(), Failure> {
+pub(super) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failure> {
     let now = state.now();
     let Some(invoice) = state.invoices.get(id).filter(|invoice| invoice.status == Status::Open) else {
         return Ok(());
@@ -83,7 +89,8 @@ pub(super) fn attempt(state: &mut State, id: &str) -> Result<(), Failure> {
         .and_then(|customer| customer.card);
     let subscription = invoice.subscription.clone();
     let renewal = invoice.reason != "subscription_create";
-    state.change_invoice(id, |invoice| invoice.attempts += 1);
+    let counts = by == Try::Automatic || invoice.attempts == 0;
+    state.change_invoice(id, |invoice| invoice.attempts += usize::from(counts));
     if card == Some(Card::Ok) {
         paid(state, id);
         return Ok(());
@@ -95,6 +102,11 @@ pub(super) fn attempt(state: &mut State, id: &str) -> Result<(), Failure> {
     // What an update waits for is given up by its own deadline, not by dunning.
     let pending = living.is_some_and(|s| s.pending_update.as_ref().is_some_and(|pending| pending.invoice == id));
     let dunned = renewal && !pending && living.is_some();
+    if !counts {
+        let object = state.render_invoice(id);
+        state.emit("invoice.payment_failed", object, None);
+        return Err(Failure::declined());
+    }
     let attempts = state.invoices.get(id).map_or(0, |invoice| invoice.attempts);
     let days = state
         .settings
@@ -133,9 +145,24 @@ pub(super) fn paid(state: &mut State, id: &str) {
     }
 }
 
-/// Voids an open invoice: nobody owes it any more.
+/// Voids an open invoice: nobody owes it any more, and what the balance gave to it goes back.
 pub(super) fn void(state: &mut State, id: &str) {
     let now = state.now();
+    let customer = state
+        .invoices
+        .get(id)
+        .and_then(|invoice| Some((invoice.customer.clone(), invoice.balances?)));
+    if let Some((customer, (before, after))) = customer
+        && let Some(mut customer) = state
+            .customers
+            .get(&customer)
+            .filter(|customer| !customer.deleted)
+            .cloned()
+    {
+        let shown = customer.render();
+        customer.balance += before - after;
+        state.replace_customer(customer, &shown);
+    }
     state.change_invoice(id, |invoice| {
         (invoice.status, invoice.voided_at, invoice.next_attempt) = (Status::Void, Some(now), None);
     });

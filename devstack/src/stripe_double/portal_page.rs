@@ -12,7 +12,7 @@ use super::html::{self, Width, escape};
 use super::invoice;
 use super::money::show as show_money;
 use super::pages::{DoubleState, gone, problem, see};
-use super::payment;
+use super::payment::{self, Try};
 use super::routes::Call;
 use super::state::State;
 use super::subscription::Subscription;
@@ -74,7 +74,7 @@ pub(super) async fn choose(
             )
             .map(drop)
         }
-        "pay" => payment::settle(&mut state, &id, true),
+        "pay" => payment::settle(&mut state, &id, Some(Try::Asked)),
         _ => return gone("There is no such choice."),
     };
     drop(state);

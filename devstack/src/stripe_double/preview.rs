@@ -30,6 +30,9 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
             .subscriptions
             .get(id)
             .ok_or_else(|| Failure::no_such("subscription", id).param("subscription"))?,
+        None if params.has("subscription_details.items") => {
+            return Err(Failure::gap("a preview of a subscription that does not exist yet"));
+        }
         None => {
             let customer = params.filled("customer").unwrap_or_default();
             state.living_customer(customer)?;
@@ -76,7 +79,7 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         };
         let change = Change {
             items,
-            behavior: Behavior::AllowIncomplete,
+            behavior: Behavior::Try,
             prorate: Prorate::of(details.text("proration_behavior")),
             at: details.int("proration_date").unwrap_or(call.now),
             reset_anchor,

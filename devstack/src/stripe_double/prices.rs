@@ -84,7 +84,7 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let recurring = recurring(state, params)?;
     let amount = decimal(params, "unit_amount")?;
     let (tiers, mode) = tiers(params)?;
-    if amount.is_some() == !tiers.is_empty() {
+    if amount.is_some() != tiers.is_empty() {
         let message =
             "You must specify either `unit_amount` or `unit_amount_decimal`, or `tiers` with `billing_scheme=tiered`.";
         return Err(Failure::invalid(message));

@@ -230,7 +230,7 @@ pub(super) fn change_now(state: &mut State, id: &str) {
             let prorate = prorate.map_or(Prorate::Create, |phase| phase.prorate);
             let items = phase_items(state, id, &current);
             let at = state.now();
-            let behavior = Behavior::AllowIncomplete;
+            let behavior = Behavior::Try;
             let change = Change {
                 items,
                 behavior,

@@ -316,7 +316,8 @@ fn scalar(text: &str, kind: &str, schema: &Value, at: &str) -> Vec<Fault> {
     if let Some(allowed) = schema.get("enum").and_then(Value::as_array) {
         let same = |value: &Value| match value {
             Value::String(value) => value == text,
-            other => other.to_string() == text,
+            Value::Bool(value) => text == if *value { "true" } else { "false" },
+            other => *other == text.parse::<i64>().map_or(Value::Null, Value::from),
         };
         if !allowed.iter().any(same) {
             let names: Vec<_> = allowed.iter().filter_map(Value::as_str).take(12).collect();

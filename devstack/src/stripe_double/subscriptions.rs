@@ -67,10 +67,14 @@ pub(super) struct New {
 /// `payment_behavior`: what becomes of an invoice that cannot be paid at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Behavior {
-    AllowIncomplete,
-    DefaultIncomplete,
-    ErrorIfIncomplete,
-    PendingIfIncomplete,
+    /// `allow_incomplete`: the card is tried, the change stands either way.
+    Try,
+    /// `default_incomplete`: somebody has to pay the invoice.
+    Wait,
+    /// `error_if_incomplete`: nothing changes.
+    Refuse,
+    /// `pending_if_incomplete`: the change waits for the payment.
+    Postpone,
 }
 
 pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
@@ -83,7 +87,7 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     state.living_customer(customer)?;
     charge_automatically(params)?;
     let behavior = Behavior::of(params);
-    if behavior == Behavior::PendingIfIncomplete {
+    if behavior == Behavior::Postpone {
         let message = "`payment_behavior=pending_if_incomplete` can only be used when updating a subscription.";
         return Err(Failure::invalid(message).param("payment_behavior"));
     }
@@ -161,7 +165,7 @@ pub(super) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
         return Err(Failure::invalid(message));
     }
     let behavior = Behavior::of(params);
-    if behavior == Behavior::PendingIfIncomplete {
+    if behavior == Behavior::Postpone {
         supported_by_pending(params)?;
     }
     let mut next = current.clone();
@@ -325,8 +329,8 @@ pub(super) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         .get(&subscription.customer)
         .is_some_and(|customer| customer.card.is_some());
     match new.behavior {
-        Behavior::ErrorIfIncomplete if !pays => return Err(Failure::declined()),
-        Behavior::AllowIncomplete if !pays && !has_card => {
+        Behavior::Refuse if !pays => return Err(Failure::declined()),
+        Behavior::Try if !pays && !has_card => {
             let message = "This customer has no attached payment source or default payment method. Please consider adding a \
                 default payment method.";
             return Err(Failure::invalid(message).code("resource_missing"));
@@ -350,7 +354,7 @@ pub(super) fn start(state: &mut State, new: New) -> Result<String, Failure> {
     let object = state.render_subscription(&id);
     state.emit("customer.subscription.created", object, None);
     if let Some(invoice) = invoice {
-        let finalize = if new.behavior == Behavior::DefaultIncomplete {
+        let finalize = if new.behavior == Behavior::Wait {
             Finalize::NowUnpaid
         } else {
             Finalize::Now
@@ -363,10 +367,10 @@ pub(super) fn start(state: &mut State, new: New) -> Result<String, Failure> {
 impl Behavior {
     pub fn of(params: &Param) -> Self {
         match params.text("payment_behavior") {
-            Some("default_incomplete") => Self::DefaultIncomplete,
-            Some("error_if_incomplete") => Self::ErrorIfIncomplete,
-            Some("pending_if_incomplete") => Self::PendingIfIncomplete,
-            _ => Self::AllowIncomplete,
+            Some("default_incomplete") => Self::Wait,
+            Some("error_if_incomplete") => Self::Refuse,
+            Some("pending_if_incomplete") => Self::Postpone,
+            _ => Self::Try,
         }
     }
 }

@@ -214,7 +214,7 @@ async fn older_unknown_and_thin_events_reach_the_endpoint() {
     for event in rig.control.events() {
         rig.control.deliver(&event.id).await;
     }
-    let bodies = receiver.bodies.lock().unwrap();
+    let bodies = receiver.bodies.lock().unwrap().clone();
     let find = |kind: &str| bodies.iter().find(|body| body["type"] == kind).unwrap();
     let created = find("customer.subscription.created");
     assert_eq!(created["api_version"], "2024-06-20");
