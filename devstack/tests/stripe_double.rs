@@ -6,6 +6,8 @@
 mod clock;
 #[path = "stripe_double/faults.rs"]
 mod faults;
+#[path = "stripe_double/pages.rs"]
+mod pages;
 #[path = "stripe_double/rig.rs"]
 mod rig;
 #[path = "stripe_double/sdk.rs"]

@@ -301,7 +301,7 @@ impl Session {
 
     pub fn email<'a>(&'a self, state: &'a State) -> Option<&'a str> {
         let customer = self.customer.as_deref().and_then(|id| state.customers.get(id));
-        self.email.as_deref().or(customer?.email.as_deref())
+        self.email.as_deref().or_else(|| customer?.email.as_deref())
     }
 
     pub fn render_items(&self, state: &State) -> Vec<Value> {

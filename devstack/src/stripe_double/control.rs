@@ -237,13 +237,13 @@ impl Control {
         completed.map_err(error)
     }
 
-    /// As if the customer had confirmed the payment of an open invoice, with a card that works.
+    /// As if the customer had confirmed the payment of an open invoice, with a card that works and is kept if there is none.
     pub fn pay_invoice(&self, invoice: &str) -> Result<()> {
         let mut state = self.double.state_now();
         if state.invoice(invoice).map_err(error)?.status != super::invoice::Status::Open {
             bail!("the invoice {invoice} is not open");
         }
-        payment::paid(&mut state, invoice);
+        payment::confirmed(&mut state, invoice);
         drop(state);
         self.double.wake.notify_one();
         Ok(())

@@ -44,7 +44,7 @@ pub(super) async fn show(Shared(double): DoubleState, Path(id): Path<String>) ->
 pub(super) async fn pay(Shared(double): DoubleState, Path(id): Path<String>) -> Response {
     let mut state = double.state_now();
     match state.invoice(&id).map(|invoice| invoice.status) {
-        Ok(Status::Open) => payment::paid(&mut state, &id),
+        Ok(Status::Open) => payment::confirmed(&mut state, &id),
         Ok(_) => {}
         Err(failure) => return problem(&failure),
     }

@@ -96,7 +96,7 @@ pub struct WebhookBehavior {
     pub hold: bool,
     /// Send each of them this many times.
     pub copies: u32,
-    /// Send what is waiting in random order.
+    /// Send each a random part of 100 ms later, so that they overtake each other.
     pub shuffle: bool,
     /// Real time from the event to its first attempt.
     pub delay: Duration,

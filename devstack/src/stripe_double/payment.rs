@@ -125,6 +125,24 @@ pub(super) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failur
     Err(Failure::declined())
 }
 
+/// The customer has paid an invoice on a page, with a card that works and that is kept if there is no other.
+pub(super) fn confirmed(state: &mut State, id: &str) {
+    let payment_method = state.ids.next("pm");
+    let customer = state
+        .invoices
+        .get(id)
+        .and_then(|invoice| state.customers.get(&invoice.customer));
+    if let Some(mut customer) = customer
+        .filter(|customer| customer.card.is_none() && !customer.deleted)
+        .cloned()
+    {
+        let before = customer.render();
+        customer.set_card(Some(Card::Ok), payment_method);
+        state.replace_customer(customer, &before);
+    }
+    paid(state, id);
+}
+
 /// The invoice is paid, and so is what hung on it.
 pub(super) fn paid(state: &mut State, id: &str) {
     let now = state.now();

@@ -1,7 +1,5 @@
 //! The billing portal: what a customer is subscribed to, ending it at the period's end, taking that back, paying what is open.
 
-use std::fmt::Write as _;
-
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -105,11 +103,7 @@ fn render_subscription(state: &State, session: &str, subscription: &Subscription
         };
         let interval = price["recurring"]["interval"].as_str().unwrap_or_default();
         let amount = format!("{amount} <span class=\"dim\">a {interval}</span>");
-        let _infallible = write!(
-            rows,
-            "<tr><td>{}</td><td class=\"money\">{amount}</td></tr>",
-            escape(name)
-        );
+        rows += &format!("<tr><td>{}</td><td class=\"money\">{amount}</td></tr>", escape(name));
     }
     let (start, end) = subscription.period();
     let mut notes = format!(
@@ -118,7 +112,7 @@ fn render_subscription(state: &State, session: &str, subscription: &Subscription
         calendar::show(end)
     );
     let mut choices = String::new();
-    if !subscription.status.has_ended() {
+    if subscription.status.renews() {
         let action = |choice: &str| format!("/p/session/{session}/{choice}/{}", subscription.id);
         match subscription.cancel_at {
             Some(at) => {

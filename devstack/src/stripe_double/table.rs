@@ -73,6 +73,17 @@ impl<T> Table<T> {
 
 /// One page of a list. `rows`: all that pass the filters, newest first, with their ids.
 pub(super) fn page(url: &str, params: &Param, rows: Vec<(String, Value)>) -> Result<Value, Failure> {
+    let rows = rows.iter().map(|(id, row)| (id.as_str(), row)).collect();
+    page_of(url, params, rows, Value::clone)
+}
+
+/// The same, rendering only what is on the page.
+pub(super) fn page_of<T>(
+    url: &str,
+    params: &Param,
+    rows: Vec<(&str, &T)>,
+    render: impl Fn(&T) -> Value,
+) -> Result<Value, Failure> {
     let limit = match params.int("limit") {
         None => 10,
         Some(limit) => usize::try_from(limit)
@@ -84,7 +95,7 @@ pub(super) fn page(url: &str, params: &Param, rows: Vec<(String, Value)>) -> Res
     };
     let cursor = |name: &str| match params.text(name) {
         None => Ok(None),
-        Some(id) => match rows.iter().position(|(row, _)| row == id) {
+        Some(id) => match rows.iter().position(|(row, _)| *row == id) {
             Some(at) => Ok(Some(at)),
             None => Err(Failure::no_such("object", id).param(name)),
         },
@@ -103,7 +114,7 @@ pub(super) fn page(url: &str, params: &Param, rows: Vec<(String, Value)>) -> Res
             (start..end, end < rows.len())
         }
     };
-    let data: Vec<_> = rows[range].iter().map(|(_, row)| row.clone()).collect();
+    let data: Vec<_> = rows[range].iter().map(|(_, row)| render(row)).collect();
     Ok(json!({ "object": "list", "data": data, "has_more": has_more, "url": url }))
 }
 

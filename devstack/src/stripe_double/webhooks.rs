@@ -7,9 +7,8 @@ use std::time::Duration;
 use http::{Method, Request, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -23,6 +22,8 @@ use crate::http::Http;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const ATTEMPTS_AT_ONCE: usize = 8;
 const GIVE_UP_AFTER_S: i64 = 3 * 86_400;
+/// Events of one moment that are shuffled come in this span, each when it likes.
+const SHUFFLE_WITHIN: Duration = Duration::from_millis(100);
 /// Looked at again at least this often: the clock may have been turned.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -65,6 +66,12 @@ impl Outbox {
         }
         let at = Instant::now() + self.behavior.delay;
         for _ in 0..self.behavior.copies.max(1) {
+            let within = if self.behavior.shuffle {
+                SHUFFLE_WITHIN
+            } else {
+                Duration::ZERO
+            };
+            let at = at + within.mul_f64(self.random.random());
             let (event, endpoint) = (event.to_owned(), endpoint.to_owned());
             self.waiting.push(Waiting {
                 event,
@@ -82,9 +89,7 @@ impl Outbox {
     /// What is due, and when the next will be.
     fn take(&mut self, now: Instant, max: usize) -> (Vec<Waiting>, Instant) {
         let (mut due, mut later): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|waiting| waiting.at <= now);
-        if self.behavior.shuffle {
-            due.shuffle(&mut self.random);
-        }
+        due.sort_by_key(|waiting| waiting.at);
         let rest = due.split_off(due.len().min(max));
         later.splice(0..0, rest);
         self.under_way += due.len();

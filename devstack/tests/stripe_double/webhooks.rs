@@ -125,7 +125,6 @@ async fn copies_come_twice_and_shuffled_ones_in_another_order() {
     let behavior = WebhookBehavior {
         copies: 2,
         shuffle: true,
-        delay: Duration::from_millis(200),
         ..WebhookBehavior::default()
     };
     let (rig, receiver, server) = rig(behavior).await;
