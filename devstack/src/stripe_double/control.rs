@@ -1,0 +1,255 @@
+//! What a test does to the double and asks of it. Everything here is immediate, except what waits for webhooks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::edge::RecordedRequest;
+use super::failure::Failure;
+use super::faults::FaultRule;
+use super::options::{AfterDunning, Card, WebhookBehavior};
+use super::schema::API_VERSION;
+use super::server::Double;
+use super::{advance, checkout, payment, webhooks};
+
+/// A handle on a running double; cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    pub(super) double: Arc<Double>,
+}
+
+/// An event, as [`Control::events`] lists them, oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EmittedEvent {
+    pub id: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Unix seconds of the double's clock.
+    pub created: i64,
+    /// Endpoints that have not acknowledged it.
+    pub pending: usize,
+    /// As it is delivered to an endpoint of the double's own API version.
+    pub body: Value,
+}
+
+impl Control {
+    /// Unix seconds.
+    pub fn now(&self) -> i64 {
+        self.double.state().now()
+    }
+
+    /// Turns the clock to `to`, never back, and does everything that is due until then, in order.
+    pub fn advance_to(&self, to: i64) {
+        advance::up_to(&mut self.double.state(), to);
+        self.double.wake.notify_one();
+    }
+
+    pub fn advance_by(&self, seconds: i64) {
+        self.advance_to(self.now() + seconds);
+    }
+
+    /// The calls so far, oldest first, as many as are kept.
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.double.edge().requests()
+    }
+
+    pub fn clear_requests(&self) {
+        self.double.edge().clear_requests();
+    }
+
+    /// What was wrong with calls, and with the double's own objects. A test ends with this being empty.
+    pub fn violations(&self) -> Vec<String> {
+        self.double.state().violations()
+    }
+
+    /// The same, forgotten afterwards: for a test that is wrong on purpose.
+    pub fn take_violations(&self) -> Vec<String> {
+        self.double.state().take_violations()
+    }
+
+    pub fn add_fault(&self, rule: FaultRule) {
+        self.double.edge().faults.add(rule);
+    }
+
+    pub fn clear_faults(&self) {
+        self.double.edge().faults.clear();
+    }
+
+    pub fn set_latency(&self, latency: Duration) {
+        self.double.edge().latency = latency;
+    }
+
+    pub fn set_calls_per_second(&self, limit: Option<u32>) {
+        self.double.edge().calls_per_second = limit;
+    }
+
+    pub fn set_draft_for_s(&self, seconds: i64) {
+        self.double.state().settings.draft_for_s = seconds;
+    }
+
+    pub fn set_summary_lag_s(&self, seconds: i64) {
+        self.double.state().settings.summary_lag_s = seconds;
+    }
+
+    pub fn set_dunning(&self, days: Vec<i64>, after: AfterDunning) {
+        let settings = &mut self.double.state().settings;
+        (settings.dunning_days, settings.after_dunning) = (days, after);
+    }
+
+    /// Events from now on are delivered this way.
+    pub fn set_webhooks(&self, behavior: WebhookBehavior) {
+        self.double.state().outbox.behavior = behavior;
+        self.double.wake.notify_one();
+    }
+
+    /// An endpoint for all events, signed with [`super::StripeDouble::webhook_secret`]. Gives its id.
+    pub fn add_webhook(&self, url: &str) -> Result<String> {
+        self.add_webhook_of_version(url, API_VERSION)
+    }
+
+    /// The same, pinned to an API version; before `2025-03-31` objects have their older shape.
+    pub fn add_webhook_of_version(&self, url: &str, api_version: &str) -> Result<String> {
+        let mut state = self.double.state();
+        let now = state.now();
+        let id = state
+            .add_endpoint(url, self.double.webhook_secret.clone(), now)
+            .map_err(error)?;
+        if let Some(endpoint) = state.endpoints.get_mut(&id) {
+            endpoint.api_version = Some(api_version.to_owned());
+        }
+        Ok(id)
+    }
+
+    /// Gives an endpoint a new signing secret; for `overlap_s` of the double's clock both sign.
+    pub fn roll_webhook_secret(&self, endpoint: &str, overlap_s: i64) -> Result<String> {
+        let mut state = self.double.state();
+        let secret = format!("whsec_{}", state.ids.text(32));
+        let until = state.now() + overlap_s;
+        let endpoint = state.endpoints.get_mut(endpoint).context("no such endpoint")?;
+        endpoint.roll_secret(secret.clone(), until);
+        Ok(secret)
+    }
+
+    /// The events so far, oldest first.
+    pub fn events(&self) -> Vec<EmittedEvent> {
+        let state = self.double.state();
+        let event = |(_, event): (&str, &super::events::Event)| EmittedEvent {
+            id: event.id.clone(),
+            kind: event.kind.clone(),
+            created: event.created,
+            pending: event.pending.len(),
+            body: event.render(API_VERSION),
+        };
+        state.events.iter().map(event).collect()
+    }
+
+    /// Tries every endpoint that wants this event once, now; their statuses, `None` for no answer.
+    pub async fn deliver(&self, event: &str) -> Vec<Option<u16>> {
+        webhooks::deliver_now(&self.double, event).await
+    }
+
+    /// Waits until nothing is left to deliver; an error after `within`.
+    pub async fn settle_webhooks(&self, within: Duration) -> Result<()> {
+        let settled = async {
+            while !self.double.state().outbox.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let settled = tokio::time::timeout(within, settled).await;
+        settled.map_err(|_| anyhow!("webhooks are still being delivered after {within:?}"))
+    }
+
+    /// An event of a type that nobody knows; its id.
+    pub fn emit_unknown(&self, kind: &str, object: Value) -> String {
+        let id = self.double.state().emit_unknown(kind, object);
+        self.double.wake.notify_one();
+        id
+    }
+
+    /// `v1.billing.meter.error_report_triggered`, in its thin form; its id.
+    pub fn emit_meter_error(&self, meter: &str, code: &str, identifier: &str) -> String {
+        let id = self.double.state().report_meter_error(meter, code, identifier);
+        self.double.wake.notify_one();
+        id
+    }
+
+    /// An object, as the API would show it: of a customer, subscription, invoice, price, product, schedule or checkout session.
+    pub fn object(&self, id: &str) -> Option<Value> {
+        let state = self.double.state_now();
+        let session = state.sessions.get(id).map(|session| session.render(&state));
+        session.or_else(|| super::expand::by_id(&state, id))
+    }
+
+    /// All customers that are not deleted, oldest first.
+    pub fn customers(&self) -> Vec<Value> {
+        let state = self.double.state();
+        let living = state.customers.iter().filter(|(_, customer)| !customer.deleted);
+        living.map(|(_, customer)| customer.render()).collect()
+    }
+
+    /// A customer's subscriptions, oldest first, ended ones too.
+    pub fn subscriptions(&self, customer: &str) -> Vec<Value> {
+        let state = self.double.state_now();
+        let theirs = state
+            .subscriptions
+            .iter()
+            .filter(|(_, subscription)| subscription.customer == customer);
+        theirs.map(|(_, subscription)| subscription.render(&state)).collect()
+    }
+
+    /// A customer's invoices, oldest first.
+    pub fn invoices(&self, customer: &str) -> Vec<Value> {
+        let state = self.double.state_now();
+        let theirs = state
+            .invoices
+            .iter()
+            .filter(|(_, invoice)| invoice.customer == customer);
+        theirs.map(|(_, invoice)| invoice.render(&state)).collect()
+    }
+
+    /// Units metered with a timestamp in `from..to`, whatever the summaries show yet.
+    pub fn meter_total(&self, customer: &str, event_name: &str, from: i64, to: i64) -> i64 {
+        self.double
+            .state()
+            .usage
+            .total(&(customer.to_owned(), event_name.to_owned()), from, to)
+    }
+
+    pub fn set_card(&self, customer: &str, card: Option<Card>) -> Result<()> {
+        let mut state = self.double.state();
+        let payment_method = state.ids.next("pm");
+        let mut customer = state.living_customer(customer).map_err(error)?.clone();
+        let before = customer.render();
+        customer.set_card(card, payment_method);
+        state.replace_customer(customer, &before);
+        drop(state);
+        self.double.wake.notify_one();
+        Ok(())
+    }
+
+    /// As if the customer had clicked *Pay* with a card that works.
+    pub fn complete_checkout(&self, session: &str) -> Result<()> {
+        let completed = checkout::complete(&mut self.double.state_now(), session, Card::Ok);
+        self.double.wake.notify_one();
+        completed.map_err(error)
+    }
+
+    /// As if the customer had confirmed the payment of an open invoice, with a card that works and is kept if there is none.
+    pub fn pay_invoice(&self, invoice: &str) -> Result<()> {
+        let mut state = self.double.state_now();
+        if state.invoice(invoice).map_err(error)?.status != super::invoice::Status::Open {
+            bail!("the invoice {invoice} is not open");
+        }
+        payment::confirmed(&mut state, invoice);
+        drop(state);
+        self.double.wake.notify_one();
+        Ok(())
+    }
+}
+
+fn error(failure: Failure) -> anyhow::Error {
+    anyhow!("{}", failure.message())
+}

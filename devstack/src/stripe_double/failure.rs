@@ -1,0 +1,191 @@
+//! Stripe's errors: `{"error": {"type", "code", "message", "param"}}` with a status and, where Stripe sends them, headers that
+//! say whether to try again.
+
+use std::ops::{Deref, DerefMut};
+
+use serde_json::{Value, json};
+
+/// Boxed, because it rides in every result.
+#[derive(Clone, Debug)]
+pub(super) struct Failure(Box<Details>);
+
+#[derive(Clone, Debug)]
+pub(super) struct Details {
+    pub status: u16,
+    kind: &'static str,
+    code: String,
+    message: String,
+    param: String,
+    decline_code: &'static str,
+    /// `Stripe-Should-Retry`.
+    pub should_retry: Option<bool>,
+    /// `Retry-After`, seconds.
+    pub retry_after: Option<u64>,
+    /// `Stripe-Rate-Limited-Reason`.
+    pub limited_by: Option<&'static str>,
+    /// Not the caller's fault but a gap of the double's: it fails the test that runs into it.
+    pub is_gap: bool,
+    /// Stripe stores an answer under its idempotency key only once the call began to run.
+    pub is_stored: bool,
+}
+
+impl Deref for Failure {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
+    }
+}
+
+impl DerefMut for Failure {
+    fn deref_mut(&mut self) -> &mut Details {
+        &mut self.0
+    }
+}
+
+impl Failure {
+    fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Self {
+        Self(Box::new(Details {
+            status,
+            kind,
+            code: String::new(),
+            message: message.into(),
+            param: String::new(),
+            decline_code: "",
+            should_retry: None,
+            retry_after: None,
+            limited_by: None,
+            is_gap: false,
+            is_stored: true,
+        }))
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(400, "invalid_request_error", message)
+    }
+
+    /// An id in the path that names nothing.
+    pub fn not_found(kind: &str, id: &str) -> Self {
+        let failure = Self::new(404, "invalid_request_error", format!("No such {kind}: '{id}'"));
+        failure.code("resource_missing").param("id")
+    }
+
+    /// An id in a parameter that names nothing.
+    pub fn no_such(kind: &str, id: &str) -> Self {
+        Self::invalid(format!("No such {kind}: '{id}'")).code("resource_missing")
+    }
+
+    pub fn none_upcoming() -> Self {
+        let failure = Self::new(404, "invalid_request_error", "No upcoming invoices for customer");
+        failure.code("invoice_upcoming_none")
+    }
+
+    pub fn unknown_path(message: &str) -> Self {
+        let mut failure = Self::new(
+            404,
+            "invalid_request_error",
+            format!("Unrecognized request URL ({message})."),
+        );
+        failure.is_stored = false;
+        failure
+    }
+
+    pub fn declined() -> Self {
+        let mut failure = Self::new(402, "card_error", "Your card was declined.").code("card_declined");
+        failure.decline_code = "generic_decline";
+        failure
+    }
+
+    pub fn unauthorized(message: &str) -> Self {
+        let mut failure = Self::new(401, "invalid_request_error", message);
+        failure.is_stored = false;
+        failure
+    }
+
+    pub fn conflict() -> Self {
+        let message = "There is currently another in-progress request using this Idempotent Key (that probably means you \
+            submitted twice, and the other request is still going through). Please try again later.";
+        let mut failure = Self::new(409, "idempotency_error", message).code("idempotency_key_in_use");
+        failure.should_retry = Some(true);
+        failure.is_stored = false;
+        failure
+    }
+
+    pub fn other_parameters(key: &str) -> Self {
+        let mut failure = Self::new(
+            400,
+            "idempotency_error",
+            format!(
+                "Keys for idempotent requests can only be used with the same parameters they were first used with. Try using \
+                a key other than '{key}' if you meant to execute a different request."
+            ),
+        );
+        failure.should_retry = Some(false);
+        failure.is_stored = false;
+        failure
+    }
+
+    pub fn rate_limited() -> Self {
+        let message =
+            "Request rate limit exceeded. Learn more about rate limits here https://stripe.com/docs/rate-limits.";
+        let mut failure = Self::new(429, "invalid_request_error", message).code("rate_limit");
+        failure.limited_by = Some("global-rate");
+        failure.is_stored = false;
+        failure
+    }
+
+    pub fn lock_timeout() -> Self {
+        let message = "This object cannot be accessed right now because another API request or Stripe process is currently \
+            accessing it. If you see this error intermittently, retry the request. If you see this error frequently and are \
+            making multiple concurrent requests to a single object, make your requests serially or at a lower rate.";
+        let mut failure = Self::new(429, "invalid_request_error", message).code("lock_timeout");
+        failure.limited_by = Some("resource-specific");
+        failure.is_stored = false;
+        failure
+    }
+
+    pub fn server_error() -> Self {
+        Self::new(500, "api_error", "An unknown error occurred")
+    }
+
+    /// Valid for Stripe, but the double does not do it. Doing nothing and answering 200 would be a lie.
+    pub fn gap(what: &str) -> Self {
+        let mut failure = Self::invalid(format!("The double does not do this: {what}"));
+        failure.is_gap = true;
+        failure
+    }
+
+    pub fn code(mut self, code: impl Into<String>) -> Self {
+        self.code = code.into();
+        self
+    }
+
+    pub fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = param.into();
+        self
+    }
+
+    pub fn not_stored(mut self) -> Self {
+        self.is_stored = false;
+        self
+    }
+
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub fn body(&self, request_id: &str) -> Value {
+        let mut error = json!({ "type": self.kind, "message": self.message,
+            "request_log_url": format!("https://dashboard.stripe.com/test/workbench/logs?object={request_id}") });
+        for (name, value) in [
+            ("code", self.code.as_str()),
+            ("param", &self.param),
+            ("decline_code", self.decline_code),
+        ] {
+            if !value.is_empty() {
+                error[name] = value.into();
+            }
+        }
+        json!({ "error": error })
+    }
+}

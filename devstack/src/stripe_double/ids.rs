@@ -1,0 +1,39 @@
+//! Ids that look like Stripe's, `cus_…`: unique, and not to be guessed from each other, so that nobody builds one.
+
+use rand::RngExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+const ALPHABET: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+pub(super) struct Ids {
+    random: StdRng,
+    made: u64,
+}
+
+impl Ids {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            made: 0,
+        }
+    }
+
+    /// `<prefix>_<14 characters>`; the number of ids made so far is among them, which keeps them apart.
+    pub fn next(&mut self, prefix: &str) -> String {
+        self.made += 1;
+        let (mut number, mut tail) = (self.made, String::new());
+        while number > 0 {
+            tail.insert(0, char::from(ALPHABET[usize::try_from(number % 62).unwrap_or(0)]));
+            number /= 62;
+        }
+        let head = self.text(14_usize.saturating_sub(tail.len()));
+        format!("{prefix}_{head}{tail}")
+    }
+
+    /// Random letters and digits.
+    pub fn text(&mut self, length: usize) -> String {
+        let mut letter = || char::from(ALPHABET[self.random.random_range(0..ALPHABET.len())]);
+        (0..length).map(|_| letter()).collect()
+    }
+}

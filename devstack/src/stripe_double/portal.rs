@@ -1,0 +1,36 @@
+//! Billing portal sessions: a page on which a customer sees and changes what they are subscribed to.
+
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+use super::routes::Call;
+use super::state::State;
+
+#[derive(Clone, Debug)]
+pub(super) struct PortalSession {
+    pub customer: String,
+    pub return_url: Option<String>,
+}
+
+pub(super) const UNDERSTOOD: &[&str] = &["customer", "return_url", "locale"];
+
+pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    let Some(customer) = call.params.filled("customer") else {
+        return Err(Failure::invalid("Missing required param: customer.")
+            .code("parameter_missing")
+            .param("customer"));
+    };
+    let customer = state.living_customer(customer)?.id.clone();
+    let return_url = call.params.filled("return_url").map(str::to_owned);
+    let id = state.ids.next("bps");
+    let session = PortalSession {
+        customer: customer.clone(),
+        return_url: return_url.clone(),
+    };
+    state.portal_sessions.insert(&id, session);
+    Ok(json!({
+        "id": id, "object": "billing_portal.session", "configuration": "bpc_double", "created": call.now,
+        "customer": customer, "flow": null, "livemode": false, "locale": null, "on_behalf_of": null,
+        "return_url": return_url, "url": format!("{}/p/session/{id}", state.url),
+    }))
+}
