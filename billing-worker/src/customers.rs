@@ -13,7 +13,7 @@ use crate::{
     billing::Billing,
     error::Error,
     stripe::{
-        Stripe, Write, names,
+        Stripe, StripeError, Write, names,
         object::{Customer, List},
     },
 };
@@ -74,7 +74,6 @@ pub async fn ensure(billing: &Billing, account: AccountId) -> Result<String, Err
         return Ok(customer);
     }
 
-    let metadata = HashMap::from([(names::META_ACCOUNT.to_owned(), account.to_string())]);
     let forgotten = now - row.requested_at.unix_timestamp() > KEY_TRUSTED_S;
     let known = match forgotten {
         true => search(stripe, account, &owner.email).await?,
@@ -82,14 +81,20 @@ pub async fn ensure(billing: &Billing, account: AccountId) -> Result<String, Err
     };
     let customer = match known {
         Some(customer) => customer,
-        None => {
-            let create = CreateCustomer::new()
-                .name(owner.name)
-                .email(owner.email)
-                .metadata(metadata);
-            let key = format!("customer-{account}-{}", row.creation);
-            stripe.write::<Customer>(&create, Write::Keyed(&key)).await?.id
-        }
+        None => match create(stripe, account, row.creation, &owner.name, &owner.email).await {
+            Ok(customer) => customer,
+            Err(StripeError::Failed(status)) => {
+                // Under this key it stays so, and it may have been made all the same.
+                match search(stripe, account, &owner.email).await? {
+                    Some(customer) => customer,
+                    None => {
+                        next_creation(billing, account, row.creation).await?;
+                        return Err(StripeError::Failed(status).into());
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        },
     };
     sqlx::query!(
         "update stripe_customers set customer_id = $2 where account_id = $1 and creation = $3 and customer_id is null",
@@ -139,6 +144,33 @@ pub async fn deleted(billing: &Billing, customer: &str) -> Result<(), Error> {
     sqlx::query!(
         "update stripe_customers set deleted_at = coalesce(deleted_at, $2) where customer_id = $1",
         customer,
+        instant(billing.clock.now_s())
+    )
+    .execute(&billing.admin.db)
+    .await?;
+    Ok(())
+}
+
+async fn create(
+    stripe: &Stripe,
+    account: AccountId,
+    creation: i32,
+    name: &str,
+    email: &str,
+) -> Result<String, StripeError> {
+    let metadata = HashMap::from([(names::META_ACCOUNT.to_owned(), account.to_string())]);
+    let create = CreateCustomer::new().name(name).email(email).metadata(metadata);
+    let key = format!("customer-{account}-{creation}");
+    Ok(stripe.write::<Customer>(&create, Write::Keyed(&key)).await?.id)
+}
+
+/// The next try has another key.
+async fn next_creation(billing: &Billing, account: AccountId, creation: i32) -> Result<(), Error> {
+    sqlx::query!(
+        "update stripe_customers set creation = creation + 1, requested_at = $3
+         where account_id = $1 and creation = $2 and customer_id is null",
+        account.0,
+        creation,
         instant(billing.clock.now_s())
     )
     .execute(&billing.admin.db)

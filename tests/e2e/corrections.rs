@@ -304,7 +304,7 @@ async fn worker_that_dies_before_or_after_the_publish_corrects_once() {
         let run = books.worker_that_dies(dies);
 
         // As long as it may live, its rows are its own.
-        let client = admin.announcer.client();
+        let client = admin.announcer.client().cloned();
         let client = match client {
             Some(client) => client,
             None => service::nats::connect(&nats_settings(&books.stack), "test", &Health::new())

@@ -15,6 +15,7 @@ mod own_api;
 mod proxying;
 mod quotas;
 mod shutdown;
+mod subscriptions;
 
 /// The services, in one executable.
 const SERVICES: &str = env!("CARGO_BIN_EXE_services");

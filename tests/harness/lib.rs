@@ -6,4 +6,4 @@ pub mod wait;
 
 pub use client::{Client, concurrently, count};
 pub use stack::{Stack, StackOptions};
-pub use wait::eventually;
+pub use wait::{PATIENCE, eventually};

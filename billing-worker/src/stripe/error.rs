@@ -9,9 +9,14 @@ pub enum StripeError {
     /// The call had no effect, and may have one later: no connection, a rate limit, a lock.
     #[error("Stripe takes no call now: {why}")]
     Busy { why: String, retry_after: Option<Duration> },
-    /// Nobody knows whether it had an effect: no answer in time, a connection that broke, a 5xx.
+    /// Nobody knows whether it had an effect: no answer in time, or a connection that broke. Under the same idempotency key it
+    /// may be asked again.
     #[error("Stripe's answer is not known: {0}")]
     Unknown(String),
+    /// Nobody knows whether it had an effect, and under the same idempotency key Stripe answers the same for 24 hours: read back
+    /// before another key is tried.
+    #[error("Stripe failed with status {0}")]
+    Failed(u16),
     /// It had its effect, and the answer could not be read. Never to be tried again under another key.
     #[error("Stripe did it, and its answer cannot be read: {0}")]
     Unreadable(String),
@@ -46,7 +51,7 @@ pub struct Refusal {
 impl StripeError {
     /// The same call may succeed later, as it is.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Unknown(_))
+        matches!(self, Self::Busy { .. } | Self::Unknown(_) | Self::Failed(_))
     }
 
     /// Stripe has no such object.

@@ -138,7 +138,11 @@ impl Stripe {
                 }
                 Err(failure) => (failure, None),
             };
-            let again = told_to.unwrap_or_else(|| failure.is_passing());
+            let again = match failure {
+                // What was stored under the key is all that there is to hear.
+                StripeError::Failed(_) if key.is_some() => false,
+                _ => told_to.unwrap_or_else(|| failure.is_passing()),
+            };
             let delay = match &failure {
                 StripeError::Busy {
                     retry_after: Some(after),
@@ -146,7 +150,7 @@ impl Stripe {
                 } => (*after).min(RETRY_AFTER_MAX),
                 _ => backoff.next_delay(),
             };
-            if let StripeError::Unknown(_) = failure {
+            if let StripeError::Unknown(_) | StripeError::Failed(_) = failure {
                 unclear = Some(failure.clone());
             }
             if !again || backoff.tries() >= attempts {
@@ -254,7 +258,7 @@ impl Answer {
             401 | 403 => StripeError::Unauthorized(refusal().message),
             // 409: a call with the same idempotency key is under way. 429: a rate, or a lock. Neither took effect.
             409 | 424 | 429 => busy(&refusal().message, self.retry_after()),
-            500.. => StripeError::Unknown(format!("status {}", self.status)),
+            status @ 500.. => StripeError::Failed(status),
             _ => StripeError::Refused(refusal()),
         })
     }

@@ -34,7 +34,7 @@ use crate::{
     billing::Billing,
     error::Error,
     stripe::{
-        Write,
+        StripeError, Write,
         object::{Invoice, Schedule, Subscription},
     },
     subscriptions::mirror::plan_of,
@@ -152,7 +152,12 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
             let cancel = CancelSubscription::new(running.subscription.id.as_str())
                 .invoice_now(true)
                 .prorate(false);
-            stripe.write::<Subscription>(&cancel, Write::Settable).await?;
+            match stripe.write::<Subscription>(&cancel, Write::Settable).await {
+                Ok(_) => {}
+                // Done by an attempt whose answer was lost: what is read back tells.
+                Err(StripeError::Refused(_)) if !running.is_live_still(billing).await? => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     let changed = refresh::store(&mut tx, billing, account, &running.customer).await?;

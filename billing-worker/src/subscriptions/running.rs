@@ -75,6 +75,15 @@ impl Running {
         })
     }
 
+    /// Asks again.
+    pub async fn is_live_still(&self, billing: &Billing) -> Result<bool, Error> {
+        match Self::of_customer(billing, self.customer.clone()).await {
+            Ok(now) => Ok(now.subscription.id == self.subscription.id),
+            Err(Error::NotSubscribed) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     pub fn plan(&self) -> Option<&str> {
         plan_of(&self.plan_item()?.price)
     }

@@ -6,7 +6,7 @@ use schema::{AccountId, Plan, period::instant};
 use serde::Deserialize;
 use stripe_billing::subscription::{
     CreateSubscription, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior, CreateSubscriptionPaymentSettings,
-    CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod,
+    CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod, ListSubscription, ListSubscriptionStatus,
 };
 use stripe_checkout::checkout_session::{
     CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionSubscriptionData, ExpireCheckoutSession,
@@ -21,7 +21,10 @@ use crate::{
     billing::Billing,
     customers,
     error::Error,
-    stripe::{StripeError, Write, names, object::Invoice},
+    stripe::{
+        StripeError, Write, names,
+        object::{Invoice, List},
+    },
 };
 
 /// How long a checkout stays open: an hour, within Stripe's 30 minutes to 24 hours.
@@ -64,6 +67,8 @@ struct Begun {
     id: String,
     status: String,
     latest_invoice: Option<Invoice>,
+    #[serde(default)]
+    metadata: HashMap<String, String>,
 }
 
 /// Opens a checkout, or hands out the one that is open for this plan. One for another plan is closed: two that are both paid
@@ -171,16 +176,14 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
     if plan.trial_days > 0 {
         request = request.trial_period_days(plan.trial_days);
     }
-    // One that was begun and not paid within Stripe's 23 hours is void; until then it is handed out again.
-    let attempts = sqlx::query_scalar!(
-        r#"select count(*) as "count!" from subscriptions where account_id = $1 and stripe_subscription_id is not null
-           and status <> 'incomplete'"#,
-        account.0
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    let key = format!("subscribe-{account}-{}-{attempts}", plan.id);
-    let begun: Begun = billing.stripe()?.write(&request, Write::Keyed(&key)).await?;
+    // One that was begun before and waits for its payment, perhaps by a call whose answer was lost, is the one.
+    let begun = match begun(billing, &customer, plan).await? {
+        Some(begun) => begun,
+        None => {
+            let key = format!("subscribe-{account}-{}", Uuid::now_v7());
+            billing.stripe()?.write(&request, Write::Keyed(&key)).await?
+        }
+    };
     let changed = refresh::store(&mut tx, billing, account, &customer).await?;
     tx.commit().await?;
     refresh::tell(billing, account, changed).await;
@@ -193,6 +196,18 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
             .and_then(|invoice| invoice.confirmation_secret)
             .map(|secret| secret.client_secret),
     })
+}
+
+/// A subscription of the customer to the plan that waits for its first payment.
+async fn begun(billing: &Billing, customer: &str, plan: &Plan) -> Result<Option<Begun>, Error> {
+    let list = ListSubscription::new()
+        .customer(customer)
+        .status(ListSubscriptionStatus::Incomplete)
+        .expand(vec!["data.latest_invoice.confirmation_secret".to_owned()])
+        .limit(100);
+    let found: List<Begun> = billing.stripe()?.read(&list).await?;
+    let of_plan = |begun: &Begun| begun.metadata.get(names::META_PLAN) == Some(&plan.id);
+    Ok(found.data.into_iter().find(of_plan))
 }
 
 /// A session was completed or has expired: the next checkout is another.

@@ -1,0 +1,8 @@
+//! Subscriptions against Stripe's double: the whole life of one, over the API and by webhooks, with the clock turned, in every
+//! order of events, under faults, and what bad input gets.
+
+mod bad_input;
+mod faults;
+mod life;
+mod rig;
+mod webhooks;

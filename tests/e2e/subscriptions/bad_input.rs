@@ -1,0 +1,164 @@
+use devstack::{
+    StripeDoubleOptions,
+    http::request,
+    stripe_double::{FaultKind, FaultRule},
+};
+use http::Method;
+use schema::Catalogue;
+use serde_json::{Value, json};
+
+use super::rig::{Rig, Subscriber};
+
+async fn refused(rig: &Rig, who: &Subscriber, path: &str, body: Value) -> (u16, String) {
+    let answer = rig.post(who, path, body.clone()).await;
+    let problem = answer.json().unwrap();
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json"),
+        "{path} {body}"
+    );
+    assert!(!problem["message"].as_str().unwrap().is_empty());
+    (
+        answer.status.as_u16(),
+        problem["error"].as_str().unwrap_or_default().to_owned(),
+    )
+}
+
+fn is(status: u16, error: &str) -> (u16, String) {
+    (status, error.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_with_its_reason() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    for (path, body, expected) in [
+        (
+            "create-checkout-session",
+            json!({ "tier": "gold" }),
+            is(422, "unknown_plan"),
+        ),
+        (
+            "create-checkout-session",
+            json!({ "tier": "free" }),
+            is(422, "not_for_sale"),
+        ),
+        ("create-checkout-session", json!({}), is(400, "malformed_request")),
+        (
+            "create-checkout-session",
+            json!({ "tier": "pro", "colour": "red" }),
+            is(400, "malformed_request"),
+        ),
+        (
+            "create-checkout-session",
+            json!({ "tier": "pro", "success_url": "javascript:alert(1)" }),
+            is(422, "bad_value"),
+        ),
+        ("subscriptions", json!({ "tier": "gold" }), is(422, "unknown_plan")),
+        ("upgrade", json!({ "tier": "pro" }), is(409, "not_subscribed")),
+        ("cancel", json!({}), is(409, "not_subscribed")),
+        ("cancel", json!({ "when": "never" }), is(400, "malformed_request")),
+        ("resume", json!({}), is(409, "not_subscribed")),
+    ] {
+        assert_eq!(refused(&rig, &ada, path, body.clone()).await, expected, "{path} {body}");
+    }
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    for (path, body, expected) in [
+        ("upgrade", json!({ "tier": "pro" }), is(409, "same_plan")),
+        (
+            "upgrade",
+            json!({ "tier": "pro", "preview": true }),
+            is(409, "same_plan"),
+        ),
+        ("upgrade", json!({ "tier": "free" }), is(422, "not_for_sale")),
+        ("subscriptions", json!({ "tier": "pro" }), is(409, "already_subscribed")),
+        ("resume", json!({}), is(409, "conflict")),
+    ] {
+        assert_eq!(refused(&rig, &ada, path, body.clone()).await, expected, "{path} {body}");
+    }
+    rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
+    assert_eq!(refused(&rig, &ada, "cancel", json!({})).await, is(409, "conflict"));
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_of_another_account() {
+    let rig = Rig::start().await;
+    let ada = rig.subscriber("ada").await;
+    let url = format!("{}/billing/subscription", rig.url);
+    let mut cut = ada.key.clone();
+    cut.pop();
+    for key in ["", "tr_live_nonsense", &cut] {
+        let answer = rig
+            .http
+            .send(request(Method::GET, &url, key, None).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(answer.status.as_u16(), 401, "{key}");
+        assert!(answer.header("www-authenticate").is_some());
+    }
+    sqlx::query("update api_keys set revoked_at = now()")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(rig.http.get(&url, &ada.key).await.unwrap().status.as_u16(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prices_that_stripe_lacks_are_named() {
+    let rig = Rig::without_prices(StripeDoubleOptions::default(), Catalogue::built_in()).await;
+    let ada = rig.subscriber("ada").await;
+    let answer = rig
+        .post(&ada, "create-checkout-session", json!({ "tier": "pro" }))
+        .await;
+    let problem = answer.json().unwrap();
+    assert_eq!(
+        (answer.status.as_u16(), problem["error"].as_str()),
+        (503, Some("prices_missing"))
+    );
+    assert!(
+        problem["message"].as_str().unwrap().contains("trendit_pro"),
+        "{problem}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stripe_that_does_not_answer_is_a_503_and_nothing_is_billed() {
+    let rig = Rig::start().await;
+    let ada = rig.subscriber("ada").await;
+    for kind in [
+        FaultKind::TooManyRequests { retry_after_s: Some(1) },
+        FaultKind::ServerError,
+        FaultKind::BrokenJson,
+        FaultKind::Reset,
+    ] {
+        rig.control().add_fault(FaultRule::new(kind));
+        let answer = rig
+            .post(&ada, "create-checkout-session", json!({ "tier": "pro" }))
+            .await;
+        let problem = answer.json().unwrap();
+        let told = (answer.status.as_u16(), problem["error"].as_str());
+        assert_eq!(told, (503, Some("stripe_unavailable")), "{kind:?}");
+        assert!(answer.header("retry-after").is_some(), "{kind:?}");
+        rig.control().clear_faults();
+    }
+    assert!(rig.control().customers().len() <= 1);
+    rig.check_out(&ada, "pro").await;
+    assert_eq!(rig.customers(&ada).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_account_pays_for_is_not_changed_behind_stripes_back() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    let assigned =
+        billing_worker::subscriptions::assign(&rig.billing.admin, ada.account, "enterprise", rig.billing.clock.now_s())
+            .await;
+    assert!(assigned.unwrap_err().to_string().contains("in Stripe"));
+    assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+}

@@ -1,0 +1,178 @@
+use std::time::Duration;
+
+use devstack::{
+    StripeDoubleOptions,
+    stripe_double::{FaultKind, FaultRule},
+};
+use futures_util::future::join_all;
+use schema::Catalogue;
+use serde_json::json;
+
+use super::rig::{DAY_S, Rig};
+
+const KINDS: [FaultKind; 6] = [
+    FaultKind::TooManyRequests { retry_after_s: Some(1) },
+    FaultKind::TooManyRequests { retry_after_s: None },
+    FaultKind::ServerError,
+    FaultKind::Reset,
+    FaultKind::CutBody,
+    FaultKind::BrokenJson,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_checkouts_at_once_are_one_customer_and_one_session() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    let calls = (0..16).map(|_| rig.post(&ada, "create-checkout-session", json!({ "tier": "pro" })));
+    let opened: Vec<_> = join_all(calls)
+        .await
+        .into_iter()
+        .map(|answer| answer.ok().unwrap())
+        .collect();
+    assert!(opened.iter().all(|one| one == &opened[0]), "{opened:?}");
+    assert_eq!(rig.customers(&ada).len(), 1);
+    // One for another plan closes it, and of both only one can be paid.
+    let other = rig
+        .post(&ada, "create-checkout-session", json!({ "tier": "enterprise" }))
+        .await
+        .ok()
+        .unwrap();
+    let closed = rig
+        .control()
+        .complete_checkout(opened[0]["session_id"].as_str().unwrap());
+    assert!(closed.is_err());
+    rig.control()
+        .complete_checkout(other["session_id"].as_str().unwrap())
+        .unwrap();
+    rig.settle().await;
+    let second = rig
+        .post(&ada, "create-checkout-session", json!({ "tier": "pro" }))
+        .await;
+    assert_eq!(
+        (second.status.as_u16(), second.json().unwrap()["error"].as_str()),
+        (409, Some("already_subscribed"))
+    );
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_stripe_answers_an_account_is_one_customer_with_one_subscription() {
+    for kind in KINDS {
+        for rule in [FaultRule::new(kind), FaultRule::new(kind).after()] {
+            let what = format!("{kind:?} {:?}", rule.moment);
+            let rig = Rig::start().await;
+            rig.listen();
+            let ada = rig.subscriber("ada").await;
+            for path in ["/v1/customers", "/v1/checkout/sessions", "/v1/subscriptions"] {
+                rig.control().add_fault(rule.clone().path(path).times(1));
+            }
+            let mut session = None;
+            // The client tries again, as it is told to.
+            for _ in 0..6 {
+                let answer = rig
+                    .post(&ada, "create-checkout-session", json!({ "tier": "pro" }))
+                    .await;
+                if answer.status.is_success() {
+                    session = Some(answer.json().unwrap()["session_id"].as_str().unwrap().to_owned());
+                    break;
+                }
+                let problem = answer.json().unwrap();
+                assert_eq!(answer.status.as_u16(), 503, "{what}: {problem}");
+                assert!(answer.header("retry-after").is_some(), "{what}");
+            }
+            rig.control().clear_faults();
+            rig.control().complete_checkout(&session.unwrap()).unwrap();
+            rig.settle().await;
+            assert_eq!(rig.subscription(&ada).await["tier"], "pro", "{what}");
+            let customers = rig.customers(&ada);
+            assert_eq!(customers.len(), 1, "{what}");
+            assert_eq!(rig.control().subscriptions(&customers[0]).len(), 1, "{what}");
+            rig.assert_valid();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_after_stripe_made_the_customer_makes_no_second_one_also_a_day_later() {
+    for later_s in [0, 2 * DAY_S] {
+        let rig = Rig::start().await;
+        rig.listen();
+        let ada = rig.subscriber("ada").await;
+        let hang = FaultRule::new(FaultKind::Hang { ms: 60_000 }).after();
+        rig.control()
+            .add_fault(hang.path("/v1/customers").method("POST").times(1));
+        let call = rig.post(&ada, "create-checkout-session", json!({ "tier": "pro" }));
+        // Given up while Stripe's answer is under way: nothing of it was written down.
+        assert!(tokio::time::timeout(Duration::from_millis(500), call).await.is_err());
+        rig.control().clear_faults();
+        rig.turn_by(later_s);
+        rig.check_out(&ada, "pro").await;
+        rig.settle().await;
+        assert_eq!(rig.customers(&ada).len(), 1, "{later_s} s later");
+        assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+        rig.assert_valid();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_whose_answer_was_lost_is_charged_once() {
+    for kind in [
+        FaultKind::Reset,
+        FaultKind::CutBody,
+        FaultKind::ServerError,
+        FaultKind::BrokenJson,
+    ] {
+        let rig = Rig::start().await;
+        rig.listen();
+        let ada = rig.subscriber("ada").await;
+        rig.check_out(&ada, "pro").await;
+        rig.settle().await;
+        rig.turn_by(10 * DAY_S);
+        let lost = FaultRule::new(kind)
+            .after()
+            .path("/v1/subscriptions/")
+            .method("POST")
+            .times(1);
+        rig.control().add_fault(lost);
+        let first = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
+        if !first.status.is_success() {
+            assert_eq!(first.status.as_u16(), 503, "{kind:?}");
+            rig.settle().await;
+            let again = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
+            assert_eq!(again.json().unwrap()["error"], "same_plan", "{kind:?}: it happened");
+        }
+        rig.settle().await;
+        assert_eq!(rig.subscription(&ada).await["tier"], "enterprise", "{kind:?}");
+        let customer = rig.customers(&ada).remove(0);
+        assert_eq!(
+            rig.control().invoices(&customer).len(),
+            2,
+            "{kind:?}: the first, and one for the upgrade"
+        );
+        rig.assert_valid();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_wait_while_stripe_answers_nothing() {
+    let rig = Rig::with(StripeDoubleOptions::default(), Catalogue::built_in()).await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    rig.control().settle_webhooks(harness::PATIENCE).await.unwrap();
+    rig.control().add_fault(FaultRule::new(FaultKind::Reset));
+    billing_worker::webhook::inbox::step(&rig.billing, &rig.metrics)
+        .await
+        .unwrap();
+    let waiting: i64 =
+        sqlx::query_scalar("select count(*) from webhook_events where state = 'received' and error is not null")
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap();
+    assert!(waiting > 0);
+    assert_eq!(rig.subscription(&ada).await["tier"], "free");
+    rig.control().clear_faults();
+    rig.work().await;
+    assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+}

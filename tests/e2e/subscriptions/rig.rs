@@ -1,0 +1,279 @@
+//! A billing worker's public API and its inbox on a real PostgreSQL, with Stripe's double, in this process: so that one clock
+//! can be turned for both.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use billing_worker::{
+    accounts::{self, NewAccount},
+    administration::{Administration, By},
+    announce::Announcer,
+    billing::{Billing, BillingSettings},
+    database,
+    keys::{self, NewKey},
+    metrics::Metrics,
+    plans,
+    public_api::{self, PublicApi},
+    stripe::{Stripe, StripeSettings, catalogue},
+    webhook::inbox,
+};
+use clap::Parser;
+use devstack::{
+    Servers, StripeDouble, StripeDoubleOptions,
+    http::{Answer, Http},
+    stripe_double::Control,
+};
+use harness::PATIENCE;
+use schema::{AccountId, Catalogue, clock::Clock};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+/// Three days, as the rig's settings say.
+pub const GRACE_S: i64 = 3 * 86_400;
+pub const DAY_S: i64 = 86_400;
+
+/// Fields are dropped in order: what calls before what is called.
+pub struct Rig {
+    pub billing: Billing,
+    pub metrics: Metrics,
+    pub url: String,
+    pub http: Http,
+    pub pool: PgPool,
+    _serving: AbortOnDropHandle<()>,
+    pub stripe: StripeDouble,
+    _servers: Arc<Servers>,
+}
+
+/// An account with a key.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    pub account: AccountId,
+    pub key: String,
+}
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    stripe: StripeSettings,
+    #[command(flatten)]
+    billing: BillingSettings,
+}
+
+impl Rig {
+    pub async fn start() -> Self {
+        Self::with(StripeDoubleOptions::default(), Catalogue::built_in()).await
+    }
+
+    pub async fn with(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
+        let rig = Self::without_prices(options, catalogue).await;
+        let stripe = rig.billing.stripe().unwrap();
+        let mut found = catalogue::find(stripe, &rig.billing.admin.catalogue).await.unwrap();
+        for change in catalogue::changes(&rig.billing.admin.catalogue, &found) {
+            catalogue::apply(stripe, &change, &mut found.meters).await.unwrap();
+        }
+        rig
+    }
+
+    /// With a Stripe that nobody has synced.
+    pub async fn without_prices(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
+        let servers = Servers::shared().await.unwrap();
+        let name = format!("subs_{:016x}", rand::random::<u64>());
+        let pool = PgPool::connect(&servers.postgres.create_database(&name).await.unwrap())
+            .await
+            .unwrap();
+        database::migrate(&pool).await.unwrap();
+        let stripe = StripeDouble::start(options).await.unwrap();
+        let args = [
+            "rig",
+            "--stripe-secret-key",
+            stripe.api_key(),
+            "--stripe-api-base",
+            stripe.url(),
+            "--stripe-timeout",
+            "2",
+            "--stripe-calls-per-second",
+            "1000",
+            "--stripe-webhook-secrets",
+            stripe.webhook_secret(),
+        ];
+        let settings = Settings::parse_from(args);
+        let metrics = Metrics::default();
+        let admin = Administration {
+            db: pool.clone(),
+            catalogue: Arc::new(catalogue),
+            announcer: Announcer::of_service(metrics.clone()),
+            clickhouse: servers.clickhouse.client(),
+            corrections_wait: Arc::default(),
+            by: By::Customer,
+            name: None,
+        };
+        let clock = Clock::default();
+        clock.turn_to(stripe.control().now());
+        plans::sync(&admin, clock.now_s()).await.unwrap();
+        let client = Stripe::new(&settings.stripe).unwrap();
+        let billing = Billing::new(admin, client, settings.billing, clock);
+        let api = PublicApi {
+            billing: billing.clone(),
+            metrics: metrics.clone(),
+            inbox: Arc::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = TaskTracker::new().spawn(async move {
+            axum::serve(listener, public_api::router(api)).await.unwrap();
+        });
+        Self {
+            billing,
+            metrics,
+            url,
+            http: Http::default(),
+            pool,
+            _serving: AbortOnDropHandle::new(serving),
+            stripe,
+            _servers: servers,
+        }
+    }
+
+    pub fn control(&self) -> Control {
+        self.stripe.control()
+    }
+
+    /// Stripe's webhooks come to us from now on.
+    pub fn listen(&self) {
+        self.control().add_webhook(&self.webhook_url()).unwrap();
+    }
+
+    pub fn webhook_url(&self) -> String {
+        format!("{}/billing/webhooks/stripe", self.url)
+    }
+
+    pub async fn subscriber(&self, name: &str) -> Subscriber {
+        let now = self.billing.clock.now_s();
+        let new = NewAccount {
+            name: name.to_owned(),
+            email: format!("{name}@example.com"),
+            plan: None,
+        };
+        let account = accounts::create(&self.billing.admin, new, now)
+            .await
+            .unwrap()
+            .account
+            .id;
+        let issued = keys::create(&self.billing.admin, account, NewKey::default(), now)
+            .await
+            .unwrap();
+        Subscriber {
+            account,
+            key: issued.key,
+        }
+    }
+
+    pub async fn post(&self, who: &Subscriber, path: &str, body: Value) -> Answer {
+        let url = format!("{}/billing/{path}", self.url);
+        self.http.post(&url, &who.key, &body).await.unwrap()
+    }
+
+    pub async fn get(&self, who: &Subscriber, path: &str) -> Value {
+        let url = format!("{}/billing/{path}", self.url);
+        self.http.get(&url, &who.key).await.unwrap().ok().unwrap()
+    }
+
+    /// The account's subscription, as its owner is shown it.
+    pub async fn subscription(&self, who: &Subscriber) -> Value {
+        self.get(who, "subscription").await
+    }
+
+    /// Goes through a checkout to its end, as a person would.
+    pub async fn check_out(&self, who: &Subscriber, tier: &str) {
+        let opened = self
+            .post(who, "create-checkout-session", json!({ "tier": tier }))
+            .await
+            .ok()
+            .unwrap();
+        self.control()
+            .complete_checkout(opened["session_id"].as_str().unwrap())
+            .unwrap();
+    }
+
+    /// Turns both clocks; Stripe does everything that is due until then.
+    pub fn turn_to(&self, at_s: i64) {
+        self.control().advance_to(at_s);
+        self.billing.clock.turn_to(self.control().now());
+    }
+
+    pub fn turn_by(&self, seconds: i64) {
+        self.turn_to(self.control().now() + seconds);
+    }
+
+    /// Waits until Stripe has delivered what it has to deliver, and works on all of it.
+    pub async fn settle(&self) {
+        self.control().settle_webhooks(PATIENCE).await.unwrap();
+        self.work().await;
+    }
+
+    /// Works on what is in the inbox until it is empty, also on what failed and would wait.
+    pub async fn work(&self) {
+        loop {
+            sqlx::query("update webhook_events set next_attempt_at = now() where state = 'received'")
+                .execute(&self.pool)
+                .await
+                .unwrap();
+            if inbox::step(&self.billing, &self.metrics).await.unwrap() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Customers of Stripe's that are this account.
+    pub fn customers(&self, who: &Subscriber) -> Vec<String> {
+        let customers = self.control().customers().into_iter();
+        let ours = customers.filter(|customer| customer["metadata"]["trendit_account"] == who.account.to_string());
+        ours.map(|customer| customer["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Every request that Stripe got was valid by its schema.
+    pub fn assert_valid(&self) {
+        assert_eq!(self.control().violations(), Vec::<String>::new());
+    }
+
+    /// All that is stored of an account's subscriptions, without the times of writing.
+    pub async fn state(&self, who: &Subscriber) -> Result<Value> {
+        let subscriptions: Vec<Value> = sqlx::query_scalar(
+            "select to_jsonb(s) - 'created_at' - 'updated_at' from subscriptions s where account_id = $1 order by id",
+        )
+        .bind(who.account.0)
+        .fetch_all(&self.pool)
+        .await?;
+        let periods: Vec<Value> = sqlx::query_scalar(
+            "select to_jsonb(p) - 'created_at' from billing_periods p where account_id = $1 order by period_start",
+        )
+        .bind(who.account.0)
+        .fetch_all(&self.pool)
+        .await?;
+        let items: Vec<Value> = sqlx::query_scalar(
+            "select to_jsonb(i) from subscription_items i join subscriptions s on s.id = i.subscription_id
+             where s.account_id = $1 order by i.stripe_item_id",
+        )
+        .bind(who.account.0)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(json!({ "subscriptions": subscriptions, "periods": periods, "items": items }))
+    }
+}
+
+/// The built-in catalogue, with exports billed past the limit on every paid plan.
+pub fn with_overage() -> Catalogue {
+    let text = include_str!("../../../schema/plans.toml")
+        .replace(
+            "usage.export = { limit = 100 }",
+            "usage.export = { limit = 100, mode = \"overage\", unit_price_micros = 50_000 }",
+        )
+        .replace(
+            "usage.export = { limit = 1_000 }",
+            "usage.export = { limit = 1_000, mode = \"overage\", unit_price_micros = 40_000 }",
+        );
+    Catalogue::parse(&text).unwrap()
+}

@@ -1,0 +1,159 @@
+use billing_worker::webhook::catch_up;
+use devstack::http::request;
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderValue, Method};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use super::rig::{Rig, Subscriber};
+
+fn sign(secret: &str, at: i64, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(format!("{at}.").as_bytes());
+    mac.update(body);
+    let signature: String = mac
+        .finalize()
+        .into_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("t={at},v1={signature}")
+}
+
+async fn send(rig: &Rig, signature: &str, body: &[u8]) -> (u16, Value) {
+    let mut sent = request(Method::POST, &rig.webhook_url(), "", None).unwrap();
+    sent.headers_mut()
+        .insert("stripe-signature", HeaderValue::from_str(signature).unwrap());
+    *sent.body_mut() = body.to_vec().into();
+    let answer = rig.http.send(sent).await.unwrap();
+    (answer.status.as_u16(), answer.json().unwrap_or_default())
+}
+
+fn event(id: &str, more: Value) -> Vec<u8> {
+    let mut event = json!({ "id": id, "object": "event", "type": "customer.subscription.updated", "created": 1_795_395_600,
+                            "livemode": false, "api_version": "2026-09-30.endive",
+                            "data": { "object": { "id": "sub_1", "object": "subscription", "customer": "cus_nobody" } } });
+    event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    event.to_string().into_bytes()
+}
+
+async fn states(rig: &Rig) -> Vec<(String, String)> {
+    sqlx::query_as("select id, state from webhook_events order by id")
+        .fetch_all(&rig.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_stripe_signed_for_us_a_moment_ago_is_stored() {
+    let rig = Rig::start().await;
+    let secret = rig.stripe.webhook_secret().to_owned();
+    let now = schema::clock::now_s();
+    let good = event("evt_good", json!({}));
+    let tampered = [good.as_slice(), b" "].concat();
+    let live = event("evt_live", json!({ "livemode": true }));
+    let foreign = event("evt_foreign", json!({ "account": "acct_other" }));
+    for (what, signature, body, error) in [
+        ("tampered", sign(&secret, now, &good), &tampered, "webhook_refused"),
+        ("replayed", sign(&secret, now - 400, &good), &good, "webhook_refused"),
+        (
+            "of the future",
+            sign(&secret, now + 400, &good),
+            &good,
+            "webhook_refused",
+        ),
+        ("by another", sign("whsec_other", now, &good), &good, "webhook_refused"),
+        ("not signed", "v1".to_owned(), &good, "webhook_refused"),
+        ("live", sign(&secret, now, &live), &live, "webhook_refused"),
+        (
+            "of another account",
+            sign(&secret, now, &foreign),
+            &foreign,
+            "webhook_refused",
+        ),
+    ] {
+        let (status, problem) = send(&rig, &signature, body).await;
+        assert_eq!((status, problem["error"].as_str()), (400, Some(error)), "{what}");
+    }
+    let large = vec![b'x'; 2 * 1024 * 1024];
+    assert_eq!(send(&rig, &sign(&secret, now, &large), &large).await.0, 413);
+    assert_eq!(states(&rig).await, []);
+
+    // What Stripe signed is kept, whatever it is.
+    for odd in [&b"\xff\xfe not UTF-8"[..], b"{}", b"[1, 2"] {
+        assert_eq!(send(&rig, &sign(&secret, now, odd), odd).await.0, 200);
+    }
+    let unknown = event("evt_unknown", json!({ "type": "charge.refunded" }));
+    for body in [&good, &good, &unknown] {
+        assert_eq!(send(&rig, &sign(&secret, now, body), body).await.0, 200);
+    }
+    rig.work().await;
+    let states = states(&rig).await;
+    assert_eq!(
+        states[0],
+        ("evt_good".to_owned(), "ignored".to_owned()),
+        "its customer is nobody here"
+    );
+    assert_eq!(states[1], ("evt_unknown".to_owned(), "ignored".to_owned()));
+    assert_eq!(states.iter().filter(|(_, state)| state == "unreadable").count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_secret_loses_no_event() {
+    let rig = Rig::start().await;
+    let endpoint = rig.control().add_webhook(&rig.webhook_url()).unwrap();
+    let ada = rig.subscriber("ada").await;
+    // Both sign for a while; we still know the old one only.
+    rig.control().roll_webhook_secret(&endpoint, 3_600).unwrap();
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_of_an_older_version_tells_the_same() {
+    let rig = Rig::start().await;
+    rig.control()
+        .add_webhook_of_version(&rig.webhook_url(), "2024-06-20")
+        .unwrap();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+    rig.control()
+        .emit_meter_error("mtr_1", "meter_event_no_customer_defined", "identifier");
+    rig.control()
+        .emit_unknown("some.thing", json!({ "id": "x_1", "object": "thing" }));
+    rig.settle().await;
+    let left: i64 = sqlx::query_scalar("select count(*) from webhook_events where state not in ('done', 'ignored')")
+        .fetch_one(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_delivered_is_asked_for() {
+    let rig = Rig::start().await;
+    // An address at which nobody listens.
+    rig.control().add_webhook("http://127.0.0.1:9/nobody").unwrap();
+    let ada: Subscriber = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    assert_eq!(rig.subscription(&ada).await["tier"], "free");
+    let found = catch_up::step(&rig.billing).await.unwrap();
+    assert!(found >= 3, "{found}");
+    rig.work().await;
+    assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+    assert_eq!(catch_up::step(&rig.billing).await.unwrap(), 0, "each once");
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_told_to_stripe_which_tries_again() {
+    let rig = Rig::start().await;
+    let secret = rig.stripe.webhook_secret().to_owned();
+    let body = event("evt_1", json!({}));
+    rig.pool.close().await;
+    let (status, problem) = send(&rig, &sign(&secret, schema::clock::now_s(), &body), &body).await;
+    assert_eq!((status, problem["error"].as_str()), (503, Some("database_unavailable")));
+}
