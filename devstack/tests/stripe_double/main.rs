@@ -5,6 +5,7 @@
 mod clock;
 mod faults;
 mod pages;
+mod program;
 mod rig;
 mod sdk;
 mod webhooks;
