@@ -147,7 +147,15 @@ pub(super) fn plan(state: &mut State, current: &Subscription, change: &Change) -
         anchor = now;
         Subscription::open_periods(state, &mut items, now, now);
         lines = match change.prorate {
-            Prorate::None => billing::charges(state, current, &items),
+            Prorate::None => {
+                // No credit, but the period has ended: what was used in it is billed.
+                let metered = billing::usage(state, current, &current.items, now);
+                let used = metered
+                    .iter()
+                    .flat_map(|metered| metered.lines(state))
+                    .collect::<Vec<_>>();
+                [used, billing::charges(state, current, &items)].concat()
+            }
             _ => billing::prorations(state, current, &items, change.at, Some(&items)),
         };
     } else {
