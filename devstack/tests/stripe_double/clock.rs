@@ -427,3 +427,63 @@ async fn usage_of_the_second_under_way_is_on_the_last_invoice() {
         .unwrap();
     assert_eq!(rig.control.invoices(&customer).pop().unwrap()["amount_paid"], 42);
 }
+
+#[tokio::test]
+async fn schedule_follows_an_upgrade_and_then_downgrades_at_the_end() {
+    let rig = Rig::start(starting(BillingSettings::default())).await;
+    let (plans, customer) = (rig.catalogue().await, rig.customer().await);
+    let items = format!(
+        "customer={customer}&items[0][price]={}&items[1][price]={}",
+        plans.pro, plans.calls
+    );
+    let subscription = rig.client.ok("/v1/subscriptions", &items).await;
+    let (id, item) = (
+        subscription["id"].as_str().unwrap(),
+        subscription["items"]["data"][0]["id"].as_str().unwrap(),
+    );
+    let schedule = rig
+        .client
+        .id("/v1/subscription_schedules", &format!("from_subscription={id}"))
+        .await;
+    let upgrade = format!(
+        "items[0][id]={item}&items[0][price]={}&proration_behavior=always_invoice",
+        plans.enterprise
+    );
+    rig.client.ok(&format!("/v1/subscriptions/{id}"), &upgrade).await;
+    let (start, end) = period(&subscription);
+    let now = format!("phases[0][start_date]={start}&phases[0][end_date]={end}");
+    // In another order than the subscription's: an order means nothing.
+    let now = format!(
+        "{now}&phases[0][items][0][price]={}&phases[0][items][1][price]={}",
+        plans.calls, plans.enterprise
+    );
+    let then = format!(
+        "phases[1][items][0][price]={}&phases[1][items][1][price]={}",
+        plans.pro, plans.calls
+    );
+    rig.client
+        .ok(
+            &format!("/v1/subscription_schedules/{schedule}"),
+            &format!("{now}&{then}"),
+        )
+        .await;
+    rig.control.advance_to(end);
+    let prices = |object: &Value| {
+        let items = object["items"]["data"].as_array().unwrap().iter();
+        items
+            .map(|item| item["price"]["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let downgraded = rig.control.object(id).unwrap();
+    assert_eq!(prices(&downgraded), [plans.pro.clone(), plans.calls.clone()]);
+    assert_eq!(rig.control.invoices(&customer).pop().unwrap()["total"], 2_900);
+    let released = rig
+        .client
+        .ok(&format!("/v1/subscription_schedules/{schedule}/release"), "")
+        .await;
+    assert_eq!(
+        (&released["status"], &released["released_subscription"]),
+        (&"released".into(), &id.into())
+    );
+    assert_eq!(rig.control.violations(), [""; 0]);
+}
