@@ -173,6 +173,10 @@ impl Call {
             complain(malformed);
             return Err(Failure::invalid(malformed).not_stored());
         }
+        if let Some(what) = self.params.oversized_metadata() {
+            complain(what);
+            return Err(Failure::invalid(what).param("metadata").not_stored());
+        }
         if self.path.starts_with("/v2/") {
             return Ok(());
         }

@@ -57,7 +57,7 @@ pub(super) fn usage(state: &State, subscription: &Subscription, items: &[Item], 
 }
 
 /// What a change at `at` costs: for licensed items credit for the rest of the period and the new charge for it, for metered ones
-/// whose price changes the usage so far.
+/// whose price changes the usage so far. `reset`: the items in a period that begins now, which ends all old ones.
 pub(super) fn prorations(
     state: &mut State,
     subscription: &Subscription,
@@ -71,8 +71,9 @@ pub(super) fn prorations(
     for item in &old {
         let kept = new.iter().any(|other| same(item, other));
         if is_metered(state, item) {
-            if !kept {
-                lines.extend(Metered::of(subscription, item, at).lines(state));
+            if !kept || reset.is_some() {
+                // Up to now, also with an earlier `proration_date`: from now on usage counts for the new price or period.
+                lines.extend(Metered::of(subscription, item, state.now()).lines(state));
             }
         } else if !kept || reset.is_some() {
             lines.extend(part(state, subscription, item, at, Part::Credit));

@@ -23,7 +23,9 @@ pub(super) fn now(state: &mut State, id: &str, terms: Terms) {
         return;
     };
     let before = state.render_subscription(id);
-    if terms.prorate {
+    // A trial is free, and what was never paid for is not credited.
+    let billed = matches!(subscription.status, Status::Active | Status::PastDue | Status::Unpaid);
+    if terms.prorate && billed {
         let credits = subscription
             .items
             .iter()
@@ -33,7 +35,9 @@ pub(super) fn now(state: &mut State, id: &str, terms: Terms) {
         }
     }
     let invoice = terms.invoice_now.then(|| {
-        let metered = billing::usage(state, &subscription, &subscription.items, at);
+        let items: &[_] = if billed { &subscription.items } else { &[] };
+        // The second under way counts: what a caller has just sent must not be lost to a half-open span.
+        let metered = billing::usage(state, &subscription, items, at + 1);
         let period = (subscription.period().0, at);
         billing::invoice(state, id, "subscription_update", period, Vec::new(), metered)
     });

@@ -71,12 +71,12 @@ pub(super) fn apply(
         for line in plan.lines {
             state.add_invoice_item(&current.customer, &current.currency, line, now);
         }
-        state.change_subscription(&current.id, "customer.subscription.updated", |row| *row = next);
+        replace(state, next);
         return Ok(());
     }
     let invoice = invoice(state, current, plan.lines);
     next.latest_invoice = invoice.clone().or(next.latest_invoice);
-    state.change_subscription(&current.id, "customer.subscription.updated", |row| *row = next);
+    replace(state, next);
     if let Some(invoice) = invoice {
         let waits = change.behavior == Behavior::Wait;
         let finalize = if waits { Finalize::NowUnpaid } else { Finalize::Now };
@@ -87,6 +87,12 @@ pub(super) fn apply(
         }
     }
     Ok(())
+}
+
+fn replace(state: &mut State, next: Subscription) {
+    super::schedules::follow(state, &next);
+    let id = next.id.clone();
+    state.change_subscription(&id, "customer.subscription.updated", |row| *row = next);
 }
 
 /// What a change would do, before anything is done.
@@ -147,7 +153,15 @@ pub(super) fn plan(state: &mut State, current: &Subscription, change: &Change) -
         anchor = now;
         Subscription::open_periods(state, &mut items, now, now);
         lines = match change.prorate {
-            Prorate::None => billing::charges(state, current, &items),
+            Prorate::None => {
+                // No credit, but the period has ended: what was used in it is billed.
+                let metered = billing::usage(state, current, &current.items, now);
+                let used = metered
+                    .iter()
+                    .flat_map(|metered| metered.lines(state))
+                    .collect::<Vec<_>>();
+                [used, billing::charges(state, current, &items)].concat()
+            }
             _ => billing::prorations(state, current, &items, change.at, Some(&items)),
         };
     } else {

@@ -108,6 +108,28 @@ impl Param {
         }
     }
 
+    /// What is too large in a `metadata`, at any depth: Stripe takes 50 keys of 40 characters, and values of 500.
+    pub fn oversized_metadata(&self) -> Option<&'static str> {
+        let Self::Map(map) = self else { return None };
+        let metadata = map.get("metadata").and_then(|metadata| match metadata {
+            Self::Map(entries) => Some(entries),
+            Self::Text(_) => None,
+        });
+        let long = |param: &Self| matches!(param, Self::Text(text) if text.chars().count() > 500);
+        if let Some(entries) = metadata {
+            if entries.len() > 50 {
+                return Some("Metadata can have at most 50 keys.");
+            }
+            if entries.keys().any(|key| key.chars().count() > 40) {
+                return Some("Metadata keys can have at most 40 characters.");
+            }
+            if entries.values().any(long) {
+                return Some("Metadata values can have at most 500 characters.");
+            }
+        }
+        map.values().find_map(Self::oversized_metadata)
+    }
+
     /// As JSON, for the record of requests: lists stay objects by index.
     pub fn to_json(&self) -> Value {
         match self {
@@ -235,6 +257,16 @@ mod tests {
         ] {
             assert_eq!(Param::parse(body).1, [error], "{body}");
         }
+    }
+
+    #[test]
+    fn metadata_has_its_limits_at_any_depth() {
+        let oversized = |body: &str| Param::parse(body).0.oversized_metadata();
+        assert_eq!(oversized(&format!("metadata[a]={}", "x".repeat(500))), None);
+        assert!(oversized(&format!("subscription_data[metadata][a]={}", "x".repeat(501))).is_some());
+        assert!(oversized(&format!("items[0][metadata][{}]=1", "k".repeat(41))).is_some());
+        let many: String = (0..51).map(|n| format!("metadata[k{n}]=1&")).collect();
+        assert!(oversized(&many).is_some());
     }
 
     #[test]

@@ -163,9 +163,10 @@ pub(super) fn pay(state: &mut State, call: &Call) -> Result<Value, Failure> {
         payment::paid(state, call.id);
         return retrieve(state, call);
     }
+    let method = call.params.filled("payment_method");
+    let card = method.map(super::customers::card_of).transpose()?;
     state.change_invoice(call.id, |invoice| invoice.status = Status::Open);
-    if let Some(method) = call.params.filled("payment_method") {
-        let card = super::customers::card_of(method)?;
+    if let (Some(method), Some(card)) = (method, card) {
         let customer = state.invoice(call.id)?.customer.clone();
         if let Some(customer) = state.customers.get_mut(&customer) {
             customer.set_card(Some(card), method.to_owned());

@@ -89,19 +89,24 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
             "You must specify either `unit_amount` or `unit_amount_decimal`, or `tiers` with `billing_scheme=tiered`.";
         return Err(Failure::invalid(message));
     }
-    let product = match (params.filled("product"), params.get("product_data")) {
-        (Some(id), None) => match state.products.get(id) {
-            Some(product) => product.id.clone(),
-            None => return Err(Failure::no_such("product", id).param("product")),
-        },
-        (None, Some(data)) => products::make(state, data, call.now)?,
+    let data = params.get("product_data");
+    let product = match (params.filled("product"), data) {
+        (Some(id), None) if state.products.get(id).is_none() => {
+            return Err(Failure::no_such("product", id).param("product"));
+        }
+        (Some(id), None) => Some(id.to_owned()),
+        (None, Some(_)) => None,
         _ => {
-            return Err(Failure::invalid(
-                "You must specify exactly one of `product` and `product_data`.",
-            ));
+            let message = "You must specify exactly one of `product` and `product_data`.";
+            return Err(Failure::invalid(message));
         }
     };
+    // Everything that can be refused comes before the first thing that is made.
     let lookup_key = lookup_key(state, params, "")?;
+    let product = match product {
+        Some(product) => product,
+        None => products::make(state, &data.cloned().unwrap_or_default(), call.now)?,
+    };
     let id = state.ids.next("price");
     let mut metadata = Metadata::new();
     merge_metadata(&mut metadata, params);

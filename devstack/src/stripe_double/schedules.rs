@@ -51,15 +51,11 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         return Err(Failure::invalid(message).param("from_subscription"));
     }
     let (start, end) = subscription.period();
-    let item = |item: &Item| PhaseItem {
-        price: item.price.clone(),
-        quantity: item.quantity,
-        metadata: item.metadata.clone(),
-    };
+
     let phase = Phase {
         start,
         end,
-        items: subscription.items.iter().map(item).collect(),
+        items: subscription.items.iter().map(phase_item).collect(),
         prorate: Prorate::Create,
         metadata: Metadata::new(),
     };
@@ -250,6 +246,27 @@ pub(super) fn change_now(state: &mut State, id: &str) {
     }
 }
 
+/// The present phase shows what the subscription has become by an update of its own.
+pub(super) fn follow(state: &mut State, subscription: &Subscription) {
+    let id = subscription.schedule.clone().unwrap_or_default();
+    let Some(schedule) = state
+        .schedules
+        .get_mut(&id)
+        .filter(|schedule| schedule.status == Status::Active)
+    else {
+        return;
+    };
+    let before = schedule.render();
+    let present = schedule.current;
+    if let Some(phase) = schedule.phases.get_mut(present) {
+        phase.items = subscription.items.iter().map(phase_item).collect();
+    }
+    let after = schedule.render();
+    if let Some(previous) = events::changed(&before, &after) {
+        state.emit("subscription_schedule.updated", after, Some(previous));
+    }
+}
+
 /// The subscription has ended by itself.
 pub(super) fn subscription_ended(state: &mut State, id: &str) {
     let now = state.now();
@@ -263,6 +280,14 @@ pub(super) fn subscription_ended(state: &mut State, id: &str) {
     (schedule.status, schedule.canceled_at) = (Status::Canceled, Some(now));
     let object = schedule.render();
     state.emit("subscription_schedule.canceled", object, None);
+}
+
+fn phase_item(item: &Item) -> PhaseItem {
+    PhaseItem {
+        price: item.price.clone(),
+        quantity: item.quantity,
+        metadata: item.metadata.clone(),
+    }
 }
 
 fn released(state: &mut State, id: &str) {
@@ -367,11 +392,13 @@ fn phases(state: &State, schedule: &Schedule, given: &[&Param]) -> Result<Vec<Ph
         from = end;
     }
     let prices = |phase: &Phase| {
-        phase
+        let mut prices: Vec<_> = phase
             .items
             .iter()
             .map(|item| (item.price.clone(), item.quantity))
-            .collect::<Vec<_>>()
+            .collect();
+        prices.sort_unstable();
+        prices
     };
     if phases.first().map(prices) != Some(prices(present)) {
         return Err(Failure::gap("a change of the present phase's items"));

@@ -1,6 +1,6 @@
 """Stripe's own SDK against the double: what a billing service does, from the catalogue to the cancellation.
 
-Called by stripe_double.rs with the double's URL, key and webhook secret; `/_double` stands for time and for the customer's clicks.
+Called by sdk.rs with the double's URL, key and webhook secret; `/_double` stands for time and for the customer's clicks.
 """
 
 import hashlib

@@ -2,15 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-#[path = "stripe_double/clock.rs"]
 mod clock;
-#[path = "stripe_double/faults.rs"]
 mod faults;
-#[path = "stripe_double/pages.rs"]
 mod pages;
-#[path = "stripe_double/rig.rs"]
+mod program;
 mod rig;
-#[path = "stripe_double/sdk.rs"]
 mod sdk;
-#[path = "stripe_double/webhooks.rs"]
 mod webhooks;
