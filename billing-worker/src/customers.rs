@@ -79,28 +79,15 @@ pub async fn ensure(billing: &Billing, account: AccountId) -> Result<String, Err
         true => search(stripe, account, &owner.email).await?,
         false => None,
     };
-    let customer = match known {
-        Some(customer) => customer,
-        None => match create(stripe, account, row.creation, &owner.name, &owner.email).await {
-            Ok(customer) => customer,
-            Err(StripeError::Failed(status)) => {
-                // Under this key it stays so, and it may have been made all the same.
-                match search(stripe, account, &owner.email).await? {
-                    Some(customer) => customer,
-                    None => {
-                        next_creation(billing, account, row.creation).await?;
-                        return Err(StripeError::Failed(status).into());
-                    }
-                }
-            }
-            Err(error) => return Err(error.into()),
-        },
+    let (customer, creation) = match known {
+        Some(customer) => (customer, row.creation),
+        None => make(billing, account, row.creation, &owner.name, &owner.email).await?,
     };
     sqlx::query!(
         "update stripe_customers set customer_id = $2 where account_id = $1 and creation = $3 and customer_id is null",
         account.0,
         customer,
-        row.creation
+        creation
     )
     .execute(&billing.admin.db)
     .await?;
@@ -149,6 +136,34 @@ pub async fn deleted(billing: &Billing, customer: &str) -> Result<(), Error> {
     .execute(&billing.admin.db)
     .await?;
     Ok(())
+}
+
+/// Returns the customer, and which creation made it. A 5xx stays so under its key: what it may have made all the same is looked
+/// for, and then the next key is tried, once.
+async fn make(
+    billing: &Billing,
+    account: AccountId,
+    first: i32,
+    name: &str,
+    email: &str,
+) -> Result<(String, i32), Error> {
+    let stripe = billing.stripe()?;
+    let mut creation = first;
+    loop {
+        let failure = match create(stripe, account, creation, name, email).await {
+            Ok(customer) => return Ok((customer, creation)),
+            Err(failure @ StripeError::Failed(_)) => failure,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(customer) = search(stripe, account, email).await? {
+            return Ok((customer, creation));
+        }
+        next_creation(billing, account, creation).await?;
+        creation += 1;
+        if creation > first + 1 {
+            return Err(failure.into());
+        }
+    }
 }
 
 async fn create(

@@ -126,7 +126,9 @@ impl Stripe {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
         // An unclear attempt stays unclear, whatever is answered to those after it.
         let mut unclear = None;
+        let mut attempt = 0;
         loop {
+            attempt += 1;
             self.inner.calls.until_ready().await;
             let (failure, told_to) = match self.attempt(&request, key).await {
                 Ok(answer) => {
@@ -153,7 +155,7 @@ impl Stripe {
             if let StripeError::Unknown(_) | StripeError::Failed(_) = failure {
                 unclear = Some(failure.clone());
             }
-            if !again || backoff.tries() >= attempts {
+            if !again || attempt >= attempts {
                 return Err(match (failure, unclear) {
                     (StripeError::Busy { .. }, Some(unclear)) => unclear,
                     (failure, _) => failure,

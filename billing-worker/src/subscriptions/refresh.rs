@@ -282,19 +282,25 @@ async fn write_periods(
         if end <= period.start {
             continue;
         }
+        // Of a subscription that bills nothing by the unit no invoice follows its end.
+        let final_at = of
+            .ended_at
+            .filter(|_| of.items.iter().all(|item| item.usage_type.is_none()));
         // The end moves: a period may end before its time. One that is final stays as it was billed.
         sqlx::query!(
-            "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id)
-             values ($1, $2, $3, $4, $5)
+            "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at)
+             values ($1, $2, $3, $4, $5, $6)
              on conflict (account_id, period_start) do update set period_end = excluded.period_end,
-                 customer_id = excluded.customer_id, stripe_subscription_id = excluded.stripe_subscription_id
-             where p.final_at is null and (p.period_end, p.customer_id, p.stripe_subscription_id)
-                   is distinct from (excluded.period_end, excluded.customer_id, excluded.stripe_subscription_id)",
+                 customer_id = excluded.customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
+                 final_at = excluded.final_at
+             where p.final_at is null and (p.period_end, p.customer_id, p.stripe_subscription_id, p.final_at)
+                   is distinct from (excluded.period_end, excluded.customer_id, excluded.stripe_subscription_id, excluded.final_at)",
             account.0,
             instant(period.start),
             instant(end),
             customer,
-            of.stripe_id
+            of.stripe_id,
+            final_at.map(instant)
         )
         .execute(&mut **tx)
         .await?;

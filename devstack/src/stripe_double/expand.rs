@@ -53,6 +53,7 @@ fn step(state: &State, object: &mut Value, names: &[&str]) -> Result<(), String>
         Value::Null => Ok(()),
         Value::Object(_) => step(state, value, rest),
         Value::Array(_) if rest.is_empty() => Ok(()),
+        Value::Array(elements) => elements.iter_mut().try_for_each(|element| step(state, element, rest)),
         _ => Err((*name).to_owned()),
     }
 }

@@ -223,6 +223,7 @@ async fn doubled_shuffled_and_delayed_webhooks_change_nothing() {
     };
     let rig = Rig::with(options, Catalogue::built_in()).await;
     rig.listen();
+    let before = rig.control().events().len();
     let ada = rig.subscriber("ada").await;
     live(&rig, &ada).await;
     assert_eq!(shown(&rig.subscription(&ada).await), ("free", "none", None));
@@ -230,7 +231,11 @@ async fn doubled_shuffled_and_delayed_webhooks_change_nothing() {
         .fetch_one(&rig.pool)
         .await
         .unwrap();
-    assert_eq!(stored as usize, rig.control().events().len(), "each event once");
+    assert_eq!(
+        stored as usize,
+        rig.control().events().len() - before,
+        "each event once"
+    );
     assert_eq!(comparison::run(&rig.billing).await.unwrap().mended, 0);
     rig.assert_valid();
 }
@@ -251,7 +256,8 @@ async fn a_failed_payment_is_borne_for_the_grace_period_and_no_longer() {
     let owed = rig.subscription(&ada).await;
     assert_eq!(shown(&owed), ("pro", "past_due", None));
     assert_eq!(owed["payment_required"], false);
-    let invoice = &rig.control().invoices(&customer)[0];
+    let invoices = rig.control().invoices(&customer);
+    let invoice = invoices.iter().find(|invoice| invoice["status"] == "open").unwrap();
     let finalized = invoice["status_transitions"]["finalized_at"].as_i64().unwrap();
     let grace_until: i64 =
         sqlx::query_scalar("select extract(epoch from grace_until)::bigint from subscriptions where is_current")
