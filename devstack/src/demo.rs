@@ -14,10 +14,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use serde_json::json;
 
 use crate::{
     DataDir, Servers, ServersOptions,
     admin::Customer,
+    http::Http,
     system::{Endpoints, System, SystemOptions},
 };
 
@@ -59,7 +61,8 @@ pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) ->
         code = interrupted() => return demo.stop().await.map(|()| code),
     };
 
-    let report = report::Report::new(&demo.system, &driven, &check);
+    let upgrade = checkout_link(&demo.system, &driven).await?;
+    let report = report::Report::new(&demo.system, &driven, &check, upgrade);
     if args.json {
         println!("{}", report.json());
         std::io::stdout().flush()?;
@@ -92,6 +95,12 @@ struct Driven {
     took: std::time::Duration,
 }
 
+/// How the Free account becomes a paying one.
+struct Upgrade {
+    checkout_url: String,
+    key: String,
+}
+
 struct Demo {
     system: System,
     servers: Servers,
@@ -116,7 +125,7 @@ async fn start(is_replay: bool) -> Result<Demo> {
     };
     say("starting the billing worker, 2 ingestors and 2 gateways");
     let mut options = SystemOptions::new(servers.data().path().to_owned());
-    (options.gateways, options.ingestors) = (2, 2);
+    (options.gateways, options.ingestors, options.stripe) = (2, 2, true);
     if is_replay {
         options.gateway_env = replay::gateway_settings(servers.data().path())?;
     }
@@ -124,6 +133,23 @@ async fn start(is_replay: bool) -> Result<Demo> {
         .await
         .context("starting the services")?;
     Ok(Demo { system, servers })
+}
+
+/// Where the first Free account can be upgraded.
+async fn checkout_link(system: &System, driven: &Driven) -> Result<Option<Upgrade>> {
+    let Some(customer) = driven.customers.iter().find(|customer| customer.plan == "free") else {
+        return Ok(None);
+    };
+    let url = format!("{}/billing/create-checkout-session", system.billing_url);
+    let opened = Http::default()
+        .post(&url, &customer.key, &json!({ "tier": "pro" }))
+        .await?
+        .ok()?;
+    let checkout_url = opened["checkout_url"].as_str().context("the checkout has no URL")?;
+    Ok(Some(Upgrade {
+        checkout_url: checkout_url.to_owned(),
+        key: customer.key.clone(),
+    }))
 }
 
 /// A line of progress for people.

@@ -1,12 +1,12 @@
-//! Our services on top of the servers: a billing worker, ingestors and gateways, each a child process, and the upstream they
-//! protect.
+//! Our services on top of the servers: a billing worker, ingestors and gateways, each a child process, the upstream they
+//! protect, and Stripe's double.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 
-use crate::{Service, ServiceOptions, admin::Admin, ports, upstream::Upstream};
+use crate::{Service, ServiceOptions, StripeDouble, StripeDoubleOptions, admin::Admin, ports, upstream::Upstream};
 
 /// Above the services' own shutdown deadline.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
@@ -30,6 +30,8 @@ pub struct SystemOptions {
     pub dir: PathBuf,
     /// Another upstream than the demo's own.
     pub upstream_url: Option<String>,
+    /// With Stripe's double, which has all that the catalogue asks for and sends its webhooks to the billing worker.
+    pub stripe: bool,
     /// Settings on top, for each kind of service.
     pub gateway_env: Vec<(&'static str, String)>,
     pub ingestor_env: Vec<(&'static str, String)>,
@@ -42,6 +44,7 @@ pub struct System {
     pub ingestors: Vec<Service>,
     pub gateways: Vec<Gateway>,
     pub upstream: Option<Upstream>,
+    pub stripe: Option<StripeDouble>,
     pub admin: Admin,
     /// Of the billing worker's public port.
     pub billing_url: String,
@@ -62,6 +65,7 @@ impl SystemOptions {
             exe: None,
             dir,
             upstream_url: None,
+            stripe: false,
             gateway_env: Vec::new(),
             ingestor_env: Vec::new(),
             billing_env: Vec::new(),
@@ -77,13 +81,23 @@ impl System {
             Some(_) => None,
             None => Some(Upstream::start().await?),
         };
+        let stripe = match options.stripe {
+            true => Some(StripeDouble::start(StripeDoubleOptions::default()).await?),
+            false => None,
+        };
         // The billing worker makes the Postgres tables, the ingestor the stream and the ClickHouse tables: a gateway waits
         // for both.
         let (billing, ingestors) = tokio::try_join!(
-            start_billing(&endpoints, &options, &admin_token),
+            start_billing(&endpoints, &options, &admin_token, stripe.as_ref()),
             try_join_all((1..=options.ingestors).map(|n| start_ingestor(&endpoints, &options, n))),
         )?;
         let (billing, billing_url) = billing;
+        if let Some(stripe) = &stripe {
+            sync_stripe(&endpoints, &options, stripe).await?;
+            stripe
+                .control()
+                .add_webhook(&format!("{billing_url}/billing/webhooks/stripe"))?;
+        }
         let admin = Admin::new(&billing.admin_url(), &admin_token);
         let mut system = Self {
             endpoints,
@@ -91,6 +105,7 @@ impl System {
             ingestors,
             gateways: Vec::new(),
             upstream,
+            stripe,
             admin,
             billing_url,
             admin_token,
@@ -136,19 +151,60 @@ impl System {
     }
 }
 
-async fn start_billing(endpoints: &Endpoints, options: &SystemOptions, token: &str) -> Result<(Service, String)> {
+async fn start_billing(
+    endpoints: &Endpoints,
+    options: &SystemOptions,
+    token: &str,
+    stripe: Option<&StripeDouble>,
+) -> Result<(Service, String)> {
     ports::on_free_port(None, async |port| {
-        let service = service("billing-worker", 1, options, &options.billing_env)?
+        let url = format!("http://127.0.0.1:{port}");
+        let mut service = service("billing-worker", 1, options, &options.billing_env)?
             .env("NATS_URL", &endpoints.nats_url)
             .env("DATABASE_URL", &endpoints.database_url)
             .env("CLICKHOUSE_URL", &endpoints.clickhouse_url)
             .env("CLICKHOUSE_DATABASE", &endpoints.clickhouse_database)
             .env("ADMIN_TOKEN", token)
-            .env("BILLING_LISTEN", format!("127.0.0.1:{port}"));
+            .env("BILLING_LISTEN", format!("127.0.0.1:{port}"))
+            .env("BILLING_PUBLIC_URL", &url);
+        if let Some(stripe) = stripe {
+            service = service
+                .env("STRIPE_SECRET_KEY", stripe.api_key())
+                .env("STRIPE_API_BASE", stripe.url())
+                .env("STRIPE_WEBHOOK_SECRETS", stripe.webhook_secret());
+        }
         let service = Service::start(service).await.context("starting the billing worker")?;
-        Ok((service, format!("http://127.0.0.1:{port}")))
+        Ok((service, url))
     })
     .await
+}
+
+/// Products, prices and meters of the catalogue, made as an operator would.
+async fn sync_stripe(endpoints: &Endpoints, options: &SystemOptions, stripe: &StripeDouble) -> Result<()> {
+    let exe = match &options.exe {
+        Some(exe) => exe.clone(),
+        None => std::env::current_exe().context("finding our own executable")?,
+    };
+    let mut command = tokio::process::Command::new(exe);
+    command
+        .args(["service", "billing-worker", "stripe", "sync"])
+        .env("DATABASE_URL", &endpoints.database_url)
+        .env("STRIPE_SECRET_KEY", stripe.api_key())
+        .env("STRIPE_API_BASE", stripe.url())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    for (name, value) in options.billing_env.iter().filter(|(name, _)| *name == "PLANS_FILE") {
+        command.env(name, value);
+    }
+    let output = tokio::time::timeout(STOP_WITHIN, command.output())
+        .await
+        .context("billing-worker stripe sync takes too long")??;
+    anyhow::ensure!(
+        output.status.success(),
+        "billing-worker stripe sync: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 async fn start_ingestor(endpoints: &Endpoints, options: &SystemOptions, n: usize) -> Result<Service> {

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use devstack::admin::Customer;
+use devstack::{admin::Customer, http::Http};
 use harness::{Client, Stack, StackOptions, eventually};
+
+use serde_json::json;
 
 use crate::SERVICES;
 
@@ -55,6 +57,41 @@ async fn a_larger_plan_counts_within_a_second() {
     );
     stack.admin.assign(ada.account_id, "pro").await.unwrap();
     both_answer(&clients, 101, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stripe_tells_counts_at_every_gateway_within_a_second() {
+    let options = StackOptions {
+        gateways: 2,
+        stripe: true,
+        ..StackOptions::default()
+    };
+    let stack = Stack::start(SERVICES, options).await.unwrap();
+    let ada = stack.admin.customer("ada", "free").await.unwrap();
+    let clients = [Client::new(stack.gateway(0), &ada), Client::new(stack.gateway(1), &ada)];
+    for client in &clients {
+        assert_eq!(client.spend("api_call", 101).await.unwrap().status, 429, "Free has 100");
+    }
+    let (http, billing) = (Http::default(), format!("{}/billing", stack.billing_url));
+    let tier = json!({ "tier": "pro" });
+    let opened = http
+        .post(&format!("{billing}/create-checkout-session"), &ada.key, &tier)
+        .await;
+    let opened = opened.unwrap().ok().unwrap();
+    let stripe = stack.stripe.as_ref().unwrap().control();
+    stripe
+        .complete_checkout(opened["session_id"].as_str().unwrap())
+        .unwrap();
+    both_answer(&clients, 101, 200).await;
+
+    let now = json!({ "when": "now" });
+    http.post(&format!("{billing}/cancel"), &ada.key, &now)
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
+    both_answer(&clients, 101, 429).await;
+    assert_eq!(stripe.violations(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

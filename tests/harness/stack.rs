@@ -25,6 +25,8 @@ pub struct StackOptions {
     /// 0: one.
     pub ingestors: usize,
     pub upstream_url: Option<String>,
+    /// With Stripe's double.
+    pub stripe: bool,
     pub gateway_env: Vec<(&'static str, String)>,
     pub ingestor_env: Vec<(&'static str, String)>,
     pub billing_env: Vec<(&'static str, String)>,
@@ -67,6 +69,7 @@ impl Stack {
         system.gateways = options.gateways.max(1);
         system.ingestors = options.ingestors.max(1);
         system.upstream_url = options.upstream_url;
+        system.stripe = options.stripe;
         system.gateway_env = options.gateway_env;
         system.ingestor_env = options.ingestor_env;
         system.billing_env = options.billing_env;

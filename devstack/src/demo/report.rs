@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use serde_json::{Value, json};
 
 use super::{
-    Driven,
+    Driven, Upgrade,
     ledger::Check,
     traffic::{Call, Outcome},
 };
@@ -15,6 +15,7 @@ pub struct Report<'a> {
     system: &'a System,
     driven: &'a Driven,
     check: &'a Check,
+    upgrade: Option<Upgrade>,
     lines: Vec<Line>,
     refused: BTreeMap<String, usize>,
 }
@@ -35,7 +36,7 @@ struct Line {
 }
 
 impl<'a> Report<'a> {
-    pub fn new(system: &'a System, driven: &'a Driven, check: &'a Check) -> Self {
+    pub fn new(system: &'a System, driven: &'a Driven, check: &'a Check, upgrade: Option<Upgrade>) -> Self {
         let plan = |call: &Call| {
             call.customer
                 .map_or("(no key)", |customer| driven.customers[customer].plan.as_str())
@@ -82,6 +83,7 @@ impl<'a> Report<'a> {
             system,
             driven,
             check,
+            upgrade,
             lines,
             refused,
         }
@@ -204,6 +206,18 @@ impl<'a> Report<'a> {
             "  curl -s '{}/?database={}' --data-binary 'select usage_type, count() events, sum(cost_units) units from usage_events group by usage_type order by usage_type format PrettyCompactMonoBlock'",
             endpoints.clickhouse_url, endpoints.clickhouse_database
         ));
+        if let Some(upgrade) = &self.upgrade {
+            put("\nupgrade a Free account to Pro: open this page and pay (Stripe's double: no money moves), then ask again".into());
+            put(format!("  {}", upgrade.checkout_url));
+            put(format!(
+                "  curl -s -H 'Authorization: Bearer {}' '{}/billing/subscription'",
+                upgrade.key, self.system.billing_url
+            ));
+            put(format!(
+                "  curl -i -H 'Authorization: Bearer {}' '{gateway}/api/posts/search?q=rust'",
+                upgrade.key
+            ));
+        }
         text
     }
 
@@ -220,6 +234,8 @@ impl<'a> Report<'a> {
             "ingestor_admin": system.ingestors.iter().map(crate::Service::admin_url).collect::<Vec<_>>(),
             "billing": system.billing_url,
             "billing_admin": system.billing.admin_url(),
+            "stripe": system.stripe.as_ref().map(|stripe| stripe.url()),
+            "checkout": self.upgrade.as_ref().map(|upgrade| &upgrade.checkout_url),
             "admin_token": system.admin_token,
             "upstream": system.upstream.as_ref().map(|upstream| upstream.url()),
             "nats": endpoints.nats_url,
