@@ -52,6 +52,7 @@ pub fn router(api: PublicApi) -> Router {
         .route("/billing/invoices", get(invoices::list))
         .route("/billing/success", get(pages::success))
         .route("/billing/cancelled", get(pages::cancelled))
+        .route("/billing/returned", get(pages::returned))
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))
         .route(
             "/billing/webhooks/stripe",

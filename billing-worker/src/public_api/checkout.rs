@@ -100,7 +100,7 @@ pub async fn portal(
     Body(new): Body<NewPortal>,
 ) -> Result<(StatusCode, Json<Portal>), Error> {
     let base = api.billing.settings.billing_public_url.trim_end_matches('/');
-    let back = url("return_url", new.return_url)?.unwrap_or_else(|| format!("{base}/billing/success"));
+    let back = url("return_url", new.return_url)?.unwrap_or_else(|| format!("{base}/billing/returned"));
     let customer = customers::ensure(&api.billing, account).await?;
     let request = CreateBillingPortalSession::new().customer(customer).return_url(back);
     let key = format!("portal-{}", Uuid::now_v7());

@@ -20,6 +20,14 @@ pub async fn cancelled() -> Response {
     )
 }
 
+/// Back from the portal.
+pub async fn returned() -> Response {
+    page(
+        "Welcome back",
+        "What you changed is in force within a few seconds. You can close this page.",
+    )
+}
+
 fn page(title: &str, text: &str) -> Response {
     let html = format!(
         r#"<!doctype html>

@@ -27,40 +27,42 @@ pub fn is_ours(kind: &str) -> bool {
         .any(|prefix| kind.starts_with(prefix))
 }
 
-/// Does it; done again, it changes nothing. False: it is about nobody here.
-pub async fn apply(billing: &Billing, event: &Received) -> Result<bool, Error> {
-    if event.kind == "v1.billing.meter.error_report_triggered" {
-        // It carries samples only: what is missing is found when totals are compared.
-        error!(
-            event.id = event.id,
-            meter = event.object_id,
-            "Stripe could not take meter events: run `billing-worker reconcile`"
-        );
-        return Ok(true);
+/// Does what the events of one customer (or of none) lead to; done again, it changes nothing. However many they are, the
+/// customer's subscriptions are read once. False: they are about nobody here.
+pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received]) -> Result<bool, Error> {
+    for event in events {
+        if event.kind == "v1.billing.meter.error_report_triggered" {
+            // It carries samples only: what is missing is found when totals are compared.
+            error!(
+                event.id = event.id,
+                meter = event.object_id,
+                "Stripe could not take meter events: run `billing-worker reconcile`"
+            );
+            return Ok(true);
+        }
+        if let Some(session) = event.object_id.as_deref().filter(|id| id.starts_with("cs_"))
+            && event.kind != "checkout.session.async_payment_succeeded"
+        {
+            start::checkout_ended(billing, session).await?;
+        }
     }
-    if event.kind.starts_with("checkout.session.")
-        && event.kind != "checkout.session.async_payment_succeeded"
-        && let Some(session) = &event.object_id
-    {
-        start::checkout_ended(billing, session).await?;
-    }
-    let Some(customer) = event.customer_id.as_deref() else {
+    let Some(customer) = customer else {
         return Ok(false);
     };
     let Some(account) = account(billing, customer).await? else {
         return Ok(false);
     };
-    if event.kind == "customer.deleted" {
-        // First what it had, then that it is gone.
-        refresh::refresh(billing, account).await?;
-        customers::deleted(billing, customer).await?;
-        return Ok(true);
-    }
     refresh::refresh(billing, account).await?;
-    if event.kind.starts_with("invoice.")
-        && let Some(invoice) = event.object_id.as_deref().filter(|id| id.starts_with("in_"))
-    {
+    let mut invoices: Vec<&str> = events.iter().filter_map(|event| event.object_id.as_deref()).collect();
+    invoices.retain(|id| id.starts_with("in_"));
+    invoices.sort_unstable();
+    invoices.dedup();
+    for invoice in invoices {
         invoiced(billing, account, invoice).await?;
+    }
+    if events.iter().any(|event| event.kind == "customer.deleted") {
+        // Last: what it had was read first.
+        customers::deleted(billing, customer).await?;
     }
     Ok(true)
 }

@@ -1,7 +1,7 @@
 //! The inbox: each event is stored once and worked on until its effect is there. Rows are claimed for a while, so that several
 //! workers share them and one that dies gives its own back.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use schema::period::instant;
@@ -84,17 +84,38 @@ pub async fn step(billing: &Billing, metrics: &Metrics) -> Result<usize, Error> 
     .fetch_all(&billing.admin.db)
     .await?;
     let count = claimed.len();
-    let work = stream::iter(claimed).for_each_concurrent(AT_ONCE, async |event| {
-        let done = effect::apply(billing, &event).await;
-        if let Err(failure) = record(billing, metrics, &event, done).await {
-            warn!(
-                event.id = event.id,
-                "could not record what became of an event, it is worked on again: {failure}"
-            );
+    let work = stream::iter(by_customer(claimed)).for_each_concurrent(AT_ONCE, async |(customer, events)| {
+        let done = effect::apply(billing, customer.as_deref(), &events).await;
+        for event in &events {
+            if let Err(failure) = record(billing, metrics, event, &done).await {
+                warn!(
+                    event.id = event.id,
+                    "could not record what became of an event, it is worked on again: {failure}"
+                );
+            }
         }
     });
     work.await;
     Ok(count)
+}
+
+/// Of one customer's events one look at Stripe is the effect of all; those that name nobody stand alone.
+fn by_customer(events: Vec<Received>) -> Vec<(Option<String>, Vec<Received>)> {
+    let mut groups: Vec<(Option<String>, Vec<Received>)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for event in events {
+        match event.customer_id.clone() {
+            None => groups.push((None, vec![event])),
+            Some(customer) => {
+                let place = *places.entry(customer.clone()).or_insert_with(|| {
+                    groups.push((Some(customer), Vec::new()));
+                    groups.len() - 1
+                });
+                groups[place].1.push(event);
+            }
+        }
+    }
+    groups
 }
 
 /// Puts an event that was given up back to work.
@@ -116,14 +137,14 @@ async fn record(
     billing: &Billing,
     metrics: &Metrics,
     event: &Received,
-    done: Result<bool, Error>,
+    done: &Result<bool, Error>,
 ) -> Result<(), Error> {
     let failure = match done {
         Ok(applied) => {
             sqlx::query!(
                 "update webhook_events set state = $2, done_at = now(), error = null where id = $1 and state = 'received'",
                 event.id,
-                if applied { "done" } else { "ignored" }
+                if *applied { "done" } else { "ignored" }
             )
             .execute(&billing.admin.db)
             .await?;
