@@ -7,6 +7,7 @@ mod corrections;
 mod extract;
 mod keys;
 mod notices;
+mod reports;
 
 use std::sync::{Arc, OnceLock};
 
@@ -62,6 +63,9 @@ pub fn router(api: AdminApi) -> Router {
         .route("/accounts/{account}/notice-endpoint/test", post(notices::test))
         .route("/accounts/{account}/notices", get(notices::list))
         .route("/notices/{notice}/replay", post(notices::replay))
+        .route("/reports", get(reports::list))
+        .route("/reports/attention", get(reports::attention))
+        .route("/reports/{identifier}/retry", post(reports::retry))
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))

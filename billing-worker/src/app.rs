@@ -26,6 +26,7 @@ use crate::{
     notices::{self, metrics::NoticeMetrics},
     plans,
     public_api::{self, PublicApi},
+    reports::Reporter,
     stripe::Stripe,
 };
 
@@ -105,6 +106,12 @@ async fn start(
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
 
     let stripe = Stripe::new(&settings.stripe)?;
+    if let Some(stripe) = stripe.clone() {
+        let (clickhouse, catalogue) = (admin.clickhouse.clone(), admin.catalogue.clone());
+        let (reports, metrics) = (settings.reports.clone(), metrics.reports.clone());
+        let reporter = Reporter::new(admin.db.clone(), clickhouse, stripe, catalogue, reports, metrics);
+        life.spawn(chores::report(reporter, life.clone()));
+    }
     let billing = Billing::new(admin.clone(), stripe, settings.billing.clone(), Clock::default());
     let api = PublicApi {
         billing: billing.by(By::Customer),

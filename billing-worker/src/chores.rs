@@ -11,8 +11,13 @@ use tokio::{sync::Notify, time::sleep};
 use tracing::{error, info, warn};
 
 use crate::{
-    administration::Administration, billing::Billing, error::Error, limits, metrics::Metrics, retention, stripe,
-    webhook,
+    administration::Administration,
+    billing::Billing,
+    error::Error,
+    limits,
+    metrics::Metrics,
+    reports::{self, Reporter},
+    retention, stripe, webhook,
 };
 
 /// Deletes rows whose retention is over, once a day. ClickHouse being away postpones it.
@@ -158,6 +163,18 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
             }
         }
         pause = AFTER_A_FAILURE;
+    }
+}
+
+/// Tells Stripe what was used, every `REPORT_INTERVAL`. ClickHouse or Stripe being away postpones it.
+pub async fn report(reporter: Reporter, life: Lifecycle) {
+    let every = reporter.settings.report_interval;
+    let step = || reports::step(&reporter, clock::now_s());
+    while let Some(done) = after(every, step, &life).await {
+        if let Err(failure) = done {
+            reporter.metrics.failed_step();
+            error!("usage was not reported in whole, trying again in {every:?}: {failure:#}");
+        }
     }
 }
 

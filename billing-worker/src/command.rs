@@ -2,6 +2,7 @@
 
 mod notices;
 mod print;
+mod reports;
 mod trail;
 
 use std::{sync::Arc, time::Duration};
@@ -66,6 +67,11 @@ pub enum Command {
     /// Usage notices: where an account is told, what it was told
     #[command(subcommand)]
     Notices(notices::NoticesCommand),
+    /// What is told to Stripe: list, try again, tell now
+    #[command(subcommand)]
+    Reports(reports::ReportsCommand),
+    /// ClickHouse, the ledger and Stripe side by side; fails on any drift
+    Reconcile(reports::ReconcileArguments),
 }
 
 #[derive(Subcommand)]
@@ -220,6 +226,8 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
     let done = match command {
         Command::Stripe(command) => stripe(command, &admin, settings).await,
         Command::Notices(command) => notices::run(command, &admin, settings).await,
+        Command::Reports(command) => reports::run(command, &admin, settings).await,
+        Command::Reconcile(arguments) => reports::reconcile(arguments, &admin, settings).await,
         command => change(command, &admin, settings.json).await,
     };
     done.map_err(explained)
@@ -228,7 +236,12 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
 async fn change(command: &Command, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     match command {
-        Command::Run | Command::Migrate | Command::Stripe(_) | Command::Notices(_) => Ok(()),
+        Command::Run
+        | Command::Migrate
+        | Command::Stripe(_)
+        | Command::Notices(_)
+        | Command::Reports(_)
+        | Command::Reconcile(_) => Ok(()),
         Command::Catalogue(CatalogueCommand::Sync) => print::synced(json, plans::sync(admin, now).await?),
         Command::Accounts(command) => account(command, admin, now, json).await,
         Command::Keys(command) => key(command, admin, now, json).await,

@@ -12,7 +12,10 @@ use service::{
 };
 use sqlx::postgres::PgConnectOptions;
 
-use crate::{billing::BillingSettings, command::Command, notices::settings::NoticeSettings, stripe::StripeSettings};
+use crate::{
+    billing::BillingSettings, command::Command, notices::settings::NoticeSettings, reports::ReportSettings,
+    stripe::StripeSettings,
+};
 
 /// Settings that were found to be in order.
 pub struct Settings {
@@ -23,6 +26,7 @@ pub struct Settings {
     pub stripe: StripeSettings,
     pub billing: BillingSettings,
     pub notices: NoticeSettings,
+    pub reports: ReportSettings,
     pub listen: SocketAddr,
     /// `None`: the admin API is closed.
     pub admin_token: Option<String>,
@@ -65,6 +69,9 @@ struct Arguments {
 
     #[command(flatten)]
     notices: NoticeSettings,
+
+    #[command(flatten)]
+    reports: ReportSettings,
 
     /// Address of the public API, /billing/*
     #[arg(long, env = "BILLING_LISTEN", default_value = "127.0.0.1:8081")]
@@ -179,6 +186,7 @@ impl Arguments {
             stripe: self.stripe,
             billing: self.billing,
             notices: self.notices,
+            reports: self.reports,
             listen: self.listen,
             admin_token: self.admin_token,
             migrate: self.migrate,

@@ -89,6 +89,10 @@ pub enum Error {
     CorrectionTaken(String),
     #[error("ClickHouse: {0}")]
     ClickHouse(String),
+    #[error("there is no report `{0}`")]
+    UnknownReport(String),
+    #[error("the report `{identifier}` is {state}: only a parked one is tried again by hand")]
+    ReportNotParked { identifier: String, state: String },
     #[error("there is no notice `{0}`")]
     UnknownNotice(String),
     #[error("account `{0}` has no notice endpoint: set one first")]
@@ -161,6 +165,8 @@ impl Error {
             Self::NotLower { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_lower"),
             Self::CorrectionTaken(_) => (StatusCode::CONFLICT, "correction_taken"),
             Self::ClickHouse(_) => (StatusCode::SERVICE_UNAVAILABLE, "clickhouse_unavailable"),
+            Self::UnknownReport(_) => (StatusCode::NOT_FOUND, "unknown_report"),
+            Self::ReportNotParked { .. } => (StatusCode::CONFLICT, "report_not_parked"),
             Self::UnknownNotice(_) => (StatusCode::NOT_FOUND, "unknown_notice"),
             Self::NoNoticeEndpoint(_) => (StatusCode::NOT_FOUND, "no_notice_endpoint"),
             Self::NoticeEndpointDisabled(_) => (StatusCode::CONFLICT, "notice_endpoint_disabled"),

@@ -20,6 +20,7 @@
 //! | who changed what | [`audit`] |
 //! | what is done again and again | [`chores`] |
 //! | deleting rows whose retention is over | [`retention`] |
+//! | telling Stripe what was used | [`reports`] |
 //! | telling the gateways | [`announce`] |
 //! | telling accounts of their usage | [`notices`] |
 //! | migrations, and whether the database is there | [`database`] |
@@ -57,6 +58,7 @@ pub mod notices;
 pub mod page;
 pub mod plans;
 pub mod public_api;
+pub mod reports;
 pub mod retention;
 pub mod stripe;
 pub mod subscriptions;

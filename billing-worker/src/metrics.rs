@@ -12,6 +12,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::reports::ReportMetrics;
+
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
 pub struct Metrics {
@@ -20,6 +22,7 @@ pub struct Metrics {
     not_announced: Counter,
     pub corrections_waiting: Gauge,
     pub lanes: LaneMetrics,
+    pub reports: ReportMetrics,
     webhooks: Family<Webhook, Counter>,
 }
 
@@ -55,6 +58,7 @@ impl Metrics {
             self.corrections_waiting.clone(),
         );
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
+        self.reports.register(registry);
     }
 
     pub fn announced(&self, count: u64) {

@@ -5,6 +5,8 @@
 
 mod deletion;
 
+use std::collections::HashMap;
+
 use anyhow::{Context, Result};
 use clickhouse::{Client, Row};
 use schema::{AccountId, Catalogue, Period, Standing, period::instant, standing::Subscription};
@@ -85,13 +87,14 @@ async fn push_accounts(
         let current = subscriptions::current(db, &accounts)
             .await
             .context("reading subscriptions")?;
+        let open = first_open(db, &accounts).await.context("reading billing periods")?;
         let rows: Vec<_> = accounts
             .iter()
             .filter_map(|account| {
                 Some(AccountRetention {
                     push_id: push,
                     account_id: account.0,
-                    keep_from: keep_from(catalogue, current.get(account), now)?,
+                    keep_from: keep_from(catalogue, current.get(account), open.get(&account.0).copied(), now)?,
                     pushed_at: now,
                 })
             })
@@ -114,23 +117,42 @@ async fn push_accounts(
 
 /// The first day whose rows are kept, by the plan the account has at `now`; `None`: all rows are kept. Also of a plan that
 /// the catalogue does not know.
-fn keep_from(catalogue: &Catalogue, subscription: Option<&Subscription>, now: OffsetDateTime) -> Option<Date> {
+fn keep_from(
+    catalogue: &Catalogue,
+    subscription: Option<&Subscription>,
+    open: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Option<Date> {
     let standing = Standing::at(subscription, now.unix_timestamp());
     let days = catalogue.plan(&standing.plan)?.retention_days?;
     let by_plan = now.date().saturating_sub(i64::from(days).days());
-    Some(by_plan.min(first_needed(&standing, subscription)))
+    Some(by_plan.min(first_needed(&standing, subscription, open)))
 }
 
-/// The first day of the oldest period whose rows may still be asked for. The one place that decides it: today the current
-/// period and the one before it; an account with an older period that is not reconciled needs that one's.
-fn first_needed(standing: &Standing, subscription: Option<&Subscription>) -> Date {
+/// The first day of the oldest period whose rows may still be asked for. The one place that decides it: the current period
+/// and the one before it, and `open`, the start of the oldest billing period that is not frozen: its corrections are read
+/// from the rows.
+fn first_needed(standing: &Standing, subscription: Option<&Subscription>, open: Option<OffsetDateTime>) -> Date {
     let before = standing.period.start - 1;
     let previous = match subscription {
         Some(subscription) => Period::anchored_month(subscription.anchor, before),
         None => Period::calendar_month(before),
     };
     // From the first of its month: the account may have been on another plan then, with periods that began earlier.
-    instant(Period::calendar_month(previous.start).start).date()
+    let first = instant(Period::calendar_month(previous.start).start);
+    open.map_or(first, |open| open.min(first)).date()
+}
+
+/// The start of the oldest billing period that is not frozen, of those accounts that have one.
+async fn first_open(db: &PgPool, accounts: &[AccountId]) -> sqlx::Result<HashMap<Uuid, OffsetDateTime>> {
+    let rows = sqlx::query!(
+        r#"select account_id, min(period_start) as "start!" from billing_periods
+           where frozen_at is null and account_id = any($1) group by account_id"#,
+        &accounts.iter().map(|account| account.0).collect::<Vec<_>>()
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.account_id, row.start)).collect())
 }
 
 #[cfg(test)]
@@ -163,29 +185,47 @@ mod tests {
         let catalogue = Catalogue::built_in();
         let running = (datetime!(2026-11-10 8:00 UTC), datetime!(2026-12-10 8:00 UTC));
         let pro = subscription("pro", running.0, running.1);
-        assert_eq!(keep_from(&catalogue, Some(&pro), NOW), Some(date!(2025 - 11 - 23)));
+        assert_eq!(
+            keep_from(&catalogue, Some(&pro), None, NOW),
+            Some(date!(2025 - 11 - 23))
+        );
         let enterprise = subscription("enterprise", running.0, running.1);
-        assert_eq!(keep_from(&catalogue, Some(&enterprise), NOW), None);
+        assert_eq!(keep_from(&catalogue, Some(&enterprise), None, NOW), None);
         let unknown = subscription("platinum", running.0, running.1);
-        assert_eq!(keep_from(&catalogue, Some(&unknown), NOW), None);
+        assert_eq!(keep_from(&catalogue, Some(&unknown), None, NOW), None);
+    }
+
+    #[test]
+    fn rows_of_a_billing_period_that_is_not_frozen_are_kept() {
+        let catalogue = Catalogue::built_in();
+        let open = datetime!(2026-06-10 8:00 UTC);
+        assert_eq!(
+            keep_from(&catalogue, None, Some(open), NOW),
+            Some(date!(2026 - 06 - 10))
+        );
+        let recent = datetime!(2026-11-10 8:00 UTC);
+        assert_eq!(
+            keep_from(&catalogue, None, Some(recent), NOW),
+            Some(date!(2026 - 10 - 01))
+        );
     }
 
     #[test]
     fn rows_of_the_current_and_the_previous_period_are_kept_whatever_the_plan_says() {
         let catalogue = Catalogue::built_in();
         // 30 days would be the 24th of October, in the middle of the previous period.
-        assert_eq!(keep_from(&catalogue, None, NOW), Some(date!(2026 - 10 - 01)));
+        assert_eq!(keep_from(&catalogue, None, None, NOW), Some(date!(2026 - 10 - 01)));
         // On the first day of a month as well.
         let first = datetime!(2026-11-01 0:00 UTC);
-        assert_eq!(keep_from(&catalogue, None, first), Some(date!(2026 - 10 - 01)));
+        assert_eq!(keep_from(&catalogue, None, None, first), Some(date!(2026 - 10 - 01)));
         assert_eq!(
-            keep_from(&catalogue, None, datetime!(2026-10-31 23:59:59 UTC)),
+            keep_from(&catalogue, None, None, datetime!(2026-10-31 23:59:59 UTC)),
             Some(date!(2026 - 09 - 01))
         );
         // A subscription that has just ended: Free now, and its last period began in October.
         let mut ended = subscription("pro", datetime!(2026-10-15 8:00 UTC), datetime!(2026-11-15 8:00 UTC));
         ended.ends_at = Some(ended.period.end);
-        let keep = keep_from(&catalogue, Some(&ended), NOW).unwrap();
+        let keep = keep_from(&catalogue, Some(&ended), None, NOW).unwrap();
         assert!(keep <= date!(2026 - 10 - 01), "{keep}");
     }
 }

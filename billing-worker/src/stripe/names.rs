@@ -1,5 +1,7 @@
 //! What the things of this service are called in Stripe: how they are found there, in every account and mode.
 
+use std::fmt::Display;
+
 use schema::UsageType;
 
 /// Metadata of a product, price or subscription: the plan.
@@ -15,8 +17,8 @@ pub const META_ACCOUNT: &str = "trendit_account";
 pub const PAYLOAD_CUSTOMER: &str = "stripe_customer_id";
 pub const PAYLOAD_VALUE: &str = "value";
 
-/// The event name of a usage type's meter.
-pub fn meter_event_name(usage_type: UsageType) -> String {
+/// The event name of a usage type's meter; also of one that the catalogue has no more.
+pub fn meter_event_name(usage_type: impl Display) -> String {
     format!("trendit_{usage_type}")
 }
 

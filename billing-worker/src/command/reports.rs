@@ -1,0 +1,137 @@
+//! Sub-commands about metered usage: `reports …` and `reconcile`.
+
+mod print;
+
+use std::{str::FromStr, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use schema::clock;
+use service::settings::seconds;
+use time::{Date, format_description::well_known::Iso8601};
+
+use super::PageArguments;
+use crate::{
+    accounts,
+    administration::Administration,
+    config::Settings,
+    reports::{
+        self, Reporter,
+        list::{self, State},
+        reconcile::{self, Question, Which},
+    },
+    stripe::{Stripe, StripeError},
+};
+
+#[derive(Subcommand)]
+pub enum ReportsCommand {
+    /// List reports, the oldest first
+    List {
+        /// Only those in this state
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        /// Only those that Stripe refused (the same as --state parked)
+        #[arg(long, conflicts_with = "state")]
+        parked: bool,
+        #[command(flatten)]
+        page: PageArguments,
+    },
+    /// Show what needs someone: parked reports, drifts, carries that wait
+    Attention,
+    /// Let a parked report be tried again
+    Retry { identifier: String },
+    /// Count one account's usage and tell Stripe now
+    Flush {
+        /// Id or e-mail address
+        account: String,
+    },
+}
+
+#[derive(Args)]
+pub struct ReconcileArguments {
+    /// `current`, `previous` (the last that is over), `all`, or a day (YYYY-MM-DD): the periods that hold a part of it
+    #[arg(long, default_value = "current", value_name = "PERIOD")]
+    period: WhichArgument,
+    /// Id or e-mail address: only this account
+    #[arg(long)]
+    account: Option<String>,
+    /// Sum frozen periods anew, too
+    #[arg(long)]
+    recount: bool,
+    /// Wait until nothing is pending, this long at the most; what is pending then fails the command
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    wait: Option<Duration>,
+}
+
+#[derive(Clone, Copy)]
+struct WhichArgument(Which);
+
+impl FromStr for WhichArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self(match text {
+            "current" => Which::Current,
+            "previous" => Which::Previous,
+            "all" => Which::All,
+            day => Which::Day(
+                Date::parse(day, &Iso8601::DATE)
+                    .map_err(|_| format!("`{day}` is not current, previous, all or a day such as 2026-11-01"))?,
+            ),
+        }))
+    }
+}
+
+pub async fn run(command: &ReportsCommand, admin: &Administration, settings: &Settings) -> Result<()> {
+    let (now, json) = (clock::now_s(), settings.json);
+    match command {
+        ReportsCommand::List { state, parked, page } => {
+            let state = if *parked { Some(State::Parked) } else { *state };
+            print::reports(json, &list::list(&admin.db, state, page.page()).await?)
+        }
+        ReportsCommand::Attention => print::attention(json, &list::attention(&admin.db).await?),
+        ReportsCommand::Retry { identifier } => print::report(json, &list::retry(admin, identifier, now).await?),
+        ReportsCommand::Flush { account } => {
+            let account = accounts::find(admin, account).await?;
+            print::flushed(json, reports::flush(&reporter(admin, settings)?, account, now).await?)
+        }
+    }
+}
+
+pub async fn reconcile(arguments: &ReconcileArguments, admin: &Administration, settings: &Settings) -> Result<()> {
+    let now = clock::now_s();
+    let account = match &arguments.account {
+        Some(account) => Some(accounts::find(admin, account).await?),
+        None => None,
+    };
+    let question = Question {
+        which: arguments.period.0,
+        account,
+        recount: arguments.recount,
+    };
+    let wait = arguments.wait.unwrap_or(Duration::ZERO);
+    let reconciliation = reconcile::run(&reporter(admin, settings)?, &question, wait, now).await?;
+    print::reconciliation(settings.json, &reconciliation)?;
+    let totals = reconciliation.totals;
+    if totals.drifting > 0 {
+        bail!("{} of {} lines drift", totals.drifting, totals.rows);
+    }
+    if totals.pending > 0 && arguments.wait.is_some() {
+        bail!("{} of {} lines are still pending", totals.pending, totals.rows);
+    }
+    Ok(())
+}
+
+fn reporter(admin: &Administration, settings: &Settings) -> Result<Reporter> {
+    let Some(stripe) = Stripe::new(&settings.stripe)? else {
+        return Err(StripeError::NotConfigured.into());
+    };
+    Ok(Reporter::new(
+        admin.db.clone(),
+        admin.clickhouse.clone(),
+        stripe,
+        admin.catalogue.clone(),
+        settings.reports.clone(),
+        Default::default(),
+    ))
+}

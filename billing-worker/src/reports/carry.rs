@@ -1,0 +1,113 @@
+//! What came too late for its period's invoice: a row for each carry, in the transaction that takes the units out of their
+//! period, so that no unit is in two places or in none.
+
+use anyhow::Result;
+use schema::{AccountId, period::instant};
+use sqlx::{Postgres, Transaction};
+use tracing::info;
+use uuid::Uuid;
+
+use super::{
+    draft::Page,
+    identifier::LineId,
+    period::{BillingPeriod, Late as Why},
+    settings::LateUsage,
+};
+
+/// Units that their period's invoice can have no more.
+pub(super) struct Late<'a> {
+    pub line: &'a LineId,
+    pub period: &'a BillingPeriod,
+    pub units: i64,
+    pub why: Why,
+}
+
+/// Takes units out of a line that is locked. `false`: the line that they go to is another worker's now; the next step does it.
+pub(super) async fn write(
+    tx: &mut Transaction<'_, Postgres>,
+    page: &mut Page,
+    late: Late<'_>,
+    policy: LateUsage,
+    now: i64,
+) -> Result<bool> {
+    let Late {
+        line,
+        period,
+        units,
+        why,
+    } = late;
+    let to = match policy {
+        LateUsage::CreditOrCharge => None,
+        LateUsage::NextPeriod => match page.next(line, now) {
+            Ok(next) => next,
+            Err(()) => return Ok(false),
+        },
+    };
+    let id = Uuid::now_v7();
+    sqlx::query!(
+        "insert into meter_carries (id, account_id, usage_type, from_period, units, reason, policy, to_period, customer_id,
+             next_attempt_at, settled_at, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, case when $8::timestamptz is not null then $10::timestamptz end,
+             $10)",
+        id,
+        line.account.0,
+        line.usage_type,
+        instant(line.start),
+        units,
+        why.as_str(),
+        policy.as_str(),
+        to.as_ref().map(|to| instant(to.start)),
+        period.customer,
+        instant(now)
+    )
+    .execute(&mut **tx)
+    .await?;
+    page.change(line, |line| line.carry_out(units));
+    if let Some(to) = &to {
+        page.change(to, |line| line.carry_in(units));
+    }
+    info!(
+        carry.id = %id, account.id = %line.account, usage_type = line.usage_type, period.start = %instant(line.start), units,
+        reason = why.as_str(), policy = policy.as_str(), to = to.map(|to| instant(to.start).to_string()),
+        "carried late usage"
+    );
+    Ok(true)
+}
+
+/// Moves what waits for a next period into it, where there is one now; tells how many carries.
+pub(super) async fn arrive(
+    tx: &mut Transaction<'_, Postgres>,
+    page: &mut Page,
+    accounts: &[AccountId],
+    now: i64,
+) -> Result<u64> {
+    let waiting = sqlx::query!(
+        "select id, account_id, usage_type, from_period, units from meter_carries
+         where settled_at is null and policy = 'next_period' and account_id = any($1)
+         order by id for update skip locked",
+        &accounts.iter().map(|account| account.0).collect::<Vec<_>>()
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let mut arrived = 0;
+    for carry in waiting {
+        let from = LineId {
+            account: AccountId(carry.account_id),
+            start: carry.from_period.unix_timestamp(),
+            usage_type: carry.usage_type,
+        };
+        let Ok(Some(to)) = page.next(&from, now) else { continue };
+        sqlx::query!(
+            "update meter_carries set to_period = $2, settled_at = $3 where id = $1",
+            carry.id,
+            instant(to.start),
+            instant(now)
+        )
+        .execute(&mut **tx)
+        .await?;
+        page.change(&to, |line| line.carry_in(carry.units));
+        info!(carry.id = %carry.id, account.id = %from.account, units = carry.units, "carried usage has found its next period");
+        arrived += 1;
+    }
+    Ok(arrived)
+}

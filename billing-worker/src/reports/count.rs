@@ -1,0 +1,94 @@
+//! What ClickHouse has counted: sums of billing periods, and the corrections among them.
+
+use std::{collections::HashMap, fmt::Write, time::Duration};
+
+use anyhow::{Context, Result};
+use clickhouse::{Client, Row};
+use schema::AccountId;
+use serde::Deserialize;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::identifier::LineId;
+
+/// One query. A page of accounts takes some 50 ms.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An account and the first second of one of its periods.
+pub type AccountPeriod = (AccountId, i64);
+
+#[derive(Row, Deserialize)]
+struct Counted {
+    #[serde(with = "clickhouse::serde::uuid")]
+    account_id: Uuid,
+    usage_type: String,
+    /// Unix seconds.
+    start: i64,
+    units: i64,
+}
+
+/// `sum(cost_units)` of these periods. What is missing has none.
+pub async fn sums(clickhouse: &Client, periods: &[AccountPeriod]) -> Result<HashMap<LineId, i64>> {
+    let query = |condition: &str| {
+        format!(
+            "select account_id, toString(usage_type) as usage_type, toInt64(period_start) as start,
+                 sum(cost_units) as units
+             from usage where {condition} group by account_id, usage_type, period_start"
+        )
+    };
+    counted(clickhouse, periods, query)
+        .await
+        .context("summing the usage of billing periods")
+}
+
+/// The sum of the corrections (0 or negative) of these periods; read from the rows, which are kept until a period is frozen.
+pub async fn corrections(clickhouse: &Client, periods: &[AccountPeriod]) -> Result<HashMap<LineId, i64>> {
+    let query = |condition: &str| {
+        format!(
+            "select account_id, toString(usage_type) as usage_type, toInt64(period_start) as start,
+                 sum(cost_units) as units
+             from usage_events where {condition} and corrects != toUUID('{}') and cost_units < 0
+             group by account_id, usage_type, period_start",
+            Uuid::nil()
+        )
+    };
+    counted(clickhouse, periods, query)
+        .await
+        .context("summing the corrections of billing periods")
+}
+
+async fn counted(
+    clickhouse: &Client,
+    periods: &[AccountPeriod],
+    query: impl Fn(&str) -> String,
+) -> Result<HashMap<LineId, i64>> {
+    if periods.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let query = query(&condition(periods));
+    let rows = timeout(PATIENCE, clickhouse.query_raw(&query).fetch_all::<Counted>())
+        .await
+        .with_context(|| format!("no answer from ClickHouse within {PATIENCE:?}"))??;
+    let line = |row: Counted| {
+        let line = LineId {
+            account: AccountId(row.account_id),
+            start: row.start,
+            usage_type: row.usage_type,
+        };
+        (line, row.units)
+    };
+    Ok(rows.into_iter().map(line).collect())
+}
+
+/// Ids and numbers only: nothing that a client chose is in it.
+fn condition(periods: &[AccountPeriod]) -> String {
+    let (mut accounts, mut pairs) = (String::new(), String::new());
+    for (n, (account, start)) in periods.iter().enumerate() {
+        let comma = if n == 0 { "" } else { "," };
+        // Writing to a string does not fail.
+        write!(accounts, "{comma}'{account}'").ok();
+        write!(pairs, "{comma}('{account}',{start})").ok();
+    }
+    // The first of them is what the order key finds rows by.
+    format!("account_id in ({accounts}) and (account_id, period_start) in ({pairs})")
+}

@@ -1,0 +1,241 @@
+//! Freezes periods: their totals were the same in ClickHouse, in the ledger and at Stripe, are kept in PostgreSQL, and are
+//! never summed again.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt, stream};
+use schema::{AccountId, period::instant};
+use tracing::{error, info};
+
+use super::{
+    Reporter, count,
+    identifier::LineId,
+    ledger::Line,
+    period::{BillingPeriod, Window},
+    report::SUMMARY_LAG,
+};
+use crate::stripe::StripeError;
+
+/// Periods looked at in one step, at the most: Stripe is asked for each, at the rate that all calls share.
+const PERIODS_MAX: i64 = 200;
+const READS_AT_ONCE: usize = 8;
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frozen {
+    pub periods: u64,
+    /// Stripe's summaries are not what it was told.
+    pub differing: u64,
+}
+
+struct Candidate {
+    account: AccountId,
+    start: i64,
+    customer: String,
+    window: Window,
+    lines: HashMap<LineId, Line>,
+    /// The last delivery may not show in the summaries yet.
+    is_settling: bool,
+}
+
+pub async fn step(reporter: &Reporter, now: i64) -> Result<Frozen> {
+    let mut frozen = Frozen::default();
+    for candidate in candidates(reporter, now).await.context("reading final periods")? {
+        match agrees(reporter, &candidate).await {
+            Ok(None) => frozen.periods += u64::from(freeze(reporter, &candidate, now).await?),
+            Ok(Some(_)) if candidate.is_settling => {}
+            Ok(Some((line, told))) => {
+                frozen.differing += 1;
+                let reported = candidate.lines.get(&line).map_or(0, |line| line.reported);
+                error!(
+                    account.id = %line.account, usage_type = line.usage_type, period.start = %instant(line.start), reported,
+                    stripe = told, "Stripe has other units than it was told: the period is not frozen"
+                );
+            }
+            Err(failure) => {
+                let account = candidate.account;
+                error!(account.id = %account, period.start = %instant(candidate.start), "Stripe's summaries cannot be read: {failure}");
+                if failure.is_passing() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(frozen)
+}
+
+/// Periods that are final, over for the margin, and have no report that is not done.
+async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate>> {
+    let margin = i64::try_from(reporter.settings.freeze_after.as_secs()).unwrap_or(i64::MAX);
+    // In any order: those that do not agree must not stand in the way of all others for ever.
+    let periods = sqlx::query!(
+        r#"select p.account_id, p.period_start, p.period_end, p.customer_id, p.stripe_subscription_id,
+               exists (select from meter_reports r where r.account_id = p.account_id and r.period_start = p.period_start
+                   and r.done_at > $3) as "is_settling!"
+           from billing_periods p
+           where p.frozen_at is null and p.final_at is not null and p.period_end <= $1
+               and not exists (select from meter_reports r where r.account_id = p.account_id
+                   and r.period_start = p.period_start and r.state in ('open', 'parked'))
+           order by random() limit $2"#,
+        instant(now.saturating_sub(margin)),
+        PERIODS_MAX,
+        instant(now - SUMMARY_LAG)
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|row| (row.account_id, row.period_start)).unzip();
+    let lines = sqlx::query!(
+        "select l.account_id, l.period_start, l.usage_type, reported_units, carried_in, carried_out, corrected_units, reports
+         from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
+             join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start",
+        &accounts,
+        &starts
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    let mut by_period: HashMap<count::AccountPeriod, HashMap<LineId, Line>> = HashMap::new();
+    for row in lines {
+        let id = LineId {
+            account: AccountId(row.account_id),
+            start: row.period_start.unix_timestamp(),
+            usage_type: row.usage_type,
+        };
+        let line = Line {
+            reported: row.reported_units,
+            carried_in: row.carried_in,
+            carried_out: row.carried_out,
+            corrected: row.corrected_units,
+            reports: row.reports,
+        };
+        by_period.entry((id.account, id.start)).or_default().insert(id, line);
+    }
+    Ok(periods
+        .into_iter()
+        .filter_map(|row| {
+            let period = BillingPeriod {
+                account: AccountId(row.account_id),
+                start: row.period_start.unix_timestamp(),
+                end: row.period_end.unix_timestamp(),
+                customer: row.customer_id,
+                subscription: row.stripe_subscription_id,
+                final_at: None,
+            };
+            Some(Candidate {
+                // None: it was never counted.
+                lines: by_period.remove(&(period.account, period.start))?,
+                account: period.account,
+                start: period.start,
+                window: period.window(),
+                customer: period.customer,
+                is_settling: row.is_settling,
+            })
+        })
+        .collect())
+}
+
+/// The first line of which Stripe has other units than it was told.
+async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(LineId, i64)>, StripeError> {
+    let told_of: Vec<_> = candidate
+        .lines
+        .iter()
+        .filter(|(_, line)| line.reports > 0)
+        .map(|(id, line)| (id.clone(), line.reported))
+        .collect();
+    let mut answers = stream::iter(told_of)
+        .map(async |(id, reported)| {
+            let (stripe, customer) = (&reporter.stripe, &candidate.customer);
+            let told = reporter
+                .meters
+                .told(stripe, customer, &id.usage_type, candidate.window)
+                .await;
+            told.map(|told| (id, reported, told))
+        })
+        .buffer_unordered(READS_AT_ONCE);
+    while let Some(answer) = answers.next().await {
+        let (id, reported, told) = answer?;
+        if told != reported {
+            return Ok(Some((id, told)));
+        }
+    }
+    Ok(None)
+}
+
+/// Counts once more, with the ledger's lines held; `false`: something has changed or does not agree, the next step sees.
+async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<bool> {
+    let start = instant(candidate.start);
+    let mut tx = reporter.db.begin().await.context("freezing a period")?;
+    let rows = sqlx::query!(
+        "select usage_type, reported_units, carried_in, carried_out, reports from meter_ledger
+         where account_id = $1 and period_start = $2 and frozen_units is null for update skip locked",
+        candidate.account.0,
+        start
+    )
+    .fetch_all(&mut *tx)
+    .await
+    .context("freezing a period")?;
+    let open = sqlx::query_scalar!(
+        r#"select exists (select from meter_reports
+               where account_id = $1 and period_start = $2 and state in ('open', 'parked')) as "open!""#,
+        candidate.account.0,
+        start
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .context("freezing a period")?;
+    if open || rows.len() != candidate.lines.len() {
+        return Ok(false);
+    }
+    let mut sums = count::sums(&reporter.clickhouse, &[(candidate.account, candidate.start)]).await?;
+    let (mut usage_types, mut units) = (Vec::new(), Vec::new());
+    for row in rows {
+        let id = LineId {
+            account: candidate.account,
+            start: candidate.start,
+            usage_type: row.usage_type,
+        };
+        let counted = sums.remove(&id).unwrap_or(0);
+        let Some(known) = candidate.lines.get(&id) else {
+            return Ok(false);
+        };
+        let line = Line {
+            reported: row.reported_units,
+            carried_in: row.carried_in,
+            carried_out: row.carried_out,
+            reports: row.reports,
+            ..*known
+        };
+        if line != *known || line.delta(counted) != Some(0) {
+            return Ok(false);
+        }
+        usage_types.push(id.usage_type);
+        units.push(counted);
+    }
+    // Usage of a type that has no line yet.
+    if sums.values().any(|units| *units != 0) {
+        return Ok(false);
+    }
+    sqlx::query!(
+        "update meter_ledger l set frozen_units = f.units from unnest($3::text[], $4::bigint[]) as f (usage_type, units)
+         where l.account_id = $1 and l.period_start = $2 and l.usage_type = f.usage_type",
+        candidate.account.0,
+        start,
+        &usage_types,
+        &units
+    )
+    .execute(&mut *tx)
+    .await
+    .context("freezing a period")?;
+    sqlx::query!(
+        "update billing_periods set frozen_at = $3 where account_id = $1 and period_start = $2",
+        candidate.account.0,
+        start,
+        instant(now)
+    )
+    .execute(&mut *tx)
+    .await
+    .context("freezing a period")?;
+    tx.commit().await.context("freezing a period")?;
+    info!(account.id = %candidate.account, period.start = %start, "froze a period");
+    Ok(true)
+}

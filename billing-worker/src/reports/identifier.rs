@@ -1,0 +1,63 @@
+//! A report's identifier: names one meter event for ever, whoever sends it and however often.
+
+use schema::AccountId;
+use sha2::{Digest, Sha256};
+
+/// What Stripe allows.
+const LENGTH_MAX: usize = 100;
+
+/// Which line of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LineId {
+    pub account: AccountId,
+    /// First second of the period.
+    pub start: i64,
+    pub usage_type: String,
+}
+
+/// Of the report that is the `number`th of its line. The number is needed: a correction may bring a counter back to where it
+/// was, and the report from there is another one.
+pub fn identifier(customer: &str, line: &LineId, number: i32, from: i64, to: i64) -> String {
+    let (usage_type, start) = (&line.usage_type, line.start);
+    let whole = format!("{customer}.{usage_type}.{start}.{number}.{from}-{to}");
+    if whole.len() <= LENGTH_MAX {
+        return whole;
+    }
+    let digest = Sha256::digest(whole.as_bytes());
+    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    // The readable end of it: 64 + 1 + at most 10 + 1 characters and the number stay below the maximum.
+    format!("{hash}.{start}.{number}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(usage_type: &str, start: i64) -> LineId {
+        LineId {
+            account: AccountId::NIL,
+            start,
+            usage_type: usage_type.to_owned(),
+        }
+    }
+
+    #[test]
+    fn short_ones_can_be_read() {
+        let readable = identifier("cus_1", &line("api_call", 1_790_000_000), 2, 10, 15);
+        assert_eq!(readable, "cus_1.api_call.1790000000.2.10-15");
+    }
+
+    proptest! {
+        #[test]
+        fn identifiers_fit_and_two_reports_never_share_one(
+            usage_type in "[a-z_]{1,90}", start in 0i64..9_999_999_999, number in 1i32.., from: i64, to: i64,
+        ) {
+            let of = |number| identifier("cus_NffrFeUfNV2Hib", &line(&usage_type, start), number, from, to);
+            prop_assert!(of(number).len() <= LENGTH_MAX);
+            prop_assert_eq!(of(number), of(number));
+            prop_assert_ne!(of(number), of(number - 1));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Reports as an operator sees them: lists, what needs someone, and trying a parked one again.
+
+use schema::{AccountId, period::instant};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tracing::info;
+use uuid::Uuid;
+
+use crate::{
+    administration::Administration,
+    audit,
+    error::Error,
+    page::{Listed, Page},
+};
+
+/// Of each kind that needs someone.
+const ATTENTION_MAX: i64 = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Open,
+    Delivered,
+    Withdrawn,
+    Parked,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ReportView {
+    pub id: Uuid,
+    pub identifier: String,
+    pub account_id: AccountId,
+    pub customer_id: String,
+    pub usage_type: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub period_start: OffsetDateTime,
+    pub from_units: i64,
+    pub to_units: i64,
+    pub state: String,
+    pub attempts: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_attempt_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub next_attempt_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub done_at: Option<OffsetDateTime>,
+    pub error: Option<String>,
+}
+
+/// Fewer units in ClickHouse than Stripe was told.
+#[derive(Clone, Debug, Serialize)]
+pub struct DriftView {
+    pub account_id: AccountId,
+    pub usage_type: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub period_start: OffsetDateTime,
+    pub drift_units: i64,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub since: Option<OffsetDateTime>,
+}
+
+/// Late usage that has not arrived anywhere.
+#[derive(Clone, Debug, Serialize)]
+pub struct CarryView {
+    pub id: Uuid,
+    pub account_id: AccountId,
+    pub usage_type: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub from_period: OffsetDateTime,
+    pub units: i64,
+    pub reason: String,
+    pub policy: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    pub error: Option<String>,
+}
+
+/// What does not go on by itself: the oldest thousand of each.
+#[derive(Clone, Debug, Serialize)]
+pub struct Attention {
+    pub parked: Vec<ReportView>,
+    pub drifts: Vec<DriftView>,
+    pub waiting_carries: Vec<CarryView>,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Delivered => "delivered",
+            Self::Withdrawn => "withdrawn",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// The oldest first.
+pub async fn list(db: &PgPool, state: Option<State>, page: Page) -> Result<Listed<ReportView>, Error> {
+    let reports = sqlx::query_as!(
+        ReportView,
+        r#"select id, identifier, account_id as "account_id: Uuid", customer_id, usage_type, period_start, from_units, to_units,
+                  state, attempts, created_at, last_attempt_at, next_attempt_at, done_at, error
+           from meter_reports where ($1::text is null or state = $1) and ($2::uuid is null or id > $2) order by id limit $3"#,
+        state.map(State::as_str),
+        page.after,
+        page.rows()?
+    )
+    .fetch_all(db)
+    .await?;
+    page.cut(reports, |report| report.id)
+}
+
+/// Lets a parked report be tried again, with the next step. Its identifier stays.
+pub async fn retry(admin: &Administration, identifier: &str, now: i64) -> Result<ReportView, Error> {
+    let mut tx = admin.db.begin().await?;
+    let report = sqlx::query_as!(
+        ReportView,
+        r#"update meter_reports set state = 'open', next_attempt_at = $2, claimed_until = null
+           where identifier = $1 and state = 'parked'
+           returning id, identifier, account_id as "account_id: Uuid", customer_id, usage_type, period_start, from_units,
+               to_units, state, attempts, created_at, last_attempt_at, next_attempt_at, done_at, error"#,
+        identifier,
+        instant(now)
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(report) = report {
+        let entry = audit::Entry {
+            action: "report.retry",
+            account: Some(report.account_id),
+            subject: identifier.to_owned(),
+            details: json!({ "units": report.to_units - report.from_units, "error": report.error }),
+            actor: admin.actor(),
+        };
+        audit::record(&mut tx, entry).await?;
+        tx.commit().await?;
+        info!(report.identifier = identifier, by = %admin.by, "a parked report is tried again");
+        return Ok(report);
+    }
+    let state = sqlx::query_scalar!("select state from meter_reports where identifier = $1", identifier)
+        .fetch_optional(&mut *tx)
+        .await?;
+    Err(match state {
+        Some(state) => Error::ReportNotParked {
+            identifier: identifier.to_owned(),
+            state,
+        },
+        None => Error::UnknownReport(identifier.to_owned()),
+    })
+}
+
+pub async fn attention(db: &PgPool) -> Result<Attention, Error> {
+    let parked = Page {
+        limit: Some(crate::page::LIMIT_MAX),
+        after: None,
+    };
+    let drifts = sqlx::query_as!(
+        DriftView,
+        r#"select account_id as "account_id: Uuid", usage_type, period_start, drift_units, drift_since as since
+           from meter_ledger where drift_units <> 0 order by drift_since limit $1"#,
+        ATTENTION_MAX
+    )
+    .fetch_all(db)
+    .await?;
+    let waiting_carries = sqlx::query_as!(
+        CarryView,
+        r#"select id, account_id as "account_id: Uuid", usage_type, from_period, units, reason, policy, created_at, error
+           from meter_carries where settled_at is null order by id limit $1"#,
+        ATTENTION_MAX
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(Attention {
+        parked: list(db, Some(State::Parked), parked).await?.items,
+        drifts,
+        waiting_carries,
+    })
+}

@@ -1,0 +1,90 @@
+//! What an operator sees of reports.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Cheap to clone; all clones count together.
+#[derive(Clone, Default)]
+pub struct ReportMetrics {
+    delivered: Family<OfType, Counter>,
+    units_up: Family<OfType, Counter>,
+    units_down: Family<OfType, Counter>,
+    pub(super) parked: Gauge<i64, AtomicI64>,
+    pub(super) open: Gauge<i64, AtomicI64>,
+    pub(super) oldest_s: Gauge<i64, AtomicI64>,
+    pub(super) drifting: Gauge<i64, AtomicI64>,
+    pub(super) drift_units: Gauge<i64, AtomicI64>,
+    pub(super) waiting: Gauge<i64, AtomicI64>,
+    pub(super) differing: Gauge<i64, AtomicI64>,
+    pub(super) frozen: Counter<u64, AtomicU64>,
+    failed_steps: Counter<u64, AtomicU64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfType {
+    usage_type: String,
+}
+
+impl ReportMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("reports");
+        registry.register("delivered", "Meter events delivered to Stripe", self.delivered.clone());
+        registry.register("units", "Units told to Stripe", self.units_up.clone());
+        registry.register(
+            "units_taken_back",
+            "Units taken back by corrections",
+            self.units_down.clone(),
+        );
+        registry.register("open", "Reports that Stripe may not have yet", self.open.clone());
+        registry.register(
+            "parked",
+            "Reports that Stripe refused, for an operator",
+            self.parked.clone(),
+        );
+        registry.register(
+            "oldest_open_seconds",
+            "Age of the oldest open report",
+            self.oldest_s.clone(),
+        );
+        registry.register(
+            "drifting_lines",
+            "Accounts' usage types with fewer units in ClickHouse than Stripe was told, unexplained",
+            self.drifting.clone(),
+        );
+        registry.register("drift_units", "By how many units, together", self.drift_units.clone());
+        registry.register(
+            "differing_periods",
+            "Final periods of which Stripe's summaries say something else than it was told (last step)",
+            self.differing.clone(),
+        );
+        registry.register(
+            "waiting_carries",
+            "Carries of late usage that have not arrived in a period or an invoice item",
+            self.waiting.clone(),
+        );
+        registry.register("frozen_periods", "Periods frozen", self.frozen.clone());
+        registry.register(
+            "failed_steps",
+            "Steps that failed as a whole",
+            self.failed_steps.clone(),
+        );
+    }
+
+    pub fn failed_step(&self) {
+        self.failed_steps.inc();
+    }
+
+    pub(super) fn delivered(&self, usage_type: &str, units: i64) {
+        let of = OfType {
+            usage_type: usage_type.to_owned(),
+        };
+        let counted = if units < 0 { &self.units_down } else { &self.units_up };
+        counted.get_or_create(&of).inc_by(units.unsigned_abs());
+        self.delivered.get_or_create(&of).inc();
+    }
+}

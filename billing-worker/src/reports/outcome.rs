@@ -1,0 +1,103 @@
+//! What Stripe's answer to a meter event proves.
+
+use std::time::Duration;
+
+use crate::stripe::StripeError;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stripe has it.
+    Delivered,
+    /// This attempt had no effect, and a later one may.
+    NotNow { why: String, after: Option<Duration> },
+    /// It had an effect or not.
+    Unknown { why: String },
+    /// This attempt had no effect, and none will.
+    Refused { why: String },
+}
+
+/// What became of one attempt. Every error is named: a new one is to be thought about here.
+pub fn outcome(answer: Result<(), StripeError>) -> Outcome {
+    let error = match answer {
+        Ok(()) => return Outcome::Delivered,
+        Err(error) => error,
+    };
+    let why = error.to_string();
+    match error {
+        StripeError::Unreadable(_) => Outcome::Delivered,
+        StripeError::Busy { retry_after, .. } => Outcome::NotNow {
+            why,
+            after: retry_after,
+        },
+        StripeError::Unknown(_) | StripeError::Failed(_) => Outcome::Unknown { why },
+        StripeError::Unauthorized(_) | StripeError::NotConfigured => Outcome::NotNow { why, after: None },
+        StripeError::Refused(ref refusal) if is_duplicate(refusal.status, &refusal.message) => Outcome::Delivered,
+        StripeError::Refused(_) if is_everybodys(&error) => Outcome::NotNow { why, after: None },
+        StripeError::Refused(_) => Outcome::Refused { why },
+    }
+}
+
+/// Every report is refused like this until an operator repairs it: none is parked for it.
+pub fn is_everybodys(error: &StripeError) -> bool {
+    match error {
+        StripeError::Unauthorized(_) | StripeError::NotConfigured => true,
+        // `billing-worker stripe sync` was not run, or someone archived the meter.
+        StripeError::Refused(refusal) => {
+            refusal.param.as_deref() == Some("event_name")
+                || matches!(refusal.code.as_deref(), Some("no_meter" | "archived_meter"))
+        }
+        _ => false,
+    }
+}
+
+/// Stripe has the identifier already. It says so with a 400 of type `invalid_request_error` without a code, to be recognised by
+/// its words only.
+fn is_duplicate(status: u16, message: &str) -> bool {
+    status == 400 && message.starts_with("An event already exists with identifier")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stripe::error::Refusal;
+
+    fn refused(status: u16, param: Option<&str>, message: &str) -> StripeError {
+        StripeError::Refused(Refusal {
+            status,
+            param: param.map(str::to_owned),
+            message: message.to_owned(),
+            ..Refusal::default()
+        })
+    }
+
+    #[test]
+    fn answers_are_told_apart_by_what_they_prove() {
+        let duplicate = refused(400, None, "An event already exists with identifier cus_1.x.");
+        let no_meter = refused(400, Some("event_name"), "No active meter found for event name x.");
+        let bad_time = refused(
+            400,
+            Some("timestamp"),
+            "The timestamp must be within the past 35 calendar days.",
+        );
+        for (answer, expected) in [
+            (Ok(()), "Delivered"),
+            (Err(StripeError::Unreadable("html".into())), "Delivered"),
+            (Err(duplicate), "Delivered"),
+            (
+                Err(StripeError::Busy {
+                    why: "lock".into(),
+                    retry_after: None,
+                }),
+                "NotNow",
+            ),
+            (Err(StripeError::Unknown("reset".into())), "Unknown"),
+            (Err(StripeError::Failed(500)), "Unknown"),
+            (Err(StripeError::Unauthorized("expired".into())), "NotNow"),
+            (Err(no_meter), "NotNow"),
+            (Err(bad_time), "Refused"),
+        ] {
+            let shown = format!("{answer:?}");
+            assert!(format!("{:?}", outcome(answer)).starts_with(expected), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! ClickHouse, the ledger and Stripe side by side, for an operator and for whoever closes the books.
+
+mod judge;
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use schema::{AccountId, period::instant};
+use serde::Serialize;
+use time::{Date, OffsetDateTime, Time};
+use tokio::time::{Duration, Instant, sleep};
+
+pub use self::judge::{Numbers, State};
+use super::{
+    Reporter, count,
+    identifier::LineId,
+    ledger::Line,
+    period::{BillingPeriod, Window},
+    report::SUMMARY_LAG,
+};
+use crate::stripe::StripeError;
+
+const PAGE: i64 = 500;
+const READS_AT_ONCE: usize = 16;
+
+/// Which periods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one that runs.
+    Current,
+    /// The last that is over.
+    Previous,
+    /// Those that hold a part of this day.
+    Day(Date),
+    All,
+}
+
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub which: Which,
+    pub account: Option<AccountId>,
+    /// Sums frozen periods anew, too, instead of taking what was kept.
+    pub recount: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub account_id: AccountId,
+    pub customer_id: String,
+    pub usage_type: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub period_start: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub period_end: OffsetDateTime,
+    #[serde(flatten)]
+    pub numbers: Numbers,
+    /// Stripe's units (the ledger's, where Stripe's are not known) − (ClickHouse + carried in − carried out).
+    pub drift: i64,
+    pub state: State,
+    pub frozen: bool,
+    pub note: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    pub rows: u64,
+    pub clickhouse_units: i64,
+    pub carried_in: i64,
+    pub carried_out: i64,
+    pub ledger_units: i64,
+    pub stripe_units: i64,
+    pub drifting: u64,
+    pub pending: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Reconciliation {
+    pub rows: Vec<Row>,
+    pub totals: Totals,
+}
+
+struct Period {
+    period: BillingPeriod,
+    is_frozen: bool,
+}
+
+/// A line as the database has it.
+struct Stored {
+    line: Line,
+    frozen_units: Option<i64>,
+    /// Units of the report that is not done, and whether it is parked.
+    open: Option<(i64, bool)>,
+    is_settling: bool,
+}
+
+/// Asks again until nothing is pending, for `wait` at the most.
+pub async fn run(reporter: &Reporter, question: &Question, wait: Duration, now: i64) -> Result<Reconciliation> {
+    const BETWEEN: Duration = Duration::from_secs(2);
+    let began = Instant::now();
+    loop {
+        let at = now + i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
+        let reconciliation = reconcile(reporter, question, at).await?;
+        if reconciliation.totals.pending == 0 || began.elapsed() + BETWEEN > wait {
+            return Ok(reconciliation);
+        }
+        sleep(BETWEEN).await;
+    }
+}
+
+async fn reconcile(reporter: &Reporter, question: &Question, now: i64) -> Result<Reconciliation> {
+    let (mut rows, mut after) = (Vec::new(), AccountId::NIL);
+    loop {
+        let accounts = accounts(reporter, question, after).await.context("reading accounts")?;
+        let Some(last) = accounts.last() else { break };
+        after = *last;
+        let periods = periods(reporter, question, &accounts, now)
+            .await
+            .context("reading billing periods")?;
+        rows.extend(page(reporter, question, &periods, now).await?);
+    }
+    let mut totals = Totals::default();
+    for row in &rows {
+        totals.add(row);
+    }
+    Ok(Reconciliation { rows, totals })
+}
+
+async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now: i64) -> Result<Vec<Row>> {
+    // Before ClickHouse is asked: a report that is delivered meanwhile looks like units not told yet, never like drift.
+    let mut lines = lines(reporter, periods, now).await.context("reading the ledger")?;
+    if question.recount {
+        lines.values_mut().for_each(|stored| stored.frozen_units = None);
+    }
+    let counted: Vec<_> = periods
+        .iter()
+        .filter(|period| question.recount || !period.is_frozen)
+        .map(|period| (period.period.account, period.period.start))
+        .collect();
+    let sums = count::sums(&reporter.clickhouse, &counted).await?;
+    let below: Vec<_> = lines
+        .iter()
+        .filter(|(id, stored)| stored.open.is_none() && stored.line.delta(units(&sums, id, stored)) < Some(0))
+        .map(|(id, _)| (id.account, id.start))
+        .collect();
+    let corrections = count::corrections(&reporter.clickhouse, &below).await?;
+
+    let by_id: HashMap<count::AccountPeriod, &Period> = periods
+        .iter()
+        .map(|period| ((period.period.account, period.period.start), period))
+        .collect();
+    // Usage of which the ledger does not know yet.
+    let mut ids: BTreeMap<&LineId, Option<&Stored>> = sums.keys().map(|id| (id, None)).collect();
+    ids.extend(lines.iter().map(|(id, stored)| (id, Some(stored))));
+    let rows = ids.into_iter().filter_map(|(id, stored)| {
+        let period = *by_id.get(&(id.account, id.start))?;
+        let clickhouse_units =
+            stored.map_or_else(|| sums.get(id).copied().unwrap_or(0), |stored| units(&sums, id, stored));
+        let corrections = corrections.get(id).copied().unwrap_or(0);
+        Some(row(reporter, period, id, stored, clickhouse_units, corrections))
+    });
+    stream::iter(rows).buffered(READS_AT_ONCE).try_collect().await
+}
+
+async fn row(
+    reporter: &Reporter,
+    period: &Period,
+    id: &LineId,
+    stored: Option<&Stored>,
+    clickhouse_units: i64,
+    corrections: i64,
+) -> Result<Row> {
+    let line = stored.map(|stored| stored.line).unwrap_or_default();
+    let stripe = match line.reports {
+        // Nothing was ever told: Stripe need not be asked.
+        0 => Ok(Some(0)),
+        _ => told(reporter, &period.period, &id.usage_type).await?,
+    };
+    let (stripe_units, mut note) = match stripe {
+        Ok(units) => (units, None),
+        Err(why) => (None, Some(why)),
+    };
+    let numbers = Numbers {
+        clickhouse_units,
+        carried_in: line.carried_in,
+        carried_out: line.carried_out,
+        ledger_units: line.reported,
+        open_units: stored.and_then(|stored| stored.open).map_or(0, |(units, _)| units),
+        stripe_units,
+    };
+    if stored
+        .and_then(|stored| stored.open)
+        .is_some_and(|(_, is_parked)| is_parked)
+    {
+        note.get_or_insert_with(|| "its report is parked".to_owned());
+    }
+    let explained = corrections.saturating_sub(line.corrected).min(0);
+    let state = numbers.judge(explained, stored.is_some_and(|stored| stored.is_settling));
+    Ok(Row {
+        account_id: id.account,
+        customer_id: period.period.customer.clone(),
+        usage_type: id.usage_type.clone(),
+        period_start: instant(id.start),
+        period_end: instant(period.period.end),
+        drift: numbers.drift(),
+        numbers,
+        state,
+        frozen: period.is_frozen,
+        note,
+    })
+}
+
+/// The inner error says why Stripe will not tell; the outer one that nothing can be found out now.
+async fn told(reporter: &Reporter, period: &BillingPeriod, usage_type: &str) -> Result<Result<Option<i64>, String>> {
+    let window: Window = period.window();
+    let told = reporter
+        .meters
+        .told(&reporter.stripe, &period.customer, usage_type, window)
+        .await;
+    match told {
+        Ok(units) => Ok(Ok(Some(units))),
+        Err(StripeError::Refused(refusal)) => Ok(Err(refusal.to_string())),
+        Err(error) => Err(error).context("reading Stripe's summaries"),
+    }
+}
+
+fn units(sums: &HashMap<LineId, i64>, id: &LineId, stored: &Stored) -> i64 {
+    let summed = sums.get(id).copied();
+    summed.or(stored.frozen_units).unwrap_or(0)
+}
+
+async fn accounts(reporter: &Reporter, question: &Question, after: AccountId) -> sqlx::Result<Vec<AccountId>> {
+    let ids = sqlx::query_scalar!(
+        "select distinct account_id from billing_periods
+         where account_id > $1 and ($2::uuid is null or account_id = $2) order by account_id limit $3",
+        after.0,
+        question.account.map(|account| account.0),
+        PAGE
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    Ok(ids.into_iter().map(AccountId).collect())
+}
+
+async fn periods(
+    reporter: &Reporter,
+    question: &Question,
+    accounts: &[AccountId],
+    now: i64,
+) -> sqlx::Result<Vec<Period>> {
+    // Half-open: what holds a part of [from, to).
+    let (from, to) = match question.which {
+        Which::Current => (now, now + 1),
+        Which::Day(day) => {
+            let midnight = OffsetDateTime::new_utc(day, Time::MIDNIGHT).unix_timestamp();
+            (midnight, midnight + 24 * 3_600)
+        }
+        Which::Previous | Which::All => (0, now + 1),
+    };
+    let rows = sqlx::query!(
+        "select account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at, frozen_at
+         from billing_periods p
+         where account_id = any($1) and period_start < $3 and period_end > $2
+             and (not $4 or period_end = (select max(e.period_end) from billing_periods e
+                 where e.account_id = p.account_id and e.period_end <= $5))
+         order by account_id, period_start",
+        &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
+        instant(from),
+        instant(to),
+        question.which == Which::Previous,
+        instant(now)
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Period {
+            is_frozen: row.frozen_at.is_some(),
+            period: BillingPeriod {
+                account: AccountId(row.account_id),
+                start: row.period_start.unix_timestamp(),
+                end: row.period_end.unix_timestamp(),
+                customer: row.customer_id,
+                subscription: row.stripe_subscription_id,
+                final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
+            },
+        })
+        .collect())
+}
+
+async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> sqlx::Result<HashMap<LineId, Stored>> {
+    let (accounts, starts): (Vec<_>, Vec<_>) = periods
+        .iter()
+        .map(|period| (period.period.account.0, instant(period.period.start)))
+        .unzip();
+    let rows = sqlx::query!(
+        r#"select l.account_id, l.period_start, l.usage_type, l.reported_units, l.carried_in, l.carried_out,
+                  l.corrected_units, l.reports, l.frozen_units, r.to_units - r.from_units as "open?",
+                  r.state = 'parked' as "is_parked?",
+                  exists (select from meter_reports d where d.account_id = l.account_id and d.period_start = l.period_start
+                      and d.usage_type = l.usage_type and d.done_at > $3) as "is_settling!"
+           from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
+               join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
+               left join meter_reports r on r.account_id = l.account_id and r.period_start = l.period_start
+                   and r.usage_type = l.usage_type and r.state in ('open', 'parked')"#,
+        &accounts,
+        &starts,
+        instant(now - SUMMARY_LAG)
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let id = LineId {
+                account: AccountId(row.account_id),
+                start: row.period_start.unix_timestamp(),
+                usage_type: row.usage_type,
+            };
+            let stored = Stored {
+                line: Line {
+                    reported: row.reported_units,
+                    carried_in: row.carried_in,
+                    carried_out: row.carried_out,
+                    corrected: row.corrected_units,
+                    reports: row.reports,
+                },
+                frozen_units: row.frozen_units,
+                open: row.open.map(|units| (units, row.is_parked == Some(true))),
+                is_settling: row.is_settling,
+            };
+            (id, stored)
+        })
+        .collect())
+}
+
+impl Totals {
+    fn add(&mut self, row: &Row) {
+        let numbers = &row.numbers;
+        self.rows += 1;
+        for (total, units) in [
+            (&mut self.clickhouse_units, numbers.clickhouse_units),
+            (&mut self.carried_in, numbers.carried_in),
+            (&mut self.carried_out, numbers.carried_out),
+            (&mut self.ledger_units, numbers.ledger_units),
+            (&mut self.stripe_units, numbers.stripe_units.unwrap_or(0)),
+        ] {
+            *total = total.saturating_add(units);
+        }
+        self.drifting += u64::from(row.state == State::Drift);
+        self.pending += u64::from(row.state == State::Pending);
+    }
+}

@@ -1,0 +1,110 @@
+//! Whether three numbers that ought to be one agree. Pure.
+
+use serde::Serialize;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Numbers {
+    pub clickhouse_units: i64,
+    pub carried_in: i64,
+    pub carried_out: i64,
+    /// What the ledger says was told.
+    pub ledger_units: i64,
+    /// Of the report that is not done.
+    pub open_units: i64,
+    /// `None`: Stripe does not tell.
+    pub stripe_units: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Ok,
+    /// On its way: not told yet, a report that is not done, or summaries that lag.
+    Pending,
+    Drift,
+}
+
+impl Numbers {
+    pub fn drift(&self) -> i64 {
+        let told = self.stripe_units.unwrap_or(self.ledger_units);
+        clamped(i128::from(told) - self.expected())
+    }
+
+    /// `explained`: by how much corrections that were not taken back yet lower what is expected (0 or negative).
+    /// `is_settling`: a report was done so recently that the summaries need not show it.
+    pub fn judge(&self, explained: i64, is_settling: bool) -> State {
+        let ledger = i128::from(self.ledger_units);
+        let untold = self.expected() - ledger;
+        let has_open = self.open_units != 0;
+        let by_ledger = match untold {
+            0 if !has_open => State::Ok,
+            // A report that is not done says how much is under way; what was used since comes after it.
+            _ if has_open => State::Pending,
+            1.. => State::Pending,
+            _ if untold >= i128::from(explained) => State::Pending,
+            _ => State::Drift,
+        };
+        let by_stripe = match self.stripe_units.map(i128::from) {
+            Some(told) if told == ledger => State::Ok,
+            Some(told) if has_open && told == ledger + i128::from(self.open_units) => State::Pending,
+            Some(_) if is_settling => State::Pending,
+            None if ledger == 0 && !has_open => State::Ok,
+            _ => State::Drift,
+        };
+        match (by_ledger, by_stripe) {
+            (State::Drift, _) | (_, State::Drift) => State::Drift,
+            (State::Ok, State::Ok) => State::Ok,
+            _ => State::Pending,
+        }
+    }
+
+    fn expected(&self) -> i128 {
+        i128::from(self.clickhouse_units) + i128::from(self.carried_in) - i128::from(self.carried_out)
+    }
+}
+
+fn clamped(units: i128) -> i64 {
+    i64::try_from(units).unwrap_or(if units < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_is_no_drift_and_what_is_not_is() {
+        let numbers = |clickhouse_units, ledger_units, open_units, stripe: i64| Numbers {
+            clickhouse_units,
+            ledger_units,
+            open_units,
+            stripe_units: Some(stripe).filter(|units| *units >= 0),
+            ..Numbers::default()
+        };
+        for (numbers, explained, is_settling, expected) in [
+            (numbers(10, 10, 0, 10), 0, false, State::Ok),
+            (numbers(0, 0, 0, -1), 0, false, State::Ok),
+            // Used since the last report.
+            (numbers(12, 10, 0, 10), 0, false, State::Pending),
+            // A report that may have arrived or not.
+            (numbers(12, 10, 2, 10), 0, false, State::Pending),
+            (numbers(12, 10, 2, 12), 0, false, State::Pending),
+            (numbers(12, 10, 2, 14), 0, false, State::Drift),
+            // Corrected, and not taken back yet.
+            (numbers(8, 10, 0, 10), -2, false, State::Pending),
+            (numbers(8, 10, 0, 10), -1, false, State::Drift),
+            // Summaries lag, for a while.
+            (numbers(10, 10, 0, 7), 0, true, State::Pending),
+            (numbers(10, 10, 0, 7), 0, false, State::Drift),
+            (numbers(10, 10, 0, 13), 0, false, State::Drift),
+            (numbers(10, 10, 0, -1), 0, false, State::Drift),
+        ] {
+            assert_eq!(numbers.judge(explained, is_settling), expected, "{numbers:?}");
+        }
+        let carried = Numbers {
+            carried_in: 5,
+            carried_out: 2,
+            ..numbers(10, 13, 0, 14)
+        };
+        assert_eq!((carried.drift(), carried.judge(0, false)), (1, State::Drift));
+    }
+}

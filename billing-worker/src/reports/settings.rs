@@ -1,0 +1,79 @@
+//! How usage is reported to Stripe.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use service::settings::seconds;
+
+#[derive(Args, Clone, Debug)]
+pub struct ReportSettings {
+    /// How often usage is told to Stripe (seconds)
+    #[arg(long, env = "REPORT_INTERVAL", default_value = "300", value_parser = seconds)]
+    pub report_interval: Duration,
+
+    /// Meter events under way at once
+    #[arg(long, env = "REPORT_CONCURRENCY", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub report_concurrency: u16,
+
+    /// What becomes of usage that comes after its period's invoice was finalized
+    #[arg(long, env = "LATE_USAGE", value_enum, default_value = "next_period")]
+    pub late_usage: LateUsage,
+
+    /// How long after its end a period is frozen, if its totals agree everywhere (seconds)
+    #[arg(long, env = "FREEZE_AFTER", default_value = "10800", value_parser = seconds)]
+    pub freeze_after: Duration,
+
+    /// How long reports that are done are kept (seconds); their sums stay in the ledger
+    #[arg(long, env = "REPORTS_KEPT", default_value = "1209600", value_parser = seconds)]
+    pub reports_kept: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum LateUsage {
+    /// It is told in the account's next billing period
+    NextPeriod,
+    /// It is billed, or credited, as an invoice item
+    CreditOrCharge,
+}
+
+impl LateUsage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NextPeriod => "next_period",
+            Self::CreditOrCharge => "credit_or_charge",
+        }
+    }
+}
+
+impl Default for ReportSettings {
+    /// What `--help` says.
+    fn default() -> Self {
+        Self {
+            report_interval: Duration::from_secs(300),
+            report_concurrency: 64,
+            late_usage: LateUsage::NextPeriod,
+            freeze_after: Duration::from_secs(3 * 3_600),
+            reports_kept: Duration::from_secs(14 * 24 * 3_600),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        settings: ReportSettings,
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_help() {
+        let parsed = Arguments::parse_from(["test"]).settings;
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", ReportSettings::default()));
+    }
+}

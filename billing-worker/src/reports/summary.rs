@@ -1,0 +1,79 @@
+//! What Stripe says it has: the summaries of a meter's events. They lag behind the events.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use stripe_billing::{
+    BillingMeterStatus, billing_meter::ListBillingMeter, billing_meter_event_summary::ListIdBillingMeterEventSummary,
+};
+use tokio::sync::Mutex;
+
+use super::period::Window;
+use crate::stripe::{Stripe, StripeError, error::Refusal, names, object::List};
+
+/// Ids of the active meters by event name. They never change; a name that is missing is looked for again.
+#[derive(Default)]
+pub struct Meters {
+    ids: Mutex<HashMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct Meter {
+    id: String,
+    event_name: String,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    aggregated_value: f64,
+}
+
+impl Meters {
+    async fn id(&self, stripe: &Stripe, usage_type: &str) -> Result<String, StripeError> {
+        let name = names::meter_event_name(usage_type);
+        let mut ids = self.ids.lock().await;
+        if !ids.contains_key(&name) {
+            let mut after: Option<String> = None;
+            loop {
+                let mut request = ListBillingMeter::new().status(BillingMeterStatus::Active).limit(100);
+                if let Some(after) = &after {
+                    request = request.starting_after(after);
+                }
+                let page: List<Meter> = stripe.read(&request).await?;
+                after = page.data.last().map(|meter| meter.id.clone()).filter(|_| page.has_more);
+                ids.extend(page.data.into_iter().map(|meter| (meter.event_name, meter.id)));
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        ids.get(&name).cloned().ok_or_else(|| {
+            StripeError::Refused(Refusal {
+                message: format!("there is no active meter with the event name {name}"),
+                param: Some("event_name".to_owned()),
+                ..Refusal::default()
+            })
+        })
+    }
+
+    /// The units that Stripe has of a customer and a usage type within a window.
+    pub async fn told(
+        &self,
+        stripe: &Stripe,
+        customer: &str,
+        usage_type: &str,
+        window: Window,
+    ) -> Result<i64, StripeError> {
+        let meter = self.id(stripe, usage_type).await?;
+        // The end comes first.
+        let request = ListIdBillingMeterEventSummary::new(meter, customer, window.end, window.start);
+        let summaries: List<Summary> = stripe.read(&request).await?;
+        // One for the whole window; none where there is nothing.
+        let told: f64 = summaries.data.iter().map(|summary| summary.aggregated_value).sum();
+        // 2^53: beyond it a float names no whole number any more.
+        if told.fract() != 0.0 || told.abs() > 9_007_199_254_740_992.0 {
+            return Err(StripeError::Unreadable(format!("{told} is no number of units")));
+        }
+        Ok(told as i64)
+    }
+}

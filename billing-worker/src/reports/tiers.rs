@@ -1,0 +1,119 @@
+//! What units cost by a metered price: exact, in integers.
+
+use serde::Deserialize;
+
+/// Stripe writes amounts of up to twelve decimals.
+const DECIMALS: usize = 12;
+const ONE: i128 = 1_000_000_000_000;
+
+/// A price, as far as a number of units costs by it. (<https://docs.stripe.com/api/prices/object>)
+#[derive(Clone, Debug, Deserialize)]
+pub struct Price {
+    pub currency: String,
+    unit_amount_decimal: Option<String>,
+    tiers_mode: Option<String>,
+    /// Given only where they are asked for.
+    tiers: Option<Vec<Tier>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Tier {
+    /// The last unit of the tier; `None`: it has no end.
+    up_to: Option<i64>,
+    unit_amount_decimal: Option<String>,
+    flat_amount_decimal: Option<String>,
+}
+
+impl Price {
+    /// What `units` cost more than `before` of them, in the currency's smallest unit, rounded half away from zero; negative:
+    /// a credit. `None`: the price is not of a kind that is understood here.
+    pub fn difference(&self, before: i64, units: i64) -> Option<i64> {
+        let after = before.checked_add(units)?;
+        let exact = self.cost(after)?.checked_sub(self.cost(before)?)?;
+        let half = if exact < 0 { -ONE / 2 } else { ONE / 2 };
+        i64::try_from((exact + half) / ONE).ok()
+    }
+
+    /// In 10⁻¹² of the smallest unit.
+    fn cost(&self, units: i64) -> Option<i128> {
+        let units = units.max(0);
+        match self.tiers_mode.as_deref() {
+            None => amount(self.unit_amount_decimal.as_deref())?.checked_mul(i128::from(units)),
+            Some("graduated") => {
+                let (mut cost, mut from) = (0i128, 0i64);
+                for tier in self.tiers.as_ref()? {
+                    if units <= from {
+                        break;
+                    }
+                    let to = tier.up_to.unwrap_or(i64::MAX).min(units);
+                    let each = amount(tier.unit_amount_decimal.as_deref())?.checked_mul(i128::from(to - from))?;
+                    cost = cost
+                        .checked_add(each)?
+                        .checked_add(amount(tier.flat_amount_decimal.as_deref())?)?;
+                    from = to;
+                }
+                Some(cost)
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+/// A decimal number in units of 10⁻¹²; none is 0.
+fn amount(text: Option<&str>) -> Option<i128> {
+    let Some(text) = text else { return Some(0) };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > DECIMALS
+        || whole.is_empty()
+        || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit())
+    {
+        return None;
+    }
+    format!("{whole}{fraction:0<DECIMALS$}").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn price(json: serde_json::Value) -> Price {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn late_units_cost_what_they_would_have_cost_in_time() {
+        let included = price(serde_json::json!({
+            "currency": "usd", "tiers_mode": "graduated", "tiers": [
+                { "up_to": 1000, "unit_amount_decimal": "0" }, { "up_to": null, "unit_amount_decimal": "0.15" }
+            ]
+        }));
+        for (before, units, expected) in [
+            (0, 1_000, 0),
+            (990, 30, 3),
+            (2_000, 100, 15),
+            (2_000, -100, -15),
+            (1_010, -30, -2),
+            (0, -5, 0),
+            (5_000, 3, 0),
+            (5_000, 4, 1),
+        ] {
+            assert_eq!(
+                included.difference(before, units),
+                Some(expected),
+                "{units} after {before}"
+            );
+        }
+        let flat = price(serde_json::json!({ "currency": "usd", "unit_amount_decimal": "12.5", "tiers": null }));
+        assert_eq!(flat.difference(10, 2), Some(25));
+    }
+
+    #[test]
+    fn what_is_not_understood_has_no_cost() {
+        let volume = price(serde_json::json!({ "currency": "usd", "tiers_mode": "volume", "tiers": [] }));
+        assert_eq!(volume.difference(0, 1), None);
+        for text in ["", "-1", "1e3", ".5", "0.1234567890123"] {
+            assert_eq!(amount(Some(text)), None, "{text}");
+        }
+        assert_eq!(amount(Some("0.000000000001")), Some(1));
+    }
+}

@@ -1,0 +1,264 @@
+//! Metered usage: what Stripe is told is what ClickHouse has counted, whatever fails on the way.
+
+mod faults;
+mod late;
+mod reconcile;
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use billing_worker::{
+    administration::{Administration, By},
+    announce::Announcer,
+    page::Page,
+    reports::{
+        self, ReportSettings,
+        list::{self, State},
+    },
+};
+use devstack::{Service, StripeDoubleOptions, http::Http};
+use harness::eventually;
+use schema::Period;
+use uuid::Uuid;
+
+use self::rig::{DAY, HOUR, Rig, TYPES, month};
+use crate::billing::worker::{Place, TOKEN};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_told_once_and_then_only_what_is_new() {
+    let rig = Rig::start().await;
+    let account = rig.account().await;
+    for usage_type in TYPES {
+        rig.use_units(&account, month(0), usage_type, &[1, 10, 100, 1000]).await;
+    }
+    let step = rig.step().await;
+    assert_eq!((step.written, step.sent.delivered), (3, 3));
+    assert_eq!(rig.step().await, reports::Step::default(), "nothing is new");
+    rig.use_units(&account, month(0), "export", &[5]).await;
+    assert_eq!(rig.step().await.sent.delivered, 1);
+    assert_eq!(rig.told(&account, month(0), "export"), 1116);
+    rig.assert_told_is_counted(&[account], &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_at_the_same_time_tell_each_unit_once() {
+    let rig = Rig::start().await;
+    let accounts = rig.accounts(40, month(0)).await;
+    for _ in 0..5 {
+        let usage = accounts.iter().map(|account| (account.id, "api_call", 7));
+        rig.insert(month(0), usage, Uuid::nil()).await;
+        tokio::join!(rig.step(), rig.step(), rig.step(), rig.step());
+    }
+    rig.step().await;
+    rig.assert_told_is_counted(&accounts, &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn correction_lowers_what_stripe_has_and_what_no_correction_explains_is_never_sent() {
+    let rig = Rig::start().await;
+    let account = rig.account().await;
+    rig.use_units(&account, month(0), "api_call", &[100, 50]).await;
+    rig.step().await;
+    rig.correct(&account, month(0), "api_call", 30).await;
+    assert_eq!(rig.step().await.sent.delivered, 1);
+    assert_eq!(rig.told(&account, month(0), "api_call"), 120);
+    // Up and down between the same numbers: these are other reports, not repetitions.
+    for _ in 0..3 {
+        rig.use_units(&account, month(0), "api_call", &[30]).await;
+        rig.step().await;
+        rig.correct(&account, month(0), "api_call", 30).await;
+        rig.step().await;
+    }
+    rig.assert_told_is_counted(std::slice::from_ref(&account), &[month(0)])
+        .await;
+
+    // Rows that are gone are no correction.
+    let lost = "delete from usage_events where cost_units = 50";
+    rig.clickhouse.query(lost).execute().await.unwrap();
+    let step = rig.step().await;
+    assert_eq!((step.written, step.drifts), (0, 1));
+    assert_eq!(rig.step().await.drifts, 0, "it is no news any more");
+    assert_eq!(rig.told(&account, month(0), "api_call"), 120);
+    let attention = list::attention(&rig.db).await.unwrap();
+    assert_eq!(attention.drifts[0].drift_units, -50);
+    rig.use_units(&account, month(0), "api_call", &[50]).await;
+    rig.step().await;
+    assert!(list::attention(&rig.db).await.unwrap().drifts.is_empty());
+    rig.assert_told_is_counted(&[account], &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_customer_that_is_refused_is_parked_and_the_others_go_on() {
+    let rig = Rig::start().await;
+    let accounts = rig.accounts(20, month(0)).await;
+    let bad = "update billing_periods set customer_id = '' where account_id = $1";
+    sqlx::query(bad).bind(accounts[3].id.0).execute(&rig.db).await.unwrap();
+    // Deleted at Stripe: it would take the events and count them for nobody.
+    let gone = "update stripe_customers set deleted_at = now() where account_id = $1";
+    sqlx::query(gone).bind(accounts[5].id.0).execute(&rig.db).await.unwrap();
+    let usage = accounts.iter().map(|account| (account.id, "api_call", 7));
+    rig.insert(month(0), usage, Uuid::nil()).await;
+    let step = rig.step().await;
+    assert_eq!((step.sent.delivered, step.sent.parked), (18, 2));
+    rig.stripe.advance_by(2 * HOUR);
+    let usage = accounts.iter().map(|account| (account.id, "api_call", 1));
+    rig.insert(month(0), usage, Uuid::nil()).await;
+    assert_eq!(rig.step().await.sent.delivered, 18, "parked ones are left alone");
+
+    let page = Page {
+        limit: None,
+        after: None,
+    };
+    let parked = list::list(&rig.db, Some(State::Parked), page).await.unwrap().items;
+    let accounts_parked: Vec<_> = parked.iter().map(|report| report.account_id).collect();
+    assert!(accounts_parked.contains(&accounts[3].id) && accounts_parked.contains(&accounts[5].id));
+    let refused = parked
+        .iter()
+        .find(|report| report.account_id == accounts[3].id)
+        .unwrap();
+    assert!(
+        refused.error.as_deref().unwrap().contains("stripe_customer_id"),
+        "{refused:?}"
+    );
+    for (n, customer) in [(3, &accounts[3].customer), (5, &accounts[5].customer)] {
+        let repaired = "with p as (update billing_periods set customer_id = $2 where account_id = $1),
+             c as (update stripe_customers set deleted_at = null where account_id = $1)
+             update meter_reports set customer_id = $2 where account_id = $1";
+        let repaired = sqlx::query(repaired).bind(accounts[n].id.0).bind(customer);
+        repaired.execute(&rig.db).await.unwrap();
+    }
+    let admin = Administration {
+        db: rig.db.clone(),
+        catalogue: rig.reporter.catalogue.clone(),
+        announcer: Announcer::of_service(Default::default()),
+        clickhouse: rig.clickhouse.clone(),
+        corrections_wait: Default::default(),
+        name: None,
+        by: By::AdminApi,
+    };
+    for report in parked {
+        list::retry(&admin, &report.identifier, rig.now()).await.unwrap();
+        assert!(list::retry(&admin, &report.identifier, rig.now()).await.is_err());
+    }
+    rig.step().await;
+    rig.step().await;
+    rig.assert_told_is_counted(&accounts, &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_meter_parks_nothing() {
+    let rig = Rig::start().await;
+    let account = rig.account().await;
+    // A type that the catalogue does not have, either.
+    rig.use_units(&account, month(0), "translation", &[4]).await;
+    rig.step().await;
+    rig.use_units(&account, month(0), "api_call", &[6]).await;
+    let failure = reports::step(&rig.reporter, rig.now()).await.unwrap_err();
+    assert!(format!("{failure:#}").contains("no meter"), "{failure:#}");
+    let counts = (rig.count("open").await, rig.count("parked").await);
+    assert_eq!(counts, (1, 0));
+    assert_eq!(rig.told(&account, month(0), "api_call"), 6, "other types go on");
+    assert_eq!(rig.stripe.violations(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_tells_all_of_one_account_at_once() {
+    let rig = Rig::start().await;
+    let accounts = rig.accounts(2, month(0)).await;
+    for account in &accounts {
+        rig.use_units(account, month(0), "api_call", &[10]).await;
+    }
+    rig.stripe.add_fault(
+        rig.fault(devstack::stripe_double::FaultKind::ServerError)
+            .after()
+            .times(1),
+    );
+    rig.step().await;
+    rig.use_units(&accounts[0], month(0), "api_call", &[5]).await;
+    rig.use_units(&accounts[1], month(0), "api_call", &[5]).await;
+    for account in &accounts {
+        // One of them waits after its failure: a flush does not.
+        let flushed = reports::flush(&rig.reporter, account.id, rig.now()).await.unwrap();
+        assert_eq!((flushed.open, flushed.parked), (0, 0));
+        assert_eq!(rig.told(account, month(0), "api_call"), 15);
+    }
+    rig.assert_told_is_counted(&accounts, &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_accounts_are_told_of_in_seconds() {
+    let count = std::env::var("REPORT_ACCOUNTS").map_or(2_000, |count| count.parse().unwrap());
+    let rig = Rig::with(StripeDoubleOptions::default(), ReportSettings::default()).await;
+    let accounts = rig.accounts(count, month(0)).await;
+    let usage = accounts.iter().map(|account| (account.id, "api_call", 3));
+    rig.insert(month(0), usage, Uuid::nil()).await;
+    rig.stripe.set_latency(Duration::from_millis(30));
+    let began = Instant::now();
+    let step = rig.step().await;
+    let took = began.elapsed();
+    println!("{count} accounts told of in {took:.2?}");
+    assert_eq!(step.sent.delivered, count as u64);
+    assert!(took < Duration::from_millis(count as u64 * 15 / 2), "{took:?}");
+    rig.stripe.set_latency(Duration::ZERO);
+    rig.assert_told_is_counted(&accounts, &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn service_reports_by_itself_and_shows_what_it_told() {
+    let now = schema::clock::now_s();
+    let options = StripeDoubleOptions {
+        start_at: Some(now),
+        ..StripeDoubleOptions::default()
+    };
+    let rig = Rig::with(options, ReportSettings::default()).await;
+    let period = Period {
+        start: now - DAY,
+        end: now + 29 * DAY,
+    };
+    let account = rig.accounts(1, period).await.remove(0);
+    rig.use_units(&account, period, "api_call", &[41, 1]).await;
+    let place = Place::new().await;
+    let (options, _) = place.worker("reporting");
+    let options = rig
+        .env()
+        .into_iter()
+        .fold(options, |options, (name, value)| options.env(name, value));
+    let service = Service::start(options.env("REPORT_INTERVAL", "0.2")).await.unwrap();
+    eventually("the usage is told", async || {
+        (rig.told(&account, period, "api_call") == 42).then_some(())
+    })
+    .await;
+    let get = async |path: &str| {
+        let url = format!("{}{path}", service.admin_url());
+        Http::default().get(&url, TOKEN).await.unwrap()
+    };
+    let delivered = eventually("the report is delivered", async || {
+        let listed = get("/admin/reports?state=delivered&limit=10").await.ok().unwrap();
+        listed["items"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!(
+        (&delivered["to_units"], &delivered["state"]),
+        (&42.into(), &"delivered".into())
+    );
+    let attention = get("/admin/reports/attention").await.ok().unwrap();
+    assert_eq!(
+        attention,
+        serde_json::json!({ "parked": [], "drifts": [], "waiting_carries": [] })
+    );
+    let identifier = delivered["identifier"].as_str().unwrap();
+    let retry = |identifier: &str| format!("{}/admin/reports/{identifier}/retry", service.admin_url());
+    for (identifier, status) in [(identifier, 409), ("nothing", 404)] {
+        let empty = serde_json::json!({});
+        let answer = Http::default().post(&retry(identifier), TOKEN, &empty).await.unwrap();
+        assert_eq!(answer.status.as_u16(), status);
+    }
+    assert_eq!(get("/admin/reports?state=nonsense").await.status.as_u16(), 400);
+    eventually("the metrics say so", async || {
+        let metrics = get("/metrics").await;
+        let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+        let line = r#"billing_reports_units_total{usage_type="api_call"} 42"#;
+        metrics.contains(line).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,180 @@
+//! Freezing, and the three numbers side by side.
+
+use std::time::Duration;
+
+use billing_worker::reports::reconcile::{self, Question, Reconciliation, State, Which};
+use devstack::stripe_double::FaultKind;
+use http::Method;
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::rig::{HOUR, Rig, TYPES, month};
+use crate::SERVICES;
+
+async fn all(rig: &Rig, recount: bool) -> Reconciliation {
+    let question = Question {
+        which: Which::All,
+        account: None,
+        recount,
+    };
+    reconcile::run(&rig.reporter, &question, Duration::ZERO, rig.now())
+        .await
+        .unwrap()
+}
+
+async fn states(rig: &Rig) -> (u64, u64) {
+    let totals = all(rig, false).await.totals;
+    (totals.drifting, totals.pending)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_is_pending_and_what_is_wrong_drifts() {
+    let rig = Rig::start().await;
+    let account = rig.account().await;
+    rig.use_units(&account, month(0), "api_call", &[10]).await;
+    assert_eq!(states(&rig).await, (0, 1), "not told yet");
+    rig.stripe.add_fault(rig.fault(FaultKind::Reset).after().times(1));
+    rig.step().await;
+    assert_eq!(states(&rig).await, (0, 1), "a report whose outcome is not known");
+    rig.stripe.advance_by(60);
+    rig.step().await;
+    assert_eq!(states(&rig).await, (0, 0));
+
+    rig.stripe.set_summary_lag_s(600);
+    rig.use_units(&account, month(0), "api_call", &[5]).await;
+    rig.step().await;
+    assert_eq!(states(&rig).await, (0, 1), "summaries lag");
+    rig.stripe.advance_by(601);
+    assert_eq!(states(&rig).await, (0, 0));
+    let totals = all(&rig, false).await.totals;
+    assert_eq!(
+        (totals.clickhouse_units, totals.ledger_units, totals.stripe_units),
+        (15, 15, 15)
+    );
+
+    // Told by somebody else.
+    rig.stripe.set_summary_lag_s(0);
+    rig.stripe.advance_by(2 * HOUR);
+    let event = [
+        ("event_name", "trendit_api_call".to_owned()),
+        ("payload[stripe_customer_id]", account.customer.clone()),
+        ("payload[value]", "3".to_owned()),
+    ];
+    rig.call(Method::POST, "/v1/billing/meter_events", &event).await;
+    let reconciliation = all(&rig, false).await;
+    let row = reconciliation
+        .rows
+        .iter()
+        .find(|row| row.usage_type == "api_call")
+        .unwrap();
+    assert_eq!((row.drift, row.state), (3, State::Drift));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn final_period_that_agrees_is_frozen_and_thawed_only_by_what_comes_after_all() {
+    let rig = Rig::start().await;
+    let accounts = rig.accounts(3, month(0)).await;
+    for account in &accounts {
+        for usage_type in TYPES {
+            rig.use_units(account, month(0), usage_type, &[10]).await;
+        }
+    }
+    rig.step().await;
+    // Of one account Stripe has something else.
+    let event = [
+        ("event_name", "trendit_export".to_owned()),
+        ("payload[stripe_customer_id]", accounts[2].customer.clone()),
+        ("payload[value]", "1".to_owned()),
+    ];
+    rig.call(Method::POST, "/v1/billing/meter_events", &event).await;
+    rig.stripe.advance_to(month(0).end + 2 * HOUR);
+    rig.finalize(month(0)).await;
+    assert_eq!(rig.step().await.frozen.periods, 0, "not before the margin");
+    rig.stripe.advance_to(month(0).end + 3 * HOUR);
+    let frozen = rig.step().await.frozen;
+    assert_eq!((frozen.periods, frozen.differing), (2, 1));
+
+    assert_eq!(
+        all(&rig, false).await.totals.drifting,
+        1,
+        "the one that was told by somebody else"
+    );
+
+    // Never summed again: rows that are lost do not change a total that is kept.
+    rig.clickhouse
+        .query(&format!(
+            "delete from usage_events where account_id = '{}'",
+            accounts[1].id
+        ))
+        .execute()
+        .await
+        .unwrap();
+    assert_eq!(rig.step().await.thawed, 0);
+    let drifting = async |recount| all(&rig, recount).await.totals.drifting;
+    assert_eq!(
+        (drifting(false).await, drifting(true).await),
+        (1, 4),
+        "who counts again sees it"
+    );
+
+    // An operator corrects last month, weeks later.
+    rig.stripe.advance_by(20 * 24 * HOUR);
+    rig.add_period(&accounts, month(1)).await;
+    rig.correct(&accounts[0], month(0), "export", 4).await;
+    rig.use_units(&accounts[0], month(1), "export", &[10]).await;
+    let step = rig.step().await;
+    assert_eq!((step.thawed, step.carries, step.frozen.periods), (1, 1, 1));
+    assert_eq!(rig.step().await.thawed, 0);
+    assert_eq!(rig.told(&accounts[0], month(1), "export"), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_prints_the_three_side_by_side_and_fails_on_drift() {
+    let rig = Rig::start().await;
+    let account = rig.account().await;
+    rig.use_units(&account, month(0), "api_call", &[10]).await;
+    rig.step().await;
+    let run = async |args: &[&str]| {
+        let mut command = Command::new(SERVICES);
+        command.args(["service", "billing-worker"]).args(args).envs(rig.env());
+        let output = command.kill_on_drop(true).output();
+        tokio::time::timeout(harness::wait::PATIENCE, output)
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    // The process has the real clock: the double's periods lie elsewhere.
+    let day = schema::period::instant(month(0).start).date().to_string();
+    let table = run(&["reconcile", "--period", &day]).await;
+    let text = String::from_utf8_lossy(&table.stdout);
+    assert!(
+        table.status.success(),
+        "{text} {}",
+        String::from_utf8_lossy(&table.stderr)
+    );
+    let line = text.lines().find(|line| line.contains("api_call")).unwrap();
+    assert!(
+        line.ends_with("10  0  0  10  10  0  ok") || line.split_whitespace().last() == Some("ok"),
+        "{text}"
+    );
+
+    let lost = "delete from usage_events where cost_units = 10";
+    rig.clickhouse.query(lost).execute().await.unwrap();
+    let failed = run(&["reconcile", "--period", &day, "--json"]).await;
+    let json: Value = serde_json::from_slice(&failed.stdout).unwrap();
+    assert_eq!(
+        (failed.status.code(), &json["totals"]["drifting"]),
+        (Some(1), &Value::from(1))
+    );
+    let told = String::from_utf8_lossy(&failed.stderr);
+    assert!(told.contains("1 of 3 lines drift"), "{told}");
+
+    for args in [
+        &["reports", "list", "--state", "delivered"][..],
+        &["reports", "attention"],
+        &["reports", "list", "--parked", "--json"],
+    ] {
+        assert!(run(args).await.status.success(), "{args:?}");
+    }
+    assert!(!run(&["reports", "retry", "nothing"]).await.status.success());
+}

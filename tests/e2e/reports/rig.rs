@@ -1,0 +1,377 @@
+//! Accounts with customers at the double, usage in ClickHouse, and a reporter between them. Its clock is the double's.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use billing_worker::{
+    reports::{self, ReportSettings, Reporter, Step},
+    stripe::{Stripe, StripeSettings},
+};
+use clickhouse::{Client, Row};
+use devstack::{
+    Servers, StripeDouble, StripeDoubleOptions,
+    http::Http,
+    stripe_double::{Control, FaultKind, FaultRule},
+};
+use futures_util::{StreamExt, stream};
+use http::{Method, Request, header};
+use http_body_util::Full;
+use ingestor::migrate::{self, MigrateSettings};
+use schema::{AccountId, Catalogue, Period, period::instant};
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+pub const TYPES: [&str; 3] = ["api_call", "export", "sentiment_analysis"];
+pub const HOUR: i64 = 3_600;
+pub const DAY: i64 = 24 * HOUR;
+/// Not on a minute: periods begin whenever someone subscribes.
+pub const START: i64 = 1_800_000_017;
+
+/// Fields are dropped in order: the double before servers.
+pub struct Rig {
+    pub reporter: Reporter,
+    pub db: PgPool,
+    pub database_url: String,
+    pub clickhouse: Client,
+    pub double: StripeDouble,
+    pub stripe: Control,
+    pub servers: Arc<Servers>,
+    http: Http,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    pub id: AccountId,
+    pub customer: String,
+}
+
+/// What the ingestor inserts, as far as sums need it.
+#[derive(Clone, Row, Serialize)]
+struct Event {
+    generation: u32,
+    stream_seq: u64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    event_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    account_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    corrects: Uuid,
+    #[serde(with = "clickhouse::serde::time::datetime")]
+    period_start: OffsetDateTime,
+    usage_type: String,
+    cost_units: i64,
+    #[serde(with = "clickhouse::serde::time::datetime64::millis")]
+    ts: OffsetDateTime,
+    #[serde(with = "clickhouse::serde::time::datetime64::millis")]
+    ingested_at: OffsetDateTime,
+}
+
+/// A month from [`START`] on.
+pub fn month(n: i64) -> Period {
+    Period {
+        start: START + n * 30 * DAY,
+        end: START + (n + 1) * 30 * DAY,
+    }
+}
+
+impl Rig {
+    pub async fn start() -> Self {
+        Self::with(StripeDoubleOptions::default(), ReportSettings::default()).await
+    }
+
+    pub async fn with(options: StripeDoubleOptions, settings: ReportSettings) -> Self {
+        let servers = Servers::shared().await.unwrap();
+        let name = format!("reports_{:016x}", rand::random::<u64>());
+        let clickhouse = servers.clickhouse.client().with_database(&name);
+        let database_url = servers.postgres.create_database(&name).await.unwrap();
+        let settings_of_tables = MigrateSettings::default();
+        let (migrated, db) = tokio::join!(migrate::run(&clickhouse, &settings_of_tables), async {
+            let db = PgPool::connect(&database_url).await.unwrap();
+            billing_worker::database::migrate(&db).await.unwrap();
+            db
+        });
+        migrated.unwrap();
+        let double = StripeDouble::start(StripeDoubleOptions {
+            start_at: options.start_at.or(Some(START + 60)),
+            ..options
+        })
+        .await
+        .unwrap();
+        let stripe = Stripe::new(&StripeSettings {
+            stripe_secret_key: Some(double.api_key().to_owned()),
+            stripe_api_base: double.url().to_owned(),
+            stripe_timeout: Duration::from_secs(5),
+            stripe_calls_per_second: 1_000,
+            stripe_meter_events_per_second: 5_000,
+        })
+        .unwrap()
+        .unwrap();
+        let catalogue = Arc::new(Catalogue::built_in());
+        let reporter = Reporter::new(
+            db.clone(),
+            clickhouse.clone(),
+            stripe,
+            catalogue,
+            settings,
+            Default::default(),
+        );
+        let rig = Self {
+            reporter,
+            db,
+            database_url,
+            clickhouse,
+            stripe: double.control(),
+            double,
+            servers,
+            http: Http::default(),
+        };
+        for usage_type in TYPES {
+            let meter = [
+                ("event_name", format!("trendit_{usage_type}")),
+                ("display_name", usage_type.to_owned()),
+                ("default_aggregation[formula]", "sum".to_owned()),
+                ("customer_mapping[type]", "by_id".to_owned()),
+                ("customer_mapping[event_payload_key]", "stripe_customer_id".to_owned()),
+                ("value_settings[event_payload_key]", "value".to_owned()),
+            ];
+            rig.call(Method::POST, "/v1/billing/meters", &meter).await;
+        }
+        rig
+    }
+
+    pub fn now(&self) -> i64 {
+        self.stripe.now()
+    }
+
+    /// What `billing-worker` as a process needs to know.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("DATABASE_URL", self.database_url.clone()),
+            ("CLICKHOUSE_URL", self.servers.clickhouse.url().to_owned()),
+            (
+                "CLICKHOUSE_DATABASE",
+                self.database_url.rsplit('/').next().unwrap().to_owned(),
+            ),
+            ("STRIPE_SECRET_KEY", self.double.api_key().to_owned()),
+            ("STRIPE_API_BASE", self.double.url().to_owned()),
+        ]
+    }
+
+    /// A call of the test's own.
+    pub async fn call(&self, method: Method, path: &str, params: &[(&str, String)]) -> Value {
+        let escaped = |text: &str| -> String {
+            let byte = |byte: u8| match byte {
+                b if b.is_ascii_alphanumeric() || b"_-.".contains(&b) => (b as char).to_string(),
+                b => format!("%{b:02X}"),
+            };
+            text.bytes().map(byte).collect()
+        };
+        let form: Vec<_> = params
+            .iter()
+            .map(|(key, value)| format!("{}={}", escaped(key), escaped(value)))
+            .collect();
+        let (query, body) = match method {
+            Method::GET => (format!("?{}", form.join("&")), String::new()),
+            _ => (String::new(), form.join("&")),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}{query}", self.double.url()))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.double.api_key()))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header("stripe-version", "2026-09-30.endive")
+            .body(Full::from(body))
+            .unwrap();
+        self.http.send(request).await.unwrap().ok().unwrap()
+    }
+
+    /// Accounts with a customer each and this billing period.
+    pub async fn accounts(&self, count: usize, period: Period) -> Vec<Account> {
+        let customers = stream::iter(0..count).map(async |n| {
+            let customer = [("email", format!("{n}@example.com"))];
+            let customer = self.call(Method::POST, "/v1/customers", &customer).await;
+            Account {
+                id: AccountId::new(),
+                customer: customer["id"].as_str().unwrap().to_owned(),
+            }
+        });
+        let accounts: Vec<Account> = customers.buffer_unordered(32).collect().await;
+        let ids: Vec<_> = accounts.iter().map(|account| account.id.0).collect();
+        let customers: Vec<_> = accounts.iter().map(|account| account.customer.clone()).collect();
+        sqlx::query(
+            "insert into accounts (id, name, email) select a, 'n', a || '@example.com' from unnest($1::uuid[]) a",
+        )
+        .bind(&ids)
+        .execute(&self.db)
+        .await
+        .unwrap();
+        sqlx::query(
+            "insert into stripe_customers (account_id, customer_id, livemode)
+             select a, c, false from unnest($1::uuid[], $2::text[]) as u (a, c)",
+        )
+        .bind(&ids)
+        .bind(&customers)
+        .execute(&self.db)
+        .await
+        .unwrap();
+        self.add_period(&accounts, period).await;
+        accounts
+    }
+
+    pub async fn account(&self) -> Account {
+        self.accounts(1, month(0)).await.remove(0)
+    }
+
+    pub async fn add_period(&self, accounts: &[Account], period: Period) {
+        sqlx::query(
+            "insert into billing_periods (account_id, period_start, period_end, customer_id, stripe_subscription_id)
+             select a, $3, $4, c, 'sub_of_' || c from unnest($1::uuid[], $2::text[]) as u (a, c)",
+        )
+        .bind(accounts.iter().map(|account| account.id.0).collect::<Vec<_>>())
+        .bind(
+            accounts
+                .iter()
+                .map(|account| account.customer.clone())
+                .collect::<Vec<_>>(),
+        )
+        .bind(instant(period.start))
+        .bind(instant(period.end))
+        .execute(&self.db)
+        .await
+        .unwrap();
+    }
+
+    /// Stripe has finalized the period's invoices.
+    pub async fn finalize(&self, period: Period) {
+        sqlx::query("update billing_periods set final_at = $2 where period_start = $1")
+            .bind(instant(period.start))
+            .bind(instant(self.now()))
+            .execute(&self.db)
+            .await
+            .unwrap();
+    }
+
+    pub async fn use_units(&self, account: &Account, period: Period, usage_type: &str, units: &[i64]) {
+        let usage = units.iter().map(|units| (account.id, usage_type, *units));
+        self.insert(period, usage, Uuid::nil()).await;
+    }
+
+    pub async fn correct(&self, account: &Account, period: Period, usage_type: &str, units: i64) {
+        self.insert(period, [(account.id, usage_type, -units)], Uuid::new_v4())
+            .await;
+    }
+
+    /// Units of many accounts, in one insert.
+    pub async fn insert(
+        &self,
+        period: Period,
+        usage: impl IntoIterator<Item = (AccountId, &str, i64)>,
+        corrects: Uuid,
+    ) {
+        let client = self.clickhouse.clone().with_validation(false);
+        let mut insert = client
+            .insert::<Event>("usage_events")
+            .await
+            .unwrap()
+            .with_setting("async_insert", "0");
+        for (account, usage_type, cost_units) in usage {
+            let event = Event {
+                generation: 1,
+                stream_seq: rand::random(),
+                event_id: Uuid::new_v4(),
+                account_id: account.0,
+                corrects,
+                period_start: instant(period.start),
+                usage_type: usage_type.to_owned(),
+                cost_units,
+                ts: instant(period.start),
+                ingested_at: instant(self.now()),
+            };
+            insert.write(&event).await.unwrap();
+        }
+        insert.end().await.unwrap();
+    }
+
+    pub async fn step(&self) -> Step {
+        reports::step(&self.reporter, self.now()).await.unwrap()
+    }
+
+    /// Units that Stripe has of a period.
+    pub fn told(&self, account: &Account, period: Period, usage_type: &str) -> i64 {
+        let name = format!("trendit_{usage_type}");
+        self.stripe
+            .meter_total(&account.customer, &name, period.start, period.end)
+    }
+
+    pub fn fault(&self, kind: FaultKind) -> FaultRule {
+        FaultRule::new(kind).path("/v1/billing/meter_events").method("POST")
+    }
+
+    /// Carried in, carried out and drift of each line.
+    pub async fn lines(&self) -> HashMap<(AccountId, i64, String), (i64, i64, i64)> {
+        let rows: Vec<(Uuid, OffsetDateTime, String, i64, i64, i64)> = sqlx::query_as(
+            "select account_id, period_start, usage_type, carried_in, carried_out, drift_units from meter_ledger",
+        )
+        .fetch_all(&self.db)
+        .await
+        .unwrap();
+        let line = |row: (Uuid, OffsetDateTime, String, i64, i64, i64)| {
+            ((AccountId(row.0), row.1.unix_timestamp(), row.2), (row.3, row.4, row.5))
+        };
+        rows.into_iter().map(line).collect()
+    }
+
+    /// How many reports are in a state.
+    pub async fn count(&self, state: &str) -> i64 {
+        sqlx::query_scalar("select count(*) from meter_reports where state = $1")
+            .bind(state)
+            .fetch_one(&self.db)
+            .await
+            .unwrap()
+    }
+
+    /// The ledger check of reports: of every line, told = counted + carried in − carried out, and nothing is under way.
+    pub async fn assert_told_is_counted(&self, accounts: &[Account], periods: &[Period]) {
+        let counted: Vec<(Uuid, String, i64, i64)> = self.counted().await;
+        let counted: HashMap<_, _> = counted
+            .into_iter()
+            .map(|(account, usage_type, start, units)| ((AccountId(account), start, usage_type), units))
+            .collect();
+        let lines = self.lines().await;
+        for account in accounts {
+            for period in periods {
+                for usage_type in TYPES {
+                    let line = (account.id, period.start, usage_type.to_owned());
+                    let (carried_in, carried_out, drift) = lines.get(&line).copied().unwrap_or_default();
+                    let expected = counted.get(&line).copied().unwrap_or(0) + carried_in - carried_out;
+                    assert_eq!(
+                        (self.told(account, *period, usage_type), drift),
+                        (expected, 0),
+                        "{line:?}"
+                    );
+                }
+            }
+        }
+        assert_eq!(self.count("open").await, 0);
+        assert_eq!(self.stripe.violations(), Vec::<String>::new());
+    }
+
+    async fn counted(&self) -> Vec<(Uuid, String, i64, i64)> {
+        #[derive(Row, serde::Deserialize)]
+        struct Counted {
+            #[serde(with = "clickhouse::serde::uuid")]
+            account_id: Uuid,
+            usage_type: String,
+            start: i64,
+            units: i64,
+        }
+        let query = "select account_id, toString(usage_type) as usage_type, toInt64(period_start) as start, \
+                     sum(cost_units) as units from usage_events group by account_id, usage_type, period_start";
+        let rows = self.clickhouse.query(query).fetch_all::<Counted>().await.unwrap();
+        rows.into_iter()
+            .map(|row| (row.account_id, row.usage_type, row.start, row.units))
+            .collect()
+    }
+}
