@@ -198,9 +198,10 @@ pub async fn set_status(
     show(admin, id, now).await
 }
 
-/// Takes the account's lock, which every writer of its subscription or limits holds until its commit.
+/// Takes the account's lock, which every writer of its subscription or limits holds until its commit. Rows that refer to the
+/// account may be written meanwhile.
 pub async fn lock(tx: &mut Transaction<'_, Postgres>, id: AccountId) -> Result<(), Error> {
-    sqlx::query_scalar!("select id from accounts where id = $1 for update", id.0)
+    sqlx::query_scalar!("select id from accounts where id = $1 for no key update", id.0)
         .fetch_optional(&mut **tx)
         .await?
         .map(|_| ())

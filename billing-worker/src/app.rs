@@ -106,13 +106,12 @@ async fn start(
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
 
     let stripe = Stripe::new(&settings.stripe)?;
-    if let Some(stripe) = stripe.clone() {
+    let reporter = stripe.map(|stripe| {
         let (clickhouse, catalogue) = (admin.clickhouse.clone(), admin.catalogue.clone());
         let (reports, metrics) = (settings.reports.clone(), metrics.reports.clone());
-        let reporter = Reporter::new(admin.db.clone(), clickhouse, stripe, catalogue, reports, metrics);
-        life.spawn(chores::report(reporter, life.clone()));
-    }
-    let billing = Billing::new(admin.clone(), stripe, settings.billing.clone(), Clock::default());
+        Reporter::new(admin.db.clone(), clickhouse, stripe, catalogue, reports, metrics)
+    });
+    let billing = Billing::new(admin.clone(), reporter, settings.billing.clone(), Clock::default());
     let api = PublicApi {
         billing: billing.by(By::Customer),
         metrics: metrics.clone(),
@@ -120,6 +119,7 @@ async fn start(
     };
     if billing.has_stripe() {
         life.spawn(chores::check_stripe(billing.clone(), life.clone()));
+        life.spawn(chores::report(billing.clone(), life.clone()));
         let events = billing.by(By::Stripe);
         life.spawn(chores::work_on_events(
             events.clone(),

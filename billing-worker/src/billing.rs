@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
-use schema::clock::Clock;
+use schema::{AccountId, clock::Clock};
 use service::settings::seconds;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     administration::{Administration, By},
     error::Error,
+    reports::{self, Reporter},
     stripe::{Stripe, StripeError},
 };
 
@@ -29,7 +30,7 @@ pub struct Billing {
     pub clock: Clock,
     pub settings: Arc<BillingSettings>,
     /// `None`: there is no key.
-    stripe: Option<Stripe>,
+    reporter: Option<Reporter>,
     turns: Arc<Semaphore>,
 }
 
@@ -77,12 +78,12 @@ impl BillingSettings {
 }
 
 impl Billing {
-    pub fn new(admin: Administration, stripe: Option<Stripe>, settings: BillingSettings, clock: Clock) -> Self {
+    pub fn new(admin: Administration, reporter: Option<Reporter>, settings: BillingSettings, clock: Clock) -> Self {
         Self {
             admin,
             clock,
             settings: Arc::new(settings),
-            stripe,
+            reporter,
             turns: Arc::new(Semaphore::new(TURNS)),
         }
     }
@@ -95,11 +96,29 @@ impl Billing {
     }
 
     pub fn stripe(&self) -> Result<&Stripe, Error> {
-        self.stripe.as_ref().ok_or(Error::Stripe(StripeError::NotConfigured))
+        self.reporter().map(|reporter| &reporter.stripe)
     }
 
     pub fn has_stripe(&self) -> bool {
-        self.stripe.is_some()
+        self.reporter.is_some()
+    }
+
+    /// Who tells Stripe what was used.
+    pub fn reporter(&self) -> Result<&Reporter, Error> {
+        self.reporter.as_ref().ok_or(Error::Stripe(StripeError::NotConfigured))
+    }
+
+    /// Tells Stripe all that the account has used, now. Fails where some of it cannot be told: what was not told when a
+    /// subscription ends is not billed.
+    pub async fn flush(&self, account: AccountId) -> Result<(), Error> {
+        match reports::flush(self.reporter()?, account, self.clock.now_s()).await {
+            Ok(flushed) if flushed.open == 0 && flushed.parked == 0 => Ok(()),
+            Ok(flushed) => Err(Error::UsageUntold(format!(
+                "{} reports wait and {} are parked",
+                flushed.open, flushed.parked
+            ))),
+            Err(failure) => Err(Error::UsageUntold(format!("{failure:#}"))),
+        }
     }
 
     /// A turn to hold an account's lock while Stripe is asked. A Stripe that hangs must not take all connections.

@@ -11,13 +11,8 @@ use tokio::{sync::Notify, time::sleep};
 use tracing::{error, info, warn};
 
 use crate::{
-    administration::Administration,
-    billing::Billing,
-    error::Error,
-    limits,
-    metrics::Metrics,
-    reports::{self, Reporter},
-    retention, stripe, webhook,
+    administration::Administration, billing::Billing, error::Error, limits, metrics::Metrics, reports, retention,
+    stripe, webhook,
 };
 
 /// Deletes rows whose retention is over, once a day. ClickHouse being away postpones it.
@@ -167,9 +162,12 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
 }
 
 /// Tells Stripe what was used, every `REPORT_INTERVAL`. ClickHouse or Stripe being away postpones it.
-pub async fn report(reporter: Reporter, life: Lifecycle) {
+pub async fn report(billing: Billing, life: Lifecycle) {
+    let Ok(reporter) = billing.reporter() else {
+        return;
+    };
     let every = reporter.settings.report_interval;
-    let step = || reports::step(&reporter, clock::now_s());
+    let step = || reports::step(reporter, billing.clock.now_s());
     while let Some(done) = after(every, step, &life).await {
         if let Err(failure) = done {
             reporter.metrics.failed_step();

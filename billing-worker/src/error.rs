@@ -68,6 +68,8 @@ pub enum Error {
     WrongMode,
     #[error("{0}")]
     Webhook(&'static str),
+    #[error("usage could not be told to Stripe: {0}")]
+    UsageUntold(String),
     #[error("webhooks are not set up: start the billing worker with STRIPE_WEBHOOK_SECRETS")]
     WebhooksClosed,
     #[error(transparent)]
@@ -153,6 +155,7 @@ impl Error {
             Self::PricesMissing { .. } => (StatusCode::SERVICE_UNAVAILABLE, "prices_missing"),
             Self::WrongMode => (StatusCode::CONFLICT, "wrong_mode"),
             Self::Webhook(_) => (StatusCode::BAD_REQUEST, "webhook_refused"),
+            Self::UsageUntold(_) => (StatusCode::SERVICE_UNAVAILABLE, "usage_untold"),
             Self::WebhooksClosed => (StatusCode::SERVICE_UNAVAILABLE, "webhooks_closed"),
             Self::Stripe(StripeError::Refused(_)) => (StatusCode::BAD_GATEWAY, "stripe_refused"),
             Self::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => {
@@ -199,6 +202,13 @@ impl IntoResponse for Error {
                     StripeError::NotConfigured => error.to_string(),
                     _ => "Stripe cannot be asked now; nothing is billed twice: try again".to_owned(),
                 }
+            }
+            Self::UsageUntold(why) => {
+                warn!(
+                    status = status.as_u16(),
+                    "an answer failed: usage could not be told to Stripe: {why}"
+                );
+                "what was used cannot be told to Stripe now, and would not be billed: try again".to_owned()
             }
             Self::ClickHouse(why) => {
                 warn!(status = status.as_u16(), "an answer failed: ClickHouse: {why}");

@@ -227,7 +227,7 @@ async fn refresh_page(admin: &Administration, accounts: &[AccountId], now: i64) 
     ids.dedup();
     // In one order, so that two workers that start together wait for each other instead of dying together.
     sqlx::query!(
-        "select id from accounts where id = any($1) order by id for update",
+        "select id from accounts where id = any($1) order by id for no key update",
         &ids
     )
     .fetch_all(&mut *tx)

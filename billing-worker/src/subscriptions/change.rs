@@ -128,13 +128,16 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> R
     Ok(())
 }
 
-/// Ends the subscription. The caller has told Stripe of all usage first, if it is to end now: what comes later is not billed.
+/// Ends the subscription. If it is to end now, Stripe is told of all usage first: what comes later is not billed.
 pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> Result<(), Error> {
     let _turn = billing.turn().await?;
     let mut tx = billing.admin.db.begin().await?;
     crate::accounts::lock(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
     let stripe = billing.stripe()?;
+    if when == CancelWhen::Now {
+        billing.flush(account).await?;
+    }
     match when {
         CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() => {
             return Err(Error::Conflict(

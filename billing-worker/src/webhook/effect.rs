@@ -86,6 +86,10 @@ async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Resul
     let Some(subscription) = invoice.subscription() else {
         return Ok(());
     };
+    if invoice.status.as_deref() == Some("draft") {
+        // What is told while it is a draft is on it.
+        billing.flush(account).await?;
+    }
     if let Some(finalized_at) = invoice.status_transitions.finalized_at {
         sqlx::query!(
             // Within a minute: a subscription that is ended now ends a moment before or after its last invoice's period.

@@ -14,6 +14,7 @@ use billing_worker::{
     metrics::Metrics,
     plans,
     public_api::{self, PublicApi},
+    reports::{ReportSettings, Reporter},
     stripe::{Stripe, StripeSettings, catalogue},
     webhook::inbox,
 };
@@ -24,6 +25,7 @@ use devstack::{
     stripe_double::Control,
 };
 use harness::PATIENCE;
+use ingestor::migrate::{self, MigrateSettings};
 use schema::{AccountId, Catalogue, clock::Clock};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -84,6 +86,8 @@ impl Rig {
             .await
             .unwrap();
         database::migrate(&pool).await.unwrap();
+        let clickhouse = servers.clickhouse.client().with_database(&name);
+        migrate::run(&clickhouse, &MigrateSettings::default()).await.unwrap();
         let stripe = StripeDouble::start(options).await.unwrap();
         let args = [
             "rig",
@@ -104,7 +108,7 @@ impl Rig {
             db: pool.clone(),
             catalogue: Arc::new(catalogue),
             announcer: Announcer::of_service(metrics.clone()),
-            clickhouse: servers.clickhouse.client(),
+            clickhouse,
             corrections_wait: Arc::default(),
             by: By::Customer,
             name: None,
@@ -112,8 +116,11 @@ impl Rig {
         let clock = Clock::default();
         clock.turn_to(stripe.control().now());
         plans::sync(&admin, clock.now_s()).await.unwrap();
-        let client = Stripe::new(&settings.stripe).unwrap();
-        let billing = Billing::new(admin, client, settings.billing, clock);
+        let client = Stripe::new(&settings.stripe).unwrap().unwrap();
+        let (db, clickhouse, catalogue) = (admin.db.clone(), admin.clickhouse.clone(), admin.catalogue.clone());
+        let reports = metrics.reports.clone();
+        let reporter = Reporter::new(db, clickhouse, client, catalogue, ReportSettings::default(), reports);
+        let billing = Billing::new(admin, Some(reporter), settings.billing, clock);
         let api = PublicApi {
             billing: billing.clone(),
             metrics: metrics.clone(),
