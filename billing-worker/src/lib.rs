@@ -34,6 +34,8 @@
 //! - An account has one current subscription at the most; none means Free.
 //! - `quota_pool.limit_units` of a running period is the override, or else the plan's limit, as soon as the change commits.
 //! - An administrative change and its entry in the audit log are one transaction.
+//! - Of an account, usage type and billing period: units told to Stripe = units counted + carried in − carried out. A report is
+//!   in the database before it is sent, and never under another identifier.
 //! - An API key's text exists in one answer, the one to its making: never in a log, never in a table.
 
 pub mod accounts;
