@@ -492,7 +492,7 @@ async fn units_that_came_out_of_no_pool_go_back_to_none() {
     let data = devstack::DataDir::create().unwrap();
     let plans = include_str!("../../schema/plans.toml").replace(
         "usage.export = { limit = 100 }",
-        "usage.export = { limit = 100, mode = \"overage\" }",
+        "usage.export = { limit = 100, mode = \"overage\", unit_price_micros = 1_000 }",
     );
     let file = data.path().join("plans.toml");
     std::fs::write(&file, plans).unwrap();

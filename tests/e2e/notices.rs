@@ -226,7 +226,7 @@ async fn units_that_a_gateway_holds_are_no_usage() {
 async fn usage_that_is_billed_past_its_limit_is_told_too() {
     let catalogue = include_str!("../../schema/plans.toml").replace(
         "usage.export = { limit = 100 }",
-        "usage.export = { limit = 10, mode = \"overage\" }",
+        "usage.export = { limit = 10, mode = \"overage\", unit_price_micros = 1_000 }",
     );
     let dir = devstack::DataDir::create().unwrap();
     let plans = write(dir.path(), "plans.toml", &catalogue);
