@@ -334,9 +334,12 @@ mod tests {
         assert_eq!(error.line, line("usage.api_call"));
 
         assert!(
-            swap("id = \"free\"", "id = \"gratis\"")
-                .problem
-                .contains("no plan `free`")
+            swap(
+                "id = \"free\"\nname = \"Free\"\nprice_cents = 0",
+                "id = \"gratis\"\nname = \"Free\"\nprice_cents = 1"
+            )
+            .problem
+            .contains("no plan `free`")
         );
         assert!(swap("id = \"pro\"", "id = \"free\"").problem.contains("different"));
         for (usage, price) in [
