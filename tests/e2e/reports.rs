@@ -1,6 +1,7 @@
 //! Metered usage: what Stripe is told is what ClickHouse has counted, whatever fails on the way.
 
 mod faults;
+mod killed;
 mod late;
 mod reconcile;
 mod rig;

@@ -334,11 +334,7 @@ impl Rig {
 
     /// The ledger check of reports: of every line, told = counted + carried in − carried out, and nothing is under way.
     pub async fn assert_told_is_counted(&self, accounts: &[Account], periods: &[Period]) {
-        let counted: Vec<(Uuid, String, i64, i64)> = self.counted().await;
-        let counted: HashMap<_, _> = counted
-            .into_iter()
-            .map(|(account, usage_type, start, units)| ((AccountId(account), start, usage_type), units))
-            .collect();
+        let counted = self.sums().await;
         let lines = self.lines().await;
         for account in accounts {
             for period in periods {
@@ -358,7 +354,8 @@ impl Rig {
         assert_eq!(self.stripe.violations(), Vec::<String>::new());
     }
 
-    async fn counted(&self) -> Vec<(Uuid, String, i64, i64)> {
+    /// What ClickHouse has counted of each line.
+    pub async fn sums(&self) -> HashMap<(AccountId, i64, String), i64> {
         #[derive(Row, serde::Deserialize)]
         struct Counted {
             #[serde(with = "clickhouse::serde::uuid")]
@@ -370,8 +367,7 @@ impl Rig {
         let query = "select account_id, toString(usage_type) as usage_type, toInt64(period_start) as start, \
                      sum(cost_units) as units from usage_events group by account_id, usage_type, period_start";
         let rows = self.clickhouse.query(query).fetch_all::<Counted>().await.unwrap();
-        rows.into_iter()
-            .map(|row| (row.account_id, row.usage_type, row.start, row.units))
-            .collect()
+        let line = |row: Counted| ((AccountId(row.account_id), row.start, row.usage_type), row.units);
+        rows.into_iter().map(line).collect()
     }
 }
