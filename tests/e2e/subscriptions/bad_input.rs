@@ -1,13 +1,15 @@
 use devstack::{
-    StripeDoubleOptions,
+    Service, StripeDoubleOptions,
     http::request,
     stripe_double::{FaultKind, FaultRule},
 };
+use harness::eventually;
 use http::Method;
 use schema::Catalogue;
 use serde_json::{Value, json};
 
 use super::rig::{Rig, Subscriber};
+use crate::billing::worker::Place;
 
 async fn refused(rig: &Rig, who: &Subscriber, path: &str, body: Value) -> (u16, String) {
     let answer = rig.post(who, path, body.clone()).await;
@@ -161,4 +163,35 @@ async fn what_an_account_pays_for_is_not_changed_behind_stripes_back() {
             .await;
     assert!(assigned.unwrap_err().to_string().contains("in Stripe"));
     assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_stripe_does_not_take_is_told_at_the_start_and_the_rest_runs() {
+    let rig = Rig::start().await;
+    let place = Place::new().await;
+    let (options, url) = place.worker("billing-worker");
+    let options = options
+        .env("STRIPE_SECRET_KEY", "sk_test_expired")
+        .env("STRIPE_API_BASE", rig.stripe.url());
+    let mut service = Service::start(options).await.unwrap();
+    eventually("the log tells", || {
+        let told = service.process().has_logged("Stripe does not accept STRIPE_SECRET_KEY");
+        std::future::ready(told.then_some(()))
+    })
+    .await;
+    assert!(!service.process().has_logged("sk_test_expired"));
+    let prices = rig.http.get(&format!("{url}/billing/plans"), "").await.unwrap();
+    assert_eq!(prices.status.as_u16(), 200);
+    let created = place
+        .json(&["accounts", "create", "--name", "Ada", "--email", "ada@example.com"])
+        .await;
+    let account = created["id"].as_str().unwrap();
+    let issued = place.json(&["keys", "create", account]).await;
+    let who = issued["key"].as_str().unwrap();
+    let path = format!("{url}/billing/create-checkout-session");
+    let answer = rig.http.post(&path, who, &json!({ "tier": "pro" })).await.unwrap();
+    let problem = answer.json().unwrap();
+    let told = (answer.status.as_u16(), problem["error"].as_str());
+    assert_eq!(told, (503, Some("stripe_not_configured")), "{problem}");
+    assert!(!problem.to_string().contains("sk_test_"));
 }

@@ -120,6 +120,11 @@ async fn a_subscription_lives_from_checkout_to_its_end_over_three_periods() {
     assert_eq!(shown(&rig.subscription(&ada).await), ("free", "none", None));
     assert_eq!(rig.customers(&ada).len(), 1);
 
+    // Stripe's own page for what else there is to do.
+    let portal = rig.post(&ada, "portal-session", json!({})).await.ok().unwrap();
+    let page = rig.http.get(portal["portal_url"].as_str().unwrap(), "").await.unwrap();
+    assert_eq!(page.status.as_u16(), 200);
+
     // Back again: the same customer.
     rig.check_out(&ada, "enterprise").await;
     rig.settle().await;
