@@ -164,7 +164,11 @@ async fn two_hundred_accounts_end_equal_to_the_unit_through_faults_and_deaths() 
             () = dies => died += 1,
             done = reports::step(&rig.reporter, rig.now()) => drop(done.unwrap()),
         }
-        // Sometimes longer than Stripe remembers an identifier.
+        // Sometimes longer than Stripe remembers an identifier. By then what a dead worker had sent has arrived: a call that is
+        // under way for a day is none of Stripe's.
+        if round % 7 == 6 {
+            rig.step().await;
+        }
         rig.stripe.advance_by(if round % 7 == 6 { 26 * HOUR } else { 400 });
     }
     println!("{died} of 20 steps died");
@@ -176,6 +180,11 @@ async fn two_hundred_accounts_end_equal_to_the_unit_through_faults_and_deaths() 
         rig.step().await;
     }
     assert!(rig.now() < month(0).end - DAY);
-    assert_eq!(rig.count("parked").await, 0);
+    let parked: Vec<(String, Option<String>)> =
+        sqlx::query_as("select identifier, error from meter_reports where state = 'parked'")
+            .fetch_all(&rig.db)
+            .await
+            .unwrap();
+    assert_eq!(parked, []);
     rig.assert_told_is_counted(&accounts, &[month(0)]).await;
 }
