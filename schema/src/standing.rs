@@ -82,6 +82,14 @@ impl SubscriptionStatus {
         }
     }
 
+    /// It says what its account may do: it is paid for, tried, or owed for. The others leave the account on Free.
+    pub fn is_live(self) -> bool {
+        match self {
+            Self::Active | Self::Trialing | Self::PastDue | Self::Unpaid | Self::Paused => true,
+            Self::Canceled | Self::Incomplete | Self::IncompleteExpired => false,
+        }
+    }
+
     pub fn from_stored(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
@@ -90,14 +98,9 @@ impl SubscriptionStatus {
 impl Standing {
     /// The standing at `now` (Unix seconds) of an account with this subscription, or without one.
     pub fn at(subscription: Option<&Subscription>, now: i64) -> Self {
-        use SubscriptionStatus::*;
-        let Some(subscription) = subscription else {
+        let Some(subscription) = subscription.filter(|subscription| subscription.status.is_live()) else {
             return Self::free(now);
         };
-        match subscription.status {
-            Canceled | Incomplete | IncompleteExpired => return Self::free(now),
-            Active | Trialing | PastDue | Unpaid | Paused => {}
-        }
         if let Some(ends_at) = subscription.ends_at.filter(|ends_at| *ends_at <= now) {
             return match &subscription.then_plan {
                 None => Self::free(now),

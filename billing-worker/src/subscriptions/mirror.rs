@@ -104,10 +104,9 @@ pub fn plan_of(price: &Price) -> Option<&str> {
 }
 
 impl Mirrored {
-    /// It says what its account may do: it is paid for, tried, or owed for.
+    /// It says what its account may do.
     pub fn is_live(&self) -> bool {
-        use SubscriptionStatus::{Active, PastDue, Paused, Trialing, Unpaid};
-        matches!(self.status, Active | Trialing | PastDue | Unpaid | Paused)
+        self.status.is_live()
     }
 }
 

@@ -139,9 +139,5 @@ impl Running {
 }
 
 fn is_live(subscription: &Subscription) -> bool {
-    use SubscriptionStatus::{Active, PastDue, Paused, Trialing, Unpaid};
-    matches!(
-        SubscriptionStatus::from_stored(&subscription.status),
-        Some(Active | PastDue | Paused | Trialing | Unpaid)
-    )
+    SubscriptionStatus::from_stored(&subscription.status).is_some_and(SubscriptionStatus::is_live)
 }
