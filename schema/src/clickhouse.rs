@@ -20,6 +20,10 @@ pub const FILES: &[DdlFile] = &[
         "06_account_retention",
         include_str!("../clickhouse/06_account_retention.sql"),
     ),
+    file(
+        "07_usage_duplicates",
+        include_str!("../clickhouse/07_usage_duplicates.sql"),
+    ),
 ];
 
 /// One object: one statement, which does nothing where the object is there already.
