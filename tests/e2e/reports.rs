@@ -3,6 +3,7 @@
 mod faults;
 mod killed;
 mod late;
+mod many;
 mod reconcile;
 mod rig;
 

@@ -7,9 +7,8 @@ use std::{
 };
 
 use devstack::{
-    DataDir, Nats, NatsOptions, Service, ServiceOptions, StripeDoubleOptions,
+    DataDir, Nats, NatsOptions, Service, StripeDoubleOptions,
     http::Http,
-    ports,
     stripe_double::{FaultKind, FaultRule},
 };
 use futures_util::{StreamExt, stream};
@@ -103,21 +102,12 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
     let nats = Nats::start(&data.path().join("nats"), &NatsOptions::default())
         .await
         .unwrap();
-    let (admin, public) = (ports::free().unwrap(), ports::free().unwrap());
-    let url = format!("http://127.0.0.1:{public}");
-    let mut worker = ServiceOptions::new("billing-worker", "billing-worker", data.path().to_owned(), admin)
-        .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
-        .env("BILLING_LISTEN", format!("127.0.0.1:{public}"))
-        .env("NATS_URL", nats.url())
-        .env("STRIPE_WEBHOOK_SECRETS", rig.double.webhook_secret())
-        .env("STRIPE_CALLS_PER_SECOND", "1000")
-        .env("STRIPE_METER_EVENTS_PER_SECOND", "5000")
-        .env("REPORT_INTERVAL", "1");
-    worker.exe = Some(SERVICES.into());
-    for (name, value) in rig.env() {
-        worker = worker.env(name, value);
-    }
-    let mut worker = Service::start(worker).await.unwrap();
+    let settings = [
+        ("STRIPE_CALLS_PER_SECOND", "1000"),
+        ("STRIPE_METER_EVENTS_PER_SECOND", "5000"),
+        ("REPORT_INTERVAL", "1"),
+    ];
+    let (mut worker, url) = rig.start_worker(&data, &nats, &settings).await;
     let mut sync = Command::new(SERVICES);
     sync.args(["service", "billing-worker", "stripe", "sync"])
         .envs(rig.env());

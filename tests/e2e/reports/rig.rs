@@ -8,8 +8,9 @@ use billing_worker::{
 };
 use clickhouse::{Client, Row};
 use devstack::{
-    Servers, StripeDouble, StripeDoubleOptions,
+    DataDir, Nats, Servers, Service, ServiceOptions, StripeDouble, StripeDoubleOptions,
     http::Http,
+    ports,
     stripe_double::{Control, FaultKind, FaultRule},
 };
 use futures_util::{StreamExt, stream};
@@ -22,6 +23,8 @@ use serde_json::Value;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+use crate::SERVICES;
 
 pub const TYPES: [&str; 3] = ["api_call", "export", "sentiment_analysis"];
 pub const HOUR: i64 = 3_600;
@@ -157,6 +160,25 @@ impl Rig {
             ("STRIPE_SECRET_KEY", self.double.api_key().to_owned()),
             ("STRIPE_API_BASE", self.double.url().to_owned()),
         ]
+    }
+
+    /// A `billing-worker` as a process of its own, by the machine's clock, and the URL of its public API.
+    pub async fn start_worker(&self, data: &DataDir, nats: &Nats, settings: &[(&str, &str)]) -> (Service, String) {
+        let (admin, public) = (ports::free().unwrap(), ports::free().unwrap());
+        let mut worker = ServiceOptions::new("billing-worker", "billing-worker", data.path().to_owned(), admin)
+            .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
+            .env("BILLING_LISTEN", format!("127.0.0.1:{public}"))
+            .env("NATS_URL", nats.url())
+            .env("STRIPE_WEBHOOK_SECRETS", self.double.webhook_secret());
+        worker.exe = Some(SERVICES.into());
+        for (name, value) in self.env() {
+            worker = worker.env(name, value);
+        }
+        for (name, value) in settings {
+            worker = worker.env(*name, *value);
+        }
+        let worker = Service::start(worker).await.unwrap();
+        (worker, format!("http://127.0.0.1:{public}"))
     }
 
     /// A call of the test's own.
