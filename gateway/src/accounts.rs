@@ -14,7 +14,7 @@ use std::{
 
 use moka::future::Cache;
 use prometheus_client::registry::Registry;
-use schema::{AccountId, Catalogue, KeyId, api_key::ParseKeyError, clock};
+use schema::{AccountId, Catalogue, KeyId, UsageType, api_key::ParseKeyError, clock};
 use service::Lifecycle;
 use sqlx::PgPool;
 use tokio::{sync::Semaphore, time::timeout};
@@ -150,6 +150,28 @@ impl Accounts {
         } else {
             Err(AuthError::Unknown)
         }
+    }
+
+    /// Units of the account came back somewhere: what its counters remember is of before.
+    pub(crate) fn void_refusals(&self, id: AccountId) {
+        if let Some(account) = self.known(id) {
+            account.counters().for_each(|(_, counter)| counter.refusals.void());
+        }
+    }
+
+    pub(crate) fn void_all_refusals(&self) {
+        for account in self.inner.known_accounts() {
+            account.counters().for_each(|(_, counter)| counter.refusals.void());
+        }
+    }
+
+    /// The account, if a key or a lease of it is in memory.
+    pub(crate) fn known(&self, id: AccountId) -> Option<Arc<Account>> {
+        self.inner.known_account(id)
+    }
+
+    pub(crate) fn usage_type(&self, name: &str) -> Option<UsageType> {
+        self.inner.catalogue.usage_type(name)
     }
 }
 

@@ -80,7 +80,7 @@ fn take(first: Message, messages: &mut Subscriber) -> (Vec<KeyId>, Vec<AccountId
                 keys.insert(key_id);
                 accounts.insert(account_id);
             }
-            // No refusal is remembered beyond those who waited with it.
+            // Heard where refusals are voided, which does not wait for Postgres: `recall::follow`.
             Ok(Announcement::UnitsReturned { .. }) => {}
             Err(error) => warn!(subject = %message.subject, "an announcement that cannot be read: {error}"),
         }

@@ -36,6 +36,7 @@ use crate::{
     http,
     publisher::{Publisher, Queues},
     quotas::Quotas,
+    recall,
     server::Server,
 };
 
@@ -162,7 +163,14 @@ async fn start(
     let publisher = Publisher::new(link.clone());
     registry.register_collector(Box::new(Queues(publisher.clone())));
     // Quotas outlive the requests: what they hold is returned when the lanes are closed.
-    let quotas = Quotas::new(pool.clone(), config.quota_settings(), registry, ground);
+    let quotas = Quotas::new(
+        pool.clone(),
+        client.clone(),
+        link.clone(),
+        config.quota_settings(),
+        registry,
+        ground,
+    );
     let accounts = Accounts::new(
         pool.clone(),
         config.catalogue.clone(),
@@ -172,6 +180,7 @@ async fn start(
         life,
     );
     announcements::follow(client.clone(), accounts.clone(), life);
+    recall::follow(client.clone(), accounts.clone(), &quotas, ground);
 
     let lane_metrics = LaneMetrics::default();
     lane_metrics.register(registry.sub_registry_with_prefix("gateway_lane"));

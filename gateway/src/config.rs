@@ -117,6 +117,10 @@ pub struct LeaseSettings {
     #[arg(long, env = "LEASE_IDLE", default_value = "30", value_parser = seconds)]
     pub lease_idle: Duration,
 
+    /// How long other gateways may take to give back what they hold before a request is refused (seconds)
+    #[arg(long, env = "RECALL_WAIT", default_value = "0.1", value_parser = seconds)]
+    pub recall_wait: Duration,
+
     /// API keys kept at the most
     #[arg(long, env = "KEYS_MAX", default_value = "100000")]
     pub keys_max: u64,
@@ -164,6 +168,10 @@ impl Config {
             settings.quota.refresh_interval <= Duration::from_secs(60),
             "REFRESH_INTERVAL is 60 seconds at the most: that is how late a lost change may take effect"
         );
+        ensure!(
+            settings.quota.recall_wait < settings.quota.quota_wait,
+            "RECALL_WAIT is less than QUOTA_WAIT: PostgreSQL is asked before and after it"
+        );
         let catalogue = catalogue(settings.plans.as_deref())?;
         Ok(Self {
             routes: RouteTable::load(settings.http.routes.as_deref(), &catalogue)?,
@@ -207,6 +215,7 @@ impl Config {
         QuotaSettings {
             wait_max: self.settings.quota.quota_wait,
             idle_after: self.settings.quota.lease_idle,
+            recall_wait: self.settings.quota.recall_wait,
             ..QuotaSettings::default()
         }
     }
@@ -317,6 +326,7 @@ mod tests {
             (["--heartbeat-interval", "30"], "HEARTBEAT_INTERVAL"),
             (["--publish-timeout", "0"], "--publish-timeout"),
             (["--refresh-interval", "61"], "REFRESH_INTERVAL"),
+            (["--recall-wait", "2"], "RECALL_WAIT"),
         ] {
             let problem = problem(&args);
             assert!(

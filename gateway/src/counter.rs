@@ -3,6 +3,8 @@
 //! The fast path ([`Counter::spend`]) reads one published snapshot and spends with one compare-and-swap: no lock, no await.
 //! Everything else changes the snapshot under a short lock, and the broker alone talks to Postgres.
 
+mod recalled;
+
 use std::{
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
@@ -14,11 +16,13 @@ use std::{
 use arc_swap::ArcSwap;
 use schema::{LeaseId, Period, UsageType};
 
+pub(crate) use self::recalled::Found;
 use crate::{
     account::Account,
     lease::Lease,
     leases::{Answer, Ask, Decision, Delivery, Desk, GiveBack, Want, Work},
     quota::{self, Pace, Pool, Seen},
+    refusals::Refusals,
     reservation::{HeldLease, Reservation},
     turn::Queue,
 };
@@ -30,8 +34,12 @@ pub(crate) struct Counter {
     renewal: AtomicI64,
     /// It waits for the broker already.
     queued: AtomicBool,
+    /// Others may remember a refusal that units coming back here would void.
+    watched: AtomicBool,
     /// Those whom the fast path did not serve.
     pub queue: Queue,
+    /// What need not be asked again.
+    pub refusals: Refusals,
 }
 
 /// What requests see. Two leases, because the next one arrives before the current one is used up.
@@ -40,9 +48,9 @@ struct Held {
     /// Spent first.
     older: Option<Arc<HeldLease>>,
     newer: Option<Arc<HeldLease>>,
-    /// As of the last grant.
+    /// As Postgres last said.
     pool: Pool,
-    /// No other gateway lived at the last grant.
+    /// No other gateway lived then.
     alone: bool,
 }
 
@@ -54,6 +62,11 @@ struct Core {
     epoch: u64,
     last_grant: Option<LastGrant>,
     unchanged: Option<Unchanged>,
+    /// A transaction of this counter is under way.
+    under_way: bool,
+    /// It may bring a lease.
+    asking: bool,
+    recalls: recalled::Recalls,
 }
 
 /// A closed lease whose row in Postgres is not `returned` yet.
@@ -114,7 +127,9 @@ impl Default for Counter {
             core: Mutex::default(),
             renewal: AtomicI64::new(0),
             queued: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
             queue: Queue::default(),
+            refusals: Refusals::default(),
         }
     }
 }
@@ -149,12 +164,11 @@ impl Counter {
         })
     }
 
-    /// What is at hand, if it covers `cost`, be it in pieces.
-    pub fn peek(&self, period: &Period, cost: i64) -> Option<Seen> {
+    /// What was last seen of this period, and what is at hand now; nothing, if all was closed since.
+    pub fn seen(&self, period: &Period) -> Option<Seen> {
         let held = self.held.load();
-        let open = held.open_units();
-        (held.period == *period && open >= cost).then_some(Seen {
-            held: open,
+        (held.period == *period).then(|| Seen {
+            held: held.open_units(),
             pool: held.pool,
             alone: held.alone,
         })
@@ -187,12 +201,16 @@ impl Counter {
         self.core().ask = Some(ask);
     }
 
-    /// Closes every lease: what is unspent is owed to Postgres from here on.
+    /// Closes every lease: what is unspent is owed to Postgres from here on. What was refused may be admitted under what has
+    /// changed.
     pub fn close(&self) {
-        let mut core = self.core();
-        core.epoch += 1;
-        core.last_grant = None;
-        self.close_open(&mut core);
+        {
+            let mut core = self.core();
+            core.epoch += 1;
+            core.last_grant = None;
+            self.close_open(&mut core);
+        }
+        self.refusals.void();
     }
 
     /// Closes every lease, and forgets them and all that is owed: the run that held them was ended, and is settled by others.
@@ -201,6 +219,7 @@ impl Counter {
         let mut core = self.core();
         core.closing.clear();
         core.ask = None;
+        core.forget_recalls();
     }
 
     /// It has spent nothing for so long.
@@ -234,7 +253,7 @@ impl Counter {
 
     /// Units wait to be given back. (A lease that is merely used up waits for the next transaction.)
     pub fn has_units_to_give(&self) -> bool {
-        self.core().closing.iter().any(|closing| closing.owed() > 0)
+        self.core().owes_units()
     }
 
     /// Something is owed to Postgres, if only the end of a lease.
@@ -250,6 +269,11 @@ impl Counter {
         let renewal = self.renewal.swap(0, Ordering::Relaxed);
         let ask = core.ask.take().filter(|ask| !ask.reply.is_closed());
         let pace = core.pace(now, self.held.load().open_units());
+        let scarce = core.is_scarce(now);
+        let wanted = |needed| match scarce {
+            true => needed,
+            false => quota::wanted_units(pace, needed),
+        };
         if let Some(ask) = &ask
             && (ask.surrender || self.held.load().period != ask.period())
         {
@@ -263,22 +287,27 @@ impl Counter {
                 lease_id: LeaseId::new(),
                 period: ask.period(),
                 needed: ask.cost,
-                wanted: quota::wanted_units(pace, ask.cost),
+                wanted: wanted(ask.cost),
                 epoch: core.epoch,
                 ask: Some(ask),
             }),
-            None if renewal > 0 && held.newer.is_some() => Some(Want {
+            None if renewal > 0 && held.newer.is_some() && !scarce => Some(Want {
                 lease_id: LeaseId::new(),
                 period: held.period,
                 needed: renewal,
-                wanted: quota::wanted_units(pace, renewal),
+                wanted: wanted(renewal),
                 epoch: core.epoch,
                 ask: None,
             }),
             None => None,
         };
         let give_backs: Vec<GiveBack> = core.closing.iter().filter_map(Closing::give_back).collect();
-        (want.is_some() || !give_backs.is_empty()).then_some(Work { give_backs, want })
+        if want.is_none() && give_backs.is_empty() {
+            return None;
+        }
+        core.under_way = true;
+        core.asking = want.is_some();
+        Some(Work { give_backs, want })
     }
 
     /// Takes over what a transaction decided. Returns the answer to deliver, if a request waits for it.
@@ -287,22 +316,35 @@ impl Counter {
         for done in &work.give_backs {
             core.acknowledge(done);
         }
-        let want = work.want?;
+        let delivery = match work.want {
+            Some(want) => self.publish_decision(&mut core, want, decision, publication),
+            None => None,
+        };
+        core.transaction_ended(true);
+        delivery
+    }
+
+    fn publish_decision(
+        &self,
+        core: &mut Core,
+        want: Want,
+        decision: Decision,
+        publication: &Publication<'_>,
+    ) -> Option<Delivery> {
         match decision {
-            Decision::Granted { units, pool } => self.publish_grant(&mut core, want, units, pool, publication),
-            Decision::Refused { pool } => {
-                let held = self.held.load();
-                if held.period == want.period {
+            Decision::Granted { units, pool } => self.publish_grant(core, want, units, pool, publication),
+            Decision::Refused { pool, others } => {
+                let (held, alone) = (self.held.load(), publication.alone);
+                if held.period == want.period || held.leases().next().is_none() {
                     self.held.store(Arc::new(Held {
+                        period: want.period,
                         older: held.older.clone(),
                         newer: held.newer.clone(),
                         pool,
-                        alone: publication.alone,
-                        ..**held
+                        alone,
                     }));
                 }
-                let alone = publication.alone;
-                want.ask.map(|ask| (ask.reply, Answer::Refused { pool, alone }))
+                want.ask.map(|ask| (ask.reply, Answer::Refused { pool, alone, others }))
             }
             Decision::Nothing | Decision::NoPool | Decision::NotGranting => {
                 want.ask.map(|ask| (ask.reply, Answer::Unavailable))
@@ -312,9 +354,11 @@ impl Counter {
 
     /// The transaction failed. `perhaps_committed`: the lease that was asked for may exist all the same, so it is owed.
     pub fn give_up(&self, work: Work, perhaps_committed: bool) -> Option<Delivery> {
+        let mut core = self.core();
+        core.transaction_ended(false);
         let want = work.want?;
         if perhaps_committed {
-            self.core().closing.push(Closing {
+            core.closing.push(Closing {
                 id: want.lease_id,
                 period_start: want.period.start,
                 lease: None,
@@ -322,6 +366,11 @@ impl Counter {
             });
         }
         want.ask.map(|ask| (ask.reply, Answer::Unavailable))
+    }
+
+    /// The run that the transaction was for is not ours any more: nothing of it is kept.
+    pub fn drop_work(&self) {
+        self.core().transaction_ended(false);
     }
 
     fn publish_grant(

@@ -15,6 +15,15 @@ pub(crate) struct QuotaMetrics {
     pub admitted_postgres: Counter,
     pub admitted_unleased: Counter,
     pub refused_limit: Counter,
+    pub refusals_remembered: Counter,
+    pub refusals_waited: Counter,
+    pub refusals_asked: Counter,
+    pub recalls_complete: Counter,
+    pub recalls_incomplete: Counter,
+    pub recalls_timed_out: Counter,
+    pub recalls_returned: Counter,
+    pub recalls_nothing: Counter,
+    pub recalls_cannot: Counter,
     pub refused_payment: Counter,
     pub refused_unavailable: Counter,
     pub transactions_committed: Counter,
@@ -47,6 +56,24 @@ impl QuotaMetrics {
         );
         let refused = Labelled::default();
         registry.register("refused", "Requests refused, by reason", refused.clone());
+        let refusals = Labelled::default();
+        registry.register(
+            "refusals",
+            "Requests refused by their limit, by how that was known: remembered (no I/O), waited for another's question, asked",
+            refusals.clone(),
+        );
+        let recalls = Labelled::default();
+        registry.register(
+            "recalls",
+            "Refusals before which other gateways were asked for units, by whether all answered",
+            recalls.clone(),
+        );
+        let recalls_answered = Labelled::default();
+        registry.register(
+            "recalls_answered",
+            "Recalls of other gateways that this one answered, by outcome",
+            recalls_answered.clone(),
+        );
         let transactions = Labelled::default();
         registry.register(
             "lease_transactions",
@@ -69,6 +96,19 @@ impl QuotaMetrics {
             admitted_postgres: one(&admitted, "source", "postgres"),
             admitted_unleased: one(&admitted, "source", "unleased"),
             refused_limit: one(&refused, "reason", "limit"),
+            refusals_remembered: one(&refusals, "source", "remembered"),
+            refusals_waited: one(&refusals, "source", "waited"),
+            refusals_asked: one(&refusals, "source", "asked"),
+            recalls_complete: one(&recalls, "outcome", "complete"),
+            recalls_incomplete: one(&recalls, "outcome", "incomplete"),
+            recalls_timed_out: counter(
+                registry,
+                "recalls_timed_out",
+                "Recalls that waited in vain for a gateway that holds units",
+            ),
+            recalls_returned: one(&recalls_answered, "outcome", "returned"),
+            recalls_nothing: one(&recalls_answered, "outcome", "nothing"),
+            recalls_cannot: one(&recalls_answered, "outcome", "cannot"),
             refused_payment: one(&refused, "reason", "payment"),
             refused_unavailable: one(&refused, "reason", "unavailable"),
             transactions_committed: one(&transactions, "outcome", "committed"),

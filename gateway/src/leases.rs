@@ -14,7 +14,7 @@ mod transaction;
 
 use std::sync::Arc;
 
-use schema::{LeaseId, Period, UsageType};
+use schema::{LeaseId, Period, RunId, UsageType};
 use tokio::sync::oneshot;
 
 pub(crate) use self::{broker::Broker, desk::Desk, sweep::sweep, transaction::Decision};
@@ -40,8 +40,18 @@ pub(crate) enum Answer {
     Refused {
         pool: Pool,
         alone: bool,
+        others: Others,
     },
     Unavailable,
+}
+
+/// Who else holds leases of a pool that does not cover a cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Others {
+    /// They live: units that they have not spent can be recalled.
+    pub runs: Vec<RunId>,
+    /// There is one more that cannot be asked now, and may be later: it spools, or its heartbeat stands still.
+    pub out_of_reach: bool,
 }
 
 pub(crate) type Delivery = (oneshot::Sender<Answer>, Answer);

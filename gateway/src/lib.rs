@@ -21,6 +21,7 @@
 //! | what goes wrong, as a problem body | [`problem`] |
 //! | keys and accounts, cached; what is announced of them | [`accounts`], [`account`], [`announcements`] |
 //! | admitted or refused | [`quotas`], [`admission`] |
+//! | units of other gateways, before a refusal; refusals that are remembered | [`recall`], `refusals` |
 //! | events on their way, and the units that they spend | [`publisher`] |
 //! | a run of this gateway: its row, its heartbeat, its lanes; how a lane is written | the crate [`lane`] |
 //! | what is counted | [`publisher`], [`request_metrics`] |
@@ -30,6 +31,7 @@
 //! - A place in the lane is taken before a unit is spent, and a unit before the upstream is asked.
 //! - No lease is taken before all lanes of the run are open; a run is closed only after all lanes are closed and all
 //!   leases returned.
+//! - A counter is closed before its units are given back, and a recall is answered after Postgres has them.
 //! - Units of an event whose outcome is not known are spent, never given back.
 
 pub mod account;
@@ -59,6 +61,8 @@ pub mod publisher;
 mod quota;
 pub mod quotas;
 pub mod rate_limit;
+pub mod recall;
+mod refusals;
 pub mod request_metrics;
 mod reservation;
 pub mod routes;

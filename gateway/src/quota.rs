@@ -59,14 +59,27 @@ pub fn wanted_units(pace: Option<Pace>, cost: i64) -> i64 {
     by_pace.max(floor).clamp(1, UNITS_MAX)
 }
 
-/// Units to grant out of `remaining`: 0, or at least `needed`; no more than this gateway's fair half of what remains, so
-/// that the last units are not held by one gateway while the others refuse.
+/// Units to grant to a request out of `remaining`: 0, or at least `needed`; no more than this gateway's fair half of what
+/// remains, so that the last units are not held by one gateway while the others refuse.
 pub fn grant_units(remaining: i64, needed: i64, wanted: i64, live_gateways: i64) -> i64 {
     if needed > remaining || needed > UNITS_MAX {
         return 0;
     }
-    let fair = remaining / live_gateways.max(1).saturating_mul(2);
-    wanted.min(fair).max(needed).min(UNITS_MAX)
+    wanted
+        .min(fair_half(remaining, live_gateways))
+        .max(needed)
+        .min(UNITS_MAX)
+}
+
+/// Units to grant to a renewal, for which nobody waits: 0, or at least `needed`, and never more than the fair half. The last
+/// units are left to requests: taken in advance here and there, they would be recalled from each other for ever.
+pub fn renewal_units(remaining: i64, needed: i64, wanted: i64, live_gateways: i64) -> i64 {
+    let units = wanted.min(fair_half(remaining, live_gateways)).min(UNITS_MAX);
+    if units < needed { 0 } else { units }
+}
+
+fn fair_half(remaining: i64, live_gateways: i64) -> i64 {
+    remaining / live_gateways.max(1).saturating_mul(2)
 }
 
 /// A lease with this much left, or less, is renewed.
@@ -150,6 +163,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_cold_burst_of_ten_thousand_requests_takes_six_leases() {
+        let (mut served, mut leases, mut pace) = (0, 0, None);
+        while served < 10_000 {
+            let granted = grant_units(100_000 - served, 1, wanted_units(pace, 1), 4);
+            served += granted;
+            leases += 1;
+            pace = Some(Pace {
+                granted,
+                spent: granted,
+                elapsed: Duration::from_millis(5),
+            });
+        }
+        assert_eq!(leases, 6);
+    }
+
     proptest! {
         #[test]
         fn a_grant_covers_the_need_within_what_remains_or_is_nothing(
@@ -166,6 +195,19 @@ mod tests {
                 prop_assert!(granted == needed || granted <= wanted);
                 prop_assert!(granted == needed || granted <= remaining / (2 * gateways.max(1)));
             }
+        }
+
+        #[test]
+        fn a_renewal_takes_no_more_than_the_fair_half_and_less_than_it_needs_never(
+            remaining in 0i64..=i64::MAX,
+            needed in 1i64..=1_000,
+            wanted in 1_000i64..=UNITS_MAX,
+            gateways in 0i64..1_000,
+        ) {
+            let granted = renewal_units(remaining, needed, wanted, gateways);
+            let fair = remaining / (2 * gateways.max(1));
+            prop_assert_eq!(granted == 0, fair < needed);
+            prop_assert!(granted == 0 || granted >= needed && granted <= fair);
         }
 
         #[test]

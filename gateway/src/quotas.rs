@@ -1,8 +1,14 @@
-//! Decides on requests: an atomic where the units are at hand, Postgres where they are not.
-use std::{sync::Arc, time::Duration};
+//! Decides on requests: an atomic where the units are at hand, Postgres where they are not, the other gateways where the pool
+//! is spent, and memory where all of them are.
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use async_nats::Client;
+use lane::link::Link;
 use prometheus_client::registry::Registry;
-use schema::{Mode, RunId, UsageType, catalogue::Allowance, period::instant, standing::Entitlement};
+use schema::{Mode, Period, RunId, UsageType, catalogue::Allowance, period::instant, standing::Entitlement};
 use service::Lifecycle;
 use sqlx::PgPool;
 use tokio::{sync::watch, time::timeout};
@@ -14,8 +20,9 @@ use crate::{
     admission::{Admission, QuotaView, Refusal},
     counter::{Counter, Hit},
     decision_metrics::QuotaMetrics,
-    leases::{self, Answer, Broker, Desk},
+    leases::{self, Answer, Broker, Desk, Others},
     quota::{self, Pool, Seen},
+    recall::{self, Attempt, Recalls},
     turn::Turn,
 };
 
@@ -27,6 +34,8 @@ pub struct QuotaSettings {
     pub waiting_max: usize,
     /// A counter that spent nothing for so long gives its units back.
     pub idle_after: Duration,
+    /// How long other gateways may take to give back what they hold before a request is refused.
+    pub recall_wait: Duration,
     /// Counters served by one transaction.
     pub transaction_counters_max: usize,
     /// How long a transaction is tried before Postgres is taken for away.
@@ -41,6 +50,7 @@ impl Default for QuotaSettings {
             wait_max: Duration::from_secs(2),
             waiting_max: 1_024,
             idle_after: Duration::from_secs(30),
+            recall_wait: Duration::from_millis(100),
             transaction_counters_max: 256,
             transaction_deadline: Duration::from_millis(1_500),
             return_deadline: Duration::from_secs(10),
@@ -55,6 +65,7 @@ pub struct Quotas {
 
 struct Inner {
     desk: Arc<Desk>,
+    recalls: Arc<Recalls>,
     pool: PgPool,
     settings: QuotaSettings,
     /// Ends the broker.
@@ -63,15 +74,27 @@ struct Inner {
 
 impl Quotas {
     /// Starts the broker, which lives until [`Quotas::return_all`] has ended, and the sweep, which stops with the service.
-    pub fn new(pool: PgPool, settings: QuotaSettings, metrics: &mut Registry, life: &Lifecycle) -> Self {
+    /// Other gateways are heard once [`recall::follow`] is called.
+    pub fn new(
+        pool: PgPool,
+        client: Client,
+        link: Link,
+        settings: QuotaSettings,
+        metrics: &mut Registry,
+        life: &Lifecycle,
+    ) -> Self {
         let (desk, attentions) = Desk::new(QuotaMetrics::register(metrics));
         let ended = CancellationToken::new();
         let broker = Broker::new(Arc::clone(&desk), pool.clone(), attentions, &settings, ended.clone());
         life.spawn(broker.run());
         life.spawn(leases::sweep(Arc::clone(&desk), settings.idle_after, life.clone()));
+        let timed_out = desk.metrics.recalls_timed_out.clone();
+        let recalls = Recalls::new(client, link, settings.recall_wait, timed_out);
+        life.spawn(recall::tell(Arc::clone(&desk), Arc::clone(&recalls), life.clone()));
         Self {
             inner: Arc::new(Inner {
                 desk,
+                recalls,
                 pool,
                 settings,
                 ended,
@@ -146,8 +169,12 @@ impl Quotas {
         if allowance.mode != Mode::Limited {
             return Ok(quota::unlimited_view(allowance, period));
         }
-        if let Some(seen) = account.counter(usage_type).peek(&period, cost) {
+        let counter = account.counter(usage_type);
+        if let Some(seen) = counter.seen(&period).filter(|seen| seen.held >= cost) {
             return Ok(quota::view(allowance, period, seen));
+        }
+        if let Some(view) = known_refusal(counter, allowance, &period, cost) {
+            return Err(Refusal::LimitReached(view));
         }
         let row = sqlx::query!(
             r#"select limit_units, granted_units,
@@ -166,7 +193,7 @@ impl Quotas {
         });
         let alone = row.as_ref().is_none_or(|row| row.gateways <= 1);
         let view = stored_view(account, &state, usage_type, pool, alone);
-        let unspent = account.counter(usage_type).unspent_units(&period);
+        let unspent = counter.unspent_units(&period);
         let remaining = pool.map_or(allowance.limit, |pool| pool.remaining().saturating_add(unspent));
         if remaining >= cost {
             Ok(view)
@@ -223,7 +250,11 @@ impl Quotas {
         &self.inner.desk
     }
 
-    /// The hot path: no lock, no await, no Postgres. `None`: the units at hand do not cover the cost.
+    pub(crate) fn recalls(&self) -> &Arc<Recalls> {
+        &self.inner.recalls
+    }
+
+    /// The hot path: no lock, no await, no Postgres. `None`: the units at hand do not cover the cost, and there may be more.
     fn admit_at_once(
         &self,
         account: &Arc<Account>,
@@ -243,7 +274,12 @@ impl Quotas {
             let view = quota::unlimited_view(allowance, standing.period);
             return Some(Ok(Admission::unleased(usage_type, cost, standing, view)));
         }
-        let hit = account.counter(usage_type).spend(&standing.period, cost)?;
+        let counter = account.counter(usage_type);
+        let Some(hit) = counter.spend(&standing.period, cost) else {
+            let view = known_refusal(counter, allowance, &standing.period, cost)?;
+            desk.metrics.refusals_remembered.inc();
+            return Some(Err(Refusal::LimitReached(view)));
+        };
         if hit.renew {
             desk.attend(account, usage_type);
         }
@@ -288,11 +324,13 @@ impl Quotas {
         let allowance = entitled(&state, usage_type)?;
         let period = state.standing.period;
         if let Some(view) = turn.known_refusal(&period, cost) {
+            desk.metrics.refusals_waited.inc();
             return Err(Refusal::LimitReached(view));
         }
         let mut surrender = false;
+        let mut attempt = Attempt::new(&self.inner.recalls);
         loop {
-            let asked_at = turn.asking();
+            let (asked_at, question) = (turn.asking(), counter.refusals.question());
             let before = counter.open_units(&period);
             match desk.ask(account, usage_type, &state, cost, surrender).await {
                 Answer::Granted(hit) => {
@@ -300,7 +338,7 @@ impl Quotas {
                     return Ok(admission(&state, usage_type, hit));
                 }
                 Answer::Unavailable => return Err(Refusal::Unavailable),
-                Answer::Refused { pool, alone } => {
+                Answer::Refused { pool, alone, others } => {
                     let held = counter.open_units(&period);
                     let at_hand = if surrender { 0 } else { held.max(before) };
                     let remained = pool.remaining().saturating_add(at_hand);
@@ -309,10 +347,33 @@ impl Quotas {
                         surrender = true;
                         continue;
                     }
-                    let view = quota::view(allowance, period, Seen { held, pool, alone });
+                    if attempt.is_worthwhile(&others) {
+                        attempt.recall(account.id, usage_type, &period, others).await;
+                        surrender = true;
+                        continue;
+                    }
+                    self.count_refusal(&attempt, &others);
+                    let seen = Seen { held, pool, alone };
+                    let view = quota::view(allowance, period, seen);
                     turn.refused(asked_at, remained, view);
+                    let until = Instant::now() + attempt.memory(&others);
+                    counter.refusals.remember(question, period, remained, seen, until);
                     return Err(Refusal::LimitReached(view));
                 }
+            }
+        }
+    }
+
+    fn count_refusal(&self, attempt: &Attempt<'_>, others: &Others) {
+        let metrics = &self.inner.desk.metrics;
+        metrics.refusals_asked.inc();
+        match (attempt.made(), attempt.is_complete(others)) {
+            (0, _) => {}
+            (_, true) => {
+                metrics.recalls_complete.inc();
+            }
+            (_, false) => {
+                metrics.recalls_incomplete.inc();
             }
         }
     }
@@ -337,6 +398,13 @@ fn entitled(state: &State, usage_type: UsageType) -> Result<Allowance, Refusal> 
             plan: state.standing.plan.clone(),
         }),
     }
+}
+
+/// The refusal of `cost` that is remembered, with what is known now.
+fn known_refusal(counter: &Counter, allowance: Allowance, period: &Period, cost: i64) -> Option<QuotaView> {
+    let known = counter.refusals.known(period, cost, Instant::now)?;
+    let seen = counter.seen(period).unwrap_or(known);
+    Some(quota::view(allowance, *period, seen))
 }
 
 fn admission(state: &State, usage_type: UsageType, hit: Hit) -> Admission {

@@ -37,6 +37,13 @@ impl HeldLease {
         }
     }
 
+    /// After they came back: who is told early would ask in vain, and remember that.
+    fn units_came_back(&self, units: i64, closed: bool) {
+        if let Some(account) = self.account.upgrade() {
+            self.desk.units_came_back(&account, self.usage_type, units, closed);
+        }
+    }
+
     fn attend(&self) {
         if let Some(account) = self.account.upgrade() {
             self.desk.attend(&account, self.usage_type);
@@ -73,9 +80,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if !self.settled && self.lease.units.refund(self.cost).closed {
-            // Nobody can spend them here any more: they go back to the pool.
-            self.lease.attend();
+        if !self.settled {
+            let closed = self.lease.units.refund(self.cost).closed;
+            self.lease.units_came_back(self.cost, closed);
         }
     }
 }

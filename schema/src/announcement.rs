@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountId, KeyId};
+use crate::{AccountId, KeyId, names};
 
 /// Payload: JSON. Subject: [`Announcement::subject`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +13,8 @@ pub enum Announcement {
     AccountChanged { account_id: AccountId },
     /// A key was made, revoked or changed.
     KeyChanged { key_id: KeyId, account_id: AccountId },
-    /// Units came back to a pool of the account (release, settle, correction): refusals remembered for it are void.
+    /// Units of the account that were spent or reserved can be spent again (release, settle, correction): refusals
+    /// remembered for it are void.
     UnitsReturned { account_id: AccountId },
 }
 
@@ -22,7 +23,7 @@ impl Announcement {
         match self {
             Self::AccountChanged { .. } => "announce.v1.account",
             Self::KeyChanged { .. } => "announce.v1.key",
-            Self::UnitsReturned { .. } => "announce.v1.units",
+            Self::UnitsReturned { .. } => names::UNITS_RETURNED,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | how far a shard is stored | [`manifest`] |
 //! | subjects, streams and buckets | [`names`] |
 //! | what is announced between services | [`announcement`] |
+//! | how gateways ask each other for units | [`recall`] |
 //! | the tables of ClickHouse, and where they live | [`clickhouse`] |
 //! | the one place that reads the clock | [`clock`] |
 //!
@@ -30,6 +31,7 @@ pub mod lane_record;
 pub mod manifest;
 pub mod names;
 pub mod period;
+pub mod recall;
 pub mod standing;
 pub mod usage_event;
 

@@ -1,5 +1,7 @@
 //! Names that services meet at in NATS.
 
+use uuid::Uuid;
+
 use crate::{AccountId, RunId};
 
 /// The stream of lane records. Its metadata says how it is cut ([`META_SHARDS`], [`META_GENERATION`]).
@@ -26,6 +28,14 @@ pub const MEMBER_BUCKET: &str = "ingest_members";
 /// Announcements, one subject a kind: see [`crate::announcement`].
 pub const ANNOUNCEMENTS: &str = "announce.v1.>";
 
+/// Announcements that units came back to a pool, of all of [`ANNOUNCEMENTS`].
+pub const UNITS_RETURNED: &str = "announce.v1.units";
+
+/// Gateways recall units from each other, over core NATS: see [`crate::recall`].
+pub const RECALLS: &str = "quota.v1.recall";
+/// Units that can be spent again at a gateway: see [`crate::recall`].
+pub const CAME_BACK: &str = "quota.v1.came_back";
+
 /// Usage notices of all accounts, over core NATS: see [`notices`].
 pub const NOTICES: &str = "notices.v1.*";
 
@@ -33,6 +43,16 @@ pub const NOTICES: &str = "notices.v1.*";
 /// least once each: a stream that captures these subjects drops what comes twice.
 pub fn notices(account: AccountId) -> String {
     format!("notices.v1.{account}")
+}
+
+/// Where answers to all recalls of one asker go. `asker` is one token, of its own making.
+pub fn recall_answers(asker: Uuid) -> String {
+    format!("quota.v1.recalled.{asker}.*")
+}
+
+/// Where answers to one recall go, as its message's reply subject says.
+pub fn recall_answer(asker: Uuid, number: u64) -> String {
+    format!("quota.v1.recalled.{asker}.{number}")
 }
 
 /// The lane of one run in one shard.
@@ -72,7 +92,6 @@ pub fn shard_of(account: AccountId, shards: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uuid::Uuid;
 
     #[test]
     fn shards_are_even_and_never_move() {

@@ -1,30 +1,24 @@
 //! G3 at the gateway's decisions: limits are hard and honest with several gateways on one pool, through lost connections,
 //! lost answers, new periods and changed limits; and in the end Postgres has back all that was not spent.
 
+mod recall;
+mod rig;
+
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
 };
 
-use devstack::Servers;
 use gateway::{
-    account::Account,
-    accounts::{AccountSettings, Accounts, AuthError},
-    admission::{Admission, QuotaView, Refusal},
-    announcements,
-    quotas::{QuotaSettings, Quotas},
+    accounts::{AccountSettings, AuthError},
+    admission::{Admission, Refusal},
+    quotas::QuotaSettings,
 };
 use harness::eventually;
-use prometheus_client::registry::Registry;
-use schema::{
-    AccountId, Catalogue, Period, RunId, SubscriptionId, UsageType, announcement::Announcement, api_key::ApiKey, clock,
-    period::instant,
-};
-use service::{Health, Lifecycle, nats::NatsSettings};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use schema::{Period, announcement::Announcement, api_key::ApiKey, clock};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
@@ -32,299 +26,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// A database of its own with the catalogue's plans in it.
-struct Database {
-    url: String,
-    pool: PgPool,
-    catalogue: Arc<Catalogue>,
-    servers: Arc<Servers>,
-}
-
-/// The deciding half of one gateway, with a run.
-struct Gateway {
-    accounts: Accounts,
-    quotas: Quotas,
-    run: RunId,
-    life: Lifecycle,
-}
-
-/// An account with a key.
-struct Customer {
-    id: AccountId,
-    key: ApiKey,
-}
-
-impl Database {
-    async fn open() -> Self {
-        let servers = Servers::shared().await.unwrap();
-        let name = format!("quotas_{:016x}", rand::random::<u64>());
-        let url = servers.postgres.create_database(&name).await.unwrap();
-        let pool = PgPool::connect(&url).await.unwrap();
-        sqlx::migrate!("../schema/postgres").run(&pool).await.unwrap();
-        let catalogue = Arc::new(Catalogue::built_in());
-        for (position, plan) in catalogue.plans().iter().enumerate() {
-            sqlx::query("insert into plans (id, name, price_cents, position) values ($1, $2, $3, $4)")
-                .bind(&plan.id)
-                .bind(&plan.name)
-                .bind(plan.price_cents)
-                .bind(position as i32)
-                .execute(&pool)
-                .await
-                .unwrap();
-            for usage_type in catalogue.usage_types() {
-                let allowance = plan.allowance(*usage_type);
-                sqlx::query("insert into plan_limits (plan_id, usage_type, limit_units, mode) values ($1, $2, $3, $4)")
-                    .bind(&plan.id)
-                    .bind(usage_type.name())
-                    .bind(allowance.limit)
-                    .bind(allowance.mode.as_str())
-                    .execute(&pool)
-                    .await
-                    .unwrap();
-            }
-        }
-        Self {
-            url,
-            pool,
-            catalogue,
-            servers,
-        }
-    }
-
-    fn usage_type(&self, name: &str) -> UsageType {
-        self.catalogue.usage_type(name).unwrap()
-    }
-
-    async fn gateway(&self) -> Gateway {
-        self.gateway_at(&self.url).await
-    }
-
-    async fn gateway_at(&self, url: &str) -> Gateway {
-        self.gateway_with(url, QuotaSettings::default(), AccountSettings::default())
-            .await
-    }
-
-    async fn gateway_with(&self, url: &str, quotas: QuotaSettings, accounts: AccountSettings) -> Gateway {
-        let pool = PgPoolOptions::new().max_connections(8).connect_lazy(url).unwrap();
-        let (life, mut metrics) = (Lifecycle::new(), Registry::default());
-        let quotas = Quotas::new(pool.clone(), quotas, &mut metrics, &life);
-        let catalogue = Arc::clone(&self.catalogue);
-        let accounts = Accounts::new(pool, catalogue, accounts, &quotas, &mut metrics, &life);
-        let run = self.register_run().await;
-        quotas.start_run(run);
-        Gateway {
-            accounts,
-            quotas,
-            run,
-            life,
-        }
-    }
-
-    /// A run that stays live without a heartbeat.
-    async fn register_run(&self) -> RunId {
-        let run = RunId::new();
-        sqlx::query(
-            "insert into gateway_runs (id, gateway, generation, shards, heartbeat_at)
-             values ($1, 'test', 1, 1, now() + interval '1 day')",
-        )
-        .bind(run.0)
-        .execute(&self.pool)
-        .await
-        .unwrap();
-        run
-    }
-
-    async fn set_run_state(&self, run: RunId, state: &str) {
-        sqlx::query("update gateway_runs set state = $2 where id = $1")
-            .bind(run.0)
-            .bind(state)
-            .execute(&self.pool)
-            .await
-            .unwrap();
-    }
-
-    async fn set_status(&self, customer: &Customer, status: &str) {
-        sqlx::query("update accounts set status = $2 where id = $1")
-            .bind(customer.id.0)
-            .bind(status)
-            .execute(&self.pool)
-            .await
-            .unwrap();
-    }
-
-    async fn revoke(&self, key: &ApiKey) {
-        sqlx::query("update api_keys set revoked_at = now() where id = $1")
-            .bind(key.id().0)
-            .execute(&self.pool)
-            .await
-            .unwrap();
-    }
-
-    async fn customer(&self) -> Customer {
-        let customer = Customer {
-            id: AccountId::new(),
-            key: ApiKey::generate(),
-        };
-        sqlx::query("insert into accounts (id, name, email) values ($1, 'test', $2)")
-            .bind(customer.id.0)
-            .bind(format!("{}@example.com", customer.id))
-            .execute(&self.pool)
-            .await
-            .unwrap();
-        self.insert_key(&customer).await;
-        customer
-    }
-
-    async fn insert_key(&self, customer: &Customer) {
-        sqlx::query("insert into api_keys (id, account_id, secret_sha256, name) values ($1, $2, $3, 'test')")
-            .bind(customer.key.id().0)
-            .bind(customer.id.0)
-            .bind(customer.key.hash().as_bytes().as_slice())
-            .execute(&self.pool)
-            .await
-            .unwrap();
-    }
-
-    /// As the billing worker does: under the account's lock, the override and the pools that are there.
-    async fn set_limit(&self, customer: &Customer, usage_type: UsageType, units: i64) {
-        let mut transaction = self.pool.begin().await.unwrap();
-        sqlx::query("select id from accounts where id = $1 for update")
-            .bind(customer.id.0)
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
-        sqlx::query(
-            "insert into limit_overrides (account_id, usage_type, limit_units) values ($1, $2, $3)
-             on conflict (account_id, usage_type) do update set limit_units = excluded.limit_units",
-        )
-        .bind(customer.id.0)
-        .bind(usage_type.name())
-        .bind(units)
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
-        sqlx::query("update quota_pool set limit_units = $3 where account_id = $1 and usage_type = $2")
-            .bind(customer.id.0)
-            .bind(usage_type.name())
-            .bind(units)
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
-        transaction.commit().await.unwrap();
-    }
-
-    /// Ends the current subscription and begins one to `plan`.
-    async fn subscribe(&self, customer: &Customer, plan: &str, period: Period) {
-        let mut transaction = self.pool.begin().await.unwrap();
-        sqlx::query("update subscriptions set is_current = false, updated_at = now() where account_id = $1")
-            .bind(customer.id.0)
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
-        sqlx::query(
-            "insert into subscriptions (id, account_id, plan_id, status, period_start, period_end, billing_anchor)
-             values ($1, $2, $3, 'active', $4, $5, $4)",
-        )
-        .bind(SubscriptionId::new().0)
-        .bind(customer.id.0)
-        .bind(plan)
-        .bind(instant(period.start))
-        .bind(instant(period.end))
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
-        transaction.commit().await.unwrap();
-    }
-
-    /// Units granted of all periods, and leases that are live.
-    async fn pools(&self) -> (i64, i64) {
-        sqlx::query_as(
-            "select (select coalesce(sum(granted_units), 0)::bigint from quota_pool),
-                    (select count(*) from quota_leases where state = 'live')",
-        )
-        .fetch_one(&self.pool)
-        .await
-        .unwrap()
-    }
-
-    /// Units of all leases that were not given back.
-    async fn kept_by_leases(&self) -> i64 {
-        sqlx::query_scalar("select coalesce(sum(units - returned_units), 0)::bigint from quota_leases")
-            .fetch_one(&self.pool)
-            .await
-            .unwrap()
-    }
-
-    /// The ledger check of quotas: everything is given back but what was spent.
-    async fn assert_settled(&self, spent: i64) {
-        assert_eq!(self.pools().await, (spent, 0), "units granted, live leases");
-        assert_eq!(self.kept_by_leases().await, spent, "units that leases keep");
-    }
-}
-
-impl Gateway {
-    async fn account(&self, customer: &Customer) -> Arc<Account> {
-        let key = self.accounts.authenticate(customer.key.reveal(), clock::now_s()).await;
-        Arc::clone(&key.unwrap().account)
-    }
-
-    async fn admit(&self, account: &Arc<Account>, usage_type: UsageType, cost: i64) -> Result<Admission, Refusal> {
-        self.quotas.admit(account, usage_type, cost, clock::now_s()).await
-    }
-
-    /// Spends `cost` again and again until it is refused; returns the refusal.
-    async fn spend_all(
-        &self,
-        account: &Arc<Account>,
-        usage_type: UsageType,
-        cost: i64,
-        spent: &AtomicI64,
-    ) -> QuotaView {
-        loop {
-            match self.admit(account, usage_type, cost).await {
-                Ok(admission) => {
-                    // Let others between the decision and its outcome, as publishing does.
-                    tokio::task::yield_now().await;
-                    spent.fetch_add(cost, SeqCst);
-                    admission.spent();
-                }
-                Err(Refusal::LimitReached(view)) => return view,
-                Err(Refusal::Unavailable) => tokio::time::sleep(Duration::from_millis(5)).await,
-                Err(refusal) => panic!("{refusal:?}"),
-            }
-        }
-    }
-
-    async fn stop(self) {
-        self.quotas.return_all().await;
-        self.life.stop();
-        self.life.finished(Duration::from_secs(10)).await.unwrap();
-    }
-}
-
-/// Every gateway with so many clients, each of which spends costs of its own size until it is refused. Returns the units.
-async fn drain(gateways: &[Arc<Gateway>], customer: &Customer, usage_type: UsageType, clients: &[i64]) -> i64 {
-    let spent = Arc::new(AtomicI64::new(0));
-    let mut tasks = JoinSet::new();
-    for gateway in gateways {
-        let account = gateway.account(customer).await;
-        for cost in clients {
-            let (gateway, account, spent, cost) =
-                (Arc::clone(gateway), Arc::clone(&account), Arc::clone(&spent), *cost);
-            tasks.spawn(async move { gateway.spend_all(&account, usage_type, cost, &spent).await });
-        }
-    }
-    while let Some(refusal) = tasks.join_next().await {
-        refusal.unwrap();
-    }
-    spent.load(SeqCst)
-}
-
-async fn stop_all(gateways: Vec<Arc<Gateway>>) {
-    for gateway in gateways {
-        Arc::into_inner(gateway).expect("its clients have ended").stop().await;
-    }
-}
+use self::rig::{Customer, Database, drain, stop_all};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gateways_with_64_clients_each_admit_the_limit_to_the_unit() {
@@ -799,15 +501,7 @@ async fn changes_take_effect_when_they_are_announced() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let gateway = database.gateway().await;
-    let settings = NatsSettings {
-        nats_url: database.servers.nats.url().to_owned(),
-        nats_user: None,
-        nats_password: None,
-    };
-    let client = service::nats::connect(&settings, "quotas", &Health::new())
-        .await
-        .unwrap();
-    announcements::follow(client.clone(), gateway.accounts.clone(), &gateway.life);
+    let client = database.nats().await;
     let announce = async |announcement: Announcement| {
         let payload = serde_json::to_vec(&announcement).unwrap();
         client.publish(announcement.subject(), payload.into()).await.unwrap();

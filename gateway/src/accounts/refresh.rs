@@ -43,6 +43,8 @@ impl Accounts {
     pub async fn refresh(&self, keys: &[KeyId], accounts: &[AccountId]) {
         let inner = &self.inner;
         inner.note_change();
+        // Whatever is asked from here on is asked under what changed, also where nothing of the account itself did.
+        accounts.iter().for_each(|id| self.void_refusals(*id));
         let mut cached = Vec::new();
         for id in keys {
             inner.unknown.invalidate(id).await;

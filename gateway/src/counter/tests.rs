@@ -11,20 +11,20 @@ use schema::{AccountId, Catalogue, Period, UsageType};
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
-use crate::{account::Facts, decision_metrics::QuotaMetrics};
+use crate::{account::Facts, decision_metrics::QuotaMetrics, leases::Others};
 
 const NOW: i64 = 1_800_000_000;
 
-struct Bench {
-    desk: Arc<Desk>,
-    account: Arc<Account>,
-    usage_type: UsageType,
-    period: Period,
-    pool: Pool,
+pub(super) struct Bench {
+    pub desk: Arc<Desk>,
+    pub account: Arc<Account>,
+    pub usage_type: UsageType,
+    pub period: Period,
+    pub pool: Pool,
 }
 
 impl Bench {
-    fn new(limit: i64) -> Self {
+    pub fn new(limit: i64) -> Self {
         let catalogue = Arc::new(Catalogue::built_in());
         let facts = Facts {
             suspended: false,
@@ -42,15 +42,15 @@ impl Bench {
         }
     }
 
-    fn counter(&self) -> &Counter {
+    pub fn counter(&self) -> &Counter {
         self.account.counter(self.usage_type)
     }
 
-    fn spend(&self, cost: i64) -> Option<Hit> {
+    pub fn spend(&self, cost: i64) -> Option<Hit> {
         self.counter().spend(&self.period, cost)
     }
 
-    fn ask(&self, cost: i64, surrender: bool) -> Receiver<Answer> {
+    pub fn ask(&self, cost: i64, surrender: bool) -> Receiver<Answer> {
         let (reply, answer) = oneshot::channel();
         self.counter().ask(Ask {
             state: Arc::clone(&self.account.state(NOW)),
@@ -62,7 +62,7 @@ impl Bench {
     }
 
     /// What Postgres would do with this work.
-    fn decide(&mut self, work: &Work, returned: &mut Vec<(LeaseId, i64)>) -> Decision {
+    pub fn decide(&mut self, work: &Work, returned: &mut Vec<(LeaseId, i64)>) -> Decision {
         for given in &work.give_backs {
             let before = match returned.iter_mut().find(|(id, _)| *id == given.lease_id) {
                 Some((_, before)) => before,
@@ -78,7 +78,10 @@ impl Bench {
             return Decision::Nothing;
         };
         match quota::grant_units(self.pool.remaining(), want.needed, want.wanted, 1) {
-            0 => Decision::Refused { pool: self.pool },
+            0 => Decision::Refused {
+                pool: self.pool,
+                others: Others::default(),
+            },
             units => {
                 self.pool.granted += units;
                 Decision::Granted { units, pool: self.pool }
@@ -86,7 +89,7 @@ impl Bench {
         }
     }
 
-    fn publish(&self, work: Work, decision: Decision) {
+    pub fn publish(&self, work: Work, decision: Decision) {
         let publication = Publication {
             account: &self.account,
             usage_type: self.usage_type,
@@ -100,7 +103,7 @@ impl Bench {
     }
 
     /// One transaction for what the counter wants and owes.
-    fn serve(&mut self, returned: &mut Vec<(LeaseId, i64)>) {
+    pub fn serve(&mut self, returned: &mut Vec<(LeaseId, i64)>) {
         if let Some(work) = self.counter().work(Instant::now()) {
             let decision = self.decide(&work, returned);
             self.publish(work, decision);
@@ -108,7 +111,7 @@ impl Bench {
     }
 
     /// Asks for a lease and spends `cost` of it.
-    fn acquire(&mut self, cost: i64) -> Hit {
+    pub fn acquire(&mut self, cost: i64) -> Hit {
         let mut answer = self.ask(cost, false);
         self.serve(&mut Vec::new());
         match answer.try_recv().unwrap() {

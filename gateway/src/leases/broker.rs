@@ -188,6 +188,9 @@ impl Broker {
             let mut holders = self.desk.holders();
             if self.desk.run() != Some(run) {
                 // Dropped meanwhile: these leases are settled, not spent. Whoever waits finds its question gone.
+                for job in &jobs {
+                    job.account.counter(job.usage_type).drop_work();
+                }
                 return;
             }
             for (job, decision) in jobs.into_iter().zip(decisions) {

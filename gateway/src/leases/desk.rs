@@ -16,6 +16,7 @@ use crate::{
     account::{Account, State},
     counter::Counter,
     decision_metrics::QuotaMetrics,
+    recall::Returns,
 };
 
 /// A counter that has something for the broker. Each is in the queue once, so the queue is as long as there are counters.
@@ -34,6 +35,8 @@ pub(crate) struct Desk {
     questions: Semaphore,
     stale: Mutex<Vec<Arc<Account>>>,
     stale_reported: Notify,
+    /// What came back here, for other gateways to hear of.
+    pub returns: Returns,
     pub metrics: QuotaMetrics,
 }
 
@@ -56,6 +59,7 @@ impl Desk {
             questions: Semaphore::new(QUESTIONS_MAX),
             stale: Mutex::default(),
             stale_reported: Notify::new(),
+            returns: Returns::default(),
             metrics,
         };
         (Arc::new(desk), attentions)
@@ -92,6 +96,16 @@ impl Desk {
         if account.counter(usage_type).enqueue() {
             // It fails only after the broker ended, with everything given back or at its deadline: settling does the rest.
             drop(self.inbox.send((Arc::clone(account), usage_type)));
+        }
+    }
+
+    /// A request ended without spending what it had reserved. `closed`: nobody can spend it here any more.
+    pub fn units_came_back(&self, account: &Arc<Account>, usage_type: UsageType, units: i64, closed: bool) {
+        if account.counter(usage_type).units_came_back(units) {
+            self.returns.note(account.id, usage_type, units);
+        }
+        if closed {
+            self.attend(account, usage_type);
         }
     }
 
@@ -147,7 +161,7 @@ impl Desk {
         self.away.store(away, Ordering::Release);
     }
 
-    fn is_away(&self) -> bool {
+    pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Acquire)
     }
 

@@ -10,11 +10,11 @@ use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Job, Want};
+use super::{Job, Others, Want};
 use crate::quota::{self, Pool};
 
 /// What became of one job's question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// It asked for nothing.
     Nothing,
@@ -24,6 +24,8 @@ pub(crate) enum Decision {
     },
     Refused {
         pool: Pool,
+        /// Of a request's question; a renewal does not recall.
+        others: Others,
     },
     /// There is no pool to take from: the plan that was asked for is not the account's any more, or has no limit stored.
     NoPool,
@@ -104,8 +106,9 @@ pub(crate) async fn execute(
             } else {
                 BTreeMap::new()
             };
-            let (decisions, grants) = decide(jobs, &mut pools, &known, gateways);
+            let (mut decisions, grants) = decide(jobs, &mut pools, &known, gateways);
             grants.insert(&mut transaction, run).await?;
+            find_others(&mut transaction, run, jobs, &mut decisions).await?;
             decisions
         } else {
             let not_now = |job: &Job| job.want().map_or(Decision::Nothing, |_| Decision::NotGranting);
@@ -155,8 +158,15 @@ fn decide(jobs: &[Job], pools: &mut Pools, known: &BTreeMap<Uuid, i64>, gateways
                 pool: *pool,
             };
         }
-        match quota::grant_units(pool.remaining(), want.needed, want.wanted, gateways) {
-            0 => Decision::Refused { pool: *pool },
+        let units_of = match want.ask {
+            Some(_) => quota::grant_units,
+            None => quota::renewal_units,
+        };
+        match units_of(pool.remaining(), want.needed, want.wanted, gateways) {
+            0 => Decision::Refused {
+                pool: *pool,
+                others: Others::default(),
+            },
             units => {
                 pool.granted += units;
                 grants.add(job, want, units);
@@ -166,6 +176,55 @@ fn decide(jobs: &[Job], pools: &mut Pools, known: &BTreeMap<Uuid, i64>, gateways
     };
     let decisions = jobs.iter().map(&mut decide_one).collect();
     (decisions, grants)
+}
+
+/// Fills in who else holds leases of the pools that could not cover a question's cost: under the pools' locks, so that every
+/// unit that was granted and is not theirs is ours or spent. A run that is being fenced is left out: its units come back
+/// with its settling, which is announced.
+async fn find_others(
+    connection: &mut PgConnection,
+    run: RunId,
+    jobs: &[Job],
+    decisions: &mut [Decision],
+) -> Result<(), TransactionError> {
+    let (mut accounts, mut usage_types, mut starts, mut numbers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (number, (job, decision)) in jobs.iter().zip(&*decisions).enumerate() {
+        if let (Decision::Refused { .. }, Some(want)) = (decision, job.want().filter(|want| want.ask.is_some())) {
+            accounts.push(job.account.id.0);
+            usage_types.push(job.usage_type.name().to_owned());
+            starts.push(instant(want.period.start));
+            numbers.push(number as i64);
+        }
+    }
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query!(
+        r#"select distinct k.number as "number!", r.id,
+                  r.state = 'live' and r.heartbeat_at > now() - interval '15 seconds' as "in_reach!"
+           from unnest($2::uuid[], $3::text[], $4::timestamptz[], $5::bigint[])
+                as k (account_id, usage_type, period_start, number)
+           join quota_leases l on l.account_id = k.account_id and l.usage_type = k.usage_type
+                               and l.period_start = k.period_start and l.state = 'live'
+           join gateway_runs r on r.id = l.run_id
+           where r.id <> $1 and r.state in ('live', 'spooling')"#,
+        run.0,
+        &accounts,
+        &usage_types,
+        &starts,
+        &numbers
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in rows {
+        if let Some(Decision::Refused { others, .. }) = decisions.get_mut(row.number as usize) {
+            match row.in_reach {
+                true => others.runs.push(RunId(row.id)),
+                false => others.out_of_reach = true,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Gives back absolute totals, and only of live leases: repeating it changes nothing. Returns the units that came back.

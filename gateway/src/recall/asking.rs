@@ -1,0 +1,156 @@
+//! Asks all gateways to give back what they hold of one pool, and waits for those that hold something.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::Client;
+use lane::link::Link;
+use prometheus_client::metrics::counter::Counter;
+use schema::{
+    RunId, names,
+    recall::{Recall, RecallAnswer, RecallOutcome},
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{Instant, timeout_at},
+};
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+/// Recalls of this gateway under way at the same time; one more finds no answer. (One counter has one at the most.)
+const RECALLS_MAX: usize = 64;
+/// A gateway that did not answer is not waited for so long, unless it is heard again. It is asked all the same.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+
+/// The asker's side.
+pub(crate) struct Recalls {
+    pub(super) client: Client,
+    pub(super) link: Link,
+    /// Names our answers' subject.
+    pub(super) asker: Uuid,
+    /// How long a request waits for answers in all.
+    pub(super) patience: Duration,
+    timed_out: Counter,
+    places: Semaphore,
+    next: AtomicU64,
+    /// Where the answers to what is under way go.
+    open: Mutex<HashMap<u64, mpsc::UnboundedSender<RecallAnswer>>>,
+    silent: Mutex<HashMap<RunId, Instant>>,
+}
+
+/// Ends a recall: answers that come later are dropped.
+struct Open<'a> {
+    recalls: &'a Recalls,
+    number: u64,
+}
+
+impl Recalls {
+    /// `timed_out` counts recalls that waited in vain.
+    pub fn new(client: Client, link: Link, patience: Duration, timed_out: Counter) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            link,
+            asker: Uuid::new_v4(),
+            patience,
+            timed_out,
+            places: Semaphore::new(RECALLS_MAX),
+            next: AtomicU64::new(0),
+            open: Mutex::default(),
+            silent: Mutex::default(),
+        })
+    }
+
+    /// Whether others can hear us, and we them.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_up()
+    }
+
+    /// Our own recalls come back to us, as to everybody.
+    pub(super) fn is_ours(&self, reply: &str) -> bool {
+        let answers = names::recall_answers(self.asker);
+        reply.starts_with(answers.trim_end_matches('*'))
+    }
+
+    /// What the holders answered until the deadline, or until all have that are not known to be silent.
+    pub async fn ask(&self, recall: &Recall, deadline: Instant) -> BTreeMap<RunId, RecallOutcome> {
+        let mut outcomes = BTreeMap::new();
+        let Ok(_place) = self.places.try_acquire() else {
+            return outcomes;
+        };
+        if !self.is_connected() {
+            return outcomes;
+        }
+        let mut awaited = self.awaited(&recall.holders);
+        let (sender, mut answers) = mpsc::unbounded_channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.open).insert(number, sender);
+        let _open = Open { recalls: self, number };
+        let asking = async {
+            let payload = serde_json::to_vec(recall).expect("a recall has no maps with keys that are no text");
+            let reply = names::recall_answer(self.asker, number);
+            if let Err(error) = self
+                .client
+                .publish_with_reply(names::RECALLS, reply, payload.into())
+                .await
+            {
+                debug!("a recall could not be sent: {error}");
+                return;
+            }
+            while !awaited.is_empty() {
+                let Some(answer) = answers.recv().await else {
+                    return;
+                };
+                awaited.remove(&answer.run_id);
+                outcomes.insert(answer.run_id, answer.outcome);
+            }
+        };
+        if timeout_at(deadline, asking).await.is_err() {
+            self.timed_out.inc();
+            self.note_silent(awaited);
+        }
+        outcomes
+    }
+
+    /// An answer came in.
+    pub(super) fn answered(&self, number: u64, answer: RecallAnswer) {
+        // Also one that comes too late: it is heard again.
+        lock(&self.silent).remove(&answer.run_id);
+        if let Some(recall) = lock(&self.open).get(&number) {
+            // It ends before its place here does.
+            recall.send(answer).ok();
+        }
+    }
+
+    fn awaited(&self, holders: &[RunId]) -> HashSet<RunId> {
+        let now = Instant::now();
+        let mut silent = lock(&self.silent);
+        silent.retain(|_, since| now.duration_since(*since) < SILENT_FOR);
+        let heard = |run: &&RunId| !silent.contains_key(run);
+        holders.iter().filter(heard).copied().collect()
+    }
+
+    fn note_silent(&self, runs: HashSet<RunId>) {
+        let now = Instant::now();
+        let mut silent = lock(&self.silent);
+        for run in runs {
+            warn!(run.id = %run, "a gateway that holds units did not answer a recall: others go on without it");
+            silent.insert(run, now);
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        lock(&self.recalls.open).remove(&self.number);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
