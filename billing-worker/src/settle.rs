@@ -22,8 +22,8 @@
 //!    state, so once, however many workers do it at the same time.
 //! 5. When no lease of it is live, the run is `settled`.
 //!
-//! The model of this is `fence_model.py`'s: settling before the fence, or keeping leases after it, admits too much. Each step
-//! can be done again and by anybody; a worker remembers nothing of a run but when to try it next.
+//! The order is what holds a limit: leases that are settled before the fence, or kept after it, are spent twice. Each step can
+//! be done again and by anybody; a worker remembers nothing of a run but when to try it next.
 //!
 //! # What is not settled by itself
 //! - A lease that is counted to have spent more than it had. Something is doubled or wrong: rows that stand twice are mended by

@@ -28,7 +28,7 @@ pub enum RunsCommand {
         /// Id of the run
         run: RunId,
         /// Confirm that the spool cannot be had again
-        #[arg(long, required = true)]
+        #[arg(long)]
         spool_is_lost: bool,
     },
 }

@@ -10,11 +10,16 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// For one query. It reads all rows of its accounts since the run began.
+/// For one query. It may read all rows of its accounts.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// By how much the clock of an ingestor may differ from that of PostgreSQL.
 const CLOCKS: Duration = Duration::from_secs(24 * 3_600);
+
+/// Up to so many leases the index of leases finds their rows; of more it is asked in vain for each granule. 5 M rows of 1,000
+/// accounts: one lease 8 ms with it and 30 without, 500 leases 340 ms with it and 110 without. So all leases of a run cost one
+/// passage through three columns of its accounts' rows, whatever there are.
+const INDEXED_MAX: usize = 16;
 
 #[derive(Row, Deserialize)]
 struct Counted {
@@ -38,6 +43,7 @@ pub async fn spent(
         .query_raw(&query)
         // Whichever replica is asked.
         .with_setting("select_sequential_consistency", "1")
+        .with_setting("use_skip_indexes", if leases.len() > INDEXED_MAX { "0" } else { "1" })
         .fetch_all::<Counted>();
     let rows = timeout(PATIENCE, counting)
         .await

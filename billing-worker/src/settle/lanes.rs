@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Lanes looked at, or ended, at the same time.
 const LANES_AT_ONCE: usize = 16;
 
-/// NATS, as it is asked about lanes.
+/// NATS, as it is asked about lanes: in the stream of now, whatever generation a run began in. What an earlier one held is in
+/// ClickHouse or gone, and a run that lives on can write to no other.
 pub struct Lanes {
     client: Client,
     stream: UsageStream,

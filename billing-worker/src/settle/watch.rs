@@ -14,7 +14,7 @@ use super::{
     silence::{Look, Silence},
 };
 
-/// For one statement. A slow answer is a gap like none.
+/// For one statement: a slow answer is as good as none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Until the service stops. Several workers may watch: each concludes from what it saw itself, and one update ends a run.
