@@ -15,6 +15,7 @@ mod own_api;
 mod proxying;
 mod quotas;
 mod reports;
+mod settle;
 mod shutdown;
 mod subscriptions;
 
