@@ -8,6 +8,7 @@ mod extract;
 mod keys;
 mod notices;
 mod reports;
+mod runs;
 
 use std::sync::{Arc, OnceLock};
 
@@ -66,6 +67,8 @@ pub fn router(api: AdminApi) -> Router {
         .route("/reports", get(reports::list))
         .route("/reports/attention", get(reports::attention))
         .route("/reports/{identifier}/retry", post(reports::retry))
+        .route("/runs", get(runs::list))
+        .route("/runs/{run}/give-up", post(runs::give_up))
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))

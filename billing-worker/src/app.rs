@@ -27,6 +27,7 @@ use crate::{
     plans,
     public_api::{self, PublicApi},
     reports::Reporter,
+    settle::{self, work::Settler},
     stripe::Stripe,
 };
 
@@ -101,6 +102,14 @@ async fn start(
     let corrections = Work::new(&admin, metrics);
     life.spawn(corrections.run(life.clone()));
     let clickhouse = admin.clickhouse.clone();
+    let (runs, counted) = (settings.settle.clone(), metrics.settle.clone());
+    life.spawn(settle::watch::watch(
+        db.clone(),
+        runs.clone(),
+        counted.clone(),
+        life.clone(),
+    ));
+    life.spawn(Settler::new(&admin, runs, counted).run(life.clone()));
     notices::start(&settings.notices, &admin, clickhouse.clone(), notice_metrics, life);
     life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));

@@ -3,6 +3,7 @@
 mod notices;
 mod print;
 mod reports;
+mod runs;
 mod trail;
 
 use std::{sync::Arc, time::Duration};
@@ -70,6 +71,9 @@ pub enum Command {
     /// What is told to Stripe: list, try again, tell now
     #[command(subcommand)]
     Reports(reports::ReportsCommand),
+    /// Runs of gateways: what is not settled; giving up one whose spool is lost
+    #[command(subcommand)]
+    Runs(runs::RunsCommand),
     /// ClickHouse, the ledger and Stripe side by side; fails on any drift
     Reconcile(reports::ReconcileArguments),
 }
@@ -252,6 +256,7 @@ async fn change(command: &Command, admin: &Administration, json: bool) -> Result
         }
         Command::Corrections(command) => trail::correction(command, admin, json).await,
         Command::Audit(command) => trail::audit(command, admin, json).await,
+        Command::Runs(command) => runs::run(command, admin, json).await,
         Command::Limits(LimitsCommand::Set {
             account,
             usage_type,

@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     billing::BillingSettings, command::Command, notices::settings::NoticeSettings, reports::ReportSettings,
-    stripe::StripeSettings,
+    settle::SettleSettings, stripe::StripeSettings,
 };
 
 /// Settings that were found to be in order.
@@ -27,6 +27,7 @@ pub struct Settings {
     pub billing: BillingSettings,
     pub notices: NoticeSettings,
     pub reports: ReportSettings,
+    pub settle: SettleSettings,
     pub listen: SocketAddr,
     /// `None`: the admin API is closed.
     pub admin_token: Option<String>,
@@ -72,6 +73,9 @@ struct Arguments {
 
     #[command(flatten)]
     reports: ReportSettings,
+
+    #[command(flatten)]
+    settle: SettleSettings,
 
     /// Address of the public API, /billing/*
     #[arg(long, env = "BILLING_LISTEN", default_value = "127.0.0.1:8081")]
@@ -187,6 +191,7 @@ impl Arguments {
             billing: self.billing,
             notices: self.notices,
             reports: self.reports,
+            settle: self.settle,
             listen: self.listen,
             admin_token: self.admin_token,
             migrate: self.migrate,

@@ -95,6 +95,10 @@ pub enum Error {
     UnknownReport(String),
     #[error("the report `{identifier}` is {state}: only a parked one is tried again by hand")]
     ReportNotParked { identifier: String, state: String },
+    #[error("there is no run `{0}`")]
+    UnknownRun(String),
+    #[error("the run `{run}` is {state}: only one that spools is given up by hand, a dead one is found by its silence")]
+    RunNotSpooling { run: String, state: String },
     #[error("there is no notice `{0}`")]
     UnknownNotice(String),
     #[error("account `{0}` has no notice endpoint: set one first")]
@@ -170,6 +174,8 @@ impl Error {
             Self::ClickHouse(_) => (StatusCode::SERVICE_UNAVAILABLE, "clickhouse_unavailable"),
             Self::UnknownReport(_) => (StatusCode::NOT_FOUND, "unknown_report"),
             Self::ReportNotParked { .. } => (StatusCode::CONFLICT, "report_not_parked"),
+            Self::UnknownRun(_) => (StatusCode::NOT_FOUND, "unknown_run"),
+            Self::RunNotSpooling { .. } => (StatusCode::CONFLICT, "run_not_spooling"),
             Self::UnknownNotice(_) => (StatusCode::NOT_FOUND, "unknown_notice"),
             Self::NoNoticeEndpoint(_) => (StatusCode::NOT_FOUND, "no_notice_endpoint"),
             Self::NoticeEndpointDisabled(_) => (StatusCode::CONFLICT, "notice_endpoint_disabled"),

@@ -17,6 +17,7 @@
 //! | which plan an account has, since when | [`subscriptions`] |
 //! | limits in force, and overrides of them | [`limits`] |
 //! | usage that is lowered afterwards | [`corrections`] |
+//! | runs that died, and what they had not spent | [`settle`] |
 //! | who changed what | [`audit`] |
 //! | what is done again and again | [`chores`] |
 //! | deleting rows whose retention is over | [`retention`] |
@@ -36,6 +37,7 @@
 //! - An administrative change and its entry in the audit log are one transaction.
 //! - Of an account, usage type and billing period: units told to Stripe = units counted + carried in − carried out. A report is
 //!   in the database before it is sent, and never under another identifier.
+//! - A lease is settled once, after its lane is ended and all that is in it is in ClickHouse.
 //! - An API key's text exists in one answer, the one to its making: never in a log, never in a table.
 
 pub mod accounts;
@@ -62,6 +64,7 @@ pub mod plans;
 pub mod public_api;
 pub mod reports;
 pub mod retention;
+pub mod settle;
 pub mod stripe;
 pub mod subscriptions;
 pub mod webhook;

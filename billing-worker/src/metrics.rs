@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::reports::ReportMetrics;
+use crate::{reports::ReportMetrics, settle::SettleMetrics};
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
@@ -23,6 +23,7 @@ pub struct Metrics {
     pub corrections_waiting: Gauge,
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
+    pub settle: SettleMetrics,
     webhooks: Family<Webhook, Counter>,
 }
 
@@ -59,6 +60,7 @@ impl Metrics {
         );
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
+        self.settle.register(registry);
     }
 
     pub fn announced(&self, count: u64) {

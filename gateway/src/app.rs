@@ -18,9 +18,11 @@ use lane::{
     run::{Run, Runs},
 };
 use prometheus_client::registry::Registry;
+use schema::RunId;
 use service::{Backoff, Health, Lifecycle};
 use tokio::{
     net::TcpListener,
+    sync::watch,
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -32,6 +34,7 @@ use crate::{
     accounts::Accounts,
     announcements,
     config::Config,
+    current_run::CurrentRun,
     gateway::Gateway,
     http,
     publisher::{Publisher, Queues},
@@ -197,12 +200,14 @@ async fn start(
     let (run, lanes) = runs.begin().await?;
     publisher.install(lanes);
     quotas.start_run(run.id);
+    let (run_changes, current_run) = CurrentRun::new(run.id, config.settings.lanes.outcome_deadline);
     let keeper_stop = CancellationToken::new();
     let keeper = ground.spawn(keep(
         runs,
         run,
         publisher.clone(),
         quotas.clone(),
+        run_changes,
         life.clone(),
         keeper_stop.clone(),
     ));
@@ -211,6 +216,7 @@ async fn start(
         accounts,
         quotas.clone(),
         publisher.clone(),
+        current_run,
         config.catalogue,
         config.routes,
         config.upstream,
@@ -309,6 +315,7 @@ async fn keep(
     mut run: Run,
     publisher: Publisher,
     quotas: Quotas,
+    changes: watch::Sender<RunId>,
     life: Lifecycle,
     stop: CancellationToken,
 ) -> Result<Option<Run>> {
@@ -346,6 +353,8 @@ async fn keep(
         })?;
         publisher.install(lanes);
         quotas.start_run(next.id);
+        // Last: who waits for it finds lanes and leases.
+        changes.send_replace(next.id);
         run = next;
     }
 }

@@ -8,8 +8,8 @@ use schema::Catalogue;
 use service::Lifecycle;
 
 use crate::{
-    accounts::Accounts, client::Network, proxy::Upstream, publisher::Publisher, quotas::Quotas,
-    request_metrics::RequestMetrics, routes::RouteTable,
+    accounts::Accounts, client::Network, current_run::CurrentRun, proxy::Upstream, publisher::Publisher,
+    quotas::Quotas, request_metrics::RequestMetrics, routes::RouteTable,
 };
 
 #[derive(Args, Clone, Debug)]
@@ -35,6 +35,7 @@ pub struct Gateway {
     pub accounts: Accounts,
     pub quotas: Quotas,
     pub publisher: Publisher,
+    pub current_run: CurrentRun,
     pub catalogue: Arc<Catalogue>,
     pub routes: RouteTable,
     /// `None`: only `/v1` is served.
@@ -51,6 +52,7 @@ impl Gateway {
         accounts: Accounts,
         quotas: Quotas,
         publisher: Publisher,
+        current_run: CurrentRun,
         catalogue: Arc<Catalogue>,
         routes: RouteTable,
         upstream: Option<Upstream>,
@@ -62,6 +64,7 @@ impl Gateway {
             accounts,
             quotas,
             publisher,
+            current_run,
             catalogue,
             routes,
             upstream,

@@ -47,6 +47,7 @@ pub mod completion;
 pub mod config;
 pub mod cost;
 mod counter;
+pub mod current_run;
 mod decision_metrics;
 pub mod edge;
 pub mod gateway;

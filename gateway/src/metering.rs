@@ -1,11 +1,14 @@
 //! Decides before a request is served and records after it. What is acknowledged is stored; what is not stored is given back.
+//!
+//! A run may be ended by others while this gateway lives: it was silent for too long. What had not reached its lanes by then
+//! never will, so it is **admitted anew**, in the next run and with units of that one: those of the ended run are settled by
+//! others. Only what is certain not to be stored is; the upstream is not asked again.
 
 use std::{net::IpAddr, sync::Arc};
 
-use schema::{
-    EventId, LeaseId, UsageEvent, UsageType,
-    usage_event::{EncodedEvent, stored_address},
-};
+use schema::{EventId, LeaseId, RunId, UsageEvent, UsageType, clock, usage_event::stored_address};
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 use crate::{
     account::Key,
@@ -14,6 +17,9 @@ use crate::{
     problem::{Kind, Problem},
     publisher::{Outcome, Outgoing, Slot},
 };
+
+/// Runs that one request may be admitted in after its first: a gateway that loses one after the other has to say so.
+const ANEW_MAX: u32 = 2;
 
 /// What the event says of the request, besides who is charged how much.
 pub struct Facts {
@@ -89,10 +95,16 @@ impl Admitted {
     ///
     /// Dropped while it waits, it changes nothing: the lane has the event and its units, and sees to both.
     pub async fn charge(self, gateway: &Gateway, status: u16) -> Result<Receipt, Problem> {
+        let deadline = Instant::now() + gateway.current_run.patience;
         let (receipt, event) = charged(&self.key, &self.admission, self.facts, status);
-        let units = Some(self.admission);
-        settled(gateway, self.slot.publish(vec![Outgoing { event, units }]).await)?;
-        Ok(receipt)
+        let outgoing = Outgoing {
+            event: event.encode(),
+            units: Some(self.admission),
+        };
+        match self.slot.publish(vec![outgoing]).await {
+            Outcome::RunEnded(run) => charge_anew(gateway, &self.key, receipt, event, run, deadline).await,
+            outcome => settled(gateway, outcome).map(|()| receipt),
+        }
     }
 
     /// The request failed after it was admitted: gives the units back, and records it with none.
@@ -100,9 +112,50 @@ impl Admitted {
         let (receipt, event) = failed(&self.key, &self.admission, self.facts, status);
         // First, so that the next request has the units at once.
         drop(self.admission);
-        self.slot.publish_and_forget(Outgoing { event, units: None });
+        self.slot.publish_and_forget(Outgoing {
+            event: event.encode(),
+            units: None,
+        });
         receipt
     }
+}
+
+/// Charges an event that is certainly not stored, because the run `ended` before it was: waits for the next run and admits it
+/// there, by `deadline`. What cannot be admitted any more is refused like a request that comes now. It keeps its id.
+pub async fn charge_anew(
+    gateway: &Gateway,
+    key: &Key,
+    receipt: Receipt,
+    mut event: UsageEvent,
+    mut ended: RunId,
+    deadline: Instant,
+) -> Result<Receipt, Problem> {
+    for _ in 0..ANEW_MAX {
+        if !gateway.current_run.is_after(ended, deadline).await {
+            break;
+        }
+        // In the order of every request: a place in the new run's lane, then units, which cannot be of an older run.
+        let slot = reserve(gateway, key)?;
+        let time_ms = clock::now_ms();
+        let now_s = time_ms.div_euclid(1_000);
+        let admission = admit_units(gateway, key, receipt.usage_type, receipt.cost_units, now_s).await?;
+        // The period is that of the new admission, so the time is, too.
+        stamp(&mut event, &admission, time_ms);
+        let receipt = self::receipt(&event, &admission);
+        let outgoing = Outgoing {
+            event: event.encode(),
+            units: Some(admission),
+        };
+        gateway.metrics.admitted_anew();
+        debug!(event.id = %event.event_id, run.ended = %ended, "admitted a request anew: its run had ended");
+        // Dropped at the deadline, it changes nothing: the lane has the event and its units.
+        match timeout_at(deadline, slot.publish(vec![outgoing])).await {
+            Ok(Outcome::RunEnded(run)) => ended = run,
+            Ok(outcome) => return settled(gateway, outcome).map(|()| receipt),
+            Err(_) => return settled(gateway, Outcome::Unknown).map(|()| receipt),
+        }
+    }
+    settled(gateway, Outcome::RunEnded(ended)).map(|()| receipt)
 }
 
 /// What an outcome of the lane means to the one who waits for it.
@@ -112,7 +165,7 @@ pub fn settled(gateway: &Gateway, outcome: Outcome) -> Result<(), Problem> {
             gateway.metrics.accepted();
             Ok(())
         }
-        Outcome::NotStored => Err(Problem::new(
+        Outcome::NotStored | Outcome::RunEnded(_) => Err(Problem::new(
             Kind::NotRecorded,
             "the usage could not be recorded; nothing was counted: try again",
         )),
@@ -124,7 +177,7 @@ pub fn settled(gateway: &Gateway, outcome: Outcome) -> Result<(), Problem> {
 }
 
 /// The event of a request that is charged.
-pub fn charged(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (Receipt, EncodedEvent) {
+pub fn charged(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (Receipt, UsageEvent) {
     // Retries with the same key name the same event, through whatever gateway they come: it is counted once.
     let event_id = match &facts.idempotency_key {
         Some(idempotency_key) => EventId::of_idempotency_key(key.account.id, idempotency_key),
@@ -137,18 +190,27 @@ pub fn charged(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (
         lease_id: admission.lease_id,
         ..event
     };
-    (receipt(&event, admission), event.encode())
+    (receipt(&event, admission), event)
 }
 
 /// The event of a request that was admitted and then failed.
-fn failed(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (Receipt, EncodedEvent) {
+fn failed(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (Receipt, UsageEvent) {
     let event = UsageEvent {
         event_id: EventId::new(),
         // Not the client's: the retry that succeeds would be taken for a duplicate of this one, and its units be lost.
         idempotency_key: String::new(),
         ..event(key, admission, facts, status)
     };
-    (receipt(&event, admission), event.encode())
+    (receipt(&event, admission), event)
+}
+
+/// Makes an event that was admitted before one of this admission.
+fn stamp(event: &mut UsageEvent, admission: &Admission, time_ms: i64) {
+    event.subscription_id = admission.subscription_id;
+    event.period_start = admission.period.start;
+    event.cost_units = admission.cost_units;
+    event.lease_id = admission.lease_id;
+    event.time_ms = time_ms;
 }
 
 /// The event without a name and without units.

@@ -16,6 +16,7 @@ use crate::problem::Kind;
 
 pub struct RequestMetrics {
     accepted: Counter,
+    admitted_anew: Counter,
     upstream_refused: Counter,
     /// By [`Kind`].
     problems: Vec<Counter>,
@@ -42,6 +43,7 @@ impl RequestMetrics {
         let upstream = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let metrics = Self {
             accepted: counter("accepted", ""),
+            admitted_anew: Counter::default(),
             upstream_refused: counter("failed", "upstream_status"),
             problems: Kind::ALL
                 .iter()
@@ -55,6 +57,11 @@ impl RequestMetrics {
             "requests",
             "Metered requests: accepted (recorded and charged), failed (admitted, then not charged), refused; items of a batch singly",
             requests,
+        );
+        registry.register(
+            "admitted_anew",
+            "Requests admitted in another run, because theirs had ended before they were recorded",
+            metrics.admitted_anew.clone(),
         );
         registry.register_with_unit(
             "added",
@@ -74,6 +81,11 @@ impl RequestMetrics {
     /// Recorded and charged.
     pub fn accepted(&self) {
         self.accepted.inc();
+    }
+
+    /// Once more, in the run that took the place of its first one.
+    pub fn admitted_anew(&self) {
+        self.admitted_anew.inc();
     }
 
     /// Admitted and passed on, but the upstream's status is one that is not charged.

@@ -1,6 +1,6 @@
 //! Removes from the stream what is stored and no longer needed for replays. Never anything that is not in ClickHouse.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
@@ -13,6 +13,9 @@ use crate::{ingest::Ingest, metrics::Shard, stream::State};
 
 /// Of the stream's bytes, in percent: above it, being stored is enough to be trimmed.
 const PRESSURE: u64 = 80;
+
+/// How long a fence stays at the least: far longer than it takes to settle its run, unless ClickHouse is away that long.
+const FENCE_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Trims the shards of this ingestor, again and again.
 pub async fn run(ingest: Arc<Ingest>) -> Result<()> {
@@ -52,10 +55,12 @@ async fn trim(ingest: &Ingest, shard: u16, done_through: u64, now: OffsetDateTim
             Err(error) => return Err(error).context("reading the last record of a lane"),
         };
         let kind = LaneRecord::decode(&last.payload).ok().map(|record| record.kind);
-        let end = match kind {
-            Some(Kind::Close) if last.time < oldest_kept => LaneEnd::Forgotten,
-            _ => LaneEnd::Kept(last.sequence),
-        };
+        let end = LaneEnd::of(
+            kind.as_ref(),
+            last.sequence,
+            now - last.time,
+            ingest.settings.replay_window,
+        );
         let Some(below) = purge_below(below, end) else {
             continue;
         };
@@ -72,12 +77,25 @@ async fn trim(ingest: &Ingest, shard: u16, done_through: u64, now: OffsetDateTim
 }
 
 /// The last record of a lane.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LaneEnd {
     /// It says where the lane stands, so it stays.
     Kept(u64),
-    /// The lane was closed long ago: nobody asks where it stood.
+    /// The lane ended long ago: nobody asks where it stood. A run that was fenced, and comes back after all, writes nothing:
+    /// it expects a last record that is gone, and NATS refuses that as it refused it before. Should its leases not be settled
+    /// by then, whoever settles them fences the empty lane anew.
     Forgotten,
+}
+
+impl LaneEnd {
+    /// `kind`: of the last record, `None`: it cannot be read.
+    fn of(kind: Option<&Kind>, sequence: u64, age: time::Duration, replay_window: Duration) -> Self {
+        match kind {
+            Some(Kind::Close) if age > replay_window => Self::Forgotten,
+            Some(Kind::Fence { .. }) if age > replay_window.max(FENCE_KEPT) => Self::Forgotten,
+            _ => Self::Kept(sequence),
+        }
+    }
 }
 
 /// The sequence to purge a lane below. `None`: nothing. Never 0, by which NATS would understand the whole lane.
@@ -102,6 +120,8 @@ fn boundary(stream: State, done_through: u64, young: Option<u64>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use schema::BatchId;
+
     use super::*;
 
     #[test]
@@ -114,6 +134,32 @@ mod tests {
             assert_eq!(purge_below(boundary, LaneEnd::Forgotten), None);
         }
         assert_eq!(purge_below(50, LaneEnd::Kept(1)), None);
+    }
+
+    #[test]
+    fn only_a_lane_that_ended_long_ago_is_forgotten() {
+        let (open, close) = (Kind::Open, Kind::Close);
+        let fence = Kind::Fence {
+            last_batch: BatchId::NIL,
+        };
+        let batch = Kind::Batch {
+            batch_id: BatchId::new(),
+            events: Vec::new(),
+        };
+        let window = Duration::from_secs(24 * 3_600);
+        let end = |kind, days| LaneEnd::of(kind, 7, time::Duration::days(days), window);
+        assert_eq!(end(Some(&close), 2), LaneEnd::Forgotten);
+        assert_eq!(end(Some(&close), 0), LaneEnd::Kept(7));
+        // Its run has to be settled first.
+        assert_eq!(end(Some(&fence), 2), LaneEnd::Kept(7));
+        assert_eq!(end(Some(&fence), 8), LaneEnd::Forgotten);
+        let month = Duration::from_secs(30 * 24 * 3_600);
+        let kept_longer = LaneEnd::of(Some(&fence), 7, time::Duration::days(8), month);
+        assert_eq!(kept_longer, LaneEnd::Kept(7));
+        // A run that spools comes back for its lane, whenever that is.
+        for kind in [Some(&open), Some(&batch), None] {
+            assert_eq!(end(kind, 1_000), LaneEnd::Kept(7));
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod proxying;
 mod quotas;
 mod recall;
 mod reports;
+mod settle;
 mod shutdown;
 mod subscriptions;
 

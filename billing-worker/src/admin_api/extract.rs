@@ -4,7 +4,7 @@ use axum::{
     extract::{FromRequestParts, Query, RawPathParams},
     http::{HeaderName, request::Parts},
 };
-use schema::{AccountId, KeyId};
+use schema::{AccountId, KeyId, RunId};
 
 use super::AdminApi;
 use crate::{
@@ -26,6 +26,9 @@ pub struct KeyPath(pub KeyId);
 
 /// The notice in the path.
 pub struct NoticePath(pub NoticeId);
+
+/// The run in the path.
+pub struct RunPath(pub RunId);
 
 /// The account and the usage type in the path.
 pub struct LimitPath(pub AccountId, pub String);
@@ -76,6 +79,15 @@ impl FromRequestParts<AdminApi> for NoticePath {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         let [notice] = in_path(parts, state, ["notice"]).await?;
         notice.parse().map(Self).map_err(|_| Error::UnknownNotice(notice))
+    }
+}
+
+impl FromRequestParts<AdminApi> for RunPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [run] = in_path(parts, state, ["run"]).await?;
+        run.parse().map(Self).map_err(|_| Error::UnknownRun(run))
     }
 }
 

@@ -1,25 +1,19 @@
 //! Finds out what became of rows whose run is over. See [`super`] for why the answer is final.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use async_nats::{
-    Client,
-    jetstream::{self, kv::Store},
-};
+use async_nats::Client;
 use clickhouse::Client as ClickHouse;
-use lane::{fence::fence, subject::LaneSubject};
-use schema::{AccountId, EventId, Manifest, RunId, names};
+use schema::{AccountId, EventId, RunId, names};
 use sqlx::PgPool;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{ledger, originals};
+use crate::settle::lanes::Lanes as Ended;
 
 /// Rows that one step looks at.
 const ROWS_MAX: i64 = 1_000;
-/// For one question to NATS.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one step found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,14 +44,11 @@ pub async fn step(db: &PgPool, clickhouse: &ClickHouse, client: &Client) -> Resu
     if lanes.is_empty() {
         return Ok(resolved);
     }
-    let stream = lane::stream::look(client).await?.stream;
-    let context = jetstream::new(client.clone());
-    let manifests = timeout(PATIENCE, context.get_key_value(names::MANIFEST_BUCKET)).await??;
+    let ended = Ended::open(client).await?;
     for ((run, shard), accounts) in lanes {
-        let lane = LaneSubject::new(client, &stream, shard, run);
         let rows = accounts.values().map(Vec::len).sum::<usize>();
         // A lane of which nothing can be told holds up no other.
-        match is_final(&lane, client, &manifests, shard).await {
+        match ended.is_final(run, shard).await {
             Ok(true) => {}
             Ok(false) => {
                 resolved.open += rows;
@@ -80,27 +71,6 @@ pub async fn step(db: &PgPool, clickhouse: &ClickHouse, client: &Client) -> Resu
         info!(run.id = %run, shard, rows, "resolved corrections that a run had left open");
     }
     Ok(resolved)
-}
-
-/// Ends the lane; whether ClickHouse has all that it holds, for ever.
-async fn is_final(lane: &LaneSubject, client: &Client, manifests: &Store, shard: u16) -> Result<bool> {
-    // First: what the run stored after a look at ClickHouse would be missed, and sent again.
-    let end = fence(lane, PATIENCE).await?;
-    let manifest = timeout(PATIENCE, manifests.get(names::manifest_key(shard))).await?;
-    let Some(manifest) = manifest.context("reading a manifest")? else {
-        return Ok(false);
-    };
-    let manifest = Manifest::decode(&manifest).context("reading a manifest")?;
-    let stream = lane::stream::look(client).await.context("looking at the stream")?;
-    Ok(covers(&manifest, end, stream.generation, stream.last_sequence))
-}
-
-/// Whether the shard is stored up to the sequence `end` of the stream, which is in `generation` and has got to
-/// `last_sequence`. A manifest that speaks of another stream (one before it was restored or reset) does not say so, however
-/// far it got.
-fn covers(manifest: &Manifest, end: u64, generation: u32, last_sequence: u64) -> bool {
-    let is_of_stream = manifest.generation == generation && manifest.done_through <= last_sequence;
-    is_of_stream && end <= manifest.done_through
 }
 
 /// Rows whose run is over, and how many of them are too old.
@@ -136,28 +106,4 @@ async fn left_open(db: &PgPool) -> Result<(Lanes, usize)> {
         lane.entry(account).or_default().push(EventId(row.id));
     }
     Ok((lanes, too_old))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_manifest_of_this_very_stream_says_how_far_it_is_stored() {
-        let manifest = |generation, done_through| Manifest {
-            generation,
-            done_through,
-            ..Manifest::default()
-        };
-        for (manifest, end, covered) in [
-            (manifest(2, 70), 70, true),
-            (manifest(2, 70), 71, false),
-            (manifest(1, 70), 70, false),
-            (manifest(3, 70), 70, false),
-            // Restored to an older state: it is behind its manifest, and nobody has raised the generation.
-            (manifest(2, 101), 70, false),
-        ] {
-            assert_eq!(covers(&manifest, end, 2, 100), covered, "{manifest:?} {end}");
-        }
-    }
 }

@@ -138,16 +138,17 @@ impl Work {
             }
             idle_looks = 0;
             let told = session.publish(handed).await;
-            let of = |wanted: Outcome| -> Vec<EventId> {
-                let told = told.iter().filter(|told: &&Told| told.outcome == wanted);
+            let of = |wanted: fn(Outcome) -> bool| -> Vec<EventId> {
+                let told = told.iter().filter(|told: &&Told| wanted(told.outcome));
                 told.flat_map(|told| told.events.iter().copied()).collect()
             };
-            let (stored, not_stored) = (of(Outcome::Stored), of(Outcome::NotStored));
+            let stored = of(|outcome| outcome == Outcome::Stored);
+            let not_stored = of(Outcome::is_not_stored);
             let accounts = ledger::stored(&self.db, &stored).await?;
             info!(events = stored.len(), "published corrections");
             self.announce(&accounts).await;
             ledger::not_stored(&self.db, session.run(), &not_stored).await?;
-            let unknown = of(Outcome::Unknown).len();
+            let unknown = of(|outcome| outcome == Outcome::Unknown).len();
             if unknown > 0 {
                 bail!("nobody knows yet whether {unknown} correcting events are stored");
             }

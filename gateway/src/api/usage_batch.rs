@@ -8,9 +8,10 @@ use axum::{
     response::Response,
 };
 use futures_util::future::join_all;
-use schema::{UsageType, clock};
+use schema::{UsageEvent, UsageType, clock};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::{
     authenticate, json,
@@ -25,7 +26,7 @@ use crate::{
     idempotency_key,
     metering::{self, Receipt},
     problem::{self, Kind, Problem},
-    publisher::{Outgoing, Slot},
+    publisher::{Outcome, Outgoing, Slot},
     rate_limit,
 };
 
@@ -56,11 +57,12 @@ enum Item<'a> {
     Problem(problem::Item<'a>),
 }
 
-/// Events that go to the lane in one message, with their places among the results.
+/// Events that go to the lane in one message.
 struct Entry {
     slot: Slot,
     outgoing: Vec<Outgoing>,
-    indices: Vec<usize>,
+    /// The same events, with their places among the results: a run that ends leaves them to the next one.
+    events: Vec<(usize, UsageEvent)>,
     bytes: usize,
 }
 
@@ -132,15 +134,31 @@ async fn record_each(
             Err(problem) => Err(problem),
         });
     }
+    let deadline = Instant::now() + gateway.current_run.patience;
     let published = entries
         .into_iter()
-        .map(async |entry| (entry.slot.publish(entry.outgoing).await, entry.indices));
-    for (outcome, indices) in join_all(published).await {
-        for index in indices {
-            if let Err(problem) = metering::settled(gateway, outcome) {
-                results[index] = Err(problem);
+        .map(async |entry| (entry.slot.publish(entry.outgoing).await, entry.events));
+    let mut anew = Vec::new();
+    for (outcome, events) in join_all(published).await {
+        for (index, event) in events {
+            match (outcome, &results[index]) {
+                (Outcome::RunEnded(run), Ok(receipt)) => {
+                    let receipt = *receipt;
+                    anew.push(async move {
+                        let charged = metering::charge_anew(gateway, key, receipt, event, run, deadline).await;
+                        (index, charged)
+                    });
+                }
+                _ => {
+                    if let Err(problem) = metering::settled(gateway, outcome) {
+                        results[index] = Err(problem);
+                    }
+                }
             }
         }
+    }
+    for (index, charged) in join_all(anew).await {
+        results[index] = charged;
     }
     results
 }
@@ -168,16 +186,17 @@ async fn admit(
     entries.extend(fresh.map(|slot| Entry {
         slot,
         outgoing: Vec::new(),
-        indices: Vec::new(),
+        events: Vec::new(),
         bytes: 0,
     }));
     if let Some(entry) = entries.last_mut() {
-        entry.bytes += event.size();
+        let encoded = event.encode();
+        entry.bytes += encoded.size();
         entry.outgoing.push(Outgoing {
-            event,
+            event: encoded,
             units: Some(admission),
         });
-        entry.indices.push(index);
+        entry.events.push((index, event));
     }
     Ok(receipt)
 }

@@ -18,6 +18,9 @@ const TRIES_MAX: u32 = 20;
 
 /// The lane's end, by its sequence in the stream: a fence that is appended now or was there before, or the close record of
 /// the run itself. Nothing of the run is ever stored behind it. `timeout` is for each of at most twenty looks and attempts.
+///
+/// A stream that is full has no room for a fence either; then this fails, and may be called again. Nothing waits for a fence
+/// that room waits for: the ingestors store what is in the stream and trim it, fenced or not.
 pub async fn fence(lane: &LaneSubject, timeout: Duration) -> Result<u64> {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     while backoff.tries() < TRIES_MAX {
@@ -29,7 +32,7 @@ pub async fn fence(lane: &LaneSubject, timeout: Duration) -> Result<u64> {
                 Seen::Foreign => bail!("another run has written to the lane {}", lane.name()),
                 Seen::Unreadable => bail!("the last record of the lane {} cannot be read", lane.name()),
             },
-            // Not opened yet, and with a record in it it never will be; or closed long ago and trimmed.
+            // Not opened yet, and with a record in it it never will be; or ended long ago and trimmed.
             LastRecord::None => (0, BatchId::NIL),
         };
         let record = Bytes::from(LaneRecord::fence(lane.run(), last_batch).encode());

@@ -43,7 +43,7 @@ impl<U: Units> Entry<U> {
     /// It is the end of this entry: its units are spent or given back, its waiter told.
     pub fn settle(mut self, outcome: Outcome) {
         self.tell(outcome);
-        if outcome != Outcome::NotStored {
+        if !outcome.is_not_stored() {
             for units in self.events.into_iter().filter_map(|outgoing| outgoing.units) {
                 units.spent();
             }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use schema::{AccountId, names, usage_event::EncodedEvent};
+use schema::{AccountId, RunId, names, usage_event::EncodedEvent};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
@@ -59,8 +59,17 @@ pub enum Outcome {
     Stored,
     /// Certainly not stored, never will be; the units are given back. A gateway answers `503`, not counted.
     NotStored,
+    /// The same, because this run has ended before the event was stored. The next run may take it, with units of its own.
+    RunEnded(RunId),
     /// Not known by the deadline; the lane finds out later, and spends or gives back. A gateway answers `504 outcome_unknown`.
     Unknown,
+}
+
+impl Outcome {
+    /// Neither stored nor ever to be.
+    pub fn is_not_stored(self) -> bool {
+        matches!(self, Self::NotStored | Self::RunEnded(_))
+    }
 }
 
 /// The lane cannot take anything now (NATS away, lane not open, queue full), so no unit is to be spent.

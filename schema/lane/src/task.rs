@@ -121,7 +121,7 @@ impl<U: Units> LaneTask<U> {
             }
         }
         let end = self.report_end();
-        self.waiting.refuse_until_the_end().await;
+        self.waiting.refuse_until_the_end(self.context.run).await;
         end
     }
 
@@ -132,20 +132,22 @@ impl<U: Units> LaneTask<U> {
         let started = Instant::now();
 
         let waiting = &mut self.waiting;
-        let mut writing = std::pin::pin!(self.writer.write(Message::Batch(batch), record));
-        let verdict = match timeout(limits.stuck_after, &mut writing).await {
-            Ok(verdict) => verdict,
-            Err(_) => {
-                // Who waits behind this message was not sent, and can be told so at once.
-                metrics.stuck.inc();
-                waiting.gate.close();
-                let deadline = started + limits.outcome_deadline;
-                let verdict = tokio::select! {
-                    verdict = &mut writing => verdict,
-                    () = waiting.refuse_while_stuck(&mut gathered, deadline) => unreachable!("it waits for ever"),
-                };
-                waiting.gate.open();
-                verdict
+        let verdict = {
+            let mut writing = std::pin::pin!(self.writer.write(Message::Batch(batch), record));
+            match timeout(limits.stuck_after, &mut writing).await {
+                Ok(verdict) => verdict,
+                Err(_) => {
+                    // Who waits behind this message was not sent, and can be told so at once.
+                    metrics.stuck.inc();
+                    waiting.gate.close();
+                    let deadline = started + limits.outcome_deadline;
+                    let verdict = tokio::select! {
+                        verdict = &mut writing => verdict,
+                        () = waiting.refuse_while_stuck(&mut gathered, deadline) => unreachable!("it waits for ever"),
+                    };
+                    waiting.gate.open();
+                    verdict
+                }
             }
         };
         metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
@@ -153,6 +155,8 @@ impl<U: Units> LaneTask<U> {
         metrics.settled(verdict);
         gathered.settle(match verdict {
             Verdict::Stored => Outcome::Stored,
+            // What a fence has kept out, another run may take.
+            Verdict::NotStored if self.writer.lane.end().is_some() => Outcome::RunEnded(self.context.run),
             Verdict::NotStored => Outcome::NotStored,
             Verdict::Unknown => Outcome::Unknown,
         });
@@ -212,7 +216,7 @@ impl<U: Units> Waiting<U> {
     /// nobody knows. Never ends.
     async fn refuse_while_stuck(&mut self, gathered: &mut Gathered<U>, deadline: Instant) {
         let refusing = async {
-            self.refuse_all().await;
+            self.refuse_all(Outcome::NotStored).await;
             std::future::pending::<()>().await
         };
         let stop_waiting = async {
@@ -224,17 +228,17 @@ impl<U: Units> Waiting<U> {
     }
 
     /// The lane has ended: nothing new comes in, and what has a slot already is refused.
-    async fn refuse_until_the_end(mut self) {
+    async fn refuse_until_the_end(mut self, run: RunId) {
         self.queue.close();
-        self.refuse_all().await;
+        self.refuse_all(Outcome::RunEnded(run)).await;
     }
 
-    async fn refuse_all(&mut self) {
+    async fn refuse_all(&mut self, outcome: Outcome) {
         if let Some(entry) = self.held_over.take() {
-            entry.settle(Outcome::NotStored);
+            entry.settle(outcome);
         }
         while let Some(entry) = self.next().await {
-            entry.settle(Outcome::NotStored);
+            entry.settle(outcome);
         }
     }
 }

@@ -1,0 +1,144 @@
+//! The lanes of a run that is over: ended for it, and whether ClickHouse has all that they will ever hold.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use async_nats::{
+    Client,
+    jetstream::{self, kv::Store},
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use lane::{LastRecord, fence::fence, stream::UsageStream, subject::LaneSubject};
+use schema::{Manifest, RunId, names};
+use tokio::time::timeout;
+
+/// For one question to NATS.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Lanes looked at, or ended, at the same time.
+const LANES_AT_ONCE: usize = 16;
+
+/// NATS, as it is asked about lanes: in the stream of now, whatever generation a run began in. What an earlier one held is in
+/// ClickHouse or gone, and a run that lives on can write to no other.
+pub struct Lanes {
+    client: Client,
+    stream: UsageStream,
+    manifests: Store,
+}
+
+/// How a lane is known to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is ended now, if it has not ended before.
+    Fence,
+    /// Its run said that it is closed: only looked at.
+    Closed,
+}
+
+impl Lanes {
+    pub async fn open(client: &Client) -> Result<Self> {
+        let stream = lane::stream::look(client).await.context("looking at the stream")?;
+        let context = jetstream::new(client.clone());
+        let manifests = timeout(PATIENCE, context.get_key_value(names::MANIFEST_BUCKET))
+            .await
+            .context("opening the manifests")?
+            .context("opening the manifests")?;
+        Ok(Self {
+            client: client.clone(),
+            stream,
+            manifests,
+        })
+    }
+
+    /// Whether all lanes of a run are final and stored. False: the ingestor is not there yet, ask again.
+    pub async fn are_final(&self, run: RunId, shards: u16, ending: Ending) -> Result<bool> {
+        let ends = (0..shards).map(|shard| self.end(run, shard, ending)).collect();
+        let ends = some_at_once(ends).await?;
+        self.are_covered(&ends).await
+    }
+
+    /// The same of one lane, which is ended by a fence.
+    pub async fn is_final(&self, run: RunId, shard: u16) -> Result<bool> {
+        // First: what the run stored after a look at ClickHouse would be missed.
+        let end = self.end(run, shard, Ending::Fence).await?;
+        self.are_covered(&[end]).await
+    }
+
+    /// The shard, and the sequence in it behind which nothing of the run is ever stored; 0: everything of it was stored and
+    /// trimmed.
+    async fn end(&self, run: RunId, shard: u16, ending: Ending) -> Result<(u16, u64)> {
+        let lane = LaneSubject::new(&self.client, &self.stream.stream, shard, run);
+        let ended = match ending {
+            Ending::Fence => fence(&lane, PATIENCE).await,
+            Ending::Closed => lane.last_record(PATIENCE).await.map(|last| match last {
+                LastRecord::At { sequence, .. } => sequence,
+                LastRecord::None => 0,
+            }),
+        };
+        let end = ended.with_context(|| format!("ending the lane {}", lane.name()))?;
+        Ok((shard, end))
+    }
+
+    /// Whether each shard is stored up to the end of the lane in it.
+    async fn are_covered(&self, ends: &[(u16, u64)]) -> Result<bool> {
+        let manifests = ends.iter().map(|(shard, _)| self.manifest(*shard)).collect();
+        let manifests = some_at_once(manifests).await?;
+        // Behind the manifests: a stream that has got less far than they say is another one.
+        let now = lane::stream::look(&self.client)
+            .await
+            .context("looking at the stream")?;
+        if now.generation != self.stream.generation {
+            bail!("the stream's generation was raised meanwhile: what was seen of its lanes may be gone");
+        }
+        let mut shards = manifests.iter().zip(ends);
+        Ok(shards.all(|(manifest, (_, end))| covers(manifest, *end, now.generation, now.last_sequence)))
+    }
+
+    /// A shard that nobody has begun with is done through nothing.
+    async fn manifest(&self, shard: u16) -> Result<Manifest> {
+        let entry = timeout(PATIENCE, self.manifests.get(names::manifest_key(shard)))
+            .await
+            .context("reading a manifest")?
+            .context("reading a manifest")?;
+        match entry {
+            Some(entry) => Manifest::decode(&entry).context("reading a manifest"),
+            None => Ok(Manifest::default()),
+        }
+    }
+}
+
+/// The results in the order of the work.
+async fn some_at_once<T>(work: Vec<impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
+    stream::iter(work).buffered(LANES_AT_ONCE).try_collect().await
+}
+
+/// Whether the shard is stored up to the sequence `end` of the stream, which is in `generation` and has got to
+/// `last_sequence`. A manifest that speaks of another stream (one before it was restored or reset) does not say so, however
+/// far it got.
+fn covers(manifest: &Manifest, end: u64, generation: u32, last_sequence: u64) -> bool {
+    let is_of_stream = manifest.generation == generation && manifest.done_through <= last_sequence;
+    is_of_stream && end <= manifest.done_through
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_manifest_of_this_very_stream_says_how_far_it_is_stored() {
+        let manifest = |generation, done_through| Manifest {
+            generation,
+            done_through,
+            ..Manifest::default()
+        };
+        for (manifest, end, covered) in [
+            (manifest(2, 70), 70, true),
+            (manifest(2, 70), 71, false),
+            (manifest(1, 70), 70, false),
+            (manifest(3, 70), 70, false),
+            // Restored to an older state: it is behind its manifest, and nobody has raised the generation.
+            (manifest(2, 101), 70, false),
+        ] {
+            assert_eq!(covers(&manifest, end, 2, 100), covered, "{manifest:?} {end}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Looks at the heartbeats of live runs, and ends those that stand still.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use schema::RunId;
+use service::Lifecycle;
+use sqlx::PgPool;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::{error, warn};
+
+use super::{
+    SettleMetrics, SettleSettings,
+    silence::{Look, Silence},
+};
+
+/// For one statement: a slow answer is as good as none.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Until the service stops. Several workers may watch: each concludes from what it saw itself, and one update ends a run.
+pub async fn watch(db: PgPool, settings: SettleSettings, metrics: SettleMetrics, life: Lifecycle) {
+    let mut silence = Silence::new(settings.run_dead_after, settings.gap_max());
+    let mut ticks = interval(settings.look_every());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stopping = life.token();
+    let mut failing = false;
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        match look(&db, &mut silence).await {
+            Ok(ended) => {
+                failing = false;
+                for run in ended {
+                    metrics.runs_ended.inc();
+                    // A gateway that died, or that hung for a minute: somebody should know.
+                    error!(run.id = %run, "a run is silent: it is ended, and its leases are settled");
+                }
+            }
+            Err(failure) => {
+                if !failing {
+                    warn!("runs cannot be watched, looking again: {failure:#}");
+                }
+                failing = true;
+            }
+        }
+    }
+}
+
+/// The runs that this look ended.
+async fn look(db: &PgPool, silence: &mut Silence) -> Result<Vec<RunId>> {
+    let began = Instant::now();
+    let heartbeats = timeout(
+        PATIENCE,
+        sqlx::query!("select id, heartbeat from gateway_runs where state = 'live'").fetch_all(db),
+    )
+    .await
+    .context("reading heartbeats")?
+    .context("reading heartbeats")?;
+    let look = Look {
+        began,
+        ended: Instant::now(),
+    };
+    let heartbeats: Vec<_> = heartbeats
+        .into_iter()
+        .map(|row| (RunId(row.id), row.heartbeat))
+        .collect();
+    let mut ended = Vec::new();
+    for (run, heartbeat) in silence.observe(look, &heartbeats) {
+        if end(db, run, heartbeat).await? {
+            ended.push(run);
+        }
+    }
+    Ok(ended)
+}
+
+/// Ends the run, unless it beat meanwhile, spools or is ended already.
+async fn end(db: &PgPool, run: RunId, heartbeat: i64) -> Result<bool> {
+    // It waits for a transaction of the run that grants or gives back: they are seconds at the most.
+    let update = sqlx::query!(
+        "update gateway_runs set state = 'fencing' where id = $1 and state = 'live' and heartbeat = $2",
+        run.0,
+        heartbeat
+    )
+    .execute(db);
+    let updated = timeout(PATIENCE, update)
+        .await
+        .with_context(|| format!("ending the run {run}"))?
+        .with_context(|| format!("ending the run {run}"))?;
+    Ok(updated.rows_affected() == 1)
+}

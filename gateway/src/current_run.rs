@@ -1,0 +1,49 @@
+//! Which run records now, for requests whose run ended before they were recorded: they wait here for the next one.
+
+use std::time::Duration;
+
+use schema::RunId;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+/// Cheap to clone; all clones see the same run.
+#[derive(Clone, Debug)]
+pub struct CurrentRun {
+    run: watch::Receiver<RunId>,
+    /// From when a request first went to its lane until it is told that it could not be recorded.
+    pub patience: Duration,
+}
+
+impl CurrentRun {
+    /// `run`, until the sender names another. A sender that is dropped says that there will be none.
+    pub fn new(run: RunId, patience: Duration) -> (watch::Sender<RunId>, Self) {
+        let (changes, run) = watch::channel(run);
+        (changes, Self { run, patience })
+    }
+
+    /// Waits for the run that takes the place of `ended`. False: there is none by `deadline`, or never will be.
+    pub async fn is_after(&self, ended: RunId, deadline: Instant) -> bool {
+        let mut run = self.run.clone();
+        matches!(timeout_at(deadline, run.wait_for(|run| *run != ended)).await, Ok(Ok(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn next_run_is_waited_for_until_the_deadline_and_not_longer_than_there_can_be_one() {
+        let (first, second) = (RunId::new(), RunId::new());
+        let (changes, current) = CurrentRun::new(first, Duration::from_secs(10));
+        let soon = || Instant::now() + Duration::from_millis(10);
+        assert!(!current.is_after(first, soon()).await, "it is the run of now");
+        changes.send_replace(second);
+        assert!(current.is_after(first, soon()).await);
+        drop(changes);
+        let for_ever = Instant::now() + Duration::from_secs(3_600);
+        assert!(!current.is_after(second, for_ever).await);
+    }
+}

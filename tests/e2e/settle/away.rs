@@ -1,0 +1,121 @@
+//! NATS, ClickHouse or PostgreSQL away while a run is to be ended and settled: later it is.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use clickhouse::Client as ClickHouse;
+use devstack::{
+    DataDir, Server, Servers,
+    admin::Customer,
+    servers::ServersOptions,
+    system::{Endpoints, System, SystemOptions},
+};
+use harness::eventually;
+use sqlx::PgPool;
+
+use super::rig::{History, accepted, load, options, runs, until_settled};
+use crate::SERVICES;
+
+/// A system on servers of its own. Fields are dropped in order: services before servers.
+struct Own {
+    system: System,
+    servers: Servers,
+    pool: PgPool,
+    clickhouse: ClickHouse,
+    ada: Customer,
+    history: History,
+}
+
+impl Own {
+    async fn start() -> Self {
+        let servers = Servers::start(DataDir::create().unwrap(), &ServersOptions::default())
+            .await
+            .unwrap();
+        let database_url = servers.postgres.create_database("own").await.unwrap();
+        let endpoints = Endpoints {
+            nats_url: servers.nats.url().to_owned(),
+            database_url: database_url.clone(),
+            clickhouse_url: servers.clickhouse.url().to_owned(),
+            clickhouse_database: "own".to_owned(),
+        };
+        let settings = options(2);
+        let mut system = SystemOptions::new(servers.data().path().to_owned());
+        system.exe = Some(SERVICES.into());
+        system.gateways = settings.gateways;
+        system.gateway_env = settings.gateway_env;
+        system.ingestor_env = settings.ingestor_env;
+        system.billing_env = settings.billing_env;
+        let system = System::start(endpoints, system).await.unwrap();
+        let ada = system.admin.customer("ada", "enterprise").await.unwrap();
+        Self {
+            pool: PgPool::connect_lazy(&database_url).unwrap(),
+            clickhouse: servers.clickhouse.client().with_database("own"),
+            system,
+            servers,
+            ada,
+            history: History::default(),
+        }
+    }
+
+    fn urls(&self) -> Vec<String> {
+        self.system.gateways.iter().map(|gateway| gateway.url.clone()).collect()
+    }
+
+    async fn units(&self) -> Option<i64> {
+        let sum = self.clickhouse.query("select sum(cost_units) from usage_events");
+        sum.fetch_one().await.ok()
+    }
+
+    /// Kills the first gateway under load and takes the server away at once; brings it back when `long_enough` says so. The
+    /// run is settled then, exactly, and the other gateway's is not touched.
+    async fn settled_after(&mut self, server: fn(&mut Servers) -> &mut Server, long_enough: impl AsyncFnOnce(&PgPool)) {
+        let before = runs(&self.pool, "live").await;
+        let (stop, urls) = (AtomicBool::new(false), self.urls());
+        let more = self.history.accepted.load(Relaxed) + 200;
+        let killing = async {
+            accepted(&self.history, more).await;
+            self.system.gateways[0].service.kill().await.unwrap();
+            server(&mut self.servers).kill().await.unwrap();
+            stop.store(true, Relaxed);
+        };
+        tokio::join!(killing, load(&urls, 4, &self.ada, &self.history, &stop));
+        long_enough(&self.pool).await;
+        server(&mut self.servers).restart().await.unwrap();
+        let dead = eventually("one of the runs is settled", async || {
+            let settled = runs(&self.pool, "settled").await;
+            settled.into_iter().find(|run| before.contains(run))
+        })
+        .await;
+        until_settled(&self.pool, dead).await;
+        eventually("what is granted is stored", async || {
+            let query = "select (select sum(granted_units)::bigint from quota_pool),
+                                (select count(*) from quota_leases where state = 'live')";
+            let (granted, live): (i64, i64) = sqlx::query_as(query).fetch_one(&self.pool).await.ok()?;
+            (live == 0 && granted == self.units().await?).then_some(())
+        })
+        .await;
+        let live = runs(&self.pool, "live").await;
+        assert_eq!(live.len(), 1);
+        assert!(before.contains(&live[0]), "the other one went on in its run");
+        self.system.gateways[0].service.restart().await.unwrap();
+    }
+}
+
+/// The run is found dead, and what is needed to settle it is away.
+async fn until_fencing(pool: &PgPool) {
+    eventually("the run is being ended", async || {
+        (!runs(pool, "fencing").await.is_empty()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_is_away_postpones_settling_and_changes_nothing_of_it() {
+    let mut own = Own::start().await;
+    own.settled_after(|servers| &mut servers.clickhouse, until_fencing)
+        .await;
+    own.settled_after(|servers| &mut servers.nats, until_fencing).await;
+    // Without PostgreSQL no heartbeat moves, and nobody is taken for dead because of that.
+    let longer_than_dead_after = async |_: &PgPool| tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    own.settled_after(|servers| &mut servers.postgres, longer_than_dead_after)
+        .await;
+}

@@ -1,0 +1,315 @@
+//! A system that notices a death within seconds, clients that remember what they were told, and dead runs made to order.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use devstack::{
+    admin::Customer,
+    http::{Http, request},
+};
+use harness::{Stack, StackOptions, eventually};
+use lane::{
+    gathered::BatchLimits,
+    link::Link,
+    metrics::LaneMetrics,
+    publisher::{NoUnits, Outcome, Outgoing, Publisher, QueueLimits},
+    run::{RunLimits, Runs},
+    task::LaneLimits,
+};
+use schema::{AccountId, EventId, KeyId, LeaseId, RunId, SubscriptionId, UsageEvent};
+use serde_json::json;
+use service::{Health, Lifecycle, nats::NatsSettings};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+/// Far above the heartbeat, far below a test's patience.
+const DEAD_AFTER: &str = "3";
+
+pub fn options(gateways: usize) -> StackOptions {
+    StackOptions {
+        gateways,
+        gateway_env: vec![
+            ("HEARTBEAT_INTERVAL", "0.3".into()),
+            // What is idle goes back, so that at rest nothing is held.
+            ("LEASE_IDLE", "1".into()),
+        ],
+        ingestor_env: vec![("BATCH_AGE_MAX", "0.1".into()), ("SHARDS", "4".into())],
+        billing_env: vec![("RUN_DEAD_AFTER", DEAD_AFTER.into())],
+        ..StackOptions::default()
+    }
+}
+
+/// What clients were told of each of their requests; each has an endpoint of its own.
+#[derive(Default)]
+pub struct History {
+    next: AtomicU64,
+    pub accepted: AtomicU64,
+    told: Mutex<HashMap<String, Told>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Accepted,
+    /// Certainly not counted.
+    Refused,
+    /// `504`, or no answer at all.
+    Unknown,
+}
+
+impl History {
+    /// Spends one unit at a gateway.
+    pub async fn spend(&self, http: &Http, gateway: &str, customer: &Customer) -> Told {
+        let endpoint = format!("/n/{}", self.next.fetch_add(1, Relaxed));
+        let body = json!({ "usage_type": "api_call", "endpoint": endpoint });
+        let answer = http.post(&format!("{gateway}/v1/usage"), &customer.key, &body).await;
+        let told = told(answer.map(|answer| answer.status.as_u16()).ok());
+        self.note(endpoint, told);
+        told
+    }
+
+    pub fn note(&self, endpoint: String, told: Told) {
+        if told == Told::Accepted {
+            self.accepted.fetch_add(1, Relaxed);
+        }
+        self.told.lock().unwrap().insert(endpoint, told);
+    }
+
+    /// The ledger check: what was accepted is stored once, what was refused is not, what is unknown at most once, and there
+    /// is nothing else.
+    pub async fn assert_true(&self, stack: &Stack, account: AccountId) {
+        let accepted = self.accepted.load(Relaxed);
+        eventually("what was accepted is stored", async || {
+            (stack.sums(account).await.ok()?.events >= accepted).then_some(())
+        })
+        .await;
+        let query = "select endpoint, count() from usage_events where account_id = ? group by endpoint";
+        let stored = stack.clickhouse.query(query).bind(account.0.to_string());
+        let mut stored: HashMap<String, u64> = stored.fetch_all::<(String, u64)>().await.unwrap().into_iter().collect();
+        for (endpoint, told) in self.told.lock().unwrap().iter() {
+            let times = stored.remove(endpoint).unwrap_or(0);
+            match told {
+                Told::Accepted => assert_eq!(times, 1, "{endpoint} was accepted"),
+                Told::Refused => assert_eq!(times, 0, "{endpoint} was refused"),
+                Told::Unknown => assert!(times <= 1, "{endpoint} is stored {times} times"),
+            }
+        }
+        assert!(stored.is_empty(), "nobody sent these: {stored:?}");
+    }
+}
+
+/// What a status says, `None` being no answer.
+pub fn told(status: Option<u16>) -> Told {
+    match status {
+        Some(200) => Told::Accepted,
+        Some(429 | 503) => Told::Refused,
+        Some(504) | None => Told::Unknown,
+        Some(other) => panic!("{other}"),
+    }
+}
+
+/// Clients that spend one unit after the other at each of these gateways until told to stop.
+pub async fn load(gateways: &[String], clients: usize, customer: &Customer, history: &History, stop: &AtomicBool) {
+    let http = Http::default();
+    let one = async |gateway: &str| {
+        while !stop.load(Relaxed) {
+            if history.spend(&http, gateway, customer).await != Told::Accepted {
+                // A client that comes back later.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    let clients = gateways.iter().flat_map(|gateway| (0..clients).map(|_| one(gateway)));
+    futures_util::future::join_all(clients).await;
+}
+
+/// Waits until so many are accepted.
+pub async fn accepted(history: &History, count: u64) {
+    eventually("requests are accepted", async || {
+        (history.accepted.load(Relaxed) >= count).then_some(())
+    })
+    .await;
+}
+
+/// Runs by state, but for the billing worker's.
+pub async fn runs(pool: &PgPool, state: &str) -> Vec<Uuid> {
+    sqlx::query_scalar("select id from gateway_runs where state = $1 and gateway <> 'billing-worker' order by id")
+        .bind(state)
+        .fetch_all(pool)
+        .await
+        .unwrap_or_default()
+}
+
+pub async fn until_settled(pool: &PgPool, run: Uuid) {
+    eventually(&format!("the run {run} is settled"), async || {
+        runs(pool, "settled").await.contains(&run).then_some(())
+    })
+    .await;
+}
+
+/// Waits until no lease is live; then exactly what ClickHouse sums up is granted.
+pub async fn assert_granted_is_stored(stack: &Stack, account: AccountId) {
+    let (granted, stored) = eventually("nothing is held", async || {
+        let query = "select (select coalesce(sum(granted_units), 0)::bigint from quota_pool where account_id = $1),
+                            (select count(*) from quota_leases where account_id = $1 and state = 'live')";
+        let (granted, live): (i64, i64) = sqlx::query_as(query)
+            .bind(account.0)
+            .fetch_one(&stack.pool)
+            .await
+            .ok()?;
+        (live == 0).then_some((granted, stack.sums(account).await.ok()?.units))
+    })
+    .await;
+    assert_eq!(granted, stored, "granted and stored");
+}
+
+/// A request through the proxy that its upstream answers.
+pub async fn passed(http: &Http, gateway: &str, customer: &Customer, path: &str, units: i64) -> Option<u16> {
+    let mut request = request(http::Method::GET, &format!("{gateway}{path}"), &customer.key, None).unwrap();
+    request.headers_mut().insert("x-units", http::HeaderValue::from(units));
+    Some(http.send(request).await.ok()?.status.as_u16())
+}
+
+/// What a dead run leaves: leases of accounts, and what each spent of its units.
+#[derive(Clone, Copy, Debug)]
+pub struct Left {
+    pub lease: LeaseId,
+    pub account: AccountId,
+    pub units: i64,
+    pub spent: i64,
+}
+
+/// A run that took leases, published what it spent of them and died as by kill -9: nothing is said to anybody. Made in this
+/// process, because no gateway takes leases to order.
+pub fn dead_run(stack: &Stack, left: Vec<Left>) -> RunId {
+    let (database_url, nats_url) = (stack.endpoints.database_url.clone(), stack.endpoints.nats_url.clone());
+    let die = move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let run = runtime.block_on(live_and_leave(&database_url, nats_url, &left));
+        runtime.shutdown_timeout(Duration::ZERO);
+        run
+    };
+    std::thread::spawn(die).join().unwrap()
+}
+
+async fn live_and_leave(database_url: &str, nats_url: String, left: &[Left]) -> RunId {
+    let pool = PgPool::connect(database_url).await.unwrap();
+    let settings = NatsSettings {
+        nats_url,
+        nats_user: None,
+        nats_password: None,
+    };
+    let client = service::nats::connect(&settings, "dying", &Health::new())
+        .await
+        .unwrap();
+    let life = Lifecycle::new();
+    let link = Link::watch(&client, &life);
+    let runs = Runs {
+        name: "dying".into(),
+        pool: pool.clone(),
+        client,
+        link: link.clone(),
+        health: Health::new(),
+        life,
+        metrics: LaneMetrics::default(),
+        limits: limits(),
+    };
+    let publisher = Publisher::<NoUnits>::new(link);
+    let (run, lanes) = runs.begin().await.unwrap();
+    publisher.install(lanes);
+    take(&pool, run.id, left).await;
+    let publishing = left.iter().filter(|left| left.spent > 0).map(async |left| {
+        let slot = publisher.reserve(left.account).unwrap();
+        let event = Outgoing {
+            event: event(left).encode(),
+            units: None,
+        };
+        assert_eq!(slot.publish(vec![event]).await, Outcome::Stored);
+    });
+    futures_util::future::join_all(publishing).await;
+    let id = run.id;
+    // Dropped, they would close the lanes.
+    std::mem::forget((run, publisher, runs));
+    id
+}
+
+async fn take(pool: &PgPool, run: RunId, left: &[Left]) {
+    let column = |of: fn(&Left) -> i64| left.iter().map(of).collect::<Vec<_>>();
+    let taken = sqlx::query(
+        "with taken as (
+             select * from unnest($1::uuid[], $2::uuid[], $3::bigint[]) as t (lease_id, account_id, units)
+         ), accounts as (
+             insert into accounts (id, name, email)
+             select distinct account_id, 'left', account_id || '@example.com' from taken on conflict do nothing
+             returning id
+         ), pools as (
+             insert into quota_pool (account_id, usage_type, period_start, period_end, limit_units, granted_units)
+             select account_id, 'export', date_trunc('month', now()), date_trunc('month', now()) + interval '1 month',
+                    1000000000, sum(units)
+             from taken group by account_id
+             on conflict (account_id, usage_type, period_start)
+                 do update set granted_units = quota_pool.granted_units + excluded.granted_units
+         )
+         insert into quota_leases (id, run_id, account_id, usage_type, period_start, units)
+         select lease_id, $4, account_id, 'export', date_trunc('month', now()), units from taken",
+    )
+    .bind(left.iter().map(|left| left.lease.0).collect::<Vec<_>>())
+    .bind(left.iter().map(|left| left.account.0).collect::<Vec<_>>())
+    .bind(column(|left| left.units))
+    .bind(run.0)
+    .execute(pool)
+    .await
+    .unwrap();
+    assert_eq!(taken.rows_affected(), left.len() as u64);
+}
+
+fn event(left: &Left) -> UsageEvent {
+    UsageEvent {
+        event_id: EventId::new(),
+        account_id: left.account,
+        key_id: KeyId::new(),
+        subscription_id: SubscriptionId::NIL,
+        period_start: 1_795_000_000,
+        usage_type: "export".into(),
+        cost_units: left.spent,
+        endpoint: "/left".into(),
+        method: "GET".into(),
+        status: 200,
+        request_id: "r".into(),
+        ip_address: "::1".parse().unwrap(),
+        user_agent: "left".into(),
+        // A gateway whose clock is years behind is settled like any other.
+        time_ms: 1_500_000_000_000,
+        lease_id: left.lease,
+        idempotency_key: String::new(),
+        corrects: EventId::NIL,
+    }
+}
+
+fn limits() -> RunLimits {
+    RunLimits {
+        heartbeat_interval: Duration::from_millis(300),
+        queue: QueueLimits {
+            entries: 4_096,
+            bytes: 4 << 20,
+        },
+        lane: LaneLimits {
+            batch: BatchLimits {
+                events: 500,
+                bytes: 512 << 10,
+            },
+            attempt_timeout: Duration::from_secs(2),
+            stuck_after: Duration::from_secs(5),
+            outcome_deadline: Duration::from_secs(10),
+        },
+    }
+}

@@ -1,0 +1,208 @@
+//! Gateways that are taken for dead while they are only stopped: SIGSTOP for longer than a heartbeat may take, then SIGCONT.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use axum::{Router, extract::Request, routing::any};
+use devstack::{DataDir, http::Http, upstream::Upstream};
+use harness::{Stack, StackOptions, eventually};
+use tokio::sync::watch;
+
+use super::rig::{History, Told, accepted, assert_granted_is_stored, load, options, passed, runs, told, until_settled};
+use crate::SERVICES;
+
+/// An upstream that answers nothing until it is let go.
+struct SlowUpstream {
+    upstream: Upstream,
+    /// How often each path was asked for.
+    calls: Arc<Mutex<HashMap<String, u32>>>,
+    go: watch::Sender<bool>,
+}
+
+impl SlowUpstream {
+    async fn start() -> Self {
+        let (go, gone) = watch::channel(false);
+        let calls = Arc::new(Mutex::new(HashMap::new()));
+        let answer = {
+            let calls = calls.clone();
+            move |request: Request| {
+                let (calls, mut gone) = (calls.clone(), gone.clone());
+                async move {
+                    *calls
+                        .lock()
+                        .unwrap()
+                        .entry(request.uri().path().to_owned())
+                        .or_insert(0) += 1;
+                    gone.wait_for(|gone| *gone).await.unwrap();
+                    "done"
+                }
+            }
+        };
+        let upstream = Upstream::serve(Router::new().fallback(any(answer))).await.unwrap();
+        Self { upstream, calls, go }
+    }
+
+    async fn works_on(&self, calls: usize) {
+        eventually("the upstream works", async || {
+            (self.calls.lock().unwrap().len() == calls).then_some(())
+        })
+        .await;
+    }
+
+    fn assert_each_asked_once(&self) {
+        assert!(self.calls.lock().unwrap().values().all(|times| *times == 1));
+    }
+}
+
+/// Routes whose cost the request says.
+fn with_routes(upstream: &SlowUpstream, directory: &Path) -> StackOptions {
+    let routes = directory.join("routes.toml");
+    std::fs::write(
+        &routes,
+        "[[route]]\nmethod = \"GET\"\npath = \"/api/{*rest}\"\nusage_type = \"api_call\"\ncost = { header = \"x-units\" }\n",
+    )
+    .unwrap();
+    let mut stack = options(2);
+    stack.upstream_url = Some(upstream.upstream.url().to_owned());
+    stack.gateway_env.extend([
+        ("ROUTES_FILE", routes.to_str().unwrap().to_owned()),
+        // It goes on while the gateway is stopped.
+        ("UPSTREAM_ANSWER_TIMEOUT", "120".to_owned()),
+    ]);
+    stack
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_gateway_drops_its_leases_goes_on_in_a_new_run_and_loses_nothing() {
+    let upstream = SlowUpstream::start().await;
+    let data = DataDir::create().unwrap();
+    let mut stack = Stack::start(SERVICES, with_routes(&upstream, data.path()))
+        .await
+        .unwrap();
+    let ada = stack.admin.customer("ada", "enterprise").await.unwrap();
+    let urls: Vec<_> = stack.gateways.iter().map(|gateway| gateway.url.clone()).collect();
+    let (history, stop, http) = (History::default(), AtomicBool::new(false), Http::default());
+
+    let before = runs(&stack.pool, "live").await;
+    let stopping = async {
+        accepted(&history, 300).await;
+        // While the upstream works for all of them.
+        upstream.works_on(20).await;
+        stack.gateways[0].service.pause().unwrap();
+        let settled = eventually("the stopped one's run is settled", async || {
+            let settled = runs(&stack.pool, "settled").await;
+            settled.into_iter().find(|run| before.contains(run))
+        })
+        .await;
+        upstream.go.send_replace(true);
+        stack.gateways[0].service.resume().unwrap();
+        eventually("it has a new run", async || {
+            let live = runs(&stack.pool, "live").await;
+            (live.len() == 2 && !live.contains(&settled)).then_some(())
+        })
+        .await;
+        let so_far = history.accepted.load(Relaxed);
+        accepted(&history, so_far + 300).await;
+        stop.store(true, Relaxed);
+        settled
+    };
+    let passing = async {
+        accepted(&history, 200).await;
+        let pass = async |n: usize| {
+            let path = format!("/api/{n}");
+            let status = passed(&http, &urls[0], &ada, &path, 1).await;
+            history.note(path, told(status));
+            status
+        };
+        futures_util::future::join_all((0..20).map(pass)).await
+    };
+    let (ended, statuses, ()) = tokio::join!(stopping, passing, load(&urls, 8, &ada, &history, &stop));
+
+    // The upstream had answered, and the run was gone: admitted anew, in the new one, and not passed on again.
+    assert_eq!(statuses, vec![Some(200); 20]);
+    upstream.assert_each_asked_once();
+    history.assert_true(&stack, ada.account_id).await;
+    let of_ended = "select count() from usage_events where run_id = ? and endpoint like '/api/%'";
+    let of_ended = stack.clickhouse.query(of_ended).bind(ended.to_string());
+    assert_eq!(of_ended.fetch_one::<u64>().await.unwrap(), 0);
+    assert_granted_is_stored(&stack, ada.account_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_spent_meanwhile_is_refused_when_it_is_admitted_anew() {
+    let upstream = SlowUpstream::start().await;
+    let data = DataDir::create().unwrap();
+    let mut stack = Stack::start(SERVICES, with_routes(&upstream, data.path()))
+        .await
+        .unwrap();
+    let ada = stack.admin.customer("ada", "pro").await.unwrap();
+    stack.admin.set_limit(ada.account_id, "api_call", 5).await.unwrap();
+    let urls: Vec<_> = stack.gateways.iter().map(|gateway| gateway.url.clone()).collect();
+    let (history, http) = (History::default(), Http::default());
+    let before = runs(&stack.pool, "live").await;
+    let stopping = async {
+        upstream.works_on(1).await;
+        stack.gateways[0].service.pause().unwrap();
+        eventually("its run is settled", async || {
+            let settled = runs(&stack.pool, "settled").await;
+            settled.into_iter().find(|run| before.contains(run))
+        })
+        .await;
+        for _ in 0..5 {
+            eventually("its units are spent by others", async || {
+                (history.spend(&http, &urls[1], &ada).await == Told::Accepted).then_some(())
+            })
+            .await;
+        }
+        upstream.go.send_replace(true);
+        stack.gateways[0].service.resume().unwrap();
+    };
+    let (status, ()) = tokio::join!(passed(&http, &urls[0], &ada, "/api/late", 5), stopping);
+    assert_eq!(status, Some(429));
+    upstream.assert_each_asked_once();
+    history.note("/api/late".into(), told(status));
+    history.assert_true(&stack, ada.account_id).await;
+    assert_granted_is_stored(&stack, ada.account_id).await;
+    assert_eq!(stack.sums(ada.account_id).await.unwrap().units, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_is_ended_while_its_gateway_lives_is_settled_and_the_gateway_goes_on_in_a_new_one() {
+    let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
+    let ada = stack.admin.customer("ada", "pro").await.unwrap();
+    let url = stack.gateway(0).to_owned();
+    let history = History::default();
+    let [run] = runs(&stack.pool, "live").await[..] else {
+        panic!("one gateway has one run");
+    };
+    let http = Http::default();
+    assert_eq!(history.spend(&http, &url, &ada).await, Told::Accepted);
+    // As if another had found it silent: it beats, finds the row, and gives the run up.
+    sqlx::query("update gateway_runs set state = 'fencing' where id = $1")
+        .bind(run)
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    until_settled(&stack.pool, run).await;
+    eventually("it takes requests again", async || {
+        (history.spend(&http, &url, &ada).await == Told::Accepted).then_some(())
+    })
+    .await;
+    assert!(!runs(&stack.pool, "live").await.contains(&run));
+    history.assert_true(&stack, ada.account_id).await;
+    assert_granted_is_stored(&stack, ada.account_id).await;
+    assert!(
+        stack.gateways[0]
+            .service
+            .stop(harness::PATIENCE)
+            .await
+            .unwrap()
+            .success()
+    );
+}
