@@ -24,6 +24,8 @@ pub struct Metrics {
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
     webhooks: Family<Webhook, Counter>,
+    duplicates: Counter,
+    duplicate_units: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,12 +59,27 @@ impl Metrics {
             "Corrections whose event is not known to be in the stream",
             self.corrections_waiting.clone(),
         );
+        registry.register(
+            "duplicates",
+            "Dropped duplicates whose units were given back",
+            self.duplicates.clone(),
+        );
+        registry.register(
+            "duplicate_units",
+            "Units of dropped duplicates that went back to their pools",
+            self.duplicate_units.clone(),
+        );
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
     }
 
     pub fn announced(&self, count: u64) {
         self.announced.inc_by(count);
+    }
+
+    pub fn duplicates_returned(&self, duplicates: u64, units: i64) {
+        self.duplicates.inc_by(duplicates);
+        self.duplicate_units.inc_by(units.unsigned_abs());
     }
 
     pub fn webhook_received(&self) {
