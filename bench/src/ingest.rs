@@ -1,5 +1,6 @@
 //! Rows a second from the stream into ClickHouse, verified and recorded, beside the same rows inserted raw into a twin of the
-//! table, in batches of the same size.
+//! table, in batches of the same size; and once more with an idempotency key on every event, none of them a duplicate, by an
+//! ingestor that has just begun: the most that looking for duplicates costs.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,13 @@ const EVENTS_A_MESSAGE: u64 = 500;
 const ROWS_A_BATCH: usize = 50_000;
 const WITHIN: Duration = Duration::from_secs(300);
 
+/// Which events have an idempotency key.
+#[derive(Clone, Copy)]
+enum Keys {
+    None,
+    Each,
+}
+
 pub async fn compare(system: &mut BenchSystem, rounds: u8, rows: u64) -> Result<String> {
     let client = system.clickhouse();
     client
@@ -24,23 +32,27 @@ pub async fn compare(system: &mut BenchSystem, rounds: u8, rows: u64) -> Result<
         .execute()
         .await
         .context("making the twin table")?;
-    let (mut ingested, mut raw) = (Vec::new(), Vec::new());
+    let (mut ingested, mut keyed, mut raw) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         raw.push(insert_raw(&client, rows).await?);
-        ingested.push(ingest(system, &client, rows).await?);
+        ingested.push(ingest(system, &client, rows, Keys::None).await?);
+        keyed.push(ingest(system, &client, rows, Keys::Each).await?);
     }
-    let (raw, ingested) = (median(raw), median(ingested));
+    let (raw, ingested, keyed) = (median(raw), median(ingested), median(keyed));
     Ok(format!(
         "\nrows a second into ClickHouse, {rows} rows a round, median of {rounds}:\n\
          \x20 raw inserts, {ROWS_A_BATCH} rows each             {raw:>9.0}/s\n\
          \x20 ingestor, from the stream, verified  {ingested:>9.0}/s\n\
-         \x20 ratio                                {:>9.2}",
-        ingested / raw
+         \x20 ratio                                {:>9.2}\n\
+         \x20 with an idempotency key each         {keyed:>9.0}/s\n\
+         \x20 ratio to those without               {:>9.2}",
+        ingested / raw,
+        keyed / ingested
     ))
 }
 
 /// Fills the stream while the ingestor is stopped, starts it, and takes the time from its first row to the last.
-async fn ingest(system: &mut BenchSystem, client: &clickhouse::Client, rows: u64) -> Result<f64> {
+async fn ingest(system: &mut BenchSystem, client: &clickhouse::Client, rows: u64, keys: Keys) -> Result<f64> {
     let stored = async || {
         client
             .query("select count() from usage_events")
@@ -49,7 +61,7 @@ async fn ingest(system: &mut BenchSystem, client: &clickhouse::Client, rows: u64
     };
     system.stop_ingestor().await?;
     let before = stored().await?;
-    publish(&system.system.endpoints.nats_url, rows).await?;
+    publish(&system.system.endpoints.nats_url, rows, keys).await?;
     system.start_ingestor().await?;
     let (mut first, started) = (None, Instant::now());
     loop {
@@ -73,14 +85,20 @@ async fn ingest(system: &mut BenchSystem, client: &clickhouse::Client, rows: u64
     }
 }
 
-async fn publish(nats_url: &str, rows: u64) -> Result<()> {
+async fn publish(nats_url: &str, rows: u64, keys: Keys) -> Result<()> {
     let jetstream = jetstream::new(async_nats::connect(nats_url).await?);
     let run = RunId::new();
     let messages = (0..rows.div_ceil(EVENTS_A_MESSAGE)).map(|message| {
         let first = message * EVENTS_A_MESSAGE;
         let account = AccountId(Uuid::from_u128(u128::from(message % 64) + 1));
         let mut batch = lane_record::BatchBuilder::new(BatchId::new());
-        (first..(first + EVENTS_A_MESSAGE).min(rows)).for_each(|n| batch.push(&event(n, account).encode()));
+        (first..(first + EVENTS_A_MESSAGE).min(rows)).for_each(|n| {
+            let event = match keys {
+                Keys::None => event(n, account),
+                Keys::Each => keyed(event(n, account)),
+            };
+            batch.push(&event.encode());
+        });
         (names::lane(names::shard_of(account, 8), run), batch.finish(run))
     });
     stream::iter(messages)
@@ -118,6 +136,15 @@ async fn insert_raw(client: &clickhouse::Client, rows: u64) -> Result<f64> {
         insert.end().await?;
     }
     Ok(rows as f64 / started.elapsed().as_secs_f64())
+}
+
+fn keyed(event: UsageEvent) -> UsageEvent {
+    let key = EventId::new().to_string();
+    UsageEvent {
+        event_id: EventId::of_idempotency_key(event.account_id, &key),
+        idempotency_key: key,
+        ..event
+    }
 }
 
 fn event(n: u64, account_id: AccountId) -> UsageEvent {

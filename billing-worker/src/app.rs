@@ -22,6 +22,7 @@ use crate::{
     config::Settings,
     corrections::work::Work,
     database,
+    duplicates::Returns,
     metrics::Metrics,
     notices::{self, metrics::NoticeMetrics},
     plans,
@@ -113,6 +114,12 @@ async fn start(
     notices::start(&settings.notices, &admin, clickhouse.clone(), notice_metrics, life);
     life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
+    let returns = Returns {
+        db: admin.db.clone(),
+        clickhouse: admin.clickhouse.clone(),
+        announcer: admin.announcer.clone(),
+    };
+    life.spawn(chores::return_duplicates(returns, metrics.clone(), life.clone()));
 
     let stripe = Stripe::new(&settings.stripe)?;
     let reporter = stripe.map(|stripe| {

@@ -7,12 +7,20 @@ use clickhouse::Client;
 use schema::{Catalogue, clock};
 use service::Lifecycle;
 use sqlx::PgPool;
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tracing::{error, info, warn};
 
 use crate::{
-    administration::Administration, billing::Billing, error::Error, limits, metrics::Metrics, reports, retention,
-    stripe, webhook,
+    administration::Administration,
+    billing::Billing,
+    duplicates::{self, Returns},
+    error::Error,
+    limits,
+    metrics::Metrics,
+    reports, retention, stripe, webhook,
 };
 
 /// Deletes rows whose retention is over, once a day. ClickHouse being away postpones it.
@@ -50,6 +58,49 @@ pub async fn refresh_limits(admin: Administration, life: Lifecycle) {
             Ok(accounts) => info!(accounts, "brought limits of running periods in line"),
             Err(failure) => warn!("comparing limits failed, trying again in {EVERY:?}: {failure}"),
         }
+    }
+}
+
+/// Gives the units of dropped duplicates back to their pools as they are stored, and once an hour looks for those that an
+/// audit stored late. ClickHouse being away postpones it.
+pub async fn return_duplicates(returns: Returns, metrics: Metrics, life: Lifecycle) {
+    const EVERY: Duration = Duration::from_secs(5);
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(30);
+    const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+    let mut pause = EVERY;
+    let mut swept_at = None;
+    let is_due = |swept_at: Option<Instant>| swept_at.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
+    let step = |sweeps: bool| {
+        let returns = &returns;
+        async move {
+            match sweeps {
+                true => duplicates::sweep(returns).await,
+                false => duplicates::step(returns).await,
+            }
+        }
+    };
+    loop {
+        let sweeps = is_due(swept_at);
+        let Some(done) = after(pause, || step(sweeps), &life).await else {
+            return;
+        };
+        pause = match done {
+            Ok(returned) => {
+                metrics.duplicates_returned(returned.duplicates, returned.units);
+                if sweeps {
+                    swept_at = Some(Instant::now());
+                }
+                match returned.more {
+                    true => Duration::ZERO,
+                    false => EVERY,
+                }
+            }
+            Err(failure) => {
+                warn!("units of duplicates were not given back, trying again in {AFTER_A_FAILURE:?}: {failure:#}");
+                AFTER_A_FAILURE
+            }
+        };
     }
 }
 

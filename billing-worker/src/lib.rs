@@ -18,6 +18,7 @@
 //! | limits in force, and overrides of them | [`limits`] |
 //! | usage that is lowered afterwards | [`corrections`] |
 //! | runs that died, and what they had not spent | [`settle`] |
+//! | units of dropped duplicates, back to their pools | [`duplicates`], [`pools`] |
 //! | who changed what | [`audit`] |
 //! | what is done again and again | [`chores`] |
 //! | deleting rows whose retention is over | [`retention`] |
@@ -54,6 +55,7 @@ pub mod config;
 pub mod corrections;
 pub mod customers;
 pub mod database;
+pub mod duplicates;
 pub mod error;
 pub mod keys;
 pub mod limits;
@@ -61,6 +63,7 @@ pub mod metrics;
 pub mod notices;
 pub mod page;
 pub mod plans;
+pub mod pools;
 pub mod public_api;
 pub mod reports;
 pub mod retention;

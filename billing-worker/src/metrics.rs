@@ -25,6 +25,8 @@ pub struct Metrics {
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
     webhooks: Family<Webhook, Counter>,
+    duplicates: Counter,
+    duplicate_units: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,6 +60,16 @@ impl Metrics {
             "Corrections whose event is not known to be in the stream",
             self.corrections_waiting.clone(),
         );
+        registry.register(
+            "duplicates",
+            "Dropped duplicates whose units were given back",
+            self.duplicates.clone(),
+        );
+        registry.register(
+            "duplicate_units",
+            "Units of dropped duplicates that went back to their pools",
+            self.duplicate_units.clone(),
+        );
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
         self.settle.register(registry);
@@ -65,6 +77,11 @@ impl Metrics {
 
     pub fn announced(&self, count: u64) {
         self.announced.inc_by(count);
+    }
+
+    pub fn duplicates_returned(&self, duplicates: u64, units: i64) {
+        self.duplicates.inc_by(duplicates);
+        self.duplicate_units.inc_by(units.unsigned_abs());
     }
 
     pub fn webhook_received(&self) {

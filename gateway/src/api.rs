@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri, header::CONTENT_TYPE};
 use schema::{Catalogue, UsageType, period};
 use serde::Serialize;
@@ -25,6 +25,7 @@ use crate::{
 
 pub mod authorize;
 pub mod check;
+mod posted;
 mod reported;
 pub mod summary;
 pub mod usage;
@@ -47,9 +48,9 @@ fn one() -> i64 {
     1
 }
 
-fn json(body: &impl Serialize) -> Response {
+fn json(body: &impl Serialize) -> http::Response<Bytes> {
     let body = serde_json::to_vec(body).expect("strings and numbers are always JSON");
-    let mut response = body.into_response();
+    let mut response = http::Response::new(body.into());
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

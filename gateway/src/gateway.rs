@@ -8,8 +8,15 @@ use schema::Catalogue;
 use service::Lifecycle;
 
 use crate::{
-    accounts::Accounts, client::Network, current_run::CurrentRun, proxy::Upstream, publisher::Publisher,
-    quotas::Quotas, request_metrics::RequestMetrics, routes::RouteTable,
+    accounts::Accounts,
+    answers::{AnswerSettings, Answers},
+    client::Network,
+    current_run::CurrentRun,
+    proxy::Upstream,
+    publisher::Publisher,
+    quotas::Quotas,
+    request_metrics::RequestMetrics,
+    routes::RouteTable,
 };
 
 #[derive(Args, Clone, Debug)]
@@ -29,6 +36,9 @@ pub struct HttpSettings {
     /// What 402 and 429 answers name as `upgrade_url`
     #[arg(long, env = "UPGRADE_URL", default_value = "/billing/plans")]
     pub upgrade_url: String,
+
+    #[command(flatten)]
+    pub answers: AnswerSettings,
 }
 
 pub struct Gateway {
@@ -40,6 +50,8 @@ pub struct Gateway {
     pub routes: RouteTable,
     /// `None`: only `/v1` is served.
     pub upstream: Option<Upstream>,
+    /// To requests of `/v1` with an `Idempotency-Key`.
+    pub answers: Arc<Answers>,
     pub settings: HttpSettings,
     pub metrics: RequestMetrics,
     /// Of what was asked for: told to stop, it is cut off.
@@ -68,6 +80,7 @@ impl Gateway {
             catalogue,
             routes,
             upstream,
+            answers: Arc::new(Answers::new(&settings.answers, registry)),
             settings,
             metrics: RequestMetrics::new(registry),
             life,

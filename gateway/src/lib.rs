@@ -17,6 +17,7 @@
 //! | what every request gets | [`edge`] |
 //! | the public port's routes; `/v1` | [`http`], [`api`] |
 //! | the reverse proxy, and what its calls cost | [`proxy`], [`routes`], [`cost`] |
+//! | one answer to one `Idempotency-Key` | [`idempotency_key`], [`answers`] |
 //! | decide before, record after | [`metering`], [`completion`] |
 //! | what goes wrong, as a problem body | [`problem`] |
 //! | keys and accounts, cached; what is announced of them | [`accounts`], [`account`], [`announcements`] |
@@ -38,6 +39,7 @@ pub mod account;
 pub mod accounts;
 pub mod admission;
 pub mod announcements;
+pub mod answers;
 pub mod api;
 pub mod app;
 pub mod auth;

@@ -1,6 +1,6 @@
 //! The metered reverse proxy: what a route names is decided on, passed to the upstream, recorded and answered, in this order.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Instant};
 
 use axum::{
     Extension,
@@ -63,7 +63,7 @@ pub async fn pass(
             "requests are metered one by one, so the protocol cannot be changed",
         ));
     }
-    let idempotency_key = idempotency_key::of(&parts.headers)?.map(str::to_owned);
+    let idempotency_key = idempotency_key::of(&parts.headers)?.map(Cow::into_owned);
     let (cost, body) = cost_of(route, &parts.headers, body, gateway.settings.body_max).await?;
     let facts = Facts {
         endpoint: cut(parts.uri.path(), TEXT_MAX).to_owned(),

@@ -173,6 +173,7 @@ impl Parts {
             verifier: Verifier::new(self.clickhouse.clone(), cluster),
             sink: Sink::new(self.clickhouse.clone(), settings.insert_timeout, cluster),
             metrics: self.metrics.clone(),
+            duplicates: settings.duplicates,
         }
     }
 }

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     chunk::{self, Reread},
+    config::DuplicateSettings,
     ingest::Ingest,
     manifests::Manifests,
     metrics::{Metrics, Shard},
@@ -21,7 +22,7 @@ use crate::{
     sink::Sink,
     stop::Stop,
     stream::UsageStream,
-    verify::{Span, Verifier, bind, within},
+    verify::{Span, StoredEvent, Verifier, bind, within},
 };
 
 #[derive(Clone)]
@@ -31,6 +32,7 @@ pub struct Audit {
     pub verifier: Verifier,
     pub sink: Sink,
     pub metrics: Metrics,
+    pub duplicates: DuplicateSettings,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,6 +162,7 @@ impl Audit {
             sink: &self.sink,
             stream: names::USAGE_STREAM,
             span,
+            duplicates: &self.duplicates,
         };
         repair.remove_doubled(&found.doubled).await?;
         let (missing, kept): (Vec<_>, Vec<_>) = chunk
@@ -188,11 +191,12 @@ impl Audit {
     async fn look(&self, span: Span) -> Result<Vec<Found>> {
         let sql = "select stream_seq, count() as rows, uniqExact(idx) as positions from usage_events \
                    where generation = ? and shard = ? and stream_seq between ? and ? group by stream_seq";
-        within(
+        let found = within(
             "counting rows by record",
             bind(self.verifier.client().query(sql), span).fetch_all::<Found>(),
         )
-        .await
+        .await?;
+        Ok(with_dropped(found, &self.verifier.dropped(span).await?))
     }
 
     fn count(&self, shard: u16, report: &Report) {
@@ -211,6 +215,25 @@ impl AddAssign for Report {
         self.doubled += other.doubled;
         self.left += other.left;
     }
+}
+
+/// A dropped event has its place, which is in another table: it is not missing.
+fn with_dropped(mut found: Vec<Found>, dropped: &[StoredEvent]) -> Vec<Found> {
+    let mut counts: HashMap<u64, u64> = HashMap::new();
+    for event in dropped {
+        *counts.entry(event.stream_seq).or_default() += 1;
+    }
+    for found in &mut found {
+        let count = counts.remove(&found.stream_seq).unwrap_or(0);
+        found.rows += count;
+        found.positions += count;
+    }
+    found.extend(counts.into_iter().map(|(stream_seq, count)| Found {
+        stream_seq,
+        rows: count,
+        positions: count,
+    }));
+    found
 }
 
 fn differences(chunk: &[Reread], found: &[Found]) -> Differences {
@@ -268,5 +291,22 @@ mod tests {
             }
         );
         assert_eq!(differences_of([(1, 2)], &stored), Differences::default());
+    }
+
+    #[test]
+    fn dropped_events_are_not_missing() {
+        let dropped = |stream_seq, idx| StoredEvent {
+            stream_seq,
+            idx,
+            event_id: uuid::Uuid::nil(),
+        };
+        let stored = vec![Found {
+            stream_seq: 1,
+            rows: 2,
+            positions: 2,
+        }];
+        let found = with_dropped(stored, &[dropped(1, 1), dropped(2, 0), dropped(2, 1)]);
+        assert_eq!(differences_of([(1, 3), (2, 2)], &found), Differences::default());
+        assert_eq!(differences_of([(1, 4), (2, 2)], &found).missing, [1]);
     }
 }

@@ -1,4 +1,5 @@
-//! Ranges of a shard: records are gathered in order, then sealed. Pure: the clock and all effects are the caller's.
+//! Ranges of a shard: records are gathered in order, cut off, then sealed, less the duplicates among them. Pure: the clock and
+//! all effects are the caller's.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     config::BatchSettings,
-    row::{Attempt, EventRow, Position},
+    row::{Attempt, DuplicateRow, EventRow, Position},
 };
 
 /// A record as it was read. An open, fence, close or dead record has no events: it only moves the range on.
@@ -38,17 +39,19 @@ pub struct Gathering {
 /// What was sealed.
 #[derive(Debug)]
 pub enum Sealed {
-    /// Events to insert.
+    /// Events to insert, or duplicates.
     Range(Range),
     /// No events: the shard is done through this sequence.
     Empty(u64),
 }
 
-/// A range with rows: all that is needed to insert it, as often as need be.
+/// A range with events: all that is needed to insert it, as often as need be.
 #[derive(Debug)]
 pub struct Range {
     pub pending: Pending,
     records: Vec<Record>,
+    /// Positions that have their place already, in order: of a repair.
+    there: Vec<(u64, u32)>,
 }
 
 impl Gathering {
@@ -96,23 +99,40 @@ impl Gathering {
         self.is_full() || self.due_at().is_some_and(|due| due <= now)
     }
 
-    /// `None`: nothing was gathered.
-    pub fn seal(&mut self, now_ms: i64) -> Option<Sealed> {
-        let records = std::mem::take(&mut self.records);
+    /// All that was gathered, to be sealed; gathering begins anew.
+    pub fn cut(&mut self) -> Vec<Record> {
         (self.rows, self.bytes, self.since) = (0, 0, None);
-        let last = records.last()?.seq;
-        let range = Range::of(records, Vec::new(), now_ms)?;
-        Some(if range.pending.rows == 0 {
-            Sealed::Empty(last)
-        } else {
-            Sealed::Range(range)
-        })
+        std::mem::take(&mut self.records)
+    }
+
+    /// Records that were cut off and have no room in the range that was sealed: before those that came since.
+    pub fn put_back(&mut self, records: Vec<Record>, now: Instant) {
+        let since = std::mem::replace(self, Self::new(self.bounds));
+        for record in records.into_iter().chain(since.records) {
+            self.push(record, now);
+        }
+    }
+
+    /// Cuts off and seals, with no look for duplicates. `None`: nothing was gathered.
+    pub fn seal(&mut self, now_ms: i64) -> Option<Sealed> {
+        seal(self.cut(), Vec::new(), now_ms)
     }
 }
 
+/// Seals records without the dropped positions, which are in order. `None`: no records.
+pub fn seal(records: Vec<Record>, dropped: Vec<(u64, u32)>, now_ms: i64) -> Option<Sealed> {
+    let last = records.last()?.seq;
+    let range = Range::of(records, dropped, Vec::new(), now_ms)?;
+    Some(if range.is_empty() {
+        Sealed::Empty(last)
+    } else {
+        Sealed::Range(range)
+    })
+}
+
 impl Range {
-    /// `None`: no records. `dropped` are positions of duplicates, in order.
-    fn of(records: Vec<Record>, dropped: Vec<(u64, u32)>, sealed_at_ms: i64) -> Option<Self> {
+    /// `None`: no records. `dropped` are positions of duplicates, in order, as are those `there`.
+    fn of(records: Vec<Record>, dropped: Vec<(u64, u32)>, there: Vec<(u64, u32)>, sealed_at_ms: i64) -> Option<Self> {
         let (first, last) = (records.first()?.seq, records.last()?.seq);
         let mut range = Self {
             pending: Pending {
@@ -124,6 +144,7 @@ impl Range {
                 sealed_at_ms,
             },
             records,
+            there,
         };
         let mut hash = crc32fast::Hasher::new();
         let mut rows = 0;
@@ -141,7 +162,7 @@ impl Range {
     /// A range again, from the records read again. Fails if they are not what was sealed: storing them could store an event
     /// twice or never.
     pub fn replayed(pending: &Pending, records: Vec<Record>) -> Result<Self, String> {
-        let again = Self::of(records, pending.dropped.clone(), pending.sealed_at_ms)
+        let again = Self::of(records, pending.dropped.clone(), Vec::new(), pending.sealed_at_ms)
             .ok_or_else(|| format!("the stream has no records in {}-{}", pending.first, pending.last))?;
         if again.pending == *pending {
             Ok(again)
@@ -160,10 +181,20 @@ impl Range {
         }
     }
 
-    /// What these records have beyond the positions that are there already.
-    pub fn without(records: Vec<Record>, mut there: Vec<(u64, u32)>, sealed_at_ms: i64) -> Option<Self> {
-        there.sort_unstable();
-        Self::of(records, there, sealed_at_ms)
+    /// What these records have beyond the positions that are there already, without the dropped ones; all in order.
+    pub fn without(
+        records: Vec<Record>,
+        there: Vec<(u64, u32)>,
+        mut dropped: Vec<(u64, u32)>,
+        sealed_at_ms: i64,
+    ) -> Option<Self> {
+        dropped.retain(|at| there.binary_search(at).is_err());
+        Self::of(records, dropped, there, sealed_at_ms)
+    }
+
+    /// There is nothing in it to insert.
+    pub fn is_empty(&self) -> bool {
+        self.pending.rows == 0 && self.pending.dropped.is_empty()
     }
 
     /// Rows for one try.
@@ -179,6 +210,26 @@ impl Range {
         })
     }
 
+    /// The dropped events, for one try.
+    pub fn duplicates(&self, generation: u32, shard: u16, attempt: Attempt) -> impl Iterator<Item = DuplicateRow<'_>> {
+        self.all()
+            .filter(|at| self.is_dropped(at))
+            .map(move |(record, idx, event)| {
+                let at = Position {
+                    generation,
+                    shard,
+                    stream_seq: record.seq,
+                    idx,
+                };
+                DuplicateRow::new(event, record.run_id, at, attempt)
+            })
+    }
+
+    /// The events that have a row.
+    pub fn kept(&self) -> impl Iterator<Item = &UsageEvent> {
+        self.events().map(|(.., event)| event)
+    }
+
     /// How many records it has.
     pub fn records(&self) -> usize {
         self.records.len()
@@ -189,15 +240,20 @@ impl Range {
     }
 
     fn events(&self) -> impl Iterator<Item = (&Record, u32, &UsageEvent)> {
-        let dropped = &self.pending.dropped;
-        self.records
-            .iter()
-            .flat_map(|record| {
-                (0u32..)
-                    .zip(&record.events)
-                    .map(move |(idx, event)| (record, idx, event))
-            })
-            .filter(move |(record, idx, _)| dropped.binary_search(&(record.seq, *idx)).is_err())
+        self.all()
+            .filter(|at| !self.is_dropped(at) && self.there.binary_search(&(at.0.seq, at.1)).is_err())
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&Record, u32, &UsageEvent)> {
+        self.records.iter().flat_map(|record| {
+            (0u32..)
+                .zip(&record.events)
+                .map(move |(idx, event)| (record, idx, event))
+        })
+    }
+
+    fn is_dropped(&self, (record, idx, _): &(&Record, u32, &UsageEvent)) -> bool {
+        self.pending.dropped.binary_search(&(record.seq, *idx)).is_ok()
     }
 }
 
@@ -227,7 +283,7 @@ mod tests {
     }
 
     fn sealed(records: Vec<Record>) -> Range {
-        Range::of(records, Vec::new(), 5).unwrap()
+        Range::of(records, Vec::new(), Vec::new(), 5).unwrap()
     }
 
     #[test]
@@ -289,7 +345,8 @@ mod tests {
 
     #[test]
     fn dropped_positions_have_no_row() {
-        let range = Range::of(vec![record(1, 3), record(2, 2)], vec![(1, 1), (2, 0)], 5).unwrap();
+        let records = vec![record(1, 3), record(2, 2)];
+        let range = Range::of(records, vec![(1, 1), (2, 0)], Vec::new(), 5).unwrap();
         let attempt = Attempt {
             sealed_at_ms: 5,
             insert_id: uuid::Uuid::nil(),
@@ -297,7 +354,44 @@ mod tests {
         let at: Vec<_> = range.rows(1, 0, attempt).map(|row| (row.stream_seq, row.idx)).collect();
         assert_eq!(at, [(1, 0), (1, 2), (2, 1)]);
         assert_eq!(range.pending.rows, 3);
+        let dropped = range.duplicates(1, 0, attempt).map(|row| (row.stream_seq, row.idx));
+        assert_eq!(dropped.collect::<Vec<_>>(), [(1, 1), (2, 0)]);
         assert!(Range::replayed(&range.pending, vec![record(1, 3), record(2, 2)]).is_ok());
+    }
+
+    #[test]
+    fn records_of_duplicates_alone_are_a_range() {
+        let sealed = seal(vec![record(1, 1), record(2, 1)], vec![(1, 0), (2, 0)], 5);
+        assert!(matches!(sealed, Some(Sealed::Range(range)) if range.pending.rows == 0 && range.pending.last == 2));
+    }
+
+    #[test]
+    fn a_repair_has_what_is_neither_there_nor_dropped() {
+        let records = vec![record(1, 3), record(2, 2)];
+        let range = Range::without(records, vec![(1, 0), (2, 1)], vec![(1, 0), (1, 2)], 5).unwrap();
+        let attempt = Attempt {
+            sealed_at_ms: 5,
+            insert_id: uuid::Uuid::nil(),
+        };
+        let at: Vec<_> = range.rows(1, 0, attempt).map(|row| (row.stream_seq, row.idx)).collect();
+        assert_eq!((at, range.pending.rows), (vec![(1, 1), (2, 0)], 2));
+        let dropped = range.duplicates(1, 0, attempt).map(|row| (row.stream_seq, row.idx));
+        assert_eq!(dropped.collect::<Vec<_>>(), [(1, 2)]);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_before_what_came_since() {
+        let now = Instant::now();
+        let mut gathering = Gathering::new(BOUNDS);
+        (1..4).for_each(|seq| gathering.push(record(seq, 1), now));
+        let mut cut = gathering.cut();
+        assert!(gathering.is_empty() && gathering.due_at().is_none());
+        gathering.push(record(9, 4), now);
+        gathering.put_back(cut.split_off(1), now);
+        assert_eq!((gathering.len(), gathering.rows, gathering.bytes), (3, 6, 11 + 11 + 14));
+        assert!(
+            matches!(gathering.seal(0), Some(Sealed::Range(range)) if range.pending.first == 2 && range.pending.last == 9)
+        );
     }
 
     proptest! {

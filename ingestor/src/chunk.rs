@@ -10,6 +10,8 @@ const BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub struct Reread {
     pub seq: u64,
+    /// When the stream stored it, in milliseconds since the Unix epoch.
+    pub stored_ms: i64,
     pub content: Content,
 }
 
@@ -25,6 +27,7 @@ pub async fn next(reader: &mut Reader, last: u64) -> Result<Vec<Reread>, Stop> {
         bytes += message.payload.len();
         chunk.push(Reread {
             seq: message.seq,
+            stored_ms: message.stored_ms,
             content,
         });
     }

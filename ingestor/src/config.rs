@@ -45,6 +45,8 @@ pub struct Settings {
     pub stream: StreamSettings,
     #[command(flatten)]
     pub batch: BatchSettings,
+    #[command(flatten)]
+    pub duplicates: DuplicateSettings,
 
     #[command(flatten)]
     pub tables: MigrateSettings,
@@ -114,6 +116,18 @@ pub struct BatchSettings {
     /// Bytes of records that all shards together may hold; in memory they take about three times that
     #[arg(long, env = "RECORDS_IN_MEMORY_MAX", default_value = "268435456", value_parser = clap::value_parser!(u64).range(64 << 20..=64 << 30))]
     pub records_in_memory_max: u64,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub struct DuplicateSettings {
+    /// Events of one Idempotency-Key that come to the stream so long after the first, or sooner, are dropped: longer than a
+    /// gateway's IDEMPOTENCY_TTL, by what requests and outages take (seconds)
+    #[arg(long, env = "IDEMPOTENCY_WINDOW", default_value = "90000", value_parser = seconds)]
+    pub idempotency_window: Duration,
+
+    /// Idempotency keys that all shards together may remember, 75 bytes each; ClickHouse is asked for others
+    #[arg(long, env = "IDEMPOTENCY_KEYS_MAX", default_value = "1000000")]
+    pub idempotency_keys_max: usize,
 }
 
 impl StreamSettings {

@@ -48,7 +48,7 @@ pub async fn check_continuity(ingest: &Ingest, shard: u16, manifest: &Manifest) 
         first: seq,
         last: seq,
     };
-    let stored = ingest.store.verifier.events(span).await?;
+    let stored = ingest.store.verifier.places(span).await?;
     if stored.is_empty() || matches(seq, &events, &stored) {
         return Ok(());
     }
@@ -107,7 +107,7 @@ async fn stored_before(
                 first: first.seq,
                 last: end.seq,
             };
-            stored.extend(verifier.events(span).await?);
+            stored.extend(verifier.places(span).await?);
         }
         stored.sort_unstable();
         for record in &chunk {
@@ -122,7 +122,7 @@ async fn stored_before(
     }
 }
 
-/// Whether `stored`, in order, has rows of this record.
+/// Whether `stored`, in order, has events of this record.
 fn matches(seq: u64, events: &[UsageEvent], stored: &[StoredEvent]) -> bool {
     (0u32..).zip(events).any(|(idx, event)| {
         let row = StoredEvent {

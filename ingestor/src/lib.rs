@@ -11,6 +11,7 @@
 //! | one shard at work: read, gather, seal, insert, verify | [`work`] |
 //! | reading in order, ahead of storing | [`reader`], [`feed`], [`record`] |
 //! | cutting ranges (pure) | [`batch`] |
+//! | dropping what was stored before under the same `Idempotency-Key` | [`duplicates`] (pure), [`stored_before`] |
 //! | storing a range until it is seen to be there once | [`store`], [`row`], [`sink`], [`verify`] |
 //! | what cannot be decoded | [`dead_letter`] |
 //! | removing from the stream what is stored and old | [`trim`] |
@@ -32,6 +33,7 @@ pub mod chunk;
 pub mod claim;
 pub mod config;
 pub mod dead_letter;
+pub mod duplicates;
 pub mod feed;
 pub mod generation;
 pub mod ingest;
@@ -50,6 +52,7 @@ pub mod shards;
 pub mod sink;
 pub mod stop;
 pub mod store;
+pub mod stored_before;
 pub mod stream;
 pub mod trim;
 pub mod verify;

@@ -21,6 +21,8 @@ pub struct Shard {
 pub struct Metrics {
     pub owned: Gauge,
     pub rows: Family<Shard, Counter>,
+    pub duplicates: Family<Shard, Counter>,
+    pub ids_asked: Family<Shard, Counter>,
     pub batches: Family<Shard, Counter>,
     pub unread: Family<Shard, Gauge>,
     pub in_hand: Family<Shard, Gauge>,
@@ -45,6 +47,8 @@ impl Metrics {
         let metrics = Self {
             owned: Gauge::default(),
             rows: Family::default(),
+            duplicates: Family::default(),
+            ids_asked: Family::default(),
             batches: Family::default(),
             unread: Family::default(),
             in_hand: Family::default(),
@@ -67,6 +71,16 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("ingestor");
         registry.register("shards_owned", "Shards that this ingestor reads", metrics.owned.clone());
         registry.register("rows", "Rows stored and verified", metrics.rows.clone());
+        registry.register(
+            "duplicates",
+            "Events dropped because their Idempotency-Key was stored before",
+            metrics.duplicates.clone(),
+        );
+        registry.register(
+            "ids_asked",
+            "Event ids with an Idempotency-Key that ClickHouse was asked about",
+            metrics.ids_asked.clone(),
+        );
         registry.register(
             "batches",
             "Ranges with rows stored and verified",

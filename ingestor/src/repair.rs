@@ -12,8 +12,11 @@ use uuid::Uuid;
 use crate::{
     batch::{Range, Record},
     chunk::Reread,
+    config::DuplicateSettings,
+    duplicates::{Question, Remembered},
     record::Content,
-    sink::{Sink, SinkError},
+    sink::{Part, Sink, SinkError},
+    stored_before,
     verify::{Span, Verifier, bind, within},
 };
 
@@ -27,6 +30,7 @@ pub struct Repair<'a> {
     pub sink: &'a Sink,
     pub stream: &'a str,
     pub span: Span,
+    pub duplicates: &'a DuplicateSettings,
 }
 
 /// A row, and the insertion that it came with. Insert ids are made in the order of time (UUID version 7).
@@ -87,7 +91,7 @@ impl Repair<'_> {
         delete.execute().await.context("removing doubled rows")
     }
 
-    /// Stores the positions of these records that have no row.
+    /// Stores the positions of these records that have no row: as duplicates where another position has their event.
     pub async fn store_missing(&self, records: Vec<Reread>) -> Result<()> {
         let Some(range) = self.missing(records).await? else {
             return Ok(());
@@ -100,13 +104,24 @@ impl Repair<'_> {
             "{}/{generation}/{shard}/audit/{}-{}/{:08x}/{minute}",
             self.stream, pending.first, pending.last, pending.checksum
         );
+        if !range.pending.dropped.is_empty() {
+            self.insert(&range, Part::Duplicates, &format!("{token}/duplicates"))
+                .await?;
+        }
+        match range.pending.rows {
+            0 => Ok(()),
+            _ => self.insert(&range, Part::Events, &token).await,
+        }
+    }
+
+    async fn insert(&self, range: &Range, part: Part, token: &str) -> Result<()> {
+        let Span { generation, shard, .. } = self.span;
         let mut last_error = None;
         for _ in 0..TRIES {
-            match self
+            let inserted = self
                 .sink
-                .insert::<SinkError>(&range, generation, shard, &token, async || Ok(()))
-                .await
-            {
+                .insert::<SinkError>(range, part, generation, shard, token, async || Ok(()));
+            match inserted.await {
                 Ok(()) => return Ok(()),
                 Err(error) => last_error = Some(error),
             }
@@ -115,9 +130,9 @@ impl Repair<'_> {
     }
 
     async fn missing(&self, records: Vec<Reread>) -> Result<Option<Range>> {
-        let there = self.verifier.events(self.span).await?;
-        let there = there.into_iter().map(|row| (row.stream_seq, row.idx)).collect();
-        let records = records
+        let stored_here = self.verifier.events(self.span).await?;
+        let dropped_here = self.verifier.dropped(self.span).await?;
+        let records: Vec<_> = records
             .into_iter()
             .filter_map(|record| match record.content {
                 Content::Events(run_id, events) => Some(Record {
@@ -125,13 +140,31 @@ impl Repair<'_> {
                     run_id,
                     events,
                     bytes: 0,
-                    stored_ms: 0,
+                    stored_ms: record.stored_ms,
                     permit: None,
                 }),
                 Content::Dead(_) | Content::Newer(_) => None,
             })
             .collect();
-        Ok(Range::without(records, there, clock::now_ms()).filter(|range| range.pending.rows > 0))
+        let mut dropped = Vec::new();
+        let decide = Remembered::nothing(self.duplicates);
+        if let Some(question) = decide.question(&records) {
+            let Span { generation, shard, .. } = self.span;
+            // Wherever the event has its row: what has none cannot be found as itself.
+            let anywhere = Question {
+                first: u64::MAX,
+                ..question
+            };
+            let stored = stored_before::ask(self.verifier, generation, shard, &anywhere).await?;
+            dropped = decide.all_dropped(&records, &stored);
+        }
+        let there = stored_here
+            .iter()
+            .chain(&dropped_here)
+            .map(|row| (row.stream_seq, row.idx));
+        let mut there: Vec<_> = there.collect();
+        there.sort_unstable();
+        Ok(Range::without(records, there, dropped, clock::now_ms()).filter(|range| !range.is_empty()))
     }
 }
 

@@ -1,5 +1,5 @@
-//! A row of `usage_events`: an event at its position. Columns in the order of `schema/clickhouse/01_usage_events.sql`;
-//! `bill_day` is computed there.
+//! A row of `usage_events`: an event at its position; or of `usage_duplicates`, if it is dropped. Columns in the order of
+//! `schema/clickhouse/01_usage_events.sql` (`bill_day` is computed there) and of `07_usage_duplicates.sql`.
 
 use std::net::Ipv6Addr;
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub const TABLE: &str = "usage_events";
+pub const DUPLICATES: &str = "usage_duplicates";
 
 #[derive(Row, Serialize, Debug)]
 pub struct EventRow<'a> {
@@ -43,6 +44,34 @@ pub struct EventRow<'a> {
     /// Milliseconds since the Unix epoch, as the next.
     pub ts: i64,
     pub idempotency_key: &'a str,
+    pub ingested_at: i64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub insert_id: Uuid,
+}
+
+/// What is kept of a dropped event.
+#[derive(Row, Serialize, Debug)]
+pub struct DuplicateRow<'a> {
+    pub generation: u32,
+    pub shard: u16,
+    pub stream_seq: u64,
+    pub idx: u32,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub event_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub account_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub lease_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub run_id: Uuid,
+    /// Seconds since the Unix epoch.
+    pub period_start: u32,
+    pub usage_type: &'a str,
+    pub cost_units: i64,
+    pub request_id: &'a str,
+    pub idempotency_key: &'a str,
+    /// Milliseconds since the Unix epoch, as the next.
+    pub ts: i64,
     pub ingested_at: i64,
     #[serde(with = "clickhouse::serde::uuid")]
     pub insert_id: Uuid,
@@ -91,6 +120,30 @@ impl<'a> EventRow<'a> {
             user_agent: &event.user_agent,
             ts: event.time_ms,
             idempotency_key: &event.idempotency_key,
+            ingested_at: attempt.sealed_at_ms,
+            insert_id: attempt.insert_id,
+        }
+    }
+}
+
+impl<'a> DuplicateRow<'a> {
+    /// The event has passed [`check`].
+    pub fn new(event: &'a UsageEvent, run: RunId, at: Position, attempt: Attempt) -> Self {
+        Self {
+            generation: at.generation,
+            shard: at.shard,
+            stream_seq: at.stream_seq,
+            idx: at.idx,
+            event_id: event.event_id.0,
+            account_id: event.account_id.0,
+            lease_id: event.lease_id.0,
+            run_id: run.0,
+            period_start: u32::try_from(event.period_start).unwrap_or_default(),
+            usage_type: &event.usage_type,
+            cost_units: event.cost_units,
+            request_id: &event.request_id,
+            idempotency_key: &event.idempotency_key,
+            ts: event.time_ms,
             ingested_at: attempt.sealed_at_ms,
             insert_id: attempt.insert_id,
         }
@@ -153,14 +206,17 @@ pub mod tests {
     }
 
     #[test]
-    fn columns_are_those_of_the_table() {
-        let ddl = include_str!("../../schema/clickhouse/01_usage_events.sql");
-        let columns: Vec<&str> = ddl
-            .lines()
-            .filter(|line| line.contains(" comment '") && line.starts_with("    "))
-            .filter_map(|line| line.split_whitespace().next())
-            .collect();
+    fn columns_are_those_of_the_tables() {
+        let of_table = |ddl: &'static str| -> Vec<&str> {
+            ddl.lines()
+                .filter(|line| line.contains(" comment '") && line.starts_with("    "))
+                .filter_map(|line| line.split_whitespace().next())
+                .collect()
+        };
+        let columns = of_table(include_str!("../../schema/clickhouse/01_usage_events.sql"));
         let sent = <EventRow as Row>::COLUMN_NAMES;
         assert_eq!(&columns[..sent.len()], sent);
+        let columns = of_table(include_str!("../../schema/clickhouse/07_usage_duplicates.sql"));
+        assert_eq!(columns, <DuplicateRow as Row>::COLUMN_NAMES);
     }
 }

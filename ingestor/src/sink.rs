@@ -1,14 +1,14 @@
-//! Inserts one range, as one block, and says what ClickHouse made of it. Whether the rows are there is [`crate::verify`]'s to say.
+//! Inserts one range, its events and its duplicates as one block each, and says what ClickHouse made of it. Whether the rows are there is [`crate::verify`]'s to say.
 
 use std::time::Duration;
 
-use clickhouse::{Client, error::Error};
+use clickhouse::{Client, RowWrite, error::Error};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
     batch::Range,
-    row::{Attempt, EventRow, TABLE},
+    row::{Attempt, DUPLICATES, DuplicateRow, EventRow, TABLE},
 };
 
 /// Far above any range, so that a range is one block. A block of one partition is one part, and a part is there or not.
@@ -19,6 +19,13 @@ const BLOCK_BYTES: &str = "4294967296";
 pub struct Sink {
     client: Client,
     insert_timeout: Duration,
+}
+
+/// What of a range goes into one table, in one insert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Events,
+    Duplicates,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,11 +64,12 @@ impl Sink {
         Self { client, insert_timeout }
     }
 
-    /// Sends the rows under a deduplication token. `last_check` runs when all rows were sent and the insert is not yet ended:
-    /// without its consent nothing is stored.
+    /// Sends the rows of one part under a deduplication token. `last_check` runs when all rows were sent and the insert is not
+    /// yet ended: without its consent nothing is stored.
     pub async fn insert<E: From<SinkError>>(
         &self,
         range: &Range,
+        part: Part,
         generation: u32,
         shard: u16,
         token: &str,
@@ -71,13 +79,33 @@ impl Sink {
             sealed_at_ms: range.pending.sealed_at_ms,
             insert_id: Uuid::now_v7(),
         };
+        match part {
+            Part::Events => {
+                let rows = range.rows(generation, shard, attempt);
+                self.send::<EventRow<'static>, E>(TABLE, rows, token, last_check).await
+            }
+            Part::Duplicates => {
+                let rows = range.duplicates(generation, shard, attempt);
+                self.send::<DuplicateRow<'static>, E>(DUPLICATES, rows, token, last_check)
+                    .await
+            }
+        }
+    }
+
+    async fn send<'r, R: RowWrite, E: From<SinkError>>(
+        &self,
+        table: &str,
+        rows: impl Iterator<Item = R::Value<'r>>,
+        token: &str,
+        last_check: impl AsyncFnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         let client = self.client.clone().with_setting("insert_deduplication_token", token);
         let send = async {
             let mut insert = client
-                .insert::<EventRow<'_>>(TABLE)
+                .insert::<R>(table)
                 .await?
                 .with_timeouts(Some(self.insert_timeout), Some(self.insert_timeout));
-            for row in range.rows(generation, shard, attempt) {
+            for row in rows {
                 insert.write(&row).await?;
             }
             Ok::<_, Error>(insert)

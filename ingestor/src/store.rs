@@ -1,4 +1,4 @@
-//! Stores a range: inserts it until ClickHouse is seen to hold all of it, once.
+//! Stores a range: inserts its duplicates, then its events, until ClickHouse is seen to hold all of both, the events once.
 //!
 //! A confirmed insert is no proof: ClickHouse writes its log of deduplication tokens shortly before it moves the part into
 //! place, so a kill between the two leaves a token without rows, which silently swallows every retry. Hence each insert is
@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use schema::manifest::Pending;
 use service::{Backoff, Health};
 use tracing::{error, warn};
 
@@ -13,7 +14,7 @@ use crate::{
     batch::Range,
     manifests::Manifests,
     metrics::{Metrics, Shard},
-    sink::{Sink, SinkError},
+    sink::{Part, Sink, SinkError},
     stop::Stop,
     verify::{Span, Verdict, Verifier},
 };
@@ -98,12 +99,42 @@ impl Store {
         tried: Tried,
         mut fence: Fence<'_>,
     ) -> Result<Stored, Stop> {
+        if !range.pending.dropped.is_empty() {
+            // First, so that whoever finds the events of a range finds its duplicates too.
+            let token = format!("{token}/duplicates");
+            self.store_part(range, Part::Duplicates, span, &token, tried, &mut fence)
+                .await?;
+        }
+        if range.pending.rows == 0 {
+            return Ok(Stored::Once);
+        }
+        self.store_part(range, Part::Events, span, token, tried, &mut fence)
+            .await
+    }
+
+    /// Whether all of a range is there already.
+    pub async fn is_there(&self, pending: &Pending, span: Span) -> anyhow::Result<bool> {
+        if !pending.dropped.is_empty() && self.duplicates_verdict(pending, span).await? != Verdict::Whole {
+            return Ok(false);
+        }
+        Ok(pending.rows == 0 || self.verifier.verdict(span, pending.rows).await? == Verdict::Whole)
+    }
+
+    async fn store_part(
+        &self,
+        range: &Range,
+        part: Part,
+        span: Span,
+        token: &str,
+        tried: Tried,
+        fence: &mut Fence<'_>,
+    ) -> Result<Stored, Stop> {
         let shard = Shard { shard: span.shard };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let (mut tokens, mut confirmed, mut look_first) = (1, false, tried == Tried::Perhaps);
         loop {
             if look_first {
-                match self.look(span, range.pending.rows, token).await {
+                match self.look(&range.pending, part, span, token).await {
                     Ok(Look::There(stored)) => {
                         self.health.up("clickhouse");
                         return Ok(stored);
@@ -140,7 +171,7 @@ impl Store {
             };
             let sent = self
                 .sink
-                .insert::<Failure>(range, span.generation, span.shard, &of_this_try, async || {
+                .insert::<Failure>(range, part, span.generation, span.shard, &of_this_try, async || {
                     Ok(fence.check().await?)
                 })
                 .await;
@@ -158,10 +189,15 @@ impl Store {
         }
     }
 
-    async fn look(&self, span: Span, rows: u64, token: &str) -> Result<Look, Stop> {
+    async fn look(&self, pending: &Pending, part: Part, span: Span, token: &str) -> Result<Look, Stop> {
+        let rows = pending.rows;
         // Twice, with a look at what is under way between: an insert that ended before that look has shown its rows by now.
         for under_way_checked in [false, true] {
-            match self.verifier.verdict(span, rows).await? {
+            let verdict = match part {
+                Part::Events => self.verifier.verdict(span, rows).await?,
+                Part::Duplicates => self.duplicates_verdict(pending, span).await?,
+            };
+            match verdict {
                 Verdict::Whole => return Ok(Look::There(Stored::Once)),
                 Verdict::Doubled { rows: all } => {
                     error!(
@@ -185,6 +221,20 @@ impl Store {
             }
         }
         Ok(Look::Absent)
+    }
+
+    /// Whether every dropped position has its row. How many it has does not matter: whoever reads duplicates goes by their
+    /// positions. Some may have come with an earlier cut of the same records, of which nobody knows any more.
+    async fn duplicates_verdict(&self, pending: &Pending, span: Span) -> anyhow::Result<Verdict> {
+        let there = self.verifier.dropped(span).await?;
+        let is_there = |at: &(u64, u32)| {
+            let found = there.binary_search_by_key(at, |row| (row.stream_seq, row.idx));
+            found.is_ok()
+        };
+        Ok(match pending.dropped.iter().all(is_there) {
+            true => Verdict::Whole,
+            false => Verdict::Absent,
+        })
     }
 
     async fn wait(&self, shard: u16, backoff: &mut Backoff, why: &str) {

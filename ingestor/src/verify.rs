@@ -96,6 +96,22 @@ impl Verifier {
         within("reading the events of a span", rows).await
     }
 
+    /// The events of a span that were dropped as duplicates, in order, each position once.
+    pub async fn dropped(&self, span: Span) -> Result<Vec<StoredEvent>> {
+        let sql = "select distinct stream_seq, idx, event_id from usage_duplicates \
+                   where generation = ? and shard = ? and stream_seq between ? and ? order by stream_seq, idx";
+        let rows = bind(self.client.query(sql), span).fetch_all::<StoredEvent>();
+        within("reading the duplicates of a span", rows).await
+    }
+
+    /// The events of a span that have a place in ClickHouse, in order: as a row that counts, or as a duplicate.
+    pub async fn places(&self, span: Span) -> Result<Vec<StoredEvent>> {
+        let mut places = self.events(span).await?;
+        places.extend(self.dropped(span).await?);
+        places.sort_unstable();
+        Ok(places)
+    }
+
     /// Whether an insert under this token, or a later one of the same range, is being worked on.
     pub async fn is_under_way(&self, token: &str) -> Result<bool> {
         let sql = format!(

@@ -1,4 +1,5 @@
-//! A shard at work, from its manifest to its rows and back: read in order, gather, seal, write the manifest, insert, verify.
+//! A shard at work, from its manifest to its rows and back: read in order, gather, drop duplicates, seal, write the manifest,
+//! insert, verify.
 //!
 //! While one range is inserted the next gathers; the write of the manifest that completes the one carries the other.
 
@@ -11,16 +12,18 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use schema::{Manifest, RunId, manifest::Pending, names};
+use service::Backoff;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::interval,
 };
 use tokio_util::sync::{CancellationToken, DropGuard, PollSemaphore};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
-    batch::{Gathering, Range, Record, Sealed},
+    batch::{self, Gathering, Range, Record, Sealed},
     dead_letter,
+    duplicates::{Question, Remembered, SealedAt},
     feed::{self, Item},
     ingest::Ingest,
     manifests::Held,
@@ -30,7 +33,8 @@ use crate::{
     shard::RELEASE_WITHIN,
     stop::Stop,
     store::{Fence, Stored, Tried},
-    verify::{Span, Verdict},
+    stored_before,
+    verify::Span,
 };
 
 /// How often lag is shown.
@@ -46,6 +50,14 @@ pub struct Work<'a> {
     /// Verified through here; the manifest may be one range behind.
     done: u64,
     gathering: Gathering,
+    remembered: Remembered,
+}
+
+/// Records that were cut off, while ClickHouse is asked which of their events it has.
+struct Asking<'a> {
+    records: Vec<Record>,
+    answer: Pin<Box<dyn Future<Output = SealedAt> + Send + 'a>>,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 /// A range that is being stored.
@@ -64,6 +76,11 @@ impl<'a> Work<'a> {
             done: held.manifest.done_through,
             held,
             gathering: Gathering::new(ingest.settings.batch),
+            remembered: Remembered::new(
+                &ingest.settings.duplicates,
+                ingest.stream.shards,
+                schema::clock::now_ms(),
+            ),
         }
     }
 
@@ -86,13 +103,8 @@ impl<'a> Work<'a> {
             .acquire()
             .await
             .context("waiting for other replays")?;
-        let verdict = self
-            .ingest
-            .store
-            .verifier
-            .verdict(self.span(&pending), pending.rows)
-            .await?;
-        let range = if verdict == Verdict::Whole {
+        let is_there = self.ingest.store.is_there(&pending, self.span(&pending)).await?;
+        let range = if is_there {
             None
         } else {
             let records = self.reread(&pending).await?;
@@ -143,6 +155,7 @@ impl<'a> Work<'a> {
     /// Follows the stream until told to stop. What was gathered and not sealed then stays with the stream.
     pub async fn follow(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
         let (mut items, _feeding) = self.feed();
+        let mut asking: Option<Asking<'a>> = None;
         let mut storing: Option<Storing<'a>> = None;
         let mut ending: Option<Stop> = None;
         let (calm_at, mut calm) = (Instant::now() + CALM, false);
@@ -160,16 +173,29 @@ impl<'a> Work<'a> {
                     return self.write(None).await;
                 }
                 if self.gathering.is_empty()
+                    && asking.is_none()
                     && let Some(stop) = ending.take()
                 {
                     return Err(stop);
                 }
             }
-            let due = storing.is_none() && (ending.is_some() || self.gathering.is_due(Instant::now()));
-            let due_at = self.gathering.due_at().filter(|_| storing.is_none() && !due);
+            let idle = storing.is_none() && asking.is_none();
+            let due = idle && (ending.is_some() || self.gathering.is_due(Instant::now()));
+            let due_at = self.gathering.due_at().filter(|_| idle && !due);
             tokio::select! {
                 () = stop.cancelled(), if !stopping => {}
-                turn = poll_fn(|cx| turns.poll_acquire(cx)), if due => storing = self.seal(turn).await?,
+                turn = poll_fn(|cx| turns.poll_acquire(cx)), if due => {
+                    let records = self.gathering.cut();
+                    match self.remembered.question(&records) {
+                        None => storing = self.seal(records, &SealedAt::new(), turn).await?,
+                        Some(question) => asking = Some(self.ask(question, records, turn)),
+                    }
+                }
+                answer = answered(&mut asking) => {
+                    if let Some(Asking { records, turn, .. }) = asking.take() {
+                        storing = self.seal(records, &answer, turn).await?;
+                    }
+                }
                 outcome = finished(&mut storing) => {
                     let stored = outcome?;
                     if let Some(storing) = storing.take() {
@@ -191,7 +217,7 @@ impl<'a> Work<'a> {
                 },
                 () = tokio::time::sleep_until(due_at.unwrap_or(calm_at).into()), if due_at.is_some() => {}
                 _ = show.tick() => {
-                    self.show_lag(storing.as_ref());
+                    self.show_lag(storing.as_ref(), asking.as_ref());
                     if !calm && ending.is_none() && Instant::now() > calm_at {
                         calm = true;
                         self.ingest.alarms.clear(self.shard);
@@ -235,9 +261,46 @@ impl<'a> Work<'a> {
         self.gathering.push(passed, Instant::now());
     }
 
-    /// Seals what was gathered and writes it down, together with what is done; then begins to store it.
-    async fn seal(&mut self, turn: Option<OwnedSemaphorePermit>) -> Result<Option<Storing<'a>>, Stop> {
-        match self.gathering.seal(schema::clock::now_ms()) {
+    /// Until ClickHouse has answered: the stream absorbs.
+    fn ask(&self, question: Question, records: Vec<Record>, turn: Option<OwnedSemaphorePermit>) -> Asking<'a> {
+        let (ingest, shard, generation) = (self.ingest, self.shard, self.held.manifest.generation);
+        let answer = Box::pin(async move {
+            let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+            loop {
+                match stored_before::ask(&ingest.store.verifier, generation, shard, &question).await {
+                    Ok(stored) => {
+                        let asked = ingest.metrics.ids_asked.get_or_create(&metrics::Shard { shard });
+                        asked.inc_by(question.ids.len() as u64);
+                        ingest.store.health.up("clickhouse");
+                        return stored;
+                    }
+                    Err(trouble) => {
+                        ingest.store.health.down("clickhouse", format!("{trouble:#}"));
+                        let delay = backoff.next_delay();
+                        warn!(shard, "ClickHouse: {trouble:#}: asking again in {delay:.1?}");
+                        tokio::time::sleep(delay).await;
+                    }
+                }
+            }
+        });
+        Asking { records, answer, turn }
+    }
+
+    /// Seals records that were cut off, less what was `stored` before, and writes that down, together with what is done; then
+    /// begins to store it.
+    async fn seal(
+        &mut self,
+        mut records: Vec<Record>,
+        stored: &SealedAt,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<Storing<'a>>, Stop> {
+        let now_ms = schema::clock::now_ms();
+        let (dropped, taken) = self.remembered.dropped(&records, stored);
+        let rest = records.split_off(taken);
+        if !rest.is_empty() {
+            self.gathering.put_back(rest, Instant::now());
+        }
+        match batch::seal(records, dropped, now_ms) {
             None => Ok(None),
             Some(Sealed::Empty(last)) => {
                 self.done = last;
@@ -246,6 +309,8 @@ impl<'a> Work<'a> {
             }
             Some(Sealed::Range(range)) => {
                 self.write(Some(range.pending.clone())).await?;
+                // Not before: an event whose range was not written down would be a duplicate of itself.
+                self.remembered.sealed(range.kept(), now_ms);
                 Ok(Some(self.begin(range, Tried::Never, turn)))
             }
         }
@@ -274,6 +339,8 @@ impl<'a> Work<'a> {
         let pending = &storing.range.pending;
         self.done = pending.last;
         metrics.rows.get_or_create(&shard).inc_by(pending.rows);
+        let dropped = pending.dropped.len() as u64;
+        metrics.duplicates.get_or_create(&shard).inc_by(dropped);
         metrics.batches.get_or_create(&shard).inc();
         metrics.batch_rows.observe(pending.rows as f64);
         metrics.insert_seconds.observe(storing.since.elapsed().as_secs_f64());
@@ -315,11 +382,13 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn show_lag(&self, storing: Option<&Storing<'_>>) {
+    fn show_lag(&self, storing: Option<&Storing<'_>>, asking: Option<&Asking<'_>>) {
         let (metrics, shard) = (&self.ingest.metrics, metrics::Shard { shard: self.shard });
-        let in_hand = self.gathering.len() + storing.map_or(0, |storing| storing.range.records());
+        let asked = asking.map_or(&[] as &[Record], |asking| &asking.records);
+        let in_hand = self.gathering.len() + asked.len() + storing.map_or(0, |storing| storing.range.records());
         let oldest = storing
             .and_then(|storing| storing.range.oldest_ms())
+            .or(asked.first().map(|record| record.stored_ms))
             .or(self.gathering.oldest_ms());
         metrics
             .in_hand
@@ -329,6 +398,13 @@ impl<'a> Work<'a> {
             .lag_ms
             .get_or_create(&shard)
             .set(oldest.map_or(0, |oldest| schema::clock::now_ms() - oldest));
+    }
+}
+
+async fn answered(asking: &mut Option<Asking<'_>>) -> SealedAt {
+    match asking {
+        Some(asking) => asking.answer.as_mut().await,
+        None => pending().await,
     }
 }
 

@@ -24,6 +24,10 @@ pub const FILES: &[DdlFile] = &[
         "07_usage_duplicates",
         include_str!("../clickhouse/07_usage_duplicates.sql"),
     ),
+    file(
+        "08_usage_duplicates_position",
+        include_str!("../clickhouse/08_usage_duplicates_position.sql"),
+    ),
 ];
 
 /// One object: one statement, which does nothing where the object is there already.

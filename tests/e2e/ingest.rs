@@ -2,6 +2,7 @@
 //! go on without a person, it says so and passes nothing over.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod duplicates;
 mod faults;
 mod operators;
 mod rig;

@@ -7,6 +7,7 @@ mod changes;
 mod clickhouse;
 mod corrections;
 mod counting;
+mod idempotency;
 mod ingest;
 mod lanes;
 mod limits;

@@ -1,6 +1,6 @@
 //! The statements on the table `corrections`, and what they give back to `quota_pool`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use schema::{AccountId, EventId, KeyId, LeaseId, RunId, UsageEvent, period::instant};
 use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Correction, event_of, originals::Facts, originals::Original};
-use crate::error::Error;
+use crate::{error::Error, pools};
 
 /// Rows that one session takes at once.
 const HAND_MAX: i64 = 500;
@@ -203,9 +203,6 @@ pub async fn not_stored(db: &PgPool, run: RunId, events: &[EventId]) -> Result<(
     Ok(())
 }
 
-/// A pool, by its key in the order in which everybody locks several.
-type PoolKey = (Uuid, String, OffsetDateTime);
-
 /// These correcting events are in the stream: says so, and gives their units back to the pools that they came from, in one
 /// transaction, once. Returns the accounts that got units back.
 pub async fn stored(db: &PgPool, events: &[EventId]) -> Result<Vec<AccountId>, Error> {
@@ -220,72 +217,28 @@ pub async fn stored(db: &PgPool, events: &[EventId]) -> Result<Vec<AccountId>, E
     )
     .fetch_all(&mut *tx)
     .await?;
-    let mut pools: BTreeMap<PoolKey, i64> = BTreeMap::new();
-    let key = |account: Uuid, usage_type: &str, start: OffsetDateTime| (account, usage_type.to_owned(), start);
-    for row in rows.iter().filter(|row| row.leased) {
-        pools.insert(key(row.account_id, &row.usage_type, row.period_start), 0);
-    }
-    lock_pools(&mut tx, &mut pools).await?;
-    let before = pools.clone();
-    let (mut ids, mut returned) = (Vec::new(), Vec::new());
-    for row in &rows {
-        // A pool is never granted less than nothing, and what came out of none goes back to none.
-        let units = match pools.get_mut(&key(row.account_id, &row.usage_type, row.period_start)) {
-            Some(granted) if row.leased => {
-                let units = (*granted).min(-row.delta_units);
-                *granted -= units;
-                units
-            }
-            _ => 0,
-        };
-        ids.push(row.id);
-        returned.push(units);
-    }
-    pools.retain(|key, granted| before.get(key) != Some(granted));
-    let column = |of: fn(&PoolKey) -> Uuid| pools.keys().map(of).collect::<Vec<_>>();
-    sqlx::query!(
-        "update quota_pool p set granted_units = n.granted_units
-         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[])
-              as n (account_id, usage_type, period_start, granted_units)
-         where (p.account_id, p.usage_type, p.period_start) = (n.account_id, n.usage_type, n.period_start)",
-        &column(|key| key.0),
-        &pools.keys().map(|key| key.1.clone()).collect::<Vec<_>>(),
-        &pools.keys().map(|key| key.2).collect::<Vec<_>>(),
-        &pools.values().copied().collect::<Vec<_>>()
-    )
-    .execute(&mut *tx)
-    .await?;
+    let units: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let pool = || (row.account_id, row.usage_type.clone(), row.period_start);
+            (row.leased.then(pool), -row.delta_units)
+        })
+        .collect();
+    let returned = pools::give_back(&mut tx, &units).await?;
     sqlx::query!(
         "update corrections c set published_at = now(), pool_returned_at = now(), pool_returned_units = n.units
          from unnest($1::uuid[], $2::bigint[]) as n (id, units) where c.id = n.id",
-        &ids,
+        &rows.iter().map(|row| row.id).collect::<Vec<_>>(),
         &returned
     )
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
-    let mut accounts: Vec<_> = pools.into_keys().map(|key| AccountId(key.0)).collect();
+    let given = rows.iter().zip(&returned).filter(|(_, units)| **units > 0);
+    let mut accounts: Vec<_> = given.map(|(row, _)| AccountId(row.account_id)).collect();
+    accounts.sort_unstable();
     accounts.dedup();
     Ok(accounts)
-}
-
-/// Locks the pools in the order of their keys and reads what is granted of each; one that is not there stays at 0.
-async fn lock_pools(tx: &mut Transaction<'_, Postgres>, pools: &mut BTreeMap<PoolKey, i64>) -> Result<(), Error> {
-    let rows = sqlx::query!(
-        "select p.account_id, p.usage_type, p.period_start, p.granted_units from quota_pool p
-         join unnest($1::uuid[], $2::text[], $3::timestamptz[]) as n (account_id, usage_type, period_start)
-              using (account_id, usage_type, period_start)
-         order by p.account_id, p.usage_type, p.period_start for update of p",
-        &pools.keys().map(|key| key.0).collect::<Vec<_>>(),
-        &pools.keys().map(|key| key.1.clone()).collect::<Vec<_>>(),
-        &pools.keys().map(|key| key.2).collect::<Vec<_>>()
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    for row in rows {
-        pools.insert((row.account_id, row.usage_type, row.period_start), row.granted_units);
-    }
-    Ok(())
 }
 
 fn uuids(events: &[EventId]) -> Vec<Uuid> {

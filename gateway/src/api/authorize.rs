@@ -9,7 +9,7 @@
 //!
 //! nginx takes `401` as it is and turns `402`, `429` and `503` into its own `500`, unless an `error_page` says otherwise.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -25,6 +25,7 @@ use crate::{
     client::{Client, TEXT_MAX, cut},
     cost::{self, Cost},
     gateway::Gateway,
+    idempotency_key,
     metering::{self, Facts},
     problem::{Kind, Problem},
     proxy::{
@@ -78,8 +79,9 @@ pub async fn decide(
         request_id: client.request_id().to_owned(),
         address: client.address,
         user_agent: client.user_agent(),
-        // The proxy asks again for each try that it lets through: each is a request of its own.
-        idempotency_key: None,
+        // The client's own, which the proxy shows us with its other headers: a retry that is charged again at the decision
+        // is dropped as a duplicate, as if it had passed through this gateway.
+        idempotency_key: idempotency_key::of(request.headers())?.map(Cow::into_owned),
         time_ms,
     };
     let account = key.account.id;

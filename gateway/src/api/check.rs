@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     response::Response,
 };
@@ -52,5 +53,5 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
         remaining: view.remaining,
     });
     rate_limit::insert(response.headers_mut(), &[(usage_type, view)], now_s);
-    Ok(response)
+    Ok(response.map(Body::from))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     response::Response,
 };
@@ -60,5 +61,5 @@ pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Resu
             .collect(),
     });
     rate_limit::insert(response.headers_mut(), &views, now_s);
-    Ok(response)
+    Ok(response.map(Body::from))
 }

@@ -7,18 +7,22 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use bytes::Bytes;
 use schema::clock;
 
 use super::{
-    authenticate, json,
-    reported::{Answer, Reported},
+    json,
+    posted::{Posted, once},
+    reported::{self, Reported, Usage},
 };
 use crate::{
+    account::Key,
+    answers::{Answer, Try},
     body,
     client::Client,
     gateway::Gateway,
-    idempotency_key, metering,
-    problem::Problem,
+    metering,
+    problem::{Kind, Problem},
     proxy::{USAGE_EVENT_ID, headers::uuid_value},
     rate_limit,
     request_metrics::UpstreamTime,
@@ -29,19 +33,34 @@ pub async fn record(
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (parts, content) = request.into_parts();
-    let time_ms = clock::now_ms();
-    let key = authenticate(&gateway, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
-    let idempotency_key = idempotency_key::of(&parts.headers)?.map(str::to_owned);
-    let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
-    let reported: Reported = body::parse(&content)?;
-    let usage = reported.read(&gateway.catalogue, parts.uri.path(), &client, idempotency_key, time_ms)?;
+    let posted = Posted::read(&gateway, client, request).await?;
+    once(gateway, posted, record_once).await
+}
 
-    let admitted = metering::admit(&gateway, key, usage.usage_type, usage.cost_units, usage.facts).await?;
+async fn record_once(
+    gateway: Arc<Gateway>,
+    posted: Posted,
+    attempt: Option<Try>,
+) -> Result<http::Response<Bytes>, Problem> {
+    let recorded = record_now(&gateway, posted).await;
+    if let Some(attempt) = attempt {
+        match &recorded {
+            Ok(response) => attempt.answered(Answer::of(response)),
+            // Should this event be stored after all, that of the next try is dropped.
+            Err(problem) if problem.kind == Kind::OutcomeUnknown => attempt.maybe_counted(),
+            Err(_) => attempt.not_counted(),
+        }
+    }
+    recorded
+}
+
+async fn record_now(gateway: &Gateway, posted: Posted) -> Result<http::Response<Bytes>, Problem> {
+    let (key, usage) = read(gateway, posted)?;
+    let admitted = metering::admit(gateway, key, usage.usage_type, usage.cost_units, usage.facts).await?;
     // Nothing is awaited between the two, so a client that leaves finds its report either not admitted or with the lane.
-    let receipt = admitted.charge(&gateway, usage.status).await?;
+    let receipt = admitted.charge(gateway, usage.status).await?;
 
-    let mut response = json(&Answer::from(&receipt));
+    let mut response = json(&reported::Answer::from(&receipt));
     rate_limit::insert(
         response.headers_mut(),
         &[(receipt.usage_type, receipt.quota)],
@@ -52,4 +71,17 @@ pub async fn record(
         .insert(USAGE_EVENT_ID, uuid_value(receipt.event_id.0));
     response.extensions_mut().insert(UpstreamTime(Duration::ZERO));
     Ok(response)
+}
+
+/// The body goes: nobody waits with it in memory.
+fn read(gateway: &Gateway, posted: Posted) -> Result<(Arc<Key>, Usage), Problem> {
+    let reported: Reported = body::parse(&posted.content)?;
+    let usage = reported.read(
+        &gateway.catalogue,
+        posted.path(),
+        &posted.client,
+        posted.idempotency_key.clone(),
+        posted.time_ms,
+    )?;
+    Ok((posted.key, usage))
 }

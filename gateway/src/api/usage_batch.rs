@@ -7,26 +7,29 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use bytes::Bytes;
 use futures_util::future::join_all;
 use schema::{UsageEvent, UsageType, clock};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
 use super::{
-    authenticate, json,
-    reported::{Answer, Reported, Usage},
+    json,
+    posted::{Posted, once},
+    reported::{self, Reported, Usage},
 };
 use crate::{
     account::Key,
     admission::QuotaView,
+    answers::{Answer, Counted, Try},
     body,
     client::{Client, TEXT_MAX},
     gateway::Gateway,
     idempotency_key,
     metering::{self, Receipt},
     problem::{self, Kind, Problem},
-    publisher::{Outcome, Outgoing, Slot},
+    publisher::{self, Outgoing, Slot},
     rate_limit,
 };
 
@@ -41,20 +44,36 @@ struct Batch<'a> {
     events: Vec<&'a RawValue>,
 }
 
+/// A report that is to be decided on, or what is known of it already.
+enum Item {
+    Read(Usage),
+    Wrong(Problem),
+    /// An earlier try of this batch has counted it, and answered so.
+    Counted(Box<RawValue>),
+}
+
+/// What became of it.
+enum Outcome {
+    Recorded(Receipt),
+    Problem(Problem),
+    Counted(Box<RawValue>),
+}
+
 #[derive(Serialize)]
 struct Results<'a> {
-    results: Vec<Item<'a>>,
+    results: Vec<Told<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Item<'a> {
+enum Told<'a> {
     Recorded {
         status: u16,
         #[serde(flatten)]
-        answer: Answer,
+        answer: reported::Answer,
     },
     Problem(problem::Item<'a>),
+    Counted(&'a RawValue),
 }
 
 /// Events that go to the lane in one message.
@@ -71,67 +90,129 @@ pub async fn record(
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (parts, content) = request.into_parts();
-    let time_ms = clock::now_ms();
-    let now_s = time_ms.div_euclid(1_000);
-    let key = authenticate(&gateway, &parts.uri, &parts.headers, now_s).await?;
-    let idempotency_key = idempotency_key::of(&parts.headers)?;
-    let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
-    let Batch { events } = body::parse(&content)?;
+    let posted = Posted::read(&gateway, client, request).await?;
+    once(gateway, posted, record_once).await
+}
+
+async fn record_once(
+    gateway: Arc<Gateway>,
+    posted: Posted,
+    attempt: Option<Try>,
+) -> Result<http::Response<Bytes>, Problem> {
+    let counted = attempt.as_ref().and_then(|attempt| attempt.counted.clone());
+    let (key, items) = match read(&gateway, posted, counted) {
+        Ok(read) => read,
+        Err(problem) => {
+            if let Some(attempt) = attempt {
+                attempt.not_counted();
+            }
+            return Err(problem);
+        }
+    };
+    let outcomes = record_each(&gateway, &key, items).await;
+    for outcome in &outcomes {
+        if let Outcome::Problem(problem) = outcome {
+            gateway.metrics.problem(problem.kind);
+        }
+    }
+    let response = answer(&gateway, &outcomes);
+    if let Some(attempt) = attempt {
+        settle(attempt, &outcomes, &response);
+    }
+    Ok(response)
+}
+
+/// The body goes: nobody waits with it in memory.
+fn read(gateway: &Gateway, posted: Posted, counted: Option<Counted>) -> Result<(Arc<Key>, Vec<Item>), Problem> {
+    let Batch { events } = body::parse(&posted.content)?;
     if events.len() > EVENTS_MAX {
         let detail = format!("a batch has at most {EVENTS_MAX} events, not {}", events.len());
         return Err(Problem::new(Kind::TooLarge, detail));
     }
-    let read = |(index, event): (usize, &&RawValue)| {
+    let read = |index: usize, event: &RawValue| {
         let reported: Reported = body::parse(event.get().as_bytes())?;
-        let idempotency_key = idempotency_key.map(|key| format!("{key}/{index}"));
-        reported.read(&gateway.catalogue, parts.uri.path(), &client, idempotency_key, time_ms)
+        let key = posted.idempotency_key.as_deref();
+        let key = key.map(|key| idempotency_key::of_item(key, index));
+        reported.read(&gateway.catalogue, posted.path(), &posted.client, key, posted.time_ms)
     };
-    let usages = events.iter().enumerate().map(read).collect();
-    let results = record_each(&gateway, &key, usages).await;
-
-    let mut quotas: Vec<(UsageType, QuotaView)> = Vec::new();
-    for receipt in results.iter().flatten() {
-        quotas.retain(|(usage_type, _)| *usage_type != receipt.usage_type);
-        quotas.push((receipt.usage_type, receipt.quota));
-    }
-    for problem in results.iter().filter_map(|result| result.as_ref().err()) {
-        gateway.metrics.problem(problem.kind);
-    }
-    let mut response = json(&Results {
-        results: results
-            .iter()
-            .map(|result| item(result, &gateway.settings.upgrade_url))
-            .collect(),
+    let counted = |index: usize| counted.as_ref()?.get(index)?.clone();
+    let items = events.iter().enumerate().map(|(index, event)| match counted(index) {
+        Some(item) => Item::Counted(item),
+        None => read(index, event).map_or_else(Item::Wrong, Item::Read),
     });
-    rate_limit::insert(response.headers_mut(), &quotas, clock::now_s());
-    Ok(response)
+    let items = items.collect();
+    Ok((posted.key, items))
 }
 
-fn item<'a>(result: &'a Result<Receipt, Problem>, upgrade_url: &'a str) -> Item<'a> {
-    match result {
-        Ok(receipt) => Item::Recorded {
+fn answer(gateway: &Gateway, outcomes: &[Outcome]) -> http::Response<Bytes> {
+    let mut quotas: Vec<(UsageType, QuotaView)> = Vec::new();
+    for outcome in outcomes {
+        if let Outcome::Recorded(receipt) = outcome {
+            quotas.retain(|(usage_type, _)| *usage_type != receipt.usage_type);
+            quotas.push((receipt.usage_type, receipt.quota));
+        }
+    }
+    let told = outcomes
+        .iter()
+        .map(|outcome| told(outcome, &gateway.settings.upgrade_url));
+    let mut response = json(&Results {
+        results: told.collect(),
+    });
+    rate_limit::insert(response.headers_mut(), &quotas, clock::now_s());
+    response
+}
+
+fn told<'a>(outcome: &'a Outcome, upgrade_url: &'a str) -> Told<'a> {
+    match outcome {
+        Outcome::Recorded(receipt) => Told::Recorded {
             status: 200,
-            answer: Answer::from(receipt),
+            answer: reported::Answer::from(receipt),
         },
-        Err(problem) => Item::Problem(problem.item(upgrade_url)),
+        Outcome::Problem(problem) => Told::Problem(problem.item(upgrade_url)),
+        Outcome::Counted(item) => Told::Counted(item),
+    }
+}
+
+/// An answer is one for good if every item was counted, or never can be. Else those that were counted are kept, and the
+/// next try is about the others alone: near a limit there would not be units for all of them once more.
+fn settle(attempt: Try, outcomes: &[Outcome], response: &http::Response<Bytes>) {
+    let kind = |outcome: &Outcome| match outcome {
+        Outcome::Problem(problem) => Some(problem.kind),
+        Outcome::Recorded(_) | Outcome::Counted(_) => None,
+    };
+    let mut kinds = outcomes.iter().filter_map(kind);
+    if kinds.clone().all(Kind::is_of_the_body) {
+        return attempt.answered(Answer::of(response));
+    }
+    let counted: Vec<_> = outcomes.iter().map(counted).collect();
+    if counted.iter().any(Option::is_some) || kinds.any(|kind| kind == Kind::OutcomeUnknown) {
+        return attempt.counted_in_part(counted.into());
+    }
+    attempt.not_counted();
+}
+
+fn counted(outcome: &Outcome) -> Option<Box<RawValue>> {
+    match outcome {
+        Outcome::Recorded(_) => to_raw_value(&told(outcome, "")).ok(),
+        Outcome::Counted(item) => Some(item.clone()),
+        Outcome::Problem(_) => None,
     }
 }
 
 /// Decides in the order of the batch, and records in as few messages as can be.
 ///
 /// Dropped while it decides, it gives back what it was admitted; dropped later, it changes nothing: the lane has the events.
-async fn record_each(
-    gateway: &Gateway,
-    key: &Key,
-    usages: Vec<Result<Usage, Problem>>,
-) -> Vec<Result<Receipt, Problem>> {
-    let mut results = Vec::with_capacity(usages.len());
+async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outcome> {
+    let mut outcomes = Vec::with_capacity(items.len());
     let mut entries: Vec<Entry> = Vec::new();
-    for (index, usage) in usages.into_iter().enumerate() {
-        results.push(match usage {
-            Ok(usage) => admit(gateway, key, usage, &mut entries, index).await,
-            Err(problem) => Err(problem),
+    for (index, item) in items.into_iter().enumerate() {
+        outcomes.push(match item {
+            Item::Read(usage) => match admit(gateway, key, usage, &mut entries, index).await {
+                Ok(receipt) => Outcome::Recorded(receipt),
+                Err(problem) => Outcome::Problem(problem),
+            },
+            Item::Wrong(problem) => Outcome::Problem(problem),
+            Item::Counted(item) => Outcome::Counted(item),
         });
     }
     let deadline = Instant::now() + gateway.current_run.patience;
@@ -139,10 +220,10 @@ async fn record_each(
         .into_iter()
         .map(async |entry| (entry.slot.publish(entry.outgoing).await, entry.events));
     let mut anew = Vec::new();
-    for (outcome, events) in join_all(published).await {
+    for (lane, events) in join_all(published).await {
         for (index, event) in events {
-            match (outcome, &results[index]) {
-                (Outcome::RunEnded(run), Ok(receipt)) => {
+            match (lane, &outcomes[index]) {
+                (publisher::Outcome::RunEnded(run), Outcome::Recorded(receipt)) => {
                     let receipt = *receipt;
                     anew.push(async move {
                         let charged = metering::charge_anew(gateway, key, receipt, event, run, deadline).await;
@@ -150,17 +231,17 @@ async fn record_each(
                     });
                 }
                 _ => {
-                    if let Err(problem) = metering::settled(gateway, outcome) {
-                        results[index] = Err(problem);
+                    if let Err(problem) = metering::settled(gateway, lane) {
+                        outcomes[index] = Outcome::Problem(problem);
                     }
                 }
             }
         }
     }
     for (index, charged) in join_all(anew).await {
-        results[index] = charged;
+        outcomes[index] = charged.map_or_else(Outcome::Problem, Outcome::Recorded);
     }
-    results
+    outcomes
 }
 
 /// Admits one report and puts its event into the last entry, or into a new one where that is full.

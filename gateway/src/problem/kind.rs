@@ -42,9 +42,12 @@ kinds! {
     UnknownRoute NOT_FOUND "unknown_route" "There is nothing at this path"
     UnknownUsageType NOT_FOUND "unknown_usage_type" "There is no such usage type"
     MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed" "The path does not take this method"
+    /// The first request with the key is still being worked on.
+    KeyUnderWay CONFLICT "idempotency_key_under_way" "The request with this Idempotency-Key is not answered yet"
     BodyTimeout REQUEST_TIMEOUT "body_timeout" "The body took too long to arrive"
     TooLarge PAYLOAD_TOO_LARGE "too_large" "The request is too large"
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is not of a type that is read here"
+    KeyReused UNPROCESSABLE_ENTITY "idempotency_key_reused" "The Idempotency-Key belongs to another request"
     RateLimitExceeded TOO_MANY_REQUESTS "rate_limit_exceeded" "The limit of the plan is reached"
     Internal INTERNAL_SERVER_ERROR "internal_error" "Something went wrong here"
     UpgradeNotSupported NOT_IMPLEMENTED "upgrade_not_supported" "The connection cannot change its protocol"
@@ -75,7 +78,12 @@ impl Kind {
 
     /// Trying again soon may help.
     pub fn is_passing(self) -> bool {
-        self.status() == StatusCode::SERVICE_UNAVAILABLE
+        self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::KeyUnderWay
+    }
+
+    /// The same body gets the same answer at any time: nothing but the body is wrong.
+    pub fn is_of_the_body(self) -> bool {
+        matches!(self, Self::InvalidRequest | Self::UnknownUsageType)
     }
 }
 

@@ -1,0 +1,435 @@
+//! One `Idempotency-Key` is counted once, and asked again it gets its first answer: through one gateway or several, at once
+//! or later, whatever dies in between; and what it spent twice comes back once.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{Router, extract::Request, routing::any};
+use devstack::{
+    admin::Customer,
+    http::{Answer, Http, request},
+    upstream::Upstream,
+};
+use futures_util::future::{join, join_all};
+use harness::{Stack, StackOptions, eventually};
+use http::Method;
+use schema::EventId;
+use serde_json::{Value, json};
+
+use crate::SERVICES;
+
+/// A system, and a client that sends keys.
+struct Keys {
+    stack: Stack,
+    http: Http,
+    ada: Customer,
+}
+
+impl Keys {
+    async fn start(options: StackOptions) -> Self {
+        let stack = Stack::start(SERVICES, options).await.unwrap();
+        let ada = stack.admin.customer("ada", "pro").await.unwrap();
+        let http = Http::default();
+        Self { stack, http, ada }
+    }
+
+    async fn of_gateways(gateways: usize) -> Self {
+        Self::start(StackOptions {
+            gateways,
+            ..StackOptions::default()
+        })
+        .await
+    }
+
+    async fn with(settings: &[(&'static str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        Self::start(StackOptions {
+            gateway_env: settings.collect(),
+            ..StackOptions::default()
+        })
+        .await
+    }
+
+    async fn post(&self, gateway: usize, path: &str, key: &str, body: &Value) -> Answer {
+        let url = format!("{}{path}", self.stack.gateway(gateway));
+        let mut request = request(Method::POST, &url, &self.ada.key, Some(body)).unwrap();
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        self.http.send(request).await.unwrap()
+    }
+
+    async fn spend(&self, gateway: usize, key: &str, units: i64) -> Answer {
+        self.post(gateway, "/v1/usage", key, &usage(units)).await
+    }
+
+    async fn assert_stored(&self, events: u64, units: i64) {
+        self.stack.assert_stored(self.ada.account_id, events, units).await;
+    }
+
+    /// Dropped events of the account, each position once, and the pool that has back what they spent: of it is granted what
+    /// is stored, once no gateway holds anything.
+    async fn assert_returned(&mut self, duplicates: u64, units: i64) {
+        for gateway in &mut self.stack.gateways {
+            let stopped = gateway.service.stop(Duration::from_secs(40)).await.unwrap();
+            assert!(stopped.success());
+        }
+        eventually(&format!("{duplicates} duplicates are kept apart"), async || {
+            (self.duplicates().await? == duplicates).then_some(())
+        })
+        .await;
+        eventually(&format!("{units} units are granted"), async || {
+            let granted: i64 = sqlx::query_scalar("select sum(granted_units)::bigint from quota_pool")
+                .fetch_one(&self.stack.pool)
+                .await
+                .ok()?;
+            assert!(granted >= units, "{granted} granted: more came back than was spent");
+            (granted == units).then_some(())
+        })
+        .await;
+        let returned: i64 =
+            sqlx::query_scalar("select count(*) from duplicate_returns where returned_units = cost_units")
+                .fetch_one(&self.stack.pool)
+                .await
+                .unwrap();
+        assert_eq!(returned, duplicates as i64);
+    }
+
+    async fn duplicates(&self) -> Option<u64> {
+        let query = "select uniqExact(generation, shard, stream_seq, idx) from usage_duplicates where account_id = ?";
+        let query = self.stack.clickhouse.query(query);
+        query.bind(self.ada.account_id.to_string()).fetch_one().await.ok()
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let url = format!("{}/metrics", self.stack.gateways[0].service.admin_url());
+        let page = self.http.get(&url, "").await.unwrap();
+        let page = String::from_utf8(page.body.to_vec()).unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in\n{page}"))
+            .trim()
+            .parse()
+            .unwrap()
+    }
+}
+
+fn usage(units: i64) -> Value {
+    json!({ "usage_type": "api_call", "cost_units": units })
+}
+
+fn replayed(answer: &Answer) -> bool {
+    answer.header("idempotent-replayed") == Some("true")
+}
+
+fn error(answer: &Answer) -> (u16, String) {
+    let named = answer.json().unwrap()["error"].as_str().unwrap_or_default().to_owned();
+    (answer.status.as_u16(), named)
+}
+
+fn event_of(answer: &Answer) -> String {
+    answer.ok().unwrap()["event_id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_again_gets_its_first_answer_and_another_is_refused() {
+    let mut keys = Keys::of_gateways(1).await;
+    let first = keys.spend(0, "order-17", 3).await;
+    assert_eq!(first.status, 200);
+    assert!(!replayed(&first));
+    let named = EventId::of_idempotency_key(keys.ada.account_id, "order-17").to_string();
+    assert_eq!(event_of(&first), named);
+    for key in ["order-17", "\"order-17\""] {
+        let again = keys.spend(0, key, 3).await;
+        assert!(replayed(&again), "{again:?}");
+        assert_eq!((again.status, &again.body), (first.status, &first.body));
+        for name in ["content-type", "ratelimit", "ratelimit-policy", "usage-event-id"] {
+            assert!(first.header(name).is_some(), "{name}");
+            assert_eq!(again.header(name), first.header(name));
+        }
+    }
+    let reused = (422, "idempotency_key_reused".to_owned());
+    assert_eq!(error(&keys.spend(0, "order-17", 4).await), reused);
+    let batch = json!({ "events": [usage(3)] });
+    assert_eq!(
+        error(&keys.post(0, "/v1/usage/batch", "order-17", &batch).await),
+        reused
+    );
+    for odd in ["", "a b", "\"open", "\"\"", &"k".repeat(256)] {
+        assert_eq!(
+            error(&keys.spend(0, odd, 3).await),
+            (400, "invalid_request".into()),
+            "{odd}"
+        );
+    }
+
+    // Another account's key of the same name is another key.
+    let bob = keys.stack.admin.customer("bob", "free").await.unwrap();
+    let ada = std::mem::replace(&mut keys.ada, bob);
+    let of_bob = keys.spend(0, "order-17", 3).await;
+    assert!(!replayed(&of_bob));
+    assert_ne!(event_of(&of_bob), named);
+    keys.assert_stored(1, 3).await;
+    keys.ada = ada;
+    keys.assert_stored(1, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_at_once_through_one_gateway_are_one() {
+    let mut keys = Keys::of_gateways(1).await;
+    let answers = join_all((0..50).map(|_| keys.spend(0, "k", 7))).await;
+    let (done, waiting): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert_eq!(done.iter().filter(|answer| !replayed(answer)).count(), 1);
+    assert!(done.iter().all(|answer| answer.body == done[0].body));
+    for answer in waiting {
+        assert_eq!(error(answer), (409, "idempotency_key_under_way".into()));
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert_eq!(keys.spend(0, "k", 7).await.body, done[0].body);
+    keys.assert_stored(1, 7).await;
+    keys.assert_returned(0, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_keys_through_two_gateways_at_once_are_counted_once_each_and_their_units_come_back() {
+    let mut keys = Keys::of_gateways(2).await;
+    let both = (0..50).map(async |n| {
+        let key = format!("key-{n}");
+        let (a, b) = join(keys.spend(0, &key, 3), keys.spend(1, &key, 3)).await;
+        assert_eq!(event_of(&a), event_of(&b));
+    });
+    join_all(both).await;
+    // With other content, through a gateway that does not know the key: the first stands.
+    assert_eq!(keys.spend(0, "misused", 5).await.status, 200);
+    assert_eq!(keys.spend(1, "misused", 500).await.status, 200);
+    keys.assert_stored(51, 155).await;
+    keys.assert_returned(51, 155).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_of_a_batch_are_counted_once_each() {
+    let mut keys = Keys::of_gateways(2).await;
+    let batch = json!({ "events": [usage(1), usage(10), { "usage_type": "nothing" }, usage(100)] });
+    let path = "/v1/usage/batch";
+    let (a, b) = join(keys.post(0, path, "b", &batch), keys.post(1, path, "b", &batch)).await;
+    let ids = |answer: &Answer| {
+        let results = answer.ok().unwrap()["results"].as_array().unwrap().clone();
+        results
+            .iter()
+            .map(|result| result["event_id"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&a), ids(&b));
+    assert!(!replayed(&a) && !replayed(&b));
+    let again = keys.post(0, path, "b", &batch).await;
+    assert!(replayed(&again));
+    assert_eq!(again.body, a.body);
+    // A key of its own that looks like an item's is another.
+    assert_eq!(keys.spend(0, "b/0", 1_000).await.status, 200);
+    keys.assert_stored(4, 1_111).await;
+    keys.assert_returned(3, 1_111).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_was_counted_in_part_is_tried_anew_for_the_rest_alone() {
+    let keys = Keys::of_gateways(1).await;
+    let account = keys.ada.account_id;
+    keys.stack.admin.set_limit(account, "api_call", 3).await.unwrap();
+    let batch = json!({ "events": [usage(1), usage(1), usage(1), usage(1), usage(1)] });
+    let post = async || keys.post(0, "/v1/usage/batch", "b", &batch).await;
+    let results = |answer: &Answer| answer.ok().unwrap()["results"].as_array().unwrap().clone();
+    let statuses = |answer: &Answer| -> Vec<_> { results(answer).iter().map(|item| item["status"].clone()).collect() };
+    let first = post().await;
+    assert_eq!(statuses(&first), [200, 200, 200, 429, 429]);
+    let second = post().await;
+    assert!(!replayed(&second));
+    assert_eq!(
+        statuses(&second),
+        [200, 200, 200, 429, 429],
+        "what was counted is not spent again"
+    );
+    assert_eq!(error(&keys.spend(0, "b", 1).await).0, 422);
+
+    keys.stack.admin.set_limit(account, "api_call", 5).await.unwrap();
+    let done = eventually("the rest is counted", async || {
+        let answer = post().await;
+        (statuses(&answer) == [200, 200, 200, 200, 200]).then_some(answer)
+    })
+    .await;
+    assert_eq!(results(&done)[..3], results(&first)[..3]);
+    let again = post().await;
+    assert!(replayed(&again));
+    assert_eq!(again.body, done.body);
+    keys.assert_stored(5, 5).await;
+    assert_eq!(keys.duplicates().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_counted_is_tried_anew() {
+    let keys = Keys::of_gateways(1).await;
+    keys.stack
+        .admin
+        .set_limit(keys.ada.account_id, "api_call", 5)
+        .await
+        .unwrap();
+    let wrong = json!({ "usage_type": "nothing" });
+    assert_eq!(keys.post(0, "/v1/usage", "k", &wrong).await.status, 404);
+    assert_eq!(keys.spend(0, "k", 6).await.status, 429);
+    assert_eq!(keys.spend(0, "k", 6).await.status, 429);
+    keys.stack
+        .admin
+        .set_limit(keys.ada.account_id, "api_call", 6)
+        .await
+        .unwrap();
+    let answer = eventually("the same key is admitted", async || {
+        let answer = keys.spend(0, "k", 6).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    assert!(!replayed(&answer));
+    // Nothing is left, and its answer is all the same.
+    assert!(replayed(&keys.spend(0, "k", 6).await));
+    keys.assert_stored(1, 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_answer_is_forgotten_is_still_counted_once() {
+    let mut keys = Keys::with(&[("IDEMPOTENCY_TTL", "0.5")]).await;
+    let first = event_of(&keys.spend(0, "k", 4).await);
+    assert_eq!(keys.spend(0, "k", 5).await.status, 422);
+    let again = eventually("the answer is forgotten", async || {
+        let again = keys.spend(0, "k", 4).await;
+        (!replayed(&again)).then_some(again)
+    })
+    .await;
+    assert_eq!(event_of(&again), first);
+    keys.assert_stored(1, 4).await;
+    keys.assert_returned(1, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_take_no_more_memory_than_they_are_given() {
+    let keys = Keys::with(&[("IDEMPOTENCY_MEMORY_MAX", "50000")]).await;
+    for n in 0..200 {
+        assert_eq!(keys.spend(0, &format!("key-{n}"), 1).await.status, 200);
+    }
+    assert!(keys.metric("idempotency_memory_bytes").await <= 50_000);
+    assert!(keys.metric("idempotency_evicted_total").await > 0);
+    assert!(replayed(&keys.spend(0, "key-199", 1).await), "the latest are kept");
+    assert!(!replayed(&keys.spend(0, "key-0", 1).await));
+    keys.assert_stored(200, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_left_finds_its_answer() {
+    let mut keys = Keys::of_gateways(1).await;
+    // Keys and units are at hand.
+    assert_eq!(keys.spend(0, "before", 1).await.status, 200);
+    keys.stack.nats.pause().unwrap();
+    let left = tokio::time::timeout(Duration::from_millis(300), keys.spend(0, "k", 10)).await;
+    assert!(left.is_err());
+    assert_eq!(
+        error(&keys.spend(0, "k", 10).await),
+        (409, "idempotency_key_under_way".into())
+    );
+    assert_eq!(keys.spend(0, "k", 11).await.status, 422);
+    keys.stack.nats.resume().unwrap();
+    let answer = eventually("the answer is there", async || {
+        let answer = keys.spend(0, "k", 10).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    assert!(replayed(&answer), "it was recorded for the client that left");
+    keys.assert_stored(2, 11).await;
+    assert_eq!(keys.duplicates().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_unknown_outcome_may_be_tried_anew_by_the_same_request_alone() {
+    let mut keys = Keys::with(&[("LANE_STUCK_AFTER", "0.3"), ("OUTCOME_DEADLINE", "0.6")]).await;
+    assert_eq!(keys.spend(0, "before", 1).await.status, 200);
+    keys.stack.nats.pause().unwrap();
+    assert_eq!(error(&keys.spend(0, "k", 10).await), (504, "outcome_unknown".into()));
+    assert_eq!(keys.spend(0, "k", 11).await.status, 422);
+    assert_eq!(keys.spend(0, "k", 10).await.status, 503);
+    assert_eq!(keys.spend(0, "k", 11).await.status, 422);
+    keys.stack.nats.resume().unwrap();
+    eventually("it is counted", async || {
+        (keys.spend(0, "k", 10).await.status == 200).then_some(())
+    })
+    .await;
+    assert!(replayed(&keys.spend(0, "k", 10).await));
+    keys.assert_stored(2, 11).await;
+    // Of one, or of none should the first not have been stored.
+    let duplicates = eventually("the first was dropped or stored alone", async || {
+        keys.duplicates().await
+    })
+    .await;
+    keys.assert_returned(duplicates, 11).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_passes_the_key_on_and_counts_it_once() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let upstream = Router::new().fallback(any(async move |request: Request| {
+        let key = request.headers().get("idempotency-key").cloned();
+        log.lock().unwrap().push(key.unwrap().to_str().unwrap().to_owned());
+        format!("answer {}", log.lock().unwrap().len())
+    }));
+    let upstream = Upstream::serve(upstream).await.unwrap();
+    let mut keys = Keys::start(StackOptions {
+        upstream_url: Some(upstream.url().to_owned()),
+        ..StackOptions::default()
+    })
+    .await;
+    let export = async || keys.post(0, "/api/export/posts/csv", "\"order-17\"", &json!({})).await;
+    let (first, second) = (export().await, export().await);
+    assert_eq!(
+        (&first.body[..], &second.body[..]),
+        (&b"answer 1"[..], &b"answer 2"[..])
+    );
+    assert_eq!(first.header("usage-event-id"), second.header("usage-event-id"));
+    assert_eq!(*seen.lock().unwrap(), ["\"order-17\"", "\"order-17\""]);
+    // The same at a proxy that asks first.
+    for _ in 0..2 {
+        let asked = keys
+            .post(0, "/v1/authorize/api/export/posts/csv", "order-18", &json!({}))
+            .await;
+        assert_eq!(asked.status, 200);
+    }
+    keys.assert_stored(2, 2).await;
+    keys.assert_returned(2, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_come_back_once_though_billing_workers_and_ingestors_die() {
+    let mut keys = Keys::of_gateways(2).await;
+    for round in 0..6 {
+        let both = (0..40).map(async |n| {
+            let key = format!("{round}-{n}");
+            let (a, b) = join(keys.spend(0, &key, 2), keys.spend(1, &key, 2)).await;
+            assert_eq!(event_of(&a), event_of(&b));
+        });
+        join_all(both).await;
+        let given_back = async || -> Option<i64> {
+            let count = sqlx::query_scalar("select count(*) from duplicate_returns");
+            count.fetch_one(&keys.stack.pool).await.ok()
+        };
+        match round % 3 {
+            // In the middle of it, as near as can be.
+            0 => {
+                eventually("some came back", async || {
+                    given_back().await.filter(|count| *count > round * 40)
+                })
+                .await
+            }
+            _ => 0,
+        };
+        keys.stack.billing.kill().await.unwrap();
+        keys.stack.ingestors[0].kill().await.unwrap();
+        keys.stack.ingestors[0].restart().await.unwrap();
+        keys.stack.billing.restart().await.unwrap();
+    }
+    keys.assert_stored(240, 480).await;
+    keys.assert_returned(240, 480).await;
+}

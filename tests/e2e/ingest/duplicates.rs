@@ -1,0 +1,261 @@
+//! Events of one `Idempotency-Key` that came to the stream more than once: the first is stored, the others are dropped and
+//! kept apart, exactly, whatever dies in between.
+
+use std::time::Duration;
+
+use clickhouse::Row;
+use harness::eventually;
+use schema::{AccountId, EventId, UsageEvent, names};
+use serde::Deserialize;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::rig::{Lane, Rig, SHARDS, Written, event};
+
+/// What is kept of dropped events: positions, and their units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Row, Deserialize)]
+struct Dropped {
+    events: u64,
+    units: i64,
+}
+
+/// What has to be stored and what dropped.
+#[derive(Clone, Copy, Debug, Default)]
+struct Expected {
+    stored: Written,
+    dropped: Dropped,
+}
+
+impl Expected {
+    fn stored(&mut self, cost: i64) {
+        self.stored += Written { events: 1, units: cost };
+    }
+
+    fn dropped(&mut self, cost: i64) {
+        self.dropped.events += 1;
+        self.dropped.units += cost;
+    }
+}
+
+fn keyed(account: AccountId, key: &str, cost: i64) -> UsageEvent {
+    UsageEvent {
+        event_id: EventId::of_idempotency_key(account, key),
+        account_id: account,
+        idempotency_key: key.to_owned(),
+        ..event(cost)
+    }
+}
+
+async fn dropped(rig: &Rig) -> Option<Dropped> {
+    let sql = "select count() as events, sum(cost_units) as units from
+                   (select distinct generation, shard, stream_seq, idx, cost_units from usage_duplicates)";
+    rig.clickhouse.query(sql).fetch_one().await.ok()
+}
+
+/// The ledger check, of both tables.
+async fn assert_exact(rig: &Rig, expected: Expected) {
+    rig.assert_stored(expected.stored).await;
+    eventually(&format!("{:?} are kept apart", expected.dropped), async || {
+        dropped(rig)
+            .await
+            .filter(|there| there.events >= expected.dropped.events)
+    })
+    .await;
+    eventually("nothing is pending", async || {
+        let manifests = rig.manifests().await;
+        manifests
+            .iter()
+            .all(|manifest| manifest.pending.is_none())
+            .then_some(())
+    })
+    .await;
+    assert_eq!(dropped(rig).await, Some(expected.dropped));
+    rig.assert_stored(expected.stored).await;
+}
+
+/// A shard's two gateways, of which one gets what the other got already, sooner or later.
+async fn retry(mut first: Lane, mut second: Lane, stopping: CancellationToken) -> Expected {
+    let (account, mut expected, mut round) = (AccountId::new(), Expected::default(), 0i64);
+    let cost = |key: i64| [1, 10, 100, 1_000][(key % 4) as usize];
+    while !stopping.is_cancelled() {
+        round += 1;
+        let keys: Vec<i64> = (round * 5..(round + 1) * 5).collect();
+        let mut events: Vec<_> = keys
+            .iter()
+            .map(|key| keyed(account, &key.to_string(), cost(*key)))
+            .collect();
+        events.push(event(7));
+        first.events(events).await;
+        keys.iter().for_each(|key| expected.stored(cost(*key)));
+        expected.stored(7);
+
+        // At once, from long ago, and twice in one record.
+        let again = [keys[0], keys[1], keys[1], 5 + round * 3 % (round * 5)];
+        let mut events: Vec<_> = again
+            .iter()
+            .map(|key| keyed(account, &key.to_string(), cost(*key)))
+            .collect();
+        events.insert(1, event(-3));
+        second.events(events).await;
+        again.iter().for_each(|key| expected.dropped(cost(*key)));
+        expected.stored(-3);
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+    expected
+}
+
+async fn load(rig: &Rig) -> (JoinSet<Expected>, CancellationToken) {
+    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+    for shard in 0..SHARDS {
+        tasks.spawn(retry(rig.lane(shard).await, rig.lane(shard).await, stop.clone()));
+    }
+    (tasks, stop)
+}
+
+async fn stopped((tasks, stop): (JoinSet<Expected>, CancellationToken)) -> Expected {
+    stop.cancel();
+    let mut all = Expected::default();
+    for of_shard in tasks.join_all().await {
+        all.stored += of_shard.stored;
+        all.dropped.events += of_shard.dropped.events;
+        all.dropped.units += of_shard.dropped.units;
+    }
+    assert!(all.dropped.events > 0);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_kills_of_an_ingestor_drop_each_duplicate_once() {
+    // Short of memory, so that some is asked for.
+    let env = [("BATCH_AGE_MAX", "0.02"), ("IDEMPOTENCY_KEYS_MAX", "400")];
+    let mut rig = Rig::start(1, &env).await;
+    let load = load(&rig).await;
+    for _ in 0..10 {
+        eventually("a range with duplicates is being stored", async || {
+            let manifests = rig.manifests().await;
+            let mut pending = manifests.iter().filter_map(|manifest| manifest.pending.as_ref());
+            pending.any(|pending| !pending.dropped.is_empty()).then_some(())
+        })
+        .await;
+        rig.ingestors[0].kill().await.unwrap();
+        rig.ingestors[0].restart().await.unwrap();
+        let before = rig.stored().await.unwrap();
+        eventually("rows are stored again", async || {
+            rig.stored().await.filter(|stored| stored.rows > before.rows)
+        })
+        .await;
+    }
+    assert_exact(&rig, stopped(load).await).await;
+    let audit = rig.command("audit").await;
+    assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingestor_that_takes_over_knows_from_clickhouse_what_was_stored() {
+    let mut rig = Rig::start(1, &[]).await;
+    let (account, mut expected) = (AccountId::new(), Expected::default());
+    let (mut first, mut second) = (rig.lane(1).await, rig.lane(1).await);
+    let batch = |costs: [i64; 3]| costs.map(|cost| keyed(account, &format!("key {cost}"), cost)).to_vec();
+    first.events(batch([1, 10, 100])).await;
+    [1, 10, 100].into_iter().for_each(|cost| expected.stored(cost));
+    assert_exact(&rig, expected).await;
+
+    rig.ingestors[0].kill().await.unwrap();
+    rig.add_ingestor().await;
+    second.events(batch([10, 100, 1_000])).await;
+    [10, 100].into_iter().for_each(|cost| expected.dropped(cost));
+    expected.stored(1_000);
+    assert_exact(&rig, expected).await;
+
+    // Another account's key is another event; a record of duplicates alone is passed, and the shard goes on.
+    second.events(vec![keyed(AccountId::new(), "key 10", 5)]).await;
+    second.events(batch([1, 10, 100])).await;
+    second.events(vec![event(3)]).await;
+    [5, 3].into_iter().for_each(|cost| expected.stored(cost));
+    [1, 10, 100].into_iter().for_each(|cost| expected.dropped(cost));
+    assert_exact(&rig, expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_used_again_after_the_window_is_counted_again() {
+    let rig = Rig::start(1, &[("IDEMPOTENCY_WINDOW", "1")]).await;
+    let (account, mut expected) = (AccountId::new(), Expected::default());
+    let mut lane = rig.lane(0).await;
+    lane.events(vec![keyed(account, "k", 1), keyed(account, "k", 2)]).await;
+    expected.stored(1);
+    expected.dropped(2);
+    assert_exact(&rig, expected).await;
+    // The one time that is waited for: it is what the setting says.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    lane.events(vec![keyed(account, "k", 100)]).await;
+    let units = async || rig.stored().await.filter(|stored| stored.units == 101);
+    eventually("the later one is stored too", units).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_keeps_dropped_events_apart_from_missing_ones() {
+    let rig = Rig::start(1, &[]).await;
+    let (account, mut expected) = (AccountId::new(), Expected::default());
+    let mut lane = rig.lane(0).await;
+    for round in 0..5 {
+        lane.events(vec![keyed(account, &format!("{round}"), 10), event(1)])
+            .await;
+        lane.events(vec![event(1), keyed(account, &format!("{round}"), 100)])
+            .await;
+        lane.events(vec![keyed(account, &format!("{round}"), 1_000)]).await;
+        [10, 1, 1].into_iter().for_each(|cost| expected.stored(cost));
+        [100, 1_000].into_iter().for_each(|cost| expected.dropped(cost));
+    }
+    assert_exact(&rig, expected).await;
+    assert!(rig.command("audit").await.status.success(), "nothing differs");
+
+    // What was dropped is lost, and of another record the row that counts, with one that was dropped for it.
+    for delete in [
+        "alter table usage_duplicates delete where idempotency_key != '3' settings mutations_sync = 2",
+        "alter table usage_events delete where idempotency_key in ('1', '3') or cost_units = 1 and stream_seq % 2 = 0 \
+         settings mutations_sync = 2",
+    ] {
+        rig.clickhouse.query(delete).execute().await.unwrap();
+    }
+    let told = rig.command("audit").await;
+    let error = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(!told.status.success() && error.contains("0 still are wrong"), "{error}");
+    assert_exact(&rig, expected).await;
+    assert!(rig.command("audit").await.status.success(), "all is well again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_manifests_and_a_raised_generation_store_no_duplicate_again() {
+    let mut rig = Rig::start(1, &[]).await;
+    let stop_within = Duration::from_secs(20);
+    let (account, mut expected) = (AccountId::new(), Expected::default());
+    let mut lane = rig.lane(2).await;
+    let twice = |cost: i64| vec![keyed(account, "k", cost), keyed(account, "k", cost)];
+    lane.events(vec![keyed(account, "k", 1), event(10)]).await;
+    lane.events(twice(100)).await;
+    lane.events(vec![event(1_000)]).await;
+    // The last record has no row that says how far the shard is stored.
+    lane.events(twice(10_000)).await;
+    [1, 10, 1_000].into_iter().for_each(|cost| expected.stored(cost));
+    [100, 100, 10_000, 10_000]
+        .into_iter()
+        .for_each(|cost| expected.dropped(cost));
+    assert_exact(&rig, expected).await;
+
+    rig.ingestors[0].stop(stop_within).await.unwrap();
+    let bucket = rig.bucket().await;
+    bucket.purge(names::manifest_key(2)).await.unwrap();
+    rig.ingestors[0].restart().await.unwrap();
+    lane.events(vec![event(5), keyed(account, "k", 7)]).await;
+    expected.stored(5);
+    expected.dropped(7);
+    assert_exact(&rig, expected).await;
+
+    rig.ingestors[0].stop(stop_within).await.unwrap();
+    assert!(rig.command("raise-generation").await.status.success());
+    rig.ingestors[0].restart().await.unwrap();
+    lane.events(vec![keyed(account, "k", 9), event(6)]).await;
+    expected.stored(6);
+    expected.dropped(9);
+    assert_exact(&rig, expected).await;
+}
