@@ -304,9 +304,7 @@ impl Counter {
                 let alone = publication.alone;
                 want.ask.map(|ask| (ask.reply, Answer::Refused { pool, alone }))
             }
-            Decision::Nothing | Decision::NoPool | Decision::NotGranting => {
-                want.ask.map(|ask| (ask.reply, Answer::Unavailable))
-            }
+            Decision::Nothing | Decision::NoPool => want.ask.map(|ask| (ask.reply, Answer::Unavailable)),
         }
     }
 
