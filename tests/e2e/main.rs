@@ -16,6 +16,7 @@ mod proxying;
 mod quotas;
 mod reports;
 mod shutdown;
+mod spool;
 mod subscriptions;
 
 /// The services, in one executable.
