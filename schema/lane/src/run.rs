@@ -222,7 +222,11 @@ impl Run {
 
     /// The run's last word: nothing of it is under way and nothing is held. Only after all lanes are closed and all
     /// leases are returned.
-    pub async fn close(self) -> Result<()> {
+    pub async fn close(mut self) -> Result<()> {
+        if let Some(KeptSpool { keeper, stop, .. }) = self.spool.as_mut() {
+            stop.cancel();
+            keeper.await.context("keeping the spool")?;
+        }
         let closed = sqlx::query!(
             "update gateway_runs set state = 'closed', ended_at = now()
              where id = $1 and state in ('live', 'spooling')
@@ -235,9 +239,7 @@ impl Run {
         if closed.rows_affected() == 0 {
             bail!("the run could not be closed: it still holds leases, or is being ended by others, who settle it");
         }
-        if let Some(KeptSpool { spool, keeper, stop }) = self.spool {
-            stop.cancel();
-            keeper.await.context("keeping the spool")?;
+        if let Some(KeptSpool { spool, .. }) = self.spool {
             spool.remove_directory().await?;
         }
         info!(run.id = %self.id, "closed the run");
@@ -246,10 +248,9 @@ impl Run {
 
     /// Nothing more is published: what is in the spool is left there for the next start. Returns how many batches that are.
     pub async fn leave(self) -> u64 {
-        for lane in &self.lanes {
-            lane.abort();
-        }
-        join_all(self.lanes).await;
+        // Those that have ended may have been waited for already.
+        let at_work = self.lanes.into_iter().filter(|lane| !lane.is_finished());
+        join_all(at_work.inspect(JoinHandle::abort)).await;
         match self.spool {
             Some(KeptSpool { spool, keeper, stop }) => {
                 stop.cancel();
