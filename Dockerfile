@@ -16,6 +16,10 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["bash
 
 FROM runtime AS gateway
 COPY --from=build /src/target/release/gateway /usr/local/bin/gateway
+# A volume that is mounted here is the user's own. Set SPOOL_DIR=/spool with one.
+USER root
+RUN install --directory --owner trendit /spool
+USER trendit
 ENV GATEWAY_LISTEN=0.0.0.0:8080
 EXPOSE 8080
 ENTRYPOINT ["gateway"]

@@ -32,6 +32,8 @@ pub struct SystemOptions {
     pub upstream_url: Option<String>,
     /// With Stripe's double, which has all that the catalogue asks for and sends its webhooks to the billing worker.
     pub stripe: bool,
+    /// Where each gateway has a directory for its spool; `None`: they have no spools.
+    pub spool_dir: Option<PathBuf>,
     /// Settings on top, for each kind of service.
     pub gateway_env: Vec<(&'static str, String)>,
     pub ingestor_env: Vec<(&'static str, String)>,
@@ -63,6 +65,7 @@ impl SystemOptions {
             gateways: 1,
             ingestors: 1,
             exe: None,
+            spool_dir: Some(dir.join("spool")),
             dir,
             upstream_url: None,
             stripe: false,
@@ -129,6 +132,10 @@ impl System {
                 .env("DATABASE_URL", &self.endpoints.database_url)
                 .env("UPSTREAM_URL", upstream)
                 .env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"));
+            let service = match &self.options.spool_dir {
+                Some(dir) => service.env("SPOOL_DIR", dir.join(format!("gateway-{n}"))),
+                None => service,
+            };
             let service = Service::start(service)
                 .await
                 .with_context(|| format!("starting gateway {n}"))?;

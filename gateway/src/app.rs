@@ -2,7 +2,8 @@
 //!
 //! The order of a stop is the order of what depends on what: requests under way are answered (they need lanes and
 //! units), then the lanes send what they have and are closed, then all leases are returned, then the run is closed. The
-//! admin port answers until the end, so that a drain can be watched.
+//! admin port answers until the end, so that a drain can be watched. While NATS is away, what is in the spool is waited for
+//! until shortly before the deadline, then left to the next start, which begins with it.
 
 use std::{
     net::SocketAddr,
@@ -16,6 +17,7 @@ use lane::{
     link::Link,
     metrics::LaneMetrics,
     run::{Run, Runs},
+    spool::Spool,
 };
 use prometheus_client::registry::Registry;
 use schema::RunId;
@@ -49,9 +51,14 @@ const RUN_SETTLED_IN: Duration = Duration::from_secs(60);
 /// For what has nothing to wait for any more.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
+/// How often it is looked at whether requests can be recorded.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The service, with its ports bound and nothing else there yet.
 pub struct Application {
     config: Config,
+    /// Locked by this process.
+    spool: Option<Spool>,
     server: Server,
     admin: TcpListener,
     /// What takes requests: stops first.
@@ -73,8 +80,12 @@ struct Started {
 }
 
 impl Application {
-    /// Binds both ports. Connections to the public one are refused until the service serves.
+    /// Binds both ports and locks the spool. Connections to the public port are refused until the service serves.
     pub async fn build(config: Config) -> Result<Self> {
+        let spool = match config.spool_settings() {
+            Some(settings) => Some(tokio::task::spawn_blocking(|| Spool::open(settings)).await??),
+            None => None,
+        };
         let server = Server::bind(config.settings.listen, config.server_limits())?;
         let address = config.settings.service.admin_addr;
         let admin = TcpListener::bind(address)
@@ -82,6 +93,7 @@ impl Application {
             .with_context(|| format!("listening on {address} (--admin-addr, ADMIN_ADDR)"))?;
         Ok(Self {
             config,
+            spool,
             server,
             admin,
             life: Lifecycle::new(),
@@ -107,6 +119,7 @@ impl Application {
     pub async fn run_until_stopped(self) -> Result<()> {
         let Self {
             config,
+            spool,
             server,
             admin,
             life,
@@ -130,15 +143,18 @@ impl Application {
             }
         });
         let mut registry = Registry::default();
-        let starting = start(config, &life, &ground, &health, &mut registry);
+        let starting = start(config, spool.clone(), &life, &ground, &health, &mut registry);
         let result = match stopping.run_until_cancelled(starting).await {
             Some(Ok(started)) => {
                 pages.set(service::admin::router(health.clone(), registry)).ok();
                 serve(started, server, &life, &health, drain_within).await
             }
             Some(Err(failure)) => Err(failure),
-            // Told to stop before it served anybody: nothing is held.
-            None => Ok(()),
+            // Told to stop before it served anybody: nothing is held, but for what an earlier process has left.
+            None => match spool.as_ref().map(Spool::has_runs).transpose()? {
+                Some(true) => Err(anyhow!("the spool was not drained: it is left to the next start")),
+                _ => Ok(()),
+            },
         };
         life.stop();
         ground.stop();
@@ -152,17 +168,34 @@ impl Application {
 /// Everything, in the order in which it needs each other; waits for what is not there yet.
 async fn start(
     config: Config,
+    spool: Option<Spool>,
     life: &Lifecycle,
     ground: &Lifecycle,
     health: &Health,
     registry: &mut Registry,
 ) -> Result<Started> {
     let name = &config.gateway_name;
+    // With a spool, NATS may be away and the service is ready all the same.
+    let nats_health = match spool {
+        Some(_) => Health::new(),
+        None => health.clone(),
+    };
     let (client, pool) = tokio::try_join!(
-        service::nats::connect(&config.settings.nats, name, health),
+        service::nats::connect(&config.settings.nats, name, &nats_health),
         service::postgres::connect(&config.settings.postgres, name, health),
     )?;
     let link = Link::watch(&client, ground);
+    if let Some(spool) = &spool {
+        spool
+            .metrics()
+            .register(registry.sub_registry_with_prefix("gateway_spool"));
+        ground.spawn(report_recording(
+            link.clone(),
+            spool.clone(),
+            health.clone(),
+            ground.token(),
+        ));
+    }
     let publisher = Publisher::new(link.clone());
     registry.register_collector(Box::new(Queues(publisher.clone())));
     // Quotas outlive the requests: what they hold is returned when the lanes are closed.
@@ -196,7 +229,9 @@ async fn start(
         link,
         health: health.clone(),
         life: ground.clone(),
+        spool,
     };
+    runs.drain_what_is_left().await?;
     let (run, lanes) = runs.begin().await?;
     publisher.install(lanes);
     quotas.start_run(run.id);
@@ -267,7 +302,14 @@ async fn serve(
             Err(anyhow!("requests under way were cut off"))
         }
     };
-    let drain = drain(started.publisher, started.quotas, started.keeper, started.keeper_stop);
+    let drain = drain(
+        started.publisher,
+        started.quotas,
+        started.keeper,
+        started.keeper_stop,
+        // The rest is for the leases, should the lanes not come to an end.
+        deadline - drain_within / 10,
+    );
     let drained = match timeout_at(deadline, drain).await {
         Ok(drained) => drained,
         Err(_) => Err(anyhow!(
@@ -292,6 +334,7 @@ async fn drain(
     quotas: Quotas,
     keeper: JoinHandle<Result<Option<Run>>>,
     keeper_stop: CancellationToken,
+    lanes_deadline: Instant,
 ) -> Result<()> {
     keeper_stop.cancel();
     publisher.remove();
@@ -300,13 +343,38 @@ async fn drain(
         quotas.return_all().await;
         bail!("the last run was fenced: it is settled by others");
     };
-    if let Err(failure) = run.lanes_closed().await {
-        quotas.drop_run();
-        quotas.return_all().await;
-        return Err(failure);
+    match timeout_at(lanes_deadline, run.lanes_closed()).await {
+        Ok(Ok(())) => {
+            quotas.return_all().await;
+            run.close().await
+        }
+        Ok(Err(failure)) => {
+            quotas.drop_run();
+            quotas.return_all().await;
+            Err(failure)
+        }
+        Err(_) => match run.leave().await {
+            0 => bail!("the deadline passed before all was recorded: the run is settled by others"),
+            batches => {
+                // What was acknowledged is in the spool with its units; the others go back.
+                quotas.return_all().await;
+                bail!("NATS is away: {batches} acknowledged batches are left in the spool, for the next start with it")
+            }
+        },
     }
-    quotas.return_all().await;
-    run.close().await
+}
+
+/// Says whether requests can be recorded, in the stream or in the spool.
+async fn report_recording(link: Link, spool: Spool, health: Health, stopping: CancellationToken) {
+    const PART: &str = "recording";
+    let mut ticks = tokio::time::interval(LOOK);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        let is_direct = link.is_up() && !spool.is_spooling();
+        match spool.room().why_not() {
+            Some(why) if !is_direct => health.down(PART, format!("NATS is away, and {why}")),
+            _ => health.up(PART),
+        }
+    }
 }
 
 /// Replaces a run that was fenced by a new one, until it is told to stop; then gives the run back, if there is one.

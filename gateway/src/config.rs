@@ -4,7 +4,7 @@ use std::{ffi::OsString, fs, net::SocketAddr, path::Path, path::PathBuf, str::Fr
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser};
-use lane::{gathered::BatchLimits, publisher::QueueLimits, run::RunLimits, task::LaneLimits};
+use lane::{gathered::BatchLimits, publisher::QueueLimits, run::RunLimits, spool::SpoolSettings, task::LaneLimits};
 use schema::Catalogue;
 use service::{
     nats::{NatsSettings, redacted},
@@ -47,6 +47,8 @@ pub struct Settings {
     pub server: ServerSettings,
     #[command(flatten, next_help_heading = "Recording")]
     pub lanes: LaneSettings,
+    #[command(flatten, next_help_heading = "Spool: recording while NATS is away")]
+    pub spool: SpoolArgs,
     #[command(flatten, next_help_heading = "Quotas")]
     pub quota: LeaseSettings,
     #[command(flatten, next_help_heading = "Servers")]
@@ -94,7 +96,7 @@ pub struct LaneSettings {
     #[arg(long, env = "PUBLISH_TIMEOUT", default_value = "2", value_parser = seconds)]
     pub publish_timeout: Duration,
 
-    /// A lane whose message has no outcome for so long takes no more requests: 503 (seconds)
+    /// A lane whose message has no outcome for so long has it spooled; without a spool it takes no more requests: 503 (seconds)
     #[arg(long, env = "LANE_STUCK_AFTER", default_value = "1", value_parser = seconds)]
     pub lane_stuck_after: Duration,
 
@@ -105,6 +107,22 @@ pub struct LaneSettings {
     /// How often the run says that it lives; others end it after a minute of silence (seconds)
     #[arg(long, env = "HEARTBEAT_INTERVAL", default_value = "5", value_parser = seconds)]
     pub heartbeat_interval: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SpoolArgs {
+    /// Directory of this gateway's own, on a disk that outlives it: requests are recorded there while NATS is away; absent:
+    /// they are answered 503
+    #[arg(long, env = "SPOOL_DIR", value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+
+    /// Bytes that the spool may have; when they are used up, requests are answered 503
+    #[arg(long, env = "SPOOL_MAX_BYTES", default_value = "1073741824", value_parser = at_least::<1_048_576>)]
+    pub spool_max_bytes: usize,
+
+    /// When something has waited in the spool for so long, requests are answered 503 (seconds)
+    #[arg(long, env = "SPOOL_MAX_AGE", default_value = "86400", value_parser = seconds)]
+    pub spool_max_age: Duration,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -129,6 +147,9 @@ pub struct LeaseSettings {
     #[arg(long, env = "REFRESH_INTERVAL", default_value = "20", value_parser = seconds)]
     pub refresh_interval: Duration,
 }
+
+/// Of one segment of the spool: its room comes back when all of it is drained.
+const SPOOL_SEGMENT_BYTES: u64 = 8 << 20;
 
 /// Settings that were checked, and what was made of them.
 pub struct Config {
@@ -209,6 +230,19 @@ impl Config {
                 outcome_deadline: lanes.outcome_deadline,
             },
         }
+    }
+
+    /// `None`: there is no spool.
+    pub fn spool_settings(&self) -> Option<SpoolSettings> {
+        let spool = &self.settings.spool;
+        let bytes_max = spool.spool_max_bytes as u64;
+        Some(SpoolSettings {
+            dir: spool.spool_dir.clone()?,
+            bytes_max,
+            age_max: spool.spool_max_age,
+            segment_bytes: (bytes_max / 16).min(SPOOL_SEGMENT_BYTES),
+            batch_bytes: self.settings.lanes.batch_bytes as u64,
+        })
     }
 
     pub fn quota_settings(&self) -> QuotaSettings {
@@ -325,6 +359,7 @@ mod tests {
             (["--lane-stuck-after", "10"], "LANE_STUCK_AFTER"),
             (["--heartbeat-interval", "30"], "HEARTBEAT_INTERVAL"),
             (["--publish-timeout", "0"], "--publish-timeout"),
+            (["--spool-max-bytes", "1000"], "1048576 or more"),
             (["--refresh-interval", "61"], "REFRESH_INTERVAL"),
             (["--recall-wait", "2"], "RECALL_WAIT"),
         ] {

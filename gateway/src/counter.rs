@@ -346,9 +346,7 @@ impl Counter {
                 }
                 want.ask.map(|ask| (ask.reply, Answer::Refused { pool, alone, others }))
             }
-            Decision::Nothing | Decision::NoPool | Decision::NotGranting => {
-                want.ask.map(|ask| (ask.reply, Answer::Unavailable))
-            }
+            Decision::Nothing | Decision::NoPool => want.ask.map(|ask| (ask.reply, Answer::Unavailable)),
         }
     }
 

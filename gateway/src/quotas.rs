@@ -136,7 +136,7 @@ impl Quotas {
         let rows = sqlx::query!(
             r#"select usage_type, limit_units, granted_units,
                       (select count(*) from gateway_runs
-                       where state = 'live' and heartbeat_at > now() - interval '15 seconds') as "gateways!"
+                       where state in ('live', 'spooling') and heartbeat_at > now() - interval '15 seconds') as "gateways!"
                from quota_pool where account_id = $1 and period_start = $2"#,
             account.id.0,
             instant(state.standing.period.start)
@@ -179,7 +179,7 @@ impl Quotas {
         let row = sqlx::query!(
             r#"select limit_units, granted_units,
                       (select count(*) from gateway_runs
-                       where state = 'live' and heartbeat_at > now() - interval '15 seconds') as "gateways!"
+                       where state in ('live', 'spooling') and heartbeat_at > now() - interval '15 seconds') as "gateways!"
                from quota_pool where account_id = $1 and usage_type = $2 and period_start = $3"#,
             account.id.0,
             usage_type.name(),

@@ -88,6 +88,7 @@ impl Lanes {
             life: life.clone(),
             metrics: LaneMetrics::default(),
             limits: limits(),
+            spool: None,
         };
         let publisher = Publisher::new(link);
         let (run, lanes) = runs.begin().await.unwrap();

@@ -19,6 +19,7 @@ mod recall;
 mod reports;
 mod settle;
 mod shutdown;
+mod spool;
 mod subscriptions;
 
 /// The services, in one executable.

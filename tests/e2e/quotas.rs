@@ -426,21 +426,18 @@ async fn a_fenced_run_gets_no_lease_and_the_next_one_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spooling_run_gets_no_lease_until_it_is_live_again() {
+async fn a_spooling_run_gets_leases_as_a_live_one() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let gateway = database.gateway().await;
     let account = gateway.account(&customer).await;
     database.set_run_state(gateway.run, "spooling").await;
-    assert_eq!(
-        gateway.admit(&account, calls, 1).await.unwrap_err(),
-        Refusal::Unavailable
-    );
+    gateway.admit(&account, calls, 1).await.unwrap().spent();
     assert_eq!(*gateway.quotas.run_lost().borrow(), None);
     database.set_run_state(gateway.run, "live").await;
     gateway.admit(&account, calls, 1).await.unwrap().spent();
     gateway.stop().await;
-    database.assert_settled(1).await;
+    database.assert_settled(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

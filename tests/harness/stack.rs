@@ -27,6 +27,8 @@ pub struct StackOptions {
     pub upstream_url: Option<String>,
     /// With Stripe's double.
     pub stripe: bool,
+    /// Gateways have no spool.
+    pub no_spool: bool,
     pub gateway_env: Vec<(&'static str, String)>,
     pub ingestor_env: Vec<(&'static str, String)>,
     pub billing_env: Vec<(&'static str, String)>,
@@ -70,6 +72,9 @@ impl Stack {
         system.ingestors = options.ingestors.max(1);
         system.upstream_url = options.upstream_url;
         system.stripe = options.stripe;
+        if options.no_spool {
+            system.spool_dir = None;
+        }
         system.gateway_env = options.gateway_env;
         system.ingestor_env = options.ingestor_env;
         system.billing_env = options.billing_env;

@@ -61,6 +61,7 @@ impl Session {
             life: Lifecycle::new(),
             metrics: metrics.clone(),
             limits: limits(),
+            spool: None,
         };
         let begun = match timeout(BEGIN_WITHIN, runs.begin()).await {
             Ok(begun) => begun,

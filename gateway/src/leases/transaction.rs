@@ -29,8 +29,6 @@ pub(crate) enum Decision {
     },
     /// There is no pool to take from: the plan that was asked for is not the account's any more, or has no limit stored.
     NoPool,
-    /// The run may give back, but gets no lease now (it spools).
-    NotGranting,
 }
 
 #[derive(Debug)]
@@ -82,17 +80,15 @@ pub(crate) async fn execute(
     loop {
         let mut transaction = connection.begin().await?;
         let (state, gateways) = read_run(&mut transaction, run).await?;
-        let granting = match state.as_deref() {
-            Some("live") => true,
-            Some("spooling") => false,
-            _ => {
-                transaction.rollback().await?;
-                return Ok(Executed::RunLost { state });
-            }
-        };
+        // A run that spools gets leases too: what it records with them is acknowledged only from the spool of this very
+        // run, and is in the run's lanes before they end. As of a live one, all its leases are there when it is fenced.
+        if !matches!(state.as_deref(), Some("live" | "spooling")) {
+            transaction.rollback().await?;
+            return Ok(Executed::RunLost { state });
+        }
         pools.lock(&mut transaction).await?;
         let missing = pools.missing(jobs);
-        if granting && !missing.is_empty() && !opened {
+        if !missing.is_empty() && !opened {
             // In a transaction of its own, before any pool is locked: it locks accounts, as those do who change limits.
             transaction.rollback().await?;
             open_pools(connection, &missing).await?;
@@ -100,20 +96,14 @@ pub(crate) async fn execute(
             continue;
         }
         let units_returned = give_back(&mut transaction, run, jobs, &mut pools).await?;
-        let decisions = if granting {
-            let known = if progress.commit_sent {
-                known_leases(&mut transaction, jobs).await?
-            } else {
-                BTreeMap::new()
-            };
-            let (mut decisions, grants) = decide(jobs, &mut pools, &known, gateways);
-            grants.insert(&mut transaction, run).await?;
-            find_others(&mut transaction, run, jobs, &mut decisions).await?;
-            decisions
+        let known = if progress.commit_sent {
+            known_leases(&mut transaction, jobs).await?
         } else {
-            let not_now = |job: &Job| job.want().map_or(Decision::Nothing, |_| Decision::NotGranting);
-            jobs.iter().map(not_now).collect()
+            BTreeMap::new()
         };
+        let (mut decisions, grants) = decide(jobs, &mut pools, &known, gateways);
+        grants.insert(&mut transaction, run).await?;
+        find_others(&mut transaction, run, jobs, &mut decisions).await?;
         progress.commit_sent = true;
         transaction.commit().await?;
         return Ok(Executed::Done {
@@ -131,7 +121,7 @@ async fn read_run(connection: &mut PgConnection, run: RunId) -> Result<(Option<S
     let row = sqlx::query!(
         r#"select state,
                   (select count(*) from gateway_runs
-                   where state = 'live' and heartbeat_at > now() - interval '15 seconds') as "gateways!",
+                   where state in ('live', 'spooling') and heartbeat_at > now() - interval '15 seconds') as "gateways!",
                   set_config('idle_in_transaction_session_timeout', '3000', true) as idle_timeout,
                   set_config('lock_timeout', '1000', true) as lock_timeout
            from gateway_runs where id = $1 for share"#,

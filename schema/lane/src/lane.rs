@@ -23,6 +23,13 @@
 //! believed: the lane is **moved on** with an empty batch, small enough to find room, under the same expected sequence.
 //! One of the two is stored, for ever instead of the other: the empty one → not stored; the message → stored.
 //!
+//! # A message that is kept
+//! While NATS is away, a batch is acknowledged from the spool. From then on ([`Lane::keep`]) nobody waits for a verdict on
+//! it: it is sent until it is stored, whatever it is refused for, and the lane is not moved on past it. A lane that was moved
+//! on before that may hold the empty batch; then the verdict is "not stored", and the batch is begun again.
+//! A restart finds out where a lane stands from its last record ([`Lane::resume`]): of what is in the spool, what was
+//! stored is the beginning, up to that record.
+//!
 //! # The end of a lane
 //! Fenced by another, closed by ourselves, or failed: something was seen that cannot be (a sequence that went back, a
 //! stranger's record). A failed lane says "unknown" of what was in flight, never more, and writes nothing again.
@@ -117,11 +124,16 @@ struct Last {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     message: Message,
+    /// What the attempt under way carries: the message, or the empty batch.
+    sent: Message,
     /// The batch that moves the lane on, should it come to that.
     empty: BatchId,
     /// An attempt of `message` was not answered: it may still land.
     unclear: bool,
-    moving_on: bool,
+    /// The empty batch was sent in its place, or may have been.
+    moved_on: bool,
+    /// It is acknowledged: the empty batch is not sent any more.
+    kept: bool,
 }
 
 impl Lane {
@@ -135,6 +147,33 @@ impl Lane {
             in_flight: None,
             end: None,
         }
+    }
+
+    /// The lane of a run whose process died, from the last record that the stream's leader has of it. Fails where nothing
+    /// can be written behind it; a fence and a close are ends.
+    pub fn resume(last: LastRecord) -> Result<Self, &'static str> {
+        let (sequence, record) = match last {
+            LastRecord::At { sequence, record } => (sequence, record),
+            LastRecord::None => return Err("the stream has nothing of the lane"),
+        };
+        let (batch, end) = match record {
+            Seen::Ours(Message::Open) => (BatchId::NIL, None),
+            Seen::Ours(Message::Batch(batch)) => (batch, None),
+            Seen::Ours(Message::Close) => (BatchId::NIL, Some(End::Closed)),
+            Seen::Fence { last_batch } => (last_batch, Some(End::Fenced)),
+            Seen::Foreign => return Err("another run has written to the lane"),
+            Seen::Unreadable => return Err("the lane's last record cannot be read"),
+        };
+        Ok(Self {
+            last: Last { sequence, batch },
+            in_flight: None,
+            end,
+        })
+    }
+
+    /// Sequence of the lane's last record, and the batch that it is or, of a fence, names ([`BatchId::NIL`]: none).
+    pub fn last(&self) -> (u64, BatchId) {
+        (self.last.sequence, self.last.batch)
     }
 
     /// Nothing is written to the lane from here on.
@@ -155,11 +194,33 @@ impl Lane {
         );
         self.in_flight = Some(InFlight {
             message,
+            sent: message,
             empty,
             unclear: false,
-            moving_on: false,
+            moved_on: false,
+            kept: false,
         });
         self.send()
+    }
+
+    /// Takes a batch that is kept from the start. `empty`: that the lane may have been moved on with, by a process that
+    /// died; [`BatchId::NIL`]: none.
+    ///
+    /// # Panics
+    /// As [`Self::begin`].
+    pub fn begin_kept(&mut self, batch: BatchId, empty: BatchId) -> Next {
+        let next = self.begin(Message::Batch(batch), empty);
+        let current = self.current();
+        current.kept = true;
+        current.moved_on = empty != BatchId::NIL;
+        next
+    }
+
+    /// The message in flight is acknowledged: it is sent until it is stored, or the empty batch that was sent before is.
+    pub fn keep(&mut self) {
+        if let Some(current) = &mut self.in_flight {
+            current.kept = true;
+        }
     }
 
     /// The attempt that [`Next::Publish`] asked for ended so.
@@ -168,7 +229,7 @@ impl Lane {
         let current = self.current();
         match answer {
             Answer::Stored { sequence } if sequence > last => {
-                let stored = current.sent();
+                let stored = current.sent;
                 self.stored(stored, sequence)
             }
             Answer::Stored { .. } => self.fail("an acknowledged sequence lies before the lane's last"),
@@ -178,9 +239,10 @@ impl Lane {
                 Next::Read
             }
             Answer::Refused => match current.message {
+                Message::Batch(_) if current.kept => self.send(),
                 Message::Batch(_) if !current.unclear => self.done(Verdict::NotStored),
                 Message::Batch(_) => {
-                    current.moving_on = true;
+                    current.moved_on = true;
                     self.send()
                 }
                 // Nobody waits for a verdict on these: try on, until the caller gives up.
@@ -206,7 +268,7 @@ impl Lane {
                 let stored = match current.message {
                     Message::Batch(batch) if batch == last_batch => true,
                     _ if last_batch == last.batch => false,
-                    _ if current.moving_on && last_batch == current.empty => false,
+                    _ if current.moved_on && last_batch == current.empty => false,
                     _ => return self.fail("a fence names a batch that cannot be the last before it"),
                 };
                 self.end = Some(End::Fenced);
@@ -220,9 +282,12 @@ impl Lane {
     }
 
     fn send(&mut self) -> Next {
+        let expected = self.last.sequence;
+        let current = self.current();
+        current.sent = current.message_now();
         Next::Publish {
-            message: self.current().sent(),
-            expected: self.last.sequence,
+            message: current.sent,
+            expected,
         }
     }
 
@@ -267,8 +332,8 @@ impl Default for Lane {
 
 impl InFlight {
     /// What goes out now.
-    fn sent(&self) -> Message {
-        if self.moving_on {
+    fn message_now(&self) -> Message {
+        if self.moved_on && !self.kept {
             Message::Batch(self.empty)
         } else {
             self.message
@@ -276,7 +341,7 @@ impl InFlight {
     }
 
     fn may_be(&self, message: Message) -> bool {
-        message == self.message || (self.moving_on && message == Message::Batch(self.empty))
+        message == self.message || (self.moved_on && message == Message::Batch(self.empty))
     }
 }
 

@@ -6,7 +6,8 @@
 //! | a run: its row, its heartbeat, its lanes | [`run`] |
 //! | events on their way, and what became of them | [`publisher`] |
 //! | the protocol of a lane, pure | [`lane`] |
-//! | a lane at work; what travels in one message | [`task`], [`gathered`] |
+//! | a lane at work: what waits, what is written; what travels in one message | [`task`], [`waiting`], [`writer`], [`gathered`] |
+//! | while NATS is away: a lane that spools, and the spool | [`spooled`], [`spool`] |
 //! | a lane's subject: publish, read the last record | [`subject`] |
 //! | how the stream is cut; whether NATS is there | [`stream`], [`link`] |
 //! | ending a lane for its run | [`fence`] |
@@ -25,8 +26,12 @@ pub mod link;
 pub mod metrics;
 pub mod publisher;
 pub mod run;
+pub mod spool;
+mod spooled;
 pub mod stream;
 pub mod subject;
 pub mod task;
+mod waiting;
+mod writer;
 
 pub use lane::{Answer, End, Lane, LastRecord, Message, Next, Seen, Verdict};

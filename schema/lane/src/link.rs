@@ -69,6 +69,22 @@ impl Link {
         )
     }
 
+    /// Resolves when it was down for so long without a break.
+    pub async fn is_down_for(&self, patience: Duration) {
+        let mut seen = self.seen.clone();
+        loop {
+            if seen.wait_for(|seen| !seen.up).await.is_err() {
+                return std::future::pending().await;
+            }
+            if tokio::time::timeout(patience, seen.wait_for(|seen| seen.up))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
     /// Resolves when the connection of now is lost; what was sent on it may not be answered any more.
     pub async fn lost(&self) {
         let mut seen = self.seen.clone();

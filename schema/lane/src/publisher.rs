@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -16,7 +16,7 @@ use schema::{AccountId, RunId, names, usage_event::EncodedEvent};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use crate::{gathered::Entry, link::Link};
+use crate::{gathered::Entry, link::Link, spool::room::Room};
 
 /// Cheap to clone; all clones publish through the same lanes.
 pub struct Publisher<U> {
@@ -55,7 +55,7 @@ impl Units for NoUnits {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Fsynced in the stream.
+    /// Fsynced in the stream; or in the spool, from where it will be put there.
     Stored,
     /// Certainly not stored, never will be; the units are given back. A gateway answers `503`, not counted.
     NotStored,
@@ -72,7 +72,7 @@ impl Outcome {
     }
 }
 
-/// The lane cannot take anything now (NATS away, lane not open, queue full), so no unit is to be spent.
+/// The lane cannot take anything now (NATS away and no room in a spool, lane not open, queue full), so no unit is to be spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("events cannot be recorded now")]
 pub struct Unavailable;
@@ -92,6 +92,10 @@ pub struct Entrance<U> {
 #[derive(Debug)]
 pub struct Gate {
     open: AtomicBool,
+    /// What comes in goes to the spool.
+    spooled: AtomicBool,
+    /// Of the spool; there is none: NATS has to be there.
+    room: OnceLock<Arc<Room>>,
     /// Entries that were put into the queue and not taken from it.
     queued_bytes: AtomicUsize,
     queued_bytes_max: usize,
@@ -109,7 +113,7 @@ impl<U: Units> Publisher<U> {
     pub fn reserve(&self, account: AccountId) -> Result<Slot<U>, Unavailable> {
         let lanes = self.lanes.load();
         let entrance = lanes.as_ref().ok_or(Unavailable)?.of(account);
-        if !self.link.is_up() || !entrance.gate.has_room() {
+        if !entrance.gate.takes(&self.link) {
             return Err(Unavailable);
         }
         Ok(Slot {
@@ -188,6 +192,8 @@ impl<U: Units> Entrance<U> {
         let (queue, entries) = mpsc::channel(limits.entries);
         let gate = Arc::new(Gate {
             open: AtomicBool::new(false),
+            spooled: AtomicBool::new(false),
+            room: OnceLock::new(),
             queued_bytes: AtomicUsize::new(0),
             queued_bytes_max: limits.bytes,
         });
@@ -215,13 +221,25 @@ impl Gate {
         self.open.store(false, Relaxed);
     }
 
+    /// While NATS is away, what comes in has this room.
+    pub fn set_room(&self, room: Arc<Room>) {
+        self.room.get_or_init(|| room);
+    }
+
+    /// Whether what comes in goes to the spool, also while NATS seems to be there.
+    pub fn spooled(&self, spooled: bool) {
+        self.spooled.store(spooled, Relaxed);
+    }
+
     /// The entry has left the queue.
     pub fn left<U: Units>(&self, entry: &Entry<U>) {
         self.queued_bytes.fetch_sub(entry.bytes(), Relaxed);
     }
 
-    fn has_room(&self) -> bool {
-        self.open.load(Relaxed) && self.queued_bytes.load(Relaxed) < self.queued_bytes_max
+    fn takes(&self, link: &Link) -> bool {
+        let is_recorded =
+            (link.is_up() && !self.spooled.load(Relaxed)) || self.room.get().is_some_and(|room| room.takes());
+        is_recorded && self.open.load(Relaxed) && self.queued_bytes.load(Relaxed) < self.queued_bytes_max
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     link::Link,
     metrics::LaneMetrics,
     publisher::{Entrance, Lanes, QueueLimits, Units},
+    spool::{RunSpool, Spool, drain::Keeper, frame::Owner},
     stream::{self, UsageStream},
     subject::LaneSubject,
     task::{LaneContext, LaneLimits, LaneTask},
@@ -42,6 +43,8 @@ pub struct Runs {
     pub life: Lifecycle,
     pub metrics: LaneMetrics,
     pub limits: RunLimits,
+    /// Where batches go while NATS is away; `None`: nowhere, so nothing is taken.
+    pub spool: Option<Spool>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,8 +60,16 @@ pub struct Run {
     fenced: CancellationToken,
     lanes: Vec<JoinHandle<End>>,
     pool: PgPool,
+    spool: Option<KeptSpool>,
     /// Ends the heartbeat.
     _heartbeat: DropGuard,
+}
+
+/// A run's spool, and who keeps it.
+struct KeptSpool {
+    spool: RunSpool,
+    keeper: JoinHandle<()>,
+    stop: CancellationToken,
 }
 
 impl Runs {
@@ -86,9 +97,11 @@ impl Runs {
             if let Some(Some((entrances, tasks))) = opened {
                 info!(run.id = %id, lanes = tasks.len(), generation = stream.generation, "opened the lanes of a new run");
                 self.health.up(PART);
+                let (tasks, spool) = self.keep_spool(id, &stream, tasks, &fenced)?;
                 let run = Run {
                     id,
                     fenced,
+                    spool,
                     lanes: tasks.into_iter().map(|task| self.life.spawn(task.run())).collect(),
                     pool: self.pool.clone(),
                     _heartbeat: heartbeat,
@@ -122,6 +135,35 @@ impl Runs {
             async { Some((entrance, opening.await?)) }
         });
         join_all(lanes).await.into_iter().collect()
+    }
+
+    /// Gives the lanes their ends of the run's spool.
+    fn keep_spool<U: Units>(
+        &self,
+        run: RunId,
+        stream: &UsageStream,
+        tasks: Vec<LaneTask<U>>,
+        fenced: &CancellationToken,
+    ) -> Result<(Vec<LaneTask<U>>, Option<KeptSpool>)> {
+        let Some(spool) = &self.spool else {
+            return Ok((tasks, None));
+        };
+        let (spool, lanes, feeds) = spool.of_run(Owner {
+            run,
+            generation: stream.generation,
+            shards: stream.shards,
+        })?;
+        let tasks = tasks.into_iter().zip(lanes).map(|(task, lane)| task.with_spool(lane));
+        let stop = CancellationToken::new();
+        let keeper = Keeper {
+            spool: spool.clone(),
+            pool: self.pool.clone(),
+            feeds,
+            fenced: fenced.clone(),
+            stopped: stop.clone(),
+        };
+        let keeper = self.life.spawn(keeper.run());
+        Ok((tasks.collect(), Some(KeptSpool { spool, keeper, stop })))
     }
 
     async fn register(&self, id: RunId, stream: &UsageStream) {
@@ -162,10 +204,11 @@ impl Run {
         self.fenced.cancel();
     }
 
-    /// Waits until every lane has sent what it has and is closed. The publisher must have let go of them. Fails when
-    /// one ended otherwise; the run is then not to be closed.
+    /// Waits until every lane has sent what it has and is closed; then the spool is drained too. The publisher must have
+    /// let go of them. Fails when one ended otherwise; the run is then not to be closed.
     pub async fn lanes_closed(&mut self) -> Result<()> {
-        let ends = join_all(self.lanes.drain(..)).await;
+        let ends = join_all(&mut self.lanes).await;
+        self.lanes.clear();
         let closed = ends.iter().filter(|end| matches!(end, Ok(End::Closed))).count();
         if closed < ends.len() {
             bail!(
@@ -179,7 +222,11 @@ impl Run {
 
     /// The run's last word: nothing of it is under way and nothing is held. Only after all lanes are closed and all
     /// leases are returned.
-    pub async fn close(self) -> Result<()> {
+    pub async fn close(mut self) -> Result<()> {
+        if let Some(KeptSpool { keeper, stop, .. }) = self.spool.as_mut() {
+            stop.cancel();
+            keeper.await.context("keeping the spool")?;
+        }
         let closed = sqlx::query!(
             "update gateway_runs set state = 'closed', ended_at = now()
              where id = $1 and state in ('live', 'spooling')
@@ -192,13 +239,37 @@ impl Run {
         if closed.rows_affected() == 0 {
             bail!("the run could not be closed: it still holds leases, or is being ended by others, who settle it");
         }
+        if let Some(KeptSpool { spool, .. }) = self.spool {
+            spool.remove_directory().await?;
+        }
         info!(run.id = %self.id, "closed the run");
         Ok(())
+    }
+
+    /// Nothing more is published: what is in the spool is left there for the next start. Returns how many batches that are.
+    pub async fn leave(self) -> u64 {
+        // Those that have ended may have been waited for already.
+        let at_work = self.lanes.into_iter().filter(|lane| !lane.is_finished());
+        join_all(at_work.inspect(JoinHandle::abort)).await;
+        match self.spool {
+            Some(KeptSpool { spool, keeper, stop }) => {
+                stop.cancel();
+                keeper.await.ok();
+                spool.backlog()
+            }
+            None => 0,
+        }
     }
 }
 
 /// Counts up until `stop`, or until the row says that the run is being ended.
-async fn beat(pool: PgPool, id: RunId, interval: Duration, stop: CancellationToken, fenced: CancellationToken) {
+pub(crate) async fn beat(
+    pool: PgPool,
+    id: RunId,
+    interval: Duration,
+    stop: CancellationToken,
+    fenced: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut missed = 0u32;

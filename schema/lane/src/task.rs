@@ -1,27 +1,40 @@
 //! One lane at work: gathers what waits while a message is in flight, sends it, settles it, and sees to the end of the
 //! lane. Ends when everybody who could send has gone (then the lane is closed) or when the run is fenced.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use anyhow::Result;
-use bytes::Bytes;
-use schema::{BatchId, LaneRecord, RunId, lane_record::BatchBuilder};
-use service::Backoff;
+use futures_util::future::{MaybeDone, maybe_done};
+use schema::{BatchId, LaneRecord, RunId};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::{
     gathered::{BatchLimits, Entry, Gathered},
-    lane::{Answer, End, Lane, LastRecord, Message, Next, Verdict},
+    lane::{End, Lane, Message, Verdict},
     link::Link,
     metrics::LaneMetrics,
     publisher::{Gate, Outcome, Units},
+    spool::{LaneSpool, SpoolError, frame::Batch, log::AppendError},
+    spooled,
     subject::LaneSubject,
+    waiting::Waiting,
+    writer::Writer,
 };
+
+/// The connection is down for so long: NATS is away, and the spool is to be used. Shorter than a request minds, longer than
+/// most reconnects.
+const AWAY_AFTER: Duration = Duration::from_millis(250);
+/// After the spool did not take a message that is under way, until it is asked again.
+const ASK_SPOOL_AGAIN: Duration = Duration::from_millis(500);
 
 /// Waits and bounds of a lane.
 #[derive(Clone, Debug)]
@@ -29,7 +42,8 @@ pub struct LaneLimits {
     pub batch: BatchLimits,
     /// For one attempt to publish, and for one look at the last record.
     pub attempt_timeout: Duration,
-    /// A message without an outcome for so long: the lane takes nothing more until it has one.
+    /// A message without an outcome for so long: it goes to the spool; without one the lane takes nothing more until it
+    /// has an outcome.
     pub stuck_after: Duration,
     /// Waiters are told "unknown" after this, counted from when their message first went out.
     pub outcome_deadline: Duration,
@@ -50,22 +64,16 @@ pub struct LaneTask<U> {
     shard: u16,
     writer: Writer,
     waiting: Waiting<U>,
+    spool: Option<LaneSpool>,
     context: LaneContext,
 }
 
-/// Brings one message after the other to its verdict.
-struct Writer {
-    lane: Lane,
-    subject: LaneSubject,
-    context: LaneContext,
-}
-
-/// What waits for its message.
-struct Waiting<U> {
-    gate: Arc<Gate>,
-    queue: mpsc::Receiver<Entry<U>>,
-    /// Taken from the queue, and too large for the message it was taken for.
-    held_over: Option<Entry<U>>,
+/// A batch, and those who wait for what becomes of it.
+struct Sent<U: Units> {
+    gathered: Gathered<U>,
+    started: Instant,
+    /// Writing it to the spool failed in a way that leaves open whether it is there.
+    may_be_spooled: bool,
 }
 
 impl<U: Units> LaneTask<U> {
@@ -77,246 +85,235 @@ impl<U: Units> LaneTask<U> {
         gate: Arc<Gate>,
         queue: mpsc::Receiver<Entry<U>>,
     ) -> Option<Self> {
-        let mut writer = Writer {
-            lane: Lane::new(),
-            subject,
-            context: context.clone(),
-        };
+        let writer = Writer::new(Lane::new(), subject, context.clone());
         let open = LaneRecord::open(context.run).encode().into();
-        let verdict = writer.write(Message::Open, open).await;
-        let task = Self {
-            shard,
-            writer,
-            waiting: Waiting {
-                gate,
-                queue,
-                held_over: None,
-            },
-            context,
-        };
+        let (writer, verdict) = writer.write(Message::Open, BatchId::new(), open).await;
+        let waiting = Waiting::new(gate, queue);
         if verdict == Verdict::Stored {
-            task.waiting.gate.open();
-            return Some(task);
+            waiting.gate.open();
+            return Some(Self {
+                shard,
+                writer,
+                waiting,
+                spool: None,
+                context,
+            });
         }
-        task.report_end();
+        report_end(&context, shard, &writer.lane, &waiting.gate);
         None
     }
 
+    /// Has batches spooled while NATS is away.
+    pub fn with_spool(mut self, spool: LaneSpool) -> Self {
+        self.waiting.gate.set_room(spool.spool.shared_room());
+        self.spool = Some(spool);
+        self
+    }
+
     /// Until the end of the lane.
-    pub async fn run(mut self) -> End {
-        let fenced = self.context.fenced.clone();
+    pub async fn run(self) -> End {
+        let Self {
+            shard,
+            mut writer,
+            mut waiting,
+            mut spool,
+            context,
+        } = self;
+        let fenced = context.fenced.clone();
         while !fenced.is_cancelled() {
-            let limits = self.context.limits.batch;
-            match fenced.run_until_cancelled(self.waiting.gather(limits)).await {
-                Some(Some(gathered)) => self.publish(gathered).await,
+            match fenced.run_until_cancelled(waiting.gather(context.limits.batch)).await {
+                Some(Some(gathered)) => {
+                    writer = publish(&context, writer, &mut waiting, spool.as_mut(), gathered).await
+                }
                 Some(None) => {
-                    let close = LaneRecord::close(self.context.run).encode().into();
-                    self.writer.write(Message::Close, close).await;
+                    let close = LaneRecord::close(context.run).encode().into();
+                    (writer, _) = writer.write(Message::Close, BatchId::new(), close).await;
                     break;
                 }
                 None => break,
             }
-            if self.writer.lane.end().is_some() {
+            if writer.lane.end().is_some() {
                 break;
             }
         }
-        let end = self.report_end();
-        self.waiting.refuse_until_the_end(self.context.run).await;
+        let end = report_end(&context, shard, &writer.lane, &waiting.gate);
+        waiting.refuse_until_the_end(context.run).await;
         end
     }
+}
 
-    async fn publish(&mut self, mut gathered: Gathered<U>) {
-        let batch = BatchId::new();
-        let record = gathered.encode(batch, self.context.run);
-        let (metrics, limits) = (self.context.metrics.clone(), &self.context.limits);
-        let started = Instant::now();
+async fn publish<U: Units>(
+    context: &LaneContext,
+    writer: Writer,
+    waiting: &mut Waiting<U>,
+    spool: Option<&mut LaneSpool>,
+    gathered: Gathered<U>,
+) -> Writer {
+    let limits = &context.limits;
+    let (batch, empty) = (BatchId::new(), BatchId::new());
+    let record = gathered.encode(batch, context.run);
+    let sent = Sent {
+        gathered,
+        started: Instant::now(),
+        may_be_spooled: false,
+    };
+    let (expected, kept) = (writer.lane.last().0, writer.kept());
+    let mut writing = pin!(maybe_done(writer.write(Message::Batch(batch), empty, record.clone())));
+    let is_away = async {
+        match &spool {
+            Some(_) => tokio::select! {
+                () = context.link.is_down_for(AWAY_AFTER) => {}
+                () = sleep(limits.stuck_after) => {}
+            },
+            None => sleep(limits.stuck_after).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = &mut writing => {
+            let (writer, verdict) = finished(writing);
+            sent.settle(context, &writer.lane, verdict);
+            writer
+        }
+        () = is_away => match spool {
+            None => {
+                context.metrics.stuck.inc();
+                refuse_until_it_is_known(context, writing, waiting, sent).await
+            }
+            Some(spool) => {
+                let spooled = Batch { shard: spool.shard, id: batch, empty, expected, record };
+                let (sent, release) = match spool_or_wait(context, writing.as_mut(), waiting, spool, sent, &spooled).await {
+                    (sent, Some(release)) => (sent, release),
+                    (sent, None) => {
+                        let (writer, verdict) = finished(writing);
+                        sent.settle(context, &writer.lane, verdict);
+                        return writer;
+                    }
+                };
+                // First: its waiters are told that it will be stored, so nothing may take its place any more.
+                kept.store(true, Relaxed);
+                sent.gathered.settle(Outcome::Stored);
+                waiting.gate.spooled(true);
+                let writer = spooled::until_released(context, writing, batch, waiting, spool, release).await;
+                waiting.gate.spooled(false);
+                writer
+            }
+        },
+    }
+}
 
-        let waiting = &mut self.waiting;
-        let verdict = {
-            let mut writing = std::pin::pin!(self.writer.write(Message::Batch(batch), record));
-            match timeout(limits.stuck_after, &mut writing).await {
-                Ok(verdict) => verdict,
-                Err(_) => {
-                    // Who waits behind this message was not sent, and can be told so at once.
-                    metrics.stuck.inc();
-                    waiting.gate.close();
-                    let deadline = started + limits.outcome_deadline;
-                    let verdict = tokio::select! {
-                        verdict = &mut writing => verdict,
-                        () = waiting.refuse_while_stuck(&mut gathered, deadline) => unreachable!("it waits for ever"),
-                    };
-                    waiting.gate.open();
-                    verdict
+/// Without a spool: who waits behind this message was not sent, and can be told so at once.
+async fn refuse_until_it_is_known<U: Units>(
+    context: &LaneContext,
+    mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>,
+    waiting: &mut Waiting<U>,
+    mut sent: Sent<U>,
+) -> Writer {
+    waiting.gate.close();
+    let deadline = sent.started + context.limits.outcome_deadline;
+    tokio::select! {
+        () = &mut writing => {}
+        () = waiting.refuse_while_stuck(&mut sent.gathered, deadline) => unreachable!("it waits for ever"),
+    }
+    waiting.gate.open();
+    let (writer, verdict) = finished(writing);
+    sent.settle(context, &writer.lane, verdict);
+    writer
+}
+
+/// Until the message is in the spool, with the number of the release that ends that; or it has its verdict. While the spool
+/// takes nothing, what waits behind the message is refused.
+async fn spool_or_wait<U: Units>(
+    context: &LaneContext,
+    mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>,
+    waiting: &mut Waiting<U>,
+    spool: &LaneSpool,
+    mut sent: Sent<U>,
+    batch: &Batch,
+) -> (Sent<U>, Option<u64>) {
+    let deadline = sent.started + context.limits.outcome_deadline;
+    let mut is_known = false;
+    loop {
+        let mut appending = pin!(spool.spool.append(batch.clone(), true));
+        let appended = loop {
+            tokio::select! {
+                biased;
+                appended = &mut appending => break appended,
+                () = &mut writing, if !is_known => is_known = true,
+                () = sleep_until(deadline) => {
+                    sent.gathered.stop_waiting();
+                    // An append is never given up half way: what is in the log is published.
+                    break appending.await;
                 }
             }
         };
-        metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
-        metrics.events_per_message.observe(gathered.events() as f64);
+        match appended {
+            Ok(release) => {
+                waiting.gate.open();
+                // A lane that has ended meanwhile says what became of it: no spool can add to it.
+                let has_ended = (writing.as_mut().output_mut()).is_some_and(|(writer, _)| writer.lane.end().is_some());
+                return (sent, (!has_ended).then_some(release));
+            }
+            Err(SpoolError::Failed(AppendError::Unknown(_))) => sent.may_be_spooled = true,
+            Err(failure) => debug!(run.id = %context.run, shard = spool.shard, "not spooled: {failure}"),
+        }
+        if !is_known {
+            context.metrics.stuck.inc();
+            waiting.gate.close();
+            tokio::select! {
+                () = &mut writing => is_known = true,
+                () = sleep(ASK_SPOOL_AGAIN) => {}
+                () = waiting.refuse_while_stuck(&mut sent.gathered, deadline) => unreachable!("it waits for ever"),
+            }
+        }
+        if is_known {
+            waiting.gate.open();
+            return (sent, None);
+        }
+    }
+}
+
+fn finished(writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>) -> (Writer, Verdict) {
+    writing.take_output().expect("it is taken once, when it is done")
+}
+
+impl<U: Units> Sent<U> {
+    fn settle(self, context: &LaneContext, lane: &Lane, verdict: Verdict) {
+        let metrics = &context.metrics;
+        metrics.publish_seconds.observe(self.started.elapsed().as_secs_f64());
+        metrics.events_per_message.observe(self.gathered.events() as f64);
         metrics.settled(verdict);
-        gathered.settle(match verdict {
+        self.gathered.settle(match verdict {
             Verdict::Stored => Outcome::Stored,
+            // A restart may find it in the spool.
+            Verdict::NotStored if self.may_be_spooled => Outcome::Unknown,
             // What a fence has kept out, another run may take.
-            Verdict::NotStored if self.writer.lane.end().is_some() => Outcome::RunEnded(self.context.run),
+            Verdict::NotStored if lane.end().is_some() => Outcome::RunEnded(context.run),
             Verdict::NotStored => Outcome::NotStored,
             Verdict::Unknown => Outcome::Unknown,
         });
     }
-
-    /// Says how the lane ended, and to the other lanes if they have to end too.
-    fn report_end(&self) -> End {
-        let (run, shard) = (self.context.run, self.shard);
-        self.waiting.gate.close();
-        // Without an end of its own, it was told that the run is fenced.
-        let end = self.writer.lane.end().unwrap_or(End::Fenced);
-        match end {
-            End::Closed => debug!(run.id = %run, shard, "closed lane"),
-            End::Fenced => {
-                self.context.metrics.fenced.inc();
-                warn!(run.id = %run, shard, "lane is fenced: nothing more is written to it");
-            }
-            End::Failed(why) => {
-                self.context.metrics.fenced.inc();
-                error!(run.id = %run, shard, "lane failed, its run is given up: {why}");
-            }
-        }
-        if end != End::Closed {
-            self.context.fenced.cancel();
-        }
-        end
-    }
 }
 
-impl<U: Units> Waiting<U> {
-    /// All that waits, up to the limits; waits for the first. `None`: nobody is left who could send.
-    async fn gather(&mut self, limits: BatchLimits) -> Option<Gathered<U>> {
-        let first = match self.held_over.take() {
-            Some(entry) => entry,
-            None => self.next().await?,
-        };
-        let mut gathered = Gathered::default();
-        let mut next = Some(first);
-        while let Some(entry) = next {
-            if let Err(entry) = gathered.push(entry, limits) {
-                self.held_over = Some(entry);
-                break;
-            }
-            if gathered.is_full(limits) {
-                break;
-            }
-            next = self.queue.try_recv().ok().inspect(|entry| self.gate.left(entry));
+/// Says how the lane ended, and to the other lanes if they have to end too.
+fn report_end(context: &LaneContext, shard: u16, lane: &Lane, gate: &Gate) -> End {
+    let run = context.run;
+    gate.close();
+    // Without an end of its own, it was told that the run is fenced.
+    let end = lane.end().unwrap_or(End::Fenced);
+    match end {
+        End::Closed => debug!(run.id = %run, shard, "closed lane"),
+        End::Fenced => {
+            context.metrics.fenced.inc();
+            warn!(run.id = %run, shard, "lane is fenced: nothing more is written to it");
         }
-        Some(gathered)
-    }
-
-    async fn next(&mut self) -> Option<Entry<U>> {
-        self.queue.recv().await.inspect(|entry| self.gate.left(entry))
-    }
-
-    /// Tells all that waits, and all that still comes, that it is not stored; and `gathered`, at its deadline, that
-    /// nobody knows. Never ends.
-    async fn refuse_while_stuck(&mut self, gathered: &mut Gathered<U>, deadline: Instant) {
-        let refusing = async {
-            self.refuse_all(Outcome::NotStored).await;
-            std::future::pending::<()>().await
-        };
-        let stop_waiting = async {
-            tokio::time::sleep_until(deadline).await;
-            gathered.stop_waiting();
-            std::future::pending::<()>().await
-        };
-        tokio::join!(refusing, stop_waiting);
-    }
-
-    /// The lane has ended: nothing new comes in, and what has a slot already is refused.
-    async fn refuse_until_the_end(mut self, run: RunId) {
-        self.queue.close();
-        self.refuse_all(Outcome::RunEnded(run)).await;
-    }
-
-    async fn refuse_all(&mut self, outcome: Outcome) {
-        if let Some(entry) = self.held_over.take() {
-            entry.settle(outcome);
-        }
-        while let Some(entry) = self.next().await {
-            entry.settle(outcome);
+        End::Failed(why) => {
+            context.metrics.fenced.inc();
+            error!(run.id = %run, shard, "lane failed, its run is given up: {why}");
         }
     }
-}
-
-impl Writer {
-    /// Tries until there is a verdict.
-    async fn write(&mut self, message: Message, record: Bytes) -> Verdict {
-        let mut pauses = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-        let mut attempts = 0u32;
-        let mut next = self.lane.begin(message, BatchId::new());
-        loop {
-            next = match next {
-                Next::Publish {
-                    message: sent,
-                    expected,
-                } => {
-                    if attempts > 0 {
-                        sleep(pauses.next_delay()).await;
-                    }
-                    attempts += 1;
-                    let record = match sent {
-                        Message::Batch(batch) if sent != message => {
-                            BatchBuilder::new(batch).finish(self.context.run).into()
-                        }
-                        _ => record.clone(),
-                    };
-                    let answer = self.attempt(expected, record).await;
-                    self.count(answer, attempts);
-                    self.lane.answered(answer)
-                }
-                Next::Read => match self.last_record().await {
-                    Ok(record) => self.lane.read(record),
-                    Err(failure) => {
-                        debug!("reading a lane's last record: {failure:#}");
-                        sleep(pauses.next_delay()).await;
-                        Next::Read
-                    }
-                },
-                Next::Done(verdict) => return verdict,
-            }
-        }
+    if end != End::Closed {
+        context.fenced.cancel();
     }
-
-    async fn attempt(&self, expected: u64, record: Bytes) -> Answer {
-        let (link, limits) = (&self.context.link, &self.context.limits);
-        // What is not sent cannot land: without a connection the client would keep it, and send it when nobody wants it.
-        if !link.is_up() && !link.is_up_within(limits.stuck_after).await {
-            return Answer::Refused;
-        }
-        tokio::select! {
-            answer = self.subject.publish(expected, record, limits.attempt_timeout) => answer,
-            () = link.lost() => Answer::Unclear,
-        }
-    }
-
-    async fn last_record(&self) -> Result<LastRecord> {
-        let (link, limits) = (&self.context.link, &self.context.limits);
-        if !link.is_up_within(limits.attempt_timeout).await {
-            anyhow::bail!("not connected");
-        }
-        self.subject.last_record(limits.attempt_timeout).await
-    }
-
-    fn count(&self, answer: Answer, attempt: u32) {
-        let metrics = &self.context.metrics;
-        metrics.attempts.inc();
-        match answer {
-            Answer::Stored { .. } => {}
-            Answer::Unclear => {
-                metrics.unclear.inc();
-                debug!(run.id = %self.context.run, attempt, "a publish has an unknown outcome: reading the lane's last record");
-            }
-            Answer::Refused => {
-                metrics.refused.inc();
-            }
-            Answer::WrongLast => {
-                metrics.wrong_last.inc();
-            }
-        }
-    }
+    end
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::spool::standing::{Spooled, stored_before};
 
 /// The lane's subject in the stream, and what is on its way there. Sequences are the stream's: they have gaps.
 #[derive(Default)]
@@ -205,6 +206,76 @@ proptest! {
         }
         let stored: Vec<_> = nats.log.iter().map(|(_, record)| format!("{record:?}")).collect();
         prop_assert_eq!(stored.iter().collect::<HashSet<_>>().len(), stored.len(), "twice: {:?}", stored);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    /// Batches are acknowledged from the spool while the first of them is under way; the process dies and resumes, again
+    /// and again, while its old attempts still land. In the end each is stored once, and in order.
+    #[test]
+    fn what_was_kept_is_stored_once_and_in_order_whatever_dies(moves in moves(), kept_after in 0usize..6, deaths in prop::collection::vec(1usize..9, 0..4)) {
+        let (mut nats, mut lane) = (Nats::default(), Lane::new());
+        let calm = Move { fate: Fate::Delivered, lands: None, fence: false, gap: 0 };
+        let mut moves = moves.into_iter().map(|step| Move { fence: false, ..step }).chain(std::iter::repeat(calm));
+        let mut step = |lane: &mut Lane, nats: &mut Nats, next: Next| match next {
+            Next::Publish { message, expected } => lane.answered(nats.attempt(message, expected, moves.next().unwrap_or(calm))),
+            Next::Read => lane.read(nats.last_record()),
+            Next::Done(_) => next,
+        };
+        let mut next = lane.begin(Message::Open, id(999));
+        while !matches!(next, Next::Done(_)) {
+            next = step(&mut lane, &mut nats, next);
+        }
+        // The first goes out as any other does; it is spooled when it has had no verdict for some steps.
+        let spool: Vec<Spooled> = (1..=6).map(|n| Spooled { batch: id(n), empty: if n == 1 { id(1_001) } else { BatchId::NIL }, expected: if n == 1 { lane.last().0 } else { 0 } }).collect();
+        next = lane.begin(Message::Batch(id(1)), id(1_001));
+        for _ in 0..kept_after {
+            next = step(&mut lane, &mut nats, next);
+        }
+        lane.keep();
+        if next == Next::Done(Verdict::Stored) || next == Next::Done(Verdict::NotStored) {
+            // It was not spooled at all: there is nothing to hold it to here.
+            return Ok(());
+        }
+        let mut done = 0;
+        let mut deaths = deaths.into_iter();
+        let mut left = deaths.next();
+        let mut steps = 0;
+        while done < spool.len() {
+            steps += 1;
+            prop_assert!(steps < 2_000, "it has no end");
+            if left == Some(0) {
+                // Its attempt under way may be anywhere.
+                if let Next::Publish { message, expected } = next {
+                    nats.wire.push((message, expected));
+                }
+                left = deaths.next();
+                lane = Lane::resume(nats.last_record()).unwrap();
+                done = stored_before(&lane, &spool).unwrap();
+                next = Next::Done(Verdict::NotStored);
+                continue;
+            }
+            left = left.map(|left| left - 1);
+            next = match next {
+                Next::Done(Verdict::Stored) => {
+                    done += 1;
+                    Next::Done(Verdict::NotStored)
+                }
+                Next::Done(Verdict::Unknown) => return Err(TestCaseError::fail(format!("{:?}", lane.end()))),
+                Next::Done(Verdict::NotStored) => lane.begin_kept(spool[done].batch, spool[done].empty),
+                under_way => step(&mut lane, &mut nats, under_way),
+            };
+        }
+        for (message, expected) in nats.wire.clone() {
+            nats.deliver(message, expected);
+        }
+        let stored: Vec<BatchId> = nats.log.iter().filter_map(|(_, record)| match record {
+            Record::Ours(Message::Batch(batch)) if *batch != id(1_001) => Some(*batch),
+            _ => None,
+        }).collect();
+        prop_assert_eq!(stored, spool.iter().map(|spooled| spooled.batch).collect::<Vec<_>>());
     }
 }
 

@@ -1,0 +1,102 @@
+//! What the spool counts.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    metrics::{
+        counter::Counter,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+#[derive(Clone, Debug)]
+pub struct SpoolMetrics {
+    pub spooling: Gauge,
+    pub bytes: Gauge,
+    pub batches: Gauge,
+    pub oldest_seconds: Gauge<f64, AtomicU64>,
+    pub appended: Counter,
+    pub drained: Counter,
+    pub refused: Counter,
+    pub failed: Counter,
+    pub lost: Counter,
+    pub fsync_seconds: Histogram,
+    pub batches_per_write: Histogram,
+}
+
+impl SpoolMetrics {
+    /// Into `registry`, which the writer's own prefix is on.
+    pub fn register(&self, registry: &mut Registry) {
+        for (name, help, gauge) in [
+            (
+                "spooling",
+                "1: the run spools, as PostgreSQL has it; 0: it does not",
+                &self.spooling,
+            ),
+            ("bytes", "Bytes of the spool's segments", &self.bytes),
+            (
+                "batches",
+                "Batches in the spool that are not known to be in the stream",
+                &self.batches,
+            ),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register(
+            "oldest_seconds",
+            "Age of the oldest batch that is not known to be in the stream",
+            self.oldest_seconds.clone(),
+        );
+        for (name, help, counter) in [
+            (
+                "appended",
+                "Batches that were acknowledged from the spool",
+                &self.appended,
+            ),
+            ("drained", "Batches of the spool that reached the stream", &self.drained),
+            (
+                "refused",
+                "Batches that the spool did not take: full, or not registered",
+                &self.refused,
+            ),
+            ("failed", "Writes to the spool that failed", &self.failed),
+            (
+                "lost",
+                "Acknowledged batches of runs that were given up: they are in the directory given-up",
+                &self.lost,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        for (name, help, histogram) in [
+            ("fsync_seconds", "One durable write", &self.fsync_seconds),
+            (
+                "batches_per_write",
+                "Batches in one durable write",
+                &self.batches_per_write,
+            ),
+        ] {
+            registry.register(name, help, histogram.clone());
+        }
+    }
+}
+
+impl Default for SpoolMetrics {
+    fn default() -> Self {
+        Self {
+            spooling: Gauge::default(),
+            bytes: Gauge::default(),
+            batches: Gauge::default(),
+            oldest_seconds: Gauge::default(),
+            appended: Counter::default(),
+            drained: Counter::default(),
+            refused: Counter::default(),
+            failed: Counter::default(),
+            lost: Counter::default(),
+            fsync_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            batches_per_write: Histogram::new(exponential_buckets(1.0, 2.0, 8)),
+        }
+    }
+}

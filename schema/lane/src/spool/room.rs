@@ -1,0 +1,74 @@
+//! Whether the spool takes batches now: one atomic, read on the hot path while NATS is away, and why not.
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+/// Of one process.
+#[derive(Debug, Default)]
+pub struct Room {
+    reasons: AtomicU8,
+}
+
+/// Why nothing more is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// Its bytes are used up.
+    Full = 1,
+    /// What waits in it has waited for too long.
+    Old = 2,
+    /// The disk failed, or is full.
+    Disk = 4,
+    /// PostgreSQL has not taken it that the run spools.
+    Unregistered = 8,
+}
+
+impl Room {
+    /// One relaxed load.
+    pub fn takes(&self) -> bool {
+        self.reasons.load(Relaxed) == 0
+    }
+
+    /// Sets or removes a reason.
+    pub fn set(&self, reason: Reason, holds: bool) {
+        match holds {
+            true => self.reasons.fetch_or(reason as u8, Relaxed),
+            false => self.reasons.fetch_and(!(reason as u8), Relaxed),
+        };
+    }
+
+    pub fn has(&self, reason: Reason) -> bool {
+        self.reasons.load(Relaxed) & reason as u8 != 0
+    }
+
+    /// For people; `None`: it takes.
+    pub fn why_not(&self) -> Option<&'static str> {
+        let texts = [
+            (Reason::Disk, "the spool's disk failed or is full"),
+            (Reason::Full, "the spool is full"),
+            (Reason::Old, "what is in the spool is too old"),
+            (Reason::Unregistered, "PostgreSQL is away too"),
+        ];
+        texts
+            .into_iter()
+            .find(|(reason, _)| self.has(*reason))
+            .map(|(_, text)| text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_alone_is_enough() {
+        let room = Room::default();
+        assert!(room.takes() && room.why_not().is_none());
+        room.set(Reason::Full, true);
+        room.set(Reason::Disk, true);
+        room.set(Reason::Full, false);
+        assert!(!room.takes());
+        assert_eq!(room.why_not(), Some("the spool's disk failed or is full"));
+        room.set(Reason::Disk, false);
+        assert!(room.takes());
+    }
+}

@@ -1,0 +1,221 @@
+//! When a run spools and when it does not, pure: who wants to append, who has, and when all of it is over.
+//!
+//! ```text
+//! Direct ─ somebody wants to ─> Entering ─ committed ─> Spooling ─ all is stored ─> Clearing ─ removed ─> Leaving ─ committed ─> Direct
+//!                               Entering <─> Refused: PostgreSQL does not answer      └─ not removed ─> Spooling
+//! ```
+//! A lane **joins** with its first batch, and is let go with all others, when nothing is left in the spool: a lane that
+//! published on its own while batches of it are still in the log would make a restart publish those again.
+
+/// Of one run.
+#[derive(Debug)]
+pub struct Switch {
+    mode: Mode,
+    /// Who asks to append.
+    wanting: usize,
+    /// Appends under way.
+    appending: usize,
+    /// Lanes that have joined.
+    members: usize,
+    /// Members that append nothing now.
+    holding: usize,
+    /// Batches in the log that are not known to be stored.
+    backlog: u64,
+    /// How often all members were let go.
+    releases: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Direct,
+    Entering,
+    Refused,
+    Spooling,
+    Clearing,
+    Leaving,
+    /// The run is over, or ended by others.
+    Ended,
+}
+
+/// What a lane that asks to append is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Granted,
+    /// Ask again when something has changed.
+    Wait,
+    Refused,
+}
+
+impl Switch {
+    pub fn new() -> Self {
+        Self {
+            mode: Mode::Direct,
+            wanting: 0,
+            appending: 0,
+            members: 0,
+            holding: 0,
+            backlog: 0,
+            releases: 0,
+        }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub fn set_mode(&mut self, mode: Mode) {
+        if self.mode != Mode::Ended {
+            self.mode = mode;
+        }
+    }
+
+    pub fn backlog(&self) -> u64 {
+        self.backlog
+    }
+
+    pub fn releases(&self) -> u64 {
+        self.releases
+    }
+
+    /// Somebody wants to append; [`Self::want_no_more`] ends it.
+    pub fn want(&mut self) {
+        self.wanting += 1;
+    }
+
+    pub fn want_no_more(&mut self) {
+        self.wanting -= 1;
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.wanting > 0
+    }
+
+    /// Granted, an append is under way until [`Self::appended`].
+    pub fn ask(&mut self) -> Told {
+        match self.mode {
+            Mode::Spooling => {
+                self.appending += 1;
+                Told::Granted
+            }
+            Mode::Refused | Mode::Ended => Told::Refused,
+            Mode::Direct | Mode::Entering | Mode::Clearing | Mode::Leaving => Told::Wait,
+        }
+    }
+
+    pub fn appended(&mut self) {
+        self.appending -= 1;
+    }
+
+    pub fn is_appending(&self) -> bool {
+        self.appending > 0
+    }
+
+    /// A lane has its first batch in the log. Only while its append is under way. Its release has this number.
+    pub fn join(&mut self) -> u64 {
+        self.members += 1;
+        self.releases + 1
+    }
+
+    pub fn hold(&mut self) {
+        self.holding += 1;
+    }
+
+    /// A member wants to append again. False: not now, the log is being cleared.
+    pub fn hold_no_more(&mut self) -> bool {
+        let may = self.mode == Mode::Spooling;
+        if may {
+            self.holding -= 1;
+        }
+        may
+    }
+
+    /// So many are durable in the log.
+    pub fn add(&mut self, batches: u64) {
+        self.backlog += batches;
+    }
+
+    /// One of them is in the stream.
+    pub fn stored(&mut self) {
+        self.backlog -= 1;
+    }
+
+    /// Nothing is in the log that is not stored, and nobody is about to append.
+    pub fn is_drained(&self) -> bool {
+        self.mode == Mode::Spooling
+            && self.backlog == 0
+            && self.wanting == 0
+            && self.appending == 0
+            && self.holding == self.members
+    }
+
+    /// The log is empty: all members go on without it.
+    pub fn release(&mut self) {
+        self.set_mode(Mode::Leaving);
+        self.members = 0;
+        self.holding = 0;
+        self.releases += 1;
+    }
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spooling() -> Switch {
+        let mut switch = Switch::new();
+        switch.want();
+        assert_eq!(switch.ask(), Told::Wait);
+        switch.set_mode(Mode::Entering);
+        assert_eq!(switch.ask(), Told::Wait, "nothing before it is committed");
+        switch.set_mode(Mode::Spooling);
+        assert_eq!(switch.ask(), Told::Granted);
+        switch.want_no_more();
+        switch
+    }
+
+    #[test]
+    fn lanes_are_let_go_together_when_all_is_stored() {
+        let mut switch = spooling();
+        assert!(!switch.is_drained(), "an append is under way");
+        switch.add(1);
+        let release = switch.join();
+        switch.appended();
+        switch.hold();
+        assert!(!switch.is_drained(), "a batch waits");
+        switch.stored();
+        assert!(switch.is_drained());
+        switch.want();
+        assert!(!switch.is_drained(), "somebody is about to append");
+        switch.want_no_more();
+        switch.set_mode(Mode::Clearing);
+        assert!(!switch.hold_no_more());
+        assert_eq!(switch.ask(), Told::Wait);
+        switch.release();
+        assert_eq!((switch.mode(), switch.releases()), (Mode::Leaving, release));
+    }
+
+    #[test]
+    fn a_member_that_appends_again_is_waited_for() {
+        let mut switch = spooling();
+        switch.join();
+        switch.appended();
+        switch.hold();
+        assert!(switch.is_drained());
+        assert!(switch.hold_no_more());
+        assert!(!switch.is_drained());
+    }
+
+    #[test]
+    fn nothing_is_granted_once_it_has_ended() {
+        let mut switch = Switch::new();
+        switch.set_mode(Mode::Ended);
+        switch.set_mode(Mode::Spooling);
+        assert_eq!(switch.ask(), Told::Refused);
+    }
+}

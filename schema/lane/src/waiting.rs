@@ -1,0 +1,95 @@
+//! What waits for its message in a lane's queue.
+
+use std::sync::Arc;
+
+use schema::RunId;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    gathered::{BatchLimits, Entry, Gathered},
+    publisher::{Gate, Outcome, Units},
+};
+
+pub struct Waiting<U> {
+    pub gate: Arc<Gate>,
+    queue: mpsc::Receiver<Entry<U>>,
+    /// Taken from the queue, and too large for the message it was taken for.
+    held_over: Option<Entry<U>>,
+}
+
+impl<U: Units> Waiting<U> {
+    pub fn new(gate: Arc<Gate>, queue: mpsc::Receiver<Entry<U>>) -> Self {
+        Self {
+            gate,
+            queue,
+            held_over: None,
+        }
+    }
+
+    /// All that waits, up to the limits; waits for the first. `None`: nobody is left who could send.
+    pub async fn gather(&mut self, limits: BatchLimits) -> Option<Gathered<U>> {
+        if !self.arrived().await {
+            return None;
+        }
+        Some(self.gather_now(limits))
+    }
+
+    /// Something waits. False: nobody is left who could send. Dropped, it has lost nothing.
+    pub async fn arrived(&mut self) -> bool {
+        if self.held_over.is_none() {
+            self.held_over = self.next().await;
+        }
+        self.held_over.is_some()
+    }
+
+    /// All that waits, up to the limits.
+    pub fn gather_now(&mut self, limits: BatchLimits) -> Gathered<U> {
+        let mut gathered = Gathered::default();
+        let mut next = self.held_over.take();
+        while let Some(entry) = next {
+            if let Err(entry) = gathered.push(entry, limits) {
+                self.held_over = Some(entry);
+                break;
+            }
+            if gathered.is_full(limits) {
+                break;
+            }
+            next = self.queue.try_recv().ok().inspect(|entry| self.gate.left(entry));
+        }
+        gathered
+    }
+
+    async fn next(&mut self) -> Option<Entry<U>> {
+        self.queue.recv().await.inspect(|entry| self.gate.left(entry))
+    }
+
+    /// Tells all that waits, and all that still comes, that it is not stored; and `gathered`, at its deadline, that
+    /// nobody knows. Never ends.
+    pub async fn refuse_while_stuck(&mut self, gathered: &mut Gathered<U>, deadline: Instant) {
+        let refusing = async {
+            self.refuse_all(Outcome::NotStored).await;
+            std::future::pending::<()>().await
+        };
+        let stop_waiting = async {
+            tokio::time::sleep_until(deadline).await;
+            gathered.stop_waiting();
+            std::future::pending::<()>().await
+        };
+        tokio::join!(refusing, stop_waiting);
+    }
+
+    /// The lane has ended: nothing new comes in, and what has a slot already is refused.
+    pub async fn refuse_until_the_end(mut self, run: RunId) {
+        self.queue.close();
+        self.refuse_all(Outcome::RunEnded(run)).await;
+    }
+
+    async fn refuse_all(&mut self, outcome: Outcome) {
+        if let Some(entry) = self.held_over.take() {
+            entry.settle(outcome);
+        }
+        while let Some(entry) = self.next().await {
+            entry.settle(outcome);
+        }
+    }
+}

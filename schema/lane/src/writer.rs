@@ -1,0 +1,142 @@
+//! Brings one message of a lane after the other to its verdict.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use bytes::Bytes;
+use schema::{BatchId, lane_record::BatchBuilder};
+use service::Backoff;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::{
+    lane::{Answer, Lane, LastRecord, Message, Next, Verdict},
+    subject::LaneSubject,
+    task::LaneContext,
+};
+
+pub struct Writer {
+    pub lane: Lane,
+    subject: LaneSubject,
+    context: LaneContext,
+    /// Set by others while a message is under way: it is acknowledged now.
+    kept: Arc<AtomicBool>,
+}
+
+impl Writer {
+    pub fn new(lane: Lane, subject: LaneSubject, context: LaneContext) -> Self {
+        Self {
+            lane,
+            subject,
+            context,
+            kept: Arc::default(),
+        }
+    }
+
+    /// What acknowledges the message that is under way: see [`Lane::keep`].
+    pub fn kept(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.kept)
+    }
+
+    /// Tries until there is a verdict. `empty` is a batch id of its own, for an empty batch.
+    pub async fn write(mut self, message: Message, empty: BatchId, record: Bytes) -> (Self, Verdict) {
+        self.kept.store(false, Relaxed);
+        let begun = self.lane.begin(message, empty);
+        let verdict = self.bring(begun, message, record).await;
+        (self, verdict)
+    }
+
+    /// Tries until the batch is stored, or the lane has ended. `empty`: see [`Lane::begin_kept`].
+    pub async fn store(&mut self, batch: BatchId, empty: BatchId, record: Bytes) {
+        while self.lane.end().is_none() {
+            let begun = self.lane.begin_kept(batch, empty);
+            if self.bring(begun, Message::Batch(batch), record.clone()).await == Verdict::Stored {
+                return;
+            }
+        }
+    }
+
+    async fn bring(&mut self, begun: Next, message: Message, record: Bytes) -> Verdict {
+        let mut pauses = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+        let mut attempts = 0u32;
+        let mut next = begun;
+        loop {
+            next = match next {
+                Next::Publish {
+                    message: sent,
+                    expected,
+                } => {
+                    if attempts > 0 {
+                        sleep(pauses.next_delay()).await;
+                    }
+                    attempts += 1;
+                    let record = match sent {
+                        Message::Batch(batch) if sent != message => {
+                            BatchBuilder::new(batch).finish(self.context.run).into()
+                        }
+                        _ => record.clone(),
+                    };
+                    let answer = self.attempt(expected, record).await;
+                    self.count(answer, attempts);
+                    if self.kept.load(Relaxed) {
+                        self.lane.keep();
+                    }
+                    self.lane.answered(answer)
+                }
+                Next::Read => match self.last_record().await {
+                    Ok(record) => self.lane.read(record),
+                    Err(failure) => {
+                        debug!("reading a lane's last record: {failure:#}");
+                        sleep(pauses.next_delay()).await;
+                        Next::Read
+                    }
+                },
+                Next::Done(verdict) => return verdict,
+            }
+        }
+    }
+
+    async fn attempt(&self, expected: u64, record: Bytes) -> Answer {
+        let (link, limits) = (&self.context.link, &self.context.limits);
+        // What is not sent cannot land: without a connection the client would keep it, and send it when nobody wants it.
+        if !link.is_up() && !link.is_up_within(limits.stuck_after).await {
+            return Answer::Refused;
+        }
+        tokio::select! {
+            answer = self.subject.publish(expected, record, limits.attempt_timeout) => answer,
+            () = link.lost() => Answer::Unclear,
+        }
+    }
+
+    async fn last_record(&self) -> Result<LastRecord> {
+        let (link, limits) = (&self.context.link, &self.context.limits);
+        if !link.is_up_within(limits.attempt_timeout).await {
+            anyhow::bail!("not connected");
+        }
+        self.subject.last_record(limits.attempt_timeout).await
+    }
+
+    fn count(&self, answer: Answer, attempt: u32) {
+        let metrics = &self.context.metrics;
+        metrics.attempts.inc();
+        match answer {
+            Answer::Stored { .. } => {}
+            Answer::Unclear => {
+                metrics.unclear.inc();
+                debug!(run.id = %self.context.run, attempt, "a publish has an unknown outcome: reading the lane's last record");
+            }
+            Answer::Refused => {
+                metrics.refused.inc();
+            }
+            Answer::WrongLast => {
+                metrics.wrong_last.inc();
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! While NATS is away: what is accepted is stored once, nothing is refused that the spool has room for, limits stay exact.
+
+mod bounds;
+mod faults;
+mod restarts;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use devstack::admin::Customer;
+use harness::{Client, Stack, StackOptions, eventually};
+use tokio::task::JoinSet;
+
+use crate::SERVICES;
+
+/// A stack, and a customer with room for any load.
+async fn stack(gateways: usize, gateway_env: &[(&'static str, &str)]) -> (Stack, Customer) {
+    let options = StackOptions {
+        gateways,
+        gateway_env: gateway_env
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect(),
+        ..StackOptions::default()
+    };
+    let stack = Stack::start(SERVICES, options).await.unwrap();
+    let customer = customer(&stack, "ada", 100_000_000).await;
+    (stack, customer)
+}
+
+async fn customer(stack: &Stack, name: &str, limit: i64) -> Customer {
+    let customer = stack.admin.customer(name, "enterprise").await.unwrap();
+    sqlx::query("insert into limit_overrides (account_id, usage_type, limit_units) values ($1, 'api_call', $2)")
+        .bind(customer.account_id.0)
+        .bind(limit)
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    customer
+}
+
+/// Clients that spend one unit after the other and note what they are told.
+struct Load {
+    told: Arc<Told>,
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Told {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    over_limit: AtomicU64,
+    unknown: AtomicU64,
+    /// No answer: the gateway was killed.
+    cut: AtomicU64,
+    slowest_ms: AtomicU64,
+}
+
+impl Load {
+    fn start(stack: &Stack, customer: &Customer, clients: usize) -> Self {
+        let (told, stop) = (Arc::<Told>::default(), Arc::<AtomicBool>::default());
+        let mut set = JoinSet::new();
+        for n in 0..clients {
+            let client = Client::new(stack.gateway(n % stack.gateways.len()), customer);
+            let (told, stop) = (told.clone(), stop.clone());
+            set.spawn(async move {
+                while !stop.load(Relaxed) {
+                    let began = Instant::now();
+                    let counter = match client.spend("api_call", 1).await.map(|answer| answer.status.as_u16()) {
+                        Ok(200) => &told.accepted,
+                        Ok(503) => &told.refused,
+                        Ok(429) => &told.over_limit,
+                        Ok(504) => &told.unknown,
+                        Ok(status) => panic!("{status}"),
+                        Err(_) => &told.cut,
+                    };
+                    counter.fetch_add(1, Relaxed);
+                    let took = began.elapsed().as_millis() as u64;
+                    told.slowest_ms.fetch_max(took, Relaxed);
+                    if !std::ptr::eq(counter, &told.accepted) {
+                        // A client that was told to come back later.
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            });
+        }
+        Self {
+            told,
+            stop,
+            clients: set,
+        }
+    }
+
+    async fn accepts(&self, more: u64) {
+        let before = self.told.accepted.load(Relaxed);
+        let enough = async || (self.told.accepted.load(Relaxed) >= before + more).then_some(());
+        eventually("more is accepted", enough).await;
+    }
+
+    async fn end(self) -> Arc<Told> {
+        self.stop.store(true, Relaxed);
+        self.clients.join_all().await;
+        self.told
+    }
+}
+
+impl Told {
+    fn counts(&self) -> [u64; 5] {
+        [
+            &self.accepted,
+            &self.refused,
+            &self.over_limit,
+            &self.unknown,
+            &self.cut,
+        ]
+        .map(|counter| counter.load(Relaxed))
+    }
+}
+
+/// The ledger check, when some outcomes are not known: every accepted request is stored, none twice, none invented.
+async fn assert_stored_between(stack: &Stack, customer: &Customer, told: &Told) -> u64 {
+    let [accepted, _, _, unknown, cut] = told.counts();
+    let stored = async || {
+        let sums = stack.sums(customer.account_id).await.ok()?;
+        (sums.events >= accepted).then_some(sums)
+    };
+    let sums = eventually("what was accepted is stored", stored).await;
+    assert_eq!(sums.events, sums.distinct, "nothing is stored twice");
+    assert!(
+        (accepted..=accepted + unknown + cut).contains(&sums.events),
+        "{:?}, {sums:?}",
+        told.counts()
+    );
+    sums.events
+}
+
+/// A figure of a gateway's metrics.
+async fn metric(stack: &Stack, gateway: usize, name: &str) -> f64 {
+    let url = format!("{}/metrics", stack.gateways[gateway].service.admin_url());
+    let page = devstack::http::Http::default().get(&url, "").await.unwrap();
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    let line = page
+        .lines()
+        .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    let line = line.unwrap_or_else(|| panic!("no {name} in {page}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+async fn state_of_runs(stack: &Stack) -> Vec<String> {
+    sqlx::query_scalar("select state from gateway_runs where gateway <> 'billing-worker' order by started_at")
+        .fetch_all(&stack.pool)
+        .await
+        .unwrap()
+}
+
+async fn is_spooling(stack: &Stack, runs: usize) {
+    eventually("the runs spool", async || {
+        let spooling = state_of_runs(stack)
+            .await
+            .iter()
+            .filter(|state| *state == "spooling")
+            .count();
+        (spooling == runs).then_some(())
+    })
+    .await;
+}
+
+async fn is_drained(stack: &Stack) {
+    eventually("the spool is drained", async || {
+        (!state_of_runs(stack).await.contains(&"spooling".to_owned())).then_some(())
+    })
+    .await;
+}
+
+/// Units that are granted and not given back.
+async fn granted(stack: &Stack) -> i64 {
+    sqlx::query_scalar("select coalesce(sum(granted_units), 0)::bigint from quota_pool")
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap()
+}
+
+fn spool_dir(stack: &Stack, gateway: usize) -> PathBuf {
+    stack.data.path().join("spool").join(format!("gateway-{}", gateway + 1))
+}
+
+/// Directories of runs that are in a gateway's spool.
+fn runs_in(dir: PathBuf) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.is_dir() && path.file_name().is_some_and(|name| name != "given-up"))
+        .collect()
+}

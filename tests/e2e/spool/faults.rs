@@ -1,0 +1,131 @@
+//! NATS killed, paused and flickering under load, PostgreSQL away as well.
+
+use super::*;
+
+/// How long NATS is away; `SPOOL_OUTAGE_SECONDS` for a longer try by hand.
+fn outage() -> Duration {
+    let seconds = std::env::var("SPOOL_OUTAGE_SECONDS").ok();
+    Duration::from_secs(seconds.map_or(15, |seconds| seconds.parse().unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_killed_under_load_refuses_nothing_and_loses_nothing_on_two_gateways() {
+    let (mut stack, ada) = stack(2, &[]).await;
+    let load = Load::start(&stack, &ada, 32);
+    load.accepts(500).await;
+    stack.nats.kill().await.unwrap();
+    // An outage has a length: this is one.
+    tokio::time::sleep(outage()).await;
+    assert_eq!(state_of_runs(&stack).await, ["spooling", "spooling"]);
+    for gateway in 0..2 {
+        assert!(metric(&stack, gateway, "gateway_spool_batches").await > 0.0);
+        let ready = format!("{}/readyz", stack.gateways[gateway].service.admin_url());
+        let ready = devstack::http::Http::default().get(&ready, "").await.unwrap();
+        assert_eq!(ready.status, 200, "{}", String::from_utf8_lossy(&ready.body));
+    }
+    load.accepts(500).await;
+    let before = load.told.accepted.load(Relaxed);
+    let back = Instant::now();
+    stack.nats.restart().await.unwrap();
+    is_drained(&stack).await;
+    eprintln!(
+        "{before} accepted when NATS came back; drained {:?} later",
+        back.elapsed()
+    );
+    load.accepts(500).await;
+    let told = load.end().await;
+    eprintln!(
+        "accepted, refused, over the limit, unknown, cut: {:?}; the slowest took {} ms",
+        told.counts(),
+        told.slowest_ms.load(Relaxed)
+    );
+    let accepted = told.accepted.load(Relaxed);
+    assert_eq!(told.counts(), [accepted, 0, 0, 0, 0]);
+    stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
+    assert!(runs_in(spool_dir(&stack, 0)).is_empty() && runs_in(spool_dir(&stack, 1)).is_empty());
+    stack.stop().await.unwrap();
+    assert_eq!(
+        granted(&stack).await,
+        accepted as i64,
+        "what was not spent was given back"
+    );
+    assert_eq!(state_of_runs(&stack).await, ["closed", "closed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_paused_under_load_refuses_nothing_and_loses_nothing() {
+    let (mut stack, ada) = stack(1, &[]).await;
+    let load = Load::start(&stack, &ada, 16);
+    load.accepts(200).await;
+    stack.nats.pause().unwrap();
+    is_spooling(&stack, 1).await;
+    // Long enough for the client to take the connection for dead.
+    tokio::time::sleep(outage()).await;
+    load.accepts(200).await;
+    stack.nats.resume().unwrap();
+    is_drained(&stack).await;
+    load.accepts(200).await;
+    let told = load.end().await;
+    let accepted = told.accepted.load(Relaxed);
+    assert_eq!(told.counts(), [accepted, 0, 0, 0, 0]);
+    stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
+    stack.stop().await.unwrap();
+    assert_eq!(granted(&stack).await, accepted as i64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_that_comes_and_goes_loses_and_doubles_nothing() {
+    let (mut stack, ada) = stack(1, &[]).await;
+    let load = Load::start(&stack, &ada, 16);
+    for round in 0..8 {
+        load.accepts(100).await;
+        match round % 2 {
+            0 => {
+                stack.nats.kill().await.unwrap();
+                is_spooling(&stack, 1).await;
+                load.accepts(100).await;
+                stack.nats.restart().await.unwrap();
+            }
+            _ => {
+                // Also in the middle of the drain of the one before.
+                stack.nats.kill().await.unwrap();
+                stack.nats.restart().await.unwrap();
+            }
+        }
+    }
+    is_drained(&stack).await;
+    let told = load.end().await;
+    let accepted = told.accepted.load(Relaxed);
+    assert_eq!(told.counts(), [accepted, 0, 0, 0, 0]);
+    stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
+    stack.stop().await.unwrap();
+    assert_eq!(granted(&stack).await, accepted as i64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_is_exact_across_an_outage_on_two_gateways() {
+    const LIMIT: i64 = 3_000;
+    let (mut stack, _) = stack(2, &[]).await;
+    let bob = customer(&stack, "bob", LIMIT).await;
+    let load = Load::start(&stack, &bob, 16);
+    load.accepts(300).await;
+    stack.nats.kill().await.unwrap();
+    is_spooling(&stack, 2).await;
+    // Leases are taken while it spools: the limit is reached in the middle of the outage.
+    eventually("the limit is reached", async || {
+        (load.told.over_limit.load(Relaxed) > 20).then_some(())
+    })
+    .await;
+    stack.nats.restart().await.unwrap();
+    is_drained(&stack).await;
+    eventually("what was left is given back and spent", async || {
+        (load.told.accepted.load(Relaxed) >= LIMIT as u64).then_some(())
+    })
+    .await;
+    let told = load.end().await;
+    assert_eq!(told.accepted.load(Relaxed), LIMIT as u64);
+    assert_eq!(told.refused.load(Relaxed) + told.unknown.load(Relaxed), 0);
+    stack.assert_stored(bob.account_id, LIMIT as u64, LIMIT).await;
+    stack.stop().await.unwrap();
+    assert_eq!(granted(&stack).await, LIMIT);
+}

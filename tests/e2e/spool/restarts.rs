@@ -1,0 +1,191 @@
+//! Gateways that die or are stopped while they spool, or while they drain: the next start goes on.
+
+use rand::RngExt;
+
+use super::*;
+
+/// Spools something and kills the gateway. Returns what clients were told.
+async fn killed_while_spooling(stack: &mut Stack, ada: &Customer, requests: u64) -> Arc<Told> {
+    let load = Load::start(stack, ada, 16);
+    load.accepts(100).await;
+    stack.nats.kill().await.unwrap();
+    is_spooling(stack, 1).await;
+    load.accepts(requests).await;
+    stack.gateways[0].service.kill().await.unwrap();
+    let told = load.end().await;
+    assert_eq!(told.refused.load(Relaxed) + told.unknown.load(Relaxed), 0);
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_while_it_spools_drains_at_its_next_start() {
+    let (mut stack, ada) = stack(1, &[]).await;
+    let told = killed_while_spooling(&mut stack, &ada, 500).await;
+    assert_eq!(runs_in(spool_dir(&stack, 0)).len(), 1);
+    stack.nats.restart().await.unwrap();
+    stack.gateways[0].service.restart().await.unwrap();
+    assert_eq!(
+        state_of_runs(&stack).await,
+        ["fencing", "live"],
+        "the old run is handed over to be settled"
+    );
+    assert!(runs_in(spool_dir(&stack, 0)).is_empty());
+    assert_stored_between(&stack, &ada, &told).await;
+    let load = Load::start(&stack, &ada, 4);
+    load.accepts(50).await;
+    load.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_ten_times_while_it_drains_stores_each_event_once() {
+    let (mut stack, ada) = stack(1, &[("HEARTBEAT_INTERVAL", "0.5")]).await;
+    let told = killed_while_spooling(&mut stack, &ada, 4_000).await;
+    stack.nats.restart().await.unwrap();
+    let program = stack.gateways[0].service.process().program().clone();
+    let mut cut_short = 0;
+    for _ in 0..10 {
+        let mut gateway = program.clone().start().unwrap();
+        // From before it has connected until after it has drained.
+        let wait = rand::rng().random_range(0..150);
+        eventually("it starts", async || {
+            gateway.has_logged("connected to NATS").then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        gateway.kill().await.unwrap();
+        let drained = gateway.has_logged("drained the spool");
+        cut_short += u32::from(!drained);
+        if drained {
+            break;
+        }
+    }
+    eprintln!("{cut_short} drains were cut short");
+    stack.gateways[0].service.restart().await.unwrap();
+    assert!(runs_in(spool_dir(&stack, 0)).is_empty());
+    assert_stored_between(&stack, &ada, &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_while_it_drains_and_serves_stores_each_event_once() {
+    let (mut stack, ada) = stack(1, &[]).await;
+    let total = Told::default();
+    for _ in 0..4 {
+        let load = Load::start(&stack, &ada, 16);
+        load.accepts(50).await;
+        stack.nats.kill().await.unwrap();
+        is_spooling(&stack, 1).await;
+        load.accepts(400).await;
+        stack.nats.restart().await.unwrap();
+        eventually("it drains", async || {
+            (metric(&stack, 0, "gateway_spool_drained_total").await > 0.0).then_some(())
+        })
+        .await;
+        stack.gateways[0].service.kill().await.unwrap();
+        let told = load.end().await;
+        assert_eq!(told.refused.load(Relaxed), 0);
+        total.accepted.fetch_add(told.accepted.load(Relaxed), Relaxed);
+        total.cut.fetch_add(told.cut.load(Relaxed), Relaxed);
+        stack.gateways[0].service.restart().await.unwrap();
+    }
+    assert!(runs_in(spool_dir(&stack, 0)).is_empty());
+    assert_stored_between(&stack, &ada, &total).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_while_nats_is_away_leaves_the_spool_to_the_next_start_and_says_so() {
+    let (mut stack, ada) = stack(1, &[("SHUTDOWN_DEADLINE", "4")]).await;
+    let load = Load::start(&stack, &ada, 8);
+    load.accepts(100).await;
+    stack.nats.kill().await.unwrap();
+    is_spooling(&stack, 1).await;
+    load.accepts(200).await;
+    let ended = stack.gateways[0].service.stop(Duration::from_secs(20)).await.unwrap();
+    let told = load.end().await;
+    assert_eq!(ended.code(), Some(1), "something was left");
+    let process = stack.gateways[0].service.process();
+    assert!(process.has_logged("left in the spool"), "{}", process.log_tail());
+    let accepted = told.accepted.load(Relaxed);
+    assert_eq!(granted(&stack).await, accepted as i64, "unspent units went back");
+
+    stack.nats.restart().await.unwrap();
+    stack.gateways[0].service.restart().await.unwrap();
+    stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
+    assert!(runs_in(spool_dir(&stack, 0)).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_while_it_spools_drains_when_nats_comes_back_in_time() {
+    let (mut stack, ada) = stack(1, &[]).await;
+    let load = Load::start(&stack, &ada, 8);
+    load.accepts(100).await;
+    stack.nats.kill().await.unwrap();
+    is_spooling(&stack, 1).await;
+    load.accepts(200).await;
+    let told = load.end().await;
+    let mut gateway = stack.gateways.remove(0);
+    let (ended, restarted) = tokio::join!(gateway.service.stop(Duration::from_secs(40)), stack.nats.restart());
+    restarted.unwrap();
+    let ended = ended.unwrap();
+    assert!(ended.success(), "{ended}");
+    let accepted = told.accepted.load(Relaxed);
+    stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
+    assert_eq!(state_of_runs(&stack).await, ["closed"]);
+    assert_eq!(granted(&stack).await, accepted as i64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_not_this_systems_or_in_use_is_refused_and_kept() {
+    let (mut stack, ada) = stack(1, &[]).await;
+    let other = stack.gateways[0].service.process().program().clone();
+    let mut other = other.start().unwrap();
+    let ended = other.wait(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(ended.code(), Some(1));
+    assert!(
+        other.has_logged("another process uses the spool"),
+        "{}",
+        other.log_tail()
+    );
+
+    let told = killed_while_spooling(&mut stack, &ada, 200).await;
+    stack.nats.restart().await.unwrap();
+    let kept = runs_in(spool_dir(&stack, 0));
+    for (change, back, says) in [
+        (
+            "update gateway_runs set generation = 7",
+            "update gateway_runs set generation = 1",
+            "generation: 7",
+        ),
+        (
+            "create table aside as select * from gateway_runs; alter table quota_leases drop constraint quota_leases_run_id_fkey; delete from gateway_runs",
+            "insert into gateway_runs select * from aside",
+            "another cluster",
+        ),
+    ] {
+        sqlx::raw_sql(change).execute(&stack.pool).await.unwrap();
+        let mut gateway = stack.gateways[0].service.process().program().clone().start().unwrap();
+        let ended = gateway.wait(Duration::from_secs(20)).await.unwrap();
+        assert_eq!(ended.code(), Some(1));
+        assert!(gateway.has_logged(says), "{}", gateway.log_tail());
+        assert_eq!(runs_in(spool_dir(&stack, 0)), kept, "nothing is lost");
+        sqlx::raw_sql(back).execute(&stack.pool).await.unwrap();
+    }
+    stack.gateways[0].service.restart().await.unwrap();
+    assert_stored_between(&stack, &ada, &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_of_a_run_that_was_given_up_is_counted_and_kept_aside() {
+    let (mut stack, ada) = stack(1, &[]).await;
+    killed_while_spooling(&mut stack, &ada, 200).await;
+    sqlx::query("update gateway_runs set state = 'fencing'")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    stack.nats.restart().await.unwrap();
+    stack.gateways[0].service.restart().await.unwrap();
+    let process = stack.gateways[0].service.process();
+    assert!(process.has_logged("the run was given up"), "{}", process.log_tail());
+    assert!(metric(&stack, 0, "gateway_spool_lost_total").await > 0.0);
+    assert!(runs_in(spool_dir(&stack, 0)).is_empty());
+    assert_eq!(runs_in(spool_dir(&stack, 0).join("given-up")).len(), 1);
+}
