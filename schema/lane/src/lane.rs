@@ -30,7 +30,7 @@
 use schema::{BatchId, LaneRecord, RunId, lane_record::Kind};
 
 /// One lane of one run.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lane {
     /// The lane's last record, as far as is known.
     last: Last,
@@ -39,7 +39,7 @@ pub struct Lane {
 }
 
 /// A message of the lane, by what tells it from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     Open,
     Batch(BatchId),
@@ -47,7 +47,7 @@ pub enum Message {
 }
 
 /// What the caller does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Next {
     /// Publish `message` under `expected`, then [`Lane::answered`]. A batch that is not the one begun is to be empty.
     Publish { message: Message, expected: u64 },
@@ -89,7 +89,7 @@ pub enum Seen {
     Unreadable,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     Stored,
     /// Neither stored nor ever to be.
@@ -98,7 +98,7 @@ pub enum Verdict {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     Closed,
     Fenced,
@@ -106,7 +106,7 @@ pub enum End {
     Failed(&'static str),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Last {
     /// 0: the lane is not open yet.
     sequence: u64,
@@ -114,7 +114,7 @@ struct Last {
     batch: BatchId,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct InFlight {
     message: Message,
     /// The batch that moves the lane on, should it come to that.
@@ -296,5 +296,7 @@ impl Seen {
     }
 }
 
+// Named, because `tests/models` compiles this file too, from elsewhere.
 #[cfg(test)]
+#[path = "lane/tests.rs"]
 mod tests;
