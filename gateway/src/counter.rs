@@ -8,7 +8,7 @@ mod recalled;
 use std::{
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,6 +21,7 @@ use crate::{
     account::Account,
     lease::Lease,
     leases::{Answer, Ask, Decision, Delivery, Desk, GiveBack, Want, Work},
+    queued::Queued,
     quota::{self, Pace, Pool, Seen},
     refusals::Refusals,
     reservation::{HeldLease, Reservation},
@@ -33,7 +34,7 @@ pub(crate) struct Counter {
     /// The cost at which a renewal was asked; 0: none is.
     renewal: AtomicI64,
     /// It waits for the broker already.
-    queued: AtomicBool,
+    queued: Queued,
     /// Others may remember a refusal that units coming back here would void.
     watched: AtomicBool,
     /// Those whom the fast path did not serve.
@@ -126,7 +127,7 @@ impl Default for Counter {
             held: ArcSwap::new(Arc::clone(&EMPTY)),
             core: Mutex::default(),
             renewal: AtomicI64::new(0),
-            queued: AtomicBool::new(false),
+            queued: Queued::default(),
             watched: AtomicBool::new(false),
             queue: Queue::default(),
             refusals: Refusals::default(),
@@ -193,7 +194,7 @@ impl Counter {
 
     /// True for the first who asks since the broker looked: the counter is put into the broker's queue once.
     pub fn enqueue(&self) -> bool {
-        !self.queued.swap(true, Ordering::AcqRel)
+        self.queued.ask()
     }
 
     /// Leaves a question for the broker. A question that is still there belongs to a request that has gone: its turn ended.
@@ -264,7 +265,7 @@ impl Counter {
     /// What the broker shall do for this counter in its next transaction; nothing, if there is nothing.
     pub fn work(&self, now: Instant) -> Option<Work> {
         // First, so that whatever comes up from here on queues the counter again.
-        self.queued.store(false, Ordering::Release);
+        self.queued.look();
         let mut core = self.core();
         let renewal = self.renewal.swap(0, Ordering::Relaxed);
         let ask = core.ask.take().filter(|ask| !ask.reply.is_closed());

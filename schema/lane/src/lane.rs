@@ -37,7 +37,7 @@
 use schema::{BatchId, LaneRecord, RunId, lane_record::Kind};
 
 /// One lane of one run.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lane {
     /// The lane's last record, as far as is known.
     last: Last,
@@ -46,7 +46,7 @@ pub struct Lane {
 }
 
 /// A message of the lane, by what tells it from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     Open,
     Batch(BatchId),
@@ -54,7 +54,7 @@ pub enum Message {
 }
 
 /// What the caller does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Next {
     /// Publish `message` under `expected`, then [`Lane::answered`]. A batch that is not the one begun is to be empty.
     Publish { message: Message, expected: u64 },
@@ -96,7 +96,7 @@ pub enum Seen {
     Unreadable,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     Stored,
     /// Neither stored nor ever to be.
@@ -105,7 +105,7 @@ pub enum Verdict {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     Closed,
     Fenced,
@@ -113,7 +113,7 @@ pub enum End {
     Failed(&'static str),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Last {
     /// 0: the lane is not open yet.
     sequence: u64,
@@ -121,7 +121,7 @@ struct Last {
     batch: BatchId,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct InFlight {
     message: Message,
     /// What the attempt under way carries: the message, or the empty batch.
@@ -361,5 +361,7 @@ impl Seen {
     }
 }
 
+// Named, because `tests/models` compiles this file too, from elsewhere.
 #[cfg(test)]
+#[path = "lane/tests.rs"]
 mod tests;
