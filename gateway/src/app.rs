@@ -18,7 +18,7 @@ use lane::{
     run::{Run, Runs},
 };
 use prometheus_client::registry::Registry;
-use service::{Backoff, Health, Lifecycle};
+use service::{Backoff, Health, Lifecycle, server::Server};
 use tokio::{
     net::TcpListener,
     task::JoinHandle,
@@ -36,7 +36,6 @@ use crate::{
     http,
     publisher::{Publisher, Queues},
     quotas::Quotas,
-    server::Server,
 };
 
 /// A run that lived so long was no failed start: the next one begins at once.
@@ -71,7 +70,10 @@ struct Started {
 impl Application {
     /// Binds both ports. Connections to the public one are refused until the service serves.
     pub async fn build(config: Config) -> Result<Self> {
-        let server = Server::bind(config.settings.listen, config.server_limits())?;
+        let limits = config.server_limits();
+        // As many again for the upstream, and some for the rest.
+        service::open_files::raise(2 * limits.connections as u64 + 200);
+        let server = Server::bind(config.settings.listen, "--listen, GATEWAY_LISTEN", limits)?;
         let address = config.settings.service.admin_addr;
         let admin = TcpListener::bind(address)
             .await
@@ -126,6 +128,9 @@ impl Application {
             }
         });
         let mut registry = Registry::default();
+        server
+            .metrics()
+            .register(registry.sub_registry_with_prefix("gateway"));
         let starting = start(config, &life, &ground, &health, &mut registry);
         let result = match stopping.run_until_cancelled(starting).await {
             Some(Ok(started)) => {

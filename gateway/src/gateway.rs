@@ -5,11 +5,11 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Args;
 use prometheus_client::registry::Registry;
 use schema::Catalogue;
-use service::Lifecycle;
+use service::{Lifecycle, network::Network};
 
 use crate::{
-    accounts::Accounts, client::Network, proxy::Upstream, publisher::Publisher, quotas::Quotas,
-    request_metrics::RequestMetrics, routes::RouteTable,
+    accounts::Accounts, proxy::Upstream, publisher::Publisher, quotas::Quotas, request_metrics::RequestMetrics,
+    routes::RouteTable,
 };
 
 #[derive(Args, Clone, Debug)]

@@ -2,7 +2,7 @@
 //!
 //! # The flow, and where to find it
 //! ```text
-//! connection ─ server ─ edge ─ http (routes of the public port)
+//! connection ─ server (the crate service) ─ edge ─ http (routes of the public port)
 //!    auth: one look-up (accounts → account)
 //!    publisher: a place in the account's lane, before a unit is spent
 //!    quotas: an atomic over a lease (counter, lease); the broker takes and returns leases (leases) → PostgreSQL
@@ -13,8 +13,8 @@
 //! |---|---|
 //! | settings, checked before any socket is bound | [`config`] |
 //! | start, drain, stop | [`app`] |
-//! | connections and their bounds | [`server`] |
-//! | what every request gets | [`edge`] |
+//! | connections and their bounds | [`service::server`] |
+//! | what every request gets; which are refused because two readers could differ | [`edge`], [`framing`] |
 //! | the public port's routes; `/v1` | [`http`], [`api`] |
 //! | the reverse proxy, and what its calls cost | [`proxy`], [`routes`], [`cost`] |
 //! | decide before, record after | [`metering`], [`completion`] |
@@ -47,6 +47,7 @@ pub mod cost;
 mod counter;
 mod decision_metrics;
 pub mod edge;
+pub mod framing;
 pub mod gateway;
 pub mod http;
 pub mod idempotency_key;
@@ -62,7 +63,6 @@ pub mod rate_limit;
 pub mod request_metrics;
 mod reservation;
 pub mod routes;
-pub mod server;
 mod turn;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
