@@ -11,6 +11,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use service::server::ServerMetrics;
 
 use crate::reports::ReportMetrics;
 
@@ -23,6 +24,8 @@ pub struct Metrics {
     pub corrections_waiting: Gauge,
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
+    /// Of the public port.
+    pub server: ServerMetrics,
     webhooks: Family<Webhook, Counter>,
 }
 
@@ -57,6 +60,7 @@ impl Metrics {
             "Corrections whose event is not known to be in the stream",
             self.corrections_waiting.clone(),
         );
+        self.server.register(registry);
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
     }

@@ -128,9 +128,7 @@ impl Application {
             }
         });
         let mut registry = Registry::default();
-        server
-            .metrics()
-            .register(registry.sub_registry_with_prefix("gateway"));
+        server.metrics().register(registry.sub_registry_with_prefix("gateway"));
         let starting = start(config, &life, &ground, &health, &mut registry);
         let result = match stopping.run_until_cancelled(starting).await {
             Some(Ok(started)) => {

@@ -42,7 +42,9 @@ pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
         Err(problem) => {
             drop(body);
             let mut response = problem.into_response();
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
             response
         }
         Ok(()) => {

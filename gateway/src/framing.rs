@@ -59,7 +59,9 @@ fn target(uri: &Uri, host: Option<Authority>) -> Result<(), Problem> {
     let is_url = uri.scheme().is_some_and(|s| *s == Scheme::HTTP || *s == Scheme::HTTPS);
     // `Authority` compares without regard to case.
     match host {
-        _ if !is_url => Err(Problem::invalid("the request's target is neither a path nor an http URL")),
+        _ if !is_url => Err(Problem::invalid(
+            "the request's target is neither a path nor an http URL",
+        )),
         Some(host) if host != *authority => Err(Problem::invalid("the request's target and its Host header differ")),
         None if authority.as_str().contains('@') => Err(Problem::invalid("the request's target names a user")),
         _ => Ok(()),

@@ -289,7 +289,10 @@ mod tests {
     #[test]
     fn connection_takes_away_nothing_that_a_proxy_says_of_the_client() {
         let lines = [
-            ("connection", "x-forwarded-for, forwarded, x-real-ip, x-trendit-account, x-hop"),
+            (
+                "connection",
+                "x-forwarded-for, forwarded, x-real-ip, x-trendit-account, x-hop",
+            ),
             ("x-forwarded-for", "203.0.113.9"),
             ("forwarded", "for=203.0.113.9"),
             ("x-real-ip", "203.0.113.9"),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Lifecycle,
-    server::{Listening, ServerLimits},
+    server::{Listening, ServerLimits, ServerMetrics},
 };
 
 /// What a service needs to be ready, by name; each part says for itself whether it is there.
@@ -99,7 +99,7 @@ pub fn router(health: Health, metrics: Registry) -> Router {
 /// Serves until the service has stopped: an operator wants to see a drain, too.
 pub fn serve(life: &Lifecycle, listener: TcpListener, router: Router) {
     let stopping = life.token();
-    let listening = Listening::of(listener, ServerLimits::admin());
+    let listening = Listening::of(listener, ServerLimits::admin(), ServerMetrics::default());
     life.spawn_vital("admin port", async move {
         listening.run(router, stopping, CancellationToken::new()).await;
         Ok(())

@@ -100,16 +100,12 @@ impl Server {
 
 impl Listening {
     /// Of a port that is listened on already.
-    pub fn of(listener: TcpListener, limits: ServerLimits) -> Self {
+    pub fn of(listener: TcpListener, limits: ServerLimits, metrics: ServerMetrics) -> Self {
         Self {
             listener,
             limits,
-            metrics: ServerMetrics::default(),
+            metrics,
         }
-    }
-
-    pub fn metrics(&self) -> ServerMetrics {
-        self.metrics.clone()
     }
 
     /// Serves until `stopping`; then accepts nothing more, lets every request under way be answered (with

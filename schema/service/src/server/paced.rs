@@ -146,7 +146,10 @@ mod tests {
         }
     }
 
-    fn fed() -> (mpsc::Sender<Bytes>, impl Body<Data = Bytes, Error = std::io::Error> + Unpin) {
+    fn fed() -> (
+        mpsc::Sender<Bytes>,
+        impl Body<Data = Bytes, Error = std::io::Error> + Unpin,
+    ) {
         let (sender, receiver) = mpsc::channel::<Bytes>(8);
         let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
             let bytes = receiver.recv().await?;
