@@ -4,6 +4,7 @@
 //! ```text
 //! connection ─ server (the crate service) ─ edge ─ http (routes of the public port)
 //!    auth: one look-up (accounts → account)
+//!    burst: one atomic beside the key, where the plan has such a limit
 //!    publisher: a place in the account's lane, before a unit is spent
 //!    quotas: an atomic over a lease (counter, lease); the broker takes and returns leases (leases) → PostgreSQL
 //!    proxy: the upstream
@@ -20,7 +21,7 @@
 //! | decide before, record after | [`metering`], [`completion`] |
 //! | what goes wrong, as a problem body | [`problem`] |
 //! | keys and accounts, cached; what is announced of them | [`accounts`], [`account`], [`announcements`] |
-//! | admitted or refused | [`quotas`], [`admission`] |
+//! | admitted or refused | [`burst`], [`quotas`], [`admission`] |
 //! | events on their way, and the units that they spend | [`publisher`] |
 //! | a run of this gateway: its row, its heartbeat, its lanes; how a lane is written | the crate [`lane`] |
 //! | what is counted | [`publisher`], [`request_metrics`] |
@@ -40,6 +41,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod body;
+pub mod burst;
 pub mod client;
 pub mod completion;
 pub mod config;

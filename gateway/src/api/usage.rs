@@ -14,7 +14,7 @@ use super::{
     reported::{Answer, Reported},
 };
 use crate::{
-    body,
+    body, burst,
     client::Client,
     gateway::Gateway,
     idempotency_key, metering,
@@ -32,6 +32,7 @@ pub async fn record(
     let (parts, content) = request.into_parts();
     let time_ms = clock::now_ms();
     let key = authenticate(&gateway, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
+    let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
     let idempotency_key = idempotency_key::of(&parts.headers)?.map(str::to_owned);
     let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
     let reported: Reported = body::parse(&content)?;
@@ -47,6 +48,7 @@ pub async fn record(
         &[(receipt.usage_type, receipt.quota)],
         clock::now_s(),
     );
+    rate_limit::insert_burst(response.headers_mut(), burst);
     response
         .headers_mut()
         .insert(USAGE_EVENT_ID, uuid_value(receipt.event_id.0));

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     account::Key,
     admission::QuotaView,
-    body,
+    body, burst,
     client::{Client, TEXT_MAX},
     gateway::Gateway,
     idempotency_key,
@@ -73,6 +73,7 @@ pub async fn record(
     let time_ms = clock::now_ms();
     let now_s = time_ms.div_euclid(1_000);
     let key = authenticate(&gateway, &parts.uri, &parts.headers, now_s).await?;
+    let burst = burst::take(&key, now_s)?;
     let idempotency_key = idempotency_key::of(&parts.headers)?;
     let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
     let Batch { events } = body::parse(&content)?;
@@ -103,6 +104,7 @@ pub async fn record(
             .collect(),
     });
     rate_limit::insert(response.headers_mut(), &quotas, clock::now_s());
+    rate_limit::insert_burst(response.headers_mut(), burst);
     Ok(response)
 }
 
