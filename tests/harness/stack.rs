@@ -70,6 +70,7 @@ impl Stack {
         system.ingestors = options.ingestors.max(1);
         system.upstream_url = options.upstream_url;
         system.stripe = options.stripe;
+        system.nats_is_ours = true;
         system.gateway_env = options.gateway_env;
         system.ingestor_env = options.ingestor_env;
         system.billing_env = options.billing_env;
