@@ -3,19 +3,25 @@
 
 mod bad_input;
 mod billing;
+mod burst;
 mod changes;
 mod clickhouse;
 mod corrections;
 mod counting;
+mod edge;
 mod ingest;
 mod lanes;
 mod limits;
 mod notices;
 mod own_api;
+mod parsers;
+mod permissions;
 mod proxying;
 mod quotas;
 mod reports;
+mod secrets;
 mod shutdown;
+mod smuggling;
 mod subscriptions;
 
 /// The services, in one executable.
