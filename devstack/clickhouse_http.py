@@ -13,9 +13,14 @@ What a client may rely on, and why it is done this way:
 - One statement a request, as the real server has it.
 - An INSERT whose rows cannot be told from its text is refused: `insert … select … from input(…)` would store 0 rows.
 
-It buffers requests and answers whole and ignores users, roles and quotas. Failed requests are logged on standard error.
+- The user `analyst` reads only, within the limits of `schema/users/clickhouse.xml`: they are set last for each of its requests,
+  and the engine itself holds them.
+
+It buffers requests and answers whole, and knows no other users, no passwords, grants and quotas: the engine has no access
+management in process. Failed requests are logged on standard error.
 """
 import argparse
+import base64
 import ctypes
 import gzip
 import importlib.util
@@ -65,6 +70,8 @@ TRANSPORT = {
     "password", "query", "query_id", "quota_key", "role", "send_progress_in_http_headers", "session_check",
     "session_id", "session_timeout", "stacktrace", "user", "wait_end_of_query",
 }  # fmt: skip
+# Users with a profile of their own; all others may do everything.
+PROFILES = {"analyst": {"max_execution_time": "60", "max_memory_usage": "4000000000", "readonly": "1"}}
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*(?:SETTINGS\b.*)?\Z", re.I | re.S)
 COMMENTS = rb"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*"
@@ -331,7 +338,11 @@ class Handler(BaseHTTPRequestHandler):
         statement, fmt, rows = parse(sql, body, default_format)
         given = {name: value for name, value in query.items() if name not in TRANSPORT and NAME.match(name)}
         database = query.get("database") or self.headers.get("X-ClickHouse-Database")
-        out, *counts = ENGINE.run(statement, fmt, rows, database, given | settings, query.get("session_id"))
+        profile = PROFILES.get(self.user(query), {})
+        # A profile is last, so that it holds, and its settings would stay in a session, where nothing could change them back.
+        session = None if profile else query.get("session_id")
+        settings = {name: value for name, value in (given | settings).items() if name not in profile} | profile
+        out, *counts = ENGINE.run(statement, fmt, rows, database, settings, session)
 
         summary = dict(zip(("read_rows", "read_bytes", "written_rows", "written_bytes"), counts))
         summary |= {"total_rows_to_read": 0, "result_bytes": len(out), "elapsed_ns": time.perf_counter_ns() - started}
@@ -351,6 +362,12 @@ class Handler(BaseHTTPRequestHandler):
             if encoding:
                 headers["Content_Encoding"] = encoding
         self.answer(200, out, **headers)
+
+    def user(self, query):
+        scheme, _, credentials = self.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            return base64.b64decode(credentials).decode().partition(":")[0]
+        return self.headers.get("X-ClickHouse-User") or query.get("user")
 
     def answer_error(self, error, query_id):
         text = str(error)

@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
 use schema::clock::{self, Clock};
-use service::{Health, Lifecycle};
+use service::{Health, Lifecycle, server::Listening};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
@@ -158,8 +159,18 @@ async fn start(
     {
         anyhow::bail!("the service was started twice");
     }
+    let limits = settings.server.limits(&[]);
+    service::open_files::raise(limits.connections as u64 + 200);
     let listener = bind(settings.listen, "BILLING_LISTEN").await?;
-    serve(life, listener, public_api::router(api))?;
+    let address = listener.local_addr().context("reading our own address")?;
+    info!(%address, "serving the public API");
+    let listening = Listening::of(listener, limits, metrics.server.clone());
+    let stopping = life.token();
+    let router = public_api::router(api);
+    life.spawn_vital("public port", async move {
+        listening.run(router, stopping, CancellationToken::new()).await;
+        Ok(())
+    });
     health.up("service");
     Ok(())
 }
@@ -184,20 +195,6 @@ async fn connect_nats(settings: &Settings, life: &Lifecycle, announcer: &Announc
     if timeout(NATS_PATIENCE, connected).await.is_err() {
         warn!("starting without NATS: gateways find changes within 60 s");
     }
-}
-
-fn serve(life: &Lifecycle, listener: TcpListener, router: axum::Router) -> Result<()> {
-    let address = listener.local_addr().context("reading our own address")?;
-    info!(%address, "serving the public API");
-    let stopping = life.token();
-    life.spawn_vital("public port", async move {
-        let stopped = async move { stopping.cancelled().await };
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stopped)
-            .await
-            .context("serving the public port")
-    });
-    Ok(())
 }
 
 async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener> {

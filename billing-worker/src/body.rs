@@ -8,6 +8,7 @@ use axum::{
     },
 };
 use serde::de::DeserializeOwned;
+use service::server::has_stalled;
 
 use crate::error::Error;
 
@@ -22,15 +23,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
         let bytes = Bytes::from_request(request, state)
             .await
-            .map_err(|rejection| match rejection {
-                BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-                    Error::TooLarge { limit: BYTES_MAX }
-                }
-                other => Error::Malformed(other.body_text()),
-            })?;
+            .map_err(|rejection| refusal(rejection, BYTES_MAX))?;
         let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         serde_json::from_slice(json)
             .map(Self)
             .map_err(|error| Error::Malformed(error.to_string()))
+    }
+}
+
+/// Why a body of at most `limit` bytes could not be read.
+pub fn refusal(rejection: BytesRejection, limit: usize) -> Error {
+    match rejection {
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Error::TooLarge { limit },
+        rejection if has_stalled(&rejection) => Error::BodyTimeout,
+        other => Error::Malformed(other.body_text()),
     }
 }

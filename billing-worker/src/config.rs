@@ -8,6 +8,7 @@ use service::{
     clickhouse::ClickHouseSettings,
     nats::{NatsSettings, redacted},
     postgres::PostgresSettings,
+    server::ServerSettings,
     settings::ServiceSettings,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -20,6 +21,7 @@ use crate::{
 /// Settings that were found to be in order.
 pub struct Settings {
     pub service: ServiceSettings,
+    pub server: ServerSettings,
     pub postgres: PostgresSettings,
     pub nats: NatsSettings,
     pub clickhouse: ClickHouseSettings,
@@ -52,6 +54,9 @@ pub enum Task {
 struct Arguments {
     #[command(flatten)]
     service: ServiceSettings,
+
+    #[command(flatten)]
+    server: ServerSettings,
 
     #[command(flatten)]
     postgres: PostgresSettings,
@@ -184,6 +189,7 @@ impl Arguments {
         Ok(Settings {
             catalogue: catalogue(self.plans)?,
             service: self.service,
+            server: self.server,
             postgres: self.postgres,
             nats: self.nats,
             clickhouse: self.clickhouse,

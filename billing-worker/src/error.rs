@@ -18,6 +18,8 @@ pub enum Error {
     Malformed(String),
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: usize },
+    #[error("the body came too slowly, or stopped")]
+    BodyTimeout,
     #[error("send the header `Authorization: Bearer <ADMIN_TOKEN>` with the token that this service was started with")]
     Unauthorized,
     #[error("the admin API is closed: start the service with ADMIN_TOKEN set to a secret of your own to open it")]
@@ -135,6 +137,7 @@ impl Error {
         match self {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed_request"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::AdminClosed => (StatusCode::FORBIDDEN, "admin_closed"),
             Self::UnknownPath => (StatusCode::NOT_FOUND, "unknown_path"),

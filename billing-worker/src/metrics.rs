@@ -11,6 +11,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use service::server::ServerMetrics;
 
 use crate::{reports::ReportMetrics, settle::SettleMetrics};
 
@@ -24,6 +25,8 @@ pub struct Metrics {
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
+    /// Of the public port.
+    pub server: ServerMetrics,
     webhooks: Family<Webhook, Counter>,
     duplicates: Counter,
     duplicate_units: Counter,
@@ -70,6 +73,7 @@ impl Metrics {
             "Units of dropped duplicates that went back to their pools",
             self.duplicate_units.clone(),
         );
+        self.server.register(registry);
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
         self.settle.register(registry);

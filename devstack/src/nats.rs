@@ -1,4 +1,5 @@
-//! A NATS server with JetStream that fsyncs before it acknowledges.
+//! A NATS server with JetStream that fsyncs before it acknowledges, with the users of `schema/users/nats.conf`. Who names no user
+//! is the operator, who may do everything: a URL of this server is all that a test or a shell needs.
 
 use std::fs;
 use std::ops::{Deref, DerefMut};
@@ -10,6 +11,16 @@ use crate::process::Program;
 use crate::{Server, checkout, ports, wheels};
 
 const VARIABLE: &str = "NATS_URL";
+
+const USERS: &str = include_str!("../../schema/users/nats.conf");
+
+/// Users, and what the file calls their passwords.
+const PASSWORDS: [(&str, &str); 4] = [
+    ("operator", "NATS_OPERATOR_PASSWORD"),
+    ("gateway", "NATS_GATEWAY_PASSWORD"),
+    ("ingestor", "NATS_INGESTOR_PASSWORD"),
+    ("billing-worker", "NATS_BILLING_PASSWORD"),
+];
 
 #[derive(Clone, Debug)]
 pub struct NatsOptions {
@@ -47,6 +58,8 @@ impl Nats {
             let config = write_config(dir, port, options)?;
             let mut program = Program::new("NATS", wheels.nats_server(), dir, dir.join("nats.log"));
             program.args = vec!["-c".into(), config.into()];
+            let password = |(user, variable): (&str, &str)| (variable.into(), password(user).into());
+            program.env.extend(PASSWORDS.map(password));
             let url = format!("nats://127.0.0.1:{port}");
             Ok(Self(Server::start(&program, url, VARIABLE, "Server is ready").await?))
         })
@@ -76,13 +89,21 @@ impl DerefMut for Nats {
     }
 }
 
+/// Of a user of our own servers, which only this machine reaches.
+pub fn password(user: &str) -> String {
+    format!("{user}-of-devstack")
+}
+
 /// `sync_interval: always`: by default an acknowledged message can be two minutes away from the disk.
 fn write_config(dir: &Path, port: u16, options: &NatsOptions) -> Result<PathBuf> {
-    let path = dir.join("nats.conf");
+    let (path, users) = (dir.join("nats.conf"), dir.join("users.conf"));
+    fs::write(&users, USERS).with_context(|| format!("writing {}", users.display()))?;
     // A quoted string of NATS's configuration knows JSON's escapes.
     let store = serde_json::to_string(&dir.join("jetstream")).context("the data directory's name is not UTF-8")?;
     let config = format!(
         "listen: \"127.0.0.1:{port}\"\n\
+         include users.conf\n\
+         no_auth_user: operator\n\
          max_payload: {}\n\
          jetstream {{\n  store_dir: {store}\n  sync_interval: always\n  max_file_store: {}\n}}\n{}\n",
         options.max_payload, options.max_file_store, options.extra_config,

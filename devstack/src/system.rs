@@ -6,7 +6,9 @@ use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 
-use crate::{Service, ServiceOptions, StripeDouble, StripeDoubleOptions, admin::Admin, ports, upstream::Upstream};
+use crate::{
+    Service, ServiceOptions, StripeDouble, StripeDoubleOptions, admin::Admin, nats, ports, upstream::Upstream,
+};
 
 /// Above the services' own shutdown deadline.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
@@ -30,6 +32,9 @@ pub struct SystemOptions {
     pub dir: PathBuf,
     /// Another upstream than the demo's own.
     pub upstream_url: Option<String>,
+    /// Whether the server is one of [`crate::Nats`]'s, where each kind of service has a user; if not, the environment says who
+    /// the services are.
+    pub nats_is_ours: bool,
     /// With Stripe's double, which has all that the catalogue asks for and sends its webhooks to the billing worker.
     pub stripe: bool,
     /// Where each gateway has a directory for its spool; `None`: they have no spools.
@@ -68,6 +73,7 @@ impl SystemOptions {
             spool_dir: Some(dir.join("spool")),
             dir,
             upstream_url: None,
+            nats_is_ours: std::env::var_os("NATS_URL").is_none_or(|url| url.is_empty()),
             stripe: false,
             gateway_env: Vec::new(),
             ingestor_env: Vec::new(),
@@ -237,6 +243,11 @@ fn service(kind: &str, n: usize, options: &SystemOptions, settings: &[(&str, Str
         if let Some(value) = std::env::var_os(name) {
             service = service.env(name, value);
         }
+    }
+    if options.nats_is_ours {
+        service = service
+            .env("NATS_USER", kind)
+            .env("NATS_PASSWORD", nats::password(kind));
     }
     for (name, value) in settings {
         service = service.env(*name, OsString::from(value));

@@ -3,14 +3,14 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use schema::{
-    AccountId, Catalogue, KeyId, Mode, Standing, UsageType,
+    AccountId, Burst, Catalogue, KeyId, Mode, Standing, UsageType,
     api_key::KeyHash,
     catalogue::Allowance,
     standing::{Entitlement, Subscription},
 };
 use time::OffsetDateTime;
 
-use crate::counter::Counter;
+use crate::{burst::Bucket, counter::Counter};
 
 /// One account; shared by all its cached keys.
 pub struct Account {
@@ -26,6 +26,8 @@ pub struct Key {
     pub id: KeyId,
     pub account: Arc<Account>,
     pub(crate) stored: StoredKey,
+    /// Shared with what takes this key's place when its row changes.
+    pub(crate) bucket: Arc<Bucket>,
 }
 
 /// A key's row.
@@ -53,6 +55,7 @@ pub(crate) struct State {
     pub facts: Facts,
     pub standing: Arc<Standing>,
     allowances: Box<[Allowance]>,
+    burst: Option<Burst>,
 }
 
 impl Key {
@@ -77,6 +80,11 @@ impl Account {
     /// What the account may do at `now` (Unix seconds). Cheap: computed again only when it ran out or was announced.
     pub fn standing(&self, now: i64) -> Arc<Standing> {
         Arc::clone(&self.state(now).standing)
+    }
+
+    /// How quickly each key of the account may send requests.
+    pub(crate) fn burst(&self, now_s: i64) -> Option<Burst> {
+        self.state(now_s).burst
     }
 
     /// Never goes back in time: a request whose clock was read just before a period's end finds the new period when
@@ -152,6 +160,7 @@ impl State {
         };
         let allowances = catalogue.usage_types().iter().map(allowance).collect();
         Self {
+            burst: plan.and_then(|plan| plan.burst),
             standing: Arc::new(standing),
             facts,
             allowances,
@@ -266,6 +275,7 @@ mod tests {
                 expires_at,
                 revoked: false,
             },
+            bucket: Arc::default(),
         };
         assert!(key.admits(&text.hash(), NOW + 9));
         assert!(!key.admits(&text.hash(), NOW + 10));

@@ -224,7 +224,13 @@ impl Inner {
                     self.share(Account::new(account_id, facts, &self.catalogue, clock::now_s()))
                 }
             };
-            Ok(Some(Arc::new(Key { id, account, stored })))
+            let bucket = Arc::default();
+            Ok(Some(Arc::new(Key {
+                id,
+                account,
+                stored,
+                bucket,
+            })))
         };
         match timeout(self.settings.load_deadline, fetch).await {
             Ok(Ok(found)) => found.ok_or(LoadError::NotThere),

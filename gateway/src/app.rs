@@ -21,7 +21,7 @@ use lane::{
 };
 use prometheus_client::registry::Registry;
 use schema::RunId;
-use service::{Backoff, Health, Lifecycle};
+use service::{Backoff, Health, Lifecycle, server::Server};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -42,7 +42,6 @@ use crate::{
     publisher::{Publisher, Queues},
     quotas::Quotas,
     recall,
-    server::Server,
 };
 
 /// A run that lived so long was no failed start: the next one begins at once.
@@ -86,7 +85,10 @@ impl Application {
             Some(settings) => Some(tokio::task::spawn_blocking(|| Spool::open(settings)).await??),
             None => None,
         };
-        let server = Server::bind(config.settings.listen, config.server_limits())?;
+        let limits = config.server_limits();
+        // As many again for the upstream, and some for the rest.
+        service::open_files::raise(2 * limits.connections as u64 + 200);
+        let server = Server::bind(config.settings.listen, "--listen, GATEWAY_LISTEN", limits)?;
         let address = config.settings.service.admin_addr;
         let admin = TcpListener::bind(address)
             .await
@@ -143,6 +145,7 @@ impl Application {
             }
         });
         let mut registry = Registry::default();
+        server.metrics().register(registry.sub_registry_with_prefix("gateway"));
         let starting = start(config, spool.clone(), &life, &ground, &health, &mut registry);
         let result = match stopping.run_until_cancelled(starting).await {
             Some(Ok(started)) => {

@@ -1,6 +1,4 @@
-//! Bodies that are read whole: bounded in bytes and in time.
-
-use std::time::Duration;
+//! Bodies that are read whole: bounded in bytes here, and in time by the server ([`service::server`]).
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -10,13 +8,11 @@ use http::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
+use service::server::has_stalled;
 
 use crate::problem::{Kind, Problem};
 
 pub mod leftover;
-
-/// A body that is not there by then is not waited for any longer.
-const TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The whole body, of at most `max` bytes.
 pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Problem> {
@@ -28,14 +24,13 @@ pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, 
     if announced.is_some_and(|length| length > max as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(TIME_MAX, Limited::new(body, max).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::invalid("the body broke off")),
-        Err(_) => Err(Problem::new(
-            Kind::BodyTimeout,
-            format!("the body was not there within {} s", TIME_MAX.as_secs()),
-        )),
+    match Limited::new(body, max).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) if has_stalled(error.as_ref()) => {
+            Err(Problem::new(Kind::BodyTimeout, "the body came too slowly, or stopped"))
+        }
+        Err(_) => Err(Problem::invalid("the body broke off")),
     }
 }
 

@@ -3,13 +3,10 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::USER_AGENT};
+use service::network::Network;
 use uuid::Uuid;
 
 use crate::proxy::headers::uuid_value;
-
-mod network;
-
-pub use network::Network;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -104,9 +101,17 @@ fn forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAd
 
 /// An address, as some proxies write it with a port.
 fn hop_address(hop: &str) -> Option<IpAddr> {
+    let is_port = |text: &str| text.parse::<u16>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit());
     let address = hop.parse().ok().or_else(|| match hop.strip_prefix('[') {
-        Some(v6) => v6.split_once(']')?.0.parse().ok(),
-        None => hop.split_once(':')?.0.parse().ok(),
+        Some(v6) => match v6.split_once(']')? {
+            (v6, "") => v6.parse().ok().map(IpAddr::V6),
+            (v6, port) if port.strip_prefix(':').is_some_and(is_port) => v6.parse().ok().map(IpAddr::V6),
+            _ => None,
+        },
+        None => match hop.split_once(':')? {
+            (v4, port) if is_port(port) => v4.parse().ok().map(IpAddr::V4),
+            _ => None,
+        },
     });
     address.map(|address: IpAddr| address.to_canonical())
 }
@@ -150,6 +155,50 @@ mod tests {
         assert_eq!(address("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
         assert_eq!(address("10.0.0.1", &["203.0.113.9, unknown, 10.0.0.2"]), "10.0.0.2");
         assert_eq!(address("10.0.0.1", &[""]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_hop_in_any_form_is_an_address_or_ends_what_is_believed() {
+        const PROXY: &str = "10.0.0.1";
+        for (hops, expected) in [
+            // As proxies write them.
+            ("203.0.113.9:4711", "203.0.113.9"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("[2001:db8::7]:4711", "2001:db8::7"),
+            ("::ffff:203.0.113.9", "203.0.113.9"),
+            ("[::ffff:10.0.0.9]:1, 10.0.0.2", "10.0.0.9"),
+            (" \t203.0.113.9 ", "203.0.113.9"),
+            ("10.0.0.4, 203.0.113.9, fd00::2, 10.0.0.3", "203.0.113.9"),
+            // As nobody honest does.
+            ("", PROXY),
+            (",", PROXY),
+            ("203.0.113.9,", PROXY),
+            ("203.0.113.9:", PROXY),
+            ("203.0.113.9:+80", PROXY),
+            ("203.0.113.9:99999", PROXY),
+            ("203.0.113.9:80:80", PROXY),
+            ("203.0.113.9 6.6.6.6", PROXY),
+            ("203.0.113", PROXY),
+            ("0xcb.0.113.9", PROXY),
+            ("203.000.113.009", PROXY),
+            ("3405803785", PROXY),
+            ("[2001:db8::7", PROXY),
+            ("[2001:db8::7]4711", PROXY),
+            ("[203.0.113.9]:80", PROXY),
+            ("fe80::1%eth0", PROXY),
+            ("\"203.0.113.9\"", PROXY),
+            ("for=203.0.113.9", PROXY),
+            ("unknown", PROXY),
+            ("localhost", PROXY),
+            ("6.6.6.6, unknown", PROXY),
+            ("6.6.6.6, x, 10.0.0.2", "10.0.0.2"),
+        ] {
+            assert_eq!(address(PROXY, &[hops]), expected, "{hops:?}");
+            assert_eq!(address("192.0.2.1", &[hops]), "192.0.2.1", "{hops:?} of a stranger");
+        }
+        let long_chain = format!("203.0.113.9{}", ", 10.0.0.2".repeat(1_000));
+        assert_eq!(address(PROXY, &[&long_chain]), "203.0.113.9");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use schema::Catalogue;
 use service::{
     nats::{NatsSettings, redacted},
     postgres::PostgresSettings,
+    server::{ServerLimits, ServerSettings},
     settings::{ServiceSettings, seconds},
 };
 use sqlx::postgres::PgConnectOptions;
@@ -20,7 +21,6 @@ use crate::{
     publisher::Slot,
     quotas::QuotaSettings,
     routes::RouteTable,
-    server::ServerLimits,
 };
 
 /// The gateway of Trendit Usage: meters an API, holds its limits, and records every request before it is answered.
@@ -57,21 +57,6 @@ pub struct Settings {
     pub postgres: PostgresSettings,
     #[command(flatten, next_help_heading = "Service")]
     pub service: ServiceSettings,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct ServerSettings {
-    /// Connections at once; further ones wait to be accepted
-    #[arg(long, env = "CONNECTIONS_MAX", default_value = "10000", value_parser = at_least::<1>)]
-    pub connections_max: usize,
-
-    /// How long a connection may take to send a request's head, also its first byte: the bound of idle ones (seconds)
-    #[arg(long, env = "HEAD_TIMEOUT", default_value = "60", value_parser = seconds)]
-    pub head_timeout: Duration,
-
-    /// Bytes of a request's head; more is answered 431
-    #[arg(long, env = "HEAD_BYTES_MAX", default_value = "32768", value_parser = at_least::<1024>)]
-    pub head_bytes_max: usize,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -204,12 +189,7 @@ impl Config {
     }
 
     pub fn server_limits(&self) -> ServerLimits {
-        let server = &self.settings.server;
-        ServerLimits {
-            connections: server.connections_max,
-            head_timeout: server.head_timeout,
-            head_bytes: server.head_bytes_max,
-        }
+        self.settings.server.limits(&self.settings.http.trusted_proxies)
     }
 
     pub fn run_limits(&self) -> RunLimits {

@@ -14,12 +14,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::header::HOST;
+use http::{HeaderValue, header::CONNECTION};
 use tracing::error;
 
 use crate::{
     body::leftover,
     client::{Client, X_REQUEST_ID},
+    framing,
     gateway::Gateway,
     problem::{Kind, Problem},
     request_metrics::UpstreamTime,
@@ -33,28 +34,31 @@ pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
     let client = Client::of(request.headers(), peer, &gateway.settings.trusted_proxies);
     let request_id = client.request_id.clone();
 
-    let mut leftover = None;
-    // RFC 9112, 3.2: which host is meant must be clear to all who read the request.
-    let mut response = if request.headers().get_all(HOST).iter().nth(1).is_some() {
-        Problem::invalid("there is more than one Host header").into_response()
-    } else {
-        request.extensions_mut().insert(client);
-        let (parts, body) = request.into_parts();
-        let (body, left) = leftover::lend(&parts.headers, body);
-        let response = AssertUnwindSafe(next.run(Request::from_parts(parts, body)))
-            .catch_unwind()
-            .await;
-        leftover = left;
-        match response {
-            Ok(response) => response,
-            Err(_) => {
+    let framing = framing::check(&request);
+    request.extensions_mut().insert(client);
+    let (parts, body) = request.into_parts();
+    let (body, leftover) = leftover::lend(&parts.headers, body);
+    let mut response = match framing {
+        Err(problem) => {
+            drop(body);
+            let mut response = problem.into_response();
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+        Ok(()) => {
+            let response = AssertUnwindSafe(next.run(Request::from_parts(parts, body)))
+                .catch_unwind()
+                .await;
+            response.unwrap_or_else(|_| {
                 // The panic itself, with its place, is logged by the panic hook.
                 error!(
                     request_id = request_id.to_str().unwrap_or_default(),
                     "a request panicked"
                 );
                 Problem::new(Kind::Internal, "something went wrong here; it was logged").into_response()
-            }
+            })
         }
     };
 

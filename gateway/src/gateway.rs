@@ -5,12 +5,11 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Args;
 use prometheus_client::registry::Registry;
 use schema::Catalogue;
-use service::Lifecycle;
+use service::{Lifecycle, network::Network};
 
 use crate::{
     accounts::Accounts,
     answers::{AnswerSettings, Answers},
-    client::Network,
     current_run::CurrentRun,
     proxy::Upstream,
     publisher::Publisher,

@@ -2,8 +2,9 @@
 //!
 //! # The flow, and where to find it
 //! ```text
-//! connection ─ server ─ edge ─ http (routes of the public port)
+//! connection ─ server (the crate service) ─ edge ─ http (routes of the public port)
 //!    auth: one look-up (accounts → account)
+//!    burst: one atomic beside the key, where the plan has such a limit
 //!    publisher: a place in the account's lane, before a unit is spent
 //!    quotas: an atomic over a lease (counter, lease); the broker takes and returns leases (leases) → PostgreSQL
 //!    proxy: the upstream
@@ -13,15 +14,15 @@
 //! |---|---|
 //! | settings, checked before any socket is bound | [`config`] |
 //! | start, drain, stop | [`app`] |
-//! | connections and their bounds | [`server`] |
-//! | what every request gets | [`edge`] |
+//! | connections and their bounds | [`service::server`] |
+//! | what every request gets; which are refused because two readers could differ | [`edge`], [`framing`] |
 //! | the public port's routes; `/v1` | [`http`], [`api`] |
 //! | the reverse proxy, and what its calls cost | [`proxy`], [`routes`], [`cost`] |
 //! | one answer to one `Idempotency-Key` | [`idempotency_key`], [`answers`] |
 //! | decide before, record after | [`metering`], [`completion`] |
 //! | what goes wrong, as a problem body | [`problem`] |
 //! | keys and accounts, cached; what is announced of them | [`accounts`], [`account`], [`announcements`] |
-//! | admitted or refused | [`quotas`], [`admission`] |
+//! | admitted or refused | [`burst`], [`quotas`], [`admission`] |
 //! | units of other gateways, before a refusal; refusals that are remembered | [`recall`], `refusals` |
 //! | events on their way, and the units that they spend | [`publisher`] |
 //! | a run of this gateway: its row, its heartbeat, its lanes; how a lane is written | the crate [`lane`] |
@@ -44,6 +45,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod body;
+pub mod burst;
 pub mod client;
 pub mod completion;
 pub mod config;
@@ -52,6 +54,7 @@ mod counter;
 pub mod current_run;
 mod decision_metrics;
 pub mod edge;
+pub mod framing;
 pub mod gateway;
 pub mod http;
 pub mod idempotency_key;
@@ -70,7 +73,6 @@ mod refusals;
 pub mod request_metrics;
 mod reservation;
 pub mod routes;
-pub mod server;
 mod sync;
 mod turn;
 

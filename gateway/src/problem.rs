@@ -1,7 +1,7 @@
 //! What a client is told when its request is not served: RFC 9457 `application/problem+json`, with the seeds' words beside it.
 //! No problem echoes a key.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use axum::response::{IntoResponse, Response};
 use http::{
@@ -9,12 +9,13 @@ use http::{
     header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use rand::RngExt;
-use schema::{UsageType, api_key, period};
+use schema::{Burst, UsageType, api_key, period};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
 use crate::{
     admission::{QuotaView, Refusal},
+    burst::BurstView,
     cost::CostError,
     rate_limit,
     routes::PathError,
@@ -31,6 +32,7 @@ pub struct Problem {
     pub kind: Kind,
     detail: Cow<'static, str>,
     limit: Option<Box<Limit>>,
+    burst: Option<Burst>,
     retry_after_s: Option<i64>,
 }
 
@@ -83,6 +85,7 @@ impl Problem {
             kind,
             detail,
             limit: None,
+            burst: None,
             // Spread, so that those who wait do not come back all at once.
             retry_after_s: kind.is_passing().then(|| rand::rng().random_range(1..=5)),
         }
@@ -119,6 +122,19 @@ impl Problem {
                 Kind::QuotaUnavailable,
                 "the quota cannot be asked now; nothing was counted: try again",
             ),
+        }
+    }
+
+    /// A request that came before its key's bucket had one again.
+    pub fn too_fast(burst: Burst, wait: Duration) -> Self {
+        let detail = format!(
+            "the plan allows {} requests at once and {} a second of each key; nothing was counted: try again",
+            burst.size, burst.per_second
+        );
+        Self {
+            burst: Some(burst),
+            retry_after_s: Some(rate_limit::whole_seconds(wait)),
+            ..Self::new(Kind::BurstLimitExceeded, detail)
         }
     }
 
@@ -178,6 +194,9 @@ impl IntoResponse for Problem {
         }
         if let Some(limit) = &self.limit {
             rate_limit::insert(headers, &[(limit.usage_type, limit.view)], limit.now_s);
+        }
+        if let Some(burst) = self.burst {
+            rate_limit::insert_burst(headers, Some(BurstView { burst, remaining: 0 }));
         }
         response.extensions_mut().insert(self);
         response
@@ -246,6 +265,25 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "200");
         assert_eq!(response.headers()["ratelimit"], "\"api_call\";r=2;t=200");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn a_request_that_comes_too_fast_is_told_when_to_come_back() {
+        let some = |n| std::num::NonZeroU32::new(n).unwrap();
+        let burst = Burst {
+            per_second: some(20),
+            size: some(50),
+        };
+        let problem = Problem::too_fast(burst, Duration::from_millis(1_001));
+        let told = body(&problem);
+        assert_eq!(
+            (&told["status"], &told["error"]),
+            (&json!(429), &json!("burst_limit_exceeded"))
+        );
+        let response = problem.into_response();
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(response.headers()["ratelimit-policy"], "\"burst\";q=50;w=3");
+        assert_eq!(response.headers()["ratelimit"], "\"burst\";r=0;t=3");
     }
 
     #[test]

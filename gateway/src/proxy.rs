@@ -19,6 +19,7 @@ use schema::clock;
 use crate::{
     auth,
     body::{self, refuse_compressed},
+    burst,
     client::{Client, TEXT_MAX, cut},
     completion::see_through,
     cost::{self, Cost, json_array},
@@ -57,6 +58,7 @@ pub async fn pass(
     };
     let time_ms = clock::now_ms();
     let key = auth::authenticate(&gateway.accounts, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
+    let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
     if headers::asks_to_upgrade(&parts.headers) {
         return Err(Problem::new(
             Kind::UpgradeNotSupported,
@@ -96,7 +98,9 @@ pub async fn pass(
     };
     let life = gateway.life.clone();
     // From here on units are reserved, and the upstream works: what becomes of it is recorded, also for a client that left.
-    see_through(&life, finish(gateway, admitted, charge, request)).await
+    let mut response = see_through(&life, finish(gateway, admitted, charge, request)).await?;
+    rate_limit::insert_burst(response.headers_mut(), burst);
+    Ok(response)
 }
 
 /// A request as the upstream gets it.

@@ -2,15 +2,16 @@
 //! (draft-ietf-httpapi-ratelimit-headers-10), and `Retry-After`.
 //!
 //! `RateLimit-Policy: "api_call";q=10000;w=2592000` says the limit and the length of the period in seconds,
-//! `RateLimit: "api_call";r=9999;t=86400` what remains (a lower bound) and the seconds until the period ends.
+//! `RateLimit: "api_call";r=9999;t=86400` what remains (a lower bound) and the seconds until the period ends. Where the plan has a
+//! burst limit, a second line of each says it: `"burst";q=50;w=3`, 50 requests at once and again within three seconds.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use schema::{Mode, UsageType};
+use schema::{Mode, UsageType, catalogue::BURST};
 
-use crate::admission::QuotaView;
+use crate::{admission::QuotaView, burst::BurstView};
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -40,6 +41,28 @@ pub fn insert(headers: &mut HeaderMap, views: &[(UsageType, QuotaView)], now_s: 
     // Whatever the upstream says in these headers is about limits of its own.
     headers.insert(RATELIMIT_POLICY, policy);
     headers.insert(RATELIMIT, rest);
+}
+
+/// Adds a line to both headers, after [`insert`]: what may follow at once, and the seconds until all may.
+pub fn insert_burst(headers: &mut HeaderMap, view: Option<BurstView>) {
+    let Some(BurstView { burst, remaining }) = view else {
+        return;
+    };
+    let seconds = |requests: u32| requests.div_ceil(burst.per_second.get());
+    let (size, missing) = (burst.size.get(), burst.size.get().saturating_sub(remaining));
+    let (window, rest) = (seconds(size), seconds(missing));
+    for (name, line) in [
+        (RATELIMIT_POLICY, format!("\"{BURST}\";q={size};w={window}")),
+        (RATELIMIT, format!("\"{BURST}\";r={remaining};t={rest}")),
+    ] {
+        let line = HeaderValue::try_from(line).expect("names and numbers are visible ASCII");
+        headers.append(name, line);
+    }
+}
+
+/// As `Retry-After` has it: not a moment too early.
+pub fn whole_seconds(wait: Duration) -> i64 {
+    wait.as_nanos().div_ceil(1_000_000_000).max(1) as i64
 }
 
 /// Seconds until a new period gives new units; at least one.

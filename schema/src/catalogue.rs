@@ -1,12 +1,18 @@
 //! The plan catalogue: which usage types exist, and what each plan costs and allows. Read from `plans.toml`.
 
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 /// The catalogue the binaries carry.
 const BUILT_IN: &str = include_str!("../plans.toml");
+
+/// What the burst limit is called beside the usage types, as in `RateLimit-Policy`.
+pub const BURST: &str = "burst";
+
+/// A limit above it is none.
+const BURST_MAX: u32 = 1_000_000;
 
 /// Something that is metered, such as `api_call`. Small and `Copy`: counters are arrays indexed by [`UsageType::index`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +44,13 @@ pub struct Allowance {
     pub unit_price_micros: i64,
 }
 
+/// How quickly one key may send requests: `size` at once, and again as they come back, `per_second` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burst {
+    pub per_second: NonZeroU32,
+    pub size: NonZeroU32,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub id: String,
@@ -47,6 +60,8 @@ pub struct Plan {
     pub trial_days: u32,
     /// Days for which events are kept; `None`: without end.
     pub retention_days: Option<u32>,
+    /// Of each key, at each gateway; `None`: any.
+    pub burst: Option<Burst>,
     pub features: Vec<String>,
     /// Indexed by [`UsageType::index`].
     allowances: Vec<Allowance>,
@@ -130,6 +145,10 @@ impl Catalogue {
         let mut usage_types: Vec<UsageType> = Vec::new();
         for name in file.usage_types {
             let (at, name) = (name.span(), name.into_inner());
+            if name == BURST {
+                let problem = format!("usage type `{BURST}`: that is what the burst limit is called");
+                return Err(fail(at, problem));
+            }
             if !is_name(&name) || usage_types.iter().any(|known| known.name == name) || usage_types.len() == 64 {
                 return Err(fail(
                     at,
@@ -164,6 +183,18 @@ impl Catalogue {
                     format!("plan `{id}`: trial_days is up to 730, and none for `{}`", Self::FREE),
                 ));
             }
+            let burst = match entry.burst {
+                None => None,
+                Some(burst) => {
+                    let (at, BurstEntry { per_second, size }) = (burst.span(), burst.into_inner());
+                    let bounded = |n: u32| NonZeroU32::new(n).filter(|n| n.get() <= BURST_MAX);
+                    let (Some(per_second), Some(size)) = (bounded(per_second), bounded(size)) else {
+                        let problem = format!("plan `{id}`: a burst's per_second and size are 1 to {BURST_MAX}");
+                        return Err(fail(at, problem));
+                    };
+                    Some(Burst { per_second, size })
+                }
+            };
             let mut allowances = vec![None; usage_types.len()];
             for (name, usage) in entry.usage {
                 let Some(usage_type) = usage_types.iter().find(|known| known.name == *name.get_ref()) else {
@@ -211,6 +242,7 @@ impl Catalogue {
                 price_cents: entry.price_cents,
                 trial_days: entry.trial_days,
                 retention_days: entry.retention_days,
+                burst,
                 features: entry.features,
                 allowances: allowances.into_iter().flatten().collect(),
             });
@@ -266,9 +298,17 @@ struct PlanEntry {
     #[serde(default)]
     trial_days: u32,
     retention_days: Option<u32>,
+    burst: Option<Spanned<BurstEntry>>,
     #[serde(default)]
     features: Vec<String>,
     usage: BTreeMap<Spanned<String>, UsageEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BurstEntry {
+    per_second: u32,
+    size: u32,
 }
 
 #[derive(Deserialize)]
@@ -319,6 +359,33 @@ mod tests {
             .map(|plan| (plan.price_cents, plan.retention_days))
             .collect();
         assert_eq!(prices, [(0, Some(30)), (2_900, Some(365)), (29_900, None)]);
+    }
+
+    #[test]
+    fn a_plan_has_a_burst_limit_where_it_says_so() {
+        let catalogue = Catalogue::built_in();
+        assert!(catalogue.plans().iter().all(|plan| plan.burst.is_none()));
+        let with = |burst: &str| {
+            let line = format!("id = \"pro\"\nburst = {burst}");
+            Catalogue::parse(&BUILT_IN.replacen("id = \"pro\"", &line, 1))
+        };
+        let burst = with("{ per_second = 20, size = 50 }")
+            .unwrap()
+            .plan("pro")
+            .unwrap()
+            .burst
+            .unwrap();
+        assert_eq!((burst.per_second.get(), burst.size.get()), (20, 50));
+        for wrong in [
+            "{ per_second = 0, size = 1 }",
+            "{ per_second = 1, size = 1_000_001 }",
+            "{ per_second = 1 }",
+            "7",
+        ] {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
+        let named = BUILT_IN.replacen("\"api_call\"", "\"burst\"", 1);
+        assert!(Catalogue::parse(&named).unwrap_err().problem.contains("called"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub mod recall;
 pub mod standing;
 pub mod usage_event;
 
-pub use catalogue::{Catalogue, Mode, Plan, UsageType};
+pub use catalogue::{Burst, Catalogue, Mode, Plan, UsageType};
 pub use id::{AccountId, BatchId, EventId, KeyId, LeaseId, RunId, SubscriptionId};
 pub use lane_record::LaneRecord;
 pub use manifest::Manifest;

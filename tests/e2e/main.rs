@@ -3,22 +3,28 @@
 
 mod bad_input;
 mod billing;
+mod burst;
 mod changes;
 mod clickhouse;
 mod corrections;
 mod counting;
+mod edge;
 mod idempotency;
 mod ingest;
 mod lanes;
 mod limits;
 mod notices;
 mod own_api;
+mod parsers;
+mod permissions;
 mod proxying;
 mod quotas;
 mod recall;
 mod reports;
+mod secrets;
 mod settle;
 mod shutdown;
+mod smuggling;
 mod spool;
 mod subscriptions;
 

@@ -75,6 +75,7 @@ impl Stack {
         if options.no_spool {
             system.spool_dir = None;
         }
+        system.nats_is_ours = true;
         system.gateway_env = options.gateway_env;
         system.ingestor_env = options.ingestor_env;
         system.billing_env = options.billing_env;

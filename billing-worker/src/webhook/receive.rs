@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    extract::State,
+    extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode},
 };
 use schema::{clock, period::instant};
@@ -10,12 +10,17 @@ use sha2::{Digest, Sha256};
 use tracing::{error, warn};
 
 use super::{envelope::Envelope, inbox, signature};
-use crate::{error::Error, public_api::PublicApi};
+use crate::{body::refusal, error::Error, public_api::PublicApi};
 
 /// The largest invoices have some hundred kilobytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-pub async fn receive(State(api): State<PublicApi>, headers: HeaderMap, body: Bytes) -> Result<StatusCode, Error> {
+pub async fn receive(
+    State(api): State<PublicApi>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Error> {
+    let body = body.map_err(|rejection| refusal(rejection, BODY_BYTES_MAX))?;
     let secrets = &api.billing.settings.stripe_webhook_secrets;
     if secrets.is_empty() {
         return Err(Error::WebhooksClosed);

@@ -87,6 +87,7 @@ impl Inner {
                         id: key.id,
                         account: Arc::clone(&key.account),
                         stored: *stored,
+                        bucket: Arc::clone(&key.bucket),
                     };
                     self.keys.insert(key.id, Arc::new(changed)).await;
                 }

@@ -22,6 +22,7 @@ use schema::clock;
 
 use super::authenticate;
 use crate::{
+    burst,
     client::{Client, TEXT_MAX, cut},
     cost::{self, Cost},
     gateway::Gateway,
@@ -63,6 +64,7 @@ pub async fn decide(
     };
     let time_ms = clock::now_ms();
     let key = authenticate(&gateway, &original.uri, request.headers(), time_ms.div_euclid(1_000)).await?;
+    let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
     let cost = match &route.cost {
         Cost::Fixed(units) => *units,
         Cost::Header(name) => cost::in_header(request.headers(), name)?,
@@ -91,6 +93,7 @@ pub async fn decide(
     let mut response = Body::empty().into_response();
     let headers = response.headers_mut();
     rate_limit::insert(headers, &[(receipt.usage_type, receipt.quota)], clock::now_s());
+    rate_limit::insert_burst(headers, burst);
     headers.insert(USAGE_EVENT_ID, uuid_value(receipt.event_id.0));
     headers.insert(X_TRENDIT_ACCOUNT, uuid_value(account.0));
     response.extensions_mut().insert(UpstreamTime(Duration::ZERO));

@@ -11,7 +11,7 @@ use schema::clock;
 use serde::{Deserialize, Serialize};
 
 use super::{authenticate, json, one, usage_type};
-use crate::{admission::Refusal, body, cost, gateway::Gateway, problem::Problem, rate_limit};
+use crate::{admission::Refusal, body, burst, cost, gateway::Gateway, problem::Problem, rate_limit};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with a `usage_type`")]
@@ -33,6 +33,7 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
     let (parts, content) = request.into_parts();
     let now_s = clock::now_s();
     let key = authenticate(&gateway, &parts.uri, &parts.headers, now_s).await?;
+    let burst = burst::take(&key, now_s)?;
     let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
     let Check {
         usage_type: name,
@@ -53,5 +54,6 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
         remaining: view.remaining,
     });
     rate_limit::insert(response.headers_mut(), &[(usage_type, view)], now_s);
+    rate_limit::insert_burst(response.headers_mut(), burst);
     Ok(response.map(Body::from))
 }

@@ -12,11 +12,13 @@ use crate::{
     account::Key,
     answers::{Claim, Fingerprint, Try},
     body,
+    burst::{self, BurstView},
     client::Client,
     completion::see_through,
     gateway::Gateway,
     idempotency_key,
     problem::Problem,
+    rate_limit,
 };
 
 /// What was sent, by whom and when.
@@ -27,6 +29,7 @@ pub struct Posted {
     pub content: Bytes,
     /// Unix milliseconds.
     pub time_ms: i64,
+    burst: Option<BurstView>,
     parts: Parts,
 }
 
@@ -35,6 +38,7 @@ impl Posted {
         let (parts, content) = request.into_parts();
         let time_ms = clock::now_ms();
         let key = authenticate(gateway, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
+        let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
         let idempotency_key = idempotency_key::of(&parts.headers)?.map(String::from);
         let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
         Ok(Self {
@@ -43,6 +47,7 @@ impl Posted {
             idempotency_key,
             content,
             time_ms,
+            burst,
             parts,
         })
     }
@@ -72,13 +77,17 @@ pub async fn once<F>(
 where
     F: Future<Output = Result<http::Response<Bytes>, Problem>> + Send + 'static,
 {
-    let answer = match posted.claim(&gateway)? {
-        None => work(gateway, posted, None).await,
-        Some(Claim::Again(answer)) => return Ok(answer.again()),
+    // Each request takes from its key's bucket, so this is no part of an answer that is kept.
+    let burst = posted.burst;
+    let mut response = match posted.claim(&gateway)? {
+        None => work(gateway, posted, None).await?.map(Body::from),
+        Some(Claim::Again(answer)) => answer.again(),
         Some(Claim::Try(attempt)) => {
             let life = gateway.life.clone();
-            see_through(&life, work(gateway, posted, Some(attempt))).await
+            let answer = see_through(&life, work(gateway, posted, Some(attempt))).await;
+            answer?.map(Body::from)
         }
     };
-    Ok(answer?.map(Body::from))
+    rate_limit::insert_burst(response.headers_mut(), burst);
+    Ok(response)
 }

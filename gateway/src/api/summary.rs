@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{authenticate, instant, json};
 use crate::{
+    burst,
     gateway::Gateway,
     problem::{Kind, Problem},
     rate_limit,
@@ -38,6 +39,7 @@ struct Usage {
 pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
     let now_s = clock::now_s();
     let key = authenticate(&gateway, request.uri(), request.headers(), now_s).await?;
+    let burst = burst::take(&key, now_s)?;
     let views = gateway
         .quotas
         .view(&key.account, now_s)
@@ -61,5 +63,6 @@ pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Resu
             .collect(),
     });
     rate_limit::insert(response.headers_mut(), &views, now_s);
+    rate_limit::insert_burst(response.headers_mut(), burst);
     Ok(response.map(Body::from))
 }

@@ -49,6 +49,8 @@ kinds! {
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is not of a type that is read here"
     KeyReused UNPROCESSABLE_ENTITY "idempotency_key_reused" "The Idempotency-Key belongs to another request"
     RateLimitExceeded TOO_MANY_REQUESTS "rate_limit_exceeded" "The limit of the plan is reached"
+    /// Before anything else of the request was looked at.
+    BurstLimitExceeded TOO_MANY_REQUESTS "burst_limit_exceeded" "Requests come too fast"
     Internal INTERNAL_SERVER_ERROR "internal_error" "Something went wrong here"
     UpgradeNotSupported NOT_IMPLEMENTED "upgrade_not_supported" "The connection cannot change its protocol"
     UpstreamUnreachable BAD_GATEWAY "upstream_unreachable" "The API behind the gateway cannot be reached"

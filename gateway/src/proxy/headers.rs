@@ -4,13 +4,16 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        AUTHORIZATION, CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use uuid::Uuid;
 
-use crate::client::{Client, X_FORWARDED_FOR, X_REQUEST_ID};
+use crate::{
+    client::{Client, X_FORWARDED_FOR, X_REQUEST_ID},
+    idempotency_key::IDEMPOTENCY_KEY,
+};
 
 pub const X_TRENDIT_ACCOUNT: HeaderName = HeaderName::from_static("x-trendit-account");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -48,8 +51,11 @@ pub fn uuid_value(id: Uuid) -> HeaderValue {
 }
 
 /// Makes a client's headers the upstream's. `account` is the account's id.
+///
+/// A name with `_` for `-` counts as the name that it imitates: many an upstream reads both as one (CGI and its heirs).
 pub fn to_upstream(headers: &mut HeaderMap, client: &Client, host: Option<HeaderValue>, account: HeaderValue) {
     drop_hop_by_hop(headers);
+    drop_imitations(headers);
     headers.remove(AUTHORIZATION);
     // The upstream's own is set where the request is sent.
     headers.remove(HOST);
@@ -90,6 +96,8 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+            // What is said of where a request came from is not of one connection, and not for the client to take away.
+            .filter(|name| !is_of_origin(name.as_str()))
             .collect();
         for name in named {
             headers.remove(name);
@@ -107,6 +115,32 @@ pub fn asks_to_upgrade(headers: &HeaderMap) -> bool {
     protocols
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .any(|protocol| !protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+}
+
+/// What proxies before us say of where a request came from.
+fn is_of_origin(name: &str) -> bool {
+    name.starts_with(FORWARDED_PREFIX) || name == FORWARDED.as_str() || name == X_REAL_IP.as_str()
+}
+
+/// Drops names with a `_` that stand for one that is withheld, believed of proxies only, or read here.
+fn drop_imitations(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .filter(|name| {
+            let meant = name.as_str().replace('_', "-");
+            let Ok(meant_name) = HeaderName::try_from(meant.as_str()) else {
+                return false;
+            };
+            is_withheld(&meant_name)
+                || is_of_origin(&meant)
+                || [CONTENT_LENGTH, IDEMPOTENCY_KEY, X_REQUEST_ID].contains(&meant_name)
+        })
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 fn drop_prefixed(headers: &mut HeaderMap, prefix: &str) {
@@ -230,6 +264,45 @@ mod tests {
             assert_eq!(value(&stranger, name), None, "{name}");
             assert!(value(&trusted, name).is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_with_an_underscore_imitates_none_of_ours() {
+        let lines = [
+            ("x_trendit_account", "another"),
+            ("x-trendit_account", "another"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x_real_ip", "6.6.6.6"),
+            ("content_length", "0"),
+            ("transfer_encoding", "chunked"),
+            ("x_request_id", "mine"),
+            ("their_own", "1"),
+        ];
+        for trusted in [false, true] {
+            let headers = passed(&lines, trusted);
+            let odd: Vec<_> = headers.keys().filter(|name| name.as_str().contains('_')).collect();
+            assert_eq!(odd, ["their_own"]);
+            assert_eq!(headers["x-trendit-account"], "account-1");
+        }
+    }
+
+    #[test]
+    fn connection_takes_away_nothing_that_a_proxy_says_of_the_client() {
+        let lines = [
+            (
+                "connection",
+                "x-forwarded-for, forwarded, x-real-ip, x-trendit-account, x-hop",
+            ),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("forwarded", "for=203.0.113.9"),
+            ("x-real-ip", "203.0.113.9"),
+            ("x-hop", "1"),
+        ];
+        let headers = passed(&lines, true);
+        assert_eq!(headers["x-forwarded-for"], "203.0.113.9, 192.0.2.1");
+        assert_eq!(headers["x-real-ip"], "203.0.113.9");
+        assert!(headers.contains_key("forwarded") && !headers.contains_key("x-hop"));
+        assert_eq!(headers["x-trendit-account"], "account-1");
     }
 
     #[test]

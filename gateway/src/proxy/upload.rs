@@ -12,6 +12,7 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use service::server::has_stalled;
 use tokio::time::{Duration, Instant};
 
 pub struct Upload {
@@ -23,6 +24,7 @@ pub struct Progress {
     started: Instant,
     moved_ms: AtomicU64,
     broken: AtomicBool,
+    stalled: AtomicBool,
     waiting: AtomicBool,
 }
 
@@ -32,6 +34,7 @@ impl Upload {
             started: Instant::now(),
             moved_ms: AtomicU64::new(0),
             broken: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
         });
         let upload = Self {
@@ -61,6 +64,11 @@ impl Progress {
     pub fn is_broken(&self) -> bool {
         self.broken.load(Relaxed)
     }
+
+    /// The client was too slow, so the server gave the body up.
+    pub fn has_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
+    }
 }
 
 impl http_body::Body for Upload {
@@ -78,8 +86,9 @@ impl http_body::Body for Upload {
         self.progress
             .moved_ms
             .store(u64::try_from(moved).unwrap_or(u64::MAX), Relaxed);
-        if matches!(frame, Some(Err(_))) {
+        if let Some(Err(error)) = &frame {
             self.progress.broken.store(true, Relaxed);
+            self.progress.stalled.store(has_stalled(error), Relaxed);
         }
         Poll::Ready(frame)
     }

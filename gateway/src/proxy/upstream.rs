@@ -143,6 +143,7 @@ impl Upstream {
             Ok(answer) => Ok(answer),
             Err(error) => {
                 let kind = match &error {
+                    _ if progress.has_stalled() => UpstreamError::BodyStalled,
                     _ if progress.is_broken() => UpstreamError::BodyBroken,
                     error if error.is_connect() => UpstreamError::Unreachable,
                     _ => UpstreamError::Invalid,

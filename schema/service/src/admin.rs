@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result};
 use axum::{
     Router,
     http::{StatusCode, header::CONTENT_TYPE},
@@ -14,8 +13,12 @@ use axum::{
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use crate::Lifecycle;
+use crate::{
+    Lifecycle,
+    server::{Listening, ServerLimits, ServerMetrics},
+};
 
 /// What a service needs to be ready, by name; each part says for itself whether it is there.
 #[derive(Clone, Debug, Default)]
@@ -96,12 +99,10 @@ pub fn router(health: Health, metrics: Registry) -> Router {
 /// Serves until the service has stopped: an operator wants to see a drain, too.
 pub fn serve(life: &Lifecycle, listener: TcpListener, router: Router) {
     let stopping = life.token();
+    let listening = Listening::of(listener, ServerLimits::admin(), ServerMetrics::default());
     life.spawn_vital("admin port", async move {
-        let stopped = async move { stopping.cancelled().await };
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stopped)
-            .await
-            .context("serving the admin port")
+        listening.run(router, stopping, CancellationToken::new()).await;
+        Ok(())
     });
 }
 

@@ -11,7 +11,7 @@ use crate::{Backoff, Health, nats::redacted};
 
 #[derive(Args, Clone, Debug)]
 pub struct ClickHouseSettings {
-    /// ClickHouse's HTTP interface
+    /// ClickHouse's HTTP interface; user and password have settings of their own
     #[arg(
         long,
         env = "CLICKHOUSE_URL",
@@ -42,7 +42,8 @@ pub struct ClickHouseSettings {
 /// A client, without asking the server anything.
 pub fn client(settings: &ClickHouseSettings) -> Client {
     let client = Client::default()
-        .with_url(&settings.clickhouse_url)
+        // Whatever stands before an `@` is not used, and would be in log lines of the HTTP client.
+        .with_url(redacted(&settings.clickhouse_url))
         .with_database(&settings.clickhouse_database)
         .with_user(&settings.clickhouse_user);
     match settings.clickhouse_password.as_str() {

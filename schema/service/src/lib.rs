@@ -5,6 +5,9 @@
 //! | settings that all have | [`settings`] |
 //! | logs, as text or JSON | [`telemetry`] |
 //! | `/healthz`, `/readyz`, `/metrics` on the admin port | [`admin`] |
+//! | the HTTP server of every port, and how long its clients may take | [`server`] |
+//! | networks of addresses, such as those of trusted proxies | [`network`] |
+//! | how many files may be open | [`open_files`] |
 //! | signals, tasks, the deadline of a shutdown | [`lifecycle`] |
 //! | waiting between tries | [`backoff`] |
 //! | connections: NATS, PostgreSQL, ClickHouse | [`nats`], [`postgres`], [`clickhouse`] |
@@ -14,7 +17,10 @@ pub mod backoff;
 pub mod clickhouse;
 pub mod lifecycle;
 pub mod nats;
+pub mod network;
+pub mod open_files;
 pub mod postgres;
+pub mod server;
 pub mod settings;
 pub mod telemetry;
 

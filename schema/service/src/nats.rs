@@ -1,4 +1,9 @@
 //! The connection to NATS. It reconnects by itself for ever; only a refusal of our credentials at the start is final.
+//!
+//! Answers come into an inbox of the user's own, `_INBOX.<user>.…`: where users have permissions (`schema/users/nats.conf`),
+//! no service can listen to what another is answered.
+//!
+//! User and password are taken out of the URLs before the client gets them: its log lines show URLs whole.
 
 use std::time::Duration;
 
@@ -34,11 +39,13 @@ pub async fn connect(settings: &NatsSettings, name: &str, health: &Health) -> Re
     const PART: &str = "nats";
     let servers = redacted(&settings.nats_url);
     health.down(PART, "connecting");
+    let credentials = Credentials::of(settings);
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let followed = health.clone();
         let mut options = ConnectOptions::new()
             .name(name)
+            .custom_inbox_prefix(credentials.inbox_prefix())
             .connection_timeout(Duration::from_secs(5))
             // A dead peer is noticed after two unanswered pings.
             .ping_interval(Duration::from_secs(5))
@@ -48,10 +55,12 @@ pub async fn connect(settings: &NatsSettings, name: &str, health: &Health) -> Re
                 let health = followed.clone();
                 async move { follow(event, &health, PART) }
             });
-        if let (Some(user), Some(password)) = (&settings.nats_user, &settings.nats_password) {
-            options = options.user_and_password(user.clone(), password.clone());
-        }
-        let urls: Vec<&str> = settings.nats_url.split(',').map(str::trim).collect();
+        options = match credentials.clone() {
+            Credentials::None => options,
+            Credentials::Token(token) => options.token(token),
+            Credentials::User(user, password) => options.user_and_password(user, password),
+        };
+        let urls: Vec<&str> = servers.split(',').map(str::trim).collect();
         match options.connect(urls).await {
             Ok(client) => {
                 health.up(PART);
@@ -91,6 +100,45 @@ fn follow(event: Event, health: &Health, part: &'static str) {
     }
 }
 
+/// Who we are.
+#[derive(Clone, PartialEq, Eq)]
+enum Credentials {
+    None,
+    Token(String),
+    User(String, String),
+}
+
+impl Credentials {
+    /// Those of the first URL that has any, or else those of the settings.
+    fn of(settings: &NatsSettings) -> Self {
+        let mut in_urls = settings.nats_url.split(',').filter_map(|url| {
+            let (before, _) = url.trim().rsplit_once('@')?;
+            Some(before.split_once("://").map_or(before, |(_, credentials)| credentials))
+        });
+        match (in_urls.next(), &settings.nats_user, &settings.nats_password) {
+            (Some(credentials), _, _) => match credentials.split_once(':') {
+                Some((user, password)) => Self::User(user.to_owned(), password.to_owned()),
+                None => Self::Token(credentials.to_owned()),
+            },
+            (None, Some(user), Some(password)) => Self::User(user.clone(), password.clone()),
+            _ => Self::None,
+        }
+    }
+
+    fn inbox_prefix(&self) -> String {
+        let is_token = |user: &str| {
+            !user.is_empty()
+                && user
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        match self {
+            Self::User(user, _) if is_token(user) => format!("_INBOX.{user}"),
+            _ => "_INBOX".to_owned(),
+        }
+    }
+}
+
 /// URLs without user and password: what may be shown.
 pub fn redacted(urls: &str) -> String {
     let one = |url: &str| match url.rfind('@') {
@@ -107,6 +155,39 @@ pub fn redacted(urls: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_user_is_answered_in_an_inbox_of_its_own() {
+        let read = |url: &str, user: Option<&str>| {
+            let credentials = Credentials::of(&NatsSettings {
+                nats_url: url.to_owned(),
+                nats_user: user.map(str::to_owned),
+                nats_password: user.map(|_| "s".to_owned()),
+            });
+            let prefix = credentials.inbox_prefix();
+            match credentials {
+                Credentials::None => ("", String::new(), prefix),
+                Credentials::Token(token) => ("token", token, prefix),
+                Credentials::User(user, password) => ("user", format!("{user} {password}"), prefix),
+            }
+        };
+        for (url, user, kind, who, prefix) in [
+            ("nats://h:4222", None, "", "", "_INBOX"),
+            ("nats://h:4222", Some("gateway"), "user", "gateway s", "_INBOX.gateway"),
+            ("nats://a:p@h, nats://b:q@i", Some("gateway"), "user", "a p", "_INBOX.a"),
+            (
+                "h:4222, billing-worker:p:q@h",
+                None,
+                "user",
+                "billing-worker p:q",
+                "_INBOX.billing-worker",
+            ),
+            ("nats://secret@h:4222", None, "token", "secret", "_INBOX"),
+            ("nats://a.b:p@h:4222", None, "user", "a.b p", "_INBOX"),
+        ] {
+            assert_eq!(read(url, user), (kind, who.to_owned(), prefix.to_owned()), "{url}");
+        }
+    }
 
     #[test]
     fn what_is_shown_of_a_url_has_no_password() {

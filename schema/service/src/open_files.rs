@@ -1,0 +1,29 @@
+//! How many files the process may have open: each connection is one.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing::{info, warn};
+
+/// Raises the limit to what the process may give itself, and warns where that is less than `wanted`.
+pub fn raise(wanted: u64) {
+    let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok(limits) => limits,
+        Err(error) => return warn!("reading the limit of open files: {error}"),
+    };
+    let now = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) => {
+            warn!("raising the limit of open files from {soft} to {hard}: {error}");
+            soft
+        }
+    };
+    if now < wanted {
+        warn!(
+            open_files = now,
+            wanted,
+            "fewer files may be open than connections are allowed: further clients wait (raise `ulimit -n`, or lower \
+             CONNECTIONS_MAX)"
+        );
+    } else if now > soft {
+        info!(open_files = now, "raised the limit of open files");
+    }
+}

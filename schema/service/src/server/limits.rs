@@ -1,0 +1,109 @@
+//! What a port's connections may take, and the settings that say so.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
+
+use super::Pace;
+use crate::{network::Network, settings::seconds};
+
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    /// Connections at once; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// Connections of one address at once; a further one is closed when it is accepted.
+    pub connections_per_address: usize,
+    /// Addresses that this does not hold for: a load balancer's are as many clients as it has.
+    pub unlimited: Arc<[Network]>,
+    /// For a request's head, from its first byte, or from the connection's begin.
+    pub head_timeout: Duration,
+    /// Of a request's head; more is answered `431`.
+    pub head_bytes: usize,
+    /// For a connection between two requests.
+    pub idle_timeout: Duration,
+    /// For a request's body.
+    pub body: Pace,
+    /// For a client that takes nothing of its answer.
+    pub answer_timeout: Duration,
+}
+
+impl ServerLimits {
+    /// Of an admin port: a few operators and their monitoring.
+    pub fn admin() -> Self {
+        Self {
+            connections: 256,
+            connections_per_address: 256,
+            unlimited: Arc::new([]),
+            head_timeout: Duration::from_secs(10),
+            head_bytes: 16 * 1024,
+            idle_timeout: Duration::from_secs(75),
+            body: Pace {
+                idle: Duration::from_secs(10),
+                bytes_per_second: 1024,
+            },
+            answer_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ServerSettings {
+    /// Connections at once; further ones wait to be accepted
+    #[arg(long, env = "CONNECTIONS_MAX", default_value = "10000", value_parser = at_least::<1>)]
+    pub connections_max: usize,
+
+    /// Connections of one address (of IPv6: of one /64) at once; further ones are closed. Trusted proxies are exempt
+    #[arg(long, env = "CONNECTIONS_PER_ADDRESS", default_value = "1000", value_parser = at_least::<1>)]
+    pub connections_per_address: usize,
+
+    /// How long a request's head may take, from its first byte or from the connection's begin (seconds)
+    #[arg(long, env = "HEAD_TIMEOUT", default_value = "10", value_parser = seconds)]
+    pub head_timeout: Duration,
+
+    /// Bytes of a request's head; more is answered 431, as are more than 100 headers
+    #[arg(long, env = "HEAD_BYTES_MAX", default_value = "32768", value_parser = at_least::<1024>)]
+    pub head_bytes_max: usize,
+
+    /// How long a connection may wait for its next request; more than a load balancer keeps it, or requests meet its end
+    /// (seconds)
+    #[arg(long, env = "IDLE_TIMEOUT", default_value = "75", value_parser = seconds)]
+    pub idle_timeout: Duration,
+
+    /// How long nothing of a request's body may come before it is answered 408 (seconds)
+    #[arg(long, env = "BODY_TIMEOUT", default_value = "15", value_parser = seconds)]
+    pub body_timeout: Duration,
+
+    /// Bytes a second that a request's body comes with, at the least, once BODY_TIMEOUT is used up
+    #[arg(long, env = "BODY_RATE_MIN", default_value = "1024", value_parser = at_least::<1>)]
+    pub body_rate_min: usize,
+
+    /// How long a client may take nothing of its answer before it is cut off (seconds)
+    #[arg(long, env = "ANSWER_TIMEOUT", default_value = "30", value_parser = seconds)]
+    pub answer_timeout: Duration,
+}
+
+impl ServerSettings {
+    /// `unlimited`: addresses that may have as many connections as there are.
+    pub fn limits(&self, unlimited: &[Network]) -> ServerLimits {
+        ServerLimits {
+            connections: self.connections_max,
+            connections_per_address: self.connections_per_address,
+            unlimited: unlimited.into(),
+            head_timeout: self.head_timeout,
+            head_bytes: self.head_bytes_max,
+            idle_timeout: self.idle_timeout,
+            body: Pace {
+                idle: self.body_timeout,
+                bytes_per_second: self.body_rate_min as u64,
+            },
+            answer_timeout: self.answer_timeout,
+        }
+    }
+}
+
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number >= LEAST => Ok(number),
+        _ => Err(format!("`{text}` is not a number of {LEAST} or more")),
+    }
+}

@@ -1,0 +1,63 @@
+//! What became of connections, counted.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::pulse::Overdue;
+
+/// Cheap to clone; all clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct ServerMetrics {
+    open: Gauge,
+    cut: Family<Cut, Counter>,
+    pub(super) refused: Counter,
+    pub(super) full: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cut {
+    overdue: &'static str,
+}
+
+/// A connection that is there, until it is dropped.
+pub(super) struct Open(Gauge);
+
+impl ServerMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("connections_open", "Connections of clients now", self.open.clone());
+        registry.register(
+            "connections_refused",
+            "Connections closed when they were accepted, because their address had as many as it may (CONNECTIONS_PER_ADDRESS)",
+            self.refused.clone(),
+        );
+        registry.register(
+            "connections_cut",
+            "Connections cut because the client was too slow",
+            self.cut.clone(),
+        );
+        registry.register(
+            "connections_full",
+            "Times that no connection more was accepted until one had ended (CONNECTIONS_MAX)",
+            self.full.clone(),
+        );
+    }
+
+    pub(super) fn open(&self) -> Open {
+        self.open.inc();
+        Open(self.open.clone())
+    }
+
+    pub(super) fn cut(&self, overdue: Overdue) {
+        let overdue = overdue.name();
+        self.cut.get_or_create(&Cut { overdue }).inc();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

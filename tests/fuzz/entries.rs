@@ -1,0 +1,151 @@
+//! What the fuzz targets call, one function a parser: bytes that anybody may send, and what has to hold of whatever is read from
+//! them. The regular tests call the same functions for a moment (`tests/e2e/parsers.rs`), so that they cannot rot.
+
+use std::{net::IpAddr, str::from_utf8};
+
+use billing_worker::webhook::{envelope::Envelope, signature};
+use gateway::{client::Client, cost::json_array, framing, idempotency_key, proxy::headers};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use ingestor::record::Content;
+use schema::{
+    LaneRecord, Manifest,
+    api_key::{self, ApiKey},
+    lane_record::Kind,
+};
+
+/// Each parser by the name of its target.
+pub const ALL: &[(&str, fn(&[u8]))] = &[
+    ("key", key),
+    ("headers", request_headers),
+    ("event", event),
+    ("lane_record", lane_record),
+    ("manifest", manifest),
+    ("body", body),
+    ("webhook", webhook),
+];
+
+/// An API key: one that is read is its own text, and is read alike with and without a copy.
+pub fn key(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    let (borrowed, owned) = (api_key::identify(text), ApiKey::parse(text));
+    assert_eq!(borrowed.is_ok(), owned.is_ok());
+    if let (Ok((id, hash)), Ok(owned)) = (borrowed, owned) {
+        assert_eq!((id, hash), (owned.id(), owned.hash()));
+        assert_eq!(owned.reveal(), text);
+        assert!(!format!("{owned:?}").contains(text));
+    }
+}
+
+/// Headers of a request, one a line: whose request it is, and what of them passes. The first byte says whether a trusted proxy
+/// sent them.
+pub fn request_headers(data: &[u8]) {
+    let Some((first, lines)) = data.split_first() else {
+        return;
+    };
+    let trusted = [
+        "10.0.0.0/8".parse().expect("a network"),
+        "fd00::/8".parse().expect("a network"),
+    ];
+    let peer: IpAddr = if first % 2 == 0 { [10, 0, 0, 1] } else { [192, 0, 2, 1] }.into();
+    let mut lines = lines.split(|byte| *byte == b'\n');
+    let target = lines.next().unwrap_or_default();
+    let mut map = HeaderMap::new();
+    for line in lines {
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let (name, value) = (&line[..colon], line.get(colon + 1..).unwrap_or_default());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            map.append(name, value);
+        }
+    }
+    if let Ok(key) = idempotency_key::of(&map) {
+        assert!(
+            key.is_none_or(|key| (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()))
+        );
+    }
+    let client = Client::of(&map, peer, &trusted);
+    assert!(!client.request_id().is_empty());
+    assert!(
+        client.behind_trusted_proxy || client.address == peer,
+        "a stranger chose its address"
+    );
+    assert!(client.user_agent().len() <= gateway::client::TEXT_MAX);
+    if let Ok(target) = http::Uri::try_from(target) {
+        let mut request = Request::new(axum::body::Body::empty());
+        *request.uri_mut() = target;
+        *request.headers_mut() = map.clone();
+        drop(framing::check(&request));
+    }
+    headers::asks_to_upgrade(&map);
+    headers::to_upstream(&mut map, &client, None, HeaderValue::from_static("account"));
+    assert_eq!(map.get_all("x-trendit-account").iter().count(), 1);
+    assert_eq!(map["x-trendit-account"], "account");
+    assert!(map.get_all("x-forwarded-for").iter().count() == 1 && map.get_all("x-request-id").iter().count() == 1);
+    let withheld = |name: &&HeaderName| headers::is_withheld(name) && name.as_str() != "x-trendit-account";
+    assert_eq!(map.keys().find(withheld), None);
+    let imitates = |name: &&HeaderName| name.as_str().replace('_', "-").starts_with("x-trendit-");
+    assert_eq!(map.keys().filter(imitates).count(), 1);
+}
+
+/// One event, in a batch that is otherwise in order.
+pub fn event(data: &[u8]) {
+    const ID: [u8; 16] = [1; 16];
+    // The numbers of `usage.proto`: of a batch its id 1 and its events 2, of a record its version 1, run 2 and batch 4.
+    let batch = [field(1, &ID), field(2, data)].concat();
+    let record = [vec![0x08, 1], field(2, &ID), field(4, &batch)].concat();
+    lane_record(&record);
+}
+
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![number << 3 | 2];
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// What a lane carries: whatever is read is written again as what it is, and an ingestor knows what to do with it.
+pub fn lane_record(data: &[u8]) {
+    let content = Content::of(data);
+    let Ok(record) = LaneRecord::decode(data) else {
+        assert!(
+            !matches!(content, Content::Events(..)),
+            "nobody can read it, and it is stored"
+        );
+        return;
+    };
+    assert_eq!(LaneRecord::decode(&record.encode()).as_ref(), Ok(&record));
+    if let (Kind::Batch { events, .. }, Content::Events(_, stored)) = (&record.kind, &content) {
+        assert_eq!(events, stored);
+    }
+}
+
+pub fn manifest(data: &[u8]) {
+    if let Ok(manifest) = Manifest::decode(data) {
+        assert_eq!(Manifest::decode(&manifest.encode()).ok(), Some(manifest));
+    }
+}
+
+/// A body whose array is counted: no more elements than commas and one.
+pub fn body(data: &[u8]) {
+    if let Ok(length) = json_array::length(data, "texts") {
+        let commas = data.iter().filter(|byte| **byte == b',').count();
+        assert!((1..=commas as i64 + 1).contains(&length), "{length}");
+    }
+}
+
+/// A webhook: its header, a line end, its body. Nobody signs it, so none is verified.
+pub fn webhook(data: &[u8]) {
+    let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (header, body) = (&data[..at], data.get(at + 1..).unwrap_or_default());
+    if let Ok(header) = from_utf8(header) {
+        let secrets = ["whsec_of_nobody".to_owned(), String::new()];
+        assert!(signature::verify(header, body, &secrets, 1_795_395_600).is_err());
+    }
+    if let Ok(envelope) = Envelope::parse(body) {
+        assert!((1..=255).contains(&envelope.id.len()));
+    }
+}
