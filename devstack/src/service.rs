@@ -127,6 +127,13 @@ impl Service {
         self.wait_ready().await
     }
 
+    /// The same without waiting: what it needs may be away.
+    pub async fn relaunch(&mut self) -> Result<()> {
+        self.process.kill().await?;
+        self.process = self.process.program().clone().start()?;
+        Ok(())
+    }
+
     /// SIGSTOP: its connections stay open and silent.
     pub fn pause(&mut self) -> Result<()> {
         self.process.pause()

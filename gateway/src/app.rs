@@ -37,6 +37,7 @@ use crate::{
     publisher::{Publisher, Queues},
     quotas::Quotas,
     server::Server,
+    wrong_clock,
 };
 
 /// A run that lived so long was no failed start: the next one begins at once.
@@ -153,6 +154,9 @@ async fn start(
     health: &Health,
     registry: &mut Registry,
 ) -> Result<Started> {
+    if let Some(file) = &config.settings.wrong_clock_file {
+        wrong_clock::follow(file.clone(), ground);
+    }
     let name = &config.gateway_name;
     let (client, pool) = tokio::try_join!(
         service::nats::connect(&config.settings.nats, name, health),

@@ -64,6 +64,7 @@ mod reservation;
 pub mod routes;
 pub mod server;
 mod turn;
+mod wrong_clock;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 

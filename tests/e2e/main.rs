@@ -7,6 +7,7 @@ mod changes;
 mod clickhouse;
 mod corrections;
 mod counting;
+mod faults;
 mod ingest;
 mod lanes;
 mod limits;
