@@ -44,6 +44,8 @@ struct Client {
     load: Load,
     random: StdRng,
     wires: Vec<Wire>,
+    /// The gateway that it asks: one that does not answer holds up its own clients, and not those of others.
+    gateway: usize,
 }
 
 /// Clients at work.
@@ -61,6 +63,7 @@ impl Load {
                 load: self.clone(),
                 random: StdRng::seed_from_u64(self.seed.wrapping_mul(1_000).wrapping_add(n as u64)),
                 wires: self.gateways.iter().map(|address| Wire::new(address, &connections)).collect(),
+                gateway: n % self.gateways.len(),
             };
             clients.spawn(client.run(stop.clone()));
         }
@@ -106,7 +109,7 @@ impl Client {
         let role: Role = self.load.cast.members[account].role;
         let call = call::make_up(&mut self.random, role, self.load.idempotency);
         let (key, of_key) = self.load.cast.pick_key(&mut self.random, account);
-        let first = self.random.random_range(0..self.wires.len());
+        let first = self.gateway;
         let number = self.load.calls.fetch_add(1, Ordering::Relaxed);
         let by = By { account, key };
         if !call.twice || self.wires.len() < 2 {

@@ -77,9 +77,10 @@ impl fmt::Display for Report {
             .collect();
         writeln!(
             f,
-            "longest unavailability   {}; all {}",
+            "longest unavailability   {}; all {} from {} on",
             gateways.join(", "),
-            seconds(figures.all_unavailable_ms)
+            seconds(figures.all_unavailable_ms),
+            seconds(figures.all_unavailable_from_ms)
         )?;
         writeln!(
             f,

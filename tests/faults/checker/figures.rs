@@ -23,8 +23,9 @@ pub struct Figures {
     pub refused_while_troubled: u64,
     /// The longest time without an answer that says more than "not now", by gateway, in milliseconds.
     pub unavailable_ms: BTreeMap<usize, i64>,
-    /// The same of all gateways together.
+    /// The same of all gateways together, and when it began.
     pub all_unavailable_ms: i64,
+    pub all_unavailable_from_ms: i64,
 }
 
 impl Figures {
@@ -45,15 +46,15 @@ impl Figures {
         let gateways: BTreeSet<usize> = history.iter().map(|attempt| attempt.gateway).collect();
         for gateway in gateways {
             let of_gateway = history.iter().filter(|attempt| attempt.gateway == gateway);
-            figures.unavailable_ms.insert(gateway, longest_gap(of_gateway));
+            figures.unavailable_ms.insert(gateway, longest_gap(of_gateway).0);
         }
-        figures.all_unavailable_ms = longest_gap(history.iter());
+        (figures.all_unavailable_ms, figures.all_unavailable_from_ms) = longest_gap(history.iter());
         figures
     }
 }
 
-/// The longest time between two answers, from the first attempt to the last.
-fn longest_gap<'a>(attempts: impl Iterator<Item = &'a Attempt> + Clone) -> i64 {
+/// The longest time between two answers, from the first attempt to the last, and when it began.
+fn longest_gap<'a>(attempts: impl Iterator<Item = &'a Attempt> + Clone) -> (i64, i64) {
     let mut moments: Vec<i64> = attempts
         .clone()
         .filter(|attempt| is_an_answer(&attempt.outcome))
@@ -62,7 +63,7 @@ fn longest_gap<'a>(attempts: impl Iterator<Item = &'a Attempt> + Clone) -> i64 {
     moments.extend(attempts.clone().map(|attempt| attempt.invoked_ms).min());
     moments.extend(attempts.map(|attempt| attempt.completed_ms).max());
     moments.sort_unstable();
-    moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    moments.windows(2).map(|pair| (pair[1] - pair[0], pair[0])).max().unwrap_or_default()
 }
 
 fn is_an_answer(outcome: &Outcome) -> bool {
