@@ -122,8 +122,7 @@ impl Service {
     /// Starts it again with the same settings and waits until it is ready; it must have been stopped or killed, or is
     /// killed now.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process.kill().await?;
-        self.process = self.process.program().clone().start()?;
+        self.relaunch().await?;
         self.wait_ready().await
     }
 

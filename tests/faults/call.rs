@@ -26,7 +26,13 @@ pub struct Call {
     pub hangs_up_ms: Option<u64>,
     /// Two tries of one operation, through two gateways at once.
     pub twice: bool,
+    /// Each event is as large as events get.
+    pub is_fat: bool,
 }
+
+/// Events of a fat batch, and bytes of each of its texts.
+const FAT_EVENTS: usize = 25;
+const FAT_TEXT: usize = 2_000;
 
 /// Makes up a call of an account.
 pub fn make_up(random: &mut StdRng, role: Role, idempotency: bool) -> Call {
@@ -51,10 +57,13 @@ pub fn make_up(random: &mut StdRng, role: Role, idempotency: bool) -> Call {
         upstream_ms: None,
         hangs_up_ms: random.random_bool(0.03).then(|| random.random_range(0..30)),
         twice: false,
+        is_fat: false,
     };
     match way {
         Way::Usage => call.twice = idempotency && call.hangs_up_ms.is_none() && random.random_bool(0.15),
-        Way::Batch => call.events.extend((0..random.random_range(1..8)).map(|_| event(random))),
+        Way::Batch => call
+            .events
+            .extend((0..random.random_range(1..8)).map(|_| event(random))),
         Way::Authorize => call.events = vec![(0, 1)],
         Way::Proxy => {
             if call.events[0].0 < 2 {
@@ -62,7 +71,9 @@ pub fn make_up(random: &mut StdRng, role: Role, idempotency: bool) -> Call {
             } else {
                 call.events[0].1 = call.events[0].1.min(10);
             }
-            call.upstream_status = random.random_bool(0.15).then(|| [400, 404, 500, 503][random.random_range(0..4)]);
+            call.upstream_status = random
+                .random_bool(0.15)
+                .then(|| [400, 404, 500, 503][random.random_range(0..4)]);
             call.upstream_ms = random.random_bool(0.1).then(|| random.random_range(5..400));
         }
     }
@@ -70,6 +81,19 @@ pub fn make_up(random: &mut StdRng, role: Role, idempotency: bool) -> Call {
 }
 
 impl Call {
+    /// A batch that takes a lot of room.
+    pub fn fat() -> Self {
+        Self {
+            way: Way::Batch,
+            events: vec![(0, 1); FAT_EVENTS],
+            upstream_status: None,
+            upstream_ms: None,
+            hangs_up_ms: None,
+            twice: false,
+            is_fat: true,
+        }
+    }
+
     /// Id of the n-th event.
     pub fn request_id(number: u32, item: usize) -> RequestId {
         RequestId {
@@ -80,13 +104,18 @@ impl Call {
 
     pub fn request(&self, number: u32, secret: &str, operation: Option<&str>) -> Result<Request<Full<Bytes>>> {
         let (usage_type, units) = self.events[0];
-        let report = |(usage_type, units): (usize, i64)| json!({ "usage_type": USAGE_TYPES[usage_type], "cost_units": units });
+        let report =
+            |(usage_type, units): (usize, i64)| json!({ "usage_type": USAGE_TYPES[usage_type], "cost_units": units });
         let (method, path, body) = match self.way {
             Way::Usage => (Method::POST, "/v1/usage", Some(report(self.events[0]))),
             Way::Batch => {
                 let events = self.events.iter().enumerate().map(|(n, event)| {
                     let mut event = report(*event);
                     event["request_id"] = Self::request_id(number, n).to_string().into();
+                    if self.is_fat {
+                        event["endpoint"] = "/fat".repeat(FAT_TEXT / 4).into();
+                        event["user_agent"] = "fat ".repeat(FAT_TEXT / 4).into();
+                    }
                     event
                 });
                 let events: Vec<Value> = events.collect();
@@ -144,7 +173,10 @@ impl Call {
 }
 
 fn of_answer(answer: &Answer) -> Outcome {
-    let event = answer.headers.get("usage-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let event = answer
+        .headers
+        .get("usage-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok());
     if let Some(event) = event {
         return match answer.status.as_u16() {
             status @ 400.. => Outcome::Failed { event, status },
@@ -156,7 +188,9 @@ fn of_answer(answer: &Answer) -> Outcome {
 }
 
 fn of_item(item: &Value) -> Outcome {
-    let status = item["status"].as_u64().and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
+    let status = item["status"]
+        .as_u64()
+        .and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
     let event = item["event_id"].as_str().and_then(|id| id.parse().ok());
     match (status, event) {
         (Some(status), Some(event)) if status.is_success() => Outcome::Accepted { event },

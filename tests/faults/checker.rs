@@ -10,7 +10,7 @@ mod positions;
 mod refusals;
 mod revocations;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -58,21 +58,28 @@ const EXAMPLES_MAX: u64 = 5;
 
 /// Judges everything.
 pub fn check(evidence: &Evidence) -> (Verdict, Figures) {
-    let mut verdict = Verdict::default();
+    let (mut verdict, mut figures) = (Verdict::default(), Figures::of(&evidence.history));
+    figures.rolled_over = rolled_over(evidence);
     events::check(evidence, &mut verdict);
     over_admission::check(evidence, &mut verdict);
-    revocations::check(evidence, &mut verdict);
+    revocations::check(evidence, &mut verdict, &mut figures);
     pools::check(evidence, &mut verdict);
     positions::check(evidence, &mut verdict);
     for told in evidence.told.iter().filter(|told| told.stripe != told.counted) {
-        verdict.convict(
-            Crime::StripeDrift,
-            || format!("{}: Stripe has {}, ClickHouse {}", told.line, told.stripe, told.counted),
-        );
+        verdict.convict(Crime::StripeDrift, || {
+            format!("{}: Stripe has {}, ClickHouse {}", told.line, told.stripe, told.counted)
+        });
     }
-    let mut figures = Figures::of(&evidence.history);
     refusals::count(evidence, &mut figures);
     (verdict, figures)
+}
+
+fn rolled_over(evidence: &Evidence) -> usize {
+    let mut periods: BTreeMap<_, BTreeSet<i64>> = BTreeMap::new();
+    for row in &evidence.rows {
+        periods.entry(row.account).or_default().insert(row.period_start);
+    }
+    periods.values().filter(|periods| periods.len() > 1).count()
 }
 
 impl Verdict {

@@ -69,7 +69,9 @@ impl Limits {
             }
             // What may have happened late may also come after its replacement, and so be in force for ever.
             let mut later = changes.clone();
-            let replaced = later.find_map(|next| next.completed_ms).filter(|_| change.completed_ms.is_some());
+            let replaced = later
+                .find_map(|next| next.completed_ms)
+                .filter(|_| change.completed_ms.is_some());
             if replaced.is_none_or(|completed| from_ms < heard_by(completed)) {
                 limits.push(change.limit);
             }

@@ -9,6 +9,9 @@ use std::{
 };
 
 use anyhow::Result;
+use http::Request;
+use http_body_util::Full;
+use hyper::body::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,18 +62,38 @@ impl Load {
     pub fn start(&self) -> Loading {
         let (stop, mut clients, connections) = (CancellationToken::new(), JoinSet::new(), TaskTracker::new());
         for n in 0..self.clients {
-            let client = Client {
-                load: self.clone(),
-                random: StdRng::seed_from_u64(self.seed.wrapping_mul(1_000).wrapping_add(n as u64)),
-                wires: self.gateways.iter().map(|address| Wire::new(address, &connections)).collect(),
-                gateway: n % self.gateways.len(),
-            };
+            let client = self.client(n, &connections);
             clients.spawn(client.run(stop.clone()));
         }
         Loading {
             stop,
             clients,
             connections,
+        }
+    }
+
+    /// Sends large batches to one gateway, one after the other, for so long.
+    pub async fn burst(&self, gateway: usize, length: Duration) -> Result<()> {
+        let mut client = self.client(gateway, &TaskTracker::new());
+        let (accounts, end) = (self.cast.with_role(&[Role::Far]), Instant::now() + length);
+        while Instant::now() < end {
+            let account = accounts[client.random.random_range(0..accounts.len())];
+            client.send(Call::fat(), account).await?;
+        }
+        Ok(())
+    }
+
+    /// The n-th client.
+    fn client(&self, n: usize, connections: &TaskTracker) -> Client {
+        Client {
+            load: self.clone(),
+            random: StdRng::seed_from_u64(self.seed.wrapping_mul(1_000).wrapping_add(n as u64)),
+            wires: self
+                .gateways
+                .iter()
+                .map(|address| Wire::new(address, connections))
+                .collect(),
+            gateway: n % self.gateways.len(),
         }
     }
 }
@@ -108,78 +131,103 @@ impl Client {
         let account = self.random.random_range(0..self.load.cast.members.len());
         let role: Role = self.load.cast.members[account].role;
         let call = call::make_up(&mut self.random, role, self.load.idempotency);
+        self.send(call, account).await
+    }
+
+    async fn send(&mut self, call: Call, account: usize) -> Result<()> {
         let (key, of_key) = self.load.cast.pick_key(&mut self.random, account);
-        let first = self.gateway;
-        let number = self.load.calls.fetch_add(1, Ordering::Relaxed);
-        let by = By { account, key };
-        if !call.twice || self.wires.len() < 2 {
-            let request = call.request(number, &of_key.secret, None)?;
-            let wire = &mut self.wires[first];
-            let attempts = attempt(&self.load, wire, first, &call, request, number, by, None).await;
-            return self.load.history.write(attempts);
+        let by = By {
+            account,
+            key,
+            secret: of_key.secret,
+        };
+        if call.twice && self.wires.len() > 1 {
+            return self.send_twice(call, by).await;
         }
-        // The second try has a number of its own, and the operation that of the first.
-        let again = self.load.calls.fetch_add(1, Ordering::Relaxed);
-        let second = (first + self.random.random_range(1..self.wires.len())) % self.wires.len();
-        let name = format!("operation-{}-{number}", self.load.seed);
-        let requests = [
-            call.request(number, &of_key.secret, Some(&name))?,
-            call.request(again, &of_key.secret, Some(&name))?,
-        ];
-        let [request, retry] = requests;
-        let wires = self.wires.get_disjoint_mut([first, second])?;
-        let [wire, other] = wires;
+        let one = Try::new(&self.load, &call, &by, self.gateway, None)?;
+        let attempts = one.send(&self.load, &mut self.wires[self.gateway]).await;
+        self.load.history.write(attempts)
+    }
+
+    /// Two tries of one operation that overlap, and one more if no answer says that it was done.
+    async fn send_twice(&mut self, call: Call, by: By) -> Result<()> {
+        let (first, gateways) = (self.gateway, self.wires.len());
+        let second = (first + self.random.random_range(1..gateways)) % gateways;
         let later = Duration::from_millis(self.random.random_range(0..60));
-        let (one, two) = tokio::join!(
-            attempt(&self.load, wire, first, &call, request, number, by, Some(number)),
-            async {
-                tokio::time::sleep(later).await;
-                attempt(&self.load, other, second, &call, retry, again, by, Some(number)).await
-            }
-        );
-        self.load.history.write(one.into_iter().chain(two))
+        let load = self.load.clone();
+        let operation = load.calls.fetch_add(1, Ordering::Relaxed);
+        let one = Try::new(&load, &call, &by, first, Some(operation))?;
+        let two = Try::new(&load, &call, &by, second, Some(operation))?;
+        let [wire, other] = self.wires.get_disjoint_mut([first, second])?;
+        let (mut attempts, again) = tokio::join!(one.send(&load, wire), async {
+            tokio::time::sleep(later).await;
+            two.send(&load, other).await
+        });
+        attempts.extend(again);
+        if !attempts.iter().any(Attempt::is_accepted) {
+            tokio::time::sleep(later * 4).await;
+            let three = Try::new(&load, &call, &by, second, Some(operation))?;
+            attempts.extend(three.send(&load, &mut self.wires[second]).await);
+        }
+        load.history.write(attempts)
     }
 }
 
-#[derive(Clone, Copy)]
+/// Whose call it is.
 struct By {
     account: usize,
     key: usize,
+    secret: String,
 }
 
-#[allow(clippy::too_many_arguments, reason = "what one line of the history has")]
-async fn attempt(
-    load: &Load,
-    wire: &mut Wire,
-    gateway: usize,
-    call: &Call,
-    request: http::Request<http_body_util::Full<hyper::body::Bytes>>,
+/// One sending of a call.
+struct Try<'a> {
+    call: &'a Call,
+    by: &'a By,
+    request: Request<Full<Bytes>>,
     number: u32,
-    by: By,
+    gateway: usize,
     operation: Option<u32>,
-) -> Vec<Attempt> {
-    let invoked_ms = load.stopwatch.now_ms();
-    let sent = wire.send(request, PATIENCE);
-    let answered = match call.hangs_up_ms {
-        None => sent.await,
-        Some(ms) => tokio::time::timeout(Duration::from_millis(ms), sent)
-            .await
-            .unwrap_or(Err(Failure::Doubt(Doubt::HungUp))),
-    };
-    let completed_ms = load.stopwatch.now_ms();
-    let outcomes: Vec<Outcome> = call.outcomes(answered);
-    let of_event = |(n, (outcome, (usage_type, cost))): (usize, (Outcome, &(usize, i64)))| Attempt {
-        request: Call::request_id(number, n),
-        way: call.way,
-        gateway,
-        account: by.account,
-        key: by.key,
-        usage_type: *usage_type,
-        cost: *cost,
-        operation,
-        invoked_ms,
-        completed_ms,
-        outcome,
-    };
-    outcomes.into_iter().zip(&call.events).enumerate().map(of_event).collect()
+}
+
+impl<'a> Try<'a> {
+    fn new(load: &Load, call: &'a Call, by: &'a By, gateway: usize, operation: Option<u32>) -> Result<Self> {
+        let number = load.calls.fetch_add(1, Ordering::Relaxed);
+        let name = operation.map(|operation| format!("operation-{}-{operation}", load.seed));
+        Ok(Self {
+            call,
+            by,
+            request: call.request(number, &by.secret, name.as_deref())?,
+            number,
+            gateway,
+            operation,
+        })
+    }
+
+    async fn send(self, load: &Load, wire: &mut Wire) -> Vec<Attempt> {
+        let invoked_ms = load.stopwatch.now_ms();
+        let sent = wire.send(self.request, PATIENCE);
+        let answered = match self.call.hangs_up_ms {
+            None => sent.await,
+            Some(ms) => tokio::time::timeout(Duration::from_millis(ms), sent)
+                .await
+                .unwrap_or(Err(Failure::Doubt(Doubt::HungUp))),
+        };
+        let completed_ms = load.stopwatch.now_ms();
+        let events = self.call.outcomes(answered).into_iter().zip(&self.call.events);
+        let attempt = |(n, (outcome, (usage_type, cost))): (usize, (Outcome, &(usize, i64)))| Attempt {
+            request: Call::request_id(self.number, n),
+            way: self.call.way,
+            gateway: self.gateway,
+            account: self.by.account,
+            key: self.by.key,
+            usage_type: *usage_type,
+            cost: *cost,
+            operation: self.operation,
+            invoked_ms,
+            completed_ms,
+            outcome,
+        };
+        events.enumerate().map(attempt).collect()
+    }
 }

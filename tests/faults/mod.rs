@@ -47,7 +47,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use self::{
     checker::{Crime, Verdict},
@@ -69,7 +69,9 @@ pub struct Options {
     pub seed: u64,
     /// How long faults strike.
     pub length: Duration,
-    /// How long the load goes on after that, with everything well.
+    /// How long the load, and the changes of operators, go on after that, with everything well. What is only certain without
+    /// trouble (a change is heard within a second, no refusal is false) is certain again in the last part of it, if it is longer
+    /// than a minute.
     pub calm: Duration,
     pub calls_per_second: f64,
     pub clients: usize,
@@ -120,14 +122,19 @@ pub async fn run(options: &Options) -> Result<Report> {
             eprintln!("faults: {line}");
         }
     };
-    say("starting NATS, PostgreSQL, ClickHouse, Stripe's double, 3 gateways, 2 ingestors, 2 billing workers".to_owned());
+    say(
+        "starting NATS, PostgreSQL, ClickHouse, Stripe's double, 3 gateways, 2 ingestors, 2 billing workers".to_owned(),
+    );
     let mut system = System::start(options.exe.clone(), &options.targets()).await?;
     let judged = judge(options, &mut system, &say).await;
     // Also of a run that failed half-way: the logs say why.
     let is_clean = judged.as_ref().is_ok_and(|report| report.verdict.is_clean());
     if !is_clean {
         system.data.keep()?;
-        say(format!("logs, history and data are kept in {}", system.data.path().display()));
+        say(format!(
+            "logs, history and data are kept in {}",
+            system.data.path().display()
+        ));
     }
     judged.map(|report| Report {
         kept: (!is_clean).then(|| system.data.path().to_owned()),
@@ -153,6 +160,7 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
     let operator = Operator::new(system.admins.clone(), cast.clone(), stopwatch, limits, options.seed);
     let striker = Arc::new(Striker {
         operator: operator.clone(),
+        load: load.clone(),
         stopwatch,
         timeline: timeline.clone(),
         struck: Arc::default(),
@@ -161,7 +169,11 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
     });
     let over = Arc::new(AtomicBool::new(false));
     let mut keeper = JoinSet::new();
-    keeper.spawn(strike::keep(system.reach.clone(), striker.gave_up.clone(), over.clone()));
+    keeper.spawn(strike::keep(
+        system.reach.clone(),
+        striker.gave_up.clone(),
+        over.clone(),
+    ));
 
     say(format!("clients send; faults strike for {:?}", options.length));
     let loading = load.start();
@@ -171,7 +183,7 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
     let well = rest::heal(system).await;
     convict_of_unrest(&mut verdict, well);
     say(format!("all is well; clients go on for {:?}", options.calm));
-    tokio::time::sleep(options.calm).await;
+    keep_operating(&operator, options.calm).await?;
     loading.stop().await.context("stopping the clients")?;
     over.store(true, Ordering::Release);
     while let Some(kept) = keeper.join_next().await {
@@ -186,6 +198,7 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
 
     say("checking".to_owned());
     let operated = operator.state();
+    let troubles = timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let rows = stores::rows(system).await?;
     let evidence = Evidence {
         accounts: cast.members.iter().map(|member| member.id).collect(),
@@ -194,7 +207,7 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
         history: history.take()?,
         limits: operated.limits,
         revocations: operated.revocations,
-        timeline: timeline.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        timeline: troubles,
         steady: cast.with_role(&[cast::Role::Near]).into_iter().collect(),
         pools: stores::pools(system).await?,
         held: stores::held(system).await?,
@@ -235,6 +248,24 @@ async fn strike_all(options: &Options, striker: &Arc<Striker>, since: Stopwatch,
     }
     while let Some(struck) = striking.join_next().await {
         struck??;
+    }
+    Ok(())
+}
+
+/// Changes go on while nothing is wrong: now each must be heard of within a second.
+async fn keep_operating(operator: &Operator, length: Duration) -> Result<()> {
+    let end = Instant::now() + length;
+    let mut turns = tokio::time::interval(Duration::from_millis(500));
+    for turn in 0u32.. {
+        turns.tick().await;
+        if Instant::now() >= end {
+            break;
+        }
+        match turn % 6 {
+            0 | 3 => operator.revoke().await?,
+            1 => operator.change_plan().await,
+            _ => operator.change_limit().await,
+        }
     }
     Ok(())
 }

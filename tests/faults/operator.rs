@@ -100,9 +100,7 @@ impl Operator {
         let account = accounts[random.random_range(0..accounts.len())];
         let plan = ["free", "pro", "enterprise"][random.random_range(0..3)];
         let id = self.cast.members[account].id;
-        let done = self
-            .until_done(&mut random, Act::Plan(id, plan))
-            .await;
+        let done = self.until_done(&mut random, Act::Plan(id, plan)).await;
         self.note(account, &plan_limits(plan), &done);
     }
 
@@ -124,9 +122,7 @@ impl Operator {
             secret,
             account,
         });
-        let done = self
-            .until_done(&mut random, Act::Revoke(key.id))
-            .await;
+        let done = self.until_done(&mut random, Act::Revoke(key.id)).await;
         if let Some(completed_ms) = done.completed_ms {
             self.lock().revocations.push(Revocation {
                 key: number,

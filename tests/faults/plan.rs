@@ -6,7 +6,6 @@
 use std::{fmt, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use serde::Serialize;
 
 use super::proxy::Weather;
 
@@ -40,9 +39,11 @@ pub enum Fault {
     Service(Part, Blow),
     Server(Store, Blow),
     Link(Part, Store, Weather),
+    /// The link loses what goes one way, and then, with a write under way on it, the service is killed.
+    Torn(Part, Store, Weather),
     /// The stream may not grow.
     StreamFull,
-    /// Nothing may be written to this gateway's spool, while NATS is out of its reach.
+    /// This gateway's spool is full, while NATS is out of its reach.
     SpoolFull(usize),
     /// This gateway's clock, in milliseconds; turned back after the hold.
     Clock(usize, i64),
@@ -84,9 +85,23 @@ pub struct Targets {
 }
 
 /// Names of faults, as `--only` takes them and the figures have them.
-pub const KINDS: [&str; 15] = [
-    "kill", "pause", "restart", "kill_server", "pause_server", "restart_server", "cut", "half_open", "slow", "before_write",
-    "after_write", "full", "clock", "stripe", "business",
+pub const KINDS: [&str; 16] = [
+    "kill",
+    "pause",
+    "restart",
+    "kill_server",
+    "pause_server",
+    "restart_server",
+    "cut",
+    "half_open",
+    "slow",
+    "before_write",
+    "after_write",
+    "torn",
+    "full",
+    "clock",
+    "stripe",
+    "business",
 ];
 
 impl Fault {
@@ -104,6 +119,7 @@ impl Fault {
             Self::Link(_, _, Weather::Slow(_)) => "slow",
             Self::Link(_, _, Weather::LosesRequests) => "before_write",
             Self::Link(_, _, Weather::LosesAnswers) => "after_write",
+            Self::Torn(..) => "torn",
             Self::StreamFull | Self::SpoolFull(_) => "full",
             Self::Clock(..) => "clock",
             Self::Stripe(_) => "stripe",
@@ -130,7 +146,9 @@ pub fn plan(seed: u64, length: Duration, targets: &Targets, only: &[String]) -> 
         }
         busy.retain(|(_, until)| *until > at);
         // The first that strikes nothing that is struck already; if there is none, time passes.
-        let free = deck.iter().position(|fault| busy.iter().all(|(other, _)| !collide(fault, other)));
+        let free = deck
+            .iter()
+            .position(|fault| busy.iter().all(|(other, _)| !collide(fault, other)));
         if let Some(n) = free {
             let fault = deck.remove(n);
             let hold = hold(&fault, random, targets).min(length.saturating_sub(at));
@@ -139,7 +157,11 @@ pub fn plan(seed: u64, length: Duration, targets: &Targets, only: &[String]) -> 
         }
         at += between(random, 1_000, 3_000);
     }
-    for (fault, every) in [(Fault::Limit, 900), (Fault::PlanChange, 5_000), (Fault::Revocation, 6_000)] {
+    for (fault, every) in [
+        (Fault::Limit, 900),
+        (Fault::PlanChange, 5_000),
+        (Fault::Revocation, 6_000),
+    ] {
         let mut at = between(random, every / 2, every * 3 / 2);
         while wanted(&fault) && at < length {
             let hold = Duration::ZERO;
@@ -187,6 +209,14 @@ fn new_deck(random: &mut StdRng, targets: &Targets) -> Vec<Fault> {
             let weather = weathers[random.random_range(0..weathers.len())];
             deck.push(Fault::Link(part, *store, weather));
         }
+        let written = match part {
+            Part::Gateway(_) => Store::Nats,
+            Part::Ingestor(_) => Store::ClickHouse,
+            Part::Billing(_) => Store::Postgres,
+        };
+        for weather in [Weather::LosesRequests, Weather::LosesAnswers] {
+            deck.push(Fault::Torn(part, written, weather));
+        }
         if let Part::Gateway(n) = part {
             let jump_ms = random.random_range(500..120_000) * [1, -1][random.random_range(0..2)];
             deck.push(Fault::Clock(n, jump_ms));
@@ -221,6 +251,7 @@ fn hold(fault: &Fault, random: &mut StdRng, targets: &Targets) -> Duration {
         Fault::Service(_, Blow::Kill) if random.random_bool(0.2) => between(random, dead_ms, dead_ms + 4_000),
         Fault::Service(..) | Fault::Server(..) => between(random, 50, 2_500),
         Fault::Link(_, _, Weather::HalfOpen) => between(random, 1_000, 12_000),
+        Fault::Torn(..) => between(random, 300, 1_500),
         Fault::Link(..) => between(random, 300, 6_000),
         Fault::StreamFull | Fault::SpoolFull(_) => between(random, 1_000, 5_000),
         Fault::Clock(..) | Fault::Stripe(_) => between(random, 2_000, 8_000),
@@ -231,7 +262,8 @@ fn hold(fault: &Fault, random: &mut StdRng, targets: &Targets) -> Duration {
 /// One thing is not struck twice at a time, and one server at a time is.
 fn collide(one: &Fault, other: &Fault) -> bool {
     match (one, other) {
-        (Fault::Service(a, _), Fault::Service(b, _)) => a == b,
+        (Fault::Service(a, _) | Fault::Torn(a, ..), Fault::Service(b, _) | Fault::Torn(b, ..)) => a == b,
+        (Fault::Torn(a, b, _), Fault::Link(c, d, _)) | (Fault::Link(a, b, _), Fault::Torn(c, d, _)) => (a, b) == (c, d),
         (Fault::Server(..), Fault::Server(..)) => true,
         (Fault::Link(a, b, _), Fault::Link(c, d, _)) => (a, b) == (c, d),
         (Fault::StreamFull, Fault::StreamFull) => true,
@@ -239,8 +271,10 @@ fn collide(one: &Fault, other: &Fault) -> bool {
         (Fault::Clock(a, _), Fault::Clock(b, _)) => a == b,
         (Fault::Stripe(_), Fault::Stripe(_)) => true,
         (Fault::SpoolFull(_), Fault::SpoolFull(_)) => true,
-        (Fault::SpoolFull(n), Fault::Link(part, Store::Nats, _))
-        | (Fault::Link(part, Store::Nats, _), Fault::SpoolFull(n)) => *part == Part::Gateway(*n),
+        (Fault::SpoolFull(n), Fault::Link(part, Store::Nats, _) | Fault::Torn(part, Store::Nats, _))
+        | (Fault::Link(part, Store::Nats, _) | Fault::Torn(part, Store::Nats, _), Fault::SpoolFull(n)) => {
+            *part == Part::Gateway(*n)
+        }
         _ => false,
     }
 }
@@ -262,12 +296,11 @@ impl fmt::Display for Part {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, hold) = (self.at.as_secs_f64(), self.hold.as_secs_f64());
-        write!(f, "{at:7.2} s  {:<14} {:?} for {hold:.2} s", self.fault.kind(), self.fault)
-    }
-}
-
-impl Serialize for Step {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        write!(
+            f,
+            "{at:7.2} s  {:<14} {:?} for {hold:.2} s",
+            self.fault.kind(),
+            self.fault
+        )
     }
 }

@@ -64,11 +64,19 @@ impl fmt::Display for Report {
             figures.requests, figures.accepted, figures.failed_upstream, figures.not_sent, self.rows
         )?;
         writeln!(f, "refused    {}", list(&figures.refused))?;
-        let unknown: BTreeMap<String, u64> =
-            figures.unknown.iter().map(|(doubt, count)| (format!("{doubt:?}"), *count)).collect();
+        let unknown: BTreeMap<String, u64> = figures
+            .unknown
+            .iter()
+            .map(|(doubt, count)| (format!("{doubt:?}"), *count))
+            .collect();
         writeln!(f, "unknown    {}", list(&unknown))?;
         let faults: u64 = self.faults.values().sum();
-        writeln!(f, "faults     {faults}: {}; {} revocations", list(&self.faults), self.revocations)?;
+        writeln!(
+            f,
+            "faults     {faults}: {}; {} revocations",
+            list(&self.faults),
+            self.revocations
+        )?;
         let seconds = |ms: i64| format!("{}.{:01} s", ms / 1_000, ms % 1_000 / 100);
         let gateways: Vec<String> = figures
             .unavailable_ms
@@ -86,6 +94,12 @@ impl fmt::Display for Report {
             f,
             "falsely refused   {} ({} more while a part was in trouble)",
             figures.falsely_refused, figures.refused_while_troubled
+        )?;
+        writeln!(
+            f,
+            "revoked keys   accepted for {} at the longest; {} accounts with more than one period",
+            seconds(figures.longest_after_revocation_ms),
+            figures.rolled_over
         )?;
         for line in &self.gave_up {
             writeln!(f, "note: {line}")?;

@@ -54,7 +54,10 @@ pub async fn heal(reach: &Reach) -> Result<()> {
 
 /// SIGTERM to all gateways at once; each must end well, since nothing is wrong.
 pub async fn stop_gateways(reach: &Reach) -> Result<()> {
-    let gateways = reach.services.iter().filter(|(part, _)| matches!(part, Part::Gateway(_)));
+    let gateways = reach
+        .services
+        .iter()
+        .filter(|(part, _)| matches!(part, Part::Gateway(_)));
     let stops = gateways.map(async |(part, handle)| {
         handle.wanted.store(false, Ordering::Release);
         let status = handle.service.lock().await.stop(STOP_WITHIN).await;
@@ -69,15 +72,26 @@ pub async fn stop_gateways(reach: &Reach) -> Result<()> {
 pub async fn drained(reach: &Reach) -> Result<()> {
     until(DRAINED_WITHIN, async || {
         let shards = stores::shards(reach).await?;
-        let behind: Vec<_> = shards.iter().filter(|(last, done, pending)| done < last || *pending).collect();
-        ensure!(behind.is_empty(), "shards are not stored to their end (last, done through, pending): {behind:?}");
+        let behind: Vec<_> = shards
+            .iter()
+            .filter(|(last, done, pending)| done < last || *pending)
+            .collect();
+        ensure!(
+            behind.is_empty(),
+            "shards are not stored to their end (last, done through, pending): {behind:?}"
+        );
         if SETTLES {
-            let open: i64 = sqlx::query_scalar("select count(*) from gateway_runs where state not in ('closed', 'settled')")
-                .fetch_one(&reach.database)
-                .await?;
+            let open: i64 =
+                sqlx::query_scalar("select count(*) from gateway_runs where state not in ('closed', 'settled')")
+                    .fetch_one(&reach.database)
+                    .await?;
             ensure!(open == 0, "{open} runs are neither closed nor settled");
             let held = stores::held(reach).await?;
-            ensure!(held.is_empty(), "{} leases are neither returned nor settled", held.len());
+            ensure!(
+                held.is_empty(),
+                "{} leases are neither returned nor settled",
+                held.len()
+            );
         }
         Ok(())
     })
@@ -97,7 +111,9 @@ pub async fn reported(reach: &Reach) -> Result<()> {
             sqlx::query(passed).execute(&reach.database).await?;
         }
         let mut command = reach.env.command(&["reconcile", "--period", "all", "--json"]);
-        command.env("CLICKHOUSE_URL", &reach.clickhouse_url).env("CLICKHOUSE_DATABASE", "faults");
+        command
+            .env("CLICKHOUSE_URL", &reach.clickhouse_url)
+            .env("CLICKHOUSE_DATABASE", "faults");
         let output = tokio::time::timeout(Duration::from_secs(30), command.output())
             .await
             .context("`reconcile` takes too long")??;
@@ -110,7 +126,10 @@ pub async fn reported(reach: &Reach) -> Result<()> {
             output.status
         );
         let violations = reach.stripe.control().violations();
-        ensure!(violations.is_empty(), "Stripe's double was called wrongly: {violations:?}");
+        ensure!(
+            violations.is_empty(),
+            "Stripe's double was called wrongly: {violations:?}"
+        );
         Ok(())
     })
     .await

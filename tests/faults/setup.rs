@@ -21,7 +21,9 @@ const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(30);
 /// The cast, and the limits that it begins with. `length`: of the run, in which periods shall end.
 pub async fn make(system: &Reach, length: Duration) -> Result<(Cast, Limits)> {
     let (mut members, mut keys, mut limits) = (Vec::new(), Vec::new(), Limits::default());
-    let roles = ROLES.iter().flat_map(|(role, count)| (0..*count).map(move |n| (*role, n)));
+    let roles = ROLES
+        .iter()
+        .flat_map(|(role, count)| (0..*count).map(move |n| (*role, n)));
     for (role, n) in roles {
         let plan = match role {
             Role::Near | Role::RollsOver => "pro",
@@ -39,7 +41,9 @@ pub async fn make(system: &Reach, length: Duration) -> Result<(Cast, Limits)> {
         let mut of_stripe = None;
         for (usage_type, limit) in overrides.iter().enumerate() {
             if *limit > 0 {
-                system.admins[0].set_limit(customer.account_id, USAGE_TYPES[usage_type], *limit).await?;
+                system.admins[0]
+                    .set_limit(customer.account_id, USAGE_TYPES[usage_type], *limit)
+                    .await?;
                 limits.begin(account, usage_type, *limit);
             }
         }
@@ -92,7 +96,10 @@ fn of_plan(limits: &mut Limits, account: usize, plan: &str) {
 /// Through Stripe's checkout, as a customer does; returns Stripe's id of the customer.
 async fn subscribe(system: &Reach, customer: &Customer) -> Result<String> {
     let url = format!("{}/billing/create-checkout-session", system.billing_url);
-    let opened = Http::default().post(&url, &customer.key, &json!({ "tier": "flex" })).await?.ok()?;
+    let opened = Http::default()
+        .post(&url, &customer.key, &json!({ "tier": "flex" }))
+        .await?
+        .ok()?;
     let session = opened["session_id"].as_str().context("a checkout has an id")?;
     system.stripe.control().complete_checkout(session)?;
     let subscribed = async {

@@ -46,7 +46,12 @@ struct StoredPosition {
 pub async fn rows(system: &Reach) -> Result<Vec<Row>> {
     let query = "select request_id, event_id, account_id, key_id, toString(usage_type) as usage_type, cost_units, \
                  toInt64(period_start) as start, lease_id, shard, stream_seq, idx from usage_events";
-    let stored: Vec<StoredRow> = system.clickhouse.query(query).fetch_all().await.context("reading the events")?;
+    let stored: Vec<StoredRow> = system
+        .clickhouse
+        .query(query)
+        .fetch_all()
+        .await
+        .context("reading the events")?;
     let row = |row: StoredRow| Row {
         request: row.request_id.parse().ok(),
         event: EventId(row.event_id),
@@ -133,7 +138,9 @@ pub async fn stream(system: &Reach) -> Result<Stream> {
         let mut messages = stream.create_consumer(config).await?.messages().await?;
         while let Some(message) = messages.next().await {
             let message = message.context("reading the stream")?;
-            let info = message.info().map_err(|error| anyhow::anyhow!("a message without a position: {error}"))?;
+            let info = message
+                .info()
+                .map_err(|error| anyhow::anyhow!("a message without a position: {error}"))?;
             let (seq, pending) = (info.stream_sequence, info.pending);
             let shard = message.subject.split('.').nth(2).and_then(|shard| shard.parse().ok());
             let shard: u16 = shard.context("a lane's subject names its shard")?;
@@ -150,7 +157,12 @@ pub async fn stream(system: &Reach) -> Result<Stream> {
         }
     }
     let query = "select distinct shard, stream_seq, idx from usage_duplicates";
-    let dropped: Vec<StoredPosition> = system.clickhouse.query(query).fetch_all().await.context("reading duplicates")?;
+    let dropped: Vec<StoredPosition> = system
+        .clickhouse
+        .query(query)
+        .fetch_all()
+        .await
+        .context("reading duplicates")?;
     let position = |row: StoredPosition| Position {
         shard: row.shard,
         seq: row.stream_seq,
@@ -180,9 +192,15 @@ pub async fn told(system: &Reach, cast: &Cast, rows: &[Row]) -> Result<Vec<Told>
         };
         let (start, end) = (start.unix_timestamp(), end.unix_timestamp());
         for usage_type in USAGE_TYPES {
-            let is_of = |row: &&Row| row.account == account && row.usage_type == usage_type && row.period_start == start;
+            let is_of =
+                |row: &&Row| row.account == account && row.usage_type == usage_type && row.period_start == start;
             let mut seen = HashSet::new();
-            let counted = rows.iter().filter(is_of).filter(|row| seen.insert(row.position)).map(|row| row.units).sum();
+            let counted = rows
+                .iter()
+                .filter(is_of)
+                .filter(|row| seen.insert(row.position))
+                .map(|row| row.units)
+                .sum();
             told.push(Told {
                 line: format!("{account} {usage_type} {start}"),
                 stripe: control.meter_total(customer, &format!("trendit_{usage_type}"), start, end),

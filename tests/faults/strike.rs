@@ -17,6 +17,7 @@ use schema::names;
 use tokio::time::{sleep, timeout};
 
 use super::{
+    load::Load,
     operator::Operator,
     plan::{Blow, Fault, Part, Step, Store, StripeFault},
     proxy::Weather,
@@ -35,6 +36,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Striker {
     pub reach: Arc<Reach>,
     pub operator: Arc<Operator>,
+    pub load: Load,
     pub stopwatch: Stopwatch,
     pub timeline: Arc<Mutex<Timeline>>,
     /// Faults that struck, by kind.
@@ -47,7 +49,12 @@ impl Striker {
     /// Strikes, holds, heals.
     pub async fn strike(&self, step: Step) -> Result<()> {
         let kind = step.fault.kind();
-        *self.struck.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
+        *self
+            .struck
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(kind)
+            .or_default() += 1;
         let trouble = self.begin(&step.fault);
         let done = match step.fault {
             Fault::Service(part, blow) => self.service(part, blow, step.hold).await,
@@ -58,6 +65,7 @@ impl Striker {
                 self.reach.links[&(part, store)].set(Weather::Clear);
                 Ok(())
             }
+            Fault::Torn(part, store, weather) => self.tear(part, store, weather, step.hold).await,
             Fault::StreamFull => self.stream_full(step.hold).await,
             Fault::SpoolFull(n) => self.spool_full(n, step.hold).await,
             Fault::Clock(n, ms) => turn_clock(self.reach.clock_file(n), ms, step.hold).await,
@@ -77,7 +85,10 @@ impl Striker {
         };
         if let Some(number) = trouble {
             let now = self.stopwatch.now_ms();
-            self.timeline.lock().unwrap_or_else(PoisonError::into_inner).end(number, now);
+            self.timeline
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .end(number, now);
         }
         done.with_context(|| format!("striking: {step}"))
     }
@@ -85,8 +96,8 @@ impl Striker {
     fn begin(&self, fault: &Fault) -> Option<usize> {
         let (gateway, trouble) = match fault {
             Fault::Limit | Fault::PlanChange | Fault::Revocation | Fault::Stripe(_) => return None,
-            Fault::Service(Part::Gateway(n), _) => (Some(n - 1), Trouble::Stopped),
-            Fault::Link(Part::Gateway(n), Store::Nats, _) => (Some(n - 1), Trouble::Deaf),
+            Fault::Service(Part::Gateway(n), _) | Fault::Torn(Part::Gateway(n), ..) => (Some(n - 1), Trouble::Stopped),
+            Fault::Link(Part::Gateway(n), Store::Nats, _) | Fault::SpoolFull(n) => (Some(n - 1), Trouble::Deaf),
             Fault::Link(Part::Gateway(n), _, _) => (Some(n - 1), Trouble::Blind),
             // Nobody is told, or everybody late.
             Fault::Link(Part::Billing(_), Store::Nats, _) | Fault::Server(Store::Nats, _) => (None, Trouble::Deaf),
@@ -125,6 +136,19 @@ impl Striker {
         Ok(())
     }
 
+    async fn tear(&self, part: Part, store: Store, weather: Weather, hold: Duration) -> Result<()> {
+        let (handle, link) = (&self.reach.services[&part], &self.reach.links[&(part, store)]);
+        link.set(weather);
+        sleep(hold).await;
+        handle.wanted.store(false, Ordering::Release);
+        let killed = handle.service.lock().await.kill().await;
+        link.set(Weather::Clear);
+        killed?;
+        handle.service.lock().await.relaunch().await?;
+        handle.wanted.store(true, Ordering::Release);
+        Ok(())
+    }
+
     async fn server(&self, store: Store, blow: Blow, hold: Duration) -> Result<()> {
         let server = &self.reach.servers[&store];
         match blow {
@@ -152,13 +176,13 @@ impl Striker {
             .context("making the stream larger again")
     }
 
-    /// NATS is out of this gateway's reach, and its spool takes nothing.
+    /// NATS is out of this gateway's reach, and clients send it more than its spool holds.
     async fn spool_full(&self, n: usize, hold: Duration) -> Result<()> {
         let link = &self.reach.links[&(Part::Gateway(n), Store::Nats)];
         link.set(Weather::Cut);
-        sleep(hold).await;
+        let sent = self.load.burst(n - 1, hold).await;
         link.set(Weather::Clear);
-        Ok(())
+        sent
     }
 
     async fn stripe(&self, fault: StripeFault, hold: Duration) {
@@ -166,7 +190,9 @@ impl Striker {
         let rule = match fault {
             StripeFault::Before => FaultRule::new(FaultKind::ServerError).probability(0.5, 1),
             StripeFault::After => FaultRule::new(FaultKind::Reset).after().probability(0.5, 2),
-            StripeFault::TooMany => FaultRule::new(FaultKind::TooManyRequests { retry_after_s: None }).probability(0.7, 3),
+            StripeFault::TooMany => {
+                FaultRule::new(FaultKind::TooManyRequests { retry_after_s: None }).probability(0.7, 3)
+            }
             StripeFault::Hangs => FaultRule::new(FaultKind::Hang { ms: 3_000 }).probability(0.5, 4),
             StripeFault::Webhooks => {
                 control.set_webhooks(WebhookBehavior {

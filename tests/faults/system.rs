@@ -12,14 +12,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use devstack::{
-    ClickHouse, ClickHouseOptions, DataDir, Nats, NatsOptions, Postgres, PostgresOptions, Server, Service, StripeDouble,
-    StripeDoubleOptions, admin::Admin, upstream::Upstream,
+    ClickHouse, ClickHouseOptions, DataDir, Nats, NatsOptions, Postgres, PostgresOptions, Server, Service,
+    StripeDouble, StripeDoubleOptions, admin::Admin, upstream::Upstream,
 };
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
 use super::{
-    plan::{Part, Store, Targets, links},
+    plan::{self, Part, Store, Targets},
     proxy::Proxy,
 };
 
@@ -88,7 +88,7 @@ impl System {
 
         let mut links = BTreeMap::new();
         for part in targets.parts() {
-            for store in super::plan::links(part) {
+            for store in plan::links(part) {
                 let url = match store {
                     Store::Nats => nats.url(),
                     Store::Postgres => postgres.url(),
@@ -155,6 +155,5 @@ fn port_of(url: &str) -> Result<std::net::SocketAddr> {
 
 /// How a service reaches a server: through its own proxy.
 fn through(links: &BTreeMap<(Part, Store), Proxy>, part: Part, store: Store) -> String {
-    debug_assert!(self::links(part).contains(&store));
     links[&(part, store)].address().to_string()
 }

@@ -57,7 +57,10 @@ impl Timeline {
     /// being away, adds as long as it lasted.
     pub fn heard_by(&self, gateway: usize, completed_ms: i64) -> i64 {
         let mut by = completed_ms.saturating_add(HEARD_MS);
-        if self.of(gateway).any(|(_, span)| span.with_aftermath().meets(completed_ms, by)) {
+        if self
+            .of(gateway)
+            .any(|(_, span)| span.with_aftermath().meets(completed_ms, by))
+        {
             by = completed_ms.saturating_add(LOST_MS);
         }
         // What is added may reach into further trouble.

@@ -69,14 +69,19 @@ impl Wire {
                     None => Failure::Doubt(Doubt::ConnectionLost),
                 })?
                 .into_parts();
-            let body = body.collect().await.map_err(|_| Failure::Doubt(Doubt::ConnectionLost))?;
+            let body = body
+                .collect()
+                .await
+                .map_err(|_| Failure::Doubt(Doubt::ConnectionLost))?;
             Ok(Answer {
                 status: head.status,
                 headers: head.headers,
                 body: body.to_bytes(),
             })
         };
-        let answer = timeout(patience, exchange).await.unwrap_or(Err(Failure::Doubt(Doubt::NoAnswer)))?;
+        let answer = timeout(patience, exchange)
+            .await
+            .unwrap_or(Err(Failure::Doubt(Doubt::NoAnswer)))?;
         self.sender = Some(sender);
         Ok(answer)
     }

@@ -152,7 +152,11 @@ fn a_row_that_nobody_asked_for_is_invented() {
 
 #[test]
 fn a_definite_no_is_not_stored_and_an_unknown_one_at_most_once() {
-    for no in [refused(503, "recording_unavailable"), refused(401, "invalid_api_key"), Outcome::NotSent] {
+    for no in [
+        refused(503, "recording_unavailable"),
+        refused(401, "invalid_api_key"),
+        Outcome::NotSent,
+    ] {
         let mut evidence = innocent();
         evidence.history[3].outcome = no;
         assert_convicted(&evidence, &[Crime::Refused]);

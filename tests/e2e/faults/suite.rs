@@ -12,7 +12,10 @@ async fn guarantees_hold_for_a_short_while_of_every_kind_of_fault() {
     let mut options = Options::new(SERVICES.into(), seed, Duration::from_secs(40));
     options.calls_per_second = 100.0;
     let report = faults::run(&options).await.unwrap();
-    assert!(report.verdict.is_clean(), "--minutes 0.67 --rate 100 --seed {seed}\n{report}");
+    assert!(
+        report.verdict.is_clean(),
+        "--minutes 0.67 --rate 100 --seed {seed}\n{report}"
+    );
     assert!(report.figures.accepted > 500, "{report}");
 }
 

@@ -22,7 +22,9 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
         by_event.entry(row.event).or_default().push(row);
     }
     for (event, rows) in by_event.iter().filter(|(_, rows)| rows.len() > 1) {
-        verdict.convict(Crime::Doubled, || format!("{event} is stored {} times: {:?}", rows.len(), rows[0]));
+        verdict.convict(Crime::Doubled, || {
+            format!("{event} is stored {} times: {:?}", rows.len(), rows[0])
+        });
     }
     // Of an operation with several tries, one row answers for all: which try it is of does not matter.
     let mut operations: HashMap<u32, Vec<&Attempt>> = HashMap::new();
@@ -45,7 +47,9 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
         }
     }
     for rows in by_request.values() {
-        verdict.convict(Crime::Invented, || format!("a row that no client asked for: {:?}", rows[0]));
+        verdict.convict(Crime::Invented, || {
+            format!("a row that no client asked for: {:?}", rows[0])
+        });
     }
     for tries in operations.values() {
         together(tries, &by_event, verdict);
@@ -85,7 +89,7 @@ fn together(tries: &[&Attempt], by_event: &HashMap<EventId, Vec<&Row>>, verdict:
     }
 }
 
-/// The client may count on it that nothing was stored. A try of an operation may have been refused because another one of it was under way.
+/// The client may count on it that nothing of this request was stored; another try of its operation may have been.
 fn is_definite_no(attempt: &Attempt) -> bool {
     matches!(attempt.outcome, Outcome::Refused { .. } | Outcome::NotSent)
 }

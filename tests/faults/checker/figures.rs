@@ -21,6 +21,10 @@ pub struct Figures {
     pub falsely_refused: u64,
     /// The same while some part was in trouble, or had just been: units may rightly have been out of reach.
     pub refused_while_troubled: u64,
+    /// How long after its revocation was answered a key was accepted at the latest, in milliseconds; 0: it never was.
+    pub longest_after_revocation_ms: i64,
+    /// Accounts with usage in more than one period.
+    pub rolled_over: usize,
     /// The longest time without an answer that says more than "not now", by gateway, in milliseconds.
     pub unavailable_ms: BTreeMap<usize, i64>,
     /// The same of all gateways together, and when it began.
@@ -63,7 +67,11 @@ fn longest_gap<'a>(attempts: impl Iterator<Item = &'a Attempt> + Clone) -> (i64,
     moments.extend(attempts.clone().map(|attempt| attempt.invoked_ms).min());
     moments.extend(attempts.map(|attempt| attempt.completed_ms).max());
     moments.sort_unstable();
-    moments.windows(2).map(|pair| (pair[1] - pair[0], pair[0])).max().unwrap_or_default()
+    moments
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0], pair[0]))
+        .max()
+        .unwrap_or_default()
 }
 
 fn is_an_answer(outcome: &Outcome) -> bool {

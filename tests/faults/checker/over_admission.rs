@@ -20,8 +20,11 @@ struct Admitted<'a> {
 }
 
 pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
-    let attempts: HashMap<RequestId, &Attempt> =
-        evidence.history.iter().map(|attempt| (attempt.request, attempt)).collect();
+    let attempts: HashMap<RequestId, &Attempt> = evidence
+        .history
+        .iter()
+        .map(|attempt| (attempt.request, attempt))
+        .collect();
     let mut pools: HashMap<(AccountId, &str, i64), Vec<Admitted>> = HashMap::new();
     for (row, attempt) in admitted(&evidence.rows, &attempts) {
         let pool = (row.account, row.usage_type.as_str(), row.period_start);
@@ -44,7 +47,11 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
         let total: i64 = admitted.iter().map(|one| one.units).sum();
         for Admitted { attempt, units } in &admitted {
             let of = (attempt.account, attempt.usage_type);
-            let until = if attempt.is_accepted() { attempt.completed_ms } else { i64::MAX };
+            let until = if attempt.is_accepted() {
+                attempt.completed_ms
+            } else {
+                i64::MAX
+            };
             let heard_by = |completed: i64| {
                 let by = || evidence.timeline.heard_by(attempt.gateway, completed);
                 *heard.entry((attempt.gateway, completed)).or_insert_with(by)

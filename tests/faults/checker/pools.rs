@@ -19,7 +19,9 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
     for lease in &evidence.held {
         let unspent = lease.units - by_lease.get(&lease.lease).copied().unwrap_or(0);
         if unspent < 0 {
-            verdict.convict(Crime::PoolDrift, || format!("{} units more were spent than {lease:?} has", -unspent));
+            verdict.convict(Crime::PoolDrift, || {
+                format!("{} units more were spent than {lease:?} has", -unspent)
+            });
         }
         let pool = (lease.account, lease.usage_type.as_str(), lease.period_start);
         *held.entry(pool).or_default() += unspent;
@@ -29,10 +31,14 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
         let spent = spent.remove(&key).unwrap_or(0);
         let held = held.remove(&key).unwrap_or(0);
         if pool.granted - held != spent {
-            verdict.convict(Crime::PoolDrift, || format!("{pool:?}: {held} are held, {spent} are stored"));
+            verdict.convict(Crime::PoolDrift, || {
+                format!("{pool:?}: {held} are held, {spent} are stored")
+            });
         }
     }
     for (pool, units) in spent {
-        verdict.convict(Crime::PoolDrift, || format!("{units} units of {pool:?} are stored, and there is no such pool"));
+        verdict.convict(Crime::PoolDrift, || {
+            format!("{units} units of {pool:?} are stored, and there is no such pool")
+        });
     }
 }

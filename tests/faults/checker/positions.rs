@@ -28,7 +28,9 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
         // What was trimmed cannot be looked at any more.
         let is_there = first.get(&position.shard).is_some_and(|first| position.seq >= *first);
         if is_there && !stream.events.contains_key(&position) {
-            verdict.convict(Crime::Position, || format!("a row where the stream has no event: {row:?}"));
+            verdict.convict(Crime::Position, || {
+                format!("a row where the stream has no event: {row:?}")
+            });
         }
     }
     for (shard, (last, done_through, pending)) in stream.shards.iter().enumerate() {

@@ -51,7 +51,10 @@ pub fn count(evidence: &Evidence, figures: &mut Figures) {
         if claimed > limit {
             continue;
         }
-        match evidence.timeline.is_troubled(from_ms.saturating_sub(evidence.settled_ms), to_ms) {
+        match evidence
+            .timeline
+            .is_troubled(from_ms.saturating_sub(evidence.settled_ms), to_ms)
+        {
             true => figures.refused_while_troubled += 1,
             false => figures.falsely_refused += 1,
         }

@@ -39,12 +39,14 @@ pub struct Started {
 
 /// Of all services; seconds.
 const OF_ALL: [(&str, &str); 2] = [("LOG_FILTER", "info"), ("SHUTDOWN_DEADLINE", "20")];
-const OF_GATEWAYS: [(&str, &str); 5] = [
+const OF_GATEWAYS: [(&str, &str); 6] = [
     ("HEARTBEAT_INTERVAL", "0.5"),
     ("OUTCOME_DEADLINE", "4"),
     ("PUBLISH_TIMEOUT", "1"),
     ("LANE_STUCK_AFTER", "0.5"),
     ("LEASE_IDLE", "5"),
+    // Room for any outage of the plan's under the load of all days, and soon full under a burst.
+    ("SPOOL_MAX_BYTES", "4194304"),
 ];
 const OF_INGESTORS: [(&str, &str); 4] = [
     ("SHARDS", "4"),
@@ -52,7 +54,8 @@ const OF_INGESTORS: [(&str, &str); 4] = [
     ("BATCH_AGE_MAX", "0.2"),
     ("INSERT_TIMEOUT", "10"),
 ];
-const OF_BILLING: [(&str, &str); 4] = [
+const OF_BILLING: [(&str, &str); 5] = [
+    ("RUN_DEAD_AFTER", "6"),
     ("REPORT_INTERVAL", "1"),
     ("STRIPE_TIMEOUT", "2"),
     ("STRIPE_CALLS_PER_SECOND", "1000"),
@@ -95,6 +98,7 @@ impl Env {
                 Part::Gateway(n) => {
                     env.push(("UPSTREAM_URL", upstream.url().to_owned()));
                     env.push(("GATEWAY_NAME", part.to_string()));
+                    env.push(("SPOOL_DIR", dir.join(format!("spool-{n}")).display().to_string()));
                     env.push(("WRONG_CLOCK_FILE", clock_file(dir, *n).display().to_string()));
                     &OF_GATEWAYS
                 }
@@ -213,6 +217,8 @@ async fn start_one(env: &Env, part: Part, own: Vec<(&'static str, String)>) -> R
     for (name, value) in env.of_part[&part].iter().chain(&own) {
         options = options.env(*name, value);
     }
-    let service = Service::start(options).await.with_context(|| format!("starting {part}"))?;
+    let service = Service::start(options)
+        .await
+        .with_context(|| format!("starting {part}"))?;
     Ok((part, service))
 }
