@@ -193,25 +193,49 @@ impl Process {
     ) -> Result<()> {
         let end = Instant::now() + deadline;
         loop {
-            if let Some(status) = self.try_wait()? {
-                bail!(
-                    "{} ended while it started: {status}; its log:\n{}",
-                    self.program.name,
-                    self.log_tail()
-                );
-            }
+            self.starts_still()?;
             if ready(self).await {
                 return Ok(());
             }
-            if Instant::now() > end {
-                let name = &self.program.name;
-                bail!(
-                    "{name} was not ready within {deadline:?}; its log:\n{}",
-                    self.log_tail()
-                );
-            }
+            self.is_in_time(end, deadline)?;
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Waits until it has logged `text`; fails as [`Self::wait_until`] does. (With a closure the same would be no future that
+    /// another thread may poll.)
+    pub async fn wait_until_logged(&mut self, deadline: Duration, text: &str) -> Result<()> {
+        let end = Instant::now() + deadline;
+        loop {
+            self.starts_still()?;
+            if self.has_logged(text) {
+                return Ok(());
+            }
+            self.is_in_time(end, deadline)?;
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn starts_still(&mut self) -> Result<()> {
+        if let Some(status) = self.try_wait()? {
+            bail!(
+                "{} ended while it started: {status}; its log:\n{}",
+                self.program.name,
+                self.log_tail()
+            );
+        }
+        Ok(())
+    }
+
+    fn is_in_time(&self, end: Instant, deadline: Duration) -> Result<()> {
+        if Instant::now() > end {
+            let name = &self.program.name;
+            bail!(
+                "{name} was not ready within {deadline:?}; its log:\n{}",
+                self.log_tail()
+            );
+        }
+        Ok(())
     }
 
     /// Whether this run has logged `text`.

@@ -97,9 +97,7 @@ impl Server {
 
 async fn launch(program: &Program, ready: &str) -> Result<Process> {
     let mut process = program.start()?;
-    process
-        .wait_until(READY_WITHIN, async |process| process.has_logged(ready))
-        .await?;
+    process.wait_until_logged(READY_WITHIN, ready).await?;
     Ok(process)
 }
 

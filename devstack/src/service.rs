@@ -122,9 +122,15 @@ impl Service {
     /// Starts it again with the same settings and waits until it is ready; it must have been stopped or killed, or is
     /// killed now.
     pub async fn restart(&mut self) -> Result<()> {
+        self.relaunch().await?;
+        self.wait_ready().await
+    }
+
+    /// The same without waiting: what it needs may be away.
+    pub async fn relaunch(&mut self) -> Result<()> {
         self.process.kill().await?;
         self.process = self.process.program().clone().start()?;
-        self.wait_ready().await
+        Ok(())
     }
 
     /// SIGSTOP: its connections stay open and silent.

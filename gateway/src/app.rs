@@ -41,7 +41,7 @@ use crate::{
     http,
     publisher::{Publisher, Queues},
     quotas::Quotas,
-    recall,
+    recall, wrong_clock,
 };
 
 /// A run that lived so long was no failed start: the next one begins at once.
@@ -177,6 +177,9 @@ async fn start(
     health: &Health,
     registry: &mut Registry,
 ) -> Result<Started> {
+    if let Some(file) = &config.settings.wrong_clock_file {
+        wrong_clock::follow(file.clone(), ground);
+    }
     let name = &config.gateway_name;
     // With a spool, NATS may be away and the service is ready all the same.
     let nats_health = match spool {

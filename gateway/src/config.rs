@@ -39,6 +39,10 @@ pub struct Settings {
     #[arg(long, env = "PLANS_FILE", value_name = "FILE")]
     pub plans: Option<PathBuf>,
 
+    /// For tests of a wrong clock: a file with the milliseconds by which it is wrong, looked at ten times a second
+    #[arg(long, env = "WRONG_CLOCK_FILE", value_name = "FILE", hide = true)]
+    pub wrong_clock_file: Option<PathBuf>,
+
     #[command(flatten)]
     pub http: HttpSettings,
     #[command(flatten)]

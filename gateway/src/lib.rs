@@ -75,6 +75,7 @@ mod reservation;
 pub mod routes;
 mod sync;
 mod turn;
+mod wrong_clock;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 

@@ -25,10 +25,22 @@ impl Clock {
     }
 }
 
+/// How far the clock of this process is wrong on purpose, in milliseconds.
+static WRONG_BY_MS: AtomicI64 = AtomicI64::new(0);
+
+/// Makes the clock of this process wrong, as a machine's can be: for a test of what that does.
+pub fn set_wrong_by(ms: i64) {
+    WRONG_BY_MS.store(ms, Ordering::Relaxed);
+}
+
 /// Now, UTC.
 #[allow(clippy::disallowed_methods, reason = "this is the edge that the rule points to")]
 pub fn now() -> OffsetDateTime {
-    OffsetDateTime::now_utc()
+    let now = OffsetDateTime::now_utc();
+    match WRONG_BY_MS.load(Ordering::Relaxed) {
+        0 => now,
+        ms => now + time::Duration::milliseconds(ms),
+    }
 }
 
 /// Milliseconds since the Unix epoch.

@@ -9,6 +9,7 @@ mod clickhouse;
 mod corrections;
 mod counting;
 mod edge;
+mod faults;
 mod idempotency;
 mod ingest;
 mod lanes;

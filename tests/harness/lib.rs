@@ -1,6 +1,8 @@
 //! What the end-to-end tests stand on: servers and services of their own, waiting for conditions, and the ledger check.
 
 pub mod client;
+#[path = "../faults/mod.rs"]
+pub mod faults;
 pub mod stack;
 pub mod wait;
 

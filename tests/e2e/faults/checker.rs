@@ -1,0 +1,368 @@
+//! Hand-made histories with one crime in each: every one is convicted of that crime, and of no other.
+
+use harness::faults::{
+    checker::{self, Crime, Figures, Verdict},
+    evidence::{Evidence, Held, Pool, Position, Revocation, Row, Told},
+    history::{Attempt, Doubt, Outcome, RequestId, Way},
+    limits::{Change, Limits},
+    timeline::{LOST_MS, Timeline, Trouble},
+};
+use schema::{AccountId, EventId, KeyId, LeaseId};
+
+const PERIOD: i64 = 1_800_000_000;
+const LIMIT: i64 = 100;
+
+/// One account with one key, ten requests of ten units each that were accepted, and what was left in the stores.
+fn innocent() -> Evidence {
+    let (account, key, lease) = (AccountId::new(), KeyId::new(), LeaseId::new());
+    let mut evidence = Evidence {
+        accounts: vec![account],
+        keys: vec![key],
+        usage_types: vec!["api_call".to_owned()],
+        steady: [0].into(),
+        settled_ms: 1_000,
+        ..Evidence::default()
+    };
+    evidence.limits.begin(0, 0, LIMIT);
+    for n in 0..10 {
+        let event = EventId::new();
+        evidence.history.push(attempt(n, Outcome::Accepted { event }));
+        let position = Position {
+            shard: 0,
+            seq: u64::from(n) + 2,
+            idx: 0,
+        };
+        evidence.rows.push(Row {
+            request: Some(RequestId { call: n, item: 0 }),
+            event,
+            account,
+            key,
+            usage_type: "api_call".to_owned(),
+            units: 10,
+            period_start: PERIOD,
+            lease,
+            position,
+        });
+        evidence.stream.events.insert(position, event);
+    }
+    evidence.stream.shards = vec![(11, 11, false)];
+    evidence.pools.push(Pool {
+        account,
+        usage_type: "api_call".to_owned(),
+        period_start: PERIOD,
+        granted: 100,
+    });
+    evidence.told.push(Told {
+        line: "a line".to_owned(),
+        stripe: 100,
+        counted: 100,
+    });
+    evidence
+}
+
+/// The n-th, each after the one before.
+fn attempt(n: u32, outcome: Outcome) -> Attempt {
+    Attempt {
+        request: RequestId { call: n, item: 0 },
+        way: Way::Usage,
+        gateway: 0,
+        account: 0,
+        key: 0,
+        usage_type: 0,
+        cost: 10,
+        operation: None,
+        invoked_ms: i64::from(n) * 100,
+        completed_ms: i64::from(n) * 100 + 50,
+        outcome,
+    }
+}
+
+fn check(evidence: &Evidence) -> (Verdict, Figures) {
+    checker::check(evidence)
+}
+
+/// Of exactly these crimes.
+#[track_caller]
+fn assert_convicted(evidence: &Evidence, of: &[Crime]) {
+    let verdict = check(evidence).0;
+    let found: Vec<Crime> = verdict.counts.keys().copied().collect();
+    assert_eq!(found, of, "{:#?}", verdict.examples);
+}
+
+fn refused(status: u16, error: &str) -> Outcome {
+    Outcome::Refused {
+        status,
+        error: error.to_owned(),
+    }
+}
+
+/// As if the n-th had never reached the stream.
+fn unstore(evidence: &mut Evidence, n: usize) {
+    let row = evidence.rows.remove(n);
+    evidence.stream.events.remove(&row.position);
+    evidence.pools[0].granted -= row.units;
+}
+
+#[test]
+fn an_innocent_history_is_not_convicted() {
+    let (verdict, figures) = check(&innocent());
+    assert!(verdict.is_clean(), "{:#?}", verdict.examples);
+    assert_eq!((figures.requests, figures.accepted), (10, 10));
+    assert_eq!(figures.all_unavailable_ms, 100);
+}
+
+#[test]
+fn one_that_was_accepted_and_is_not_stored_is_lost() {
+    let mut evidence = innocent();
+    unstore(&mut evidence, 4);
+    assert_convicted(&evidence, &[Crime::Lost]);
+}
+
+#[test]
+fn one_that_is_stored_twice_is_doubled() {
+    let mut evidence = innocent();
+    let mut again = evidence.rows[4].clone();
+    again.position.seq = 12;
+    evidence.stream.events.insert(again.position, again.event);
+    evidence.stream.shards = vec![(12, 12, false)];
+    evidence.rows.push(again);
+    evidence.pools[0].granted += 10;
+    assert_convicted(&evidence, &[Crime::Doubled]);
+    // The same range inserted twice: not a word of it in the stream.
+    let mut evidence = innocent();
+    evidence.rows.push(evidence.rows[4].clone());
+    evidence.pools[0].granted += 10;
+    assert_convicted(&evidence, &[Crime::Doubled]);
+}
+
+#[test]
+fn a_row_that_nobody_asked_for_is_invented() {
+    for request in [None, Some(RequestId { call: 77, item: 0 })] {
+        let mut evidence = innocent();
+        evidence.history[9].outcome = refused(429, "rate_limit_exceeded");
+        unstore(&mut evidence, 9);
+        let mut row = evidence.rows[0].clone();
+        (row.request, row.event, row.position.seq) = (request, EventId::new(), 11);
+        evidence.stream.events.insert(row.position, row.event);
+        evidence.pools[0].granted += 10;
+        evidence.rows.push(row);
+        assert_convicted(&evidence, &[Crime::Invented]);
+    }
+}
+
+#[test]
+fn a_definite_no_is_not_stored_and_an_unknown_one_at_most_once() {
+    for no in [
+        refused(503, "recording_unavailable"),
+        refused(401, "invalid_api_key"),
+        Outcome::NotSent,
+    ] {
+        let mut evidence = innocent();
+        evidence.history[3].outcome = no;
+        assert_convicted(&evidence, &[Crime::Refused]);
+        unstore(&mut evidence, 3);
+        assert_convicted(&evidence, &[]);
+    }
+    let mut evidence = innocent();
+    evidence.history[3].outcome = Outcome::Unknown(Doubt::ConnectionLost);
+    assert_convicted(&evidence, &[]);
+    unstore(&mut evidence, 3);
+    assert_convicted(&evidence, &[]);
+}
+
+#[test]
+fn a_failure_is_stored_at_most_once_and_without_units() {
+    let mut evidence = innocent();
+    let event = evidence.rows[3].event;
+    evidence.history[3].outcome = Outcome::Failed { event, status: 500 };
+    assert_convicted(&evidence, &[Crime::Different]);
+    evidence.rows[3].units = 0;
+    evidence.pools[0].granted -= 10;
+    assert_convicted(&evidence, &[]);
+    unstore(&mut evidence, 3);
+    assert_convicted(&evidence, &[]);
+}
+
+#[test]
+fn a_row_says_what_was_asked_for() {
+    let falsify: [fn(&mut Row); 3] = [
+        |row| row.key = KeyId::new(),
+        |row| row.units = 9,
+        |row| row.event = EventId::new(),
+    ];
+    for falsify in falsify {
+        let mut evidence = innocent();
+        falsify(&mut evidence.rows[2]);
+        evidence.pools[0].granted = evidence.rows.iter().map(|row| row.units).sum();
+        let row = evidence.rows[2].clone();
+        evidence.stream.events.insert(row.position, row.event);
+        assert_convicted(&evidence, &[Crime::Different]);
+    }
+}
+
+#[test]
+fn tries_of_one_operation_are_one_event() {
+    let mut evidence = innocent();
+    // The second try was told of the first one's event.
+    let event = evidence.rows[8].event;
+    evidence.history[9].outcome = Outcome::Accepted { event };
+    (evidence.history[8].operation, evidence.history[9].operation) = (Some(8), Some(8));
+    unstore(&mut evidence, 9);
+    assert_convicted(&evidence, &[]);
+    evidence.history[9].outcome = refused(409, "request_in_progress");
+    assert_convicted(&evidence, &[]);
+    evidence.history[9].outcome = Outcome::Accepted { event: EventId::new() };
+    assert_convicted(&evidence, &[Crime::Lost, Crime::Doubled]);
+    evidence.history[9].outcome = Outcome::Accepted { event };
+    unstore(&mut evidence, 8);
+    assert_convicted(&evidence, &[Crime::Lost]);
+}
+
+#[test]
+fn one_past_the_limit_is_over_admitted() {
+    let mut evidence = innocent();
+    evidence.limits = Limits::default();
+    evidence.limits.begin(0, 0, LIMIT - 1);
+    assert_convicted(&evidence, &[Crime::OverAdmitted]);
+}
+
+#[test]
+fn a_lower_limit_holds_from_when_it_must_have_been_heard() {
+    let lowered_at = |completed_ms| {
+        let mut evidence = innocent();
+        let (usage_type, limit, invoked_ms) = (0, 50, completed_ms);
+        evidence.limits.change(Change {
+            account: 0,
+            usage_type,
+            limit,
+            invoked_ms,
+            completed_ms: Some(completed_ms),
+        });
+        evidence
+    };
+    // The sixth request began at 500 ms, the last at 900.
+    assert_convicted(&lowered_at(0), &[]);
+    assert_convicted(&lowered_at(-101), &[Crime::OverAdmitted]);
+    let mut deaf = lowered_at(-101);
+    let number = deaf.timeline.begin(Some(0), Trouble::Deaf, -200);
+    deaf.timeline.end(number, -150);
+    assert_convicted(&deaf, &[]);
+    let mut other = lowered_at(-101);
+    other.timeline.begin(Some(1), Trouble::Deaf, -200);
+    assert_convicted(&other, &[Crime::OverAdmitted]);
+    // Raised again, perhaps: nobody knows.
+    let mut raised = lowered_at(-101);
+    raised.limits.change(Change {
+        account: 0,
+        usage_type: 0,
+        limit: LIMIT,
+        invoked_ms: -50,
+        completed_ms: None,
+    });
+    assert_convicted(&raised, &[]);
+}
+
+#[test]
+fn one_after_the_revocation_is_late() {
+    let revoked_at = |completed_ms| {
+        let mut evidence = innocent();
+        evidence.revocations.push(Revocation { key: 0, completed_ms });
+        evidence
+    };
+    assert_convicted(&revoked_at(-100), &[]);
+    assert_convicted(&revoked_at(-101), &[Crime::Late]);
+    let mut stopped = revoked_at(-101);
+    stopped.timeline.begin(Some(0), Trouble::Stopped, -500);
+    assert_convicted(&stopped, &[]);
+}
+
+#[test]
+fn units_are_spent_or_held() {
+    let mut evidence = innocent();
+    evidence.pools[0].granted = 101;
+    assert_convicted(&evidence, &[Crime::PoolDrift]);
+    evidence.held.push(Held {
+        lease: evidence.rows[0].lease,
+        account: evidence.accounts[0],
+        usage_type: "api_call".to_owned(),
+        period_start: PERIOD,
+        units: 101,
+    });
+    assert_convicted(&evidence, &[]);
+    evidence.held[0].units = 99;
+    assert_convicted(&evidence, &[Crime::PoolDrift]);
+    evidence.pools.clear();
+    assert_convicted(&evidence, &[Crime::PoolDrift]);
+}
+
+#[test]
+fn every_position_is_a_row_or_dropped() {
+    let mut evidence = innocent();
+    let position = Position {
+        shard: 0,
+        seq: 12,
+        idx: 3,
+    };
+    evidence.stream.events.insert(position, EventId::new());
+    assert_convicted(&evidence, &[Crime::Position]);
+    evidence.stream.dropped.insert(position);
+    assert_convicted(&evidence, &[]);
+    for shard in [(12, 11, false), (11, 11, true)] {
+        let mut evidence = innocent();
+        evidence.stream.shards = vec![shard];
+        assert_convicted(&evidence, &[Crime::Position]);
+    }
+    let mut evidence = innocent();
+    let position = evidence.rows[5].position;
+    evidence.stream.events.remove(&position);
+    assert_convicted(&evidence, &[Crime::Position]);
+}
+
+#[test]
+fn stripe_has_what_was_counted() {
+    let mut evidence = innocent();
+    evidence.told[0].stripe = 99;
+    assert_convicted(&evidence, &[Crime::StripeDrift]);
+}
+
+#[test]
+fn a_refusal_is_false_when_units_were_left_and_nothing_was_wrong() {
+    let mut evidence = innocent();
+    evidence.history[9].outcome = refused(429, "rate_limit_exceeded");
+    unstore(&mut evidence, 9);
+    let counted = |evidence: &Evidence| {
+        let (verdict, figures) = check(evidence);
+        assert!(verdict.is_clean(), "{:?}", verdict.examples);
+        (figures.falsely_refused, figures.refused_while_troubled)
+    };
+    assert_eq!(counted(&evidence), (1, 0), "90 of 100 were spent");
+    let mut troubled = evidence.clone();
+    let number = troubled.timeline.begin(None, Trouble::Elsewhere, 0);
+    troubled.timeline.end(number, 10);
+    assert_eq!(counted(&troubled), (0, 1));
+    // Ten more may have been reserved by one that nobody can say more of.
+    let mut unknown = evidence.clone();
+    let mut other = attempt(8, Outcome::Unknown(Doubt::HungUp));
+    other.request.call = 20;
+    unknown.history.push(other);
+    assert_eq!(counted(&unknown), (0, 0));
+    evidence.steady.clear();
+    assert_eq!(counted(&evidence), (0, 0));
+}
+
+#[test]
+fn a_gateway_hears_within_a_second_unless_something_kept_it_from_hearing() {
+    let mut timeline = Timeline::default();
+    assert_eq!(timeline.heard_by(0, 0), 1_000);
+    let number = timeline.begin(Some(0), Trouble::Deaf, 500);
+    timeline.end(number, 600);
+    assert_eq!(timeline.heard_by(0, 0), LOST_MS);
+    assert_eq!(timeline.heard_by(1, 0), 1_000);
+    assert_eq!(timeline.heard_by(0, 21_000), 22_000, "it has long recovered");
+    let number = timeline.begin(Some(1), Trouble::Stopped, 900);
+    timeline.end(number, 10_900);
+    let (stop, aftermath) = (10_000, 20_000);
+    assert_eq!(timeline.heard_by(1, 0), LOST_MS + stop + aftermath);
+    timeline.begin(None, Trouble::Blind, 0);
+    assert_eq!(timeline.heard_by(2, 0), i64::MAX, "it never ended");
+}

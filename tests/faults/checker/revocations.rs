@@ -1,0 +1,30 @@
+//! A key that was revoked admits nothing that is sent later than [`crate::faults::timeline`] gives a gateway to hear of it.
+
+use std::collections::HashMap;
+
+use super::{Crime, Figures, Verdict};
+use crate::faults::evidence::Evidence;
+
+pub fn check(evidence: &Evidence, verdict: &mut Verdict, figures: &mut Figures) {
+    let mut by_key: HashMap<usize, i64> = HashMap::new();
+    for revocation in &evidence.revocations {
+        let first = by_key.entry(revocation.key).or_insert(revocation.completed_ms);
+        *first = (*first).min(revocation.completed_ms);
+    }
+    let mut heard = HashMap::new();
+    for attempt in evidence.history.iter().filter(|attempt| attempt.is_accepted()) {
+        let Some(completed_ms) = by_key.get(&attempt.key).copied() else {
+            continue;
+        };
+        let after_ms = attempt.invoked_ms - completed_ms;
+        figures.longest_after_revocation_ms = figures.longest_after_revocation_ms.max(after_ms);
+        let by = *heard
+            .entry((attempt.gateway, completed_ms))
+            .or_insert_with(|| evidence.timeline.heard_by(attempt.gateway, completed_ms));
+        if attempt.invoked_ms > by {
+            verdict.convict(Crime::Late, || {
+                format!("{after_ms} ms after the key was revoked: {attempt:?}")
+            });
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Clients: each sends one call after the other, of any account through any gateway, and writes down what became of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use http::Request;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    call::{self, Call},
+    cast::{Cast, Role},
+    history::{Attempt, Doubt, History, Outcome},
+    stopwatch::Stopwatch,
+    wire::{Failure, Wire},
+};
+
+/// More than any answer may take: outcomes are answered by their deadline, and a drain by its own.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// What all clients share.
+#[derive(Clone)]
+pub struct Load {
+    pub cast: Cast,
+    pub history: History,
+    pub stopwatch: Stopwatch,
+    /// Host and port of each gateway.
+    pub gateways: Arc<Vec<String>>,
+    /// Of all clients together.
+    pub calls_per_second: f64,
+    pub clients: usize,
+    pub seed: u64,
+    pub idempotency: bool,
+    pub calls: Arc<AtomicU32>,
+}
+
+struct Client {
+    load: Load,
+    random: StdRng,
+    wires: Vec<Wire>,
+    /// The gateway that it asks: one that does not answer holds up its own clients, and not those of others.
+    gateway: usize,
+}
+
+/// Clients at work.
+pub struct Loading {
+    stop: CancellationToken,
+    clients: JoinSet<Result<()>>,
+    connections: TaskTracker,
+}
+
+impl Load {
+    pub fn start(&self) -> Loading {
+        let (stop, mut clients, connections) = (CancellationToken::new(), JoinSet::new(), TaskTracker::new());
+        for n in 0..self.clients {
+            let client = self.client(n, &connections);
+            clients.spawn(client.run(stop.clone()));
+        }
+        Loading {
+            stop,
+            clients,
+            connections,
+        }
+    }
+
+    /// Sends large batches to one gateway, one after the other, for so long.
+    pub async fn burst(&self, gateway: usize, length: Duration) -> Result<()> {
+        let mut client = self.client(gateway, &TaskTracker::new());
+        let (accounts, end) = (self.cast.with_role(&[Role::Far]), Instant::now() + length);
+        while Instant::now() < end {
+            let account = accounts[client.random.random_range(0..accounts.len())];
+            client.send(Call::fat(), account).await?;
+        }
+        Ok(())
+    }
+
+    /// The n-th client.
+    fn client(&self, n: usize, connections: &TaskTracker) -> Client {
+        Client {
+            load: self.clone(),
+            random: StdRng::seed_from_u64(self.seed.wrapping_mul(1_000).wrapping_add(n as u64)),
+            wires: self
+                .gateways
+                .iter()
+                .map(|address| Wire::new(address, connections))
+                .collect(),
+            gateway: n % self.gateways.len(),
+        }
+    }
+}
+
+impl Loading {
+    /// Every client finishes its call, and no more is sent.
+    pub async fn stop(mut self) -> Result<()> {
+        self.stop.cancel();
+        while let Some(ended) = self.clients.join_next().await {
+            ended??;
+        }
+        self.connections.close();
+        self.connections.wait().await;
+        Ok(())
+    }
+}
+
+impl Client {
+    async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        let pause = self.load.clients as f64 / self.load.calls_per_second;
+        let mut next = Instant::now();
+        loop {
+            next += Duration::from_secs_f64(pause * self.random.random_range(0.0..2.0));
+            // Who was held up does not catch up: that would be another load.
+            next = next.max(Instant::now());
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep_until(next) => {}
+            }
+            self.call().await?;
+        }
+    }
+
+    async fn call(&mut self) -> Result<()> {
+        let account = self.random.random_range(0..self.load.cast.members.len());
+        let role: Role = self.load.cast.members[account].role;
+        let call = call::make_up(&mut self.random, role, self.load.idempotency);
+        self.send(call, account).await
+    }
+
+    async fn send(&mut self, call: Call, account: usize) -> Result<()> {
+        let (key, of_key) = self.load.cast.pick_key(&mut self.random, account);
+        let by = By {
+            account,
+            key,
+            secret: of_key.secret,
+        };
+        if call.twice && self.wires.len() > 1 {
+            return self.send_twice(call, by).await;
+        }
+        let one = Try::new(&self.load, &call, &by, self.gateway, None)?;
+        let attempts = one.send(&self.load, &mut self.wires[self.gateway]).await;
+        self.load.history.write(attempts)
+    }
+
+    /// Two tries of one operation that overlap, and one more if no answer says that it was done.
+    async fn send_twice(&mut self, call: Call, by: By) -> Result<()> {
+        let (first, gateways) = (self.gateway, self.wires.len());
+        let second = (first + self.random.random_range(1..gateways)) % gateways;
+        let later = Duration::from_millis(self.random.random_range(0..60));
+        let load = self.load.clone();
+        let operation = load.calls.fetch_add(1, Ordering::Relaxed);
+        let one = Try::new(&load, &call, &by, first, Some(operation))?;
+        let two = Try::new(&load, &call, &by, second, Some(operation))?;
+        let [wire, other] = self.wires.get_disjoint_mut([first, second])?;
+        let (mut attempts, again) = tokio::join!(one.send(&load, wire), async {
+            tokio::time::sleep(later).await;
+            two.send(&load, other).await
+        });
+        attempts.extend(again);
+        if !attempts.iter().any(Attempt::is_accepted) {
+            tokio::time::sleep(later * 4).await;
+            let three = Try::new(&load, &call, &by, second, Some(operation))?;
+            attempts.extend(three.send(&load, &mut self.wires[second]).await);
+        }
+        load.history.write(attempts)
+    }
+}
+
+/// Whose call it is.
+struct By {
+    account: usize,
+    key: usize,
+    secret: String,
+}
+
+/// One sending of a call.
+struct Try<'a> {
+    call: &'a Call,
+    by: &'a By,
+    request: Request<Full<Bytes>>,
+    number: u32,
+    gateway: usize,
+    operation: Option<u32>,
+}
+
+impl<'a> Try<'a> {
+    fn new(load: &Load, call: &'a Call, by: &'a By, gateway: usize, operation: Option<u32>) -> Result<Self> {
+        let number = load.calls.fetch_add(1, Ordering::Relaxed);
+        let name = operation.map(|operation| format!("operation-{}-{operation}", load.seed));
+        Ok(Self {
+            call,
+            by,
+            request: call.request(number, &by.secret, name.as_deref())?,
+            number,
+            gateway,
+            operation,
+        })
+    }
+
+    async fn send(self, load: &Load, wire: &mut Wire) -> Vec<Attempt> {
+        let invoked_ms = load.stopwatch.now_ms();
+        let sent = wire.send(self.request, PATIENCE);
+        let answered = match self.call.hangs_up_ms {
+            None => sent.await,
+            Some(ms) => tokio::time::timeout(Duration::from_millis(ms), sent)
+                .await
+                .unwrap_or(Err(Failure::Doubt(Doubt::HungUp))),
+        };
+        let completed_ms = load.stopwatch.now_ms();
+        let events = self.call.outcomes(answered).into_iter().zip(&self.call.events);
+        let attempt = |(n, (outcome, (usage_type, cost))): (usize, (Outcome, &(usize, i64)))| Attempt {
+            request: Call::request_id(self.number, n),
+            way: self.call.way,
+            gateway: self.gateway,
+            account: self.by.account,
+            key: self.by.key,
+            usage_type: *usage_type,
+            cost: *cost,
+            operation: self.operation,
+            invoked_ms,
+            completed_ms,
+            outcome,
+        };
+        events.enumerate().map(attempt).collect()
+    }
+}

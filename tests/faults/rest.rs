@@ -1,0 +1,148 @@
+//! Heals the system and brings it to rest: each wait is for a condition, and has an end.
+
+use std::{
+    future::Future,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::{
+    SETTLES,
+    plan::Part,
+    proxy::Weather,
+    stores,
+    strike::READY_WITHIN,
+    system::{DEAD_AFTER, Reach},
+};
+
+/// Above a service's own shutdown deadline.
+const STOP_WITHIN: Duration = Duration::from_secs(40);
+/// Until all that was acknowledged is stored and all that was held is given back.
+const DRAINED_WITHIN: Duration = Duration::from_secs(120);
+/// Until Stripe was told of all of it.
+const REPORTED_WITHIN: Duration = Duration::from_secs(120);
+/// Until the units of a gateway that died are back: as long again as it takes to be sure that it is dead, and the way through
+/// the stream.
+pub const SETTLED_WITHIN: Duration = Duration::from_secs(DEAD_AFTER.as_secs() * 2 + 8);
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Takes every fault away and waits until every service is ready.
+pub async fn heal(reach: &Reach) -> Result<()> {
+    reach.links.values().for_each(|link| link.set(Weather::Clear));
+    reach.stripe.control().clear_faults();
+    for (part, handle) in &reach.services {
+        if let Part::Gateway(n) = part {
+            tokio::fs::write(reach.clock_file(*n), "0").await?;
+        }
+        let end = Instant::now() + READY_WITHIN;
+        loop {
+            // The keeper may start it once more meanwhile.
+            let ready = handle.service.lock().await.wait_ready().await;
+            match ready {
+                Ok(()) => break,
+                Err(why) if Instant::now() > end => return Err(why).context(format!("{part} is not ready, healed")),
+                Err(_) => sleep(LOOK).await,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// SIGTERM to all gateways at once; each must end well, since nothing is wrong.
+pub async fn stop_gateways(reach: &Reach) -> Result<()> {
+    let gateways = reach
+        .services
+        .iter()
+        .filter(|(part, _)| matches!(part, Part::Gateway(_)));
+    let stops = gateways.map(async |(part, handle)| {
+        handle.wanted.store(false, Ordering::Release);
+        let status = handle.service.lock().await.stop(STOP_WITHIN).await;
+        let status = status.with_context(|| format!("stopping {part}"))?;
+        ensure!(status.success(), "{part}, with nothing wrong, ended with {status}");
+        Ok(())
+    });
+    futures_util::future::try_join_all(stops).await.map(drop)
+}
+
+/// Every shard is stored to its end, and every run is closed or settled.
+pub async fn drained(reach: &Reach) -> Result<()> {
+    until(DRAINED_WITHIN, async || {
+        let shards = stores::shards(reach).await?;
+        let behind: Vec<_> = shards
+            .iter()
+            .filter(|(last, done, pending)| done < last || *pending)
+            .collect();
+        ensure!(
+            behind.is_empty(),
+            "shards are not stored to their end (last, done through, pending): {behind:?}"
+        );
+        if SETTLES {
+            let open: i64 =
+                sqlx::query_scalar("select count(*) from gateway_runs where state not in ('closed', 'settled')")
+                    .fetch_one(&reach.database)
+                    .await?;
+            ensure!(open == 0, "{open} runs are neither closed nor settled");
+            let held = stores::held(reach).await?;
+            ensure!(
+                held.is_empty(),
+                "{} leases are neither returned nor settled",
+                held.len()
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Stripe was told of all usage, and `reconcile` finds nothing wrong.
+pub async fn reported(reach: &Reach) -> Result<()> {
+    until(REPORTED_WITHIN, async || {
+        // What failed is tried again after longer than a test has, and what a dead worker had claimed is free after minutes:
+        // as if they had passed.
+        for passed in [
+            "update meter_reports set claimed_until = null where claimed_until > now() + interval '20 s'",
+            "update meter_reports set next_attempt_at = now() - interval '1 minute'
+             where state = 'open' and claimed_until is null and next_attempt_at > now()",
+        ] {
+            sqlx::query(passed).execute(&reach.database).await?;
+        }
+        let mut command = reach.env.command(&["reconcile", "--period", "all", "--json"]);
+        command
+            .env("CLICKHOUSE_URL", &reach.clickhouse_url)
+            .env("CLICKHOUSE_DATABASE", "faults");
+        let output = tokio::time::timeout(Duration::from_secs(30), command.output())
+            .await
+            .context("`reconcile` takes too long")??;
+        let reconciliation: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("`reconcile`: {}", String::from_utf8_lossy(&output.stderr)))?;
+        let totals = &reconciliation["totals"];
+        ensure!(
+            output.status.success() && totals["pending"] == 0 && totals["drifting"] == 0,
+            "`reconcile` exits with {}: {totals}",
+            output.status
+        );
+        let violations = reach.stripe.control().violations();
+        ensure!(
+            violations.is_empty(),
+            "Stripe's double was called wrongly: {violations:?}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+/// Looks again and again until it is so.
+async fn until<F: Future<Output = Result<()>>>(within: Duration, look: impl Fn() -> F) -> Result<()> {
+    let end = Instant::now() + within;
+    loop {
+        match look().await {
+            Ok(()) => return Ok(()),
+            Err(why) if Instant::now() > end => bail!("not within {within:?}: {why:#}"),
+            Err(_) => sleep(LOOK).await,
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The one clock of the suite: monotonic, in milliseconds since it was started. No clock of the system's is compared with it.
+
+use tokio::time::Instant;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn now_ms(&self) -> i64 {
+        i64::try_from(self.0.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+}

@@ -1,0 +1,212 @@
+//! Reads what the stores hold, once nothing moves any more.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::{Context, Result};
+use async_nats::jetstream::{self, consumer};
+use clickhouse::Row as ClickHouseRow;
+use futures_util::StreamExt;
+use schema::{AccountId, EventId, KeyId, LaneRecord, LeaseId, Manifest, lane_record::Kind, names};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    cast::{Cast, USAGE_TYPES},
+    evidence::{Held, Pool, Position, Row, Stream, Told},
+    system::{Reach, SHARDS},
+};
+
+#[derive(ClickHouseRow, Deserialize)]
+struct StoredRow {
+    request_id: String,
+    #[serde(with = "clickhouse::serde::uuid")]
+    event_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    account_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    key_id: Uuid,
+    usage_type: String,
+    cost_units: i64,
+    start: i64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    lease_id: Uuid,
+    shard: u16,
+    stream_seq: u64,
+    idx: u32,
+}
+
+#[derive(ClickHouseRow, Deserialize)]
+struct StoredPosition {
+    shard: u16,
+    stream_seq: u64,
+    idx: u32,
+}
+
+pub async fn rows(system: &Reach) -> Result<Vec<Row>> {
+    let query = "select request_id, event_id, account_id, key_id, toString(usage_type) as usage_type, cost_units, \
+                 toInt64(period_start) as start, lease_id, shard, stream_seq, idx from usage_events";
+    let stored: Vec<StoredRow> = system
+        .clickhouse
+        .query(query)
+        .fetch_all()
+        .await
+        .context("reading the events")?;
+    let row = |row: StoredRow| Row {
+        request: row.request_id.parse().ok(),
+        event: EventId(row.event_id),
+        account: AccountId(row.account_id),
+        key: KeyId(row.key_id),
+        usage_type: row.usage_type,
+        units: row.cost_units,
+        period_start: row.start,
+        lease: LeaseId(row.lease_id),
+        position: Position {
+            shard: row.shard,
+            seq: row.stream_seq,
+            idx: row.idx,
+        },
+    };
+    Ok(stored.into_iter().map(row).collect())
+}
+
+pub async fn pools(system: &Reach) -> Result<Vec<Pool>> {
+    let rows: Vec<(Uuid, String, OffsetDateTime, i64)> =
+        sqlx::query_as("select account_id, usage_type, period_start, granted_units from quota_pool")
+            .fetch_all(&system.database)
+            .await
+            .context("reading the pools")?;
+    let pool = |(account, usage_type, start, granted): (Uuid, String, OffsetDateTime, i64)| Pool {
+        account: AccountId(account),
+        usage_type,
+        period_start: start.unix_timestamp(),
+        granted,
+    };
+    Ok(rows.into_iter().map(pool).collect())
+}
+
+/// Leases that nobody has returned or settled.
+pub async fn held(system: &Reach) -> Result<Vec<Held>> {
+    let rows: Vec<(Uuid, Uuid, String, OffsetDateTime, i64)> = sqlx::query_as(
+        "select id, account_id, usage_type, period_start, units - returned_units from quota_leases where state = 'live'",
+    )
+    .fetch_all(&system.database)
+    .await
+    .context("reading the leases")?;
+    let held = |(lease, account, usage_type, start, units): (Uuid, Uuid, String, OffsetDateTime, i64)| Held {
+        lease: LeaseId(lease),
+        account: AccountId(account),
+        usage_type,
+        period_start: start.unix_timestamp(),
+        units,
+    };
+    Ok(rows.into_iter().map(held).collect())
+}
+
+/// Of each shard: its last record, how far it is done, and whether a range is pending.
+pub async fn shards(system: &Reach) -> Result<Vec<(u64, u64, bool)>> {
+    let context = jetstream::new(async_nats::connect(&system.nats_url).await?);
+    let stream = context.get_stream(names::USAGE_STREAM).await?;
+    let bucket = context.get_key_value(names::MANIFEST_BUCKET).await?;
+    let mut shards = Vec::new();
+    for shard in 0..SHARDS {
+        let manifest = match bucket.get(names::manifest_key(shard)).await? {
+            Some(bytes) => Manifest::decode(&bytes)?,
+            None => Manifest::default(),
+        };
+        let last = match stream.get_last_raw_message_by_subject(&names::shard_lanes(shard)).await {
+            Ok(last) => last.sequence,
+            Err(error) if error.kind() == jetstream::stream::LastRawMessageErrorKind::NoMessageFound => 0,
+            Err(error) => return Err(error).context("reading a shard's last record"),
+        };
+        shards.push((last, manifest.done_through, manifest.pending.is_some()));
+    }
+    Ok(shards)
+}
+
+/// All that the stream still holds.
+pub async fn stream(system: &Reach) -> Result<Stream> {
+    let context = jetstream::new(async_nats::connect(&system.nats_url).await?);
+    let stream = context.get_stream(names::USAGE_STREAM).await?;
+    let last = stream.cached_info().state.last_sequence;
+    let mut events = BTreeMap::new();
+    if stream.cached_info().state.messages > 0 {
+        let config = consumer::pull::OrderedConfig {
+            deliver_policy: consumer::DeliverPolicy::All,
+            ..Default::default()
+        };
+        let mut messages = stream.create_consumer(config).await?.messages().await?;
+        while let Some(message) = messages.next().await {
+            let message = message.context("reading the stream")?;
+            let info = message
+                .info()
+                .map_err(|error| anyhow::anyhow!("a message without a position: {error}"))?;
+            let (seq, pending) = (info.stream_sequence, info.pending);
+            let shard = message.subject.split('.').nth(2).and_then(|shard| shard.parse().ok());
+            let shard: u16 = shard.context("a lane's subject names its shard")?;
+            if let Kind::Batch { events: batch, .. } = LaneRecord::decode(&message.payload)?.kind {
+                let at = |(idx, event): (usize, schema::UsageEvent)| {
+                    let idx = u32::try_from(idx).unwrap_or(u32::MAX);
+                    (Position { shard, seq, idx }, event.event_id)
+                };
+                events.extend(batch.into_iter().enumerate().map(at));
+            }
+            if pending == 0 || seq >= last {
+                break;
+            }
+        }
+    }
+    let query = "select distinct shard, stream_seq, idx from usage_duplicates";
+    let dropped: Vec<StoredPosition> = system
+        .clickhouse
+        .query(query)
+        .fetch_all()
+        .await
+        .context("reading duplicates")?;
+    let position = |row: StoredPosition| Position {
+        shard: row.shard,
+        seq: row.stream_seq,
+        idx: row.idx,
+    };
+    Ok(Stream {
+        events,
+        dropped: dropped.into_iter().map(position).collect::<HashSet<_>>(),
+        shards: shards(system).await?,
+    })
+}
+
+/// What Stripe was told, beside what was counted, of every period that is billed.
+pub async fn told(system: &Reach, cast: &Cast, rows: &[Row]) -> Result<Vec<Told>> {
+    let periods: Vec<(Uuid, OffsetDateTime, OffsetDateTime)> =
+        sqlx::query_as("select account_id, period_start, period_end from billing_periods")
+            .fetch_all(&system.database)
+            .await
+            .context("reading the billing periods")?;
+    let control = system.stripe.control();
+    let mut told = Vec::new();
+    for (account, start, end) in periods {
+        let account = AccountId(account);
+        let member = cast.members.iter().find(|member| member.id == account);
+        let Some(customer) = member.and_then(|member| member.customer.as_deref()) else {
+            continue;
+        };
+        let (start, end) = (start.unix_timestamp(), end.unix_timestamp());
+        for usage_type in USAGE_TYPES {
+            let is_of =
+                |row: &&Row| row.account == account && row.usage_type == usage_type && row.period_start == start;
+            let mut seen = HashSet::new();
+            let counted = rows
+                .iter()
+                .filter(is_of)
+                .filter(|row| seen.insert(row.position))
+                .map(|row| row.units)
+                .sum();
+            told.push(Told {
+                line: format!("{account} {usage_type} {start}"),
+                stripe: control.meter_total(customer, &format!("trendit_{usage_type}"), start, end),
+                counted,
+            });
+        }
+    }
+    Ok(told)
+}

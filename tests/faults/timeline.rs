@@ -1,0 +1,115 @@
+//! When which part was in trouble, and so by when a gateway must have heard of a change. Pure.
+
+/// What a fault does to a gateway's hearing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is dead or stopped, so it answers nothing; what it does first when it goes on, it does with what it knew.
+    Stopped,
+    /// Announcements may be lost (NATS or its connection): a change takes effect within [`LOST_MS`].
+    Deaf,
+    /// Postgres cannot be read either, so nothing else tells it of a change.
+    Blind,
+    /// Of another part: it hears, but units that others hold may come back late.
+    Elsewhere,
+}
+
+/// Milliseconds since the suite's start, half-open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub from_ms: i64,
+    /// `i64::MAX` while it lasts.
+    pub to_ms: i64,
+}
+
+/// All trouble of one run of the suite.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    /// `None`: of all gateways.
+    spans: Vec<(Option<usize>, Trouble, Span)>,
+}
+
+/// A change that is announced takes effect within this.
+pub const HEARD_MS: i64 = 1_000;
+/// A change whose announcement was lost takes effect within this.
+pub const LOST_MS: i64 = 60_000;
+/// Trouble is over for those that it struck when they have noticed, and connected again: a half-open connection to NATS is
+/// noticed after two unanswered pings, 15 s, and the pause before the next try is 3.2 s at the most.
+const AFTERMATH_MS: i64 = 20_000;
+
+impl Timeline {
+    /// Returns a number for [`Self::end`].
+    pub fn begin(&mut self, gateway: Option<usize>, trouble: Trouble, from_ms: i64) -> usize {
+        let span = Span {
+            from_ms,
+            to_ms: i64::MAX,
+        };
+        self.spans.push((gateway, trouble, span));
+        self.spans.len() - 1
+    }
+
+    pub fn end(&mut self, number: usize, to_ms: i64) {
+        if let Some((_, _, span)) = self.spans.get_mut(number) {
+            span.to_ms = to_ms;
+        }
+    }
+
+    /// From when on `gateway` must act on a change that was committed and announced by `completed_ms`. A stop, or Postgres
+    /// being away, adds as long as it lasted.
+    pub fn heard_by(&self, gateway: usize, completed_ms: i64) -> i64 {
+        let mut by = completed_ms.saturating_add(HEARD_MS);
+        if self
+            .of(gateway)
+            .any(|(_, span)| span.with_aftermath().meets(completed_ms, by))
+        {
+            by = completed_ms.saturating_add(LOST_MS);
+        }
+        // What is added may reach into further trouble.
+        loop {
+            let excusing = self.of(gateway).filter(|(trouble, _)| *trouble != Trouble::Deaf);
+            let spans: Vec<Span> = excusing
+                .map(|(_, span)| span.with_aftermath())
+                .filter(|span| span.meets(completed_ms, by))
+                .collect();
+            if spans.iter().any(|span| span.to_ms == i64::MAX) {
+                return i64::MAX;
+            }
+            let excused: i64 = spans.iter().map(|span| span.overlap(completed_ms, by)).sum();
+            let later = completed_ms.saturating_add(LOST_MS).saturating_add(excused);
+            if excused == 0 || later <= by {
+                return by;
+            }
+            by = later;
+        }
+    }
+
+    /// Whether any gateway was in any trouble between the two: then others' units may rightly have been out of reach.
+    pub fn is_troubled(&self, from_ms: i64, to_ms: i64) -> bool {
+        self.spans
+            .iter()
+            .any(|(_, _, span)| span.with_aftermath().meets(from_ms, to_ms))
+    }
+
+    fn of(&self, gateway: usize) -> impl Iterator<Item = (Trouble, Span)> {
+        self.spans
+            .iter()
+            .filter(move |(of, trouble, _)| *trouble != Trouble::Elsewhere && of.is_none_or(|of| of == gateway))
+            .map(|(_, trouble, span)| (*trouble, *span))
+    }
+}
+
+impl Span {
+    pub fn meets(self, from_ms: i64, to_ms: i64) -> bool {
+        self.from_ms <= to_ms && from_ms < self.to_ms
+    }
+
+    fn with_aftermath(self) -> Self {
+        Self {
+            to_ms: self.to_ms.saturating_add(AFTERMATH_MS),
+            ..self
+        }
+    }
+
+    fn overlap(self, from_ms: i64, to_ms: i64) -> i64 {
+        (self.to_ms.min(to_ms) - self.from_ms.max(from_ms)).max(0)
+    }
+}
