@@ -17,7 +17,7 @@
 //! | what every request gets | [`edge`] |
 //! | the public port's routes; `/v1` | [`http`], [`api`] |
 //! | the reverse proxy, and what its calls cost | [`proxy`], [`routes`], [`cost`] |
-//! | decide before, record after | [`metering`], [`completion`] |
+//! | decide before, record after, anew if the run ended between | [`metering`], [`completion`], [`current_run`] |
 //! | what goes wrong, as a problem body | [`problem`] |
 //! | keys and accounts, cached; what is announced of them | [`accounts`], [`account`], [`announcements`] |
 //! | admitted or refused | [`quotas`], [`admission`] |
@@ -31,6 +31,7 @@
 //! - No lease is taken before all lanes of the run are open; a run is closed only after all lanes are closed and all
 //!   leases returned.
 //! - Units of an event whose outcome is not known are spent, never given back.
+//! - All leases of a run that ended are dropped before the next one begins, so no event in a lane is paid for by another run.
 
 pub mod account;
 pub mod accounts;
