@@ -66,7 +66,6 @@ async fn record_now(gateway: &Gateway, posted: Posted) -> Result<http::Response<
         &[(receipt.usage_type, receipt.quota)],
         clock::now_s(),
     );
-    rate_limit::insert_burst(response.headers_mut(), burst);
     response
         .headers_mut()
         .insert(USAGE_EVENT_ID, uuid_value(receipt.event_id.0));

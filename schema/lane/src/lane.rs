@@ -360,8 +360,3 @@ impl Seen {
         }
     }
 }
-
-// Named, because `tests/models` compiles this file too, from elsewhere.
-#[cfg(test)]
-#[path = "lane/tests.rs"]
-mod tests;

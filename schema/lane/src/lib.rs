@@ -22,6 +22,10 @@
 pub mod fence;
 pub mod gathered;
 pub mod lane;
+// Not in `lane.rs`, which `tests/models` compiles too, without the spool.
+#[cfg(test)]
+#[path = "lane/tests.rs"]
+mod lane_tests;
 pub mod link;
 pub mod metrics;
 pub mod publisher;

@@ -214,6 +214,7 @@ async fn live_and_leave(database_url: &str, nats_url: String, left: &[Left]) -> 
     let life = Lifecycle::new();
     let link = Link::watch(&client, &life);
     let runs = Runs {
+        spool: None,
         name: "dying".into(),
         pool: pool.clone(),
         client,

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 
 use proptest::prelude::*;
+use schema::{BatchId, RunId};
 use uuid::Uuid;
 
-use super::*;
-use crate::spool::standing::{Spooled, stored_before};
+use crate::{
+    lane::*,
+    spool::standing::{Spooled, stored_before},
+};
 
 /// The lane's subject in the stream, and what is on its way there. Sequences are the stream's: they have gaps.
 #[derive(Default)]
