@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use proptest::prelude::*;
-use schema::{BatchId, RunId};
+use schema::{BatchId, LaneRecord, RunId};
 use uuid::Uuid;
 
 use crate::{
