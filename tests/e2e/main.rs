@@ -14,6 +14,7 @@ mod notices;
 mod own_api;
 mod proxying;
 mod quotas;
+mod recall;
 mod reports;
 mod shutdown;
 mod subscriptions;
