@@ -39,6 +39,12 @@ pub async fn compare(system: &mut BenchSystem, rounds: u8, time: Duration, conne
     for _ in 0..rounds {
         storing_runs.push(drive(system.gateway()).await?);
     }
+    let admitted = async |source: &str| {
+        system
+            .metric(&format!("gateway_quota_admitted_total{{source=\"{source}\"}}"))
+            .await
+    };
+    let (local, asked) = (admitted("local").await?, admitted("postgres").await?);
     let rate = |runs: &[(f64, f64, f64)]| median(runs.iter().map(|run| run.0).collect());
     let percentiles = |runs: &[(f64, f64, f64)]| {
         (
@@ -56,11 +62,14 @@ pub async fn compare(system: &mut BenchSystem, rounds: u8, time: Duration, conne
          \x20 bare axum handler      {:>9.0}/s   p50 {bare_p50:.2} ms  p99 {bare_p99:.2} ms\n\
          \x20 gateway, each durable  {:>9.0}/s   p50 {p50:.2} ms  p99 {p99:.2} ms\n\
          \x20 ratio                  {:>9.2}\n\
-         \x20 gateway, while all is stored in ClickHouse on the same cores  {:>9.0}/s   p50 {storing_p50:.2} ms  p99 {storing_p99:.2} ms",
+         \x20 gateway, while all is stored in ClickHouse on the same cores  {:>9.0}/s   p50 {storing_p50:.2} ms  p99 {storing_p99:.2} ms\n\
+         \x20 admitted from units at hand  {:.4} % of {} requests ({asked} asked PostgreSQL)",
         requests.len(),
         rate(&bare_runs),
         rate(&gateway_runs),
         rate(&gateway_runs) / rate(&bare_runs),
         rate(&storing_runs),
+        100.0 * local as f64 / (local + asked).max(1) as f64,
+        local + asked,
     ))
 }
