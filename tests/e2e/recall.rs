@@ -2,18 +2,22 @@
 //! refuses, and a refusal costs nothing while it is known to hold.
 
 use std::{
-    sync::Mutex,
+    future::IntoFuture,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use axum::Router;
 use devstack::{
     admin::Customer,
-    http::{Answer, Http, request},
+    http::{Answer, Http},
 };
 use futures_util::future::join_all;
 use harness::{Client, Stack, StackOptions, eventually};
-use http::{HeaderValue, Method};
+use http::StatusCode;
 use serde_json::json;
+use service::Lifecycle;
+use tokio::{net::TcpListener, sync::Semaphore};
 use uuid::Uuid;
 
 use crate::SERVICES;
@@ -27,22 +31,22 @@ struct Rig {
     clients: Vec<Client>,
 }
 
+/// A slow machine is no silent gateway.
+fn patient() -> StackOptions {
+    let settings = [("RECALL_WAIT", "1.5"), ("QUOTA_WAIT", "20")];
+    StackOptions {
+        gateway_env: settings.map(|(name, value)| (name, value.to_owned())).to_vec(),
+        ..StackOptions::default()
+    }
+}
+
 impl Rig {
-    /// A slow machine is no silent gateway: they are patient.
     async fn start(gateways: usize, limit: i64) -> Self {
-        let patience = [("RECALL_WAIT", "1.5"), ("QUOTA_WAIT", "20")];
-        Self::start_with(gateways, limit, &patience).await
+        Self::start_with(gateways, limit, patient()).await
     }
 
-    async fn start_with(gateways: usize, limit: i64, settings: &[(&'static str, &str)]) -> Self {
-        let options = StackOptions {
-            gateways,
-            gateway_env: settings
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned()))
-                .collect(),
-            ..StackOptions::default()
-        };
+    async fn start_with(gateways: usize, limit: i64, options: StackOptions) -> Self {
+        let options = StackOptions { gateways, ..options };
         let stack = Stack::start(SERVICES, options).await.unwrap();
         let ada = stack.admin.customer("ada", "pro").await.unwrap();
         stack.admin.set_limit(ada.account_id, "api_call", limit).await.unwrap();
@@ -194,15 +198,16 @@ async fn a_raised_limit_and_a_correction_void_refusals_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn units_of_calls_that_fail_upstream_are_admitted_at_the_other_gateway() {
-    let rig = Rig::start(2, 40).await;
-    let http = Http::default();
-    let url = format!("{}/api/posts/search", rig.stack.gateway(0));
+    let release = Arc::new(Semaphore::new(0));
+    let upstream_life = Lifecycle::new();
+    let options = StackOptions {
+        upstream_url: Some(failing_upstream(Arc::clone(&release), &upstream_life).await),
+        ..patient()
+    };
+    let rig = Rig::start_with(2, 40, options).await;
     let failing = async || {
-        let mut call = request(Method::GET, &url, &rig.ada.key, None).unwrap();
-        for (name, value) in [("x-demo-status", "500"), ("x-demo-delay-ms", "5000")] {
-            call.headers_mut().insert(name, HeaderValue::from_static(value));
-        }
-        assert_eq!(http.send(call).await.unwrap().status, 500);
+        let answer = rig.clients[0].get("/api/posts/search").await.unwrap();
+        assert_eq!(answer.status, 500);
     };
     let refusing = async {
         eventually("they are under way", async || {
@@ -213,6 +218,7 @@ async fn units_of_calls_that_fail_upstream_are_admitted_at_the_other_gateway() {
         .await;
         let (admitted, _) = rig.exhaust(1).await;
         rig.is_refused_everywhere().await;
+        release.add_permits(10);
         admitted
     };
     let (_, admitted) = tokio::join!(join_all((0..10).map(|_| failing())), refusing);
@@ -221,11 +227,25 @@ async fn units_of_calls_that_fail_upstream_are_admitted_at_the_other_gateway() {
     assert_eq!(rig.exhaust(1).await.0, 9);
     rig.is_refused_everywhere().await;
     rig.stack.assert_stored(rig.ada.account_id, 50, 40).await;
+    upstream_life.stop();
+}
+
+/// Fails every request, and not before it is released.
+async fn failing_upstream(release: Arc<Semaphore>, life: &Lifecycle) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let fail = async move || {
+        release.acquire().await.unwrap().forget();
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let serving = axum::serve(listener, Router::new().fallback(fail)).into_future();
+    life.spawn(life.token().run_until_cancelled_owned(serving));
+    url
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_gateway_that_holds_units_slows_nobody_down() {
-    let mut rig = Rig::start_with(3, 200, &[]).await;
+    let mut rig = Rig::start_with(3, 200, StackOptions::default()).await;
     assert_eq!(rig.status(0).await, 200);
     assert_eq!(rig.status(1).await, 200);
     rig.stack.gateways[0].service.pause().unwrap();
