@@ -1,7 +1,7 @@
 //! One lane at work: gathers what waits while a message is in flight, sends it, settles it, and sees to the end of the
 //! lane. Ends when everybody who could send has gone (then the lane is closed) or when the run is fenced.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -134,9 +134,9 @@ impl<U: Units> LaneTask<U> {
         let waiting = &mut self.waiting;
         let verdict = {
             let mut writing = std::pin::pin!(self.writer.write(Message::Batch(batch), record));
-            match timeout(limits.stuck_after, &mut writing).await {
-                Ok(verdict) => verdict,
-                Err(_) => {
+            match unless_stuck(writing.as_mut(), limits.stuck_after).await {
+                Some(verdict) => verdict,
+                None => {
                     // Who waits behind this message was not sent, and can be told so at once.
                     metrics.stuck.inc();
                     waiting.gate.close();
@@ -183,6 +183,21 @@ impl<U: Units> LaneTask<U> {
             self.context.fenced.cancel();
         }
         end
+    }
+}
+
+/// The verdict, unless it takes too long. A wait that took far longer than it was to says that this process did not run for a
+/// while: nothing is known to be stuck, so it begins anew. Else what a gateway that was stopped, and fenced meanwhile, has in
+/// its queues would be refused, a moment before the fence is found and the next run can take it.
+async fn unless_stuck<T>(mut writing: Pin<&mut impl Future<Output = T>>, stuck_after: Duration) -> Option<T> {
+    loop {
+        let began = Instant::now();
+        if let Ok(verdict) = timeout(stuck_after, writing.as_mut()).await {
+            return Some(verdict);
+        }
+        if began.elapsed() < stuck_after * 2 {
+            return None;
+        }
     }
 }
 
@@ -318,5 +333,36 @@ impl Writer {
                 metrics.wrong_last.inc();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::oneshot, task::yield_now};
+
+    use super::*;
+
+    const STUCK_AFTER: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn process_that_was_stopped_does_not_take_its_message_for_stuck() {
+        let (tell, told) = oneshot::channel();
+        let mut writing = std::pin::pin!(told);
+        let stopped = async {
+            // Nothing runs meanwhile, and the verdict comes after the timers.
+            std::thread::sleep(5 * STUCK_AFTER);
+            for _ in 0..3 {
+                yield_now().await;
+            }
+            tell.send(Verdict::Stored).unwrap();
+        };
+        let (verdict, ()) = tokio::join!(unless_stuck(writing.as_mut(), STUCK_AFTER), stopped);
+        assert_eq!(verdict, Some(Ok(Verdict::Stored)));
+    }
+
+    #[tokio::test]
+    async fn message_without_a_verdict_is_stuck() {
+        let mut writing = std::pin::pin!(std::future::pending::<Verdict>());
+        assert_eq!(unless_stuck(writing.as_mut(), STUCK_AFTER).await, None);
     }
 }
