@@ -136,9 +136,9 @@ impl Settler {
                 return;
             }
             Ok(Come::NotStored) => {
+                // Others that are over have their turn, however many wait.
                 debug!(run.id = %run, "a run waits for the ingestors to store what it published");
-                entry.backoff.reset();
-                Duration::ZERO
+                entry.backoff.next_delay()
             }
             Ok(Come::Overspent(leases)) => {
                 entry.overspent = leases;

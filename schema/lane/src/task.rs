@@ -163,9 +163,9 @@ async fn publish<U: Units>(
         match &spool {
             Some(_) => tokio::select! {
                 () = context.link.is_down_for(AWAY_AFTER) => {}
-                () = sleep(limits.stuck_after) => {}
+                () = awake_for(limits.stuck_after) => {}
             },
-            None => sleep(limits.stuck_after).await,
+            None => awake_for(limits.stuck_after).await,
         }
     };
     tokio::select! {
@@ -199,6 +199,19 @@ async fn publish<U: Units>(
                 writer
             }
         },
+    }
+}
+
+/// Waits so long. A wait that took far longer than it was to says that this process did not run for a while: nothing is known
+/// to be stuck, so it begins anew. Else what a gateway that was stopped, and fenced meanwhile, has in its queues would be
+/// refused, a moment before the fence is found and the next run can take it.
+async fn awake_for(wait: Duration) {
+    loop {
+        let began = Instant::now();
+        sleep(wait).await;
+        if began.elapsed() < wait * 2 {
+            return;
+        }
     }
 }
 
@@ -316,4 +329,34 @@ fn report_end(context: &LaneContext, shard: u16, lane: &Lane, gate: &Gate) -> En
         context.fenced.cancel();
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::oneshot, task::yield_now};
+
+    use super::*;
+
+    const STUCK_AFTER: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn process_that_was_stopped_does_not_take_its_message_for_stuck() {
+        let (tell, told) = oneshot::channel();
+        let stopped = async {
+            // Nothing runs meanwhile, and the verdict comes after the timers.
+            std::thread::sleep(5 * STUCK_AFTER);
+            for _ in 0..3 {
+                yield_now().await;
+            }
+            tell.send(Verdict::Stored).unwrap();
+        };
+        let waiting = async {
+            tokio::select! {
+                verdict = told => verdict.ok(),
+                () = awake_for(STUCK_AFTER) => None,
+            }
+        };
+        let (verdict, ()) = tokio::join!(waiting, stopped);
+        assert_eq!(verdict, Some(Verdict::Stored));
+    }
 }

@@ -10,8 +10,9 @@ use std::{
 };
 
 use axum::{Router, extract::Request, routing::any};
-use devstack::{DataDir, http::Http, upstream::Upstream};
+use devstack::{DataDir, admin::Customer, http::Http, upstream::Upstream};
 use harness::{Stack, StackOptions, eventually};
+use serde_json::json;
 use tokio::sync::watch;
 
 use super::rig::{History, Told, accepted, assert_granted_is_stored, load, options, passed, runs, told, until_settled};
@@ -172,37 +173,65 @@ async fn what_others_have_spent_meanwhile_is_refused_when_it_is_admitted_anew() 
     assert_eq!(stack.sums(ada.account_id).await.unwrap().units, 5);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn run_that_is_ended_while_its_gateway_lives_is_settled_and_the_gateway_goes_on_in_a_new_one() {
-    let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
-    let ada = stack.admin.customer("ada", "pro").await.unwrap();
-    let url = stack.gateway(0).to_owned();
-    let history = History::default();
-    let [run] = runs(&stack.pool, "live").await[..] else {
-        panic!("one gateway has one run");
-    };
+/// Batches of ten, one after the other, until told to stop.
+async fn batches(gateway: &str, customer: &Customer, history: &History, stop: &AtomicBool) {
     let http = Http::default();
-    assert_eq!(history.spend(&http, &url, &ada).await, Told::Accepted);
-    // As if another had found it silent: it beats, finds the row, and gives the run up.
-    sqlx::query("update gateway_runs set state = 'fencing' where id = $1")
-        .bind(run)
-        .execute(&stack.pool)
-        .await
-        .unwrap();
-    until_settled(&stack.pool, run).await;
-    eventually("it takes requests again", async || {
-        (history.spend(&http, &url, &ada).await == Told::Accepted).then_some(())
-    })
-    .await;
-    assert!(!runs(&stack.pool, "live").await.contains(&run));
+    for n in 0.. {
+        if stop.load(Relaxed) {
+            return;
+        }
+        let endpoints: Vec<_> = (0..10).map(|k| format!("/batch/{n}/{k}")).collect();
+        let event = |endpoint| json!({ "usage_type": "api_call", "endpoint": endpoint });
+        let body = json!({ "events": endpoints.iter().map(event).collect::<Vec<_>>() });
+        let answer = http
+            .post(&format!("{gateway}/v1/usage/batch"), &customer.key, &body)
+            .await;
+        let results = answer.unwrap().ok().unwrap();
+        for (endpoint, result) in endpoints.into_iter().zip(results["results"].as_array().unwrap()) {
+            let status = result["status"].as_u64().and_then(|status| u16::try_from(status).ok());
+            history.note(endpoint, told(status));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_is_ended_under_load_is_settled_and_its_gateway_goes_on_in_a_new_one() {
+    let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
+    let ada = stack.admin.customer("ada", "enterprise").await.unwrap();
+    let plenty = 100_000_000;
+    stack.admin.set_limit(ada.account_id, "api_call", plenty).await.unwrap();
+    let urls = [stack.gateway(0).to_owned()];
+    let (history, stop) = (History::default(), AtomicBool::new(false));
+    let ending = async {
+        for _ in 0..5 {
+            accepted(&history, history.accepted.load(Relaxed) + 300).await;
+            let [run] = runs(&stack.pool, "live").await[..] else {
+                panic!("one gateway has one run");
+            };
+            // As if it had been found silent: it beats, finds the row, and gives the run up.
+            sqlx::query("update gateway_runs set state = 'fencing' where id = $1")
+                .bind(run)
+                .execute(&stack.pool)
+                .await
+                .unwrap();
+            until_settled(&stack.pool, run).await;
+        }
+        accepted(&history, history.accepted.load(Relaxed) + 300).await;
+        stop.store(true, Relaxed);
+    };
+    tokio::join!(
+        ending,
+        load(&urls, 16, &ada, &history, &stop),
+        batches(&urls[0], &ada, &history, &stop)
+    );
+    let metrics = format!("{}/metrics", stack.gateways[0].service.admin_url());
+    let metrics = Http::default().get(&metrics, "").await.unwrap();
+    let anew = String::from_utf8_lossy(&metrics.body)
+        .lines()
+        .find_map(|line| line.strip_prefix("http_admitted_anew_total ")?.parse::<u64>().ok());
+    assert!(anew.unwrap() > 0, "some were under way each time");
     history.assert_true(&stack, ada.account_id).await;
     assert_granted_is_stored(&stack, ada.account_id).await;
-    assert!(
-        stack.gateways[0]
-            .service
-            .stop(harness::PATIENCE)
-            .await
-            .unwrap()
-            .success()
-    );
+    let stopped = stack.gateways[0].service.stop(harness::PATIENCE).await.unwrap();
+    assert!(stopped.success());
 }
