@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use crate::{
     account::Account,
     lease::Lease,
     leases::{Answer, Ask, Decision, Delivery, Desk, GiveBack, Want, Work},
+    queued::Queued,
     quota::{self, Pace, Pool, Seen},
     reservation::{HeldLease, Reservation},
     turn::Queue,
@@ -29,7 +30,7 @@ pub(crate) struct Counter {
     /// The cost at which a renewal was asked; 0: none is.
     renewal: AtomicI64,
     /// It waits for the broker already.
-    queued: AtomicBool,
+    queued: Queued,
     /// Those whom the fast path did not serve.
     pub queue: Queue,
 }
@@ -113,7 +114,7 @@ impl Default for Counter {
             held: ArcSwap::new(Arc::clone(&EMPTY)),
             core: Mutex::default(),
             renewal: AtomicI64::new(0),
-            queued: AtomicBool::new(false),
+            queued: Queued::default(),
             queue: Queue::default(),
         }
     }
@@ -179,7 +180,7 @@ impl Counter {
 
     /// True for the first who asks since the broker looked: the counter is put into the broker's queue once.
     pub fn enqueue(&self) -> bool {
-        !self.queued.swap(true, Ordering::AcqRel)
+        self.queued.ask()
     }
 
     /// Leaves a question for the broker. A question that is still there belongs to a request that has gone: its turn ended.
@@ -245,7 +246,7 @@ impl Counter {
     /// What the broker shall do for this counter in its next transaction; nothing, if there is nothing.
     pub fn work(&self, now: Instant) -> Option<Work> {
         // First, so that whatever comes up from here on queues the counter again.
-        self.queued.store(false, Ordering::Release);
+        self.queued.look();
         let mut core = self.core();
         let renewal = self.renewal.swap(0, Ordering::Relaxed);
         let ask = core.ask.take().filter(|ask| !ask.reply.is_closed());

@@ -7,7 +7,7 @@
 //!   back: giving it back twice gives back once;
 //! - closed without reservations is final: nothing about the lease changes any more.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// `closed (1 bit) | reservations (20 bits) | unspent units (43 bits)`
 const CLOSED: u64 = 1 << 63;

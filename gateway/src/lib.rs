@@ -56,6 +56,7 @@ pub mod metering;
 pub mod problem;
 pub mod proxy;
 pub mod publisher;
+mod queued;
 mod quota;
 pub mod quotas;
 pub mod rate_limit;
@@ -63,6 +64,7 @@ pub mod request_metrics;
 mod reservation;
 pub mod routes;
 pub mod server;
+mod sync;
 mod turn;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
