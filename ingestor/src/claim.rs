@@ -87,8 +87,10 @@ fn behind(stream: State, through: u64) -> Beginning {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
     use schema::manifest::Pending;
+
+    use super::*;
 
     const STREAM: State = State {
         generation: 1,
@@ -178,6 +180,46 @@ mod tests {
                 beginning(Some(manifest(50, None)), stream, None),
                 Beginning::Alarm(_)
             ));
+        }
+    }
+
+    /// Few sequences, so that edges meet: nothing, or a manifest with or without a range behind what is done.
+    fn any_manifest() -> impl Strategy<Value = Option<Manifest>> {
+        let one = (0u64..8, any::<Option<(u64, u64)>>(), 1u32..3).prop_map(|(done, gaps, generation)| {
+            let pending = gaps.map(|(gap, more)| (done + 1 + gap % 3, done + 1 + gap % 3 + more % 3));
+            Manifest {
+                generation,
+                ..manifest(done, pending)
+            }
+        });
+        prop::option::of(one)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// What is left behind is stored or was said to be done; what has rows is not read again, but for the range that
+        /// is replayed; nothing is waited for that the stream has never had.
+        #[test]
+        fn a_beginning_passes_nothing_over_and_stores_nothing_twice(
+            manifest in any_manifest(),
+            stored in prop::option::of(1u64..14),
+            last_seq in 0u64..14,
+            generation in 1u32..3,
+        ) {
+            let stream = State { generation, last_seq, ..STREAM };
+            let said = manifest.clone().unwrap_or_default();
+            let began = match beginning(manifest, stream, stored) {
+                Beginning::At(began) | Beginning::Moved(began) => began,
+                Beginning::Alarm(_) => return Ok(()),
+            };
+            let through = began.pending.as_ref().map_or(began.done_through, |pending| pending.last);
+            prop_assert_eq!(began.generation, generation);
+            prop_assert!(began.done_through == said.done_through || Some(began.done_through) == stored);
+            prop_assert!(began.done_through >= said.done_through);
+            prop_assert!(stored.is_none_or(|stored| stored <= through));
+            prop_assert!(through <= last_seq);
+            prop_assert!(began.pending.is_none() || began.pending == said.pending);
         }
     }
 }
