@@ -1,0 +1,281 @@
+//! Leases, lanes, fence and settle, over every interleaving: a gateway spends units that it took from Postgres and records
+//! each in its lane; one that is taken for dead is fenced, and what it had not spent comes back by counting.
+//!
+//! The lane is the code's own state machine ([`crate::lane::Lane`]); Postgres, NATS, the gateway around it, the ingestor and the
+//! worker are drawn here, one action a step of theirs ([`action`] names the function). Simplified, each so that no
+//! interleaving is lost: one pool, one shard, one event of one unit a batch, and what lies between two steps that nobody
+//! else can see is one step. No clock is anywhere: a heartbeat may stand still at any time, a message may be late for ever.
+
+pub mod action;
+pub mod bounds;
+pub mod properties;
+pub mod state;
+mod step;
+
+use stateright::{Model, Property};
+
+use self::{
+    action::{Action, Fate, Told},
+    bounds::{Bounds, Mutant},
+    state::{LeaseRow, Local, RunRow, State, What, Writer},
+};
+use crate::{
+    check::{self, Found, Rests},
+    lane::{End, Next},
+};
+
+#[derive(Clone, Debug)]
+pub struct LeaseLaneFence {
+    pub bounds: Bounds,
+    pub mutant: Option<Mutant>,
+}
+
+impl Model for LeaseLaneFence {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::new(self.bounds.gateways)]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        for gateway in (0..).take(state.gateways.len()) {
+            self.of_gateway(state, gateway, actions);
+        }
+        for run in (0..).take(state.runs.len()) {
+            self.of_writer(state, run, actions);
+            self.of_worker(state, run, actions);
+        }
+        for lease in (0..).take(state.leases.len()) {
+            self.of_lease(state, lease, actions);
+        }
+        actions.extend(state.wire.iter().copied().map(Action::Lands));
+        for give_back in &state.give_backs {
+            for again in [false, true] {
+                if !again || state.faults.unclear < self.bounds.unclear {
+                    actions.push(Action::GiveBackLands {
+                        give_back: *give_back,
+                        again,
+                    });
+                }
+            }
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut state = state.clone();
+        self.step(&mut state, action);
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        properties::all(self)
+    }
+}
+
+impl Rests for LeaseLaneFence {
+    fn is_progress(&self, _state: &State, action: &Action) -> bool {
+        !action.is_fault_or_choice()
+    }
+
+    /// Everything that was granted and not spent is back in the pool, and no spool holds anything.
+    fn is_at_rest(&self, state: &State) -> bool {
+        state.leases.iter().all(|lease| lease.row != LeaseRow::Live)
+            && state.granted == state.recorded().count() as i8
+            && state.spooled().next().is_none()
+    }
+}
+
+impl LeaseLaneFence {
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    fn of_gateway(&self, state: &State, g: u8, actions: &mut Vec<Action>) {
+        let (gateway, bounds) = (&state.gateways[usize::from(g)], &self.bounds);
+        if !gateway.alive {
+            let spools = state
+                .runs
+                .iter()
+                .any(|run| run.gateway == g && run.row == RunRow::Spooling);
+            // Without a spool it is a gateway like any other: there is one already, or there are bounds.
+            if spools {
+                actions.push(Action::Restart { gateway: g });
+            }
+            return;
+        }
+        if state.faults.crashes < bounds.crashes {
+            actions.push(Action::Crash { gateway: g });
+        }
+        let Some(r) = gateway.run else { return };
+        let run = &state.runs[usize::from(r)];
+        let Some(writer) = &run.writer else { return };
+        if !matches!(run.row, RunRow::Live | RunRow::Spooling)
+            || writer.lane.end().is_some_and(|end| end != End::Closed)
+        {
+            actions.push(Action::Replace { gateway: g });
+        }
+        let is_open = writer.sending.is_none_or(|sending| sending.what != What::Open);
+        if !is_open {
+            return;
+        }
+        if bounds.stop && !gateway.stopping && !gateway.spooling {
+            actions.push(Action::Stop { gateway: g });
+        }
+        if gateway.stopping {
+            return;
+        }
+        let is_granted = run.row == RunRow::Live || self.is(Mutant::GrantToFenced);
+        if is_granted && state.leases.len() < bounds.leases {
+            for units in (1..=bounds.lease_units).filter(|units| state.granted + units <= bounds.limit) {
+                for answer in [Told::Told, Told::NotTold] {
+                    if answer == Told::Told || state.faults.unclear < bounds.unclear {
+                        actions.push(Action::Acquire {
+                            gateway: g,
+                            units,
+                            answer,
+                        });
+                    }
+                }
+            }
+        }
+        if bounds.spooled > 0 && run.row == RunRow::Live && !gateway.spooling {
+            actions.push(Action::StartSpooling { gateway: g });
+        }
+        if gateway.spooling && run.spool.is_empty() && writer.is_idle() {
+            actions.push(Action::EndSpooling { gateway: g });
+        }
+        let may_spool = gateway.spooling || self.is(Mutant::SpoolBeforeCommitted);
+        for lease in (0..).take(state.leases.len()) {
+            let of_lease = &state.leases[usize::from(lease)];
+            let has_units = matches!(of_lease.local, Local::Open { unspent } if unspent > 0);
+            if state.runs[usize::from(of_lease.run)].gateway != g || !has_units {
+                continue;
+            }
+            if may_spool && run.spool.len() < bounds.spooled && state.requests < bounds.requests {
+                actions.push(Action::Spool { gateway: g, lease });
+            }
+            if writer.is_idle() && !gateway.spooling {
+                if state.requests < bounds.requests {
+                    actions.push(Action::Admit {
+                        gateway: g,
+                        lease,
+                        anew: false,
+                    });
+                }
+                if gateway.anew.is_some() {
+                    actions.push(Action::Admit {
+                        gateway: g,
+                        lease,
+                        anew: true,
+                    });
+                }
+            }
+        }
+    }
+
+    fn of_writer(&self, state: &State, run: u8, actions: &mut Vec<Action>) {
+        let of_run = &state.runs[usize::from(run)];
+        let Some(writer) = &of_run.writer else { return };
+        let gateway = &state.gateways[usize::from(of_run.gateway)];
+        let (faults, bounds) = (&state.faults, &self.bounds);
+        match writer.sending.map(|sending| sending.next) {
+            Some(Next::Read) => actions.push(Action::Read { run }),
+            Some(Next::Publish { .. }) => {
+                actions.push(Action::Attempt {
+                    run,
+                    fate: Fate::Answered,
+                });
+                if faults.unclear < bounds.unclear {
+                    actions.push(Action::Attempt {
+                        run,
+                        fate: Fate::Delayed,
+                    });
+                }
+                if faults.refusals < bounds.refusals {
+                    actions.push(Action::Attempt {
+                        run,
+                        fate: Fate::Refused,
+                    });
+                }
+            }
+            Some(Next::Done(_)) | None => {}
+        }
+        if writer.is_idle() {
+            if !of_run.spool.is_empty() {
+                actions.push(Action::Drain { run });
+            } else if writer.resumed || (gateway.stopping && gateway.run == Some(run)) {
+                actions.push(Action::CloseLane { run });
+            }
+        }
+        if writer.lane.end() == Some(End::Closed) && self.may_close(state, run, writer) {
+            actions.push(Action::CloseRun { run });
+        }
+    }
+
+    fn may_close(&self, state: &State, run: u8, writer: &Writer) -> bool {
+        let holds = state
+            .leases
+            .iter()
+            .any(|lease| lease.run == run && lease.row == LeaseRow::Live);
+        let is_open = matches!(state.runs[usize::from(run)].row, RunRow::Live | RunRow::Spooling);
+        is_open && (writer.resumed || !holds)
+    }
+
+    fn of_worker(&self, state: &State, run: u8, actions: &mut Vec<Action>) {
+        let of_run = &state.runs[usize::from(run)];
+        let gateway = &state.gateways[usize::from(of_run.gateway)];
+        let suspectable =
+            of_run.row == RunRow::Live || (of_run.row == RunRow::Spooling && self.is(Mutant::FenceSpooling));
+        let is_dead = !gateway.alive || gateway.run != Some(run);
+        if suspectable && (is_dead || state.faults.suspicions < self.bounds.suspicions) {
+            actions.push(Action::Suspect { run });
+        }
+        if of_run.row != RunRow::Fencing {
+            return;
+        }
+        if usize::from(of_run.passed) < of_run.log.len() {
+            actions.push(Action::Store { run });
+        }
+        if !of_run.is_ended() {
+            actions.push(Action::Fence { run });
+        }
+        let fenced = of_run.is_ended() || self.is(Mutant::SettleWithoutFence);
+        let stored = usize::from(of_run.passed) == of_run.log.len() || self.is(Mutant::SettleBeforeStored);
+        if fenced && stored {
+            actions.push(Action::Settle { run });
+        }
+    }
+
+    fn of_lease(&self, state: &State, lease: u8, actions: &mut Vec<Action>) {
+        let of_lease = &state.leases[usize::from(lease)];
+        let gateway = state.runs[usize::from(of_lease.run)].gateway;
+        if !state.gateways[usize::from(gateway)].alive {
+            return;
+        }
+        let has_news = match of_lease.local {
+            Local::None => false,
+            Local::Open { .. } | Local::Unknown => true,
+            Local::Closing { unspent, told } => unspent > told || state.reservations(lease) == 0,
+        };
+        if has_news {
+            actions.push(Action::GiveBack { lease });
+        }
+        if self.is(Mutant::ReturnBeforeClose) && matches!(of_lease.local, Local::Open { .. }) {
+            actions.push(Action::CloseLate { lease });
+        }
+    }
+}
+
+/// What a mutant breaks, within its bounds.
+pub fn try_mutant(mutant: Mutant) -> Found {
+    let model = LeaseLaneFence {
+        bounds: mutant.bounds(),
+        mutant: Some(mutant),
+    };
+    match mutant.breaks() {
+        // One thread finds the shortest way there.
+        Some(claim) => check::states(model, Some(claim), 1),
+        None => check::rest(&model),
+    }
+}

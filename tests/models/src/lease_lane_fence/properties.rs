@@ -1,0 +1,156 @@
+//! What holds in every state, and what has to be possible so that it says something.
+
+use stateright::Property;
+
+use super::{
+    LeaseLaneFence,
+    bounds::Mutant,
+    state::{LeaseRow, Record, RunRow, State, What},
+};
+use crate::lane::End;
+
+const LIMIT: &str = "no request is admitted past the limit";
+const ONCE: &str = "no event is recorded twice";
+const ANSWERED: &str = "what was answered is recorded, or in a spool that cannot be fenced";
+const CONSERVED: &str = "what came back of a lease was never spent, and of an ended one all of it came back";
+const POSSIBLE: &str = "no lane sees what cannot be";
+
+impl Mutant {
+    /// The claim that it breaks; `None`: that everything comes to rest.
+    pub fn breaks(self) -> Option<&'static str> {
+        match self {
+            Self::ReturnBeforeClose | Self::SettleWithoutFence | Self::SettleBeforeStored => Some(LIMIT),
+            Self::KeepLeases | Self::RefundUnknown => Some(LIMIT),
+            Self::ReturnDifferences => Some(CONSERVED),
+            Self::NoExpectedSequence | Self::AdmitAnewBeforeVerdict => Some(ONCE),
+            Self::AnswerBeforeStored | Self::FenceSpooling | Self::SpoolBeforeCommitted => Some(ANSWERED),
+            Self::GrantToFenced => None,
+            Self::SpoolWithoutInFlight => Some(POSSIBLE),
+        }
+    }
+}
+
+pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
+    let bounds = &model.bounds;
+    let mut properties = vec![
+        Property::always(LIMIT, |model: &LeaseLaneFence, state: &State| {
+            let admitted = state.recorded().count() + state.spooled().count();
+            admitted <= model.bounds.limit as usize && state.granted <= model.bounds.limit
+        }),
+        Property::always(ONCE, |_: &LeaseLaneFence, state: &State| {
+            let mut seen = 0u16;
+            state.recorded().all(|event| {
+                let is_new = seen & (1 << event.request) == 0;
+                seen |= 1 << event.request;
+                is_new
+            })
+        }),
+        Property::always(ANSWERED, |_: &LeaseLaneFence, state: &State| {
+            (0..state.requests).all(|request| {
+                !state.is_answered(request)
+                    || state.recorded().any(|event| event.request == request)
+                    || state
+                        .spooled()
+                        .any(|(run, event)| event.request == request && run.row == RunRow::Spooling)
+            })
+        }),
+        Property::always(CONSERVED, |_: &LeaseLaneFence, state: &State| {
+            (0u8..).zip(&state.leases).all(|(number, lease)| {
+                let spent = state.recorded().filter(|event| event.lease == number).count()
+                    + state.spooled().filter(|(_, event)| event.lease == number).count();
+                let sum = lease.back + spent as i8;
+                lease.back >= 0
+                    && match lease.row {
+                        LeaseRow::Live => sum <= lease.units,
+                        LeaseRow::Returned | LeaseRow::Settled => sum == lease.units,
+                    }
+            })
+        }),
+        Property::always(POSSIBLE, |_: &LeaseLaneFence, state: &State| {
+            let mut writers = state.runs.iter().filter_map(|run| run.writer.as_ref());
+            writers.all(|writer| !matches!(writer.lane.end(), Some(End::Failed(_))))
+        }),
+    ];
+    let reaches_limit = bounds.requests >= bounds.limit as u8;
+    if reaches_limit {
+        properties.push(Property::sometimes(
+            "all units of the limit are recorded",
+            |model: &LeaseLaneFence, state: &State| state.recorded().count() == model.bounds.limit as usize,
+        ));
+    }
+    if bounds.suspicions > 0 {
+        properties.push(Property::sometimes(
+            "a fence stands behind an event whose gateway does not know it yet",
+            |_: &LeaseLaneFence, state: &State| {
+                state.runs.iter().any(|run| {
+                    let sending = run.writer.as_ref().and_then(|writer| writer.sending);
+                    let in_flight = sending.and_then(|sending| sending.what.event());
+                    let stored = in_flight.is_some_and(|event| run.log.contains(&Record::Batch(event)));
+                    stored && matches!(run.log.last(), Some(Record::Fence(_)))
+                })
+            },
+        ));
+    }
+    if bounds.suspicions > 0 && reaches_limit && bounds.leases > bounds.limit as usize {
+        properties.push(Property::sometimes(
+            "units of a settled run are spent by another run",
+            |model: &LeaseLaneFence, state: &State| {
+                let came_back = state
+                    .leases
+                    .iter()
+                    .any(|lease| lease.row == LeaseRow::Settled && lease.back > 0);
+                came_back && state.recorded().count() == model.bounds.limit as usize
+            },
+        ));
+    }
+    if bounds.unclear > 0 && bounds.lease_units > 1 {
+        properties.push(Property::sometimes(
+            "a lease is given back in part while a request holds the rest",
+            |_: &LeaseLaneFence, state: &State| {
+                (0u8..)
+                    .zip(&state.leases)
+                    .any(|(n, lease)| lease.row == LeaseRow::Live && lease.back > 0 && state.reservations(n) > 0)
+            },
+        ));
+    }
+    if bounds.refusals > 0 {
+        properties.push(Property::sometimes(
+            "an empty batch takes the place of one that may be on its way",
+            |_: &LeaseLaneFence, state: &State| {
+                state
+                    .runs
+                    .iter()
+                    .any(|run| run.log.iter().any(|record| matches!(record, Record::Empty(_))))
+            },
+        ));
+    }
+    if bounds.anew {
+        properties.push(Property::sometimes(
+            "a request that a fence refused is admitted anew and answered",
+            |_: &LeaseLaneFence, state: &State| {
+                state
+                    .recorded()
+                    .any(|event| event.anew && state.is_answered(event.request))
+            },
+        ));
+    }
+    if bounds.stop {
+        properties.push(Property::sometimes(
+            "a run is closed",
+            |_: &LeaseLaneFence, state: &State| state.runs.iter().any(|run| run.row == RunRow::Closed),
+        ));
+    }
+    if bounds.spooled > 0 {
+        properties.push(Property::sometimes(
+            "a restarted process drains what another acknowledged",
+            |_: &LeaseLaneFence, state: &State| {
+                state.runs.iter().any(|run| {
+                    let writer = run.writer.as_ref().filter(|writer| writer.resumed);
+                    let sending = writer.and_then(|writer| writer.sending);
+                    sending.is_some_and(|sending| matches!(sending.what, What::Spooled(_)))
+                })
+            },
+        ));
+    }
+    properties
+}

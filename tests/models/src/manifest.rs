@@ -1,0 +1,209 @@
+//! One shard and its manifest, over every interleaving of two ingestors: ranges are written down before they are inserted,
+//! seen before they are done, and replayed identically by whoever comes next.
+//!
+//! Drawn after `ingestor/src` ([`action`] names the functions). Simplified, each so that no interleaving is lost: one event
+//! a record, all records there from the start (a range may end at any of them), and what nobody else can see between two
+//! steps is one step. No clock is anywhere: an owner may be taken for gone at any time, an insert may be late for ever.
+//!
+//! What ClickHouse's window of tokens promises is an assumption here, as it is in the code: a token is not forgotten while
+//! an insert that carries it is on its way ([`bounds::Bounds::audited`]: not even that; then an audit has to repair).
+
+pub mod action;
+pub mod bounds;
+pub mod properties;
+pub mod state;
+mod step;
+
+use stateright::{Model, Property};
+
+use self::{
+    action::Action,
+    bounds::{Bounds, Mutant},
+    state::{Phase, Positions, Stage, State, Token},
+};
+use crate::check::{self, Found, Rests};
+
+#[derive(Clone, Debug)]
+pub struct ManifestModel {
+    pub bounds: Bounds,
+    pub mutant: Option<Mutant>,
+}
+
+impl Model for ManifestModel {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::new(self.last(), self.bounds.ingestors)]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let (faults, bounds) = (&state.faults, &self.bounds);
+        for ingestor in 0..bounds.ingestors {
+            self.of_ingestor(state, ingestor, actions);
+        }
+        for insert in &state.air {
+            actions.push(Action::Lands(*insert));
+            if faults.swallowed < bounds.swallowed && !state.tokens.contains(&insert.token) {
+                actions.push(Action::Swallowed(*insert));
+            }
+        }
+        if faults.forgotten < bounds.forgotten {
+            let forgettable = state.tokens.iter().filter(|token| self.may_be_forgotten(state, token));
+            actions.extend(forgettable.copied().map(Action::Forget));
+        }
+        if faults.manifests < bounds.manifests && state.manifest.exists && state.air.is_empty() {
+            actions.push(Action::LoseManifest);
+        }
+        if bounds.expires && !state.expired {
+            actions.push(Action::Expire);
+        }
+        // The replay window is longer than an insert is late, and than it takes the next audit to come.
+        let settled =
+            !bounds.audited || self.is(Mutant::NoAudit) || (state.air.is_empty() && self.audit(state) == state.rows);
+        if self.trim_through(state) > state.trimmed && settled {
+            actions.push(Action::Trim);
+        }
+        if bounds.audited && !self.is(Mutant::NoAudit) && self.audit(state) != state.rows {
+            actions.push(Action::Audit);
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut state = state.clone();
+        self.step(&mut state, action);
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        properties::all(&self.bounds)
+    }
+}
+
+impl Rests for ManifestModel {
+    fn is_progress(&self, state: &State, action: &Action) -> bool {
+        match action {
+            Action::Take { .. } => !self.owner_works(state),
+            action => !action.is_fault(),
+        }
+    }
+
+    /// Every event is stored once, or dropped once, and the manifest says so. (That it is lost is noticed by the next write.)
+    fn is_at_rest(&self, state: &State) -> bool {
+        let is_told = state.manifest.done_through == self.last() || !state.manifest.exists;
+        is_told
+            && (1..=self.last()).all(|position| {
+                let (rows, dropped) = (state.rows_at(position), state.duplicates.has(position));
+                (rows == 1) != dropped && rows <= 1
+            })
+    }
+}
+
+impl ManifestModel {
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// The stream's last position.
+    fn last(&self) -> u8 {
+        self.bounds.events.len() as u8
+    }
+
+    fn event(&self, position: u8) -> u8 {
+        self.bounds.events[usize::from(position) - 1]
+    }
+
+    fn owner_works(&self, state: &State) -> bool {
+        let owner = state.manifest.owner.map(|owner| state.ingestors[usize::from(owner)]);
+        owner.is_some_and(|owner| owner.current && owner.phase != Phase::Away)
+    }
+
+    fn of_ingestor(&self, state: &State, ingestor: u8, actions: &mut Vec<Action>) {
+        let (faults, bounds) = (&state.faults, &self.bounds);
+        let phase = state.ingestors[usize::from(ingestor)].phase;
+        if phase != Phase::Away && faults.crashes < bounds.crashes {
+            actions.push(Action::Crash { ingestor });
+        }
+        match phase {
+            Phase::Away => {
+                if !self.owner_works(state) || faults.suspicions < bounds.suspicions {
+                    actions.push(Action::Take { ingestor });
+                }
+            }
+            Phase::Ready { done, told } => {
+                for last in done + 1..=self.last() {
+                    actions.push(Action::Seal { ingestor, last });
+                }
+                if !told {
+                    actions.push(Action::WriteDone { ingestor });
+                }
+            }
+            Phase::Storing { stage, .. } => match stage {
+                Stage::Duplicates { .. } | Stage::DuplicatesLate => actions.push(Action::StoreDuplicates { ingestor }),
+                Stage::Send { .. } => actions.push(Action::Send { ingestor }),
+                Stage::Look { .. } | Stage::Sent { .. } => actions.push(Action::Look { ingestor }),
+            },
+        }
+    }
+
+    /// The window holds more tokens than are used while one insert is on its way, or while the shard's owner stores a range.
+    fn may_be_forgotten(&self, state: &State, token: &Token) -> bool {
+        let is_of = |first, last| (first, last) == (token.first, token.last);
+        let on_its_way = state
+            .air
+            .iter()
+            .any(|insert| is_of(insert.token.first, insert.token.last));
+        let is_stored = state.ingestors.iter().any(|ingestor| {
+            let Phase::Storing { pending, .. } = ingestor.phase else {
+                return false;
+            };
+            ingestor.current && is_of(pending.first, pending.last)
+        });
+        self.bounds.audited || !(on_its_way || is_stored)
+    }
+
+    fn trim_through(&self, state: &State) -> u8 {
+        let pending = state.manifest.pending.filter(|_| self.is(Mutant::TrimPending));
+        pending.map_or(state.manifest.done_through, |pending| pending.last)
+    }
+
+    /// The rows as an audit leaves them.
+    fn audit(&self, state: &State) -> Vec<u8> {
+        let closed = state.trimmed + 1..=state.manifest.done_through;
+        let audited = |position: u8| {
+            let rows = state.rows_at(position);
+            let is_dropped = state.duplicates.has(position) && !self.is(Mutant::AuditStoresDuplicates);
+            if !closed.contains(&position) || (rows == 0 && is_dropped) {
+                rows
+            } else {
+                1
+            }
+        };
+        (1..=self.last()).map(audited).collect()
+    }
+
+    /// Positions of a range whose event has a row at an **earlier** position, or came earlier in the range. (Its own row may
+    /// be there: it is no duplicate of itself.) What was dropped once stays dropped, also if its key has expired since: here
+    /// because it is looked up, in the code it may be because a key's age is reckoned from when the stream got the event.
+    fn duplicates_in(&self, state: &State, first: u8, last: u8) -> Positions {
+        let is_earlier = |other: u8| other >= first || (state.rows_at(other) > 0 && !state.expired);
+        let is_duplicate = |position: &u8| {
+            state.duplicates.has(*position)
+                || (1..*position).any(|other| self.event(other) == self.event(*position) && is_earlier(other))
+        };
+        (first..=last).filter(is_duplicate).collect()
+    }
+}
+
+/// What a mutant breaks, within its bounds.
+pub fn try_mutant(mutant: Mutant) -> Found {
+    let model = ManifestModel {
+        bounds: mutant.bounds(),
+        mutant: Some(mutant),
+    };
+    match mutant.breaks() {
+        // One thread finds the shortest way there.
+        Some(claim) => check::states(model, Some(claim), 1),
+        None => check::rest(&model),
+    }
+}

@@ -1,0 +1,134 @@
+//! How much of everything there is, and what is done wrong.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The event ids in the stream, by position: one that comes again is a retry with the same Idempotency-Key.
+    pub events: &'static [u8],
+    pub ingestors: u8,
+    pub crashes: u8,
+    pub suspicions: u8,
+    pub swallowed: u8,
+    pub forgotten: u8,
+    pub manifests: u8,
+    /// Keys may be forgotten, and so what is a duplicate.
+    pub expires: bool,
+    /// Tokens are forgotten while inserts are under way: then only the audit makes it right.
+    pub audited: bool,
+}
+
+/// One step of the protocol, done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A token names what one fetch brought, and nothing is pending in the manifest.
+    TokenFromFetch,
+    /// What is a duplicate is looked up again for a replay.
+    DuplicatesNotInManifest,
+    /// Rows are sent without looking at the manifest again.
+    NoSecondLook,
+    /// The manifest is written whatever its revision is.
+    NoCompareAndSet,
+    /// A range is done as soon as it is sealed.
+    DoneBeforeInsert,
+    /// A range is done as soon as ClickHouse has confirmed the insert.
+    DoneUnseen,
+    /// Another token after an insert of which nobody knows.
+    NextTokenWhileUnclear,
+    /// The stream is trimmed of what is pending.
+    TrimPending,
+    /// Duplicates are stored after the rows.
+    DuplicatesAfterRows,
+    /// The audit takes a dropped duplicate for a missing row.
+    AuditStoresDuplicates,
+    NoAudit,
+}
+
+impl Mutant {
+    pub const ALL: [Self; 11] = [
+        Self::TokenFromFetch,
+        Self::DuplicatesNotInManifest,
+        Self::NoSecondLook,
+        Self::NoCompareAndSet,
+        Self::DoneBeforeInsert,
+        Self::DoneUnseen,
+        Self::NextTokenWhileUnclear,
+        Self::TrimPending,
+        Self::DuplicatesAfterRows,
+        Self::AuditStoresDuplicates,
+        Self::NoAudit,
+    ];
+}
+
+impl Mutant {
+    /// Bounds within which it fails.
+    pub fn bounds(self) -> Bounds {
+        match self {
+            // A duplicate between two rows.
+            Self::DuplicatesAfterRows => Bounds {
+                events: &[0, 0, 1],
+                suspicions: 0,
+                expires: false,
+                ..Bounds::LOSS
+            },
+            Self::AuditStoresDuplicates | Self::NoAudit => Bounds::WINDOW,
+            _ => Bounds::TAKEOVER,
+        }
+    }
+}
+
+impl Bounds {
+    pub const SMALL: [(&'static str, Self); 3] = [
+        ("takeover", Self::TAKEOVER),
+        ("loss", Self::LOSS),
+        ("window", Self::WINDOW),
+    ];
+    pub const LARGE: [(&'static str, Self); 3] = [
+        ("takeover", Self::TAKEOVER_LARGE),
+        ("loss", Self::LOSS_LARGE),
+        ("window", Self::WINDOW_LARGE),
+    ];
+
+    /// Everything but what the next two are about.
+    pub const TAKEOVER: Self = Self {
+        events: &[0, 1, 0],
+        ingestors: 2,
+        crashes: 1,
+        suspicions: 1,
+        swallowed: 1,
+        forgotten: 1,
+        manifests: 0,
+        expires: false,
+        audited: false,
+    };
+    /// A bucket that loses its entry, and keys that expire.
+    pub const LOSS: Self = Self {
+        swallowed: 0,
+        forgotten: 0,
+        manifests: 1,
+        expires: true,
+        ..Self::TAKEOVER
+    };
+    /// A window of tokens that is too short.
+    pub const WINDOW: Self = Self {
+        events: &[0, 0, 1],
+        swallowed: 0,
+        audited: true,
+        ..Self::TAKEOVER
+    };
+    pub const TAKEOVER_LARGE: Self = Self {
+        events: &[0, 1, 0, 2],
+        crashes: 2,
+        suspicions: 2,
+        ..Self::TAKEOVER
+    };
+    pub const LOSS_LARGE: Self = Self {
+        events: &[0, 1, 0, 2],
+        suspicions: 2,
+        ..Self::LOSS
+    };
+    pub const WINDOW_LARGE: Self = Self {
+        events: &[0, 0, 1, 2],
+        suspicions: 2,
+        swallowed: 1,
+        ..Self::WINDOW
+    };
+}

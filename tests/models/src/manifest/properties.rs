@@ -1,0 +1,98 @@
+//! What holds in every state, and what has to be possible so that it says something.
+
+use stateright::Property;
+
+use super::{
+    ManifestModel,
+    bounds::{Bounds, Mutant},
+    state::{Phase, Stage, State},
+};
+
+const ONCE: &str = "no position has two rows";
+const KEPT_ONCE: &str = "of events with one id at most one is kept";
+const KEPT_OR_DROPPED: &str = "no position is both kept and dropped";
+const DONE: &str = "what is done is stored";
+const TRIMMED: &str = "what is trimmed is stored";
+const WHOLE: &str = "a range is there or not";
+
+impl Mutant {
+    /// The claim that it breaks; `None`: that everything comes to rest with one row each.
+    pub fn breaks(self) -> Option<&'static str> {
+        match self {
+            Self::TokenFromFetch | Self::NoSecondLook | Self::NoCompareAndSet | Self::NextTokenWhileUnclear => {
+                Some(ONCE)
+            }
+            Self::DuplicatesNotInManifest => Some(KEPT_OR_DROPPED),
+            Self::AuditStoresDuplicates => Some(KEPT_ONCE),
+            Self::DoneBeforeInsert | Self::DoneUnseen => Some(DONE),
+            Self::TrimPending => Some(TRIMMED),
+            Self::DuplicatesAfterRows | Self::NoAudit => None,
+        }
+    }
+}
+
+pub(super) fn all(bounds: &Bounds) -> Vec<Property<ManifestModel>> {
+    let mut properties = vec![
+        Property::always(KEPT_OR_DROPPED, |model: &ManifestModel, state: &State| {
+            (1..=model.last()).all(|position| state.rows_at(position) == 0 || !state.duplicates.has(position))
+        }),
+        Property::always(TRIMMED, |_: &ManifestModel, state: &State| {
+            (1..=state.trimmed).all(|position| state.is_stored(position))
+        }),
+        Property::sometimes("all is done and trimmed", |model: &ManifestModel, state: &State| {
+            state.trimmed == model.last()
+        }),
+        Property::sometimes(
+            "a range is replayed that somebody else sealed",
+            |_: &ManifestModel, state: &State| {
+                state.ingestors.iter().any(|ingestor| {
+                    matches!(
+                        ingestor.phase,
+                        Phase::Storing {
+                            stage: Stage::Look { .. },
+                            ..
+                        }
+                    )
+                })
+            },
+        ),
+        Property::sometimes(
+            "an insert is on its way whose sender has lost the shard",
+            |_: &ManifestModel, state: &State| {
+                state.air.iter().any(|insert| insert.waits.is_none()) && state.manifest.pending.is_none()
+            },
+        ),
+    ];
+    if bounds.audited {
+        properties.push(Property::sometimes(
+            "there is something to repair",
+            |_: &ManifestModel, state: &State| state.rows.iter().any(|rows| *rows > 1),
+        ));
+    } else {
+        properties.push(Property::always(ONCE, |_: &ManifestModel, state: &State| {
+            state.rows.iter().all(|rows| *rows <= 1)
+        }));
+        properties.push(Property::always(WHOLE, |_: &ManifestModel, state: &State| {
+            !state.alarmed
+        }));
+    }
+    properties.push(Property::always(DONE, |_: &ManifestModel, state: &State| {
+        (1..=state.manifest.done_through).all(|position| state.is_stored(position))
+    }));
+    properties.push(Property::always(KEPT_ONCE, |model: &ManifestModel, state: &State| {
+        let kept = |position: &u8| state.rows_at(*position) > 0;
+        let twice = |position: u8| {
+            (1..position)
+                .filter(kept)
+                .any(|other| model.event(other) == model.event(position))
+        };
+        state.expired || !(1..=model.last()).filter(kept).any(twice)
+    }));
+    if bounds.swallowed > 0 {
+        properties.push(Property::sometimes(
+            "a swallowed token is followed by another",
+            |_: &ManifestModel, state: &State| state.tokens.iter().any(|token| token.number > 1),
+        ));
+    }
+    properties
+}

@@ -1,0 +1,212 @@
+//! What there is of one shard: its stream, its manifest, its rows, what is on its way, and the ingestors.
+
+use std::collections::BTreeSet;
+
+/// Positions of the stream, from 1, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Positions(u16);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    pub manifest: Manifest,
+    /// Rows in `usage_events`, by position: how many of each.
+    pub rows: Vec<u8>,
+    /// Positions in `usage_duplicates`. Who counts them counts distinct ones.
+    pub duplicates: Positions,
+    /// What ClickHouse remembers of deduplication tokens.
+    pub tokens: BTreeSet<Token>,
+    /// Inserts on their way: sent, and neither done nor lost.
+    pub air: BTreeSet<Insert>,
+    pub ingestors: Vec<Ingestor>,
+    /// Removed from the stream, through here.
+    pub trimmed: u8,
+    /// An ingestor found what no insert can have left.
+    pub alarmed: bool,
+    /// Idempotency-Keys are remembered for a stated time, and that has passed.
+    pub expired: bool,
+    pub faults: Faults,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Faults {
+    pub crashes: u8,
+    /// Shards taken from an owner that lived.
+    pub suspicions: u8,
+    /// Tokens that were logged without their rows.
+    pub swallowed: u8,
+    /// Tokens that fell out of the window.
+    pub forgotten: u8,
+    /// The bucket's entry, gone.
+    pub manifests: u8,
+}
+
+/// The entry of the shard. Its revision is not here: each ingestor knows whether the one it holds is still the entry's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Manifest {
+    /// False: there is no entry.
+    pub exists: bool,
+    pub owner: Option<u8>,
+    pub done_through: u8,
+    pub pending: Option<Pending>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pending {
+    pub first: u8,
+    pub last: u8,
+    pub dropped: Positions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token {
+    pub first: u8,
+    pub last: u8,
+    /// `<token>`, `<token>#2`, …
+    pub number: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Insert {
+    pub token: Token,
+    pub rows: Positions,
+    /// Who waits for its answer.
+    pub waits: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ingestor {
+    /// The revision that it holds is the entry's. (It finds out when it writes, or looks.)
+    pub current: bool,
+    pub phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// It has not got the shard, or has just started.
+    Away,
+    /// Verified through `done`. `told`: the manifest says so, and has nothing pending.
+    Ready {
+        done: u8,
+        told: bool,
+    },
+    Storing {
+        pending: Pending,
+        stage: Stage,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Duplicates are stored first. `replay`: rows may be there already.
+    Duplicates { replay: bool },
+    /// To look before anything is sent.
+    Look { number: u8 },
+    /// To look at the manifest again, and send.
+    Send { number: u8 },
+    /// Sent. `confirmed`: ClickHouse said so.
+    Sent { number: u8, confirmed: bool },
+    /// A mutant's: duplicates are stored after the rows.
+    DuplicatesLate,
+}
+
+impl State {
+    pub fn new(events: u8, ingestors: u8) -> Self {
+        let ingestor = Ingestor {
+            current: false,
+            phase: Phase::Away,
+        };
+        Self {
+            manifest: Manifest {
+                exists: true,
+                ..Manifest::default()
+            },
+            rows: vec![0; usize::from(events)],
+            duplicates: Positions::default(),
+            tokens: BTreeSet::new(),
+            air: BTreeSet::new(),
+            ingestors: vec![ingestor; usize::from(ingestors)],
+            trimmed: 0,
+            alarmed: false,
+            expired: false,
+            faults: Faults::default(),
+        }
+    }
+
+    pub fn rows_at(&self, position: u8) -> u8 {
+        self.rows[usize::from(position) - 1]
+    }
+
+    pub fn add_row(&mut self, position: u8) {
+        self.rows[usize::from(position) - 1] += 1;
+    }
+
+    /// In ClickHouse, kept or dropped.
+    pub fn is_stored(&self, position: u8) -> bool {
+        self.rows_at(position) > 0 || self.duplicates.has(position)
+    }
+
+    /// The highest position with a row; 0: none.
+    pub fn stored_through(&self) -> u8 {
+        (1..=self.rows.len() as u8)
+            .rev()
+            .find(|position| self.rows_at(*position) > 0)
+            .unwrap_or(0)
+    }
+
+    /// The entry is written by `writer`: what everybody else knows of it is old.
+    pub fn write(&mut self, writer: u8, manifest: Manifest) {
+        self.manifest = manifest;
+        for (number, ingestor) in (0..).zip(&mut self.ingestors) {
+            ingestor.current = number == writer;
+        }
+    }
+}
+
+impl Pending {
+    pub fn positions(&self) -> std::ops::RangeInclusive<u8> {
+        self.first..=self.last
+    }
+
+    /// What has to have a row.
+    pub fn rows(&self) -> Positions {
+        self.positions()
+            .filter(|position| !self.dropped.has(*position))
+            .collect()
+    }
+
+    pub fn token(&self, number: u8) -> Token {
+        Token {
+            first: self.first,
+            last: self.last,
+            number,
+        }
+    }
+}
+
+impl Positions {
+    pub fn has(&self, position: u8) -> bool {
+        self.0 & (1 << position) != 0
+    }
+
+    pub fn add(&mut self, others: Self) {
+        self.0 |= others.0;
+    }
+
+    pub fn len(&self) -> u32 {
+        self.0.count_ones()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..16).filter(move |position| self.has(*position))
+    }
+}
+
+impl FromIterator<u8> for Positions {
+    fn from_iter<I: IntoIterator<Item = u8>>(positions: I) -> Self {
+        Self(positions.into_iter().fold(0, |all, position| all | 1 << position))
+    }
+}

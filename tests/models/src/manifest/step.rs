@@ -1,0 +1,282 @@
+//! What an action changes.
+
+use super::{
+    ManifestModel,
+    action::Action,
+    bounds::Mutant,
+    state::{Insert, Manifest, Pending, Phase, Stage, State},
+};
+
+impl ManifestModel {
+    pub(super) fn step(&self, state: &mut State, action: Action) {
+        match action {
+            Action::Take { ingestor } => self.take(state, ingestor),
+            Action::Seal { ingestor, last } => self.seal(state, ingestor, last),
+            Action::StoreDuplicates { ingestor } => self.store_duplicates(state, ingestor),
+            Action::Send { ingestor } => self.send(state, ingestor),
+            Action::Lands(insert) => {
+                state.air.remove(&insert);
+                if state.tokens.insert(insert.token) {
+                    insert.rows.iter().for_each(|position| state.add_row(position));
+                }
+                self.confirm(state, insert);
+            }
+            Action::Swallowed(insert) => {
+                state.faults.swallowed += 1;
+                state.air.remove(&insert);
+                state.tokens.insert(insert.token);
+            }
+            Action::Look { ingestor } => self.look(state, ingestor),
+            Action::WriteDone { ingestor } => {
+                let Phase::Ready { done, .. } = state.ingestors[usize::from(ingestor)].phase else {
+                    return;
+                };
+                let manifest = Manifest {
+                    exists: true,
+                    owner: Some(ingestor),
+                    done_through: done,
+                    pending: None,
+                };
+                if self.write(state, ingestor, manifest) {
+                    set(state, ingestor, Phase::Ready { done, told: true });
+                }
+            }
+            Action::Forget(token) => {
+                state.faults.forgotten += 1;
+                state.tokens.remove(&token);
+            }
+            Action::Expire => state.expired = true,
+            Action::Crash { ingestor } => {
+                state.faults.crashes += 1;
+                set(state, ingestor, Phase::Away);
+                state.ingestors[usize::from(ingestor)].current = false;
+                stop_waiting(state, ingestor);
+            }
+            Action::Trim => state.trimmed = self.trim_through(state),
+            Action::LoseManifest => {
+                state.faults.manifests += 1;
+                state.manifest = Manifest::default();
+                state.ingestors.iter_mut().for_each(|ingestor| ingestor.current = false);
+            }
+            Action::Audit => state.rows = self.audit(state),
+        }
+    }
+
+    /// By compare-and-set: false, and the shard given up, if somebody else wrote meanwhile.
+    fn write(&self, state: &mut State, ingestor: u8, manifest: Manifest) -> bool {
+        if !state.ingestors[usize::from(ingestor)].current && !self.is(Mutant::NoCompareAndSet) {
+            give_up(state, ingestor);
+            return false;
+        }
+        state.write(ingestor, manifest);
+        true
+    }
+
+    fn take(&self, state: &mut State, ingestor: u8) {
+        if self.owner_works(state) {
+            state.faults.suspicions += 1;
+        }
+        let stored = state.stored_through();
+        let read = state.manifest;
+        let through = read.pending.map_or(read.done_through, |pending| pending.last);
+        // `claim.rs`, `beginning`: what ClickHouse holds beyond the manifest is no news only of a pending range.
+        let begin = if stored > through {
+            Manifest {
+                done_through: stored,
+                pending: None,
+                ..read
+            }
+        } else {
+            read
+        };
+        let ours = Manifest {
+            exists: true,
+            owner: Some(ingestor),
+            ..begin
+        };
+        state.write(ingestor, ours);
+        let phase = match ours.pending {
+            Some(pending) => {
+                let has_row =
+                    |event| (1..=self.last()).any(|other| self.event(other) == event && state.rows_at(other) > 0);
+                let dropped = if self.is(Mutant::DuplicatesNotInManifest) {
+                    let positions = pending.positions();
+                    positions.filter(|position| has_row(self.event(*position))).collect()
+                } else {
+                    pending.dropped
+                };
+                self.storing(Pending { dropped, ..pending }, true)
+            }
+            None => Phase::Ready {
+                done: ours.done_through,
+                told: true,
+            },
+        };
+        set(state, ingestor, phase);
+    }
+
+    fn seal(&self, state: &mut State, ingestor: u8, last: u8) {
+        let Phase::Ready { done, .. } = state.ingestors[usize::from(ingestor)].phase else {
+            return;
+        };
+        let pending = Pending {
+            first: done + 1,
+            last,
+            dropped: self.duplicates_in(state, done + 1, last),
+        };
+        let manifest = Manifest {
+            exists: true,
+            owner: Some(ingestor),
+            done_through: if self.is(Mutant::DoneBeforeInsert) { last } else { done },
+            pending: (!self.is(Mutant::TokenFromFetch) && !self.is(Mutant::DoneBeforeInsert)).then_some(pending),
+        };
+        if self.write(state, ingestor, manifest) {
+            let phase = self.storing(pending, false);
+            set(state, ingestor, phase);
+        }
+    }
+
+    fn storing(&self, pending: Pending, replay: bool) -> Phase {
+        let late = self.is(Mutant::DuplicatesAfterRows);
+        let stage = if pending.dropped.is_empty() || late {
+            of_rows(replay)
+        } else {
+            Stage::Duplicates { replay }
+        };
+        Phase::Storing { pending, stage }
+    }
+
+    fn store_duplicates(&self, state: &mut State, ingestor: u8) {
+        let Phase::Storing { pending, stage } = state.ingestors[usize::from(ingestor)].phase else {
+            return;
+        };
+        if !state.ingestors[usize::from(ingestor)].current && !self.is(Mutant::NoSecondLook) {
+            return give_up(state, ingestor);
+        }
+        state.duplicates.add(pending.dropped);
+        let done = Phase::Ready {
+            done: pending.last,
+            told: false,
+        };
+        let phase = match stage {
+            Stage::Duplicates { replay } if !pending.rows().is_empty() => Phase::Storing {
+                pending,
+                stage: of_rows(replay),
+            },
+            _ => done,
+        };
+        set(state, ingestor, phase);
+    }
+
+    fn send(&self, state: &mut State, ingestor: u8) {
+        let of_ingestor = state.ingestors[usize::from(ingestor)];
+        let Phase::Storing {
+            pending,
+            stage: Stage::Send { number },
+        } = of_ingestor.phase
+        else {
+            return;
+        };
+        if !of_ingestor.current && !self.is(Mutant::NoSecondLook) {
+            return give_up(state, ingestor);
+        }
+        state.air.insert(Insert {
+            token: pending.token(number),
+            rows: pending.rows(),
+            waits: Some(ingestor),
+        });
+        let stage = Stage::Sent {
+            number,
+            confirmed: false,
+        };
+        set(state, ingestor, Phase::Storing { pending, stage });
+    }
+
+    /// Its answer reaches whoever waits for it.
+    fn confirm(&self, state: &mut State, insert: Insert) {
+        let Some(waits) = insert.waits else { return };
+        if let Phase::Storing {
+            stage: Stage::Sent { confirmed, .. },
+            ..
+        } = &mut state.ingestors[usize::from(waits)].phase
+        {
+            *confirmed = true;
+        }
+    }
+
+    fn look(&self, state: &mut State, ingestor: u8) {
+        let Phase::Storing { pending, stage } = state.ingestors[usize::from(ingestor)].phase else {
+            return;
+        };
+        let (number, confirmed, sent) = match stage {
+            Stage::Look { number } => (number, false, false),
+            Stage::Sent { number, confirmed } => (number, confirmed, true),
+            _ => return,
+        };
+        // From here on nobody waits for the answer of what was sent.
+        stop_waiting(state, ingestor);
+        let rows: u32 = pending
+            .positions()
+            .map(|position| u32::from(state.rows_at(position)))
+            .sum();
+        let positions = pending
+            .positions()
+            .filter(|position| state.rows_at(*position) > 0)
+            .count() as u32;
+        let whole = positions == pending.rows().len();
+        let next_number = confirmed || (sent && self.is(Mutant::NextTokenWhileUnclear));
+        let phase = if whole || (confirmed && self.is(Mutant::DoneUnseen)) {
+            self.seen(pending)
+        } else if rows == 0 {
+            let number = (number + u8::from(next_number)).min(3);
+            let stage = Stage::Send { number };
+            Phase::Storing { pending, stage }
+        } else if state.ingestors[usize::from(ingestor)].current {
+            state.alarmed = true;
+            return;
+        } else {
+            // A false alarm: it tries again from the beginning, and finds the shard another's.
+            Phase::Away
+        };
+        set(state, ingestor, phase);
+    }
+
+    fn seen(&self, pending: Pending) -> Phase {
+        if self.is(Mutant::DuplicatesAfterRows) && !pending.dropped.is_empty() {
+            let stage = Stage::DuplicatesLate;
+            return Phase::Storing { pending, stage };
+        }
+        Phase::Ready {
+            done: pending.last,
+            told: false,
+        }
+    }
+}
+
+/// A replay looks before it sends.
+fn of_rows(replay: bool) -> Stage {
+    if replay {
+        Stage::Look { number: 1 }
+    } else {
+        Stage::Send { number: 1 }
+    }
+}
+
+fn set(state: &mut State, ingestor: u8, phase: Phase) {
+    state.ingestors[usize::from(ingestor)].phase = phase;
+}
+
+fn give_up(state: &mut State, ingestor: u8) {
+    set(state, ingestor, Phase::Away);
+    stop_waiting(state, ingestor);
+}
+
+fn stop_waiting(state: &mut State, ingestor: u8) {
+    state.air = std::mem::take(&mut state.air)
+        .into_iter()
+        .map(|insert| Insert {
+            waits: insert.waits.filter(|waits| *waits != ingestor),
+            ..insert
+        })
+        .collect();
+}
