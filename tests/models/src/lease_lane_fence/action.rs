@@ -70,7 +70,7 @@ pub enum Action {
     Settle {
         run: u8,
     },
-    /// `live → spooling`, one conditional update.
+    /// `live → spooling`, one conditional update. The message in flight, if there is one, goes into the spool first.
     StartSpooling {
         gateway: u8,
     },

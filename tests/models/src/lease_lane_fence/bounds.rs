@@ -47,8 +47,8 @@ pub enum Mutant {
     FenceSpooling,
     /// 2xx from the spool before `spooling` is committed.
     SpoolBeforeCommitted,
-    /// A restarted process drains the spool without first appending a record of its own.
-    ResumeWithoutRecord,
+    /// The message in flight stays out of the spool.
+    SpoolWithoutInFlight,
 }
 
 impl Mutant {
@@ -65,7 +65,7 @@ impl Mutant {
         Self::AdmitAnewBeforeVerdict,
         Self::FenceSpooling,
         Self::SpoolBeforeCommitted,
-        Self::ResumeWithoutRecord,
+        Self::SpoolWithoutInFlight,
     ];
 }
 
@@ -90,7 +90,7 @@ impl Mutant {
     pub fn bounds(self) -> Bounds {
         match self {
             Self::AdmitAnewBeforeVerdict => Bounds::RETURN,
-            Self::FenceSpooling | Self::SpoolBeforeCommitted | Self::ResumeWithoutRecord => Bounds::SPOOL,
+            Self::FenceSpooling | Self::SpoolBeforeCommitted | Self::SpoolWithoutInFlight => Bounds::SPOOL,
             _ => Bounds::FENCE,
         }
     }

@@ -25,7 +25,7 @@ impl Mutant {
             Self::NoExpectedSequence | Self::AdmitAnewBeforeVerdict => Some(ONCE),
             Self::AnswerBeforeStored | Self::FenceSpooling | Self::SpoolBeforeCommitted => Some(ANSWERED),
             Self::GrantToFenced => None,
-            Self::ResumeWithoutRecord => Some(POSSIBLE),
+            Self::SpoolWithoutInFlight => Some(POSSIBLE),
         }
     }
 }

@@ -53,13 +53,7 @@ impl LeaseLaneFence {
                 of_run.passed = of_run.log.len() as u8;
             }
             Action::Settle { run } => settle(state, run),
-            Action::StartSpooling { gateway } => {
-                let of_gateway = &mut state.gateways[usize::from(gateway)];
-                of_gateway.spooling = true;
-                if let Some(run) = of_gateway.run {
-                    state.runs[usize::from(run)].row = RunRow::Spooling;
-                }
-            }
+            Action::StartSpooling { gateway } => self.start_spooling(state, gateway),
             Action::Spool { gateway, lease } => spool(state, gateway, lease),
             Action::Drain { run } => {
                 let first = state.runs[usize::from(run)].spool[0];
@@ -271,6 +265,25 @@ impl LeaseLaneFence {
         self.begin_run(state, gateway);
     }
 
+    /// The message in flight is the spool's first, and acknowledged with it: so nothing else of this process can be under way
+    /// when another drains.
+    fn start_spooling(&self, state: &mut State, gateway: u8) {
+        let of_gateway = &mut state.gateways[usize::from(gateway)];
+        of_gateway.spooling = true;
+        let Some(run) = of_gateway.run else { return };
+        let of_run = &mut state.runs[usize::from(run)];
+        of_run.row = RunRow::Spooling;
+        let sending = of_run.writer.as_mut().and_then(|writer| writer.sending.as_mut());
+        if let Some(sending) = sending
+            && let What::Request(event) = sending.what
+            && !self.is(Mutant::SpoolWithoutInFlight)
+        {
+            sending.what = What::Spooled(event);
+            of_run.spool.push(event);
+            state.answered |= 1 << event.request;
+        }
+    }
+
     fn restart(&self, state: &mut State, gateway: u8) {
         state.gateways[usize::from(gateway)].alive = true;
         for run in 0..state.runs.len() as u8 {
@@ -278,12 +291,7 @@ impl LeaseLaneFence {
             if of_run.gateway != gateway || of_run.row != RunRow::Spooling {
                 continue;
             }
-            // What a process before it had sent of the spool, and what else is on its way from there, is settled by a record
-            // of our own: behind it nothing of before is taken any more. Like a fence, it is sent until it stands.
-            if !self.is(Mutant::ResumeWithoutRecord) && !of_run.is_ended() {
-                self.append(state, run, Record::Empty(200 + run));
-            }
-            let of_run = &mut state.runs[usize::from(run)];
+            // What may still be under way from before is the spool's first batch: sent again, it is stored once.
             let log = &of_run.log;
             of_run.spool.retain(|event| !log.contains(&Record::Batch(*event)));
             of_run.writer = Some(Writer::behind(of_run.log.len() as u64, true));

@@ -65,6 +65,8 @@ impl Mutant {
             // A duplicate between two rows.
             Self::DuplicatesAfterRows => Bounds {
                 events: &[0, 0, 1],
+                suspicions: 0,
+                expires: false,
                 ..Bounds::LOSS
             },
             Self::AuditStoresDuplicates | Self::NoAudit => Bounds::WINDOW,
@@ -121,8 +123,6 @@ impl Bounds {
     pub const LOSS_LARGE: Self = Self {
         events: &[0, 1, 0, 2],
         suspicions: 2,
-        swallowed: 1,
-        manifests: 2,
         ..Self::LOSS
     };
     pub const WINDOW_LARGE: Self = Self {
