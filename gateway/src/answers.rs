@@ -168,7 +168,8 @@ impl Answer {
         Self {
             status: response.status(),
             headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
-            body: response.body().clone(),
+            // Not the buffer that it was written into, which has room for more.
+            body: Bytes::copy_from_slice(response.body()),
         }
     }
 

@@ -19,7 +19,7 @@
 //! | the public port's routes; `/v1` | [`http`], [`api`] |
 //! | the reverse proxy, and what its calls cost | [`proxy`], [`routes`], [`cost`] |
 //! | one answer to one `Idempotency-Key` | [`idempotency_key`], [`answers`] |
-//! | decide before, record after | [`metering`], [`completion`] |
+//! | decide before, record after, anew if the run ended between | [`metering`], [`completion`], [`current_run`] |
 //! | what goes wrong, as a problem body | [`problem`] |
 //! | keys and accounts, cached; what is announced of them | [`accounts`], [`account`], [`announcements`] |
 //! | admitted or refused | [`burst`], [`quotas`], [`admission`] |
@@ -35,6 +35,7 @@
 //!   leases returned.
 //! - A counter is closed before its units are given back, and a recall is answered after Postgres has them.
 //! - Units of an event whose outcome is not known are spent, never given back.
+//! - All leases of a run that ended are dropped before the next one begins, so no event in a lane is paid for by another run.
 
 pub mod account;
 pub mod accounts;
