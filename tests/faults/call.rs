@@ -35,7 +35,7 @@ const FAT_EVENTS: usize = 25;
 const FAT_TEXT: usize = 2_000;
 
 /// Makes up a call of an account.
-pub fn make_up(random: &mut StdRng, role: Role, idempotency: bool) -> Call {
+pub fn make_up(random: &mut StdRng, role: Role) -> Call {
     let way = match random.random_range(0..100) {
         0..62 => Way::Usage,
         62..72 => Way::Batch,
@@ -60,7 +60,7 @@ pub fn make_up(random: &mut StdRng, role: Role, idempotency: bool) -> Call {
         is_fat: false,
     };
     match way {
-        Way::Usage => call.twice = idempotency && call.hangs_up_ms.is_none() && random.random_bool(0.15),
+        Way::Usage => call.twice = call.hangs_up_ms.is_none() && random.random_bool(0.15),
         Way::Batch => call
             .events
             .extend((0..random.random_range(1..8)).map(|_| event(random))),

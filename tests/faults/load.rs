@@ -39,7 +39,6 @@ pub struct Load {
     pub calls_per_second: f64,
     pub clients: usize,
     pub seed: u64,
-    pub idempotency: bool,
     pub calls: Arc<AtomicU32>,
 }
 
@@ -130,7 +129,7 @@ impl Client {
     async fn call(&mut self) -> Result<()> {
         let account = self.random.random_range(0..self.load.cast.members.len());
         let role: Role = self.load.cast.members[account].role;
-        let call = call::make_up(&mut self.random, role, self.load.idempotency);
+        let call = call::make_up(&mut self.random, role);
         self.send(call, account).await
     }
 

@@ -101,7 +101,6 @@ impl Options {
             ingestors: 2,
             billing_workers: 2,
             dead_after: DEAD_AFTER,
-            spool: SPOOL,
         }
     }
 
@@ -109,11 +108,6 @@ impl Options {
         plan::plan(self.seed, self.length, &self.targets(), &self.only)
     }
 }
-
-/// What is built by now.
-pub const SPOOL: bool = false;
-pub const IDEMPOTENCY: bool = false;
-pub const SETTLES: bool = false;
 
 /// Runs it all. An error is the suite's own; what the system did wrong is in the report.
 pub async fn run(options: &Options) -> Result<Report> {
@@ -154,7 +148,6 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
         calls_per_second: options.calls_per_second,
         clients: options.clients,
         seed: options.seed,
-        idempotency: IDEMPOTENCY,
         calls: Arc::default(),
     };
     let operator = Operator::new(system.admins.clone(), cast.clone(), stopwatch, limits, options.seed);

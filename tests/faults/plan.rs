@@ -81,7 +81,6 @@ pub struct Targets {
     pub billing_workers: usize,
     /// A gateway that was silent for so long is ended by others.
     pub dead_after: Duration,
-    pub spool: bool,
 }
 
 /// Names of faults, as `--only` takes them and the figures have them.
@@ -222,7 +221,7 @@ fn new_deck(random: &mut StdRng, targets: &Targets) -> Vec<Fault> {
             deck.push(Fault::Clock(n, jump_ms));
             // What a gateway holds is in most of the protocols.
             deck.push(Fault::Service(part, Blow::Kill));
-            deck.extend(targets.spool.then_some(Fault::SpoolFull(n)));
+            deck.push(Fault::SpoolFull(n));
         }
         if let Part::Ingestor(_) = part {
             deck.push(Fault::Service(part, Blow::Kill));
@@ -283,13 +282,21 @@ fn between(random: &mut StdRng, from_ms: u64, to_ms: u64) -> Duration {
     Duration::from_millis(random.random_range(from_ms..to_ms))
 }
 
+impl Part {
+    /// What the service is called.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Gateway(_) => "gateway",
+            Self::Ingestor(_) => "ingestor",
+            Self::Billing(_) => "billing-worker",
+        }
+    }
+}
+
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gateway(n) => write!(f, "gateway-{n}"),
-            Self::Ingestor(n) => write!(f, "ingestor-{n}"),
-            Self::Billing(n) => write!(f, "billing-worker-{n}"),
-        }
+        let (Self::Gateway(n) | Self::Ingestor(n) | Self::Billing(n)) = self;
+        write!(f, "{}-{n}", self.kind())
     }
 }
 

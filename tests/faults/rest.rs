@@ -11,7 +11,6 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{
-    SETTLES,
     plan::Part,
     proxy::Weather,
     stores,
@@ -80,19 +79,17 @@ pub async fn drained(reach: &Reach) -> Result<()> {
             behind.is_empty(),
             "shards are not stored to their end (last, done through, pending): {behind:?}"
         );
-        if SETTLES {
-            let open: i64 =
-                sqlx::query_scalar("select count(*) from gateway_runs where state not in ('closed', 'settled')")
-                    .fetch_one(&reach.database)
-                    .await?;
-            ensure!(open == 0, "{open} runs are neither closed nor settled");
-            let held = stores::held(reach).await?;
-            ensure!(
-                held.is_empty(),
-                "{} leases are neither returned nor settled",
-                held.len()
-            );
-        }
+        let open: i64 =
+            sqlx::query_scalar("select count(*) from gateway_runs where state not in ('closed', 'settled')")
+                .fetch_one(&reach.database)
+                .await?;
+        ensure!(open == 0, "{open} runs are neither closed nor settled");
+        let held = stores::held(reach).await?;
+        ensure!(
+            held.is_empty(),
+            "{} leases are neither returned nor settled",
+            held.len()
+        );
         Ok(())
     })
     .await

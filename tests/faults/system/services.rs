@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use devstack::{Service, ServiceOptions, StripeDouble, admin::Admin, ports, upstream::Upstream};
+use devstack::{Service, ServiceOptions, StripeDouble, admin::Admin, nats, ports, upstream::Upstream};
 use futures_util::future::try_join_all;
 use tokio::{process::Command, sync::Mutex};
 
@@ -94,6 +94,8 @@ impl Env {
             }
         }
         for (part, env) in &mut of_part {
+            env.push(("NATS_USER", part.kind().to_owned()));
+            env.push(("NATS_PASSWORD", nats::password(part.kind())));
             let own: &[(&'static str, &str)] = match part {
                 Part::Gateway(n) => {
                     env.push(("UPSTREAM_URL", upstream.url().to_owned()));
@@ -205,13 +207,8 @@ async fn start_gateway(env: &Env, n: usize) -> Result<((Part, Service), String)>
 }
 
 async fn start_one(env: &Env, part: Part, own: Vec<(&'static str, String)>) -> Result<(Part, Service)> {
-    let kind = match part {
-        Part::Gateway(_) => "gateway",
-        Part::Ingestor(_) => "ingestor",
-        Part::Billing(_) => "billing-worker",
-    };
     let port = ports::free()?;
-    let mut options = ServiceOptions::new(kind, &part.to_string(), env.dir.clone(), port)
+    let mut options = ServiceOptions::new(part.kind(), &part.to_string(), env.dir.clone(), port)
         .env("ADMIN_ADDR", format!("127.0.0.1:{port}"));
     options.exe = Some(env.exe.clone());
     for (name, value) in env.of_part[&part].iter().chain(&own) {
