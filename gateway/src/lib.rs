@@ -25,11 +25,11 @@
 //! | admitted or refused | [`burst`], [`quotas`], [`admission`] |
 //! | units of other gateways, before a refusal; refusals that are remembered | [`recall`], `refusals` |
 //! | events on their way, and the units that they spend | [`publisher`] |
-//! | a run of this gateway: its row, its heartbeat, its lanes; how a lane is written | the crate [`lane`] |
+//! | a run of this gateway: its row, its heartbeat, its lanes; how a lane is written; the spool | the crate [`lane`] |
 //! | what is counted | [`publisher`], [`request_metrics`] |
 //!
 //! # Invariants
-//! - A 2xx leaves only after the event is stored ([`publisher::Outcome::Stored`]).
+//! - A 2xx leaves only after the event is stored, in the stream or in the spool ([`publisher::Outcome::Stored`]).
 //! - A place in the lane is taken before a unit is spent, and a unit before the upstream is asked.
 //! - No lease is taken before all lanes of the run are open; a run is closed only after all lanes are closed and all
 //!   leases returned.

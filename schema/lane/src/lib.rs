@@ -14,8 +14,8 @@
 //! | what is counted | [`metrics`] |
 //!
 //! # Invariants
-//! - What was said to be stored is in the stream, once; what was said not to be never is, and was given back
-//!   ([`publisher::Units`]).
+//! - What was said to be stored is in the stream, once, or is in the spool and will be; what was said not to be never is,
+//!   and was given back ([`publisher::Units`]).
 //! - Units of an event whose outcome is not known are spent, never given back.
 //! - A run is closed only after all its lanes are.
 
