@@ -31,39 +31,61 @@ fn coding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// RFC 9112, 3.2: one host, and in HTTP/1.1 no less.
-fn host(headers: &HeaderMap, version: Version) -> Result<Option<Authority>, Problem> {
+/// RFC 9112, 3.2: one host, and in HTTP/1.1 no less. Empty of a target without one (RFC 9110, 7.2).
+fn host(headers: &HeaderMap, version: Version) -> Result<Option<&[u8]>, Problem> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(Problem::invalid("there is more than one Host header")),
         (None, _) if version >= Version::HTTP_11 => return Err(Problem::invalid("there is no Host header")),
         (None, _) => return Ok(None),
-        (Some(host), None) => host,
+        (Some(host), None) => host.as_bytes(),
     };
-    match Authority::try_from(host.as_bytes()) {
-        Ok(host) if !host.as_str().contains('@') => Ok(Some(host)),
-        // Of a target without a host (RFC 9110, 7.2).
-        Err(_) if host.is_empty() => Ok(None),
-        _ => Err(Problem::invalid("the Host header is no host")),
+    match host.is_empty() || is_name(host) || authority(host).is_some() {
+        true => Ok(Some(host)),
+        false => Err(Problem::invalid("the Host header is no host")),
     }
 }
 
+/// A name or an IPv4 address with or without a port: nearly every host, told without a copy of it.
+fn is_name(host: &[u8]) -> bool {
+    let (name, port) = match host.iter().position(|byte| *byte == b':') {
+        Some(colon) => (&host[..colon], &host[colon + 1..]),
+        None => (host, &[][..]),
+    };
+    !name.is_empty()
+        && name
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
+        && port.len() <= 5
+        && port.iter().all(u8::is_ascii_digit)
+}
+
+/// A host that is written in any way, without a user.
+fn authority(host: &[u8]) -> Option<Authority> {
+    let authority = Authority::try_from(host).ok()?;
+    (!authority.as_str().contains('@')).then_some(authority)
+}
+
 /// A path; or a whole URL, as a client sends it that takes us for its proxy, which must name the same host.
-fn target(uri: &Uri, host: Option<Authority>) -> Result<(), Problem> {
-    let Some(authority) = uri.authority() else {
+fn target(uri: &Uri, host: Option<&[u8]>) -> Result<(), Problem> {
+    let Some(named) = uri.authority() else {
         return match uri.path() {
             path if path.starts_with('/') => Ok(()),
             _ => Err(Problem::invalid("the request's target is no path")),
         };
     };
-    let is_url = uri.scheme().is_some_and(|s| *s == Scheme::HTTP || *s == Scheme::HTTPS);
-    // `Authority` compares without regard to case.
+    let is_url = uri
+        .scheme()
+        .is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
     match host {
         _ if !is_url => Err(Problem::invalid(
             "the request's target is neither a path nor an http URL",
         )),
-        Some(host) if host != *authority => Err(Problem::invalid("the request's target and its Host header differ")),
-        None if authority.as_str().contains('@') => Err(Problem::invalid("the request's target names a user")),
+        _ if named.as_str().contains('@') => Err(Problem::invalid("the request's target names a user")),
+        // Compared without regard to case.
+        Some(host) if authority(host).as_ref() != Some(named) => {
+            Err(Problem::invalid("the request's target and its Host header differ"))
+        }
         _ => Ok(()),
     }
 }
@@ -90,6 +112,7 @@ mod tests {
         for (target, hosts) in [
             ("/x", &["a.example"] as &[&str]),
             ("/x", &["a.example:8080"]),
+            ("/x", &["127.0.0.1:8080"]),
             ("/x", &["[2001:db8::1]:8080"]),
             ("/x", &[""]),
             ("http://a.example/x", &["a.example"]),
@@ -103,6 +126,8 @@ mod tests {
             ("/x", &["a.example, b.example"]),
             ("/x", &["a.example/y"]),
             ("/x", &["user@a.example"]),
+            ("/x", &["a.example:80:80"]),
+            ("/x", &["a b"]),
             ("*", &["a.example"]),
             ("a.example:443", &["a.example:443"]),
             ("http://a.example/x", &["b.example"]),

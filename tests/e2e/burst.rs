@@ -10,8 +10,8 @@ use serde_json::json;
 use crate::SERVICES;
 
 /// Ten at once and two a second, of each key of Pro; none of the others.
-async fn stack() -> Result<(Stack, tempfile::Plans)> {
-    let plans = tempfile::Plans::with_burst("pro", "{ per_second = 2, size = 10 }")?;
+async fn stack() -> Result<(Stack, catalogue::Plans)> {
+    let plans = catalogue::Plans::with_burst("pro", "{ per_second = 2, size = 10 }")?;
     let env = vec![("PLANS_FILE", plans.path())];
     let options = StackOptions {
         gateway_env: env.clone(),
@@ -21,7 +21,7 @@ async fn stack() -> Result<(Stack, tempfile::Plans)> {
     Ok((Stack::start(SERVICES, options).await?, plans))
 }
 
-mod tempfile {
+mod catalogue {
     use anyhow::Result;
 
     /// A catalogue of this test's own; removed when it is dropped.

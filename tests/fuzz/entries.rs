@@ -13,8 +13,10 @@ use schema::{
     lane_record::Kind,
 };
 
+pub type Parser = fn(&[u8]);
+
 /// Each parser by the name of its target.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub const ALL: &[(&str, Parser)] = &[
     ("key", key),
     ("headers", request_headers),
     ("event", event),
