@@ -132,9 +132,12 @@ impl Store {
         let shard = Shard { shard: span.shard };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let (mut tokens, mut confirmed, mut look_first) = (1, false, tried == Tried::Perhaps);
+        let mut looked_at = None;
         loop {
             if look_first {
-                match self.look(&range.pending, part, span, token).await {
+                let look = self.look(&range.pending, part, span, token).await;
+                looked_at = Some(Instant::now());
+                match look {
                     Ok(Look::There(stored)) => {
                         self.health.up("clickhouse");
                         return Ok(stored);
@@ -146,6 +149,7 @@ impl Store {
                         );
                         self.metrics.swallowed_tokens.get_or_create(&shard).inc();
                         tokens += 1;
+                        confirmed = false;
                         if tokens > TOKENS_MAX {
                             return Err(Stop::Alarm(format!(
                                 "ClickHouse confirmed {token} {TOKENS_MAX} times, and its rows are not there"
@@ -165,6 +169,11 @@ impl Store {
                 }
             }
             fence.check().await?;
+            // What was absent then may have come since, from an earlier try, and its token be forgotten: whoever was paused
+            // between looks again.
+            if looked_at.is_some_and(|at| at.elapsed() >= TRUSTED_FOR) {
+                continue;
+            }
             let of_this_try = match tokens {
                 1 => token.to_owned(),
                 n => format!("{token}#{n}"),
