@@ -38,15 +38,16 @@ async fn a_gateway_killed_while_it_spools_drains_at_its_next_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_killed_ten_times_while_it_drains_stores_each_event_once() {
-    let (mut stack, ada) = stack(1, &[("HEARTBEAT_INTERVAL", "0.5")]).await;
-    let told = killed_while_spooling(&mut stack, &ada, 4_000).await;
+    // One event a batch: the drain takes its time.
+    let (mut stack, ada) = stack(1, &[("BATCH_EVENTS", "1")]).await;
+    let told = killed_while_spooling(&mut stack, &ada, 3_000).await;
     stack.nats.restart().await.unwrap();
     let program = stack.gateways[0].service.process().program().clone();
     let mut cut_short = 0;
     for _ in 0..10 {
         let mut gateway = program.clone().start().unwrap();
-        // From before it has connected until after it has drained.
-        let wait = rand::rng().random_range(0..150);
+        // From before it has looked at its lanes until well into the drain.
+        let wait = rand::rng().random_range(0..100);
         eventually("it starts", async || {
             gateway.has_logged("connected to NATS").then_some(())
         })
@@ -59,6 +60,7 @@ async fn a_gateway_killed_ten_times_while_it_drains_stores_each_event_once() {
             break;
         }
     }
+    assert!(cut_short >= 5, "only {cut_short} drains were cut short");
     eprintln!("{cut_short} drains were cut short");
     stack.gateways[0].service.restart().await.unwrap();
     assert!(runs_in(spool_dir(&stack, 0)).is_empty());
