@@ -203,7 +203,7 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
         timeline: troubles,
         steady: cast.with_role(&[cast::Role::Near]).into_iter().collect(),
         pools: stores::pools(system).await?,
-        held: stores::held(system).await?,
+        leases: stores::leases(system).await?,
         stream: stores::stream(system).await?,
         told: stores::told(system, &cast, &rows).await?,
         settled_ms: i64::try_from(rest::SETTLED_WITHIN.as_millis())?,
