@@ -1,6 +1,6 @@
 //! What the checker is given: the history, what the stores hold at the end, and what was done to the system meanwhile.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use schema::{AccountId, EventId, KeyId, LeaseId};
 
@@ -23,8 +23,7 @@ pub struct Evidence {
     /// Accounts whose one period and limits are known all the time, and no operation shares their units.
     pub steady: HashSet<usize>,
     pub pools: Vec<Pool>,
-    /// Leases that are neither returned nor settled.
-    pub held: Vec<Held>,
+    pub leases: Vec<Lease>,
     pub stream: Stream,
     pub told: Vec<Told>,
     /// Units of what died, or has an unknown outcome, are back after so long.
@@ -70,14 +69,19 @@ pub struct Pool {
     pub granted: i64,
 }
 
-/// A lease that is still live: units less what was given back.
+/// One row of `quota_leases`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    pub lease: LeaseId,
+pub struct Lease {
+    pub id: LeaseId,
+    /// Whose run took it.
+    pub gateway: String,
     pub account: AccountId,
     pub usage_type: String,
     pub period_start: i64,
+    /// Less what was given back.
     pub units: i64,
+    /// Neither returned nor settled: what it has not spent is held.
+    pub is_live: bool,
 }
 
 /// What the stream holds, and how far the manifests say that it is stored.
@@ -85,8 +89,8 @@ pub struct Held {
 pub struct Stream {
     /// Events at their positions, as far back as the stream still reaches.
     pub events: BTreeMap<Position, EventId>,
-    /// Positions that were dropped as duplicates.
-    pub dropped: HashSet<Position>,
+    /// Events that were dropped as duplicates, with the lease that paid for each and its units.
+    pub dropped: HashMap<Position, (LeaseId, i64)>,
     /// Of each shard: its last record's sequence, `done_through`, and whether a range is pending.
     pub shards: Vec<(u64, u64, bool)>,
 }

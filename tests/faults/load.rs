@@ -27,6 +27,9 @@ use super::{
 /// More than any answer may take: outcomes are answered by their deadline, and a drain by its own.
 const PATIENCE: Duration = Duration::from_secs(12);
 
+/// Between two calls of a burst: it fills a spool within a second, and is not much work when that is full.
+const BETWEEN_FAT: Duration = Duration::from_millis(25);
+
 /// What all clients share.
 #[derive(Clone)]
 pub struct Load {
@@ -78,6 +81,7 @@ impl Load {
         while Instant::now() < end {
             let account = accounts[client.random.random_range(0..accounts.len())];
             client.send(Call::fat(), account).await?;
+            tokio::time::sleep(BETWEEN_FAT).await;
         }
         Ok(())
     }

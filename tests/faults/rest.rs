@@ -67,7 +67,7 @@ pub async fn stop_gateways(reach: &Reach) -> Result<()> {
     futures_util::future::try_join_all(stops).await.map(drop)
 }
 
-/// Every shard is stored to its end, and every run is closed or settled.
+/// Every shard is stored to its end, every run is closed or settled, and the units of every duplicate are given back.
 pub async fn drained(reach: &Reach) -> Result<()> {
     until(DRAINED_WITHIN, async || {
         let shards = stores::shards(reach).await?;
@@ -84,12 +84,12 @@ pub async fn drained(reach: &Reach) -> Result<()> {
                 .fetch_one(&reach.database)
                 .await?;
         ensure!(open == 0, "{open} runs are neither closed nor settled");
-        let held = stores::held(reach).await?;
-        ensure!(
-            held.is_empty(),
-            "{} leases are neither returned nor settled",
-            held.len()
-        );
+        let held: i64 = sqlx::query_scalar("select count(*) from quota_leases where state = 'live'")
+            .fetch_one(&reach.database)
+            .await?;
+        ensure!(held == 0, "{held} leases are neither returned nor settled");
+        let (paid, returned) = stores::duplicates_returned(reach).await?;
+        ensure!(paid == returned, "of {paid} duplicates {returned} were given back");
         Ok(())
     })
     .await

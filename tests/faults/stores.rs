@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     cast::{Cast, USAGE_TYPES},
-    evidence::{Held, Pool, Position, Row, Stream, Told},
+    evidence::{Lease, Pool, Position, Row, Stream, Told},
     system::{Reach, SHARDS},
 };
 
@@ -37,10 +37,13 @@ struct StoredRow {
 }
 
 #[derive(ClickHouseRow, Deserialize)]
-struct StoredPosition {
+struct Duplicate {
     shard: u16,
     stream_seq: u64,
     idx: u32,
+    #[serde(with = "clickhouse::serde::uuid")]
+    lease_id: Uuid,
+    cost_units: i64,
 }
 
 pub async fn rows(system: &Reach) -> Result<Vec<Row>> {
@@ -85,22 +88,41 @@ pub async fn pools(system: &Reach) -> Result<Vec<Pool>> {
     Ok(rows.into_iter().map(pool).collect())
 }
 
-/// Leases that nobody has returned or settled.
-pub async fn held(system: &Reach) -> Result<Vec<Held>> {
-    let rows: Vec<(Uuid, Uuid, String, OffsetDateTime, i64)> = sqlx::query_as(
-        "select id, account_id, usage_type, period_start, units - returned_units from quota_leases where state = 'live'",
+pub async fn leases(system: &Reach) -> Result<Vec<Lease>> {
+    let rows: Vec<(Uuid, String, Uuid, String, OffsetDateTime, i64, bool)> = sqlx::query_as(
+        "select l.id, r.gateway, l.account_id, l.usage_type, l.period_start, l.units - l.returned_units, l.state = 'live'
+         from quota_leases l join gateway_runs r on r.id = l.run_id",
     )
     .fetch_all(&system.database)
     .await
     .context("reading the leases")?;
-    let held = |(lease, account, usage_type, start, units): (Uuid, Uuid, String, OffsetDateTime, i64)| Held {
-        lease: LeaseId(lease),
+    let lease = |(id, gateway, account, usage_type, start, units, is_live): (_, _, _, _, OffsetDateTime, _, _)| Lease {
+        id: LeaseId(id),
+        gateway,
         account: AccountId(account),
         usage_type,
         period_start: start.unix_timestamp(),
         units,
+        is_live,
     };
-    Ok(rows.into_iter().map(held).collect())
+    Ok(rows.into_iter().map(lease).collect())
+}
+
+/// Duplicates that a lease paid for, and how many of them are in the ledger of what went back to the pools.
+pub async fn duplicates_returned(system: &Reach) -> Result<(u64, u64)> {
+    let query = "select uniqExact((generation, shard, stream_seq, idx)) from usage_duplicates \
+                 where cost_units > 0 and lease_id != toUUID('00000000-0000-0000-0000-000000000000')";
+    let paid: u64 = system
+        .clickhouse
+        .query(query)
+        .fetch_one()
+        .await
+        .context("counting duplicates")?;
+    let returned: i64 = sqlx::query_scalar("select count(*) from duplicate_returns")
+        .fetch_one(&system.database)
+        .await
+        .context("counting duplicates")?;
+    Ok((paid, returned.cast_unsigned()))
 }
 
 /// Of each shard: its last record, how far it is done, and whether a range is pending.
@@ -156,21 +178,24 @@ pub async fn stream(system: &Reach) -> Result<Stream> {
             }
         }
     }
-    let query = "select distinct shard, stream_seq, idx from usage_duplicates";
-    let dropped: Vec<StoredPosition> = system
+    let query = "select distinct shard, stream_seq, idx, lease_id, cost_units from usage_duplicates";
+    let dropped: Vec<Duplicate> = system
         .clickhouse
         .query(query)
         .fetch_all()
         .await
         .context("reading duplicates")?;
-    let position = |row: StoredPosition| Position {
-        shard: row.shard,
-        seq: row.stream_seq,
-        idx: row.idx,
-    };
+    let dropped = dropped.into_iter().map(|row| {
+        let position = Position {
+            shard: row.shard,
+            seq: row.stream_seq,
+            idx: row.idx,
+        };
+        (position, (LeaseId(row.lease_id), row.cost_units))
+    });
     Ok(Stream {
         events,
-        dropped: dropped.into_iter().map(position).collect::<HashSet<_>>(),
+        dropped: dropped.collect(),
         shards: shards(system).await?,
     })
 }

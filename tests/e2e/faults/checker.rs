@@ -2,7 +2,7 @@
 
 use harness::faults::{
     checker::{self, Crime, Figures, Verdict},
-    evidence::{Evidence, Held, Pool, Position, Revocation, Row, Told},
+    evidence::{Evidence, Lease, Pool, Position, Revocation, Row, Told},
     history::{Attempt, Doubt, Outcome, RequestId, Way},
     limits::{Change, Limits},
     timeline::{LOST_MS, Timeline, Trouble},
@@ -281,16 +281,32 @@ fn units_are_spent_or_held() {
     let mut evidence = innocent();
     evidence.pools[0].granted = 101;
     assert_convicted(&evidence, &[Crime::PoolDrift]);
-    evidence.held.push(Held {
-        lease: evidence.rows[0].lease,
+    let lease = Lease {
+        id: evidence.rows[0].lease,
+        gateway: "gateway-1".to_owned(),
         account: evidence.accounts[0],
         usage_type: "api_call".to_owned(),
         period_start: PERIOD,
         units: 101,
-    });
+        is_live: true,
+    };
+    evidence.leases.push(lease);
     assert_convicted(&evidence, &[]);
-    evidence.held[0].units = 99;
+    evidence.leases[0].is_live = false;
     assert_convicted(&evidence, &[Crime::PoolDrift]);
+    // On a duplicate, whose unit went back to the pool.
+    let position = Position {
+        shard: 0,
+        seq: 13,
+        idx: 0,
+    };
+    let paid = (evidence.leases[0].id, 1);
+    evidence.stream.dropped.insert(position, paid);
+    evidence.pools[0].granted = 100;
+    assert_convicted(&evidence, &[]);
+    evidence.leases[0].units = 99;
+    assert_convicted(&evidence, &[Crime::PoolDrift]);
+    evidence.leases.clear();
     evidence.pools.clear();
     assert_convicted(&evidence, &[Crime::PoolDrift]);
 }
@@ -305,7 +321,7 @@ fn every_position_is_a_row_or_dropped() {
     };
     evidence.stream.events.insert(position, EventId::new());
     assert_convicted(&evidence, &[Crime::Position]);
-    evidence.stream.dropped.insert(position);
+    evidence.stream.dropped.insert(position, (LeaseId::NIL, 10));
     assert_convicted(&evidence, &[]);
     for shard in [(12, 11, false), (11, 11, true)] {
         let mut evidence = innocent();

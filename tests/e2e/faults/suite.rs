@@ -33,3 +33,10 @@ fn a_seed_gives_one_plan_and_a_long_run_has_every_kind() {
     assert!(kills.iter().all(|step| step.fault.kind() == "kill") && kills.len() > 5);
     assert!(steps.iter().all(|step| step.at + step.hold <= Duration::from_secs(600)));
 }
+
+#[tokio::test]
+async fn every_mutant_still_applies() {
+    let run = concat!(env!("CARGO_MANIFEST_DIR"), "/mutants/run");
+    let output = tokio::process::Command::new(run).arg("--check").output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,4 +1,5 @@
-//! Units that were granted are spent or held: granted − held = stored, of every pool.
+//! Units that were granted are spent or held: granted − held = stored, of every pool. And of every lease that is over: what was
+//! not given back was spent, on an event that is stored or on a duplicate of one.
 
 use std::collections::HashMap;
 
@@ -7,38 +8,55 @@ use schema::{AccountId, LeaseId};
 use super::{Crime, Verdict};
 use crate::faults::evidence::Evidence;
 
+type PoolKey<'a> = (AccountId, &'a str, i64);
+
 pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
-    let mut spent: HashMap<(AccountId, &str, i64), i64> = HashMap::new();
+    let mut stored: HashMap<PoolKey, i64> = HashMap::new();
     let mut by_lease: HashMap<LeaseId, i64> = HashMap::new();
     for row in evidence.rows.iter().filter(|row| row.lease != LeaseId::NIL) {
-        let pool = (row.account, row.usage_type.as_str(), row.period_start);
-        *spent.entry(pool).or_default() += row.units;
+        *stored
+            .entry((row.account, row.usage_type.as_str(), row.period_start))
+            .or_default() += row.units;
         *by_lease.entry(row.lease).or_default() += row.units;
     }
-    let mut held: HashMap<(AccountId, &str, i64), i64> = HashMap::new();
-    for lease in &evidence.held {
-        let unspent = lease.units - by_lease.get(&lease.lease).copied().unwrap_or(0);
-        if unspent < 0 {
-            verdict.convict(Crime::PoolDrift, || {
-                format!("{} units more were spent than {lease:?} has", -unspent)
-            });
-        }
-        let pool = (lease.account, lease.usage_type.as_str(), lease.period_start);
-        *held.entry(pool).or_default() += unspent;
+    for (lease, units) in evidence.stream.dropped.values() {
+        *by_lease.entry(*lease).or_default() += units;
     }
+    let held = leases(evidence, &by_lease, verdict);
     for pool in &evidence.pools {
         let key = (pool.account, pool.usage_type.as_str(), pool.period_start);
-        let spent = spent.remove(&key).unwrap_or(0);
-        let held = held.remove(&key).unwrap_or(0);
-        if pool.granted - held != spent {
+        let (stored, held) = (stored.remove(&key).unwrap_or(0), held.get(&key).copied().unwrap_or(0));
+        if pool.granted - held != stored {
             verdict.convict(Crime::PoolDrift, || {
-                format!("{pool:?}: {held} are held, {spent} are stored")
+                format!("{pool:?}: {held} are held, {stored} are stored")
             });
         }
     }
-    for (pool, units) in spent {
+    for (pool, units) in stored {
         verdict.convict(Crime::PoolDrift, || {
             format!("{units} units of {pool:?} are stored, and there is no such pool")
         });
     }
+}
+
+/// Returns what live leases hold of each pool.
+fn leases<'a>(
+    evidence: &'a Evidence,
+    spent: &HashMap<LeaseId, i64>,
+    verdict: &mut Verdict,
+) -> HashMap<PoolKey<'a>, i64> {
+    let mut held: HashMap<PoolKey, i64> = HashMap::new();
+    for lease in &evidence.leases {
+        let unspent = lease.units - spent.get(&lease.id).copied().unwrap_or(0);
+        if unspent < 0 || (unspent > 0 && !lease.is_live) {
+            verdict.convict(Crime::PoolDrift, || {
+                format!("{unspent} units are neither spent nor given back of {lease:?}")
+            });
+        }
+        let pool = (lease.account, lease.usage_type.as_str(), lease.period_start);
+        if lease.is_live {
+            *held.entry(pool).or_default() += unspent;
+        }
+    }
+    held
 }

@@ -15,7 +15,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
         }
     }
     for (position, event) in &stream.events {
-        match (rows.get(position), stream.dropped.contains(position)) {
+        match (rows.get(position), stream.dropped.contains_key(position)) {
             (Some(row), false) if row.event == *event => {}
             (None, true) => {}
             (row, dropped) => verdict.convict(Crime::Position, || {

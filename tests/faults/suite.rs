@@ -1,0 +1,237 @@
+//! One run of the suite, from its start to its report.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    cast,
+    checker::{self, Crime, Verdict},
+    evidence::Evidence,
+    history::History,
+    load::Load,
+    operator::Operator,
+    plan::{self, Step, Targets},
+    report::Report,
+    rest, setup,
+    stopwatch::Stopwatch,
+    stores,
+    strike::{self, Striker},
+    system::{DEAD_AFTER, System},
+    timeline::Timeline,
+};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Runs as `<exe> service <name>`.
+    pub exe: PathBuf,
+    pub seed: u64,
+    /// How long faults strike.
+    pub length: Duration,
+    /// How long the load, and the changes of operators, go on after that, with everything well. What is only certain without
+    /// trouble (a change is heard within a second, no refusal is false) is certain again in the last part of it, if it is longer
+    /// than a minute.
+    pub calm: Duration,
+    pub calls_per_second: f64,
+    pub clients: usize,
+    /// Kinds of faults; empty: all.
+    pub only: Vec<String>,
+    /// Say what happens, on standard error.
+    pub talk: bool,
+}
+
+impl Options {
+    pub fn new(exe: PathBuf, seed: u64, length: Duration) -> Self {
+        Self {
+            exe,
+            seed,
+            length,
+            calm: (length / 6).clamp(Duration::from_secs(4), Duration::from_secs(90)),
+            calls_per_second: 200.0,
+            clients: 32,
+            only: Vec::new(),
+            talk: false,
+        }
+    }
+
+    pub fn targets(&self) -> Targets {
+        Targets {
+            gateways: 3,
+            ingestors: 2,
+            billing_workers: 2,
+            dead_after: DEAD_AFTER,
+        }
+    }
+
+    pub fn plan(&self) -> Vec<Step> {
+        plan::plan(self.seed, self.length, &self.targets(), &self.only)
+    }
+}
+
+/// Runs it all. An error is the suite's own; what the system did wrong is in the report.
+pub async fn run(options: &Options) -> Result<Report> {
+    let say = |line: String| {
+        if options.talk {
+            eprintln!("faults: {line}");
+        }
+    };
+    say(
+        "starting NATS, PostgreSQL, ClickHouse, Stripe's double, 3 gateways, 2 ingestors, 2 billing workers".to_owned(),
+    );
+    let mut system = System::start(options.exe.clone(), &options.targets()).await?;
+    let judged = judge(options, &mut system, &say).await;
+    // Also of a run that failed half-way: the logs say why.
+    let is_clean = judged.as_ref().is_ok_and(|report| report.verdict.is_clean());
+    if !is_clean {
+        system.data.keep()?;
+        say(format!(
+            "logs, history and data are kept in {}",
+            system.data.path().display()
+        ));
+    }
+    judged.map(|report| Report {
+        kept: (!is_clean).then(|| system.data.path().to_owned()),
+        ..report
+    })
+}
+
+async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) -> Result<Report> {
+    let (cast, limits) = setup::make(system, options.length).await.context("making the cast")?;
+    let history = History::create(&system.data.path().join("history.jsonl"))?;
+    let (stopwatch, timeline) = (Stopwatch::start(), Arc::<Mutex<Timeline>>::default());
+    let load = Load {
+        cast: cast.clone(),
+        history: history.clone(),
+        stopwatch,
+        gateways: Arc::new(system.gateways.clone()),
+        calls_per_second: options.calls_per_second,
+        clients: options.clients,
+        seed: options.seed,
+        calls: Arc::default(),
+    };
+    let operator = Operator::new(system.admins.clone(), cast.clone(), stopwatch, limits, options.seed);
+    let striker = Arc::new(Striker {
+        operator: operator.clone(),
+        load: load.clone(),
+        stopwatch,
+        timeline: timeline.clone(),
+        struck: Arc::default(),
+        gave_up: Arc::default(),
+        reach: system.reach.clone(),
+    });
+    let over = Arc::new(AtomicBool::new(false));
+    let mut keeper = JoinSet::new();
+    keeper.spawn(strike::keep(
+        system.reach.clone(),
+        striker.gave_up.clone(),
+        over.clone(),
+    ));
+
+    say(format!("clients send; faults strike for {:?}", options.length));
+    let loading = load.start();
+    strike_all(options, &striker, stopwatch, say).await?;
+    say("healing".to_owned());
+    let mut verdict = Verdict::default();
+    let well = rest::heal(system).await;
+    convict_of_unrest(&mut verdict, well);
+    say(format!("all is well; clients go on for {:?}", options.calm));
+    keep_operating(&operator, options.calm).await?;
+    loading.stop().await.context("stopping the clients")?;
+    over.store(true, Ordering::Release);
+    while let Some(kept) = keeper.join_next().await {
+        kept??;
+    }
+
+    say("stopping the gateways, and waiting until nothing moves".to_owned());
+    convict_of_unrest(&mut verdict, rest::stop_gateways(system).await);
+    convict_of_unrest(&mut verdict, rest::drained(system).await);
+    let reconciled = rest::reported(system).await;
+    convict_of_unrest(&mut verdict, reconciled);
+
+    say("checking".to_owned());
+    let operated = operator.state();
+    let troubles = timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let rows = stores::rows(system).await?;
+    let evidence = Evidence {
+        accounts: cast.members.iter().map(|member| member.id).collect(),
+        keys: cast.key_ids(),
+        usage_types: cast::USAGE_TYPES.map(str::to_owned).to_vec(),
+        history: history.take()?,
+        limits: operated.limits,
+        revocations: operated.revocations,
+        timeline: troubles,
+        steady: cast.with_role(&[cast::Role::Near]).into_iter().collect(),
+        pools: stores::pools(system).await?,
+        leases: stores::leases(system).await?,
+        stream: stores::stream(system).await?,
+        told: stores::told(system, &cast, &rows).await?,
+        settled_ms: i64::try_from(rest::SETTLED_WITHIN.as_millis())?,
+        rows,
+    };
+    let (found, figures) = checker::check(&evidence);
+    verdict.add(found);
+    let struck = striker.struck.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let gave_up = striker.gave_up.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Report {
+        seed: options.seed,
+        seconds: options.length.as_secs(),
+        figures,
+        faults: struck,
+        rows: evidence.rows.len(),
+        revocations: evidence.revocations.len(),
+        gave_up,
+        verdict,
+        kept: None,
+    })
+}
+
+/// Each step at its time, as many at once as there are; returns when the last is healed.
+async fn strike_all(options: &Options, striker: &Arc<Striker>, since: Stopwatch, say: &impl Fn(String)) -> Result<()> {
+    let mut striking = JoinSet::new();
+    for step in options.plan() {
+        let at_ms = i64::try_from(step.at.as_millis())?;
+        let wait_ms = u64::try_from(at_ms - since.now_ms()).unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        if step.fault.kind() != "business" {
+            say(step.to_string());
+        }
+        let striker = striker.clone();
+        striking.spawn(async move { striker.strike(step).await });
+    }
+    while let Some(struck) = striking.join_next().await {
+        struck??;
+    }
+    Ok(())
+}
+
+/// Changes go on while nothing is wrong: now each must be heard of within a second.
+async fn keep_operating(operator: &Operator, length: Duration) -> Result<()> {
+    let end = Instant::now() + length;
+    let mut turns = tokio::time::interval(Duration::from_millis(500));
+    for turn in 0u32.. {
+        turns.tick().await;
+        if Instant::now() >= end {
+            break;
+        }
+        match turn % 6 {
+            0 | 3 => operator.revoke().await?,
+            1 => operator.change_plan().await,
+            _ => operator.change_limit().await,
+        }
+    }
+    Ok(())
+}
+
+fn convict_of_unrest(verdict: &mut Verdict, outcome: Result<()>) {
+    if let Err(why) = outcome {
+        verdict.convict(Crime::Restless, || format!("{why:#}"));
+    }
+}
