@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Far longer than anything takes, so that it is a failure and no slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits until `probe` gives something; panics with `what` when it does not in time.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
