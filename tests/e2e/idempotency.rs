@@ -345,7 +345,7 @@ async fn a_client_that_left_finds_its_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_unknown_outcome_may_be_tried_anew_by_the_same_request_alone() {
-    let settings = [("LANE_STUCK_AFTER", "0.3"), ("OUTCOME_DEADLINE", "0.6")];
+    let settings = [("LANE_STUCK_AFTER", "1"), ("OUTCOME_DEADLINE", "2")];
     let mut keys = Keys::start(StackOptions {
         gateway_env: settings.map(|(name, value)| (name, value.to_owned())).into(),
         // With one, the outcome would be known: it is spooled.
