@@ -70,29 +70,40 @@ impl Keys {
     /// Dropped events of the account, each position once, and the pool that has back what they spent: of it is granted what
     /// is stored, once no gateway holds anything.
     async fn assert_returned(&mut self, duplicates: u64, units: i64) {
-        for gateway in &mut self.stack.gateways {
-            let stopped = gateway.service.stop(Duration::from_secs(40)).await.unwrap();
-            assert!(stopped.success());
-        }
+        self.stop_gateways().await;
         eventually(&format!("{duplicates} duplicates are kept apart"), async || {
             (self.duplicates().await? == duplicates).then_some(())
         })
         .await;
+        self.assert_all_returned(units).await;
+        assert_eq!(self.returned().await, Some(duplicates));
+    }
+
+    /// Of the pool is granted what is stored, and every dropped event has given back its units.
+    async fn assert_all_returned(&self, units: i64) {
         eventually(&format!("{units} units are granted"), async || {
             let granted: i64 = sqlx::query_scalar("select sum(granted_units)::bigint from quota_pool")
                 .fetch_one(&self.stack.pool)
                 .await
                 .ok()?;
             assert!(granted >= units, "{granted} granted: more came back than was spent");
-            (granted == units).then_some(())
+            (granted == units && self.returned().await? == self.duplicates().await?).then_some(())
         })
         .await;
-        let returned: i64 =
-            sqlx::query_scalar("select count(*) from duplicate_returns where returned_units = cost_units")
-                .fetch_one(&self.stack.pool)
-                .await
-                .unwrap();
-        assert_eq!(returned, duplicates as i64);
+    }
+
+    async fn stop_gateways(&mut self) {
+        for gateway in &mut self.stack.gateways {
+            let stopped = gateway.service.stop(Duration::from_secs(40)).await.unwrap();
+            assert!(stopped.success());
+        }
+    }
+
+    /// Dropped events whose units are back.
+    async fn returned(&self) -> Option<u64> {
+        let count = "select count(*) from duplicate_returns where returned_units = cost_units";
+        let count: i64 = sqlx::query_scalar(count).fetch_one(&self.stack.pool).await.ok()?;
+        Some(count as u64)
     }
 
     async fn duplicates(&self) -> Option<u64> {
@@ -366,12 +377,9 @@ async fn a_key_of_unknown_outcome_may_be_tried_anew_by_the_same_request_alone() 
     .await;
     assert!(replayed(&keys.spend(0, "k", 10).await));
     keys.assert_stored(2, 11).await;
-    // Of one, or of none should the first not have been stored.
-    let duplicates = eventually("the first was dropped or stored alone", async || {
-        keys.duplicates().await
-    })
-    .await;
-    keys.assert_returned(duplicates, 11).await;
+    // One was dropped, or none should the first not have been stored.
+    keys.stop_gateways().await;
+    keys.assert_all_returned(11).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
