@@ -218,7 +218,7 @@ async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outc
     let deadline = Instant::now() + gateway.current_run.patience;
     let published = entries
         .into_iter()
-        .map(async |entry| (entry.slot.publish(entry.outgoing).await, entry.events));
+        .map(|entry| async { (entry.slot.publish(entry.outgoing).await, entry.events) });
     let mut anew = Vec::new();
     for (lane, events) in join_all(published).await {
         for (index, event) in events {
