@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
-use schema::clock::{self, Clock};
+use schema::clock::Clock;
 use service::{Health, Lifecycle, server::Listening};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,6 @@ use crate::{
     duplicates::Returns,
     metrics::Metrics,
     notices::{self, metrics::NoticeMetrics},
-    plans,
     public_api::{self, PublicApi},
     reports::Reporter,
     settle::{self, work::Settler},
@@ -84,9 +83,6 @@ async fn start(
     administration: &OnceLock<Administration>,
 ) -> Result<()> {
     let db = service::postgres::connect(&settings.postgres, "billing-worker", health).await?;
-    if settings.migrate {
-        database::migrate(&db).await?;
-    }
     let admin = Administration {
         db: db.clone(),
         catalogue: Arc::new(settings.catalogue.clone()),
@@ -97,9 +93,7 @@ async fn start(
         name: None,
     };
     connect_nats(settings, life, &admin.announcer).await;
-    plans::sync(&admin, clock::now_s())
-        .await
-        .context("copying the plan catalogue to the database")?;
+    database::prepare(&admin, settings.migrate).await?;
     life.spawn(database::watch(db.clone(), health.clone(), life.clone()));
     let corrections = Work::new(&admin, metrics);
     life.spawn(corrections.run(life.clone()));

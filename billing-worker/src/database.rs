@@ -3,10 +3,52 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use service::{Health, Lifecycle};
-use sqlx::PgPool;
+use schema::clock;
+use service::{Backoff, Health, Lifecycle};
+use sqlx::{PgPool, migrate::MigrateError};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
+
+use crate::{
+    administration::Administration,
+    error::{self, Error},
+    plans,
+};
+
+/// Migrates, if it shall, and copies the plan catalogue: from the beginning again whenever PostgreSQL goes away meanwhile.
+pub async fn prepare(admin: &Administration, migrates: bool) -> Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        let prepared = async {
+            if migrates {
+                migrate(&admin.db).await?;
+            }
+            let copied = plans::sync(admin, clock::now_s()).await;
+            copied.context("copying the plan catalogue to the database")
+        };
+        let Err(error) = prepared.await else {
+            return Ok(());
+        };
+        if !is_passing(&error) {
+            return Err(error);
+        }
+        let delay = backoff.next_delay();
+        warn!("PostgreSQL went away at the start ({error:#}): trying again in {delay:.1?}");
+        sleep(delay).await;
+    }
+}
+
+fn is_passing(error: &anyhow::Error) -> bool {
+    let of_query = error.downcast_ref().and_then(|error| match error {
+        Error::Database(error) => Some(error),
+        _ => None,
+    });
+    let of_migration = error.downcast_ref().and_then(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Some(error),
+        _ => None,
+    });
+    of_query.or(of_migration).is_some_and(error::is_passing)
+}
 
 /// Applies the migrations that are missing; returns the version that the database has then. Several may do this at once:
 /// one does it, under an advisory lock, and the others find it done.

@@ -251,7 +251,7 @@ impl IntoResponse for Error {
 
 /// Will the same request work later? The server is away (no connection, or class 08, 53, 57), or two transactions met
 /// (class 40): https://www.postgresql.org/docs/18/errcodes-appendix.html.
-fn is_passing(error: &sqlx::Error) -> bool {
+pub fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
         sqlx::Error::Database(error) => error

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use devstack::{Service, http::Http};
+use harness::eventually;
 use serde_json::Value;
+use sqlx::PgPool;
 use tokio::process::Command;
 
 use super::worker::{Place, SERVICES, Worker, output, write};
@@ -14,12 +16,48 @@ async fn workers_that_start_together_migrate_once_and_all_serve() {
     let workers = ["one", "two", "three", "four"].map(|name| Service::start(place.worker(name).0));
     let workers = futures_util::future::join_all(workers).await;
     assert!(workers.iter().all(Result::is_ok), "{workers:?}");
-    let pool = sqlx::PgPool::connect(&place.database_url).await.unwrap();
+    let pool = PgPool::connect(&place.database_url).await.unwrap();
     let plans: Vec<String> = sqlx::query_scalar("select id from plans order by position")
         .fetch_all(&pool)
         .await
         .unwrap();
     assert_eq!(plans, ["free", "pro", "enterprise"]);
+}
+
+#[tokio::test]
+async fn a_start_that_postgres_drops_begins_again() {
+    let mut worker = Worker::start().await;
+    worker.service.stop(Duration::from_secs(30)).await.unwrap();
+    let (place, pool) = (&worker.place, &worker.pool);
+    for table in ["_sqlx_migrations", "plans"] {
+        let mut held = pool.begin().await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "lock table {table} in access exclusive mode"
+        )))
+        .execute(&mut *held)
+        .await
+        .unwrap();
+        let started = Service::start(place.worker("again").0);
+        let dropped = async {
+            let first = drop_waiting(pool).await;
+            let second = drop_waiting(pool).await;
+            assert_ne!(first, second, "it asked again");
+            held.commit().await.unwrap();
+        };
+        let (started, ()) = tokio::join!(started, dropped);
+        let mut service = started.unwrap_or_else(|error| panic!("{table}: {error:#}"));
+        assert!(service.stop(Duration::from_secs(30)).await.unwrap().success());
+    }
+}
+
+/// Ends the session that waits for a lock, as a restart of the server would; its process id.
+async fn drop_waiting(pool: &PgPool) -> i32 {
+    eventually("a session waits for a lock", async || {
+        let ended = "select pid from pg_stat_activity
+                     where datname = current_database() and wait_event_type = 'Lock' and pg_terminate_backend(pid)";
+        sqlx::query_scalar(ended).fetch_optional(pool).await.unwrap()
+    })
+    .await
 }
 
 #[tokio::test]
