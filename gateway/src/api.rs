@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod authorize;
+mod balance;
 pub mod check;
 mod posted;
 mod reported;

@@ -159,7 +159,7 @@ impl Counter {
             seen: Seen {
                 held: left + others.map(|other| other.units.left()).sum::<i64>(),
                 pool: held.pool,
-                alone: held.alone,
+                is_current: held.alone,
             },
             renew,
         })
@@ -171,7 +171,7 @@ impl Counter {
         (held.period == *period).then(|| Seen {
             held: held.open_units(),
             pool: held.pool,
-            alone: held.alone,
+            is_current: held.alone,
         })
     }
 
@@ -426,7 +426,7 @@ impl Counter {
             seen: Seen {
                 held: opened,
                 pool,
-                alone: publication.alone,
+                is_current: publication.alone,
             },
             renew: false,
         };

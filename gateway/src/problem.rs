@@ -101,8 +101,8 @@ impl Problem {
             Refusal::LimitReached(view) => {
                 let end = period::instant(view.period.end).format(&Rfc3339).unwrap_or_default();
                 let detail = format!(
-                    "{} of {} {usage_type} units are used and {} remain until {end}; the request costs {cost}",
-                    view.current_usage, view.limit, view.remaining
+                    "{} of {} {usage_type} units are used: fewer than the {cost} that the request costs remain until {end}",
+                    view.current_usage, view.limit
                 );
                 Self {
                     limit: Some(Box::new(Limit {
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_reached_limit_says_what_is_left_and_what_to_do() {
-        let message = "98 of 100 api_call units are used and 2 remain until 2026-12-01T00:00:00Z; the request costs 3";
+        let message = "98 of 100 api_call units are used: fewer than the 3 that the request costs remain until 2026-12-01T00:00:00Z";
         assert_eq!(
             body(&limit_reached()),
             json!({

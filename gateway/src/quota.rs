@@ -26,8 +26,8 @@ pub struct Seen {
     pub held: i64,
     /// As Postgres last said.
     pub pool: Pool,
-    /// No other gateway lived then.
-    pub alone: bool,
+    /// Nobody can have taken of the pool since: Postgres said it just now, or no other gateway lived then.
+    pub is_current: bool,
 }
 
 /// How fast a counter spent since it was last granted units.
@@ -87,10 +87,10 @@ pub fn renew_at(units: i64) -> i64 {
     units / 2
 }
 
-/// What may be shown of a counter. What other gateways hold counts as used until they give it back; what remains in the
-/// pool is promised only if no other can take it.
+/// What may be shown of a counter. What other gateways hold counts as used until they give it back; what remained in the
+/// pool is promised only if no other can have taken it since.
 pub fn view(allowance: Allowance, period: Period, seen: Seen) -> QuotaView {
-    let free = if seen.alone { seen.pool.remaining() } else { 0 };
+    let free = if seen.is_current { seen.pool.remaining() } else { 0 };
     QuotaView {
         mode: allowance.mode,
         limit: allowance.limit,

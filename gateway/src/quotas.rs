@@ -134,10 +134,7 @@ impl Quotas {
     pub async fn view(&self, account: &Arc<Account>, now_s: i64) -> Result<Vec<(UsageType, QuotaView)>, Refusal> {
         let state = Arc::clone(&account.state(now_s));
         let rows = sqlx::query!(
-            r#"select usage_type, limit_units, granted_units,
-                      (select count(*) from gateway_runs
-                       where state in ('live', 'spooling') and heartbeat_at > now() - interval '15 seconds') as "gateways!"
-               from quota_pool where account_id = $1 and period_start = $2"#,
+            "select usage_type, limit_units, granted_units from quota_pool where account_id = $1 and period_start = $2",
             account.id.0,
             instant(state.standing.period.start)
         )
@@ -149,8 +146,7 @@ impl Quotas {
                 limit: row.limit_units,
                 granted: row.granted_units,
             });
-            let alone = row.is_none_or(|row| row.gateways <= 1);
-            (usage_type, stored_view(account, &state, usage_type, pool, alone))
+            (usage_type, stored_view(account, &state, usage_type, pool))
         };
         Ok(account.counters().map(view).collect())
     }
@@ -177,10 +173,7 @@ impl Quotas {
             return Err(Refusal::LimitReached(view));
         }
         let row = sqlx::query!(
-            r#"select limit_units, granted_units,
-                      (select count(*) from gateway_runs
-                       where state in ('live', 'spooling') and heartbeat_at > now() - interval '15 seconds') as "gateways!"
-               from quota_pool where account_id = $1 and usage_type = $2 and period_start = $3"#,
+            "select limit_units, granted_units from quota_pool where account_id = $1 and usage_type = $2 and period_start = $3",
             account.id.0,
             usage_type.name(),
             instant(period.start)
@@ -191,8 +184,7 @@ impl Quotas {
             limit: row.limit_units,
             granted: row.granted_units,
         });
-        let alone = row.as_ref().is_none_or(|row| row.gateways <= 1);
-        let view = stored_view(account, &state, usage_type, pool, alone);
+        let view = stored_view(account, &state, usage_type, pool);
         let unspent = counter.unspent_units(&period);
         let remaining = pool.map_or(allowance.limit, |pool| pool.remaining().saturating_add(unspent));
         if remaining >= cost {
@@ -353,11 +345,13 @@ impl Quotas {
                         continue;
                     }
                     self.count_refusal(&attempt, &others);
-                    let seen = Seen { held, pool, alone };
-                    let view = quota::view(allowance, period, seen);
+                    let seen = |is_current| Seen { held, pool, is_current };
+                    let view = quota::view(allowance, period, seen(true));
                     turn.refused(asked_at, remained, view);
                     let until = Instant::now() + attempt.memory(&others);
-                    counter.refusals.remember(question, period, remained, seen, until);
+                    counter
+                        .refusals
+                        .remember(question, period, remained, seen(alone), until);
                     return Err(Refusal::LimitReached(view));
                 }
             }
@@ -413,14 +407,8 @@ fn admission(state: &State, usage_type: UsageType, hit: Hit) -> Admission {
     Admission::leased(usage_type, hit.reservation, &state.standing, view)
 }
 
-/// What Postgres has of one usage type, less what is unspent here. No pool yet: nothing was ever asked for.
-fn stored_view(
-    account: &Arc<Account>,
-    state: &State,
-    usage_type: UsageType,
-    pool: Option<Pool>,
-    alone: bool,
-) -> QuotaView {
+/// What Postgres has just said of one usage type, less what is unspent here. No pool yet: nothing was ever asked for.
+fn stored_view(account: &Arc<Account>, state: &State, usage_type: UsageType, pool: Option<Pool>) -> QuotaView {
     let (allowance, period) = (state.allowance(usage_type), state.standing.period);
     if allowance.mode != Mode::Limited {
         return quota::unlimited_view(allowance, period);
@@ -433,7 +421,7 @@ fn stored_view(
     let seen = Seen {
         held: unspent,
         pool: pool.unwrap_or(unopened),
-        alone,
+        is_current: true,
     };
     quota::view(allowance, period, seen)
 }

@@ -101,7 +101,7 @@ mod tests {
     const SEEN: Seen = Seen {
         held: 0,
         pool: Pool { limit: 10, granted: 7 },
-        alone: false,
+        is_current: false,
     };
 
     #[test]

@@ -10,7 +10,7 @@ use axum::{
 use schema::clock;
 use serde::{Deserialize, Serialize};
 
-use super::{authenticate, json, one, usage_type};
+use super::{authenticate, balance::Balance, json, one, usage_type};
 use crate::{admission::Refusal, body, burst, cost, gateway::Gateway, problem::Problem, rate_limit};
 
 #[derive(Deserialize)]
@@ -24,9 +24,8 @@ struct Check {
 #[derive(Serialize)]
 struct Answer {
     allowed: bool,
-    current_usage: i64,
-    limit: i64,
-    remaining: i64,
+    #[serde(flatten)]
+    balance: Balance,
 }
 
 pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
@@ -49,9 +48,7 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
     };
     let mut response = json(&Answer {
         allowed,
-        current_usage: view.current_usage,
-        limit: view.limit,
-        remaining: view.remaining,
+        balance: Balance::from(&view),
     });
     rate_limit::insert(response.headers_mut(), &[(usage_type, view)], now_s);
     rate_limit::insert_burst(response.headers_mut(), burst);

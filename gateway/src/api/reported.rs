@@ -6,7 +6,7 @@ use http::Method;
 use schema::{Catalogue, UsageType};
 use serde::{Deserialize, Serialize};
 
-use super::{instant, one, usage_type};
+use super::{balance::Balance, instant, one, usage_type};
 use crate::{
     client::{Client, REQUEST_ID_MAX, TEXT_MAX, is_request_id},
     cost,
@@ -43,9 +43,8 @@ pub struct Answer {
     event_id: String,
     usage_type: &'static str,
     cost_units: i64,
-    current_usage: i64,
-    limit: i64,
-    remaining: i64,
+    #[serde(flatten)]
+    balance: Balance,
     period_start: String,
     period_end: String,
 }
@@ -106,9 +105,7 @@ impl From<&Receipt> for Answer {
             event_id: receipt.event_id.to_string(),
             usage_type: receipt.usage_type.name(),
             cost_units: receipt.cost_units,
-            current_usage: receipt.quota.current_usage,
-            limit: receipt.quota.limit,
-            remaining: receipt.quota.remaining,
+            balance: Balance::from(&receipt.quota),
             period_start: instant(receipt.quota.period.start),
             period_end: instant(receipt.quota.period.end),
         }

@@ -10,7 +10,7 @@ use axum::{
 use schema::clock;
 use serde::Serialize;
 
-use super::{authenticate, instant, json};
+use super::{authenticate, balance::Balance, instant, json};
 use crate::{
     burst,
     gateway::Gateway,
@@ -31,9 +31,8 @@ struct Summary<'a> {
 struct Usage {
     usage_type: &'static str,
     mode: &'static str,
-    current_usage: i64,
-    limit: i64,
-    remaining: i64,
+    #[serde(flatten)]
+    balance: Balance,
 }
 
 pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
@@ -56,9 +55,7 @@ pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Resu
             .map(|(usage_type, view)| Usage {
                 usage_type: usage_type.name(),
                 mode: view.mode.as_str(),
-                current_usage: view.current_usage,
-                limit: view.limit,
-                remaining: view.remaining,
+                balance: Balance::from(view),
             })
             .collect(),
     });
