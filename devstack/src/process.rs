@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Gid, Pid, Uid};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 
 use crate::reaper;
 
@@ -169,6 +170,18 @@ impl Process {
 
     pub fn resume(&mut self) -> Result<()> {
         self.signal(Signal::SIGCONT)
+    }
+
+    /// No file that it writes may have more bytes from now on, as if its disk were full; `None`: any number.
+    pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        if self.ended.is_some() {
+            bail!("{} has ended", self.program.name);
+        }
+        let (pid, resource) = (rustix::process::Pid::from_child(&self.child), Resource::Fsize);
+        let maximum = getrlimit(resource).maximum;
+        let current = bytes.or(maximum);
+        prlimit(Some(pid), resource, Rlimit { current, maximum }).context("limiting its files")?;
+        Ok(())
     }
 
     /// Waits for it to end by itself.

@@ -43,8 +43,8 @@ pub enum Fault {
     Torn(Part, Store, Weather),
     /// The stream may not grow.
     StreamFull,
-    /// This gateway's spool is full, while NATS is out of its reach.
-    SpoolFull(usize),
+    /// This gateway's spool takes no more, while NATS is out of its reach.
+    SpoolFull(usize, Shortage),
     /// This gateway's clock, in milliseconds; turned back after the hold.
     Clock(usize, i64),
     Stripe(StripeFault),
@@ -52,6 +52,15 @@ pub enum Fault {
     Limit,
     PlanChange,
     Revocation,
+}
+
+/// What a spool has too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// It may not be larger: `SPOOL_MAX_BYTES`.
+    Allowance,
+    /// The disk takes no more: no file grows past so many bytes, and the write that would fails, half done.
+    Disk(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +128,7 @@ impl Fault {
             Self::Link(_, _, Weather::LosesRequests) => "before_write",
             Self::Link(_, _, Weather::LosesAnswers) => "after_write",
             Self::Torn(..) => "torn",
-            Self::StreamFull | Self::SpoolFull(_) => "full",
+            Self::StreamFull | Self::SpoolFull(..) => "full",
             Self::Clock(..) => "clock",
             Self::Stripe(_) => "stripe",
             Self::Limit | Self::PlanChange | Self::Revocation => "business",
@@ -221,7 +230,8 @@ fn new_deck(random: &mut StdRng, targets: &Targets) -> Vec<Fault> {
             deck.push(Fault::Clock(n, jump_ms));
             // What a gateway holds is in most of the protocols.
             deck.push(Fault::Service(part, Blow::Kill));
-            deck.push(Fault::SpoolFull(n));
+            let room = [0, 64 << 10][random.random_range(0..2)];
+            deck.extend([Shortage::Allowance, Shortage::Disk(room)].map(|shortage| Fault::SpoolFull(n, shortage)));
         }
         if let Part::Ingestor(_) = part {
             deck.push(Fault::Service(part, Blow::Kill));
@@ -252,7 +262,7 @@ fn hold(fault: &Fault, random: &mut StdRng, targets: &Targets) -> Duration {
         Fault::Link(_, _, Weather::HalfOpen) => between(random, 1_000, 12_000),
         Fault::Torn(..) => between(random, 300, 1_500),
         Fault::Link(..) => between(random, 300, 6_000),
-        Fault::StreamFull | Fault::SpoolFull(_) => between(random, 1_000, 5_000),
+        Fault::StreamFull | Fault::SpoolFull(..) => between(random, 1_000, 5_000),
         Fault::Clock(..) | Fault::Stripe(_) => between(random, 2_000, 8_000),
         Fault::Limit | Fault::PlanChange | Fault::Revocation => Duration::ZERO,
     }
@@ -269,9 +279,9 @@ fn collide(one: &Fault, other: &Fault) -> bool {
         (Fault::StreamFull, Fault::Server(Store::Nats, _)) | (Fault::Server(Store::Nats, _), Fault::StreamFull) => true,
         (Fault::Clock(a, _), Fault::Clock(b, _)) => a == b,
         (Fault::Stripe(_), Fault::Stripe(_)) => true,
-        (Fault::SpoolFull(_), Fault::SpoolFull(_)) => true,
-        (Fault::SpoolFull(n), Fault::Link(part, Store::Nats, _) | Fault::Torn(part, Store::Nats, _))
-        | (Fault::Link(part, Store::Nats, _) | Fault::Torn(part, Store::Nats, _), Fault::SpoolFull(n)) => {
+        (Fault::SpoolFull(..), Fault::SpoolFull(..)) => true,
+        (Fault::SpoolFull(n, _), Fault::Link(part, Store::Nats, _) | Fault::Torn(part, Store::Nats, _))
+        | (Fault::Link(part, Store::Nats, _) | Fault::Torn(part, Store::Nats, _), Fault::SpoolFull(n, _)) => {
             *part == Part::Gateway(*n)
         }
         _ => false,

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     load::Load,
     operator::Operator,
-    plan::{Blow, Fault, Part, Step, Store, StripeFault},
+    plan::{Blow, Fault, Part, Shortage, Step, Store, StripeFault},
     proxy::Weather,
     stopwatch::Stopwatch,
     system::Reach,
@@ -67,7 +67,7 @@ impl Striker {
             }
             Fault::Torn(part, store, weather) => self.tear(part, store, weather, step.hold).await,
             Fault::StreamFull => self.stream_full(step.hold).await,
-            Fault::SpoolFull(n) => self.spool_full(n, step.hold).await,
+            Fault::SpoolFull(n, shortage) => self.spool_full(n, shortage, step.hold).await,
             Fault::Clock(n, ms) => turn_clock(self.reach.clock_file(n), ms, step.hold).await,
             Fault::Stripe(fault) => {
                 self.stripe(fault, step.hold).await;
@@ -97,7 +97,7 @@ impl Striker {
         let (gateway, trouble) = match fault {
             Fault::Limit | Fault::PlanChange | Fault::Revocation | Fault::Stripe(_) => return None,
             Fault::Service(Part::Gateway(n), _) | Fault::Torn(Part::Gateway(n), ..) => (Some(n - 1), Trouble::Stopped),
-            Fault::Link(Part::Gateway(n), Store::Nats, _) | Fault::SpoolFull(n) => (Some(n - 1), Trouble::Deaf),
+            Fault::Link(Part::Gateway(n), Store::Nats, _) | Fault::SpoolFull(n, _) => (Some(n - 1), Trouble::Deaf),
             Fault::Link(Part::Gateway(n), _, _) => (Some(n - 1), Trouble::Blind),
             // Nobody is told, or everybody late.
             Fault::Link(Part::Billing(_), Store::Nats, _) | Fault::Server(Store::Nats, _) => (None, Trouble::Deaf),
@@ -177,12 +177,21 @@ impl Striker {
             .context("making the stream larger again")
     }
 
-    /// NATS is out of this gateway's reach, and clients send it more than its spool holds.
-    async fn spool_full(&self, n: usize, hold: Duration) -> Result<()> {
-        let link = &self.reach.links[&(Part::Gateway(n), Store::Nats)];
+    /// NATS is out of this gateway's reach, and clients send it more than its spool takes.
+    async fn spool_full(&self, n: usize, shortage: Shortage, hold: Duration) -> Result<()> {
+        let part = Part::Gateway(n);
+        let (handle, link) = (&self.reach.services[&part], &self.reach.links[&(part, Store::Nats)]);
+        // One that is started anew meanwhile has a disk with room again.
+        let limit = async |bytes| handle.service.lock().await.process().limit_files(bytes).ok();
+        if let Shortage::Disk(room) = shortage {
+            limit(Some(room)).await;
+        }
         link.set(Weather::Cut);
         let sent = self.load.burst(n - 1, hold).await;
         link.set(Weather::Clear);
+        if let Shortage::Disk(_) = shortage {
+            limit(None).await;
+        }
         sent
     }
 

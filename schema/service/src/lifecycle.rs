@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -81,8 +82,11 @@ impl Lifecycle {
         self.stopping.cancel();
     }
 
-    /// Stops at SIGTERM or SIGINT.
+    /// Stops at SIGTERM or SIGINT; goes on at SIGXFSZ: a write past `ulimit -f` fails, as one to a full disk does.
     pub fn stop_on_signals(&self) -> Result<()> {
+        // Whoever listens once is not ended by it any more.
+        let outlived = SignalKind::from_raw(Signal::SIGXFSZ as i32);
+        drop(signal(outlived).context("listening for SIGXFSZ")?);
         let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
         let life = self.clone();
