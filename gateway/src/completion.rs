@@ -61,7 +61,10 @@ where
         {
             // Until the deadline of a shutdown: what is dropped then gives back what it had reserved.
             let cut = self.life.token();
-            drop(self.life.spawn(async move { cut.run_until_cancelled(work).await }));
+            drop(
+                self.life
+                    .spawn_apart(async move { cut.run_until_cancelled(work).await }),
+            );
         }
     }
 }

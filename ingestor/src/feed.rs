@@ -42,7 +42,7 @@ pub fn start(ingest: &Ingest, reader: Reader, shard: u16) -> (mpsc::Receiver<Ite
     let guard = cancelled.clone().drop_guard();
     ingest
         .life
-        .spawn(async move { cancelled.run_until_cancelled(feed.run()).await });
+        .spawn_apart(async move { cancelled.run_until_cancelled(feed.run()).await });
     (items, guard)
 }
 

@@ -75,7 +75,9 @@ struct Task {
 impl Task {
     fn spawn(ingest: &Arc<Ingest>, shard: u16) -> Self {
         let stop = CancellationToken::new();
-        let handle = ingest.life.spawn(shard::run(Arc::clone(ingest), shard, stop.clone()));
+        let handle = ingest
+            .life
+            .spawn_apart(shard::run(Arc::clone(ingest), shard, stop.clone()));
         Self { stop, handle }
     }
 }

@@ -52,7 +52,7 @@ impl Courier {
             match outbox::claim(&self.db, permits.len()).await {
                 Ok(claimed) => {
                     for (claimed, permit) in claimed.into_iter().zip(permits) {
-                        life.spawn(self.clone().deliver(claimed, permit));
+                        life.spawn_apart(self.clone().deliver(claimed, permit));
                     }
                 }
                 // That the database is away is said elsewhere.

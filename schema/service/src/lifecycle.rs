@@ -26,7 +26,7 @@ use tracing::{error, info};
 pub struct Lifecycle {
     stopping: CancellationToken,
     tasks: TaskTracker,
-    /// Vital tasks that have not ended well: those that run, failed or panicked.
+    /// Vital tasks that have not ended well (those that run, failed or panicked), and others that panicked.
     vital: Arc<AtomicUsize>,
 }
 
@@ -35,8 +35,22 @@ impl Lifecycle {
         Self::default()
     }
 
-    /// Spawns a task that shutdown waits for. The task watches [`Self::stopping`] and ends by itself.
+    /// Spawns a task that shutdown waits for. The task watches [`Self::stopping`] and ends by itself. When it panics, the
+    /// service stops: it must not go on without a part of it.
     pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let stop = StopOnPanic(self.stopping.clone(), self.vital.clone());
+        self.tasks.spawn(async move {
+            let _stop = stop;
+            task.await
+        })
+    }
+
+    /// The same for a task that is one of many, or that is begun anew: its panic is its own.
+    pub fn spawn_apart<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -116,6 +130,17 @@ impl Lifecycle {
     }
 }
 
+struct StopOnPanic(CancellationToken, Arc<AtomicUsize>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.cancel();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,5 +158,20 @@ mod tests {
         life.stopping().await;
         let told = life.finished(Duration::from_secs(5)).await.unwrap_err().to_string();
         assert!(told.contains("2 vital tasks"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn panic_of_a_task_stops_the_service_unless_it_is_one_of_many() {
+        let life = Lifecycle::new();
+        life.spawn(async {}).await.unwrap();
+        life.spawn_apart(async { panic!("out of thread") }).await.unwrap_err();
+        assert!(!life.is_stopping());
+        life.spawn(async {
+            tokio::task::yield_now().await;
+            panic!("out of time")
+        });
+        life.stopping().await;
+        let told = life.finished(Duration::from_secs(5)).await.unwrap_err().to_string();
+        assert!(told.contains("1 vital tasks"), "{told}");
     }
 }

@@ -15,7 +15,12 @@ pub fn init(settings: &ServiceSettings) -> Result<()> {
             settings.log_filter
         )
     })?;
-    let logs = fmt().with_env_filter(filter).with_writer(stderr);
+    // A line that cannot be written (the disk of the log is full) is lost. Telling of it, where it cannot be written either,
+    // would panic, and end the task that had something to say.
+    let logs = fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .log_internal_errors(false);
     match settings.log_format {
         LogFormat::Text => logs.with_ansi(stderr().is_terminal()).try_init(),
         LogFormat::Json => logs

@@ -107,14 +107,14 @@ async fn what_waits_for_too_long_closes_the_spool() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_gives_units_back_and_harms_nothing_that_was_accepted() {
     let (mut stack, ada) = stack(1, &[]).await;
-    // No file of this process may have more than 64 KiB (its log neither): the write that passes it fails half way.
+    // No file of this process may have more than 64 KiB: the write that passes it fails half way. Its log is full at once.
     let mut gateway = replaced(&mut stack, |program| {
         let script = "ulimit -f 128; exec \"$@\"";
         let exe = std::mem::replace(&mut program.exe, "/bin/sh".into());
         program
             .args
             .splice(0..0, ["-c".into(), script.into(), "sh".into(), exe.into()]);
-        program.env.push(("RUST_LOG".into(), "error".into()));
+        program.env.push(("LOG_FILTER".into(), "trace".into()));
     })
     .await;
     let load = Load::start(&stack, &ada, 16);
