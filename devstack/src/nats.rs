@@ -15,11 +15,12 @@ const VARIABLE: &str = "NATS_URL";
 const USERS: &str = include_str!("../../schema/users/nats.conf");
 
 /// Users, and what the file calls their passwords.
-const PASSWORDS: [(&str, &str); 4] = [
+const PASSWORDS: [(&str, &str); 5] = [
     ("operator", "NATS_OPERATOR_PASSWORD"),
     ("gateway", "NATS_GATEWAY_PASSWORD"),
     ("ingestor", "NATS_INGESTOR_PASSWORD"),
     ("billing-worker", "NATS_BILLING_PASSWORD"),
+    ("notices", "NATS_NOTICES_PASSWORD"),
 ];
 
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@ mod receiver;
 
 use std::path::Path;
 
+use async_nats::ConnectOptions;
 use devstack::{
     Service, ServiceOptions,
     admin::Customer,
@@ -127,7 +128,8 @@ async fn each_threshold_is_told_once_by_two_workers_and_never_again_in_its_perio
     let receiver = Receiver::start(&[]).await;
     let secret = set(&stack, ada.account_id, &receiver.url()).await;
     stack.admin.set_limit(ada.account_id, "api_call", 50).await.unwrap();
-    let nats = async_nats::connect(stack.nats.url()).await.unwrap();
+    let listener = ConnectOptions::with_user_and_password("notices".into(), devstack::nats::password("notices"));
+    let nats = listener.connect(stack.nats.url()).await.unwrap();
     let mut published = nats.subscribe(names::NOTICES).await.unwrap();
     nats.flush().await.unwrap();
     let client = Client::new(stack.gateway(0), &ada);

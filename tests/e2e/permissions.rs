@@ -134,6 +134,18 @@ async fn a_service_may_not_do_what_is_anothers() {
                 ">",
             ],
         ),
+        (
+            "notices",
+            vec!["usage.v1.0.x", "announce.v1.units", "notices.v1.x", "quota.v1.recall"],
+            [
+                "usage.v1.>",
+                "announce.v1.>",
+                "_INBOX.>",
+                "quota.v1.>",
+                "notices.>",
+                ">",
+            ],
+        ),
     ] {
         let mut user = User::connect(stack.nats.url(), name).await.unwrap();
         for subject in NOBODYS.iter().chain(&subjects) {
