@@ -87,8 +87,11 @@ pub struct Lease {
 /// What the stream holds, and how far the manifests say that it is stored.
 #[derive(Clone, Debug, Default)]
 pub struct Stream {
-    /// Events at their positions, as far back as the stream still reaches.
+    /// Events at their positions, as far as the stream still holds them.
     pub events: BTreeMap<Position, EventId>,
+    /// Of each shard: below this sequence records may be missing, since they were trimmed. A trim leaves the last record of
+    /// each lane, so only what follows another record of its lane is certainly behind the trim.
+    pub whole_from: HashMap<u16, u64>,
     /// Events that were dropped as duplicates, with the lease that paid for each and its units.
     pub dropped: HashMap<Position, (LeaseId, i64)>,
     /// Of each shard: its last record's sequence, `done_through`, and whether a range is pending.

@@ -1,6 +1,6 @@
 //! Reads what the stores hold, once nothing moves any more.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream::{self, consumer};
@@ -151,7 +151,7 @@ pub async fn stream(system: &Reach) -> Result<Stream> {
     let context = jetstream::new(async_nats::connect(&system.nats_url).await?);
     let stream = context.get_stream(names::USAGE_STREAM).await?;
     let last = stream.cached_info().state.last_sequence;
-    let mut events = BTreeMap::new();
+    let (mut events, mut lanes, mut whole_from) = (BTreeMap::new(), HashSet::new(), HashMap::new());
     if stream.cached_info().state.messages > 0 {
         let config = consumer::pull::OrderedConfig {
             deliver_policy: consumer::DeliverPolicy::All,
@@ -166,6 +166,9 @@ pub async fn stream(system: &Reach) -> Result<Stream> {
             let (seq, pending) = (info.stream_sequence, info.pending);
             let shard = message.subject.split('.').nth(2).and_then(|shard| shard.parse().ok());
             let shard: u16 = shard.context("a lane's subject names its shard")?;
+            if !lanes.insert(message.subject.to_string()) {
+                whole_from.entry(shard).or_insert(seq);
+            }
             if let Kind::Batch { events: batch, .. } = LaneRecord::decode(&message.payload)?.kind {
                 let at = |(idx, event): (usize, schema::UsageEvent)| {
                     let idx = u32::try_from(idx).unwrap_or(u32::MAX);
@@ -195,6 +198,7 @@ pub async fn stream(system: &Reach) -> Result<Stream> {
     });
     Ok(Stream {
         events,
+        whole_from,
         dropped: dropped.collect(),
         shards: shards(system).await?,
     })

@@ -46,6 +46,7 @@ fn innocent() -> Evidence {
         evidence.stream.events.insert(position, event);
     }
     evidence.stream.shards = vec![(11, 11, false)];
+    evidence.stream.whole_from = [(0, 3)].into();
     evidence.pools.push(Pool {
         account,
         usage_type: "api_call".to_owned(),
@@ -332,6 +333,9 @@ fn every_position_is_a_row_or_dropped() {
     let position = evidence.rows[5].position;
     evidence.stream.events.remove(&position);
     assert_convicted(&evidence, &[Crime::Position]);
+    // A trim leaves the last record of each lane before the gap.
+    evidence.stream.whole_from = [(0, position.seq + 1)].into();
+    assert_convicted(&evidence, &[]);
 }
 
 #[test]

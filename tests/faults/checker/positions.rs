@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{Crime, Verdict};
-use crate::faults::evidence::{Evidence, Position};
+use crate::faults::evidence::Evidence;
 
 pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
     let stream = &evidence.stream;
@@ -23,10 +23,10 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
             }),
         }
     }
-    let first = first_of_each(evidence);
     for (position, row) in rows {
         // What was trimmed cannot be looked at any more.
-        let is_there = first.get(&position.shard).is_some_and(|first| position.seq >= *first);
+        let from = stream.whole_from.get(&position.shard);
+        let is_there = from.is_some_and(|from| position.seq >= *from);
         if is_there && !stream.events.contains_key(&position) {
             verdict.convict(Crime::Position, || {
                 format!("a row where the stream has no event: {row:?}")
@@ -40,13 +40,4 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
             });
         }
     }
-}
-
-/// The first sequence of each shard that the stream still holds.
-fn first_of_each(evidence: &Evidence) -> HashMap<u16, u64> {
-    let mut first = HashMap::new();
-    for Position { shard, seq, .. } in evidence.stream.events.keys() {
-        first.entry(*shard).or_insert(*seq);
-    }
-    first
 }
