@@ -52,12 +52,18 @@ async fn a_start_that_postgres_drops_begins_again() {
 
 /// Ends the session that waits for a lock, as a restart of the server would; its process id.
 async fn drop_waiting(pool: &PgPool) -> i32 {
-    eventually("a session waits for a lock", async || {
-        let ended = "select pid from pg_stat_activity
-                     where datname = current_database() and wait_event_type = 'Lock' and pg_terminate_backend(pid)";
-        sqlx::query_scalar(ended).fetch_optional(pool).await.unwrap()
+    let pid: i32 = eventually("a session waits for a lock", async || {
+        let waiting =
+            "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        sqlx::query_scalar(waiting).fetch_optional(pool).await.unwrap()
     })
-    .await
+    .await;
+    sqlx::query("select pg_terminate_backend($1, 60000)")
+        .bind(pid)
+        .execute(pool)
+        .await
+        .unwrap();
+    pid
 }
 
 #[tokio::test]
