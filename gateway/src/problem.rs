@@ -101,7 +101,7 @@ impl Problem {
             Refusal::LimitReached(view) => {
                 let end = period::instant(view.period.end).format(&Rfc3339).unwrap_or_default();
                 let detail = format!(
-                    "{} of {} {usage_type} units are used: fewer than the {cost} that the request costs remain until {end}",
+                    "{} of {} {usage_type} units are used; the request costs {cost}, and fewer remain until {end}",
                     view.current_usage, view.limit
                 );
                 Self {
@@ -242,7 +242,8 @@ mod tests {
 
     #[test]
     fn a_reached_limit_says_what_is_left_and_what_to_do() {
-        let message = "98 of 100 api_call units are used: fewer than the 3 that the request costs remain until 2026-12-01T00:00:00Z";
+        let message =
+            "98 of 100 api_call units are used; the request costs 3, and fewer remain until 2026-12-01T00:00:00Z";
         assert_eq!(
             body(&limit_reached()),
             json!({
