@@ -24,7 +24,6 @@ use crate::{
 };
 
 pub mod authorize;
-mod balance;
 pub mod check;
 mod posted;
 mod reported;

@@ -45,6 +45,7 @@ pub mod answers;
 pub mod api;
 pub mod app;
 pub mod auth;
+pub mod balance;
 pub mod body;
 pub mod burst;
 pub mod client;

@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{
     admission::{QuotaView, Refusal},
+    balance::Balance,
     burst::BurstView,
     cost::CostError,
     rate_limit,
@@ -69,9 +70,8 @@ struct Body<'a> {
 #[derive(Serialize)]
 struct LimitBody {
     usage_type: &'static str,
-    current_usage: i64,
-    limit: i64,
-    remaining: i64,
+    #[serde(flatten)]
+    balance: Balance,
 }
 
 impl Problem {
@@ -151,9 +151,7 @@ impl Problem {
             message: &self.detail,
             limit: self.limit.as_ref().map(|limit| LimitBody {
                 usage_type: limit.usage_type.name(),
-                current_usage: limit.view.current_usage,
-                limit: limit.view.limit,
-                remaining: limit.view.remaining,
+                balance: Balance::from(&limit.view),
             }),
             upgrade_url: offers_upgrade.then_some(upgrade_url),
         }

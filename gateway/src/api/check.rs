@@ -10,8 +10,8 @@ use axum::{
 use schema::clock;
 use serde::{Deserialize, Serialize};
 
-use super::{authenticate, balance::Balance, json, one, usage_type};
-use crate::{admission::Refusal, body, burst, cost, gateway::Gateway, problem::Problem, rate_limit};
+use super::{authenticate, json, one, usage_type};
+use crate::{admission::Refusal, balance::Balance, body, burst, cost, gateway::Gateway, problem::Problem, rate_limit};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with a `usage_type`")]

@@ -6,8 +6,9 @@ use http::Method;
 use schema::{Catalogue, UsageType};
 use serde::{Deserialize, Serialize};
 
-use super::{balance::Balance, instant, one, usage_type};
+use super::{instant, one, usage_type};
 use crate::{
+    balance::Balance,
     client::{Client, REQUEST_ID_MAX, TEXT_MAX, is_request_id},
     cost,
     metering::{Facts, Receipt},

@@ -10,8 +10,9 @@ use axum::{
 use schema::clock;
 use serde::Serialize;
 
-use super::{authenticate, balance::Balance, instant, json};
+use super::{authenticate, instant, json};
 use crate::{
+    balance::Balance,
     burst,
     gateway::Gateway,
     problem::{Kind, Problem},
