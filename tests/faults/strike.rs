@@ -183,15 +183,15 @@ impl Striker {
         let (handle, link) = (&self.reach.services[&part], &self.reach.links[&(part, Store::Nats)]);
         // One that is started anew meanwhile has a disk with room again.
         let limit = async |bytes| handle.service.lock().await.process().limit_files(bytes).ok();
-        if let Shortage::Disk(room) = shortage {
-            limit(Some(room)).await;
-        }
+        let room = match shortage {
+            Shortage::Disk(room) => Some(room),
+            Shortage::Allowance => None,
+        };
+        limit(room).await;
         link.set(Weather::Cut);
         let sent = self.load.burst(n - 1, hold).await;
         link.set(Weather::Clear);
-        if let Shortage::Disk(_) = shortage {
-            limit(None).await;
-        }
+        limit(None).await;
         sent
     }
 
