@@ -1,15 +1,12 @@
 //! Waiting for conditions, never for a time.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Far longer than anything takes, so that it is a failure and no slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits until `probe` gives something; panics with `what` when it does not in time.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
+pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = probe().await {
