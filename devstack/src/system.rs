@@ -201,6 +201,8 @@ async fn sync_stripe(endpoints: &Endpoints, options: &SystemOptions, stripe: &St
     let mut command = tokio::process::Command::new(exe);
     command
         .args(["service", "billing-worker", "stripe", "sync"])
+        // As the services have it: settings of whoever started us are not theirs.
+        .env_clear()
         .env("DATABASE_URL", &endpoints.database_url)
         .env("STRIPE_SECRET_KEY", stripe.api_key())
         .env("STRIPE_API_BASE", stripe.url())
