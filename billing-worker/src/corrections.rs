@@ -71,7 +71,10 @@ pub struct NewCorrection {
 
 /// What one event is to have: `void`, or so many units.
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an event such as {\"event_id\": …, \"void\": true} or {\"event_id\": …, \"cost_units\": 5}"
+)]
 pub struct NewTarget {
     pub event_id: EventId,
     #[serde(default)]
