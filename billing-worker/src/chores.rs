@@ -12,6 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use crate::{
     administration::Administration,
@@ -20,7 +21,9 @@ use crate::{
     error::Error,
     limits,
     metrics::Metrics,
-    reports, retention, stripe, webhook,
+    reports, retention, stripe,
+    subscriptions::unbilled,
+    webhook,
 };
 
 /// Deletes rows whose retention is over, once a day. ClickHouse being away postpones it.
@@ -178,22 +181,34 @@ pub async fn compare(billing: Billing, life: Lifecycle) {
     }
 }
 
-/// Says at the start whether Stripe takes our key and has our prices; the rest of the service runs whatever it finds.
+/// Says at the start whether Stripe takes our key and has our prices, and subscriptions have them; the rest of the service runs
+/// whatever it finds.
 pub async fn check_stripe(billing: Billing, life: Lifecycle) {
     const AFTER_A_FAILURE: Duration = Duration::from_secs(60);
     let mut pause = Duration::ZERO;
     let look = || async {
         let stripe = billing.stripe()?;
-        let found = stripe::catalogue::find(stripe, &billing.admin.catalogue).await?;
-        Ok::<_, Error>(stripe::catalogue::changes(&billing.admin.catalogue, &found).len())
+        let (db, catalogue) = (&billing.admin.db, &billing.admin.catalogue);
+        let found = stripe::catalogue::find(stripe, catalogue).await?;
+        let changes = stripe::catalogue::changes(catalogue, &found).len();
+        let unbilled = unbilled::list(db, catalogue, Uuid::nil(), 1).await?;
+        Ok::<_, Error>((changes, unbilled))
     };
     while let Some(done) = after(pause, look, &life).await {
         match done {
-            Ok(0) => {
+            Ok((0, unbilled)) if unbilled.is_empty() => {
                 info!("Stripe has all products, prices and meters of the catalogue");
                 return;
             }
-            Ok(changes) => {
+            Ok((0, unbilled)) => {
+                let subscription = unbilled.first().map(|unbilled| &unbilled.stripe_subscription_id);
+                error!(
+                    stripe_subscription.id = subscription,
+                    "subscriptions are not billed for all that their plan bills: run `billing-worker stripe sync`"
+                );
+                return;
+            }
+            Ok((changes, _)) => {
                 error!(
                     changes,
                     "Stripe does not have what the catalogue asks for: run `billing-worker stripe sync`"

@@ -4,6 +4,7 @@ mod notices;
 mod print;
 mod reports;
 mod runs;
+mod stripe;
 mod trail;
 
 use std::{sync::Arc, time::Duration};
@@ -25,9 +26,7 @@ use crate::{
     keys::{self, NewKey, Rotation},
     limits,
     page::Page,
-    plans,
-    stripe::{Stripe, StripeError, catalogue},
-    subscriptions, webhook,
+    plans, subscriptions,
 };
 
 use trail::{AuditCommand, CorrectionsCommand};
@@ -58,7 +57,7 @@ pub enum Command {
     Limits(LimitsCommand),
     /// Stripe: products, prices and meters of the catalogue; events
     #[command(subcommand)]
-    Stripe(StripeCommand),
+    Stripe(stripe::StripeCommand),
     /// Recorded usage that is lowered afterwards
     #[command(subcommand)]
     Corrections(CorrectionsCommand),
@@ -166,21 +165,6 @@ pub enum PlansCommand {
 }
 
 #[derive(Subcommand)]
-pub enum StripeCommand {
-    /// Make the products, prices and meters that the catalogue asks for; prints what it will do first
-    Sync {
-        /// Only print it
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Work on an event again that was given up
-    Retry {
-        /// Its id, evt_…
-        event: String,
-    },
-}
-
-#[derive(Subcommand)]
 pub enum LimitsCommand {
     /// Agree a limit with an account, in place of its plan's
     Set {
@@ -228,7 +212,7 @@ pub async fn run(command: &Command, settings: &Settings) -> Result<()> {
         name: trail::user(),
     };
     let done = match command {
-        Command::Stripe(command) => stripe(command, &admin, settings).await,
+        Command::Stripe(command) => stripe::run(command, &admin, settings).await,
         Command::Notices(command) => notices::run(command, &admin, settings).await,
         Command::Reports(command) => reports::run(command, &admin, settings).await,
         Command::Reconcile(arguments) => reports::reconcile(arguments, &admin, settings).await,
@@ -268,33 +252,6 @@ async fn change(command: &Command, admin: &Administration, json: bool) -> Result
         Command::Limits(LimitsCommand::Clear { account, usage_type }) => {
             let account = accounts::find(admin, account).await?;
             print::account(json, &limits::clear(admin, account, usage_type, now).await?)
-        }
-    }
-}
-
-async fn stripe(command: &StripeCommand, admin: &Administration, settings: &Settings) -> Result<()> {
-    match command {
-        StripeCommand::Sync { dry_run } => {
-            let stripe = Stripe::new(&settings.stripe)?
-                .ok_or(StripeError::NotConfigured)
-                .map_err(Error::Stripe)?;
-            let mut found = catalogue::find(&stripe, &admin.catalogue)
-                .await
-                .map_err(Error::Stripe)?;
-            let changes = catalogue::changes(&admin.catalogue, &found);
-            print::stripe_changes(settings.json, &changes)?;
-            if !dry_run {
-                for change in &changes {
-                    catalogue::apply(&stripe, change, &mut found.meters)
-                        .await
-                        .map_err(Error::Stripe)?;
-                }
-            }
-            Ok(())
-        }
-        StripeCommand::Retry { event } => {
-            webhook::inbox::retry(&admin.db, event).await?;
-            print::retried(settings.json, event)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Plans: the price list, and the catalogue's copy in the database, from which gateways grant.
 
-use schema::{Catalogue, Plan};
+use schema::{Burst, Catalogue, Mode, Plan};
 use serde::Serialize;
 use serde_json::json;
 use tracing::info;
@@ -24,6 +24,10 @@ pub struct PlanView {
     pub features: Vec<String>,
     /// `None`: events are kept without end.
     pub retention_days: Option<u32>,
+    /// Days that a new subscriber tries it without paying; `None`: none.
+    pub trial_days: Option<u32>,
+    /// How quickly each key may send requests; `None`: as quickly as it likes.
+    pub burst: Option<Burst>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -32,6 +36,8 @@ pub struct PlanLimit {
     pub mode: &'static str,
     /// Units a period: refused or, in the mode `overage`, billed past it. `None`: metered from the first unit.
     pub limit: Option<i64>,
+    /// The price of a unit that is billed, in millionths of the currency's main unit. `None`: none is.
+    pub unit_price_micros: Option<i64>,
 }
 
 /// What a sync did.
@@ -158,7 +164,8 @@ fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
         PlanLimit {
             usage_type: usage_type.name(),
             mode: allowance.mode.as_str(),
-            limit: (allowance.mode != schema::Mode::Metered).then_some(allowance.limit),
+            limit: (allowance.mode != Mode::Metered).then_some(allowance.limit),
+            unit_price_micros: (allowance.mode != Mode::Limited).then_some(allowance.unit_price_micros),
         }
     };
     PlanView {
@@ -169,5 +176,7 @@ fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
         limits: catalogue.usage_types().iter().map(limit).collect(),
         features: plan.features.clone(),
         retention_days: plan.retention_days,
+        trial_days: (plan.trial_days > 0).then_some(plan.trial_days),
+        burst: plan.burst,
     }
 }

@@ -8,6 +8,7 @@ pub mod prices;
 pub mod refresh;
 pub mod running;
 pub mod start;
+pub mod unbilled;
 
 use std::collections::HashMap;
 

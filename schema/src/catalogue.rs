@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 /// The catalogue the binaries carry.
@@ -45,7 +45,7 @@ pub struct Allowance {
 }
 
 /// How quickly one key may send requests: `size` at once, and again as they come back, `per_second` of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Burst {
     pub per_second: NonZeroU32,
     pub size: NonZeroU32,
@@ -275,6 +275,12 @@ impl Catalogue {
     /// Where a plan stands among them: a later one is an upgrade.
     pub fn position(&self, plan: &str) -> Option<usize> {
         self.plans.iter().position(|known| known.id == plan)
+    }
+
+    /// What a plan bills by the unit: past its limit, or from the first one.
+    pub fn billed<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = UsageType> + 'a {
+        let usage_types = self.usage_types.iter().copied();
+        usage_types.filter(|usage_type| plan.allowance(*usage_type).mode != Mode::Limited)
     }
 
     pub fn plan(&self, id: &str) -> Option<&Plan> {

@@ -81,11 +81,11 @@ async fn correction_lowers_what_stripe_has_and_what_no_correction_explains_is_ne
     assert_eq!((step.written, step.drifts), (0, 1));
     assert_eq!(rig.step().await.drifts, 0, "it is no news any more");
     assert_eq!(rig.told(&account, month(0), "api_call"), 120);
-    let attention = list::attention(&rig.db).await.unwrap();
+    let attention = rig.attention().await;
     assert_eq!(attention.drifts[0].drift_units, -50);
     rig.use_units(&account, month(0), "api_call", &[50]).await;
     rig.step().await;
-    assert!(list::attention(&rig.db).await.unwrap().drifts.is_empty());
+    assert!(rig.attention().await.drifts.is_empty());
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
 }
 
@@ -246,7 +246,7 @@ async fn service_reports_by_itself_and_shows_what_it_told() {
     let attention = get("/admin/reports/attention").await.ok().unwrap();
     assert_eq!(
         attention,
-        serde_json::json!({ "parked": [], "drifts": [], "waiting_carries": [] })
+        serde_json::json!({ "parked": [], "drifts": [], "waiting_carries": [], "unbilled": [] })
     );
     let identifier = delivered["identifier"].as_str().unwrap();
     let retry = |identifier: &str| format!("{}/admin/reports/{identifier}/retry", service.admin_url());

@@ -2,6 +2,7 @@
 //! order of events, under faults, and what bad input gets.
 
 mod bad_input;
+mod catalogue;
 mod faults;
 mod life;
 mod rig;

@@ -46,7 +46,7 @@ pub async fn list(admin: Administration, query: ReportsQuery) -> Result<Json<Lis
 }
 
 pub async fn attention(admin: Administration) -> Result<Json<Attention>, Error> {
-    Ok(Json(list::attention(&admin.db).await?))
+    Ok(Json(list::attention(&admin.db, &admin.catalogue).await?))
 }
 
 pub async fn retry(admin: Administration, Path(identifier): Path<String>) -> Result<Json<ReportView>, Error> {

@@ -13,7 +13,6 @@ use crate::{
     keys::{IssuedKey, Key, RotatedKey},
     page::Listed,
     plans::{PriceList, Synced},
-    stripe::catalogue::Change,
 };
 
 pub fn version(json: bool, version: i64) -> Result<()> {
@@ -28,20 +27,6 @@ pub fn synced(json: bool, synced: Synced) -> Result<()> {
             "{} plans copied; limits of {} accounts changed",
             synced.plans, synced.accounts_changed
         )
-    })
-}
-
-pub fn stripe_changes(json: bool, changes: &[Change]) -> Result<()> {
-    let shown: Vec<String> = changes.iter().map(Change::to_string).collect();
-    out(json, &json!({ "changes": shown }), || match shown.is_empty() {
-        true => "Stripe has all that the catalogue asks for".to_owned(),
-        false => shown.join("\n"),
-    })
-}
-
-pub fn retried(json: bool, event: &str) -> Result<()> {
-    out(json, &json!({ "event": event, "state": "received" }), || {
-        format!("the service works on {event} again")
     })
 }
 
@@ -127,7 +112,16 @@ pub fn rotated(json: bool, rotated: &RotatedKey) -> Result<()> {
 
 pub fn plans(json: bool, list: &PriceList) -> Result<()> {
     out(json, list, || {
-        let heading = ["plan", "cents a month", "usage type", "limit", "mode", "kept for"].map(str::to_owned);
+        let heading = [
+            "plan",
+            "cents a month",
+            "usage type",
+            "limit",
+            "mode",
+            "micros a unit",
+            "kept for",
+        ]
+        .map(str::to_owned);
         let rows = list.plans.iter().flat_map(|plan| {
             let kept = plan
                 .retention_days
@@ -140,6 +134,10 @@ pub fn plans(json: bool, list: &PriceList) -> Result<()> {
                     limit.usage_type.to_owned(),
                     units(limit.limit),
                     limit.mode.to_owned(),
+                    limit
+                        .unit_price_micros
+                        .map(|micros| micros.to_string())
+                        .unwrap_or_default(),
                     once(&kept),
                 ]
             })

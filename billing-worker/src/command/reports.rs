@@ -15,6 +15,7 @@ use crate::{
     accounts,
     administration::Administration,
     config::Settings,
+    error::Error,
     reports::{
         self, Reporter,
         list::{self, State},
@@ -36,7 +37,7 @@ pub enum ReportsCommand {
         #[command(flatten)]
         page: PageArguments,
     },
-    /// Show what needs someone: parked reports, drifts, carries that wait
+    /// Show what needs someone: parked reports, drifts, carries that wait, subscriptions without a price for what is billed
     Attention,
     /// Let a parked report be tried again
     Retry { identifier: String },
@@ -89,7 +90,7 @@ pub async fn run(command: &ReportsCommand, admin: &Administration, settings: &Se
             let state = if *parked { Some(State::Parked) } else { *state };
             print::reports(json, &list::list(&admin.db, state, page.page()).await?)
         }
-        ReportsCommand::Attention => print::attention(json, &list::attention(&admin.db).await?),
+        ReportsCommand::Attention => print::attention(json, &list::attention(&admin.db, &admin.catalogue).await?),
         ReportsCommand::Retry { identifier } => print::report(json, &list::retry(admin, identifier, now).await?),
         ReportsCommand::Flush { account } => {
             let account = accounts::find(admin, account).await?;
@@ -122,9 +123,9 @@ pub async fn reconcile(arguments: &ReconcileArguments, admin: &Administration, s
     Ok(())
 }
 
-fn reporter(admin: &Administration, settings: &Settings) -> Result<Reporter> {
+pub(super) fn reporter(admin: &Administration, settings: &Settings) -> Result<Reporter> {
     let Some(stripe) = Stripe::new(&settings.stripe)? else {
-        return Err(StripeError::NotConfigured.into());
+        return Err(Error::Stripe(StripeError::NotConfigured).into());
     };
     Ok(Reporter::new(
         admin.db.clone(),

@@ -1,6 +1,6 @@
 //! Reports as an operator sees them: lists, what needs someone, and trying a parked one again.
 
-use schema::{AccountId, period::instant};
+use schema::{AccountId, Catalogue, period::instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgPool;
@@ -13,6 +13,7 @@ use crate::{
     audit,
     error::Error,
     page::{Listed, Page},
+    subscriptions::unbilled::{self, Unbilled},
 };
 
 /// Of each kind that needs someone.
@@ -85,6 +86,7 @@ pub struct Attention {
     pub parked: Vec<ReportView>,
     pub drifts: Vec<DriftView>,
     pub waiting_carries: Vec<CarryView>,
+    pub unbilled: Vec<Unbilled>,
 }
 
 impl State {
@@ -153,7 +155,7 @@ pub async fn retry(admin: &Administration, identifier: &str, now: i64) -> Result
     })
 }
 
-pub async fn attention(db: &PgPool) -> Result<Attention, Error> {
+pub async fn attention(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error> {
     let parked = Page {
         limit: Some(crate::page::LIMIT_MAX),
         after: None,
@@ -178,5 +180,6 @@ pub async fn attention(db: &PgPool) -> Result<Attention, Error> {
         parked: list(db, Some(State::Parked), parked).await?.items,
         drifts,
         waiting_carries,
+        unbilled: unbilled::list(db, catalogue, Uuid::nil(), ATTENTION_MAX).await?,
     })
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use schema::{Catalogue, Mode, Plan, UsageType, catalogue::Allowance};
+use schema::{Catalogue, Plan, UsageType};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use stripe_billing::billing_meter::{
@@ -32,19 +32,22 @@ pub const CURRENCY: &str = "usd";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     CreateMeter(UsageType),
-    CreateProduct {
-        plan: String,
-        name: String,
-    },
-    RenameProduct {
-        plan: String,
-        name: String,
-    },
+    CreateProduct(WantedProduct),
+    RenameProduct(WantedProduct),
     /// A new price; `replaces` loses the lookup key to it, and goes on for those who have it.
     CreatePrice {
         wanted: WantedPrice,
         replaces: Option<String>,
     },
+}
+
+/// A product that the catalogue asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedProduct {
+    id: String,
+    /// As customers read it on invoices.
+    name: String,
+    plan: String,
 }
 
 /// A price that the catalogue asks for.
@@ -90,10 +93,32 @@ struct Product {
     name: String,
 }
 
-/// The prices that the catalogue asks for. Free costs nothing and is not in Stripe.
+/// Those that Stripe knows: Free costs nothing.
+fn paid(catalogue: &Catalogue) -> impl Iterator<Item = &Plan> {
+    catalogue.plans().iter().filter(|plan| plan.id != Catalogue::FREE)
+}
+
+/// The products that the catalogue asks for: each plan's, and those of what it bills by the unit.
+fn products(catalogue: &Catalogue) -> Vec<WantedProduct> {
+    let of_plan = |plan: &Plan| {
+        let billed = catalogue.billed(plan).map(|usage_type| WantedProduct {
+            id: names::overage_product_id(&plan.id, usage_type),
+            name: format!("{}: {}", plan.name, words(usage_type)),
+            plan: plan.id.clone(),
+        });
+        let own = WantedProduct {
+            id: names::product_id(&plan.id),
+            name: plan.name.clone(),
+            plan: plan.id.clone(),
+        };
+        std::iter::once(own).chain(billed).collect::<Vec<_>>()
+    };
+    paid(catalogue).flat_map(of_plan).collect()
+}
+
+/// The prices that the catalogue asks for.
 pub fn wanted(catalogue: &Catalogue) -> Vec<WantedPrice> {
-    let paid = catalogue.plans().iter().filter(|plan| plan.id != Catalogue::FREE);
-    paid.flat_map(|plan| of_plan(catalogue, plan)).collect()
+    paid(catalogue).flat_map(|plan| of_plan(catalogue, plan)).collect()
 }
 
 /// A plan's own price, then those of what it bills by the unit.
@@ -105,21 +130,17 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
             cents: plan.price_cents,
         },
     };
-    let metered = catalogue.usage_types().iter().filter_map(|usage_type| {
-        let Allowance {
-            limit,
-            mode,
-            unit_price_micros,
-        } = plan.allowance(*usage_type);
-        (mode != Mode::Limited).then(|| WantedPrice {
-            lookup_key: names::overage_lookup_key(&plan.id, *usage_type),
+    let metered = catalogue.billed(plan).map(|usage_type| {
+        let allowance = plan.allowance(usage_type);
+        WantedPrice {
+            lookup_key: names::overage_lookup_key(&plan.id, usage_type),
             plan: plan.id.clone(),
             terms: Terms::Metered {
-                usage_type: *usage_type,
-                included: limit,
-                unit_price_micros,
+                usage_type,
+                included: allowance.limit,
+                unit_price_micros: allowance.unit_price_micros,
             },
-        })
+        }
     });
     std::iter::once(monthly).chain(metered).collect()
 }
@@ -128,15 +149,13 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
 pub fn changes(catalogue: &Catalogue, found: &Found) -> Vec<Change> {
     let meters = catalogue.usage_types().iter().copied();
     let meters = meters.filter(|usage_type| !found.meters.contains_key(&names::meter_event_name(*usage_type)));
-    let paid = catalogue.plans().iter().filter(|plan| plan.id != Catalogue::FREE);
-    let products = paid.filter_map(|plan| {
-        let (plan, name) = (plan.id.clone(), plan.name.clone());
-        match found.products.get(&names::product_id(&plan)) {
-            None => Some(Change::CreateProduct { plan, name }),
-            Some(known) if *known != name => Some(Change::RenameProduct { plan, name }),
+    let products = products(catalogue)
+        .into_iter()
+        .filter_map(|wanted| match found.products.get(&wanted.id) {
+            None => Some(Change::CreateProduct(wanted)),
+            Some(known) if *known != wanted.name => Some(Change::RenameProduct(wanted)),
             Some(_) => None,
-        }
-    });
+        });
     let prices = wanted(catalogue).into_iter().filter_map(|wanted| {
         let known = found.prices.get(&wanted.lookup_key);
         let is_same = known.is_some_and(|price| price.metadata.get(names::META_TERMS) == Some(&wanted.terms.short()));
@@ -168,11 +187,8 @@ pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<Found, Strip
             break;
         }
     }
-    for plan in catalogue.plans().iter().filter(|plan| plan.id != Catalogue::FREE) {
-        match stripe
-            .read::<Product>(&RetrieveProduct::new(names::product_id(&plan.id)))
-            .await
-        {
+    for wanted in products(catalogue) {
+        match stripe.read::<Product>(&RetrieveProduct::new(wanted.id)).await {
             Ok(product) => drop(found.products.insert(product.id, product.name)),
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
@@ -217,15 +233,15 @@ pub async fn apply(stripe: &Stripe, change: &Change, meters: &mut HashMap<String
                 .await?;
             meters.insert(event_name, meter.id);
         }
-        Change::CreateProduct { plan, name } => {
+        Change::CreateProduct(WantedProduct { id, name, plan }) => {
             let create = CreateProduct::new(name.clone())
-                .id(names::product_id(plan))
+                .id(id.clone())
                 .metadata(HashMap::from([(names::META_PLAN.to_owned(), plan.clone())]));
-            let key = format!("product-{plan}-{}", digest(name));
+            let key = format!("product-{id}-{}", digest(name));
             stripe.write::<Product>(&create, Write::Keyed(&key)).await?;
         }
-        Change::RenameProduct { plan, name } => {
-            let update = UpdateProduct::new(names::product_id(plan)).name(name.clone());
+        Change::RenameProduct(WantedProduct { id, name, .. }) => {
+            let update = UpdateProduct::new(id.as_str()).name(name.clone());
             stripe.write::<Product>(&update, Write::Settable).await?;
         }
         Change::CreatePrice { wanted, replaces } => {
@@ -255,8 +271,12 @@ impl WantedPrice {
             (names::META_PLAN.to_owned(), self.plan.clone()),
             (names::META_TERMS.to_owned(), self.terms.short()),
         ]);
+        let product = match &self.terms {
+            Terms::Monthly { .. } => names::product_id(&self.plan),
+            Terms::Metered { usage_type, .. } => names::overage_product_id(&self.plan, *usage_type),
+        };
         let create = CreatePrice::new(stripe_types::Currency::USD)
-            .product(names::product_id(&self.plan))
+            .product(product)
             .lookup_key(self.lookup_key.clone())
             .transfer_lookup_key(true);
         let create = match &self.terms {
@@ -312,8 +332,8 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateMeter(usage_type) => write!(f, "create meter {}", names::meter_event_name(*usage_type)),
-            Self::CreateProduct { plan, name } => write!(f, "create product {} ({name})", names::product_id(plan)),
-            Self::RenameProduct { plan, name } => write!(f, "rename product {} to {name}", names::product_id(plan)),
+            Self::CreateProduct(WantedProduct { id, name, .. }) => write!(f, "create product {id} ({name})"),
+            Self::RenameProduct(WantedProduct { id, name, .. }) => write!(f, "rename product {id} to {name}"),
             Self::CreatePrice { wanted, replaces } => {
                 write!(f, "create price {} ({})", wanted.lookup_key, wanted.terms.short())?;
                 match replaces {
@@ -334,9 +354,14 @@ fn cents_decimal(micros: i64) -> String {
     }
 }
 
-/// `api_call` as people read it: `Api call`.
+/// `api_call` as people read it: `api call`.
+fn words(usage_type: UsageType) -> String {
+    usage_type.name().replace('_', " ")
+}
+
+/// At the beginning of a line: `Api call`.
 fn title(usage_type: UsageType) -> String {
-    let words = usage_type.name().replace('_', " ");
+    let words = words(usage_type);
     let mut letters = words.chars();
     letters
         .next()
@@ -375,6 +400,7 @@ mod tests {
                 "create meter trendit_export",
                 "create meter trendit_sentiment_analysis",
                 "create product trendit_pro (Pro)",
+                "create product trendit_pro_api_call (Pro: api call)",
                 "create product trendit_enterprise (Enterprise)",
                 "create price trendit_pro (usd-2900-month)",
                 "create price trendit_pro_api_call (usd-10000-included-1500-micros)",
@@ -402,9 +428,13 @@ mod tests {
                 .iter()
                 .map(|usage_type| (names::meter_event_name(*usage_type), "mtr_1".to_owned()))
                 .collect(),
-            products: [("trendit_pro", "Pro"), ("trendit_enterprise", "Old name")]
-                .map(|(id, name)| (id.to_owned(), name.to_owned()))
-                .into(),
+            products: [
+                ("trendit_pro", "Pro"),
+                ("trendit_pro_api_call", "Pro: api call"),
+                ("trendit_enterprise", "Old name"),
+            ]
+            .map(|(id, name)| (id.to_owned(), name.to_owned()))
+            .into(),
             prices: wanted(&catalogue)
                 .into_iter()
                 .map(|wanted| (wanted.lookup_key.clone(), price(wanted.clone(), wanted.terms.short())))

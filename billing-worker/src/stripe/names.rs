@@ -27,6 +27,11 @@ pub fn product_id(plan: &str) -> String {
     format!("trendit_{plan}")
 }
 
+/// The product of a usage type that a plan bills: a line of its own on invoices.
+pub fn overage_product_id(plan: &str, usage_type: UsageType) -> String {
+    format!("trendit_{plan}_{usage_type}")
+}
+
 /// The lookup key of a plan's price.
 pub fn lookup_key(plan: &str) -> String {
     format!("trendit_{plan}")

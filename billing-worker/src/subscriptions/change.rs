@@ -259,16 +259,16 @@ async fn downgrade(billing: &Billing, account: AccountId, running: &Running, pri
 }
 
 /// One item of a changed subscription.
-struct Swap {
+pub(super) struct Swap {
     /// `None`: a new one.
-    item: Option<String>,
-    price: Option<String>,
+    pub item: Option<String>,
+    pub price: Option<String>,
     deleted: bool,
 }
 
 /// The plan's item gets the new price; each metered one that of its usage type, or goes. Usage is a meter's, not an item's, and
 /// so goes on.
-fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
+pub(super) fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
     let mut metered: HashMap<&str, &str> = prices
         .metered
         .iter()

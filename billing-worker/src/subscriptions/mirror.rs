@@ -1,7 +1,7 @@
 //! What Stripe says of a customer's subscriptions, as it is stored here. Pure, and a function of everything that Stripe says
 //! now: whatever events told of it, in whatever order, the same state results.
 
-use schema::{Catalogue, Period, SubscriptionId, standing::SubscriptionStatus};
+use schema::{Catalogue, Period, SubscriptionId, UsageType, standing::SubscriptionStatus};
 use uuid::Uuid;
 
 use crate::stripe::{
@@ -65,6 +65,7 @@ pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64
         match subscription(catalogue, one, grace_s, now) {
             Ok(mirrored) => {
                 if mirrored.is_live() {
+                    mirror.alarms.extend(unbilled(catalogue, &mirrored));
                     live.push((one.subscription.created, mirrored.id, mirrored.stripe_id.clone()));
                 }
                 mirror.subscriptions.push(mirrored);
@@ -169,6 +170,24 @@ fn subscription(catalogue: &Catalogue, fetched: &Fetched, grace_s: i64, now: i64
             .map(|schedule| schedule.id.clone()),
         ended_at: of.ended_at,
         items,
+    })
+}
+
+/// Says what a subscription's plan bills, and it does not: it was begun before the catalogue said so.
+fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
+    let is_billed = |usage_type: &UsageType| {
+        of.items
+            .iter()
+            .any(|item| item.usage_type.as_deref() == Some(usage_type.name()))
+    };
+    let billed = catalogue.billed(catalogue.plan(&of.plan)?);
+    let missing: Vec<_> = billed
+        .filter(|usage_type| !is_billed(usage_type))
+        .map(UsageType::name)
+        .collect();
+    (!missing.is_empty()).then(|| {
+        let (id, plan, missing) = (&of.stripe_id, &of.plan, missing.join(", "));
+        format!("{id} has no price for what its plan `{plan}` bills ({missing}): run `billing-worker stripe sync`")
     })
 }
 
@@ -283,6 +302,37 @@ mod tests {
             (Some(END), Some("pro"))
         );
         assert_eq!(scheduled.schedule_id.as_deref(), Some("sub_sched_1"));
+    }
+
+    #[test]
+    fn a_live_subscription_without_a_price_for_what_its_plan_bills_is_told() {
+        let text = include_str!("../../../schema/plans.toml").replacen(
+            "usage.export = { limit = 100 }",
+            "usage.export = { mode = \"metered\", unit_price_micros = 1 }",
+            1,
+        );
+        let catalogue = Catalogue::parse(&text).unwrap();
+        let alarms = |of: &[Fetched]| mirror(&catalogue, of, 0, START + 5).alarms;
+        let [alarm] = alarms(&[fetched("sub_a", "pro", "active", json!({}))])
+            .try_into()
+            .unwrap();
+        assert!(
+            alarm.contains("sub_a") && alarm.contains("(export)") && alarm.contains("stripe sync"),
+            "{alarm}"
+        );
+        let billed = json!({ "items": { "data": [
+            { "id": "si_1", "price": price("price_pro", "pro"), "current_period_start": START, "current_period_end": END },
+            { "id": "si_2", "current_period_start": START, "current_period_end": END, "price": {
+                "id": "price_export", "currency": "usd", "product": "trendit_pro_export", "recurring": { "usage_type": "metered" },
+                "metadata": { "trendit_plan": "pro", "trendit_usage_type": "export" } } },
+        ] } });
+        for fine in [
+            fetched("sub_a", "pro", "active", billed),
+            fetched("sub_a", "enterprise", "active", json!({})),
+            fetched("sub_a", "pro", "canceled", json!({})),
+        ] {
+            assert_eq!(alarms(&[fine]), Vec::<String>::new());
+        }
     }
 
     #[test]

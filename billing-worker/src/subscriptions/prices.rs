@@ -49,15 +49,22 @@ pub async fn of_plan(billing: &Billing, plan: &Plan) -> Result<PlanPrices, Error
     }
     let mut take = |key: &str| found.remove(key).map(|price| price.id).unwrap_or_default();
     let own = take(&names::lookup_key(&plan.id));
-    let billed = billing.admin.catalogue.usage_types().iter();
-    let billed = billed.filter(|usage_type| plan.allowance(**usage_type).mode != schema::Mode::Limited);
+    let billed = billing.admin.catalogue.billed(plan);
     Ok(PlanPrices {
         plan: own,
         metered: billed
             .map(|usage_type| {
-                let key = names::overage_lookup_key(&plan.id, *usage_type);
+                let key = names::overage_lookup_key(&plan.id, usage_type);
                 (usage_type.name().to_owned(), take(&key))
             })
             .collect(),
     })
+}
+
+impl PlanPrices {
+    /// The plan's own first.
+    pub fn ids(&self) -> Vec<String> {
+        let metered = self.metered.iter().map(|(_, price)| price);
+        std::iter::once(&self.plan).chain(metered).cloned().collect()
+    }
 }

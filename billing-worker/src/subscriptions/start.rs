@@ -23,7 +23,7 @@ use crate::{
     error::Error,
     stripe::{
         StripeError, Write, names,
-        object::{Invoice, List},
+        object::{Invoice, List, subscription::Item},
     },
 };
 
@@ -67,12 +67,13 @@ struct Begun {
     id: String,
     status: String,
     latest_invoice: Option<Invoice>,
+    items: List<Item>,
     #[serde(default)]
     metadata: HashMap<String, String>,
 }
 
-/// Opens a checkout, or hands out the one that is open for this plan. One for another plan is closed: two that are both paid
-/// would be two subscriptions.
+/// Opens a checkout, or hands out the one that is open for this plan. One for another plan, or for prices that the plan had
+/// before, is closed: two that are both paid would be two subscriptions.
 pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
     let plan = prices::for_sale(billing, plan)?;
     let customer = customers::ensure(billing, account).await?;
@@ -83,7 +84,8 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     accounts::lock(&mut tx, account).await?;
     refuse_second(&mut tx, billing, account).await?;
     let open = sqlx::query!(
-        "select id, plan_id, session_id, url, expires_at from checkout_sessions where account_id = $1 and ended_at is null",
+        "select id, plan_id, price_ids, session_id, url, expires_at from checkout_sessions
+         where account_id = $1 and ended_at is null",
         account.0
     )
     .fetch_optional(&mut *tx)
@@ -92,6 +94,7 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
         let left_s = open.expires_at.unix_timestamp() - now;
         if let (Some(session_id), Some(url)) = (&open.session_id, &open.url)
             && open.plan_id == plan.id
+            && open.price_ids == prices.ids()
             && left_s > CHECKOUT_LEFT_S
         {
             return Ok(Checkout {
@@ -112,10 +115,11 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     let id = Uuid::now_v7();
     let expires_at = now + CHECKOUT_S;
     sqlx::query!(
-        "insert into checkout_sessions (id, account_id, plan_id, expires_at) values ($1, $2, $3, $4)",
+        "insert into checkout_sessions (id, account_id, plan_id, price_ids, expires_at) values ($1, $2, $3, $4, $5)",
         id,
         account.0,
         plan.id,
+        &prices.ids(),
         instant(expires_at)
     )
     .execute(&mut *tx)
@@ -159,10 +163,7 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
         item.price = Some(price);
         item
     };
-    let items: Vec<_> = std::iter::once(prices.plan)
-        .chain(prices.metered.into_iter().map(|(_, price)| price))
-        .map(item)
-        .collect();
+    let items: Vec<_> = prices.ids().into_iter().map(item).collect();
     let mut payment = CreateSubscriptionPaymentSettings::new();
     payment.save_default_payment_method =
         Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
@@ -177,7 +178,7 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
         request = request.trial_period_days(plan.trial_days);
     }
     // One that was begun before and waits for its payment, perhaps by a call whose answer was lost, is the one.
-    let begun = match begun(billing, &customer, plan).await? {
+    let begun = match begun(billing, &customer, plan, &prices).await? {
         Some(begun) => begun,
         None => {
             let key = format!("subscribe-{account}-{}", Uuid::now_v7());
@@ -198,16 +199,27 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
     })
 }
 
-/// A subscription of the customer to the plan that waits for its first payment.
-async fn begun(billing: &Billing, customer: &str, plan: &Plan) -> Result<Option<Begun>, Error> {
+/// A subscription of the customer to the plan, at the prices that it has now, that waits for its first payment.
+async fn begun(
+    billing: &Billing,
+    customer: &str,
+    plan: &Plan,
+    prices: &prices::PlanPrices,
+) -> Result<Option<Begun>, Error> {
     let list = ListSubscription::new()
         .customer(customer)
         .status(ListSubscriptionStatus::Incomplete)
         .expand(vec!["data.latest_invoice.confirmation_secret".to_owned()])
         .limit(100);
     let found: List<Begun> = billing.stripe()?.read(&list).await?;
-    let of_plan = |begun: &Begun| begun.metadata.get(names::META_PLAN) == Some(&plan.id);
-    Ok(found.data.into_iter().find(of_plan))
+    let mut wanted = prices.ids();
+    wanted.sort_unstable();
+    let is_it = |begun: &Begun| {
+        let mut of: Vec<_> = begun.items.data.iter().map(|item| item.price.id.clone()).collect();
+        of.sort_unstable();
+        begun.metadata.get(names::META_PLAN) == Some(&plan.id) && of == wanted
+    };
+    Ok(found.data.into_iter().find(is_it))
 }
 
 /// A session was completed or has expired: the next checkout is another.

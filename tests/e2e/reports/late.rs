@@ -1,6 +1,6 @@
 //! Usage and corrections that come after their period's invoice was finalized.
 
-use billing_worker::reports::{LateUsage, ReportSettings, list};
+use billing_worker::reports::{LateUsage, ReportSettings};
 use devstack::{
     StripeDoubleOptions,
     stripe_double::{FaultKind, FaultRule},
@@ -37,11 +37,11 @@ async fn late_usage_and_late_credits_are_carried_into_the_next_period() {
     rig.use_units(&account, month(0), "api_call", &[8]).await;
     // The next period's webhook has not come: the units wait, and are listed.
     rig.step().await;
-    let waiting = list::attention(&rig.db).await.unwrap().waiting_carries;
+    let waiting = rig.attention().await.waiting_carries;
     assert_eq!(waiting.iter().map(|carry| carry.units).collect::<Vec<_>>(), [8]);
     rig.add_period(std::slice::from_ref(&account), month(1)).await;
     rig.step().await;
-    assert!(list::attention(&rig.db).await.unwrap().waiting_carries.is_empty());
+    assert!(rig.attention().await.waiting_carries.is_empty());
     assert_eq!(rig.told(&account, month(1), "api_call"), 8);
 
     rig.correct(&account, month(0), "api_call", 3).await;
@@ -178,7 +178,7 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     rig.stripe.add_fault(fault);
     rig.step().await;
     assert_eq!(items(&rig, &account).await, [70]);
-    let waiting = list::attention(&rig.db).await.unwrap().waiting_carries;
+    let waiting = rig.attention().await.waiting_carries;
     assert_eq!(waiting.len(), 1, "its outcome is not known");
     rig.stripe.clear_faults();
     // Longer than an idempotency key is remembered.
@@ -191,7 +191,7 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     rig.correct(&account, month(0), "export", 4).await;
     rig.step().await;
     assert_eq!(items(&rig, &account).await, [-28, 70]);
-    assert!(list::attention(&rig.db).await.unwrap().waiting_carries.is_empty());
+    assert!(rig.attention().await.waiting_carries.is_empty());
     assert_eq!(rig.told(&account, month(0), "export"), 98);
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
 }

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use billing_worker::{
-    reports::{self, ReportSettings, Reporter, Step},
+    reports::{
+        self, ReportSettings, Reporter, Step,
+        list::{self, Attention},
+    },
     stripe::{Stripe, StripeSettings},
 };
 use clickhouse::{Client, Row};
@@ -142,6 +145,11 @@ impl Rig {
             rig.call(Method::POST, "/v1/billing/meters", &meter).await;
         }
         rig
+    }
+
+    /// What needs someone.
+    pub async fn attention(&self) -> Attention {
+        list::attention(&self.db, &self.reporter.catalogue).await.unwrap()
     }
 
     pub fn now(&self) -> i64 {

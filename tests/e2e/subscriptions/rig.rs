@@ -43,7 +43,8 @@ pub struct Rig {
     pub url: String,
     pub http: Http,
     pub pool: PgPool,
-    _serving: AbortOnDropHandle<()>,
+    /// Those of before a roll-out go on taking webhooks.
+    serving: Vec<AbortOnDropHandle<()>>,
     pub stripe: StripeDouble,
     _servers: Arc<Servers>,
 }
@@ -70,12 +71,29 @@ impl Rig {
 
     pub async fn with(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
         let rig = Self::without_prices(options, catalogue).await;
-        let stripe = rig.billing.stripe().unwrap();
-        let mut found = catalogue::find(stripe, &rig.billing.admin.catalogue).await.unwrap();
-        for change in catalogue::changes(&rig.billing.admin.catalogue, &found) {
+        rig.sync().await;
+        rig
+    }
+
+    /// Products, prices and meters of the catalogue.
+    async fn sync(&self) {
+        let (stripe, catalogue) = (self.billing.stripe().unwrap(), &self.billing.admin.catalogue);
+        let mut found = catalogue::find(stripe, catalogue).await.unwrap();
+        for change in catalogue::changes(catalogue, &found) {
             catalogue::apply(stripe, &change, &mut found.meters).await.unwrap();
         }
-        rig
+    }
+
+    /// From now on with another catalogue, in Stripe and here.
+    pub async fn roll_out(&mut self, catalogue: Catalogue) {
+        self.billing.admin.catalogue = Arc::new(catalogue);
+        self.sync().await;
+        plans::sync(&self.billing.admin, self.billing.clock.now_s())
+            .await
+            .unwrap();
+        let (url, serving) = serve(&self.billing, &self.metrics).await;
+        self.url = url;
+        self.serving.push(serving);
     }
 
     /// With a Stripe that nobody has synced.
@@ -121,23 +139,14 @@ impl Rig {
         let reports = metrics.reports.clone();
         let reporter = Reporter::new(db, clickhouse, client, catalogue, ReportSettings::default(), reports);
         let billing = Billing::new(admin, Some(reporter), settings.billing, clock);
-        let api = PublicApi {
-            billing: billing.clone(),
-            metrics: metrics.clone(),
-            inbox: Arc::default(),
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let serving = TaskTracker::new().spawn(async move {
-            axum::serve(listener, public_api::router(api)).await.unwrap();
-        });
+        let (url, serving) = serve(&billing, &metrics).await;
         Self {
             billing,
             metrics,
             url,
             http: Http::default(),
             pool,
-            _serving: AbortOnDropHandle::new(serving),
+            serving: vec![serving],
             stripe,
             _servers: servers,
         }
@@ -269,6 +278,20 @@ impl Rig {
         .await?;
         Ok(json!({ "subscriptions": subscriptions, "periods": periods, "items": items }))
     }
+}
+
+async fn serve(billing: &Billing, metrics: &Metrics) -> (String, AbortOnDropHandle<()>) {
+    let api = PublicApi {
+        billing: billing.clone(),
+        metrics: metrics.clone(),
+        inbox: Arc::default(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serving = TaskTracker::new().spawn(async move {
+        axum::serve(listener, public_api::router(api)).await.unwrap();
+    });
+    (url, AbortOnDropHandle::new(serving))
 }
 
 /// The built-in catalogue, with exports billed past the limit on every paid plan.

@@ -69,6 +69,14 @@ pub fn attention(json: bool, attention: &Attention) -> Result<()> {
         });
         let heading = row(["account", "usage type", "of period", "units", "reason", "policy", ""]);
         let carries: Vec<_> = [heading].into_iter().chain(carries).collect();
+        let unbilled: Vec<_> = (attention.unbilled.iter())
+            .map(|unbilled| {
+                let (account, usage_types) = (unbilled.account_id.to_string(), unbilled.usage_types.join(", "));
+                row([&account, &unbilled.stripe_subscription_id, &unbilled.plan, &usage_types])
+            })
+            .collect();
+        let heading = row(["account", "subscription", "plan", "usage types"]);
+        let unbilled: Vec<_> = [heading].into_iter().chain(unbilled).collect();
         let part = |name: &str, rows: &[Vec<String>]| match rows {
             [_] => format!("{name}: none"),
             rows => format!("{name}:\n{}", table(rows)),
@@ -77,6 +85,10 @@ pub fn attention(json: bool, attention: &Attention) -> Result<()> {
             part("parked reports", &parked),
             part("drifts", &drifts),
             part("carries that wait", &carries),
+            part(
+                "subscriptions without a price for what is billed (`stripe sync` adds it)",
+                &unbilled,
+            ),
         ]
         .join("\n\n")
     })

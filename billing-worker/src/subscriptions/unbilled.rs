@@ -1,0 +1,102 @@
+//! What a plan bills and a subscription to it does not, because it was begun before the catalogue said so: that usage is told to
+//! Stripe, and stands on no invoice until the subscription has a price for it.
+
+use schema::{AccountId, Catalogue};
+use serde::Serialize;
+use sqlx::PgPool;
+use stripe_billing::subscription::{UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionProrationBehavior};
+use tracing::info;
+use uuid::Uuid;
+
+use super::{change::swaps, prices, refresh, running::Running};
+use crate::{
+    accounts,
+    billing::Billing,
+    error::Error,
+    stripe::{Write, object::Subscription},
+};
+
+/// A subscription without a price for these usage types.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unbilled {
+    pub account_id: AccountId,
+    pub stripe_subscription_id: String,
+    pub plan: String,
+    pub usage_types: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mended {
+    Added,
+    /// It has them already.
+    Complete,
+    /// Another plan is scheduled, so that Stripe's schedule says what it consists of.
+    Scheduled,
+}
+
+/// By account id, as the catalogue given has it.
+pub async fn list(db: &PgPool, catalogue: &Catalogue, after: Uuid, max: i64) -> Result<Vec<Unbilled>, Error> {
+    let billed = catalogue.plans().iter().flat_map(|plan| {
+        let usage_types = catalogue.billed(plan);
+        usage_types.map(|usage_type| (plan.id.clone(), usage_type.name().to_owned()))
+    });
+    let (plans, usage_types): (Vec<_>, Vec<_>) = billed.unzip();
+    let unbilled = sqlx::query_as!(
+        Unbilled,
+        r#"select s.account_id as "account_id: Uuid", s.stripe_subscription_id as "stripe_subscription_id!",
+                  s.plan_id as plan, array_agg(billed.usage_type order by billed.usage_type) as "usage_types!"
+           from unnest($1::text[], $2::text[]) as billed (plan_id, usage_type)
+           join subscriptions s on s.plan_id = billed.plan_id and s.is_current and s.stripe_subscription_id is not null
+           where s.account_id > $3 and not exists
+               (select from subscription_items i where i.subscription_id = s.id and i.usage_type = billed.usage_type)
+           group by s.id order by s.account_id limit $4"#,
+        &plans,
+        &usage_types,
+        after,
+        max
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(unbilled)
+}
+
+/// Gives an account's subscription the prices that it lacks.
+pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error> {
+    let _turn = billing.turn().await?;
+    let mut tx = billing.admin.db.begin().await?;
+    accounts::lock(&mut tx, account).await?;
+    let running = Running::find_locked(&mut tx, billing, account).await?;
+    if running.schedule.is_some() {
+        return Ok(Mended::Scheduled);
+    }
+    let plan = billing.admin.plan(running.plan().unwrap_or_default())?;
+    let prices = prices::of_plan(billing, plan).await?;
+    // What it pays for the rest goes on.
+    let new = swaps(&running.subscription, &prices)
+        .into_iter()
+        .filter(|swap| swap.item.is_none());
+    let added: Vec<String> = new.filter_map(|swap| swap.price).collect();
+    if !added.is_empty() {
+        let key = format!("bill-{}-{}", running.subscription.id, added.join("-"));
+        let items = added.iter().map(|price| {
+            let mut item = UpdateSubscriptionItems::new();
+            item.price = Some(price.clone());
+            item
+        });
+        let update = UpdateSubscription::new(running.subscription.id.as_str())
+            .items(items.collect::<Vec<_>>())
+            .proration_behavior(UpdateSubscriptionProrationBehavior::None);
+        billing
+            .stripe()?
+            .write::<Subscription>(&update, Write::Keyed(&key))
+            .await?;
+        info!(account.id = %account, stripe_subscription.id = running.subscription.id, prices = ?added, "bills what it did not");
+    }
+    let changed = refresh::store(&mut tx, billing, account, &running.customer).await?;
+    tx.commit().await?;
+    refresh::tell(billing, account, changed).await;
+    Ok(match added.is_empty() {
+        true => Mended::Complete,
+        false => Mended::Added,
+    })
+}
