@@ -600,7 +600,7 @@ async fn price_list_is_public() {
     assert_eq!(plans[1]["features"][1], "Advanced analytics");
     assert_eq!(
         plans[1]["limits"][0],
-        json!({ "usage_type": "api_call", "mode": "limited", "limit": 10_000 })
+        json!({ "usage_type": "api_call", "mode": "limited", "limit": 10_000, "unit_price_micros": null })
     );
     for path in ["/", "/billing/nothing", "/admin/accounts", "/metrics"] {
         let answer = http.get(&format!("{}{path}", worker.public_url), TOKEN).await.unwrap();
