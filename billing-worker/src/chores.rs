@@ -12,7 +12,6 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
 use crate::{
     administration::Administration,
@@ -191,27 +190,20 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
         let (db, catalogue) = (&billing.admin.db, &billing.admin.catalogue);
         let found = stripe::catalogue::find(stripe, catalogue).await?;
         let changes = stripe::catalogue::changes(catalogue, &found).len();
-        let unbilled = unbilled::list(db, catalogue, Uuid::nil(), 1).await?;
+        let unbilled = unbilled::list(db, catalogue, Some(1)).await?.pop();
         Ok::<_, Error>((changes, unbilled))
     };
     while let Some(done) = after(pause, look, &life).await {
         match done {
-            Ok((0, unbilled)) if unbilled.is_empty() => {
+            Ok((0, None)) => {
                 info!("Stripe has all products, prices and meters of the catalogue");
                 return;
             }
-            Ok((0, unbilled)) => {
-                let subscription = unbilled.first().map(|unbilled| &unbilled.stripe_subscription_id);
-                error!(
-                    stripe_subscription.id = subscription,
-                    "subscriptions are not billed for all that their plan bills: run `billing-worker stripe sync`"
-                );
-                return;
-            }
-            Ok((changes, _)) => {
+            Ok((changes, unbilled)) => {
                 error!(
                     changes,
-                    "Stripe does not have what the catalogue asks for: run `billing-worker stripe sync`"
+                    unbilled.stripe_subscription.id = unbilled.map(|of| of.stripe_subscription_id),
+                    "Stripe does not have, or does not bill, all that the catalogue asks for: run `billing-worker stripe sync`"
                 );
                 return;
             }

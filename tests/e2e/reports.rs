@@ -6,6 +6,7 @@ mod late;
 mod many;
 mod reconcile;
 mod rig;
+pub mod usage;
 
 use std::time::{Duration, Instant};
 

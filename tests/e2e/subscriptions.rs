@@ -4,6 +4,7 @@
 mod bad_input;
 mod catalogue;
 mod faults;
+mod invoices;
 mod life;
 mod rig;
 mod webhooks;

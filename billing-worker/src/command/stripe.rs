@@ -5,7 +5,6 @@ use clap::Subcommand;
 use schema::clock::Clock;
 use serde_json::json;
 use tracing::{error, warn};
-use uuid::Uuid;
 
 use super::{print::out, reports::reporter};
 use crate::{
@@ -13,10 +12,7 @@ use crate::{
     billing::Billing,
     config::Settings,
     error::Error,
-    stripe::{
-        Stripe,
-        catalogue::{self, Change, Found},
-    },
+    stripe::catalogue::{self, Change},
     subscriptions::unbilled::{self, Mended, Unbilled},
     webhook,
 };
@@ -46,12 +42,14 @@ pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Set
                 .await
                 .map_err(Error::Stripe)?;
             let changes = catalogue::changes(&admin.catalogue, &found);
-            let unbilled = all_unbilled(admin).await?;
+            let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await?;
             print_plan(settings.json, &changes, &unbilled)?;
             if *dry_run {
                 return Ok(());
             }
-            apply(&stripe, &changes, found).await?;
+            catalogue::apply(&stripe, &changes, found)
+                .await
+                .map_err(Error::Stripe)?;
             let billing = Billing::new(
                 admin.clone(),
                 Some(reporter),
@@ -67,26 +65,6 @@ pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Set
             })
         }
     }
-}
-
-async fn all_unbilled(admin: &Administration) -> Result<Vec<Unbilled>> {
-    const PAGE: i64 = 1_000;
-    let (mut all, mut after) = (Vec::new(), Uuid::nil());
-    loop {
-        let page = unbilled::list(&admin.db, &admin.catalogue, after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(all) };
-        after = last.account_id.0;
-        all.extend(page);
-    }
-}
-
-async fn apply(stripe: &Stripe, changes: &[Change], mut found: Found) -> Result<()> {
-    for change in changes {
-        catalogue::apply(stripe, change, &mut found.meters)
-            .await
-            .map_err(Error::Stripe)?;
-    }
-    Ok(())
 }
 
 /// One that fails keeps nobody else from being billed.

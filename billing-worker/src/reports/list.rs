@@ -180,6 +180,6 @@ pub async fn attention(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, 
         parked: list(db, Some(State::Parked), parked).await?.items,
         drifts,
         waiting_carries,
-        unbilled: unbilled::list(db, catalogue, Uuid::nil(), ATTENTION_MAX).await?,
+        unbilled: unbilled::list(db, catalogue, Some(ATTENTION_MAX)).await?,
     })
 }

@@ -216,8 +216,17 @@ pub async fn prices(stripe: &Stripe, lookup_keys: &[String]) -> Result<HashMap<S
     Ok(found)
 }
 
-/// Does one change. `meters` holds the meters' ids by event name, and gets a new one.
-pub async fn apply(stripe: &Stripe, change: &Change, meters: &mut HashMap<String, String>) -> Result<(), StripeError> {
+/// Makes what Stripe lacks.
+pub async fn apply(stripe: &Stripe, changes: &[Change], mut found: Found) -> Result<(), StripeError> {
+    for change in changes {
+        make(stripe, change, &mut found.meters).await?;
+        info!("Stripe: {change}");
+    }
+    Ok(())
+}
+
+/// One change. `meters` holds the meters' ids by event name, and gets a new one.
+async fn make(stripe: &Stripe, change: &Change, meters: &mut HashMap<String, String>) -> Result<(), StripeError> {
     match change {
         Change::CreateMeter(usage_type) => {
             let event_name = names::meter_event_name(*usage_type);
@@ -260,7 +269,6 @@ pub async fn apply(stripe: &Stripe, change: &Change, meters: &mut HashMap<String
             }
         }
     }
-    info!("Stripe: {change}");
     Ok(())
 }
 

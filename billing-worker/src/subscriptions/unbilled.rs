@@ -34,8 +34,8 @@ pub enum Mended {
     Scheduled,
 }
 
-/// By account id, as the catalogue given has it.
-pub async fn list(db: &PgPool, catalogue: &Catalogue, after: Uuid, max: i64) -> Result<Vec<Unbilled>, Error> {
+/// By account id, as the catalogue given has it; so many at the most, or all.
+pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Result<Vec<Unbilled>, Error> {
     let billed = catalogue.plans().iter().flat_map(|plan| {
         let usage_types = catalogue.billed(plan);
         usage_types.map(|usage_type| (plan.id.clone(), usage_type.name().to_owned()))
@@ -47,12 +47,11 @@ pub async fn list(db: &PgPool, catalogue: &Catalogue, after: Uuid, max: i64) -> 
                   s.plan_id as plan, array_agg(billed.usage_type order by billed.usage_type) as "usage_types!"
            from unnest($1::text[], $2::text[]) as billed (plan_id, usage_type)
            join subscriptions s on s.plan_id = billed.plan_id and s.is_current and s.stripe_subscription_id is not null
-           where s.account_id > $3 and not exists
+           where not exists
                (select from subscription_items i where i.subscription_id = s.id and i.usage_type = billed.usage_type)
-           group by s.id order by s.account_id limit $4"#,
+           group by s.id order by s.account_id limit $3"#,
         &plans,
         &usage_types,
-        after,
         max
     )
     .fetch_all(db)

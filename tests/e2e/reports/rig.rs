@@ -21,12 +21,12 @@ use http::{Method, Request, header};
 use http_body_util::Full;
 use ingestor::migrate::{self, MigrateSettings};
 use schema::{AccountId, Catalogue, Period, period::instant};
-use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::usage;
 use crate::SERVICES;
 
 pub const TYPES: [&str; 3] = ["api_call", "export", "sentiment_analysis"];
@@ -51,27 +51,6 @@ pub struct Rig {
 pub struct Account {
     pub id: AccountId,
     pub customer: String,
-}
-
-/// What the ingestor inserts, as far as sums need it.
-#[derive(Clone, Row, Serialize)]
-struct Event {
-    generation: u32,
-    stream_seq: u64,
-    #[serde(with = "clickhouse::serde::uuid")]
-    event_id: Uuid,
-    #[serde(with = "clickhouse::serde::uuid")]
-    account_id: Uuid,
-    #[serde(with = "clickhouse::serde::uuid")]
-    corrects: Uuid,
-    #[serde(with = "clickhouse::serde::time::datetime")]
-    period_start: OffsetDateTime,
-    usage_type: String,
-    cost_units: i64,
-    #[serde(with = "clickhouse::serde::time::datetime64::millis")]
-    ts: OffsetDateTime,
-    #[serde(with = "clickhouse::serde::time::datetime64::millis")]
-    ingested_at: OffsetDateTime,
 }
 
 /// A month from [`START`] on.
@@ -297,31 +276,10 @@ impl Rig {
     pub async fn insert(
         &self,
         period: Period,
-        usage: impl IntoIterator<Item = (AccountId, &str, i64)>,
+        units: impl IntoIterator<Item = (AccountId, &str, i64)>,
         corrects: Uuid,
     ) {
-        let client = self.clickhouse.clone().with_validation(false);
-        let mut insert = client
-            .insert::<Event>("usage_events")
-            .await
-            .unwrap()
-            .with_setting("async_insert", "0");
-        for (account, usage_type, cost_units) in usage {
-            let event = Event {
-                generation: 1,
-                stream_seq: rand::random(),
-                event_id: Uuid::new_v4(),
-                account_id: account.0,
-                corrects,
-                period_start: instant(period.start),
-                usage_type: usage_type.to_owned(),
-                cost_units,
-                ts: instant(period.start),
-                ingested_at: instant(self.now()),
-            };
-            insert.write(&event).await.unwrap();
-        }
-        insert.end().await.unwrap();
+        usage::insert(&self.clickhouse, self.now(), period, units, corrects).await;
     }
 
     pub async fn step(&self) -> Step {

@@ -4,15 +4,12 @@ use billing_worker::{reports::list, subscriptions::unbilled};
 use devstack::stripe_double::{FaultKind, FaultRule};
 use serde_json::{Value, json};
 use unbilled::{Mended, Unbilled};
-use uuid::Uuid;
 
-use super::rig::{DAY_S, Rig, Subscriber, with_overage};
+use super::rig::{Rig, Subscriber, with_overage};
 
 async fn unbilled(rig: &Rig) -> Vec<Unbilled> {
     let admin = &rig.billing.admin;
-    let unbilled = unbilled::list(&admin.db, &admin.catalogue, Uuid::nil(), 100)
-        .await
-        .unwrap();
+    let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await.unwrap();
     let attention = list::attention(&admin.db, &admin.catalogue).await.unwrap();
     assert_eq!(attention.unbilled, unbilled);
     unbilled
@@ -81,12 +78,37 @@ async fn a_running_subscription_is_billed_for_what_its_plan_bills_since() {
     assert_eq!(billed(&rig, &ben).await, ["export"]);
     assert_eq!(unbilled(&rig).await, []);
 
-    rig.turn_by(31 * DAY_S);
-    rig.settle().await;
-    for who in [&ada, &ben] {
+    // Of an Enterprise plan's exports a thousand are included, and each further one is four cents.
+    rig.use_units(&ada, "export", 1_025).await;
+    rig.use_units(&ben, "export", 1_000).await;
+    rig.end_period(&ada).await;
+    for (who, total) in [(&ada, 29_900 + 100), (&ben, 29_900)] {
         assert_eq!(billed(&rig, who).await, ["export"]);
+        let invoices = rig.get(who, "invoices").await;
+        let invoice = &invoices["items"][0];
+        assert_eq!(
+            (&invoice["status"], &invoice["total_cents"]),
+            (&json!("paid"), &json!(total))
+        );
     }
     rig.assert_valid();
+}
+
+/// Asks for a Pro plan; the id in the field of that name.
+async fn ask(rig: &Rig, who: &Subscriber, path: &str, field: &str) -> String {
+    let answer = rig.post(who, path, json!({ "tier": "pro" })).await.ok().unwrap();
+    answer[field].as_str().unwrap().to_owned()
+}
+
+/// What is asked for twice is the same thing, until the catalogue bills more than it did; those of before and since.
+async fn asked_over_a_roll_out(rig: &mut Rig, who: &Subscriber, path: &str, field: &str) -> (String, String) {
+    let before = ask(rig, who, path, field).await;
+    assert_eq!(ask(rig, who, path, field).await, before);
+    rig.roll_out(with_overage()).await;
+    let since = ask(rig, who, path, field).await;
+    assert_ne!(since, before);
+    assert_eq!(ask(rig, who, path, field).await, since);
+    (before, since)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,20 +116,9 @@ async fn a_checkout_at_prices_of_before_is_not_handed_out_again() {
     let mut rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;
-    let open = async |rig: &Rig| {
-        let opened = rig
-            .post(&ada, "create-checkout-session", json!({ "tier": "pro" }))
-            .await;
-        opened.ok().unwrap()["session_id"].as_str().unwrap().to_owned()
-    };
-    let before = open(&rig).await;
-    assert_eq!(open(&rig).await, before);
-    rig.roll_out(with_overage()).await;
-    let after = open(&rig).await;
-    assert_ne!(after, before);
-    assert_eq!(open(&rig).await, after);
+    let (before, since) = asked_over_a_roll_out(&mut rig, &ada, "create-checkout-session", "session_id").await;
     rig.control().complete_checkout(&before).unwrap_err();
-    rig.control().complete_checkout(&after).unwrap();
+    rig.control().complete_checkout(&since).unwrap();
     rig.settle().await;
     assert_eq!(billed(&rig, &ada).await, ["export"]);
     assert_eq!(unbilled(&rig).await, []);
@@ -118,15 +129,6 @@ async fn a_checkout_at_prices_of_before_is_not_handed_out_again() {
 async fn a_subscription_that_waits_for_its_payment_at_prices_of_before_is_begun_anew() {
     let mut rig = Rig::start().await;
     let ada = rig.subscriber("ada").await;
-    let begin = async |rig: &Rig| {
-        let begun = rig.post(&ada, "subscriptions", json!({ "tier": "pro" })).await;
-        begun.ok().unwrap()["subscription_id"].as_str().unwrap().to_owned()
-    };
-    let before = begin(&rig).await;
-    assert_eq!(begin(&rig).await, before);
-    rig.roll_out(with_overage()).await;
-    let after = begin(&rig).await;
-    assert_ne!(after, before);
-    assert_eq!(begin(&rig).await, after);
+    asked_over_a_roll_out(&mut rig, &ada, "subscriptions", "subscription_id").await;
     rig.assert_valid();
 }

@@ -26,11 +26,15 @@ use devstack::{
 };
 use harness::PATIENCE;
 use ingestor::migrate::{self, MigrateSettings};
-use schema::{AccountId, Catalogue, clock::Clock};
+use schema::{AccountId, Catalogue, Period, clock::Clock};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::net::TcpListener;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use uuid::Uuid;
+
+use crate::reports::usage;
 
 /// Three days, as the rig's settings say.
 pub const GRACE_S: i64 = 3 * 86_400;
@@ -78,10 +82,9 @@ impl Rig {
     /// Products, prices and meters of the catalogue.
     async fn sync(&self) {
         let (stripe, catalogue) = (self.billing.stripe().unwrap(), &self.billing.admin.catalogue);
-        let mut found = catalogue::find(stripe, catalogue).await.unwrap();
-        for change in catalogue::changes(catalogue, &found) {
-            catalogue::apply(stripe, &change, &mut found.meters).await.unwrap();
-        }
+        let found = catalogue::find(stripe, catalogue).await.unwrap();
+        let changes = catalogue::changes(catalogue, &found);
+        catalogue::apply(stripe, &changes, found).await.unwrap();
     }
 
     /// From now on with another catalogue, in Stripe and here.
@@ -199,6 +202,32 @@ impl Rig {
     /// The account's subscription, as its owner is shown it.
     pub async fn subscription(&self, who: &Subscriber) -> Value {
         self.get(who, "subscription").await
+    }
+
+    /// The account's running period, as its owner is shown it.
+    pub async fn period(&self, who: &Subscriber) -> Period {
+        let subscription = self.subscription(who).await;
+        let at = |field: &str| OffsetDateTime::parse(subscription[field].as_str().unwrap(), &Rfc3339).unwrap();
+        Period {
+            start: at("period_start").unix_timestamp(),
+            end: at("period_end").unix_timestamp(),
+        }
+    }
+
+    /// Usage of the running period, as ClickHouse has it.
+    pub async fn use_units(&self, who: &Subscriber, usage_type: &str, units: i64) {
+        let (clickhouse, period) = (&self.billing.admin.clickhouse, self.period(who).await);
+        let units = [(who.account, usage_type, units)];
+        usage::insert(clickhouse, self.control().now(), period, units, Uuid::nil()).await;
+    }
+
+    /// Into the next period, and past the hour in which the invoice of the one that ended is a draft.
+    pub async fn end_period(&self, who: &Subscriber) {
+        let end = self.period(who).await.end;
+        for after_s in [60, 2 * 3_600] {
+            self.turn_to(end + after_s);
+            self.settle().await;
+        }
     }
 
     /// Goes through a checkout to its end, as a person would.
