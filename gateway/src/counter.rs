@@ -3,28 +3,35 @@
 //! The fast path ([`Counter::spend`]) reads one published snapshot and spends with one compare-and-swap: no lock, no await.
 //! Everything else changes the snapshot under a short lock, and the broker alone talks to Postgres.
 
+mod closing;
+mod held;
+mod locked;
+mod outcome;
 mod recalled;
 
 use std::{
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use schema::{LeaseId, Period, UsageType};
+use schema::{LeaseId, Period};
 
-pub(crate) use self::recalled::Found;
+use self::{
+    closing::Closing,
+    held::{EMPTY, Held, spend_from},
+    locked::{Core, Unchanged},
+};
+pub(crate) use self::{outcome::Publication, recalled::Found};
 use crate::{
-    account::Account,
-    lease::Lease,
-    leases::{Answer, Ask, Decision, Delivery, Desk, GiveBack, Want, Work},
+    leases::{Ask, GiveBack, Want, Work},
     queued::Queued,
-    quota::{self, Pace, Pool, Seen},
+    quota::{self, Seen},
     refusals::Refusals,
-    reservation::{HeldLease, Reservation},
+    reservation::Reservation,
     turn::Queue,
 };
 
@@ -43,56 +50,6 @@ pub(crate) struct Counter {
     pub refusals: Refusals,
 }
 
-/// What requests see. Two leases, because the next one arrives before the current one is used up.
-struct Held {
-    period: Period,
-    /// Spent first.
-    older: Option<Arc<HeldLease>>,
-    newer: Option<Arc<HeldLease>>,
-    /// As Postgres last said.
-    pool: Pool,
-    /// No other gateway lived then.
-    alone: bool,
-}
-
-#[derive(Default)]
-struct Core {
-    closing: Vec<Closing>,
-    ask: Option<Ask>,
-    /// Counts closings: a lease that was asked for before one is not kept after it.
-    epoch: u64,
-    last_grant: Option<LastGrant>,
-    unchanged: Option<Unchanged>,
-    /// A transaction of this counter is under way.
-    under_way: bool,
-    /// It may bring a lease.
-    asking: bool,
-    recalls: recalled::Recalls,
-}
-
-/// A closed lease whose row in Postgres is not `returned` yet.
-struct Closing {
-    id: LeaseId,
-    period_start: i64,
-    /// `None`: nobody knows whether Postgres granted it, so all of it goes back, if there is any.
-    lease: Option<Arc<HeldLease>>,
-    /// Units that Postgres has back.
-    acknowledged: i64,
-}
-
-struct LastGrant {
-    units: i64,
-    /// Open units right after it.
-    held: i64,
-    at: Instant,
-}
-
-struct Unchanged {
-    newest: LeaseId,
-    held: i64,
-    since: Instant,
-}
-
 /// A spend that the leases at hand covered.
 #[derive(Debug)]
 pub(crate) struct Hit {
@@ -101,25 +58,6 @@ pub(crate) struct Hit {
     /// The caller brings the counter to the broker's attention: it is time for the next lease.
     pub renew: bool,
 }
-
-/// What publishing a grant takes beside the grant.
-pub(crate) struct Publication<'a> {
-    pub account: &'a Arc<Account>,
-    pub usage_type: UsageType,
-    pub desk: &'a Arc<Desk>,
-    pub alone: bool,
-    pub now: Instant,
-}
-
-static EMPTY: LazyLock<Arc<Held>> = LazyLock::new(|| {
-    Arc::new(Held {
-        period: Period { start: 0, end: 0 },
-        older: None,
-        newer: None,
-        pool: Pool::default(),
-        alone: false,
-    })
-});
 
 impl Default for Counter {
     fn default() -> Self {
@@ -311,128 +249,6 @@ impl Counter {
         Some(Work { give_backs, want })
     }
 
-    /// Takes over what a transaction decided. Returns the answer to deliver, if a request waits for it.
-    pub fn publish(&self, work: Work, decision: Decision, publication: &Publication<'_>) -> Option<Delivery> {
-        let mut core = self.core();
-        for done in &work.give_backs {
-            core.acknowledge(done);
-        }
-        let delivery = match work.want {
-            Some(want) => self.publish_decision(&mut core, want, decision, publication),
-            None => None,
-        };
-        core.transaction_ended(true);
-        delivery
-    }
-
-    fn publish_decision(
-        &self,
-        core: &mut Core,
-        want: Want,
-        decision: Decision,
-        publication: &Publication<'_>,
-    ) -> Option<Delivery> {
-        match decision {
-            Decision::Granted { units, pool } => self.publish_grant(core, want, units, pool, publication),
-            Decision::Refused { pool, others } => {
-                let (held, alone) = (self.held.load(), publication.alone);
-                if held.period == want.period || held.leases().next().is_none() {
-                    self.held.store(Arc::new(Held {
-                        period: want.period,
-                        older: held.older.clone(),
-                        newer: held.newer.clone(),
-                        pool,
-                        alone,
-                    }));
-                }
-                want.ask.map(|ask| (ask.reply, Answer::Refused { pool, alone, others }))
-            }
-            Decision::Nothing | Decision::NoPool => want.ask.map(|ask| (ask.reply, Answer::Unavailable)),
-        }
-    }
-
-    /// The transaction failed. `perhaps_committed`: the lease that was asked for may exist all the same, so it is owed.
-    pub fn give_up(&self, work: Work, perhaps_committed: bool) -> Option<Delivery> {
-        let mut core = self.core();
-        core.transaction_ended(false);
-        let want = work.want?;
-        if perhaps_committed {
-            core.closing.push(Closing {
-                id: want.lease_id,
-                period_start: want.period.start,
-                lease: None,
-                acknowledged: 0,
-            });
-        }
-        want.ask.map(|ask| (ask.reply, Answer::Unavailable))
-    }
-
-    /// The run that the transaction was for is not ours any more: nothing of it is kept.
-    pub fn drop_work(&self) {
-        self.core().transaction_ended(false);
-    }
-
-    fn publish_grant(
-        &self,
-        core: &mut Core,
-        want: Want,
-        units: i64,
-        pool: Pool,
-        publication: &Publication<'_>,
-    ) -> Option<Delivery> {
-        // Whoever asked spends first: what is published before could be spent by others, again and again.
-        let reserved = want.ask.as_ref().map_or(0, |ask| ask.cost);
-        let lease = Lease::new(units, reserved);
-        let lease = Arc::new(HeldLease::new(
-            want.lease_id,
-            lease,
-            publication.account,
-            publication.usage_type,
-            publication.desk,
-        ));
-        let held = self.held.load_full();
-        let opened = if core.epoch == want.epoch && !publication.desk.is_draining() {
-            let (older, retired) = if held.period == want.period {
-                (held.newer.clone(), held.older.clone())
-            } else {
-                (None, None)
-            };
-            let opened = Held {
-                period: want.period,
-                older,
-                newer: Some(Arc::clone(&lease)),
-                pool,
-                alone: publication.alone,
-            };
-            let open_units = opened.open_units();
-            core.last_grant = Some(LastGrant {
-                units,
-                held: open_units,
-                at: publication.now,
-            });
-            self.held.store(Arc::new(opened));
-            if let Some(retired) = retired {
-                core.close(retired, want.period);
-            }
-            open_units
-        } else {
-            // The counter was closed meanwhile (limit, plan, period): only who waited for it may have its units.
-            core.close(Arc::clone(&lease), want.period);
-            0
-        };
-        let ask = want.ask?;
-        let hit = Hit {
-            reservation: Reservation::of(&lease, ask.cost),
-            seen: Seen {
-                held: opened,
-                pool,
-                is_current: publication.alone,
-            },
-            renew: false,
-        };
-        Some((ask.reply, Answer::Granted(hit)))
-    }
-
     fn close_open(&self, core: &mut Core) {
         let held = self.held.swap(Arc::clone(&EMPTY));
         self.renewal.store(0, Ordering::Relaxed);
@@ -458,73 +274,6 @@ impl Counter {
     fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Held {
-    fn leases(&self) -> impl Iterator<Item = &Arc<HeldLease>> {
-        [&self.older, &self.newer].into_iter().flatten()
-    }
-
-    fn open_units(&self) -> i64 {
-        self.leases().map(|lease| lease.units.left()).sum()
-    }
-}
-
-impl Core {
-    fn close(&mut self, lease: Arc<HeldLease>, period: Period) {
-        lease.units.close();
-        self.closing.push(Closing {
-            id: lease.id,
-            period_start: period.start,
-            lease: Some(lease),
-            acknowledged: 0,
-        });
-    }
-
-    fn acknowledge(&mut self, done: &GiveBack) {
-        if done.last {
-            self.closing.retain(|closing| closing.id != done.lease_id);
-        } else if let Some(closing) = self.closing.iter_mut().find(|closing| closing.id == done.lease_id) {
-            closing.acknowledged = done.total;
-        }
-    }
-
-    fn pace(&self, now: Instant, held: i64) -> Option<Pace> {
-        self.last_grant.as_ref().map(|last| Pace {
-            granted: last.units,
-            spent: last.held - held,
-            elapsed: now.duration_since(last.at),
-        })
-    }
-}
-
-impl Closing {
-    /// What Postgres shall be told, if there is news. One reading of the lease, so that total and finality agree.
-    fn give_back(&self) -> Option<GiveBack> {
-        let (total, last) = match &self.lease {
-            Some(lease) => {
-                let now = lease.units.snapshot();
-                (now.unspent, now.is_final())
-            }
-            None => (GiveBack::ALL, true),
-        };
-        (last || total > self.acknowledged).then_some(GiveBack {
-            lease_id: self.id,
-            period_start: self.period_start,
-            total,
-            last,
-        })
-    }
-
-    fn owed(&self) -> i64 {
-        let unspent = self.lease.as_ref().map_or(0, |lease| lease.units.snapshot().unspent);
-        unspent - self.acknowledged
-    }
-}
-
-fn spend_from(lease: Option<&Arc<HeldLease>>, cost: i64) -> Option<(&Arc<HeldLease>, i64)> {
-    let lease = lease?;
-    lease.units.try_spend(cost).map(|left| (lease, left))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Closing, Core, Counter};
+use super::{Counter, closing::Closing, locked::Core};
 use crate::refusals::REMEMBERED_FOR;
 
 /// Refusals of other gateways that counted on us are told of units that come back here: as long as they are remembered, and

@@ -11,7 +11,12 @@ use schema::{AccountId, Catalogue, Period, UsageType};
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
-use crate::{account::Facts, decision_metrics::QuotaMetrics, leases::Others};
+use crate::{
+    account::{Account, Facts},
+    decision_metrics::QuotaMetrics,
+    leases::{Answer, Decision, Desk, Others},
+    quota::Pool,
+};
 
 const NOW: i64 = 1_800_000_000;
 
