@@ -96,11 +96,7 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
     .await?;
     let mut by_period: HashMap<count::AccountPeriod, HashMap<LineId, Line>> = HashMap::new();
     for row in lines {
-        let id = LineId {
-            account: AccountId(row.account_id),
-            start: row.period_start.unix_timestamp(),
-            usage_type: row.usage_type,
-        };
+        let id = LineId::of_row(row.account_id, row.period_start, row.usage_type);
         let line = Line {
             reported: row.reported_units,
             carried_in: row.carried_in,

@@ -2,6 +2,8 @@
 
 use schema::AccountId;
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// What Stripe allows.
 const LENGTH_MAX: usize = 100;
@@ -13,6 +15,17 @@ pub struct LineId {
     /// First second of the period.
     pub start: i64,
     pub usage_type: String,
+}
+
+impl LineId {
+    /// As PostgreSQL's tables have it.
+    pub fn of_row(account_id: Uuid, period_start: OffsetDateTime, usage_type: String) -> Self {
+        Self {
+            account: AccountId(account_id),
+            start: period_start.unix_timestamp(),
+            usage_type,
+        }
+    }
 }
 
 /// Of the report that is the `number`th of its line. The number is needed: a correction may bring a counter back to where it

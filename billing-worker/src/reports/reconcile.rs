@@ -312,11 +312,7 @@ async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> sqlx::Resul
     Ok(rows
         .into_iter()
         .map(|row| {
-            let id = LineId {
-                account: AccountId(row.account_id),
-                start: row.period_start.unix_timestamp(),
-                usage_type: row.usage_type,
-            };
+            let id = LineId::of_row(row.account_id, row.period_start, row.usage_type);
             let stored = Stored {
                 line: Line {
                     reported: row.reported_units,

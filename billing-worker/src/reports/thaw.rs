@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result};
 use clickhouse::Row;
-use schema::{AccountId, period::instant};
+use schema::period::instant;
 use serde::Deserialize;
 use tokio::time::timeout;
 use tracing::warn;
@@ -46,11 +46,7 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<u64> {
     // Lines without units are left out of both.
     let mut kept: HashMap<count::AccountPeriod, HashMap<LineId, i64>> = HashMap::new();
     for row in frozen {
-        let id = LineId {
-            account: AccountId(row.account_id),
-            start: row.period_start.unix_timestamp(),
-            usage_type: row.usage_type,
-        };
+        let id = LineId::of_row(row.account_id, row.period_start, row.usage_type);
         let lines = kept.entry((id.account, id.start)).or_default();
         if row.frozen_units != 0 {
             lines.insert(id, row.frozen_units);
