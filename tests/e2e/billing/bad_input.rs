@@ -1,0 +1,240 @@
+//! What the admin API and the commands refuse.
+
+use devstack::http::{Http, request};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    text,
+    worker::{TOKEN, Worker},
+};
+
+#[tokio::test]
+async fn without_the_token_nothing_opens() {
+    let worker = Worker::start().await;
+    let http = Http::default();
+    let url = format!("{}/admin/accounts", worker.service.admin_url());
+    for token in ["", "wrong", &TOKEN[1..], &format!("{TOKEN}x")] {
+        let new = json!({ "name": "Ann", "email": "ann@example.com" });
+        let answer = http.post(&url, token, &new).await.unwrap();
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{token:?}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        assert_eq!(answer.json().unwrap()["error"], "unauthorized");
+    }
+    let mut twice = request(Method::GET, &url, TOKEN, None).unwrap();
+    twice
+        .headers_mut()
+        .append("authorization", "Bearer wrong".parse().unwrap());
+    assert_eq!(http.send(twice).await.unwrap().status, StatusCode::UNAUTHORIZED);
+    let stored: i64 = sqlx::query_scalar("select count(*) from accounts")
+        .fetch_one(&worker.pool)
+        .await
+        .unwrap();
+    assert_eq!(stored, 0);
+    // What watches the service has no token.
+    let health = http
+        .get(&format!("{}/healthz", worker.service.admin_url()), "")
+        .await
+        .unwrap();
+    assert_eq!(health.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn bad_input_is_refused_with_its_reason() {
+    let worker = Worker::start().await;
+    let ann = worker.account("ann@example.com", "free").await;
+    let key = worker
+        .change(Method::POST, &format!("/accounts/{ann}/keys"), Value::Null)
+        .await;
+    let nobody = Uuid::nil();
+    let accounts = |body: &str| (Method::POST, "/accounts".to_owned(), body.to_owned());
+    let of_ann = |method: Method, path: &str, body: &str| (method, format!("/accounts/{ann}/{path}"), body.to_owned());
+    let get = |path: &str| (Method::GET, path.to_owned(), String::new());
+    let rotate = |body: &str| {
+        (
+            Method::POST,
+            format!("/keys/{}/rotate", text(&key["id"])),
+            body.to_owned(),
+        )
+    };
+    let long = "x".repeat(201);
+    for ((method, path, body), status, error, named) in [
+        (accounts(r#"{"name":"#), 400, "malformed_request", "line 1"),
+        (accounts(""), 400, "malformed_request", "name"),
+        (
+            accounts(r#"{"name":"A","email":"a@b.co","colour":1}"#),
+            400,
+            "malformed_request",
+            "colour",
+        ),
+        (
+            accounts(r#"{"name":"A","email":"a@b.co","email":"c@d.eu"}"#),
+            400,
+            "malformed_request",
+            "email",
+        ),
+        (
+            accounts(r#"{"name":1,"email":"a@b.co"}"#),
+            400,
+            "malformed_request",
+            "string",
+        ),
+        (accounts(r#"{"name":"","email":"a@b.co"}"#), 422, "bad_value", "name"),
+        (
+            accounts(&format!(r#"{{"name":"{long}","email":"a@b.co"}}"#)),
+            422,
+            "bad_value",
+            "200",
+        ),
+        (accounts(r#"{"name":"A","email":"a@b"}"#), 422, "bad_email", "a@b"),
+        (
+            accounts(r#"{"name":"A","email":"a\u0000@b.co"}"#),
+            422,
+            "bad_email",
+            "address",
+        ),
+        (
+            accounts(r#"{"name":"A","email":"a@b.co","plan":"gold"}"#),
+            422,
+            "unknown_plan",
+            "free, pro, enterprise",
+        ),
+        (
+            accounts(r#"{"name":"A","email":"ANN@example.com"}"#),
+            409,
+            "email_taken",
+            "ANN@example.com",
+        ),
+        (accounts(&" ".repeat(256 * 1024 + 1)), 413, "body_too_large", "262144"),
+        (get("/accounts?limit=0"), 422, "bad_value", "limit"),
+        (get("/accounts?limit=1001"), 422, "bad_value", "1000"),
+        (get("/accounts?after=x"), 400, "malformed_request", "after"),
+        (get("/accounts?colour=1"), 400, "malformed_request", "colour"),
+        (get("/accounts/x"), 404, "unknown_account", "x"),
+        (get("/accounts/%ff"), 400, "malformed_request", "UTF-8"),
+        (get(&format!("/accounts/{nobody}")), 404, "unknown_account", "0000"),
+        (get(&format!("/accounts/{nobody}/keys")), 404, "unknown_account", "0000"),
+        (get("/nothing"), 404, "unknown_path", "nothing"),
+        (
+            (Method::DELETE, "/accounts".to_owned(), String::new()),
+            405,
+            "unknown_method",
+            "method",
+        ),
+        (
+            of_ann(Method::PUT, "plan", r#"{"plan":"gold"}"#),
+            422,
+            "unknown_plan",
+            "free, pro, enterprise",
+        ),
+        (of_ann(Method::PUT, "plan", "{}"), 400, "malformed_request", "plan"),
+        (
+            of_ann(Method::PUT, "limits/calls", r#"{"limit_units":1}"#),
+            422,
+            "unknown_usage_type",
+            "api_call, export",
+        ),
+        (
+            of_ann(Method::DELETE, "limits/calls", ""),
+            422,
+            "unknown_usage_type",
+            "api_call, export",
+        ),
+        (
+            of_ann(Method::PUT, "limits/export", r#"{"limit_units":-1}"#),
+            422,
+            "bad_value",
+            "limit_units",
+        ),
+        (
+            of_ann(Method::PUT, "limits/export", r#"{"limit_units":1e18}"#),
+            400,
+            "malformed_request",
+            "i64",
+        ),
+        (
+            of_ann(Method::PUT, "limits/export", r#"{"limit_units":9999999999999999}"#),
+            422,
+            "bad_value",
+            "limit_units",
+        ),
+        (
+            of_ann(Method::POST, "keys", r#"{"name":"a\nb"}"#),
+            422,
+            "bad_value",
+            "name",
+        ),
+        (
+            of_ann(Method::POST, "keys", r#"{"expires_in_days":0}"#),
+            422,
+            "bad_value",
+            "expires_in_days",
+        ),
+        (
+            of_ann(Method::POST, "keys", r#"{"expires_in_days":-1}"#),
+            400,
+            "malformed_request",
+            "u32",
+        ),
+        (
+            (Method::POST, format!("/accounts/{nobody}/keys"), String::new()),
+            404,
+            "unknown_account",
+            "0000",
+        ),
+        (
+            (
+                Method::PUT,
+                format!("/accounts/{nobody}/plan"),
+                r#"{"plan":"pro"}"#.into(),
+            ),
+            404,
+            "unknown_account",
+            "0000",
+        ),
+        (
+            (Method::POST, format!("/accounts/{nobody}/suspend"), String::new()),
+            404,
+            "unknown_account",
+            "0000",
+        ),
+        (rotate(r#"{"overlap_hours":8761}"#), 422, "bad_value", "overlap_hours"),
+        (rotate(r#"{"overlap":1}"#), 400, "malformed_request", "overlap"),
+        (
+            (Method::DELETE, "/keys/x".to_owned(), String::new()),
+            404,
+            "unknown_key",
+            "x",
+        ),
+        (
+            (Method::DELETE, format!("/keys/{nobody}"), String::new()),
+            404,
+            "unknown_key",
+            "0000",
+        ),
+    ] {
+        let url = format!("{}/admin{path}", worker.service.admin_url());
+        let what = format!("{method} {path} {:.80}", body);
+        let request = request(method, &url, TOKEN, None).unwrap().map(|_| body.into());
+        let answer = Http::default().send(request).await.unwrap();
+        assert_eq!(answer.status.as_u16(), status, "{what}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/problem+json"),
+            "{what}"
+        );
+        let problem = answer.json().unwrap();
+        assert_eq!(
+            (&problem["error"], &problem["status"]),
+            (&json!(error), &json!(status)),
+            "{what}"
+        );
+        assert!(text(&problem["message"]).contains(named), "{what}: {problem}");
+    }
+    let stored: i64 = sqlx::query_scalar("select count(*) from accounts")
+        .fetch_one(&worker.pool)
+        .await
+        .unwrap();
+    assert_eq!(stored, 1);
+}

@@ -1,0 +1,109 @@
+//! A system whose billing worker looks at usage all the time, and what can be asked of it.
+
+use std::path::Path;
+
+use devstack::{
+    Service, ServiceOptions,
+    admin::Customer,
+    http::{Answer, Http, request},
+    ports,
+};
+use harness::{Stack, StackOptions, eventually};
+use http::Method;
+use schema::AccountId;
+use serde_json::{Value, json};
+
+use crate::SERVICES;
+
+pub const QUICK: (&str, &str) = ("NOTICE_INTERVAL", "0.2");
+pub const HTTP: (&str, &str) = ("NOTICE_ALLOW_HTTP", "true");
+pub const PRIVATE: (&str, &str) = ("NOTICE_ALLOW_PRIVATE", "true");
+
+/// A system whose customers have their endpoints on this machine, and one of its customers.
+pub async fn stack() -> (Stack, Customer) {
+    stack_with(&[QUICK, HTTP, PRIVATE]).await
+}
+
+pub async fn stack_with(settings: &[(&'static str, &str)]) -> (Stack, Customer) {
+    let options = StackOptions {
+        billing_env: settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect(),
+        ..StackOptions::default()
+    };
+    let stack = Stack::start(SERVICES, options).await.unwrap();
+    let ada = stack.admin.customer("ada", "pro").await.unwrap();
+    (stack, ada)
+}
+
+/// Another billing worker of the same system.
+pub async fn another_worker(stack: &Stack, settings: &[(&str, &str)]) -> Service {
+    let (admin, public) = (ports::free().unwrap(), ports::free().unwrap());
+    let endpoints = &stack.endpoints;
+    let dir = stack.data.path().to_owned();
+    let mut options = ServiceOptions::new("billing-worker", "another-worker", dir, admin)
+        .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
+        .env("BILLING_LISTEN", format!("127.0.0.1:{public}"))
+        .env("NATS_URL", &endpoints.nats_url)
+        .env("DATABASE_URL", &endpoints.database_url)
+        .env("CLICKHOUSE_URL", &endpoints.clickhouse_url)
+        .env("CLICKHOUSE_DATABASE", &endpoints.clickhouse_database);
+    options.exe = Some(SERVICES.into());
+    for (name, value) in settings {
+        options = options.env(*name, *value);
+    }
+    Service::start(options).await.unwrap()
+}
+
+pub async fn call(stack: &Stack, method: Method, path: &str, body: Value) -> Answer {
+    let url = format!("{}/admin{path}", stack.billing.admin_url());
+    let body = Some(&body).filter(|body| !body.is_null());
+    let request = request(method, &url, &stack.admin_token, body).unwrap();
+    Http::default().send(request).await.unwrap()
+}
+
+/// Calls something about the account's endpoint; it must succeed.
+pub async fn endpoint(stack: &Stack, method: Method, account: AccountId, action: &str, body: Value) -> Value {
+    let path = format!("/accounts/{account}/notice-endpoint{action}");
+    call(stack, method, &path, body).await.ok().unwrap()
+}
+
+/// Sets the account's endpoint for the first time; its secret.
+pub async fn set(stack: &Stack, account: AccountId, url: &str) -> String {
+    let set = endpoint(stack, Method::PUT, account, "", json!({ "url": url })).await;
+    set["secret"].as_str().unwrap().to_owned()
+}
+
+/// The account's notices, once they are as expected.
+pub async fn notices(stack: &Stack, account: AccountId, what: &str, expected: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    eventually(what, async || {
+        let path = format!("/accounts/{account}/notices");
+        let listed = call(stack, Method::GET, &path, Value::Null).await.ok().unwrap();
+        let items = listed["items"].as_array().unwrap().clone();
+        expected(&items).then_some(items)
+    })
+    .await
+}
+
+pub async fn metric(service: &Service, name: &str) -> u64 {
+    let url = format!("{}/metrics", service.admin_url());
+    let text = String::from_utf8(Http::default().get(&url, "").await.unwrap().body.to_vec()).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap().parse().unwrap()
+}
+
+/// Waits until a worker has compared everything once more, from the beginning.
+pub async fn compared(service: &Service) {
+    const NAME: &str = "billing_notices_comparisons_total";
+    let before = metric(service, NAME).await;
+    // The one that is under way may have begun before what the caller did.
+    eventually("usage is compared", async || {
+        (metric(service, NAME).await >= before + 2).then_some(())
+    })
+    .await;
+}
+
+pub fn log(dir: &Path, name: &str) -> String {
+    std::fs::read_to_string(dir.join(format!("{name}.log"))).unwrap()
+}

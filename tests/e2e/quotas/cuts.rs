@@ -1,0 +1,210 @@
+//! Connections to PostgreSQL that are lost: whatever was said on them, units are granted once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use gateway::{accounts::AuthError, admission::Refusal};
+use harness::eventually;
+use schema::{api_key::ApiKey, clock};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::rig::{Database, drain, stop_all};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_killed_all_the_time_neither_lose_nor_double_a_unit() {
+    let database = Database::open().await;
+    let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
+    database.set_limit(&customer, calls, 5_000).await;
+    let gateways = vec![Arc::new(database.gateway().await), Arc::new(database.gateway().await)];
+    for gateway in &gateways {
+        // The killing is about leases: a cold key would be answered 503.
+        gateway.account(&customer).await;
+    }
+    let kills = AtomicUsize::new(0);
+    let killing = async {
+        loop {
+            let killed: i64 = sqlx::query_scalar(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                 where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'",
+            )
+            .fetch_one(&database.pool)
+            .await
+            .unwrap_or(0);
+            kills.fetch_add(killed as usize, SeqCst);
+            // Long enough for some transactions to end, short enough to meet others at any of their statements.
+            tokio::time::sleep(Duration::from_millis(rand::random_range(1..40))).await;
+        }
+    };
+    let spent = tokio::select! {
+        spent = drain(&gateways, &customer, calls, &[1, 1, 2, 5, 1, 13, 1, 1]) => spent,
+        () = killing => unreachable!("it goes on until the others have ended"),
+    };
+
+    assert_eq!(spent, 5_000);
+    assert!(kills.load(SeqCst) > 3, "only {kills:?} transactions were met");
+    stop_all(gateways).await;
+    database.assert_settled(5_000).await;
+}
+
+/// Where the connection is cut at a transaction's commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Before,
+    After,
+}
+
+/// A connection to PostgreSQL that can be cut.
+struct Proxy {
+    url: String,
+    cuts: Arc<AtomicUsize>,
+    up: watch::Sender<bool>,
+}
+
+impl Proxy {
+    /// Cuts the next `cuts` commits.
+    async fn start(url: &str, cut: Cut, cuts: usize) -> Self {
+        let (head, tail) = url.rsplit_once('@').map_or(("", url), |(head, tail)| (head, tail));
+        let (server, name) = tail.split_once('/').unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let proxy = Self {
+            url: format!("{head}@127.0.0.1:{port}/{name}"),
+            cuts: Arc::new(AtomicUsize::new(cuts)),
+            up: watch::Sender::new(true),
+        };
+        let (server, cuts, up) = (server.to_owned(), Arc::clone(&proxy.cuts), proxy.up.subscribe());
+        let mut connections = JoinSet::new();
+        #[allow(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, cuts, mut up) = (server.clone(), Arc::clone(&cuts), up.clone());
+                connections.spawn(async move {
+                    if !*up.borrow() {
+                        return;
+                    }
+                    let server = TcpStream::connect(server).await.unwrap();
+                    let (from_client, to_client) = client.into_split();
+                    let (from_server, to_server) = server.into_split();
+                    tokio::select! {
+                        () = forward(from_client, to_server, cut, &cuts) => {}
+                        () = copy(from_server, to_client) => {}
+                        _ = up.wait_for(|up| !up) => {}
+                    }
+                });
+            }
+        });
+        proxy
+    }
+}
+
+/// Until a commit that is to be cut comes by.
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cut: Cut, cuts: &AtomicUsize) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let is_commit = buffer[..length].windows(6).any(|text| text == b"COMMIT");
+        let cut = (is_commit && cuts.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()).then_some(cut);
+        if cut == Some(Cut::Before) || to.write_all(&buffer[..length]).await.is_err() || cut == Some(Cut::After) {
+            return;
+        }
+    }
+}
+
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    // Whichever side ends it, the connection is over.
+    drop(tokio::io::copy(&mut from, &mut to).await);
+}
+
+async fn commits_that_are_cut_grant_once(cut: Cut) {
+    let database = Database::open().await;
+    let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
+    let proxy = Proxy::start(&database.url, cut, 0).await;
+    let gateway = database.gateway_at(&proxy.url).await;
+    let account = gateway.account(&customer).await;
+    gateway.admit(&account, calls, 1).await.unwrap().spent();
+
+    // More than a batch tries again, so the question is given up with an outcome that nobody knows.
+    proxy.cuts.store(1_000, SeqCst);
+    assert_eq!(
+        gateway.admit(&account, calls, 50).await.unwrap_err(),
+        Refusal::Unavailable
+    );
+    proxy.cuts.store(0, SeqCst);
+    eventually("Postgres is found again", async || {
+        gateway.admit(&account, calls, 50).await.ok()
+    })
+    .await
+    .spent();
+    // One cut: tried again at once, and granted once.
+    proxy.cuts.store(1, SeqCst);
+    gateway.admit(&account, calls, 16).await.unwrap().spent();
+    assert_eq!(proxy.cuts.load(SeqCst), 0);
+    gateway.admit(&account, calls, 33).await.unwrap().spent();
+    assert!(matches!(
+        gateway.admit(&account, calls, 1).await,
+        Err(Refusal::LimitReached(_))
+    ));
+    gateway.stop().await;
+    database.assert_settled(100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_grants_once() {
+    commits_that_are_cut_grant_once(Cut::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_never_arrives_grants_once() {
+    commits_that_are_cut_grant_once(Cut::Before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_postgres_what_is_held_is_spent_and_then_refused_at_once() {
+    let database = Database::open().await;
+    let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
+    let proxy = Proxy::start(&database.url, Cut::Before, 0).await;
+    let gateway = database.gateway_at(&proxy.url).await;
+    let account = gateway.account(&customer).await;
+    let held = gateway.admit(&account, calls, 1).await.unwrap().quota;
+    proxy.up.send_replace(false);
+
+    // The first lease is for 16 requests; a renewal may have come before Postgres went.
+    let mut admitted = 1;
+    while let Ok(admission) = gateway.admit(&account, calls, 1).await {
+        admission.spent();
+        admitted += 1;
+    }
+    assert!((16..100).contains(&admitted), "{admitted} admitted; at first {held:?}");
+    let asked = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(
+            gateway.admit(&account, calls, 1).await.unwrap_err(),
+            Refusal::Unavailable
+        );
+    }
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    // The key goes on working, and one that is not cached cannot be checked.
+    gateway.account(&customer).await;
+    let other = ApiKey::generate();
+    let cold = gateway.accounts.authenticate(other.reveal(), clock::now_s()).await;
+    assert_eq!(cold.err(), Some(AuthError::Unavailable));
+
+    proxy.up.send_replace(true);
+    eventually("it is admitted again", async || {
+        gateway.admit(&account, calls, 1).await.ok()
+    })
+    .await
+    .spent();
+    // The very first was put back when its admission was dropped.
+    gateway.stop().await;
+    database.assert_settled(admitted).await;
+}
