@@ -29,6 +29,12 @@ fn period(subscription: &Value) -> (i64, i64) {
     (time(item, "current_period_start"), time(item, "current_period_end"))
 }
 
+/// A customer's subscription to one price.
+async fn subscribe(rig: &Rig, customer: &str, price: &str) -> String {
+    let params = format!("customer={customer}&items[0][price]={price}");
+    rig.client.id("/v1/subscriptions", &params).await
+}
+
 #[tokio::test]
 async fn three_periods_are_billed_for_what_was_counted_in_each() {
     let rig = Rig::start(starting(BillingSettings::default())).await;
@@ -105,13 +111,7 @@ async fn renewal_that_fails_is_tried_again_and_then_ends_the_subscription() {
         }))
         .await;
         let (plans, customer) = (rig.catalogue().await, rig.customer().await);
-        let id = rig
-            .client
-            .id(
-                "/v1/subscriptions",
-                &format!("customer={customer}&items[0][price]={}", plans.pro),
-            )
-            .await;
+        let id = subscribe(&rig, &customer, &plans.pro).await;
         rig.control.set_card(&customer, Some(Card::Declines)).unwrap();
         let end = period(&rig.control.object(&id).unwrap()).1;
         rig.control.advance_to(end + 3_600);
@@ -145,13 +145,7 @@ async fn renewal_that_fails_is_tried_again_and_then_ends_the_subscription() {
 async fn payment_of_an_overdue_invoice_revives_the_subscription() {
     let rig = Rig::start(starting(BillingSettings::default())).await;
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
-    let id = rig
-        .client
-        .id(
-            "/v1/subscriptions",
-            &format!("customer={customer}&items[0][price]={}", plans.pro),
-        )
-        .await;
+    let id = subscribe(&rig, &customer, &plans.pro).await;
     rig.control.set_card(&customer, Some(Card::Declines)).unwrap();
     let end = period(&rig.control.object(&id).unwrap()).1;
     rig.control.advance_to(end + 3_600 + DAY);
@@ -401,13 +395,7 @@ async fn trial_that_is_canceled_bills_and_credits_nothing() {
 async fn usage_of_the_second_under_way_is_on_the_last_invoice() {
     let rig = Rig::start(starting(BillingSettings::default())).await;
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
-    let id = rig
-        .client
-        .id(
-            "/v1/subscriptions",
-            &format!("customer={customer}&items[0][price]={}", plans.calls),
-        )
-        .await;
+    let id = subscribe(&rig, &customer, &plans.calls).await;
     assert_eq!(
         rig.control.invoices(&customer).len(),
         0,
