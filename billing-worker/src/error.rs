@@ -184,6 +184,7 @@ impl Error {
             Self::NoticeEndpointDisabled(_) => (StatusCode::CONFLICT, "notice_endpoint_disabled"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+            Self::Database(error) if is_no_text(error) => (StatusCode::BAD_REQUEST, "malformed_request"),
             Self::Database(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         }
     }
@@ -197,6 +198,7 @@ impl IntoResponse for Error {
             Self::Database(error) => {
                 error!(status = status.as_u16(), "an answer failed: {error}");
                 match status {
+                    StatusCode::BAD_REQUEST => "the request has a zero character in it".to_owned(),
                     StatusCode::SERVICE_UNAVAILABLE => "the database cannot be reached; try again".to_owned(),
                     _ => "something went wrong here; the log has it".to_owned(),
                 }
@@ -247,6 +249,14 @@ impl IntoResponse for Error {
         }
         response
     }
+}
+
+/// PostgreSQL has no zero character: what has one in it is stored nowhere, and names nothing.
+fn is_no_text(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code == "22021")
 }
 
 /// Will the same request work later? The server is away (no connection, or class 08, 53, 57), or two transactions met

@@ -25,6 +25,7 @@
 pub mod carry;
 pub mod charge;
 pub mod count;
+pub mod credits;
 pub mod draft;
 pub mod freeze;
 pub mod identifier;

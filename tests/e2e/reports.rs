@@ -91,6 +91,27 @@ async fn correction_lowers_what_stripe_has_and_what_no_correction_explains_is_ne
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_correction_that_usage_outweighed_explains_nothing_that_is_lost_later() {
+    let rig = Rig::start().await;
+    let account = rig.account().await;
+    rig.use_units(&account, month(0), "api_call", &[15, 55]).await;
+    rig.correct(&account, month(0), "api_call", 20).await;
+    rig.step().await;
+    assert_eq!(rig.told(&account, month(0), "api_call"), 50);
+    let lost = "delete from usage_events where cost_units = 15";
+    rig.clickhouse.query(lost).execute().await.unwrap();
+    let step = rig.step().await;
+    assert_eq!((step.written, step.drifts), (0, 1));
+    assert_eq!(rig.told(&account, month(0), "api_call"), 50);
+    // What is corrected meanwhile explains itself alone.
+    rig.use_units(&account, month(0), "api_call", &[15]).await;
+    rig.correct(&account, month(0), "api_call", 5).await;
+    let step = rig.step().await;
+    assert_eq!((step.sent.delivered, step.drifts), (1, 0));
+    rig.assert_told_is_counted(&[account], &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_customer_that_is_refused_is_parked_and_the_others_go_on() {
     let rig = Rig::start().await;
     let accounts = rig.accounts(20, month(0)).await;

@@ -59,7 +59,7 @@ pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Set
             mend(&billing, &unbilled).await
         }
         StripeCommand::Retry { event } => {
-            webhook::inbox::retry(&admin.db, event).await?;
+            webhook::inbox::retry(admin, event).await?;
             out(settings.json, &json!({ "event": event, "state": "received" }), || {
                 format!("the service works on {event} again")
             })

@@ -3,6 +3,7 @@
 use http::{Uri, uri::Scheme};
 use schema::{AccountId, period::instant};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 use tracing::info;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use super::{connector, settings::Policy, signature::Secret};
 use crate::{
     administration::Administration,
+    audit,
     error::{Error, violated},
     keys::{OVERLAP_HOURS, OVERLAP_HOURS_MAX},
 };
@@ -81,6 +83,13 @@ pub async fn set(
     let url = new.url.trim();
     checked_url(url, policy).map_err(|rule| Error::BadValue { field: "url", rule })?;
     let mut tx = admin.db.begin().await?;
+    let before = sqlx::query!(
+        "select url, state from notice_endpoints where account_id = $1 for update",
+        account.0
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    let changes = before.is_none_or(|before| before.url != url || before.state != "active");
     // A delivery to the URL of before loses its lease: what it met says nothing of the new one.
     let made = sqlx::query_scalar!(
         r#"insert into notice_endpoints as e (account_id, url) values ($1, $2)
@@ -103,6 +112,16 @@ pub async fn set(
         false => None,
     };
     let endpoint = read(&mut tx, account).await?;
+    if changes {
+        record(
+            &mut tx,
+            admin,
+            account,
+            "notice_endpoint.set",
+            json!({ "host": host(url) }),
+        )
+        .await?;
+    }
     tx.commit().await?;
     info!(account.id = %account, by = %admin.by, "set a notice endpoint");
     Ok(IssuedEndpoint {
@@ -130,6 +149,8 @@ pub async fn remove(admin: &Administration, account: AccountId) -> Result<Endpoi
     )
     .execute(&mut *tx)
     .await?;
+    let details = json!({ "host": host(&endpoint.url) });
+    record(&mut tx, admin, account, "notice_endpoint.remove", details).await?;
     tx.commit().await?;
     info!(account.id = %account, by = %admin.by, "removed a notice endpoint");
     Ok(endpoint)
@@ -170,6 +191,8 @@ pub async fn rotate(
     .execute(&mut *tx)
     .await?;
     let endpoint = read(&mut tx, account).await?;
+    let details = json!({ "overlap_hours": overlap });
+    record(&mut tx, admin, account, "notice_secret.rotate", details).await?;
     tx.commit().await?;
     info!(account.id = %account, overlap_hours = overlap, by = %admin.by, "rotated a notice secret");
     Ok(IssuedEndpoint {
@@ -216,6 +239,29 @@ pub fn checked_url(url: &str, policy: Policy) -> Result<Uri, String> {
         Some(refusal) if !policy.allow_private => Err(format!("cannot be used: {refusal}")),
         _ => Ok(uri),
     }
+}
+
+/// A URL may hold a token of the customer's: the log has its host.
+fn host(url: &str) -> String {
+    let uri: Option<Uri> = url.parse().ok();
+    uri.and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default()
+}
+
+async fn record(
+    tx: &mut Transaction<'_, Postgres>,
+    admin: &Administration,
+    account: AccountId,
+    action: &'static str,
+    details: Value,
+) -> Result<(), Error> {
+    let entry = audit::Entry {
+        action,
+        account: Some(account),
+        subject: account.to_string(),
+        details,
+        actor: admin.actor(),
+    };
+    audit::record(tx, entry).await
 }
 
 async fn add_secret(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Result<Secret, Error> {

@@ -2,6 +2,8 @@
 
 use schema::AccountId;
 use serde::Serialize;
+use serde_json::json;
+use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 use tracing::info;
 use uuid::Uuid;
@@ -12,6 +14,7 @@ use super::{
 };
 use crate::{
     administration::Administration,
+    audit,
     error::Error,
     page::{Listed, Page},
 };
@@ -83,6 +86,7 @@ pub async fn replay(admin: &Administration, id: NoticeId) -> Result<Notice, Erro
     )
     .fetch_one(&mut *tx)
     .await?;
+    record(&mut tx, admin, &notice, "notice.replay").await?;
     tx.commit().await?;
     info!(account.id = %account, notice.id = %id, by = %admin.by, "replays a notice");
     Ok(notice)
@@ -106,7 +110,24 @@ pub async fn test(admin: &Administration, account: AccountId, now: i64) -> Resul
     )
     .fetch_one(&mut *tx)
     .await?;
+    record(&mut tx, admin, &notice, "notice.test").await?;
     tx.commit().await?;
     info!(account.id = %account, notice.id = %notice.id, by = %admin.by, "sends a test notice");
     Ok(notice)
+}
+
+async fn record(
+    tx: &mut Transaction<'_, Postgres>,
+    admin: &Administration,
+    notice: &Notice,
+    action: &'static str,
+) -> Result<(), Error> {
+    let entry = audit::Entry {
+        action,
+        account: Some(notice.account_id),
+        subject: notice.id.to_string(),
+        details: json!({ "kind": notice.kind }),
+        actor: admin.actor(),
+    };
+    audit::record(tx, entry).await
 }

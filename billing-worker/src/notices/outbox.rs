@@ -179,11 +179,16 @@ pub async fn settle(db: &PgPool, claimed: &Claimed, settlement: &Settlement) -> 
         Settlement::Delivered | Settlement::Failed { .. } => None,
     };
     let delivered = *settlement == Settlement::Delivered;
+    let gave_up = matches!(settlement, Settlement::Failed { next: Next::GiveUp, .. });
     let mut tx = db.begin().await?;
     let held = sqlx::query!(
         "update notice_endpoints
          set lease_id = null, leased_until = null,
-             failing_since = case when $3 then null else coalesce(failing_since, now()) end,
+             -- Of failures in a row: once nothing is tried any more, the next one begins anew.
+             failing_since = case
+                 when $3 or $5 and not exists (select from notices n
+                     where n.account_id = $1 and n.state = 'pending' and n.id <> $6) then null
+                 else coalesce(failing_since, now()) end,
              state = case when $4::text is null then state else 'disabled' end,
              disabled_reason = coalesce($4, disabled_reason),
              updated_at = case when $4 is null then updated_at else now() end
@@ -191,7 +196,9 @@ pub async fn settle(db: &PgPool, claimed: &Claimed, settlement: &Settlement) -> 
         claimed.account.0,
         claimed.lease,
         delivered,
-        disabled
+        disabled,
+        gave_up,
+        claimed.id.0
     )
     .execute(&mut *tx)
     .await?

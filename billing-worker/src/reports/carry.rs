@@ -64,7 +64,7 @@ pub(super) async fn write(
     .await?;
     page.change(line, |line| line.carry_out(units));
     if let Some(to) = &to {
-        page.change(to, |line| line.carry_in(units));
+        page.carry_in(to, units);
     }
     info!(
         carry.id = %id, account.id = %line.account, usage_type = line.usage_type, period.start = %instant(line.start), units,
@@ -105,7 +105,7 @@ pub(super) async fn arrive(
         )
         .execute(&mut **tx)
         .await?;
-        page.change(&to, |line| line.carry_in(carry.units));
+        page.carry_in(&to, carry.units);
         info!(carry.id = %carry.id, account.id = %from.account, units = carry.units, "carried usage has found its next period");
         arrived += 1;
     }

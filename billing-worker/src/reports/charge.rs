@@ -3,12 +3,15 @@
 //! What it promises: one item a carry. An attempt is in the database before it is made, under a key of its own; one whose
 //! outcome is not known is looked for in Stripe before the next.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use anyhow::{Context, Result};
 use schema::{AccountId, period::instant};
-use serde::Deserialize;
-use stripe_billing::invoice_item::{CreateInvoiceItem, ListInvoiceItem};
+use serde::{Deserialize, de::IgnoredAny};
+use stripe_billing::{
+    invoice::{CreateInvoice, CreateInvoicePendingInvoiceItemsBehavior},
+    invoice_item::{CreateInvoiceItem, ListInvoiceItem, RetrieveInvoiceItem},
+};
 use stripe_product::price::RetrievePrice;
 use stripe_types::{Currency, RangeBoundsTs, RangeQueryTs};
 use time::OffsetDateTime;
@@ -37,6 +40,10 @@ struct Late {
     price: Option<String>,
     attempts: i32,
     first_sent_at: Option<i64>,
+    /// It is made.
+    item: Option<Charged>,
+    /// No subscription brings another invoice.
+    is_over: bool,
 }
 
 #[derive(Deserialize)]
@@ -44,8 +51,11 @@ struct Item {
     id: String,
     #[serde(default)]
     metadata: HashMap<String, String>,
+    /// `None`: it waits for one.
+    invoice: Option<IgnoredAny>,
 }
 
+#[derive(Clone)]
 enum Charged {
     Item { id: String, amount: i64, currency: String },
     Nothing { why: &'static str },
@@ -53,10 +63,14 @@ enum Charged {
 
 /// Bills what waits, of a page of accounts; tells how many carries were settled.
 pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Result<u64> {
-    let mut settled = 0;
+    let (mut settled, began) = (0, Instant::now());
     for late in claim(reporter, accounts, now).await.context("claiming late usage")? {
+        // One after the other takes a while.
+        let now = now + i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
         match charge(reporter, &late, now).await? {
-            Ok(charged) => {
+            // Another worker is at it: our claim ended before its turn came.
+            Ok(None) => {}
+            Ok(Some(charged)) => {
                 settle(reporter, &late, charged, now)
                     .await
                     .context("writing down an invoice item")?;
@@ -80,12 +94,13 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
                 sqlx::query!(
                     "update meter_carries set error = $2, next_attempt_at = $3, claimed_until = null,
                          first_sent_at = case when $4 then first_sent_at else $5::timestamptz end
-                     where id = $1",
+                     where id = $1 and attempts <= $6 + 2 and settled_at is null",
                     late.id,
                     failure.to_string(),
                     instant(now + AGAIN),
                     unclear,
-                    late.first_sent_at.map(instant)
+                    late.first_sent_at.map(instant),
+                    late.attempts
                 )
                 .execute(&reporter.db)
                 .await
@@ -96,12 +111,27 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
     Ok(settled)
 }
 
-async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Charged, StripeError>> {
+/// `None`: another worker is at it.
+async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Option<Charged>, StripeError>> {
+    let charged = match &late.item {
+        Some(made) => Ok(Some(made.clone())),
+        None => make(reporter, late, now).await?,
+    };
+    if let Ok(Some(Charged::Item { id, .. })) = &charged
+        && late.is_over
+        && let Err(failure) = invoice(reporter, late, id).await?
+    {
+        return Ok(Err(failure));
+    }
+    Ok(charged)
+}
+
+/// Makes the item, and writes down that it is there.
+async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Option<Charged>, StripeError>> {
     let stripe = &reporter.stripe;
+    let nothing = |why| Ok(Ok(Some(Charged::Nothing { why })));
     let Some(price) = &late.price else {
-        return Ok(Ok(Charged::Nothing {
-            why: "the plan has no metered price for it",
-        }));
+        return nothing("the plan has no metered price for it");
     };
     let price: Price = match stripe
         .read(&RetrievePrice::new(price.as_str()).expand(vec!["tiers".to_owned()]))
@@ -111,41 +141,61 @@ async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Cha
         Err(failure) => return Ok(Err(failure)),
     };
     let Some(amount) = price.difference(late.before, late.units) else {
-        return Ok(Ok(Charged::Nothing {
-            why: "its price is neither per unit nor graduated: bill it by hand",
-        }));
+        return nothing("its price is neither per unit nor graduated: bill it by hand");
     };
     if amount == 0 {
-        return Ok(Ok(Charged::Nothing {
-            why: "it costs nothing by the price's tiers",
-        }));
+        return nothing("it costs nothing by the price's tiers");
     }
-    let item = |id| Charged::Item {
-        id,
-        amount,
-        currency: price.currency.clone(),
+    let found = match late.first_sent_at {
+        Some(first) => find(reporter, late, first).await,
+        None => Ok(None),
     };
-    if let Some(first) = late.first_sent_at {
-        match find(reporter, late, first).await {
-            Ok(Some(id)) => return Ok(Ok(item(id))),
-            Ok(None) => {}
-            Err(failure) => return Ok(Err(failure)),
+    let id = match found {
+        Ok(Some(id)) => id,
+        Ok(None) => {
+            // Committed before the call: whoever comes after a crash looks for the item before it makes one, and not while it
+            // may be under way.
+            let ours = sqlx::query!(
+                "update meter_carries set attempts = $2 + 1, first_sent_at = coalesce(first_sent_at, $3), amount = $4,
+                     currency = $5, claimed_until = $6
+                 where id = $1 and attempts = $2 and settled_at is null",
+                late.id,
+                late.attempts,
+                instant(now),
+                amount,
+                price.currency,
+                instant(now + CLAIM)
+            )
+            .execute(&reporter.db)
+            .await
+            .context("writing down that an invoice item is made")?;
+            if ours.rows_affected() == 0 {
+                return Ok(Ok(None));
+            }
+            match create(reporter, late, amount, &price.currency).await {
+                Ok(id) => id,
+                Err(failure) => return Ok(Err(failure)),
+            }
         }
-    }
-    // Committed before the call: whoever comes after a crash looks for the item before it makes one.
+        Err(failure) => return Ok(Err(failure)),
+    };
     sqlx::query!(
-        "update meter_carries set attempts = $2, first_sent_at = coalesce(first_sent_at, $3), amount = $4, currency = $5
-         where id = $1",
+        "update meter_carries set invoice_item_id = $2 where id = $1",
         late.id,
-        late.attempts + 1,
-        instant(now),
-        amount,
-        price.currency
+        id
     )
     .execute(&reporter.db)
     .await
-    .context("writing down that an invoice item is made")?;
-    let Ok(currency) = price.currency.parse::<Currency>();
+    .context("writing down an invoice item")?;
+    Ok(Ok(Some(Charged::Item {
+        id,
+        amount,
+        currency: price.currency,
+    })))
+}
+
+async fn create(reporter: &Reporter, late: &Late, amount: i64, currency: &str) -> Result<String, StripeError> {
+    let Ok(currency) = currency.parse::<Currency>();
     let kind = if late.units < 0 { "Late credit" } else { "Late usage" };
     let request = CreateInvoiceItem::new()
         .customer(&late.customer)
@@ -158,10 +208,33 @@ async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Cha
         ))
         .metadata([(CARRY.to_owned(), late.id.to_string())]);
     let key = format!("carry/{}/{}", late.id, late.attempts + 1);
-    Ok(stripe
-        .write::<Item>(&request, Write::Keyed(&key))
-        .await
-        .map(|made| item(made.id)))
+    let made: Item = reporter.stripe.write(&request, Write::Keyed(&key)).await?;
+    Ok(made.id)
+}
+
+/// An invoice of its own for the item, if it is on none: the customer has no subscription any more that would bring one.
+async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Result<Result<(), StripeError>> {
+    match reporter.stripe.read::<Item>(&RetrieveInvoiceItem::new(item)).await {
+        Ok(item) if item.invoice.is_some() => return Ok(Ok(())),
+        Ok(_) => {}
+        Err(failure) => return Ok(Err(failure)),
+    }
+    // Stripe answers a key as it did before, also that it had failed.
+    let attempts = sqlx::query_scalar!(
+        "update meter_carries set attempts = attempts + 1 where id = $1 returning attempts",
+        late.id
+    )
+    .fetch_one(&reporter.db)
+    .await
+    .context("writing down that an invoice is made")?;
+    let request = CreateInvoice::new()
+        .customer(&late.customer)
+        .auto_advance(true)
+        .pending_invoice_items_behavior(CreateInvoicePendingInvoiceItemsBehavior::Include)
+        .metadata([(CARRY.to_owned(), late.id.to_string())]);
+    let key = format!("carry/{}/invoice/{attempts}", late.id);
+    let made = reporter.stripe.write::<IgnoredAny>(&request, Write::Keyed(&key)).await;
+    Ok(made.map(|_| ()))
 }
 
 /// The item that an earlier attempt made.
@@ -210,9 +283,13 @@ async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64) -> sqlx::R
                (select coalesce(sum(e.units), 0)::bigint from meter_carries e
                 where e.account_id = c.account_id and e.from_period = c.from_period and e.usage_type = c.usage_type
                     and e.policy = 'credit_or_charge' and e.id < c.id) as "earlier!",
-               (select i.price_id from subscription_items i join subscriptions s on s.id = i.subscription_id
-                where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = c.usage_type
-                limit 1) as price_id"#,
+               case when p.prices is not null then p.prices ->> c.usage_type else
+                   (select i.price_id from subscription_items i join subscriptions s on s.id = i.subscription_id
+                    where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = c.usage_type
+                    limit 1) end as price_id,
+               c.invoice_item_id, c.amount, c.currency,
+               not exists (select from subscriptions s where s.account_id = c.account_id and s.is_current
+                   and s.stripe_subscription_id is not null) as "is_over!""#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
         instant(now),
         ITEMS_MAX,
@@ -234,6 +311,12 @@ async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64) -> sqlx::R
             price: row.price_id,
             attempts: row.attempts,
             first_sent_at: row.first_sent_at.map(OffsetDateTime::unix_timestamp),
+            item: row.invoice_item_id.map(|id| Charged::Item {
+                id,
+                amount: row.amount.unwrap_or(0),
+                currency: row.currency.unwrap_or_default(),
+            }),
+            is_over: row.is_over,
         })
         .collect())
 }

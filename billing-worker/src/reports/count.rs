@@ -14,6 +14,9 @@ use super::identifier::LineId;
 /// One query. A page of accounts takes some 50 ms.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Periods of one query. ClickHouse reads 256 KiB of a query (`max_query_size`).
+const PERIODS_MAX: usize = 2_000;
+
 /// An account and the first second of one of its periods.
 pub type AccountPeriod = (AccountId, i64);
 
@@ -62,13 +65,6 @@ async fn counted(
     periods: &[AccountPeriod],
     query: impl Fn(&str) -> String,
 ) -> Result<HashMap<LineId, i64>> {
-    if periods.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let query = query(&condition(periods));
-    let rows = timeout(PATIENCE, clickhouse.query_raw(&query).fetch_all::<Counted>())
-        .await
-        .with_context(|| format!("no answer from ClickHouse within {PATIENCE:?}"))??;
     let line = |row: Counted| {
         let line = LineId {
             account: AccountId(row.account_id),
@@ -77,7 +73,15 @@ async fn counted(
         };
         (line, row.units)
     };
-    Ok(rows.into_iter().map(line).collect())
+    let mut counted = HashMap::new();
+    for periods in periods.chunks(PERIODS_MAX) {
+        let query = query(&condition(periods));
+        let rows = timeout(PATIENCE, clickhouse.query_raw(&query).fetch_all::<Counted>())
+            .await
+            .with_context(|| format!("no answer from ClickHouse within {PATIENCE:?}"))??;
+        counted.extend(rows.into_iter().map(line));
+    }
+    Ok(counted)
 }
 
 /// Ids and numbers only: nothing that a client chose is in it.
@@ -91,4 +95,15 @@ fn condition(periods: &[AccountPeriod]) -> String {
     }
     // The first of them is what the order key finds rows by.
     format!("account_id in ({accounts}) and (account_id, period_start) in ({pairs})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_query_is_one_that_clickhouse_reads() {
+        let periods: Vec<_> = (0..PERIODS_MAX).map(|_| (AccountId::new(), 1_999_999_999)).collect();
+        assert!(condition(&periods).len() < 250 * 1_024);
+    }
 }

@@ -6,14 +6,15 @@
 mod page;
 mod rows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result};
 use schema::AccountId;
 
+use self::page::Locked;
 pub(super) use self::page::Page;
 use super::{
-    Reporter, carry, count,
+    Reporter, carry, count, credits,
     identifier::{LineId, identifier},
     ledger::Decision,
 };
@@ -61,32 +62,34 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
             .context("settling carries")?,
         ..Drafted::default()
     };
+    let known = credits::read(&mut *tx, &pairs).await.context("reading credits")?;
+    page.explain(&known);
+    // Before the sums: what is in these is in the sums, too.
+    let stored = count::corrections(&reporter.clickhouse, &page.unsettled(&busy)).await?;
     let sums = count::sums(&reporter.clickhouse, &pairs).await?;
     let strange = strange(&sums, &page, reporter);
-    let below: Vec<LineId> = page
-        .lines
-        .iter()
-        .filter(|(id, locked)| {
-            !busy.contains(*id) && locked.line.delta(counted(&sums, id)).is_none_or(|delta| delta < 0)
-        })
-        .map(|(id, _)| id.clone())
-        .collect();
-    let credits = rows::credits(&mut tx, reporter, &below).await?;
+    // After the sums: what is in those is in these.
+    let below = page.below(&busy, &sums);
+    page.explain(&credits::read(&mut *tx, &below).await.context("reading credits")?);
 
+    let occupied: HashSet<_> = busy.iter().map(|id| (id.account, id.usage_type.clone())).collect();
     let mut drafts = Vec::new();
     // From the oldest period on: what it hands on is counted in the next one.
     for id in page.lines.keys().cloned().collect::<Vec<_>>() {
         let (Some(period), false) = (page.period(&id).cloned(), busy.contains(&id)) else {
             continue;
         };
-        let Some(line) = page.lines.get(&id).map(|locked| locked.line) else {
+        let Some(&Locked { line, credits, .. }) = page.lines.get(&id) else {
             continue;
         };
-        let decision = line.decide(
-            counted(&sums, &id),
-            credits.get(&id).copied().unwrap_or(0),
-            period.way(now),
-        );
+        let counted = sums.get(&id).copied().unwrap_or(0);
+        let decision = line.decide(counted, credits, period.way(now));
+        if let Some(corrections) = stored.get(&id)
+            && line.delta(counted).is_some_and(|delta| delta >= 0)
+        {
+            let carried = known.get(&id).map_or(0, |known| known.carried);
+            page.change(&id, |line| line.net(corrections.saturating_add(carried)));
+        }
         let drift = match decision {
             Decision::Drift { units } => units,
             _ => 0,
@@ -94,6 +97,8 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
         drafted.drifts += u64::from(page.drifted(&id, drift));
         match decision {
             Decision::Even | Decision::Drift { .. } => {}
+            // One at a time of a customer and a meter, whatever the period.
+            Decision::Report { .. } if occupied.contains(&(id.account, id.usage_type.clone())) => {}
             Decision::Report { from, to, reported_for } => {
                 let number = line.reports + 1;
                 drafts.push(Draft {
@@ -128,10 +133,6 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
         .await
         .context("adding lines to the ledger")?;
     Ok(drafted)
-}
-
-fn counted(sums: &HashMap<LineId, i64>, line: &LineId) -> i64 {
-    sums.get(line).copied().unwrap_or(0)
 }
 
 /// Usage of types that the catalogue has no more: it was used, and its meter is still there.

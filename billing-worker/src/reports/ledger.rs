@@ -13,7 +13,7 @@ pub struct Line {
     pub reported: i64,
     pub carried_in: i64,
     pub carried_out: i64,
-    /// Of the corrections and carried credits, what reports and carries have taken back; 0 or negative.
+    /// Of the corrections and carried credits, what reports and carries have taken back, or usage has outweighed; 0 or negative.
     pub corrected: i64,
     /// Reports written so far.
     pub reports: i32,
@@ -83,6 +83,12 @@ impl Line {
 
     pub fn carry_in(&mut self, units: i64) {
         self.carried_in = self.carried_in.saturating_add(units);
+    }
+
+    /// A count that had these credits was not below what Stripe was told: they were netted with usage, or taken back before,
+    /// and explain nothing that is missing later.
+    pub fn net(&mut self, credits: i64) {
+        self.corrected = self.corrected.min(credits);
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant, sleep};
 pub use self::judge::{Numbers, State};
 use super::{
     Reporter, count,
+    credits::{self, Credits},
     identifier::LineId,
     ledger::Line,
     period::{BillingPeriod, Window},
@@ -143,7 +144,7 @@ async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now:
         .filter(|(id, stored)| stored.open.is_none() && stored.line.delta(units(&sums, id, stored)) < Some(0))
         .map(|(id, _)| (id.account, id.start))
         .collect();
-    let corrections = count::corrections(&reporter.clickhouse, &below).await?;
+    let credits = credits::read(&reporter.db, &below).await.context("reading credits")?;
 
     let by_id: HashMap<count::AccountPeriod, &Period> = periods
         .iter()
@@ -156,8 +157,8 @@ async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now:
         let period = *by_id.get(&(id.account, id.start))?;
         let clickhouse_units =
             stored.map_or_else(|| sums.get(id).copied().unwrap_or(0), |stored| units(&sums, id, stored));
-        let corrections = corrections.get(id).copied().unwrap_or(0);
-        Some(row(reporter, period, id, stored, clickhouse_units, corrections))
+        let credits = credits.get(id).map_or(0, Credits::total);
+        Some(row(reporter, period, id, stored, clickhouse_units, credits))
     });
     stream::iter(rows).buffered(READS_AT_ONCE).try_collect().await
 }
@@ -168,7 +169,7 @@ async fn row(
     id: &LineId,
     stored: Option<&Stored>,
     clickhouse_units: i64,
-    corrections: i64,
+    credits: i64,
 ) -> Result<Row> {
     let line = stored.map(|stored| stored.line).unwrap_or_default();
     let stripe = match line.reports {
@@ -194,7 +195,7 @@ async fn row(
     {
         note.get_or_insert_with(|| "its report is parked".to_owned());
     }
-    let explained = corrections.saturating_sub(line.corrected).min(0);
+    let explained = credits.saturating_sub(line.corrected).min(0);
     let state = numbers.judge(explained, stored.is_some_and(|stored| stored.is_settling));
     Ok(Row {
         account_id: id.account,

@@ -120,10 +120,13 @@ impl World {
         if self.open.is_some() {
             return;
         }
-        match self
+        let decision = self
             .line
-            .decide(self.counted, self.corrections, self.period.way(self.now))
-        {
+            .decide(self.counted, self.corrections, self.period.way(self.now));
+        if self.line.delta(self.counted).is_some_and(|delta| delta >= 0) {
+            self.line.net(self.corrections);
+        }
+        match decision {
             Decision::Even => {}
             Decision::Drift { units } => panic!("drift of {units}: {:?}", self.line),
             Decision::Carry { units, .. } => {
@@ -273,5 +276,9 @@ proptest! {
         prop_assert_eq!(world.line.reported, world.stripe_total);
         prop_assert_eq!(world.stripe_total, world.counted - world.carried);
         prop_assert_eq!(world.carried, world.line.carried_out);
+        // What is lost from now on is explained by no correction of before.
+        let way = world.period.way(world.now);
+        let missing = world.line.decide(world.counted - 1, world.corrections, way);
+        prop_assert_eq!(missing, Decision::Drift { units: -1 });
     }
 }

@@ -1,6 +1,8 @@
 //! Brings the rows of one account's subscriptions in line with what Stripe says now. Whoever calls holds the account's lock
 //! from before the fetch to the commit: otherwise what was fetched first could be written last.
 
+use std::collections::BTreeMap;
+
 use schema::{AccountId, Catalogue, Period, announcement::Announcement, period::instant, standing::SubscriptionStatus};
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
@@ -265,6 +267,21 @@ async fn write_periods(
     )
     .fetch_one(&mut **tx)
     .await?;
+    // One that ends before its time, because a trial was cut short or the day of billing was moved.
+    sqlx::query!(
+        "update billing_periods set period_end = $3
+         where account_id = $1 and stripe_subscription_id = $2 and final_at is null and period_start < $3 and period_end > $3",
+        account.0,
+        of.stripe_id,
+        instant(of.period.start)
+    )
+    .execute(&mut **tx)
+    .await?;
+    let metered = of
+        .items
+        .iter()
+        .filter_map(|item| Some((item.usage_type.clone()?, item.price_id.clone())));
+    let prices = json!(metered.collect::<BTreeMap<_, _>>());
     let mut periods = vec![of.period];
     if let Some(known_end) = known_end.map(|end| end.unix_timestamp()) {
         let mut at = known_end;
@@ -286,21 +303,26 @@ async fn write_periods(
         let final_at = of
             .ended_at
             .filter(|_| of.items.iter().all(|item| item.usage_type.is_none()));
+        // Of those that were missed nobody knows.
+        let prices = Some(&prices).filter(|_| period.start == of.period.start);
         // The end moves: a period may end before its time. One that is final stays as it was billed.
         sqlx::query!(
-            "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at)
-             values ($1, $2, $3, $4, $5, $6)
+            "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at,
+                 prices)
+             values ($1, $2, $3, $4, $5, $6, $7)
              on conflict (account_id, period_start) do update set period_end = excluded.period_end,
                  customer_id = excluded.customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
-                 final_at = excluded.final_at
-             where p.final_at is null and (p.period_end, p.customer_id, p.stripe_subscription_id, p.final_at)
-                   is distinct from (excluded.period_end, excluded.customer_id, excluded.stripe_subscription_id, excluded.final_at)",
+                 final_at = excluded.final_at, prices = coalesce(excluded.prices, p.prices)
+             where p.final_at is null and (p.period_end, p.customer_id, p.stripe_subscription_id, p.final_at, p.prices)
+                   is distinct from (excluded.period_end, excluded.customer_id, excluded.stripe_subscription_id,
+                       excluded.final_at, coalesce(excluded.prices, p.prices))",
             account.0,
             instant(period.start),
             instant(end),
             customer,
             of.stripe_id,
-            final_at.map(instant)
+            final_at.map(instant),
+            prices
         )
         .execute(&mut **tx)
         .await?;

@@ -12,10 +12,9 @@ use crate::{billing::Billing, error::Error, stripe::object::List};
 const OVERLAP_S: i64 = 3 * 3_600;
 /// Stripe keeps events for thirty days.
 const KEPT_S: i64 = 30 * 86_400;
-/// Pages of one step; the next one goes on.
-const PAGES_MAX: usize = 100;
 
-/// Stores what was never delivered since the last look; returns how many events were new.
+/// Stores what was never delivered since the last look; returns how many events were new. The list begins with the newest, and
+/// what could not be delivered stays in it: it is read to its end, or the next look begins where this one did.
 pub async fn step(billing: &Billing) -> Result<usize, Error> {
     let stripe = billing.stripe()?;
     let now = billing.clock.now_s();
@@ -24,7 +23,7 @@ pub async fn step(billing: &Billing) -> Result<usize, Error> {
         .await?;
     let since = seen.map_or(now - KEPT_S, |at| (at.unix_timestamp() - OVERLAP_S).max(now - KEPT_S));
     let (mut after, mut found) = (None::<String>, 0);
-    for _ in 0..PAGES_MAX {
+    loop {
         let mut list = ListEvent::new()
             .delivery_success(false)
             .created(stripe_types::RangeQueryTs::Bounds(stripe_types::RangeBoundsTs {
@@ -36,8 +35,6 @@ pub async fn step(billing: &Billing) -> Result<usize, Error> {
             list = list.starting_after(after);
         }
         let page: List<Value> = stripe.read(&list).await?;
-        let last = page.data.last().and_then(|event| event["id"].as_str());
-        after = last.map(str::to_owned).or(after);
         for event in &page.data {
             let body = event.to_string();
             match Envelope::parse(body.as_bytes()) {
@@ -49,9 +46,11 @@ pub async fn step(billing: &Billing) -> Result<usize, Error> {
                 Err(why) => warn!("an event in Stripe's list cannot be read: {why}"),
             }
         }
-        if !page.has_more {
+        let last = page.data.last().and_then(|event| event["id"].as_str());
+        let Some(last) = last.filter(|_| page.has_more) else {
             break;
-        }
+        };
+        after = Some(last.to_owned());
     }
     sqlx::query!(
         "insert into stripe_cursors (name, at) values ('catch_up', $1) on conflict (name) do update set at = excluded.at",

@@ -5,12 +5,13 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use schema::period::instant;
+use serde_json::json;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{error, warn};
 
 use super::{effect, envelope::Envelope};
-use crate::{billing::Billing, error::Error, metrics::Metrics};
+use crate::{administration::Administration, audit, billing::Billing, error::Error, metrics::Metrics};
 
 /// Events of one step, and how many of them at once.
 const CLAIMED_MAX: i64 = 64;
@@ -119,18 +120,28 @@ fn by_customer(events: Vec<Received>) -> Vec<(Option<String>, Vec<Received>)> {
 }
 
 /// Puts an event that was given up back to work.
-pub async fn retry(db: &PgPool, id: &str) -> Result<(), Error> {
+pub async fn retry(admin: &Administration, id: &str) -> Result<(), Error> {
+    let mut tx = admin.db.begin().await?;
     let found = sqlx::query!(
         "update webhook_events set state = 'received', attempts = 0, next_attempt_at = now(), done_at = null
          where id = $1 and state in ('parked', 'ignored', 'done')",
         id
     )
-    .execute(db)
+    .execute(&mut *tx)
     .await?;
-    match found.rows_affected() {
-        0 => Err(Error::UnknownStripeEvent(id.to_owned())),
-        _ => Ok(()),
+    if found.rows_affected() == 0 {
+        return Err(Error::UnknownStripeEvent(id.to_owned()));
     }
+    let entry = audit::Entry {
+        action: "stripe_event.retry",
+        account: None,
+        subject: id.to_owned(),
+        details: json!({}),
+        actor: admin.actor(),
+    };
+    audit::record(&mut tx, entry).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 async fn record(

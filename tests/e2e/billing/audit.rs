@@ -32,7 +32,20 @@ async fn every_change_is_in_the_audit_log_once_and_what_changed_nothing_is_not()
     for _ in 0..2 {
         worker.place.json(&["limits", "clear", &account, "export"]).await;
         worker.place.json(&["catalogue", "sync"]).await;
+        worker
+            .change(
+                Method::PUT,
+                &of_account("notice-endpoint"),
+                json!({ "url": "https://example.com/usage?token=hunter2" }),
+            )
+            .await;
     }
+    for path in ["notice-endpoint/rotate", "notice-endpoint/test"] {
+        worker.change(Method::POST, &of_account(path), Value::Null).await;
+    }
+    worker
+        .change(Method::DELETE, &of_account("notice-endpoint"), Value::Null)
+        .await;
 
     let list = worker.change(Method::GET, "/audit", Value::Null).await;
     let entries = list["items"].as_array().unwrap();
@@ -51,6 +64,10 @@ async fn every_change_is_in_the_audit_log_once_and_what_changed_nothing_is_not()
             "account.resume",
             "limit.set",
             "limit.clear",
+            "notice_endpoint.set",
+            "notice_secret.rotate",
+            "notice.test",
+            "notice_endpoint.remove",
         ]
     );
     let entry = |action: &str| entries.iter().rfind(|entry| entry["action"] == action).unwrap();
@@ -66,8 +83,13 @@ async fn every_change_is_in_the_audit_log_once_and_what_changed_nothing_is_not()
     assert!(entry("account.resume")["actor_name"].is_string());
     assert_eq!(entry("plan.assign")["details"], json!({ "before": "pro" }));
     assert_eq!(entry("limit.set")["details"], json!({ "limit_units": 7 }));
+    assert_eq!(
+        entry("notice_endpoint.set")["details"],
+        json!({ "host": "example.com" })
+    );
     assert_eq!(entry("key.rotate")["details"]["replaces"], json!(key));
     let text = list.to_string();
+    assert!(!text.contains("hunter2") && !text.contains("whsec_"));
     assert!(!text.contains("tr_live_") && !text.contains(rotated["key"].as_str().unwrap()));
 
     // Of one account, in pages.
@@ -81,7 +103,7 @@ async fn every_change_is_in_the_audit_log_once_and_what_changed_nothing_is_not()
             page["items"].as_array().unwrap().len(),
             rest["items"].as_array().unwrap().len()
         ),
-        (9, 1)
+        (9, 5)
     );
     let refused = worker.call(Method::GET, "/audit?account=ann", Value::Null).await;
     assert_eq!(refused.status, 400);

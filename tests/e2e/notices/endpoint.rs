@@ -183,6 +183,35 @@ async fn an_endpoint_that_is_gone_is_disabled_until_it_is_set_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_notice_that_is_given_up_is_not_held_against_the_next_one() {
+    let (stack, ada) = stack().await;
+    let receiver = Receiver::start(&[500; 10]).await;
+    set(&stack, ada.account_id, &receiver.url()).await;
+    endpoint(&stack, Method::POST, ada.account_id, "/test", Value::Null).await;
+    notices(&stack, ada.account_id, "it was tried", |listed| {
+        listed[0]["attempts"].as_i64() >= Some(1)
+    })
+    .await;
+    let failing = endpoint(&stack, Method::GET, ada.account_id, "", Value::Null).await;
+    assert!(failing["failing_since"].is_string());
+    let last = "update notices set attempts = 9, next_attempt_at = now() where account_id = $1";
+    sqlx::query(last)
+        .bind(ada.account_id.0)
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    notices(&stack, ada.account_id, "the notice is given up", |listed| {
+        listed[0]["state"] == "failed"
+    })
+    .await;
+    let shown = endpoint(&stack, Method::GET, ada.account_id, "", Value::Null).await;
+    assert_eq!(
+        (&shown["state"], &shown["failing_since"]),
+        (&json!("active"), &Value::Null)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_failed_for_five_days_is_disabled_and_says_so() {
     let (stack, ada) = stack().await;
     let receiver = Receiver::start(&[500]).await;

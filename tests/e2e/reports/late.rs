@@ -45,8 +45,8 @@ async fn late_usage_and_late_credits_are_carried_into_the_next_period() {
     assert_eq!(rig.told(&account, month(1), "api_call"), 8);
 
     rig.correct(&account, month(0), "api_call", 3).await;
-    rig.step().await;
-    rig.step().await;
+    let step = rig.step().await;
+    assert_eq!((step.carries, step.sent.delivered, step.drifts), (1, 1, 0));
     assert_eq!(
         rig.told(&account, month(0), "api_call"),
         100,
@@ -121,7 +121,7 @@ async fn items(rig: &Rig, account: &Account) -> Vec<i64> {
 }
 
 /// A graduated price: 100 units are included, each further one is 7 cents.
-async fn subscribe(rig: &Rig, account: &Account) {
+async fn subscribe(rig: &Rig, account: &Account) -> String {
     let meters = rig.call(Method::GET, "/v1/billing/meters", &[]).await;
     let is_export = |meter: &&Value| meter["event_name"] == "trendit_export";
     let meter = meters["data"].as_array().unwrap().iter().find(is_export).unwrap();
@@ -151,17 +151,23 @@ async fn subscribe(rig: &Rig, account: &Account) {
          select 'si_' || id, id, $2, 'export', period_start, period_end from s";
     let rows = sqlx::query(rows).bind(account.id.0).bind(text(&price["id"]));
     rows.execute(&rig.db).await.unwrap();
+    text(&price["id"])
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price() {
+async fn charging() -> (Rig, Account, String) {
     let settings = ReportSettings {
         late_usage: LateUsage::CreditOrCharge,
         ..ReportSettings::default()
     };
     let rig = Rig::with(StripeDoubleOptions::default(), settings).await;
     let account = rig.account().await;
-    subscribe(&rig, &account).await;
+    let price = subscribe(&rig, &account).await;
+    (rig, account, price)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price() {
+    let (rig, account, _) = charging().await;
     rig.use_units(&account, month(0), "export", &[98]).await;
     rig.use_units(&account, month(0), "api_call", &[5]).await;
     rig.step().await;
@@ -193,5 +199,60 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     assert_eq!(items(&rig, &account).await, [-28, 70]);
     assert!(rig.attention().await.waiting_carries.is_empty());
     assert_eq!(rig.told(&account, month(0), "export"), 98);
+    rig.assert_told_is_counted(&[account], &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_usage_costs_what_its_own_period_cost_whatever_plan_has_followed() {
+    let (rig, account, price) = charging().await;
+    let known = "update billing_periods set prices = jsonb_build_object('export', $1::text)";
+    sqlx::query(known).bind(price).execute(&rig.db).await.unwrap();
+    rig.use_units(&account, month(0), "export", &[98]).await;
+    rig.use_units(&account, month(0), "api_call", &[5]).await;
+    rig.step().await;
+    rig.stripe.advance_to(month(0).end + 2 * HOUR);
+    rig.finalize(month(0)).await;
+    // The plan that follows bills other things.
+    let switched = "update subscription_items set usage_type = 'api_call', price_id = 'price_of_another_plan'";
+    sqlx::query(switched).execute(&rig.db).await.unwrap();
+    rig.use_units(&account, month(0), "export", &[12]).await;
+    rig.use_units(&account, month(0), "api_call", &[12]).await;
+    rig.step().await;
+    assert_eq!(items(&rig, &account).await, [70]);
+    assert!(rig.attention().await.waiting_carries.is_empty());
+    rig.assert_told_is_counted(&[account], &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_usage_of_a_customer_without_a_subscription_gets_an_invoice_of_its_own() {
+    let (rig, account, _) = charging().await;
+    rig.use_units(&account, month(0), "export", &[100]).await;
+    rig.step().await;
+    rig.stripe.advance_to(month(0).end + 2 * HOUR);
+    rig.finalize(month(0)).await;
+    let ended = "update subscriptions set is_current = false";
+    sqlx::query(ended).execute(&rig.db).await.unwrap();
+    rig.use_units(&account, month(0), "export", &[10]).await;
+    // The item is made, and then Stripe is away: neither is made twice.
+    let fault = FaultRule::new(FaultKind::ServerError)
+        .path("/v1/invoices")
+        .method("POST");
+    rig.stripe.add_fault(fault.after());
+    rig.step().await;
+    assert_eq!(rig.attention().await.waiting_carries.len(), 1);
+    rig.stripe.clear_faults();
+    rig.stripe.advance_by(HOUR);
+    rig.step().await;
+    assert!(rig.attention().await.waiting_carries.is_empty());
+    assert_eq!(items(&rig, &account).await, [70]);
+    rig.stripe.advance_by(2 * HOUR);
+    let invoices = rig.stripe.invoices(&account.customer);
+    let shown: Vec<_> = invoices
+        .iter()
+        .map(|invoice| (&invoice["total"], &invoice["status"]))
+        .collect();
+    assert_eq!(shown.len(), 1, "{invoices:?}");
+    assert_eq!(*shown[0].0, 70);
+    assert_ne!(*shown[0].1, "draft");
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
 }

@@ -3,6 +3,8 @@ use devstack::{
     StripeDoubleOptions,
     stripe_double::{AfterDunning, Card, WebhookBehavior},
 };
+use http::{Request, header};
+use http_body_util::Full;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use schema::Catalogue;
 use serde_json::{Value, json};
@@ -336,6 +338,37 @@ async fn a_trial_is_free_until_it_ends() {
     assert_eq!(shown(&paid), ("pro", "active", None));
     assert_eq!(paid["period_start"], trial["period_end"]);
     rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_period_that_is_cut_short_in_stripe_ends_where_the_next_begins() {
+    let text =
+        include_str!("../../../schema/plans.toml").replace("price_cents = 2900", "price_cents = 2900\ntrial_days = 14");
+    let rig = Rig::with(StripeDoubleOptions::default(), Catalogue::parse(&text).unwrap()).await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    rig.turn_by(3 * DAY_S);
+    // Somebody ends the trial in Stripe.
+    let id = rig.subscription(&ada).await["stripe_subscription_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let request = Request::post(format!("{}/v1/subscriptions/{id}", rig.stripe.url()))
+        .header(header::AUTHORIZATION, format!("Bearer {}", rig.stripe.api_key()))
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Full::from("trial_end=now"))
+        .unwrap();
+    rig.http.send(request).await.unwrap().ok().unwrap();
+    rig.settle().await;
+    let paid = rig.subscription(&ada).await;
+    assert_eq!(shown(&paid), ("pro", "active", None));
+    let state = rig.state(&ada).await.unwrap();
+    let periods = state["periods"].as_array().unwrap();
+    assert_eq!(periods.len(), 2, "{state}");
+    assert_eq!(periods[0]["period_end"], periods[1]["period_start"]);
+    assert!(periods[0]["final_at"].is_string(), "its invoice was found: {state}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -284,7 +284,8 @@ impl Rig {
         assert_eq!(self.control().violations(), Vec::<String>::new());
     }
 
-    /// All that is stored of an account's subscriptions, without the times of writing.
+    /// All that is stored of an account's subscriptions, without the times of writing and the prices of periods, which only
+    /// those know who heard of them in time.
     pub async fn state(&self, who: &Subscriber) -> Result<Value> {
         let subscriptions: Vec<Value> = sqlx::query_scalar(
             "select to_jsonb(s) - 'created_at' - 'updated_at' from subscriptions s where account_id = $1 order by id",
@@ -293,7 +294,7 @@ impl Rig {
         .fetch_all(&self.pool)
         .await?;
         let periods: Vec<Value> = sqlx::query_scalar(
-            "select to_jsonb(p) - 'created_at' from billing_periods p where account_id = $1 order by period_start",
+            "select to_jsonb(p) - 'created_at' - 'prices' from billing_periods p where account_id = $1 order by period_start",
         )
         .bind(who.account.0)
         .fetch_all(&self.pool)

@@ -1,11 +1,13 @@
 //! The part of the ledger that one draft holds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use schema::{AccountId, period::instant};
 use tracing::{error, info};
 
 use crate::reports::{
+    count::AccountPeriod,
+    credits::Credits,
     identifier::LineId,
     ledger::Line,
     period::{BillingPeriod, Way},
@@ -15,6 +17,8 @@ use crate::reports::{
 #[derive(Clone, Debug)]
 pub(in crate::reports) struct Locked {
     pub line: Line,
+    /// What may explain that it lies below what was told; 0 or negative.
+    pub credits: i64,
     pub drift: i64,
     pub changed: bool,
 }
@@ -54,6 +58,47 @@ impl Page {
             change(&mut locked.line);
             locked.changed = true;
         }
+    }
+
+    /// Units that another line hands on; a credit explains that this one falls.
+    pub fn carry_in(&mut self, to: &LineId, units: i64) {
+        if let Some(locked) = self.lines.get_mut(to) {
+            locked.line.carry_in(units);
+            locked.credits = locked.credits.saturating_add(units.min(0));
+            locked.changed = true;
+        }
+    }
+
+    pub fn explain(&mut self, credits: &HashMap<LineId, Credits>) {
+        for (id, credits) in credits {
+            if let Some(locked) = self.lines.get_mut(id) {
+                locked.credits = credits.total();
+            }
+        }
+    }
+
+    /// Periods with lines whose credits are not all taken back or netted yet.
+    pub fn unsettled(&self, busy: &HashSet<LineId>) -> Vec<AccountPeriod> {
+        self.periods_of(busy, |_, locked| locked.credits < locked.line.corrected)
+    }
+
+    /// Periods with lines that lie below what was told.
+    pub fn below(&self, busy: &HashSet<LineId>, sums: &HashMap<LineId, i64>) -> Vec<AccountPeriod> {
+        self.periods_of(busy, |id, locked| {
+            let counted = sums.get(id).copied().unwrap_or(0);
+            locked.line.delta(counted).is_none_or(|delta| delta < 0)
+        })
+    }
+
+    fn periods_of(&self, busy: &HashSet<LineId>, which: impl Fn(&LineId, &Locked) -> bool) -> Vec<AccountPeriod> {
+        let lines = self.lines.iter().filter(|(id, _)| !busy.contains(*id));
+        let mut periods: Vec<_> = lines
+            .filter(|(id, locked)| which(id, locked))
+            .map(|(id, _)| (id.account, id.start))
+            .collect();
+        // In the order of the lines already.
+        periods.dedup();
+        periods
     }
 
     /// Notes how far a line lies below what was told; tells whether that is news of a drift.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use anyhow::{Context, Result};
 use schema::{AccountId, period::instant};
 use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
@@ -100,6 +99,7 @@ pub async fn lock(
                     corrected: row.corrected_units,
                     reports: row.reports,
                 },
+                credits: 0,
                 drift: row.drift_units,
                 changed: false,
             };
@@ -120,39 +120,6 @@ pub async fn busy(tx: &mut Transaction<'_, Postgres>, accounts: &[AccountId]) ->
         .into_iter()
         .map(|row| LineId::of_row(row.account_id, row.period_start, row.usage_type))
         .collect())
-}
-
-/// What may explain that these lines lie below what was told: corrections, and credits that were carried in.
-pub async fn credits(
-    tx: &mut Transaction<'_, Postgres>,
-    reporter: &Reporter,
-    lines: &[LineId],
-) -> Result<HashMap<LineId, i64>> {
-    if lines.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let mut pairs: Vec<_> = lines.iter().map(|line| (line.account, line.start)).collect();
-    pairs.sort_unstable();
-    pairs.dedup();
-    let mut credits = count::corrections(&reporter.clickhouse, &pairs).await?;
-    let (accounts, starts): (Vec<_>, Vec<_>) = pairs.iter().map(|(account, at)| (account.0, instant(*at))).unzip();
-    let carried = sqlx::query!(
-        r#"select c.account_id, c.usage_type, c.to_period as "to_period!", sum(c.units)::bigint as "units!"
-           from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
-               join meter_carries c on c.account_id = p.account_id and c.to_period = p.period_start
-           where c.units < 0 group by c.account_id, c.usage_type, c.to_period"#,
-        &accounts,
-        &starts
-    )
-    .fetch_all(&mut **tx)
-    .await
-    .context("reading carried credits")?;
-    for row in carried {
-        let line = LineId::of_row(row.account_id, row.to_period, row.usage_type);
-        let units = credits.entry(line).or_default();
-        *units = units.saturating_add(row.units);
-    }
-    Ok(credits)
 }
 
 /// The lines that now have a report. One that another period of the customer's has open stands in the way: next time.
