@@ -121,7 +121,7 @@ impl Billing {
         }
     }
 
-    /// A turn to hold an account's lock while Stripe is asked. A Stripe that hangs must not take all connections.
+    /// A turn to hold a subscription's lock while Stripe is asked. A Stripe that hangs must not take all connections.
     pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
         match timeout(TURN_PATIENCE, self.turns.clone().acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),

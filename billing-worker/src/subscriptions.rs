@@ -34,6 +34,7 @@ use crate::{
 /// Puts an account on a plan, from now on.
 pub async fn assign(admin: &Administration, account: AccountId, plan: &str, now: i64) -> Result<AccountDetails, Error> {
     let mut tx = admin.db.begin().await?;
+    accounts::lock_subscription(&mut tx, account).await?;
     accounts::lock(&mut tx, account).await?;
     let changed = assign_locked(&mut tx, admin, account, plan, now).await?;
     tx.commit().await?;

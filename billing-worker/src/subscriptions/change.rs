@@ -1,7 +1,7 @@
 //! Changes of a running subscription: another plan, its end, and taking either back.
 //!
 //! A larger plan begins at once and is prorated; a smaller one begins with the next period; so does the end, unless it is asked
-//! for now. Each change is decided on what Stripe says at that moment, done, and read back, under the account's lock.
+//! for now. Each change is decided on what Stripe says at that moment, done, and read back, under the subscription's lock.
 
 use std::collections::HashMap;
 
@@ -106,7 +106,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> R
     let plan = prices::for_sale(billing, plan)?;
     let _turn = billing.turn().await?;
     let mut tx = billing.admin.db.begin().await?;
-    crate::accounts::lock(&mut tx, account).await?;
+    crate::accounts::lock_subscription(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
     let is_pending = running.schedule.is_some() || running.subscription.cancel_at.is_some();
     if running.plan() == Some(plan.id.as_str()) && !is_pending {
@@ -132,7 +132,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> R
 pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> Result<(), Error> {
     let _turn = billing.turn().await?;
     let mut tx = billing.admin.db.begin().await?;
-    crate::accounts::lock(&mut tx, account).await?;
+    crate::accounts::lock_subscription(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
     let stripe = billing.stripe()?;
     if when == CancelWhen::Now {
@@ -173,7 +173,7 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
 pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> {
     let _turn = billing.turn().await?;
     let mut tx = billing.admin.db.begin().await?;
-    crate::accounts::lock(&mut tx, account).await?;
+    crate::accounts::lock_subscription(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
     if running.schedule.is_none() && running.subscription.cancel_at.is_none() {
         return Err(Error::Conflict(

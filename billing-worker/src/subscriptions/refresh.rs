@@ -1,5 +1,5 @@
-//! Brings the rows of one account's subscriptions in line with what Stripe says now. Whoever calls holds the account's lock
-//! from before the fetch to the commit: otherwise what was fetched first could be written last.
+//! Brings the rows of one account's subscriptions in line with what Stripe says now. Whoever calls holds the
+//! subscription's lock from before the fetch to the commit: otherwise what was fetched first could be written last.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ const PAGES_MAX: usize = 10;
 pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Error> {
     let _turn = billing.turn().await?;
     let mut tx = billing.admin.db.begin().await?;
-    accounts::lock(&mut tx, account).await?;
+    accounts::lock_subscription(&mut tx, account).await?;
     let Some(customer) = customers::find(&mut *tx, account).await? else {
         return Ok(false);
     };
@@ -44,7 +44,7 @@ pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Erro
     Ok(changed)
 }
 
-/// The same inside a transaction that holds the account's lock. The caller commits, then calls [`tell`].
+/// The same inside a transaction that holds the subscription's lock. The caller commits, then calls [`tell`].
 pub async fn store(
     tx: &mut Transaction<'_, Postgres>,
     billing: &Billing,
@@ -57,6 +57,7 @@ pub async fn store(
     for alarm in &mirror.alarms {
         error!(account.id = %account, customer.id = customer, "a subscription needs attention: {alarm}");
     }
+    accounts::lock(tx, account).await?;
     write(tx, billing, account, customer, &mirror, now).await
 }
 

@@ -32,7 +32,7 @@ impl Running {
         Self::of_customer(billing, customer.ok_or(Error::NotSubscribed)?).await
     }
 
-    /// The same in a transaction that holds the account's lock.
+    /// The same in a transaction that holds the subscription's lock.
     pub async fn find_locked(
         tx: &mut Transaction<'_, Postgres>,
         billing: &Billing,

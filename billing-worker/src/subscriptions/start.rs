@@ -81,7 +81,7 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     let _turn = billing.turn().await?;
     let now = billing.clock.now_s();
     let mut tx = billing.admin.db.begin().await?;
-    accounts::lock(&mut tx, account).await?;
+    accounts::lock_subscription(&mut tx, account).await?;
     refuse_second(&mut tx, billing, account).await?;
     let open = sqlx::query!(
         "select id, plan_id, price_ids, session_id, url, expires_at from checkout_sessions
@@ -156,7 +156,7 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
     let prices = prices::of_plan(billing, plan).await?;
     let _turn = billing.turn().await?;
     let mut tx = billing.admin.db.begin().await?;
-    accounts::lock(&mut tx, account).await?;
+    accounts::lock_subscription(&mut tx, account).await?;
     refuse_second(&mut tx, billing, account).await?;
     let item = |price: String| {
         let mut item = CreateSubscriptionItems::new();

@@ -63,7 +63,7 @@ pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Resul
 pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error> {
     let _turn = billing.turn().await?;
     let mut tx = billing.admin.db.begin().await?;
-    accounts::lock(&mut tx, account).await?;
+    accounts::lock_subscription(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
     if running.schedule.is_some() {
         return Ok(Mended::Scheduled);

@@ -5,6 +5,7 @@ use devstack::{
     stripe_double::{FaultKind, FaultRule},
 };
 use futures_util::future::join_all;
+use harness::eventually;
 use schema::Catalogue;
 use serde_json::json;
 
@@ -53,6 +54,33 @@ async fn sixteen_checkouts_at_once_are_one_customer_and_one_session() {
         (second.status.as_u16(), second.json().unwrap()["error"].as_str()),
         (409, Some("already_subscribed"))
     );
+    rig.assert_valid();
+}
+
+/// A gateway shares the account's row to open a pool, and everybody's leases wait behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stripe_that_takes_its_time_keeps_no_gateway_from_an_account() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    let hang = FaultRule::new(FaultKind::Hang { ms: 1_000 }).path("/v1/subscriptions");
+    rig.control().add_fault(hang);
+    let held = "select count(*) from pg_locks where locktype = 'advisory' and granted
+         and database = (select oid from pg_database where datname = current_database())";
+    let held = async || sqlx::query_scalar::<_, i64>(held).fetch_one(&rig.pool).await.unwrap();
+    let gateway = async {
+        eventually("Stripe is asked", async || (held().await == 1).then_some(())).await;
+        let share = "select id from accounts where id = $1 for share nowait";
+        let share = sqlx::query(share).bind(ada.account.0).execute(&rig.pool).await;
+        assert_eq!(share.unwrap().rows_affected(), 1);
+        assert_eq!(held().await, 1, "it was asked all the while");
+        rig.control().clear_faults();
+    };
+    let upgrade = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" }));
+    let (upgraded, ()) = tokio::join!(upgrade, gateway);
+    assert_eq!(upgraded.ok().unwrap()["tier"], "enterprise");
     rig.assert_valid();
 }
 
