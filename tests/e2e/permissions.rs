@@ -7,6 +7,7 @@ use async_nats::{ConnectOptions, Event};
 use clickhouse::{Row, error::Error};
 use devstack::nats;
 use harness::{Client, Stack, StackOptions};
+use schema::clickhouse::FILES;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -255,7 +256,20 @@ async fn what_the_users_of_clickhouse_are_granted_can_be_read() {
             .unwrap_or_else(|why| panic!("{grant}: {why}"));
         checked += 1;
     }
-    assert_eq!(checked, 9);
+    assert_eq!(checked, 10);
+    // What an ingestor changes in a table that is there, it needs to be granted.
+    let changes = FILES
+        .iter()
+        .flat_map(|file| file.template.split("alter table ").skip(1));
+    let mut changed = 0;
+    for change in changes {
+        let table = change.split_whitespace().next().unwrap();
+        let what = change.split("add ").nth(1).unwrap().split_whitespace().next().unwrap();
+        let grant = format!("GRANT ALTER ADD {} ON trendit.{table}<", what.to_uppercase());
+        assert!(file.contains(&grant), "{grant}");
+        changed += 1;
+    }
+    assert_eq!(changed, 1);
 }
 
 /// A name that no service may use is refused only where it is used: here it is missed at once.

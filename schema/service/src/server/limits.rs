@@ -52,7 +52,8 @@ pub struct ServerSettings {
     #[arg(long, env = "CONNECTIONS_MAX", default_value = "10000", value_parser = at_least::<1>)]
     pub connections_max: usize,
 
-    /// Connections of one address (of IPv6: of one /64) at once; further ones are closed. Trusted proxies are exempt
+    /// Connections of one address (of IPv6: of one /64) at once; further ones are closed. A gateway's
+    /// TRUSTED_PROXIES are exempt
     #[arg(long, env = "CONNECTIONS_PER_ADDRESS", default_value = "1000", value_parser = at_least::<1>)]
     pub connections_per_address: usize,
 
