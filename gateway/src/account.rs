@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub standing: Arc<Standing>,
     allowances: Box<[Allowance]>,
     burst: Option<Burst>,
+    /// When it was computed.
+    at_s: i64,
 }
 
 impl Key {
@@ -87,15 +89,19 @@ impl Account {
         self.state(now_s).burst
     }
 
-    /// Never goes back in time: a request whose clock was read just before a period's end finds the new period when
-    /// another request has opened it.
+    /// Does not go back in time by a little: a request whose clock was read just before a period's end finds the new period
+    /// when another request has opened it. A clock that was ahead and has been set right is another matter.
     pub(crate) fn state(&self, now_s: i64) -> Guard<Arc<State>> {
+        /// Between two readings of the clock.
+        const AHEAD_MAX_S: i64 = 60;
+        let holds =
+            |state: &State| now_s < state.standing.valid_until && now_s >= state.at_s.saturating_sub(AHEAD_MAX_S);
         let state = self.state.load();
-        if now_s < state.standing.valid_until {
+        if holds(&state) {
             return state;
         }
         self.state.rcu(|state| {
-            if now_s < state.standing.valid_until {
+            if holds(state) {
                 Arc::clone(state)
             } else {
                 Arc::new(State::at(state.facts.clone(), &self.catalogue, now_s))
@@ -164,6 +170,7 @@ impl State {
             standing: Arc::new(standing),
             facts,
             allowances,
+            at_s: now_s,
         }
     }
 
@@ -213,13 +220,17 @@ mod tests {
     }
 
     #[test]
-    fn a_standing_that_ran_out_is_computed_again_and_never_goes_back() {
+    fn a_standing_that_ran_out_is_computed_again_and_goes_back_only_with_the_clock() {
         let (account, _) = account(pro());
         let first = account.standing(NOW);
         assert!(Arc::ptr_eq(&first, &account.standing(first.valid_until - 1)));
         let second = account.standing(first.valid_until);
         assert_eq!(second.period.start, first.period.end);
-        assert!(Arc::ptr_eq(&second, &account.standing(NOW)));
+        assert!(Arc::ptr_eq(&second, &account.standing(first.valid_until - 1)));
+        // It was ahead, and was set right.
+        let right = account.standing(NOW);
+        assert_eq!(right.period, first.period);
+        assert!(Arc::ptr_eq(&right, &account.standing(NOW + 1)));
     }
 
     #[test]

@@ -19,6 +19,15 @@ pub enum Cost {
     JsonArray(Box<str>),
 }
 
+impl Cost {
+    pub fn header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::Header(name) => Some(name),
+            Self::Fixed(_) | Self::JsonArray(_) => None,
+        }
+    }
+}
+
 /// Why the cost of a request cannot be told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Method, Uri};
+use schema::{AccountId, EventId};
 
 use crate::problem::Problem;
 
@@ -31,6 +32,14 @@ pub fn of(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
 /// The key of one item of a batch. No key has a space in it, so no request of its own can name the item's event.
 pub fn of_item(key: &str, index: usize) -> String {
     format!("{key} {index}")
+}
+
+/// The event of a request that is passed on or asked for: another method, path, query or cost under the same key is another
+/// event, so that no dear request hides behind a cheap one. What a body says is the client's word.
+pub fn event_of(account: AccountId, key: &str, method: &Method, uri: &Uri, units: i64) -> EventId {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    // No key has a space in it, and no item's number is a method.
+    EventId::of_idempotency_key(account, &format!("{key} {method} {path} {units}"))
 }
 
 fn is_key(key: &str) -> bool {

@@ -29,6 +29,8 @@ pub struct Facts {
     pub address: IpAddr,
     pub user_agent: String,
     pub idempotency_key: Option<String>,
+    /// What retries with the same key name too, through whatever gateway they come: it is counted once. `None`: a new one.
+    pub event_id: Option<EventId>,
     /// When the request was admitted, in Unix milliseconds.
     pub time_ms: i64,
 }
@@ -178,11 +180,7 @@ pub fn settled(gateway: &Gateway, outcome: Outcome) -> Result<(), Problem> {
 
 /// The event of a request that is charged.
 pub fn charged(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (Receipt, UsageEvent) {
-    // Retries with the same key name the same event, through whatever gateway they come: it is counted once.
-    let event_id = match &facts.idempotency_key {
-        Some(idempotency_key) => EventId::of_idempotency_key(key.account.id, idempotency_key),
-        None => EventId::new(),
-    };
+    let event_id = facts.event_id.unwrap_or_else(EventId::new);
     let event = event(key, admission, facts, status);
     let event = UsageEvent {
         event_id,

@@ -67,6 +67,9 @@ pub async fn pass(
     }
     let idempotency_key = idempotency_key::of(&parts.headers)?.map(Cow::into_owned);
     let (cost, body) = cost_of(route, &parts.headers, body, gateway.settings.body_max).await?;
+    let event_id = idempotency_key.as_deref().map(|idempotency_key| {
+        idempotency_key::event_of(key.account.id, idempotency_key, &parts.method, &parts.uri, cost)
+    });
     let facts = Facts {
         endpoint: cut(parts.uri.path(), TEXT_MAX).to_owned(),
         method: parts.method.as_str().to_ascii_uppercase(),
@@ -74,6 +77,7 @@ pub async fn pass(
         address: client.address,
         user_agent: client.user_agent(),
         idempotency_key,
+        event_id,
         time_ms,
     };
     let (usage_type, charge) = (route.usage_type, route.charge);
@@ -85,7 +89,7 @@ pub async fn pass(
         .get(HOST)
         .cloned()
         .or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok());
-    headers::to_upstream(&mut parts.headers, &client, host, account);
+    headers::to_upstream(&mut parts.headers, &client, host, account, route.cost.header());
     let request = Passed {
         method: parts.method,
         path: parts
@@ -140,7 +144,7 @@ async fn finish(
         admitted.fail(status)
     };
     let mut response = answer.map(Body::new);
-    headers::drop_hop_by_hop(response.headers_mut());
+    headers::drop_hop_by_hop(response.headers_mut(), |_| false);
     if is_head && !response.headers().contains_key(CONTENT_LENGTH) {
         // Of unknown length, or axum would announce a length of 0 that the upstream never did.
         *response.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());

@@ -11,7 +11,10 @@ use prometheus_client::registry::Registry;
 use schema::{Mode, Period, RunId, UsageType, catalogue::Allowance, period::instant, standing::Entitlement};
 use service::Lifecycle;
 use sqlx::PgPool;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -25,6 +28,9 @@ use crate::{
     recall::{self, Attempt, Recalls},
     turn::Turn,
 };
+
+/// Queries at once of requests that only look.
+const READS_MAX: usize = 2;
 
 #[derive(Clone, Debug)]
 pub struct QuotaSettings {
@@ -67,6 +73,8 @@ struct Inner {
     desk: Arc<Desk>,
     recalls: Arc<Recalls>,
     pool: PgPool,
+    /// Turns of requests that only look: leases and heartbeats find a connection whoever looks how often.
+    reads: Semaphore,
     settings: QuotaSettings,
     /// Ends the broker.
     ended: CancellationToken,
@@ -96,6 +104,7 @@ impl Quotas {
                 desk,
                 recalls,
                 pool,
+                reads: Semaphore::new(READS_MAX),
                 settings,
                 ended,
             }),
@@ -372,9 +381,13 @@ impl Quotas {
         }
     }
 
-    /// What Postgres answered, within the time that a request may wait.
+    /// What Postgres answered, within the time that a request may wait for its turn and the answer.
     async fn answered<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Refusal> {
-        match timeout(self.inner.settings.wait_max, query).await {
+        let answer = async {
+            let _turn = self.inner.reads.acquire().await;
+            query.await
+        };
+        match timeout(self.inner.settings.wait_max, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 warn!("a quota could not be read: {error}");

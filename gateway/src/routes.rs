@@ -86,6 +86,9 @@ impl RouteTable {
     /// The route of a request. A path that could mean another one to the upstream than to us is refused.
     pub fn find(&self, method: &Method, path: &str) -> Result<Option<&Route>, PathError> {
         let path = path::normal_form(path)?;
+        if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+            return Err(PathError::Method);
+        }
         let patterns = match self.by_method.get(method) {
             Some(patterns) => patterns,
             // HEAD is a GET whose body is not sent.
@@ -173,7 +176,7 @@ mod tests {
             "/api/%2e%2E/v1",
             "/api/..",
         ] {
-            assert_eq!(table.find(&Method::GET, path), Err(PathError), "{path}");
+            assert_eq!(table.find(&Method::GET, path), Err(PathError::Dots), "{path}");
         }
     }
 

@@ -168,6 +168,22 @@ fn paths() -> Vec<Case> {
             "invalid_request",
             "segments",
         ),
+        get(
+            "an encoded slash",
+            "/api/export%2Fposts/csv",
+            400,
+            "invalid_request",
+            "encoded slash",
+        ),
+        case(
+            "a method in small letters",
+            Method::from_bytes(b"post").unwrap(),
+            "/api/export/posts/csv",
+            400,
+            "invalid_request",
+            "small letters",
+        )
+        .key(),
         get("method", "/v1/usage/batch", 405, "method_not_allowed", "Allow"),
         case(
             "method",

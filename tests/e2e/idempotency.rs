@@ -404,7 +404,12 @@ async fn the_proxy_passes_the_key_on_and_counts_it_once() {
         (&b"answer 1"[..], &b"answer 2"[..])
     );
     assert_eq!(first.header("usage-event-id"), second.header("usage-event-id"));
-    assert_eq!(*seen.lock().unwrap(), ["\"order-17\"", "\"order-17\""]);
+    // Another request is another event, whatever key it carries.
+    let other = keys
+        .post(0, "/api/export/posts/csv?all=1", "\"order-17\"", &json!({}))
+        .await;
+    assert_ne!(first.header("usage-event-id"), other.header("usage-event-id"));
+    assert_eq!(*seen.lock().unwrap(), ["\"order-17\""; 3]);
     // The same at a proxy that asks first.
     for _ in 0..2 {
         let asked = keys
@@ -412,8 +417,8 @@ async fn the_proxy_passes_the_key_on_and_counts_it_once() {
             .await;
         assert_eq!(asked.status, 200);
     }
-    keys.assert_stored(2, 2).await;
-    keys.assert_returned(2, 2).await;
+    keys.assert_stored(3, 3).await;
+    keys.assert_returned(2, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,7 +78,7 @@ pub fn request_headers(data: &[u8]) {
         drop(framing::check(&request));
     }
     headers::asks_to_upgrade(&map);
-    headers::to_upstream(&mut map, &client, None, HeaderValue::from_static("account"));
+    headers::to_upstream(&mut map, &client, None, HeaderValue::from_static("account"), None);
     assert_eq!(map.get_all("x-trendit-account").iter().count(), 1);
     assert_eq!(map["x-trendit-account"], "account");
     assert!(map.get_all("x-forwarded-for").iter().count() == 1 && map.get_all("x-request-id").iter().count() == 1);

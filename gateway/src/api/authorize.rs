@@ -75,18 +75,23 @@ pub async fn decide(
             )));
         }
     };
+    let account = key.account.id;
+    // The client's own, which the proxy shows us with its other headers: a retry that is charged again at the decision is
+    // dropped as a duplicate, as if it had passed through this gateway.
+    let idempotency_key = idempotency_key::of(request.headers())?.map(Cow::into_owned);
+    let event_id = idempotency_key.as_deref().map(|idempotency_key| {
+        idempotency_key::event_of(account, idempotency_key, &original.method, &original.uri, cost)
+    });
     let facts = Facts {
         endpoint: cut(original.uri.path(), TEXT_MAX).to_owned(),
         method: original.method.as_str().to_ascii_uppercase(),
         request_id: client.request_id().to_owned(),
         address: client.address,
         user_agent: client.user_agent(),
-        // The client's own, which the proxy shows us with its other headers: a retry that is charged again at the decision
-        // is dropped as a duplicate, as if it had passed through this gateway.
-        idempotency_key: idempotency_key::of(request.headers())?.map(Cow::into_owned),
+        idempotency_key,
+        event_id,
         time_ms,
     };
-    let account = key.account.id;
     let admitted = metering::admit(&gateway, key, route.usage_type, cost, facts).await?;
     let receipt = admitted.charge(&gateway, 200).await?;
 

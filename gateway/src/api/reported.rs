@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::Method;
-use schema::{Catalogue, UsageType};
+use schema::{AccountId, Catalogue, EventId, UsageType};
 use serde::{Deserialize, Serialize};
 
 use super::{instant, one, usage_type};
@@ -57,6 +57,7 @@ impl Reported {
         catalogue: &Catalogue,
         path: &str,
         client: &Client,
+        account: AccountId,
         idempotency_key: Option<String>,
         time_ms: i64,
     ) -> Result<Usage, Problem> {
@@ -88,6 +89,9 @@ impl Reported {
             request_id,
             address: self.ip_address.unwrap_or(client.address),
             user_agent: text("user_agent", self.user_agent, || client.user_agent())?,
+            event_id: idempotency_key
+                .as_deref()
+                .map(|idempotency_key| EventId::of_idempotency_key(account, idempotency_key)),
             idempotency_key,
             time_ms,
         };
@@ -131,7 +135,7 @@ mod tests {
     fn read(body: serde_json::Value) -> Result<Usage, Problem> {
         let client = Client::of(&HeaderMap::new(), "192.0.2.1".parse().unwrap(), &[]);
         let reported: Reported = body::parse(body.to_string().as_bytes())?;
-        reported.read(&Catalogue::built_in(), "/v1/usage", &client, None, 7)
+        reported.read(&Catalogue::built_in(), "/v1/usage", &client, AccountId::NIL, None, 7)
     }
 
     #[test]

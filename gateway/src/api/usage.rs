@@ -80,6 +80,7 @@ fn read(gateway: &Gateway, posted: Posted) -> Result<(Arc<Key>, Usage), Problem>
         &gateway.catalogue,
         posted.path(),
         &posted.client,
+        posted.key.account.id,
         posted.idempotency_key.clone(),
         posted.time_ms,
     )?;

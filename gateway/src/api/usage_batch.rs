@@ -133,7 +133,15 @@ fn read(gateway: &Gateway, posted: Posted, counted: Option<Counted>) -> Result<(
         let reported: Reported = body::parse(event.get().as_bytes())?;
         let key = posted.idempotency_key.as_deref();
         let key = key.map(|key| idempotency_key::of_item(key, index));
-        reported.read(&gateway.catalogue, posted.path(), &posted.client, key, posted.time_ms)
+        let account = posted.key.account.id;
+        reported.read(
+            &gateway.catalogue,
+            posted.path(),
+            &posted.client,
+            account,
+            key,
+            posted.time_ms,
+        )
     };
     let counted = |index: usize| counted.as_ref()?.get(index)?.clone();
     let items = events.iter().enumerate().map(|(index, event)| match counted(index) {

@@ -50,12 +50,19 @@ pub fn uuid_value(id: Uuid) -> HeaderValue {
     HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).expect("a UUID is visible ASCII")
 }
 
-/// Makes a client's headers the upstream's. `account` is the account's id.
+/// Makes a client's headers the upstream's. `account` is the account's id, `cost` the header that the route's cost is read from.
 ///
 /// A name with `_` for `-` counts as the name that it imitates: many an upstream reads both as one (CGI and its heirs).
-pub fn to_upstream(headers: &mut HeaderMap, client: &Client, host: Option<HeaderValue>, account: HeaderValue) {
-    drop_hop_by_hop(headers);
-    drop_imitations(headers);
+pub fn to_upstream(
+    headers: &mut HeaderMap,
+    client: &Client,
+    host: Option<HeaderValue>,
+    account: HeaderValue,
+    cost: Option<&HeaderName>,
+) {
+    // What was read here the upstream reads, too: `Connection` does not take it away.
+    drop_hop_by_hop(headers, |name| *name == IDEMPOTENCY_KEY || Some(name) == cost);
+    drop_imitations(headers, cost);
     headers.remove(AUTHORIZATION);
     // The upstream's own is set where the request is sent.
     headers.remove(HOST);
@@ -87,8 +94,8 @@ pub fn to_upstream(headers: &mut HeaderMap, client: &Client, host: Option<Header
     headers.insert(X_REQUEST_ID, client.request_id.clone());
 }
 
-/// Drops what belongs to one connection, both ways.
-pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
+/// Drops what belongs to one connection, both ways, but for what `is_kept`.
+pub fn drop_hop_by_hop(headers: &mut HeaderMap, is_kept: impl Fn(&HeaderName) -> bool) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -97,7 +104,7 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
             .flat_map(|value| value.split(','))
             .filter_map(|name| HeaderName::try_from(name.trim()).ok())
             // What is said of where a request came from is not of one connection, and not for the client to take away.
-            .filter(|name| !is_of_origin(name.as_str()))
+            .filter(|name| !is_of_origin(name.as_str()) && !is_kept(name))
             .collect();
         for name in named {
             headers.remove(name);
@@ -123,7 +130,7 @@ fn is_of_origin(name: &str) -> bool {
 }
 
 /// Drops names with a `_` that stand for one that is withheld, believed of proxies only, or read here.
-fn drop_imitations(headers: &mut HeaderMap) {
+fn drop_imitations(headers: &mut HeaderMap, cost: Option<&HeaderName>) {
     let names: Vec<HeaderName> = headers
         .keys()
         .filter(|name| name.as_str().contains('_'))
@@ -135,6 +142,7 @@ fn drop_imitations(headers: &mut HeaderMap) {
             is_withheld(&meant_name)
                 || is_of_origin(&meant)
                 || [CONTENT_LENGTH, IDEMPOTENCY_KEY, X_REQUEST_ID].contains(&meant_name)
+                || Some(&meant_name) == cost
         })
         .cloned()
         .collect();
@@ -184,8 +192,31 @@ mod tests {
             &client(trusted),
             host,
             HeaderValue::from_static("account-1"),
+            Some(&HeaderName::from_static("x-cost-units")),
         );
         headers
+    }
+
+    #[test]
+    fn what_was_read_here_is_passed_on_and_imitated_by_nobody() {
+        let headers = passed(
+            &[
+                ("connection", "x-cost-units, idempotency-key, x-hop"),
+                ("x-cost-units", "3"),
+                ("x_cost_units", "1000"),
+                ("x-cost_units", "1000"),
+                ("idempotency-key", "k"),
+                ("x-hop", "1"),
+            ],
+            false,
+        );
+        assert_eq!(
+            (&headers["x-cost-units"], &headers["idempotency-key"]),
+            (&HeaderValue::from(3), &HeaderValue::from_static("k"))
+        );
+        for gone in ["x_cost_units", "x-cost_units", "x-hop"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
     }
 
     #[test]
@@ -204,7 +235,7 @@ mod tests {
             ("x-end-to-end", "1"),
             ("content-length", "5"),
         ]);
-        drop_hop_by_hop(&mut headers);
+        drop_hop_by_hop(&mut headers, |_| false);
         assert_eq!(headers, map(&[("x-end-to-end", "1"), ("content-length", "5")]));
     }
 

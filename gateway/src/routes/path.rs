@@ -3,14 +3,24 @@
 
 use std::borrow::Cow;
 
-/// A path with `.` or `..` segments: what it means is for the upstream to say, so its cost cannot be told.
+/// What it means is for the upstream to say, so its cost cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a path has no `.` or `..` segments")]
-pub struct PathError;
+pub enum PathError {
+    #[error("a path has no `.` or `..` segments")]
+    Dots,
+    /// Data in a segment to one server, and two segments to the next.
+    #[error("a path has no backslash, and no encoded slash or backslash (%2F, %5C)")]
+    Slash,
+    /// Another one to us, and the same to servers that raise it.
+    #[error("a method has no small letters")]
+    Method,
+}
 
-/// Unreserved characters decoded (RFC 3986, 6.2.2.2), no empty segments, no slash at the end. An encoded slash stays encoded:
-/// it is data in a segment.
+/// What a segment may hold as it is (RFC 3986, 3.3) decoded, no empty segments, no slash at the end.
 pub fn normal_form(path: &str) -> Result<Cow<'_, str>, PathError> {
+    if path.contains('\\') || has_encoded_slash(path) {
+        return Err(PathError::Slash);
+    }
     let plain = !path.contains('%') && !path.contains("//") && (path.len() < 2 || !path.ends_with('/'));
     let path = if plain {
         Cow::Borrowed(path)
@@ -18,7 +28,7 @@ pub fn normal_form(path: &str) -> Result<Cow<'_, str>, PathError> {
         Cow::Owned(rebuilt(path))
     };
     if path.contains("/.") && path.split('/').any(|segment| segment == "." || segment == "..") {
-        return Err(PathError);
+        return Err(PathError::Dots);
     }
     Ok(path)
 }
@@ -27,7 +37,7 @@ fn rebuilt(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(character) = rest.chars().next() {
-        let (decoded, taken) = match unreserved(rest) {
+        let (decoded, taken) = match encoded(rest) {
             Some(decoded) => (decoded, 3),
             None => (character, character.len_utf8()),
         };
@@ -42,11 +52,20 @@ fn rebuilt(path: &str) -> String {
     out
 }
 
-/// The unreserved character that `text` begins with, percent-encoded.
-fn unreserved(text: &str) -> Option<char> {
+/// The character of a segment that `text` begins with, percent-encoded: unreserved, a sub-delimiter, `:` or `@`.
+fn encoded(text: &str) -> Option<char> {
+    let byte = encoded_byte(text)?;
+    (byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)).then_some(char::from(byte))
+}
+
+fn encoded_byte(text: &str) -> Option<u8> {
     let hex = text.strip_prefix('%')?.get(..2)?;
-    let byte = u8::from_str_radix(hex, 16).ok().filter(|_| !hex.starts_with('+'))?;
-    (byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)).then_some(char::from(byte))
+    u8::from_str_radix(hex, 16).ok().filter(|_| !hex.starts_with('+'))
+}
+
+fn has_encoded_slash(path: &str) -> bool {
+    let encoded = path.match_indices('%').filter_map(|(at, _)| encoded_byte(&path[at..]));
+    encoded.into_iter().any(|byte| matches!(byte, b'/' | b'\\'))
 }
 
 #[cfg(test)]
@@ -61,9 +80,11 @@ mod tests {
     }
 
     #[test]
-    fn only_unreserved_characters_are_decoded() {
+    fn only_characters_of_a_segment_are_decoded() {
         for (path, normal) in [
-            ("/a%2Fb", "/a%2Fb"),
+            ("/a%3Ab%40", "/a:b@"),
+            ("/a%20b", "/a%20b"),
+            ("/a%252Fb", "/a%252Fb"),
             ("/%7Euser", "/~user"),
             ("/100%", "/100%"),
             ("/%+1", "/%+1"),
@@ -73,6 +94,13 @@ mod tests {
             ("///", "/"),
         ] {
             assert_eq!(normal_form(path).as_deref(), Ok(normal), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_slash_that_may_be_data_or_not_is_refused() {
+        for path in ["/a%2Fb", "/a%2fb", "/a%5Cb", "/a%5c", "/a\\b"] {
+            assert_eq!(normal_form(path), Err(PathError::Slash), "{path}");
         }
     }
 
