@@ -67,7 +67,7 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
     for late in claim(reporter, accounts, now).await.context("claiming late usage")? {
         // One after the other takes a while.
         let now = now + i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
-        match charge(reporter, &late, now).await? {
+        match charge(reporter, &late, now).await {
             // Another worker is at it: our claim ended before its turn came.
             Ok(None) => {}
             Ok(Some(charged)) => {
@@ -76,70 +76,64 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
                     .context("writing down an invoice item")?;
                 settled += 1;
             }
-            Err(failure) => {
-                let account = late.account;
-                match failure.is_passing() {
-                    true => {
-                        warn!(carry.id = %late.id, account.id = %account, "late usage is not billed yet: {failure}")
-                    }
-                    false => {
-                        error!(carry.id = %late.id, account.id = %account, "late usage cannot be billed: {failure}")
-                    }
-                }
-                // What is known to have had no effect leaves no doubt behind.
-                let unclear = matches!(
-                    failure,
-                    StripeError::Unknown(_) | StripeError::Failed(_) | StripeError::Unreadable(_)
-                );
-                sqlx::query!(
-                    "update meter_carries set error = $2, next_attempt_at = $3, claimed_until = null,
-                         first_sent_at = case when $4 then first_sent_at else $5::timestamptz end
-                     where id = $1 and attempts <= $6 + 2 and settled_at is null",
-                    late.id,
-                    failure.to_string(),
-                    instant(now + AGAIN),
-                    unclear,
-                    late.first_sent_at.map(instant),
-                    late.attempts
-                )
-                .execute(&reporter.db)
+            // What else fails is the database.
+            Err(failure) => postpone(reporter, &late, failure.downcast::<StripeError>()?, now)
                 .await
-                .context("postponing an invoice item")?;
-            }
+                .context("postponing an invoice item")?,
         }
     }
     Ok(settled)
 }
 
-/// `None`: another worker is at it.
-async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Option<Charged>, StripeError>> {
+async fn postpone(reporter: &Reporter, late: &Late, failure: StripeError, now: i64) -> sqlx::Result<()> {
+    let account = late.account;
+    match failure.is_passing() {
+        true => warn!(carry.id = %late.id, account.id = %account, "late usage is not billed yet: {failure}"),
+        false => error!(carry.id = %late.id, account.id = %account, "late usage cannot be billed: {failure}"),
+    }
+    // What is known to have had no effect leaves no doubt behind.
+    let unclear = matches!(
+        failure,
+        StripeError::Unknown(_) | StripeError::Failed(_) | StripeError::Unreadable(_)
+    );
+    sqlx::query!(
+        "update meter_carries set error = $2, next_attempt_at = $3, claimed_until = null,
+             first_sent_at = case when $4 then first_sent_at else $5::timestamptz end
+         where id = $1 and attempts <= $6 + 2 and settled_at is null",
+        late.id,
+        failure.to_string(),
+        instant(now + AGAIN),
+        unclear,
+        late.first_sent_at.map(instant),
+        late.attempts
+    )
+    .execute(&reporter.db)
+    .await?;
+    Ok(())
+}
+
+/// `None`: another worker is at it. A [`StripeError`] is this carry's, and postpones it.
+async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charged>> {
     let charged = match &late.item {
-        Some(made) => Ok(Some(made.clone())),
+        Some(made) => Some(made.clone()),
         None => make(reporter, late, now).await?,
     };
-    if let Ok(Some(Charged::Item { id, .. })) = &charged
+    if let Some(Charged::Item { id, .. }) = &charged
         && late.is_over
-        && let Err(failure) = invoice(reporter, late, id).await?
     {
-        return Ok(Err(failure));
+        invoice(reporter, late, id).await?;
     }
     Ok(charged)
 }
 
 /// Makes the item, and writes down that it is there.
-async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Option<Charged>, StripeError>> {
-    let stripe = &reporter.stripe;
-    let nothing = |why| Ok(Ok(Some(Charged::Nothing { why })));
+async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charged>> {
+    let nothing = |why| Ok(Some(Charged::Nothing { why }));
     let Some(price) = &late.price else {
         return nothing("the plan has no metered price for it");
     };
-    let price: Price = match stripe
-        .read(&RetrievePrice::new(price.as_str()).expand(vec!["tiers".to_owned()]))
-        .await
-    {
-        Ok(price) => price,
-        Err(failure) => return Ok(Err(failure)),
-    };
+    let retrieve = RetrievePrice::new(price.as_str()).expand(vec!["tiers".to_owned()]);
+    let price: Price = reporter.stripe.read(&retrieve).await?;
     let Some(amount) = price.difference(late.before, late.units) else {
         return nothing("its price is neither per unit nor graduated: bill it by hand");
     };
@@ -147,37 +141,13 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Optio
         return nothing("it costs nothing by the price's tiers");
     }
     let found = match late.first_sent_at {
-        Some(first) => find(reporter, late, first).await,
-        None => Ok(None),
+        Some(first) => find(reporter, late, first).await?,
+        None => None,
     };
     let id = match found {
-        Ok(Some(id)) => id,
-        Ok(None) => {
-            // Committed before the call: whoever comes after a crash looks for the item before it makes one, and not while it
-            // may be under way.
-            let ours = sqlx::query!(
-                "update meter_carries set attempts = $2 + 1, first_sent_at = coalesce(first_sent_at, $3), amount = $4,
-                     currency = $5, claimed_until = $6
-                 where id = $1 and attempts = $2 and settled_at is null",
-                late.id,
-                late.attempts,
-                instant(now),
-                amount,
-                price.currency,
-                instant(now + CLAIM)
-            )
-            .execute(&reporter.db)
-            .await
-            .context("writing down that an invoice item is made")?;
-            if ours.rows_affected() == 0 {
-                return Ok(Ok(None));
-            }
-            match create(reporter, late, amount, &price.currency).await {
-                Ok(id) => id,
-                Err(failure) => return Ok(Err(failure)),
-            }
-        }
-        Err(failure) => return Ok(Err(failure)),
+        Some(id) => id,
+        None if !begin(reporter, late, amount, &price.currency, now).await? => return Ok(None),
+        None => create(reporter, late, amount, &price.currency).await?,
     };
     sqlx::query!(
         "update meter_carries set invoice_item_id = $2 where id = $1",
@@ -187,11 +157,31 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Result<Optio
     .execute(&reporter.db)
     .await
     .context("writing down an invoice item")?;
-    Ok(Ok(Some(Charged::Item {
+    Ok(Some(Charged::Item {
         id,
         amount,
         currency: price.currency,
-    })))
+    }))
+}
+
+/// Committed before the call: whoever comes after a crash looks for the item before it makes one, and not while it may be under
+/// way. `false`: another worker was here.
+async fn begin(reporter: &Reporter, late: &Late, amount: i64, currency: &str, now: i64) -> Result<bool> {
+    let ours = sqlx::query!(
+        "update meter_carries set attempts = $2 + 1, first_sent_at = coalesce(first_sent_at, $3), amount = $4,
+             currency = $5, claimed_until = $6
+         where id = $1 and attempts = $2 and settled_at is null",
+        late.id,
+        late.attempts,
+        instant(now),
+        amount,
+        currency,
+        instant(now + CLAIM)
+    )
+    .execute(&reporter.db)
+    .await
+    .context("writing down that an invoice item is made")?;
+    Ok(ours.rows_affected() > 0)
 }
 
 async fn create(reporter: &Reporter, late: &Late, amount: i64, currency: &str) -> Result<String, StripeError> {
@@ -213,11 +203,10 @@ async fn create(reporter: &Reporter, late: &Late, amount: i64, currency: &str) -
 }
 
 /// An invoice of its own for the item, if it is on none: the customer has no subscription any more that would bring one.
-async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Result<Result<(), StripeError>> {
-    match reporter.stripe.read::<Item>(&RetrieveInvoiceItem::new(item)).await {
-        Ok(item) if item.invoice.is_some() => return Ok(Ok(())),
-        Ok(_) => {}
-        Err(failure) => return Ok(Err(failure)),
+async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Result<()> {
+    let item: Item = reporter.stripe.read(&RetrieveInvoiceItem::new(item)).await?;
+    if item.invoice.is_some() {
+        return Ok(());
     }
     // Stripe answers a key as it did before, also that it had failed.
     let attempts = sqlx::query_scalar!(
@@ -233,8 +222,11 @@ async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Result<Result<
         .pending_invoice_items_behavior(CreateInvoicePendingInvoiceItemsBehavior::Include)
         .metadata([(CARRY.to_owned(), late.id.to_string())]);
     let key = format!("carry/{}/invoice/{attempts}", late.id);
-    let made = reporter.stripe.write::<IgnoredAny>(&request, Write::Keyed(&key)).await;
-    Ok(made.map(|_| ()))
+    reporter
+        .stripe
+        .write::<IgnoredAny>(&request, Write::Keyed(&key))
+        .await?;
+    Ok(())
 }
 
 /// The item that an earlier attempt made.
