@@ -18,12 +18,14 @@ pub enum PathError {
 
 /// What a segment may hold as it is (RFC 3986, 3.3) decoded, no empty segments, no slash at the end.
 pub fn normal_form(path: &str) -> Result<Cow<'_, str>, PathError> {
-    if path.contains('\\') || has_encoded_slash(path) {
+    if path.contains('\\') {
         return Err(PathError::Slash);
     }
     let plain = !path.contains('%') && !path.contains("//") && (path.len() < 2 || !path.ends_with('/'));
     let path = if plain {
         Cow::Borrowed(path)
+    } else if has_encoded_slash(path) {
+        return Err(PathError::Slash);
     } else {
         Cow::Owned(rebuilt(path))
     };
@@ -64,8 +66,9 @@ fn encoded_byte(text: &str) -> Option<u8> {
 }
 
 fn has_encoded_slash(path: &str) -> bool {
-    let encoded = path.match_indices('%').filter_map(|(at, _)| encoded_byte(&path[at..]));
-    encoded.into_iter().any(|byte| matches!(byte, b'/' | b'\\'))
+    path.match_indices('%')
+        .filter_map(|(at, _)| encoded_byte(&path[at..]))
+        .any(|byte| matches!(byte, b'/' | b'\\'))
 }
 
 #[cfg(test)]
