@@ -7,7 +7,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::{
     receiver::Receiver,
-    rig::{HTTP, PRIVATE, QUICK, call, endpoint, log, notices, set, stack, stack_with},
+    rig::{HTTP, PRIVATE, QUICK, call, endpoint, log, notices, put, set, stack, stack_with},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,14 +118,7 @@ async fn secrets_overlap_in_a_rotation_and_are_shown_once() {
     );
     assert!(!told.signatures(second).1);
 
-    let again = endpoint(
-        &stack,
-        Method::PUT,
-        ada.account_id,
-        "",
-        json!({ "url": receiver.url() }),
-    )
-    .await;
+    let again = put(&stack, ada.account_id, &receiver.url()).await;
     let shown = endpoint(&stack, Method::GET, ada.account_id, "", Value::Null).await;
     for answer in [&again, &shown] {
         assert!(!answer.to_string().contains("whsec_"), "{answer}");
@@ -161,14 +154,7 @@ async fn an_endpoint_that_is_gone_is_disabled_until_it_is_set_again() {
             (409, &json!("notice_endpoint_disabled"))
         );
     }
-    endpoint(
-        &stack,
-        Method::PUT,
-        ada.account_id,
-        "",
-        json!({ "url": receiver.url() }),
-    )
-    .await;
+    put(&stack, ada.account_id, &receiver.url()).await;
     call(&stack, Method::POST, &replay, Value::Null).await.ok().unwrap();
     receiver.nth(2).await;
 
@@ -241,14 +227,7 @@ async fn an_endpoint_that_failed_for_five_days_is_disabled_and_says_so() {
     })
     .await;
     assert_eq!(listed[1]["state"], "unaddressed");
-    endpoint(
-        &stack,
-        Method::PUT,
-        ada.account_id,
-        "",
-        json!({ "url": receiver.url() }),
-    )
-    .await;
+    put(&stack, ada.account_id, &receiver.url()).await;
     let replay = format!("/notices/{}/replay", listed[1]["id"].as_str().unwrap());
     call(&stack, Method::POST, &replay, Value::Null).await.ok().unwrap();
     assert_eq!(receiver.nth(2).await.json()["data"]["current_usage"], 80);

@@ -69,9 +69,14 @@ pub async fn endpoint(stack: &Stack, method: Method, account: AccountId, action:
     call(stack, method, &path, body).await.ok().unwrap()
 }
 
-/// Sets the account's endpoint for the first time; its secret.
+/// Sets the account's endpoint.
+pub async fn put(stack: &Stack, account: AccountId, url: &str) -> Value {
+    endpoint(stack, Method::PUT, account, "", json!({ "url": url })).await
+}
+
+/// The same for the first time; its secret.
 pub async fn set(stack: &Stack, account: AccountId, url: &str) -> String {
-    let set = endpoint(stack, Method::PUT, account, "", json!({ "url": url })).await;
+    let set = put(stack, account, url).await;
     set["secret"].as_str().unwrap().to_owned()
 }
 

@@ -320,8 +320,8 @@ async fn a_subscription_begins_without_the_hosted_page_once_its_payment_is_confi
     rig.assert_valid();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trial_is_free_until_it_ends() {
+/// A subscriber on the first of 14 days of trial.
+async fn trialing() -> (Rig, Subscriber) {
     let text =
         include_str!("../../../schema/plans.toml").replace("price_cents = 2900", "price_cents = 2900\ntrial_days = 14");
     let rig = Rig::with(StripeDoubleOptions::default(), Catalogue::parse(&text).unwrap()).await;
@@ -329,6 +329,12 @@ async fn a_trial_is_free_until_it_ends() {
     let ada = rig.subscriber("ada").await;
     rig.check_out(&ada, "pro").await;
     rig.settle().await;
+    (rig, ada)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_is_free_until_it_ends() {
+    let (rig, ada) = trialing().await;
     let trial = rig.subscription(&ada).await;
     assert_eq!(shown(&trial), ("pro", "trialing", None));
     assert_eq!(trial["trial_ends_at"], trial["period_end"]);
@@ -342,13 +348,7 @@ async fn a_trial_is_free_until_it_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_period_that_is_cut_short_in_stripe_ends_where_the_next_begins() {
-    let text =
-        include_str!("../../../schema/plans.toml").replace("price_cents = 2900", "price_cents = 2900\ntrial_days = 14");
-    let rig = Rig::with(StripeDoubleOptions::default(), Catalogue::parse(&text).unwrap()).await;
-    rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let (rig, ada) = trialing().await;
     rig.turn_by(3 * DAY_S);
     // Somebody ends the trial in Stripe.
     let id = rig.subscription(&ada).await["stripe_subscription_id"]
