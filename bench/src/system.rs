@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use devstack::{
     DataDir, Servers, ServersOptions,
     admin::Customer,
-    http::Http,
     system::{Endpoints, System, SystemOptions},
 };
 
@@ -78,12 +77,7 @@ impl BenchSystem {
 
     /// A counter of the gateway, from the start of it on.
     pub async fn metric(&self, name: &str) -> Result<u64> {
-        let url = format!("{}/metrics", self.system.gateways[0].service.admin_url());
-        let page = Http::default().get(&url, "").await?;
-        let text = String::from_utf8(page.body.to_vec()).context("metrics are text")?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let value = value.with_context(|| format!("the gateway has no metric {name}"))?;
-        value.parse().with_context(|| format!("metric {name}"))
+        self.system.gateways[0].service.metric(name).await
     }
 
     pub async fn stop_ingestor(&mut self) -> Result<()> {

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::http::Http;
 use crate::process::{Process, Program};
 
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
@@ -107,6 +109,20 @@ impl Service {
 
     pub fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.options.admin_port)
+    }
+
+    /// A figure of its metrics, named with its labels.
+    pub async fn metric<T>(&self, name: &str) -> Result<T>
+    where
+        T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        let page = Http::default()
+            .get(&format!("{}/metrics", self.admin_url()), "")
+            .await?;
+        let text = String::from_utf8(page.body.to_vec()).context("metrics are text")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.with_context(|| format!("{} has no metric {name}", self.name()))?;
+        value.parse().with_context(|| format!("metric {name}"))
     }
 
     /// SIGTERM, then waits; past the deadline it is killed, and that is an error.

@@ -113,14 +113,7 @@ impl Keys {
     }
 
     async fn metric(&self, name: &str) -> u64 {
-        let url = format!("{}/metrics", self.stack.gateways[0].service.admin_url());
-        let page = self.http.get(&url, "").await.unwrap();
-        let page = String::from_utf8(page.body.to_vec()).unwrap();
-        let line = page.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("no {name} in\n{page}"))
-            .trim()
-            .parse()
-            .unwrap()
+        self.stack.gateways[0].service.metric(name).await.unwrap()
     }
 }
 

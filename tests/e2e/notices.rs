@@ -15,7 +15,7 @@ use tokio::process::Command;
 
 use self::{
     receiver::Receiver,
-    rig::{HTTP, PRIVATE, QUICK, another_worker, compared, log, metric, notices, set, stack, stack_with},
+    rig::{HTTP, PRIVATE, QUICK, another_worker, compared, log, notices, set, stack, stack_with},
 };
 use crate::{
     SERVICES,
@@ -181,7 +181,8 @@ async fn clickhouse_away_is_said_once_and_nothing_is_told() {
     let nobody = format!("http://127.0.0.1:{}", ports::free().unwrap());
     let blind = another_worker(&stack, &[QUICK, HTTP, PRIVATE, ("CLICKHOUSE_URL", &nobody)]).await;
     eventually("comparisons are skipped", async || {
-        (metric(&blind, "billing_notices_comparisons_skipped_total").await >= 3).then_some(())
+        let skipped = blind.metric::<u64>("billing_notices_comparisons_skipped_total");
+        (skipped.await.unwrap() >= 3).then_some(())
     })
     .await;
     let log = log(stack.data.path(), "another-worker");

@@ -101,12 +101,8 @@ impl Rig {
     }
 
     async fn metric_of(&self, gateway: usize, name: &str) -> u64 {
-        let url = format!("{}/metrics", self.stack.gateways[gateway].service.admin_url());
-        let page = Http::default().get(&url, "").await.unwrap();
-        let text = String::from_utf8(page.body.to_vec()).unwrap();
-        let name = format!("gateway_quota_{name} ");
-        let line = text.lines().find_map(|line| line.strip_prefix(&name));
-        line.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+        let gateway = &self.stack.gateways[gateway].service;
+        gateway.metric(&format!("gateway_quota_{name}")).await.unwrap()
     }
 }
 

@@ -143,14 +143,7 @@ async fn assert_stored_between(stack: &Stack, customer: &Customer, told: &Told) 
 
 /// A figure of a gateway's metrics.
 async fn metric(stack: &Stack, gateway: usize, name: &str) -> f64 {
-    let url = format!("{}/metrics", stack.gateways[gateway].service.admin_url());
-    let page = devstack::http::Http::default().get(&url, "").await.unwrap();
-    let page = String::from_utf8_lossy(&page.body).into_owned();
-    let line = page
-        .lines()
-        .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-    let line = line.unwrap_or_else(|| panic!("no {name} in {page}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
+    stack.gateways[gateway].service.metric(name).await.unwrap()
 }
 
 async fn state_of_runs(stack: &Stack) -> Vec<String> {

@@ -91,20 +91,13 @@ pub async fn notices(stack: &Stack, account: AccountId, what: &str, expected: im
     .await
 }
 
-pub async fn metric(service: &Service, name: &str) -> u64 {
-    let url = format!("{}/metrics", service.admin_url());
-    let text = String::from_utf8(Http::default().get(&url, "").await.unwrap().body.to_vec()).unwrap();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap().parse().unwrap()
-}
-
 /// Waits until a worker has compared everything once more, from the beginning.
 pub async fn compared(service: &Service) {
     const NAME: &str = "billing_notices_comparisons_total";
-    let before = metric(service, NAME).await;
+    let before: u64 = service.metric(NAME).await.unwrap();
     // The one that is under way may have begun before what the caller did.
     eventually("usage is compared", async || {
-        (metric(service, NAME).await >= before + 2).then_some(())
+        (service.metric::<u64>(NAME).await.unwrap() >= before + 2).then_some(())
     })
     .await;
 }
