@@ -4,10 +4,11 @@
 //! never will, so it is **admitted anew**, in the next run and with units of that one: those of the ended run are settled by
 //! others. Only what is certain not to be stored is; the upstream is not asked again.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use schema::{EventId, LeaseId, RunId, UsageEvent, UsageType, clock, usage_event::stored_address};
-use tokio::time::{Instant, timeout_at};
+use service::Backoff;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use crate::{
@@ -136,11 +137,7 @@ pub async fn charge_anew(
         if !gateway.current_run.is_after(ended, deadline).await {
             break;
         }
-        // In the order of every request: a place in the new run's lane, then units, which cannot be of an older run.
-        let slot = reserve(gateway, key)?;
-        let time_ms = clock::now_ms();
-        let now_s = time_ms.div_euclid(1_000);
-        let admission = admit_units(gateway, key, receipt.usage_type, receipt.cost_units, now_s).await?;
+        let (slot, admission, time_ms) = admit_anew(gateway, key, &receipt, deadline).await?;
         // The period is that of the new admission, so the time is, too.
         stamp(&mut event, &admission, time_ms);
         let receipt = self::receipt(&event, &admission);
@@ -158,6 +155,33 @@ pub async fn charge_anew(
         }
     }
     settled(gateway, Outcome::RunEnded(ended)).map(|()| receipt)
+}
+
+/// A place and units for what was served already, in the run of now. Postgres may have been out of reach for as long as the
+/// run was ending: what passes is waited for until `deadline`, since nobody can take the work back.
+async fn admit_anew(
+    gateway: &Gateway,
+    key: &Key,
+    receipt: &Receipt,
+    deadline: Instant,
+) -> Result<(Slot, Admission, i64), Problem> {
+    let mut pauses = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+    loop {
+        let time_ms = clock::now_ms();
+        let now_s = time_ms.div_euclid(1_000);
+        // In the order of every request: a place in the new run's lane, then units, which cannot be of an older run.
+        let admitted = match reserve(gateway, key) {
+            Ok(slot) => admit_units(gateway, key, receipt.usage_type, receipt.cost_units, now_s)
+                .await
+                .map(|admission| (slot, admission, time_ms)),
+            Err(full) => Err(full),
+        };
+        let next = Instant::now() + pauses.next_delay();
+        match admitted {
+            Err(problem) if problem.kind.is_passing() && next < deadline => sleep_until(next).await,
+            admitted => return admitted,
+        }
+    }
 }
 
 /// What an outcome of the lane means to the one who waits for it.

@@ -173,6 +173,48 @@ async fn what_others_have_spent_meanwhile_is_refused_when_it_is_admitted_anew() 
     assert_eq!(stack.sums(ada.account_id).await.unwrap().units, 5);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_served_waits_for_postgres_when_it_is_admitted_anew() {
+    let upstream = SlowUpstream::start().await;
+    let data = DataDir::create().unwrap();
+    let mut stack = Stack::start(SERVICES, with_routes(&upstream, data.path()))
+        .await
+        .unwrap();
+    let ada = stack.admin.customer("ada", "enterprise").await.unwrap();
+    let url = stack.gateway(0).to_owned();
+    let (history, http) = (History::default(), Http::default());
+    let before = runs(&stack.pool, "live").await;
+    let stopping = async {
+        upstream.works_on(1).await;
+        stack.gateways[0].service.pause().unwrap();
+        eventually("its run is settled", async || {
+            let settled = runs(&stack.pool, "settled").await;
+            settled.into_iter().find(|run| before.contains(run))
+        })
+        .await;
+        let mut locked = stack.pool.begin().await.unwrap();
+        sqlx::query("lock table quota_pool")
+            .execute(&mut *locked)
+            .await
+            .unwrap();
+        upstream.go.send_replace(true);
+        stack.gateways[0].service.resume().unwrap();
+        eventually("no units can be had", async || {
+            let refused = "gateway_quota_refused_total{reason=\"unavailable\"}";
+            let refused = stack.gateways[0].service.metric::<u64>(refused).await.ok()?;
+            (refused > 0).then_some(())
+        })
+        .await;
+        locked.rollback().await.unwrap();
+    };
+    let (status, ()) = tokio::join!(passed(&http, &url, &ada, "/api/served", 5), stopping);
+    assert_eq!(status, Some(200));
+    upstream.assert_each_asked_once();
+    history.note("/api/served".into(), told(status));
+    history.assert_true(&stack, ada.account_id).await;
+    assert_granted_is_stored(&stack, ada.account_id).await;
+}
+
 /// Batches of ten, one after the other, until told to stop.
 async fn batches(gateway: &str, customer: &Customer, history: &History, stop: &AtomicBool) {
     let http = Http::default();
@@ -224,12 +266,8 @@ async fn run_that_is_ended_under_load_is_settled_and_its_gateway_goes_on_in_a_ne
         load(&urls, 16, &ada, &history, &stop),
         batches(&urls[0], &ada, &history, &stop)
     );
-    let metrics = format!("{}/metrics", stack.gateways[0].service.admin_url());
-    let metrics = Http::default().get(&metrics, "").await.unwrap();
-    let anew = String::from_utf8_lossy(&metrics.body)
-        .lines()
-        .find_map(|line| line.strip_prefix("http_admitted_anew_total ")?.parse::<u64>().ok());
-    assert!(anew.unwrap() > 0, "some were under way each time");
+    let anew = stack.gateways[0].service.metric::<u64>("http_admitted_anew_total");
+    assert!(anew.await.unwrap() > 0, "some were under way each time");
     history.assert_true(&stack, ada.account_id).await;
     assert_granted_is_stored(&stack, ada.account_id).await;
     let stopped = stack.gateways[0].service.stop(harness::PATIENCE).await.unwrap();
