@@ -50,7 +50,7 @@ pub(super) fn apply(
     if !pays {
         match change.behavior {
             Behavior::Refuse => return Err(Failure::declined()),
-            Behavior::Postpone => return wait_for_payment(state, current, plan),
+            Behavior::Postpone => return wait_for_payment(state, current, plan, change.trial_end),
             Behavior::Try | Behavior::Wait => {}
         }
     }
@@ -216,7 +216,12 @@ fn trial(state: &mut State, current: &Subscription, mut items: Vec<Item>, end: i
 }
 
 /// The invoice is made, the change waits for its payment.
-fn wait_for_payment(state: &mut State, current: &Subscription, plan: Plan) -> Result<(), Failure> {
+fn wait_for_payment(
+    state: &mut State,
+    current: &Subscription,
+    plan: Plan,
+    trial_end: Option<i64>,
+) -> Result<(), Failure> {
     let expires_at = state.now() + PATIENCE_S;
     let superseded = current.pending_update.as_ref().map(|pending| pending.invoice.clone());
     if let Some(superseded) = superseded {
@@ -228,6 +233,7 @@ fn wait_for_payment(state: &mut State, current: &Subscription, plan: Plan) -> Re
     let pending = PendingUpdate {
         items: plan.items,
         anchor: plan.anchor,
+        trial_end,
         invoice: invoice.clone(),
         expires_at,
     };

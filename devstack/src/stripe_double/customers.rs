@@ -188,6 +188,12 @@ impl State {
         customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
     }
 
+    /// One that was deleted is known.
+    pub fn known_customer(&self, id: &str) -> Result<&Customer, Failure> {
+        let customer = self.customers.get(id);
+        customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
+    }
+
     pub fn replace_customer(&mut self, customer: Customer, before: &Value) {
         let (after, id) = (customer.render(), customer.id.clone());
         if let Some(row) = self.customers.get_mut(&id) {

@@ -96,6 +96,12 @@ pub(super) fn by_id(state: &State, id: &str) -> Option<Value> {
             .subscriptions
             .get(id)
             .map(|subscription| subscription.render(state)),
+        "seti" => state
+            .subscriptions
+            .iter()
+            .filter_map(|(_, subscription)| Some((subscription, subscription.pending_setup(state)?)))
+            .find(|(_, intent)| intent.id == id)
+            .map(|(subscription, intent)| intent.render(&subscription.customer)),
         "in" => state.invoices.get(id).map(|invoice| invoice.render(state)),
         "price" => state.prices.get(id).map(|price| price.render()),
         _ => state.products.get(id).map(|product| product.render()),

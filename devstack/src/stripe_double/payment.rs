@@ -246,6 +246,13 @@ fn apply_pending(state: &mut State, id: &str, now: i64) {
     }
     state.change_subscription(id, "customer.subscription.updated", |subscription| {
         (subscription.items, subscription.anchor) = (items, pending.anchor);
+        if let Some(end) = pending.trial_end {
+            subscription.trial_end = Some(end);
+            subscription.status = match end > now {
+                true => subscription::Status::Trialing,
+                false => subscription::Status::Active,
+            };
+        }
         subscription.pending_update = None;
     });
 }

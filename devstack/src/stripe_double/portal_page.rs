@@ -60,8 +60,9 @@ pub(super) async fn choose(
     let now = state.now();
     let done = match choice.as_str() {
         "cancel" | "keep" => {
-            let ends = Param::Text((choice == "cancel").to_string());
-            let params = Param::Map([("cancel_at_period_end".to_owned(), ends)].into());
+            // In flexible billing mode the portal cancels by a time, and says nothing of the period's end.
+            let at = if choice == "cancel" { "min_period_end" } else { "" };
+            let params = Param::Map([("cancel_at".to_owned(), Param::Text(at.to_owned()))].into());
             subscriptions::update(
                 &mut state,
                 &Call {

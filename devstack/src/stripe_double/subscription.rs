@@ -30,6 +30,8 @@ pub(super) struct Subscription {
     pub trial_end: Option<i64>,
     pub without_card: WithoutCard,
     pub latest_invoice: Option<String>,
+    /// What a form keeps a card with, for the end of a trial.
+    pub setup_intent: Option<SetupIntent>,
     pub schedule: Option<String>,
     pub pending_update: Option<PendingUpdate>,
     pub pause_collection: Option<PauseCollection>,
@@ -83,11 +85,18 @@ pub(super) struct Cancellation {
     pub feedback: Option<String>,
 }
 
+#[derive(Clone, Debug)]
+pub(super) struct SetupIntent {
+    pub id: String,
+    pub client_secret: String,
+}
+
 /// A change that waits for its invoice to be paid.
 #[derive(Clone, Debug)]
 pub(super) struct PendingUpdate {
     pub items: Vec<Item>,
     pub anchor: i64,
+    pub trial_end: Option<i64>,
     pub invoice: String,
     pub expires_at: i64,
 }
@@ -160,12 +169,13 @@ impl Subscription {
         let pending_update = self.pending_update.as_ref().map(|pending| {
             let items: Vec<_> = pending.items.iter().filter_map(item).collect();
             json!({ "billing_cycle_anchor": null, "expires_at": pending.expires_at, "subscription_items": items,
-                "trial_end": null, "trial_from_plan": null })
+                "trial_end": pending.trial_end, "trial_from_plan": null })
         });
         let pause_collection = self.pause_collection.as_ref();
         let status_details = self.paused.map(|(since, why)| {
             json!({ "paused": { "subscription": { "type": why }, "transitioned_at": since, "type": "subscription" } })
         });
+        let setup_intent = self.pending_setup(state).map(|intent| &intent.id);
         let mut object = json!({
             "id": self.id, "object": "subscription", "application": null, "application_fee_percent": null,
             "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
@@ -185,7 +195,7 @@ impl Subscription {
             "pause_collection": pause_collection.map(|p| json!({ "behavior": p.behavior, "resumes_at": p.resumes_at })),
             "payment_settings": { "payment_method_options": null, "payment_method_types": null,
                 "save_default_payment_method": "off" },
-            "pending_invoice_item_interval": null, "pending_setup_intent": null, "pending_update": pending_update,
+            "pending_invoice_item_interval": null, "pending_setup_intent": setup_intent, "pending_update": pending_update,
             "schedule": self.schedule, "start_date": self.created, "status": self.status.name(), "test_clock": null,
             "transfer_data": null, "trial_end": self.trial_end, "trial_start": self.trial_start,
             "trial_settings": { "end_behavior": { "missing_payment_method": self.without_card.name() } },
@@ -196,6 +206,12 @@ impl Subscription {
         object
     }
 
+    /// Until the customer has a card.
+    pub fn pending_setup(&self, state: &State) -> Option<&SetupIntent> {
+        let customer = state.customers.get(&self.customer)?;
+        self.setup_intent.as_ref().filter(|_| customer.card.is_none())
+    }
+
     /// Opens the periods of items that have none yet, or all of them, at `at`.
     pub fn open_periods(state: &State, items: &mut [Item], anchor: i64, at: i64) {
         for item in items {
@@ -204,6 +220,13 @@ impl Subscription {
             item.period_start = at;
             item.period_end = calendar::period_end(anchor, recurring.interval, recurring.count, at);
         }
+    }
+}
+
+impl SetupIntent {
+    pub fn render(&self, customer: &str) -> Value {
+        json!({ "id": self.id, "object": "setup_intent", "client_secret": self.client_secret, "customer": customer,
+            "livemode": false, "status": "requires_payment_method", "usage": "off_session" })
     }
 }
 

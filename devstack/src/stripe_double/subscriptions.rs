@@ -11,7 +11,7 @@ use super::items;
 use super::payment::PATIENCE_S;
 use super::routes::Call;
 use super::state::{Metadata, State};
-use super::subscription::{Cancellation, Item, PauseCollection, Status, Subscription, WithoutCard};
+use super::subscription::{Cancellation, Item, PauseCollection, SetupIntent, Status, Subscription, WithoutCard};
 use super::table::{self, in_range, is};
 
 pub(super) const UNDERSTOOD: &[&str] = &[
@@ -116,6 +116,9 @@ pub(super) fn retrieve(state: &mut State, call: &Call) -> Result<Value, Failure>
 
 pub(super) fn list(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let params = call.params;
+    if let Some(customer) = params.filled("customer") {
+        state.known_customer(customer)?;
+    }
     let status = params.text("status");
     let wanted = |subscription: &Subscription| {
         let (start, end) = subscription.period();
@@ -300,6 +303,7 @@ pub(super) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         trial_end,
         without_card: new.without_card,
         latest_invoice: None,
+        setup_intent: None,
         schedule: None,
         pending_update: None,
         pause_collection: None,
@@ -336,6 +340,14 @@ pub(super) fn start(state: &mut State, new: New) -> Result<String, Failure> {
             return Err(Failure::invalid(message).code("resource_missing"));
         }
         _ => {}
+    }
+    if trial_end.is_some() && !has_card && new.behavior == Behavior::Wait {
+        let intent = state.ids.next("seti");
+        let client_secret = format!("{intent}_secret_{}", state.ids.text(24));
+        subscription.setup_intent = Some(SetupIntent {
+            id: intent,
+            client_secret,
+        });
     }
     state.subscriptions.insert(&id, subscription);
     let invoice = billing::invoice(state, &id, "subscription_create", (now, now), lines, Vec::new());

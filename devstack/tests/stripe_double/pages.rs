@@ -86,10 +86,16 @@ async fn portal_page_ends_a_subscription_takes_that_back_and_pays() {
     let page = see(&url).await;
     assert!(page.contains("href=\"https://example.com/back\""));
     press(&rig, &page, &format!("/cancel/{id}")).await;
-    assert_eq!(rig.control.object(&id).unwrap()["cancel_at_period_end"], true);
+    // By a time, as the portal does in flexible billing mode.
+    let canceled = rig.control.object(&id).unwrap();
+    assert_eq!(
+        canceled["cancel_at"],
+        canceled["items"]["data"][0]["current_period_end"]
+    );
+    assert_eq!(canceled["cancel_at_period_end"], false);
     let page = see(&url).await;
     press(&rig, &page, &format!("/keep/{id}")).await;
-    assert_eq!(rig.control.object(&id).unwrap()["cancel_at_period_end"], false);
+    assert!(rig.control.object(&id).unwrap()["cancel_at"].is_null());
     press(
         &rig,
         &page,
