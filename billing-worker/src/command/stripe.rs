@@ -47,7 +47,7 @@ pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Set
             if *dry_run {
                 return Ok(());
             }
-            catalogue::apply(&stripe, &changes, found)
+            catalogue::apply(&stripe, &admin.catalogue, &changes, found)
                 .await
                 .map_err(Error::Stripe)?;
             let billing = Billing::new(

@@ -19,6 +19,7 @@ use stripe_product::{
     product::{CreateProduct, RetrieveProduct, UpdateProduct},
 };
 use tracing::info;
+use uuid::Uuid;
 
 use super::{
     Stripe, StripeError, Write, names,
@@ -216,17 +217,46 @@ pub async fn prices(stripe: &Stripe, lookup_keys: &[String]) -> Result<HashMap<S
     Ok(found)
 }
 
-/// Makes what Stripe lacks.
-pub async fn apply(stripe: &Stripe, changes: &[Change], mut found: Found) -> Result<(), StripeError> {
+/// Makes what Stripe lacks. Two that do so at once use the same idempotency keys. A 5xx stays so under its key for a day: what it
+/// may have made all the same is looked for, and then another key is tried, once.
+pub async fn apply(
+    stripe: &Stripe,
+    catalogue: &Catalogue,
+    changes: &[Change],
+    mut found: Found,
+) -> Result<(), StripeError> {
     for change in changes {
-        make(stripe, change, &mut found.meters).await?;
+        match make(stripe, change, &mut found.meters, "").await {
+            Err(StripeError::Failed(_)) => {
+                found = find(stripe, catalogue).await?;
+                if self::changes(catalogue, &found)
+                    .iter()
+                    .any(|lacks| lacks.makes_as(change))
+                {
+                    make(stripe, change, &mut found.meters, &format!("-{}", Uuid::now_v7())).await?;
+                }
+            }
+            made => made?,
+        }
+        if let Change::CreatePrice {
+            replaces: Some(old), ..
+        } = change
+        {
+            let retire = UpdatePrice::new(old.as_str()).active(false);
+            stripe.write::<Price>(&retire, Write::Settable).await?;
+        }
         info!("Stripe: {change}");
     }
     Ok(())
 }
 
-/// One change. `meters` holds the meters' ids by event name, and gets a new one.
-async fn make(stripe: &Stripe, change: &Change, meters: &mut HashMap<String, String>) -> Result<(), StripeError> {
+/// One change, under idempotency keys of that ending. `meters` holds the meters' ids by event name, and gets a new one.
+async fn make(
+    stripe: &Stripe,
+    change: &Change,
+    meters: &mut HashMap<String, String>,
+    ending: &str,
+) -> Result<(), StripeError> {
     match change {
         Change::CreateMeter(usage_type) => {
             let event_name = names::meter_event_name(*usage_type);
@@ -237,16 +267,15 @@ async fn make(stripe: &Stripe, change: &Change, meters: &mut HashMap<String, Str
                     CreateBillingMeterCustomerMappingType::ById,
                 ))
                 .value_settings(CreateBillingMeterValueSettings::new(names::PAYLOAD_VALUE));
-            let meter: Meter = stripe
-                .write(&create, Write::Keyed(&format!("meter-{event_name}")))
-                .await?;
+            let key = format!("meter-{event_name}{ending}");
+            let meter: Meter = stripe.write(&create, Write::Keyed(&key)).await?;
             meters.insert(event_name, meter.id);
         }
         Change::CreateProduct(WantedProduct { id, name, plan }) => {
             let create = CreateProduct::new(name.clone())
                 .id(id.clone())
                 .metadata(HashMap::from([(names::META_PLAN.to_owned(), plan.clone())]));
-            let key = format!("product-{id}-{}", digest(name));
+            let key = format!("product-{id}-{}{ending}", digest(name));
             stripe.write::<Product>(&create, Write::Keyed(&key)).await?;
         }
         Change::RenameProduct(WantedProduct { id, name, .. }) => {
@@ -256,20 +285,25 @@ async fn make(stripe: &Stripe, change: &Change, meters: &mut HashMap<String, Str
         Change::CreatePrice { wanted, replaces } => {
             let create = wanted.request(meters)?;
             let key = format!(
-                "price-{}-{}-{}",
+                "price-{}-{}-{}{ending}",
                 wanted.lookup_key,
                 wanted.terms.short(),
                 replaces.as_deref().unwrap_or("new")
             );
             stripe.write::<Price>(&create, Write::Keyed(&key)).await?;
-            if let Some(old) = replaces {
-                stripe
-                    .write::<Price>(&UpdatePrice::new(old.as_str()).active(false), Write::Settable)
-                    .await?;
-            }
         }
     }
     Ok(())
+}
+
+impl Change {
+    /// Whether both make the same thing.
+    fn makes_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::CreatePrice { wanted, .. }, Self::CreatePrice { wanted: other, .. }) => wanted == other,
+            _ => self == other,
+        }
+    }
 }
 
 impl WantedPrice {

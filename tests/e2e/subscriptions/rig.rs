@@ -84,7 +84,7 @@ impl Rig {
         let (stripe, catalogue) = (self.billing.stripe().unwrap(), &self.billing.admin.catalogue);
         let found = catalogue::find(stripe, catalogue).await.unwrap();
         let changes = catalogue::changes(catalogue, &found);
-        catalogue::apply(stripe, &changes, found).await.unwrap();
+        catalogue::apply(stripe, catalogue, &changes, found).await.unwrap();
     }
 
     /// From now on with another catalogue, in Stripe and here.
