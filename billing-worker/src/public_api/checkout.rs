@@ -43,7 +43,7 @@ pub struct NewSubscription {
 pub struct Begun {
     subscription_id: String,
     status: String,
-    /// What a payment form confirms; null where nothing is to be paid.
+    /// What a payment form confirms; null where nothing is to be.
     client_secret: Option<String>,
 }
 

@@ -67,7 +67,11 @@ pub async fn list(
             rule: format!("is from 1 to {LIMIT_MAX}"),
         });
     }
-    let Some(customer) = customers::find(&api.billing.admin.db, account).await? else {
+    if page.after.as_deref().is_some_and(|after| !is_invoice(after)) {
+        return Err(no_such_page());
+    }
+    let stripe = api.billing.stripe()?;
+    let Some(customer) = customers::find(&api.billing.admin.db, account, stripe.is_live()).await? else {
         return Ok(Json(Invoices {
             items: Vec::new(),
             next: None,
@@ -77,7 +81,11 @@ pub async fn list(
     if let Some(after) = page.after {
         list = list.starting_after(after);
     }
-    let found: List<object::Invoice> = api.billing.stripe()?.read(&list).await?;
+    let found: List<object::Invoice> = match stripe.read(&list).await {
+        Ok(found) => found,
+        Err(error) if error.is_missing() => return Err(no_such_page()),
+        Err(error) => return Err(error.into()),
+    };
     let next = found
         .data
         .last()
@@ -87,6 +95,18 @@ pub async fn list(
         items: found.data.into_iter().map(Invoice::of).collect(),
         next,
     }))
+}
+
+fn is_invoice(id: &str) -> bool {
+    let rest = id.strip_prefix("in_");
+    rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
+fn no_such_page() -> Error {
+    Error::BadValue {
+        field: "after",
+        rule: "is the id of one of the account's invoices, as `next` names it".to_owned(),
+    }
 }
 
 impl Invoice {
