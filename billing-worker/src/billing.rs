@@ -5,23 +5,14 @@ use std::{sync::Arc, time::Duration};
 use clap::Args;
 use schema::{AccountId, clock::Clock};
 use service::settings::seconds;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
 
 use crate::{
     administration::{Administration, By},
     error::Error,
     reports::{self, Reporter},
     stripe::{Stripe, StripeError},
+    turns::{Turn, Turns},
 };
-
-/// Of the database's connections as many may wait for Stripe; the others serve who does not.
-const TURNS: usize = 4;
-
-/// How long somebody waits for a turn.
-const TURN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -31,7 +22,7 @@ pub struct Billing {
     pub settings: Arc<BillingSettings>,
     /// `None`: there is no key.
     reporter: Option<Reporter>,
-    turns: Arc<Semaphore>,
+    turns: Turns,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -84,7 +75,7 @@ impl Billing {
             clock,
             settings: Arc::new(settings),
             reporter,
-            turns: Arc::new(Semaphore::new(TURNS)),
+            turns: Turns::default(),
         }
     }
 
@@ -121,14 +112,8 @@ impl Billing {
         }
     }
 
-    /// A turn to hold a subscription's lock while Stripe is asked. A Stripe that hangs must not take all connections.
-    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
-        match timeout(TURN_PATIENCE, self.turns.clone().acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Error::Stripe(StripeError::Busy {
-                why: "many calls wait for its answers".to_owned(),
-                retry_after: None,
-            })),
-        }
+    /// The account's turn to hold its subscription's lock while Stripe is asked.
+    pub async fn turn(&self, account: AccountId) -> Result<Turn, Error> {
+        self.turns.take(account, self.admin.by).await.ok_or(Error::NoTurn)
     }
 }

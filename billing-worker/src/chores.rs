@@ -161,7 +161,7 @@ pub async fn catch_up(billing: Billing, life: Lifecycle) {
     }
 }
 
-/// Compares all subscriptions with Stripe, once a day.
+/// Compares all subscriptions with Stripe, and deletes old events, once a day.
 pub async fn compare(billing: Billing, life: Lifecycle) {
     const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
     const EVERY: Duration = Duration::from_secs(24 * 3_600);
@@ -175,6 +175,11 @@ pub async fn compare(billing: Billing, life: Lifecycle) {
                 "compared subscriptions with Stripe"
             ),
             Err(failure) => warn!("comparing subscriptions with Stripe failed, trying again in {EVERY:?}: {failure}"),
+        }
+        match webhook::inbox::forget(&billing.admin.db).await {
+            Ok(0) => {}
+            Ok(events) => info!(events, "deleted old events of Stripe's"),
+            Err(failure) => warn!("deleting old events failed, trying again in {EVERY:?}: {failure}"),
         }
         pause = EVERY;
     }

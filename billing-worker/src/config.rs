@@ -15,7 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     billing::BillingSettings, command::Command, notices::settings::NoticeSettings, reports::ReportSettings,
-    settle::SettleSettings, stripe::StripeSettings,
+    settle::SettleSettings, stripe::StripeSettings, turns,
 };
 
 /// Settings that were found to be in order.
@@ -178,6 +178,15 @@ impl Arguments {
         {
             return Err("ADMIN_TOKEN is one or more printable ASCII characters without spaces".to_owned());
         }
+        let connections = turns::TURNS + turns::CONNECTIONS_BESIDE;
+        if matches!(self.command, None | Some(Command::Run))
+            && (self.postgres.database_connections as usize) < connections
+        {
+            return Err(format!(
+                "DATABASE_CONNECTIONS is {connections} or more: {} may wait for Stripe at a time",
+                turns::TURNS
+            ));
+        }
         self.stripe.check()?;
         self.billing.check()?;
         if self.listen == self.service.admin_addr && self.listen.port() != 0 {
@@ -245,6 +254,7 @@ mod tests {
             (["--admin-token", ""], "ADMIN_TOKEN"),
             (["--admin-token", "hunter2 hunter2"], "ADMIN_TOKEN"),
             (["--listen", "127.0.0.1:9090"], "ADMIN_ADDR"),
+            (["--database-connections", "5"], "DATABASE_CONNECTIONS"),
             (["--stripe-secret-key", "pk_live_hunter2"], "STRIPE_SECRET_KEY"),
             (["--stripe-api-base", "hunter2"], "STRIPE_API_BASE"),
             (["--stripe-webhook-secrets", "whsec_hunter2,"], "STRIPE_WEBHOOK_SECRETS"),

@@ -21,11 +21,12 @@ use crate::{
 /// Stripe forgets an idempotency key after 24 hours. From here on the customer is looked for before it is created again.
 const KEY_TRUSTED_S: i64 = 23 * 3_600;
 
-/// The account's customer, if it is one and Stripe has not deleted it.
-pub async fn find(db: impl PgExecutor<'_>, account: AccountId) -> Result<Option<String>, Error> {
+/// The account's customer in this mode, if it is one and Stripe has not deleted it.
+pub async fn find(db: impl PgExecutor<'_>, account: AccountId, livemode: bool) -> Result<Option<String>, Error> {
     let customer = sqlx::query_scalar!(
-        "select customer_id from stripe_customers where account_id = $1 and deleted_at is null",
-        account.0
+        "select customer_id from stripe_customers where account_id = $1 and livemode = $2 and deleted_at is null",
+        account.0,
+        livemode
     )
     .fetch_optional(db)
     .await?;
@@ -33,10 +34,11 @@ pub async fn find(db: impl PgExecutor<'_>, account: AccountId) -> Result<Option<
 }
 
 /// Whose customer it is.
-pub async fn account_of(db: impl PgExecutor<'_>, customer: &str) -> Result<Option<AccountId>, Error> {
+pub async fn account_of(db: impl PgExecutor<'_>, customer: &str, livemode: bool) -> Result<Option<AccountId>, Error> {
     let account = sqlx::query_scalar!(
-        "select account_id from stripe_customers where customer_id = $1",
-        customer
+        "select account_id from stripe_customers where customer_id = $1 and livemode = $2",
+        customer,
+        livemode
     )
     .fetch_optional(db)
     .await?;
@@ -115,7 +117,7 @@ pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId
         "insert into stripe_customers as c (account_id, customer_id, livemode)
          select id, $2, $3 from accounts where id = $1
          on conflict (account_id) do update set customer_id = excluded.customer_id
-             where c.customer_id is null and c.deleted_at is null
+             where c.customer_id is null and c.deleted_at is null and c.livemode = excluded.livemode
          returning account_id",
         account.0,
         customer,
@@ -127,13 +129,13 @@ pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId
 }
 
 /// Stripe deleted the customer.
-pub async fn deleted(billing: &Billing, customer: &str) -> Result<(), Error> {
+pub async fn deleted(db: impl PgExecutor<'_>, customer: &str, now: i64) -> Result<(), Error> {
     sqlx::query!(
         "update stripe_customers set deleted_at = coalesce(deleted_at, $2) where customer_id = $1",
         customer,
-        instant(billing.clock.now_s())
+        instant(now)
     )
-    .execute(&billing.admin.db)
+    .execute(db)
     .await?;
     Ok(())
 }

@@ -76,6 +76,9 @@ pub enum Error {
     WebhooksClosed,
     #[error(transparent)]
     Stripe(StripeError),
+    /// Nothing was asked yet.
+    #[error("many calls wait for Stripe's answers; nothing was done: try again")]
+    NoTurn,
     #[error(
         "account `{account}` has no event `{event}` in ClickHouse: one that was recorded just now may still be on its way, \
          try again in a few seconds; one whose retention is over cannot be corrected"
@@ -168,7 +171,7 @@ impl Error {
             Self::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured")
             }
-            Self::Stripe(_) => (StatusCode::SERVICE_UNAVAILABLE, "stripe_unavailable"),
+            Self::Stripe(_) | Self::NoTurn => (StatusCode::SERVICE_UNAVAILABLE, "stripe_unavailable"),
             Self::UnknownEvent { .. } => (StatusCode::NOT_FOUND, "unknown_event"),
             Self::CorrectsCorrection(_) => (StatusCode::UNPROCESSABLE_ENTITY, "corrects_correction"),
             Self::NothingToCorrect { .. } => (StatusCode::CONFLICT, "nothing_to_correct"),

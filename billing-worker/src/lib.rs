@@ -70,6 +70,7 @@ pub mod retention;
 pub mod settle;
 pub mod stripe;
 pub mod subscriptions;
+pub mod turns;
 pub mod webhook;
 
 use std::{ffi::OsString, process::ExitCode};

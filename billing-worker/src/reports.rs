@@ -134,7 +134,7 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Step> {
     let thawed = thaw::step(reporter, now).await;
     step.thawed = thawed.as_ref().copied().unwrap_or(0);
     loop {
-        let accounts = period::accounts(&reporter.db, after, PAGE, at())
+        let accounts = period::accounts(reporter, after, PAGE, at())
             .await
             .context("reading the accounts of billing periods")?;
         let Some(last) = accounts.last() else { break };

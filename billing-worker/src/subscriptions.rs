@@ -4,11 +4,13 @@
 
 pub mod change;
 pub mod mirror;
+pub mod planned;
 pub mod prices;
 pub mod refresh;
 pub mod running;
 pub mod start;
 pub mod unbilled;
+pub mod unpaid;
 
 use std::collections::HashMap;
 

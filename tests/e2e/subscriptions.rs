@@ -6,5 +6,8 @@ mod catalogue;
 mod faults;
 mod invoices;
 mod life;
+mod planned;
 mod rig;
+mod trials;
+mod unpaid;
 mod webhooks;

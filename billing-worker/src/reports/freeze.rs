@@ -77,10 +77,12 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
            where p.frozen_at is null and p.final_at is not null and p.period_end <= $1
                and not exists (select from meter_reports r where r.account_id = p.account_id
                    and r.period_start = p.period_start and r.state in ('open', 'parked'))
+               and not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
            order by random() limit $2"#,
         instant(now.saturating_sub(margin)),
         PERIODS_MAX,
-        instant(now - SUMMARY_LAG)
+        instant(now - SUMMARY_LAG),
+        reporter.stripe.is_live()
     )
     .fetch_all(&reporter.db)
     .await?;

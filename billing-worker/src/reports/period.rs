@@ -1,8 +1,8 @@
 //! A billing period as Stripe has to be told of it: which timestamps its meter events carry, and whether it takes any more.
 
 use schema::{AccountId, period::instant};
-use sqlx::PgPool;
 
+use super::Reporter;
 use crate::error::Error;
 
 const MINUTE: i64 = 60;
@@ -54,10 +54,10 @@ impl BillingPeriod {
             Way::Carry(Late::TooOld)
         } else {
             // Not in a minute that began before the period: summaries are of whole minutes. It may lie up to a minute ahead;
-            // Stripe allows five.
+            // Stripe allows five. Before now: a change of prices in this very second bills what was used until then as before.
             let first = minute_from(self.start).min(last);
             Way::Report {
-                reported_for: now.clamp(first, last),
+                reported_for: (now - 1).clamp(first, last),
             }
         }
     }
@@ -95,16 +95,19 @@ fn minute_from(at: i64) -> i64 {
     at.div_euclid(MINUTE) * MINUTE + if at.rem_euclid(MINUTE) == 0 { 0 } else { MINUTE }
 }
 
-/// The next accounts, by id, that have periods which are not frozen.
-pub async fn accounts(db: &PgPool, after: AccountId, limit: i64, now: i64) -> Result<Vec<AccountId>, Error> {
+/// The next accounts, by id, that have periods which are not frozen. Those that are customers in Stripe's other mode are not ours.
+pub async fn accounts(reporter: &Reporter, after: AccountId, limit: i64, now: i64) -> Result<Vec<AccountId>, Error> {
     let ids = sqlx::query_scalar!(
-        "select distinct account_id from billing_periods
-         where frozen_at is null and period_start <= $2 and account_id > $1 order by account_id limit $3",
+        "select distinct account_id from billing_periods p
+         where frozen_at is null and period_start <= $2 and account_id > $1
+             and not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
+         order by account_id limit $3",
         after.0,
         instant(now),
-        limit
+        limit,
+        reporter.stripe.is_live()
     )
-    .fetch_all(db)
+    .fetch_all(&reporter.db)
     .await?;
     Ok(ids.into_iter().map(AccountId).collect())
 }

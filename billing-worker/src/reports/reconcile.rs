@@ -232,11 +232,14 @@ fn units(sums: &HashMap<LineId, i64>, id: &LineId, stored: &Stored) -> i64 {
 
 async fn accounts(reporter: &Reporter, question: &Question, after: AccountId) -> sqlx::Result<Vec<AccountId>> {
     let ids = sqlx::query_scalar!(
-        "select distinct account_id from billing_periods
-         where account_id > $1 and ($2::uuid is null or account_id = $2) order by account_id limit $3",
+        "select distinct account_id from billing_periods p
+         where account_id > $1 and ($2::uuid is null or account_id = $2)
+             and not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
+         order by account_id limit $3",
         after.0,
         question.account.map(|account| account.0),
-        PAGE
+        PAGE,
+        reporter.stripe.is_live()
     )
     .fetch_all(&reporter.db)
     .await?;

@@ -7,35 +7,33 @@ use std::collections::HashMap;
 
 use schema::{AccountId, Plan, standing::SubscriptionStatus};
 use serde::Serialize;
+use sqlx::{Postgres, Transaction};
 use stripe_billing::{
     invoice::{
         CreatePreviewInvoice, CreatePreviewInvoiceSubscriptionDetails, CreatePreviewInvoiceSubscriptionDetailsItems,
-        CreatePreviewInvoiceSubscriptionDetailsProrationBehavior,
+        CreatePreviewInvoiceSubscriptionDetailsProrationBehavior, CreatePreviewInvoiceSubscriptionDetailsTrialEnd,
     },
     subscription::{
         CancelSubscription, UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionPaymentBehavior,
-        UpdateSubscriptionProrationBehavior,
-    },
-    subscription_schedule::{
-        CreateSubscriptionSchedule, ReleaseSubscriptionSchedule, UpdateSubscriptionSchedule,
-        UpdateSubscriptionSchedulePhases, UpdateSubscriptionSchedulePhasesEndDate,
-        UpdateSubscriptionSchedulePhasesItems, UpdateSubscriptionSchedulePhasesStartDate,
+        UpdateSubscriptionProrationBehavior, UpdateSubscriptionTrialEnd,
     },
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
+    planned::Priced,
     prices::{self, PlanPrices},
     refresh,
     running::Running,
 };
 use crate::{
+    accounts,
     billing::Billing,
     error::Error,
     stripe::{
         StripeError, Write,
-        object::{Invoice, Schedule, Subscription},
+        object::{Invoice, Subscription},
     },
     subscriptions::mirror::plan_of,
 };
@@ -87,6 +85,7 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str) -> Resul
             })
             .collect(),
     );
+    details.trial_end = ends_trial(&running, plan).then_some(CreatePreviewInvoiceSubscriptionDetailsTrialEnd::Now);
     details.proration_behavior = Some(CreatePreviewInvoiceSubscriptionDetailsProrationBehavior::AlwaysInvoice);
     let request = CreatePreviewInvoice::new()
         .customer(running.customer.clone())
@@ -101,93 +100,112 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str) -> Resul
     })
 }
 
-/// Changes the plan: a larger one now, a smaller one at the end of the period.
+/// Changes the plan: a larger one now, a smaller one at the end of the period. The latest wish is the one that counts: what was
+/// planned before is taken back, unless the change fails.
 pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> Result<(), Error> {
     let plan = prices::for_sale(billing, plan)?;
-    let _turn = billing.turn().await?;
+    let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
-    crate::accounts::lock_subscription(&mut tx, account).await?;
+    accounts::lock_subscription(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
-    let is_pending = running.schedule.is_some() || running.subscription.cancel_at.is_some();
-    if running.plan() == Some(plan.id.as_str()) && !is_pending {
+    let is_same = running.plan() == Some(plan.id.as_str());
+    if is_same && !running.has_plans() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
     let prices = prices::of_plan(billing, plan).await?;
-    // What was planned before is taken back first: the latest wish is the one that counts.
-    running.take_back(billing).await?;
-    if running.plan() == Some(plan.id.as_str()) {
-        // Nothing else was asked for.
+    let done = if is_same {
+        running.take_back(billing).await
     } else if is_upgrade(billing, &running, plan) {
-        upgrade(billing, &running, &prices).await?;
+        upgrade(billing, account, &running, plan, &prices).await
     } else {
-        downgrade(billing, account, &running, &prices).await?;
-    }
-    let changed = refresh::store(&mut tx, billing, account, &running.customer).await?;
-    tx.commit().await?;
-    refresh::tell(billing, account, changed).await;
-    Ok(())
+        downgrade(billing, account, &running, &prices).await
+    };
+    read_back(tx, billing, account, &running.customer, done).await
 }
 
 /// Ends the subscription. If it is to end now, Stripe is told of all usage first: what comes later is not billed.
 pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> Result<(), Error> {
-    let _turn = billing.turn().await?;
+    let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
-    crate::accounts::lock_subscription(&mut tx, account).await?;
+    accounts::lock_subscription(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
-    let stripe = billing.stripe()?;
-    if when == CancelWhen::Now {
-        billing.flush(account).await?;
-    }
-    match when {
+    let done = match when {
         CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() => {
             return Err(Error::Conflict(
                 "the subscription is cancelled already; POST /billing/resume takes it back".to_owned(),
             ));
         }
-        CancelWhen::PeriodEnd => {
-            running.release_schedule(billing).await?;
-            let update = UpdateSubscription::new(running.subscription.id.as_str()).cancel_at_period_end(true);
-            stripe.write::<Subscription>(&update, Write::Settable).await?;
-        }
+        CancelWhen::PeriodEnd => cancel_at_period_end(billing, account, &running).await,
         CancelWhen::Now => {
-            running.release_schedule(billing).await?;
-            // With an invoice for what was used: without one it would never be billed.
-            let cancel = CancelSubscription::new(running.subscription.id.as_str())
-                .invoice_now(true)
-                .prorate(false);
-            match stripe.write::<Subscription>(&cancel, Write::Settable).await {
-                Ok(_) => {}
-                // Done by an attempt whose answer was lost: what is read back tells.
-                Err(StripeError::Refused(_)) if !running.is_live_still(billing).await? => {}
-                Err(error) => return Err(error.into()),
-            }
+            billing.flush(account).await?;
+            cancel_now(billing, &running).await
         }
-    }
-    let changed = refresh::store(&mut tx, billing, account, &running.customer).await?;
-    tx.commit().await?;
-    refresh::tell(billing, account, changed).await;
-    Ok(())
+    };
+    read_back(tx, billing, account, &running.customer, done).await
 }
 
 /// Takes back a cancellation or a smaller plan that has not begun.
 pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> {
-    let _turn = billing.turn().await?;
+    let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
-    crate::accounts::lock_subscription(&mut tx, account).await?;
+    accounts::lock_subscription(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
-    if running.schedule.is_none() && running.subscription.cancel_at.is_none() {
+    if !running.has_plans() {
         return Err(Error::Conflict(
             "nothing is planned that could be taken back".to_owned(),
         ));
     }
-    running.take_back(billing).await?;
-    let changed = refresh::store(&mut tx, billing, account, &running.customer).await?;
-    tx.commit().await?;
-    refresh::tell(billing, account, changed).await;
-    Ok(())
+    let done = running.take_back(billing).await;
+    read_back(tx, billing, account, &running.customer, done).await
 }
 
-async fn upgrade(billing: &Billing, running: &Running, prices: &PlanPrices) -> Result<(), Error> {
+/// Stores what Stripe has now, also after a change that failed: a part of it may have been done.
+async fn read_back(
+    mut tx: Transaction<'_, Postgres>,
+    billing: &Billing,
+    account: AccountId,
+    customer: &str,
+    done: Result<(), Error>,
+) -> Result<(), Error> {
+    let stored = async move {
+        let changed = refresh::store(&mut tx, billing, account, customer).await?;
+        tx.commit().await?;
+        refresh::tell(billing, account, changed).await;
+        Ok(())
+    };
+    // The change's own failure says more.
+    let stored = stored.await;
+    done.and(stored)
+}
+
+/// What was planned is taken back once the larger plan is paid: a payment that fails changes nothing.
+async fn upgrade(
+    billing: &Billing,
+    account: AccountId,
+    running: &Running,
+    to: &Plan,
+    prices: &PlanPrices,
+) -> Result<(), Error> {
+    if running.is_metered() {
+        // At the prices that it was used at: what is told later is billed at those of the larger plan.
+        billing.flush(account).await?;
+    }
+    // In the way of another one's prices.
+    running.release_schedule(billing).await?;
+    let Err(failure) = swap(billing, running, to, prices).await else {
+        return running.keep(billing).await;
+    };
+    if running.schedule.is_some() {
+        match running.now(billing).await {
+            // It was done, and the answer was lost.
+            Ok(now) if now.plan() == Some(to.id.as_str()) => return running.keep(billing).await,
+            _ => running.put_back(billing, account).await,
+        }
+    }
+    Err(failure)
+}
+
+async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPrices) -> Result<(), Error> {
     let items: Vec<UpdateSubscriptionItems> = swaps(&running.subscription, prices)
         .into_iter()
         .map(|swap| {
@@ -197,65 +215,72 @@ async fn upgrade(billing: &Billing, running: &Running, prices: &PlanPrices) -> R
             item
         })
         .collect();
-    // Paid at once or not done: Stripe holds the change back until the payment succeeds.
-    let update = UpdateSubscription::new(running.subscription.id.as_str())
+    // Paid at once or not done. Stripe holds the change back until its invoice is paid; not beside a schedule, which could not
+    // be put back then.
+    let unpaid = match running.schedule {
+        Some(_) => UpdateSubscriptionPaymentBehavior::ErrorIfIncomplete,
+        None => UpdateSubscriptionPaymentBehavior::PendingIfIncomplete,
+    };
+    let mut update = UpdateSubscription::new(running.subscription.id.as_str())
         .items(items)
         .proration_behavior(UpdateSubscriptionProrationBehavior::AlwaysInvoice)
-        .payment_behavior(UpdateSubscriptionPaymentBehavior::PendingIfIncomplete);
+        .payment_behavior(unpaid);
+    if ends_trial(running, to) {
+        update = update.trial_end(UpdateSubscriptionTrialEnd::Now);
+    }
     // Its own key: repeated after an answer that was lost, it must not prorate twice.
     let key = format!("upgrade-{}-{}-{}", running.subscription.id, prices.plan, Uuid::now_v7());
     let updated: Subscription = billing.stripe()?.write(&update, Write::Keyed(&key)).await?;
-    if updated.pending_update.is_some() {
-        return Err(Error::PaymentFailed(
+    match updated.pending_update {
+        None => Ok(()),
+        Some(_) if running.has_plans() => Err(Error::PaymentFailed(
+            "the larger plan begins once its invoice is paid (see POST /billing/portal-session); the subscription is still due to \
+             end, POST /billing/resume takes that back"
+                .to_owned(),
+        )),
+        Some(_) => Err(Error::PaymentFailed(
             "the larger plan begins once its invoice is paid: see POST /billing/portal-session".to_owned(),
-        ));
+        )),
     }
-    Ok(())
 }
 
-/// By a schedule of two phases: the running one to its end, then the smaller plan, without an end.
+/// The smaller plan begins with the next period.
 async fn downgrade(billing: &Billing, account: AccountId, running: &Running, prices: &PlanPrices) -> Result<(), Error> {
-    let stripe = billing.stripe()?;
-    let create = CreateSubscriptionSchedule::new().from_subscription(running.subscription.id.clone());
-    let key = format!("schedule-{account}-{}", Uuid::now_v7());
-    let schedule: Schedule = stripe.write(&create, Write::Keyed(&key)).await?;
-    let phase_item = |price: &str, is_metered: bool| {
-        let mut item = UpdateSubscriptionSchedulePhasesItems::new();
-        item.price = Some(price.to_owned());
-        item.quantity = (!is_metered).then_some(1);
-        item
-    };
-    let now_items = running.subscription.items.data.iter();
-    let now_items: Vec<_> = now_items
-        .map(|item| phase_item(&item.price.id, item.price.is_metered()))
-        .collect();
-    let next_items = std::iter::once(phase_item(&prices.plan, false))
-        .chain(prices.metered.iter().map(|(_, price)| phase_item(price, true)))
-        .collect::<Vec<_>>();
-    let mut running_phase = UpdateSubscriptionSchedulePhases::new(now_items);
-    let start = schedule
-        .phases
-        .first()
-        .map_or(running.period_start(), |phase| phase.start_date);
-    running_phase.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(start));
-    running_phase.end_date = Some(UpdateSubscriptionSchedulePhasesEndDate::Timestamp(running.period_end()));
-    let mut next_phase = UpdateSubscriptionSchedulePhases::new(next_items);
-    next_phase.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(
-        running.period_end(),
-    ));
-    next_phase.proration_behavior =
-        Some(stripe_billing::subscription_schedule::UpdateSubscriptionSchedulePhasesProrationBehavior::None);
-    let update = UpdateSubscriptionSchedule::new(schedule.id.as_str())
-        .phases(vec![running_phase, next_phase])
-        .end_behavior(stripe_billing::SubscriptionScheduleEndBehavior::Release);
-    let planned = stripe.write::<serde_json::Value>(&update, Write::Settable).await;
-    if let Err(error) = planned {
-        // A schedule without a second phase changes nothing, and would be in the way of the next try.
-        let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
-        stripe.write::<serde_json::Value>(&release, Write::Settable).await.ok();
-        return Err(error.into());
+    let metered = prices.metered.iter().map(|(_, price)| (price.clone(), None));
+    let next: Vec<Priced> = std::iter::once((prices.plan.clone(), Some(1))).chain(metered).collect();
+    // One schedule at a time, and none beside a cancellation.
+    running.take_back(billing).await?;
+    let planned = running.plan_next(billing, account, &next).await;
+    if planned.is_err() {
+        running.put_back(billing, account).await;
     }
-    Ok(())
+    planned
+}
+
+async fn cancel_at_period_end(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
+    running.release_schedule(billing).await?;
+    let update = UpdateSubscription::new(running.subscription.id.as_str()).cancel_at_period_end(true);
+    match billing.stripe()?.write::<Subscription>(&update, Write::Settable).await {
+        Ok(_) => Ok(()),
+        Err(failure) => {
+            running.put_back(billing, account).await;
+            Err(failure.into())
+        }
+    }
+}
+
+async fn cancel_now(billing: &Billing, running: &Running) -> Result<(), Error> {
+    running.release_schedule(billing).await?;
+    // With an invoice for what was used: without one it would never be billed.
+    let cancel = CancelSubscription::new(running.subscription.id.as_str())
+        .invoice_now(true)
+        .prorate(false);
+    match billing.stripe()?.write::<Subscription>(&cancel, Write::Settable).await {
+        Ok(_) => Ok(()),
+        // Done by an attempt whose answer was lost: what is read back tells.
+        Err(StripeError::Refused(_)) if !running.is_live_still(billing).await? => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// One item of a changed subscription.
@@ -306,4 +331,9 @@ fn is_upgrade(billing: &Billing, running: &Running, to: &Plan) -> bool {
     let from = running.plan().and_then(|plan| catalogue.position(plan));
     // A trial costs nothing yet: whatever follows begins at once.
     from < catalogue.position(&to.id) || running.status() == Some(SubscriptionStatus::Trialing)
+}
+
+/// A plan without a trial is paid from its first day on; with one, the trial that runs goes on to its end.
+fn ends_trial(running: &Running, to: &Plan) -> bool {
+    running.status() == Some(SubscriptionStatus::Trialing) && to.trial_days == 0
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::stripe::{
     names,
-    object::{Invoice, Schedule, Subscription, subscription::Price},
+    object::{Invoice, Item, Schedule, Subscription, subscription::Price},
 };
 
 /// A subscription with what belongs to it in Stripe.
@@ -15,8 +15,8 @@ pub struct Fetched {
     pub subscription: Subscription,
     /// Its schedule, where it has one.
     pub schedule: Option<Schedule>,
-    /// Its latest invoice, where it owes one.
-    pub latest_invoice: Option<Invoice>,
+    /// What it owes the longest, where its payment failed.
+    pub owed: Option<Invoice>,
 }
 
 /// A subscription as a row.
@@ -144,10 +144,10 @@ fn subscription(catalogue: &Catalogue, fetched: &Fetched, grace_s: i64, now: i64
         })
     });
     let items = items.collect::<Result<Vec<_>, Unmirrored>>()?;
-    let (ends_at, then_plan) = end(of, fetched.schedule.as_ref(), plan_item.price.id.as_str(), now);
+    let (ends_at, then_plan) = end(of, fetched.schedule.as_ref(), plan_item, now);
     // The first try to collect an invoice follows its finalization at once: that is when the payment failed.
     let failed_at = fetched
-        .latest_invoice
+        .owed
         .as_ref()
         .map(|invoice| invoice.status_transitions.finalized_at.unwrap_or(invoice.created));
     Ok(Mirrored {
@@ -192,15 +192,16 @@ fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
 }
 
 /// When it is due to end, and which plan is next: cancelled, or scheduled to be another plan.
-fn end(of: &Subscription, schedule: Option<&Schedule>, price_id: &str, now: i64) -> (Option<i64>, Option<String>) {
+fn end(of: &Subscription, schedule: Option<&Schedule>, item: &Item, now: i64) -> (Option<i64>, Option<String>) {
     if let Some(at) = of.ended_at.or(of.cancel_at) {
         return (Some(at), None);
     }
     let next = schedule
         .filter(|schedule| schedule.is_active())
-        .and_then(|schedule| schedule.next_phase(now))
+        // Just after the border the period that has ended may still be the running one in Stripe: the phase after it is next.
+        .and_then(|schedule| schedule.phase_from(item.current_period_end.min(now + 1)))
         // A phase that goes on with the same plan is no end.
-        .filter(|phase| !phase.prices().any(|price| price.id() == price_id));
+        .filter(|phase| !phase.prices().any(|price| price.id() == item.price.id));
     match next {
         Some(phase) => {
             let plan = phase.prices().find_map(|price| price.price().and_then(plan_of));
@@ -236,7 +237,7 @@ mod tests {
         Fetched {
             subscription: serde_json::from_value(subscription).unwrap(),
             schedule: None,
-            latest_invoice: None,
+            owed: None,
         }
     }
 
@@ -275,7 +276,7 @@ mod tests {
         let mut owed = fetched("sub_a", "pro", "past_due", json!({}));
         let invoice = json!({ "currency": "usd", "total": 2900, "amount_due": 2900, "created": START, "period_start": START,
                               "period_end": START, "status_transitions": { "finalized_at": START + 3_600 } });
-        owed.latest_invoice = Some(serde_json::from_value(invoice).unwrap());
+        owed.owed = Some(serde_json::from_value(invoice).unwrap());
         let mirror = of(&[owed]);
         assert_eq!(mirror.subscriptions[0].grace_until, Some(START + 3_600 + 3 * 86_400));
         assert!(mirror.current.is_some());
@@ -302,6 +303,26 @@ mod tests {
             (Some(END), Some("pro"))
         );
         assert_eq!(scheduled.schedule_id.as_deref(), Some("sub_sched_1"));
+    }
+
+    #[test]
+    fn a_scheduled_plan_is_next_until_the_subscription_has_it() {
+        let phase = |start: i64, price: Value| json!({ "start_date": start, "end_date": start + 2_592_000, "items": [{ "price": price }] });
+        let schedule = json!({ "id": "sub_sched_1", "status": "active", "phases": [
+            phase(START, price("price_enterprise", "enterprise")),
+            phase(END, price("price_pro", "pro")),
+        ]});
+        let next = |plan: &str, now: i64| {
+            let mut scheduled = fetched("sub_a", plan, "active", json!({ "schedule": "sub_sched_1" }));
+            scheduled.schedule = Some(serde_json::from_value(schedule.clone()).unwrap());
+            let mut mirror = mirror(&Catalogue::built_in(), &[scheduled], 0, now);
+            mirror.subscriptions.remove(0).then_plan
+        };
+        // Stripe takes a moment to begin it.
+        for now in [START, END - 1, END, END + 60] {
+            assert_eq!(next("enterprise", now).as_deref(), Some("pro"), "{}", now - END);
+        }
+        assert_eq!(next("pro", END + 60), None);
     }
 
     #[test]

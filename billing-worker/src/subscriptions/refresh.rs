@@ -7,10 +7,12 @@ use schema::{AccountId, Catalogue, Period, announcement::Announcement, period::i
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
 use stripe_billing::{
-    invoice::RetrieveInvoice,
+    InvoiceStatus,
+    invoice::ListInvoice,
     subscription::{ListSubscription, ListSubscriptionStatus},
     subscription_schedule::RetrieveSubscriptionSchedule,
 };
+use stripe_core::customer::RetrieveCustomer;
 use tracing::{error, info};
 
 use super::mirror::{Fetched, Mirror, Mirrored, mirror};
@@ -22,7 +24,7 @@ use crate::{
     limits,
     stripe::{
         Stripe, StripeError,
-        object::{Invoice, List, Schedule, Subscription},
+        object::{Customer, Invoice, List, Reference, Schedule, Subscription},
     },
 };
 
@@ -32,10 +34,10 @@ const PAGES_MAX: usize = 10;
 /// Reads the account's subscriptions from Stripe and stores them; tells whether anything changed. An account that is no
 /// customer there is left as it is.
 pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Error> {
-    let _turn = billing.turn().await?;
+    let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
-    let Some(customer) = customers::find(&mut *tx, account).await? else {
+    let Some(customer) = customers::find(&mut *tx, account, billing.stripe()?.is_live()).await? else {
         return Ok(false);
     };
     let changed = store(&mut tx, billing, account, &customer).await?;
@@ -52,7 +54,13 @@ pub async fn store(
     customer: &str,
 ) -> Result<bool, Error> {
     let now = billing.clock.now_s();
-    let fetched = fetch(billing.stripe()?, customer).await?;
+    let fetched = match fetch(billing.stripe()?, customer).await? {
+        Known::Customer(fetched) => fetched,
+        Known::Deleted => {
+            customers::deleted(&mut **tx, customer, now).await?;
+            Vec::new()
+        }
+    };
     let mirror = mirror(&billing.admin.catalogue, &fetched, billing.settings.grace_s(), now);
     for alarm in &mirror.alarms {
         error!(account.id = %account, customer.id = customer, "a subscription needs attention: {alarm}");
@@ -70,8 +78,15 @@ pub async fn tell(billing: &Billing, account: AccountId, changed: bool) {
     }
 }
 
-/// All of a customer's subscriptions, with what decides about them.
-async fn fetch(stripe: &Stripe, customer: &str) -> Result<Vec<Fetched>, StripeError> {
+/// What Stripe has of a customer.
+enum Known {
+    /// All subscriptions, with what decides about them.
+    Customer(Vec<Fetched>),
+    /// Deleted there, and with it all that it had.
+    Deleted,
+}
+
+async fn fetch(stripe: &Stripe, customer: &str) -> Result<Known, StripeError> {
     let mut fetched = Vec::new();
     let mut after: Option<String> = None;
     for _ in 0..PAGES_MAX {
@@ -84,8 +99,11 @@ async fn fetch(stripe: &Stripe, customer: &str) -> Result<Vec<Fetched>, StripeEr
         }
         let page: List<Subscription> = match stripe.read(&list).await {
             Ok(page) => page,
-            // Deleted there, and with it all that it had.
-            Err(error) if error.is_missing() => return Ok(Vec::new()),
+            // To another Stripe account's key our customers are missing, too: those have lost nothing.
+            Err(error) if error.is_missing() => {
+                let customer: Customer = stripe.read(&RetrieveCustomer::new(customer)).await?;
+                return customer.deleted.then_some(Known::Deleted).ok_or(error);
+            }
             Err(error) => return Err(error),
         };
         after = page.data.last().map(|subscription| subscription.id.clone());
@@ -96,7 +114,7 @@ async fn fetch(stripe: &Stripe, customer: &str) -> Result<Vec<Fetched>, StripeEr
             break;
         }
     }
-    Ok(fetched)
+    Ok(Known::Customer(fetched))
 }
 
 async fn complete(stripe: &Stripe, subscription: Subscription) -> Result<Fetched, StripeError> {
@@ -108,17 +126,34 @@ async fn complete(stripe: &Stripe, subscription: Subscription) -> Result<Fetched
         }
         None => None,
     };
-    let latest_invoice = match &subscription.latest_invoice {
-        Some(invoice) if subscription.status == SubscriptionStatus::PastDue.as_str() => {
-            Some(stripe.read::<Invoice>(&RetrieveInvoice::new(invoice.id())).await?)
-        }
-        _ => None,
+    let owed = match subscription.status == SubscriptionStatus::PastDue.as_str() {
+        true => owed(stripe, &subscription).await?,
+        false => None,
     };
     Ok(Fetched {
         subscription,
         schedule,
-        latest_invoice,
+        owed,
     })
+}
+
+/// The invoice that waits for its payment the longest: another that comes later, or is for a change that waits, gives no new grace.
+async fn owed(stripe: &Stripe, subscription: &Subscription) -> Result<Option<Invoice>, StripeError> {
+    let list = ListInvoice::new()
+        .subscription(subscription.id.as_str())
+        .status(InvoiceStatus::Open)
+        .limit(100);
+    let open: List<Invoice> = stripe.read(&list).await?;
+    let of_a_change = subscription
+        .latest_invoice
+        .as_ref()
+        .filter(|_| subscription.pending_update.is_some())
+        .map(Reference::id);
+    let owed = open
+        .data
+        .into_iter()
+        .filter(|invoice| invoice.amount_due > 0 && Some(invoice.id.as_str()) != of_a_change);
+    Ok(owed.min_by_key(|invoice| invoice.created))
 }
 
 async fn write(
@@ -257,10 +292,6 @@ async fn write_periods(
 ) -> Result<(), Error> {
     /// Two years of months: more were missed by nobody who is still in business.
     const MISSED_MAX: usize = 24;
-    if !of.is_live() && of.ended_at.is_none() {
-        // Never paid for.
-        return Ok(());
-    }
     let known_end = sqlx::query_scalar!(
         "select max(period_end) from billing_periods where account_id = $1 and stripe_subscription_id = $2",
         account.0,
@@ -268,6 +299,10 @@ async fn write_periods(
     )
     .fetch_one(&mut **tx)
     .await?;
+    // What was never paid for has no periods, and usage is not stamped with those of what nobody here knew while it ran.
+    if !of.is_live() && (of.status != SubscriptionStatus::Canceled || known_end.is_none()) {
+        return Ok(());
+    }
     // One that ends before its time, because a trial was cut short or the day of billing was moved.
     sqlx::query!(
         "update billing_periods set period_end = $3

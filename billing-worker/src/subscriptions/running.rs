@@ -3,8 +3,8 @@
 use schema::{AccountId, standing::SubscriptionStatus};
 use sqlx::{Postgres, Transaction};
 use stripe_billing::{
-    subscription::{ListSubscription, ListSubscriptionStatus, UpdateSubscription},
-    subscription_schedule::{ReleaseSubscriptionSchedule, RetrieveSubscriptionSchedule},
+    subscription::{ListSubscription, ListSubscriptionStatus},
+    subscription_schedule::RetrieveSubscriptionSchedule,
 };
 
 use super::mirror::plan_of;
@@ -12,10 +12,7 @@ use crate::{
     billing::Billing,
     customers,
     error::Error,
-    stripe::{
-        Write,
-        object::{List, Schedule, Subscription, subscription::Item},
-    },
+    stripe::object::{List, Schedule, Subscription, subscription::Item},
 };
 
 pub struct Running {
@@ -28,7 +25,7 @@ pub struct Running {
 impl Running {
     /// Fails where the account has none.
     pub async fn find(billing: &Billing, account: AccountId) -> Result<Self, Error> {
-        let customer = customers::find(&billing.admin.db, account).await?;
+        let customer = customers::find(&billing.admin.db, account, billing.stripe()?.is_live()).await?;
         Self::of_customer(billing, customer.ok_or(Error::NotSubscribed)?).await
     }
 
@@ -38,7 +35,7 @@ impl Running {
         billing: &Billing,
         account: AccountId,
     ) -> Result<Self, Error> {
-        let customer = customers::find(&mut **tx, account).await?;
+        let customer = customers::find(&mut **tx, account, billing.stripe()?.is_live()).await?;
         Self::of_customer(billing, customer.ok_or(Error::NotSubscribed)?).await
     }
 
@@ -76,8 +73,12 @@ impl Running {
     }
 
     /// Asks again.
+    pub async fn now(&self, billing: &Billing) -> Result<Self, Error> {
+        Self::of_customer(billing, self.customer.clone()).await
+    }
+
     pub async fn is_live_still(&self, billing: &Billing) -> Result<bool, Error> {
-        match Self::of_customer(billing, self.customer.clone()).await {
+        match self.now(billing).await {
             Ok(now) => Ok(now.subscription.id == self.subscription.id),
             Err(Error::NotSubscribed) => Ok(false),
             Err(error) => Err(error),
@@ -107,29 +108,9 @@ impl Running {
             .map_or(self.subscription.created, |item| item.current_period_end)
     }
 
-    /// Takes back what is planned: another plan, or the end.
-    pub async fn take_back(&self, billing: &Billing) -> Result<(), Error> {
-        self.release_schedule(billing).await?;
-        if self.subscription.cancel_at.is_some() {
-            let update = UpdateSubscription::new(self.subscription.id.as_str()).cancel_at_period_end(false);
-            billing
-                .stripe()?
-                .write::<Subscription>(&update, Write::Settable)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// The subscription goes on as it is.
-    pub async fn release_schedule(&self, billing: &Billing) -> Result<(), Error> {
-        if let Some(schedule) = &self.schedule {
-            let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
-            billing
-                .stripe()?
-                .write::<serde_json::Value>(&release, Write::Settable)
-                .await?;
-        }
-        Ok(())
+    /// Whether it bills anything by the unit.
+    pub fn is_metered(&self) -> bool {
+        self.subscription.items.data.iter().any(|item| item.price.is_metered())
     }
 
     fn plan_item(&self) -> Option<&Item> {

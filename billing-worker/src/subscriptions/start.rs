@@ -4,27 +4,30 @@ use std::collections::HashMap;
 
 use schema::{AccountId, Plan, period::instant};
 use serde::Deserialize;
+use sqlx::{Postgres, Transaction};
 use stripe_billing::subscription::{
     CreateSubscription, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior, CreateSubscriptionPaymentSettings,
-    CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod, ListSubscription, ListSubscriptionStatus,
+    CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod, CreateSubscriptionTrialSettings,
+    CreateSubscriptionTrialSettingsEndBehavior, CreateSubscriptionTrialSettingsEndBehaviorMissingPaymentMethod,
 };
 use stripe_checkout::checkout_session::{
-    CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionSubscriptionData, ExpireCheckoutSession,
+    CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionSubscriptionData,
 };
 use time::OffsetDateTime;
 use tracing::info;
 use uuid::Uuid;
 
-use super::{prices, refresh, running::Running};
+use super::{
+    prices, refresh,
+    running::Running,
+    unpaid::{self, Begun},
+};
 use crate::{
     accounts,
     billing::Billing,
     customers,
     error::Error,
-    stripe::{
-        StripeError, Write, names,
-        object::{Invoice, List, subscription::Item},
-    },
+    stripe::{StripeError, Write, names},
 };
 
 /// How long a checkout stays open: an hour, within Stripe's 30 minutes to 24 hours.
@@ -51,7 +54,7 @@ pub struct Checkout {
 pub struct Pending {
     pub subscription_id: String,
     pub status: String,
-    /// What a payment form confirms; `None`: nothing is to be paid (a trial).
+    /// What a payment form confirms: a payment, or of a trial the card that pays after it.
     pub client_secret: Option<String>,
 }
 
@@ -62,40 +65,27 @@ struct Session {
     expires_at: i64,
 }
 
-#[derive(Deserialize)]
-struct Begun {
-    id: String,
-    status: String,
-    latest_invoice: Option<Invoice>,
-    items: List<Item>,
-    #[serde(default)]
-    metadata: HashMap<String, String>,
-}
-
-/// Opens a checkout, or hands out the one that is open for this plan. One for another plan, or for prices that the plan had
-/// before, is closed: two that are both paid would be two subscriptions.
+/// Opens a checkout, or hands out the one that is open for this plan. Whatever else waits for a first payment is closed: one for
+/// another plan, one at prices that the plan had before, a payment form.
 pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
     let plan = prices::for_sale(billing, plan)?;
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
-    let _turn = billing.turn().await?;
+    let _turn = billing.turn(account).await?;
     let now = billing.clock.now_s();
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
     refuse_second(&mut tx, billing, account).await?;
-    let open = sqlx::query!(
-        "select id, plan_id, price_ids, session_id, url, expires_at from checkout_sessions
-         where account_id = $1 and ended_at is null",
-        account.0
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    if let Some(open) = open {
-        let left_s = open.expires_at.unix_timestamp() - now;
+    let begun = unpaid::begun(billing, &customer).await?;
+    unpaid::give_up(billing, &begun).await?;
+    let open = unpaid::open_checkout(&mut tx, account).await?;
+    if let Some(open) = &open {
         if let (Some(session_id), Some(url)) = (&open.session_id, &open.url)
             && open.plan_id == plan.id
             && open.price_ids == prices.ids()
-            && left_s > CHECKOUT_LEFT_S
+            && open.expires_at.unix_timestamp() - now > CHECKOUT_LEFT_S
+            && begun.is_empty()
+            && open.is_open(billing).await?
         {
             return Ok(Checkout {
                 session_id: session_id.clone(),
@@ -103,14 +93,11 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
                 expires_at: open.expires_at,
             });
         }
-        if let Some(session_id) = &open.session_id
-            && left_s > 0
-        {
-            expire(billing, session_id).await?;
-            // It may have been paid a moment ago.
-            refuse_second(&mut tx, billing, account).await?;
-        }
-        end(&mut tx, open.id, now).await?;
+        open.close(billing, &mut tx).await?;
+    }
+    if open.is_some() || !begun.is_empty() {
+        // It may have been paid a moment ago.
+        refuse_second(&mut tx, billing, account).await?;
     }
     let id = Uuid::now_v7();
     let expires_at = now + CHECKOUT_S;
@@ -125,7 +112,8 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     .execute(&mut *tx)
     .await?;
     // Still under the lock: who comes at the same time is handed this session, not another.
-    let request = session_request(plan, account, &customer, &prices, urls, expires_at);
+    let trial_days = trial_days(&mut tx, account, plan).await?;
+    let request = session_request(plan, account, &customer, &prices, urls, expires_at, trial_days);
     let session: Session = billing.stripe()?.write(&request, Write::Keyed(&id.to_string())).await?;
     let url = session
         .url
@@ -149,38 +137,34 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     Ok(checkout)
 }
 
-/// Begins a subscription whose first payment a form of the caller's own confirms.
+/// Begins a subscription whose first payment a form of the caller's own confirms, or hands out the one that waits for it. Whatever
+/// else waits for a first payment is closed.
 pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
     let plan = prices::for_sale(billing, plan)?;
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
-    let _turn = billing.turn().await?;
+    let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
     refuse_second(&mut tx, billing, account).await?;
-    let item = |price: String| {
-        let mut item = CreateSubscriptionItems::new();
-        item.price = Some(price);
-        item
-    };
-    let items: Vec<_> = prices.ids().into_iter().map(item).collect();
-    let mut payment = CreateSubscriptionPaymentSettings::new();
-    payment.save_default_payment_method =
-        Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
-    let mut request = CreateSubscription::new()
-        .customer(customer.clone())
-        .items(items)
-        .payment_behavior(CreateSubscriptionPaymentBehavior::DefaultIncomplete)
-        .payment_settings(payment)
-        .metadata(metadata(account, plan))
-        .expand(vec!["latest_invoice.confirmation_secret".to_owned()]);
-    if plan.trial_days > 0 {
-        request = request.trial_period_days(plan.trial_days);
+    let open = unpaid::open_checkout(&mut tx, account).await?;
+    if let Some(open) = &open {
+        open.close(billing, &mut tx).await?;
     }
-    // One that was begun before and waits for its payment, perhaps by a call whose answer was lost, is the one.
-    let begun = match begun(billing, &customer, plan, &prices).await? {
+    // One that was begun before, perhaps by a call whose answer was lost, is the one.
+    let mut others = unpaid::begun(billing, &customer).await?;
+    let begun = others.iter().position(|begun| begun.is_to(plan, &prices));
+    let begun = begun.map(|place| others.swap_remove(place));
+    unpaid::give_up(billing, &others).await?;
+    if open.is_some() || !others.is_empty() {
+        // It may have been paid a moment ago.
+        refuse_second(&mut tx, billing, account).await?;
+    }
+    let begun: Begun = match begun {
         Some(begun) => begun,
         None => {
+            let trial_days = trial_days(&mut tx, account, plan).await?;
+            let request = subscription_request(plan, account, &customer, &prices, trial_days);
             let key = format!("subscribe-{account}-{}", Uuid::now_v7());
             billing.stripe()?.write(&request, Write::Keyed(&key)).await?
         }
@@ -190,56 +174,14 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
     refresh::tell(billing, account, changed).await;
     info!(account.id = %account, plan = plan.id, stripe_subscription.id = begun.id, "began a subscription");
     Ok(Pending {
+        client_secret: begun.client_secret(),
         subscription_id: begun.id,
         status: begun.status,
-        client_secret: begun
-            .latest_invoice
-            .and_then(|invoice| invoice.confirmation_secret)
-            .map(|secret| secret.client_secret),
     })
 }
 
-/// A subscription of the customer to the plan, at the prices that it has now, that waits for its first payment.
-async fn begun(
-    billing: &Billing,
-    customer: &str,
-    plan: &Plan,
-    prices: &prices::PlanPrices,
-) -> Result<Option<Begun>, Error> {
-    let list = ListSubscription::new()
-        .customer(customer)
-        .status(ListSubscriptionStatus::Incomplete)
-        .expand(vec!["data.latest_invoice.confirmation_secret".to_owned()])
-        .limit(100);
-    let found: List<Begun> = billing.stripe()?.read(&list).await?;
-    let mut wanted = prices.ids();
-    wanted.sort_unstable();
-    let is_it = |begun: &Begun| {
-        let mut of: Vec<_> = begun.items.data.iter().map(|item| item.price.id.clone()).collect();
-        of.sort_unstable();
-        begun.metadata.get(names::META_PLAN) == Some(&plan.id) && of == wanted
-    };
-    Ok(found.data.into_iter().find(is_it))
-}
-
-/// A session was completed or has expired: the next checkout is another.
-pub async fn checkout_ended(billing: &Billing, session_id: &str) -> Result<(), Error> {
-    sqlx::query!(
-        "update checkout_sessions set ended_at = $2 where session_id = $1 and ended_at is null",
-        session_id,
-        instant(billing.clock.now_s())
-    )
-    .execute(&billing.admin.db)
-    .await?;
-    Ok(())
-}
-
 /// Whoever has a subscription changes it; a second one would be paid for as well.
-async fn refuse_second(
-    tx: &mut sqlx::Transaction<'_, sqlx::Postgres>,
-    billing: &Billing,
-    account: AccountId,
-) -> Result<(), Error> {
+async fn refuse_second(tx: &mut Transaction<'_, Postgres>, billing: &Billing, account: AccountId) -> Result<(), Error> {
     match Running::find_locked(tx, billing, account).await {
         Ok(running) => Err(Error::AlreadySubscribed {
             plan: running.plan().unwrap_or_default().to_owned(),
@@ -249,29 +191,52 @@ async fn refuse_second(
     }
 }
 
-/// Closed already is closed, too.
-async fn expire(billing: &Billing, session_id: &str) -> Result<(), Error> {
-    match billing
-        .stripe()?
-        .write::<Session>(&ExpireCheckoutSession::new(session_id), Write::Settable)
-        .await
-    {
-        Ok(_) | Err(StripeError::Refused(_)) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn end(tx: &mut sqlx::Transaction<'_, sqlx::Postgres>, id: Uuid, now: i64) -> Result<(), Error> {
-    sqlx::query!(
-        "update checkout_sessions set ended_at = $2 where id = $1",
-        id,
-        instant(now)
+/// An account has one trial in its life, whatever the plan.
+async fn trial_days(tx: &mut Transaction<'_, Postgres>, account: AccountId, plan: &Plan) -> Result<Option<u32>, Error> {
+    let had_one = sqlx::query_scalar!(
+        r#"select exists (select from subscriptions where account_id = $1 and trial_ends_at is not null) as "had_one!""#,
+        account.0
     )
-    .execute(&mut **tx)
+    .fetch_one(&mut **tx)
     .await?;
-    Ok(())
+    Ok(Some(plan.trial_days).filter(|days| *days > 0 && !had_one))
 }
 
+fn subscription_request(
+    plan: &Plan,
+    account: AccountId,
+    customer: &str,
+    prices: &prices::PlanPrices,
+    trial_days: Option<u32>,
+) -> CreateSubscription {
+    let item = |price: String| {
+        let mut item = CreateSubscriptionItems::new();
+        item.price = Some(price);
+        item
+    };
+    let items: Vec<_> = prices.ids().into_iter().map(item).collect();
+    let mut payment = CreateSubscriptionPaymentSettings::new();
+    payment.save_default_payment_method =
+        Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
+    let request = CreateSubscription::new()
+        .customer(customer)
+        .items(items)
+        .payment_behavior(CreateSubscriptionPaymentBehavior::DefaultIncomplete)
+        .payment_settings(payment)
+        .metadata(metadata(account, plan))
+        .expand(unpaid::EXPANDED.map(str::to_owned).to_vec());
+    let Some(days) = trial_days else {
+        return request;
+    };
+    // Whoever gave no card by its end did not want the plan, and owes nothing.
+    let mut end = CreateSubscriptionTrialSettingsEndBehavior::new();
+    end.missing_payment_method = Some(CreateSubscriptionTrialSettingsEndBehaviorMissingPaymentMethod::Cancel);
+    request
+        .trial_period_days(days)
+        .trial_settings(CreateSubscriptionTrialSettings::new(end))
+}
+
+/// The hosted page asks for a card, also for a trial.
 fn session_request(
     plan: &Plan,
     account: AccountId,
@@ -279,6 +244,7 @@ fn session_request(
     prices: &prices::PlanPrices,
     urls: ReturnUrls,
     expires_at: i64,
+    trial_days: Option<u32>,
 ) -> CreateCheckoutSession {
     let line = |price: &str, quantity: Option<u64>| {
         let mut line = CreateCheckoutSessionLineItems::new();
@@ -290,7 +256,7 @@ fn session_request(
         .collect::<Vec<_>>();
     let mut subscription = CreateCheckoutSessionSubscriptionData::new();
     subscription.metadata = Some(metadata(account, plan));
-    subscription.trial_period_days = (plan.trial_days > 0).then_some(plan.trial_days);
+    subscription.trial_period_days = trial_days;
     CreateCheckoutSession::new()
         .mode(stripe_checkout::CheckoutSessionMode::Subscription)
         .customer(customer)

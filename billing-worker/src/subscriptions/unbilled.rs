@@ -61,7 +61,7 @@ pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Resul
 
 /// Gives an account's subscription the prices that it lacks.
 pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error> {
-    let _turn = billing.turn().await?;
+    let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
     let running = Running::find_locked(&mut tx, billing, account).await?;
@@ -76,7 +76,8 @@ pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error
         .filter(|swap| swap.item.is_none());
     let added: Vec<String> = new.filter_map(|swap| swap.price).collect();
     if !added.is_empty() {
-        let key = format!("bill-{}-{}", running.subscription.id, added.join("-"));
+        // A new one each time: an answer that is lost is found in what Stripe has, one that failed would be the same for a day.
+        let key = format!("bill-{}-{}", running.subscription.id, Uuid::now_v7());
         let items = added.iter().map(|price| {
             let mut item = UpdateSubscriptionItems::new();
             item.price = Some(price.clone());
@@ -85,10 +86,14 @@ pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error
         let update = UpdateSubscription::new(running.subscription.id.as_str())
             .items(items.collect::<Vec<_>>())
             .proration_behavior(UpdateSubscriptionProrationBehavior::None);
-        billing
-            .stripe()?
-            .write::<Subscription>(&update, Write::Keyed(&key))
-            .await?;
+        let mended: Subscription = billing.stripe()?.write(&update, Write::Keyed(&key)).await?;
+        let has = |price: &String| mended.items.data.iter().any(|item| item.price.id == *price);
+        if let Some(missing) = added.iter().find(|price| !has(price)) {
+            let id = &mended.id;
+            return Err(Error::Conflict(format!(
+                "Stripe took the price {missing} for {id}, and does not show it there: look at the subscription in Stripe"
+            )));
+        }
         info!(account.id = %account, stripe_subscription.id = running.subscription.id, prices = ?added, "bills what it did not");
     }
     let changed = refresh::store(&mut tx, billing, account, &running.customer).await?;

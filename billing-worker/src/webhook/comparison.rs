@@ -21,12 +21,15 @@ pub async fn run(billing: &Billing) -> Result<Compared, Error> {
     const PAGE: i64 = 500;
     let mut compared = Compared::default();
     let mut after = Uuid::nil();
+    let livemode = billing.stripe()?.is_live();
     loop {
         let page = sqlx::query_scalar!(
             "select account_id from stripe_customers
-             where account_id > $1 and customer_id is not null and deleted_at is null order by account_id limit $2",
+             where account_id > $1 and customer_id is not null and deleted_at is null and livemode = $3
+             order by account_id limit $2",
             after,
-            PAGE
+            PAGE,
+            livemode
         )
         .fetch_all(&billing.admin.db)
         .await?;

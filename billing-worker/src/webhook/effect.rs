@@ -9,7 +9,7 @@ use crate::{
     customers,
     error::Error,
     stripe::object::Invoice,
-    subscriptions::{refresh, start},
+    subscriptions::{refresh, unpaid},
 };
 
 use super::inbox::Received;
@@ -43,7 +43,7 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
         if let Some(session) = event.object_id.as_deref().filter(|id| id.starts_with("cs_"))
             && event.kind != "checkout.session.async_payment_succeeded"
         {
-            start::checkout_ended(billing, session).await?;
+            unpaid::checkout_ended(&billing.admin.db, session, billing.clock.now_s()).await?;
         }
     }
     let Some(customer) = customer else {
@@ -62,13 +62,13 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
     }
     if events.iter().any(|event| event.kind == "customer.deleted") {
         // Last: what it had was read first.
-        customers::deleted(billing, customer).await?;
+        customers::deleted(&billing.admin.db, customer, billing.clock.now_s()).await?;
     }
     Ok(true)
 }
 
 async fn account(billing: &Billing, customer: &str) -> Result<Option<AccountId>, Error> {
-    match customers::account_of(&billing.admin.db, customer).await? {
+    match customers::account_of(&billing.admin.db, customer, billing.stripe()?.is_live()).await? {
         Some(account) => Ok(Some(account)),
         None => customers::adopt(billing, customer).await,
     }

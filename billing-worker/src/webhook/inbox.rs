@@ -11,14 +11,17 @@ use time::OffsetDateTime;
 use tracing::{error, warn};
 
 use super::{effect, envelope::Envelope};
-use crate::{administration::Administration, audit, billing::Billing, error::Error, metrics::Metrics};
+use crate::{administration::Administration, audit, billing::Billing, error::Error, metrics::Metrics, turns::TURNS};
 
 /// Events of one step, and how many of them at once.
 const CLAIMED_MAX: i64 = 64;
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = TURNS - 1;
 
 /// For how long a claim holds: longer than the calls to Stripe that one event takes.
 const CLAIM: Duration = Duration::from_secs(300);
+
+/// How long an event waits that found others at work with Stripe.
+const NO_TURN_S: i64 = 5;
 
 /// After so many attempts, over some two days, an event is parked.
 const ATTEMPTS_MAX: i32 = 20;
@@ -119,6 +122,31 @@ fn by_customer(events: Vec<Received>) -> Vec<(Option<String>, Vec<Received>)> {
     groups
 }
 
+/// Deletes events that are done with and older than Stripe keeps them itself: none of them is stored again by looking for what
+/// was never delivered. Returns how many.
+pub async fn forget(db: &PgPool) -> Result<u64, Error> {
+    const KEPT_DAYS: i32 = 40;
+    /// Rows of one statement.
+    const AT_ONCE: i64 = 5_000;
+    let mut forgotten = 0;
+    loop {
+        let deleted = sqlx::query!(
+            "delete from webhook_events where id in (
+                 select id from webhook_events where state in ('done', 'ignored')
+                     and done_at < now() - make_interval(days => $1) limit $2)",
+            KEPT_DAYS,
+            AT_ONCE
+        )
+        .execute(db)
+        .await?
+        .rows_affected();
+        forgotten += deleted;
+        if deleted == 0 {
+            return Ok(forgotten);
+        }
+    }
+}
+
 /// Puts an event that was given up back to work.
 pub async fn retry(admin: &Administration, id: &str) -> Result<(), Error> {
     let mut tx = admin.db.begin().await?;
@@ -151,6 +179,18 @@ async fn record(
     done: &Result<bool, Error>,
 ) -> Result<(), Error> {
     let failure = match done {
+        Err(Error::NoTurn) => {
+            // No attempt: it was not worked on.
+            sqlx::query!(
+                "update webhook_events set attempts = attempts - 1, next_attempt_at = now() + $2::bigint * interval '1 second'
+                 where id = $1 and state = 'received'",
+                event.id,
+                NO_TURN_S
+            )
+            .execute(&billing.admin.db)
+            .await?;
+            return Ok(());
+        }
         Ok(applied) => {
             sqlx::query!(
                 "update webhook_events set state = $2, done_at = now(), error = null where id = $1 and state = 'received'",

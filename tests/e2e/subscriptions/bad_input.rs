@@ -80,6 +80,12 @@ async fn what_cannot_be_is_refused_with_its_reason() {
     ] {
         assert_eq!(refused(&rig, &ada, path, body.clone()).await, expected, "{path} {body}");
     }
+    for after in ["nonsense", "in_", "in_%00", "cus_1", "in_ofNobody1"] {
+        let url = format!("{}/billing/invoices?after={after}", rig.url);
+        let answer = rig.http.get(&url, &ada.key).await.unwrap();
+        let told = (answer.status.as_u16(), answer.json().unwrap()["error"].clone());
+        assert_eq!(told, (422, json!("bad_value")), "{after}");
+    }
     rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
     assert_eq!(refused(&rig, &ada, "cancel", json!({})).await, is(409, "conflict"));
     rig.assert_valid();

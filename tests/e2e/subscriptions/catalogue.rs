@@ -94,6 +94,30 @@ async fn a_running_subscription_is_billed_for_what_its_plan_bills_since() {
     rig.assert_valid();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_of_stripes_does_not_stand_in_the_way_of_the_next_try() {
+    let mut rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "enterprise").await;
+    rig.settle().await;
+    // Whether it was done or not, once it failed its key gets the same answer for a day.
+    let fails = FaultRule::new(FaultKind::ServerError).method("POST").times(1);
+    for fault in [
+        fails.clone().path("/v1/products"),
+        fails.clone().after().path("/v1/prices"),
+        fails.clone().path("/v1/subscriptions"),
+    ] {
+        rig.control().add_fault(fault);
+    }
+    rig.roll_out(with_overage()).await;
+    unbilled::mend(&rig.billing, ada.account).await.unwrap_err();
+    assert_eq!(unbilled::mend(&rig.billing, ada.account).await.unwrap(), Mended::Added);
+    rig.settle().await;
+    assert_eq!(billed(&rig, &ada).await, ["export"]);
+    rig.assert_valid();
+}
+
 /// Asks for a Pro plan; the id in the field of that name.
 async fn ask(rig: &Rig, who: &Subscriber, path: &str, field: &str) -> String {
     let answer = rig.post(who, path, json!({ "tier": "pro" })).await.ok().unwrap();
@@ -128,7 +152,20 @@ async fn a_checkout_at_prices_of_before_is_not_handed_out_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_waits_for_its_payment_at_prices_of_before_is_begun_anew() {
     let mut rig = Rig::start().await;
+    rig.listen();
     let ada = rig.subscriber("ada").await;
-    asked_over_a_roll_out(&mut rig, &ada, "subscriptions", "subscription_id").await;
+    let (before, since) = asked_over_a_roll_out(&mut rig, &ada, "subscriptions", "subscription_id").await;
+    let invoice = |id: &str| {
+        rig.control().object(id).unwrap()["latest_invoice"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (before, since) = (invoice(&before), invoice(&since));
+    rig.control().pay_invoice(&before).unwrap_err();
+    rig.control().pay_invoice(&since).unwrap();
+    rig.settle().await;
+    assert_eq!(rig.subscription(&ada).await["status"], "active");
+    assert_eq!(billed(&rig, &ada).await, ["export"]);
     rig.assert_valid();
 }

@@ -3,8 +3,6 @@ use devstack::{
     StripeDoubleOptions,
     stripe_double::{AfterDunning, Card, WebhookBehavior},
 };
-use http::{Request, header};
-use http_body_util::Full;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use schema::Catalogue;
 use serde_json::{Value, json};
@@ -290,6 +288,37 @@ async fn a_failed_payment_is_borne_for_the_grace_period_and_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_invoice_that_is_not_paid_gives_no_new_grace() {
+    let rig = Rig::start().await;
+    rig.control().set_dunning(vec![70], AfterDunning::Unpaid);
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    let customer = rig.customers(&ada).remove(0);
+    rig.control().set_card(&customer, Some(Card::Declines)).unwrap();
+    rig.end_period(&ada).await;
+    let until = async || {
+        let state = rig.state(&ada).await.unwrap();
+        let current = &state["subscriptions"][0];
+        assert_eq!(current["status"], "past_due");
+        current["grace_until"].as_str().unwrap().to_owned()
+    };
+    let first = until().await;
+    // An upgrade that waits for its payment is no debt, and the next month's invoice no younger one.
+    let upgrade = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
+    assert_eq!(upgrade.status.as_u16(), 402);
+    rig.settle().await;
+    assert_eq!(until().await, first);
+    rig.end_period(&ada).await;
+    let open = rig.control().invoices(&customer).into_iter();
+    assert_eq!(open.filter(|invoice| invoice["status"] == "open").count(), 2);
+    assert_eq!(until().await, first);
+    assert_eq!(rig.subscription(&ada).await["payment_required"], true);
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_begins_without_the_hosted_page_once_its_payment_is_confirmed() {
     let rig = Rig::start().await;
     rig.listen();
@@ -318,57 +347,6 @@ async fn a_subscription_begins_without_the_hosted_page_once_its_payment_is_confi
     rig.settle().await;
     assert_eq!(shown(&rig.subscription(&ada).await), ("pro", "active", None));
     rig.assert_valid();
-}
-
-/// A subscriber on the first of 14 days of trial.
-async fn trialing() -> (Rig, Subscriber) {
-    let text =
-        include_str!("../../../schema/plans.toml").replace("price_cents = 2900", "price_cents = 2900\ntrial_days = 14");
-    let rig = Rig::with(StripeDoubleOptions::default(), Catalogue::parse(&text).unwrap()).await;
-    rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
-    (rig, ada)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trial_is_free_until_it_ends() {
-    let (rig, ada) = trialing().await;
-    let trial = rig.subscription(&ada).await;
-    assert_eq!(shown(&trial), ("pro", "trialing", None));
-    assert_eq!(trial["trial_ends_at"], trial["period_end"]);
-    rig.turn_by(14 * DAY_S + 7_200);
-    rig.settle().await;
-    let paid = rig.subscription(&ada).await;
-    assert_eq!(shown(&paid), ("pro", "active", None));
-    assert_eq!(paid["period_start"], trial["period_end"]);
-    rig.assert_valid();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_period_that_is_cut_short_in_stripe_ends_where_the_next_begins() {
-    let (rig, ada) = trialing().await;
-    rig.turn_by(3 * DAY_S);
-    // Somebody ends the trial in Stripe.
-    let id = rig.subscription(&ada).await["stripe_subscription_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let request = Request::post(format!("{}/v1/subscriptions/{id}", rig.stripe.url()))
-        .header(header::AUTHORIZATION, format!("Bearer {}", rig.stripe.api_key()))
-        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(Full::from("trial_end=now"))
-        .unwrap();
-    rig.http.send(request).await.unwrap().ok().unwrap();
-    rig.settle().await;
-    let paid = rig.subscription(&ada).await;
-    assert_eq!(shown(&paid), ("pro", "active", None));
-    let state = rig.state(&ada).await.unwrap();
-    let periods = state["periods"].as_array().unwrap();
-    assert_eq!(periods.len(), 2, "{state}");
-    assert_eq!(periods[0]["period_end"], periods[1]["period_start"]);
-    assert!(periods[0]["final_at"].is_string(), "its invoice was found: {state}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

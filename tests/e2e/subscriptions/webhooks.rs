@@ -1,4 +1,11 @@
-use billing_worker::webhook::catch_up;
+use billing_worker::{
+    reports,
+    webhook::{
+        catch_up,
+        comparison::{self, Compared},
+        inbox,
+    },
+};
 use devstack::http::request;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderValue, Method};
@@ -146,6 +153,97 @@ async fn what_was_never_delivered_is_asked_for() {
     assert_eq!(rig.subscription(&ada).await["tier"], "pro");
     assert_eq!(catch_up::step(&rig.billing).await.unwrap(), 0, "each once");
     rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_done_with_are_deleted_once_stripe_has_them_no_more() {
+    let rig = Rig::start().await;
+    let secret = rig.stripe.webhook_secret().to_owned();
+    let now = schema::clock::now_s();
+    for id in ["evt_new", "evt_old", "evt_parked"] {
+        let body = event(id, json!({}));
+        assert_eq!(send(&rig, &sign(&secret, now, &body), &body).await.0, 200);
+    }
+    rig.work().await;
+    sqlx::query(
+        "update webhook_events set done_at = now() - interval '41 days',
+             state = case id when 'evt_parked' then 'parked' else state end
+         where id <> 'evt_new'",
+    )
+    .execute(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!(inbox::forget(&rig.pool).await.unwrap(), 1);
+    let left: Vec<String> = states(&rig).await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(left, ["evt_new", "evt_parked"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_finds_others_at_work_has_not_been_tried() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    rig.control().settle_webhooks(harness::PATIENCE).await.unwrap();
+    let turn = rig.billing.turn(ada.account).await.unwrap();
+    inbox::step(&rig.billing, &rig.metrics).await.unwrap();
+    let attempts: Vec<i32> =
+        sqlx::query_scalar("select attempts from webhook_events where state = 'received' and customer_id is not null")
+            .fetch_all(&rig.pool)
+            .await
+            .unwrap();
+    assert!(
+        !attempts.is_empty() && attempts.iter().all(|attempts| *attempts == 0),
+        "{attempts:?}"
+    );
+    drop(turn);
+    rig.work().await;
+    assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_stripe_accounts_key_or_the_other_modes_makes_nobody_free() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    let customer = rig.customers(&ada).remove(0);
+    let compared = |accounts, failed| Compared {
+        accounts,
+        mended: 0,
+        failed,
+    };
+    for (change, expected) in [
+        // As the key of another account sees it: nobody knows this customer.
+        (
+            "update stripe_customers set customer_id = 'cus_elsewhere'",
+            compared(1, 1),
+        ),
+        ("update stripe_customers set livemode = true", compared(0, 0)),
+    ] {
+        sqlx::query(change).execute(&rig.pool).await.unwrap();
+        assert_eq!(comparison::run(&rig.billing).await.unwrap(), expected, "{change}");
+        assert_eq!(rig.subscription(&ada).await["tier"], "pro", "{change}");
+        sqlx::query("update stripe_customers set customer_id = $1")
+            .bind(&customer)
+            .execute(&rig.pool)
+            .await
+            .unwrap();
+    }
+    // Of the other mode's customer nothing is asked, told or changed.
+    assert_eq!(rig.get(&ada, "invoices").await["items"], json!([]));
+    let refused = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
+    assert_eq!(refused.json().unwrap()["error"], "not_subscribed");
+    let refused = rig
+        .post(&ada, "create-checkout-session", json!({ "tier": "pro" }))
+        .await;
+    assert_eq!(refused.json().unwrap()["error"], "wrong_mode");
+    rig.use_units(&ada, "api_call", 5).await;
+    let step = reports::step(rig.billing.reporter().unwrap(), rig.control().now())
+        .await
+        .unwrap();
+    assert_eq!(step.written, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

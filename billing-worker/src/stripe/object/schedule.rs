@@ -21,6 +21,8 @@ pub struct Phase {
 #[derive(Clone, Debug, Deserialize)]
 pub struct PhaseItem {
     pub price: PriceOrId,
+    /// Of a metered price there is none.
+    pub quantity: Option<u64>,
 }
 
 /// A phase names its prices by id, unless they are expanded.
@@ -52,11 +54,11 @@ impl Schedule {
         self.status == "active" || self.status == "not_started"
     }
 
-    /// The phase that follows the one of `now`.
-    pub fn next_phase(&self, now: i64) -> Option<&Phase> {
+    /// The first phase that begins then or later.
+    pub fn phase_from(&self, from: i64) -> Option<&Phase> {
         self.phases
             .iter()
-            .filter(|phase| phase.start_date > now)
+            .filter(|phase| phase.start_date >= from)
             .min_by_key(|phase| phase.start_date)
     }
 }

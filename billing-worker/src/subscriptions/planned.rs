@@ -1,0 +1,174 @@
+//! What is planned for a subscription: another plan with its next period, or its end. Planning it, taking it back, and putting it
+//! back where what was to take its place failed.
+
+use schema::AccountId;
+use serde::Serialize;
+use stripe_billing::{
+    SubscriptionScheduleEndBehavior,
+    subscription::{UpdateSubscription, UpdateSubscriptionCancelAt},
+    subscription_schedule::{
+        CreateSubscriptionSchedule, ReleaseSubscriptionSchedule, UpdateSubscriptionSchedule,
+        UpdateSubscriptionSchedulePhases, UpdateSubscriptionSchedulePhasesEndDate,
+        UpdateSubscriptionSchedulePhasesItems, UpdateSubscriptionSchedulePhasesProrationBehavior,
+        UpdateSubscriptionSchedulePhasesStartDate,
+    },
+};
+use stripe_client_core::{RequestBuilder, StripeMethod, StripeRequest};
+use tracing::error;
+use uuid::Uuid;
+
+use super::running::Running;
+use crate::{
+    billing::Billing,
+    error::Error,
+    stripe::{
+        Write,
+        object::{Schedule, Subscription},
+    },
+};
+
+/// A price of a phase; `None`: a metered one.
+pub type Priced = (String, Option<u64>);
+
+/// Sets `cancel_at` to nothing, for which the typed request has no value.
+struct WithoutEnd<'a> {
+    subscription: &'a str,
+}
+
+#[derive(Serialize)]
+struct NoEnd {
+    cancel_at: &'static str,
+}
+
+impl StripeRequest for WithoutEnd<'_> {
+    type Output = ();
+
+    fn build(&self) -> RequestBuilder {
+        RequestBuilder::new(StripeMethod::Post, format!("/subscriptions/{}", self.subscription))
+            .form(&NoEnd { cancel_at: "" })
+    }
+}
+
+impl Running {
+    /// Whether another plan or the end is planned.
+    pub fn has_plans(&self) -> bool {
+        self.schedule.is_some() || self.subscription.cancel_at.is_some()
+    }
+
+    /// Plans these prices for the next period on, by a schedule of two phases: the running one to its end, then this one, without
+    /// an end. Nothing else may be planned.
+    pub async fn plan_next(&self, billing: &Billing, account: AccountId, next: &[Priced]) -> Result<(), Error> {
+        let stripe = billing.stripe()?;
+        let create = CreateSubscriptionSchedule::new().from_subscription(self.subscription.id.clone());
+        let key = format!("schedule-{account}-{}", Uuid::now_v7());
+        let schedule: Schedule = stripe.write(&create, Write::Keyed(&key)).await?;
+        let now_items = self.subscription.items.data.iter();
+        let now_items = now_items.map(|item| phase_item(&item.price.id, (!item.price.is_metered()).then_some(1)));
+        let mut running = UpdateSubscriptionSchedulePhases::new(now_items.collect::<Vec<_>>());
+        let start = schedule
+            .phases
+            .first()
+            .map_or(self.period_start(), |phase| phase.start_date);
+        running.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(start));
+        running.end_date = Some(UpdateSubscriptionSchedulePhasesEndDate::Timestamp(self.period_end()));
+        let next = next.iter().map(|(price, quantity)| phase_item(price, *quantity));
+        let mut following = UpdateSubscriptionSchedulePhases::new(next.collect::<Vec<_>>());
+        following.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(self.period_end()));
+        following.proration_behavior = Some(UpdateSubscriptionSchedulePhasesProrationBehavior::None);
+        let update = UpdateSubscriptionSchedule::new(schedule.id.as_str())
+            .phases(vec![running, following])
+            .end_behavior(SubscriptionScheduleEndBehavior::Release);
+        let planned = stripe.write::<serde_json::Value>(&update, Write::Settable).await;
+        if let Err(error) = planned {
+            // A schedule without a second phase changes nothing, and would be in the way of the next try.
+            let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
+            stripe.write::<serde_json::Value>(&release, Write::Settable).await.ok();
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Takes back what is planned.
+    pub async fn take_back(&self, billing: &Billing) -> Result<(), Error> {
+        self.release_schedule(billing).await?;
+        self.keep(billing).await
+    }
+
+    /// Puts back what [`Self::take_back`] took. Where that fails as well somebody has to be told: the customer counts on it.
+    pub async fn put_back(&self, billing: &Billing, account: AccountId) {
+        if let Err(failure) = self.try_to_put_back(billing, account).await {
+            error!(
+                account.id = %account,
+                stripe_subscription.id = self.subscription.id,
+                "a change failed, and what was planned before could not be put back, it is gone: {failure}"
+            );
+        }
+    }
+
+    /// The subscription goes on as it is, without a schedule.
+    pub async fn release_schedule(&self, billing: &Billing) -> Result<(), Error> {
+        if let Some(schedule) = &self.schedule {
+            let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
+            billing
+                .stripe()?
+                .write::<serde_json::Value>(&release, Write::Settable)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// It does not end. The portal cancels by a time, we by the period's end: each has its own way back.
+    pub async fn keep(&self, billing: &Billing) -> Result<(), Error> {
+        let (stripe, id) = (billing.stripe()?, self.subscription.id.as_str());
+        if self.subscription.cancel_at.is_none() {
+            return Ok(());
+        }
+        let kept: Subscription = match self.subscription.cancel_at_period_end {
+            true => {
+                let update = UpdateSubscription::new(id).cancel_at_period_end(false);
+                stripe.write(&update, Write::Settable).await?
+            }
+            false => stripe.write(&WithoutEnd { subscription: id }, Write::Settable).await?,
+        };
+        match kept.cancel_at {
+            None => Ok(()),
+            Some(_) => Err(Error::Conflict(
+                "Stripe still ends the subscription: POST /billing/portal-session leads to where it can be kept"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    async fn try_to_put_back(&self, billing: &Billing, account: AccountId) -> Result<(), Error> {
+        let planned = self
+            .schedule
+            .as_ref()
+            .and_then(|schedule| schedule.phase_from(self.period_end()));
+        if let Some(phase) = planned {
+            let priced = phase
+                .items
+                .iter()
+                .map(|item| (item.price.id().to_owned(), item.quantity));
+            return self.plan_next(billing, account, &priced.collect::<Vec<_>>()).await;
+        }
+        let Some(at) = self.subscription.cancel_at else {
+            return Ok(());
+        };
+        let update = UpdateSubscription::new(self.subscription.id.as_str());
+        let update = match self.subscription.cancel_at_period_end {
+            true => update.cancel_at_period_end(true),
+            false => update.cancel_at(UpdateSubscriptionCancelAt::Timestamp(at)),
+        };
+        billing
+            .stripe()?
+            .write::<Subscription>(&update, Write::Settable)
+            .await?;
+        Ok(())
+    }
+}
+
+fn phase_item(price: &str, quantity: Option<u64>) -> UpdateSubscriptionSchedulePhasesItems {
+    let mut item = UpdateSubscriptionSchedulePhasesItems::new();
+    (item.price, item.quantity) = (Some(price.to_owned()), quantity);
+    item
+}

@@ -1,0 +1,200 @@
+//! What of an account waits for its first payment: a checkout that is open, and subscriptions that payment forms were made for.
+//! One of them at the most can be paid: two would be two subscriptions, each with its invoices.
+
+use std::collections::HashMap;
+
+use schema::{AccountId, Plan, period::instant};
+use serde::Deserialize;
+use sqlx::{PgConnection, PgExecutor};
+use stripe_billing::{
+    invoice::VoidInvoiceInvoice,
+    subscription::{CancelSubscription, ListSubscription, ListSubscriptionStatus},
+};
+use stripe_checkout::checkout_session::{ExpireCheckoutSession, RetrieveCheckoutSession};
+use time::OffsetDateTime;
+use tracing::info;
+use uuid::Uuid;
+
+use super::{mirror::plan_of, prices::PlanPrices};
+use crate::{
+    billing::Billing,
+    error::Error,
+    stripe::{
+        StripeError, Write, names,
+        object::{Invoice, List, Subscription, subscription::Item},
+    },
+};
+
+/// A checkout that was handed out and has not ended, as far as is known here.
+pub struct OpenCheckout {
+    pub id: Uuid,
+    pub plan_id: String,
+    pub price_ids: Vec<String>,
+    pub session_id: Option<String>,
+    pub url: Option<String>,
+    pub expires_at: OffsetDateTime,
+}
+
+/// A subscription with what its payment form needs.
+#[derive(Deserialize)]
+pub struct Begun {
+    pub id: String,
+    pub status: String,
+    latest_invoice: Option<Invoice>,
+    /// Of a trial: nothing is paid yet, and the card is kept for its end.
+    pending_setup_intent: Option<Secret>,
+    items: List<Item>,
+    #[serde(default)]
+    metadata: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Secret {
+    client_secret: String,
+}
+
+#[derive(Deserialize)]
+struct Session {
+    /// `open`, `complete` or `expired`.
+    status: Option<String>,
+}
+
+/// What of [`Begun`] has to be expanded.
+pub const EXPANDED: [&str; 2] = ["latest_invoice.confirmation_secret", "pending_setup_intent"];
+
+impl Begun {
+    /// What a payment form confirms.
+    pub fn client_secret(&self) -> Option<String> {
+        let invoice = self.latest_invoice.as_ref();
+        let payment = invoice.and_then(|invoice| invoice.confirmation_secret.as_ref());
+        let setup = self.pending_setup_intent.as_ref();
+        payment
+            .map(|secret| &secret.client_secret)
+            .or(setup.map(|secret| &secret.client_secret))
+            .cloned()
+    }
+
+    /// Whether it is one to the plan, at the prices that it has now.
+    pub fn is_to(&self, plan: &Plan, prices: &PlanPrices) -> bool {
+        let sorted = |mut ids: Vec<String>| {
+            ids.sort_unstable();
+            ids
+        };
+        let of = self.items.data.iter().map(|item| item.price.id.clone()).collect();
+        self.metadata.get(names::META_PLAN) == Some(&plan.id) && sorted(of) == sorted(prices.ids())
+    }
+
+    fn is_ours(&self) -> bool {
+        self.items.data.iter().any(|item| plan_of(&item.price).is_some())
+    }
+}
+
+/// The subscriptions of the customer that wait for their first payment.
+pub async fn begun(billing: &Billing, customer: &str) -> Result<Vec<Begun>, Error> {
+    let list = ListSubscription::new()
+        .customer(customer)
+        .status(ListSubscriptionStatus::Incomplete)
+        .expand(EXPANDED.map(|field| format!("data.{field}")).to_vec())
+        .limit(100);
+    let mut found: List<Begun> = billing.stripe()?.read(&list).await?;
+    found.data.retain(Begun::is_ours);
+    Ok(found.data)
+}
+
+/// Ends those. What was paid a moment ago is left: the caller looks again for what runs.
+pub async fn give_up(billing: &Billing, begun: &[Begun]) -> Result<(), Error> {
+    let stripe = billing.stripe()?;
+    for one in begun {
+        // First the invoice, which then cannot be paid any more: what is cancelled instead might have been paid.
+        if let Some(invoice) = one
+            .latest_invoice
+            .as_ref()
+            .filter(|invoice| invoice.status.as_deref() == Some("open"))
+        {
+            let void = VoidInvoiceInvoice::new(invoice.id.as_str());
+            match stripe.write::<Invoice>(&void, Write::Settable).await {
+                Ok(_) => {}
+                Err(StripeError::Refused(refusal)) => {
+                    info!(
+                        stripe_subscription.id = one.id,
+                        "its first invoice is open no more: {refusal}"
+                    );
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let cancel = CancelSubscription::new(one.id.as_str())
+            .invoice_now(false)
+            .prorate(false);
+        match stripe.write::<Subscription>(&cancel, Write::Settable).await {
+            // It may have ended with its invoice.
+            Ok(_) | Err(StripeError::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        info!(
+            stripe_subscription.id = one.id,
+            "gave up a subscription that was never paid for"
+        );
+    }
+    Ok(())
+}
+
+/// The account's open checkout.
+pub async fn open_checkout(tx: &mut PgConnection, account: AccountId) -> Result<Option<OpenCheckout>, Error> {
+    let open = sqlx::query_as!(
+        OpenCheckout,
+        "select id, plan_id, price_ids, session_id, url, expires_at from checkout_sessions
+         where account_id = $1 and ended_at is null",
+        account.0
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(open)
+}
+
+impl OpenCheckout {
+    /// Whether it can still be gone through, as Stripe says.
+    pub async fn is_open(&self, billing: &Billing) -> Result<bool, Error> {
+        let Some(session_id) = &self.session_id else {
+            return Ok(false);
+        };
+        let retrieve = RetrieveCheckoutSession::new(session_id.as_str());
+        match billing.stripe()?.read::<Session>(&retrieve).await {
+            Ok(session) => Ok(session.status.as_deref() == Some("open")),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Closes it, in Stripe and here. Closed already is closed, too.
+    pub async fn close(&self, billing: &Billing, tx: &mut PgConnection) -> Result<(), Error> {
+        if let Some(session_id) = &self.session_id {
+            let expire = ExpireCheckoutSession::new(session_id.as_str());
+            match billing.stripe()?.write::<Session>(&expire, Write::Settable).await {
+                Ok(_) | Err(StripeError::Refused(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        sqlx::query!(
+            "update checkout_sessions set ended_at = $2 where id = $1",
+            self.id,
+            instant(billing.clock.now_s())
+        )
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
+
+/// A session was completed or has expired: the next checkout is another.
+pub async fn checkout_ended(db: impl PgExecutor<'_>, session_id: &str, now: i64) -> Result<(), Error> {
+    sqlx::query!(
+        "update checkout_sessions set ended_at = $2 where session_id = $1 and ended_at is null",
+        session_id,
+        instant(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Turns to hold a subscription's lock, and with it a connection to the database, while Stripe is asked. A Stripe that hangs
+//! must not take all connections, one account not all turns, and those who ask not those of who works by itself.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use schema::AccountId;
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::administration::By;
+
+/// So many of the database's connections may wait for Stripe.
+pub const TURNS: usize = 4;
+/// Those that serve who does not wait for Stripe.
+pub const CONNECTIONS_BESIDE: usize = 2;
+
+/// How long somebody waits for a turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Cheap to clone; all clones share the turns.
+#[derive(Clone)]
+pub struct Turns {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    all: Arc<Semaphore>,
+    /// Of those who wait for an answer, and of what the service does by itself: neither has all.
+    asked: Arc<Semaphore>,
+    unasked: Arc<Semaphore>,
+    /// Accounts that have a turn, or wait for one: each has one at a time, and waits for it outside of the turns.
+    accounts: Mutex<HashMap<AccountId, Weak<AsyncMutex<()>>>>,
+    patience: Duration,
+}
+
+/// Dropped, it is the next one's.
+pub struct Turn {
+    _permits: [OwnedSemaphorePermit; 2],
+    _account: OwnedMutexGuard<()>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self::new(TURNS, PATIENCE)
+    }
+}
+
+impl Turns {
+    fn new(turns: usize, patience: Duration) -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self {
+            inner: Arc::new(Inner {
+                all: semaphore(turns),
+                asked: semaphore(turns - 1),
+                unasked: semaphore(turns - 1),
+                accounts: Mutex::default(),
+                patience,
+            }),
+        }
+    }
+
+    /// `None`: others have them for too long.
+    pub async fn take(&self, account: AccountId, by: By) -> Option<Turn> {
+        let inner = &self.inner;
+        let side = match by {
+            By::Customer | By::AdminApi | By::Command => &inner.asked,
+            By::Service | By::Stripe => &inner.unasked,
+        };
+        let taken = async {
+            let account = self.of(account).lock_owned().await;
+            let side = Arc::clone(side).acquire_owned().await.ok()?;
+            let one = Arc::clone(&inner.all).acquire_owned().await.ok()?;
+            Some(Turn {
+                _permits: [side, one],
+                _account: account,
+            })
+        };
+        timeout(inner.patience, taken).await.ok().flatten()
+    }
+
+    fn of(&self, account: AccountId) -> Arc<AsyncMutex<()>> {
+        let mut accounts = self.inner.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        // As many as wait or work: few.
+        accounts.retain(|_, mutex| mutex.strong_count() > 0);
+        let known = accounts.get(&account).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let new = Arc::new(AsyncMutex::default());
+            accounts.insert(account, Arc::downgrade(&new));
+            new
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns() -> Turns {
+        Turns::new(TURNS, Duration::from_millis(20))
+    }
+
+    #[tokio::test]
+    async fn an_account_has_one_turn_whoever_asks_for_it() {
+        let (turns, ada) = (turns(), AccountId::new());
+        let first = turns.take(ada, By::Customer).await.unwrap();
+        for by in [By::Customer, By::Stripe] {
+            assert!(turns.take(ada, by).await.is_none());
+        }
+        let others = [AccountId::new(), AccountId::new()].map(|account| turns.take(account, By::Customer));
+        let others = futures_util::future::join_all(others).await;
+        assert!(others.iter().all(Option::is_some), "they do not wait behind it");
+        drop(first);
+        assert!(turns.take(ada, By::Stripe).await.is_some());
+        assert_eq!(turns.inner.accounts.lock().unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn neither_side_takes_the_last_turn_from_the_other() {
+        for (greedy, other) in [(By::Customer, By::Stripe), (By::Stripe, By::Customer)] {
+            let turns = turns();
+            let mut taken = Vec::new();
+            while let Some(turn) = turns.take(AccountId::new(), greedy).await {
+                taken.push(turn);
+            }
+            assert_eq!(taken.len(), TURNS - 1);
+            assert!(turns.take(AccountId::new(), other).await.is_some());
+        }
+    }
+}
