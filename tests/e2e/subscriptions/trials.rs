@@ -67,7 +67,6 @@ async fn a_period_that_is_cut_short_in_stripe_ends_where_the_next_begins() {
         .unwrap();
     rig.http.send(request).await.unwrap().ok().unwrap();
     rig.settle().await;
-    let paid = rig.subscription(&ada).await;
     assert_eq!(shown(&rig, &ada).await, is("active", "pro"));
     let state = rig.state(&ada).await.unwrap();
     let periods = state["periods"].as_array().unwrap();
