@@ -18,7 +18,10 @@ use crate::administration::By;
 /// So many of the database's connections may wait for Stripe.
 pub const TURNS: usize = 4;
 /// Those that serve who does not wait for Stripe.
-pub const CONNECTIONS_BESIDE: usize = 2;
+pub const CONNECTIONS_BESIDE: usize = 4;
+
+/// So many may ask for the turn of one account at a time: they are seen through though their callers hang up.
+const ASKERS_MAX: usize = 32;
 
 /// How long somebody waits for a turn.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,14 +38,23 @@ struct Inner {
     asked: Arc<Semaphore>,
     unasked: Arc<Semaphore>,
     /// Accounts that have a turn, or wait for one: each has one at a time, and waits for it outside of the turns.
-    accounts: Mutex<HashMap<AccountId, Weak<AsyncMutex<()>>>>,
+    accounts: Mutex<HashMap<AccountId, Weak<Account>>>,
     patience: Duration,
+}
+
+#[derive(Default)]
+struct Account {
+    turn: Arc<AsyncMutex<()>>,
+    /// Of those who ask for an answer one at a time is in the queue for the turn: what the service does by itself comes after
+    /// two others at the most, however many ask.
+    gate: AsyncMutex<()>,
 }
 
 /// Dropped, it is the next one's.
 pub struct Turn {
     _permits: [OwnedSemaphorePermit; 2],
-    _account: OwnedMutexGuard<()>,
+    _turn: OwnedMutexGuard<()>,
+    _account: Arc<Account>,
 }
 
 impl Default for Turns {
@@ -68,29 +80,39 @@ impl Turns {
     /// `None`: others have them for too long.
     pub async fn take(&self, account: AccountId, by: By) -> Option<Turn> {
         let inner = &self.inner;
-        let side = match by {
-            By::Customer | By::AdminApi | By::Command => &inner.asked,
-            By::Service | By::Stripe => &inner.unasked,
+        let (side, asks) = match by {
+            By::Customer | By::AdminApi | By::Command => (&inner.asked, true),
+            By::Service | By::Stripe => (&inner.unasked, false),
         };
+        let account = self.of(account);
+        if asks && Arc::strong_count(&account) > ASKERS_MAX {
+            return None;
+        }
         let taken = async {
-            let account = self.of(account).lock_owned().await;
+            let gate = match asks {
+                true => Some(account.gate.lock().await),
+                false => None,
+            };
+            let turn = Arc::clone(&account.turn).lock_owned().await;
+            drop(gate);
             let side = Arc::clone(side).acquire_owned().await.ok()?;
             let one = Arc::clone(&inner.all).acquire_owned().await.ok()?;
             Some(Turn {
                 _permits: [side, one],
-                _account: account,
+                _turn: turn,
+                _account: Arc::clone(&account),
             })
         };
         timeout(inner.patience, taken).await.ok().flatten()
     }
 
-    fn of(&self, account: AccountId) -> Arc<AsyncMutex<()>> {
+    fn of(&self, account: AccountId) -> Arc<Account> {
         let mut accounts = self.inner.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         // As many as wait or work: few.
-        accounts.retain(|_, mutex| mutex.strong_count() > 0);
+        accounts.retain(|_, account| account.strong_count() > 0);
         let known = accounts.get(&account).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
-            let new = Arc::new(AsyncMutex::default());
+            let new = Arc::new(Account::default());
             accounts.insert(account, Arc::downgrade(&new));
             new
         })
@@ -118,6 +140,26 @@ mod tests {
         drop(first);
         assert!(turns.take(ada, By::Stripe).await.is_some());
         assert_eq!(turns.inner.accounts.lock().unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_asks_again_and_again_does_not_keep_the_service_from_its_turn() {
+        let (turns, ada) = (Turns::new(TURNS, Duration::from_secs(10)), AccountId::new());
+        let first = turns.take(ada, By::Customer).await.unwrap();
+        // One has it.
+        let mut asking: Vec<_> = (0..ASKERS_MAX - 1)
+            .map(|_| Box::pin(turns.take(ada, By::Customer)))
+            .collect();
+        for one in &mut asking {
+            assert!(futures_util::poll!(one).is_pending());
+        }
+        assert!(turns.take(ada, By::Customer).await.is_none(), "no more may wait");
+        let mut service = Box::pin(turns.take(ada, By::Stripe));
+        assert!(futures_util::poll!(&mut service).is_pending());
+        drop(first);
+        // One of them was in the queue before it.
+        drop(asking.remove(0).await.unwrap());
+        assert!(service.await.is_some());
     }
 
     #[tokio::test]

@@ -181,6 +181,10 @@ async fn record(
     let failure = match done {
         Err(Error::NoTurn) => {
             // No attempt: it was not worked on.
+            warn!(
+                event.id = event.id,
+                "others are at work with Stripe, working on an event in {NO_TURN_S} s"
+            );
             sqlx::query!(
                 "update webhook_events set attempts = attempts - 1, next_attempt_at = now() + $2::bigint * interval '1 second'
                  where id = $1 and state = 'received'",
