@@ -127,6 +127,7 @@ async fn start(
         billing: billing.by(By::Customer),
         metrics: metrics.clone(),
         inbox: Arc::default(),
+        life: life.clone(),
     };
     if billing.has_stripe() {
         life.spawn(chores::check_stripe(billing.clone(), life.clone()));

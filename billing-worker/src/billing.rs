@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
-use schema::{AccountId, clock::Clock};
+use schema::{AccountId, clock::Clock, period::instant};
 use service::settings::seconds;
 
 use crate::{
@@ -99,16 +99,45 @@ impl Billing {
         self.reporter.as_ref().ok_or(Error::Stripe(StripeError::NotConfigured))
     }
 
-    /// Tells Stripe all that the account has used, now. Fails where some of it cannot be told: what was not told when a
-    /// subscription ends is not billed.
-    pub async fn flush(&self, account: AccountId) -> Result<(), Error> {
-        match reports::flush(self.reporter()?, account, self.clock.now_s()).await {
-            Ok(flushed) if flushed.open == 0 && flushed.parked == 0 => Ok(()),
-            Ok(flushed) => Err(Error::UsageUntold(format!(
-                "{} reports wait and {} are parked",
-                flushed.open, flushed.parked
-            ))),
-            Err(failure) => Err(Error::UsageUntold(format!("{failure:#}"))),
+    /// Tells Stripe all that the account has used, now. Fails where some of what the subscription still bills cannot be told: what
+    /// was not told when it ends is not billed.
+    pub async fn flush(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
+        reports::flush(self.reporter()?, account, self.clock.now_s())
+            .await
+            .map_err(|failure| Error::UsageUntold(format!("{failure:#}")))?;
+        let untold = sqlx::query_scalar!(
+            r#"select count(*) as "untold!" from meter_reports r
+                   join billing_periods p on p.account_id = r.account_id and p.period_start = r.period_start
+               where r.state in ('open', 'parked') and r.account_id = $1 and p.stripe_subscription_id = $2
+                   and p.final_at is null"#,
+            account.0,
+            subscription
+        )
+        .fetch_one(&self.admin.db)
+        .await?;
+        match untold {
+            0 => Ok(()),
+            untold => Err(Error::UsageUntold(format!("{untold} reports wait, or are parked"))),
+        }
+    }
+
+    /// The same before a change that bills what was used until now. In a period's first minute usage is told for the minute that
+    /// comes (see [`crate::reports::period`]), and would not be billed with it.
+    pub async fn flush_before_change(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
+        self.flush(account, subscription).await?;
+        let now = self.clock.now_s();
+        let ahead = sqlx::query_scalar!(
+            "select max(reported_for) from meter_reports where account_id = $1 and reported_for >= $2",
+            account.0,
+            instant(now)
+        )
+        .fetch_one(&self.admin.db)
+        .await?;
+        match ahead {
+            None => Ok(()),
+            Some(ahead) => Err(Error::ToldAhead {
+                wait_s: ahead.unix_timestamp() - now + 1,
+            }),
         }
     }
 

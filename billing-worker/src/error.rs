@@ -72,6 +72,10 @@ pub enum Error {
     Webhook(&'static str),
     #[error("usage could not be told to Stripe: {0}")]
     UsageUntold(String),
+    #[error(
+        "the period has just begun, and what was used in it can be billed in {wait_s} s; nothing was changed: try again then"
+    )]
+    ToldAhead { wait_s: i64 },
     #[error("webhooks are not set up: start the billing worker with STRIPE_WEBHOOK_SECRETS")]
     WebhooksClosed,
     #[error(transparent)]
@@ -165,7 +169,7 @@ impl Error {
             Self::PricesMissing { .. } => (StatusCode::SERVICE_UNAVAILABLE, "prices_missing"),
             Self::WrongMode => (StatusCode::CONFLICT, "wrong_mode"),
             Self::Webhook(_) => (StatusCode::BAD_REQUEST, "webhook_refused"),
-            Self::UsageUntold(_) => (StatusCode::SERVICE_UNAVAILABLE, "usage_untold"),
+            Self::UsageUntold(_) | Self::ToldAhead { .. } => (StatusCode::SERVICE_UNAVAILABLE, "usage_untold"),
             Self::WebhooksClosed => (StatusCode::SERVICE_UNAVAILABLE, "webhooks_closed"),
             Self::Stripe(StripeError::Refused(_)) => (StatusCode::BAD_GATEWAY, "stripe_refused"),
             Self::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => {
@@ -245,7 +249,11 @@ impl IntoResponse for Error {
             HeaderValue::from_static("application/problem+json"),
         );
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            let wait_s = match self {
+                Self::ToldAhead { wait_s } => wait_s,
+                _ => 5,
+            };
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait_s));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

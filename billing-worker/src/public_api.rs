@@ -18,6 +18,7 @@ use axum::{
     middleware,
     routing::{get, post},
 };
+use service::Lifecycle;
 use tokio::sync::Notify;
 
 use crate::{
@@ -35,6 +36,21 @@ pub struct PublicApi {
     pub metrics: Metrics,
     /// Told when a webhook was stored.
     pub inbox: Arc<Notify>,
+    /// Of the changes under way.
+    pub life: Lifecycle,
+}
+
+impl PublicApi {
+    /// Sees a change through though its caller hangs up: the half of one would stay.
+    async fn see_through<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        match self.life.spawn_apart(change).await {
+            Ok(done) => done,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
 }
 
 pub fn router(api: PublicApi) -> Router {

@@ -70,7 +70,9 @@ pub async fn create(
             .unwrap_or_else(|| format!("{base}/billing/success?session_id={{CHECKOUT_SESSION_ID}}")),
         cancel: url("cancel_url", new.cancel_url)?.unwrap_or_else(|| format!("{base}/billing/cancelled")),
     };
-    let checkout = start::checkout(&api.billing, account, &new.tier, urls).await?;
+    let billing = api.billing.clone();
+    let checkout = async move { start::checkout(&billing, account, &new.tier, urls).await };
+    let checkout = api.see_through(checkout).await?;
     let opened = Opened {
         checkout_url: checkout.url,
         session_id: checkout.session_id,
@@ -84,7 +86,9 @@ pub async fn subscribe(
     Caller(account): Caller,
     Body(new): Body<NewSubscription>,
 ) -> Result<(StatusCode, Json<Begun>), Error> {
-    let pending = start::subscribe(&api.billing, account, &new.tier).await?;
+    let billing = api.billing.clone();
+    let pending = async move { start::subscribe(&billing, account, &new.tier).await };
+    let pending = api.see_through(pending).await?;
     let begun = Begun {
         subscription_id: pending.subscription_id,
         status: pending.status,

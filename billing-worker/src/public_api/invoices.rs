@@ -78,12 +78,12 @@ pub async fn list(
         }));
     };
     let mut list = ListInvoice::new().customer(customer).limit(i64::from(limit));
-    if let Some(after) = page.after {
+    if let Some(after) = &page.after {
         list = list.starting_after(after);
     }
     let found: List<object::Invoice> = match stripe.read(&list).await {
         Ok(found) => found,
-        Err(error) if error.is_missing() => return Err(no_such_page()),
+        Err(error) if error.is_missing() && page.after.is_some() => return Err(no_such_page()),
         Err(error) => return Err(error.into()),
     };
     let next = found

@@ -47,7 +47,9 @@ pub async fn change(
     if new.preview {
         return Ok(Json(change::preview(&api.billing, account, &new.tier).await?).into_response());
     }
-    change::change_plan(&api.billing, account, &new.tier).await?;
+    let billing = api.billing.clone();
+    api.see_through(async move { change::change_plan(&billing, account, &new.tier).await })
+        .await?;
     Ok(Json(subscription::view(&api.billing, account).await?).into_response())
 }
 
@@ -60,11 +62,15 @@ pub async fn cancel(
         When::PeriodEnd => CancelWhen::PeriodEnd,
         When::Now => CancelWhen::Now,
     };
-    change::cancel(&api.billing, account, when).await?;
+    let billing = api.billing.clone();
+    api.see_through(async move { change::cancel(&billing, account, when).await })
+        .await?;
     Ok(Json(subscription::view(&api.billing, account).await?))
 }
 
 pub async fn resume(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<subscription::View>, Error> {
-    change::resume(&api.billing, account).await?;
+    let billing = api.billing.clone();
+    api.see_through(async move { change::resume(&billing, account).await })
+        .await?;
     Ok(Json(subscription::view(&api.billing, account).await?))
 }

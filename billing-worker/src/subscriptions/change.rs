@@ -137,8 +137,8 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
         }
         CancelWhen::PeriodEnd => cancel_at_period_end(billing, account, &running).await,
         CancelWhen::Now => {
-            billing.flush(account).await?;
-            cancel_now(billing, &running).await
+            billing.flush_before_change(account, &running.subscription.id).await?;
+            cancel_now(billing, account, &running).await
         }
     };
     read_back(tx, billing, account, &running.customer, done).await
@@ -188,21 +188,24 @@ async fn upgrade(
 ) -> Result<(), Error> {
     if running.is_metered() {
         // At the prices that it was used at: what is told later is billed at those of the larger plan.
-        billing.flush(account).await?;
+        billing.flush_before_change(account, &running.subscription.id).await?;
     }
-    // In the way of another one's prices.
-    running.release_schedule(billing).await?;
-    let Err(failure) = swap(billing, running, to, prices).await else {
+    let swapped = async {
+        // In the way of another one's prices.
+        running.release_schedule(billing).await?;
+        swap(billing, running, to, prices).await
+    };
+    let Err(failure) = swapped.await else {
         return running.keep(billing).await;
     };
-    if running.schedule.is_some() {
-        match running.now(billing).await {
-            // It was done, and the answer was lost.
-            Ok(now) if now.plan() == Some(to.id.as_str()) => return running.keep(billing).await,
-            _ => running.put_back(billing, account).await,
+    match running.now(billing).await {
+        // It was done, and the answer was lost.
+        Ok(now) if now.plan() == Some(to.id.as_str()) => running.keep(billing).await,
+        _ => {
+            running.put_back(billing, account).await;
+            Err(failure)
         }
     }
-    Err(failure)
 }
 
 async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPrices) -> Result<(), Error> {
@@ -230,7 +233,21 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
     }
     // Its own key: repeated after an answer that was lost, it must not prorate twice.
     let key = format!("upgrade-{}-{}-{}", running.subscription.id, prices.plan, Uuid::now_v7());
-    let updated: Subscription = billing.stripe()?.write(&update, Write::Keyed(&key)).await?;
+    let updated: Subscription = match billing
+        .stripe()?
+        .write(&update, Write::Keyed(&key))
+        .await
+        .map_err(Error::from)
+    {
+        Ok(updated) => updated,
+        Err(Error::PaymentFailed(why)) if running.schedule.is_some() => {
+            return Err(Error::PaymentFailed(format!(
+                "{why} Where the bank asks the customer to confirm the payment, take the planned change back first: POST \
+                 /billing/resume"
+            )));
+        }
+        Err(failure) => return Err(failure),
+    };
     match updated.pending_update {
         None => Ok(()),
         Some(_) if running.has_plans() => Err(Error::PaymentFailed(
@@ -248,39 +265,55 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
 async fn downgrade(billing: &Billing, account: AccountId, running: &Running, prices: &PlanPrices) -> Result<(), Error> {
     let metered = prices.metered.iter().map(|(_, price)| (price.clone(), None));
     let next: Vec<Priced> = std::iter::once((prices.plan.clone(), Some(1))).chain(metered).collect();
-    // One schedule at a time, and none beside a cancellation.
-    running.take_back(billing).await?;
-    let planned = running.plan_next(billing, account, &next).await;
-    if planned.is_err() {
-        running.put_back(billing, account).await;
-    }
-    planned
+    let planned = async {
+        // One schedule at a time, and none beside a cancellation.
+        running.take_back(billing).await?;
+        running.plan_next(billing, account, &next).await
+    };
+    or_put_back(billing, account, running, planned.await).await
 }
 
 async fn cancel_at_period_end(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
-    running.release_schedule(billing).await?;
-    let update = UpdateSubscription::new(running.subscription.id.as_str()).cancel_at_period_end(true);
-    match billing.stripe()?.write::<Subscription>(&update, Write::Settable).await {
-        Ok(_) => Ok(()),
-        Err(failure) => {
-            running.put_back(billing, account).await;
-            Err(failure.into())
-        }
-    }
+    let cancelled = async {
+        running.release_schedule(billing).await?;
+        let update = UpdateSubscription::new(running.subscription.id.as_str()).cancel_at_period_end(true);
+        billing
+            .stripe()?
+            .write::<Subscription>(&update, Write::Settable)
+            .await?;
+        Ok(())
+    };
+    or_put_back(billing, account, running, cancelled.await).await
 }
 
-async fn cancel_now(billing: &Billing, running: &Running) -> Result<(), Error> {
-    running.release_schedule(billing).await?;
-    // With an invoice for what was used: without one it would never be billed.
-    let cancel = CancelSubscription::new(running.subscription.id.as_str())
-        .invoice_now(true)
-        .prorate(false);
-    match billing.stripe()?.write::<Subscription>(&cancel, Write::Settable).await {
-        Ok(_) => Ok(()),
-        // Done by an attempt whose answer was lost: what is read back tells.
-        Err(StripeError::Refused(_)) if !running.is_live_still(billing).await? => Ok(()),
-        Err(error) => Err(error.into()),
+async fn cancel_now(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
+    let cancelled = async {
+        running.release_schedule(billing).await?;
+        // With an invoice for what was used: without one it would never be billed.
+        let cancel = CancelSubscription::new(running.subscription.id.as_str())
+            .invoice_now(true)
+            .prorate(false);
+        match billing.stripe()?.write::<Subscription>(&cancel, Write::Settable).await {
+            Ok(_) => Ok(()),
+            // Done by an attempt whose answer was lost: what is read back tells.
+            Err(StripeError::Refused(_)) if !running.is_live_still(billing).await? => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    };
+    or_put_back(billing, account, running, cancelled.await).await
+}
+
+/// What was planned stays planned where the change failed.
+async fn or_put_back(
+    billing: &Billing,
+    account: AccountId,
+    running: &Running,
+    done: Result<(), Error>,
+) -> Result<(), Error> {
+    if done.is_err() {
+        running.put_back(billing, account).await;
     }
+    done
 }
 
 /// One item of a changed subscription.

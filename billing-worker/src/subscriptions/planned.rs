@@ -7,8 +7,8 @@ use stripe_billing::{
     SubscriptionScheduleEndBehavior,
     subscription::{UpdateSubscription, UpdateSubscriptionCancelAt},
     subscription_schedule::{
-        CreateSubscriptionSchedule, ReleaseSubscriptionSchedule, UpdateSubscriptionSchedule,
-        UpdateSubscriptionSchedulePhases, UpdateSubscriptionSchedulePhasesEndDate,
+        CreateSubscriptionSchedule, ReleaseSubscriptionSchedule, RetrieveSubscriptionSchedule,
+        UpdateSubscriptionSchedule, UpdateSubscriptionSchedulePhases, UpdateSubscriptionSchedulePhasesEndDate,
         UpdateSubscriptionSchedulePhasesItems, UpdateSubscriptionSchedulePhasesProrationBehavior,
         UpdateSubscriptionSchedulePhasesStartDate,
     },
@@ -22,7 +22,7 @@ use crate::{
     billing::Billing,
     error::Error,
     stripe::{
-        Write,
+        StripeError, Write,
         object::{Schedule, Subscription},
     },
 };
@@ -94,7 +94,8 @@ impl Running {
         self.keep(billing).await
     }
 
-    /// Puts back what [`Self::take_back`] took. Where that fails as well somebody has to be told: the customer counts on it.
+    /// Puts back what [`Self::take_back`] took, as far as it is gone. Where that fails as well somebody has to be told: the customer
+    /// counts on it.
     pub async fn put_back(&self, billing: &Billing, account: AccountId) {
         if let Err(failure) = self.try_to_put_back(billing, account).await {
             error!(
@@ -107,14 +108,23 @@ impl Running {
 
     /// The subscription goes on as it is, without a schedule.
     pub async fn release_schedule(&self, billing: &Billing) -> Result<(), Error> {
-        if let Some(schedule) = &self.schedule {
-            let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
-            billing
-                .stripe()?
-                .write::<serde_json::Value>(&release, Write::Settable)
-                .await?;
+        let Some(schedule) = &self.schedule else {
+            return Ok(());
+        };
+        let stripe = billing.stripe()?;
+        let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
+        match stripe.write::<serde_json::Value>(&release, Write::Settable).await {
+            Ok(_) => Ok(()),
+            Err(StripeError::Refused(refusal)) => {
+                // Done by an attempt whose answer was lost: it cannot be done twice.
+                let retrieve = RetrieveSubscriptionSchedule::new(schedule.id.as_str());
+                match stripe.read::<Schedule>(&retrieve).await?.is_active() {
+                    false => Ok(()),
+                    true => Err(StripeError::Refused(refusal).into()),
+                }
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     /// It does not end. The portal cancels by a time, we by the period's end: each has its own way back.
@@ -140,16 +150,31 @@ impl Running {
     }
 
     async fn try_to_put_back(&self, billing: &Billing, account: AccountId) -> Result<(), Error> {
-        let planned = self
-            .schedule
-            .as_ref()
-            .and_then(|schedule| schedule.phase_from(self.period_end()));
-        if let Some(phase) = planned {
+        if !self.has_plans() {
+            return Ok(());
+        }
+        let now = match self.now(billing).await {
+            // Another plan: what failed was done after all, and old plans do not go with it.
+            Ok(now) if now.subscription.id == self.subscription.id && now.plan() == self.plan() => now,
+            Ok(_) | Err(Error::NotSubscribed) => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
+        let planned = |of: &Self| {
+            let phase = of.schedule.as_ref()?.phase_from(self.period_end())?;
             let priced = phase
                 .items
                 .iter()
                 .map(|item| (item.price.id().to_owned(), item.quantity));
-            return self.plan_next(billing, account, &priced.collect::<Vec<_>>()).await;
+            Some(priced.collect::<Vec<Priced>>())
+        };
+        let before = planned(self);
+        if before == planned(&now) && self.subscription.cancel_at == now.subscription.cancel_at {
+            return Ok(());
+        }
+        // One that was begun, and whose making failed.
+        now.release_schedule(billing).await?;
+        if let Some(before) = before {
+            return now.plan_next(billing, account, &before).await;
         }
         let Some(at) = self.subscription.cancel_at else {
             return Ok(());

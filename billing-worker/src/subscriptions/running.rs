@@ -39,15 +39,16 @@ impl Running {
         Self::of_customer(billing, customer.ok_or(Error::NotSubscribed)?).await
     }
 
+    /// Whether any of the customer's subscriptions, ended ones too, was tried.
+    pub async fn has_had_trial(billing: &Billing, customer: &str) -> Result<bool, Error> {
+        let all = all(billing, customer).await?;
+        Ok(all.iter().any(|subscription| subscription.trial_end.is_some()))
+    }
+
     async fn of_customer(billing: &Billing, customer: String) -> Result<Self, Error> {
         let stripe = billing.stripe()?;
-        let list = ListSubscription::new()
-            .customer(customer.as_str())
-            .status(ListSubscriptionStatus::All)
-            .limit(100);
-        let page: List<Subscription> = stripe.read(&list).await?;
         // As the mirror picks it: the newest that is live.
-        let live = page.data.into_iter().filter(|subscription| {
+        let live = all(billing, &customer).await?.into_iter().filter(|subscription| {
             is_live(subscription)
                 && subscription
                     .items
@@ -117,6 +118,15 @@ impl Running {
         let mut items = self.subscription.items.data.iter();
         items.find(|item| !item.price.is_metered() && plan_of(&item.price).is_some())
     }
+}
+
+/// The latest hundred, ended ones too.
+async fn all(billing: &Billing, customer: &str) -> Result<Vec<Subscription>, Error> {
+    let list = ListSubscription::new()
+        .customer(customer)
+        .status(ListSubscriptionStatus::All)
+        .limit(100);
+    Ok(billing.stripe()?.read::<List<Subscription>>(&list).await?.data)
 }
 
 fn is_live(subscription: &Subscription) -> bool {

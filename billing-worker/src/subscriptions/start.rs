@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     prices, refresh,
     running::Running,
-    unpaid::{self, Begun},
+    unpaid::{self, Begun, OpenCheckout},
 };
 use crate::{
     accounts,
@@ -69,35 +69,34 @@ struct Session {
 /// another plan, one at prices that the plan had before, a payment form.
 pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
     let plan = prices::for_sale(billing, plan)?;
+    let _turn = billing.turn(account).await?;
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
-    let _turn = billing.turn(account).await?;
     let now = billing.clock.now_s();
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
     refuse_second(&mut tx, billing, account).await?;
-    let begun = unpaid::begun(billing, &customer).await?;
-    unpaid::give_up(billing, &begun).await?;
-    let open = unpaid::open_checkout(&mut tx, account).await?;
-    if let Some(open) = &open {
-        if let (Some(session_id), Some(url)) = (&open.session_id, &open.url)
-            && open.plan_id == plan.id
-            && open.price_ids == prices.ids()
-            && open.expires_at.unix_timestamp() - now > CHECKOUT_LEFT_S
-            && begun.is_empty()
-            && open.is_open(billing).await?
-        {
-            return Ok(Checkout {
-                session_id: session_id.clone(),
-                url: url.clone(),
-                expires_at: open.expires_at,
-            });
+    let again = match unpaid::open_checkout(&mut tx, account).await? {
+        None => None,
+        Some(open) => {
+            let is_same = open.plan_id == plan.id
+                && open.price_ids == prices.ids()
+                && open.expires_at.unix_timestamp() - now > CHECKOUT_LEFT_S;
+            let again = Checkout::of(&open).filter(|_| is_same);
+            if again.is_some() && open.is_open(billing).await? {
+                again
+            } else {
+                open.close(billing, &mut tx).await?;
+                // It may have been paid a moment ago.
+                refuse_second(&mut tx, billing, account).await?;
+                None
+            }
         }
-        open.close(billing, &mut tx).await?;
-    }
-    if open.is_some() || !begun.is_empty() {
-        // It may have been paid a moment ago.
-        refuse_second(&mut tx, billing, account).await?;
+    };
+    let begun = unpaid::begun(billing, &customer).await?;
+    give_up(&mut tx, billing, account, &begun).await?;
+    if let Some(again) = again {
+        return Ok(again);
     }
     let id = Uuid::now_v7();
     let expires_at = now + CHECKOUT_S;
@@ -112,7 +111,7 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     .execute(&mut *tx)
     .await?;
     // Still under the lock: who comes at the same time is handed this session, not another.
-    let trial_days = trial_days(&mut tx, account, plan).await?;
+    let trial_days = trial_days(&mut tx, billing, account, &customer, plan).await?;
     let request = session_request(plan, account, &customer, &prices, urls, expires_at, trial_days);
     let session: Session = billing.stripe()?.write(&request, Write::Keyed(&id.to_string())).await?;
     let url = session
@@ -141,29 +140,37 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
 /// else waits for a first payment is closed.
 pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
     let plan = prices::for_sale(billing, plan)?;
+    let _turn = billing.turn(account).await?;
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
-    let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
-    refuse_second(&mut tx, billing, account).await?;
-    let open = unpaid::open_checkout(&mut tx, account).await?;
-    if let Some(open) = &open {
-        open.close(billing, &mut tx).await?;
+    match refuse_second(&mut tx, billing, account).await {
+        Ok(()) => {}
+        // A trial that was begun by a call whose answer was lost is handed out, too, until a card is kept.
+        Err(refusal @ Error::AlreadySubscribed { .. }) => {
+            let mut tried = unpaid::tried(billing, &customer).await?.into_iter();
+            let begun = tried.find(|begun| begun.is_payable() && begun.is_to(plan, &prices));
+            return begun.map(Pending::of).ok_or(refusal);
+        }
+        Err(error) => return Err(error),
     }
-    // One that was begun before, perhaps by a call whose answer was lost, is the one.
-    let mut others = unpaid::begun(billing, &customer).await?;
-    let begun = others.iter().position(|begun| begun.is_to(plan, &prices));
-    let begun = begun.map(|place| others.swap_remove(place));
-    unpaid::give_up(billing, &others).await?;
-    if open.is_some() || !others.is_empty() {
+    if let Some(open) = unpaid::open_checkout(&mut tx, account).await? {
+        open.close(billing, &mut tx).await?;
         // It may have been paid a moment ago.
         refuse_second(&mut tx, billing, account).await?;
     }
+    // One that was begun before, perhaps by a call whose answer was lost, is the one.
+    let mut others = unpaid::begun(billing, &customer).await?;
+    let begun = others
+        .iter()
+        .position(|begun| begun.is_payable() && begun.is_to(plan, &prices));
+    let begun = begun.map(|place| others.swap_remove(place));
+    give_up(&mut tx, billing, account, &others).await?;
     let begun: Begun = match begun {
         Some(begun) => begun,
         None => {
-            let trial_days = trial_days(&mut tx, account, plan).await?;
+            let trial_days = trial_days(&mut tx, billing, account, &customer, plan).await?;
             let request = subscription_request(plan, account, &customer, &prices, trial_days);
             let key = format!("subscribe-{account}-{}", Uuid::now_v7());
             billing.stripe()?.write(&request, Write::Keyed(&key)).await?
@@ -173,11 +180,42 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
     tx.commit().await?;
     refresh::tell(billing, account, changed).await;
     info!(account.id = %account, plan = plan.id, stripe_subscription.id = begun.id, "began a subscription");
-    Ok(Pending {
-        client_secret: begun.client_secret(),
-        subscription_id: begun.id,
-        status: begun.status,
-    })
+    Ok(Pending::of(begun))
+}
+
+impl Checkout {
+    fn of(open: &OpenCheckout) -> Option<Self> {
+        Some(Self {
+            session_id: open.session_id.clone()?,
+            url: open.url.clone()?,
+            expires_at: open.expires_at,
+        })
+    }
+}
+
+impl Pending {
+    fn of(begun: Begun) -> Self {
+        Self {
+            client_secret: begun.client_secret(),
+            subscription_id: begun.id,
+            status: begun.status,
+        }
+    }
+}
+
+/// Ends what was begun and not paid; what turns out to run is told as such.
+async fn give_up(
+    tx: &mut Transaction<'_, Postgres>,
+    billing: &Billing,
+    account: AccountId,
+    begun: &[Begun],
+) -> Result<(), Error> {
+    if begun.is_empty() {
+        return Ok(());
+    }
+    let given_up = unpaid::give_up(billing, begun).await;
+    refuse_second(tx, billing, account).await?;
+    given_up
 }
 
 /// Whoever has a subscription changes it; a second one would be paid for as well.
@@ -191,15 +229,25 @@ async fn refuse_second(tx: &mut Transaction<'_, Postgres>, billing: &Billing, ac
     }
 }
 
-/// An account has one trial in its life, whatever the plan.
-async fn trial_days(tx: &mut Transaction<'_, Postgres>, account: AccountId, plan: &Plan) -> Result<Option<u32>, Error> {
+/// An account has one trial in its life, whatever the plan. Also one that no event has told of yet counts.
+async fn trial_days(
+    tx: &mut Transaction<'_, Postgres>,
+    billing: &Billing,
+    account: AccountId,
+    customer: &str,
+    plan: &Plan,
+) -> Result<Option<u32>, Error> {
+    if plan.trial_days == 0 {
+        return Ok(None);
+    }
     let had_one = sqlx::query_scalar!(
         r#"select exists (select from subscriptions where account_id = $1 and trial_ends_at is not null) as "had_one!""#,
         account.0
     )
     .fetch_one(&mut **tx)
     .await?;
-    Ok(Some(plan.trial_days).filter(|days| *days > 0 && !had_one))
+    let had_one = had_one || Running::has_had_trial(billing, customer).await?;
+    Ok(Some(plan.trial_days).filter(|_| !had_one))
 }
 
 fn subscription_request(

@@ -7,7 +7,7 @@ use schema::{AccountId, Plan, period::instant};
 use serde::Deserialize;
 use sqlx::{PgConnection, PgExecutor};
 use stripe_billing::{
-    invoice::VoidInvoiceInvoice,
+    invoice::{RetrieveInvoice, VoidInvoiceInvoice},
     subscription::{CancelSubscription, ListSubscription, ListSubscriptionStatus},
 };
 use stripe_checkout::checkout_session::{ExpireCheckoutSession, RetrieveCheckoutSession};
@@ -74,6 +74,12 @@ impl Begun {
             .cloned()
     }
 
+    /// Whether a form can still pay for it, or keep a card with it.
+    pub fn is_payable(&self) -> bool {
+        let invoice = self.latest_invoice.as_ref();
+        self.pending_setup_intent.is_some() || invoice.is_some_and(|invoice| invoice.status.as_deref() == Some("open"))
+    }
+
     /// Whether it is one to the plan, at the prices that it has now.
     pub fn is_to(&self, plan: &Plan, prices: &PlanPrices) -> bool {
         let sorted = |mut ids: Vec<String>| {
@@ -91,9 +97,18 @@ impl Begun {
 
 /// The subscriptions of the customer that wait for their first payment.
 pub async fn begun(billing: &Billing, customer: &str) -> Result<Vec<Begun>, Error> {
+    list(billing, customer, ListSubscriptionStatus::Incomplete).await
+}
+
+/// Those on trial.
+pub async fn tried(billing: &Billing, customer: &str) -> Result<Vec<Begun>, Error> {
+    list(billing, customer, ListSubscriptionStatus::Trialing).await
+}
+
+async fn list(billing: &Billing, customer: &str, status: ListSubscriptionStatus) -> Result<Vec<Begun>, Error> {
     let list = ListSubscription::new()
         .customer(customer)
-        .status(ListSubscriptionStatus::Incomplete)
+        .status(status)
         .expand(EXPANDED.map(|field| format!("data.{field}")).to_vec())
         .limit(100);
     let mut found: List<Begun> = billing.stripe()?.read(&list).await?;
@@ -101,28 +116,18 @@ pub async fn begun(billing: &Billing, customer: &str) -> Result<Vec<Begun>, Erro
     Ok(found.data)
 }
 
-/// Ends those. What was paid a moment ago is left: the caller looks again for what runs.
+/// Ends those. Fails where one was paid a moment ago, or its payment is under way: the caller looks again for what runs.
 pub async fn give_up(billing: &Billing, begun: &[Begun]) -> Result<(), Error> {
     let stripe = billing.stripe()?;
     for one in begun {
         // First the invoice, which then cannot be paid any more: what is cancelled instead might have been paid.
-        if let Some(invoice) = one
-            .latest_invoice
-            .as_ref()
-            .filter(|invoice| invoice.status.as_deref() == Some("open"))
+        if let Some(invoice) = &one.latest_invoice
+            && !is_void(billing, &invoice.id).await?
         {
-            let void = VoidInvoiceInvoice::new(invoice.id.as_str());
-            match stripe.write::<Invoice>(&void, Write::Settable).await {
-                Ok(_) => {}
-                Err(StripeError::Refused(refusal)) => {
-                    info!(
-                        stripe_subscription.id = one.id,
-                        "its first invoice is open no more: {refusal}"
-                    );
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            }
+            return Err(Error::Conflict(format!(
+                "the first payment of another subscription ({}) is under way: try again when it is through",
+                one.id
+            )));
         }
         let cancel = CancelSubscription::new(one.id.as_str())
             .invoice_now(false)
@@ -138,6 +143,19 @@ pub async fn give_up(billing: &Billing, begun: &[Begun]) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// Voids an invoice, if it can still be: not one that is paid, or whose payment is under way.
+async fn is_void(billing: &Billing, invoice: &str) -> Result<bool, Error> {
+    let stripe = billing.stripe()?;
+    let void = VoidInvoiceInvoice::new(invoice);
+    let invoice: Invoice = match stripe.write(&void, Write::Settable).await {
+        Ok(invoice) => invoice,
+        // It may be void already.
+        Err(StripeError::Refused(_)) => stripe.read(&RetrieveInvoice::new(invoice)).await?,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(invoice.status.as_deref() == Some("void"))
 }
 
 /// The account's open checkout.

@@ -88,7 +88,7 @@ async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Resul
     };
     if invoice.status.as_deref() == Some("draft") {
         // What is told while it is a draft is on it.
-        billing.flush(account).await?;
+        billing.flush(account, subscription).await?;
     }
     if let Some(finalized_at) = invoice.status_transitions.finalized_at {
         sqlx::query!(

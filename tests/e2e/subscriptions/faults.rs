@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use billing_worker::customers;
 use devstack::{
     StripeDoubleOptions,
     stripe_double::{FaultKind, FaultRule},
@@ -130,7 +131,7 @@ async fn a_crash_after_stripe_made_the_customer_makes_no_second_one_also_a_day_l
         let hang = FaultRule::new(FaultKind::Hang { ms: 60_000 }).after();
         rig.control()
             .add_fault(hang.path("/v1/customers").method("POST").times(1));
-        let call = rig.post(&ada, "create-checkout-session", json!({ "tier": "pro" }));
+        let call = customers::ensure(&rig.billing, ada.account);
         // Given up while Stripe's answer is under way: nothing of it was written down.
         assert!(tokio::time::timeout(Duration::from_millis(500), call).await.is_err());
         rig.control().clear_faults();

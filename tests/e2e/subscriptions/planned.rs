@@ -1,9 +1,12 @@
 //! What is planned for a subscription stays planned until something else is done.
 
+use std::time::Duration;
+
 use devstack::{
     StripeDoubleOptions,
     stripe_double::{Card, FaultKind, FaultRule},
 };
+use harness::eventually;
 use schema::Catalogue;
 use serde_json::{Value, json};
 
@@ -144,6 +147,73 @@ async fn an_upgrade_beside_a_planned_one_whose_answer_was_lost_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_answer_is_lost_what_was_planned_stays_or_what_was_asked_for_is_done() {
+    let lost = |path: &str| FaultRule::new(FaultKind::ServerError).after().path(path).times(1);
+    for path in [
+        "/v1/subscription_schedules",
+        "/v1/subscription_schedules/",
+        "/v1/subscriptions/",
+    ] {
+        for (body, done) in [
+            (json!({ "tier": "enterprise" }), is("enterprise", false, None)),
+            (json!({ "tier": "pro" }), is("team", true, Some("pro"))),
+        ] {
+            let what = format!("{path}, {body}");
+            let (rig, ada, _) = team().await;
+            rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
+            let before = planned(&rig, &ada).await;
+            rig.control().add_fault(lost(path).method("POST"));
+            let answer = rig.post(&ada, "upgrade", body.clone()).await;
+            rig.control().clear_faults();
+            let now = planned(&rig, &ada).await;
+            let expected = if answer.status.is_success() { &done } else { &before };
+            assert_eq!(&now, expected, "{what}: {}", answer.status);
+            rig.post(&ada, "upgrade", body).await;
+            assert_eq!(planned(&rig, &ada).await, done, "{what}: again");
+            rig.settle().await;
+            assert_eq!(planned(&rig, &ada).await, done, "{what}: as Stripe has it");
+            rig.assert_valid();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_now_that_stripe_fails_takes_no_plan_back_and_a_lost_release_is_one() {
+    let (rig, ada, _) = team().await;
+    rig.post(&ada, "upgrade", json!({ "tier": "pro" })).await.ok().unwrap();
+    let fails = FaultRule::new(FaultKind::ServerError);
+    rig.control()
+        .add_fault(fails.clone().method("DELETE").path("/v1/subscriptions/"));
+    let failed = rig.post(&ada, "cancel", json!({ "when": "now" })).await;
+    assert_eq!(failed.status.as_u16(), 503);
+    rig.control().clear_faults();
+    assert_eq!(planned(&rig, &ada).await, is("team", true, Some("pro")));
+
+    let lost = fails.after().method("POST").path("/v1/subscription_schedules/");
+    rig.control().add_fault(lost.times(1));
+    rig.post(&ada, "resume", json!({})).await.ok().unwrap();
+    assert_eq!(planned(&rig, &ada).await, is("team", false, None));
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_seen_through_though_its_caller_hangs_up() {
+    let (rig, ada, _) = team().await;
+    rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
+    let slow = FaultRule::new(FaultKind::Hang { ms: 1_000 })
+        .method("POST")
+        .path("/v1/subscriptions/");
+    rig.control().add_fault(slow.times(1));
+    let upgrade = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" }));
+    assert!(tokio::time::timeout(Duration::from_millis(300), upgrade).await.is_err());
+    eventually("it is done", async || {
+        (planned(&rig, &ada).await == is("enterprise", false, None)).then_some(())
+    })
+    .await;
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_in_the_portal_is_taken_back_here() {
     let (rig, ada, _) = team().await;
     let id = rig.subscription(&ada).await["stripe_subscription_id"]
@@ -164,30 +234,68 @@ async fn a_cancellation_in_the_portal_is_taken_back_here() {
     rig.assert_valid();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn usage_of_before_an_upgrade_is_billed_at_its_own_prices() {
+/// What was billed of exports on Pro, by line: its name and cents.
+fn billed(rig: &Rig, who: &Subscriber) -> Vec<(String, i64)> {
+    let invoices = rig.control().invoices(&rig.customers(who)[0]);
+    let lines = invoices
+        .iter()
+        .flat_map(|invoice| invoice["lines"]["data"].as_array().unwrap());
+    lines
+        .map(|line| {
+            (
+                line["description"].as_str().unwrap().to_owned(),
+                line["amount"].as_i64().unwrap(),
+            )
+        })
+        .filter(|(name, cents)| name.contains("Pro: export") && *cents > 0)
+        .collect()
+}
+
+async fn with_exports(units: i64) -> (Rig, Subscriber) {
     let rig = Rig::with(StripeDoubleOptions::default(), with_overage()).await;
     rig.listen();
     let ada = rig.subscriber("ada").await;
     rig.check_out(&ada, "pro").await;
     rig.settle().await;
+    rig.use_units(&ada, "export", units).await;
+    (rig, ada)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_of_before_an_upgrade_is_billed_at_its_own_prices() {
     // Forty past those that are included, which nobody has told to Stripe yet.
-    rig.use_units(&ada, "export", 140).await;
+    let (rig, ada) = with_exports(140).await;
     rig.turn_by(3_600);
     assert_eq!(upgrade(&rig, &ada).await.0, 200);
-    let invoices = rig.control().invoices(&rig.customers(&ada)[0]);
-    let invoices = invoices
-        .iter()
-        .map(|invoice| invoice["lines"]["data"].as_array().unwrap());
-    let lines: Vec<&Value> = invoices.flatten().collect();
-    let billed: Vec<(&str, i64)> = lines
-        .iter()
-        .map(|line| (line["description"].as_str().unwrap(), line["amount"].as_i64().unwrap()))
-        .filter(|(name, cents)| name.contains("Pro: export") && *cents > 0)
-        .collect();
+    let billed = billed(&rig, &ada);
     assert!(
-        matches!(billed[..], [(name, 200)] if name.starts_with("40 × Pro: export")),
-        "{lines:?}"
+        matches!(&billed[..], [(name, 200)] if name.starts_with("40 × Pro: export")),
+        "{billed:?}"
     );
     rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_of_a_subscriptions_first_minute_is_billed_before_it_ends() {
+    for (path, body) in [
+        ("cancel", json!({ "when": "now" })),
+        ("upgrade", json!({ "tier": "enterprise" })),
+    ] {
+        let (rig, ada) = with_exports(140).await;
+        rig.turn_by(2);
+        let early = rig.post(&ada, path, body.clone()).await;
+        let wait_s: i64 = early.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=61).contains(&wait_s), "{path}: {wait_s}");
+        assert_eq!(
+            (early.status.as_u16(), early.json().unwrap()["error"].clone()),
+            (503, json!("usage_untold"))
+        );
+        assert_eq!(planned(&rig, &ada).await, is("pro", false, None), "{path}");
+        rig.turn_by(wait_s);
+        rig.post(&ada, path, body).await.ok().unwrap();
+        rig.settle().await;
+        let billed = billed(&rig, &ada);
+        assert!(matches!(&billed[..], [(_, 200)]), "{path}: {billed:?}");
+        rig.assert_valid();
+    }
 }

@@ -28,6 +28,7 @@ use harness::PATIENCE;
 use ingestor::migrate::{self, MigrateSettings};
 use schema::{AccountId, Catalogue, Period, clock::Clock};
 use serde_json::{Value, json};
+use service::Lifecycle;
 use sqlx::PgPool;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::net::TcpListener;
@@ -315,6 +316,7 @@ async fn serve(billing: &Billing, metrics: &Metrics) -> (String, AbortOnDropHand
         billing: billing.clone(),
         metrics: metrics.clone(),
         inbox: Arc::default(),
+        life: Lifecycle::new(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

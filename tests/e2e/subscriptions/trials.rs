@@ -1,6 +1,9 @@
 //! A plan that is tried before it is paid: once, with a card by its end, and until another plan is chosen.
 
-use devstack::{StripeDoubleOptions, stripe_double::Card};
+use devstack::{
+    StripeDoubleOptions,
+    stripe_double::{Card, FaultKind, FaultRule},
+};
 use http::{Request, header};
 use http_body_util::Full;
 use schema::Catalogue;
@@ -119,6 +122,22 @@ async fn a_trial_by_a_form_goes_on_for_who_gave_a_card_and_ends_for_who_did_not(
         invoices.iter().all(|invoice| invoice["amount_due"] == 0),
         "he owes nothing: {invoices:?}"
     );
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_whose_form_was_lost_is_handed_out_until_it_has_a_card() {
+    let rig = with_trial().await;
+    let ada = rig.subscriber("ada").await;
+    let lost = FaultRule::new(FaultKind::ServerError).after().method("POST");
+    rig.control().add_fault(lost.path("/v1/subscriptions").times(1));
+    let begin = async || rig.post(&ada, "subscriptions", json!({ "tier": "pro" })).await;
+    assert_eq!(begin().await.status.as_u16(), 503);
+    let begun = begin().await.ok().unwrap();
+    assert!(begun["client_secret"].as_str().unwrap().starts_with("seti_"), "{begun}");
+    let customer = rig.customers(&ada).remove(0);
+    rig.control().set_card(&customer, Some(Card::Ok)).unwrap();
+    assert_eq!(begin().await.json().unwrap()["error"], "already_subscribed");
     rig.assert_valid();
 }
 

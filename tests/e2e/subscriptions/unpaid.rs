@@ -1,6 +1,6 @@
 //! Of what waits for a first payment one thing at the most can be paid.
 
-use devstack::stripe_double::Card;
+use devstack::stripe_double::{Card, FaultKind, FaultRule};
 use serde_json::{Value, json};
 
 use super::rig::{DAY_S, Rig, Subscriber};
@@ -88,6 +88,27 @@ async fn what_was_paid_a_moment_ago_is_not_begun_anew() {
         }
         rig.assert_valid();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_whose_subscription_could_not_be_given_up_is_not_handed_out_again() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    let dead = begin(&rig, &ada, FORM, "pro").await;
+    // Its invoice is void by then.
+    let fails = FaultRule::new(FaultKind::ServerError).method("DELETE");
+    rig.control().add_fault(fails.path("/v1/subscriptions/"));
+    let failed = rig.post(&ada, FORM, json!({ "tier": "enterprise" })).await;
+    assert_eq!(failed.status.as_u16(), 503);
+    rig.control().clear_faults();
+    let again = begin(&rig, &ada, FORM, "pro").await;
+    assert_ne!(again["subscription_id"], dead["subscription_id"]);
+    pay(&rig, &ada, &dead).unwrap_err();
+    pay(&rig, &ada, &again).unwrap();
+    rig.settle().await;
+    assert_eq!(rig.subscription(&ada).await["status"], "active");
+    rig.assert_valid();
 }
 
 #[tokio::test(flavor = "multi_thread")]
