@@ -129,6 +129,11 @@ async fn start(
         inbox: Arc::default(),
         life: life.clone(),
     };
+    let (stopped, stopping) = (billing.clone(), life.clone());
+    life.spawn(async move {
+        stopping.stopping().await;
+        stopped.stop();
+    });
     if billing.has_stripe() {
         life.spawn(chores::check_stripe(billing.clone(), life.clone()));
         life.spawn(chores::report(billing.clone(), life.clone()));

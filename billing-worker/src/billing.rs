@@ -102,33 +102,47 @@ impl Billing {
     /// Tells Stripe all that the account has used, now. Fails where some of what the subscription still bills cannot be told: what
     /// was not told when it ends is not billed.
     pub async fn flush(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
-        reports::flush(self.reporter()?, account, self.clock.now_s())
+        let flushed = reports::flush(self.reporter()?, account, self.clock.now_s())
             .await
             .map_err(|failure| Error::UsageUntold(format!("{failure:#}")))?;
+        let held = flushed.held.into_iter();
+        let (starts, usage_types): (Vec<_>, Vec<_>) = held.map(|line| (instant(line.start), line.usage_type)).unzip();
         let untold = sqlx::query_scalar!(
-            r#"select count(*) as "untold!" from meter_reports r
-                   join billing_periods p on p.account_id = r.account_id and p.period_start = r.period_start
-               where r.state in ('open', 'parked') and r.account_id = $1 and p.stripe_subscription_id = $2
-                   and p.final_at is null"#,
+            r#"select count(*) as "untold!" from (
+                   select period_start, usage_type from meter_reports where account_id = $1 and state in ('open', 'parked')
+                   union select * from unnest($3::timestamptz[], $4::text[]) as held (period_start, usage_type)
+               ) as untold
+                   join billing_periods p on p.account_id = $1 and p.period_start = untold.period_start
+                   join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
+                   join subscription_items i on i.subscription_id = s.id and i.usage_type = untold.usage_type
+               where p.stripe_subscription_id = $2 and p.final_at is null"#,
             account.0,
-            subscription
+            subscription,
+            &starts,
+            &usage_types
         )
         .fetch_one(&self.admin.db)
         .await?;
         match untold {
             0 => Ok(()),
-            untold => Err(Error::UsageUntold(format!("{untold} reports wait, or are parked"))),
+            untold => Err(Error::UsageUntold(format!(
+                "{untold} of its counts wait for a report, or a report is parked"
+            ))),
         }
     }
 
-    /// The same before a change that bills what was used until now. In a period's first minute usage is told for the minute that
-    /// comes (see [`crate::reports::period`]), and would not be billed with it.
-    pub async fn flush_before_change(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
-        self.flush(account, subscription).await?;
+    /// Before a change that bills what was used until now: fails where some of that was told for a time that has not come. In a
+    /// period's first minute usage is told for the minute after (see [`crate::reports::period`]), and would not be billed.
+    pub async fn refuse_told_ahead(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
         let now = self.clock.now_s();
         let ahead = sqlx::query_scalar!(
-            "select max(reported_for) from meter_reports where account_id = $1 and reported_for >= $2",
+            "select max(r.reported_for) from meter_reports r
+                 join billing_periods p on p.account_id = r.account_id and p.period_start = r.period_start
+                 join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
+                 join subscription_items i on i.subscription_id = s.id and i.usage_type = r.usage_type
+             where r.account_id = $1 and r.reported_for >= $3 and p.stripe_subscription_id = $2",
             account.0,
+            subscription,
             instant(now)
         )
         .fetch_one(&self.admin.db)
@@ -139,6 +153,11 @@ impl Billing {
                 wait_s: ahead.unix_timestamp() - now + 1,
             }),
         }
+    }
+
+    /// From now on nobody who asks is given a turn: what they would begin could be cut off.
+    pub fn stop(&self) {
+        self.turns.stop();
     }
 
     /// The account's turn to hold its subscription's lock while Stripe is asked.

@@ -235,7 +235,7 @@ impl IntoResponse for Error {
             other => other.to_string(),
         };
         let problem = json!({
-            "type": "about:blank",
+            "type": format!("urn:trendit:problem:{code}"),
             "title": status.canonical_reason(),
             "status": status.as_u16(),
             "detail": message,

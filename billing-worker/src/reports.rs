@@ -17,6 +17,7 @@
 //! | what an answer of Stripe's proves | [`outcome`] |
 //! | sending | [`send`] |
 //! | what Stripe says it has | [`summary`] |
+//! | closing periods whose invoice is final | [`close`] |
 //! | usage that comes too late for its period | [`carry`], [`charge`], [`tiers`] |
 //! | freezing what agrees everywhere, thawing what then changes | [`freeze`], [`thaw`] |
 //! | ClickHouse, ledger and Stripe side by side | [`reconcile`] |
@@ -24,6 +25,7 @@
 
 pub mod carry;
 pub mod charge;
+pub mod close;
 pub mod count;
 pub mod credits;
 pub mod draft;
@@ -44,7 +46,7 @@ mod tests;
 pub mod thaw;
 pub mod tiers;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clickhouse::Client;
@@ -58,7 +60,7 @@ use tracing::{info, warn};
 pub use metrics::ReportMetrics;
 pub use settings::{LateUsage, ReportSettings};
 
-use self::{draft::Drafted, freeze::Frozen, send::Sent, send::Which, summary::Meters};
+use self::{draft::Drafted, freeze::Frozen, identifier::LineId, send::Sent, send::Which, summary::Meters};
 use crate::stripe::Stripe;
 
 /// Accounts at once: one query of ClickHouse, one transaction, and what is in memory.
@@ -89,17 +91,22 @@ pub struct Step {
     /// Lines newly found to drift.
     pub drifts: u64,
     pub frozen: Frozen,
+    /// Periods whose invoice was final, and no event had told.
+    pub closed: u64,
     /// Frozen periods for which events have come after all.
     pub thawed: u64,
 }
 
 /// What a flush left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Flushed {
     pub delivered: u64,
     /// Reports that Stripe may not have: to be told of later.
     pub open: u64,
     pub parked: u64,
+    /// Lines that could not be counted, or whose reports have to wait for others.
+    #[serde(skip)]
+    pub held: Vec<LineId>,
 }
 
 impl Reporter {
@@ -160,6 +167,7 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Step> {
         drifts = step.drifts,
         frozen = step.frozen.periods,
         thawed = step.thawed,
+        closed = step.closed,
         seconds = began.elapsed().as_secs_f32(),
         "reported usage"
     );
@@ -184,7 +192,7 @@ pub async fn flush(reporter: &Reporter, account: AccountId, now: i64) -> Result<
         let at = now + i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
         let mut failure = None;
         let before = step;
-        page(reporter, &[account], Which::All, at, &mut step, &mut failure).await?;
+        let held = page(reporter, &[account], Which::All, at, &mut step, &mut failure).await?;
         if let Some(failure) = failure {
             return Err(failure);
         }
@@ -203,19 +211,28 @@ pub async fn flush(reporter: &Reporter, account: AccountId, now: i64) -> Result<
             delivered: step.sent.delivered,
             open: left.open.unsigned_abs(),
             parked: left.parked.unsigned_abs(),
+            held,
         };
-        if left.open == 0 && is_counted || backoff.tries() + 1 >= TRIES {
-            info!(account.id = %account, delivered = flushed.delivered, open = flushed.open, parked = flushed.parked, "flushed usage");
+        if left.open == 0 && is_counted && flushed.held.is_empty() || backoff.tries() + 1 >= TRIES {
+            info!(
+                account.id = %account,
+                delivered = flushed.delivered,
+                open = flushed.open,
+                parked = flushed.parked,
+                held = flushed.held.len(),
+                "flushed usage"
+            );
             return Ok(flushed);
         }
         let delay = backoff.next_delay();
-        if left.open > 0 {
+        if left.open > 0 || !flushed.held.is_empty() {
             sleep(delay).await;
         }
     }
 }
 
-/// Counts, sends and bills a page of accounts. Reports that were written before are sent though ClickHouse is away.
+/// Counts, sends and bills a page of accounts; returns the lines that could not be counted, or have to wait. Reports that were
+/// written before are sent though ClickHouse is away.
 async fn page(
     reporter: &Reporter,
     accounts: &[AccountId],
@@ -223,19 +240,12 @@ async fn page(
     now: i64,
     step: &mut Step,
     failure: &mut Option<anyhow::Error>,
-) -> Result<()> {
+) -> Result<Vec<LineId>> {
+    let mut held = Vec::new();
     // Once ClickHouse did not answer, the other pages need not wait for it as well.
     if failure.is_none() {
-        match draft::page(reporter, accounts, now).await {
-            Ok(Drafted {
-                reports,
-                carries,
-                drifts,
-            }) => {
-                step.written += reports;
-                step.carries += carries;
-                step.drifts += drifts;
-            }
+        match count(reporter, accounts, now, step).await {
+            Ok(left) => held = left,
             Err(error) => {
                 warn!("usage was not counted: {error:#}");
                 *failure = Some(error);
@@ -249,7 +259,29 @@ async fn page(
     step.sent.withdrawn += sent.withdrawn;
     step.sent.without_meter += sent.without_meter;
     step.carries += charge::page(reporter, accounts, now).await?;
-    Ok(())
+    Ok(held)
+}
+
+/// Counts a page; what was used in periods that are over is told once Stripe was asked whether their invoices are final.
+async fn count(reporter: &Reporter, accounts: &[AccountId], now: i64, step: &mut Step) -> Result<Vec<LineId>> {
+    let mut add = |drafted: &Drafted| {
+        step.written += drafted.reports;
+        step.carries += drafted.carries;
+        step.drifts += drafted.drifts;
+    };
+    let first = draft::page(reporter, accounts, now, &HashSet::new()).await?;
+    add(&first);
+    if first.overdue.is_empty() {
+        return Ok(first.held);
+    }
+    let asked = close::ask(reporter, &first.overdue).await?;
+    let again: HashSet<AccountId> = asked.periods.iter().map(|(account, _)| *account).collect();
+    let accounts: Vec<AccountId> = again.iter().copied().collect();
+    let second = draft::page(reporter, &accounts, now, &asked.periods).await?;
+    add(&second);
+    step.closed += asked.closed;
+    let others = first.held.into_iter().filter(|id| !again.contains(&id.account));
+    Ok(others.chain(second.held).collect())
 }
 
 async fn forget(reporter: &Reporter, now: i64) -> sqlx::Result<()> {

@@ -23,8 +23,9 @@ pub const CONNECTIONS_BESIDE: usize = 4;
 /// So many may ask for the turn of one account at a time: they are seen through though their callers hang up.
 const ASKERS_MAX: usize = 32;
 
-/// How long somebody waits for a turn.
+/// How long somebody waits for a turn, and the service itself: two others may be ahead of it.
 const PATIENCE: Duration = Duration::from_secs(10);
+const OWN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Cheap to clone; all clones share the turns.
 #[derive(Clone)]
@@ -40,6 +41,7 @@ struct Inner {
     /// Accounts that have a turn, or wait for one: each has one at a time, and waits for it outside of the turns.
     accounts: Mutex<HashMap<AccountId, Weak<Account>>>,
     patience: Duration,
+    own_patience: Duration,
 }
 
 #[derive(Default)]
@@ -59,12 +61,12 @@ pub struct Turn {
 
 impl Default for Turns {
     fn default() -> Self {
-        Self::new(TURNS, PATIENCE)
+        Self::new(TURNS, PATIENCE, OWN_PATIENCE)
     }
 }
 
 impl Turns {
-    fn new(turns: usize, patience: Duration) -> Self {
+    fn new(turns: usize, patience: Duration, own_patience: Duration) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
             inner: Arc::new(Inner {
@@ -73,6 +75,7 @@ impl Turns {
                 unasked: semaphore(turns - 1),
                 accounts: Mutex::default(),
                 patience,
+                own_patience,
             }),
         }
     }
@@ -103,7 +106,13 @@ impl Turns {
                 _account: Arc::clone(&account),
             })
         };
-        timeout(inner.patience, taken).await.ok().flatten()
+        let patience = if asks { inner.patience } else { inner.own_patience };
+        timeout(patience, taken).await.ok().flatten()
+    }
+
+    /// Nobody who asks is given one any more.
+    pub fn stop(&self) {
+        self.inner.asked.close();
     }
 
     fn of(&self, account: AccountId) -> Arc<Account> {
@@ -124,7 +133,7 @@ mod tests {
     use super::*;
 
     fn turns() -> Turns {
-        Turns::new(TURNS, Duration::from_millis(20))
+        Turns::new(TURNS, Duration::from_millis(20), Duration::from_millis(20))
     }
 
     #[tokio::test]
@@ -144,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_again_and_again_does_not_keep_the_service_from_its_turn() {
-        let (turns, ada) = (Turns::new(TURNS, Duration::from_secs(10)), AccountId::new());
+        let (turns, ada) = (Turns::default(), AccountId::new());
         let first = turns.take(ada, By::Customer).await.unwrap();
         // One has it.
         let mut asking: Vec<_> = (0..ASKERS_MAX - 1)
@@ -160,6 +169,18 @@ mod tests {
         // One of them was in the queue before it.
         drop(asking.remove(0).await.unwrap());
         assert!(service.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn who_asks_while_the_service_stops_is_given_none() {
+        let (turns, ada) = (Turns::default(), AccountId::new());
+        let first = turns.take(ada, By::Customer).await.unwrap();
+        let mut second = Box::pin(turns.take(ada, By::Customer));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        turns.stop();
+        drop(first);
+        assert!(second.await.is_none());
+        assert!(turns.take(ada, By::Stripe).await.is_some());
     }
 
     #[tokio::test]

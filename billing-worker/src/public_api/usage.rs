@@ -32,6 +32,7 @@ struct UsageOfType {
     limit: Option<i64>,
     /// Units past the limit that are billed.
     overage: i64,
+    /// As recorded: requests, and corrections of them.
     events: u64,
 }
 

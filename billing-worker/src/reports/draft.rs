@@ -14,18 +14,25 @@ use schema::AccountId;
 use self::page::Locked;
 pub(super) use self::page::Page;
 use super::{
-    Reporter, carry, count, credits,
+    Reporter, carry, close,
+    count::{self, AccountPeriod},
+    credits,
     identifier::{LineId, identifier},
     ledger::Decision,
+    period::BillingPeriod,
 };
 
 /// What was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Drafted {
     pub reports: u64,
     pub carries: u64,
     /// Lines that lie below what was told, found by this count.
     pub drifts: u64,
+    /// Lines that may have units to tell, and were left: another worker holds them, or something is in their way.
+    pub held: Vec<LineId>,
+    /// Periods with units to tell whose invoice may be final: held until Stripe was asked.
+    pub overdue: Vec<BillingPeriod>,
 }
 
 /// A report to be written.
@@ -38,7 +45,13 @@ struct Draft {
     reported_for: i64,
 }
 
-pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Result<Drafted> {
+/// `asked`: periods that are over, and whose invoices Stripe was asked for just now.
+pub async fn page(
+    reporter: &Reporter,
+    accounts: &[AccountId],
+    now: i64,
+    asked: &HashSet<AccountPeriod>,
+) -> Result<Drafted> {
     let periods = rows::periods(reporter, accounts, now)
         .await
         .context("reading billing periods")?;
@@ -53,6 +66,8 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
 
     let mut tx = reporter.db.begin().await.context("locking the ledger")?;
     let lines = rows::lock(&mut tx, &pairs).await.context("locking the ledger")?;
+    let mut held = rows::lines(&mut tx, &pairs).await.context("reading the ledger")?;
+    held.retain(|id| !lines.contains_key(id));
     let mut page = Page { lines, periods };
     // In a statement of its own, after the locks: it sees whatever those who had them before have written.
     let busy = rows::busy(&mut tx, accounts).await.context("reading open reports")?;
@@ -60,6 +75,7 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
         carries: carry::arrive(&mut tx, &mut page, accounts, now)
             .await
             .context("settling carries")?,
+        held,
         ..Drafted::default()
     };
     let known = credits::read(&mut *tx, &pairs).await.context("reading credits")?;
@@ -98,7 +114,13 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
         match decision {
             Decision::Even | Decision::Drift { .. } => {}
             // One at a time of a customer and a meter, whatever the period.
-            Decision::Report { .. } if occupied.contains(&(id.account, id.usage_type.clone())) => {}
+            Decision::Report { .. } if occupied.contains(&(id.account, id.usage_type.clone())) => drafted.held.push(id),
+            Decision::Report { .. } if close::is_due(&period, now) && !asked.contains(&(id.account, id.start)) => {
+                drafted.held.push(id);
+                if drafted.overdue.last() != Some(&period) {
+                    drafted.overdue.push(period);
+                }
+            }
             Decision::Report { from, to, reported_for } => {
                 let number = line.reports + 1;
                 drafts.push(Draft {
@@ -123,7 +145,10 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
             }
         }
     }
-    for id in rows::insert(&mut tx, &drafts, now).await.context("writing reports")? {
+    let inserted = rows::insert(&mut tx, &drafts, now).await.context("writing reports")?;
+    let left = drafts.into_iter().map(|draft| draft.line);
+    drafted.held.extend(left.filter(|line| !inserted.contains(line)));
+    for id in inserted {
         drafted.reports += 1;
         page.change(&id, |line| line.reports += 1);
     }

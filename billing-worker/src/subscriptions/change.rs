@@ -137,7 +137,7 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
         }
         CancelWhen::PeriodEnd => cancel_at_period_end(billing, account, &running).await,
         CancelWhen::Now => {
-            billing.flush_before_change(account, &running.subscription.id).await?;
+            tell_usage(billing, account, &running).await?;
             cancel_now(billing, account, &running).await
         }
     };
@@ -178,6 +178,16 @@ async fn read_back(
     done.and(stored)
 }
 
+/// Before a change that bills what was used until now.
+async fn tell_usage(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
+    billing.flush(account, &running.subscription.id).await?;
+    if running.status() == Some(SubscriptionStatus::Trialing) {
+        // Nothing of it is billed.
+        return Ok(());
+    }
+    billing.refuse_told_ahead(account, &running.subscription.id).await
+}
+
 /// What was planned is taken back once the larger plan is paid: a payment that fails changes nothing.
 async fn upgrade(
     billing: &Billing,
@@ -188,7 +198,7 @@ async fn upgrade(
 ) -> Result<(), Error> {
     if running.is_metered() {
         // At the prices that it was used at: what is told later is billed at those of the larger plan.
-        billing.flush_before_change(account, &running.subscription.id).await?;
+        tell_usage(billing, account, running).await?;
     }
     let swapped = async {
         // In the way of another one's prices.

@@ -150,9 +150,6 @@ impl Running {
     }
 
     async fn try_to_put_back(&self, billing: &Billing, account: AccountId) -> Result<(), Error> {
-        if !self.has_plans() {
-            return Ok(());
-        }
         let now = match self.now(billing).await {
             // Another plan: what failed was done after all, and old plans do not go with it.
             Ok(now) if now.subscription.id == self.subscription.id && now.plan() == self.plan() => now,
@@ -168,11 +165,18 @@ impl Running {
             Some(priced.collect::<Vec<Priced>>())
         };
         let before = planned(self);
-        if before == planned(&now) && self.subscription.cancel_at == now.subscription.cancel_at {
+        let is_scheduled = |of: &Self| of.schedule.is_some();
+        if before == planned(&now)
+            && is_scheduled(self) == is_scheduled(&now)
+            && self.subscription.cancel_at == now.subscription.cancel_at
+        {
             return Ok(());
         }
-        // One that was begun, and whose making failed.
+        // One that was begun, and whose making failed; or an end that was planned, and its answer lost.
         now.release_schedule(billing).await?;
+        if self.subscription.cancel_at.is_none() {
+            now.keep(billing).await?;
+        }
         if let Some(before) = before {
             return now.plan_next(billing, account, &before).await;
         }

@@ -8,6 +8,7 @@ use crate::{
     billing::Billing,
     customers,
     error::Error,
+    reports::close,
     stripe::object::Invoice,
     subscriptions::{refresh, unpaid},
 };
@@ -90,19 +91,6 @@ async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Resul
         // What is told while it is a draft is on it.
         billing.flush(account, subscription).await?;
     }
-    if let Some(finalized_at) = invoice.status_transitions.finalized_at {
-        sqlx::query!(
-            // Within a minute: a subscription that is ended now ends a moment before or after its last invoice's period.
-            "update billing_periods set final_at = $4
-             where account_id = $1 and stripe_subscription_id = $2 and final_at is null
-               and period_end between $3::timestamptz - interval '1 minute' and $3::timestamptz + interval '1 minute'",
-            account.0,
-            subscription,
-            schema::period::instant(invoice.period_end),
-            schema::period::instant(finalized_at)
-        )
-        .execute(&billing.admin.db)
-        .await?;
-    }
+    close::close(&billing.admin.db, account, subscription, &invoice).await?;
     Ok(())
 }

@@ -68,15 +68,12 @@ async fn a_stripe_that_takes_its_time_keeps_no_gateway_from_an_account() {
     rig.settle().await;
     let hang = FaultRule::new(FaultKind::Hang { ms: 1_000 }).path("/v1/subscriptions");
     rig.control().add_fault(hang);
-    let held = "select count(*) from pg_locks where locktype = 'advisory' and granted
-         and database = (select oid from pg_database where datname = current_database())";
-    let held = async || sqlx::query_scalar::<_, i64>(held).fetch_one(&rig.pool).await.unwrap();
     let gateway = async {
-        eventually("Stripe is asked", async || (held().await == 1).then_some(())).await;
+        eventually("Stripe is asked", async || (rig.changes().await == 1).then_some(())).await;
         let share = "select id from accounts where id = $1 for share nowait";
         let share = sqlx::query(share).bind(ada.account.0).execute(&rig.pool).await;
         assert_eq!(share.unwrap().rows_affected(), 1);
-        assert_eq!(held().await, 1, "it was asked all the while");
+        assert_eq!(rig.changes().await, 1, "it was asked all the while");
         rig.control().clear_faults();
     };
     let upgrade = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" }));

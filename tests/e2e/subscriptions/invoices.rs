@@ -1,6 +1,6 @@
 //! What an invoice bills by the unit is what was counted of its period, and stands there with its name.
 
-use billing_worker::reports;
+use billing_worker::{reports, webhook::comparison};
 use devstack::StripeDoubleOptions;
 use serde_json::{Value, json};
 
@@ -56,5 +56,31 @@ async fn an_invoice_bills_all_that_was_counted_until_its_period_ended() {
     assert_eq!(rig.period(&ada).await.start, first.end);
     rig.end_period(&ada).await;
     assert_eq!(rig.get(&ada, "invoices").await["items"][0]["total_cents"], 2_900);
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_of_a_period_whose_invoice_nobody_heard_of_is_on_the_next_one() {
+    let rig = Rig::with(StripeDoubleOptions::default(), with_overage()).await;
+    let ada = rig.subscriber("ada").await;
+    rig.check_out(&ada, "pro").await;
+    let look = async || comparison::run(&rig.billing).await.unwrap();
+    assert_eq!(look().await.mended, 1);
+    rig.use_units(&ada, "export", 135).await;
+    // No event comes, and the invoice is final by then.
+    rig.turn_to(rig.period(&ada).await.end + 3 * 3_600);
+    look().await;
+    let reporter = rig.billing.reporter().unwrap();
+    let step = async || reports::step(reporter, rig.control().now()).await.unwrap();
+    let first = step().await;
+    assert_eq!((first.closed, first.carries > 0), (1, true), "{first:?}");
+    assert_eq!(step().await.closed, 0);
+    let state = rig.state(&ada).await.unwrap();
+    assert!(state["periods"][0]["final_at"].is_string(), "{state}");
+
+    rig.listen();
+    rig.end_period(&ada).await;
+    let invoices = rig.get(&ada, "invoices").await;
+    assert_eq!(invoices["items"][0]["total_cents"], 2_900 + 35 * 5, "{invoices}");
     rig.assert_valid();
 }

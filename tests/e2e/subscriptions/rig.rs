@@ -231,6 +231,13 @@ impl Rig {
         }
     }
 
+    /// Subscriptions that are read or changed in Stripe at this moment.
+    pub async fn changes(&self) -> i64 {
+        let held = "select count(*) from pg_locks where locktype = 'advisory' and granted
+             and database = (select oid from pg_database where datname = current_database())";
+        sqlx::query_scalar(held).fetch_one(&self.pool).await.unwrap()
+    }
+
     /// Goes through a checkout to its end, as a person would.
     pub async fn check_out(&self, who: &Subscriber, tier: &str) {
         let opened = self

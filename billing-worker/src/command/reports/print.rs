@@ -32,8 +32,13 @@ pub fn flushed(json: bool, flushed: Flushed) -> Result<()> {
             delivered,
             open,
             parked,
-        } = flushed;
-        format!("{delivered} reports delivered, {open} still open, {parked} parked")
+            held,
+        } = &flushed;
+        let waiting = match held.len() {
+            0 => String::new(),
+            lines => format!(", {lines} counts left for later"),
+        };
+        format!("{delivered} reports delivered, {open} still open, {parked} parked{waiting}")
     })
 }
 

@@ -108,6 +108,25 @@ pub async fn lock(
         .collect())
 }
 
+/// All of their lines, whoever holds them.
+pub async fn lines(tx: &mut Transaction<'_, Postgres>, periods: &[count::AccountPeriod]) -> sqlx::Result<Vec<LineId>> {
+    let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|(account, at)| (account.0, instant(*at))).unzip();
+    let rows = sqlx::query!(
+        "select l.account_id, l.usage_type, l.period_start
+         from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
+             join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
+         where l.frozen_units is null",
+        &accounts,
+        &starts
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| LineId::of_row(row.account_id, row.period_start, row.usage_type))
+        .collect())
+}
+
 pub async fn busy(tx: &mut Transaction<'_, Postgres>, accounts: &[AccountId]) -> sqlx::Result<HashSet<LineId>> {
     let rows = sqlx::query!(
         "select account_id, usage_type, period_start from meter_reports
@@ -123,7 +142,7 @@ pub async fn busy(tx: &mut Transaction<'_, Postgres>, accounts: &[AccountId]) ->
 }
 
 /// The lines that now have a report. One that another period of the customer's has open stands in the way: next time.
-pub async fn insert(tx: &mut Transaction<'_, Postgres>, drafts: &[Draft], now: i64) -> sqlx::Result<Vec<LineId>> {
+pub async fn insert(tx: &mut Transaction<'_, Postgres>, drafts: &[Draft], now: i64) -> sqlx::Result<HashSet<LineId>> {
     let column = |of: fn(&Draft) -> String| drafts.iter().map(of).collect::<Vec<_>>();
     let units = |of: fn(&Draft) -> i64| drafts.iter().map(of).collect::<Vec<_>>();
     let at = |of: fn(&Draft) -> i64| drafts.iter().map(|draft| instant(of(draft))).collect::<Vec<_>>();
