@@ -16,6 +16,7 @@
 //! | a report's life: send, compare, wait, withdraw | [`report`] |
 //! | what an answer of Stripe's proves | [`outcome`] |
 //! | sending | [`send`] |
+//! | telling all of one account at once | [`flush`](mod@flush) |
 //! | what Stripe says it has | [`summary`] |
 //! | closing periods whose invoice is final | [`close`] |
 //! | usage that comes too late for its period | [`carry`], [`charge`], [`tiers`] |
@@ -29,6 +30,7 @@ pub mod close;
 pub mod count;
 pub mod credits;
 pub mod draft;
+pub mod flush;
 pub mod freeze;
 pub mod identifier;
 pub mod ledger;
@@ -46,17 +48,16 @@ mod tests;
 pub mod thaw;
 pub mod tiers;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use clickhouse::Client;
 use schema::{AccountId, Catalogue, period::instant};
-use serde::Serialize;
-use service::Backoff;
 use sqlx::PgPool;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub use flush::{Flushed, flush};
 pub use metrics::ReportMetrics;
 pub use settings::{LateUsage, ReportSettings};
 
@@ -95,18 +96,6 @@ pub struct Step {
     pub closed: u64,
     /// Frozen periods for which events have come after all.
     pub thawed: u64,
-}
-
-/// What a flush left.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Flushed {
-    pub delivered: u64,
-    /// Reports that Stripe may not have: to be told of later.
-    pub open: u64,
-    pub parked: u64,
-    /// Lines that could not be counted, or whose reports have to wait for others.
-    #[serde(skip)]
-    pub held: Vec<LineId>,
 }
 
 impl Reporter {
@@ -179,55 +168,6 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Step> {
         count => bail!(
             "{count} reports wait: Stripe has no meter for their usage types (`billing-worker stripe sync` makes them)"
         ),
-    }
-}
-
-/// Counts one account and tells Stripe all of it now, with a few tries: before its subscription is cancelled at once, and
-/// while an invoice is a draft. What is left open is told later, or carried.
-pub async fn flush(reporter: &Reporter, account: AccountId, now: i64) -> Result<Flushed> {
-    const TRIES: u32 = 4;
-    let (mut step, began) = (Step::default(), Instant::now());
-    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
-    loop {
-        let at = now + i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
-        let mut failure = None;
-        let before = step;
-        let held = page(reporter, &[account], Which::All, at, &mut step, &mut failure).await?;
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        // A report of before was in the way of what was used since: count once more.
-        let done = step.sent.delivered + step.sent.withdrawn - before.sent.delivered - before.sent.withdrawn;
-        let is_counted = done == step.written - before.written;
-        let left = sqlx::query!(
-            r#"select count(*) filter (where state = 'open') as "open!", count(*) filter (where state = 'parked') as "parked!"
-               from meter_reports where state in ('open', 'parked') and account_id = $1"#,
-            account.0
-        )
-        .fetch_one(&reporter.db)
-        .await
-        .context("counting open reports")?;
-        let flushed = Flushed {
-            delivered: step.sent.delivered,
-            open: left.open.unsigned_abs(),
-            parked: left.parked.unsigned_abs(),
-            held,
-        };
-        if left.open == 0 && is_counted && flushed.held.is_empty() || backoff.tries() + 1 >= TRIES {
-            info!(
-                account.id = %account,
-                delivered = flushed.delivered,
-                open = flushed.open,
-                parked = flushed.parked,
-                held = flushed.held.len(),
-                "flushed usage"
-            );
-            return Ok(flushed);
-        }
-        let delay = backoff.next_delay();
-        if left.open > 0 || !flushed.held.is_empty() {
-            sleep(delay).await;
-        }
     }
 }
 

@@ -1,14 +1,28 @@
 //! Which plan an account has, and since when. One row is current; those that it replaced are kept. No current row: Free.
 //!
-//! A row is either an operator's assignment (made here) or a copy of a subscription in Stripe ([`mirror`], [`refresh`]).
+//! A row is either an operator's assignment (made here) or a copy of a subscription in Stripe:
+//!
+//! | what | file |
+//! |---|---|
+//! | its beginning: a hosted checkout, or a payment form | [`start`] |
+//! | what waits for a first payment: one thing at the most | [`unpaid`] |
+//! | what Stripe has at this moment | [`running`] |
+//! | another plan, the end, and taking either back | [`change`], [`preview`] |
+//! | what is planned for the next period | [`planned`] |
+//! | a plan's prices, and the items that become them | [`prices`], [`swap`] |
+//! | what a plan bills since, and a subscription does not | [`unbilled`] |
+//! | Stripe's subscriptions as rows | [`mirror`], [`refresh`], [`periods`] |
 
 pub mod change;
 pub mod mirror;
+pub mod periods;
 pub mod planned;
+pub mod preview;
 pub mod prices;
 pub mod refresh;
 pub mod running;
 pub mod start;
+pub mod swap;
 pub mod unbilled;
 pub mod unpaid;
 

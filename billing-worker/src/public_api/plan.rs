@@ -11,7 +11,10 @@ use super::{PublicApi, authenticate::Caller, subscription};
 use crate::{
     body::Body,
     error::Error,
-    subscriptions::change::{self, CancelWhen},
+    subscriptions::{
+        change::{self, CancelWhen},
+        preview,
+    },
 };
 
 #[derive(Deserialize)]
@@ -45,7 +48,7 @@ pub async fn change(
     Body(new): Body<NewPlan>,
 ) -> Result<Response, Error> {
     if new.preview {
-        return Ok(Json(change::preview(&api.billing, account, &new.tier).await?).into_response());
+        return Ok(Json(preview::preview(&api.billing, account, &new.tier).await?).into_response());
     }
     let billing = api.billing.clone();
     api.see_through(async move { change::change_plan(&billing, account, &new.tier).await })

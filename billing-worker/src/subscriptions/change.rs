@@ -3,22 +3,12 @@
 //! A larger plan begins at once and is prorated; a smaller one begins with the next period; so does the end, unless it is asked
 //! for now. Each change is decided on what Stripe says at that moment, done, and read back, under the subscription's lock.
 
-use std::collections::HashMap;
-
 use schema::{AccountId, Plan, standing::SubscriptionStatus};
-use serde::Serialize;
 use sqlx::{Postgres, Transaction};
-use stripe_billing::{
-    invoice::{
-        CreatePreviewInvoice, CreatePreviewInvoiceSubscriptionDetails, CreatePreviewInvoiceSubscriptionDetailsItems,
-        CreatePreviewInvoiceSubscriptionDetailsProrationBehavior, CreatePreviewInvoiceSubscriptionDetailsTrialEnd,
-    },
-    subscription::{
-        CancelSubscription, UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionPaymentBehavior,
-        UpdateSubscriptionProrationBehavior, UpdateSubscriptionTrialEnd,
-    },
+use stripe_billing::subscription::{
+    CancelSubscription, UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionPaymentBehavior,
+    UpdateSubscriptionProrationBehavior, UpdateSubscriptionTrialEnd,
 };
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
@@ -26,78 +16,19 @@ use super::{
     prices::{self, PlanPrices},
     refresh,
     running::Running,
+    swap::swaps,
 };
 use crate::{
     accounts,
     billing::Billing,
     error::Error,
-    stripe::{
-        StripeError, Write,
-        object::{Invoice, Subscription},
-    },
-    subscriptions::mirror::plan_of,
+    stripe::{StripeError, Write, object::Subscription},
 };
-
-/// What a change of plan costs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Preview {
-    pub plan: String,
-    /// Due at once, in the currency's smallest unit: the new plan for the rest of the period, less what was paid of the old
-    /// one. 0: the change begins with the next period.
-    pub amount_due_cents: i64,
-    pub currency: String,
-    #[serde(with = "time::serde::rfc3339")]
-    pub effective_at: OffsetDateTime,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelWhen {
     PeriodEnd,
     Now,
-}
-
-/// What changing to `plan` would cost; changes nothing.
-pub async fn preview(billing: &Billing, account: AccountId, plan: &str) -> Result<Preview, Error> {
-    let plan = prices::for_sale(billing, plan)?;
-    let running = Running::find(billing, account).await?;
-    let now = billing.clock.now_s();
-    if running.plan() == Some(plan.id.as_str()) {
-        return Err(Error::SamePlan { plan: plan.id.clone() });
-    }
-    if !is_upgrade(billing, &running, plan) {
-        return Ok(Preview {
-            plan: plan.id.clone(),
-            amount_due_cents: 0,
-            currency: running.currency().to_owned(),
-            effective_at: schema::period::instant(running.period_end()),
-        });
-    }
-    let prices = prices::of_plan(billing, plan).await?;
-    let mut details = CreatePreviewInvoiceSubscriptionDetails::new();
-    details.items = Some(
-        swaps(&running.subscription, &prices)
-            .into_iter()
-            .map(|swap| {
-                let mut item = CreatePreviewInvoiceSubscriptionDetailsItems::new();
-                (item.id, item.price) = (swap.item, swap.price);
-                item.deleted = swap.deleted.then_some(true);
-                item
-            })
-            .collect(),
-    );
-    details.trial_end = ends_trial(&running, plan).then_some(CreatePreviewInvoiceSubscriptionDetailsTrialEnd::Now);
-    details.proration_behavior = Some(CreatePreviewInvoiceSubscriptionDetailsProrationBehavior::AlwaysInvoice);
-    let request = CreatePreviewInvoice::new()
-        .customer(running.customer.clone())
-        .subscription(running.subscription.id.clone())
-        .subscription_details(details);
-    let invoice: Invoice = billing.stripe()?.write(&request, Write::Settable).await?;
-    Ok(Preview {
-        plan: plan.id.clone(),
-        amount_due_cents: invoice.amount_due,
-        currency: invoice.currency,
-        effective_at: schema::period::instant(now),
-    })
 }
 
 /// Changes the plan: a larger one now, a smaller one at the end of the period. The latest wish is the one that counts: what was
@@ -326,50 +257,7 @@ async fn or_put_back(
     done
 }
 
-/// One item of a changed subscription.
-pub(super) struct Swap {
-    /// `None`: a new one.
-    pub item: Option<String>,
-    pub price: Option<String>,
-    deleted: bool,
-}
-
-/// The plan's item gets the new price; each metered one that of its usage type, or goes. Usage is a meter's, not an item's, and
-/// so goes on.
-pub(super) fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
-    let mut metered: HashMap<&str, &str> = prices
-        .metered
-        .iter()
-        .map(|(usage_type, price)| (usage_type.as_str(), price.as_str()))
-        .collect();
-    let mut swaps = Vec::new();
-    for item in &subscription.items.data {
-        let id = Some(item.id.clone());
-        let usage_type = item.price.metadata.get(crate::stripe::names::META_USAGE_TYPE);
-        let price = match usage_type {
-            None if plan_of(&item.price).is_some() => Some(prices.plan.as_str()),
-            None => continue,
-            Some(usage_type) => metered.remove(usage_type.as_str()),
-        };
-        swaps.push(Swap {
-            item: id,
-            deleted: price.is_none(),
-            price: price.map(str::to_owned),
-        });
-    }
-    let new = prices
-        .metered
-        .iter()
-        .filter(|(usage_type, _)| metered.contains_key(usage_type.as_str()));
-    swaps.extend(new.map(|(_, price)| Swap {
-        item: None,
-        price: Some(price.clone()),
-        deleted: false,
-    }));
-    swaps
-}
-
-fn is_upgrade(billing: &Billing, running: &Running, to: &Plan) -> bool {
+pub(super) fn is_upgrade(billing: &Billing, running: &Running, to: &Plan) -> bool {
     let catalogue = &billing.admin.catalogue;
     let from = running.plan().and_then(|plan| catalogue.position(plan));
     // A trial costs nothing yet: whatever follows begins at once.
@@ -377,6 +265,6 @@ fn is_upgrade(billing: &Billing, running: &Running, to: &Plan) -> bool {
 }
 
 /// A plan without a trial is paid from its first day on; with one, the trial that runs goes on to its end.
-fn ends_trial(running: &Running, to: &Plan) -> bool {
+pub(super) fn ends_trial(running: &Running, to: &Plan) -> bool {
     running.status() == Some(SubscriptionStatus::Trialing) && to.trial_days == 0
 }

@@ -1,9 +1,7 @@
 //! Brings the rows of one account's subscriptions in line with what Stripe says now. Whoever calls holds the
 //! subscription's lock from before the fetch to the commit: otherwise what was fetched first could be written last.
 
-use std::collections::BTreeMap;
-
-use schema::{AccountId, Catalogue, Period, announcement::Announcement, period::instant, standing::SubscriptionStatus};
+use schema::{AccountId, Catalogue, announcement::Announcement, period::instant, standing::SubscriptionStatus};
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
 use stripe_billing::{
@@ -15,7 +13,10 @@ use stripe_billing::{
 use stripe_core::customer::RetrieveCustomer;
 use tracing::{error, info};
 
-use super::mirror::{Fetched, Mirror, Mirrored, mirror};
+use super::{
+    mirror::{Fetched, Mirror, Mirrored, mirror},
+    periods,
+};
 use crate::{
     accounts, audit,
     billing::Billing,
@@ -179,7 +180,7 @@ async fn write(
     for subscription in &mirror.subscriptions {
         changed += upsert(tx, account, subscription, mirror.current == Some(subscription.id)).await?;
         changed += write_items(tx, subscription).await?;
-        write_periods(tx, account, customer, subscription).await?;
+        periods::write(tx, account, customer, subscription).await?;
     }
     let limited = limits::apply(tx, &billing.admin.catalogue, &[account], now).await?;
     if changed > 0 {
@@ -280,88 +281,4 @@ async fn write_items(tx: &mut Transaction<'_, Postgres>, of: &Mirrored) -> Resul
         .rows_affected();
     }
     Ok(changed)
-}
-
-/// The periods whose usage is told to Stripe. Those between the last one known and this one, too, should the news of them not
-/// have come: gateways rolled through them.
-async fn write_periods(
-    tx: &mut Transaction<'_, Postgres>,
-    account: AccountId,
-    customer: &str,
-    of: &Mirrored,
-) -> Result<(), Error> {
-    /// Two years of months: more were missed by nobody who is still in business.
-    const MISSED_MAX: usize = 24;
-    let known_end = sqlx::query_scalar!(
-        "select max(period_end) from billing_periods where account_id = $1 and stripe_subscription_id = $2",
-        account.0,
-        of.stripe_id
-    )
-    .fetch_one(&mut **tx)
-    .await?;
-    // What was never paid for has no periods, and usage is not stamped with those of what nobody here knew while it ran.
-    if !of.is_live() && (of.status != SubscriptionStatus::Canceled || known_end.is_none()) {
-        return Ok(());
-    }
-    // One that ends before its time, because a trial was cut short or the day of billing was moved.
-    sqlx::query!(
-        "update billing_periods set period_end = $3
-         where account_id = $1 and stripe_subscription_id = $2 and final_at is null and period_start < $3 and period_end > $3",
-        account.0,
-        of.stripe_id,
-        instant(of.period.start)
-    )
-    .execute(&mut **tx)
-    .await?;
-    let metered = of
-        .items
-        .iter()
-        .filter_map(|item| Some((item.usage_type.clone()?, item.price_id.clone())));
-    let prices = json!(metered.collect::<BTreeMap<_, _>>());
-    let mut periods = vec![of.period];
-    if let Some(known_end) = known_end.map(|end| end.unix_timestamp()) {
-        let mut at = known_end;
-        while at < of.period.start && periods.len() < MISSED_MAX {
-            let missed = Period::anchored_month(of.anchor, at);
-            periods.push(Period {
-                start: at,
-                end: missed.end.min(of.period.start),
-            });
-            at = missed.end;
-        }
-    }
-    for period in periods {
-        let end = of.ended_at.map_or(period.end, |ended| ended.min(period.end));
-        if end <= period.start {
-            continue;
-        }
-        // Of a subscription that bills nothing by the unit no invoice follows its end.
-        let final_at = of
-            .ended_at
-            .filter(|_| of.items.iter().all(|item| item.usage_type.is_none()));
-        // Of those that were missed nobody knows.
-        let prices = Some(&prices).filter(|_| period.start == of.period.start);
-        // The end moves: a period may end before its time. One that is final stays as it was billed.
-        sqlx::query!(
-            "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at,
-                 prices)
-             values ($1, $2, $3, $4, $5, $6, $7)
-             on conflict (account_id, period_start) do update set period_end = excluded.period_end,
-                 customer_id = excluded.customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
-                 final_at = excluded.final_at, prices = coalesce(excluded.prices, p.prices)
-             where p.final_at is null and (p.period_end, p.customer_id, p.stripe_subscription_id, p.final_at, p.prices)
-                   is distinct from (excluded.period_end, excluded.customer_id, excluded.stripe_subscription_id,
-                       excluded.final_at, coalesce(excluded.prices, p.prices))",
-            account.0,
-            instant(period.start),
-            instant(end),
-            customer,
-            of.stripe_id,
-            final_at.map(instant),
-            prices
-        )
-        .execute(&mut **tx)
-        .await?;
-    }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use stripe_billing::subscription::{UpdateSubscription, UpdateSubscriptionItems, 
 use tracing::info;
 use uuid::Uuid;
 
-use super::{change::swaps, prices, refresh, running::Running};
+use super::{prices, refresh, running::Running, swap::swaps};
 use crate::{
     accounts,
     billing::Billing,

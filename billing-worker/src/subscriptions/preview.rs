@@ -1,0 +1,77 @@
+//! What another plan would cost, before anybody decides.
+
+use schema::AccountId;
+use serde::Serialize;
+use stripe_billing::invoice::{
+    CreatePreviewInvoice, CreatePreviewInvoiceSubscriptionDetails, CreatePreviewInvoiceSubscriptionDetailsItems,
+    CreatePreviewInvoiceSubscriptionDetailsProrationBehavior, CreatePreviewInvoiceSubscriptionDetailsTrialEnd,
+};
+use time::OffsetDateTime;
+
+use super::{
+    change::{ends_trial, is_upgrade},
+    prices,
+    running::Running,
+    swap::swaps,
+};
+use crate::{
+    billing::Billing,
+    error::Error,
+    stripe::{Write, object::Invoice},
+};
+
+/// What a change of plan costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Preview {
+    pub plan: String,
+    /// Due at once, in the currency's smallest unit: the new plan for the rest of the period, less what was paid of the old
+    /// one. 0: the change begins with the next period.
+    pub amount_due_cents: i64,
+    pub currency: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub effective_at: OffsetDateTime,
+}
+
+/// What changing to `plan` would cost; changes nothing.
+pub async fn preview(billing: &Billing, account: AccountId, plan: &str) -> Result<Preview, Error> {
+    let plan = prices::for_sale(billing, plan)?;
+    let running = Running::find(billing, account).await?;
+    let now = billing.clock.now_s();
+    if running.plan() == Some(plan.id.as_str()) {
+        return Err(Error::SamePlan { plan: plan.id.clone() });
+    }
+    if !is_upgrade(billing, &running, plan) {
+        return Ok(Preview {
+            plan: plan.id.clone(),
+            amount_due_cents: 0,
+            currency: running.currency().to_owned(),
+            effective_at: schema::period::instant(running.period_end()),
+        });
+    }
+    let prices = prices::of_plan(billing, plan).await?;
+    let mut details = CreatePreviewInvoiceSubscriptionDetails::new();
+    details.items = Some(
+        swaps(&running.subscription, &prices)
+            .into_iter()
+            .map(|swap| {
+                let mut item = CreatePreviewInvoiceSubscriptionDetailsItems::new();
+                (item.id, item.price) = (swap.item, swap.price);
+                item.deleted = swap.deleted.then_some(true);
+                item
+            })
+            .collect(),
+    );
+    details.trial_end = ends_trial(&running, plan).then_some(CreatePreviewInvoiceSubscriptionDetailsTrialEnd::Now);
+    details.proration_behavior = Some(CreatePreviewInvoiceSubscriptionDetailsProrationBehavior::AlwaysInvoice);
+    let request = CreatePreviewInvoice::new()
+        .customer(running.customer.clone())
+        .subscription(running.subscription.id.clone())
+        .subscription_details(details);
+    let invoice: Invoice = billing.stripe()?.write(&request, Write::Settable).await?;
+    Ok(Preview {
+        plan: plan.id.clone(),
+        amount_due_cents: invoice.amount_due,
+        currency: invoice.currency,
+        effective_at: schema::period::instant(now),
+    })
+}

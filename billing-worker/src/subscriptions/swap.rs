@@ -1,0 +1,49 @@
+//! The items of a subscription when its prices become those of a plan.
+
+use std::collections::HashMap;
+
+use super::{mirror::plan_of, prices::PlanPrices};
+use crate::stripe::{names, object::Subscription};
+
+/// One item of a changed subscription.
+pub struct Swap {
+    /// `None`: a new one.
+    pub item: Option<String>,
+    pub price: Option<String>,
+    pub deleted: bool,
+}
+
+/// The plan's item gets the new price; each metered one that of its usage type, or goes. Usage is a meter's, not an item's, and
+/// so goes on.
+pub fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
+    let mut metered: HashMap<&str, &str> = prices
+        .metered
+        .iter()
+        .map(|(usage_type, price)| (usage_type.as_str(), price.as_str()))
+        .collect();
+    let mut swaps = Vec::new();
+    for item in &subscription.items.data {
+        let id = Some(item.id.clone());
+        let usage_type = item.price.metadata.get(names::META_USAGE_TYPE);
+        let price = match usage_type {
+            None if plan_of(&item.price).is_some() => Some(prices.plan.as_str()),
+            None => continue,
+            Some(usage_type) => metered.remove(usage_type.as_str()),
+        };
+        swaps.push(Swap {
+            item: id,
+            deleted: price.is_none(),
+            price: price.map(str::to_owned),
+        });
+    }
+    let new = prices
+        .metered
+        .iter()
+        .filter(|(usage_type, _)| metered.contains_key(usage_type.as_str()));
+    swaps.extend(new.map(|(_, price)| Swap {
+        item: None,
+        price: Some(price.clone()),
+        deleted: false,
+    }));
+    swaps
+}
