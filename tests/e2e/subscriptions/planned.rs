@@ -1,5 +1,6 @@
 //! What is planned for a subscription stays planned until something else is done.
 
+use billing_worker::reports;
 use devstack::{
     StripeDoubleOptions,
     stripe_double::{Card, FaultKind, FaultRule},
@@ -240,6 +241,31 @@ async fn usage_that_waits_behind_a_report_of_before_keeps_a_subscription_from_en
     rig.post(&ada, "cancel", now).await.ok().unwrap();
     let cents: i64 = billed(&rig, &ada).iter().map(|(_, cents)| cents).sum();
     assert_eq!(cents, 40 * 5 + 50 * 5);
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_that_another_worker_counts_keeps_a_subscription_from_ending() {
+    let (rig, ada) = with_exports(100).await;
+    rig.turn_by(3_600);
+    let reporter = rig.billing.reporter().unwrap();
+    reports::flush(reporter, ada.account, rig.control().now())
+        .await
+        .unwrap();
+    rig.use_units(&ada, "export", 40).await;
+    let mut counting = rig.pool.begin().await.unwrap();
+    sqlx::query("select from meter_ledger for update")
+        .execute(&mut *counting)
+        .await
+        .unwrap();
+    let now = json!({ "when": "now" });
+    let refused = rig.post(&ada, "cancel", now.clone()).await;
+    assert_eq!(refused.json().unwrap()["error"], "usage_untold");
+    counting.rollback().await.unwrap();
+    rig.turn_by(1);
+    rig.post(&ada, "cancel", now).await.ok().unwrap();
+    let billed = billed(&rig, &ada);
+    assert!(matches!(&billed[..], [(_, 200)]), "{billed:?}");
     rig.assert_valid();
 }
 
