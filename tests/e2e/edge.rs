@@ -13,7 +13,7 @@ use axum::{
     body::Bytes,
     routing::{get, post},
 };
-use devstack::{admin::Customer, http::Http, upstream::Upstream};
+use devstack::{admin::Customer, upstream::Upstream};
 use harness::{Client, Stack, StackOptions, eventually};
 use slow::{Slow, percentile};
 use tokio::{
@@ -183,13 +183,9 @@ async fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
         .await
         .unwrap();
     eventually("the gateway has cut it", async || {
-        let metrics = Http::default()
-            .get(&format!("{}/metrics", stack.gateways[0].service.admin_url()), "")
-            .await
-            .ok()?;
-        let text = String::from_utf8_lossy(&metrics.body).into_owned();
-        text.contains("gateway_connections_cut_total{overdue=\"answer\"} 1")
-            .then_some(())
+        let cut = "gateway_connections_cut_total{overdue=\"answer\"}";
+        let cut = stack.gateways[0].service.metric::<u64>(cut).await.ok()?;
+        (cut == 1).then_some(())
     })
     .await;
     let (said, _) = until_closed(&mut stream).await.unwrap();

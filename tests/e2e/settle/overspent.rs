@@ -94,12 +94,10 @@ async fn lease_that_spent_more_than_it_had_is_told_and_holds_up_no_other() {
     let account = AccountId::new();
     let (wrong, right) = (left(account, 5, 8), left(account, 10, 4));
     let run = dead_run(&stack, vec![wrong, right]);
-    let metrics = format!("{}/metrics", stack.billing.admin_url());
+    let metric = async |name| stack.billing.metric::<u64>(name).await.ok();
     eventually("the operator is told", async || {
-        let text = devstack::http::Http::default().get(&metrics, "").await.ok()?;
-        let text = String::from_utf8_lossy(&text.body).into_owned();
-        let told = text.lines().any(|line| line == "billing_settle_overspent_leases 1");
-        (told && text.contains("billing_runs{state=\"fencing\"} 1")).then_some(())
+        let told = metric("billing_settle_overspent_leases").await? == 1;
+        (told && metric("billing_runs{state=\"fencing\"}").await? == 1).then_some(())
     })
     .await;
     assert_eq!(lease(&stack, &wrong).await, ("live".to_owned(), 0));

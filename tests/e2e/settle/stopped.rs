@@ -14,6 +14,7 @@ use devstack::{DataDir, admin::Customer, http::Http, upstream::Upstream};
 use harness::{Stack, StackOptions, eventually};
 use serde_json::json;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::rig::{History, Told, accepted, assert_granted_is_stored, load, options, passed, runs, told, until_settled};
 use crate::SERVICES;
@@ -79,6 +80,16 @@ fn with_routes(upstream: &SlowUpstream, directory: &Path) -> StackOptions {
     stack
 }
 
+/// Stops the first gateway until its run, one of those of before, is settled.
+async fn stopped_and_settled(stack: &mut Stack, before: &[Uuid]) -> Uuid {
+    stack.gateways[0].service.pause().unwrap();
+    eventually("the stopped one's run is settled", async || {
+        let settled = runs(&stack.pool, "settled").await;
+        settled.into_iter().find(|run| before.contains(run))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_gateway_drops_its_leases_goes_on_in_a_new_run_and_loses_nothing() {
     let upstream = SlowUpstream::start().await;
@@ -95,12 +106,7 @@ async fn stopped_gateway_drops_its_leases_goes_on_in_a_new_run_and_loses_nothing
         accepted(&history, 300).await;
         // While the upstream works for all of them.
         upstream.works_on(20).await;
-        stack.gateways[0].service.pause().unwrap();
-        let settled = eventually("the stopped one's run is settled", async || {
-            let settled = runs(&stack.pool, "settled").await;
-            settled.into_iter().find(|run| before.contains(run))
-        })
-        .await;
+        let settled = stopped_and_settled(&mut stack, &before).await;
         upstream.go.send_replace(true);
         stack.gateways[0].service.resume().unwrap();
         eventually("it has a new run", async || {
@@ -149,12 +155,7 @@ async fn what_others_have_spent_meanwhile_is_refused_when_it_is_admitted_anew() 
     let before = runs(&stack.pool, "live").await;
     let stopping = async {
         upstream.works_on(1).await;
-        stack.gateways[0].service.pause().unwrap();
-        eventually("its run is settled", async || {
-            let settled = runs(&stack.pool, "settled").await;
-            settled.into_iter().find(|run| before.contains(run))
-        })
-        .await;
+        stopped_and_settled(&mut stack, &before).await;
         for _ in 0..5 {
             eventually("its units are spent by others", async || {
                 (history.spend(&http, &urls[1], &ada).await == Told::Accepted).then_some(())
@@ -186,12 +187,7 @@ async fn what_was_served_waits_for_postgres_when_it_is_admitted_anew() {
     let before = runs(&stack.pool, "live").await;
     let stopping = async {
         upstream.works_on(1).await;
-        stack.gateways[0].service.pause().unwrap();
-        eventually("its run is settled", async || {
-            let settled = runs(&stack.pool, "settled").await;
-            settled.into_iter().find(|run| before.contains(run))
-        })
-        .await;
+        stopped_and_settled(&mut stack, &before).await;
         let mut locked = stack.pool.begin().await.unwrap();
         sqlx::query("lock table quota_pool")
             .execute(&mut *locked)

@@ -161,9 +161,7 @@ async fn a_stripe_that_does_not_answer_is_a_503_and_nothing_is_billed() {
 async fn what_an_account_pays_for_is_not_changed_behind_stripes_back() {
     let rig = Rig::start().await;
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     let assigned =
         billing_worker::subscriptions::assign(&rig.billing.admin, ada.account, "enterprise", rig.billing.clock.now_s())
             .await;

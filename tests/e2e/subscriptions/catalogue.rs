@@ -98,9 +98,7 @@ async fn a_running_subscription_is_billed_for_what_its_plan_bills_since() {
 async fn a_failure_of_stripes_does_not_stand_in_the_way_of_the_next_try() {
     let mut rig = Rig::start().await;
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "enterprise").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "enterprise").await;
     // Whether it was done or not, once it failed its key gets the same answer for a day.
     let fails = FaultRule::new(FaultKind::ServerError).method("POST").times(1);
     for fault in [

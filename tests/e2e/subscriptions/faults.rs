@@ -63,9 +63,7 @@ async fn sixteen_checkouts_at_once_are_one_customer_and_one_session() {
 async fn a_stripe_that_takes_its_time_keeps_no_gateway_from_an_account() {
     let rig = Rig::start().await;
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     let hang = FaultRule::new(FaultKind::Hang { ms: 1_000 }).path("/v1/subscriptions");
     rig.control().add_fault(hang);
     let gateway = async {
@@ -151,9 +149,7 @@ async fn an_upgrade_whose_answer_was_lost_is_charged_once() {
     ] {
         let rig = Rig::start().await;
         rig.listen();
-        let ada = rig.subscriber("ada").await;
-        rig.check_out(&ada, "pro").await;
-        rig.settle().await;
+        let ada = rig.subscribed("ada", "pro").await;
         rig.turn_by(10 * DAY_S);
         let lost = FaultRule::new(kind)
             .after()

@@ -10,9 +10,7 @@ use super::rig::{DAY_S, Rig, with_overage};
 async fn an_invoice_bills_all_that_was_counted_until_its_period_ended() {
     let rig = Rig::with(StripeDoubleOptions::default(), with_overage()).await;
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     let first = rig.period(&ada).await;
 
     // Stripe is told of some of it in the period, and of the rest while the invoice is a draft.

@@ -245,16 +245,20 @@ async fn doubled_shuffled_and_delayed_webhooks_change_nothing() {
     rig.assert_valid();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failed_payment_is_borne_for_the_grace_period_and_no_longer() {
+/// A subscriber to Pro whose card is declined from now on, and tried again so many days later; who that is in Stripe.
+async fn declined(again_days: i64) -> (Rig, Subscriber, String) {
     let rig = Rig::start().await;
-    rig.control().set_dunning(vec![10], AfterDunning::Unpaid);
+    rig.control().set_dunning(vec![again_days], AfterDunning::Unpaid);
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     let customer = rig.customers(&ada).remove(0);
     rig.control().set_card(&customer, Some(Card::Declines)).unwrap();
+    (rig, ada, customer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_payment_is_borne_for_the_grace_period_and_no_longer() {
+    let (rig, ada, customer) = declined(10).await;
     // Into the next period and past the draft hour.
     rig.turn_by(31 * DAY_S + 7_200);
     rig.settle().await;
@@ -289,14 +293,7 @@ async fn a_failed_payment_is_borne_for_the_grace_period_and_no_longer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_invoice_that_is_not_paid_gives_no_new_grace() {
-    let rig = Rig::start().await;
-    rig.control().set_dunning(vec![70], AfterDunning::Unpaid);
-    rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
-    let customer = rig.customers(&ada).remove(0);
-    rig.control().set_card(&customer, Some(Card::Declines)).unwrap();
+    let (rig, ada, customer) = declined(70).await;
     rig.end_period(&ada).await;
     let until = async || {
         let state = rig.state(&ada).await.unwrap();
@@ -353,9 +350,7 @@ async fn a_subscription_begins_without_the_hosted_page_once_its_payment_is_confi
 async fn a_customer_who_is_deleted_in_stripe_is_free_and_may_come_back() {
     let rig = Rig::start().await;
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     let customer = rig.customers(&ada).remove(0);
     let url = format!("{}/v1/customers/{customer}", rig.stripe.url());
     rig.http.delete(&url, rig.stripe.api_key()).await.unwrap().ok().unwrap();

@@ -32,9 +32,7 @@ id = \"enterprise\"";
 async fn team() -> (Rig, Subscriber, String) {
     let rig = Rig::with(StripeDoubleOptions::default(), with_team()).await;
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "team").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "team").await;
     let customer = rig.customers(&ada).remove(0);
     (rig, ada, customer)
 }
@@ -336,9 +334,7 @@ async fn with_exports(units: i64) -> (Rig, Subscriber) {
     };
     let rig = Rig::with(options, with_overage()).await;
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     rig.use_units(&ada, "export", units).await;
     (rig, ada)
 }

@@ -250,6 +250,14 @@ impl Rig {
             .unwrap();
     }
 
+    /// A subscriber who went through a checkout, whose events were worked on.
+    pub async fn subscribed(&self, name: &str, tier: &str) -> Subscriber {
+        let who = self.subscriber(name).await;
+        self.check_out(&who, tier).await;
+        self.settle().await;
+        who
+    }
+
     /// Turns both clocks; Stripe does everything that is due until then.
     pub fn turn_to(&self, at_s: i64) {
         self.control().advance_to(at_s);

@@ -23,9 +23,7 @@ async fn with_trial() -> Rig {
 /// A subscriber on the first of 14 days of trial.
 async fn trialing() -> (Rig, Subscriber) {
     let rig = with_trial().await;
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     (rig, ada)
 }
 

@@ -123,9 +123,7 @@ async fn an_endpoint_of_an_older_version_tells_the_same() {
     rig.control()
         .add_webhook_of_version(&rig.webhook_url(), "2024-06-20")
         .unwrap();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     assert_eq!(rig.subscription(&ada).await["tier"], "pro");
     rig.control()
         .emit_meter_error("mtr_1", "meter_event_no_customer_defined", "identifier");
@@ -205,9 +203,7 @@ async fn an_event_that_finds_others_at_work_has_not_been_tried() {
 async fn another_stripe_accounts_key_or_the_other_modes_makes_nobody_free() {
     let rig = Rig::start().await;
     rig.listen();
-    let ada = rig.subscriber("ada").await;
-    rig.check_out(&ada, "pro").await;
-    rig.settle().await;
+    let ada = rig.subscribed("ada", "pro").await;
     let customer = rig.customers(&ada).remove(0);
     let compared = |accounts, failed| Compared {
         accounts,
