@@ -38,7 +38,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> R
     let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
-    let running = Running::find_locked(&mut tx, billing, account).await?;
+    let running = Running::find(&mut *tx, billing, account).await?;
     let is_same = running.plan() == Some(plan.id.as_str());
     if is_same && !running.has_plans() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
@@ -59,7 +59,7 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
     let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
-    let running = Running::find_locked(&mut tx, billing, account).await?;
+    let running = Running::find(&mut *tx, billing, account).await?;
     let done = match when {
         CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() => {
             return Err(Error::Conflict(
@@ -80,7 +80,7 @@ pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> 
     let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
-    let running = Running::find_locked(&mut tx, billing, account).await?;
+    let running = Running::find(&mut *tx, billing, account).await?;
     if !running.has_plans() {
         return Err(Error::Conflict(
             "nothing is planned that could be taken back".to_owned(),

@@ -81,8 +81,7 @@ impl Running {
         let planned = stripe.write::<serde_json::Value>(&update, Write::Settable).await;
         if let Err(error) = planned {
             // A schedule without a second phase changes nothing, and would be in the way of the next try.
-            let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
-            stripe.write::<serde_json::Value>(&release, Write::Settable).await.ok();
+            release(billing, &schedule).await.ok();
             return Err(error.into());
         }
         Ok(())
@@ -108,22 +107,9 @@ impl Running {
 
     /// The subscription goes on as it is, without a schedule.
     pub async fn release_schedule(&self, billing: &Billing) -> Result<(), Error> {
-        let Some(schedule) = &self.schedule else {
-            return Ok(());
-        };
-        let stripe = billing.stripe()?;
-        let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
-        match stripe.write::<serde_json::Value>(&release, Write::Settable).await {
-            Ok(_) => Ok(()),
-            Err(StripeError::Refused(refusal)) => {
-                // Done by an attempt whose answer was lost: it cannot be done twice.
-                let retrieve = RetrieveSubscriptionSchedule::new(schedule.id.as_str());
-                match stripe.read::<Schedule>(&retrieve).await?.is_active() {
-                    false => Ok(()),
-                    true => Err(StripeError::Refused(refusal).into()),
-                }
-            }
-            Err(error) => Err(error.into()),
+        match &self.schedule {
+            None => Ok(()),
+            Some(schedule) => release(billing, schedule).await,
         }
     }
 
@@ -193,6 +179,23 @@ impl Running {
             .write::<Subscription>(&update, Write::Settable)
             .await?;
         Ok(())
+    }
+}
+
+async fn release(billing: &Billing, schedule: &Schedule) -> Result<(), Error> {
+    let stripe = billing.stripe()?;
+    let release = ReleaseSubscriptionSchedule::new(schedule.id.as_str());
+    match stripe.write::<serde_json::Value>(&release, Write::Settable).await {
+        Ok(_) => Ok(()),
+        Err(StripeError::Refused(refusal)) => {
+            // Done by an attempt whose answer was lost: it cannot be done twice.
+            let retrieve = RetrieveSubscriptionSchedule::new(schedule.id.as_str());
+            match stripe.read::<Schedule>(&retrieve).await?.is_active() {
+                false => Ok(()),
+                true => Err(StripeError::Refused(refusal).into()),
+            }
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Preview {
 /// What changing to `plan` would cost; changes nothing.
 pub async fn preview(billing: &Billing, account: AccountId, plan: &str) -> Result<Preview, Error> {
     let plan = prices::for_sale(billing, plan)?;
-    let running = Running::find(billing, account).await?;
+    let running = Running::find(&billing.admin.db, billing, account).await?;
     let now = billing.clock.now_s();
     if running.plan() == Some(plan.id.as_str()) {
         return Err(Error::SamePlan { plan: plan.id.clone() });

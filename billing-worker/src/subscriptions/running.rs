@@ -1,7 +1,7 @@
 //! The subscription that an account has in Stripe at this moment.
 
 use schema::{AccountId, standing::SubscriptionStatus};
-use sqlx::{Postgres, Transaction};
+use sqlx::PgExecutor;
 use stripe_billing::{
     subscription::{ListSubscription, ListSubscriptionStatus},
     subscription_schedule::RetrieveSubscriptionSchedule,
@@ -24,18 +24,8 @@ pub struct Running {
 
 impl Running {
     /// Fails where the account has none.
-    pub async fn find(billing: &Billing, account: AccountId) -> Result<Self, Error> {
-        let customer = customers::find(&billing.admin.db, account, billing.stripe()?.is_live()).await?;
-        Self::of_customer(billing, customer.ok_or(Error::NotSubscribed)?).await
-    }
-
-    /// The same in a transaction that holds the subscription's lock.
-    pub async fn find_locked(
-        tx: &mut Transaction<'_, Postgres>,
-        billing: &Billing,
-        account: AccountId,
-    ) -> Result<Self, Error> {
-        let customer = customers::find(&mut **tx, account, billing.stripe()?.is_live()).await?;
+    pub async fn find(db: impl PgExecutor<'_>, billing: &Billing, account: AccountId) -> Result<Self, Error> {
+        let customer = customers::find(db, account, billing.stripe()?.is_live()).await?;
         Self::of_customer(billing, customer.ok_or(Error::NotSubscribed)?).await
     }
 
@@ -45,7 +35,7 @@ impl Running {
         Ok(all.iter().any(|subscription| subscription.trial_end.is_some()))
     }
 
-    async fn of_customer(billing: &Billing, customer: String) -> Result<Self, Error> {
+    pub async fn of_customer(billing: &Billing, customer: String) -> Result<Self, Error> {
         let stripe = billing.stripe()?;
         // As the mirror picks it: the newest that is live.
         let live = all(billing, &customer).await?.into_iter().filter(|subscription| {

@@ -75,7 +75,7 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     let now = billing.clock.now_s();
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
-    refuse_second(&mut tx, billing, account).await?;
+    refuse_second(billing, &customer).await?;
     let again = match unpaid::open_checkout(&mut tx, account).await? {
         None => None,
         Some(open) => {
@@ -88,13 +88,13 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
             } else {
                 open.close(billing, &mut tx).await?;
                 // It may have been paid a moment ago.
-                refuse_second(&mut tx, billing, account).await?;
+                refuse_second(billing, &customer).await?;
                 None
             }
         }
     };
     let begun = unpaid::begun(billing, &customer).await?;
-    give_up(&mut tx, billing, account, &begun).await?;
+    give_up(billing, &customer, &begun).await?;
     if let Some(again) = again {
         return Ok(again);
     }
@@ -145,7 +145,7 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
     let prices = prices::of_plan(billing, plan).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
-    match refuse_second(&mut tx, billing, account).await {
+    match refuse_second(billing, &customer).await {
         Ok(()) => {}
         // A trial that was begun by a call whose answer was lost is handed out, too, until a card is kept.
         Err(refusal @ Error::AlreadySubscribed { .. }) => {
@@ -158,7 +158,7 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
     if let Some(open) = unpaid::open_checkout(&mut tx, account).await? {
         open.close(billing, &mut tx).await?;
         // It may have been paid a moment ago.
-        refuse_second(&mut tx, billing, account).await?;
+        refuse_second(billing, &customer).await?;
     }
     // One that was begun before, perhaps by a call whose answer was lost, is the one.
     let mut others = unpaid::begun(billing, &customer).await?;
@@ -166,7 +166,7 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
         .iter()
         .position(|begun| begun.is_payable() && begun.is_to(plan, &prices));
     let begun = begun.map(|place| others.swap_remove(place));
-    give_up(&mut tx, billing, account, &others).await?;
+    give_up(billing, &customer, &others).await?;
     let begun: Begun = match begun {
         Some(begun) => begun,
         None => {
@@ -204,23 +204,18 @@ impl Pending {
 }
 
 /// Ends what was begun and not paid; what turns out to run is told as such.
-async fn give_up(
-    tx: &mut Transaction<'_, Postgres>,
-    billing: &Billing,
-    account: AccountId,
-    begun: &[Begun],
-) -> Result<(), Error> {
+async fn give_up(billing: &Billing, customer: &str, begun: &[Begun]) -> Result<(), Error> {
     if begun.is_empty() {
         return Ok(());
     }
     let given_up = unpaid::give_up(billing, begun).await;
-    refuse_second(tx, billing, account).await?;
+    refuse_second(billing, customer).await?;
     given_up
 }
 
 /// Whoever has a subscription changes it; a second one would be paid for as well.
-async fn refuse_second(tx: &mut Transaction<'_, Postgres>, billing: &Billing, account: AccountId) -> Result<(), Error> {
-    match Running::find_locked(tx, billing, account).await {
+async fn refuse_second(billing: &Billing, customer: &str) -> Result<(), Error> {
+    match Running::of_customer(billing, customer.to_owned()).await {
         Ok(running) => Err(Error::AlreadySubscribed {
             plan: running.plan().unwrap_or_default().to_owned(),
         }),

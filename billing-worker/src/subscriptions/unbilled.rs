@@ -64,7 +64,7 @@ pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error
     let _turn = billing.turn(account).await?;
     let mut tx = billing.admin.db.begin().await?;
     accounts::lock_subscription(&mut tx, account).await?;
-    let running = Running::find_locked(&mut tx, billing, account).await?;
+    let running = Running::find(&mut *tx, billing, account).await?;
     if running.schedule.is_some() {
         return Ok(Mended::Scheduled);
     }

@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     stripe::{
         StripeError, Write, names,
-        object::{Invoice, List, Subscription, subscription::Item},
+        object::{Invoice, List, Subscription, invoice::ConfirmationSecret, subscription::Item},
     },
 };
 
@@ -42,15 +42,10 @@ pub struct Begun {
     pub status: String,
     latest_invoice: Option<Invoice>,
     /// Of a trial: nothing is paid yet, and the card is kept for its end.
-    pending_setup_intent: Option<Secret>,
+    pending_setup_intent: Option<ConfirmationSecret>,
     items: List<Item>,
     #[serde(default)]
     metadata: HashMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Secret {
-    client_secret: String,
 }
 
 #[derive(Deserialize)]
@@ -67,11 +62,8 @@ impl Begun {
     pub fn client_secret(&self) -> Option<String> {
         let invoice = self.latest_invoice.as_ref();
         let payment = invoice.and_then(|invoice| invoice.confirmation_secret.as_ref());
-        let setup = self.pending_setup_intent.as_ref();
-        payment
-            .map(|secret| &secret.client_secret)
-            .or(setup.map(|secret| &secret.client_secret))
-            .cloned()
+        let secret = payment.or(self.pending_setup_intent.as_ref())?;
+        Some(secret.client_secret.clone())
     }
 
     /// Whether a form can still pay for it, or keep a card with it.
@@ -122,7 +114,7 @@ pub async fn give_up(billing: &Billing, begun: &[Begun]) -> Result<(), Error> {
     for one in begun {
         // First the invoice, which then cannot be paid any more: what is cancelled instead might have been paid.
         if let Some(invoice) = &one.latest_invoice
-            && !is_void(billing, &invoice.id).await?
+            && !void(billing, &invoice.id).await?
         {
             return Err(Error::Conflict(format!(
                 "the first payment of another subscription ({}) is under way: try again when it is through",
@@ -145,8 +137,8 @@ pub async fn give_up(billing: &Billing, begun: &[Begun]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Voids an invoice, if it can still be: not one that is paid, or whose payment is under way.
-async fn is_void(billing: &Billing, invoice: &str) -> Result<bool, Error> {
+/// Voids an invoice. False: it is paid, or its payment is under way.
+async fn void(billing: &Billing, invoice: &str) -> Result<bool, Error> {
     let stripe = billing.stripe()?;
     let void = VoidInvoiceInvoice::new(invoice);
     let invoice: Invoice = match stripe.write(&void, Write::Settable).await {
