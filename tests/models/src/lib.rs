@@ -3,7 +3,7 @@
 //!
 //! | model | the claims | what it is drawn after |
 //! |---|---|---|
-//! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `schema/lane/src` (its [`lane::Lane`] itself), `billing-worker/src/settle` |
+//! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`lane::Lane`] itself), `billing-worker/src/settle` |
 //! | [`manifest`] | each event is stored once, or dropped once as a duplicate | `ingestor/src/{shard,claim,work,batch,store,sink,verify,trim,audit,repair}` |
 //!
 //! Each has `state` (what there is), `action` (one step of one part, with the function of the code that it stands for),
@@ -21,5 +21,5 @@ pub mod lease_lane_fence;
 pub mod manifest;
 
 /// The lane's state machine: the very file, by path, so that this crate is built without the clients of NATS and Postgres.
-#[path = "../../../schema/lane/src/lane.rs"]
+#[path = "../../../crates/lane/src/lane.rs"]
 pub mod lane;

@@ -19,12 +19,12 @@ pub enum Action {
         lease: u8,
         anew: bool,
     },
-    /// `schema/lane/src/task.rs`, `attempt`, then `lane.rs`, `answered`.
+    /// `crates/lane/src/task.rs`, `attempt`, then `lane.rs`, `answered`.
     Attempt {
         run: u8,
         fate: Fate,
     },
-    /// `schema/lane/src/task.rs`, `last_record`, then `lane.rs`, `read`.
+    /// `crates/lane/src/task.rs`, `last_record`, then `lane.rs`, `read`.
     Read {
         run: u8,
     },
@@ -58,7 +58,7 @@ pub enum Action {
     Suspect {
         run: u8,
     },
-    /// `schema/lane/src/fence.rs`, `fence`. One step: it carries the sequence that it has read, so it lands right behind it.
+    /// `crates/lane/src/fence.rs`, `fence`. One step: it carries the sequence that it has read, so it lands right behind it.
     Fence {
         run: u8,
     },
@@ -95,7 +95,7 @@ pub enum Action {
     CloseLane {
         run: u8,
     },
-    /// `schema/lane/src/run.rs`, `close`; a run that was resumed to drain its spool is left to be settled.
+    /// `crates/lane/src/run.rs`, `close`; a run that was resumed to drain its spool is left to be settled.
     CloseRun {
         run: u8,
     },
