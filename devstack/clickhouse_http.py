@@ -13,7 +13,7 @@ What a client may rely on, and why it is done this way:
 - One statement a request, as the real server has it.
 - An INSERT whose rows cannot be told from its text is refused: `insert … select … from input(…)` would store 0 rows.
 
-- The user `analyst` reads only, within the limits of `schema/users/clickhouse.xml`: they are set last for each of its requests,
+- The user `analyst` reads only, within the limits of `deploy/clickhouse/users.xml`: they are set last for each of its requests,
   and the engine itself holds them.
 
 It buffers requests and answers whole, and knows no other users, no passwords, grants and quotas: the engine has no access

@@ -1,4 +1,4 @@
-//! A NATS server with JetStream that fsyncs before it acknowledges, with the users of `schema/users/nats.conf`. Who names no user
+//! A NATS server with JetStream that fsyncs before it acknowledges, with the users of `deploy/nats/users.conf`. Who names no user
 //! is the operator, who may do everything: a URL of this server is all that a test or a shell needs.
 
 use std::fs;
@@ -12,7 +12,7 @@ use crate::{Server, checkout, ports, wheels};
 
 const VARIABLE: &str = "NATS_URL";
 
-const USERS: &str = include_str!("../../schema/users/nats.conf");
+const USERS: &str = include_str!("../../deploy/nats/users.conf");
 
 /// Users, and what the file calls their passwords.
 const PASSWORDS: [(&str, &str); 5] = [

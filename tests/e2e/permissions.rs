@@ -234,12 +234,12 @@ async fn an_analyst_reads_within_limits_and_writes_nothing() {
     stack.assert_stored(customer.account_id, 1, 7).await;
 }
 
-/// The engine that tests run on has no access management, so what `schema/users/clickhouse.xml` grants is checked as far as its
+/// The engine that tests run on has no access management, so what `deploy/clickhouse/users.xml` grants is checked as far as its
 /// syntax and its names of privileges only.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_users_of_clickhouse_are_granted_can_be_read() {
     let servers = devstack::Servers::shared().await.unwrap();
-    let file = include_str!("../../schema/users/clickhouse.xml");
+    let file = include_str!("../../deploy/clickhouse/users.xml");
     let grants = file
         .split("<query>")
         .skip(1)
@@ -276,7 +276,7 @@ async fn what_the_users_of_clickhouse_are_granted_can_be_read() {
 #[test]
 fn the_users_of_nats_are_told_of_every_name() {
     use schema::names;
-    let file = include_str!("../../schema/users/nats.conf");
+    let file = include_str!("../../deploy/nats/users.conf");
     for name in [
         names::USAGE_SUBJECTS.to_owned(),
         names::DEAD_SUBJECTS.to_owned(),

@@ -1,6 +1,6 @@
 //! The connection to NATS. It reconnects by itself for ever; only a refusal of our credentials at the start is final.
 //!
-//! Answers come into an inbox of the user's own, `_INBOX.<user>.…`: where users have permissions (`schema/users/nats.conf`),
+//! Answers come into an inbox of the user's own, `_INBOX.<user>.…`: where users have permissions (`deploy/nats/users.conf`),
 //! no service can listen to what another is answered.
 //!
 //! User and password are taken out of the URLs before the client gets them: its log lines show URLs whole.
