@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use ingestor::row::{Attempt, EventRow, Position};
+use ingestor::pipeline::row::{Attempt, EventRow, Position};
 use schema::{AccountId, BatchId, EventId, KeyId, LeaseId, RunId, SubscriptionId, UsageEvent, lane_record, names};
 use uuid::Uuid;
 

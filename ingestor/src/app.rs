@@ -16,19 +16,19 @@ use tracing::{info, warn};
 
 use crate::{
     alarms::Alarms,
-    audit::{self, Audit},
     config::{Cli, Command, Settings},
     generation,
     ingest::{Budget, Ingest, Owned},
     manifests::Manifests,
-    members::Members,
     metrics::Metrics,
-    migrate, rollups, shards,
-    sink::Sink,
-    store::Store,
+    migrate,
+    pipeline::{sink::Sink, store::Store, verify::Verifier},
+    shards::{assign, members::Members},
     stream::UsageStream,
-    trim,
-    verify::Verifier,
+    upkeep::{
+        audit::{self, Audit},
+        close_days_hourly, trim,
+    },
 };
 
 /// How long JetStream may take to be ready, once NATS answers.
@@ -106,11 +106,11 @@ async fn start(life: &Lifecycle, health: &Health, metrics: Metrics, settings: Se
         settings,
     });
     info!(ingestor = %ingest.me, shards = ingest.stream.shards, "started");
-    life.spawn_vital("shards", shards::run(Arc::clone(&ingest), health.clone()));
+    life.spawn_vital("shards", assign::run(Arc::clone(&ingest), health.clone()));
     life.spawn_vital("trim", trim::run(Arc::clone(&ingest)));
     life.spawn_vital(
         "rollups",
-        rollups::run(Arc::clone(&ingest), audit.verifier.client().clone()),
+        close_days_hourly::run(Arc::clone(&ingest), audit.verifier.client().clone()),
     );
     life.spawn_vital("audit", audit::run(ingest, audit));
     Ok(())

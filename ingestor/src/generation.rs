@@ -8,15 +8,17 @@ use schema::{Manifest, UsageEvent, names};
 use tracing::{info, warn};
 
 use crate::{
-    chunk,
     ingest::Ingest,
     manifests::{Manifests, WriteError},
     metrics::Metrics,
-    reader::Reader,
-    record::Content,
+    pipeline::{
+        content::Content,
+        reader::Reader,
+        verify::{Span, StoredEvent, Verifier},
+    },
     stop::Stop,
     stream::UsageStream,
-    verify::{Span, StoredEvent, Verifier},
+    upkeep::reread,
 };
 
 /// An ingestor that still writes a manifest makes us read it again, this often at the most.
@@ -95,7 +97,7 @@ async fn stored_before(
 ) -> Result<u64, Stop> {
     let mut through = 0;
     loop {
-        let chunk = chunk::next(&mut reader, last).await?;
+        let chunk = reread::next(&mut reader, last).await?;
         let (Some(first), Some(end)) = (chunk.first(), chunk.last()) else {
             return Ok(through);
         };

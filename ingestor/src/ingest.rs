@@ -9,8 +9,8 @@ use service::Lifecycle;
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    alarms::Alarms, config::Settings, manifests::Manifests, members::Members, metrics::Metrics, store::Store,
-    stream::UsageStream,
+    alarms::Alarms, config::Settings, manifests::Manifests, metrics::Metrics, pipeline::store::Store,
+    shards::members::Members, stream::UsageStream,
 };
 
 pub struct Ingest {

@@ -1,23 +1,16 @@
 //! The ingestor: reads lane records from the stream and stores every event in ClickHouse exactly once.
 //!
-//! | what | file |
+//! | what | where |
 //! |---|---|
 //! | settings and sub-commands | [`config`] |
-//! | putting it together, stopping it | [`app`] |
-//! | the NATS objects it owns | [`stream`] |
-//! | who is there, who has which shard | [`members`], [`shards`], [`claim`] |
-//! | how far a shard is stored, by compare-and-set | [`manifests`] |
-//! | one shard, taken and given up | [`shard`] |
-//! | one shard at work: read, gather, seal, insert, verify | [`work`] |
-//! | reading in order, ahead of storing | [`reader`], [`feed`], [`record`] |
-//! | cutting ranges (pure) | [`batch`] |
-//! | dropping what was stored before under the same `Idempotency-Key` | [`duplicates`] (pure), [`stored_before`] |
-//! | storing a range until it is seen to be there once | [`store`], [`row`], [`sink`], [`verify`] |
-//! | what cannot be decoded | [`dead_letter`] |
-//! | removing from the stream what is stored and old | [`trim`] |
-//! | comparing the stream with the rows, and mending | [`audit`], [`repair`], [`chunk`] |
-//! | the tables of ClickHouse; closing days | [`migrate`]; [`rollup`], [`rollups`] |
-//! | a stream that was restored or reset | [`generation`] |
+//! | starting and stopping the service | [`app`] |
+//! | the NATS stream and buckets | [`stream`]; [`generation`] after a restore or reset |
+//! | how far each shard is stored | [`manifests`] |
+//! | which ingestor has which shard | [`shards`] |
+//! | reading records and storing them as rows | [`pipeline`] |
+//! | audits, repairs, trimming, closing days | [`upkeep`] |
+//! | the tables of ClickHouse | [`migrate`] |
+//! | what all shards share; why work on a shard stops | [`ingest`]; [`stop`] |
 //! | what an operator sees | [`alarms`], [`metrics`] |
 //!
 //! # Invariants
@@ -27,36 +20,17 @@
 
 pub mod alarms;
 pub mod app;
-pub mod audit;
-pub mod batch;
-pub mod chunk;
-pub mod claim;
 pub mod config;
-pub mod dead_letter;
-pub mod duplicates;
-pub mod feed;
 pub mod generation;
 pub mod ingest;
 pub mod manifests;
-pub mod members;
 pub mod metrics;
 pub mod migrate;
-pub mod reader;
-pub mod record;
-pub mod repair;
-pub mod rollup;
-pub mod rollups;
-pub mod row;
-pub mod shard;
+pub mod pipeline;
 pub mod shards;
-pub mod sink;
 pub mod stop;
-pub mod store;
-pub mod stored_before;
 pub mod stream;
-pub mod trim;
-pub mod verify;
-pub mod work;
+pub mod upkeep;
 
 use std::process::ExitCode;
 

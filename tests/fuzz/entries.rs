@@ -6,7 +6,7 @@ use std::{net::IpAddr, str::from_utf8};
 use billing_worker::webhook::{envelope::Envelope, signature};
 use gateway::{client::Client, cost::json_array, framing, idempotency_key, proxy::headers};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use ingestor::record::Content;
+use ingestor::pipeline::content::Content;
 use schema::{
     LaneRecord, Manifest,
     api_key::{self, ApiKey},

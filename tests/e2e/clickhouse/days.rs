@@ -1,7 +1,7 @@
 //! Days that are closed, and rows that are kept no longer: every sum stays.
 
 use billing_worker::retention;
-use ingestor::rollup;
+use ingestor::upkeep::close_days;
 use schema::{AccountId, Catalogue, Manifest, Period, manifest::Pending};
 use sqlx::PgPool;
 use time::{OffsetDateTime, ext::NumericalDuration, macros::datetime};
@@ -44,13 +44,13 @@ async fn a_closed_day_counts_once_however_often_it_was_copied() {
     tables.client.query(leftover).execute().await.unwrap();
 
     // A range that is sealed and not verified holds the days open that it may reach.
-    let held = rollup::close_days(&tables.client, [sealed(now - 15.days())], now)
+    let held = close_days::close_days(&tables.client, [sealed(now - 15.days())], now)
         .await
         .unwrap();
     assert_eq!(held, []);
     let (a, b) = tokio::join!(
-        rollup::close_days(&tables.client, [sealed(now), Manifest::default()], now),
-        rollup::close_days(&tables.client, [], now)
+        close_days::close_days(&tables.client, [sealed(now), Manifest::default()], now),
+        close_days::close_days(&tables.client, [], now)
     );
     let closed = a.unwrap();
     assert_eq!(closed, b.unwrap());
@@ -58,7 +58,7 @@ async fn a_closed_day_counts_once_however_often_it_was_copied() {
     assert_eq!(closed.last().unwrap().to_string(), "2026-11-16");
     assert_eq!(tables.usage("1").await, all);
     assert_eq!(
-        rollup::close_days(&tables.client, [], now).await.unwrap(),
+        close_days::close_days(&tables.client, [], now).await.unwrap(),
         [],
         "closed twice"
     );
@@ -77,7 +77,7 @@ async fn a_closed_day_counts_once_however_often_it_was_copied() {
     insert(&tables.client, "late", &batch(account, 5, now - 19.days(), &[1]))
         .await
         .unwrap();
-    let error = rollup::close_days(&tables.client, [], now)
+    let error = close_days::close_days(&tables.client, [], now)
         .await
         .unwrap_err()
         .to_string();
@@ -139,7 +139,11 @@ async fn retention_deletes_by_the_current_plan_and_every_sum_stays() {
     };
     let retained = retention::step(&db, &tables.client, &catalogue, now).await.unwrap();
     assert_eq!(retained.rows, 0, "no day is closed, so nothing may go");
-    while !rollup::close_days(&tables.client, [], now).await.unwrap().is_empty() {}
+    while !close_days::close_days(&tables.client, [], now)
+        .await
+        .unwrap()
+        .is_empty()
+    {}
     let retained = retention::step(&db, &tables.client, &catalogue, now).await.unwrap();
     assert_eq!(retained.rows, 0, "days that were closed just now may still be read");
     let later = now + 7.hours();

@@ -2,8 +2,8 @@
 
 use clickhouse::Row;
 use ingestor::{
-    batch::{Gathering, Record, Sealed},
     config::{BatchSettings, Cli},
+    pipeline::range::{Gathering, Record, Sealed},
 };
 use schema::{Manifest, names};
 use serde::Serialize;

@@ -4,7 +4,7 @@
 //! | model | the claims | what it is drawn after |
 //! |---|---|---|
 //! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`lane::Lane`] itself), `billing-worker/src/settle` |
-//! | [`manifest`] | each event is stored once, or dropped once as a duplicate | `ingestor/src/{shard,claim,work,batch,store,sink,verify,trim,audit,repair}` |
+//! | [`manifest`] | each event is stored once, or dropped once as a duplicate | `ingestor/src/{shards,pipeline,upkeep}` |
 //!
 //! Each has `state` (what there is), `action` (one step of one part, with the function of the code that it stands for),
 //! `step` (what it changes), `properties` (what always holds, and what has to be possible so that this says something) and

@@ -7,12 +7,12 @@ use super::state::{Insert, Token};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `ingestor/src/shard.rs`, `take`: the manifest is read, `claim.rs` says where to begin, and it is written over that
+    /// `ingestor/src/shards/own.rs`, `take`: the manifest is read, `claim.rs` says where to begin, and it is written over that
     /// revision. Whether the owner is gone is nobody's to know, so it may be taken from the living.
     Take {
         ingestor: u8,
     },
-    /// `ingestor/src/work.rs`, `seal`: a range is cut (`batch.rs`), its duplicates are found, its manifest is written.
+    /// `ingestor/src/pipeline/work.rs`, `seal`: a range is cut (`range.rs`), its duplicates are found, its manifest is written.
     Seal {
         ingestor: u8,
         last: u8,
@@ -22,7 +22,7 @@ pub enum Action {
     StoreDuplicates {
         ingestor: u8,
     },
-    /// `ingestor/src/store.rs`, `check` and `sink.rs`, `insert`: the manifest is still ours, and the rows go out. One step:
+    /// `ingestor/src/pipeline/store.rs`, `check` and `sink.rs`, `insert`: the manifest is still ours, and the rows go out. One step:
     /// a pause between the two is an insert that is on its way for long.
     Send {
         ingestor: u8,
@@ -32,11 +32,11 @@ pub enum Action {
     Lands(Insert),
     /// ClickHouse is killed when the token is logged and the part is not in place yet.
     Swallowed(Insert),
-    /// `ingestor/src/store.rs`, `look` and `verify.rs`, `verdict`. Of an insert whose answer did not come, at any time.
+    /// `ingestor/src/pipeline/store.rs`, `look` and `verify.rs`, `verdict`. Of an insert whose answer did not come, at any time.
     Look {
         ingestor: u8,
     },
-    /// `ingestor/src/work.rs`, `write`: done, and nothing pending.
+    /// `ingestor/src/pipeline/work.rs`, `write`: done, and nothing pending.
     WriteDone {
         ingestor: u8,
     },
@@ -47,11 +47,11 @@ pub enum Action {
     Crash {
         ingestor: u8,
     },
-    /// `ingestor/src/trim.rs`: what is stored leaves the stream.
+    /// `ingestor/src/upkeep/trim.rs`: what is stored leaves the stream.
     Trim,
     /// The bucket's entry is lost, with no insert on its way.
     LoseManifest,
-    /// `ingestor/src/audit.rs` and `repair.rs`: closed positions are compared with their rows; one row each is left.
+    /// `ingestor/src/upkeep/audit.rs` and `repair.rs`: closed positions are compared with their rows; one row each is left.
     Audit,
 }
 

@@ -8,7 +8,7 @@ use schema::EventId;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::{
+use crate::pipeline::{
     duplicates::{Question, SealedAt},
     verify::{Verifier, within},
 };

@@ -11,12 +11,14 @@ use service::{Backoff, Health};
 use tracing::{error, warn};
 
 use crate::{
-    batch::Range,
     manifests::Manifests,
     metrics::{Metrics, Shard},
-    sink::{Part, Sink, SinkError},
+    pipeline::{
+        range::Range,
+        sink::{Part, Sink, SinkError},
+        verify::{Span, Verdict, Verifier},
+    },
     stop::Stop,
-    verify::{Span, Verdict, Verifier},
 };
 
 /// A manifest that was written or seen this long ago is looked at again before rows are sent: whoever was paused longer

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clickhouse::Client;
 use tracing::warn;
 
-use crate::{ingest::Ingest, rollup};
+use crate::{ingest::Ingest, upkeep::close_days};
 
 const EVERY: Duration = Duration::from_secs(3_600);
 
@@ -35,6 +35,6 @@ async fn close(ingest: &Ingest, client: &Client) -> Result<()> {
     for shard in 0..ingest.stream.shards {
         manifests.extend(ingest.manifests.read(shard).await?.0);
     }
-    rollup::close_days(client, manifests, schema::clock::now()).await?;
+    close_days::close_days(client, manifests, schema::clock::now()).await?;
     Ok(())
 }

@@ -10,14 +10,16 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    batch::{Range, Record},
-    chunk::Reread,
     config::DuplicateSettings,
-    duplicates::{Question, Remembered},
-    record::Content,
-    sink::{Part, Sink, SinkError},
-    stored_before,
-    verify::{Span, Verifier, bind, within},
+    pipeline::{
+        content::Content,
+        duplicates::{Question, Remembered},
+        range::{Range, Record},
+        sink::{Part, Sink, SinkError},
+        stored_before,
+        verify::{Span, Verifier, bind, within},
+    },
+    upkeep::reread::Reread,
 };
 
 /// Positions in one statement.

@@ -1,4 +1,4 @@
-//! Inserts one range, its events and its duplicates as one block each, and says what ClickHouse made of it. Whether the rows are there is [`crate::verify`]'s to say.
+//! Inserts one range, its events and its duplicates as one block each, and says what ClickHouse made of it. Whether the rows are there is [`crate::pipeline::verify`]'s to say.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use clickhouse::{Client, RowWrite, error::Error};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::{
-    batch::Range,
+use crate::pipeline::{
+    range::Range,
     row::{Attempt, DUPLICATES, DuplicateRow, EventRow, TABLE},
 };
 

@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    claim::{self, Beginning, Claim},
     generation,
     ingest::Ingest,
     manifests::{Held, WriteError},
+    pipeline::work::Work,
+    shards::claim::{self, Beginning, Claim},
     stop::Stop,
-    work::Work,
 };
 
 /// How long a range under way may still take when the shard is to be given away. Its manifest stays, so that the next

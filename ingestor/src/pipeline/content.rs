@@ -5,7 +5,7 @@ use schema::{
     lane_record::{DecodeError, Kind, LaneRecord},
 };
 
-use crate::row;
+use crate::pipeline::row;
 
 #[derive(Debug)]
 pub enum Content {
@@ -51,7 +51,7 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::tests::event;
+    use crate::pipeline::row::tests::event;
     use schema::BatchId;
 
     fn batch(events: Vec<UsageEvent>) -> Vec<u8> {

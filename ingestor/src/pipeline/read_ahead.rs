@@ -9,11 +9,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    batch::Record,
     ingest::{Budget, Ingest},
     metrics,
-    reader::{Message, Reader},
-    record::Content,
+    pipeline::{
+        content::Content,
+        range::Record,
+        reader::{Message, Reader},
+    },
     stop::Stop,
 };
 

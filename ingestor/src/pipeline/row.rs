@@ -213,10 +213,10 @@ pub mod tests {
                 .filter_map(|line| line.split_whitespace().next())
                 .collect()
         };
-        let columns = of_table(include_str!("../../schema/clickhouse/01_usage_events.sql"));
+        let columns = of_table(include_str!("../../../schema/clickhouse/01_usage_events.sql"));
         let sent = <EventRow as Row>::COLUMN_NAMES;
         assert_eq!(&columns[..sent.len()], sent);
-        let columns = of_table(include_str!("../../schema/clickhouse/07_usage_duplicates.sql"));
+        let columns = of_table(include_str!("../../../schema/clickhouse/07_usage_duplicates.sql"));
         assert_eq!(columns, <DuplicateRow as Row>::COLUMN_NAMES);
     }
 }

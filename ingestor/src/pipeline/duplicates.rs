@@ -1,6 +1,6 @@
 //! Which events of a batch were stored before: tries of one `Idempotency-Key` that came through several gateways, or again
 //! through one that has forgotten the first, name one event. The first counts, the others are dropped. Pure: what ClickHouse
-//! holds is asked for by [`crate::stored_before`], and the clock is the caller's.
+//! holds is asked for by [`crate::pipeline::stored_before`], and the clock is the caller's.
 //!
 //! An event is a duplicate if one with its id is earlier in the batch, or was sealed no longer before the stream got this one
 //! than the window (`IDEMPOTENCY_WINDOW`). No clock of a gateway is asked. Events without a key cost a look at their key.
@@ -15,7 +15,7 @@ use std::{
 
 use schema::{AccountId, EventId, UsageEvent};
 
-use crate::{batch::Record, config::DuplicateSettings};
+use crate::{config::DuplicateSettings, pipeline::range::Record};
 
 /// How far the clocks of two ingestors may lie apart, in milliseconds: what another one sealed may seem to be of the future.
 const CLOCKS_APART_MS: i64 = 3_600_000;
@@ -165,7 +165,7 @@ fn milliseconds(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::tests::event;
+    use crate::pipeline::row::tests::event;
     use proptest::prelude::*;
     use schema::RunId;
 

@@ -12,17 +12,21 @@ use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
 use crate::{
-    chunk::{self, Reread},
     config::DuplicateSettings,
     ingest::Ingest,
     manifests::Manifests,
     metrics::{Metrics, Shard},
-    reader::Reader,
-    repair::Repair,
-    sink::Sink,
+    pipeline::{
+        reader::Reader,
+        sink::Sink,
+        verify::{Span, StoredEvent, Verifier, bind, within},
+    },
     stop::Stop,
     stream::UsageStream,
-    verify::{Span, StoredEvent, Verifier, bind, within},
+    upkeep::{
+        repair::Repair,
+        reread::{self, Reread},
+    },
 };
 
 #[derive(Clone)]
@@ -122,7 +126,7 @@ impl Audit {
             from - 1,
         );
         loop {
-            let chunk = chunk::next(&mut reader, manifest.done_through).await?;
+            let chunk = reread::next(&mut reader, manifest.done_through).await?;
             if chunk.is_empty() {
                 self.count(shard, &report);
                 return Ok(report);

@@ -21,20 +21,22 @@ use tokio_util::sync::{CancellationToken, DropGuard, PollSemaphore};
 use tracing::{info, warn};
 
 use crate::{
-    batch::{self, Gathering, Range, Record, Sealed},
-    dead_letter,
-    duplicates::{Question, Remembered, SealedAt},
-    feed::{self, Item},
     ingest::Ingest,
     manifests::Held,
     metrics,
-    reader::{Message, Reader},
-    record::Content,
-    shard::RELEASE_WITHIN,
+    pipeline::{
+        content::Content,
+        dead_letter,
+        duplicates::{Question, Remembered, SealedAt},
+        range::{self, Gathering, Range, Record, Sealed},
+        read_ahead::{self, Item},
+        reader::{Message, Reader},
+        store::{Fence, Stored, Tried},
+        stored_before,
+        verify::Span,
+    },
+    shards::own::RELEASE_WITHIN,
     stop::Stop,
-    store::{Fence, Stored, Tried},
-    stored_before,
-    verify::Span,
 };
 
 /// How often lag is shown.
@@ -236,7 +238,7 @@ impl<'a> Work<'a> {
             self.held.manifest.generation,
             self.done,
         );
-        feed::start(self.ingest, reader, self.shard)
+        read_ahead::start(self.ingest, reader, self.shard)
     }
 
     async fn bury(&mut self, message: &Message, why: &str) {
@@ -300,7 +302,7 @@ impl<'a> Work<'a> {
         if !rest.is_empty() {
             self.gathering.put_back(rest, Instant::now());
         }
-        match batch::seal(records, dropped, now_ms) {
+        match range::seal(records, dropped, now_ms) {
             None => Ok(None),
             Some(Sealed::Empty(last)) => {
                 self.done = last;

@@ -16,7 +16,7 @@ use schema::names;
 use service::Backoff;
 use tracing::{error, warn};
 
-use crate::reader::Message;
+use crate::pipeline::reader::Message;
 
 /// Headers are short; a payload that would not fit beside them is cut.
 const HEADERS_MAX: usize = 2 << 10;

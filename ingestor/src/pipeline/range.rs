@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     config::BatchSettings,
-    row::{Attempt, DuplicateRow, EventRow, Position},
+    pipeline::row::{Attempt, DuplicateRow, EventRow, Position},
 };
 
 /// A record as it was read. An open, fence, close or dead record has no events: it only moves the range on.
@@ -260,7 +260,7 @@ impl Range {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::tests::event;
+    use crate::pipeline::row::tests::event;
     use proptest::prelude::*;
     use std::time::Duration;
 

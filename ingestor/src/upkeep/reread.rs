@@ -1,6 +1,9 @@
 //! Records that were stored already, read again in bounded pieces: for audits and for a raised generation.
 
-use crate::{reader::Reader, record::Content, stop::Stop};
+use crate::{
+    pipeline::{content::Content, reader::Reader},
+    stop::Stop,
+};
 
 /// What ends a chunk, whichever comes first.
 const RECORDS: usize = 5_000;

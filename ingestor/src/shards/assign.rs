@@ -1,0 +1,83 @@
+//! Shares the shards among the ingestors: takes up those that are ours, gives up those that are not.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Result;
+use service::Health;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{ingest::Ingest, shards::own};
+
+const PART: &str = "members";
+
+/// Until the service stops; then gives all up.
+pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
+    let mut tasks: BTreeMap<u16, Task> = BTreeMap::new();
+    let every = ingest.settings.member_ttl / 3;
+    health.down(PART, "not met yet");
+    loop {
+        let met = {
+            let mut members = ingest.members.lock().await;
+            match timeout(ingest.settings.member_ttl, members.meet()).await {
+                Ok(Ok(())) => Ok(members.shards(ingest.stream.shards)),
+                Ok(Err(error)) => Err(format!("{error:#}")),
+                Err(_) => Err("no answer".to_owned()),
+            }
+        };
+        match met {
+            Ok(ours) => {
+                health.up(PART);
+                tasks.retain(|_, task| !task.handle.is_finished());
+                for (shard, task) in &tasks {
+                    if !ours.contains(shard) && !task.stop.is_cancelled() {
+                        info!(shard, "the shard is another ingestor's now");
+                        task.stop.cancel();
+                    }
+                }
+                for shard in ours {
+                    tasks.entry(shard).or_insert_with(|| Task::spawn(&ingest, shard));
+                }
+            }
+            // Nothing changes hands on a guess.
+            Err(why) => {
+                warn!("could not meet the other ingestors: {why}");
+                health.down(PART, why);
+            }
+        }
+        ingest
+            .metrics
+            .owned
+            .set(ingest.owned.all().len().try_into().unwrap_or(i64::MAX));
+        tokio::select! {
+            () = ingest.life.stopping() => break,
+            () = tokio::time::sleep(every) => {}
+        }
+    }
+    tasks.values().for_each(|task| task.stop.cancel());
+    // At once: the others may ask for the shards while we finish with them.
+    let members = ingest.members.lock().await;
+    if let Err(why) = timeout(every, members.leave())
+        .await
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer")))
+    {
+        warn!("leaving: {why:#}");
+    }
+    Ok(())
+}
+
+struct Task {
+    stop: CancellationToken,
+    handle: JoinHandle<()>,
+}
+
+impl Task {
+    fn spawn(ingest: &Arc<Ingest>, shard: u16) -> Self {
+        let stop = CancellationToken::new();
+        let handle = ingest
+            .life
+            .spawn_apart(own::run(Arc::clone(ingest), shard, stop.clone()));
+        Self { stop, handle }
+    }
+}
