@@ -1,1 +1,26 @@
-//! The catalogue of problem types: one list of the errors that every API of the system answers with (RFC 9457).
+//! Errors as every API of the system shows them: RFC 9457 problem documents, from one catalogue.
+//!
+//! | what | file |
+//! |---|---|
+//! | the catalogue: each problem type with its code, status, title and sentences | [`Kind`] in `kind.rs` |
+//! | one problem: the answer to one request that failed | [`Problem`] in `answer.rs` |
+//! | the problem document, its `type` and its `instance` | `body.rs` |
+//! | why JSON could not be read, in words for the client | [`json`] |
+//!
+//! # How a problem becomes a body
+//! A handler returns a [`Problem`]. As a response it has a status, headers and an empty body, and carries itself in the response's
+//! extensions. The server writes the body, because the server knows the id of the request and where the documentation is.
+//!
+//! The section "Errors" of `docs/api.md` is generated from the catalogue. A test compares the two;
+//! `UPDATE_DOCS=1 cargo test -p problem` writes the section.
+
+mod answer;
+mod body;
+#[cfg(test)]
+mod documentation;
+pub mod json;
+mod kind;
+
+pub use answer::{Members, Problem};
+pub use body::{CONTENT_TYPE, TYPE_BASE, instance};
+pub use kind::{Area, Kind};

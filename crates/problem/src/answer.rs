@@ -1,0 +1,164 @@
+//! One problem: the answer to one request that failed.
+
+use std::borrow::Cow;
+
+use axum::response::{IntoResponse, Response};
+use http::{
+    HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use rand::RngExt;
+use schema::api_key;
+use serde::Serialize;
+
+use crate::{Kind, body};
+
+/// No problem shows an API key, even if the request did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub kind: Kind,
+    detail: Cow<'static, str>,
+    members: Option<Box<Members>>,
+    retry_after_s: Option<i64>,
+}
+
+/// What some problem types carry beside the members that all have. The outer `Option` says whether the member is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Members {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_type: Option<&'static str>,
+    /// Cost units. `null`: the gateway does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_usage: Option<Option<i64>>,
+    /// Cost units. `null`: there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Option<i64>>,
+    /// Cost units. `null`: there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<Option<i64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade_url: Option<String>,
+}
+
+impl Problem {
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        let detail = match detail.into() {
+            // A detail can quote a value of the request's body.
+            detail if detail.contains(api_key::PREFIX) => {
+                "the request contains an API key where no key is allowed".into()
+            }
+            detail => detail,
+        };
+        Self {
+            kind,
+            detail,
+            members: None,
+            // Random, so that the waiting clients do not all return in the same second.
+            retry_after_s: kind.is_temporary().then(|| rand::rng().random_range(1..=5)),
+        }
+    }
+
+    /// With the catalogue's own sentence.
+    pub fn of(kind: Kind) -> Self {
+        Self::new(kind, kind.detail())
+    }
+
+    pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::InvalidRequest, detail)
+    }
+
+    /// With a time of its own in `Retry-After`, in seconds.
+    pub fn retry_after(self, seconds: i64) -> Self {
+        Self {
+            retry_after_s: Some(seconds),
+            ..self
+        }
+    }
+
+    pub fn with(self, members: Members) -> Self {
+        Self {
+            members: Some(Box::new(members)),
+            ..self
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub fn members(&self) -> Option<&Members> {
+        self.members.as_deref()
+    }
+
+    /// The problem document. `type_base` is the address of the API's documentation.
+    pub fn body(&self, type_base: &str, request_id: &str) -> Vec<u8> {
+        body::document(self, type_base, request_id)
+    }
+}
+
+impl IntoResponse for Problem {
+    /// The body is empty: see the crate's documentation.
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(body::CONTENT_TYPE));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        let challenge = match self.kind {
+            Kind::InvalidKey => Some("Bearer error=\"invalid_token\""),
+            kind if kind.status() == StatusCode::UNAUTHORIZED => Some("Bearer"),
+            _ => None,
+        };
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temporary_problems_say_when_to_try_again() {
+        for kind in Kind::ALL {
+            let response = Problem::of(*kind).into_response();
+            let retry_after = response.headers().get(RETRY_AFTER);
+            let seconds = retry_after.map(|value| value.to_str().unwrap().parse::<i64>().unwrap());
+            match seconds {
+                Some(seconds) => assert!((1..=5).contains(&seconds), "{kind:?}"),
+                None => assert_ne!(response.status(), 503, "{kind:?}"),
+            }
+        }
+        let response = Problem::of(Kind::Starting).retry_after(60).into_response();
+        assert_eq!(response.headers()[RETRY_AFTER], "60");
+    }
+
+    #[test]
+    fn missing_and_wrong_keys_get_a_challenge() {
+        let challenge = |kind| {
+            Problem::of(kind)
+                .into_response()
+                .headers()
+                .get(WWW_AUTHENTICATE)
+                .cloned()
+        };
+        assert_eq!(challenge(Kind::MissingKey).unwrap(), "Bearer");
+        assert_eq!(challenge(Kind::InvalidKey).unwrap(), "Bearer error=\"invalid_token\"");
+        assert_eq!(challenge(Kind::InvalidRequest), None);
+    }
+
+    #[test]
+    fn a_problem_never_shows_a_key() {
+        let key = api_key::ApiKey::generate();
+        let problem = Problem::invalid(format!("`name` must be short, got {:?}", key.reveal()));
+        assert!(!problem.detail().contains(api_key::PREFIX));
+    }
+}

@@ -1,0 +1,112 @@
+//! The problem document of RFC 9457, with the members `error` and `message` for programs that know no problem documents.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{Members, Problem};
+
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// Where the API's documentation is, unless a setting names another address. Relative, with its full path, as RFC 9457 asks of
+/// relative URIs: the services serve the page there.
+pub const TYPE_BASE: &str = "/docs/api.md";
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    instance: String,
+    error: &'static str,
+    message: &'a str,
+    #[serde(flatten)]
+    members: Option<&'a Members>,
+}
+
+pub(crate) fn document(problem: &Problem, type_base: &str, request_id: &str) -> Vec<u8> {
+    let kind = problem.kind;
+    let document = Document {
+        r#type: format!("{type_base}#{}", kind.error()),
+        title: kind.title(),
+        status: kind.status().as_u16(),
+        detail: problem.detail(),
+        instance: instance(request_id),
+        error: kind.error(),
+        message: problem.detail(),
+        members: problem.members(),
+    };
+    serde_json::to_vec(&document).expect("strings and numbers are always JSON")
+}
+
+/// The URI of one occurrence of a problem: `urn:uuid:<id>` if the request's id is a UUID, as ours are, or else the relative URI
+/// `/requests/<id>` of an id that the client chose. Both are names only: RFC 9457 does not ask that they can be opened.
+pub fn instance(request_id: &str) -> String {
+    if request_id.len() == uuid::fmt::Hyphenated::LENGTH && Uuid::try_parse(request_id).is_ok() {
+        return format!("urn:uuid:{}", request_id.to_ascii_lowercase());
+    }
+    let mut uri = "/requests/".to_owned();
+    for byte in request_id.bytes() {
+        match byte {
+            // The characters that RFC 3986 reserves for no purpose.
+            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => uri.push(char::from(byte)),
+            byte => write!(uri, "%{byte:02X}").expect("writing into a String cannot fail"),
+        }
+    }
+    uri
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_document_has_all_members() {
+        let problem = Problem::new(Kind::RateLimitExceeded, "monthly limit reached").with(Members {
+            usage_type: Some("api_call"),
+            current_usage: Some(Some(98)),
+            limit: Some(Some(100)),
+            remaining: Some(None),
+            upgrade_url: Some("/billing/plans".into()),
+        });
+        let document: Value = serde_json::from_slice(&problem.body(TYPE_BASE, "request-1")).unwrap();
+        assert_eq!(
+            document,
+            json!({
+                "type": "/docs/api.md#rate_limit_exceeded",
+                "title": "Monthly limit reached",
+                "status": 429,
+                "detail": "monthly limit reached",
+                "instance": "/requests/request-1",
+                "error": "rate_limit_exceeded",
+                "message": "monthly limit reached",
+                "usage_type": "api_call",
+                "current_usage": 98,
+                "limit": 100,
+                "remaining": null,
+                "upgrade_url": "/billing/plans",
+            })
+        );
+        let document = Problem::of(Kind::Internal).body(TYPE_BASE, "");
+        let document: Value = serde_json::from_slice(&document).unwrap();
+        assert_eq!(document.as_object().unwrap().len(), 7, "{document}");
+    }
+
+    #[test]
+    fn an_instance_is_a_uri() {
+        for (id, uri) in [
+            (
+                "01A21C0B-af6b-717e-bbf2-56621a502fc5",
+                "urn:uuid:01a21c0b-af6b-717e-bbf2-56621a502fc5",
+            ),
+            ("mine-1", "/requests/mine-1"),
+            ("a/b?c#d%e", "/requests/a%2Fb%3Fc%23d%25e"),
+        ] {
+            assert_eq!(instance(id), uri);
+        }
+    }
+}

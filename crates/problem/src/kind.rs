@@ -1,0 +1,301 @@
+//! The catalogue: every problem type of every API, with its status code.
+
+use http::StatusCode;
+
+/// Which APIs answer with a problem type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// More than one.
+    Every,
+    Gateway,
+    /// The public billing API.
+    Billing,
+    Admin,
+}
+
+macro_rules! kinds {
+    ($($area:ident { $($kind:ident $status:ident $error:literal $title:literal $meaning:literal $remedy:literal)* })*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Kind {
+            $($(#[doc = $meaning] $kind,)*)*
+        }
+
+        impl Kind {
+            pub const ALL: &[Self] = &[$($(Self::$kind),*),*];
+
+            pub fn area(self) -> Area {
+                match self { $($(Self::$kind)|* => Area::$area,)* }
+            }
+
+            pub fn status(self) -> StatusCode {
+                match self { $($(Self::$kind => StatusCode::$status,)*)* }
+            }
+
+            /// The stable name: `error` in the body, for programs to branch on, and the anchor of its documentation.
+            pub fn error(self) -> &'static str {
+                match self { $($(Self::$kind => $error,)*)* }
+            }
+
+            pub fn title(self) -> &'static str {
+                match self { $($(Self::$kind => $title,)*)* }
+            }
+
+            /// What happened: a sentence of the documentation.
+            pub fn meaning(self) -> &'static str {
+                match self { $($(Self::$kind => $meaning,)*)* }
+            }
+
+            /// What the client can do: the next sentence of the documentation.
+            pub fn remedy(self) -> &'static str {
+                match self { $($(Self::$kind => $remedy,)*)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    Every {
+        InvalidRequest BAD_REQUEST "invalid_request" "Invalid request"
+            "The request is malformed, or a field has a value that is not allowed."
+            "`message` names the field, what it must be, and what came. Correct the request; the same request fails again."
+        MissingKey UNAUTHORIZED "missing_api_key" "Missing API key"
+            "The request has no `Authorization` header."
+            "Send `Authorization: Bearer <API key>`."
+        InvalidKey UNAUTHORIZED "invalid_api_key" "Invalid API key"
+            "The API key is malformed, unknown, expired or revoked."
+            "Check that the whole key is sent. Ask the operator for a new key if it is."
+        UnknownRoute NOT_FOUND "unknown_route" "Unknown route"
+            "No route has this method and path."
+            "Check the path and the method."
+        UnknownUsageType NOT_FOUND "unknown_usage_type" "Unknown usage type"
+            "The plan catalogue has no such usage type."
+            "`message` lists the known ones."
+        MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed" "Method not allowed"
+            "The path does not allow this method."
+            "The header `Allow` lists the allowed methods."
+        BodyTimeout REQUEST_TIMEOUT "body_timeout" "Body timeout"
+            "The request's body arrived too slowly, or stopped. Nothing was counted."
+            "Send it again."
+        TooLarge PAYLOAD_TOO_LARGE "too_large" "Request too large"
+            "The body has too many bytes, or a batch has too many events."
+            "`message` says how many are allowed. Send several smaller requests."
+        UriTooLong URI_TOO_LONG "uri_too_long" "URI too long"
+            "The request's URI has more than 65,534 bytes. The connection is closed."
+            "Send the data in the body."
+        HeadTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE "head_too_large" "Request head too large"
+            "The request's head has more bytes than `HEAD_BYTES_MAX`, or more than 100 headers. The connection is closed."
+            "Send fewer or smaller headers."
+        Internal INTERNAL_SERVER_ERROR "internal_error" "Internal error"
+            "The service failed. The failure is in its log, with the request's id."
+            "Report the request's id to the operator."
+        KeyUnchecked SERVICE_UNAVAILABLE "authentication_unavailable" "API keys cannot be checked"
+            "The database is away, and the key is not cached. Nothing was counted."
+            "Try again after `Retry-After` seconds."
+    }
+    Gateway {
+        KeyInUrl UNAUTHORIZED "api_key_in_url" "API key in the URL"
+            "API keys must not be sent in the URL, because URLs are logged."
+            "Send the key in the `Authorization` header, and revoke this one if the URL was logged."
+        SubscriptionRequired PAYMENT_REQUIRED "subscription_required" "Subscription required"
+            "The account's subscription is not paid."
+            "Pay the open invoice: `upgrade_url` shows where."
+        AccountSuspended FORBIDDEN "account_suspended" "Account suspended"
+            "The operator suspended the account. No request is served, and none is counted."
+            "Ask the operator why. A payment does not end a suspension."
+        KeyUnderWay CONFLICT "idempotency_key_under_way" "Request still in progress"
+            "Another request with the same `Idempotency-Key` is not answered yet."
+            "Try again after `Retry-After` seconds to get its answer."
+        UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "Unsupported media type"
+            "The body must be uncompressed JSON."
+            "Send `Content-Type: application/json`, and no `Content-Encoding`."
+        KeyReused UNPROCESSABLE_ENTITY "idempotency_key_reused" "Idempotency-Key reused"
+            "The `Idempotency-Key` was sent before, with another request."
+            "Use a new key for each new request."
+        RateLimitExceeded TOO_MANY_REQUESTS "rate_limit_exceeded" "Monthly limit reached"
+            "The plan's limit for the usage type leaves fewer units than the request costs. Nothing was counted."
+            "Wait for the next period (`Retry-After`), send a cheaper request, or change the plan at `upgrade_url`."
+        BurstLimitExceeded TOO_MANY_REQUESTS "burst_limit_exceeded" "Too many requests per second"
+            "The API key sent more requests per second than its plan allows. Nothing was counted."
+            "Try again after `Retry-After` seconds, and send more slowly."
+        UpgradeNotSupported NOT_IMPLEMENTED "upgrade_not_supported" "Protocol upgrade not supported"
+            "The gateway does not pass on protocol upgrades such as WebSocket."
+            "Send the request without the `Upgrade` header."
+        UpstreamUnreachable BAD_GATEWAY "upstream_unreachable" "Upstream unreachable"
+            "The API behind the gateway cannot be reached. Nothing was charged."
+            "Try again later."
+        UpstreamInvalid BAD_GATEWAY "upstream_invalid_response" "Invalid upstream response"
+            "The API behind the gateway sent an invalid response. Nothing was charged."
+            "Try again later. The upstream may have done what the request asked."
+        QuotaUnavailable SERVICE_UNAVAILABLE "quota_unavailable" "Quota unavailable"
+            "The quota cannot be checked now. Nothing was counted."
+            "Try again after `Retry-After` seconds."
+        RecordingUnavailable SERVICE_UNAVAILABLE "recording_unavailable" "Recording unavailable"
+            "Usage cannot be recorded now. Nothing was counted."
+            "Try again after `Retry-After` seconds."
+        NotRecorded SERVICE_UNAVAILABLE "not_recorded" "Usage not recorded"
+            "The upstream answered, but the usage could not be recorded. Nothing was charged."
+            "Try again after `Retry-After` seconds. The upstream may have done what the request asked."
+        UpstreamTimeout GATEWAY_TIMEOUT "upstream_timeout" "Upstream timeout"
+            "The API behind the gateway did not answer in time. Nothing was charged."
+            "Try again later. The upstream may have done what the request asked."
+        OutcomeUnknown GATEWAY_TIMEOUT "outcome_unknown" "Outcome unknown"
+            "The gateway does not know yet whether the usage was recorded. It is counted at most once."
+            "Send the request again with the same `Idempotency-Key`: it is counted once."
+    }
+    Billing {
+        AlreadySubscribed CONFLICT "already_subscribed" "Already subscribed"
+            "The account has a subscription."
+            "Change it with `POST /billing/upgrade`, or cancel it."
+        NotSubscribed CONFLICT "not_subscribed" "Not subscribed"
+            "The account has no subscription."
+            "Start one with `POST /billing/create-checkout-session`."
+        SamePlan CONFLICT "same_plan" "Same plan"
+            "The account is on this plan already."
+            "No action is needed."
+        NotForSale UNPROCESSABLE_ENTITY "not_for_sale" "Plan not for sale"
+            "Nobody can subscribe to this plan through the API."
+            "`message` says what to do instead."
+        Conflict CONFLICT "conflict" "Conflict"
+            "The account's state does not allow this now, often because another change is in progress."
+            "`message` gives the reason."
+        PaymentFailed PAYMENT_REQUIRED "payment_failed" "Payment failed"
+            "The payment method was declined. The plan did not change."
+            "Use another payment method."
+        PricesMissing SERVICE_UNAVAILABLE "prices_missing" "Prices missing in Stripe"
+            "Stripe has no price for the plan."
+            "The operator runs `billing-worker stripe sync`."
+        WrongMode CONFLICT "wrong_mode" "Wrong Stripe mode"
+            "The account is a customer in Stripe's live mode and this service uses the test mode, or the other way round."
+            "The operator uses the key of the right mode."
+        UsageNotReported SERVICE_UNAVAILABLE "usage_not_reported" "Usage not reported yet"
+            "The change needs that all usage is reported to Stripe first, and that failed. Nothing was changed."
+            "Try again after `Retry-After` seconds."
+        StripeRefused BAD_GATEWAY "stripe_refused" "Stripe refused the request"
+            "Stripe refused a request of this service."
+            "`message` is Stripe's own message."
+        StripeNotConfigured SERVICE_UNAVAILABLE "stripe_not_configured" "Stripe not configured"
+            "The service has no Stripe key, or one that Stripe does not accept."
+            "The operator sets `STRIPE_SECRET_KEY`."
+        StripeUnavailable SERVICE_UNAVAILABLE "stripe_unavailable" "Stripe unavailable"
+            "Stripe did not answer. Nothing is billed twice."
+            "Try again after `Retry-After` seconds."
+        WebhookRefused BAD_REQUEST "webhook_refused" "Webhook refused"
+            "The webhook has no valid signature, or is too old."
+            "Check that `STRIPE_WEBHOOK_SECRETS` has the endpoint's secret, and that the clocks are right."
+        WebhooksClosed SERVICE_UNAVAILABLE "webhooks_closed" "Webhooks closed"
+            "The service has no webhook secret, so it accepts no webhook."
+            "The operator sets `STRIPE_WEBHOOK_SECRETS`."
+        UnknownPlan NOT_FOUND "unknown_plan" "Unknown plan"
+            "The plan catalogue has no such plan."
+            "`message` lists the known ones."
+        DatabaseUnavailable SERVICE_UNAVAILABLE "database_unavailable" "Database unavailable"
+            "The database cannot be reached. Nothing was changed."
+            "Try again after `Retry-After` seconds."
+        ClickHouseUnavailable SERVICE_UNAVAILABLE "clickhouse_unavailable" "ClickHouse unavailable"
+            "The recorded usage cannot be read now."
+            "Try again after `Retry-After` seconds."
+    }
+    Admin {
+        Unauthorized UNAUTHORIZED "unauthorized" "Admin token required"
+            "The `Authorization` header is missing, or its token is not the service's `ADMIN_TOKEN`."
+            "Send `Authorization: Bearer <ADMIN_TOKEN>`."
+        AdminClosed FORBIDDEN "admin_closed" "Admin API closed"
+            "The service was started without an admin token."
+            "The operator sets `ADMIN_TOKEN`."
+        Starting SERVICE_UNAVAILABLE "starting" "Service starting"
+            "The service is starting."
+            "Try again after `Retry-After` seconds."
+        UnknownAccount NOT_FOUND "unknown_account" "Unknown account"
+            "There is no such account."
+            "Check the id or the e-mail address."
+        UnknownKey NOT_FOUND "unknown_key" "Unknown API key"
+            "There is no API key with this id."
+            "Check the id: `GET /admin/accounts/{account}/keys` lists them."
+        UnknownEvent NOT_FOUND "unknown_event" "Unknown event"
+            "The account has no such usage event in ClickHouse."
+            "A new event needs a few seconds to arrive. An event whose retention is over cannot be corrected."
+        UnknownStripeEvent NOT_FOUND "unknown_stripe_event" "Unknown Stripe event"
+            "There is no such Stripe event that failed."
+            "Check the id: `billing-worker stripe events` lists them."
+        UnknownReport NOT_FOUND "unknown_report" "Unknown report"
+            "There is no such meter report."
+            "Check the identifier: `GET /admin/reports` lists them."
+        UnknownRun NOT_FOUND "unknown_run" "Unknown run"
+            "There is no such run of a gateway."
+            "Check the id: `GET /admin/runs` lists them."
+        UnknownNotice NOT_FOUND "unknown_notice" "Unknown notice"
+            "There is no such usage notice."
+            "Check the id."
+        NoNoticeEndpoint NOT_FOUND "no_notice_endpoint" "No notice endpoint"
+            "The account has no endpoint for usage notices."
+            "Set one first."
+        NoticeEndpointDisabled CONFLICT "notice_endpoint_disabled" "Notice endpoint disabled"
+            "The account's endpoint for usage notices is disabled, because it failed too often."
+            "Set its URL again to enable it."
+        EmailTaken CONFLICT "email_taken" "E-mail address taken"
+            "Another account has this e-mail address."
+            "Use another address, or that account."
+        KeyEnded CONFLICT "key_ended" "API key ended"
+            "The API key is expired or revoked."
+            "Create a new key."
+        PlanInUse CONFLICT "plan_in_use" "Plan in use"
+            "Accounts have a plan that the catalogue does not contain."
+            "Keep the plan in the catalogue, or move the accounts first."
+        CorrectsCorrection UNPROCESSABLE_ENTITY "corrects_correction" "Event is a correction"
+            "The event is a correction itself."
+            "Correct the event that it corrects."
+        NothingToCorrect CONFLICT "nothing_to_correct" "Nothing to correct"
+            "The event has no units left to take back."
+            "No action is needed."
+        NotLower UNPROCESSABLE_ENTITY "not_lower" "Correction does not lower the units"
+            "A correction can only lower the units of an event."
+            "Send `cost_units` from 0 to less than the event has."
+        CorrectionTaken CONFLICT "correction_taken" "Correction id taken"
+            "The `correction_id` belongs to a correction of other events or units."
+            "Use a new `correction_id`."
+        ReportNotParked CONFLICT "report_not_parked" "Report not parked"
+            "Only a parked report can be tried again by hand."
+            "Wait: the service itself tries all other reports again."
+        RunNotSpooling CONFLICT "run_not_spooling" "Run not spooling"
+            "Only a run that is spooling can be given up by hand."
+            "Wait: a dead run is found by its silence, and settled."
+    }
+}
+
+impl Kind {
+    /// The same request can succeed soon.
+    pub fn is_temporary(self) -> bool {
+        self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::KeyUnderWay
+    }
+
+    /// The default for `detail`: [`Self::meaning`] as a problem body has it.
+    pub fn detail(self) -> &'static str {
+        self.meaning().trim_end_matches('.')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn codes_and_titles_are_unique() {
+        for name in [Kind::error, Kind::title] {
+            let names: HashSet<_> = Kind::ALL.iter().map(|kind| name(*kind)).collect();
+            assert_eq!(names.len(), Kind::ALL.len());
+        }
+    }
+
+    #[test]
+    fn codes_are_anchors() {
+        for kind in Kind::ALL {
+            let is_anchor = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+            assert!(kind.error().bytes().all(is_anchor), "{kind:?}");
+            assert!(
+                kind.meaning().ends_with('.') && kind.remedy().ends_with('.'),
+                "{kind:?}"
+            );
+        }
+    }
+}
