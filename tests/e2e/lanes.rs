@@ -18,7 +18,7 @@ use async_nats::{
     },
 };
 use devstack::{DataDir, Nats, NatsOptions, Servers};
-use harness::eventually;
+use harness::{eventually, wait::PATIENCE};
 use lane::{
     fence::fence,
     gathered::BatchLimits,
@@ -314,7 +314,7 @@ async fn a_run_whose_row_is_being_ended_notices_it_by_its_heartbeat() {
         .execute(&lanes.pool)
         .await
         .unwrap();
-    tokio::time::timeout(Duration::from_secs(20), lanes.run.fenced())
+    tokio::time::timeout(PATIENCE, lanes.run.fenced())
         .await
         .expect("the heartbeat finds no live row");
     lanes.life.stop();

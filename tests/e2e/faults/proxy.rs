@@ -9,6 +9,7 @@ use std::{
 use harness::{
     eventually,
     faults::proxy::{Proxy, Weather},
+    wait::PATIENCE,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -86,9 +87,9 @@ async fn rig() -> (Server, Proxy, TcpStream) {
 async fn a_cut_resets_what_is_open_and_what_is_new() {
     let (_server, proxy, mut stream) = rig().await;
     proxy.set(Weather::Cut);
-    assert!(timeout(SOON, stream.read_u8()).await.unwrap().is_err());
+    assert!(timeout(PATIENCE, stream.read_u8()).await.unwrap().is_err());
     let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
-    assert!(timeout(SOON, echo(&mut refused, "b")).await.unwrap().is_err());
+    assert!(timeout(PATIENCE, echo(&mut refused, "b")).await.unwrap().is_err());
     proxy.set(Weather::Clear);
     let mut again = TcpStream::connect(proxy.address()).await.unwrap();
     assert_eq!(echo(&mut again, "c").await.unwrap(), "c");
@@ -112,7 +113,7 @@ async fn a_request_lost_before_the_write_never_arrives() {
     assert!(timeout(SOON, echo(&mut stream, "b")).await.is_err());
     proxy.set(Weather::Clear);
     // Its connection is not one that goes on with a hole in it.
-    assert!(timeout(SOON, stream.read_u8()).await.unwrap().is_err());
+    assert!(timeout(PATIENCE, stream.read_u8()).await.unwrap().is_err());
     let mut again = TcpStream::connect(proxy.address()).await.unwrap();
     assert_eq!(echo(&mut again, "c").await.unwrap(), "c");
     assert_eq!(server.got(), "ac");
@@ -125,7 +126,7 @@ async fn an_answer_lost_after_the_write_leaves_the_write() {
     assert!(timeout(SOON, echo(&mut stream, "b")).await.is_err());
     server.until_got("ab").await;
     proxy.set(Weather::Clear);
-    assert!(timeout(SOON, stream.read_u8()).await.unwrap().is_err());
+    assert!(timeout(PATIENCE, stream.read_u8()).await.unwrap().is_err());
 }
 
 #[tokio::test]

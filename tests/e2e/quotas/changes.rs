@@ -10,7 +10,7 @@ use gateway::{
     admission::Refusal,
     quotas::QuotaSettings,
 };
-use harness::eventually;
+use harness::{eventually, wait::SOON};
 use schema::{Period, announcement::Announcement, api_key::ApiKey, clock};
 
 use super::rig::{Customer, Database};
@@ -128,11 +128,7 @@ async fn changes_take_effect_when_they_are_announced() {
             Err(refusal) => panic!("{refusal:?}"),
         })
         .await;
-        assert!(
-            announced.elapsed() < Duration::from_secs(1),
-            "{status}: {:?}",
-            announced.elapsed()
-        );
+        assert!(announced.elapsed() < SOON, "{status}: {:?}", announced.elapsed());
     }
 
     let another = Customer {
