@@ -13,7 +13,7 @@
 //! | why no process and no directory outlives us | [`reaper`], `reaper.py` |
 //! | where the servers' binaries come from | [`wheels`], `requirements.txt` |
 //! | data directories and ports | [`data_dir`], [`ports`] |
-//! | Stripe, doubled | [`stripe_double`], `stripe/` |
+//! | Stripe, doubled | [`stripe_double`], a crate of its own in `stripe-double/` |
 //! | the cache inside the checkout and its locks | [`checkout`] |
 //!
 //! # Invariants
@@ -23,9 +23,6 @@
 //!   for ours.
 //! - A server that was named by an environment variable is used, never stopped, and nothing in it is deleted that was
 //!   not made here.
-
-// `json!` recurses once per token, and Stripe's objects are long.
-#![recursion_limit = "512"]
 
 pub mod admin;
 pub mod checkout;
@@ -42,7 +39,6 @@ pub mod server;
 pub mod servers;
 pub mod service;
 pub mod services;
-pub mod stripe_double;
 pub mod system;
 pub mod upstream;
 pub mod wheels;
@@ -55,4 +51,4 @@ pub use server::Server;
 pub use servers::{Servers, ServersOptions};
 pub use service::{Service, ServiceOptions};
 pub use services::run_if_asked;
-pub use stripe_double::{StripeDouble, StripeDoubleOptions};
+pub use stripe_double::{self, StripeDouble, StripeDoubleOptions};

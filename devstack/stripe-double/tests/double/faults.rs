@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use devstack::StripeDoubleOptions;
-use devstack::stripe_double::{FaultKind, FaultRule};
 use futures_util::future::join_all;
 use http::Method;
+use stripe_double::StripeDoubleOptions;
+use stripe_double::{FaultKind, FaultRule};
 
-use crate::rig::{Rig, message};
+use crate::client::message;
+use crate::rig::Rig;
 
 const DAY: i64 = 86_400;
 

@@ -10,7 +10,7 @@ use super::form::Param;
 /// The API version, as the header and the webhook endpoints name it.
 pub const API_VERSION: &str = "2026-09-30.endive";
 
-static PACKED: &[u8] = include_bytes!("../../stripe/spec_2026-09-30.endive.billing.json.gz");
+static PACKED: &[u8] = include_bytes!("../spec/spec_2026-09-30.endive.billing.json.gz");
 
 /// What is wrong with one parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]

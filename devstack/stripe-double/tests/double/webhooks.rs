@@ -8,10 +8,11 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Router, routing::post};
-use devstack::StripeDoubleOptions;
-use devstack::stripe_double::WebhookBehavior;
-use devstack::upstream::Upstream;
 use serde_json::{Value, json};
+use stripe_double::StripeDoubleOptions;
+use stripe_double::WebhookBehavior;
+use tokio::net::TcpListener;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::rig::Rig;
 
@@ -25,10 +26,28 @@ struct Receiver {
     refuse: Arc<Mutex<usize>>,
 }
 
+/// Receives until it is dropped.
+struct Endpoint {
+    url: String,
+    _server: AbortOnDropHandle<std::io::Result<()>>,
+}
+
+impl Endpoint {
+    fn url(&self) -> &str {
+        &self.url
+    }
+}
+
 impl Receiver {
-    async fn start(&self) -> Upstream {
+    async fn start(&self) -> Endpoint {
         let router = Router::new().route("/", post(receive)).with_state(self.clone());
-        Upstream::serve(router).await.unwrap()
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serve = async move { axum::serve(listener, router).await };
+        Endpoint {
+            url,
+            _server: AbortOnDropHandle::new(TaskTracker::new().spawn(serve)),
+        }
     }
 
     fn ids(&self) -> Vec<String> {
@@ -59,7 +78,7 @@ async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Byt
     StatusCode::OK
 }
 
-async fn rig(webhooks: WebhookBehavior) -> (Rig, Receiver, Upstream) {
+async fn rig(webhooks: WebhookBehavior) -> (Rig, Receiver, Endpoint) {
     let receiver = Receiver::default();
     let server = receiver.start().await;
     let rig = Rig::start(StripeDoubleOptions {

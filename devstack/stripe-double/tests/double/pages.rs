@@ -1,12 +1,13 @@
 //! Pages, clicked.
 
-use devstack::StripeDoubleOptions;
-use devstack::http::{Answer, Http};
+use http::Method;
+use stripe_double::StripeDoubleOptions;
 
+use crate::client::{Answer, open};
 use crate::rig::Rig;
 
 async fn see(url: &str) -> String {
-    let answer = Http::default().get(url, "").await.unwrap();
+    let answer = open(Method::GET, url).await;
     assert!(answer.status.is_success(), "{url}: {}", answer.status);
     String::from_utf8_lossy(&answer.body).into_owned()
 }
@@ -22,7 +23,7 @@ async fn press(rig: &Rig, page: &str, end: &str) -> Answer {
         rig.stripe.url(),
         action.unwrap_or_else(|| panic!("no button for {end}: {page}"))
     );
-    Http::default().post(&url, "", &serde_json::Value::Null).await.unwrap()
+    open(Method::POST, &url).await
 }
 
 #[tokio::test]
@@ -113,10 +114,7 @@ async fn portal_page_ends_a_subscription_takes_that_back_and_pays() {
         .ok("/v1/billing_portal/sessions", &format!("customer={stranger}"))
         .await;
     let not_theirs = format!("{}/cancel/{id}", theirs["url"].as_str().unwrap());
-    let refused = Http::default()
-        .post(&not_theirs, "", &serde_json::Value::Null)
-        .await
-        .unwrap();
+    let refused = open(Method::POST, &not_theirs).await;
     assert_eq!(refused.status, 404, "a session is for one customer");
     assert!(see(rig.stripe.url()).await.contains("every call was valid"));
 }

@@ -10,14 +10,14 @@ pub(super) struct Clock {
 impl Clock {
     pub fn starting_at(start: Option<i64>) -> Self {
         Self {
-            offset_s: start.map_or(0, |start| start - schema::clock::now_s()),
+            offset_s: start.map_or(0, |start| start - now_s()),
             stands_at: None,
         }
     }
 
     /// Unix seconds.
     pub fn now(&self) -> i64 {
-        self.stands_at.unwrap_or_else(|| schema::clock::now_s() + self.offset_s)
+        self.stands_at.unwrap_or_else(|| now_s() + self.offset_s)
     }
 
     pub fn stand_at(&mut self, at: i64) {
@@ -29,6 +29,15 @@ impl Clock {
         self.stands_at = None;
         self.offset_s += (at - self.now()).max(0);
     }
+}
+
+/// The real time, Unix seconds.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the double makes the time that others are told"
+)]
+pub(super) fn now_s() -> i64 {
+    time::OffsetDateTime::now_utc().unix_timestamp()
 }
 
 #[cfg(test)]

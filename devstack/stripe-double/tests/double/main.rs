@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod client;
 mod clock;
 mod faults;
 mod pages;
-mod program;
 mod rig;
-mod sdk;
 mod webhooks;

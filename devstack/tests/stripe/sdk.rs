@@ -9,7 +9,7 @@ const WITHIN: Duration = Duration::from_secs(120);
 async fn official_sdk_is_served_from_the_catalogue_to_the_cancellation() {
     let python = wheels::install_with_stripe_sdk().await.unwrap().python();
     let stripe = StripeDouble::start(StripeDoubleOptions::default()).await.unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stripe_double/sdk.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stripe/sdk.py");
     let mut command = tokio::process::Command::new(python);
     command
         .arg("-I")

@@ -1,8 +1,8 @@
 //! What the clock brings, turned by the test.
 
-use devstack::StripeDoubleOptions;
-use devstack::stripe_double::{AfterDunning, BillingSettings, Card};
 use serde_json::Value;
+use stripe_double::StripeDoubleOptions;
+use stripe_double::{AfterDunning, BillingSettings, Card};
 
 use crate::rig::Rig;
 

@@ -3,7 +3,7 @@
 //!
 //! ```no_run
 //! # async fn test() -> anyhow::Result<()> {
-//! use devstack::{StripeDouble, StripeDoubleOptions};
+//! use stripe_double::{StripeDouble, StripeDoubleOptions};
 //! let stripe = StripeDouble::start(StripeDoubleOptions::default()).await?;
 //! let (base, key) = (format!("{}/v1", stripe.url()), stripe.api_key());
 //! // … the code under test calls `base` with `key` …
@@ -18,7 +18,7 @@
 //! |---|---|
 //! | what a test can do | [`control`], and over HTTP `control_http` |
 //! | one call, from its head to its answer | `api`; before it: `auth`, `edge`, `faults`, `idempotency` |
-//! | what Stripe takes and gives | `schema`, `form`, `devstack/stripe/` |
+//! | what Stripe takes and gives | `schema`, `form`, `spec/` |
 //! | all paths | `routes` |
 //! | one kind of object | the file of its name |
 //! | what time brings | `advance`, `clock` |
@@ -34,6 +34,9 @@
 //! # Known to differ from Stripe
 //! No taxes, discounts, coupons, credit notes, invoices by mail (`send_invoice`), test clocks, or Connect; amounts below the minimum charge
 //! are charged; a `cancel_at` in mid-period credits nothing.
+
+// `json!` recurses once per token, and Stripe's objects are long.
+#![recursion_limit = "512"]
 
 pub mod control;
 pub mod edge;

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
@@ -17,7 +20,6 @@ use super::schema::API_VERSION;
 use super::server::Double;
 use super::signature;
 use super::state::State;
-use crate::http::Http;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const ATTEMPTS_AT_ONCE: usize = 8;
@@ -26,6 +28,8 @@ const GIVE_UP_AFTER_S: i64 = 3 * 86_400;
 const SHUFFLE_WITHIN: Duration = Duration::from_millis(100);
 /// Looked at again at least this often: the clock may have been turned.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+type Http = Client<HttpConnector, Full<Bytes>>;
 
 /// Attempts to be made.
 pub(super) struct Outbox {
@@ -122,7 +126,7 @@ impl State {
         let body = event.render(endpoint.api_version.as_deref().unwrap_or(API_VERSION));
         let body = serde_json::to_vec(&body).ok()?;
         // Receivers compare with the real time, wherever the double's clock stands.
-        let at = schema::clock::now_s();
+        let at = super::clock::now_s();
         let signature = signature::header(at, &body, endpoint.secrets(self.now()));
         Some(Attempt {
             url: endpoint.url.clone(),
@@ -150,7 +154,7 @@ impl State {
 /// Delivers until it is dropped.
 pub(super) async fn deliver_all(double: Arc<Double>) {
     let mut attempts = JoinSet::new();
-    let http = Http::default();
+    let http = client();
     loop {
         let room = ATTEMPTS_AT_ONCE - attempts.len();
         let (due, next) = double.state().outbox.take(Instant::now(), room);
@@ -209,7 +213,7 @@ pub(super) async fn deliver_now(double: &Double, event: &str) -> Vec<Option<u16>
             .filter_map(|(id, _)| Some((id.to_owned(), state.attempt(event, id)?)))
             .collect()
     };
-    let (http, mut statuses) = (Http::default(), Vec::new());
+    let (http, mut statuses) = (client(), Vec::new());
     for (endpoint, attempt) in attempts {
         let status = send(&http, attempt).await;
         let ok = status.is_some_and(|status| (200..300).contains(&status));
@@ -228,8 +232,21 @@ async fn send(http: &Http, attempt: Attempt) -> Option<u16> {
         .header("stripe-signature", attempt.signature)
         .body(Full::new(Bytes::from(attempt.body)))
         .ok()?;
-    let answer = timeout(ANSWER_WITHIN, http.send(request)).await.ok()?.ok()?;
-    Some(answer.status.as_u16())
+    let exchange = async {
+        let answer = http.request(request).await.ok()?;
+        let status = answer.status().as_u16();
+        answer.into_body().collect().await.ok()?;
+        Some(status)
+    };
+    timeout(ANSWER_WITHIN, exchange).await.ok()?
+}
+
+fn client() -> Http {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .build(connector)
 }
 
 #[cfg(test)]

@@ -1,0 +1,114 @@
+//! A client that speaks Stripe's form encoding, and one for pages.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use stripe_double::StripeDouble;
+
+/// A hang must fail a test, not stop it.
+const WITHIN: Duration = Duration::from_secs(60);
+
+#[derive(Clone)]
+pub struct Client {
+    url: String,
+    key: String,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
+    headers: HeaderMap,
+}
+
+impl Client {
+    pub fn of(stripe: &StripeDouble) -> Self {
+        Self {
+            url: stripe.url().to_owned(),
+            key: stripe.api_key().to_owned(),
+        }
+    }
+
+    pub async fn send(&self, method: Method, path: &str, body: &str, key: &str) -> anyhow::Result<Answer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.key))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if !key.is_empty() {
+            request = request.header("idempotency-key", key);
+        }
+        send(request.body(Full::new(body.to_owned().into()))?).await
+    }
+
+    pub async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send(Method::POST, path, body, "").await.unwrap()
+    }
+
+    /// The answer of a call that must succeed.
+    pub async fn ok(&self, path: &str, body: &str) -> Value {
+        self.post(path, body).await.ok().unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        self.send(Method::GET, path, "", "").await.unwrap().ok().unwrap()
+    }
+
+    pub async fn id(&self, path: &str, body: &str) -> String {
+        self.ok(path, body).await["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn meter(&self, customer: &str, identifier: &str, units: i64, at: i64) -> Answer {
+        let payload = format!("payload[stripe_customer_id]={customer}&payload[value]={units}");
+        let body = format!("event_name=api_call&identifier={identifier}&timestamp={at}&{payload}");
+        self.post("/v1/billing/meter_events", &body).await
+    }
+}
+
+impl Answer {
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.body).with_context(|| format!("{}: the body is no JSON", self.status))
+    }
+
+    /// The body as JSON, if the status is a 2xx; else the answer as an error.
+    pub fn ok(&self) -> Result<Value> {
+        if !self.status.is_success() {
+            bail!("{}: {}", self.status, String::from_utf8_lossy(&self.body));
+        }
+        self.json()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Opens a page, or presses its button.
+pub async fn open(method: Method, url: &str) -> Answer {
+    let request = Request::builder().method(method).uri(url);
+    send(request.body(Full::default()).unwrap()).await.unwrap()
+}
+
+async fn send(request: Request<Full<Bytes>>) -> Result<Answer> {
+    let exchange = async {
+        let client = HttpClient::builder(TokioExecutor::new()).build_http();
+        let (head, body) = client.request(request).await?.into_parts();
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: body.collect().await?.to_bytes(),
+        })
+    };
+    tokio::time::timeout(WITHIN, exchange).await.context("no answer")?
+}
+
+/// The message of an error in Stripe's form.
+pub fn message(answer: &Answer) -> String {
+    answer.json().unwrap()["error"]["message"].as_str().unwrap().to_owned()
+}
