@@ -1,5 +1,10 @@
 //! Accounts: made, found, suspended, resumed.
 
+pub mod customers;
+pub mod keys;
+pub mod limits;
+pub mod plans;
+
 use schema::{AccountId, SubscriptionId, announcement::Announcement, period::instant, standing::Entitlement};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -9,11 +14,12 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
-    administration::Administration,
-    audit,
+    accounts::limits::LimitInForce,
+    administration::{
+        Administration, audit,
+        page::{Listed, Page},
+    },
     error::{Error, violated},
-    limits::{self, LimitInForce},
-    page::{Listed, Page},
     subscriptions,
 };
 

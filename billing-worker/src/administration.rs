@@ -1,12 +1,16 @@
 //! What an administrative change needs, whoever asks for it.
 
+pub mod announce;
+pub mod audit;
+pub mod page;
+
 use std::{fmt, sync::Arc};
 
 use schema::{Catalogue, Plan, UsageType};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 
-use crate::{announce::Announcer, error::Error};
+use crate::{administration::announce::Announcer, error::Error};
 
 #[derive(Clone)]
 pub struct Administration {

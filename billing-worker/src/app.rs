@@ -1,5 +1,7 @@
 //! The service: starts in order, serves, drains, stops.
 
+pub mod periodic;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -15,21 +17,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    admin_api::{self, AdminApi},
-    administration::{Administration, By},
-    announce::Announcer,
-    billing::Billing,
-    chores,
+    administration::{Administration, By, announce::Announcer},
     config::Settings,
-    corrections::work::Work,
+    corrections::{duplicates::Returns, work::Work},
     database,
-    duplicates::Returns,
+    http::{
+        admin::{self, AdminApi},
+        public::{self, PublicApi},
+    },
     metrics::Metrics,
     notices::{self, metrics::NoticeMetrics},
-    public_api::{self, PublicApi},
     reports::Reporter,
-    settle::{self, work::Settler},
+    runs::{self, work::Settler},
     stripe::Stripe,
+    subscriptions::billing::Billing,
 };
 
 /// How long the start waits for NATS, which it can do without.
@@ -47,7 +48,7 @@ pub async fn run(settings: &Settings) -> Result<()> {
     let notice_metrics = NoticeMetrics::default();
     notice_metrics.register(&mut registry);
     let administration = Arc::new(OnceLock::new());
-    let admin_api = admin_api::router(AdminApi {
+    let admin_api = admin::router(AdminApi {
         token: settings.admin_token.as_deref().map(Into::into),
         administration: administration.clone(),
         metrics: metrics.clone(),
@@ -99,7 +100,7 @@ async fn start(
     life.spawn(corrections.run(life.clone()));
     let clickhouse = admin.clickhouse.clone();
     let (runs, counted) = (settings.settle.clone(), metrics.settle.clone());
-    life.spawn(settle::watch::watch(
+    life.spawn(runs::watch::watch(
         db.clone(),
         runs.clone(),
         counted.clone(),
@@ -107,14 +108,14 @@ async fn start(
     ));
     life.spawn(Settler::new(&admin, runs, counted).run(life.clone()));
     notices::start(&settings.notices, &admin, clickhouse.clone(), notice_metrics, life);
-    life.spawn(chores::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
-    life.spawn(chores::refresh_limits(admin.clone(), life.clone()));
+    life.spawn(periodic::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
+    life.spawn(periodic::refresh_limits(admin.clone(), life.clone()));
     let returns = Returns {
         db: admin.db.clone(),
         clickhouse: admin.clickhouse.clone(),
         announcer: admin.announcer.clone(),
     };
-    life.spawn(chores::return_duplicates(returns, metrics.clone(), life.clone()));
+    life.spawn(periodic::return_duplicates(returns, metrics.clone(), life.clone()));
 
     let stripe = Stripe::new(&settings.stripe)?;
     let reporter = stripe.map(|stripe| {
@@ -135,17 +136,17 @@ async fn start(
         stopped.stop();
     });
     if billing.has_stripe() {
-        life.spawn(chores::check_stripe(billing.clone(), life.clone()));
-        life.spawn(chores::report(billing.clone(), life.clone()));
+        life.spawn(periodic::check_stripe(billing.clone(), life.clone()));
+        life.spawn(periodic::report(billing.clone(), life.clone()));
         let events = billing.by(By::Stripe);
-        life.spawn(chores::work_on_events(
+        life.spawn(periodic::work_on_events(
             events.clone(),
             metrics.clone(),
             api.inbox.clone(),
             life.clone(),
         ));
-        life.spawn(chores::catch_up(events.clone(), life.clone()));
-        life.spawn(chores::compare(events, life.clone()));
+        life.spawn(periodic::catch_up(events.clone(), life.clone()));
+        life.spawn(periodic::compare(events, life.clone()));
     } else {
         warn!("starting without STRIPE_SECRET_KEY: nothing can be subscribed to, and nothing is billed");
     }
@@ -166,7 +167,7 @@ async fn start(
     info!(%address, "serving the public API");
     let listening = Listening::of(listener, limits, metrics.server.clone());
     let stopping = life.token();
-    let router = public_api::router(api);
+    let router = public::router(api);
     life.spawn_vital("public port", async move {
         listening.run(router, stopping, CancellationToken::new()).await;
         Ok(())

@@ -14,8 +14,12 @@ use service::{
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{
-    billing::BillingSettings, command::Command, notices::settings::NoticeSettings, reports::ReportSettings,
-    settle::SettleSettings, stripe::StripeSettings, turns,
+    cli::Command,
+    notices::settings::NoticeSettings,
+    reports::ReportSettings,
+    runs::SettleSettings,
+    stripe::StripeSettings,
+    subscriptions::{billing::BillingSettings, turns},
 };
 
 /// Settings that were found to be in order.

@@ -28,8 +28,10 @@
 //! correction nevertheless, so that whoever does look for duplicates sees one.) Nor on a clock: a run that is declared dead
 //! while it lives loses its lane, and nothing else.
 
+pub mod duplicates;
 pub mod ledger;
 pub mod originals;
+pub mod pools;
 pub mod resolve;
 pub mod session;
 pub mod work;
@@ -45,10 +47,11 @@ use uuid::Uuid;
 
 use crate::{
     accounts::{self, checked_name},
-    administration::Administration,
-    audit,
+    administration::{
+        Administration, audit,
+        page::{Listed, Trail},
+    },
     error::Error,
-    page::{Listed, Trail},
 };
 use ledger::NewRow;
 use originals::Original;

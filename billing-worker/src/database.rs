@@ -10,9 +10,9 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
+    accounts::plans,
     administration::Administration,
     error::{self, Error},
-    plans,
 };
 
 /// Migrates, if it shall, and copies the plan catalogue: from the beginning again whenever PostgreSQL goes away meanwhile.

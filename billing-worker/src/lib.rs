@@ -6,27 +6,19 @@
 //! | what | file |
 //! |---|---|
 //! | settings, from arguments and environment | [`config`] |
-//! | the service: start, drain, stop | [`app`] |
-//! | sub-commands: the same changes from a shell | [`command`] |
-//! | the admin API, `/admin/*` on the admin port | [`admin_api`] |
-//! | the public API, `/billing/*` | [`public_api`] |
-//! | what an administrative change needs | [`administration`] |
-//! | accounts | [`accounts`] |
-//! | API keys | [`keys`] |
-//! | plans, and their copy in the database | [`plans`] |
+//! | the service: start, drain, stop; what it does again and again | [`app`] |
+//! | sub-commands: the same changes from a shell | [`cli`] |
+//! | the admin API `/admin/*`, the public API `/billing/*`, Stripe's webhooks | [`http`] |
+//! | what an administrative change needs: who makes it, the audit log, telling the gateways, lists in pages | [`administration`] |
+//! | accounts, their API keys, limits and plans, their customer in Stripe | [`accounts`] |
 //! | which plan an account has, since when | [`subscriptions`] |
-//! | limits in force, and overrides of them | [`limits`] |
-//! | usage that is lowered afterwards | [`corrections`] |
-//! | runs that died, and what they had not spent | [`settle`] |
-//! | units of dropped duplicates, back to their pools | [`duplicates`], [`pools`] |
-//! | who changed what | [`audit`] |
-//! | what is done again and again | [`chores`] |
+//! | usage that is lowered afterwards; units of dropped duplicates, back to their pools | [`corrections`] |
+//! | runs that died, and what they had not spent | [`runs`] |
 //! | deleting rows whose retention is over | [`retention`] |
 //! | telling Stripe what was used | [`reports`] |
-//! | telling the gateways | [`announce`] |
 //! | telling accounts of their usage | [`notices`] |
+//! | what Stripe tells us, worked on | [`webhook`] |
 //! | migrations, and whether the database is there | [`database`] |
-//! | lists in pages | [`page`] |
 //! | what can go wrong, as an HTTP answer | [`error`] |
 //! | Stripe's API | [`stripe`] |
 //! | counters for the operator | [`metrics`] |
@@ -42,35 +34,21 @@
 //! - An API key's text exists in one answer, the one to its making: never in a log, never in a table.
 
 pub mod accounts;
-pub mod admin_api;
 pub mod administration;
-pub mod announce;
 pub mod app;
-pub mod audit;
-pub mod billing;
-pub mod body;
-pub mod chores;
-pub mod command;
+pub mod cli;
 pub mod config;
 pub mod corrections;
-pub mod customers;
 pub mod database;
-pub mod duplicates;
 pub mod error;
-pub mod keys;
-pub mod limits;
+pub mod http;
 pub mod metrics;
 pub mod notices;
-pub mod page;
-pub mod plans;
-pub mod pools;
-pub mod public_api;
 pub mod reports;
 pub mod retention;
-pub mod settle;
+pub mod runs;
 pub mod stripe;
 pub mod subscriptions;
-pub mod turns;
 pub mod webhook;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -96,7 +74,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = runtime.block_on(async {
         match &settings.task {
             Task::Run => app::run(&settings).await,
-            Task::Command(command) => command::run(command, &settings).await,
+            Task::Command(command) => cli::run(command, &settings).await,
         }
     });
     match done {

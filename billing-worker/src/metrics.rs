@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use service::server::ServerMetrics;
 
-use crate::{reports::ReportMetrics, settle::SettleMetrics};
+use crate::{reports::ReportMetrics, runs::SettleMetrics};
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]

@@ -31,7 +31,7 @@ pub mod delivery;
 pub mod endpoint;
 pub mod message;
 pub mod metrics;
-pub mod notice;
+pub mod operator;
 pub mod outbox;
 pub mod schedule;
 pub mod settings;
@@ -54,7 +54,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::{administration::Administration, announce::Announcer};
+use crate::administration::{Administration, announce::Announcer};
 use courier::Courier;
 use delivery::Delivery;
 use metrics::NoticeMetrics;

@@ -13,6 +13,7 @@
 //! | what a plan bills since, and a subscription does not | [`unbilled`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`refresh`], [`periods`] |
 
+pub mod billing;
 pub mod change;
 pub mod mirror;
 pub mod periods;
@@ -23,6 +24,7 @@ pub mod refresh;
 pub mod running;
 pub mod start;
 pub mod swap;
+pub mod turns;
 pub mod unbilled;
 pub mod unpaid;
 
@@ -40,11 +42,9 @@ use time::OffsetDateTime;
 use tracing::info;
 
 use crate::{
-    accounts::{self, AccountDetails},
-    administration::Administration,
-    audit,
+    accounts::{self, AccountDetails, limits},
+    administration::{Administration, audit},
     error::Error,
-    limits,
 };
 
 /// Puts an account on a plan, from now on.

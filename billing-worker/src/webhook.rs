@@ -16,5 +16,3 @@ pub mod comparison;
 pub mod effect;
 pub mod envelope;
 pub mod inbox;
-pub mod receive;
-pub mod signature;

@@ -11,9 +11,7 @@ pub mod usage;
 use std::time::{Duration, Instant};
 
 use billing_worker::{
-    administration::{Administration, By},
-    announce::Announcer,
-    page::Page,
+    administration::{Administration, By, announce::Announcer, page::Page},
     reports::{
         self, ReportSettings,
         list::{self, State},

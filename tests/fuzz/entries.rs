@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, str::from_utf8};
 
-use billing_worker::webhook::{envelope::Envelope, signature};
+use billing_worker::{http::webhook::signature, webhook::envelope::Envelope};
 use gateway::{client::Client, cost::json_array, framing, idempotency_key, proxy::headers};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use ingestor::pipeline::content::Content;

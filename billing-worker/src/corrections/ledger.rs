@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Correction, event_of, originals::Facts, originals::Original};
-use crate::{error::Error, pools};
+use crate::{corrections::pools, error::Error};
 
 /// Rows that one session takes at once.
 const HAND_MAX: i64 = 500;

@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use tracing::{info, warn};
 
 use super::{ledger, originals};
-use crate::settle::lanes::Lanes as Ended;
+use crate::runs::lanes::Lanes as Ended;
 
 /// Rows that one step looks at.
 const ROWS_MAX: i64 = 1_000;

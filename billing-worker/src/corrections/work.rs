@@ -22,7 +22,10 @@ use super::{
     ledger, resolve,
     session::{Nats, Session, Told},
 };
-use crate::{administration::Administration, announce::Announcer, metrics::Metrics};
+use crate::{
+    administration::{Administration, announce::Announcer},
+    metrics::Metrics,
+};
 
 /// How often the ledger is looked at without being asked: commands and other workers write to it, too.
 const EVERY: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Uri, uri::Scheme};
+use axum::http::{Uri, uri::Scheme};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpStream, lookup_host},

@@ -2,11 +2,11 @@
 
 use std::{error::Error, time::Duration};
 
-use bytes::Bytes;
-use http::{
+use axum::http::{
     Request, Response, StatusCode, Uri,
     header::{CONTENT_TYPE, USER_AGENT},
 };
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -81,7 +81,7 @@ impl Delivery {
     }
 }
 
-fn request(uri: Uri, claimed: &Claimed, now: i64) -> http::Result<Request<Full<Bytes>>> {
+fn request(uri: Uri, claimed: &Claimed, now: i64) -> axum::http::Result<Request<Full<Bytes>>> {
     let id = claimed.id.to_string();
     Request::post(uri)
         .header(CONTENT_TYPE, "application/json")

@@ -1,6 +1,6 @@
 //! Where an account wants to be told: its URL, and the secrets that its notices are signed with.
 
-use http::{Uri, uri::Scheme};
+use axum::http::{Uri, uri::Scheme};
 use schema::{AccountId, period::instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,10 +11,9 @@ use uuid::Uuid;
 
 use super::{connector, settings::Policy, signature::Secret};
 use crate::{
-    administration::Administration,
-    audit,
+    accounts::keys::{OVERLAP_HOURS, OVERLAP_HOURS_MAX},
+    administration::{Administration, audit},
     error::{Error, violated},
-    keys::{OVERLAP_HOURS, OVERLAP_HOURS_MAX},
 };
 
 const URL_BYTES_MAX: usize = 2_048;

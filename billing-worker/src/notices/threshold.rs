@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::limits::UNITS_MAX;
+use crate::accounts::limits::UNITS_MAX;
 
 /// Percentages of the limit in force at which an account is told: different, ascending, at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::threshold::Thresholds;
-use crate::{limits, subscriptions};
+use crate::{accounts::limits, subscriptions};
 
 /// A tick that ClickHouse cannot answer in this time is skipped.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);

@@ -9,10 +9,11 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
-    administration::Administration,
-    audit,
+    administration::{
+        Administration, audit,
+        page::{Listed, Page},
+    },
     error::Error,
-    page::{Listed, Page},
     subscriptions::unbilled::{self, Unbilled},
 };
 
@@ -157,7 +158,7 @@ pub async fn retry(admin: &Administration, identifier: &str, now: i64) -> Result
 
 pub async fn attention(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error> {
     let parked = Page {
-        limit: Some(crate::page::LIMIT_MAX),
+        limit: Some(crate::administration::page::LIMIT_MAX),
         after: None,
     };
     let drifts = sqlx::query_as!(

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use axum::http::Uri;
 use clap::Args;
-use http::Uri;
 use service::settings::seconds;
 
 #[derive(Args, Clone, Debug)]

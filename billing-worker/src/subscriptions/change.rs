@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     accounts,
-    billing::Billing,
     error::Error,
     stripe::{StripeError, Write, object::Subscription},
+    subscriptions::billing::Billing,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

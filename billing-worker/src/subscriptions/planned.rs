@@ -19,12 +19,12 @@ use uuid::Uuid;
 
 use super::running::Running;
 use crate::{
-    billing::Billing,
     error::Error,
     stripe::{
         StripeError, Write,
         object::{Schedule, Subscription},
     },
+    subscriptions::billing::Billing,
 };
 
 /// A price of a phase; `None`: a metered one.

@@ -15,9 +15,9 @@ use super::{
     swap::swaps,
 };
 use crate::{
-    billing::Billing,
     error::Error,
     stripe::{Write, object::Invoice},
+    subscriptions::billing::Billing,
 };
 
 /// What a change of plan costs.

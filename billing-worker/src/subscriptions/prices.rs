@@ -3,12 +3,12 @@
 use schema::{Catalogue, Plan};
 
 use crate::{
-    billing::Billing,
     error::Error,
     stripe::{
         catalogue::{self, WantedPrice},
         names,
     },
+    subscriptions::billing::Billing,
 };
 
 /// What a subscription to a plan consists of.

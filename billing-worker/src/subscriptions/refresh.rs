@@ -18,15 +18,14 @@ use super::{
     periods,
 };
 use crate::{
-    accounts, audit,
-    billing::Billing,
-    customers,
+    accounts::{self, customers, limits},
+    administration::audit,
     error::Error,
-    limits,
     stripe::{
         Stripe, StripeError,
         object::{Customer, Invoice, List, Reference, Schedule, Subscription},
     },
+    subscriptions::billing::Billing,
 };
 
 /// A customer with more subscriptions than this, ended ones included, is read as far as this.

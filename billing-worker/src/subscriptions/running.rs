@@ -9,10 +9,10 @@ use stripe_billing::{
 
 use super::mirror::plan_of;
 use crate::{
-    billing::Billing,
-    customers,
+    accounts::customers,
     error::Error,
     stripe::object::{List, Schedule, Subscription, subscription::Item},
+    subscriptions::billing::Billing,
 };
 
 pub struct Running {

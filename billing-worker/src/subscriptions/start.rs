@@ -23,11 +23,10 @@ use super::{
     unpaid::{self, Begun, OpenCheckout},
 };
 use crate::{
-    accounts,
-    billing::Billing,
-    customers,
+    accounts::{self, customers},
     error::Error,
     stripe::{StripeError, Write, names},
+    subscriptions::billing::Billing,
 };
 
 /// How long a checkout stays open: an hour, within Stripe's 30 minutes to 24 hours.

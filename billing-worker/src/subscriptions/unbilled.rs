@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::{prices, refresh, running::Running, swap::swaps};
 use crate::{
     accounts,
-    billing::Billing,
     error::Error,
     stripe::{Write, object::Subscription},
+    subscriptions::billing::Billing,
 };
 
 /// A subscription without a price for these usage types.

@@ -17,12 +17,12 @@ use uuid::Uuid;
 
 use super::{mirror::plan_of, prices::PlanPrices};
 use crate::{
-    billing::Billing,
     error::Error,
     stripe::{
         StripeError, Write, names,
         object::{Invoice, List, Subscription, invoice::ConfirmationSecret, subscription::Item},
     },
+    subscriptions::billing::Billing,
 };
 
 /// A checkout that was handed out and has not ended, as far as is known here.

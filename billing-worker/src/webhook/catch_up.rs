@@ -6,7 +6,7 @@ use stripe_core::event::ListEvent;
 use tracing::warn;
 
 use super::{envelope::Envelope, inbox};
-use crate::{billing::Billing, error::Error, stripe::object::List};
+use crate::{error::Error, stripe::object::List, subscriptions::billing::Billing};
 
 /// Looked at again each time: an event shows up late in the list, and its delivery may still be under way.
 const OVERLAP_S: i64 = 3 * 3_600;

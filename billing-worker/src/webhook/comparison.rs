@@ -4,7 +4,10 @@ use schema::AccountId;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::{billing::Billing, error::Error, subscriptions::refresh};
+use crate::{
+    error::Error,
+    subscriptions::{billing::Billing, refresh},
+};
 
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,12 +5,11 @@ use stripe_billing::invoice::RetrieveInvoice;
 use tracing::error;
 
 use crate::{
-    billing::Billing,
-    customers,
+    accounts::customers,
     error::Error,
     reports::close,
     stripe::object::Invoice,
-    subscriptions::{refresh, unpaid},
+    subscriptions::{billing::Billing, refresh, unpaid},
 };
 
 use super::inbox::Received;

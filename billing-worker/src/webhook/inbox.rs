@@ -11,7 +11,12 @@ use time::OffsetDateTime;
 use tracing::{error, warn};
 
 use super::{effect, envelope::Envelope};
-use crate::{administration::Administration, audit, billing::Billing, error::Error, metrics::Metrics, turns::TURNS};
+use crate::{
+    administration::{Administration, audit},
+    error::Error,
+    metrics::Metrics,
+    subscriptions::{billing::Billing, turns::TURNS},
+};
 
 /// Events of one step, and how many of them at once.
 const CLAIMED_MAX: i64 = 64;

@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use billing_worker::{
-    administration::{Administration, By},
-    announce::Announcer,
-};
+use billing_worker::administration::{Administration, By, announce::Announcer};
 use devstack::{
     admin::Customer,
     http::{Answer, Http},

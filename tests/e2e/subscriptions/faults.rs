@@ -1,4 +1,4 @@
-use billing_worker::customers;
+use billing_worker::accounts::customers;
 use devstack::{
     StripeDoubleOptions,
     stripe_double::{FaultKind, FaultRule},

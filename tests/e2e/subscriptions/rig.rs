@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use billing_worker::{
-    accounts::{self, NewAccount},
-    administration::{Administration, By},
-    announce::Announcer,
-    billing::{Billing, BillingSettings},
+    accounts::{
+        self, NewAccount,
+        keys::{self, NewKey},
+        plans,
+    },
+    administration::{Administration, By, announce::Announcer},
     database,
-    keys::{self, NewKey},
+    http::public::{self, PublicApi},
     metrics::Metrics,
-    plans,
-    public_api::{self, PublicApi},
     reports::{ReportSettings, Reporter},
     stripe::{Stripe, StripeSettings, catalogue},
+    subscriptions::billing::{Billing, BillingSettings},
     webhook::inbox,
 };
 use clap::Parser;
@@ -336,7 +337,7 @@ async fn serve(billing: &Billing, metrics: &Metrics) -> (String, AbortOnDropHand
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let serving = TaskTracker::new().spawn(async move {
-        axum::serve(listener, public_api::router(api)).await.unwrap();
+        axum::serve(listener, public::router(api)).await.unwrap();
     });
     (url, AbortOnDropHandle::new(serving))
 }

@@ -3,7 +3,7 @@
 //!
 //! | model | the claims | what it is drawn after |
 //! |---|---|---|
-//! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`lane::Lane`] itself), `billing-worker/src/settle` |
+//! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`lane::Lane`] itself), `billing-worker/src/runs` |
 //! | [`manifest`] | each event is stored once, or dropped once as a duplicate | `ingestor/src/{shards,pipeline,upkeep}` |
 //!
 //! Each has `state` (what there is), `action` (one step of one part, with the function of the code that it stands for),

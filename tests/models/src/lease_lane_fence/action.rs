@@ -54,7 +54,7 @@ pub enum Action {
     Restart {
         gateway: u8,
     },
-    /// `billing-worker/src/settle`: the heartbeat stood still, the row goes `live → fencing`.
+    /// `billing-worker/src/runs`: the heartbeat stood still, the row goes `live → fencing`.
     Suspect {
         run: u8,
     },
@@ -66,7 +66,7 @@ pub enum Action {
     Store {
         run: u8,
     },
-    /// `billing-worker/src/settle`: each lease's events are counted in ClickHouse, the rest goes back to the pool.
+    /// `billing-worker/src/runs`: each lease's events are counted in ClickHouse, the rest goes back to the pool.
     Settle {
         run: u8,
     },

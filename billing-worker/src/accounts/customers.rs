@@ -1,0 +1,202 @@
+//! The one customer that an account is in Stripe. Its creation is on record before the call, under a key of its own, so that
+//! neither concurrent calls nor a crash make a second one.
+
+use std::collections::HashMap;
+
+use schema::{AccountId, period::instant};
+use sqlx::PgExecutor;
+use stripe_core::customer::{CreateCustomer, ListCustomer, RetrieveCustomer};
+use tracing::info;
+
+use crate::{
+    accounts,
+    error::Error,
+    stripe::{
+        Stripe, StripeError, Write, names,
+        object::{Customer, List},
+    },
+    subscriptions::billing::Billing,
+};
+
+/// Stripe forgets an idempotency key after 24 hours. From here on the customer is looked for before it is created again.
+const KEY_TRUSTED_S: i64 = 23 * 3_600;
+
+/// The account's customer in this mode, if it is one and Stripe has not deleted it.
+pub async fn find(db: impl PgExecutor<'_>, account: AccountId, livemode: bool) -> Result<Option<String>, Error> {
+    let customer = sqlx::query_scalar!(
+        "select customer_id from stripe_customers where account_id = $1 and livemode = $2 and deleted_at is null",
+        account.0,
+        livemode
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(customer.flatten())
+}
+
+/// Whose customer it is.
+pub async fn account_of(db: impl PgExecutor<'_>, customer: &str, livemode: bool) -> Result<Option<AccountId>, Error> {
+    let account = sqlx::query_scalar!(
+        "select account_id from stripe_customers where customer_id = $1 and livemode = $2",
+        customer,
+        livemode
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(account.map(AccountId))
+}
+
+/// The account's customer; makes it if there is none.
+pub async fn ensure(billing: &Billing, account: AccountId) -> Result<String, Error> {
+    let stripe = billing.stripe()?;
+    let now = billing.clock.now_s();
+    let mut tx = billing.admin.db.begin().await?;
+    accounts::lock(&mut tx, account).await?;
+    let row = sqlx::query!(
+        "insert into stripe_customers as c (account_id, livemode, requested_at) values ($1, $2, $3)
+         on conflict (account_id) do update set
+             creation = c.creation + (c.deleted_at is not null)::int,
+             customer_id = case when c.deleted_at is null then c.customer_id end,
+             requested_at = case when c.deleted_at is null then c.requested_at else excluded.requested_at end,
+             deleted_at = null
+         returning customer_id, livemode, creation, requested_at",
+        account.0,
+        stripe.is_live(),
+        instant(now)
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let owner = sqlx::query!("select name, email from accounts where id = $1", account.0)
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    if row.livemode != stripe.is_live() {
+        return Err(Error::WrongMode);
+    }
+    if let Some(customer) = row.customer_id {
+        return Ok(customer);
+    }
+
+    let forgotten = now - row.requested_at.unix_timestamp() > KEY_TRUSTED_S;
+    let known = match forgotten {
+        true => search(stripe, account, &owner.email).await?,
+        false => None,
+    };
+    let (customer, creation) = match known {
+        Some(customer) => (customer, row.creation),
+        None => make(billing, account, row.creation, &owner.name, &owner.email).await?,
+    };
+    sqlx::query!(
+        "update stripe_customers set customer_id = $2 where account_id = $1 and creation = $3 and customer_id is null",
+        account.0,
+        customer,
+        creation
+    )
+    .execute(&billing.admin.db)
+    .await?;
+    info!(account.id = %account, customer.id = customer, "the account is a customer in Stripe");
+    Ok(customer)
+}
+
+/// A customer that Stripe tells of and that is not known here: ours, if its metadata name an account that has none yet.
+pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId>, Error> {
+    let stripe = billing.stripe()?;
+    let found: Customer = match stripe.read(&RetrieveCustomer::new(customer)).await {
+        Ok(found) => found,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let named = found
+        .metadata
+        .get(names::META_ACCOUNT)
+        .and_then(|id| id.parse::<AccountId>().ok());
+    let Some(account) = named.filter(|_| !found.deleted) else {
+        return Ok(None);
+    };
+    // Both ways this is decided by the row: of an account that has another customer, this one is not.
+    let adopted = sqlx::query_scalar!(
+        "insert into stripe_customers as c (account_id, customer_id, livemode)
+         select id, $2, $3 from accounts where id = $1
+         on conflict (account_id) do update set customer_id = excluded.customer_id
+             where c.customer_id is null and c.deleted_at is null and c.livemode = excluded.livemode
+         returning account_id",
+        account.0,
+        customer,
+        found.livemode
+    )
+    .fetch_optional(&billing.admin.db)
+    .await?;
+    Ok(adopted.map(AccountId))
+}
+
+/// Stripe deleted the customer.
+pub async fn deleted(db: impl PgExecutor<'_>, customer: &str, now: i64) -> Result<(), Error> {
+    sqlx::query!(
+        "update stripe_customers set deleted_at = coalesce(deleted_at, $2) where customer_id = $1",
+        customer,
+        instant(now)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Returns the customer, and which creation made it. A 5xx stays so under its key: what it may have made all the same is looked
+/// for, and then the next key is tried, once.
+async fn make(
+    billing: &Billing,
+    account: AccountId,
+    first: i32,
+    name: &str,
+    email: &str,
+) -> Result<(String, i32), Error> {
+    let stripe = billing.stripe()?;
+    let mut creation = first;
+    loop {
+        let failure = match create(stripe, account, creation, name, email).await {
+            Ok(customer) => return Ok((customer, creation)),
+            Err(failure @ StripeError::Failed(_)) => failure,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(customer) = search(stripe, account, email).await? {
+            return Ok((customer, creation));
+        }
+        next_creation(billing, account, creation).await?;
+        creation += 1;
+        if creation > first + 1 {
+            return Err(failure.into());
+        }
+    }
+}
+
+async fn create(
+    stripe: &Stripe,
+    account: AccountId,
+    creation: i32,
+    name: &str,
+    email: &str,
+) -> Result<String, StripeError> {
+    let metadata = HashMap::from([(names::META_ACCOUNT.to_owned(), account.to_string())]);
+    let create = CreateCustomer::new().name(name).email(email).metadata(metadata);
+    let key = format!("customer-{account}-{creation}");
+    Ok(stripe.write::<Customer>(&create, Write::Keyed(&key)).await?.id)
+}
+
+/// The next try has another key.
+async fn next_creation(billing: &Billing, account: AccountId, creation: i32) -> Result<(), Error> {
+    sqlx::query!(
+        "update stripe_customers set creation = creation + 1, requested_at = $3
+         where account_id = $1 and creation = $2 and customer_id is null",
+        account.0,
+        creation,
+        instant(billing.clock.now_s())
+    )
+    .execute(&billing.admin.db)
+    .await?;
+    Ok(())
+}
+
+async fn search(stripe: &Stripe, account: AccountId, email: &str) -> Result<Option<String>, Error> {
+    let page: List<Customer> = stripe.read(&ListCustomer::new().email(email).limit(100)).await?;
+    let ours = |customer: &Customer| customer.metadata.get(names::META_ACCOUNT) == Some(&account.to_string());
+    Ok(page.data.into_iter().find(ours).map(|customer| customer.id))
+}

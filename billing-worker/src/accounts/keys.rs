@@ -1,0 +1,342 @@
+//! API keys: made, listed, revoked, rotated. A key's text is in the answer to its making and nowhere else.
+
+use schema::{AccountId, KeyId, announcement::Announcement, api_key::ApiKey, period::instant};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::{PgExecutor, Postgres, Transaction};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tracing::info;
+use uuid::Uuid;
+
+use crate::{
+    accounts::checked_name,
+    administration::{
+        Administration, audit,
+        page::{Listed, Page},
+    },
+    error::{Error, violated},
+};
+
+pub const OVERLAP_HOURS: u32 = 24;
+/// A year: a key that still works after that was not rotated.
+pub const OVERLAP_HOURS_MAX: u32 = 8_760;
+pub const EXPIRES_IN_DAYS_MAX: u32 = 3_650;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    /// What its owner calls it; `None`: "default".
+    pub name: Option<String>,
+    /// `None`: never.
+    pub expires_in_days: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// How long the old key goes on; `None`: [`OVERLAP_HOURS`].
+    pub overlap_hours: Option<u32>,
+    /// When the new key expires; `None`: never.
+    pub expires_in_days: Option<u32>,
+}
+
+/// What may be known of a key.
+#[derive(Clone, Debug, Serialize)]
+pub struct Key {
+    pub id: KeyId,
+    pub account_id: AccountId,
+    pub name: String,
+    pub status: KeyStatus,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyStatus {
+    Active,
+    Expired,
+    Revoked,
+}
+
+/// A new key with its text: for its owner's eyes, so it has no `Debug`.
+#[derive(Serialize)]
+pub struct IssuedKey {
+    #[serde(flatten)]
+    pub about: Key,
+    /// `tr_live_…`
+    pub key: String,
+}
+
+/// The key that takes over, and the one that runs out.
+#[derive(Serialize)]
+pub struct RotatedKey {
+    #[serde(flatten)]
+    pub issued: IssuedKey,
+    pub replaces: Key,
+}
+
+pub async fn create(admin: &Administration, account: AccountId, new: NewKey, now: i64) -> Result<IssuedKey, Error> {
+    let name = checked_name("name", new.name.as_deref().unwrap_or("default"))?;
+    let expires_at = expiry(new.expires_in_days, now)?;
+    let mut tx = admin.db.begin().await?;
+    let issued = insert(&mut *tx, account, name, expires_at, now).await?;
+    let key_id = issued.about.id;
+    record(
+        &mut tx,
+        admin,
+        "key.create",
+        &issued.about,
+        json!({ "name": name, "expires_at": expiry_text(expires_at) }),
+    )
+    .await?;
+    tx.commit().await?;
+    info!(account.id = %account, key.id = %key_id, by = %admin.by, "made an API key");
+    announce(admin, &[&issued.about]).await;
+    Ok(issued)
+}
+
+/// An account's keys in the order of their making.
+pub async fn list(admin: &Administration, account: AccountId, page: Page, now: i64) -> Result<Listed<Key>, Error> {
+    let known = sqlx::query_scalar!("select id from accounts where id = $1", account.0);
+    if known.fetch_optional(&admin.db).await?.is_none() {
+        return Err(Error::UnknownAccount(account.to_string()));
+    }
+    // Ids of keys are random; what was made in the same microsecond is told apart by them.
+    let rows = sqlx::query_as!(
+        Row,
+        "select id, account_id, name, created_at, expires_at, revoked_at from api_keys
+         where account_id = $1
+           and ($2::uuid is null or (created_at, id) > (select created_at, id from api_keys where id = $2))
+         order by created_at, id limit $3",
+        account.0,
+        page.after,
+        page.rows()?
+    )
+    .fetch_all(&admin.db)
+    .await?;
+    page.cut(rows.into_iter().map(|row| row.at(now)).collect(), |key: &Key| key.id.0)
+}
+
+/// Refuses a key from now on, for ever. A revoked key stays as it is.
+pub async fn revoke(admin: &Administration, id: KeyId, now: i64) -> Result<Key, Error> {
+    let mut tx = admin.db.begin().await?;
+    let before = sqlx::query_scalar!("select revoked_at from api_keys where id = $1 for update", id.0)
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or_else(|| Error::UnknownKey(id.to_string()))?;
+    let key = sqlx::query_as!(
+        Row,
+        "update api_keys set revoked_at = coalesce(revoked_at, now()) where id = $1
+         returning id, account_id, name, created_at, expires_at, revoked_at",
+        id.0
+    )
+    .fetch_one(&mut *tx)
+    .await?
+    .at(now);
+    if before.is_none() {
+        record(&mut tx, admin, "key.revoke", &key, json!({ "name": key.name })).await?;
+    }
+    tx.commit().await?;
+    info!(account.id = %key.account_id, key.id = %id, by = %admin.by, "revoked an API key");
+    announce(admin, &[&key]).await;
+    Ok(key)
+}
+
+/// Makes a key with the name of an old one, which goes on for the overlap and no longer.
+pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: i64) -> Result<RotatedKey, Error> {
+    let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS);
+    if overlap > OVERLAP_HOURS_MAX {
+        return Err(Error::BadValue {
+            field: "overlap_hours",
+            rule: format!("is from 0 to {OVERLAP_HOURS_MAX}"),
+        });
+    }
+    let expires_at = expiry(rotation.expires_in_days, now)?;
+    let mut tx = admin.db.begin().await?;
+    let old = sqlx::query_as!(
+        Row,
+        "select id, account_id, name, created_at, expires_at, revoked_at from api_keys where id = $1 for update",
+        id.0
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| Error::UnknownKey(id.to_string()))?
+    .at(now);
+    // Whoever holds a key that has ended holds nothing that could be handed on.
+    if old.status != KeyStatus::Active {
+        return Err(Error::KeyEnded {
+            key: id.to_string(),
+            state: old.status.as_str(),
+        });
+    }
+    let issued = insert(&mut *tx, old.account_id, &old.name, expires_at, now).await?;
+    let replaces = sqlx::query_as!(
+        Row,
+        "update api_keys set expires_at = least(expires_at, $2) where id = $1
+         returning id, account_id, name, created_at, expires_at, revoked_at",
+        id.0,
+        instant(now + i64::from(overlap) * 3_600)
+    )
+    .fetch_one(&mut *tx)
+    .await?
+    .at(now);
+    let details = json!({ "replaces": id, "overlap_hours": overlap, "expires_at": expiry_text(expires_at) });
+    record(&mut tx, admin, "key.rotate", &issued.about, details).await?;
+    tx.commit().await?;
+    info!(
+        account.id = %old.account_id, key.id = %issued.about.id, replaces = %id, overlap_hours = overlap, by = %admin.by,
+        "rotated an API key"
+    );
+    announce(admin, &[&issued.about, &replaces]).await;
+    Ok(RotatedKey { issued, replaces })
+}
+
+impl KeyStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+async fn insert(
+    db: impl PgExecutor<'_>,
+    account: AccountId,
+    name: &str,
+    expires_at: Option<OffsetDateTime>,
+    now: i64,
+) -> Result<IssuedKey, Error> {
+    let api_key = ApiKey::generate();
+    let hash = api_key.hash();
+    let row = sqlx::query_as!(
+        Row,
+        "insert into api_keys (id, account_id, secret_sha256, name, expires_at) values ($1, $2, $3, $4, $5)
+         returning id, account_id, name, created_at, expires_at, revoked_at",
+        api_key.id().0,
+        account.0,
+        hash.as_bytes(),
+        name,
+        expires_at
+    )
+    .fetch_one(db)
+    .await
+    .map_err(|error| match violated(&error) {
+        Some("api_keys_account_id_fkey") => Error::UnknownAccount(account.to_string()),
+        _ => Error::Database(error),
+    })?;
+    Ok(IssuedKey {
+        about: row.at(now),
+        key: api_key.reveal().to_owned(),
+    })
+}
+
+async fn record(
+    tx: &mut Transaction<'_, Postgres>,
+    admin: &Administration,
+    action: &'static str,
+    key: &Key,
+    details: Value,
+) -> Result<(), Error> {
+    let entry = audit::Entry {
+        action,
+        account: Some(key.account_id),
+        subject: key.id.to_string(),
+        details,
+        actor: admin.actor(),
+    };
+    audit::record(tx, entry).await
+}
+
+/// A new key, too: a gateway may remember having found nothing under its id.
+async fn announce(admin: &Administration, keys: &[&Key]) {
+    let announcement = |key: &&Key| Announcement::KeyChanged {
+        key_id: key.id,
+        account_id: key.account_id,
+    };
+    let announcements: Vec<_> = keys.iter().map(announcement).collect();
+    admin.announcer.announce_all(&announcements).await;
+}
+
+fn expiry(in_days: Option<u32>, now: i64) -> Result<Option<OffsetDateTime>, Error> {
+    match in_days {
+        None => Ok(None),
+        Some(days @ 1..=EXPIRES_IN_DAYS_MAX) => Ok(Some(instant(now + i64::from(days) * 86_400))),
+        Some(_) => Err(Error::BadValue {
+            field: "expires_in_days",
+            rule: format!("is from 1 to {EXPIRES_IN_DAYS_MAX}"),
+        }),
+    }
+}
+
+fn expiry_text(at: Option<OffsetDateTime>) -> Option<String> {
+    at.and_then(|at| at.format(&Rfc3339).ok())
+}
+
+struct Row {
+    id: Uuid,
+    account_id: Uuid,
+    name: String,
+    created_at: OffsetDateTime,
+    expires_at: Option<OffsetDateTime>,
+    revoked_at: Option<OffsetDateTime>,
+}
+
+impl Row {
+    fn at(self, now: i64) -> Key {
+        let status = match (self.revoked_at, self.expires_at) {
+            (Some(_), _) => KeyStatus::Revoked,
+            (None, Some(at)) if at <= instant(now) => KeyStatus::Expired,
+            (None, _) => KeyStatus::Active,
+        };
+        Key {
+            id: KeyId(self.id),
+            account_id: AccountId(self.account_id),
+            name: self.name,
+            status,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            revoked_at: self.revoked_at,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_ends_at_its_expiry_or_its_revocation() {
+        let row = |expires_at: Option<i64>, revoked_at: Option<i64>| Row {
+            id: Uuid::nil(),
+            account_id: Uuid::nil(),
+            name: "k".into(),
+            created_at: instant(0),
+            expires_at: expires_at.map(instant),
+            revoked_at: revoked_at.map(instant),
+        };
+        for (expires_at, revoked_at, status) in [
+            (None, None, KeyStatus::Active),
+            (Some(101), None, KeyStatus::Active),
+            (Some(100), None, KeyStatus::Expired),
+            (Some(101), Some(50), KeyStatus::Revoked),
+            (Some(50), Some(60), KeyStatus::Revoked),
+        ] {
+            assert_eq!(row(expires_at, revoked_at).at(100).status, status);
+        }
+    }
+
+    #[test]
+    fn days_to_the_expiry_are_bounded() {
+        assert_eq!(expiry(Some(1), 0).unwrap(), Some(instant(86_400)));
+        for days in [0, EXPIRES_IN_DAYS_MAX + 1, u32::MAX] {
+            assert!(expiry(Some(days), 0).is_err(), "{days}");
+        }
+    }
+}

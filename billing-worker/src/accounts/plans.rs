@@ -1,0 +1,186 @@
+//! Plans: the price list, and the catalogue's copy in the database, from which gateways grant.
+
+use schema::{Burst, Catalogue, Mode, Plan};
+use serde::Serialize;
+use serde_json::json;
+use tracing::info;
+
+use crate::{
+    accounts::limits,
+    administration::{Administration, audit},
+    error::Error,
+};
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PriceList {
+    pub plans: Vec<PlanView>,
+}
+
+/// A plan as the price list shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlanView {
+    pub id: String,
+    pub name: String,
+    /// A month.
+    pub price_cents: i64,
+    pub currency: &'static str,
+    pub limits: Vec<PlanLimit>,
+    pub features: Vec<String>,
+    /// `None`: events are kept without end.
+    pub retention_days: Option<u32>,
+    /// Days that a new subscriber tries it without paying; `None`: none.
+    pub trial_days: Option<u32>,
+    /// How quickly each key may send requests; `None`: as quickly as it likes.
+    pub burst: Option<Burst>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PlanLimit {
+    pub usage_type: &'static str,
+    pub mode: &'static str,
+    /// Units a period: refused or, in the mode `overage`, billed past it. `None`: metered from the first unit.
+    pub limit: Option<i64>,
+    /// The price of a unit that is billed, in millionths of the currency's main unit. `None`: none is.
+    pub unit_price_micros: Option<i64>,
+}
+
+/// What a sync did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Synced {
+    pub plans: usize,
+    /// Accounts whose limits of the running period followed.
+    pub accounts_changed: usize,
+}
+
+/// The price list, in the catalogue's order.
+pub fn list(catalogue: &Catalogue) -> PriceList {
+    PriceList {
+        plans: catalogue.plans().iter().map(|plan| view(catalogue, plan)).collect(),
+    }
+}
+
+/// Copies the catalogue into the database and the limits into the pools of running periods. Refused when accounts have a
+/// plan that the catalogue lacks.
+pub async fn sync(admin: &Administration, now: i64) -> Result<Synced, Error> {
+    let removed = copy(admin).await?;
+    let synced = Synced {
+        plans: admin.catalogue.plans().len(),
+        accounts_changed: limits::refresh(admin, now).await?,
+    };
+    info!(
+        plans = synced.plans, plans_removed = removed, accounts_changed = synced.accounts_changed, by = %admin.by,
+        "copied the plan catalogue to the database"
+    );
+    Ok(synced)
+}
+
+/// Returns how many plans are there no more.
+async fn copy(admin: &Administration) -> Result<u64, Error> {
+    let catalogue = &admin.catalogue;
+    let mut tx = admin.db.begin().await?;
+    // Two that start together, one after the other.
+    sqlx::query!("lock table plans in share row exclusive mode")
+        .execute(&mut *tx)
+        .await?;
+    let known: Vec<_> = catalogue.plans().iter().map(|plan| plan.id.clone()).collect();
+    let in_use = sqlx::query!(
+        r#"select p.id, count(distinct s.account_id) as "accounts!"
+           from plans p join subscriptions s on s.is_current and p.id in (s.plan_id, s.then_plan_id)
+           where p.id <> all($1) group by p.id order by p.id limit 1"#,
+        &known
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(row) = in_use {
+        return Err(Error::PlanInUse {
+            plan: row.id,
+            accounts: row.accounts,
+        });
+    }
+    let mut changed = 0;
+    for (position, plan) in (0..).zip(catalogue.plans()) {
+        changed += sqlx::query!(
+            "insert into plans (id, name, price_cents, retention_days, position) values ($1, $2, $3, $4, $5)
+             on conflict (id) do update set name = excluded.name, price_cents = excluded.price_cents,
+                 retention_days = excluded.retention_days, position = excluded.position
+             where (plans.name, plans.price_cents, plans.retention_days, plans.position) is distinct from
+                   (excluded.name, excluded.price_cents, excluded.retention_days, excluded.position)",
+            plan.id,
+            plan.name,
+            plan.price_cents,
+            plan.retention_days.map(|days| i32::try_from(days).unwrap_or(i32::MAX)),
+            position
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        for usage_type in catalogue.usage_types() {
+            let allowance = plan.allowance(*usage_type);
+            changed += sqlx::query!(
+                "insert into plan_limits (plan_id, usage_type, limit_units, mode) values ($1, $2, $3, $4)
+                 on conflict (plan_id, usage_type) do update set limit_units = excluded.limit_units, mode = excluded.mode
+                 where (plan_limits.limit_units, plan_limits.mode) is distinct from (excluded.limit_units, excluded.mode)",
+                plan.id,
+                usage_type.name(),
+                allowance.limit,
+                allowance.mode.as_str()
+            )
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+        }
+    }
+    let usage_types: Vec<_> = catalogue.usage_types().iter().map(|t| t.name().to_owned()).collect();
+    changed += sqlx::query!(
+        "delete from plan_limits where plan_id <> all($1) or usage_type <> all($2)",
+        &known,
+        &usage_types
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    // A plan that replaced subscriptions had stays for them to refer to, with no limits.
+    let removed = sqlx::query!(
+        "delete from plans p where id <> all($1)
+         and not exists (select from subscriptions s where p.id in (s.plan_id, s.then_plan_id))",
+        &known
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    if changed + removed > 0 {
+        let entry = audit::Entry {
+            action: "catalogue.sync",
+            account: None,
+            subject: known.join(", "),
+            details: json!({ "rows_changed": changed, "plans_removed": removed }),
+            actor: admin.actor(),
+        };
+        audit::record(&mut tx, entry).await?;
+    }
+    tx.commit().await?;
+    Ok(removed)
+}
+
+fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
+    let limit = |usage_type: &schema::UsageType| {
+        let allowance = plan.allowance(*usage_type);
+        PlanLimit {
+            usage_type: usage_type.name(),
+            mode: allowance.mode.as_str(),
+            limit: (allowance.mode != Mode::Metered).then_some(allowance.limit),
+            unit_price_micros: (allowance.mode != Mode::Limited).then_some(allowance.unit_price_micros),
+        }
+    };
+    PlanView {
+        id: plan.id.clone(),
+        name: plan.name.clone(),
+        price_cents: plan.price_cents,
+        currency: "usd",
+        limits: catalogue.usage_types().iter().map(limit).collect(),
+        features: plan.features.clone(),
+        retention_days: plan.retention_days,
+        trial_days: (plan.trial_days > 0).then_some(plan.trial_days),
+        burst: plan.burst,
+    }
+}

@@ -1,0 +1,270 @@
+//! What commands print: text for people, or one JSON value.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::json;
+use std::io::{Write, stdout};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    accounts::{
+        Account, AccountDetails, Status,
+        keys::{IssuedKey, Key, RotatedKey},
+        plans::{PriceList, Synced},
+    },
+    administration::{audit::Audited, page::Listed},
+    corrections::{Corrected, Correction},
+};
+
+pub fn version(json: bool, version: i64) -> Result<()> {
+    out(json, &json!({ "version": version }), || {
+        format!("the database has version {version}")
+    })
+}
+
+pub fn synced(json: bool, synced: Synced) -> Result<()> {
+    out(json, &synced, || {
+        format!(
+            "{} plans copied; limits of {} accounts changed",
+            synced.plans, synced.accounts_changed
+        )
+    })
+}
+
+pub fn account(json: bool, details: &AccountDetails) -> Result<()> {
+    out(json, details, || {
+        let account = &details.account;
+        let mut rows = vec![
+            row(["account", &account.id.to_string()]),
+            row(["name", &account.name]),
+            row(["e-mail", &account.email]),
+            row(["status", account.status.as_str()]),
+            row(["plan", &account.plan]),
+            row(["period", &instant(details.period_start)]),
+            row(["until", &instant(details.period_end)]),
+        ];
+        if details.payment_required {
+            rows.push(row(["owes", "a payment: metered calls answer 402"]));
+        }
+        let limits = details.limits.iter().map(|limit| {
+            let note = if limit.overridden { "agreed" } else { limit.mode };
+            row([
+                limit.usage_type,
+                &units(limit.limit),
+                &limit.granted_units.to_string(),
+                note,
+            ])
+        });
+        let heading = [row(["usage type", "limit", "granted", ""])];
+        let limits: Vec<_> = heading.into_iter().chain(limits).collect();
+        format!("{}\n\n{}", table(&rows), table(&limits))
+    })
+}
+
+pub fn accounts(json: bool, listed: &Listed<Account>) -> Result<()> {
+    out(json, listed, || {
+        let account = |account: &Account| {
+            let suspended = if account.status == Status::Suspended {
+                "suspended"
+            } else {
+                ""
+            };
+            let id = account.id.to_string();
+            row([&id, &account.plan, &account.email, &account.name, suspended])
+        };
+        list(["account", "plan", "e-mail", "name", ""], listed, account)
+    })
+}
+
+pub fn key(json: bool, key: &Key) -> Result<()> {
+    out(json, key, || table(&key_rows(key)))
+}
+
+pub fn keys(json: bool, listed: &Listed<Key>) -> Result<()> {
+    out(json, listed, || {
+        let key = |key: &Key| {
+            let expires = key.expires_at.map(instant).unwrap_or_default();
+            row([
+                &key.id.to_string(),
+                key.status.as_str(),
+                &instant(key.created_at),
+                &expires,
+                &key.name,
+            ])
+        };
+        list(["key", "status", "made", "expires", "name"], listed, key)
+    })
+}
+
+pub fn issued(json: bool, issued: &IssuedKey) -> Result<()> {
+    out(json, issued, || issued_text(issued))
+}
+
+pub fn rotated(json: bool, rotated: &RotatedKey) -> Result<()> {
+    out(json, rotated, || {
+        let until = rotated.replaces.expires_at.map(instant).unwrap_or_default();
+        format!(
+            "{}\nThe key that it replaces, {}, goes on until {until}.",
+            issued_text(&rotated.issued),
+            rotated.replaces.id
+        )
+    })
+}
+
+pub fn plans(json: bool, list: &PriceList) -> Result<()> {
+    out(json, list, || {
+        let heading = [
+            "plan",
+            "cents a month",
+            "usage type",
+            "limit",
+            "mode",
+            "micros a unit",
+            "kept for",
+        ]
+        .map(str::to_owned);
+        let rows = list.plans.iter().flat_map(|plan| {
+            let kept = plan
+                .retention_days
+                .map_or("ever".to_owned(), |days| format!("{days} days"));
+            plan.limits.iter().enumerate().map(move |(n, limit)| {
+                let once = |text: &str| if n == 0 { text.to_owned() } else { String::new() };
+                vec![
+                    once(&plan.id),
+                    once(&plan.price_cents.to_string()),
+                    limit.usage_type.to_owned(),
+                    units(limit.limit),
+                    limit.mode.to_owned(),
+                    limit
+                        .unit_price_micros
+                        .map(|micros| micros.to_string())
+                        .unwrap_or_default(),
+                    once(&kept),
+                ]
+            })
+        });
+        table(&[heading.into()].into_iter().chain(rows).collect::<Vec<_>>())
+    })
+}
+
+pub fn corrected(json: bool, corrected: &Corrected) -> Result<()> {
+    out(json, corrected, || {
+        let rows = [
+            row(["correction", &corrected.correction_id.to_string()]),
+            row(["account", &corrected.account_id.to_string()]),
+            row(["events", &corrected.events.len().to_string()]),
+            row(["units", &corrected.delta_units.to_string()]),
+        ];
+        let note = match corrected.repeated {
+            true => "It was made before: nothing was changed.",
+            false => "A running service publishes it within seconds.",
+        };
+        format!("{}\n{note}", table(&rows))
+    })
+}
+
+pub fn corrections(json: bool, listed: &Listed<Correction>) -> Result<()> {
+    out(json, listed, || {
+        let correction = |correction: &Correction| {
+            row([
+                &correction.id.to_string(),
+                &correction.event_id.to_string(),
+                &correction.delta_units.to_string(),
+                &correction.published_at.map_or("waits".to_owned(), instant),
+                &correction.requested_by,
+                &correction.reason,
+            ])
+        };
+        let heading = ["correcting event", "corrects", "units", "published", "by", "reason"];
+        list(heading, listed, correction)
+    })
+}
+
+pub fn audit(json: bool, listed: &Listed<Audited>) -> Result<()> {
+    out(json, listed, || {
+        let audited = |audited: &Audited| {
+            let account = audited.account_id.map(|id| id.to_string()).unwrap_or_default();
+            row([
+                &instant(audited.at),
+                &audited.actor,
+                audited.actor_name.as_deref().unwrap_or_default(),
+                &audited.action,
+                &account,
+                &audited.subject,
+                &audited.details.to_string(),
+            ])
+        };
+        list(
+            ["at", "by", "name", "action", "account", "subject", "details"],
+            listed,
+            audited,
+        )
+    })
+}
+
+pub fn out(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    let text = match json {
+        true => serde_json::to_string_pretty(value)?,
+        false => text(),
+    };
+    writeln!(stdout(), "{text}").context("writing to standard output")
+}
+
+fn issued_text(issued: &IssuedKey) -> String {
+    format!(
+        "{}\n{}\nThe key is shown this once: keep it now.",
+        table(&[row(["api key", &issued.key])]),
+        table(&key_rows(&issued.about))
+    )
+}
+
+fn key_rows(key: &Key) -> Vec<Vec<String>> {
+    let mut rows = vec![
+        row(["key", &key.id.to_string()]),
+        row(["account", &key.account_id.to_string()]),
+        row(["name", &key.name]),
+        row(["status", key.status.as_str()]),
+    ];
+    rows.extend(key.expires_at.map(|at| row(["expires", &instant(at)])));
+    rows.extend(key.revoked_at.map(|at| row(["revoked", &instant(at)])));
+    rows
+}
+
+pub fn list<T, const N: usize>(heading: [&str; N], listed: &Listed<T>, entry: impl Fn(&T) -> Vec<String>) -> String {
+    let rows: Vec<_> = [row(heading)]
+        .into_iter()
+        .chain(listed.items.iter().map(entry))
+        .collect();
+    match listed.next {
+        None => table(&rows),
+        Some(next) => format!("{}\nThere are more: --after {next}", table(&rows)),
+    }
+}
+
+fn units(limit: Option<i64>) -> String {
+    limit.map_or("none".to_owned(), |units| units.to_string())
+}
+
+pub fn instant(at: OffsetDateTime) -> String {
+    // What the database stores always has a year of four digits.
+    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
+}
+
+pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).into()
+}
+
+/// Columns as wide as their widest cell.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  "));
+        cells.collect::<String>().trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,174 @@
+//! What `reports …` and `reconcile` print: text for people, or one JSON value.
+
+use anyhow::Result;
+
+use super::super::print::{instant, list, out, row, table};
+use crate::{
+    administration::page::Listed,
+    reports::{
+        Flushed,
+        list::{Attention, ReportView},
+        reconcile::{self, Numbers, Reconciliation},
+    },
+};
+
+pub fn reports(json: bool, listed: &Listed<ReportView>) -> Result<()> {
+    out(json, listed, || {
+        let report = |report: &ReportView| row(report_cells(report).each_ref().map(String::as_str));
+        list(REPORT_HEADING, listed, report)
+    })
+}
+
+pub fn report(json: bool, report: &ReportView) -> Result<()> {
+    out(json, report, || {
+        let cells = report_cells(report);
+        table(&[row(REPORT_HEADING), cells.into()])
+    })
+}
+
+pub fn flushed(json: bool, flushed: Flushed) -> Result<()> {
+    out(json, &flushed, || {
+        let Flushed {
+            delivered,
+            open,
+            parked,
+            held,
+        } = &flushed;
+        let waiting = match held.len() {
+            0 => String::new(),
+            lines => format!(", {lines} counts left for later"),
+        };
+        format!("{delivered} reports delivered, {open} still open, {parked} parked{waiting}")
+    })
+}
+
+pub fn attention(json: bool, attention: &Attention) -> Result<()> {
+    out(json, attention, || {
+        let parked = attention.parked.iter().map(|report| report_cells(report).into());
+        let parked: Vec<_> = [row(REPORT_HEADING)].into_iter().chain(parked).collect();
+        let drifts = attention.drifts.iter().map(|drift| {
+            let (account, units) = (drift.account_id.to_string(), drift.drift_units.to_string());
+            let since = drift.since.map(instant).unwrap_or_default();
+            row([
+                &account,
+                &drift.usage_type,
+                &instant(drift.period_start),
+                &units,
+                &since,
+            ])
+        });
+        let heading = row(["account", "usage type", "period", "drift", "since"]);
+        let drifts: Vec<_> = [heading].into_iter().chain(drifts).collect();
+        let carries = attention.waiting_carries.iter().map(|carry| {
+            let (account, units) = (carry.account_id.to_string(), carry.units.to_string());
+            let error = carry.error.as_deref().unwrap_or_default();
+            row([
+                &account,
+                &carry.usage_type,
+                &instant(carry.from_period),
+                &units,
+                &carry.reason,
+                &carry.policy,
+                error,
+            ])
+        });
+        let heading = row(["account", "usage type", "of period", "units", "reason", "policy", ""]);
+        let carries: Vec<_> = [heading].into_iter().chain(carries).collect();
+        let unbilled: Vec<_> = (attention.unbilled.iter())
+            .map(|unbilled| {
+                let (account, usage_types) = (unbilled.account_id.to_string(), unbilled.usage_types.join(", "));
+                row([&account, &unbilled.stripe_subscription_id, &unbilled.plan, &usage_types])
+            })
+            .collect();
+        let heading = row(["account", "subscription", "plan", "usage types"]);
+        let unbilled: Vec<_> = [heading].into_iter().chain(unbilled).collect();
+        let part = |name: &str, rows: &[Vec<String>]| match rows {
+            [_] => format!("{name}: none"),
+            rows => format!("{name}:\n{}", table(rows)),
+        };
+        [
+            part("parked reports", &parked),
+            part("drifts", &drifts),
+            part("carries that wait", &carries),
+            part(
+                "subscriptions without a price for what is billed (`stripe sync` adds it)",
+                &unbilled,
+            ),
+        ]
+        .join("\n\n")
+    })
+}
+
+/// Lines on which nothing was used and nothing told are left out of the table, not of the JSON.
+pub fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Result<()> {
+    out(json, reconciliation, || {
+        let heading = row([
+            "account",
+            "period",
+            "usage type",
+            "clickhouse",
+            "carried in",
+            "carried out",
+            "ledger",
+            "stripe",
+            "drift",
+            "",
+        ]);
+        let is_used = |line: &&reconcile::Row| {
+            line.numbers
+                != Numbers {
+                    stripe_units: Some(0),
+                    ..Numbers::default()
+                }
+        };
+        let lines = reconciliation.rows.iter().filter(is_used).map(|line| {
+            let numbers = &line.numbers;
+            let state = match line.state {
+                reconcile::State::Ok if line.frozen => "frozen",
+                reconcile::State::Ok => "ok",
+                reconcile::State::Pending => "pending",
+                reconcile::State::Drift => "DRIFT",
+            };
+            let note = line.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
+            row([
+                &line.account_id.to_string(),
+                &instant(line.period_start),
+                &line.usage_type,
+                &numbers.clickhouse_units.to_string(),
+                &numbers.carried_in.to_string(),
+                &numbers.carried_out.to_string(),
+                &numbers.ledger_units.to_string(),
+                &numbers.stripe_units.map_or("?".to_owned(), |units| units.to_string()),
+                &line.drift.to_string(),
+                &format!("{state}{note}"),
+            ])
+        });
+        let totals = &reconciliation.totals;
+        let total = row([
+            "all",
+            "",
+            "",
+            &totals.clickhouse_units.to_string(),
+            &totals.carried_in.to_string(),
+            &totals.carried_out.to_string(),
+            &totals.ledger_units.to_string(),
+            &totals.stripe_units.to_string(),
+            "",
+            &format!("{} drift, {} pending", totals.drifting, totals.pending),
+        ]);
+        table(&[heading].into_iter().chain(lines).chain([total]).collect::<Vec<_>>())
+    })
+}
+
+const REPORT_HEADING: [&str; 6] = ["report", "account", "units", "state", "attempts", ""];
+
+fn report_cells(report: &ReportView) -> [String; 6] {
+    [
+        report.identifier.clone(),
+        report.account_id.to_string(),
+        (report.to_units - report.from_units).to_string(),
+        report.state.clone(),
+        report.attempts.to_string(),
+        report.error.clone().unwrap_or_default(),
+    ]
+}

@@ -1,0 +1,80 @@
+//! `runs`: what is not settled, and giving up a run whose spool is lost.
+
+use anyhow::Result;
+use clap::Subcommand;
+use schema::RunId;
+
+use super::{
+    PageArguments,
+    print::{instant, list, out, row},
+};
+use crate::{
+    administration::Administration,
+    runs::operator::{self, GiveUp, RunView, State},
+};
+
+#[derive(Subcommand)]
+pub enum RunsCommand {
+    /// List runs that are not settled, the oldest first
+    List {
+        /// Only those in this state, also settled ones
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        #[command(flatten)]
+        page: PageArguments,
+    },
+    /// End a run that spools and whose spool is lost with its disk: what it acknowledged and did not publish is gone with it
+    GiveUp {
+        /// Id of the run
+        run: RunId,
+        /// Confirm that the spool cannot be had again
+        #[arg(long)]
+        spool_is_lost: bool,
+    },
+}
+
+pub async fn run(command: &RunsCommand, admin: &Administration, json: bool) -> Result<()> {
+    match command {
+        RunsCommand::List { state, page } => {
+            let listed = operator::list(&admin.db, *state, page.page()).await?;
+            out(json, &listed, || list(HEADING, &listed, run_row))
+        }
+        RunsCommand::GiveUp { run, spool_is_lost } => {
+            let asked = GiveUp {
+                spool_is_lost: *spool_is_lost,
+            };
+            let given_up = operator::give_up(admin, *run, asked).await?;
+            out(json, &given_up, || {
+                format!(
+                    "run {} is being ended: a running service settles its {} leases, of {} units, once the ingestors have \
+                     stored what it published",
+                    given_up.id, given_up.live_leases, given_up.held_units
+                )
+            })
+        }
+    }
+}
+
+const HEADING: [&str; 8] = [
+    "run",
+    "gateway",
+    "state",
+    "started",
+    "age (s)",
+    "heard of (s ago)",
+    "live leases",
+    "units held",
+];
+
+fn run_row(run: &RunView) -> Vec<String> {
+    row([
+        &run.id.to_string(),
+        &run.gateway,
+        &run.state,
+        &instant(run.started_at),
+        &run.age_s.to_string(),
+        &run.heartbeat_age_s.to_string(),
+        &run.live_leases.to_string(),
+        &run.held_units.to_string(),
+    ])
+}

@@ -1,0 +1,115 @@
+//! `stripe …`: what the catalogue asks for in Stripe; an event that was given up.
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+use schema::clock::Clock;
+use serde_json::json;
+use tracing::{error, warn};
+
+use super::{print::out, reports::reporter};
+use crate::{
+    administration::Administration,
+    config::Settings,
+    error::Error,
+    stripe::catalogue::{self, Change},
+    subscriptions::{
+        billing::Billing,
+        unbilled::{self, Mended, Unbilled},
+    },
+    webhook,
+};
+
+#[derive(Subcommand)]
+pub enum StripeCommand {
+    /// Make the products, prices and meters that the catalogue asks for, and have subscriptions billed for what their plan
+    /// bills; prints what it will do first
+    Sync {
+        /// Only print it
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Work on an event again that was given up
+    Retry {
+        /// Its id, evt_…
+        event: String,
+    },
+}
+
+pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Settings) -> Result<()> {
+    match command {
+        StripeCommand::Sync { dry_run } => {
+            let reporter = reporter(admin, settings)?;
+            let stripe = reporter.stripe.clone();
+            let found = catalogue::find(&stripe, &admin.catalogue)
+                .await
+                .map_err(Error::Stripe)?;
+            let changes = catalogue::changes(&admin.catalogue, &found);
+            let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await?;
+            print_plan(settings.json, &changes, &unbilled)?;
+            if *dry_run {
+                return Ok(());
+            }
+            catalogue::apply(&stripe, &admin.catalogue, &changes, found)
+                .await
+                .map_err(Error::Stripe)?;
+            let billing = Billing::new(
+                admin.clone(),
+                Some(reporter),
+                settings.billing.clone(),
+                Clock::default(),
+            );
+            mend(&billing, &unbilled).await
+        }
+        StripeCommand::Retry { event } => {
+            webhook::inbox::retry(admin, event).await?;
+            out(settings.json, &json!({ "event": event, "state": "received" }), || {
+                format!("the service works on {event} again")
+            })
+        }
+    }
+}
+
+/// One that fails keeps nobody else from being billed.
+async fn mend(billing: &Billing, unbilled: &[Unbilled]) -> Result<()> {
+    let mut failed = 0;
+    for of in unbilled {
+        let (account, subscription) = (of.account_id, &of.stripe_subscription_id);
+        match unbilled::mend(billing, account).await {
+            Ok(Mended::Added | Mended::Complete) => {}
+            Ok(Mended::Scheduled) => warn!(
+                account.id = %account, stripe_subscription.id = subscription,
+                "left as it is: it changes to another plan at the end of its period, and what it uses until then is not billed"
+            ),
+            Err(failure) => {
+                failed += 1;
+                error!(account.id = %account, stripe_subscription.id = subscription, "not billed for all it uses: {failure}");
+            }
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        _ => bail!(
+            "{failed} of {} subscriptions are still not billed for all they use: do it again",
+            unbilled.len()
+        ),
+    }
+}
+
+fn print_plan(json: bool, changes: &[Change], unbilled: &[Unbilled]) -> Result<()> {
+    let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
+    out(json, &json!({ "changes": changes, "unbilled": unbilled }), || {
+        let unbilled = unbilled.iter().map(|of| {
+            let (usage_types, subscription, account) =
+                (of.usage_types.join(", "), &of.stripe_subscription_id, of.account_id);
+            format!(
+                "bill {usage_types} in {subscription} of account {account} ({})",
+                of.plan
+            )
+        });
+        let lines: Vec<String> = changes.iter().cloned().chain(unbilled).collect();
+        match lines.is_empty() {
+            true => "Stripe has all that the catalogue asks for".to_owned(),
+            false => lines.join("\n"),
+        }
+    })
+}

@@ -1,0 +1,160 @@
+//! The statements on `duplicate_returns` and `duplicate_cursors`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use schema::{AccountId, period::instant};
+use sqlx::{PgPool, Postgres, Transaction};
+
+use super::{Place, Shard, stored::Duplicate};
+use crate::{
+    corrections::pools::{self, PoolKey},
+    error::Error,
+};
+
+pub async fn cursors(db: &PgPool) -> Result<BTreeMap<Shard, Place>, Error> {
+    let rows = sqlx::query!("select generation, shard, stream_seq, idx from duplicate_cursors")
+        .fetch_all(db)
+        .await?;
+    let read = rows.into_iter().map(|row| {
+        let shard = Shard {
+            generation: row.generation as u32,
+            shard: row.shard as u16,
+        };
+        let place = Place {
+            stream_seq: row.stream_seq.cast_unsigned(),
+            idx: row.idx as u32,
+        };
+        (shard, place)
+    });
+    Ok(read.collect())
+}
+
+/// Gives back the units of those of the duplicates that were paid by a lease and are not in the ledger, and moves the cursor
+/// on, in one transaction. Returns what went back, by event.
+pub async fn give_back(
+    db: &PgPool,
+    shard: Shard,
+    duplicates: &[Duplicate],
+    cursor: Option<Place>,
+) -> Result<Vec<(AccountId, i64)>, Error> {
+    let mut tx = db.begin().await?;
+    lock_shard(&mut tx, shard).await?;
+    let known = known(&mut tx, shard, duplicates).await?;
+    let new: Vec<&Duplicate> = duplicates
+        .iter()
+        .filter(|duplicate| duplicate.was_leased() && !known.contains(&duplicate.place()))
+        .collect();
+    let pool = |duplicate: &&Duplicate| -> (Option<PoolKey>, i64) {
+        let start = instant(duplicate.period_start);
+        let key = (duplicate.account_id, duplicate.usage_type.clone(), start);
+        (Some(key), duplicate.cost_units)
+    };
+    let units = pools::give_back(&mut tx, &new.iter().map(pool).collect::<Vec<_>>()).await?;
+    insert(&mut tx, shard, &new, &units).await?;
+    if let Some(cursor) = cursor {
+        sqlx::query!(
+            "update duplicate_cursors set stream_seq = $3, idx = $4
+             where generation = $1 and shard = $2 and (stream_seq, idx) < ($3, $4)",
+            i64::from(shard.generation),
+            i32::from(shard.shard),
+            cursor.stream_seq.cast_signed(),
+            i64::from(cursor.idx)
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await?;
+    Ok(new
+        .iter()
+        .zip(units)
+        .map(|(duplicate, units)| (AccountId(duplicate.account_id), units))
+        .collect())
+}
+
+/// Removes rows that no sweep can ask for: it looks at two days.
+pub async fn forget(db: &PgPool) -> Result<(), Error> {
+    sqlx::query!("delete from duplicate_returns where returned_at < now() - interval '40 days'")
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Whoever gives back units of this shard has to wait until the transaction ends, and then finds its rows.
+async fn lock_shard(tx: &mut Transaction<'_, Postgres>, shard: Shard) -> Result<(), Error> {
+    let (generation, shard) = (i64::from(shard.generation), i32::from(shard.shard));
+    sqlx::query!(
+        "insert into duplicate_cursors (generation, shard) values ($1, $2) on conflict do nothing",
+        generation,
+        shard
+    )
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query!(
+        "select stream_seq from duplicate_cursors where generation = $1 and shard = $2 for update",
+        generation,
+        shard
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Those of the duplicates that are in the ledger.
+async fn known(
+    tx: &mut Transaction<'_, Postgres>,
+    shard: Shard,
+    duplicates: &[Duplicate],
+) -> Result<HashSet<Place>, Error> {
+    let rows = sqlx::query!(
+        "select r.stream_seq, r.idx from duplicate_returns r
+         join unnest($3::bigint[], $4::bigint[]) as n (stream_seq, idx) using (stream_seq, idx)
+         where r.generation = $1 and r.shard = $2",
+        i64::from(shard.generation),
+        i32::from(shard.shard),
+        &column(duplicates.iter(), |duplicate| duplicate.stream_seq.cast_signed()),
+        &column(duplicates.iter(), |duplicate| i64::from(duplicate.idx))
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let place = |(stream_seq, idx): (i64, i64)| Place {
+        stream_seq: stream_seq.cast_unsigned(),
+        idx: idx as u32,
+    };
+    Ok(rows.into_iter().map(|row| place((row.stream_seq, row.idx))).collect())
+}
+
+async fn insert(
+    tx: &mut Transaction<'_, Postgres>,
+    shard: Shard,
+    new: &[&Duplicate],
+    units: &[i64],
+) -> Result<(), Error> {
+    let new = || new.iter().copied();
+    sqlx::query!(
+        "insert into duplicate_returns (generation, shard, stream_seq, idx, event_id, account_id, usage_type, period_start,
+                                        lease_id, cost_units, returned_units)
+         select $1, $2, n.stream_seq, n.idx, n.event_id, n.account_id, n.usage_type, n.period_start, n.lease_id, n.cost_units,
+                n.returned_units
+         from unnest($3::bigint[], $4::bigint[], $5::uuid[], $6::uuid[], $7::text[], $8::timestamptz[], $9::uuid[],
+                     $10::bigint[], $11::bigint[])
+              as n (stream_seq, idx, event_id, account_id, usage_type, period_start, lease_id, cost_units, returned_units)",
+        i64::from(shard.generation),
+        i32::from(shard.shard),
+        &column(new(), |duplicate| duplicate.stream_seq.cast_signed()),
+        &column(new(), |duplicate| i64::from(duplicate.idx)),
+        &column(new(), |duplicate| duplicate.event_id),
+        &column(new(), |duplicate| duplicate.account_id),
+        &column(new(), |duplicate| duplicate.usage_type.clone()),
+        &column(new(), |duplicate| instant(duplicate.period_start)),
+        &column(new(), |duplicate| duplicate.lease_id),
+        &column(new(), |duplicate| duplicate.cost_units),
+        units
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+fn column<'a, T>(duplicates: impl Iterator<Item = &'a Duplicate>, of: impl Fn(&Duplicate) -> T) -> Vec<T> {
+    duplicates.map(of).collect()
+}

@@ -1,0 +1,86 @@
+//! The admin API: `/admin/*` on the admin port, for whoever has the token.
+
+mod accounts;
+mod audit;
+mod authorize;
+mod corrections;
+mod extract;
+mod keys;
+mod notices;
+mod reports;
+mod runs;
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    Json, Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{delete, get, post, put},
+};
+
+use crate::{
+    accounts::plans::{self, PriceList},
+    administration::Administration,
+    error::Error,
+    http::body,
+    metrics::{self, Metrics},
+    notices::settings::Policy,
+};
+
+#[derive(Clone)]
+pub struct AdminApi {
+    /// `None`: the API is closed.
+    pub token: Option<Arc<str>>,
+    /// Set once the service has started; the port is there before, for `/readyz`.
+    pub administration: Arc<OnceLock<Administration>>,
+    pub metrics: Metrics,
+    /// Where notices may go.
+    pub notice_policy: Policy,
+}
+
+pub fn router(api: AdminApi) -> Router {
+    let routes = Router::new()
+        .route("/accounts", post(accounts::create).get(accounts::list))
+        .route("/accounts/{account}", get(accounts::show))
+        .route("/accounts/{account}/suspend", post(accounts::suspend))
+        .route("/accounts/{account}/resume", post(accounts::resume))
+        .route("/accounts/{account}/plan", put(accounts::assign_plan))
+        .route(
+            "/accounts/{account}/limits/{usage_type}",
+            put(accounts::set_limit).delete(accounts::clear_limit),
+        )
+        .route("/accounts/{account}/keys", post(keys::create).get(keys::list))
+        .route("/keys/{key}", delete(keys::revoke))
+        .route("/keys/{key}/rotate", post(keys::rotate))
+        .route("/plans", get(list_plans))
+        .route("/corrections", post(corrections::create).get(corrections::list))
+        .route("/audit", get(audit::list))
+        .route(
+            "/accounts/{account}/notice-endpoint",
+            put(notices::set).get(notices::show).delete(notices::remove),
+        )
+        .route("/accounts/{account}/notice-endpoint/rotate", post(notices::rotate))
+        .route("/accounts/{account}/notice-endpoint/test", post(notices::test))
+        .route("/accounts/{account}/notices", get(notices::list))
+        .route("/notices/{notice}/replay", post(notices::replay))
+        .route("/reports", get(reports::list))
+        .route("/reports/attention", get(reports::attention))
+        .route("/reports/{identifier}/retry", post(reports::retry))
+        .route("/runs", get(runs::list))
+        .route("/runs/{run}/give-up", post(runs::give_up))
+        .fallback(async || Error::UnknownPath)
+        .method_not_allowed_fallback(async || Error::UnknownMethod)
+        .layer(DefaultBodyLimit::max(body::BYTES_MAX))
+        .layer(middleware::from_fn_with_state(api.clone(), authorize::authorize))
+        .layer(middleware::from_fn_with_state(
+            (api.metrics.clone(), "admin"),
+            metrics::count,
+        ))
+        .with_state(api);
+    Router::new().nest("/admin", routes)
+}
+
+async fn list_plans(admin: Administration) -> Json<PriceList> {
+    Json(plans::list(&admin.catalogue))
+}

@@ -1,0 +1,28 @@
+//! `/admin/corrections`
+
+use axum::{Json, http::StatusCode};
+
+use super::extract::TrailQuery;
+use crate::{
+    administration::{Administration, page::Listed},
+    corrections::{self, Corrected, Correction, NewCorrection},
+    error::Error,
+    http::body::Body,
+};
+
+/// 201; sent again, 200 with the same content.
+pub async fn create(
+    admin: Administration,
+    Body(new): Body<NewCorrection>,
+) -> Result<(StatusCode, Json<Corrected>), Error> {
+    let corrected = corrections::create(&admin, new).await?;
+    let status = match corrected.repeated {
+        true => StatusCode::OK,
+        false => StatusCode::CREATED,
+    };
+    Ok((status, Json(corrected)))
+}
+
+pub async fn list(admin: Administration, TrailQuery(trail): TrailQuery) -> Result<Json<Listed<Correction>>, Error> {
+    Ok(Json(corrections::list(&admin, trail).await?))
+}

@@ -1,0 +1,146 @@
+//! Reads requests, so that a handler gets what it needs or the client a problem document.
+
+use axum::{
+    extract::{FromRequestParts, Query, RawPathParams},
+    http::{HeaderName, request::Parts},
+};
+use schema::{AccountId, KeyId, RunId};
+
+use super::AdminApi;
+use crate::{
+    accounts::checked_name,
+    administration::{
+        Administration,
+        page::{Page, Trail},
+    },
+    error::Error,
+    notices::{message::NoticeId, settings::Policy},
+};
+
+/// Who asks, for the audit log: a name, if the client sends one.
+const REQUESTED_BY: HeaderName = HeaderName::from_static("x-requested-by");
+
+/// The account in the path.
+pub struct AccountPath(pub AccountId);
+
+/// The key in the path.
+pub struct KeyPath(pub KeyId);
+
+/// The notice in the path.
+pub struct NoticePath(pub NoticeId);
+
+/// The run in the path.
+pub struct RunPath(pub RunId);
+
+/// The account and the usage type in the path.
+pub struct LimitPath(pub AccountId, pub String);
+
+/// `?limit=&after=`
+pub struct PageQuery(pub Page);
+
+/// `?account=&limit=&after=`
+pub struct TrailQuery(pub Trail);
+
+impl FromRequestParts<AdminApi> for Administration {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let admin = state.administration.get().cloned().ok_or(Error::Starting)?;
+        let Some(name) = parts.headers.get(REQUESTED_BY) else {
+            return Ok(admin);
+        };
+        let name = checked_name("X-Requested-By", name.to_str().unwrap_or_default())?;
+        Ok(Administration {
+            name: Some(name.to_owned()),
+            ..admin
+        })
+    }
+}
+
+impl FromRequestParts<AdminApi> for AccountPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [account] = in_path(parts, state, ["account"]).await?;
+        account.parse().map(Self).map_err(|_| Error::UnknownAccount(account))
+    }
+}
+
+impl FromRequestParts<AdminApi> for KeyPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [key] = in_path(parts, state, ["key"]).await?;
+        key.parse().map(Self).map_err(|_| Error::UnknownKey(key))
+    }
+}
+
+impl FromRequestParts<AdminApi> for NoticePath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [notice] = in_path(parts, state, ["notice"]).await?;
+        notice.parse().map(Self).map_err(|_| Error::UnknownNotice(notice))
+    }
+}
+
+impl FromRequestParts<AdminApi> for RunPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [run] = in_path(parts, state, ["run"]).await?;
+        run.parse().map(Self).map_err(|_| Error::UnknownRun(run))
+    }
+}
+
+impl FromRequestParts<AdminApi> for Policy {
+    type Rejection = Error;
+
+    async fn from_request_parts(_: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        Ok(state.notice_policy)
+    }
+}
+
+impl FromRequestParts<AdminApi> for LimitPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [account, usage_type] = in_path(parts, state, ["account", "usage_type"]).await?;
+        match account.parse() {
+            Ok(account) => Ok(Self(account, usage_type)),
+            Err(_) => Err(Error::UnknownAccount(account)),
+        }
+    }
+}
+
+impl FromRequestParts<AdminApi> for PageQuery {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(page)) => Ok(Self(page)),
+            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+        }
+    }
+}
+
+impl FromRequestParts<AdminApi> for TrailQuery {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(trail)) => Ok(Self(trail)),
+            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+        }
+    }
+}
+
+async fn in_path<const N: usize>(parts: &mut Parts, state: &AdminApi, names: [&str; N]) -> Result<[String; N], Error> {
+    let params = RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|rejection| Error::Malformed(rejection.body_text()))?;
+    Ok(names.map(|name| {
+        let param = params.iter().find(|(known, _)| *known == name);
+        param.map(|(_, value)| value.to_owned()).unwrap_or_default()
+    }))
+}

@@ -1,0 +1,42 @@
+//! `/admin/keys`, and an account's keys.
+
+use axum::{Json, http::StatusCode};
+use schema::clock::now_s;
+
+use super::extract::{AccountPath, KeyPath, PageQuery};
+use crate::{
+    accounts::keys::{self, IssuedKey, Key, NewKey, RotatedKey, Rotation},
+    administration::{Administration, page::Listed},
+    error::Error,
+    http::body::Body,
+};
+
+pub async fn create(
+    admin: Administration,
+    AccountPath(account): AccountPath,
+    Body(new): Body<NewKey>,
+) -> Result<(StatusCode, Json<IssuedKey>), Error> {
+    let issued = keys::create(&admin, account, new, now_s()).await?;
+    Ok((StatusCode::CREATED, Json(issued)))
+}
+
+pub async fn list(
+    admin: Administration,
+    AccountPath(account): AccountPath,
+    PageQuery(page): PageQuery,
+) -> Result<Json<Listed<Key>>, Error> {
+    Ok(Json(keys::list(&admin, account, page, now_s()).await?))
+}
+
+pub async fn revoke(admin: Administration, KeyPath(key): KeyPath) -> Result<Json<Key>, Error> {
+    Ok(Json(keys::revoke(&admin, key, now_s()).await?))
+}
+
+pub async fn rotate(
+    admin: Administration,
+    KeyPath(key): KeyPath,
+    Body(rotation): Body<Rotation>,
+) -> Result<(StatusCode, Json<RotatedKey>), Error> {
+    let rotated = keys::rotate(&admin, key, rotation, now_s()).await?;
+    Ok((StatusCode::CREATED, Json(rotated)))
+}

@@ -1,0 +1,70 @@
+//! An account's notice endpoint, and its notices.
+
+use axum::{Json, http::StatusCode};
+use schema::clock::now_s;
+
+use super::extract::{AccountPath, NoticePath, PageQuery};
+use crate::{
+    administration::{Administration, page::Listed},
+    error::Error,
+    http::body::Body,
+    notices::{
+        endpoint::{self, Endpoint, IssuedEndpoint, NewEndpoint, SecretRotation},
+        operator::{self, Notice},
+        settings::Policy,
+    },
+};
+
+/// `201` with the secret when there was none before.
+pub async fn set(
+    admin: Administration,
+    policy: Policy,
+    AccountPath(account): AccountPath,
+    Body(new): Body<NewEndpoint>,
+) -> Result<(StatusCode, Json<IssuedEndpoint>), Error> {
+    let issued = endpoint::set(&admin, policy, account, new).await?;
+    let status = match issued.secret {
+        Some(_) => StatusCode::CREATED,
+        None => StatusCode::OK,
+    };
+    Ok((status, Json(issued)))
+}
+
+pub async fn show(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<Endpoint>, Error> {
+    Ok(Json(endpoint::show(&admin, account).await?))
+}
+
+pub async fn remove(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<Endpoint>, Error> {
+    Ok(Json(endpoint::remove(&admin, account).await?))
+}
+
+pub async fn rotate(
+    admin: Administration,
+    AccountPath(account): AccountPath,
+    Body(rotation): Body<SecretRotation>,
+) -> Result<(StatusCode, Json<IssuedEndpoint>), Error> {
+    let issued = endpoint::rotate(&admin, account, rotation, now_s()).await?;
+    Ok((StatusCode::CREATED, Json(issued)))
+}
+
+/// `202`: it is on its way; the list of notices says what became of it.
+pub async fn test(
+    admin: Administration,
+    AccountPath(account): AccountPath,
+) -> Result<(StatusCode, Json<Notice>), Error> {
+    let notice = operator::test(&admin, account, now_s()).await?;
+    Ok((StatusCode::ACCEPTED, Json(notice)))
+}
+
+pub async fn list(
+    admin: Administration,
+    AccountPath(account): AccountPath,
+    PageQuery(page): PageQuery,
+) -> Result<Json<Listed<Notice>>, Error> {
+    Ok(Json(operator::list(&admin, account, page).await?))
+}
+
+/// `202`, too.
+pub async fn replay(admin: Administration, NoticePath(id): NoticePath) -> Result<(StatusCode, Json<Notice>), Error> {
+    Ok((StatusCode::ACCEPTED, Json(operator::replay(&admin, id).await?)))
+}

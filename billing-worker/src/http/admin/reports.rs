@@ -1,0 +1,56 @@
+//! `/admin/reports`: what is told to Stripe.
+
+use axum::{
+    Json,
+    extract::{FromRequestParts, Path, Query},
+    http::request::Parts,
+};
+use schema::clock::now_s;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::AdminApi;
+use crate::{
+    administration::{
+        Administration,
+        page::{Listed, Page},
+    },
+    error::Error,
+    reports::list::{self, Attention, ReportView, State},
+};
+
+/// `?state=&limit=&after=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportsQuery {
+    state: Option<State>,
+    limit: Option<u16>,
+    after: Option<Uuid>,
+}
+
+impl FromRequestParts<AdminApi> for ReportsQuery {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(query)) => Ok(query),
+            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+        }
+    }
+}
+
+pub async fn list(admin: Administration, query: ReportsQuery) -> Result<Json<Listed<ReportView>>, Error> {
+    let page = Page {
+        limit: query.limit,
+        after: query.after,
+    };
+    Ok(Json(list::list(&admin.db, query.state, page).await?))
+}
+
+pub async fn attention(admin: Administration) -> Result<Json<Attention>, Error> {
+    Ok(Json(list::attention(&admin.db, &admin.catalogue).await?))
+}
+
+pub async fn retry(admin: Administration, Path(identifier): Path<String>) -> Result<Json<ReportView>, Error> {
+    Ok(Json(list::retry(&admin, &identifier, now_s()).await?))
+}

@@ -1,0 +1,84 @@
+//! The public API: `/billing/*`. The router is its table of contents.
+//!
+//! Who calls is known by an API key of the account; prices, pages and Stripe's webhooks need none.
+
+mod authenticate;
+mod checkout;
+mod invoices;
+mod pages;
+mod plan;
+mod subscription;
+mod usage;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State},
+    middleware,
+    routing::{get, post},
+};
+use service::Lifecycle;
+use tokio::sync::Notify;
+
+use crate::{
+    accounts::plans::{self, PriceList},
+    error::Error,
+    http::{body, webhook},
+    metrics::{self, Metrics},
+    subscriptions::billing::Billing,
+};
+
+#[derive(Clone)]
+pub struct PublicApi {
+    pub billing: Billing,
+    pub metrics: Metrics,
+    /// Told when a webhook was stored.
+    pub inbox: Arc<Notify>,
+    /// Of the changes under way.
+    pub life: Lifecycle,
+}
+
+impl PublicApi {
+    /// Sees a change through though its caller hangs up: the half of one would stay.
+    async fn see_through<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        match self.life.spawn_apart(change).await {
+            Ok(done) => done,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+pub fn router(api: PublicApi) -> Router {
+    let metrics = api.metrics.clone();
+    Router::new()
+        .route("/billing/plans", get(list_plans))
+        .route("/billing/create-checkout-session", post(checkout::create))
+        .route("/billing/subscriptions", post(checkout::subscribe))
+        .route("/billing/portal-session", post(checkout::portal))
+        .route("/billing/subscription", get(subscription::show))
+        .route("/billing/upgrade", post(plan::change))
+        .route("/billing/cancel", post(plan::cancel))
+        .route("/billing/resume", post(plan::resume))
+        .route("/billing/usage", get(usage::show))
+        .route("/billing/invoices", get(invoices::list))
+        .route("/billing/success", get(pages::success))
+        .route("/billing/cancelled", get(pages::cancelled))
+        .route("/billing/returned", get(pages::returned))
+        .layer(DefaultBodyLimit::max(body::BYTES_MAX))
+        .route(
+            "/billing/webhooks/stripe",
+            post(webhook::receive).layer(DefaultBodyLimit::max(webhook::BODY_BYTES_MAX)),
+        )
+        .fallback(async || Error::UnknownPath)
+        .method_not_allowed_fallback(async || Error::UnknownMethod)
+        .layer(middleware::from_fn_with_state((metrics, "public"), metrics::count))
+        .with_state(api)
+}
+
+async fn list_plans(State(api): State<PublicApi>) -> Json<PriceList> {
+    Json(plans::list(&api.billing.admin.catalogue))
+}

@@ -1,0 +1,132 @@
+//! `/billing/create-checkout-session`, `/billing/subscriptions`, `/billing/portal-session`.
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use stripe_billing::billing_portal_session::CreateBillingPortalSession;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{PublicApi, authenticate::Caller};
+use crate::{
+    accounts::customers,
+    error::Error,
+    http::body::Body,
+    stripe::Write,
+    subscriptions::start::{self, ReturnUrls},
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCheckout {
+    /// A plan's id.
+    tier: String,
+    /// Where the browser goes when it is paid; `{CHECKOUT_SESSION_ID}` in it becomes the session's id.
+    success_url: Option<String>,
+    cancel_url: Option<String>,
+}
+
+#[derive(Serialize)]
+pub struct Opened {
+    checkout_url: String,
+    session_id: String,
+    #[serde(with = "time::serde::rfc3339")]
+    expires_at: OffsetDateTime,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewSubscription {
+    tier: String,
+}
+
+#[derive(Serialize)]
+pub struct Begun {
+    subscription_id: String,
+    status: String,
+    /// What a payment form confirms; null where nothing is to be.
+    client_secret: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPortal {
+    return_url: Option<String>,
+}
+
+#[derive(Deserialize, Serialize)]
+pub struct Portal {
+    #[serde(rename(serialize = "portal_url"))]
+    url: String,
+}
+
+pub async fn create(
+    State(api): State<PublicApi>,
+    Caller(account): Caller,
+    Body(new): Body<NewCheckout>,
+) -> Result<(StatusCode, Json<Opened>), Error> {
+    let base = api.billing.settings.billing_public_url.trim_end_matches('/');
+    let urls = ReturnUrls {
+        success: url("success_url", new.success_url)?
+            .unwrap_or_else(|| format!("{base}/billing/success?session_id={{CHECKOUT_SESSION_ID}}")),
+        cancel: url("cancel_url", new.cancel_url)?.unwrap_or_else(|| format!("{base}/billing/cancelled")),
+    };
+    let billing = api.billing.clone();
+    let checkout = async move { start::checkout(&billing, account, &new.tier, urls).await };
+    let checkout = api.see_through(checkout).await?;
+    let opened = Opened {
+        checkout_url: checkout.url,
+        session_id: checkout.session_id,
+        expires_at: checkout.expires_at,
+    };
+    Ok((StatusCode::CREATED, Json(opened)))
+}
+
+pub async fn subscribe(
+    State(api): State<PublicApi>,
+    Caller(account): Caller,
+    Body(new): Body<NewSubscription>,
+) -> Result<(StatusCode, Json<Begun>), Error> {
+    let billing = api.billing.clone();
+    let pending = async move { start::subscribe(&billing, account, &new.tier).await };
+    let pending = api.see_through(pending).await?;
+    let begun = Begun {
+        subscription_id: pending.subscription_id,
+        status: pending.status,
+        client_secret: pending.client_secret,
+    };
+    Ok((StatusCode::CREATED, Json(begun)))
+}
+
+/// Stripe's page on which customers see to their cards, invoices and subscription.
+pub async fn portal(
+    State(api): State<PublicApi>,
+    Caller(account): Caller,
+    Body(new): Body<NewPortal>,
+) -> Result<(StatusCode, Json<Portal>), Error> {
+    let base = api.billing.settings.billing_public_url.trim_end_matches('/');
+    let back = url("return_url", new.return_url)?.unwrap_or_else(|| format!("{base}/billing/returned"));
+    let customer = customers::ensure(&api.billing, account).await?;
+    let request = CreateBillingPortalSession::new().customer(customer).return_url(back);
+    let key = format!("portal-{}", Uuid::now_v7());
+    let portal: Portal = api.billing.stripe()?.write(&request, Write::Keyed(&key)).await?;
+    Ok((StatusCode::CREATED, Json(portal)))
+}
+
+/// An address that a browser can be sent to.
+fn url(field: &'static str, given: Option<String>) -> Result<Option<String>, Error> {
+    let Some(url) = given else {
+        return Ok(None);
+    };
+    // The placeholder's braces stand in no URL.
+    let parsed = url
+        .replace("{CHECKOUT_SESSION_ID}", "x")
+        .parse::<axum::http::Uri>()
+        .ok();
+    match parsed {
+        Some(parsed) if matches!(parsed.scheme_str(), Some("http" | "https")) && url.len() <= 2_000 => Ok(Some(url)),
+        _ => Err(Error::BadValue {
+            field,
+            rule: "is an http:// or https:// address of up to 2,000 characters".to_owned(),
+        }),
+    }
+}

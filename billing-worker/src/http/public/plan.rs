@@ -1,0 +1,79 @@
+//! `/billing/upgrade`, `/billing/cancel`, `/billing/resume`: changes of the running subscription.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+
+use super::{PublicApi, authenticate::Caller, subscription};
+use crate::{
+    error::Error,
+    http::body::Body,
+    subscriptions::{
+        change::{self, CancelWhen},
+        preview,
+    },
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPlan {
+    tier: String,
+    /// Only tell what it would cost.
+    #[serde(default)]
+    preview: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cancellation {
+    #[serde(default)]
+    when: When,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum When {
+    #[default]
+    PeriodEnd,
+    Now,
+}
+
+/// A larger plan begins at once, a smaller one with the next period.
+pub async fn change(
+    State(api): State<PublicApi>,
+    Caller(account): Caller,
+    Body(new): Body<NewPlan>,
+) -> Result<Response, Error> {
+    if new.preview {
+        return Ok(Json(preview::preview(&api.billing, account, &new.tier).await?).into_response());
+    }
+    let billing = api.billing.clone();
+    api.see_through(async move { change::change_plan(&billing, account, &new.tier).await })
+        .await?;
+    Ok(Json(subscription::view(&api.billing, account).await?).into_response())
+}
+
+pub async fn cancel(
+    State(api): State<PublicApi>,
+    Caller(account): Caller,
+    Body(cancellation): Body<Cancellation>,
+) -> Result<Json<subscription::View>, Error> {
+    let when = match cancellation.when {
+        When::PeriodEnd => CancelWhen::PeriodEnd,
+        When::Now => CancelWhen::Now,
+    };
+    let billing = api.billing.clone();
+    api.see_through(async move { change::cancel(&billing, account, when).await })
+        .await?;
+    Ok(Json(subscription::view(&api.billing, account).await?))
+}
+
+pub async fn resume(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<subscription::View>, Error> {
+    let billing = api.billing.clone();
+    api.see_through(async move { change::resume(&billing, account).await })
+        .await?;
+    Ok(Json(subscription::view(&api.billing, account).await?))
+}

@@ -1,0 +1,72 @@
+//! `GET /billing/subscription`: the account's plan as it stands here.
+
+use axum::{Json, extract::State};
+use schema::{AccountId, period::instant, standing::Entitlement};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::{PublicApi, authenticate::Caller};
+use crate::{
+    accounts::limits::{self, LimitInForce},
+    error::Error,
+    subscriptions::{self, billing::Billing},
+};
+
+#[derive(Serialize)]
+pub struct View {
+    pub account_id: AccountId,
+    pub tier: String,
+    /// In Stripe's words; `none`: the Free plan, without a subscription.
+    pub status: String,
+    /// Metered calls are answered 402 until it is paid.
+    pub payment_required: bool,
+    #[serde(with = "time::serde::rfc3339")]
+    pub period_start: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub period_end: OffsetDateTime,
+    pub cancel_at_period_end: bool,
+    /// When the subscription ends, or becomes `then_tier`; null: it goes on.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub ends_at: Option<OffsetDateTime>,
+    /// The plan after `ends_at`; null: Free.
+    pub then_tier: Option<String>,
+    /// Until when a subscription whose payment failed goes on.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub grace_until: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub trial_ends_at: Option<OffsetDateTime>,
+    pub stripe_subscription_id: Option<String>,
+    pub limits: Vec<LimitInForce>,
+}
+
+pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<View>, Error> {
+    Ok(Json(view(&api.billing, account).await?))
+}
+
+pub async fn view(billing: &Billing, account: AccountId) -> Result<View, Error> {
+    let now = billing.clock.now_s();
+    let db = &billing.admin.db;
+    let standing = subscriptions::standing(db, account, now).await?;
+    let row = sqlx::query!(
+        "select status, cancel_at_period_end, ends_at, then_plan_id, grace_until, trial_ends_at, stripe_subscription_id
+         from subscriptions where account_id = $1 and is_current",
+        account.0
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(View {
+        account_id: account,
+        status: row.as_ref().map_or_else(|| "none".to_owned(), |row| row.status.clone()),
+        payment_required: standing.entitlement == Entitlement::PaymentRequired,
+        period_start: instant(standing.period.start),
+        period_end: instant(standing.period.end),
+        cancel_at_period_end: row.as_ref().is_some_and(|row| row.cancel_at_period_end),
+        ends_at: row.as_ref().and_then(|row| row.ends_at),
+        then_tier: row.as_ref().and_then(|row| row.then_plan_id.clone()),
+        grace_until: row.as_ref().and_then(|row| row.grace_until),
+        trial_ends_at: row.as_ref().and_then(|row| row.trial_ends_at),
+        stripe_subscription_id: row.and_then(|row| row.stripe_subscription_id),
+        limits: limits::in_force(db, &billing.admin.catalogue, account, &standing).await?,
+        tier: standing.plan,
+    })
+}

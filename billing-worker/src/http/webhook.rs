@@ -1,0 +1,99 @@
+//! `POST /billing/webhooks/stripe`: what is signed is stored, then answered 200. Nothing is worked on here: Stripe waits.
+
+pub mod signature;
+
+use axum::{
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode},
+};
+use schema::{clock, period::instant};
+use sha2::{Digest, Sha256};
+use tracing::{error, warn};
+
+use crate::{
+    error::Error,
+    http::{body::refusal, public::PublicApi},
+    webhook::{envelope::Envelope, inbox},
+};
+
+/// The largest invoices have some hundred kilobytes.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+pub async fn receive(
+    State(api): State<PublicApi>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Error> {
+    let body = body.map_err(|rejection| refusal(rejection, BODY_BYTES_MAX))?;
+    let secrets = &api.billing.settings.stripe_webhook_secrets;
+    if secrets.is_empty() {
+        return Err(Error::WebhooksClosed);
+    }
+    let header = headers
+        .get("stripe-signature")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    // By the machine's clock: a signature's age is not a matter of billing.
+    if let Err(refusal) = signature::verify(header, &body, secrets, clock::now_s()) {
+        api.metrics.webhook_refused();
+        warn!("refused a webhook: {refusal}");
+        return Err(Error::Webhook(match refusal {
+            signature::SignatureError::Unreadable => "the header Stripe-Signature is missing or cannot be read",
+            signature::SignatureError::Mismatch => "no signature matches",
+            signature::SignatureError::Stale => "the signature is older than five minutes",
+        }));
+    }
+    let envelope = match Envelope::parse(&body) {
+        Ok(envelope) => envelope,
+        Err(why) => {
+            // It is Stripe's, and losing it would be worse than keeping what nobody understands.
+            let id = format!("sha256:{:x}", HexDigest(Sha256::digest(&body).into()));
+            inbox::store_unreadable(&api.billing.admin.db, &id, &body, &why).await?;
+            api.metrics.webhook_unreadable();
+            error!(
+                event.id = id,
+                "a signed webhook cannot be read, and is kept for somebody to look at: {why}"
+            );
+            return Ok(StatusCode::OK);
+        }
+    };
+    let is_live = api
+        .billing
+        .stripe()
+        .map(crate::stripe::Stripe::is_live)
+        .unwrap_or(envelope.livemode);
+    if envelope.livemode != is_live {
+        api.metrics.webhook_refused();
+        warn!(
+            event.id = envelope.id,
+            livemode = envelope.livemode,
+            "refused a webhook of Stripe's other mode"
+        );
+        return Err(Error::Webhook(
+            "the event is of Stripe's other mode (live or test) than STRIPE_SECRET_KEY",
+        ));
+    }
+    if let Some(account) = &envelope.account {
+        api.metrics.webhook_refused();
+        warn!(
+            event.id = envelope.id,
+            account, "refused a webhook of another Stripe account"
+        );
+        return Err(Error::Webhook("the event is of another Stripe account"));
+    }
+    let is_new = inbox::store(&api.billing.admin.db, &envelope, &body, instant(clock::now_s())).await?;
+    if is_new {
+        api.metrics.webhook_received();
+        api.inbox.notify_one();
+    }
+    Ok(StatusCode::OK)
+}
+
+struct HexDigest([u8; 32]);
+
+impl std::fmt::LowerHex for HexDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

@@ -1,0 +1,305 @@
+//! Sees every run that is over through to `settled`. See [`super`] for the order of the steps.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::{Context, Result};
+use async_nats::{Client, connection::State as Connection};
+use clickhouse::Client as ClickHouse;
+use futures_util::{StreamExt, stream};
+use schema::{AccountId, LeaseId, RunId, announcement::Announcement};
+use service::{Backoff, Lifecycle};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    SettleMetrics, SettleSettings, count,
+    lanes::{Ending, Lanes},
+    leases::{self, Lease, Verdict},
+    operator::State,
+};
+use crate::administration::{Administration, announce::Announcer};
+
+/// Runs looked at in one step, and at the same time.
+const RUNS_MAX: i64 = 64;
+const RUNS_AT_ONCE: usize = 4;
+/// For one statement.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When leases are counted again that have spent more than they had: the ingestor mends doubled rows within the hour.
+const OVERSPENT_AGAIN: Duration = Duration::from_secs(60);
+/// Lines in the log about leases of one run.
+const TOLD_MAX: usize = 10;
+
+/// Several may be at work: what one does the others find done.
+pub struct Settler {
+    db: PgPool,
+    clickhouse: ClickHouse,
+    announcer: Announcer,
+    metrics: SettleMetrics,
+    settings: SettleSettings,
+}
+
+/// A run that is over.
+#[derive(Clone, Copy, Debug)]
+struct Over {
+    run: RunId,
+    shards: u16,
+    started_at: OffsetDateTime,
+    ending: Ending,
+}
+
+/// How far one try came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Come {
+    Settled,
+    /// Records of it are not in ClickHouse yet.
+    NotStored,
+    /// So many leases have spent more than they had.
+    Overspent(usize),
+}
+
+/// A run that is not settled yet, and when it is tried again.
+struct Waiting {
+    again_at: Instant,
+    backoff: Backoff,
+    overspent: usize,
+}
+
+impl Settler {
+    pub fn new(admin: &Administration, settings: SettleSettings, metrics: SettleMetrics) -> Self {
+        Self {
+            db: admin.db.clone(),
+            clickhouse: admin.clickhouse.clone(),
+            announcer: admin.announcer.clone(),
+            metrics,
+            settings,
+        }
+    }
+
+    /// Until the service stops. Every step may be cut off. NATS, ClickHouse or PostgreSQL being away postpones it.
+    pub async fn run(self, life: Lifecycle) {
+        let mut waiting = HashMap::new();
+        let stopping = life.token();
+        let mut failing = false;
+        while stopping
+            .run_until_cancelled(sleep(self.settings.look_every()))
+            .await
+            .is_some()
+        {
+            match stopping.run_until_cancelled(self.step(&mut waiting)).await {
+                None => return,
+                Some(Ok(())) => failing = false,
+                Some(Err(failure)) => {
+                    if !failing {
+                        warn!("runs that are over cannot be settled, trying again: {failure:#}");
+                    }
+                    failing = true;
+                }
+            }
+        }
+    }
+
+    async fn step(&self, waiting: &mut HashMap<RunId, Waiting>) -> Result<()> {
+        self.show().await?;
+        let overs = self.overs(waiting).await?;
+        let Some(client) = self.announcer.client().filter(|client| is_connected(client)) else {
+            return Ok(());
+        };
+        if overs.is_empty() {
+            return Ok(());
+        }
+        let lanes = &Lanes::open(client).await?;
+        let tries: Vec<_> = overs.into_iter().map(|over| self.attempt(lanes, over)).collect();
+        let mut tries = stream::iter(tries).buffer_unordered(RUNS_AT_ONCE);
+        while let Some((over, come)) = tries.next().await {
+            self.note(waiting, over, come);
+        }
+        let overspent: usize = waiting.values().map(|waiting| waiting.overspent).sum();
+        self.metrics
+            .leases_overspent
+            .set(i64::try_from(overspent).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// When the run is tried again, if it is.
+    fn note(&self, waiting: &mut HashMap<RunId, Waiting>, over: Over, come: Result<Come>) {
+        let run = over.run;
+        let entry = waiting.entry(run).or_insert_with(|| Waiting {
+            again_at: Instant::now(),
+            backoff: Backoff::new(self.settings.look_every(), Duration::from_secs(30)),
+            overspent: 0,
+        });
+        let pause = match come {
+            Ok(Come::Settled) => {
+                waiting.remove(&run);
+                return;
+            }
+            Ok(Come::NotStored) => {
+                // Others that are over have their turn, however many wait.
+                debug!(run.id = %run, "a run waits for the ingestors to store what it published");
+                entry.backoff.next_delay()
+            }
+            Ok(Come::Overspent(leases)) => {
+                entry.overspent = leases;
+                OVERSPENT_AGAIN
+            }
+            Err(failure) => {
+                self.metrics.failed.inc();
+                let delay = entry.backoff.next_delay();
+                warn!(run.id = %run, "could not settle a run, trying again in {delay:.1?}: {failure:#}");
+                delay
+            }
+        };
+        entry.again_at = Instant::now() + pause;
+    }
+
+    /// Runs that are over and due: those that died first, and those that closed in order once it is a while ago.
+    async fn overs(&self, waiting: &mut HashMap<RunId, Waiting>) -> Result<Vec<Over>> {
+        let now = Instant::now();
+        let not_due: Vec<_> = waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.again_at > now)
+            .map(|(run, _)| run.0)
+            .collect();
+        let rows = sqlx::query!(
+            "select id, state, shards, started_at from gateway_runs
+             where (state = 'fencing' or state = 'closed' and ended_at < now() - make_interval(secs => $1))
+               and id <> all($2)
+             order by state desc, started_at limit $3",
+            self.settings.run_dead_after.as_secs_f64(),
+            &not_due,
+            RUNS_MAX
+        )
+        .fetch_all(&self.db);
+        let rows = timeout(PATIENCE, rows)
+            .await
+            .context("looking for runs that are over")?
+            .context("looking for runs that are over")?;
+        let overs: Vec<_> = rows
+            .into_iter()
+            .map(|row| Over {
+                run: RunId(row.id),
+                shards: u16::try_from(row.shards).unwrap_or(u16::MAX),
+                started_at: row.started_at,
+                ending: match row.state.as_str() {
+                    "closed" => Ending::Closed,
+                    _ => Ending::Fence,
+                },
+            })
+            .collect();
+        // What is due and not there was settled by another worker.
+        waiting.retain(|run, waiting| waiting.again_at > now || overs.iter().any(|over| over.run == *run));
+        Ok(overs)
+    }
+
+    async fn attempt(&self, lanes: &Lanes, over: Over) -> (Over, Result<Come>) {
+        (over, self.settle(lanes, over).await)
+    }
+
+    async fn settle(&self, lanes: &Lanes, over: Over) -> Result<Come> {
+        // First the lanes, then the count: what the run stored in between would be missed, and its units spent twice.
+        if !lanes.are_final(over.run, over.shards, over.ending).await? {
+            return Ok(Come::NotStored);
+        }
+        if over.ending == Ending::Fence {
+            let overspent = self.settle_leases(over).await?;
+            if overspent > 0 {
+                return Ok(Come::Overspent(overspent));
+            }
+        }
+        let settled = sqlx::query!(
+            "update gateway_runs set state = 'settled', ended_at = coalesce(ended_at, now())
+             where id = $1 and state in ('fencing', 'closed')
+               and not exists (select from quota_leases where run_id = $1 and state = 'live')",
+            over.run.0
+        )
+        .execute(&self.db);
+        let settled = timeout(PATIENCE, settled)
+            .await
+            .context("settling the run")?
+            .context("settling the run")?;
+        if settled.rows_affected() == 1 {
+            self.metrics.runs_settled.inc();
+            if over.ending == Ending::Fence {
+                info!(run.id = %over.run, "settled a run");
+            }
+        }
+        Ok(Come::Settled)
+    }
+
+    /// Settles the run's live leases, page after page; returns how many have spent more than they had and stay as they are.
+    async fn settle_leases(&self, over: Over) -> Result<usize> {
+        let (mut overspent, mut last) = (0, None);
+        loop {
+            let page = leases::page(&self.db, over.run, last.as_ref()).await?;
+            let Some(end) = page.last() else {
+                return Ok(overspent);
+            };
+            last = Some(*end);
+            let ids: Vec<_> = page.iter().map(|lease| (lease.account, lease.id)).collect();
+            let counted = count::spent(&self.clickhouse, &ids, over.started_at).await?;
+            let mut spent: Vec<(LeaseId, i64)> = Vec::with_capacity(page.len());
+            for lease in &page {
+                match lease.verdict(counted.get(&lease.id).copied().unwrap_or(0)) {
+                    Verdict::Spent(units) => spent.push((lease.id, units)),
+                    Verdict::Uncounted => {
+                        self.metrics.leases_uncounted.inc();
+                        error!(run.id = %over.run, lease.id = %lease.id, account.id = %lease.account, units = lease.had(),
+                               "a lease is too old to be counted: it is settled as wholly spent");
+                        spent.push((lease.id, lease.had()));
+                    }
+                    Verdict::Overspent(units) => {
+                        tell_overspent(over.run, lease, units, overspent);
+                        overspent += 1;
+                    }
+                }
+            }
+            let settled = leases::settle(&self.db, over.run, &spent).await?;
+            self.metrics.leases_settled.inc_by(settled.leases.unsigned_abs());
+            self.metrics.units_returned.inc_by(settled.units.unsigned_abs());
+            info!(run.id = %over.run, leases = settled.leases, units = settled.units, "settled leases");
+            self.announce(&settled.accounts).await;
+        }
+    }
+
+    async fn announce(&self, accounts: &[AccountId]) {
+        let returned = |account: &AccountId| Announcement::UnitsReturned { account_id: *account };
+        let announcements: Vec<_> = accounts.iter().map(returned).collect();
+        self.announcer.announce_all(&announcements).await;
+    }
+
+    async fn show(&self) -> Result<()> {
+        let rows = sqlx::query!(
+            r#"select state, count(*) as "count!",
+                      coalesce(max(extract(epoch from now() - heartbeat_at)) filter (where state = 'fencing'), 0)::bigint
+                          as "oldest_s!"
+               from gateway_runs where state <> 'settled' group by state"#
+        )
+        .fetch_all(&self.db);
+        let rows = timeout(PATIENCE, rows)
+            .await
+            .context("counting runs")?
+            .context("counting runs")?;
+        let counts: Vec<_> = rows
+            .iter()
+            .filter_map(|row| Some((State::parse(&row.state)?, row.count)))
+            .collect();
+        let oldest = rows.iter().map(|row| row.oldest_s).max().unwrap_or(0);
+        self.metrics.show(&counts, oldest);
+        Ok(())
+    }
+}
+
+/// `before`: leases of the run that were told of in this try.
+fn tell_overspent(run: RunId, lease: &Lease, units: i64, before: usize) {
+    if before < TOLD_MAX {
+        error!(run.id = %run, lease.id = %lease.id, account.id = %lease.account, had = lease.had(), too_many = units,
+               "a lease is counted to have spent more than it had, and is not settled: look at its events in usage_events \
+                (doubled ones are mended by the ingestor's audit)");
+    }
+}
+
+fn is_connected(client: &Client) -> bool {
+    client.connection_state() == Connection::Connected
+}

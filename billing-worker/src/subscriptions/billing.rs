@@ -1,0 +1,167 @@
+//! What billing needs, whoever asks for it: the database, Stripe, ClickHouse, the settings and the clock.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
+use schema::{AccountId, clock::Clock, period::instant};
+use service::settings::seconds;
+
+use crate::{
+    administration::{Administration, By},
+    error::Error,
+    reports::{self, Reporter},
+    stripe::{Stripe, StripeError},
+    subscriptions::turns::{Turn, Turns},
+};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Billing {
+    pub admin: Administration,
+    pub clock: Clock,
+    pub settings: Arc<BillingSettings>,
+    /// `None`: there is no key.
+    reporter: Option<Reporter>,
+    turns: Turns,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct BillingSettings {
+    /// Where browsers reach this service's public port: for the pages that Stripe sends customers back to
+    #[arg(long, env = "BILLING_PUBLIC_URL", default_value = "http://127.0.0.1:8081")]
+    pub billing_public_url: String,
+
+    /// How long a subscription goes on after a payment failed, from when its invoice became payable (seconds; 3 days)
+    #[arg(long, env = "GRACE_PERIOD", default_value = "259200", value_parser = seconds)]
+    pub grace_period: Duration,
+
+    /// Secrets of Stripe's webhook endpoint (whsec_…), comma separated: several while they are rotated
+    #[arg(long, env = "STRIPE_WEBHOOK_SECRETS", value_delimiter = ',', hide_env_values = true)]
+    pub stripe_webhook_secrets: Vec<String>,
+}
+
+impl BillingSettings {
+    pub fn grace_s(&self) -> i64 {
+        i64::try_from(self.grace_period.as_secs()).unwrap_or(i64::MAX / 2)
+    }
+
+    /// What is wrong with them, without the secrets.
+    pub fn check(&self) -> Result<(), String> {
+        // An empty secret would verify whatever anybody signs.
+        if self
+            .stripe_webhook_secrets
+            .iter()
+            .any(|secret| secret.trim().is_empty())
+        {
+            return Err(
+                "STRIPE_WEBHOOK_SECRETS has an empty secret: remove it, or leave the variable unset".to_owned(),
+            );
+        }
+        let url = self.billing_public_url.parse::<axum::http::Uri>().ok();
+        if url.is_none_or(|url| !matches!(url.scheme_str(), Some("http" | "https")) || url.authority().is_none()) {
+            return Err(format!(
+                "BILLING_PUBLIC_URL `{}` is not a URL such as https://billing.example.com",
+                self.billing_public_url
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Billing {
+    pub fn new(admin: Administration, reporter: Option<Reporter>, settings: BillingSettings, clock: Clock) -> Self {
+        Self {
+            admin,
+            clock,
+            settings: Arc::new(settings),
+            reporter,
+            turns: Turns::default(),
+        }
+    }
+
+    /// The same on behalf of another.
+    pub fn by(&self, by: By) -> Self {
+        let mut other = self.clone();
+        other.admin.by = by;
+        other
+    }
+
+    pub fn stripe(&self) -> Result<&Stripe, Error> {
+        self.reporter().map(|reporter| &reporter.stripe)
+    }
+
+    pub fn has_stripe(&self) -> bool {
+        self.reporter.is_some()
+    }
+
+    /// Who tells Stripe what was used.
+    pub fn reporter(&self) -> Result<&Reporter, Error> {
+        self.reporter.as_ref().ok_or(Error::Stripe(StripeError::NotConfigured))
+    }
+
+    /// Tells Stripe all that the account has used, now. Fails where some of what the subscription still bills cannot be told: what
+    /// was not told when it ends is not billed.
+    pub async fn flush(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
+        let flushed = reports::flush(self.reporter()?, account, self.clock.now_s())
+            .await
+            .map_err(|failure| Error::UsageUntold(format!("{failure:#}")))?;
+        let held = flushed.held.into_iter();
+        let (starts, usage_types): (Vec<_>, Vec<_>) = held.map(|line| (instant(line.start), line.usage_type)).unzip();
+        let untold = sqlx::query_scalar!(
+            r#"select count(*) as "untold!" from (
+                   select period_start, usage_type from meter_reports where account_id = $1 and state in ('open', 'parked')
+                   union select * from unnest($3::timestamptz[], $4::text[]) as held (period_start, usage_type)
+               ) as untold
+                   join billing_periods p on p.account_id = $1 and p.period_start = untold.period_start
+                   join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
+                   join subscription_items i on i.subscription_id = s.id and i.usage_type = untold.usage_type
+               where p.stripe_subscription_id = $2 and p.final_at is null"#,
+            account.0,
+            subscription,
+            &starts,
+            &usage_types
+        )
+        .fetch_one(&self.admin.db)
+        .await?;
+        match untold {
+            0 => Ok(()),
+            untold => Err(Error::UsageUntold(format!(
+                "{untold} of its counts wait for a report, or a report is parked"
+            ))),
+        }
+    }
+
+    /// Before a change that bills what was used until now: fails where some of that was told for a time that has not come. In a
+    /// period's first minute usage is told for the minute after (see [`crate::reports::period`]), and would not be billed.
+    pub async fn refuse_told_ahead(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
+        let now = self.clock.now_s();
+        let ahead = sqlx::query_scalar!(
+            "select max(r.reported_for) from meter_reports r
+                 join billing_periods p on p.account_id = r.account_id and p.period_start = r.period_start
+                 join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
+                 join subscription_items i on i.subscription_id = s.id and i.usage_type = r.usage_type
+             where r.account_id = $1 and r.reported_for >= $3 and p.stripe_subscription_id = $2",
+            account.0,
+            subscription,
+            instant(now)
+        )
+        .fetch_one(&self.admin.db)
+        .await?;
+        match ahead {
+            None => Ok(()),
+            Some(ahead) => Err(Error::ToldAhead {
+                wait_s: ahead.unix_timestamp() - now + 1,
+            }),
+        }
+    }
+
+    /// From now on nobody who asks is given a turn: what they would begin could be cut off.
+    pub fn stop(&self) {
+        self.turns.stop();
+    }
+
+    /// The account's turn to hold its subscription's lock while Stripe is asked.
+    pub async fn turn(&self, account: AccountId) -> Result<Turn, Error> {
+        self.turns.take(account, self.admin.by).await.ok_or(Error::NoTurn)
+    }
+}
