@@ -60,13 +60,11 @@ pub mod framing;
 pub mod gateway;
 pub mod http;
 pub mod idempotency_key;
-mod lease;
 mod leases;
 pub mod metering;
 pub mod problem;
 pub mod proxy;
 pub mod publisher;
-mod queued;
 mod quota;
 pub mod quotas;
 pub mod rate_limit;
@@ -75,7 +73,6 @@ mod refusals;
 pub mod request_metrics;
 mod reservation;
 pub mod routes;
-mod sync;
 mod turn;
 mod wrong_clock;
 
@@ -83,6 +80,7 @@ use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use app::Application;
 use config::{Config, Settings};
+use protocol::{lease, queued};
 
 /// Runs the service until it is told to stop. `args[0]` is the program's name.
 ///

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | a run: its row, its heartbeat, its lanes | [`run`] |
 //! | events on their way, and what became of them | [`publisher`] |
-//! | the protocol of a lane, pure | [`lane`] |
+//! | the protocol of a lane, pure | [`protocol::lane`] |
 //! | a lane at work: what waits, what is written; what travels in one message | [`task`], [`waiting`], [`writer`], [`gathered`] |
 //! | while NATS is away: a lane that spools, and the spool | [`spooled`], [`spool`] |
 //! | a lane's subject: publish, read the last record | [`subject`] |
@@ -21,11 +21,6 @@
 
 pub mod fence;
 pub mod gathered;
-pub mod lane;
-// Not in `lane.rs`, which `tests/models` compiles too, without the spool.
-#[cfg(test)]
-#[path = "lane/tests.rs"]
-mod lane_tests;
 pub mod link;
 pub mod metrics;
 pub mod publisher;
@@ -38,4 +33,5 @@ pub mod task;
 mod waiting;
 mod writer;
 
-pub use lane::{Answer, End, Lane, LastRecord, Message, Next, Seen, Verdict};
+pub use protocol::lane;
+pub use protocol::lane::{Answer, End, Lane, LastRecord, Message, Next, Seen, Verdict};

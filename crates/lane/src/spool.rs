@@ -8,7 +8,7 @@
 //! | who may append, and when it is over, pure; whether there is room | [`switch`], [`room`] |
 //! | the row in PostgreSQL | [`registry`] |
 //! | into the stream, in order, when NATS is back | [`drain`], [`reader`] |
-//! | the spool of a process that died | [`resume`], [`standing`] |
+//! | the spool of a process that died | [`resume`], [`protocol::spool_state`] |
 //! | what is counted | [`metrics`] |
 //!
 //! # Invariants
@@ -29,7 +29,6 @@ pub mod reader;
 pub mod registry;
 pub mod resume;
 pub mod room;
-pub mod standing;
 pub mod switch;
 
 use std::{

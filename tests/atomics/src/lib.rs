@@ -1,15 +1,63 @@
-//! The gateway's files in which atomics meet, compiled over loom's atomics instead of the standard library's. loom runs a
-//! test in every order of its threads, with every stale read that the memory model allows: what an x86 never shows, an ARM may.
+//! loom's atomics under the parts of `protocol` in which atomics meet. loom runs a test in every order of its threads, with
+//! every stale read that the memory model allows: a fault that never shows on x86 can show on ARM.
 //!
-//! The very files, by path, and not a `cfg(loom)`: under that cfg tokio has no network, so the gateway does not compile, and
-//! everything would be built a second time. Other atomics have no test here because one atomic alone tells what they tell
-//! (`turn::Queue`'s tickets, the lanes' gates) or because their partner is no atomic of ours (`arc-swap`, channels).
+//! Other atomics of the product have no test here. Either one atomic stands alone, so that loom has nothing to reorder, or its
+//! partner is no atomic of ours (`arc-swap`, channels).
 
-#[path = "../../../gateway/src/lease.rs"]
-pub mod lease;
-#[path = "../../../gateway/src/queued.rs"]
-pub mod queued;
+use std::sync::atomic::Ordering;
 
-pub(crate) mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU64};
+use protocol::{
+    atomics::{Atomics, Flag, Word},
+    lease::LeaseOver,
+    queued::QueuedOver,
+};
+
+pub type Lease = LeaseOver<Loom>;
+pub type Queued = QueuedOver<Loom>;
+
+#[derive(Debug, Default)]
+pub struct Loom;
+
+impl Atomics for Loom {
+    type Word = LoomWord;
+    type Flag = LoomFlag;
+}
+
+#[derive(Debug)]
+pub struct LoomWord(AtomicU64);
+
+#[derive(Debug, Default)]
+pub struct LoomFlag(AtomicBool);
+
+impl Word for LoomWord {
+    fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
+    fn load(&self, order: Ordering) -> u64 {
+        self.0.load(order)
+    }
+
+    fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_sub(value, order)
+    }
+
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_or(value, order)
+    }
+
+    fn fetch_update(&self, set: Ordering, fetch: Ordering, update: impl FnMut(u64) -> Option<u64>) -> Result<u64, u64> {
+        self.0.fetch_update(set, fetch, update)
+    }
+}
+
+impl Flag for LoomFlag {
+    fn load(&self, order: Ordering) -> bool {
+        self.0.load(order)
+    }
+
+    fn swap(&self, value: bool, order: Ordering) -> bool {
+        self.0.swap(value, order)
+    }
 }

@@ -1,7 +1,8 @@
 //! Requests that spend and put back, while a counter is closed and given back.
 
-use atomics::lease::{Lease, Snapshot};
+use atomics::Lease;
 use loom::{sync::Arc, thread};
+use protocol::lease::Snapshot;
 
 /// Two requests, and a broker that tells Postgres twice: while they may be under way, and when they are done. The units that
 /// the requests spent, both totals, and how the lease ended.

@@ -1,6 +1,6 @@
 //! News for the broker, and the broker's look.
 
-use atomics::{lease::Lease, queued::Queued};
+use atomics::{Lease, Queued};
 use loom::{
     sync::{
         Arc,

@@ -1,7 +1,7 @@
 //! Leases, lanes, fence and settle, over every interleaving: a gateway spends units that it took from Postgres and records
 //! each in its lane; one that is taken for dead is fenced, and what it had not spent comes back by counting.
 //!
-//! The lane is the code's own state machine ([`crate::lane::Lane`]); Postgres, NATS, the gateway around it, the ingestor and the
+//! The lane is the code's own state machine ([`protocol::lane::Lane`]); Postgres, NATS, the gateway around it, the ingestor and the
 //! worker are drawn here, one action a step of theirs ([`action`] names the function). Simplified, each so that no
 //! interleaving is lost: one pool, one shard, one event of one unit a batch, and what lies between two steps that nobody
 //! else can see is one step. No clock is anywhere: a heartbeat may stand still at any time, a message may be late for ever.
@@ -12,6 +12,7 @@ pub mod properties;
 pub mod state;
 mod step;
 
+use protocol::lane::{End, Next};
 use stateright::{Model, Property};
 
 use self::{
@@ -19,10 +20,7 @@ use self::{
     bounds::{Bounds, Mutant},
     state::{LeaseRow, Local, RunRow, State, What, Writer},
 };
-use crate::{
-    check::{self, Found, Rests},
-    lane::{End, Next},
-};
+use crate::check::{self, Found, Rests};
 
 #[derive(Clone, Debug)]
 pub struct LeaseLaneFence {

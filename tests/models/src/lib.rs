@@ -3,7 +3,7 @@
 //!
 //! | model | the claims | what it is drawn after |
 //! |---|---|---|
-//! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`lane::Lane`] itself), `billing-worker/src/runs` |
+//! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`protocol::lane`] itself), `billing-worker/src/runs` |
 //! | [`manifest`] | each event is stored once, or dropped once as a duplicate | `ingestor/src/{shards,pipeline,upkeep}` |
 //!
 //! Each has `state` (what there is), `action` (one step of one part, with the function of the code that it stands for),
@@ -19,7 +19,3 @@
 pub mod check;
 pub mod lease_lane_fence;
 pub mod manifest;
-
-/// The lane's state machine: the very file, by path, so that this crate is built without the clients of NATS and Postgres.
-#[path = "../../../crates/lane/src/lane.rs"]
-pub mod lane;

@@ -13,6 +13,7 @@
 //! A frame's CRC also covers the segment's salt and the frame's offset: what clients send can never look like a frame.
 
 use bytes::Bytes;
+use protocol::spool_state::Spooled;
 use schema::{BatchId, RunId};
 use uuid::Uuid;
 
@@ -116,6 +117,16 @@ impl Batch {
     /// Bytes in a frame.
     pub fn size(&self) -> usize {
         BATCH_HEAD_BYTES + self.record.len()
+    }
+}
+
+impl From<&Batch> for Spooled {
+    fn from(batch: &Batch) -> Self {
+        Self {
+            batch: batch.id,
+            empty: batch.empty,
+            expected: batch.expected,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::{join_all, try_join_all};
+use protocol::spool_state::Standing;
 use schema::RunId;
 use service::Backoff;
 use tokio::{sync::mpsc, time::sleep};
@@ -20,7 +21,6 @@ use super::{
     log::{self, Found, Segment},
     reader::Reader,
     registry::{self, Row},
-    standing::Standing,
 };
 use crate::{
     fence::fence,

@@ -7,7 +7,7 @@ use super::{
     bounds::Mutant,
     state::{LeaseRow, Record, RunRow, State, What},
 };
-use crate::lane::End;
+use protocol::lane::End;
 
 const LIMIT: &str = "no request is admitted past the limit";
 const ONCE: &str = "no event is recorded twice";

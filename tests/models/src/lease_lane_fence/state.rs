@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use schema::BatchId;
 use uuid::Uuid;
 
-use crate::lane::{Answer, Lane, LastRecord, Message, Next, Seen};
+use protocol::lane::{Answer, Lane, LastRecord, Message, Next, Seen};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {

@@ -6,7 +6,7 @@ use super::{
     bounds::Mutant,
     state::{Event, GiveBack, Lease, LeaseRow, Local, Publish, Record, Run, RunRow, State, What, Writer},
 };
-use crate::lane::{Answer, End, Next, Verdict};
+use protocol::lane::{Answer, End, Next, Verdict};
 
 impl LeaseLaneFence {
     pub(super) fn step(&self, state: &mut State, action: Action) {

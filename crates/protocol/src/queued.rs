@@ -1,14 +1,17 @@
 //! Whether something waits for the broker already: put into its queue by the first who has news, and by nobody else until the
 //! broker looks. What it promises: news that was there before [`Queued::ask`] is seen by the look that follows.
 
-use crate::sync::{AtomicBool, Ordering};
+use crate::atomics::{Atomics, Flag, Ordering, Std};
+
+/// The flag over the standard library's atomics.
+pub type Queued = QueuedOver<Std>;
 
 #[derive(Debug, Default)]
-pub struct Queued {
-    waits: AtomicBool,
+pub struct QueuedOver<A: Atomics> {
+    waits: A::Flag,
 }
 
-impl Queued {
+impl<A: Atomics> QueuedOver<A> {
     /// After the news is there. True for the first since the broker looked: it has to be queued.
     pub fn ask(&self) -> bool {
         !self.waits.swap(true, Ordering::AcqRel)

@@ -7,7 +7,7 @@
 //!   back: giving it back twice gives back once;
 //! - closed without reservations is final: nothing about the lease changes any more.
 
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::atomics::{Atomics, Flag, Ordering, Std, Word};
 
 /// `closed (1 bit) | reservations (20 bits) | unspent units (43 bits)`
 const CLOSED: u64 = 1 << 63;
@@ -18,11 +18,14 @@ const RESERVATIONS: u64 = !CLOSED & !UNSPENT;
 /// Units that one lease can hold, and so the largest cost of one request: 8.8 million million.
 pub const UNITS_MAX: i64 = UNSPENT as i64;
 
+/// A lease over the standard library's atomics.
+pub type Lease = LeaseOver<Std>;
+
 #[derive(Debug)]
-pub struct Lease {
-    word: AtomicU64,
+pub struct LeaseOver<A: Atomics> {
+    word: A::Word,
     units: i64,
-    renewal_asked: AtomicBool,
+    renewal_asked: A::Flag,
 }
 
 /// A lease at one moment.
@@ -42,15 +45,15 @@ impl Snapshot {
     }
 }
 
-impl Lease {
+impl<A: Atomics> LeaseOver<A> {
     /// An open lease of `units`, of which one request holds `reserved` from the start (0: none does).
     pub fn new(units: i64, reserved: i64) -> Self {
         debug_assert!((0..=units).contains(&reserved) && units <= UNITS_MAX);
         let reservations = if reserved > 0 { RESERVATION } else { 0 };
         Self {
-            word: AtomicU64::new(reservations | (units - reserved) as u64),
+            word: A::Word::new(reservations | (units - reserved) as u64),
             units,
-            renewal_asked: AtomicBool::new(false),
+            renewal_asked: A::Flag::default(),
         }
     }
 

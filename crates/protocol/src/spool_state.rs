@@ -2,7 +2,6 @@
 
 use schema::BatchId;
 
-use super::frame::Batch;
 use crate::lane::{End, Lane};
 
 /// A batch of the spool, as far as this is concerned.
@@ -71,16 +70,6 @@ impl Standing {
                 Err("the lane has moved on by a batch that the spool does not know")
             }
             (None, Some(_)) => Ok(0),
-        }
-    }
-}
-
-impl From<&Batch> for Spooled {
-    fn from(batch: &Batch) -> Self {
-        Self {
-            batch: batch.id,
-            empty: batch.empty,
-            expected: batch.expected,
         }
     }
 }

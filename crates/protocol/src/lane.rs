@@ -360,3 +360,6 @@ impl Seen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

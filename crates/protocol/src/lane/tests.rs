@@ -6,10 +6,8 @@ use proptest::prelude::*;
 use schema::{BatchId, LaneRecord, RunId};
 use uuid::Uuid;
 
-use crate::{
-    lane::*,
-    spool::standing::{Spooled, stored_before},
-};
+use super::*;
+use crate::spool_state::{Spooled, stored_before};
 
 /// The lane's subject in the stream, and what is on its way there. Sequences are the stream's: they have gaps.
 #[derive(Default)]
