@@ -5,6 +5,8 @@
 //! admin port answers until the end, so that a drain can be watched. While NATS is away, what is in the spool is waited for
 //! until shortly before the deadline, then left to the next start, which begins with it.
 
+mod wrong_clock;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -33,15 +35,14 @@ use tower::ServiceExt;
 use tracing::{error, info, warn};
 
 use crate::{
-    accounts::Accounts,
-    announcements,
+    accounts::{Accounts, announcements},
     config::Config,
-    current_run::CurrentRun,
-    gateway::Gateway,
-    http,
-    publisher::{Publisher, Queues},
-    quotas::Quotas,
-    recall, wrong_clock,
+    http::{gateway::Gateway, router},
+    quota::{quotas::Quotas, recall},
+    recording::{
+        current_run::CurrentRun,
+        publisher::{Publisher, Queues},
+    },
 };
 
 /// A run that lived so long was no failed start: the next one begins at once.
@@ -266,7 +267,7 @@ async fn start(
         registry,
     );
     Ok(Started {
-        router: http::router(Arc::new(gateway)),
+        router: router::router(Arc::new(gateway)),
         requests,
         publisher,
         quotas,

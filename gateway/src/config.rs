@@ -16,11 +16,13 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     accounts::AccountSettings,
-    gateway::HttpSettings,
-    proxy::{Upstream, UpstreamSettings},
-    publisher::Slot,
-    quotas::QuotaSettings,
-    routes::RouteTable,
+    http::{
+        gateway::HttpSettings,
+        proxy::{Upstream, UpstreamSettings},
+    },
+    pricing::routes::RouteTable,
+    quota::quotas::QuotaSettings,
+    recording::publisher::Slot,
 };
 
 /// The gateway of Trendit Usage: meters an API, holds its limits, and records every request before it is answered.

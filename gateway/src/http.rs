@@ -1,30 +1,28 @@
-//! The gateway's routes: a table of contents.
+//! The public port: routes, what every request gets, `/v1`, the reverse proxy, and problem bodies.
+//!
+//! | to find | open |
+//! |---|---|
+//! | the routes | [`router`] |
+//! | what every request is decided with | [`gateway`] |
+//! | what every request gets; which are refused because two readers could differ | [`edge`], [`framing`] |
+//! | `/v1` | [`api`] |
+//! | the reverse proxy | [`proxy`] |
+//! | who sent a request, its API key, its `Idempotency-Key`, its body | [`client`], [`auth`], [`idempotency_key`], [`body`] |
+//! | what a client is told of its limits | [`rate_limit`], [`balance`] |
+//! | what goes wrong, as a problem body | [`problem`] |
+//! | what is counted | [`request_metrics`] |
 
-use std::sync::Arc;
-
-use axum::{
-    Router, middleware,
-    routing::{any, get, post},
-};
-
-use crate::{
-    api, edge,
-    gateway::Gateway,
-    problem::{Kind, Problem},
-    proxy,
-};
-
-/// Everything on the public port. The server adds [`axum::extract::ConnectInfo`] to each request.
-pub fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/v1/usage", get(api::summary::show).post(api::usage::record))
-        .route("/v1/usage/batch", post(api::usage_batch::record))
-        .route("/v1/check", post(api::check::check))
-        .route("/v1/authorize", any(api::authorize::decide))
-        // Envoy appends the path that it asks about.
-        .route("/v1/authorize/{*path}", any(api::authorize::decide))
-        .method_not_allowed_fallback(async || Problem::new(Kind::MethodNotAllowed, "see the header Allow"))
-        .fallback(proxy::pass)
-        .layer(middleware::from_fn_with_state(gateway.clone(), edge::wrap))
-        .with_state(gateway)
-}
+pub mod api;
+pub mod auth;
+pub mod balance;
+pub mod body;
+pub mod client;
+pub mod edge;
+pub mod framing;
+pub mod gateway;
+pub mod idempotency_key;
+pub mod problem;
+pub mod proxy;
+pub mod rate_limit;
+pub mod request_metrics;
+pub mod router;

@@ -1,41 +1,23 @@
-//! What to show of a counter. How much to ask for and to grant is in `protocol::grant`.
+//! Whether a request may spend units of its account.
+//!
+//! | to find | open |
+//! |---|---|
+//! | the decision on one request | [`quotas`] |
+//! | its result | [`admission`] |
+//! | the units at hand of one account and usage type | `counter`, `reservation` |
+//! | leases and PostgreSQL | `leases` |
+//! | units that other gateways hold | [`recall`] |
+//! | requests that wait for units; refusals that are remembered | `turn`, `refusals` |
+//! | what may be shown of a counter | `view` |
+//! | what is counted | `decision_metrics` |
 
-pub use protocol::grant::{Pace, Pool, grant_units, renew_at, renewal_units, wanted_units};
-use schema::{Period, catalogue::Allowance};
-
-use crate::admission::QuotaView;
-
-/// What this gateway sees of a counter at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// Its own unspent units.
-    pub held: i64,
-    /// As Postgres last said.
-    pub pool: Pool,
-    /// Nobody can have taken of the pool since: Postgres said it just now, or no other gateway lived then.
-    pub is_current: bool,
-}
-
-/// What may be shown of a counter. What other gateways hold counts as used until they give it back; what remained in the
-/// pool is promised only if no other can have taken it since.
-pub fn view(allowance: Allowance, period: Period, seen: Seen) -> QuotaView {
-    let free = if seen.is_current { seen.pool.remaining() } else { 0 };
-    QuotaView {
-        mode: allowance.mode,
-        limit: allowance.limit,
-        remaining: seen.held.saturating_add(free),
-        current_usage: seen.pool.granted.saturating_sub(seen.held).max(0),
-        period,
-    }
-}
-
-/// What may be shown of a usage type that is never refused: ClickHouse knows its usage, so 0 stands here.
-pub fn unlimited_view(allowance: Allowance, period: Period) -> QuotaView {
-    QuotaView {
-        mode: allowance.mode,
-        limit: allowance.limit,
-        remaining: allowance.limit,
-        current_usage: 0,
-        period,
-    }
-}
+pub mod admission;
+pub(crate) mod counter;
+pub(crate) mod decision_metrics;
+pub(crate) mod leases;
+pub mod quotas;
+pub mod recall;
+mod refusals;
+mod reservation;
+mod turn;
+mod view;

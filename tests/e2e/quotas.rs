@@ -10,8 +10,10 @@ use std::{sync::Arc, time::Duration};
 
 use gateway::{
     accounts::AccountSettings,
-    admission::{Admission, Refusal},
-    quotas::QuotaSettings,
+    quota::{
+        admission::{Admission, Refusal},
+        quotas::QuotaSettings,
+    },
 };
 use harness::eventually;
 use schema::clock;

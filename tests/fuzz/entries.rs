@@ -4,7 +4,10 @@
 use std::{net::IpAddr, str::from_utf8};
 
 use billing_worker::{http::webhook::signature, webhook::envelope::Envelope};
-use gateway::{client::Client, cost::json_array, framing, idempotency_key, proxy::headers};
+use gateway::{
+    http::{client::Client, framing, idempotency_key, proxy::headers},
+    pricing::cost::json_array,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use ingestor::pipeline::content::Content;
 use schema::{
@@ -70,7 +73,7 @@ pub fn request_headers(data: &[u8]) {
         client.behind_trusted_proxy || client.address == peer,
         "a stranger chose its address"
     );
-    assert!(client.user_agent().len() <= gateway::client::TEXT_MAX);
+    assert!(client.user_agent().len() <= gateway::http::client::TEXT_MAX);
     if let Ok(target) = http::Uri::try_from(target) {
         let mut request = Request::new(axum::body::Body::empty());
         *request.uri_mut() = target;

@@ -7,8 +7,8 @@ use service::Lifecycle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use super::{Accounts, Inner, stored};
-use crate::account::{Account, Facts, Key, StoredKey};
+use super::{Accounts, cache::Inner, stored};
+use crate::accounts::account::{Account, Facts, Key, StoredKey};
 
 /// Keys or accounts read by one statement.
 const CHUNK: usize = 1_000;

@@ -7,8 +7,7 @@ use std::{
 
 use gateway::{
     accounts::{AccountSettings, AuthError},
-    admission::Refusal,
-    quotas::QuotaSettings,
+    quota::{admission::Refusal, quotas::QuotaSettings},
 };
 use harness::{eventually, wait::SOON};
 use schema::{Period, announcement::Announcement, api_key::ApiKey, clock};

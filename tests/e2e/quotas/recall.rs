@@ -7,10 +7,11 @@ use std::{
 
 use devstack::{DataDir, Nats, NatsOptions};
 use gateway::{
-    account::Account,
-    accounts::{AccountSettings, Accounts},
-    admission::{Admission, QuotaView, Refusal},
-    quotas::{QuotaSettings, Quotas},
+    accounts::{AccountSettings, Accounts, account::Account},
+    quota::{
+        admission::{Admission, QuotaView, Refusal},
+        quotas::{QuotaSettings, Quotas},
+    },
 };
 use harness::{eventually, wait::SOON};
 use lane::link::Link;

@@ -10,12 +10,12 @@ use std::{
 
 use devstack::Servers;
 use gateway::{
-    account::Account,
-    accounts::{AccountSettings, Accounts},
-    admission::{Admission, QuotaView, Refusal},
-    announcements,
-    quotas::{QuotaSettings, Quotas},
-    recall,
+    accounts::{AccountSettings, Accounts, account::Account, announcements},
+    quota::{
+        admission::{Admission, QuotaView, Refusal},
+        quotas::{QuotaSettings, Quotas},
+        recall,
+    },
 };
 use lane::link::Link;
 use prometheus_client::{encoding::text::encode, registry::Registry};

@@ -1,0 +1,297 @@
+//! An account as the gateway knows it, and a key that speaks for it.
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use schema::{
+    AccountId, Burst, Catalogue, KeyId, Mode, Standing, UsageType,
+    api_key::KeyHash,
+    catalogue::Allowance,
+    standing::{Entitlement, Subscription},
+};
+use time::OffsetDateTime;
+
+use crate::{accounts::burst::Bucket, quota::counter::Counter};
+
+/// One account; shared by all its cached keys.
+pub struct Account {
+    pub id: AccountId,
+    catalogue: Arc<Catalogue>,
+    state: ArcSwap<State>,
+    /// Indexed by [`UsageType::index`].
+    counters: Box<[Counter]>,
+}
+
+/// One API key: what a request's one look-up gives.
+pub struct Key {
+    pub id: KeyId,
+    pub account: Arc<Account>,
+    pub(crate) stored: StoredKey,
+    /// Shared with what takes this key's place when its row changes.
+    pub(crate) bucket: Arc<Bucket>,
+}
+
+/// A key's row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StoredKey {
+    pub hash: KeyHash,
+    /// Unix seconds; from then on it is refused.
+    pub expires_at: Option<i64>,
+    pub revoked: bool,
+}
+
+/// An account's rows: what its standing is computed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub suspended: bool,
+    pub subscription: Option<Subscription>,
+    /// When the subscription's row last changed: by it Postgres sees whether a standing was computed from the row of now.
+    pub subscription_changed: Option<OffsetDateTime>,
+    /// Limits agreed with this account, indexed by [`UsageType::index`].
+    pub overrides: Box<[Option<i64>]>,
+}
+
+/// What holds until `standing.valid_until`.
+pub(crate) struct State {
+    pub facts: Facts,
+    pub standing: Arc<Standing>,
+    allowances: Box<[Allowance]>,
+    burst: Option<Burst>,
+    /// When it was computed.
+    at_s: i64,
+}
+
+impl Key {
+    /// Whether a key text with this hash is this key, and may still be used. In constant time for a wrong text.
+    pub(crate) fn admits(&self, hash: &KeyHash, now_s: i64) -> bool {
+        self.stored.hash == *hash
+            && !self.stored.revoked
+            && self.stored.expires_at.is_none_or(|expires_at| now_s < expires_at)
+    }
+}
+
+impl Account {
+    pub fn new(id: AccountId, facts: Facts, catalogue: &Arc<Catalogue>, now_s: i64) -> Self {
+        Self {
+            id,
+            state: ArcSwap::from_pointee(State::at(facts, catalogue, now_s)),
+            counters: catalogue.usage_types().iter().map(|_| Counter::default()).collect(),
+            catalogue: Arc::clone(catalogue),
+        }
+    }
+
+    /// What the account may do at `now` (Unix seconds). Cheap: computed again only when it ran out or was announced.
+    pub fn standing(&self, now: i64) -> Arc<Standing> {
+        Arc::clone(&self.state(now).standing)
+    }
+
+    /// How quickly each key of the account may send requests.
+    pub(crate) fn burst(&self, now_s: i64) -> Option<Burst> {
+        self.state(now_s).burst
+    }
+
+    /// Does not go back in time by a little: a request whose clock was read just before a period's end finds the new period
+    /// when another request has opened it. A clock that was ahead and has been set right is another matter.
+    pub(crate) fn state(&self, now_s: i64) -> Guard<Arc<State>> {
+        /// Between two readings of the clock.
+        const AHEAD_MAX_S: i64 = 60;
+        let holds =
+            |state: &State| now_s < state.standing.valid_until && now_s >= state.at_s.saturating_sub(AHEAD_MAX_S);
+        let state = self.state.load();
+        if holds(&state) {
+            return state;
+        }
+        self.state.rcu(|state| {
+            if holds(state) {
+                Arc::clone(state)
+            } else {
+                Arc::new(State::at(state.facts.clone(), &self.catalogue, now_s))
+            }
+        });
+        self.state.load()
+    }
+
+    /// Takes over what Postgres says, and tells of which usage types the limit, mode, plan, period or entitlement changed.
+    /// The caller closes their counters: afterwards, so that no lease is taken under the old state and kept.
+    pub(crate) fn apply(&self, facts: Facts, now_s: i64) -> Vec<UsageType> {
+        let old = self.state.load_full();
+        if old.facts == facts {
+            return Vec::new();
+        }
+        let new = Arc::new(State::at(facts, &self.catalogue, now_s));
+        self.state.store(Arc::clone(&new));
+        let differs = |usage_type: &UsageType| {
+            let seen = |state: &State| {
+                (
+                    state.standing.period,
+                    state.standing.entitlement,
+                    state.allowance(*usage_type),
+                )
+            };
+            seen(&old) != seen(&new) || old.standing.plan != new.standing.plan
+        };
+        self.catalogue.usage_types().iter().copied().filter(differs).collect()
+    }
+
+    pub(crate) fn counter(&self, usage_type: UsageType) -> &Counter {
+        &self.counters[usage_type.index()]
+    }
+
+    /// Every counter with its usage type.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = (UsageType, &Counter)> {
+        self.catalogue.usage_types().iter().copied().zip(&self.counters)
+    }
+}
+
+impl State {
+    fn at(facts: Facts, catalogue: &Catalogue, now_s: i64) -> Self {
+        let mut standing = Standing::at(facts.subscription.as_ref(), now_s);
+        if facts.suspended {
+            standing.entitlement = Entitlement::PaymentRequired;
+        }
+        // A plan that this catalogue does not have allows what Free does, as it does in the billing worker.
+        let plan = catalogue
+            .plan(&standing.plan)
+            .or_else(|| catalogue.plan(Catalogue::FREE));
+        let nothing = Allowance {
+            limit: 0,
+            mode: Mode::Limited,
+            unit_price_micros: 0,
+        };
+        let allowance = |usage_type: &UsageType| {
+            let allowance = plan.map_or(nothing, |plan| plan.allowance(*usage_type));
+            match facts.overrides.get(usage_type.index()).copied().flatten() {
+                Some(limit) if allowance.mode != Mode::Metered => Allowance { limit, ..allowance },
+                _ => allowance,
+            }
+        };
+        let allowances = catalogue.usage_types().iter().map(allowance).collect();
+        Self {
+            burst: plan.and_then(|plan| plan.burst),
+            standing: Arc::new(standing),
+            facts,
+            allowances,
+            at_s: now_s,
+        }
+    }
+
+    pub fn allowance(&self, usage_type: UsageType) -> Allowance {
+        self.allowances[usage_type.index()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::{Period, SubscriptionId, standing::SubscriptionStatus};
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn free() -> Facts {
+        Facts {
+            suspended: false,
+            subscription: None,
+            subscription_changed: None,
+            overrides: vec![None; 3].into(),
+        }
+    }
+
+    fn pro() -> Facts {
+        let period = Period::anchored_month(NOW - 100, NOW);
+        Facts {
+            subscription: Some(Subscription {
+                id: SubscriptionId::new(),
+                plan: "pro".into(),
+                status: SubscriptionStatus::Active,
+                period,
+                anchor: NOW - 100,
+                ends_at: None,
+                then_plan: None,
+                grace_until: None,
+            }),
+            ..free()
+        }
+    }
+
+    fn account(facts: Facts) -> (Account, [UsageType; 3]) {
+        let catalogue = Arc::new(Catalogue::built_in());
+        let types = catalogue.usage_types().try_into().unwrap();
+        (Account::new(AccountId::new(), facts, &catalogue, NOW), types)
+    }
+
+    #[test]
+    fn a_standing_that_ran_out_is_computed_again_and_goes_back_only_with_the_clock() {
+        let (account, _) = account(pro());
+        let first = account.standing(NOW);
+        assert!(Arc::ptr_eq(&first, &account.standing(first.valid_until - 1)));
+        let second = account.standing(first.valid_until);
+        assert_eq!(second.period.start, first.period.end);
+        assert!(Arc::ptr_eq(&second, &account.standing(first.valid_until - 1)));
+        // It was ahead, and was set right.
+        let right = account.standing(NOW);
+        assert_eq!(right.period, first.period);
+        assert!(Arc::ptr_eq(&right, &account.standing(NOW + 1)));
+    }
+
+    #[test]
+    fn the_same_facts_change_nothing() {
+        let facts = pro();
+        let (account, _) = account(facts.clone());
+        let standing = account.standing(NOW);
+        assert!(account.apply(facts, NOW + 50).is_empty());
+        assert!(Arc::ptr_eq(&standing, &account.standing(NOW)));
+    }
+
+    #[test]
+    fn an_override_changes_its_usage_type_alone() {
+        let (account, [call, export, _]) = account(free());
+        let overridden = Facts {
+            overrides: [None, Some(7), None].into(),
+            ..free()
+        };
+        assert_eq!(account.apply(overridden, NOW), [export]);
+        assert_eq!(account.state(NOW).allowance(export).limit, 7);
+        assert_eq!(account.state(NOW).allowance(call).limit, 100);
+    }
+
+    #[test]
+    fn a_plan_a_suspension_and_a_status_change_every_usage_type() {
+        let (account, types) = account(free());
+        let pro = pro();
+        assert_eq!(account.apply(pro.clone(), NOW), types);
+        assert_eq!(account.state(NOW).allowance(types[0]).limit, 10_000);
+        let suspended = Facts {
+            suspended: true,
+            ..pro.clone()
+        };
+        assert_eq!(account.apply(suspended, NOW), types);
+        assert_eq!(account.standing(NOW).entitlement, Entitlement::PaymentRequired);
+        assert_eq!(account.apply(pro.clone(), NOW), types);
+        let mut unpaid = pro;
+        unpaid.subscription.as_mut().unwrap().status = SubscriptionStatus::Unpaid;
+        assert_eq!(account.apply(unpaid, NOW), types);
+        assert_eq!(account.standing(NOW).entitlement, Entitlement::PaymentRequired);
+    }
+
+    #[test]
+    fn a_key_admits_its_own_text_until_it_expires_or_is_revoked() {
+        let (account, _) = account(free());
+        let text = schema::api_key::ApiKey::generate();
+        let (other, expires_at) = (schema::api_key::ApiKey::generate().hash(), Some(NOW + 10));
+        let mut key = Key {
+            id: text.id(),
+            account: Arc::new(account),
+            stored: StoredKey {
+                hash: text.hash(),
+                expires_at,
+                revoked: false,
+            },
+            bucket: Arc::default(),
+        };
+        assert!(key.admits(&text.hash(), NOW + 9));
+        assert!(!key.admits(&text.hash(), NOW + 10));
+        assert!(!key.admits(&other, NOW));
+        key.stored.revoked = true;
+        assert!(!key.admits(&text.hash(), NOW));
+    }
+}

@@ -1,0 +1,217 @@
+//! `/v1/authorize`: for a proxy that asks before it passes a request on (nginx `auth_request`, Traefik ForwardAuth, Envoy
+//! ext_authz). Charges at the decision: what the upstream answers is not seen here.
+//!
+//! | proxy | says which request it asks about in |
+//! |---|---|
+//! | nginx | `X-Original-Method` and `X-Original-URI`, both set by `proxy_set_header` |
+//! | Traefik | `X-Forwarded-Method` and `X-Forwarded-Uri` |
+//! | Envoy | the method, and the path after `/v1/authorize` |
+//!
+//! nginx takes `401` as it is and turns `402`, `429` and `503` into its own `500`, unless an `error_page` says otherwise.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use schema::clock;
+
+use super::authenticate;
+use crate::{
+    accounts::burst,
+    http::{
+        client::{Client, TEXT_MAX, cut},
+        gateway::Gateway,
+        idempotency_key,
+        problem::{Kind, Problem},
+        proxy::{
+            USAGE_EVENT_ID,
+            headers::{X_TRENDIT_ACCOUNT, uuid_value},
+        },
+        rate_limit,
+        request_metrics::UpstreamTime,
+    },
+    pricing::cost::{self, Cost},
+    recording::metering::{self, Facts},
+};
+
+const PATH: &str = "/v1/authorize";
+const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+
+/// The request that is asked about.
+#[derive(Debug, PartialEq, Eq)]
+struct Original {
+    method: Method,
+    uri: Uri,
+}
+
+pub async fn decide(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(client): Extension<Client>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let original = original(request.method(), request.uri(), request.headers())?;
+    let Some(route) = gateway.routes.find(&original.method, original.uri.path())? else {
+        return Err(Problem::new(
+            Kind::UnknownRoute,
+            "no route has the original method and path",
+        ));
+    };
+    let time_ms = clock::now_ms();
+    let key = authenticate(&gateway, &original.uri, request.headers(), time_ms.div_euclid(1_000)).await?;
+    let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
+    let cost = match &route.cost {
+        Cost::Fixed(units) => *units,
+        Cost::Header(name) => cost::in_header(request.headers(), name)?,
+        Cost::JsonArray(name) => {
+            return Err(Problem::invalid(format!(
+                "the cost is the length of `{name}` in the body, which is not seen here: proxy this route through the \
+                 gateway, or give it a cost header"
+            )));
+        }
+    };
+    let account = key.account.id;
+    // The client's own, which the proxy shows us with its other headers: a retry that is charged again at the decision is
+    // dropped as a duplicate, as if it had passed through this gateway.
+    let idempotency_key = idempotency_key::of(request.headers())?.map(Cow::into_owned);
+    let event_id = idempotency_key.as_deref().map(|idempotency_key| {
+        idempotency_key::event_of(account, idempotency_key, &original.method, &original.uri, cost)
+    });
+    let facts = Facts {
+        endpoint: cut(original.uri.path(), TEXT_MAX).to_owned(),
+        method: original.method.as_str().to_ascii_uppercase(),
+        request_id: client.request_id().to_owned(),
+        address: client.address,
+        user_agent: client.user_agent(),
+        idempotency_key,
+        event_id,
+        time_ms,
+    };
+    let admitted = metering::admit(&gateway, key, route.usage_type, cost, facts).await?;
+    let receipt = admitted.charge(&gateway, 200).await?;
+
+    let mut response = Body::empty().into_response();
+    let headers = response.headers_mut();
+    rate_limit::insert(headers, &[(receipt.usage_type, receipt.quota)], clock::now_s());
+    rate_limit::insert_burst(headers, burst);
+    headers.insert(USAGE_EVENT_ID, uuid_value(receipt.event_id.0));
+    headers.insert(X_TRENDIT_ACCOUNT, uuid_value(account.0));
+    response.extensions_mut().insert(UpstreamTime(Duration::ZERO));
+    Ok(response)
+}
+
+/// Of the three ways to name the original request, all that are used must name the same: else a client could add the headers
+/// of another way, which its proxy passes on untouched, and have a cheaper request charged.
+fn original(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Original, Problem> {
+    let appended = uri
+        .path_and_query()
+        .map_or("", |path| path.as_str())
+        .strip_prefix(PATH)
+        .unwrap_or_default();
+    let appended = match appended.starts_with('/') {
+        true => Some(named(method.as_str(), appended)?),
+        false => None,
+    };
+    let ways = [
+        appended,
+        in_headers(headers, &X_ORIGINAL_METHOD, &X_ORIGINAL_URI)?,
+        in_headers(headers, &X_FORWARDED_METHOD, &X_FORWARDED_URI)?,
+    ];
+    let mut ways = ways.into_iter().flatten();
+    let Some(original) = ways.next() else {
+        return Err(Problem::invalid(
+            "which request this is about must be said in X-Original-Method and X-Original-URI, in X-Forwarded-Method and \
+             X-Forwarded-Uri, or by the method and the path after /v1/authorize",
+        ));
+    };
+    match ways.all(|other| other == original) {
+        true => Ok(original),
+        false => Err(Problem::invalid(
+            "the original request is named in two ways that differ",
+        )),
+    }
+}
+
+fn in_headers(headers: &HeaderMap, method: &HeaderName, uri: &HeaderName) -> Result<Option<Original>, Problem> {
+    match (single(headers, method)?, single(headers, uri)?) {
+        (None, None) => Ok(None),
+        (Some(method), Some(uri)) => named(method, uri).map(Some),
+        // The other could be the client's.
+        _ => Err(Problem::invalid(format!("{method} and {uri} must be set both"))),
+    }
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter().map(HeaderValue::to_str);
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(Ok(value)), None) => Ok(Some(value)),
+        _ => Err(Problem::invalid(format!("{name} must be there once, in visible ASCII"))),
+    }
+}
+
+fn named(method: &str, uri: &str) -> Result<Original, Problem> {
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Problem::invalid("the original method is none"))?;
+    match uri.parse::<Uri>() {
+        Ok(uri) if uri.path().starts_with('/') => Ok(Original { method, uri }),
+        _ => Err(Problem::invalid("the original URI is none")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(method: &str, uri: &str, lines: &[(&str, &str)]) -> Option<String> {
+        let line = |(name, value): &(&str, &str)| {
+            (
+                HeaderName::try_from(*name).unwrap(),
+                HeaderValue::try_from(*value).unwrap(),
+            )
+        };
+        let original = original(
+            &Method::from_bytes(method.as_bytes()).unwrap(),
+            &uri.parse().unwrap(),
+            &lines.iter().map(line).collect(),
+        );
+        original
+            .ok()
+            .map(|original| format!("{} {}", original.method, original.uri))
+    }
+
+    const NGINX: [(&str, &str); 2] = [("X-Original-Method", "POST"), ("X-Original-URI", "/api/x?y=1")];
+    const TRAEFIK: [(&str, &str); 2] = [("X-Forwarded-Method", "POST"), ("X-Forwarded-Uri", "/api/x?y=1")];
+
+    #[test]
+    fn every_proxy_has_its_way_to_name_the_request() {
+        let expected = Some("POST /api/x?y=1".to_owned());
+        assert_eq!(read("GET", PATH, &NGINX), expected);
+        assert_eq!(read("GET", PATH, &TRAEFIK), expected);
+        assert_eq!(read("POST", "/v1/authorize/api/x?y=1", &[]), expected);
+        assert_eq!(read("GET", PATH, &[NGINX, TRAEFIK].concat()), expected);
+        assert_eq!(read("GET", PATH, &[]), None);
+        assert_eq!(read("GET", "/v1/authorize?x=/api/x", &[]), None);
+    }
+
+    #[test]
+    fn a_client_cannot_name_another_request_beside_its_proxy() {
+        for line in [
+            ("X-Forwarded-Method", "GET"),
+            ("X-Forwarded-Uri", "/api/cheap"),
+            ("X-Original-URI", "/api/cheap"),
+        ] {
+            assert_eq!(read("GET", PATH, &[&NGINX[..], &[line]].concat()), None, "{line:?}");
+        }
+        assert_eq!(read("GET", "/v1/authorize/api/y", &NGINX), None);
+        assert_eq!(read("GET", PATH, &NGINX[1..]), None);
+        assert_eq!(read("GET", PATH, &[("X-Original-Method", "G T"), NGINX[1]]), None);
+        assert_eq!(read("GET", PATH, &[NGINX[0], ("X-Original-URI", "*")]), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! `POST /v1/check`: would it be admitted? Spends nothing and reserves nothing, so the answer holds for now only.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use schema::clock;
+use serde::{Deserialize, Serialize};
+
+use super::{authenticate, json, one, usage_type};
+use crate::{
+    accounts::burst,
+    http::{balance::Balance, body, gateway::Gateway, problem::Problem, rate_limit},
+    pricing::cost,
+    quota::admission::Refusal,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with a `usage_type`")]
+struct Check {
+    usage_type: String,
+    #[serde(default = "one")]
+    cost_units: i64,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    allowed: bool,
+    #[serde(flatten)]
+    balance: Balance,
+}
+
+pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
+    let (parts, content) = request.into_parts();
+    let now_s = clock::now_s();
+    let key = authenticate(&gateway, &parts.uri, &parts.headers, now_s).await?;
+    let burst = burst::take(&key, now_s)?;
+    let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
+    let Check {
+        usage_type: name,
+        cost_units,
+    } = body::parse(&content)?;
+    let usage_type = usage_type(&gateway.catalogue, &name)?;
+    let cost = cost::bounded(cost_units)?;
+
+    let (allowed, view) = match gateway.quotas.check(&key.account, usage_type, cost, now_s).await {
+        Ok(view) => (true, view),
+        Err(Refusal::LimitReached(view)) => (false, view),
+        Err(refusal) => return Err(Problem::refused(refusal, usage_type, cost, now_s)),
+    };
+    let mut response = json(&Answer {
+        allowed,
+        balance: Balance::from(&view),
+    });
+    rate_limit::insert(response.headers_mut(), &[(usage_type, view)], now_s);
+    rate_limit::insert_burst(response.headers_mut(), burst);
+    Ok(response.map(Body::from))
+}

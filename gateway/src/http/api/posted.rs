@@ -1,0 +1,92 @@
+//! A report as it was posted, and the one answer to its `Idempotency-Key`.
+
+use std::{future::Future, sync::Arc, time::Instant};
+
+use axum::http::request::Parts;
+use axum::{body::Body, extract::Request, response::Response};
+use bytes::Bytes;
+use schema::{EventId, clock};
+
+use super::authenticate;
+use crate::{
+    accounts::{
+        account::Key,
+        burst::{self, BurstView},
+    },
+    http::{body, client::Client, gateway::Gateway, idempotency_key, problem::Problem, rate_limit},
+    recording::{
+        answers::{Claim, Fingerprint, Try},
+        completion::see_through,
+    },
+};
+
+/// What was sent, by whom and when.
+pub struct Posted {
+    pub key: Arc<Key>,
+    pub client: Client,
+    pub idempotency_key: Option<String>,
+    pub content: Bytes,
+    /// Unix milliseconds.
+    pub time_ms: i64,
+    burst: Option<BurstView>,
+    parts: Parts,
+}
+
+impl Posted {
+    pub async fn read(gateway: &Gateway, client: Client, request: Request) -> Result<Self, Problem> {
+        let (parts, content) = request.into_parts();
+        let time_ms = clock::now_ms();
+        let key = authenticate(gateway, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
+        let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
+        let idempotency_key = idempotency_key::of(&parts.headers)?.map(String::from);
+        let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
+        Ok(Self {
+            key,
+            client,
+            idempotency_key,
+            content,
+            time_ms,
+            burst,
+            parts,
+        })
+    }
+
+    pub fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    /// `None`: it has no key.
+    fn claim(&self, gateway: &Gateway) -> Result<Option<Claim>, Problem> {
+        let Some(idempotency_key) = &self.idempotency_key else {
+            return Ok(None);
+        };
+        let name = EventId::of_idempotency_key(self.key.account.id, idempotency_key);
+        let asked = Fingerprint::of(&self.parts.method, self.path(), &self.content);
+        gateway.answers.claim(name, asked, Instant::now()).map(Some)
+    }
+}
+
+/// Lets `work` answer, unless this very request was answered before: then that is the answer. With a key, `work` says in its
+/// [`Try`] what became of it, and is seen through when the client leaves: it will ask again, and there has to be an answer.
+pub async fn once<F>(
+    gateway: Arc<Gateway>,
+    posted: Posted,
+    work: impl FnOnce(Arc<Gateway>, Posted, Option<Try>) -> F,
+) -> Result<Response, Problem>
+where
+    F: Future<Output = Result<axum::http::Response<Bytes>, Problem>> + Send + 'static,
+{
+    // Each request takes from its key's bucket, so this is no part of an answer that is kept.
+    let burst = posted.burst;
+    let mut response = match posted.claim(&gateway)? {
+        None => work(gateway, posted, None).await?.map(Body::from),
+        Some(Claim::Again(answer)) => answer.again(),
+        Some(Claim::Try(attempt)) => {
+            let life = gateway.life.clone();
+            let answer = see_through(&life, work(gateway, posted, Some(attempt))).await;
+            answer?.map(Body::from)
+        }
+    };
+    rate_limit::insert_burst(response.headers_mut(), burst);
+    Ok(response)
+}

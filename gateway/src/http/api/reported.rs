@@ -1,0 +1,217 @@
+//! Usage as a service reports it: the body of `POST /v1/usage`, and of each event of a batch.
+
+use std::net::IpAddr;
+
+use axum::http::Method;
+use schema::{AccountId, Catalogue, EventId, UsageType};
+use serde::{Deserialize, Serialize};
+
+use super::{instant, one, usage_type};
+use crate::{
+    http::{
+        balance::Balance,
+        client::{Client, REQUEST_ID_MAX, TEXT_MAX, is_request_id},
+        problem::Problem,
+    },
+    pricing::cost,
+    recording::metering::{Facts, Receipt},
+};
+
+/// The request that the units were spent on. What is not said is taken from the report itself.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with a `usage_type`")]
+pub struct Reported {
+    usage_type: String,
+    #[serde(default = "one")]
+    cost_units: i64,
+    endpoint: Option<String>,
+    method: Option<String>,
+    status: Option<u16>,
+    request_id: Option<String>,
+    ip_address: Option<IpAddr>,
+    user_agent: Option<String>,
+}
+
+/// A report that can be decided on.
+pub struct Usage {
+    pub usage_type: UsageType,
+    pub cost_units: i64,
+    pub status: u16,
+    pub facts: Facts,
+}
+
+/// What became of it.
+#[derive(Serialize)]
+pub struct Answer {
+    event_id: String,
+    usage_type: &'static str,
+    cost_units: i64,
+    #[serde(flatten)]
+    balance: Balance,
+    period_start: String,
+    period_end: String,
+}
+
+impl Reported {
+    /// `path` is that of the report.
+    pub fn read(
+        self,
+        catalogue: &Catalogue,
+        path: &str,
+        client: &Client,
+        account: AccountId,
+        idempotency_key: Option<String>,
+        time_ms: i64,
+    ) -> Result<Usage, Problem> {
+        let usage_type = usage_type(catalogue, &self.usage_type)?;
+        let cost_units = cost::bounded(self.cost_units)?;
+        let status = self.status.unwrap_or(200);
+        if !(100..=599).contains(&status) {
+            return Err(Problem::invalid("`status` is an HTTP status, from 100 to 599"));
+        }
+        let method = match self.method {
+            None => "POST".to_owned(),
+            Some(method) if method.len() <= 32 && Method::from_bytes(method.as_bytes()).is_ok() => {
+                method.to_ascii_uppercase()
+            }
+            Some(_) => return Err(Problem::invalid("`method` is an HTTP method of at most 32 characters")),
+        };
+        let request_id = match self.request_id {
+            None => client.request_id().to_owned(),
+            Some(id) if is_request_id(id.as_bytes()) => id,
+            Some(_) => {
+                return Err(Problem::invalid(format!(
+                    "`request_id` has 1 to {REQUEST_ID_MAX} visible ASCII characters"
+                )));
+            }
+        };
+        let facts = Facts {
+            endpoint: text("endpoint", self.endpoint, || path.to_owned())?,
+            method,
+            request_id,
+            address: self.ip_address.unwrap_or(client.address),
+            user_agent: text("user_agent", self.user_agent, || client.user_agent())?,
+            event_id: idempotency_key
+                .as_deref()
+                .map(|idempotency_key| EventId::of_idempotency_key(account, idempotency_key)),
+            idempotency_key,
+            time_ms,
+        };
+        Ok(Usage {
+            usage_type,
+            cost_units,
+            status,
+            facts,
+        })
+    }
+}
+
+impl From<&Receipt> for Answer {
+    fn from(receipt: &Receipt) -> Self {
+        Self {
+            event_id: receipt.event_id.to_string(),
+            usage_type: receipt.usage_type.name(),
+            cost_units: receipt.cost_units,
+            balance: Balance::from(&receipt.quota),
+            period_start: instant(receipt.quota.period.start),
+            period_end: instant(receipt.quota.period.end),
+        }
+    }
+}
+
+fn text(name: &str, text: Option<String>, absent: impl FnOnce() -> String) -> Result<String, Problem> {
+    match text {
+        None => Ok(absent()),
+        Some(text) if text.len() <= TEXT_MAX => Ok(text),
+        Some(_) => Err(Problem::invalid(format!("`{name}` has at most {TEXT_MAX} bytes"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{body, problem::Kind};
+    use axum::http::HeaderMap;
+    use serde_json::json;
+
+    fn read(body: serde_json::Value) -> Result<Usage, Problem> {
+        let client = Client::of(&HeaderMap::new(), "192.0.2.1".parse().unwrap(), &[]);
+        let reported: Reported = body::parse(body.to_string().as_bytes())?;
+        reported.read(&Catalogue::built_in(), "/v1/usage", &client, AccountId::NIL, None, 7)
+    }
+
+    #[test]
+    fn what_is_not_said_is_taken_from_the_report() {
+        let usage = read(json!({ "usage_type": "export" })).ok().unwrap();
+        assert_eq!(
+            (usage.usage_type.name(), usage.cost_units, usage.status),
+            ("export", 1, 200)
+        );
+        let facts = usage.facts;
+        assert_eq!((facts.endpoint.as_str(), facts.method.as_str()), ("/v1/usage", "POST"));
+        assert_eq!(facts.address.to_string(), "192.0.2.1");
+        assert_eq!(facts.request_id.len(), 36);
+    }
+
+    #[test]
+    fn what_is_said_is_kept() {
+        let usage = read(json!({
+            "usage_type": "api_call", "cost_units": 1_000_000, "endpoint": "/x", "method": "get", "status": 404,
+            "request_id": "r1", "ip_address": "2001:db8::1", "user_agent": "bot/1",
+        }));
+        let Usage {
+            facts,
+            status,
+            cost_units,
+            ..
+        } = usage.ok().unwrap();
+        assert_eq!((cost_units, status, facts.method.as_str()), (1_000_000, 404, "GET"));
+        assert_eq!((facts.endpoint.as_str(), facts.user_agent.as_str()), ("/x", "bot/1"));
+        assert_eq!(
+            (facts.request_id.as_str(), facts.address.to_string().as_str()),
+            ("r1", "2001:db8::1")
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_by_name() {
+        for (field, value, kind, named) in [
+            ("usage_type", json!("api_calls"), Kind::UnknownUsageType, "api_calls"),
+            ("usage_type", json!(1), Kind::InvalidRequest, "expected a string"),
+            ("cost_units", json!(0), Kind::InvalidRequest, "at least 1"),
+            ("cost_units", json!(-1), Kind::InvalidRequest, "not -1"),
+            ("cost_units", json!(1_000_001), Kind::InvalidRequest, "1000000"),
+            ("cost_units", json!(1.5), Kind::InvalidRequest, "i64"),
+            ("cost_units", json!("1"), Kind::InvalidRequest, "i64"),
+            ("cost_units", json!(1e300), Kind::InvalidRequest, "i64"),
+            ("costs", json!(1), Kind::InvalidRequest, "unknown field `costs`"),
+            (
+                "endpoint",
+                json!("e".repeat(TEXT_MAX + 1)),
+                Kind::InvalidRequest,
+                "`endpoint`",
+            ),
+            (
+                "user_agent",
+                json!("e".repeat(TEXT_MAX + 1)),
+                Kind::InvalidRequest,
+                "`user_agent`",
+            ),
+            ("method", json!("G T"), Kind::InvalidRequest, "`method`"),
+            ("status", json!(99), Kind::InvalidRequest, "`status`"),
+            ("status", json!(70_000), Kind::InvalidRequest, "u16"),
+            ("request_id", json!("a b"), Kind::InvalidRequest, "`request_id`"),
+            ("ip_address", json!("localhost"), Kind::InvalidRequest, "IP address"),
+        ] {
+            let mut body = json!({ "usage_type": "api_call" });
+            body[field] = value.clone();
+            let Err(problem) = read(body) else {
+                panic!("{field} {value} was accepted")
+            };
+            let told = String::from_utf8(problem.body("", "")).unwrap();
+            assert_eq!(problem.kind, kind, "{told}");
+            assert!(told.contains(named), "{field}: {told}");
+        }
+        assert!(read(json!({})).is_err_and(|problem| problem.kind == Kind::InvalidRequest));
+    }
+}

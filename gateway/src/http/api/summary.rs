@@ -1,0 +1,68 @@
+//! `GET /v1/usage`: what the account has used of every usage type in this period.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use schema::clock;
+use serde::Serialize;
+
+use super::{authenticate, instant, json};
+use crate::{
+    accounts::burst,
+    http::{
+        balance::Balance,
+        gateway::Gateway,
+        problem::{Kind, Problem},
+        rate_limit,
+    },
+};
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    account_id: String,
+    plan: &'a str,
+    period_start: String,
+    period_end: String,
+    usage: Vec<Usage>,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    usage_type: &'static str,
+    mode: &'static str,
+    #[serde(flatten)]
+    balance: Balance,
+}
+
+pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
+    let now_s = clock::now_s();
+    let key = authenticate(&gateway, request.uri(), request.headers(), now_s).await?;
+    let burst = burst::take(&key, now_s)?;
+    let views = gateway
+        .quotas
+        .view(&key.account, now_s)
+        .await
+        .map_err(|_| Problem::new(Kind::QuotaUnavailable, "the quota cannot be asked now: try again"))?;
+    let standing = key.account.standing(now_s);
+    let mut response = json(&Summary {
+        account_id: key.account.id.to_string(),
+        plan: &standing.plan,
+        period_start: instant(standing.period.start),
+        period_end: instant(standing.period.end),
+        usage: views
+            .iter()
+            .map(|(usage_type, view)| Usage {
+                usage_type: usage_type.name(),
+                mode: view.mode.as_str(),
+                balance: Balance::from(view),
+            })
+            .collect(),
+    });
+    rate_limit::insert(response.headers_mut(), &views, now_s);
+    rate_limit::insert_burst(response.headers_mut(), burst);
+    Ok(response.map(Body::from))
+}

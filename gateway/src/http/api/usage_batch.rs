@@ -1,0 +1,299 @@
+//! `POST /v1/usage/batch`: up to 1,000 reports, each decided on and recorded by itself, whole or not at all.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::{Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use schema::{UsageEvent, UsageType, clock};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::time::Instant;
+
+use super::{
+    json,
+    posted::{Posted, once},
+    reported::{self, Reported, Usage},
+};
+use crate::{
+    accounts::account::Key,
+    http::{
+        body,
+        client::{Client, TEXT_MAX},
+        gateway::Gateway,
+        idempotency_key,
+        problem::{self, Kind, Problem},
+        rate_limit,
+    },
+    quota::admission::QuotaView,
+    recording::{
+        answers::{Answer, Counted, Try},
+        metering::{self, Receipt},
+        publisher::{self, Outgoing, Slot},
+    },
+};
+
+/// Events in one request.
+pub const EVENTS_MAX: usize = 1_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with an array `events`")]
+struct Batch<'a> {
+    /// Unread, so that one that is wrong does not spoil the others.
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
+}
+
+/// A report that is to be decided on, or what is known of it already.
+enum Item {
+    Read(Usage),
+    Wrong(Problem),
+    /// An earlier try of this batch has counted it, and answered so.
+    Counted(Box<RawValue>),
+}
+
+/// What became of it.
+enum Outcome {
+    Recorded(Receipt),
+    Problem(Problem),
+    Counted(Box<RawValue>),
+}
+
+#[derive(Serialize)]
+struct Results<'a> {
+    results: Vec<Told<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Told<'a> {
+    Recorded {
+        status: u16,
+        #[serde(flatten)]
+        answer: reported::Answer,
+    },
+    Problem(problem::Item<'a>),
+    Counted(&'a RawValue),
+}
+
+/// Events that go to the lane in one message.
+struct Entry {
+    slot: Slot,
+    outgoing: Vec<Outgoing>,
+    /// The same events, with their places among the results: a run that ends leaves them to the next one.
+    events: Vec<(usize, UsageEvent)>,
+    bytes: usize,
+}
+
+pub async fn record(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(client): Extension<Client>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let posted = Posted::read(&gateway, client, request).await?;
+    once(gateway, posted, record_once).await
+}
+
+async fn record_once(
+    gateway: Arc<Gateway>,
+    posted: Posted,
+    attempt: Option<Try>,
+) -> Result<axum::http::Response<Bytes>, Problem> {
+    let counted = attempt.as_ref().and_then(|attempt| attempt.counted.clone());
+    let (key, items) = match read(&gateway, posted, counted) {
+        Ok(read) => read,
+        Err(problem) => {
+            if let Some(attempt) = attempt {
+                attempt.not_counted();
+            }
+            return Err(problem);
+        }
+    };
+    let outcomes = record_each(&gateway, &key, items).await;
+    for outcome in &outcomes {
+        if let Outcome::Problem(problem) = outcome {
+            gateway.metrics.problem(problem.kind);
+        }
+    }
+    let response = answer(&gateway, &outcomes);
+    if let Some(attempt) = attempt {
+        settle(attempt, &outcomes, &response);
+    }
+    Ok(response)
+}
+
+/// The body goes: nobody waits with it in memory.
+fn read(gateway: &Gateway, posted: Posted, counted: Option<Counted>) -> Result<(Arc<Key>, Vec<Item>), Problem> {
+    let Batch { events } = body::parse(&posted.content)?;
+    if events.len() > EVENTS_MAX {
+        let detail = format!("a batch has at most {EVENTS_MAX} events, not {}", events.len());
+        return Err(Problem::new(Kind::TooLarge, detail));
+    }
+    let read = |index: usize, event: &RawValue| {
+        let reported: Reported = body::parse(event.get().as_bytes())?;
+        let key = posted.idempotency_key.as_deref();
+        let key = key.map(|key| idempotency_key::of_item(key, index));
+        let account = posted.key.account.id;
+        reported.read(
+            &gateway.catalogue,
+            posted.path(),
+            &posted.client,
+            account,
+            key,
+            posted.time_ms,
+        )
+    };
+    let counted = |index: usize| counted.as_ref()?.get(index)?.clone();
+    let items = events.iter().enumerate().map(|(index, event)| match counted(index) {
+        Some(item) => Item::Counted(item),
+        None => read(index, event).map_or_else(Item::Wrong, Item::Read),
+    });
+    let items = items.collect();
+    Ok((posted.key, items))
+}
+
+fn answer(gateway: &Gateway, outcomes: &[Outcome]) -> axum::http::Response<Bytes> {
+    let mut quotas: Vec<(UsageType, QuotaView)> = Vec::new();
+    for outcome in outcomes {
+        if let Outcome::Recorded(receipt) = outcome {
+            quotas.retain(|(usage_type, _)| *usage_type != receipt.usage_type);
+            quotas.push((receipt.usage_type, receipt.quota));
+        }
+    }
+    let told = outcomes
+        .iter()
+        .map(|outcome| told(outcome, &gateway.settings.upgrade_url));
+    let mut response = json(&Results {
+        results: told.collect(),
+    });
+    rate_limit::insert(response.headers_mut(), &quotas, clock::now_s());
+    response
+}
+
+fn told<'a>(outcome: &'a Outcome, upgrade_url: &'a str) -> Told<'a> {
+    match outcome {
+        Outcome::Recorded(receipt) => Told::Recorded {
+            status: 200,
+            answer: reported::Answer::from(receipt),
+        },
+        Outcome::Problem(problem) => Told::Problem(problem.item(upgrade_url)),
+        Outcome::Counted(item) => Told::Counted(item),
+    }
+}
+
+/// An answer is one for good if every item was counted, or never can be. Else those that were counted are kept, and the
+/// next try is about the others alone: near a limit there would not be units for all of them once more.
+fn settle(attempt: Try, outcomes: &[Outcome], response: &axum::http::Response<Bytes>) {
+    let kind = |outcome: &Outcome| match outcome {
+        Outcome::Problem(problem) => Some(problem.kind),
+        Outcome::Recorded(_) | Outcome::Counted(_) => None,
+    };
+    let mut kinds = outcomes.iter().filter_map(kind);
+    if kinds.clone().all(Kind::is_of_the_body) {
+        return attempt.answered(Answer::of(response));
+    }
+    let counted: Vec<_> = outcomes.iter().map(counted).collect();
+    if counted.iter().any(Option::is_some) || kinds.any(|kind| kind == Kind::OutcomeUnknown) {
+        return attempt.counted_in_part(counted.into());
+    }
+    attempt.not_counted();
+}
+
+fn counted(outcome: &Outcome) -> Option<Box<RawValue>> {
+    match outcome {
+        Outcome::Recorded(_) => to_raw_value(&told(outcome, "")).ok(),
+        Outcome::Counted(item) => Some(item.clone()),
+        Outcome::Problem(_) => None,
+    }
+}
+
+/// Decides in the order of the batch, and records in as few messages as can be.
+///
+/// Dropped while it decides, it gives back what it was admitted; dropped later, it changes nothing: the lane has the events.
+async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outcome> {
+    let mut outcomes = Vec::with_capacity(items.len());
+    let mut entries: Vec<Entry> = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        outcomes.push(match item {
+            Item::Read(usage) => match admit(gateway, key, usage, &mut entries, index).await {
+                Ok(receipt) => Outcome::Recorded(receipt),
+                Err(problem) => Outcome::Problem(problem),
+            },
+            Item::Wrong(problem) => Outcome::Problem(problem),
+            Item::Counted(item) => Outcome::Counted(item),
+        });
+    }
+    let deadline = Instant::now() + gateway.current_run.patience;
+    let published = entries
+        .into_iter()
+        .map(|entry| async { (entry.slot.publish(entry.outgoing).await, entry.events) });
+    let mut anew = Vec::new();
+    for (lane, events) in join_all(published).await {
+        for (index, event) in events {
+            match (lane, &outcomes[index]) {
+                (publisher::Outcome::RunEnded(run), Outcome::Recorded(receipt)) => {
+                    let receipt = *receipt;
+                    anew.push(async move {
+                        let charged = metering::charge_anew(gateway, key, receipt, event, run, deadline).await;
+                        (index, charged)
+                    });
+                }
+                _ => {
+                    if let Err(problem) = metering::settled(gateway, lane) {
+                        outcomes[index] = Outcome::Problem(problem);
+                    }
+                }
+            }
+        }
+    }
+    for (index, charged) in join_all(anew).await {
+        outcomes[index] = charged.map_or_else(Outcome::Problem, Outcome::Recorded);
+    }
+    outcomes
+}
+
+/// Admits one report and puts its event into the last entry, or into a new one where that is full.
+async fn admit(
+    gateway: &Gateway,
+    key: &Key,
+    usage: Usage,
+    entries: &mut Vec<Entry>,
+    index: usize,
+) -> Result<Receipt, Problem> {
+    // The place comes first, as everywhere: there must be one before a unit is spent.
+    let has_room = entries
+        .last()
+        .is_some_and(|entry| entry.bytes + EVENT_BYTES_MAX <= Slot::BYTES_MAX);
+    let fresh = if has_room {
+        None
+    } else {
+        Some(metering::reserve(gateway, key)?)
+    };
+    let now_s = usage.facts.time_ms.div_euclid(1_000);
+    let admission = metering::admit_units(gateway, key, usage.usage_type, usage.cost_units, now_s).await?;
+    let (receipt, event) = metering::charged(key, &admission, usage.facts, usage.status);
+    entries.extend(fresh.map(|slot| Entry {
+        slot,
+        outgoing: Vec::new(),
+        events: Vec::new(),
+        bytes: 0,
+    }));
+    if let Some(entry) = entries.last_mut() {
+        let encoded = event.encode();
+        entry.bytes += encoded.size();
+        entry.outgoing.push(Outgoing {
+            event: encoded,
+            units: Some(admission),
+        });
+        entry.events.push((index, event));
+    }
+    Ok(receipt)
+}
+
+/// The most that one event of a batch takes: three texts of [`TEXT_MAX`] bytes, a request id and an idempotency key of 128 and 260, six
+/// ids and numbers of less than 300 together.
+const EVENT_BYTES_MAX: usize = 3 * TEXT_MAX + 128 + 260 + 300;

@@ -1,0 +1,52 @@
+//! A counter as answers show it.
+
+use schema::Mode;
+use serde::Serialize;
+
+use crate::quota::admission::QuotaView;
+
+/// `null` where the gateway does not know or there is none: what is never refused needs no lease, so its usage stands in
+/// ClickHouse only (`GET /billing/usage`), and nothing remains of what has no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Balance {
+    current_usage: Option<i64>,
+    /// Of a usage type that is billed past its limit: the units that are not.
+    limit: Option<i64>,
+    remaining: Option<i64>,
+}
+
+impl From<&QuotaView> for Balance {
+    fn from(view: &QuotaView) -> Self {
+        let is_refused = view.mode == Mode::Limited;
+        Self {
+            current_usage: is_refused.then_some(view.current_usage),
+            limit: (view.mode != Mode::Metered).then_some(view.limit),
+            remaining: is_refused.then_some(view.remaining),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schema::Period;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_the_gateway_knows_is_shown() {
+        let shown = |mode| {
+            let view = QuotaView {
+                mode,
+                limit: 10,
+                remaining: 7,
+                current_usage: 3,
+                period: Period { start: 0, end: 1 },
+            };
+            serde_json::to_value(Balance::from(&view)).unwrap()
+        };
+        let of = |used: Option<i64>, limit: Option<i64>, left: Option<i64>| json!({ "current_usage": used, "limit": limit, "remaining": left });
+        assert_eq!(shown(Mode::Limited), of(Some(3), Some(10), Some(7)));
+        assert_eq!(shown(Mode::Overage), of(None, Some(10), None));
+        assert_eq!(shown(Mode::Metered), of(None, None, None));
+    }
+}

@@ -1,0 +1,162 @@
+//! What must be clear of a request to all who read it: which host it is for, and where it ends. Where two readers could
+//! differ, it is refused: what one takes for a body, the next would take for a request that nobody counted.
+//!
+//! hyper refuses before us what is no HTTP (RFC 9112, 2.2 to 5.2, 6.3): white space around names and in targets, folded lines,
+//! control bytes, lengths that are no numbers or differ, codings that do not end in `chunked`, any coding in HTTP/1.0. Of a
+//! length beside a coding it believes the coding, drops the length, and closes the connection after the answer.
+
+use axum::extract::Request;
+use axum::http::{
+    HeaderMap, Uri, Version,
+    header::{HOST, TRANSFER_ENCODING},
+    uri::{Authority, Scheme},
+};
+
+use crate::http::problem::Problem;
+
+/// Fails for a request after which the connection is not to be used any more.
+pub fn check(request: &Request) -> Result<(), Problem> {
+    let headers = request.headers();
+    coding(headers)?;
+    target(request.uri(), host(headers, request.version())?)
+}
+
+/// A body is sent in chunks, or as it is: another coding would reach the upstream without its name.
+fn coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Problem::invalid("the only Transfer-Encoding that is read is `chunked`")),
+    }
+}
+
+/// RFC 9112, 3.2: one host, and in HTTP/1.1 no less. Empty of a target without one (RFC 9110, 7.2).
+fn host(headers: &HeaderMap, version: Version) -> Result<Option<&[u8]>, Problem> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(Problem::invalid("there is more than one Host header")),
+        (None, _) if version >= Version::HTTP_11 => return Err(Problem::invalid("there is no Host header")),
+        (None, _) => return Ok(None),
+        (Some(host), None) => host.as_bytes(),
+    };
+    match host.is_empty() || is_name(host) || authority(host).is_some() {
+        true => Ok(Some(host)),
+        false => Err(Problem::invalid("the Host header is no host")),
+    }
+}
+
+/// A name or an IPv4 address with or without a port: nearly every host, told without a copy of it.
+fn is_name(host: &[u8]) -> bool {
+    let (name, port) = match host.iter().position(|byte| *byte == b':') {
+        Some(colon) => (&host[..colon], &host[colon + 1..]),
+        None => (host, &[][..]),
+    };
+    !name.is_empty()
+        && name
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
+        && port.len() <= 5
+        && port.iter().all(u8::is_ascii_digit)
+}
+
+/// A host that is written in any way, without a user.
+fn authority(host: &[u8]) -> Option<Authority> {
+    let authority = Authority::try_from(host).ok()?;
+    (!authority.as_str().contains('@')).then_some(authority)
+}
+
+/// A path; or a whole URL, as a client sends it that takes us for its proxy, which must name the same host.
+fn target(uri: &Uri, host: Option<&[u8]>) -> Result<(), Problem> {
+    let Some(named) = uri.authority() else {
+        return match uri.path() {
+            path if path.starts_with('/') => Ok(()),
+            _ => Err(Problem::invalid("the request's target is no path")),
+        };
+    };
+    let is_url = uri
+        .scheme()
+        .is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    match host {
+        _ if !is_url => Err(Problem::invalid(
+            "the request's target is neither a path nor an http URL",
+        )),
+        _ if named.as_str().contains('@') => Err(Problem::invalid("the request's target names a user")),
+        // Compared without regard to case.
+        Some(host) if authority(host).as_ref() != Some(named) => {
+            Err(Problem::invalid("the request's target and its Host header differ"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+
+    fn accepts(version: Version, target: &str, lines: &[(&str, &str)]) -> bool {
+        let mut request = Request::builder().version(version).uri(target);
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        check(&request.body(Body::empty()).unwrap()).is_ok()
+    }
+
+    #[test]
+    fn which_host_is_meant_is_clear_or_the_request_is_refused() {
+        let h11 = |target: &str, hosts: &[&str]| {
+            let lines: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
+            accepts(Version::HTTP_11, target, &lines)
+        };
+        for (target, hosts) in [
+            ("/x", &["a.example"] as &[&str]),
+            ("/x", &["a.example:8080"]),
+            ("/x", &["127.0.0.1:8080"]),
+            ("/x", &["[2001:db8::1]:8080"]),
+            ("/x", &[""]),
+            ("http://a.example/x", &["a.example"]),
+            ("http://A.example/x", &["a.EXAMPLE"]),
+        ] {
+            assert!(h11(target, hosts), "{target} {hosts:?}");
+        }
+        for (target, hosts) in [
+            ("/x", &[] as &[&str]),
+            ("/x", &["a.example", "a.example"]),
+            ("/x", &["a.example, b.example"]),
+            ("/x", &["a.example/y"]),
+            ("/x", &["user@a.example"]),
+            ("/x", &["a.example:80:80"]),
+            ("/x", &["a b"]),
+            ("*", &["a.example"]),
+            ("a.example:443", &["a.example:443"]),
+            ("http://a.example/x", &["b.example"]),
+            ("http://a.example/x", &["a.example:81"]),
+            ("http://user@a.example/x", &["a.example"]),
+            ("ftp://a.example/x", &["a.example"]),
+        ] {
+            assert!(!h11(target, hosts), "{target} {hosts:?}");
+        }
+        assert!(accepts(Version::HTTP_10, "/x", &[]));
+        assert!(!accepts(Version::HTTP_10, "/x", &[("host", "a"), ("host", "a")]));
+    }
+
+    #[test]
+    fn only_chunks_are_read() {
+        let coded = |codings: &[&str]| {
+            let codings = codings.iter().map(|coding| ("transfer-encoding", *coding));
+            let lines: Vec<_> = std::iter::once(("host", "a")).chain(codings).collect();
+            accepts(Version::HTTP_11, "/x", &lines)
+        };
+        assert!(coded(&["chunked"]) && coded(&["Chunked"]));
+        for codings in [
+            &["gzip, chunked"] as &[&str],
+            &["chunked, chunked"],
+            &["chunked", "chunked"],
+            &["identity", "chunked"],
+            &["chunked;x=1"],
+        ] {
+            assert!(!coded(codings), "{codings:?}");
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Which headers pass the gateway. What belongs to one connection stays on it (RFC 9110, 7.6.1); what the gateway itself says
+//! about a request, no client can say; the API key stays here.
+
+use axum::http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        TE, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+use uuid::Uuid;
+
+use crate::http::{
+    client::{Client, X_FORWARDED_FOR, X_REQUEST_ID},
+    idempotency_key::IDEMPOTENCY_KEY,
+};
+
+pub const X_TRENDIT_ACCOUNT: HeaderName = HeaderName::from_static("x-trendit-account");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What only the gateway says: `x-trendit-…`.
+const OWN: &str = "x-trendit-";
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+
+/// Headers of one connection, besides those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    HeaderName::from_static("trailer"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Never passed on to the upstream, whoever sends it.
+pub fn is_withheld(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name) || [AUTHORIZATION, HOST, EXPECT].contains(name) || name.as_str().starts_with(OWN)
+}
+
+/// An id as a header.
+pub fn uuid_value(id: Uuid) -> HeaderValue {
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).expect("a UUID is visible ASCII")
+}
+
+/// Makes a client's headers the upstream's. `account` is the account's id, `cost` the header that the route's cost is read from.
+///
+/// A name with `_` for `-` counts as the name that it imitates: many an upstream reads both as one (CGI and its heirs).
+pub fn to_upstream(
+    headers: &mut HeaderMap,
+    client: &Client,
+    host: Option<HeaderValue>,
+    account: HeaderValue,
+    cost: Option<&HeaderName>,
+) {
+    // What was read here the upstream reads, too: `Connection` does not take it away.
+    drop_hop_by_hop(headers, |name| *name == IDEMPOTENCY_KEY || Some(name) == cost);
+    drop_imitations(headers, cost);
+    headers.remove(AUTHORIZATION);
+    // The upstream's own is set where the request is sent.
+    headers.remove(HOST);
+    // Answered here, by reading the body.
+    headers.remove(EXPECT);
+    drop_prefixed(headers, OWN);
+    if !client.behind_trusted_proxy {
+        drop_prefixed(headers, FORWARDED_PREFIX);
+        headers.remove(FORWARDED);
+        headers.remove(X_REAL_IP);
+    }
+    let hops = headers.get_all(X_FORWARDED_FOR).iter();
+    let hops: Vec<u8> = hops
+        .flat_map(|hop| hop.as_bytes().iter().chain(b", "))
+        .copied()
+        .collect();
+    let peer = client.peer.to_canonical().to_string();
+    if let Ok(hops) = HeaderValue::from_bytes(&[&hops, peer.as_bytes()].concat()) {
+        headers.insert(X_FORWARDED_FOR, hops);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        // The gateway itself speaks no TLS.
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if let Some(host) = host.filter(|_| !headers.contains_key(X_FORWARDED_HOST)) {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    headers.insert(X_TRENDIT_ACCOUNT, account);
+    headers.insert(X_REQUEST_ID, client.request_id.clone());
+}
+
+/// Drops what belongs to one connection, both ways, but for what `is_kept`.
+pub fn drop_hop_by_hop(headers: &mut HeaderMap, is_kept: impl Fn(&HeaderName) -> bool) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+            // What is said of where a request came from is not of one connection, and not for the client to take away.
+            .filter(|name| !is_of_origin(name.as_str()) && !is_kept(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// A protocol that the client asks to change to and that would not work without it. (An offer of h2c is ignored, as RFC 9110,
+/// 7.8 allows: the request is served as it is.)
+pub fn asks_to_upgrade(headers: &HeaderMap) -> bool {
+    let protocols = headers.get_all(UPGRADE).iter();
+    protocols
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|protocol| !protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+}
+
+/// What proxies before us say of where a request came from.
+fn is_of_origin(name: &str) -> bool {
+    name.starts_with(FORWARDED_PREFIX) || name == FORWARDED.as_str() || name == X_REAL_IP.as_str()
+}
+
+/// Drops names with a `_` that stand for one that is withheld, believed of proxies only, or read here.
+fn drop_imitations(headers: &mut HeaderMap, cost: Option<&HeaderName>) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .filter(|name| {
+            let meant = name.as_str().replace('_', "-");
+            let Ok(meant_name) = HeaderName::try_from(meant.as_str()) else {
+                return false;
+            };
+            is_withheld(&meant_name)
+                || is_of_origin(&meant)
+                || [CONTENT_LENGTH, IDEMPOTENCY_KEY, X_REQUEST_ID].contains(&meant_name)
+                || Some(&meant_name) == cost
+        })
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn drop_prefixed(headers: &mut HeaderMap, prefix: &str) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(prefix))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        lines.iter().map(line).collect()
+    }
+
+    fn client(behind_trusted_proxy: bool) -> Client {
+        Client {
+            request_id: HeaderValue::from_static("request-1"),
+            peer: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            behind_trusted_proxy,
+            user_agent: None,
+        }
+    }
+
+    fn passed(lines: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
+        let mut headers = map(lines);
+        let host = headers.get(HOST).cloned();
+        to_upstream(
+            &mut headers,
+            &client(trusted),
+            host,
+            HeaderValue::from_static("account-1"),
+            Some(&HeaderName::from_static("x-cost-units")),
+        );
+        headers
+    }
+
+    #[test]
+    fn what_was_read_here_is_passed_on_and_imitated_by_nobody() {
+        let headers = passed(
+            &[
+                ("connection", "x-cost-units, idempotency-key, x-hop"),
+                ("x-cost-units", "3"),
+                ("x_cost_units", "1000"),
+                ("x-cost_units", "1000"),
+                ("idempotency-key", "k"),
+                ("x-hop", "1"),
+            ],
+            false,
+        );
+        assert_eq!(
+            (&headers["x-cost-units"], &headers["idempotency-key"]),
+            (&HeaderValue::from(3), &HeaderValue::from_static("k"))
+        );
+        for gone in ["x_cost_units", "x-cost_units", "x-hop"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+    }
+
+    #[test]
+    fn headers_of_one_connection_stay_on_it() {
+        let mut headers = map(&[
+            ("connection", "close, X-Hop"),
+            ("connection", "x-other,, not a name"),
+            ("x-hop", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-end-to-end", "1"),
+            ("content-length", "5"),
+        ]);
+        drop_hop_by_hop(&mut headers, |_| false);
+        assert_eq!(headers, map(&[("x-end-to-end", "1"), ("content-length", "5")]));
+    }
+
+    #[test]
+    fn the_upstream_sees_the_account_and_never_the_key() {
+        let headers = passed(
+            &[
+                ("host", "api.example.com"),
+                ("authorization", "Bearer tr_live_x"),
+                ("x-trendit-account", "someone else"),
+                ("x-trendit-plan", "enterprise"),
+                ("x-request-id", "theirs"),
+                ("expect", "100-continue"),
+                ("idempotency-key", "k"),
+            ],
+            false,
+        );
+        let expected = map(&[
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "api.example.com"),
+            ("x-trendit-account", "account-1"),
+            ("x-request-id", "request-1"),
+            ("idempotency-key", "k"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn where_a_request_came_from_is_believed_of_trusted_proxies_only() {
+        let lines = [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "198.51.100.7"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "public.example.com"),
+            ("x-forwarded-port", "443"),
+            ("x-real-ip", "203.0.113.9"),
+            ("forwarded", "for=203.0.113.9"),
+            ("host", "gateway:8080"),
+        ];
+        let value = |headers: &HeaderMap, name: &str| {
+            assert!(headers.get_all(name).iter().count() < 2, "{name}");
+            headers.get(name).map(|value| value.to_str().unwrap().to_owned())
+        };
+        let trusted = passed(&lines, true);
+        assert_eq!(
+            value(&trusted, "x-forwarded-for").unwrap(),
+            "203.0.113.9, 198.51.100.7, 192.0.2.1"
+        );
+        assert_eq!(value(&trusted, "x-forwarded-proto").unwrap(), "https");
+        assert_eq!(value(&trusted, "x-forwarded-host").unwrap(), "public.example.com");
+        let stranger = passed(&lines, false);
+        assert_eq!(value(&stranger, "x-forwarded-for").unwrap(), "192.0.2.1");
+        assert_eq!(value(&stranger, "x-forwarded-proto").unwrap(), "http");
+        assert_eq!(value(&stranger, "x-forwarded-host").unwrap(), "gateway:8080");
+        for name in ["x-forwarded-port", "x-real-ip", "forwarded"] {
+            assert_eq!(value(&stranger, name), None, "{name}");
+            assert!(value(&trusted, name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_an_underscore_imitates_none_of_ours() {
+        let lines = [
+            ("x_trendit_account", "another"),
+            ("x-trendit_account", "another"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x_real_ip", "6.6.6.6"),
+            ("content_length", "0"),
+            ("transfer_encoding", "chunked"),
+            ("x_request_id", "mine"),
+            ("their_own", "1"),
+        ];
+        for trusted in [false, true] {
+            let headers = passed(&lines, trusted);
+            let odd: Vec<_> = headers.keys().filter(|name| name.as_str().contains('_')).collect();
+            assert_eq!(odd, ["their_own"]);
+            assert_eq!(headers["x-trendit-account"], "account-1");
+        }
+    }
+
+    #[test]
+    fn connection_takes_away_nothing_that_a_proxy_says_of_the_client() {
+        let lines = [
+            (
+                "connection",
+                "x-forwarded-for, forwarded, x-real-ip, x-trendit-account, x-hop",
+            ),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("forwarded", "for=203.0.113.9"),
+            ("x-real-ip", "203.0.113.9"),
+            ("x-hop", "1"),
+        ];
+        let headers = passed(&lines, true);
+        assert_eq!(headers["x-forwarded-for"], "203.0.113.9, 192.0.2.1");
+        assert_eq!(headers["x-real-ip"], "203.0.113.9");
+        assert!(headers.contains_key("forwarded") && !headers.contains_key("x-hop"));
+        assert_eq!(headers["x-trendit-account"], "account-1");
+    }
+
+    #[test]
+    fn an_offer_of_h2c_is_no_upgrade() {
+        assert!(!asks_to_upgrade(&map(&[])));
+        assert!(!asks_to_upgrade(&map(&[("upgrade", "h2c")])));
+        assert!(asks_to_upgrade(&map(&[("upgrade", "websocket")])));
+        assert!(asks_to_upgrade(&map(&[("upgrade", "h2c, websocket")])));
+    }
+}

@@ -1,0 +1,136 @@
+//! What became of the requests, and how long they took. Handles are made once: counting is an atomic.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::http::problem::Kind;
+
+pub struct RequestMetrics {
+    accepted: Counter,
+    admitted_anew: Counter,
+    upstream_refused: Counter,
+    /// By [`Kind`].
+    problems: Vec<Counter>,
+    added: Histogram,
+    upstream: Histogram,
+}
+
+/// In the extensions of a metered answer: how long the upstream took of it.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamTime(pub Duration);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+impl RequestMetrics {
+    pub fn new(registry: &mut Registry) -> Self {
+        let requests = Family::<Labels, Counter>::default();
+        let counter = |outcome, reason| requests.get_or_create_owned(&Labels { outcome, reason });
+        // 0.1 ms to 3.3 s, and 1 ms to 33 s.
+        let added = Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
+        let upstream = Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        let metrics = Self {
+            accepted: counter("accepted", ""),
+            admitted_anew: Counter::default(),
+            upstream_refused: counter("failed", "upstream_status"),
+            problems: Kind::ALL
+                .iter()
+                .map(|kind| counter(if kind.was_admitted() { "failed" } else { "refused" }, kind.error()))
+                .collect(),
+            added: added.clone(),
+            upstream: upstream.clone(),
+        };
+        let registry = registry.sub_registry_with_prefix("http");
+        registry.register(
+            "requests",
+            "Metered requests: accepted (recorded and charged), failed (admitted, then not charged), refused; items of a batch singly",
+            requests,
+        );
+        registry.register(
+            "admitted_anew",
+            "Requests admitted in another run, because theirs had ended before they were recorded",
+            metrics.admitted_anew.clone(),
+        );
+        registry.register_with_unit(
+            "added",
+            "Time to the answer's head, less the upstream's",
+            Unit::Seconds,
+            added,
+        );
+        registry.register_with_unit(
+            "upstream",
+            "Time to the head of the upstream's answer",
+            Unit::Seconds,
+            upstream,
+        );
+        metrics
+    }
+
+    /// Recorded and charged.
+    pub fn accepted(&self) {
+        self.accepted.inc();
+    }
+
+    /// Once more, in the run that took the place of its first one.
+    pub fn admitted_anew(&self) {
+        self.admitted_anew.inc();
+    }
+
+    /// Admitted and passed on, but the upstream's status is one that is not charged.
+    pub fn upstream_refused(&self) {
+        self.upstream_refused.inc();
+    }
+
+    pub fn problem(&self, kind: Kind) {
+        // Kinds are numbered in the order of `ALL`.
+        self.problems[kind as usize].inc();
+    }
+
+    pub fn took(&self, total: Duration, upstream: UpstreamTime) {
+        self.added.observe(total.saturating_sub(upstream.0).as_secs_f64());
+        if !upstream.0.is_zero() {
+            self.upstream.observe(upstream.0.as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::encoding::text::encode;
+
+    #[test]
+    fn requests_are_counted_by_outcome_and_reason() {
+        let mut registry = Registry::default();
+        let metrics = RequestMetrics::new(&mut registry);
+        metrics.accepted();
+        metrics.upstream_refused();
+        metrics.problem(Kind::RateLimitExceeded);
+        metrics.problem(Kind::OutcomeUnknown);
+        metrics.took(Duration::from_millis(30), UpstreamTime(Duration::from_millis(20)));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "http_requests_total{outcome=\"accepted\",reason=\"\"} 1",
+            "http_requests_total{outcome=\"failed\",reason=\"upstream_status\"} 1",
+            "http_requests_total{outcome=\"refused\",reason=\"rate_limit_exceeded\"} 1",
+            "http_requests_total{outcome=\"failed\",reason=\"outcome_unknown\"} 1",
+            "http_added_seconds_sum 0.01",
+            "http_upstream_seconds_sum 0.02",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What a call costs: the route table and the cost of one request.
+
+pub mod cost;
+pub mod routes;

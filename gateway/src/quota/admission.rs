@@ -1,0 +1,80 @@
+//! The answer to "may this request spend so many units": an admission that holds them, or a refusal.
+use schema::{LeaseId, Mode, Period, Standing, SubscriptionId, UsageType};
+
+use crate::quota::reservation::Reservation;
+
+/// Units reserved for one request. Dropped without [`Admission::spent`], it gives them back.
+#[derive(Debug)]
+pub struct Admission {
+    pub usage_type: UsageType,
+    pub cost_units: i64,
+    /// [`LeaseId::NIL`] where none was needed (overage, metered).
+    pub lease_id: LeaseId,
+    pub subscription_id: SubscriptionId,
+    pub period: Period,
+    pub quota: QuotaView,
+    reservation: Option<Reservation>,
+}
+
+/// What may be shown of a counter, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaView {
+    pub mode: Mode,
+    /// Units a period; 0 where the mode is metered.
+    pub limit: i64,
+    /// A lower bound of what can still be spent. Where nothing is refused (overage, metered) it is the limit.
+    pub remaining: i64,
+    /// Granted to gateways less what this one holds unspent; what others hold counts as used until they give it back.
+    /// 0 where the mode is not limited: ClickHouse knows it.
+    pub current_usage: i64,
+    pub period: Period,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `429`
+    LimitReached(QuotaView),
+    /// `402`; the plan that must be paid for
+    PaymentRequired { plan: String },
+    /// `503`: Postgres is away and what this gateway holds does not cover the cost
+    Unavailable,
+}
+
+impl Admission {
+    /// Admitted without a lease, because the usage type is never refused.
+    pub fn unleased(usage_type: UsageType, cost_units: i64, standing: &Standing, quota: QuotaView) -> Self {
+        Self {
+            usage_type,
+            cost_units,
+            lease_id: LeaseId::NIL,
+            subscription_id: standing.subscription,
+            period: standing.period,
+            quota,
+            reservation: None,
+        }
+    }
+
+    pub(crate) fn leased(
+        usage_type: UsageType,
+        reservation: Reservation,
+        standing: &Standing,
+        quota: QuotaView,
+    ) -> Self {
+        Self {
+            usage_type,
+            cost_units: reservation.cost(),
+            lease_id: reservation.lease_id(),
+            subscription_id: standing.subscription,
+            period: standing.period,
+            quota,
+            reservation: Some(reservation),
+        }
+    }
+
+    /// The event is stored: the units are gone.
+    pub fn spent(self) {
+        if let Some(reservation) = self.reservation {
+            reservation.spent();
+        }
+    }
+}

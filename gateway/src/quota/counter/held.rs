@@ -1,0 +1,46 @@
+//! The snapshot that requests read.
+
+use std::sync::{Arc, LazyLock};
+
+use protocol::grant::Pool;
+use schema::Period;
+
+use crate::quota::reservation::HeldLease;
+
+/// What requests see. Two leases, because the next one arrives before the current one is used up.
+pub(super) struct Held {
+    pub period: Period,
+    /// Spent first.
+    pub older: Option<Arc<HeldLease>>,
+    pub newer: Option<Arc<HeldLease>>,
+    /// As Postgres last said.
+    pub pool: Pool,
+    /// No other gateway lived then.
+    pub alone: bool,
+}
+
+pub(super) static EMPTY: LazyLock<Arc<Held>> = LazyLock::new(|| {
+    Arc::new(Held {
+        period: Period { start: 0, end: 0 },
+        older: None,
+        newer: None,
+        pool: Pool::default(),
+        alone: false,
+    })
+});
+
+impl Held {
+    pub fn leases(&self) -> impl Iterator<Item = &Arc<HeldLease>> {
+        [&self.older, &self.newer].into_iter().flatten()
+    }
+
+    pub fn open_units(&self) -> i64 {
+        self.leases().map(|lease| lease.units.left()).sum()
+    }
+}
+
+/// What is left then.
+pub(super) fn spend_from(lease: Option<&Arc<HeldLease>>, cost: i64) -> Option<(&Arc<HeldLease>, i64)> {
+    let lease = lease?;
+    lease.units.try_spend(cost).map(|left| (lease, left))
+}

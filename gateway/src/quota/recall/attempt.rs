@@ -1,0 +1,90 @@
+//! The recalls that one request makes before it is refused.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schema::{
+    AccountId, Period, RunId, UsageType,
+    recall::{Recall, RecallOutcome},
+};
+use tokio::time::Instant;
+
+use super::Recalls;
+use crate::quota::{
+    leases::Others,
+    refusals::{REMEMBERED_FOR, UNSURE_FOR},
+};
+
+/// One is enough but where somebody took what came back, or a lease, while we asked.
+const RECALLS_MAX: u8 = 3;
+
+/// Lasts [`Recalls::patience`] from its first recall on.
+pub(crate) struct Attempt<'a> {
+    recalls: &'a Recalls,
+    deadline: Option<Instant>,
+    made: u8,
+    /// What each holder answered last; one that did not is not here.
+    outcomes: BTreeMap<RunId, RecallOutcome>,
+    /// The last recall brought units.
+    brought: bool,
+    asked: Vec<RunId>,
+}
+
+impl<'a> Attempt<'a> {
+    pub fn new(recalls: &'a Recalls) -> Self {
+        Self {
+            recalls,
+            deadline: None,
+            made: 0,
+            outcomes: BTreeMap::new(),
+            brought: false,
+            asked: Vec::new(),
+        }
+    }
+
+    /// Whether a recall may bring what Postgres has just refused.
+    pub fn is_worthwhile(&self, others: &Others) -> bool {
+        let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let news = self.made == 0 || self.brought || others.runs.iter().any(|run| !self.asked.contains(run));
+        !others.runs.is_empty() && self.made < RECALLS_MAX && in_time && news && self.recalls.is_connected()
+    }
+
+    pub async fn recall(&mut self, account: AccountId, usage_type: UsageType, period: &Period, others: Others) {
+        let deadline = *self
+            .deadline
+            .get_or_insert_with(|| Instant::now() + self.recalls.patience);
+        let recall = Recall {
+            account_id: account,
+            usage_type: usage_type.name().to_owned(),
+            period_start: period.start,
+            holders: others.runs,
+        };
+        let outcomes = self.recalls.ask(&recall, deadline).await;
+        self.made += 1;
+        self.brought = outcomes.values().any(|outcome| *outcome == RecallOutcome::Returned);
+        self.outcomes.extend(outcomes);
+        self.asked.extend(recall.holders);
+    }
+
+    /// How many recalls were made.
+    pub fn made(&self) -> u8 {
+        self.made
+    }
+
+    /// Everybody who holds leases has said that they hold no units.
+    pub fn is_complete(&self, others: &Others) -> bool {
+        let answered = |run: &RunId| {
+            let outcome = self.outcomes.get(run);
+            outcome.is_some_and(|outcome| *outcome != RecallOutcome::Cannot)
+        };
+        !others.out_of_reach && others.runs.iter().all(answered)
+    }
+
+    /// How long a refusal holds, if no units come back.
+    pub fn memory(&self, others: &Others) -> Duration {
+        if self.is_complete(others) && self.recalls.is_connected() {
+            REMEMBERED_FOR
+        } else {
+            UNSURE_FOR
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! What is kept of each key, in the order of the answers: bounded in time and bytes. Pure: the clock is the caller's.
+//!
+//! All answers are kept equally long, so the oldest is the first to go for either reason: a queue is enough. Keys under way
+//! are not in it and never make room (each is a request that somebody works on, so they are bounded as requests are).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use schema::EventId;
+
+use super::{Answer, Counted, End, Fingerprint};
+
+pub(super) struct Store {
+    ttl: Duration,
+    bytes_max: usize,
+    entries: HashMap<EventId, Entry>,
+    /// Of what is not under way, the oldest first; and some that were claimed again since.
+    order: VecDeque<Placed>,
+    /// Of all entries in `order`, and of `order` itself.
+    bytes: usize,
+    next_place: u64,
+}
+
+struct Entry {
+    asked: Fingerprint,
+    state: State,
+    /// Where it stands in `order`.
+    place: u64,
+    at: Instant,
+    bytes: usize,
+}
+
+enum State {
+    UnderWay {
+        /// It was open before: not counted now may still be counted then.
+        was_open: bool,
+    },
+    Answered(Answer),
+    Open(Option<Counted>),
+}
+
+struct Placed {
+    place: u64,
+    name: EventId,
+    at: Instant,
+}
+
+pub(super) enum Found {
+    /// To be tried; with what an earlier try has counted.
+    Nothing(Option<Counted>),
+    Answer(Answer),
+    UnderWay,
+    OtherRequest,
+}
+
+/// Of a key without its answer: its entry, at most twice for the room that a hash map keeps free, and its place in the order.
+const KEY_BYTES: usize = 2 * size_of::<(EventId, Entry)>() + PLACE_BYTES;
+const PLACE_BYTES: usize = 2 * size_of::<Placed>();
+
+impl Store {
+    pub fn new(ttl: Duration, bytes_max: usize) -> Self {
+        Self {
+            ttl,
+            bytes_max,
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+            next_place: 0,
+        }
+    }
+
+    /// Keys, and bytes of those that are not under way.
+    pub fn size(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
+    }
+
+    /// What is kept of the key; if it is to be tried, it is under way from here on.
+    pub fn claim(&mut self, name: EventId, asked: Fingerprint, now: Instant) -> Found {
+        let ttl = self.ttl;
+        let is_kept =
+            |entry: &Entry| matches!(entry.state, State::UnderWay { .. }) || now.duration_since(entry.at) < ttl;
+        let (counted, was_open) = match self.entries.get(&name).filter(|entry| is_kept(entry)) {
+            Some(entry) if entry.asked != asked => return Found::OtherRequest,
+            Some(entry) => match &entry.state {
+                State::UnderWay { .. } => return Found::UnderWay,
+                State::Answered(answer) => return Found::Answer(answer.clone()),
+                State::Open(counted) => (counted.clone(), true),
+            },
+            None => (None, false),
+        };
+        self.remove(name);
+        let entry = Entry {
+            asked,
+            state: State::UnderWay { was_open },
+            place: 0,
+            at: now,
+            bytes: 0,
+        };
+        self.entries.insert(name, entry);
+        Found::Nothing(counted)
+    }
+
+    /// The key is under way no longer. Returns how many others made room before their time.
+    pub fn end(&mut self, name: EventId, end: End, now: Instant) -> u64 {
+        let Some(mut entry) = self.entries.remove(&name) else {
+            return 0;
+        };
+        let was_open = matches!(entry.state, State::UnderWay { was_open: true });
+        entry.state = match end {
+            End::Answered(answer) => State::Answered(answer),
+            End::Open(counted) => State::Open(counted),
+            // An earlier try of unknown outcome still has this key's event.
+            End::NotCounted if was_open => State::Open(None),
+            End::NotCounted => return 0,
+        };
+        entry.bytes = KEY_BYTES - PLACE_BYTES + entry.state.bytes();
+        (entry.place, entry.at) = (self.next_place, now);
+        self.next_place += 1;
+        self.bytes += entry.bytes + PLACE_BYTES;
+        self.order.push_back(Placed {
+            place: entry.place,
+            name,
+            at: now,
+        });
+        self.entries.insert(name, entry);
+        self.make_room(now)
+    }
+
+    fn make_room(&mut self, now: Instant) -> u64 {
+        let mut evicted = 0;
+        while let Some(oldest) = self.order.front() {
+            let is_over = now.duration_since(oldest.at) >= self.ttl;
+            if !is_over && self.bytes <= self.bytes_max {
+                break;
+            }
+            let (place, name) = (oldest.place, oldest.name);
+            self.order.pop_front();
+            self.bytes -= PLACE_BYTES;
+            // Unless it was claimed since: then this place is not its own any more.
+            if self
+                .entries
+                .get(&name)
+                .is_some_and(|entry| entry.place == place && !matches!(entry.state, State::UnderWay { .. }))
+            {
+                self.remove(name);
+                evicted += u64::from(!is_over);
+            }
+        }
+        evicted
+    }
+
+    /// Its place in the order stays, for [`Self::make_room`].
+    fn remove(&mut self, name: EventId) {
+        if let Some(entry) = self.entries.remove(&name) {
+            self.bytes -= entry.bytes;
+        }
+    }
+}
+
+impl State {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::UnderWay { .. } | Self::Open(None) => 0,
+            Self::Answered(answer) => answer.bytes(),
+            Self::Open(Some(counted)) => {
+                let texts: usize = counted.iter().flatten().map(|item| item.get().len()).sum();
+                size_of_val(&**counted) + texts
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{Method, StatusCode};
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+    use uuid::Uuid;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn name(n: u128) -> EventId {
+        EventId(Uuid::from_u128(n + 1))
+    }
+
+    fn asked(body: &str) -> Fingerprint {
+        Fingerprint::of(&Method::POST, "/v1/usage", body.as_bytes())
+    }
+
+    fn answer(text: &str) -> Answer {
+        Answer {
+            status: StatusCode::OK,
+            headers: [].into(),
+            body: Bytes::copy_from_slice(text.as_bytes()),
+        }
+    }
+
+    fn told(found: &Found) -> String {
+        match found {
+            Found::Nothing(None) => "try".into(),
+            Found::Nothing(Some(counted)) => format!("try all but {}", counted.iter().flatten().count()),
+            Found::Answer(answer) => String::from_utf8(answer.body.to_vec()).unwrap(),
+            Found::UnderWay => "under way".into(),
+            Found::OtherRequest => "other".into(),
+        }
+    }
+
+    #[test]
+    fn the_first_answer_is_for_the_same_request_and_its_time() {
+        let (mut store, now) = (Store::new(TTL, 1 << 20), Instant::now());
+        assert_eq!(told(&store.claim(name(1), asked("a"), now)), "try");
+        assert_eq!(told(&store.claim(name(1), asked("a"), now)), "under way");
+        assert_eq!(told(&store.claim(name(1), asked("b"), now)), "other");
+        assert_eq!(told(&store.claim(name(2), asked("b"), now)), "try");
+        store.end(name(1), End::Answered(answer("done")), now);
+        let late = now + TTL - Duration::from_millis(1);
+        assert_eq!(told(&store.claim(name(1), asked("a"), late)), "done");
+        assert_eq!(told(&store.claim(name(1), asked("b"), late)), "other");
+        assert_eq!(told(&store.claim(name(1), asked("b"), now + TTL)), "try");
+    }
+
+    #[test]
+    fn what_was_not_counted_leaves_no_trace_and_what_may_have_been_keeps_its_request() {
+        let (mut store, now) = (Store::new(TTL, 1 << 20), Instant::now());
+        store.claim(name(1), asked("a"), now);
+        store.end(name(1), End::NotCounted, now);
+        assert_eq!(store.size(), (0, 0));
+        assert_eq!(told(&store.claim(name(1), asked("b"), now)), "try");
+
+        store.end(name(1), End::Open(None), now);
+        assert_eq!(told(&store.claim(name(1), asked("a"), now)), "other");
+        assert_eq!(told(&store.claim(name(1), asked("b"), now)), "try");
+        store.end(name(1), End::NotCounted, now);
+        assert_eq!(
+            told(&store.claim(name(1), asked("a"), now)),
+            "other",
+            "the first try may have been counted"
+        );
+    }
+
+    #[test]
+    fn counted_items_of_a_batch_are_handed_to_its_next_try() {
+        let (mut store, now) = (Store::new(TTL, 1 << 20), Instant::now());
+        store.claim(name(1), asked("a"), now);
+        let item = RawValue::from_string("1".into()).unwrap();
+        store.end(name(1), End::Open(Some([Some(item), None].into())), now);
+        assert_eq!(told(&store.claim(name(1), asked("a"), now)), "try all but 1");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Claim(u128, u8),
+        Answer(u128, usize),
+        Open(u128),
+        NotCounted(u128),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..20u128, 0..2u8).prop_map(|(name, body)| Step::Claim(name, body)),
+            (0..20u128, 0..2_000usize).prop_map(|(name, size)| Step::Answer(name, size)),
+            (0..20u128).prop_map(Step::Open),
+            (0..20u128).prop_map(Step::NotCounted),
+            (0..40u64).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Beside a map without bounds: nothing is made up, one try at a time, and the bounds hold after every step.
+        #[test]
+        fn bounds_hold_and_no_answer_is_another_requests(steps in prop::collection::vec(step(), 1..300)) {
+            const MAX: usize = 6_000;
+            let (mut store, mut now) = (Store::new(TTL, MAX), Instant::now());
+            let mut under_way: HashMap<u128, u8> = HashMap::new();
+            let mut answers: HashMap<u128, (u8, usize, Instant)> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Claim(n, body) => match store.claim(name(n), asked(&body.to_string()), now) {
+                        Found::Nothing(_) => {
+                            prop_assert!(!under_way.contains_key(&n));
+                            under_way.insert(n, body);
+                        }
+                        Found::Answer(found) => {
+                            let (of, size, at) = answers[&n];
+                            prop_assert_eq!((of, size), (body, found.body.len()));
+                            prop_assert!(now < at + TTL && !under_way.contains_key(&n));
+                        }
+                        Found::UnderWay => prop_assert_eq!(under_way[&n], body),
+                        Found::OtherRequest => {
+                            let known = under_way.get(&n).or(answers.get(&n).map(|(body, ..)| body));
+                            prop_assert!(known.is_none_or(|known| *known != body));
+                        }
+                    },
+                    Step::Answer(n, size) => if let Some(body) = under_way.remove(&n) {
+                        store.end(name(n), End::Answered(answer(&"x".repeat(size))), now);
+                        answers.insert(n, (body, size, now));
+                    },
+                    Step::Open(n) => if under_way.remove(&n).is_some() {
+                        store.end(name(n), End::Open(None), now);
+                        answers.remove(&n);
+                    },
+                    Step::NotCounted(n) => if under_way.remove(&n).is_some() {
+                        store.end(name(n), End::NotCounted, now);
+                        answers.remove(&n);
+                    },
+                    Step::Wait(seconds) => now += Duration::from_secs(seconds),
+                }
+                let kept: usize = store.entries.values().map(|entry| entry.bytes).sum();
+                prop_assert_eq!(store.bytes, kept + store.order.len() * PLACE_BYTES);
+                prop_assert!(store.bytes <= MAX, "{} bytes", store.bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Events of this gateway on their way to their lanes: each takes along the admission that pays for it.
+
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::gauge::ConstGauge,
+};
+
+pub use lane::publisher::Outcome;
+
+use crate::quota::admission::Admission;
+
+pub type Publisher = lane::publisher::Publisher<Admission>;
+pub type Slot = lane::publisher::Slot<Admission>;
+pub type Outgoing = lane::publisher::Outgoing<Admission>;
+
+impl lane::publisher::Units for Admission {
+    fn spent(self) {
+        Admission::spent(self);
+    }
+}
+
+/// The lanes' queues, measured when they are asked for, so that a request counts nothing.
+#[derive(Debug)]
+pub struct Queues(pub Publisher);
+
+impl Collector for Queues {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let (entries, bytes) = self.0.queued();
+        for (name, help, value) in [
+            (
+                "gateway_lane_queued_entries",
+                "Entries that have a place in a lane's queue",
+                entries,
+            ),
+            (
+                "gateway_lane_queued_bytes",
+                "Bytes that wait in the lanes' queues",
+                bytes,
+            ),
+        ] {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
