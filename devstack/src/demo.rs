@@ -19,7 +19,9 @@ use serde_json::json;
 use crate::{
     DataDir, Servers, ServersOptions,
     admin::Customer,
+    checkout,
     http::Http,
+    shell::{self, Shell},
     system::{Endpoints, System, SystemOptions},
 };
 
@@ -77,7 +79,11 @@ pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) ->
     if args.exit {
         return demo.stop().await.map(|()| code);
     }
-    say("everything stays up; Ctrl-C ends it");
+    let shell = shell(&demo.system, &driven)?;
+    say(&format!(
+        "everything stays up; Ctrl-C ends it. In another shell, this sets the variables that README and docs use: . {}",
+        shell.env().display()
+    ));
     let interrupt = interrupted().await;
     say("stopping (Ctrl-C again: at once)");
     tokio::select! {
@@ -133,6 +139,19 @@ async fn start(is_replay: bool) -> Result<Demo> {
         .await
         .context("starting the services")?;
     Ok(Demo { system, servers })
+}
+
+/// The demo's variables and commands for a shell, until the demo ends.
+fn shell(system: &System, driven: &Driven) -> Result<Shell> {
+    let large = driven.customers.last().context("the demo has customers")?;
+    let is_free = |customer: &&Customer| customer.plan == "free";
+    let free = driven.customers.iter().find(is_free).unwrap_or(large);
+    let exe = std::env::current_exe().context("finding our own executable")?;
+    Shell::write(
+        &checkout::cache()?.join("demo"),
+        &exe,
+        &shell::variables(system, large, free),
+    )
 }
 
 /// Where the first Free account can be upgraded.

@@ -9,6 +9,7 @@
 //! | what can be done to it: url, stop, kill -9, restart, pause | [`server`] |
 //! | the HTTP interface in front of ClickHouse's engine | `clickhouse_http.py` |
 //! | a gateway, ingestor or billing worker as a child process | [`service`], [`services`] |
+//! | variables and commands for a person's shell | [`shell`] |
 //! | a child process and its log | [`process`] |
 //! | why no process and no directory outlives us | [`reaper`], `reaper.py` |
 //! | where the servers' binaries come from | [`wheels`], `requirements.txt` |
@@ -39,6 +40,7 @@ pub mod server;
 pub mod servers;
 pub mod service;
 pub mod services;
+pub mod shell;
 pub mod system;
 pub mod upstream;
 pub mod wheels;

@@ -8,6 +8,7 @@ mod changes;
 mod clickhouse;
 mod corrections;
 mod counting;
+mod docs;
 mod edge;
 mod faults;
 mod idempotency;

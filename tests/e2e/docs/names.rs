@@ -1,0 +1,99 @@
+//! Names that documents may use: settings, metrics, tables, paths.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use super::document::{Document, Found};
+
+/// Every setting of the three services, with its default.
+pub fn settings() -> BTreeMap<String, Option<String>> {
+    ["gateway", "ingestor", "billing-worker"]
+        .into_iter()
+        .flat_map(settings_of)
+        .collect()
+}
+
+/// From `--help`: `[env: NAME=…] [default: …]`, on one line or on several.
+fn settings_of(service: &str) -> Vec<(String, Option<String>)> {
+    let output = Command::new(crate::SERVICES)
+        .args(["service", service, "--help"])
+        .env_clear()
+        .output()
+        .unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let after_names = words.split("[env: ").skip(1);
+    after_names
+        .map(|rest| {
+            let name = rest.split(['=', ']']).next().unwrap_or_default();
+            let default = rest.split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
+            (name.to_owned(), default.map(str::to_owned))
+        })
+        .collect()
+}
+
+/// Settings that a document's tables describe, with their defaults: `` | `NAME` | `default` | … ``.
+pub fn described(document: &Document) -> Vec<(String, Option<String>)> {
+    let rows = document.rows.iter().filter(|row| row.len() > 2);
+    let code = |cell: &str| Some(cell.strip_prefix('`')?.strip_suffix('`')?.to_owned());
+    rows.filter_map(|row| Some((code(&row[0]).filter(|name| is_setting(name))?, code(&row[1]))))
+        .collect()
+}
+
+pub fn is_setting(name: &str) -> bool {
+    let letters = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
+    name.len() > 3
+        && name.contains('_')
+        && name.starts_with(|first: char| first.is_ascii_uppercase())
+        && name.chars().all(letters)
+}
+
+/// Names in a document that look like metrics: `gateway_…`, perhaps with labels or a `*` at their end.
+pub fn metrics_in(document: &Document) -> impl Iterator<Item = &Found> {
+    let prefixes = ["gateway_", "ingestor_", "billing_", "http_", "idempotency_", "process_"];
+    document.code.iter().filter(move |found| {
+        let name = found.text.split('{').next().unwrap_or_default();
+        let letters = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_*".contains(letter);
+        prefixes.iter().any(|prefix| name.starts_with(prefix)) && name.chars().all(letters)
+    })
+}
+
+/// The names of the samples that a page of metrics has.
+pub fn metrics_of(page: &str) -> BTreeSet<String> {
+    let described = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let samples = page
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next());
+    described.chain(samples).map(str::to_owned).collect()
+}
+
+/// Tables and columns that a word could mean: what the SQL files name.
+pub fn words_of_schema(root: &Path) -> BTreeSet<String> {
+    let files = ["schema/postgres", "schema/clickhouse"]
+        .into_iter()
+        .flat_map(|dir| fs::read_dir(root.join(dir)).unwrap());
+    let texts = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    texts
+        .flat_map(|text| {
+            text.split(|letter| !is_part(letter))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// What a code span names in the repository, if it looks like a path: `gateway/src/app.rs`, `docs/`.
+pub fn path_in(code: &str, root: &Path) -> Option<String> {
+    let first = code.split('/').next()?;
+    let letters = |letter: char| letter.is_alphanumeric() || "-_./".contains(letter);
+    let is_path = code.contains('/') && code.chars().all(letters) && !first.is_empty() && root.join(first).is_dir();
+    is_path.then(|| code.trim_end_matches('/').to_owned())
+}
