@@ -8,15 +8,15 @@ RUN cargo build --release --locked -p gateway -p ingestor -p billing-worker
 FROM debian:bookworm-slim AS runtime
 RUN useradd --system --no-create-home trendit
 USER trendit
-# Inside a container every interface is the container's own; compose publishes on 127.0.0.1 only.
+# Listen on all interfaces of the container. Compose publishes them on 127.0.0.1 only.
 ENV ADMIN_ADDR=0.0.0.0:9090 LOG_FORMAT=json
 EXPOSE 9090
-# Ready, as the admin port says; bash, because the image has no HTTP client.
+# Asks /readyz with bash, because the image has no HTTP client.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9090 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 && head -1 <&3 | grep -q ' 200 '"]
 
 FROM runtime AS gateway
 COPY --from=build /src/target/release/gateway /usr/local/bin/gateway
-# A volume that is mounted here is the user's own. Set SPOOL_DIR=/spool with one.
+# The user of the image owns this directory. Mount a volume here and set SPOOL_DIR=/spool.
 USER root
 RUN install --directory --owner trendit /spool
 USER trendit
