@@ -142,12 +142,13 @@ async fn commands_requests_and_metrics_are_as_documented() {
         pages.push_str(&system.metrics().await.unwrap());
     }
     let (metrics, words) = (names::metrics_of(&pages), names::words_of_schema(&root()));
+    let sources = names::sources(&root());
     for document in &documents {
         for found in names::metrics_in(document) {
             let name = found.text.split('{').next().unwrap_or_default();
             let exists = match name.strip_suffix('*') {
                 Some(start) => metrics.iter().any(|metric| metric.starts_with(start)),
-                None => metrics.contains(name) || words.contains(name),
+                None => metrics.contains(name) || words.contains(name) || names::is_registered(name, &sources),
             };
             if !exists {
                 mistakes.push(format!("{}:{}: there is no metric {name}", document.path, found.line));

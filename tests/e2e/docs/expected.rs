@@ -68,10 +68,8 @@ fn shape(expected: &Value, actual: &Value, at: &str) -> Result<(), String> {
             // Elements of one kind are shown once; elements that differ are shown one by one.
             ([one], all) => all.iter().try_for_each(|actual| shape(one, actual, &format!("{at}[]"))),
             (several, all) if several.len() == all.len() => {
-                let pairs = several.iter().zip(all).enumerate();
-                pairs
-                    .map(|(n, (expected, actual))| shape(expected, actual, &format!("{at}[{n}]")))
-                    .collect()
+                let mut pairs = several.iter().zip(all).enumerate();
+                pairs.try_for_each(|(n, (expected, actual))| shape(expected, actual, &format!("{at}[{n}]")))
             }
             (several, all) => Err(format!("{at} has {} elements, not {}", all.len(), several.len())),
         },

@@ -74,6 +74,34 @@ pub fn metrics_of(page: &str) -> BTreeSet<String> {
     described.chain(samples).map(str::to_owned).collect()
 }
 
+/// Whether a service registers a metric of this name, should no scrape have it yet: metrics with labels are only there once they
+/// have a value.
+pub fn is_registered(metric: &str, sources: &str) -> bool {
+    let metric = metric.trim_end_matches("_total").trim_end_matches("_seconds");
+    let parts = metric.match_indices('_').map(|(at, _)| &metric[at + 1..]);
+    parts.into_iter().any(|part| sources.contains(&format!("\"{part}\"")))
+}
+
+/// The source code of the services.
+pub fn sources(root: &Path) -> String {
+    let mut text = String::new();
+    for dir in ["gateway/src", "ingestor/src", "billing-worker/src", "crates"] {
+        add_sources(&root.join(dir), &mut text);
+    }
+    text
+}
+
+fn add_sources(dir: &Path, text: &mut String) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            add_sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
 /// Tables and columns that a word could mean: what the SQL files name.
 pub fn words_of_schema(root: &Path) -> BTreeSet<String> {
     let files = ["schema/postgres", "schema/clickhouse"]
