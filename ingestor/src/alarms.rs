@@ -1,4 +1,4 @@
-//! Shards that cannot go on without a person. Shown in the log, on `/readyz` and as a metric until the shard goes on.
+//! Shards that wait for an operator. Shown in the log, on `/readyz` and as a metric until the shard continues.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ impl Alarms {
         }
     }
 
-    /// The shard waits, and why. Said once as long as the reason is the same.
+    /// The shard waits, and why. Logged once for each reason.
     pub fn raise(&self, shard: u16, why: &str) {
         let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
         if raised.get(&shard).is_none_or(|before| before != why) {
@@ -41,11 +41,11 @@ impl Alarms {
         self.show(&raised);
     }
 
-    /// The shard goes on, or is no longer ours.
+    /// The shard continues, or is no longer ours.
     pub fn clear(&self, shard: u16) {
         let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
         if raised.remove(&shard).is_some() {
-            info!(shard, "the shard waits no longer");
+            info!(shard, "the shard no longer waits for an operator");
             self.metrics.alarmed.get_or_create(&Shard { shard }).set(0);
             self.show(&raised);
         }

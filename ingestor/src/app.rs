@@ -1,4 +1,4 @@
-//! Puts the service together, and takes it apart again.
+//! Starts and stops the service.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,20 +27,20 @@ use crate::{
     stream::UsageStream,
     upkeep::{
         audit::{self, Audit},
-        close_days_hourly, trim,
+        close_days, trim,
     },
 };
 
-/// How long JetStream may take to be ready, once NATS answers.
+/// How long JetStream may take to become ready after NATS answers.
 const JETSTREAM_WITHIN: Duration = Duration::from_secs(60);
 
-/// Runs what the command line says.
+/// Runs the sub-command.
 pub async fn run(cli: Cli) -> Result<()> {
     telemetry::init(&cli.settings.service)?;
     let settings = cli.settings;
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => serve(settings).await,
-        Command::Migrate => make_all(settings).await,
+        Command::Migrate => migrate_all(settings).await,
         Command::Audit => audit_everything(settings).await,
         Command::RaiseGeneration => raise_generation(settings).await,
     }
@@ -109,19 +109,19 @@ async fn start(life: &Lifecycle, health: &Health, metrics: Metrics, settings: Se
     life.spawn_vital("shards", assign::run(Arc::clone(&ingest), health.clone()));
     life.spawn_vital("trim", trim::run(Arc::clone(&ingest)));
     life.spawn_vital(
-        "rollups",
-        close_days_hourly::run(Arc::clone(&ingest), audit.verifier.client().clone()),
+        "close days",
+        close_days::run(Arc::clone(&ingest), audit.verifier.client().clone()),
     );
     life.spawn_vital("audit", audit::run(ingest, audit));
     Ok(())
 }
 
-async fn make_all(settings: Settings) -> Result<()> {
+async fn migrate_all(settings: Settings) -> Result<()> {
     let parts = connect(&settings, &Health::new(), Metrics::new(&mut Registry::default())).await?;
     migrate::run(&parts.clickhouse, &settings.tables).await?;
     info!(
         shards = parts.stream.shards,
-        "the stream, the buckets and the tables are there"
+        "the stream, the buckets and the tables are up to date"
     );
     Ok(())
 }
@@ -136,11 +136,11 @@ async fn audit_everything(settings: Settings) -> Result<()> {
         missing = report.missing,
         doubled = report.doubled,
         left = report.left,
-        "compared the stream with what is stored"
+        "compared the stream with the stored rows"
     );
     if report.missing + report.doubled > 0 {
         bail!(
-            "{} rows were missing and {} were there twice; {} still are wrong",
+            "{} rows were missing and {} were doubled; {} are still wrong",
             report.missing,
             report.doubled,
             report.left
@@ -154,7 +154,7 @@ async fn raise_generation(settings: Settings) -> Result<()> {
     let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
     let verifier = Verifier::new(parts.clickhouse, settings.tables.clickhouse_cluster.as_deref());
     let generation = generation::raise(&parts.stream, &manifests, &verifier, &parts.metrics).await?;
-    info!(generation, "raised the generation: ingest goes on");
+    info!(generation, "raised the generation: ingest continues");
     Ok(())
 }
 
@@ -190,7 +190,7 @@ async fn connect(settings: &Settings, health: &Health, metrics: Metrics) -> Resu
     })
 }
 
-/// JetStream may not be ready yet where NATS has just started.
+/// Retries, because JetStream may not be ready yet if NATS has just started.
 async fn ensure_stream(nats: &Nats, settings: &Settings) -> Result<UsageStream> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let ensure = async {
@@ -199,7 +199,7 @@ async fn ensure_stream(nats: &Nats, settings: &Settings) -> Result<UsageStream> 
                 Ok(stream) => return stream,
                 Err(error) => {
                     let delay = backoff.next_delay();
-                    warn!("the streams are not there yet: {error:#}: trying again in {delay:.1?}");
+                    warn!("could not create the streams yet, retrying in {delay:.1?}: {error:#}");
                     tokio::time::sleep(delay).await;
                 }
             }
@@ -207,5 +207,5 @@ async fn ensure_stream(nats: &Nats, settings: &Settings) -> Result<UsageStream> 
     };
     tokio::time::timeout(JETSTREAM_WITHIN, ensure)
         .await
-        .with_context(|| format!("NATS could not make the streams within {JETSTREAM_WITHIN:?} (see above)"))
+        .with_context(|| format!("NATS could not create the streams within {JETSTREAM_WITHIN:?} (see the log)"))
 }

@@ -23,13 +23,13 @@ pub struct Cli {
 
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Store what the stream carries (the default)
+    /// Store the events of the stream (the default)
     Run,
-    /// Make the stream, the buckets and the tables, or bring them up to date, and exit
+    /// Create or update the stream, the buckets and the tables, and exit
     Migrate,
-    /// Compare all that the stream still holds with what is stored, repair what differs, and exit; non-zero if anything did
+    /// Compare all records in the stream with the stored rows, repair differences, and exit; non-zero if there were any
     Audit,
-    /// After the stream was restored or reset: tell what it still holds of before from what is new, and let ingest go on
+    /// After the stream was restored or reset: find the records that are already stored, and let ingest continue
     RaiseGeneration,
 }
 
@@ -51,19 +51,19 @@ pub struct Settings {
     #[command(flatten)]
     pub tables: MigrateSettings,
 
-    /// Make the tables, or bring them up to date, at the start
+    /// Create or update the tables at the start
     #[arg(long, env = "MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate: bool,
 
-    /// Inserts at once, of all shards: fewer are larger, and cheaper for ClickHouse
+    /// Concurrent inserts of all shards: fewer inserts are larger and cheaper for ClickHouse
     #[arg(long, env = "INSERTS_AT_ONCE", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub inserts_at_once: u16,
 
-    /// How long ClickHouse may take to answer an insert before it is looked for and sent again (seconds)
+    /// Time limit for an insert; after it, the rows are looked up and sent again if they are missing (seconds)
     #[arg(long, env = "INSERT_TIMEOUT", default_value = "60", value_parser = seconds)]
     pub insert_timeout: Duration,
 
-    /// An ingestor that was not heard of for this long is gone; its shards are taken over after twice that (seconds)
+    /// An ingestor that is silent for this long is gone; others take its shards over after twice this time (seconds)
     #[arg(long, env = "MEMBER_TTL", default_value = "6", value_parser = member_ttl)]
     pub member_ttl: Duration,
 
@@ -75,22 +75,22 @@ pub struct Settings {
     #[arg(long, env = "TRIM_INTERVAL", default_value = "60", value_parser = seconds)]
     pub trim_interval: Duration,
 
-    /// How often closed ranges are compared with their rows (seconds)
+    /// How often stored ranges are compared with their rows (seconds)
     #[arg(long, env = "AUDIT_INTERVAL", default_value = "3600", value_parser = seconds)]
     pub audit_interval: Duration,
 
-    /// How far such a comparison looks back; the sub-command looks at everything (seconds)
+    /// How far that comparison looks back; the sub-command `audit` compares everything (seconds)
     #[arg(long, env = "AUDIT_WINDOW", default_value = "7500", value_parser = seconds)]
     pub audit_window: Duration,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct StreamSettings {
-    /// Shards of a new stream: they bound the ingestors that can share the work. An existing stream keeps its own
+    /// Shards of a new stream: at most this many ingestors can share the work. An existing stream keeps its number
     #[arg(long, env = "SHARDS", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub shards: u16,
 
-    /// Bytes that the stream may hold; a full one pushes back to the gateways
+    /// Maximum bytes of the stream; a full stream makes the gateways wait
     #[arg(long, env = "STREAM_MAX_BYTES", default_value = "4294967296", value_parser = clap::value_parser!(i64).range(1 << 20..))]
     pub stream_max_bytes: i64,
 
@@ -101,31 +101,31 @@ pub struct StreamSettings {
 
 #[derive(Args, Clone, Copy, Debug)]
 pub struct BatchSettings {
-    /// Rows that end a batch
+    /// Rows that complete a range
     #[arg(long, env = "BATCH_ROWS_MAX", default_value = "50000", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub batch_rows_max: u64,
 
-    /// Bytes of records that end a batch
+    /// Bytes of records that complete a range
     #[arg(long, env = "BATCH_BYTES_MAX", default_value = "16777216", value_parser = clap::value_parser!(u64).range(1 << 10..=64 << 20))]
     pub batch_bytes_max: u64,
 
-    /// Age of its first record that ends a batch (seconds)
+    /// Age of the first record that completes a range (seconds)
     #[arg(long, env = "BATCH_AGE_MAX", default_value = "0.4", value_parser = seconds)]
     pub batch_age_max: Duration,
 
-    /// Bytes of records that all shards together may hold; in memory they take about three times that
+    /// Bytes of records that all shards together may hold; they take about three times as much memory
     #[arg(long, env = "RECORDS_IN_MEMORY_MAX", default_value = "268435456", value_parser = clap::value_parser!(u64).range(64 << 20..=64 << 30))]
     pub records_in_memory_max: u64,
 }
 
 #[derive(Args, Clone, Copy, Debug)]
 pub struct DuplicateSettings {
-    /// Events of one Idempotency-Key that come to the stream so long after the first, or sooner, are dropped: longer than a
-    /// gateway's IDEMPOTENCY_TTL, by what requests and outages take (seconds)
+    /// Events with the Idempotency-Key of an earlier event are dropped for this long; must exceed the gateways' IDEMPOTENCY_TTL
+    /// by the longest duration of requests and outages (seconds)
     #[arg(long, env = "IDEMPOTENCY_WINDOW", default_value = "90000", value_parser = seconds)]
     pub idempotency_window: Duration,
 
-    /// Idempotency keys that all shards together may remember, 75 bytes each; ClickHouse is asked for others
+    /// Idempotency keys that all shards together remember, 75 bytes each; other keys are looked up in ClickHouse
     #[arg(long, env = "IDEMPOTENCY_KEYS_MAX", default_value = "1000000")]
     pub idempotency_keys_max: usize,
 }
@@ -134,12 +134,12 @@ impl StreamSettings {
     pub fn replicas(&self) -> usize {
         self.stream_replicas
             .parse()
-            .expect("one of the possible values, all numbers")
+            .expect("one of the possible values, which are all numbers")
     }
 }
 
 impl Cli {
-    /// Settings may stand before and after the sub-command.
+    /// Settings may come before or after the sub-command.
     pub fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let matches = Self::command()
             .mut_args(|arg| arg.global(true))
@@ -148,10 +148,10 @@ impl Cli {
     }
 }
 
-/// NATS expires entries that are older than 100 ms at the least; below a second a busy machine would lose its own.
+/// NATS does not expire entries before 100 ms. Below a second, a busy machine would lose its own entry.
 fn member_ttl(text: &str) -> Result<Duration, String> {
     seconds(text).and_then(|ttl| match ttl {
-        ttl if ttl < Duration::from_secs(1) => Err("an ingestor needs a second at the least to be heard of".to_owned()),
+        ttl if ttl < Duration::from_secs(1) => Err("must be at least 1 second".to_owned()),
         ttl => Ok(ttl),
     })
 }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_stand_before_and_after_the_sub_command() {
+    fn settings_may_come_before_or_after_the_sub_command() {
         for args in [["--shards", "3", "audit"], ["audit", "--shards", "3"]] {
             let cli = parse(&args).unwrap();
             assert_eq!(cli.settings.stream.shards, 3);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_settings_are_refused() {
         for args in [
             ["--shards", "0"],
             ["--batch-rows-max", "100001"],

@@ -1,6 +1,6 @@
-//! Positions count within a generation of the stream. A stream that was restored or reset counts some positions anew, so
-//! ingest stops until an operator raises the generation: what of the stream was stored before is then found by its content,
-//! and all behind it is stored under the new generation.
+//! Positions are unique within one generation of the stream. A stream that was restored or reset uses some positions again, so
+//! ingest stops until an operator raises the generation. Raising finds the records that are already stored by their content, and
+//! stores everything after them under the new generation.
 
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::stream::RawMessageErrorKind;
@@ -21,11 +21,11 @@ use crate::{
     upkeep::reread,
 };
 
-/// An ingestor that still writes a manifest makes us read it again, this often at the most.
+/// How often a manifest is read again because an ingestor still writes it.
 const WRITES_MAX: u32 = 10;
 
-/// Whether the record up to which the shard is stored is still the one that was stored: a stream that was reset and has grown
-/// past that point since is not behind, but it is another.
+/// Checks that the last stored record of the shard is still the record that was stored. A stream that was reset may have grown
+/// past that sequence since: it is not behind, but it is another stream.
 pub async fn check_continuity(ingest: &Ingest, shard: u16, manifest: &Manifest) -> Result<(), Stop> {
     let seq = manifest.done_through;
     if seq == 0 {
@@ -33,7 +33,7 @@ pub async fn check_continuity(ingest: &Ingest, shard: u16, manifest: &Manifest) 
     }
     let message = match ingest.stream.handle().await?.get_raw_message(seq).await {
         Ok(message) => message,
-        // Trimmed.
+        // It was trimmed.
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
         Err(error) => {
             return Err(anyhow::Error::from(error)
@@ -50,16 +50,16 @@ pub async fn check_continuity(ingest: &Ingest, shard: u16, manifest: &Manifest) 
         first: seq,
         last: seq,
     };
-    let stored = ingest.store.verifier.places(span).await?;
+    let stored = ingest.store.verifier.events_and_dropped(span).await?;
     if stored.is_empty() || matches(seq, &events, &stored) {
         return Ok(());
     }
     Err(Stop::Alarm(format!(
-        "record {seq} of the stream is not the one that was stored: the stream was reset (see `ingestor raise-generation`)"
+        "record {seq} of the stream is not the record that was stored: the stream was reset (see `ingestor raise-generation`)"
     )))
 }
 
-/// Raises the generation, and returns the new one. Can be run again if it was cut short.
+/// Raises the generation, and returns the new one. Can be repeated if it was interrupted.
 pub async fn raise(stream: &UsageStream, manifests: &Manifests, verifier: &Verifier, metrics: &Metrics) -> Result<u32> {
     let state = stream.state().await?;
     let mut highest = state.generation;
@@ -70,7 +70,7 @@ pub async fn raise(stream: &UsageStream, manifests: &Manifests, verifier: &Verif
     let generation = highest + 1;
     for shard in 0..stream.shards {
         let reader = Reader::new(stream.clone(), metrics.clone(), shard, state.generation, 0);
-        let stored = stored_before(reader, verifier, shard, highest, state.last_seq)
+        let stored = last_stored(reader, verifier, shard, highest, state.last_seq)
             .await
             .with_context(|| format!("comparing shard {shard} with its rows"))?;
         begin_at(manifests, shard, generation, stored).await?;
@@ -78,17 +78,17 @@ pub async fn raise(stream: &UsageStream, manifests: &Manifests, verifier: &Verif
             shard,
             generation,
             done_through = stored,
-            "the shard goes on behind what was stored"
+            "the shard continues after its stored records"
         );
     }
-    // Last: as long as the two differ, no ingestor works.
+    // Last, because no ingestor works while manifests and stream differ.
     stream.set_generation(generation).await?;
     Ok(generation)
 }
 
-/// The last record of the stream's first part that is stored in an earlier generation: a restored stream begins with what it
-/// held when it was saved.
-async fn stored_before(
+/// The last of the stream's leading records that are stored in an earlier generation. A restored stream starts with the records
+/// it had when it was saved.
+async fn last_stored(
     mut reader: Reader,
     verifier: &Verifier,
     shard: u16,
@@ -109,7 +109,7 @@ async fn stored_before(
                 first: first.seq,
                 last: end.seq,
             };
-            stored.extend(verifier.places(span).await?);
+            stored.extend(verifier.events_and_dropped(span).await?);
         }
         stored.sort_unstable();
         for record in &chunk {
@@ -124,7 +124,7 @@ async fn stored_before(
     }
 }
 
-/// Whether `stored`, in order, has events of this record.
+/// Whether `stored`, in order, has an event of this record.
 fn matches(seq: u64, events: &[UsageEvent], stored: &[StoredEvent]) -> bool {
     (0u32..).zip(events).any(|(idx, event)| {
         let row = StoredEvent {
@@ -144,7 +144,7 @@ async fn begin_at(manifests: &Manifests, shard: u16, generation: u32, done_throu
                 shard,
                 first = pending.first,
                 last = pending.last,
-                "dropping the old generation's unfinished range"
+                "dropping the unfinished range of the old generation"
             );
         }
         let manifest = Manifest {
@@ -160,7 +160,7 @@ async fn begin_at(manifests: &Manifests, shard: u16, generation: u32, done_throu
         }
     }
     bail!(
-        "an ingestor keeps writing {}: stop the ingestors first",
+        "an ingestor keeps writing {}: stop all ingestors first",
         names::manifest_key(shard)
     )
 }

@@ -1,4 +1,4 @@
-//! What all shards of this ingestor share.
+//! The state that all shards of this ingestor share.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ pub struct Ingest {
     pub life: Lifecycle,
     pub stream: UsageStream,
     pub manifests: Manifests,
-    /// Our id among the ingestors.
+    /// The id of this ingestor.
     pub me: String,
     pub members: Mutex<Members>,
     pub store: Store,
@@ -26,21 +26,21 @@ pub struct Ingest {
     pub metrics: Metrics,
     pub owned: Owned,
     pub budget: Budget,
-    /// Inserts at once.
+    /// Permits for concurrent inserts.
     pub inserts: Arc<Semaphore>,
-    /// One replay at a time.
+    /// The permit for a replay: one at a time.
     pub replays: Semaphore,
-    /// Something was seen that an audit should look at now.
+    /// Starts an audit now.
     pub audit_soon: Notify,
 }
 
-/// The shards that are ours, and how far each is stored.
+/// The shards that this ingestor owns, and how far each is stored.
 #[derive(Debug, Default)]
 pub struct Owned {
     shards: SyncMutex<BTreeMap<u16, u64>>,
 }
 
-/// Memory for records.
+/// The memory for records.
 #[derive(Clone, Debug)]
 pub struct Budget {
     semaphore: Arc<Semaphore>,
@@ -62,7 +62,7 @@ impl Owned {
             .remove(&shard);
     }
 
-    /// A shard may be gone the next moment; how far it is stored only grows, whoever has it.
+    /// A shard may get another owner at any moment. How far it is stored only grows.
     pub fn all(&self) -> BTreeMap<u16, u64> {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -79,8 +79,8 @@ impl Budget {
         }
     }
 
-    /// Waits for room for a record of so many bytes; it is taken until the permit is dropped. A record that is larger than all
-    /// the memory waits until it is alone.
+    /// Waits for room for a record of this many bytes, which it holds until the permit is dropped. A record larger than the whole
+    /// memory waits until it is alone.
     pub fn take(&self, bytes: u64) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static {
         let kilobytes = u32::try_from(bytes.div_ceil(1024).max(1))
             .unwrap_or(u32::MAX)

@@ -1,4 +1,4 @@
-//! The ingestor: reads lane records from the stream and stores every event in ClickHouse exactly once.
+//! The ingestor: reads lane records from the stream and stores each event in ClickHouse exactly once.
 //!
 //! | what | where |
 //! |---|---|
@@ -14,9 +14,9 @@
 //! | what an operator sees | [`alarms`], [`metrics`] |
 //!
 //! # Invariants
-//! - A range is inserted only after its manifest was written, and left behind only after all its rows were seen, once each.
+//! - A range is inserted only after its manifest was written, and completed only after each of its rows was verified once.
 //! - A replay inserts the same rows with the same `ingested_at`, or nothing.
-//! - Nothing that is not in ClickHouse (or among the dead letters) is passed over or removed from the stream.
+//! - No record is skipped or removed from the stream unless it is in ClickHouse or among the dead letters.
 
 pub mod alarms;
 pub mod app;
@@ -34,12 +34,12 @@ pub mod upkeep;
 
 use std::process::ExitCode;
 
-/// Runs the service until it is told to stop. `args[0]` is the program's name.
+/// Runs the service until a signal stops it. `args[0]` is the name of the program.
 pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     let cli = match config::Cli::parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no failure.
+            // Help and version are not failures.
             return if error.print().is_ok() && !error.use_stderr() {
                 ExitCode::SUCCESS
             } else {
@@ -50,14 +50,14 @@ pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("ingestor: no runtime: {error}");
+            eprintln!("ingestor: could not start the runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(app::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // To standard error, also where logging could not start.
+            // To standard error, because logging may not have started.
             eprintln!("ingestor: {error:#}");
             ExitCode::FAILURE
         }

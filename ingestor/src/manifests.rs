@@ -1,4 +1,4 @@
-//! The shards' manifests in their bucket. Changed by compare-and-set on the revision; read from the bucket's leader.
+//! The manifests of the shards in their bucket: changed by compare-and-set on the revision, read from the bucket's leader.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use schema::{Manifest, names};
 use service::Backoff;
 use tracing::warn;
 
-/// How long a write of unknown outcome is looked into before the caller starts anew.
+/// How long a write with an unknown outcome is resolved before the caller starts again.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
@@ -21,16 +21,16 @@ pub struct Manifests {
 pub struct Held {
     pub manifest: Manifest,
     pub revision: u64,
-    /// Just before it was written: since then nobody else had written.
+    /// Just before the write. At this time no one else had written.
     pub at: Instant,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// Somebody else wrote: what we know of the shard is void.
-    #[error("somebody else changed the manifest")]
+    /// Another ingestor wrote: our state of the shard is outdated.
+    #[error("another ingestor changed the manifest")]
     Lost,
-    /// The outcome is unknown. Read again before anything else.
+    /// The outcome is unknown. Read the manifest again before anything else.
     #[error("writing the manifest: {0:#}")]
     Trouble(anyhow::Error),
 }
@@ -40,7 +40,7 @@ impl Manifests {
         Self { bucket }
     }
 
-    /// The manifest, and the revision to write with: 0 where there never was one.
+    /// The manifest, and the revision to write over: 0 if there never was one.
     pub async fn read(&self, shard: u16) -> Result<(Option<Manifest>, u64)> {
         let entry = self
             .bucket
@@ -52,7 +52,7 @@ impl Manifests {
             Some(entry) if entry.operation != Operation::Put => Ok((None, entry.revision)),
             Some(entry) => {
                 let manifest = Manifest::decode(&entry.value)
-                    .with_context(|| format!("the manifest of shard {shard} is no manifest"))?;
+                    .with_context(|| format!("the manifest of shard {shard} cannot be decoded"))?;
                 Ok((Some(manifest), entry.revision))
             }
         }
@@ -63,15 +63,17 @@ impl Manifests {
         Ok(self.read(shard).await?.1 == revision)
     }
 
-    /// Writes over `revision`, and says which revision it has now. An unknown outcome is resolved by reading: a manifest is
-    /// either ours, or it was not written.
+    /// Writes over `revision`, and returns the new revision. Resolves an unknown outcome by reading: the manifest is either the
+    /// new one, or it was not written.
     pub async fn write(&self, shard: u16, manifest: Manifest, revision: u64) -> Result<Held, WriteError> {
         let at = Instant::now();
         let resolve = self.write_resolved(shard, &manifest, revision);
         match tokio::time::timeout(RESOLVE_WITHIN, resolve).await {
             Ok(Ok(revision)) => Ok(Held { manifest, revision, at }),
             Ok(Err(lost)) => Err(lost),
-            Err(_) => Err(WriteError::Trouble(anyhow::anyhow!("no outcome in {RESOLVE_WITHIN:?}"))),
+            Err(_) => Err(WriteError::Trouble(anyhow::anyhow!(
+                "no outcome within {RESOLVE_WITHIN:?}"
+            ))),
         }
     }
 
@@ -84,10 +86,10 @@ impl Manifests {
                 Err(error) if backoff.tries() == 0 && error.kind() == UpdateErrorKind::WrongLastRevision => {
                     return Err(WriteError::Lost);
                 }
-                Err(error) => warn!(shard, "writing the manifest: {error}: reading it"),
+                Err(error) => warn!(shard, "could not write the manifest, reading it: {error}"),
             }
-            // A write that timed out may still be on its way. Should it land later, it is this same content over this same
-            // revision: the one or the other, never both.
+            // A write that timed out may still arrive. It has the same content over the same revision, so only one of the two
+            // writes can succeed.
             tokio::time::sleep(backoff.next_delay()).await;
             match self.read(shard).await {
                 Ok((_, now)) if now == revision => {}

@@ -1,4 +1,4 @@
-//! What an operator watches.
+//! The metrics of the ingestor.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -73,32 +73,28 @@ impl Metrics {
         registry.register("rows", "Rows stored and verified", metrics.rows.clone());
         registry.register(
             "duplicates",
-            "Events dropped because their Idempotency-Key was stored before",
+            "Events dropped because an event with the same Idempotency-Key was stored before",
             metrics.duplicates.clone(),
         );
         registry.register(
             "ids_asked",
-            "Event ids with an Idempotency-Key that ClickHouse was asked about",
+            "Event ids with an Idempotency-Key that were looked up in ClickHouse",
             metrics.ids_asked.clone(),
         );
-        registry.register(
-            "batches",
-            "Ranges with rows stored and verified",
-            metrics.batches.clone(),
-        );
+        registry.register("batches", "Ranges stored and verified", metrics.batches.clone());
         registry.register(
             "shard_unread_records",
-            "Records of the shard in the stream, not yet read",
+            "Records of the shard in the stream that are not read yet",
             metrics.unread.clone(),
         );
         registry.register(
             "shard_in_hand_records",
-            "Records read, not yet stored",
+            "Records that are read and not stored yet",
             metrics.in_hand.clone(),
         );
         registry.register(
             "shard_lag_ms",
-            "Age in milliseconds of the oldest record read and not yet stored; 0: none",
+            "Age in milliseconds of the oldest record that is read and not stored yet; 0 if there is none",
             metrics.lag_ms.clone(),
         );
         registry.register(
@@ -108,34 +104,34 @@ impl Metrics {
         );
         registry.register_with_unit(
             "insert",
-            "Insert to confirmed rows",
+            "Time from the start of an insert to its verified rows",
             Unit::Seconds,
             metrics.insert_seconds.clone(),
         );
         registry.register("batch_rows", "Rows of a range", metrics.batch_rows.clone());
         registry.register(
             "insert_retries",
-            "Inserts that had to be tried again",
+            "Inserts that failed and were retried",
             metrics.insert_retries.clone(),
         );
         registry.register(
             "swallowed_tokens",
-            "Inserts confirmed whose rows were not there, because a crash had left the token without the rows",
+            "Confirmed inserts without rows, because a crash of ClickHouse left the token without the rows",
             metrics.swallowed_tokens.clone(),
         );
         registry.register(
             "dead_letters",
-            "Records that nobody can decode",
+            "Records that could not be decoded",
             metrics.dead_letters.clone(),
         );
         registry.register(
             "reader_resets",
-            "Readers made anew after a gap or silence",
+            "Readers created again after a gap or silence",
             metrics.reader_resets.clone(),
         );
         registry.register(
             "shard_alarmed",
-            "1: the shard waits for an operator",
+            "1 while the shard waits for an operator",
             metrics.alarmed.clone(),
         );
         registry.register("alarms", "Alarms raised", metrics.alarms.clone());
@@ -146,17 +142,17 @@ impl Metrics {
         );
         registry.register(
             "audited_records",
-            "Records compared with their rows",
+            "Records that audits compared with their rows",
             metrics.audited.clone(),
         );
         registry.register(
             "audit_missing_rows",
-            "Rows that an audit missed and stored",
+            "Missing rows that audits stored",
             metrics.audit_missing.clone(),
         );
         registry.register(
             "audit_doubled_rows",
-            "Rows that an audit found twice and removed",
+            "Doubled rows that audits removed",
             metrics.audit_doubled.clone(),
         );
         metrics

@@ -1,5 +1,5 @@
-//! Brings ClickHouse's tables to what this build needs. Safe to run by several ingestors at once, and again: every
-//! statement does nothing where its object is there.
+//! Creates and updates the tables of ClickHouse for this build. Several ingestors may run it at the same time, and it can be
+//! repeated: every statement does nothing if its object exists.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -10,12 +10,12 @@ use tracing::info;
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct MigrateSettings {
-    /// Name of a ClickHouse cluster to make the tables on, replicated; without it they live on one server
+    /// Name of a ClickHouse cluster on which to create replicated tables. Without it, the tables are on one server
     #[arg(long, env = "CLICKHOUSE_CLUSTER")]
     pub clickhouse_cluster: Option<String>,
 }
 
-/// Which files were applied. A table of its own and not one of the files: they are recorded in it.
+/// The table that records the applied files. It is not one of these files.
 const RECORD: &str = "create table if not exists schema_migrations {on_cluster}
 (
     file LowCardinality(String) comment 'name of the applied file',
@@ -41,8 +41,8 @@ impl MigrateSettings {
     }
 }
 
-/// Makes the client's database if it is missing, and applies the files that were not applied yet, in order. Fails where an
-/// applied file was changed since.
+/// Creates the client's database if it is missing, and applies new files in order. Fails if a file was changed after it was
+/// applied.
 pub async fn run(client: &Client, settings: &MigrateSettings) -> Result<()> {
     let layout = settings.layout();
     let database = client.database().context("the ClickHouse client has no database")?;
@@ -54,7 +54,7 @@ pub async fn run(client: &Client, settings: &MigrateSettings) -> Result<()> {
         .await
         .context("creating schema_migrations")?;
 
-    // Each file once, although ingestors that started together may have recorded it twice.
+    // Ingestors that started together may have recorded a file twice.
     let applied = client
         .query("select distinct file, checksum from schema_migrations")
         .fetch_all::<Applied>()
@@ -76,7 +76,7 @@ pub async fn run(client: &Client, settings: &MigrateSettings) -> Result<()> {
     Ok(())
 }
 
-/// The files that are to be applied.
+/// The files that must be applied.
 fn pending(applied: &[Applied]) -> Result<Vec<&'static DdlFile>> {
     let mut pending = Vec::new();
     for file in FILES {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_applied_is_not_applied_again() {
+    fn applied_files_are_not_applied_again() {
         assert_eq!(pending(&[]).unwrap().len(), FILES.len());
         let mut all: Vec<_> = FILES.iter().map(|file| applied(file.name, file.checksum())).collect();
         all.push(applied(FILES[0].name, FILES[0].checksum()));
@@ -121,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_a_newer_build_is_left_alone() {
+    fn a_file_of_a_newer_build_is_ignored() {
         let mut all: Vec<_> = FILES.iter().map(|file| applied(file.name, file.checksum())).collect();
         all.push(applied("99_of_tomorrow", "x".into()));
         assert!(pending(&all).unwrap().is_empty());
     }
 
     #[test]
-    fn a_changed_file_is_named() {
+    fn the_error_names_a_changed_file() {
         let error = pending(&[applied(FILES[1].name, "abc".into())])
             .err()
             .unwrap()

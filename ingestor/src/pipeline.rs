@@ -1,21 +1,24 @@
 //! From the records of one shard to its rows in ClickHouse.
 //!
-//! | file | what it does |
+//! | step | module |
 //! |---|---|
-//! | [`work`] | runs one shard: read, gather, seal, insert, verify |
-//! | [`reader`], [`read_ahead`], [`content`] | read and decode records in order |
-//! | [`range`](mod@range) | gathers records and cuts ranges (pure) |
-//! | [`duplicates`], [`stored_before`] | find events whose `Idempotency-Key` is already stored |
-//! | [`store`] | stores one range: inserts it until all its rows are verified |
-//! | [`row`], [`sink`], [`verify`] | the columns, the insert, and the check of what ClickHouse holds |
-//! | [`dead_letter`] | keeps records that cannot be decoded |
+//! | run one shard through all steps below | [`work`] |
+//! | read records in order, decode them | [`reader`], [`read_ahead`], [`content`], [`record`] |
+//! | gather records, seal a range (pure) | [`gathering`], [`range`](mod@range) |
+//! | drop events whose `Idempotency-Key` is already stored | [`duplicates`] (pure), [`stored_before`] |
+//! | store one range until all its rows are verified | [`store`], [`fence`] |
+//! | insert rows, verify rows | [`row`], [`sink`], [`verify`] |
+//! | keep records that cannot be decoded | [`dead_letter`] |
 
 pub mod content;
 pub mod dead_letter;
 pub mod duplicates;
+pub mod fence;
+pub mod gathering;
 pub mod range;
 pub mod read_ahead;
 pub mod reader;
+pub mod record;
 pub mod row;
 pub mod sink;
 pub mod store;

@@ -1,11 +1,11 @@
-//! Who has which shard.
+//! Which ingestor owns which shard.
 //!
-//! | file | what it does |
+//! | step | module |
 //! |---|---|
-//! | [`members`] | knows which ingestors are alive and which shards each should have |
-//! | [`assign`] | starts and stops work on shards as members come and go |
-//! | [`own`] | takes one shard, works on it, and gives it up |
-//! | [`claim`] | decides when a shard may be taken and where its work begins (pure) |
+//! | know which ingestors are alive, and which shards each should own | [`members`] |
+//! | start and stop work on shards as members come and go | [`assign`] |
+//! | claim one shard, work on it, give it up | [`own`] |
+//! | decide when a shard may be claimed, and where its work begins (pure) | [`claim`] |
 
 pub mod assign;
 pub mod claim;

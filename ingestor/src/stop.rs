@@ -1,16 +1,16 @@
-//! Why work on a shard ends before its time.
+//! Why work on a shard ends early.
 
 use crate::manifests::WriteError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Stop {
-    /// Another ingestor has the shard: nothing more of it may be written here.
+    /// Another ingestor owns the shard: this one must write nothing more of it.
     #[error("another ingestor took the shard over")]
     Lost,
-    /// A person has to look at it. Nothing is passed over meanwhile.
+    /// An operator must look at it. Meanwhile nothing is skipped.
     #[error("{0}")]
     Alarm(String),
-    /// It may pass by itself: begin again from the manifest.
+    /// A temporary failure: start again from the manifest.
     #[error("{0:#}")]
     Trouble(#[from] anyhow::Error),
 }

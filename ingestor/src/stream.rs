@@ -1,4 +1,4 @@
-//! The NATS objects that ingest stands on. The ingestor owns them: it makes them at its start, whoever comes first.
+//! The NATS stream and buckets of ingest. The first ingestor to start creates them.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,20 +20,20 @@ use tracing::{info, warn};
 
 use crate::config::{Settings, StreamSettings};
 
-/// Generation of a stream that was made although manifests of an earlier one exist: somebody has to raise it.
+/// Generation of a stream that was created although manifests of an earlier stream exist: an operator must raise it.
 pub const NOT_RAISED: u32 = 0;
 
 /// The stream of lane records.
 #[derive(Clone, Debug)]
 pub struct UsageStream {
     pub context: Context,
-    /// How it is cut; fixed for its generation.
+    /// How many shards it has: fixed for its generation.
     pub shards: u16,
 }
 
-/// What the stream is now.
+/// The stream as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State {
+pub struct StreamState {
     pub generation: u32,
     pub last_seq: u64,
     pub bytes: u64,
@@ -42,7 +42,7 @@ pub struct State {
 }
 
 impl UsageStream {
-    /// Makes what is missing and returns the stream.
+    /// Creates what is missing, and returns the stream.
     pub async fn ensure(client: &Client, settings: &Settings) -> Result<Self> {
         let context = jetstream::new(client.clone());
         let replicas = settings.stream.replicas();
@@ -56,7 +56,7 @@ impl UsageStream {
             warn!(
                 shards,
                 setting = settings.stream.shards,
-                "the stream keeps its shards: another number needs a new generation of it"
+                "the stream keeps its number of shards: another number needs a new generation"
             );
         }
         Ok(Self { context, shards })
@@ -64,7 +64,7 @@ impl UsageStream {
 
     pub fn handle(&self) -> impl Future<Output = Result<Stream<()>>> {
         let stream = self.context.get_stream_no_info(names::USAGE_STREAM);
-        async { stream.await.context("naming the usage stream") }
+        async { stream.await.context("opening the usage stream") }
     }
 
     pub async fn info(&self) -> Result<Info> {
@@ -72,13 +72,17 @@ impl UsageStream {
             .context
             .get_stream(names::USAGE_STREAM)
             .await
-            .context("asking about the usage stream")?;
-        Ok(stream.info().await.context("asking about the usage stream")?.clone())
+            .context("reading the state of the usage stream")?;
+        Ok(stream
+            .info()
+            .await
+            .context("reading the state of the usage stream")?
+            .clone())
     }
 
-    pub async fn state(&self) -> Result<State> {
+    pub async fn state(&self) -> Result<StreamState> {
         let info = self.info().await?;
-        Ok(State {
+        Ok(StreamState {
             generation: number(&info.config, names::META_GENERATION)?,
             last_seq: info.state.last_sequence,
             bytes: info.state.bytes,
@@ -86,7 +90,7 @@ impl UsageStream {
         })
     }
 
-    /// Sets the generation. Only [`crate::generation`] may: manifests come first.
+    /// Sets the generation. Only for `generation.rs`, which writes the manifests first.
     pub async fn set_generation(&self, generation: u32) -> Result<()> {
         let mut config = self.info().await?.config;
         config
@@ -99,7 +103,7 @@ impl UsageStream {
         Ok(())
     }
 
-    /// The first record of a shard that the stream stored at `at` or later; `None`: there is none.
+    /// The first record of a shard that the stream stored at `at` or later. `None`: there is none.
     pub async fn first_since(&self, shard: u16, at: OffsetDateTime) -> Result<Option<u64>> {
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartTime { start_time: at },
@@ -160,13 +164,13 @@ fn usage(settings: &StreamSettings, generation: u32) -> Config {
         subjects: vec![names::USAGE_SUBJECTS.to_owned()],
         max_bytes: settings.stream_max_bytes,
         metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
-        // Lanes are ordered by expected sequences, for ever; message ids and their window are not used.
+        // Expected sequences order the lanes. Message ids and their window are not used.
         duplicate_window: Duration::from_millis(100),
         ..file_stream(settings.replicas())
     }
 }
 
-/// Kept for whoever looks into them. A replayed range must not add its dead letters again: hence the window.
+/// Kept for operators. A replayed range must not add its dead letters again, hence the window.
 fn dead_letters(replicas: usize) -> Config {
     Config {
         name: names::DEAD_STREAM.to_owned(),
@@ -178,7 +182,8 @@ fn dead_letters(replicas: usize) -> Config {
     }
 }
 
-/// A key-value bucket of one value a key, but read from its leader: Direct Get may be answered by a replica that lags.
+/// A key-value bucket with one value for each key. It is read from its leader, because a replica that answers a Direct Get may
+/// lag.
 fn bucket(name: &str, max_age: Duration, replicas: usize) -> Config {
     Config {
         name: format!("KV_{name}"),
@@ -189,7 +194,7 @@ fn bucket(name: &str, max_age: Duration, replicas: usize) -> Config {
         duplicate_window: if max_age.is_zero() {
             Duration::from_millis(100)
         } else {
-            // It may not be longer than messages live.
+            // It must not exceed the lifetime of messages.
             max_age.min(Duration::from_millis(100))
         },
         allow_rollup: true,
@@ -201,7 +206,7 @@ fn bucket(name: &str, max_age: Duration, replicas: usize) -> Config {
 fn file_stream(replicas: usize) -> Config {
     Config {
         retention: RetentionPolicy::Limits,
-        // A full stream pushes back; it never forgets.
+        // A full stream refuses new messages. It never drops old ones.
         discard: DiscardPolicy::New,
         storage: StorageType::File,
         num_replicas: replicas,
@@ -212,12 +217,12 @@ fn file_stream(replicas: usize) -> Config {
     }
 }
 
-/// 1, unless manifests tell of records that a stream made now cannot hold.
+/// 1, unless manifests exist: then a stream created now lacks records that they cover.
 async fn first_generation(context: &Context) -> Result<u32> {
     let manifests = context
         .get_stream(format!("KV_{}", names::MANIFEST_BUCKET))
         .await
-        .context("asking about the manifests")?;
+        .context("reading the state of the manifests")?;
     Ok(if manifests.cached_info().state.messages == 0 {
         1
     } else {
@@ -225,7 +230,7 @@ async fn first_generation(context: &Context) -> Result<u32> {
     })
 }
 
-/// The stream as it is, made or adjusted if need be. Safe when several ingestors start at once.
+/// Returns the stream, created or adjusted if necessary. Safe when several ingestors start at the same time.
 async fn ensure(context: &Context, wanted: Config) -> Result<Config> {
     let name = wanted.name.clone();
     let existing = match context.get_stream(&name).await {
@@ -234,22 +239,22 @@ async fn ensure(context: &Context, wanted: Config) -> Result<Config> {
             GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 match context.create_stream(wanted.clone()).await {
                     Ok(stream) => {
-                        info!(stream = %name, "made stream");
+                        info!(stream = %name, "created the stream");
                         return Ok(stream.cached_info().config.clone());
                     }
-                    // Somebody was quicker, with other settings.
-                    Err(error) if is_there(&error.kind()) => {
+                    // Another ingestor was quicker, with other settings.
+                    Err(error) if exists(&error.kind()) => {
                         let stream = context.get_stream(&name).await;
                         stream
-                            .with_context(|| format!("asking about the stream {name}"))?
+                            .with_context(|| format!("reading the state of the stream {name}"))?
                             .cached_info()
                             .config
                             .clone()
                     }
-                    Err(error) => return Err(error).with_context(|| format!("making the stream {name}")),
+                    Err(error) => return Err(error).with_context(|| format!("creating the stream {name}")),
                 }
             }
-            _ => return Err(error).with_context(|| format!("asking about the stream {name}")),
+            _ => return Err(error).with_context(|| format!("reading the state of the stream {name}")),
         },
     };
     let adjusted = Config {
@@ -266,12 +271,12 @@ async fn ensure(context: &Context, wanted: Config) -> Result<Config> {
             .update_stream(adjusted.clone())
             .await
             .with_context(|| format!("adjusting the stream {name}"))?;
-        info!(stream = %name, "adjusted stream to the settings");
+        info!(stream = %name, "adjusted the stream to the settings");
     }
     Ok(adjusted)
 }
 
-fn is_there(kind: &CreateStreamErrorKind) -> bool {
+fn exists(kind: &CreateStreamErrorKind) -> bool {
     matches!(kind, CreateStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NAME_EXIST)
 }
 
@@ -279,9 +284,9 @@ fn number<N: std::str::FromStr>(config: &Config, key: &str) -> Result<N> {
     let metadata: &HashMap<String, String> = &config.metadata;
     match metadata.get(key).map(|value| value.parse()) {
         Some(Ok(number)) => Ok(number),
-        Some(Err(_)) => bail!("the stream {}'s metadata `{key}` is no number", config.name),
+        Some(Err(_)) => bail!("the metadata `{key}` of the stream {} must be a number", config.name),
         None => bail!(
-            "the stream {} has no metadata `{key}`: it is not one of ours",
+            "the stream {} has no metadata `{key}`: it was not created by an ingestor",
             config.name
         ),
     }

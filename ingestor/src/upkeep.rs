@@ -1,16 +1,14 @@
-//! Periodic jobs on what is already stored.
+//! Periodic jobs on stored records.
 //!
-//! | file | what it does |
+//! | job | module |
 //! |---|---|
-//! | [`audit`] | compares the stream with the rows in ClickHouse |
-//! | [`repair`] | stores missing rows and removes doubled ones |
-//! | [`reread`] | reads stored records again, in bounded chunks |
-//! | [`trim`] | removes stored records from the stream once they are old |
-//! | [`close_days`], [`close_days_hourly`] | copy the sums of finished days and record the days as closed |
+//! | compare the stream with the rows in ClickHouse, repair differences | [`audit`], [`repair`] |
+//! | remove stored records from the stream once they are old | [`trim`] |
+//! | copy the sums of finished days, record the days as closed | [`close_days`] |
+//! | read stored records again, in bounded chunks | [`reread`] |
 
 pub mod audit;
 pub mod close_days;
-pub mod close_days_hourly;
 pub mod repair;
 pub mod reread;
 pub mod trim;

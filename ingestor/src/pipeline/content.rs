@@ -1,19 +1,19 @@
-//! What a message of a lane holds.
+//! The content of a lane message.
 
 use schema::{
     RunId, UsageEvent,
     lane_record::{DecodeError, Kind, LaneRecord},
 };
 
-use crate::pipeline::row;
+use super::row;
 
 #[derive(Debug)]
 pub enum Content {
     /// Events, or none: an open, fence or close record.
     Events(RunId, Vec<UsageEvent>),
-    /// Can never be stored, and why.
+    /// It can never be stored, for this reason.
     Dead(String),
-    /// A newer writer's: to be read after an upgrade, not before, and not to be passed over.
+    /// A newer writer made it. An upgraded ingestor can read it; until then the shard must not skip it.
     Newer(String),
 }
 
@@ -39,7 +39,7 @@ impl Content {
         }
     }
 
-    /// How many rows it has to have.
+    /// How many rows it must have.
     pub fn events(&self) -> usize {
         match self {
             Self::Events(_, events) => events.len(),
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_dead_and_a_newer_version_is_not() {
+    fn damaged_records_are_dead_and_newer_ones_are_not() {
         assert_eq!(Content::of(&batch(vec![event(1), event(2)])).events(), 2);
         assert_eq!(Content::of(&LaneRecord::close(RunId::new()).encode()).events(), 0);
         assert!(matches!(Content::of(b"\xff\xff"), Content::Dead(_)));

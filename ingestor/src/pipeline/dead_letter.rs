@@ -1,4 +1,4 @@
-//! Records that nobody can decode go to a stream of their own, with the reason. Returns only when they are kept there.
+//! Keeps records that cannot be decoded in a stream of their own, with the reason. Returns only when they are kept there.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use schema::names;
 use service::Backoff;
 use tracing::{error, warn};
 
-use crate::pipeline::reader::Message;
+use super::reader::Message;
 
-/// Headers are short; a payload that would not fit beside them is cut.
+/// Room for the headers, which are short. A payload that does not fit beside them is truncated.
 const HEADERS_MAX: usize = 2 << 10;
 
-/// Keeps the record. Tries until it is kept: the shard must not pass it over.
+/// Keeps the record. Retries until it is kept: the shard must not skip it.
 pub async fn bury(jetstream: &Context, generation: u32, shard: u16, message: &Message, why: &str) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     error!(
@@ -38,7 +38,11 @@ pub async fn bury(jetstream: &Context, generation: u32, shard: u16, message: &Me
                 if too_large(&error) {
                     payload.truncate(payload.len().saturating_sub(HEADERS_MAX));
                 }
-                warn!(shard, seq = message.seq, "keeping a dead letter: {error:#}");
+                warn!(
+                    shard,
+                    seq = message.seq,
+                    "could not keep a dead letter, retrying: {error:#}"
+                );
                 tokio::time::sleep(backoff.next_delay()).await;
             }
         }
@@ -48,7 +52,7 @@ pub async fn bury(jetstream: &Context, generation: u32, shard: u16, message: &Me
 async fn publish(jetstream: &Context, generation: u32, shard: u16, seq: u64, payload: Bytes, why: &str) -> Result<()> {
     let position = format!("{generation}/{shard}/{seq}");
     let mut headers = HeaderMap::new();
-    // A header ends at the line's end.
+    // A line break would end the header.
     let why: String = why
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -56,7 +60,7 @@ async fn publish(jetstream: &Context, generation: u32, shard: u16, seq: u64, pay
         .collect();
     headers.insert(names::DEAD_REASON, why);
     headers.insert(names::DEAD_POSITION, position.as_str());
-    // The same record again, after a crash, is no second letter.
+    // After a crash the same record is published again: it stays one dead letter.
     headers.insert(NATS_MESSAGE_ID, position.as_str());
     jetstream
         .publish_with_headers(names::dead(shard), headers, payload)

@@ -1,4 +1,5 @@
-//! Reads and decodes a shard's records ahead of their storing, in a task of its own, within the memory that all shards share.
+//! Reads and decodes the next records of a shard while earlier ones are stored, in a task of its own, within the memory that all
+//! shards share.
 
 use std::time::Duration;
 
@@ -8,26 +9,26 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::{
+    content::Content,
+    reader::{Message, Reader},
+    record::Record,
+};
 use crate::{
     ingest::{Budget, Ingest},
     metrics,
-    pipeline::{
-        content::Content,
-        range::Record,
-        reader::{Message, Reader},
-    },
     stop::Stop,
 };
 
-/// Records decoded and not yet gathered.
+/// Records that are decoded and not yet gathered.
 const AHEAD: usize = 64;
 const SHOW_UNREAD_EVERY: Duration = Duration::from_secs(5);
 
 pub enum Item {
     Record(Record),
-    /// A record that nobody can decode, and why.
+    /// A record that cannot be decoded, and why.
     Dead(Message, String),
-    /// There is no more, and why.
+    /// Reading ended, and why.
     End(Stop),
 }
 
@@ -81,10 +82,10 @@ impl Feed {
             };
             let last = matches!(item, Item::End(_));
             let sender = self.sender.clone();
-            let Ok(place) = self.wait(sender.reserve_owned()).await else {
+            let Ok(slot) = self.wait(sender.reserve_owned()).await else {
                 return;
             };
-            place.send(item);
+            slot.send(item);
             self.show_unread(self.reader.unread());
             if last {
                 return;
@@ -92,7 +93,7 @@ impl Feed {
         }
     }
 
-    /// Waits for room; meanwhile the lag grows and is shown.
+    /// Waits for room. Meanwhile the lag grows and is shown.
     async fn wait<F: Future>(&self, room: F) -> F::Output {
         tokio::pin!(room);
         let mut show = interval(SHOW_UNREAD_EVERY);

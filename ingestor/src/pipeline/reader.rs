@@ -1,9 +1,9 @@
-//! Reads the records of one shard in the order of the stream, none left out, none twice.
+//! Reads the records of one shard in stream order, each exactly once.
 //!
-//! The consumer is ephemeral and acknowledges nothing: the manifest knows how far the shard is stored. It is a plain pull
-//! consumer with a check of our own instead of async-nats's ordered one, which makes itself anew inside, for ever: a stream
-//! that was restored or made anew would look like one without traffic. Here each new consumer first compares the stream
-//! with what was read. Prefetch is bounded in bytes too: 5,000 messages of 25 kB in one pull did not come through.
+//! The consumer is ephemeral and acknowledges nothing, because the manifest has how far the shard is stored. It is a plain pull
+//! consumer with an order check of our own. The ordered consumer of async-nats recreates itself internally without end, so a
+//! stream that was restored or recreated would look like one without traffic. Here each new consumer first compares the stream
+//! with the records read so far. Prefetch is bounded in bytes, too: 5,000 messages of 25 kB in one pull did not arrive.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ use crate::{
     stream::UsageStream,
 };
 
-/// Messages in one pull; two may be under way.
+/// Messages in one pull. Two pulls may be open.
 const PULL_MESSAGES: usize = 1_000;
-/// Bytes in one pull, at the least: a pull must hold the largest message.
+/// Lower bound for the bytes of one pull, which must hold the largest message.
 const PULL_BYTES: usize = 4 << 20;
-/// A silent server is asked anew after twice this.
+/// A silent server is asked again after twice this.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 pub struct Reader {
@@ -36,7 +36,7 @@ pub struct Reader {
     metrics: Metrics,
     shard: u16,
     generation: u32,
-    /// The last record that was read, or before which reading began.
+    /// The last record that was read, or the one after which reading starts.
     last: u64,
     consumer: Option<Consumer>,
 }
@@ -44,9 +44,9 @@ pub struct Reader {
 struct Consumer {
     handle: PullConsumer,
     messages: Messages,
-    /// Messages it delivered.
+    /// Messages that it delivered.
     delivered: u64,
-    /// Messages of the shard in the stream behind the last delivered one.
+    /// Messages of the shard in the stream after the last delivered one.
     unread: u64,
 }
 
@@ -60,7 +60,7 @@ pub struct Message {
 }
 
 impl Reader {
-    /// Begins behind the record `after`, in the given generation of the stream.
+    /// Starts after the record `after`, in the given generation of the stream.
     pub fn new(stream: UsageStream, metrics: Metrics, shard: u16, generation: u32, after: u64) -> Self {
         Self {
             stream,
@@ -72,8 +72,9 @@ impl Reader {
         }
     }
 
-    /// The next record, whenever it comes. Waits while NATS is away; ends when the stream is not the one that was read.
-    /// Not to be cancelled and called again in a hurry: what was being set up is set up anew.
+    /// The next record. Waits for it, and while NATS is away. Fails when the stream is not the one that was read.
+    ///
+    /// Cancelling it discards a consumer that is being created, so do not cancel and call it in quick succession.
     pub async fn next(&mut self) -> Result<Message, Stop> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         loop {
@@ -81,9 +82,9 @@ impl Reader {
                 match self.open().await {
                     Ok(consumer) => self.consumer = Some(consumer),
                     Err(Stop::Trouble(error)) => {
-                        // An outage is told once a minute or so, not by each shard every few seconds.
+                        // Log an outage about once a minute, not for each shard every few seconds.
                         if backoff.tries() % 16 == 6 {
-                            warn!(shard = self.shard, "no reader yet: {error:#}");
+                            warn!(shard = self.shard, "could not create a reader: {error:#}");
                         }
                         tokio::time::sleep(backoff.next_delay()).await;
                     }
@@ -100,7 +101,7 @@ impl Reader {
                     warn!(
                         shard = self.shard,
                         after = self.last,
-                        "reading the shard anew: {error:#}"
+                        "creating a new reader: {error:#}"
                     );
                     self.metrics
                         .reader_resets
@@ -113,7 +114,7 @@ impl Reader {
         }
     }
 
-    /// The next record up to and including `last`; `None`: there is none, now.
+    /// The next record up to and including `last`. `None`: there is none now.
     pub async fn next_until(&mut self, last: u64) -> Result<Option<Message>, Stop> {
         if self.last >= last {
             return Ok(None);
@@ -129,12 +130,12 @@ impl Reader {
         Ok((message.seq <= last).then_some(message))
     }
 
-    /// Records of the shard in the stream that were not read, as the last one said.
+    /// Unread records of the shard in the stream, according to the last message.
     pub fn unread(&self) -> Option<u64> {
         Some(self.consumer.as_ref()?.unread)
     }
 
-    /// The same, asked now; without what is on its way to us.
+    /// The same, asked now. Does not count messages that are on their way.
     pub async fn ask_unread(&self) -> Option<u64> {
         Some(self.consumer.as_ref()?.handle.get_info().await.ok()?.num_pending)
     }
@@ -143,8 +144,8 @@ impl Reader {
         let state = self.stream.state().await?;
         if state.generation != self.generation || state.last_seq < self.last {
             return Err(Stop::Alarm(format!(
-                "the stream is at generation {}, sequence {}, but was read up to {}, {}: it was restored or reset \
-                 (see `ingestor raise-generation`)",
+                "the stream is at generation {}, sequence {}, but was read up to generation {}, sequence {}: it was restored or \
+                 reset (see `ingestor raise-generation`)",
                 state.generation, state.last_seq, self.generation, self.last
             )));
         }
@@ -167,7 +168,7 @@ impl Reader {
             .await?
             .create_consumer(config)
             .await
-            .context("making a reader")?;
+            .context("creating a reader")?;
         let unread = handle.cached_info().num_pending;
         let messages = handle
             .stream()
@@ -176,7 +177,7 @@ impl Reader {
             .heartbeat(HEARTBEAT)
             .messages()
             .await
-            .context("reading")?;
+            .context("reading the shard")?;
         Ok(Consumer {
             handle,
             messages,

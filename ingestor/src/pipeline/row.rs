@@ -1,5 +1,5 @@
-//! A row of `usage_events`: an event at its position; or of `usage_duplicates`, if it is dropped. Columns in the order of
-//! `schema/clickhouse/01_usage_events.sql` (`bill_day` is computed there) and of `07_usage_duplicates.sql`.
+//! The rows of a range: one in `usage_events` for each event, one in `usage_duplicates` for each dropped event. The columns are
+//! in the order of `schema/clickhouse/01_usage_events.sql` (which computes `bill_day`) and `07_usage_duplicates.sql`.
 
 use std::net::Ipv6Addr;
 
@@ -7,6 +7,8 @@ use clickhouse::Row;
 use schema::{RunId, UsageEvent};
 use serde::Serialize;
 use uuid::Uuid;
+
+use super::{range::Range, record::Record};
 
 pub const TABLE: &str = "usage_events";
 pub const DUPLICATES: &str = "usage_duplicates";
@@ -41,7 +43,7 @@ pub struct EventRow<'a> {
     pub request_id: &'a str,
     pub ip_address: Ipv6Addr,
     pub user_agent: &'a str,
-    /// Milliseconds since the Unix epoch, as the next.
+    /// Milliseconds since the Unix epoch, as `ingested_at`.
     pub ts: i64,
     pub idempotency_key: &'a str,
     pub ingested_at: i64,
@@ -49,7 +51,7 @@ pub struct EventRow<'a> {
     pub insert_id: Uuid,
 }
 
-/// What is kept of a dropped event.
+/// The columns that are kept of a dropped event.
 #[derive(Row, Serialize, Debug)]
 pub struct DuplicateRow<'a> {
     pub generation: u32,
@@ -70,14 +72,14 @@ pub struct DuplicateRow<'a> {
     pub cost_units: i64,
     pub request_id: &'a str,
     pub idempotency_key: &'a str,
-    /// Milliseconds since the Unix epoch, as the next.
+    /// Milliseconds since the Unix epoch, as `ingested_at`.
     pub ts: i64,
     pub ingested_at: i64,
     #[serde(with = "clickhouse::serde::uuid")]
     pub insert_id: Uuid,
 }
 
-/// Where an event stands.
+/// The position of an event in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     pub generation: u32,
@@ -86,12 +88,24 @@ pub struct Position {
     pub idx: u32,
 }
 
-/// One try to insert one range.
+/// One attempt to insert one range.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    /// When the range was sealed, never now: with another partition, the same deduplication token stores the rows again.
+    /// When the range was sealed, never the current time: in another partition, the same deduplication token would store the
+    /// rows again.
     pub sealed_at_ms: i64,
     pub insert_id: Uuid,
+}
+
+impl Position {
+    fn of(generation: u32, shard: u16, record: &Record, idx: u32) -> Self {
+        Self {
+            generation,
+            shard,
+            stream_seq: record.seq,
+            idx,
+        }
+    }
 }
 
 impl<'a> EventRow<'a> {
@@ -150,15 +164,36 @@ impl<'a> DuplicateRow<'a> {
     }
 }
 
-/// Whether the table can hold the event. What it cannot hold would be stored as something else, silently.
+/// The rows of a range's events, for one attempt.
+pub fn event_rows(range: &Range, generation: u32, shard: u16, attempt: Attempt) -> impl Iterator<Item = EventRow<'_>> {
+    range.events().map(move |(record, idx, event)| {
+        let at = Position::of(generation, shard, record, idx);
+        EventRow::new(event, record.run_id, at, attempt)
+    })
+}
+
+/// The rows of a range's dropped events, for one attempt.
+pub fn duplicate_rows(
+    range: &Range,
+    generation: u32,
+    shard: u16,
+    attempt: Attempt,
+) -> impl Iterator<Item = DuplicateRow<'_>> {
+    range.duplicates().map(move |(record, idx, event)| {
+        let at = Position::of(generation, shard, record, idx);
+        DuplicateRow::new(event, record.run_id, at, attempt)
+    })
+}
+
+/// Checks that the columns can hold the event. ClickHouse would silently store another value.
 pub fn check(event: &UsageEvent) -> Result<(), &'static str> {
     // `DateTime64(3)` reaches from 1900 to 2299.
     const TS: std::ops::Range<i64> = -2_208_988_800_000..10_413_792_000_000;
     if u32::try_from(event.period_start).is_err() {
-        return Err("period_start is no DateTime (1970 to 2106)");
+        return Err("period_start must be a DateTime (1970 to 2106)");
     }
     if !TS.contains(&event.time_ms) {
-        return Err("its time is no DateTime64 (1900 to 2299)");
+        return Err("time_ms must be a DateTime64 (1900 to 2299)");
     }
     Ok(())
 }
@@ -203,6 +238,24 @@ pub mod tests {
                 .is_err()
             );
         }
+    }
+
+    #[test]
+    fn each_row_carries_its_position() {
+        use crate::pipeline::range::{self, Sealed, tests::record};
+        let attempt = Attempt {
+            sealed_at_ms: 5,
+            insert_id: Uuid::nil(),
+        };
+        let Some(Sealed::Range(range)) = range::seal(vec![record(1, 3), record(2, 2)], vec![(1, 1), (2, 0)], 5) else {
+            panic!("no range")
+        };
+        let rows: Vec<_> = event_rows(&range, 1, 0, attempt)
+            .map(|row| (row.stream_seq, row.idx))
+            .collect();
+        assert_eq!(rows, [(1, 0), (1, 2), (2, 1)]);
+        let dropped = duplicate_rows(&range, 1, 0, attempt).map(|row| (row.stream_seq, row.idx));
+        assert_eq!(dropped.collect::<Vec<_>>(), [(1, 1), (2, 0)]);
     }
 
     #[test]

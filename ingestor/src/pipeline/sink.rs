@@ -1,4 +1,5 @@
-//! Inserts one range, its events and its duplicates as one block each, and says what ClickHouse made of it. Whether the rows are there is [`crate::pipeline::verify`]'s to say.
+//! Inserts one part of a range, its events or its duplicates, as one block, and returns ClickHouse's answer. Whether the rows
+//! are stored is for [`verify`](super::verify) to find out.
 
 use std::time::Duration;
 
@@ -6,12 +7,13 @@ use clickhouse::{Client, RowWrite, error::Error};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::pipeline::{
+use super::{
     range::Range,
-    row::{Attempt, DUPLICATES, DuplicateRow, EventRow, TABLE},
+    row::{Attempt, DUPLICATES, DuplicateRow, EventRow, TABLE, duplicate_rows, event_rows},
 };
 
-/// Far above any range, so that a range is one block. A block of one partition is one part, and a part is there or not.
+/// Far above any range, so that a range is one block. A block of one partition becomes one part, which is stored whole or not at
+/// all.
 const BLOCK_ROWS: &str = "4194304";
 const BLOCK_BYTES: &str = "4294967296";
 
@@ -21,7 +23,7 @@ pub struct Sink {
     insert_timeout: Duration,
 }
 
-/// What of a range goes into one table, in one insert.
+/// The part of a range that goes into one table, in one insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Events,
@@ -30,16 +32,16 @@ pub enum Part {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    /// It may pass: look whether the rows are there, then send them again.
+    /// A temporary failure: check whether the rows are stored, then send them again.
     #[error("{0}")]
     Retry(String),
-    /// Sending the same again cannot help: the table, the rights or the data have to change.
+    /// Sending the same rows again cannot help: the table, the privileges or the data must change.
     #[error("ClickHouse refuses the rows: {0}")]
     Reject(String),
 }
 
 impl Sink {
-    /// With a cluster, an insert is confirmed when most replicas have it, and a later look sees it.
+    /// With a cluster, an insert is confirmed once most replicas have it, so that a later query finds it.
     pub fn new(client: Client, insert_timeout: Duration, cluster: Option<&str>) -> Self {
         let quorum = cluster.map_or([].as_slice(), |_| {
             &[("insert_quorum", "auto"), ("insert_quorum_parallel", "0")]
@@ -52,7 +54,7 @@ impl Sink {
             ("min_insert_block_size_rows", BLOCK_ROWS),
             ("max_insert_block_size_bytes", BLOCK_BYTES),
             ("min_insert_block_size_bytes", BLOCK_BYTES),
-            // An answer only when all is written.
+            // Answer only when everything is written.
             ("wait_end_of_query", "1"),
         ];
         let client = settings
@@ -64,8 +66,8 @@ impl Sink {
         Self { client, insert_timeout }
     }
 
-    /// Sends the rows of one part under a deduplication token. `last_check` runs when all rows were sent and the insert is not
-    /// yet ended: without its consent nothing is stored.
+    /// Sends the rows of one part under a deduplication token. `last_check` runs when all rows are sent and the insert is not
+    /// finished yet: if it fails, nothing is stored.
     pub async fn insert<E: From<SinkError>>(
         &self,
         range: &Range,
@@ -81,11 +83,11 @@ impl Sink {
         };
         match part {
             Part::Events => {
-                let rows = range.rows(generation, shard, attempt);
+                let rows = event_rows(range, generation, shard, attempt);
                 self.send::<EventRow<'static>, E>(TABLE, rows, token, last_check).await
             }
             Part::Duplicates => {
-                let rows = range.duplicates(generation, shard, attempt);
+                let rows = duplicate_rows(range, generation, shard, attempt);
                 self.send::<DuplicateRow<'static>, E>(DUPLICATES, rows, token, last_check)
                     .await
             }
@@ -131,7 +133,7 @@ impl From<Error> for SinkError {
             | Error::Custom(_)
             | Error::SchemaMismatch(_)
             | Error::Unsupported(_) => true,
-            // Connections, time-outs, and whatever else: what is not known to be final is tried again.
+            // Connections, time-outs and everything else that is not known to be final are retried.
             _ => false,
         };
         if reject {
@@ -142,10 +144,11 @@ impl From<Error> for SinkError {
     }
 }
 
-/// Codes that say that the data, the table, the settings or the rights are wrong. All others are tried again: overload (202,
-/// 241, 252), time-outs (159, 209), connections (210), Keeper and replicas (242, 285, 319, 999), a server that starts or stops.
-/// Source: `ErrorCodes.cpp` of ClickHouse; what its own Kafka connector holds to be retriable
-/// (`Utils.handleException`, clickhouse-kafka-connect) is none of these.
+/// Codes for wrong data, tables, settings or privileges. All others are retried: overload (202, 241, 252), time-outs (159,
+/// 209), connections (210), Keeper and replicas (242, 285, 319, 999), a server that starts or stops.
+///
+/// Source: `ErrorCodes.cpp` of ClickHouse. None of these is retriable for its own Kafka connector either
+/// (`Utils.handleException`, clickhouse-kafka-connect).
 const REJECTS: [u32; 33] = [
     6,   // CANNOT_PARSE_TEXT
     16,  // NO_SUCH_COLUMN_IN_TABLE
@@ -193,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_for_good_is_told_from_what_passes() {
+    fn permanent_errors_are_rejected_and_temporary_ones_retried() {
         let answer = |text: &str| SinkError::from(Error::BadResponse(text.to_owned()));
         for wrong in [
             "Code: 469. DB::Exception: Constraint `units` is violated",

@@ -1,8 +1,9 @@
-//! Stores a range: inserts its duplicates, then its events, until ClickHouse is seen to hold all of both, the events once.
+//! Stores a range: inserts its duplicates, then its events, until ClickHouse verifiably holds all duplicates, and all events
+//! once.
 //!
-//! A confirmed insert is no proof: ClickHouse writes its log of deduplication tokens shortly before it moves the part into
-//! place, so a kill between the two leaves a token without rows, which silently swallows every retry. Hence each insert is
-//! looked for by position, and if a confirmed one is not there and nothing is under way, the next carries another token.
+//! A confirmed insert is no proof. ClickHouse writes its log of deduplication tokens shortly before it moves the part into
+//! place. A kill between the two leaves a token without rows, which silently swallows every retry. So each insert is verified
+//! by position. If a confirmed insert has no rows and no insert is running, the next one uses another token.
 
 use std::time::{Duration, Instant};
 
@@ -10,21 +11,18 @@ use schema::manifest::Pending;
 use service::{Backoff, Health};
 use tracing::{error, warn};
 
+use super::{
+    fence::{Fence, TRUSTED_FOR},
+    range::Range,
+    sink::{Part, Sink, SinkError},
+    verify::{Span, Verdict, Verifier},
+};
 use crate::{
-    manifests::Manifests,
     metrics::{Metrics, Shard},
-    pipeline::{
-        range::Range,
-        sink::{Part, Sink, SinkError},
-        verify::{Span, Verdict, Verifier},
-    },
     stop::Stop,
 };
 
-/// A manifest that was written or seen this long ago is looked at again before rows are sent: whoever was paused longer
-/// than that may have a successor.
-const TRUSTED_FOR: Duration = Duration::from_secs(3);
-/// Tokens of one range that may be swallowed before somebody has to look.
+/// Tokens of one range that ClickHouse may swallow before an operator must look.
 const TOKENS_MAX: u32 = 5;
 
 #[derive(Clone)]
@@ -35,64 +33,33 @@ pub struct Store {
     pub health: Health,
 }
 
-/// How a range came to be stored.
+/// How a range is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     Once,
-    /// All of it is there, some of it twice: an audit has to remove that.
+    /// All events have rows, some of them twice: an audit must remove those.
     Doubled,
 }
 
-/// Whether rows may already be there.
+/// Whether the range may already have rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tried {
-    /// Sealed just now.
+    /// It was just sealed.
     Never,
-    /// By somebody, at some time.
+    /// An earlier owner may have inserted it.
     Perhaps,
 }
 
-/// Our right to insert: the manifest at the revision we wrote.
-pub struct Fence<'a> {
-    manifests: &'a Manifests,
-    shard: u16,
-    revision: u64,
-    seen_at: Instant,
-}
-
-/// What a look at ClickHouse said.
-enum Look {
-    There(Stored),
+/// What ClickHouse holds of one part of a range.
+enum Presence {
+    Stored(Stored),
     Absent,
-    UnderWay,
-}
-
-impl<'a> Fence<'a> {
-    /// The manifest was written, or read, at `seen_at`.
-    pub fn new(manifests: &'a Manifests, shard: u16, revision: u64, seen_at: Instant) -> Self {
-        Self {
-            manifests,
-            shard,
-            revision,
-            seen_at,
-        }
-    }
-
-    async fn check(&mut self) -> Result<(), Stop> {
-        if self.seen_at.elapsed() < TRUSTED_FOR {
-            return Ok(());
-        }
-        let asked_at = Instant::now();
-        if !self.manifests.is_at(self.shard, self.revision).await? {
-            return Err(Stop::Lost);
-        }
-        self.seen_at = asked_at;
-        Ok(())
-    }
+    /// It has no rows yet, but an insert is running.
+    Inserting,
 }
 
 impl Store {
-    /// Returns when the range is there. Waits while ClickHouse is away; the stream absorbs.
+    /// Returns when the range is stored. Waits while ClickHouse is away; meanwhile the records stay in the stream.
     pub async fn store(
         &self,
         range: &Range,
@@ -102,7 +69,7 @@ impl Store {
         mut fence: Fence<'_>,
     ) -> Result<Stored, Stop> {
         if !range.pending.dropped.is_empty() {
-            // First, so that whoever finds the events of a range finds its duplicates too.
+            // First, so that every reader that finds the events of a range finds its duplicates too.
             let token = format!("{token}/duplicates");
             self.store_part(range, Part::Duplicates, span, &token, tried, &mut fence)
                 .await?;
@@ -114,8 +81,8 @@ impl Store {
             .await
     }
 
-    /// Whether all of a range is there already.
-    pub async fn is_there(&self, pending: &Pending, span: Span) -> anyhow::Result<bool> {
+    /// Whether all of a range is stored already.
+    pub async fn is_stored(&self, pending: &Pending, span: Span) -> anyhow::Result<bool> {
         if !pending.dropped.is_empty() && self.duplicates_verdict(pending, span).await? != Verdict::Whole {
             return Ok(false);
         }
@@ -133,18 +100,18 @@ impl Store {
     ) -> Result<Stored, Stop> {
         let shard = Shard { shard: span.shard };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let (mut tokens, mut confirmed, mut look_first) = (1, false, tried == Tried::Perhaps);
-        let mut looked_at = None;
+        let (mut tokens, mut confirmed, mut verify_first) = (1, false, tried == Tried::Perhaps);
+        let mut verified_at = None;
         loop {
-            if look_first {
-                let look = self.look(&range.pending, part, span, token).await;
-                looked_at = Some(Instant::now());
-                match look {
-                    Ok(Look::There(stored)) => {
+            if verify_first {
+                let presence = self.presence(&range.pending, part, span, token).await;
+                verified_at = Some(Instant::now());
+                match presence {
+                    Ok(Presence::Stored(stored)) => {
                         self.health.up("clickhouse");
                         return Ok(stored);
                     }
-                    Ok(Look::Absent) if confirmed => {
+                    Ok(Presence::Absent) if confirmed => {
                         warn!(
                             shard = span.shard,
                             token, tokens, "ClickHouse swallowed a range with its token"
@@ -154,12 +121,12 @@ impl Store {
                         confirmed = false;
                         if tokens > TOKENS_MAX {
                             return Err(Stop::Alarm(format!(
-                                "ClickHouse confirmed {token} {TOKENS_MAX} times, and its rows are not there"
+                                "ClickHouse confirmed the insert {token} {TOKENS_MAX} times, but it has no rows"
                             )));
                         }
                     }
-                    Ok(Look::Absent) => {}
-                    Ok(Look::UnderWay) => {
+                    Ok(Presence::Absent) => {}
+                    Ok(Presence::Inserting) => {
                         tokio::time::sleep(backoff.next_delay()).await;
                         continue;
                     }
@@ -171,22 +138,22 @@ impl Store {
                 }
             }
             fence.check().await?;
-            // What was absent then may have come since, from an earlier try, and its token be forgotten: whoever was paused
-            // between looks again.
-            if looked_at.is_some_and(|at| at.elapsed() >= TRUSTED_FOR) {
+            // Rows that were absent may have come since from an earlier attempt, whose token may be forgotten. After a pause,
+            // verify again.
+            if verified_at.is_some_and(|at| at.elapsed() >= TRUSTED_FOR) {
                 continue;
             }
-            let of_this_try = match tokens {
+            let token_now = match tokens {
                 1 => token.to_owned(),
                 n => format!("{token}#{n}"),
             };
             let sent = self
                 .sink
-                .insert::<Failure>(range, part, span.generation, span.shard, &of_this_try, async || {
+                .insert::<Failure>(range, part, span.generation, span.shard, &token_now, async || {
                     Ok(fence.check().await?)
                 })
                 .await;
-            look_first = true;
+            verify_first = true;
             confirmed = sent.is_ok();
             match sent {
                 Ok(()) => {}
@@ -200,49 +167,49 @@ impl Store {
         }
     }
 
-    async fn look(&self, pending: &Pending, part: Part, span: Span, token: &str) -> Result<Look, Stop> {
+    async fn presence(&self, pending: &Pending, part: Part, span: Span, token: &str) -> Result<Presence, Stop> {
         let rows = pending.rows;
-        // Twice, with a look at what is under way between: an insert that ended before that look has shown its rows by now.
-        for under_way_checked in [false, true] {
+        // Twice, with a check for running inserts between: an insert that ended before that check shows its rows by now.
+        for running_checked in [false, true] {
             let verdict = match part {
                 Part::Events => self.verifier.verdict(span, rows).await?,
                 Part::Duplicates => self.duplicates_verdict(pending, span).await?,
             };
             match verdict {
-                Verdict::Whole => return Ok(Look::There(Stored::Once)),
+                Verdict::Whole => return Ok(Presence::Stored(Stored::Once)),
                 Verdict::Doubled { rows: all } => {
                     error!(
                         shard = span.shard,
-                        token, rows, all, "a range is stored twice in part: an audit removes that"
+                        token, rows, all, "part of a range is stored twice: an audit removes the second rows"
                     );
-                    return Ok(Look::There(Stored::Doubled));
+                    return Ok(Presence::Stored(Stored::Doubled));
                 }
                 Verdict::Partial { rows: some, positions } => {
                     return Err(Stop::Alarm(format!(
-                        "of the {rows} rows of {token}, ClickHouse holds {some} at {positions} positions, which no insert \
-                         can have left"
+                        "ClickHouse holds {some} rows at {positions} positions of {token}, which has {rows}: no insert can have \
+                         left that"
                     )));
                 }
-                Verdict::Absent if under_way_checked => {}
+                Verdict::Absent if running_checked => {}
                 Verdict::Absent => {
-                    if self.verifier.is_under_way(token).await? {
-                        return Ok(Look::UnderWay);
+                    if self.verifier.is_running(token).await? {
+                        return Ok(Presence::Inserting);
                     }
                 }
             }
         }
-        Ok(Look::Absent)
+        Ok(Presence::Absent)
     }
 
-    /// Whether every dropped position has its row. How many it has does not matter: whoever reads duplicates goes by their
-    /// positions. Some may have come with an earlier cut of the same records, of which nobody knows any more.
+    /// Whether every dropped position has a row. It may have several, because readers of duplicates count positions. Some may
+    /// be from an earlier range of the same records that has no manifest any more.
     async fn duplicates_verdict(&self, pending: &Pending, span: Span) -> anyhow::Result<Verdict> {
-        let there = self.verifier.dropped(span).await?;
-        let is_there = |at: &(u64, u32)| {
-            let found = there.binary_search_by_key(at, |row| (row.stream_seq, row.idx));
+        let stored = self.verifier.dropped(span).await?;
+        let is_stored = |at: &(u64, u32)| {
+            let found = stored.binary_search_by_key(at, |row| (row.stream_seq, row.idx));
             found.is_ok()
         };
-        Ok(match pending.dropped.iter().all(is_there) {
+        Ok(match pending.dropped.iter().all(is_stored) {
             true => Verdict::Whole,
             false => Verdict::Absent,
         })
@@ -251,11 +218,12 @@ impl Store {
     async fn wait(&self, shard: u16, backoff: &mut Backoff, why: &str) {
         self.health.down("clickhouse", why);
         let delay = backoff.next_delay();
-        warn!(shard, "ClickHouse: {why}: trying again in {delay:.1?}");
+        warn!(shard, "ClickHouse: {why}: retrying in {delay:.1?}");
         tokio::time::sleep(delay).await;
     }
 }
 
+/// Why an insert failed.
 enum Failure {
     Sink(SinkError),
     Stop(Stop),

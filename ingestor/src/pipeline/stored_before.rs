@@ -1,4 +1,4 @@
-//! Asks ClickHouse which event ids were stored before a batch.
+//! Asks ClickHouse which event ids were stored before a range.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -8,17 +8,17 @@ use schema::EventId;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::pipeline::{
+use super::{
     duplicates::{Question, SealedAt},
     verify::{Verifier, within},
 };
 
-/// Ids in one statement: with their accounts 160 kB of text at the most, of the 256 that ClickHouse parses.
+/// Ids in one statement: with their accounts at most 160 kB of text, of the 256 kB that ClickHouse parses.
 const IDS: usize = 2_000;
 
-/// An event was admitted at the most so long before it was sealed: what a spool and an outage may take, and a gateway's clock
-/// be wrong. It only keeps ClickHouse from reading all that an account ever had. (A correction has the time of what it corrects,
-/// which may be older: it is published once by a protocol of its own.)
+/// The longest time from an event's admission to its sealing: it covers spools, outages and wrong gateway clocks. It only keeps
+/// ClickHouse from reading all rows of an account. (A correction has the time of the event that it corrects, which may be
+/// older: its own protocol publishes it once.)
 const ADMITTED_BEFORE: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 #[derive(Row, Deserialize)]
@@ -28,10 +28,11 @@ struct Stored {
     sealed_ms: i64,
 }
 
-/// Those of the ids that have a row before the batch, in this generation of the stream or in an earlier one.
+/// Those of the ids that have a row before the range, in this generation of the stream or an earlier one, and when each was
+/// sealed.
 pub async fn ask(verifier: &Verifier, generation: u32, shard: u16, question: &Question) -> Result<SealedAt> {
-    // Of a shard, as of a range, whatever is behind `first` in this generation was not before. What it might find there is
-    // the batch itself: stored, and then forgotten with its manifest.
+    // Rows of this shard and generation from `first` on are not before the range. They can be the range itself, if it was
+    // stored and its manifest was then lost.
     let sql = "select event_id, toUnixTimestamp64Milli(max(ingested_at)) as sealed_ms from usage_events
                where account_id in ? and event_id in ? and ts >= fromUnixTimestamp64Milli(toInt64(?))
                    and ingested_at >= fromUnixTimestamp64Milli(toInt64(?))

@@ -1,4 +1,4 @@
-//! Asks ClickHouse what it holds of a range, by position: the only witness that counts.
+//! Asks ClickHouse which rows of a range it holds, by position. Only this proves that a range is stored.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use schema::clickhouse::identifier;
 use serde::Deserialize;
 use uuid::Uuid;
 
-/// What is there of a range.
+/// How much of a range is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Absent,
     Whole,
-    /// All rows, and some of them more than once.
+    /// All rows, some of them more than once.
     Doubled {
         rows: u64,
     },
-    /// Some rows, which one part cannot be.
+    /// Only some rows. No single insert can leave this.
     Partial {
         rows: u64,
         positions: u64,
@@ -27,7 +27,7 @@ pub enum Verdict {
 #[derive(Clone)]
 pub struct Verifier {
     client: Client,
-    /// The table of what all its servers are doing now.
+    /// The table of the queries that run on all servers.
     processes: String,
 }
 
@@ -56,7 +56,7 @@ struct Count {
 }
 
 impl Verifier {
-    /// With a cluster, whichever replica is asked answers for what was confirmed by any.
+    /// With a cluster, every replica answers with all inserts that any replica confirmed.
     pub fn new(client: Client, cluster: Option<&str>) -> Self {
         match cluster {
             None => Self {
@@ -85,10 +85,10 @@ impl Verifier {
     pub async fn stored_through(&self, generation: u32, shard: u16) -> Result<Option<u64>> {
         let sql = "select max(stream_seq) from usage_events where generation = ? and shard = ?";
         let highest = self.client.query(sql).bind(generation).bind(shard).fetch_one::<u64>();
-        Ok(Some(within("asking how far a shard is stored", highest).await?).filter(|seq| *seq > 0))
+        Ok(Some(within("reading how far a shard is stored", highest).await?).filter(|seq| *seq > 0))
     }
 
-    /// The events of a span, in order. Spans are bounded by who asks.
+    /// The events of a span, in order. The caller bounds the span.
     pub async fn events(&self, span: Span) -> Result<Vec<StoredEvent>> {
         let sql = "select stream_seq, idx, event_id from usage_events \
                    where generation = ? and shard = ? and stream_seq between ? and ? order by stream_seq, idx";
@@ -104,16 +104,16 @@ impl Verifier {
         within("reading the duplicates of a span", rows).await
     }
 
-    /// The events of a span that have a place in ClickHouse, in order: as a row that counts, or as a duplicate.
-    pub async fn places(&self, span: Span) -> Result<Vec<StoredEvent>> {
-        let mut places = self.events(span).await?;
-        places.extend(self.dropped(span).await?);
-        places.sort_unstable();
-        Ok(places)
+    /// The events of a span that ClickHouse holds, in order: as rows that count, or as duplicates.
+    pub async fn events_and_dropped(&self, span: Span) -> Result<Vec<StoredEvent>> {
+        let mut all = self.events(span).await?;
+        all.extend(self.dropped(span).await?);
+        all.sort_unstable();
+        Ok(all)
     }
 
-    /// Whether an insert under this token, or a later one of the same range, is being worked on.
-    pub async fn is_under_way(&self, token: &str) -> Result<bool> {
+    /// Whether an insert with this token, or with a later token of the same range, is running.
+    pub async fn is_running(&self, token: &str) -> Result<bool> {
         let sql = format!(
             "select count() from {} where Settings['insert_deduplication_token'] = ? \
              or startsWith(Settings['insert_deduplication_token'], ?)",
@@ -125,7 +125,7 @@ impl Verifier {
             .bind(token)
             .bind(format!("{token}#"))
             .fetch_one::<u64>();
-        Ok(within("asking what is being inserted", running).await? > 0)
+        Ok(within("asking which inserts run", running).await? > 0)
     }
 }
 
@@ -147,7 +147,7 @@ fn judge(count: &Count, rows: u64) -> Verdict {
     }
 }
 
-/// A query that hangs must not hold a shard for ever.
+/// Bounds a query: one that hangs must not block a shard.
 pub async fn within<T>(what: &'static str, query: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T> {
     const LIMIT: Duration = Duration::from_secs(30);
     match tokio::time::timeout(LIMIT, query).await {
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_there_or_not_and_all_else_is_told_apart() {
+    fn a_range_is_whole_absent_doubled_or_partial() {
         let of_five = |rows, positions| judge(&Count { rows, positions }, 5);
         assert_eq!(of_five(0, 0), Verdict::Absent);
         assert_eq!(of_five(5, 5), Verdict::Whole);

@@ -1,4 +1,4 @@
-//! Shares the shards among the ingestors: takes up those that are ours, gives up those that are not.
+//! Shares the shards among the ingestors: starts work on shards that this ingestor should own, stops work on the others.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,11 +12,11 @@ use crate::{ingest::Ingest, shards::own};
 
 const PART: &str = "members";
 
-/// Until the service stops; then gives all up.
+/// Runs until the service stops, then gives up all shards.
 pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
     let mut tasks: BTreeMap<u16, Task> = BTreeMap::new();
     let every = ingest.settings.member_ttl / 3;
-    health.down(PART, "not met yet");
+    health.down(PART, "no contact with the other ingestors yet");
     loop {
         let met = {
             let mut members = ingest.members.lock().await;
@@ -32,7 +32,7 @@ pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
                 tasks.retain(|_, task| !task.handle.is_finished());
                 for (shard, task) in &tasks {
                     if !ours.contains(shard) && !task.stop.is_cancelled() {
-                        info!(shard, "the shard is another ingestor's now");
+                        info!(shard, "the shard now belongs to another ingestor");
                         task.stop.cancel();
                     }
                 }
@@ -40,9 +40,9 @@ pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
                     tasks.entry(shard).or_insert_with(|| Task::spawn(&ingest, shard));
                 }
             }
-            // Nothing changes hands on a guess.
+            // Without an answer, no shard changes its owner.
             Err(why) => {
-                warn!("could not meet the other ingestors: {why}");
+                warn!("could not reach the other ingestors: {why}");
                 health.down(PART, why);
             }
         }
@@ -56,13 +56,13 @@ pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
         }
     }
     tasks.values().for_each(|task| task.stop.cancel());
-    // At once: the others may ask for the shards while we finish with them.
+    // Immediately, so that the others can ask for the shards while we finish our work on them.
     let members = ingest.members.lock().await;
     if let Err(why) = timeout(every, members.leave())
         .await
         .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer")))
     {
-        warn!("leaving: {why:#}");
+        warn!("could not leave the other ingestors: {why:#}");
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Which ingestors are there, and so which shards each has. An entry in a bucket that forgets; no clock is compared.
+//! Which ingestors are alive, and so which shards each should own. Each ingestor keeps an entry in a bucket whose entries
+//! expire. No clocks are compared.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,18 +18,18 @@ pub struct Members {
     pub view: View,
 }
 
-/// What was seen of the others.
+/// The members seen so far.
 #[derive(Debug)]
 pub struct View {
     ttl: Duration,
     present: BTreeSet<String>,
-    /// Since when somebody has been missing, without a break in our looking.
+    /// Since when each absent member is missing, in an unbroken series of looks.
     absent: HashMap<String, Instant>,
     looked_at: Option<Instant>,
 }
 
 impl Members {
-    /// A new member, with an id of its own for each start.
+    /// A new member. Each start has its own id.
     pub fn new(bucket: Store, ttl: Duration) -> Self {
         Self {
             bucket,
@@ -41,28 +42,28 @@ impl Members {
         &self.me
     }
 
-    /// Says that we are here and looks who else is.
+    /// Renews our entry and reads the entries of the others.
     pub async fn meet(&mut self) -> Result<()> {
         self.bucket
             .put(&self.me, Default::default())
             .await
-            .context("telling the other ingestors that we are here")?;
+            .context("renewing the membership")?;
         let prefix = self.bucket.prefix.clone();
         let present = self
             .bucket
             .stream
             .info_with_subjects(format!("{prefix}>"))
             .await
-            .context("asking which ingestors are there")?
+            .context("reading the other members")?
             .map_ok(|(subject, _)| subject.strip_prefix(&prefix).unwrap_or(&subject).to_owned())
             .try_collect()
             .await
-            .context("asking which ingestors are there")?;
+            .context("reading the other members")?;
         self.view.look(present, Instant::now());
         Ok(())
     }
 
-    /// Says that we are gone, so that nobody has to wait for it.
+    /// Removes our entry, so that the others need not wait for it to expire.
     pub async fn leave(&self) -> Result<()> {
         let subject = format!("{}{}", self.bucket.prefix, self.me);
         self.bucket
@@ -70,11 +71,11 @@ impl Members {
             .purge()
             .filter(subject)
             .await
-            .context("leaving the other ingestors")?;
+            .context("removing the membership")?;
         Ok(())
     }
 
-    /// The shards that are ours.
+    /// The shards that this ingestor should own.
     pub fn shards(&self, shards: u16) -> BTreeSet<u16> {
         assigned(&self.view.present, &self.me, shards)
     }
@@ -91,7 +92,7 @@ impl View {
     }
 
     fn look(&mut self, present: BTreeSet<String>, now: Instant) {
-        // After a break (NATS was away) all entries may have expired, with everybody alive: absence counts anew.
+        // After a break (NATS was away) all entries may have expired although their owners are alive: start counting again.
         if self.looked_at.is_none_or(|before| now - before > self.ttl) {
             self.absent.clear();
         }
@@ -103,7 +104,7 @@ impl View {
         self.looked_at = Some(now);
     }
 
-    /// Whether it was seen missing for longer than an entry lives, beyond the life of its entry.
+    /// Whether the member is gone: its entry expired, and it was missing for at least another lifetime of an entry.
     pub fn is_gone(&mut self, id: &str) -> bool {
         let Some(looked_at) = self.looked_at else { return false };
         if self.present.contains(id) {
@@ -113,8 +114,8 @@ impl View {
     }
 }
 
-/// Shard i belongs to member i modulo their number, in the order of their ids: everybody who sees the same members agrees,
-/// and no two of them differ by more than one shard.
+/// Shard i belongs to member i modulo the number of members, in the order of their ids. All who see the same members agree, and
+/// the numbers of their shards differ by at most one.
 fn assigned(members: &BTreeSet<String>, me: &str, shards: u16) -> BTreeSet<u16> {
     let Some(mine) = members.iter().position(|id| id == me) else {
         return BTreeSet::new();
@@ -148,11 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn somebody_is_gone_only_after_being_missed_for_the_life_of_an_entry() {
+    fn a_member_is_gone_after_missing_for_the_lifetime_of_an_entry() {
         let (ttl, start) = (Duration::from_secs(6), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut view = View::new(ttl);
-        assert!(!view.is_gone("b"), "nothing was looked at");
+        assert!(!view.is_gone("b"), "there was no look yet");
         view.look(set(&["a", "b"]), at(0));
         assert!(!view.is_gone("b"));
         for seconds in [2, 4, 6] {
@@ -163,14 +164,14 @@ mod tests {
         assert!(view.is_gone("b"));
         view.look(set(&["a", "b"]), at(10));
         assert!(!view.is_gone("b"), "back");
-        // An owner of a manifest that never was a member while we looked.
+        // The owner of a manifest that was never a member while we looked.
         assert!(!view.is_gone("stranger"));
         view.look(set(&["a", "b"]), at(16));
         assert!(view.is_gone("stranger"));
     }
 
     #[test]
-    fn a_break_in_looking_is_nobodys_absence() {
+    fn a_break_between_looks_is_no_absence() {
         let (ttl, start) = (Duration::from_secs(6), Instant::now());
         let mut view = View::new(ttl);
         view.look(set(&["a", "b"]), start);

@@ -1,4 +1,4 @@
-//! One shard in this ingestor: taken when it is free, worked on through all trouble, given up when told to.
+//! Owns one shard: claims it when it is free, works on it despite failures, and gives it up on request.
 
 use std::{
     sync::Arc,
@@ -15,25 +15,22 @@ use crate::{
     generation,
     ingest::Ingest,
     manifests::{Held, WriteError},
-    pipeline::work::Work,
+    pipeline::work::{RELEASE_WITHIN, Work},
     shards::claim::{self, Beginning, Claim},
     stop::Stop,
 };
 
-/// How long a range under way may still take when the shard is to be given away. Its manifest stays, so that the next
-/// owner finishes it.
-pub const RELEASE_WITHIN: Duration = Duration::from_secs(10);
-/// How often somebody else's shard is asked for.
+/// How often the ingestor looks whether another owner's shard is free.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Works on a shard until told to stop, through all trouble; then gives it up.
+/// Works on a shard until `stop` is cancelled, despite failures. Then gives it up.
 pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
     while !stop.is_cancelled() {
         let began = Instant::now();
         let ended = own(&ingest, shard, &stop).await;
         ingest.owned.remove(shard);
-        // What went well for a while starts its waits from the first again.
+        // After a while without failures, the delays start from the shortest again.
         if began.elapsed() > Duration::from_secs(60) {
             backoff.reset();
         }
@@ -41,7 +38,7 @@ pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
             Ok(()) => break,
             Err(Stop::Lost) => info!(shard, "another ingestor took the shard over"),
             Err(Stop::Alarm(why)) => ingest.alarms.raise(shard, &why),
-            Err(Stop::Trouble(trouble)) => warn!(shard, "beginning the shard again: {trouble:#}"),
+            Err(Stop::Trouble(trouble)) => warn!(shard, "restarting the shard: {trouble:#}"),
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -50,18 +47,21 @@ pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
     }
     ingest.alarms.clear(shard);
     let released = timeout(RELEASE_WITHIN, release(&ingest, shard)).await;
-    if let Err(trouble) = released.unwrap_or_else(|_| Err(anyhow::anyhow!("NATS is away"))) {
-        warn!(shard, "could not give the shard up, so it will be taken: {trouble:#}");
+    if let Err(trouble) = released.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer from NATS"))) {
+        warn!(
+            shard,
+            "could not give up the shard, the next owner waits until this member expires: {trouble:#}"
+        );
     }
 }
 
-/// Takes the shard, once it can be taken, and works on it until told to stop.
+/// Claims the shard once it is free, and works on it until `stop` is cancelled.
 async fn own(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<(), Stop> {
-    let Some(held) = take(ingest, shard, stop).await? else {
+    let Some(held) = claim_when_free(ingest, shard, stop).await? else {
         return Ok(());
     };
     ingest.owned.done(shard, held.manifest.done_through);
-    info!(shard, done_through = held.manifest.done_through, "took the shard");
+    info!(shard, done_through = held.manifest.done_through, "claimed the shard");
     let mut work = Work::new(ingest, shard, held);
     tokio::select! {
         replayed = work.replay() => replayed?,
@@ -70,8 +70,8 @@ async fn own(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<()
     work.follow(stop).await
 }
 
-/// Waits until the shard can be taken, and takes it. `None`: told to stop before.
-async fn take(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<Option<Held>, Stop> {
+/// Waits until the shard is free, and claims it. `None`: `stop` was cancelled before.
+async fn claim_when_free(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<Option<Held>, Stop> {
     loop {
         let (manifest, revision) = ingest.manifests.read(shard).await?;
         let claim = {
@@ -90,7 +90,7 @@ async fn take(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<O
                     warn!(
                         shard,
                         done_through = manifest.done_through,
-                        "the manifest is lost or behind: ClickHouse says how far"
+                        "the manifest is lost or outdated: continuing where the rows in ClickHouse end"
                     );
                     manifest
                 }
@@ -114,7 +114,7 @@ async fn take(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<O
     }
 }
 
-/// Leaves the manifest to whoever comes next, with a range that could not be finished.
+/// Leaves the manifest to the next owner, with the range that could not be finished.
 async fn release(ingest: &Ingest, shard: u16) -> Result<(), anyhow::Error> {
     let (manifest, revision) = ingest.manifests.read(shard).await?;
     if let Some(manifest) = manifest.filter(|manifest| manifest.owner.as_ref() == Some(&ingest.me)) {
@@ -123,7 +123,7 @@ async fn release(ingest: &Ingest, shard: u16) -> Result<(), anyhow::Error> {
             ..manifest
         };
         ingest.manifests.write(shard, free, revision).await?;
-        info!(shard, "gave the shard up");
+        info!(shard, "gave up the shard");
     }
     Ok(())
 }

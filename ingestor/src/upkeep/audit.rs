@@ -1,6 +1,6 @@
-//! Compares what the stream holds with what ClickHouse holds, record by record, behind what was verified when it was stored:
-//! for an ingestor that was paused between its check and its insert, and for whatever nobody thought of. What is missing is
-//! stored, what is there twice is removed, and both are told.
+//! Compares the stream with ClickHouse, record by record. Each range was verified when it was stored; the audit finds what that
+//! check cannot: rows of an ingestor that was paused between its check and its insert, and faults that nobody thought of. It
+//! stores missing rows, removes doubled ones, and logs both.
 
 use std::{collections::HashMap, ops::AddAssign, sync::Arc};
 
@@ -43,26 +43,26 @@ pub struct Audit {
 pub struct Report {
     pub records: u64,
     pub rows: u64,
-    /// Rows that were not there, and were stored.
+    /// Rows that were missing and are now stored.
     pub missing: u64,
-    /// Rows that were there twice, and were removed.
+    /// Doubled rows that are now removed.
     pub doubled: u64,
-    /// Rows that still are wrong.
+    /// Rows that are still wrong.
     pub left: u64,
 }
 
-/// What ClickHouse holds of a record.
+/// How many rows and positions ClickHouse holds of a record.
 #[derive(Row, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct RecordRows {
     pub stream_seq: u64,
     pub rows: u64,
     pub positions: u64,
 }
 
-/// What differs.
+/// The records whose rows differ from the stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// Sequences of records with fewer positions than events, and how many rows that are.
+    /// Sequences of records with fewer positions than events.
     pub missing: Vec<u64>,
     pub missing_rows: u64,
     /// Sequences of records with more rows than positions.
@@ -70,7 +70,7 @@ pub struct Differences {
     pub doubled_rows: u64,
 }
 
-/// Audits the shards of this ingestor, again and again, each looking back a little further than the last.
+/// Audits the shards of this ingestor periodically. Each audit overlaps the previous one a little.
 pub async fn run(ingest: Arc<Ingest>, audit: Audit) -> Result<()> {
     loop {
         tokio::select! {
@@ -93,7 +93,7 @@ pub async fn run(ingest: Arc<Ingest>, audit: Audit) -> Result<()> {
 }
 
 impl Audit {
-    /// All shards, all that the stream holds.
+    /// Audits all records that the stream holds, of all shards.
     pub async fn everything(&self) -> Result<Report> {
         let mut all = Report::default();
         for shard in 0..self.stream.shards {
@@ -105,7 +105,7 @@ impl Audit {
         Ok(all)
     }
 
-    /// One shard's closed ranges, from the records of `since` on.
+    /// Audits the stored ranges of one shard, from the records of `since` on.
     pub async fn shard(&self, shard: u16, since: Option<OffsetDateTime>) -> Result<Report, Stop> {
         let mut report = Report::default();
         let (Some(manifest), _) = self.manifests.read(shard).await? else {
@@ -142,7 +142,7 @@ impl Audit {
             first: chunk.first().map_or(0, |record| record.seq),
             last: chunk.last().map_or(0, |record| record.seq),
         };
-        let found = differences(&chunk, &self.look(span).await?);
+        let found = differences(&chunk, &self.rows(span).await?);
         let mut report = Report {
             records: chunk.len() as u64,
             rows: chunk.iter().map(|record| record.content.events() as u64).sum(),
@@ -178,7 +178,7 @@ impl Audit {
             .map(|record| (record.seq, record.content.events() as u64))
             .collect();
         repair.store_missing(missing).await?;
-        let after = differences_of(expected, &self.look(span).await?);
+        let after = differences_of(expected, &self.rows(span).await?);
         report.left = after.missing_rows + after.doubled_rows;
         if report.left > 0 {
             error!(
@@ -186,18 +186,18 @@ impl Audit {
                 first = span.first,
                 last = span.last,
                 rows = report.left,
-                "could not repair all of it"
+                "could not repair all rows"
             );
         }
         Ok(report)
     }
 
-    async fn look(&self, span: Span) -> Result<Vec<Found>> {
+    async fn rows(&self, span: Span) -> Result<Vec<RecordRows>> {
         let sql = "select stream_seq, count() as rows, uniqExact(idx) as positions from usage_events \
                    where generation = ? and shard = ? and stream_seq between ? and ? group by stream_seq";
         let found = within(
             "counting rows by record",
-            bind(self.verifier.client().query(sql), span).fetch_all::<Found>(),
+            bind(self.verifier.client().query(sql), span).fetch_all::<RecordRows>(),
         )
         .await?;
         Ok(with_dropped(found, &self.verifier.dropped(span).await?))
@@ -221,8 +221,8 @@ impl AddAssign for Report {
     }
 }
 
-/// A dropped event has its place, which is in another table: it is not missing.
-fn with_dropped(mut found: Vec<Found>, dropped: &[StoredEvent]) -> Vec<Found> {
+/// Adds the dropped events, which are in another table: they are not missing.
+fn with_dropped(mut found: Vec<RecordRows>, dropped: &[StoredEvent]) -> Vec<RecordRows> {
     let mut counts: HashMap<u64, u64> = HashMap::new();
     for event in dropped {
         *counts.entry(event.stream_seq).or_default() += 1;
@@ -232,7 +232,7 @@ fn with_dropped(mut found: Vec<Found>, dropped: &[StoredEvent]) -> Vec<Found> {
         found.rows += count;
         found.positions += count;
     }
-    found.extend(counts.into_iter().map(|(stream_seq, count)| Found {
+    found.extend(counts.into_iter().map(|(stream_seq, count)| RecordRows {
         stream_seq,
         rows: count,
         positions: count,
@@ -240,16 +240,16 @@ fn with_dropped(mut found: Vec<Found>, dropped: &[StoredEvent]) -> Vec<Found> {
     found
 }
 
-fn differences(chunk: &[Reread], found: &[Found]) -> Differences {
+fn differences(chunk: &[Reread], found: &[RecordRows]) -> Differences {
     differences_of(
         chunk.iter().map(|record| (record.seq, record.content.events() as u64)),
         found,
     )
 }
 
-/// `expected`: the number of events of each record. Rows of records that were trimmed meanwhile are nobody's business here.
-fn differences_of(expected: impl IntoIterator<Item = (u64, u64)>, found: &[Found]) -> Differences {
-    let found: HashMap<u64, &Found> = found.iter().map(|found| (found.stream_seq, found)).collect();
+/// `expected`: the number of events of each record. Rows of other records do not count: their records were trimmed meanwhile.
+fn differences_of(expected: impl IntoIterator<Item = (u64, u64)>, found: &[RecordRows]) -> Differences {
+    let found: HashMap<u64, &RecordRows> = found.iter().map(|found| (found.stream_seq, found)).collect();
     let mut differences = Differences::default();
     for (seq, events) in expected {
         let (rows, positions) = found.get(&seq).map_or((0, 0), |found| (found.rows, found.positions));
@@ -271,8 +271,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_and_doubled_rows_are_told_apart() {
-        let found = |stream_seq, rows, positions| Found {
+    fn missing_and_doubled_rows_are_counted_separately() {
+        let found = |stream_seq, rows, positions| RecordRows {
             stream_seq,
             rows,
             positions,
@@ -304,7 +304,7 @@ mod tests {
             idx,
             event_id: uuid::Uuid::nil(),
         };
-        let stored = vec![Found {
+        let stored = vec![RecordRows {
             stream_seq: 1,
             rows: 2,
             positions: 2,

@@ -1,30 +1,36 @@
-//! Closes days: once nothing can fall on a day any more, its sums are copied into `usage_daily` and compared with the rows,
-//! and the day is recorded as closed. From then on sums of that day are read from the copy, and its rows may be deleted.
+//! Closes days. Once no event can fall on a day any more, its sums are copied into `usage_daily` and compared with its rows, and
+//! the day is recorded as closed. From then on, sums of that day are read from the copy, and its rows may be deleted.
+//!
+//! The ingestor that owns the first shard does this once an hour.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clickhouse::{Client, Row};
 use schema::Manifest;
 use serde::Deserialize;
 use time::{Date, OffsetDateTime, ext::NumericalDuration};
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
-/// `bill_day` lies at most so many days before the sealing of its range (see `usage_events`).
+use crate::ingest::Ingest;
+
+const EVERY: Duration = Duration::from_secs(3_600);
+
+/// `bill_day` is at most this many days before the sealing of its range (see `usage_events`).
 const LATEST_DAYS: i64 = 5;
 
-/// A range sealed from now on may carry a time that lies so far back: an ingestor's clock that is behind, an ingestor that
-/// was paused between reading its clock and writing its manifest. All it costs is that days close a day later.
+/// A range sealed from now on may have a sealing time this far back: the ingestor's clock is slow, or the ingestor was paused
+/// between reading its clock and writing its manifest. The only cost is that days close a day later.
 const SEAL_MARGIN: time::Duration = time::Duration::DAY;
 
-/// Days closed by one call at the most: the rest waits for the next.
+/// Most days that one call closes. The rest waits for the next call.
 const DAYS_AT_ONCE: usize = 31;
 
-/// One statement, at the most. An attempt that ClickHouse goes on with after it is never recorded, so it counts for nothing.
+/// Limit for one statement. If ClickHouse continues after it, that attempt is never recorded, so it has no effect.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What a day comes to. Equal fingerprints: equal sums for every account, usage type and period.
+/// The sums of a day. Equal fingerprints mean equal sums for every account, usage type and period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Row, Deserialize)]
 struct Totals {
     fingerprint: u64,
@@ -41,11 +47,41 @@ struct Open {
     rows: u64,
 }
 
-/// Closes the days that can be closed, the oldest first, and returns them.
+/// Runs until the service stops.
+pub async fn run(ingest: Arc<Ingest>, client: Client) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = ingest.life.stopping() => return Ok(()),
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        if !ingest.owned.all().contains_key(&0) {
+            continue;
+        }
+        let closed = tokio::select! {
+            () = ingest.life.stopping() => return Ok(()),
+            closed = close_now(&ingest, &client) => closed,
+        };
+        // The days stay open, and the next hour tries again.
+        if let Err(error) = closed {
+            warn!("could not close days: {error:#}");
+        }
+    }
+}
+
+async fn close_now(ingest: &Ingest, client: &Client) -> Result<()> {
+    let mut manifests = Vec::new();
+    for shard in 0..ingest.stream.shards {
+        manifests.extend(ingest.manifests.read(shard).await?.0);
+    }
+    close_days(client, manifests, schema::clock::now()).await?;
+    Ok(())
+}
+
+/// Closes the days that can be closed, oldest first, and returns them.
 ///
-/// `manifests` are the entries of all shards, read for this call; a shard that has none yet has nothing pending. To be
-/// called about once an hour by one ingestor; two at once do no harm, the day counts as the first has closed it. An error
-/// leaves the day open, and the next call tries it again.
+/// `manifests` are the manifests of all shards, read for this call. A shard without one has nothing pending. Two ingestors may
+/// run this at the same time: the first to record a day closes it. After an error the day stays open, and the next call tries
+/// again.
 pub async fn close_days(
     client: &Client,
     manifests: impl IntoIterator<Item = Manifest>,
@@ -68,13 +104,13 @@ pub async fn close_days(
     Ok(days)
 }
 
-/// The first day that cannot be closed: on every day before it nothing can fall any more, neither of the ranges that are
-/// sealed from now on nor of those that are sealed and not verified.
+/// The first day that cannot be closed yet. No event can fall on an earlier day any more: neither from ranges that are sealed
+/// from now on, nor from those that are sealed and not verified.
 fn closable_before(now: OffsetDateTime, manifests: impl IntoIterator<Item = Manifest>) -> Date {
     manifests
         .into_iter()
         .filter_map(|manifest| manifest.pending)
-        // A time that is no time cannot be compared: it holds everything open.
+        // An invalid time cannot be compared, so it keeps every day open.
         .map(|pending| OffsetDateTime::from_unix_timestamp(pending.sealed_at_ms.div_euclid(1_000)))
         .map(|sealed| sealed.unwrap_or(OffsetDateTime::UNIX_EPOCH))
         .fold(now - SEAL_MARGIN, OffsetDateTime::min)
@@ -82,8 +118,8 @@ fn closable_before(now: OffsetDateTime, manifests: impl IntoIterator<Item = Mani
         .saturating_sub(LATEST_DAYS.days())
 }
 
-/// The days from the first open one, or from the first that has rows, up to `limit`. Days without rows are closed too: the
-/// closed days have no gap.
+/// The days from the first open one, or from the first with rows, up to `limit`. Days without rows are closed, too, so closed
+/// days have no gap.
 fn days_to_close(open: &Open, limit: Date) -> Vec<Date> {
     const NONE_CLOSED: Date = time::macros::date!(1970 - 01 - 02);
     let first = match (open.open_from, open.rows) {
@@ -98,7 +134,7 @@ fn days_to_close(open: &Open, limit: Date) -> Vec<Date> {
 }
 
 async fn close(client: &Client, day: Date) -> Result<()> {
-    // The attempt: what an earlier one has copied, or one beside us copies, counts for nothing unless it is recorded.
+    // Identifies this attempt. Copies of an earlier or a concurrent attempt have no effect unless they are recorded.
     let attempt = Uuid::now_v7();
     let date = day.to_string();
     let copy = client
@@ -123,7 +159,8 @@ async fn close(client: &Client, day: Date) -> Result<()> {
         .fetch_one::<Totals>();
     let copied = bounded(copied).await.context("summing the copy")?;
 
-    // Of the rows themselves: the projection was copied, and is checked with it. The partitions that the day can be in.
+    // Sum the rows themselves, not the projection that was copied, so that this checks the projection, too. Read only the
+    // partitions that can have the day.
     let rows = client
         .query(
             "select sum(cityHash64(account_id, usage_type, period_start, units, rows)) as fingerprint,
@@ -162,8 +199,7 @@ async fn close(client: &Client, day: Date) -> Result<()> {
     Ok(())
 }
 
-/// Rows of closed days only ever become fewer. More of them: an ingestor's clock is behind by more than the margin, and
-/// what it stored is in no sum.
+/// Checks that no closed day got more rows: then an ingestor's clock is slow by more than the margin, and no sum has its rows.
 async fn check_closed(client: &Client) -> Result<()> {
     let late = client
         .query(
@@ -180,7 +216,7 @@ async fn check_closed(client: &Client) -> Result<()> {
     let late = bounded(late).await.context("comparing closed days with their rows")?;
     ensure!(
         late.is_empty(),
-        "rows have come to days that are closed, and are in no sum: {late:?}; is an ingestor's clock behind?"
+        "closed days got new rows, which are in no sum: {late:?}; is the clock of an ingestor slow?"
     );
     Ok(())
 }
@@ -211,11 +247,11 @@ mod tests {
     }
 
     #[test]
-    fn a_day_closes_when_no_range_can_reach_it_any_more() {
+    fn a_day_closes_when_no_range_can_have_its_events() {
         let now = datetime!(2026-11-23 12:00 UTC);
         assert_eq!(closable_before(now, []), date!(2026 - 11 - 17));
         assert_eq!(closable_before(now, [Manifest::default()]), date!(2026 - 11 - 17));
-        // A range sealed at `day` may hold rows of five days before.
+        // A range may hold rows of up to five days before its sealing.
         assert_eq!(closable_before(now, [pending(now)]), date!(2026 - 11 - 17));
         let old = pending(datetime!(2026-11-03 23:59:59.999 UTC));
         assert_eq!(closable_before(now, [pending(now), old]), date!(2026 - 10 - 29));
@@ -226,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealing_time_out_of_all_range_holds_everything_open() {
+    fn an_invalid_sealing_time_keeps_every_day_open() {
         let mut manifest = pending(OffsetDateTime::UNIX_EPOCH);
         manifest.pending.as_mut().unwrap().sealed_at_ms = i64::MAX;
         let limit = closable_before(datetime!(2026-11-23 12:00 UTC), [manifest]);
@@ -234,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn days_close_in_order_without_a_gap_and_a_bounded_number_at_once() {
+    fn days_close_in_order_without_gaps_and_in_bounded_numbers() {
         let open = |open_from, first_row, rows| Open {
             open_from,
             first_row,
@@ -244,7 +280,7 @@ mod tests {
         assert_eq!(days_to_close(&open(none, date!(1970 - 01 - 01), 0), limit), []);
         let first = days_to_close(&open(none, date!(2026 - 11 - 15), 7), limit);
         assert_eq!(first, [date!(2026 - 11 - 15), date!(2026 - 11 - 16)]);
-        // After a first close, days without rows count too, and rows that were deleted do not bring a day back.
+        // After the first close, days without rows count, too, and deleted rows do not reopen a day.
         assert_eq!(
             days_to_close(&open(date!(2026 - 11 - 16), date!(1970 - 01 - 01), 0), limit).len(),
             1

@@ -1,4 +1,4 @@
-//! Makes rows agree with the stream again, for an audit.
+//! Repairs what an audit found: removes doubled rows and stores missing ones.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,7 +14,8 @@ use crate::{
     pipeline::{
         content::Content,
         duplicates::{Question, Remembered},
-        range::{Range, Record},
+        range::{At, Range},
+        record::Record,
         sink::{Part, Sink, SinkError},
         stored_before,
         verify::{Span, Verifier, bind, within},
@@ -24,7 +25,7 @@ use crate::{
 
 /// Positions in one statement.
 const POSITIONS: usize = 2_000;
-/// Tries to insert; a further audit tries again.
+/// Attempts to insert. The next audit tries again.
 const TRIES: u32 = 3;
 
 pub struct Repair<'a> {
@@ -35,7 +36,7 @@ pub struct Repair<'a> {
     pub duplicates: &'a DuplicateSettings,
 }
 
-/// A row, and the insertion that it came with. Insert ids are made in the order of time (UUID version 7).
+/// A row and the insertion that made it. Insert ids are in the order of time (UUID version 7).
 #[derive(Row, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Inserted {
     stream_seq: u64,
@@ -44,17 +45,17 @@ struct Inserted {
     insert_id: Uuid,
 }
 
-/// Rows of one insertion that have to go.
+/// Rows of one insertion that must be removed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Surplus {
     /// All its rows of these records.
     records: Vec<u64>,
     /// These of its rows.
-    positions: Vec<(u64, u32)>,
+    positions: Vec<At>,
 }
 
 impl Repair<'_> {
-    /// Of each position with several rows, removes those of the later insertions.
+    /// For each position with several rows, removes the rows of the later insertions.
     pub async fn remove_doubled(&self, records: &[u64]) -> Result<()> {
         if records.is_empty() {
             return Ok(());
@@ -93,12 +94,13 @@ impl Repair<'_> {
         delete.execute().await.context("removing doubled rows")
     }
 
-    /// Stores the positions of these records that have no row: as duplicates where another position has their event.
+    /// Stores the events of these records that have no row. If another position has the same event, it is stored as a
+    /// duplicate.
     pub async fn store_missing(&self, records: Vec<Reread>) -> Result<()> {
         let Some(range) = self.missing(records).await? else {
             return Ok(());
         };
-        // Two audits at once repair the same under the same token, once.
+        // Two audits at the same time use the same token, so the repair is stored once.
         let minute = clock::now_ms() / 60_000;
         let pending = &range.pending;
         let Span { generation, shard, .. } = self.span;
@@ -152,25 +154,25 @@ impl Repair<'_> {
         let decide = Remembered::nothing(self.duplicates);
         if let Some(question) = decide.question(&records) {
             let Span { generation, shard, .. } = self.span;
-            // Wherever the event has its row: what has none cannot be found as itself.
+            // Anywhere in the stream: an event without a row cannot find itself.
             let anywhere = Question {
                 first: u64::MAX,
                 ..question
             };
-            let stored = stored_before::ask(self.verifier, generation, shard, &anywhere).await?;
-            dropped = decide.all_dropped(&records, &stored);
+            let stored_before = stored_before::ask(self.verifier, generation, shard, &anywhere).await?;
+            dropped = decide.all_dropped(&records, &stored_before);
         }
-        let there = stored_here
+        let stored = stored_here
             .iter()
             .chain(&dropped_here)
             .map(|row| (row.stream_seq, row.idx));
-        let mut there: Vec<_> = there.collect();
-        there.sort_unstable();
-        Ok(Range::without(records, there, dropped, clock::now_ms()).filter(|range| !range.is_empty()))
+        let mut stored: Vec<_> = stored.collect();
+        stored.sort_unstable();
+        Ok(Range::without(records, stored, dropped, clock::now_ms()).filter(|range| !range.is_empty()))
     }
 }
 
-/// What has to go, by insertion. Rows of one insertion at one position cannot be told apart, and stay.
+/// The rows to remove, by insertion. Rows of one insertion at one position cannot be told apart, so they stay.
 fn surplus(mut rows: Vec<Inserted>) -> BTreeMap<Uuid, Surplus> {
     rows.sort_unstable();
     rows.dedup();
@@ -199,13 +201,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_insertion_stays_and_the_later_ones_go() {
+    fn the_first_insertion_stays_and_later_ones_are_removed() {
         let row = |stream_seq, idx, insertion| Inserted {
             stream_seq,
             idx,
             insert_id: Uuid::from_u128(insertion),
         };
-        // Record 1: inserted by 1 and, wholly, by 2. Record 2: by 1 but for its last row, which 3 mended; then 2 came late.
+        // Record 1: inserted by 1, and all of it again by 2. Record 2: inserted by 1 except its last row, which 3 repaired;
+        // then 2 inserted it late.
         let rows = vec![
             row(1, 0, 2),
             row(1, 0, 1),
@@ -236,7 +239,7 @@ mod tests {
         );
         assert!(
             surplus(vec![row(1, 0, 1), row(1, 0, 1)]).is_empty(),
-            "one insertion, twice: not to be told apart"
+            "rows of one insertion cannot be told apart"
         );
     }
 }

@@ -1,11 +1,11 @@
-//! Records that were stored already, read again in bounded pieces: for audits and for a raised generation.
+//! Reads stored records again in bounded chunks, for audits and for raising the generation.
 
 use crate::{
     pipeline::{content::Content, reader::Reader},
     stop::Stop,
 };
 
-/// What ends a chunk, whichever comes first.
+/// The first of these bounds ends a chunk.
 const RECORDS: usize = 5_000;
 const EVENTS: usize = 50_000;
 const BYTES: usize = 16 << 20;
@@ -18,7 +18,7 @@ pub struct Reread {
     pub content: Content,
 }
 
-/// The next records up to and including `last`; none: there are none.
+/// The next records up to and including `last`. Empty: there are no more.
 pub async fn next(reader: &mut Reader, last: u64) -> Result<Vec<Reread>, Stop> {
     let (mut chunk, mut events, mut bytes) = (Vec::new(), 0, 0);
     while chunk.len() < RECORDS && events < EVENTS && bytes < BYTES {

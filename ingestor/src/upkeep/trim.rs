@@ -1,4 +1,4 @@
-//! Removes from the stream what is stored and no longer needed for replays. Never anything that is not in ClickHouse.
+//! Removes records from the stream that are stored and no longer needed for replays. Never removes a record that is not stored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,15 +9,15 @@ use schema::{LaneRecord, lane_record::Kind, names};
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
-use crate::{ingest::Ingest, metrics::Shard, stream::State};
+use crate::{ingest::Ingest, metrics::Shard, stream::StreamState};
 
-/// Of the stream's bytes, in percent: above it, being stored is enough to be trimmed.
+/// Percentage of the stream's bytes in use, above which stored records are trimmed whatever their age.
 const PRESSURE: u64 = 80;
 
-/// How long a fence stays at the least: far longer than it takes to settle its run, unless ClickHouse is away that long.
+/// Shortest time that a fence stays: far longer than settling its run takes, unless ClickHouse is away that long.
 const FENCE_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// Trims the shards of this ingestor, again and again.
+/// Trims the shards of this ingestor periodically.
 pub async fn run(ingest: Arc<Ingest>) -> Result<()> {
     loop {
         tokio::select! {
@@ -34,7 +34,7 @@ pub async fn run(ingest: Arc<Ingest>) -> Result<()> {
     }
 }
 
-/// Removes what may go of one shard, and says how many records that were.
+/// Trims one shard, and returns how many records it removed.
 async fn trim(ingest: &Ingest, shard: u16, done_through: u64, now: OffsetDateTime) -> Result<u64> {
     let stream = ingest.stream.handle().await?;
     let oldest_kept = now - ingest.settings.replay_window;
@@ -79,16 +79,16 @@ async fn trim(ingest: &Ingest, shard: u16, done_through: u64, now: OffsetDateTim
 /// The last record of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LaneEnd {
-    /// It says where the lane stands, so it stays.
+    /// It stays, because it has the position of the lane.
     Kept(u64),
-    /// The lane ended long ago: nobody asks where it stood. A run that was fenced, and comes back after all, writes nothing:
-    /// it expects a last record that is gone, and NATS refuses that as it refused it before. Should its leases not be settled
-    /// by then, whoever settles them fences the empty lane anew.
+    /// The lane ended long ago, so nobody needs its position. A fenced run that comes back cannot write: it expects a last
+    /// record that is gone, so NATS refuses the write, as it did before. If the run's leases are not settled by then, the
+    /// settling worker fences the empty lane again.
     Forgotten,
 }
 
 impl LaneEnd {
-    /// `kind`: of the last record, `None`: it cannot be read.
+    /// `kind`: of the last record. `None`: it cannot be decoded.
     fn of(kind: Option<&Kind>, sequence: u64, age: time::Duration, replay_window: Duration) -> Self {
         match kind {
             Some(Kind::Close) if age > replay_window => Self::Forgotten,
@@ -98,7 +98,7 @@ impl LaneEnd {
     }
 }
 
-/// The sequence to purge a lane below. `None`: nothing. Never 0, by which NATS would understand the whole lane.
+/// The sequence below which to purge a lane. `None`: nothing to purge. Never 0, which NATS would take as the whole lane.
 fn purge_below(boundary: u64, end: LaneEnd) -> Option<u64> {
     let below = match end {
         LaneEnd::Kept(last) => boundary.min(last),
@@ -107,9 +107,10 @@ fn purge_below(boundary: u64, end: LaneEnd) -> Option<u64> {
     (below > 1).then_some(below)
 }
 
-/// Everything below this sequence may go, a lane's last record aside.
+/// Records below this sequence may be removed, except the last record of a lane.
+///
 /// `young`: the first record of the shard within the replay window.
-fn boundary(stream: State, done_through: u64, young: Option<u64>) -> u64 {
+fn boundary(stream: StreamState, done_through: u64, young: Option<u64>) -> u64 {
     let stored = done_through + 1;
     let pressed = stream.max_bytes > 0 && stream.bytes.saturating_mul(100) > stream.max_bytes.saturating_mul(PRESSURE);
     match young {
@@ -150,21 +151,21 @@ mod tests {
         let end = |kind, days| LaneEnd::of(kind, 7, time::Duration::days(days), window);
         assert_eq!(end(Some(&close), 2), LaneEnd::Forgotten);
         assert_eq!(end(Some(&close), 0), LaneEnd::Kept(7));
-        // Its run has to be settled first.
+        // Its run must be settled first.
         assert_eq!(end(Some(&fence), 2), LaneEnd::Kept(7));
         assert_eq!(end(Some(&fence), 8), LaneEnd::Forgotten);
         let month = Duration::from_secs(30 * 24 * 3_600);
         let kept_longer = LaneEnd::of(Some(&fence), 7, time::Duration::days(8), month);
         assert_eq!(kept_longer, LaneEnd::Kept(7));
-        // A run that spools comes back for its lane, whenever that is.
+        // A run that spools may continue its lane at any time.
         for kind in [Some(&open), Some(&batch), None] {
             assert_eq!(end(kind, 1_000), LaneEnd::Kept(7));
         }
     }
 
     #[test]
-    fn only_what_is_stored_goes_and_only_when_it_is_old_or_room_is_scarce() {
-        let stream = |bytes| State {
+    fn only_stored_records_are_trimmed_once_they_are_old_or_space_is_scarce() {
+        let stream = |bytes| StreamState {
             generation: 1,
             last_seq: 100,
             bytes,
@@ -174,18 +175,18 @@ mod tests {
         assert_eq!(
             boundary(stream(0), 50, Some(70)),
             51,
-            "old ones that are not stored stay"
+            "old records that are not stored stay"
         );
         assert_eq!(boundary(stream(0), 50, None), 51);
         assert_eq!(boundary(stream(800), 50, Some(30)), 30);
         assert_eq!(
             boundary(stream(801), 50, Some(30)),
             51,
-            "above 80 % being stored is enough"
+            "above 80 %, stored records are trimmed"
         );
         assert_eq!(
             boundary(
-                State {
+                StreamState {
                     max_bytes: 0,
                     ..stream(801)
                 },
@@ -193,7 +194,7 @@ mod tests {
                 Some(30)
             ),
             30,
-            "no bound, no pressure"
+            "a stream without a bound is never short of space"
         );
     }
 }

@@ -1,9 +1,9 @@
-//! Kills and pauses, in the middle of an insert.
+//! Kills and pauses in the middle of an insert.
 
 use clickhouse::Row;
 use ingestor::{
     config::{BatchSettings, Cli},
-    pipeline::range::{Gathering, Record, Sealed},
+    pipeline::{gathering::Gathering, range::Sealed, record::Record},
 };
 use schema::{Manifest, names};
 use serde::Serialize;
@@ -23,14 +23,14 @@ async fn units_of_one_ten_a_hundred_and_a_thousand_are_1111() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_kills_of_an_ingestor_in_mid_insert_count_each_event_once() {
+async fn ten_kills_of_an_ingestor_during_inserts_count_each_event_once() {
     let mut rig = Rig::start(1, &[("BATCH_AGE_MAX", "0.02")]).await;
     let load = rig.load().await;
     for _ in 0..10 {
         rig.until_inserting().await;
         rig.ingestors[0].kill().await.unwrap();
         rig.ingestors[0].restart().await.unwrap();
-        // Taken over, and at work again.
+        // Its shards are claimed and work continues.
         let before = rig.stored().await.unwrap();
         harness::eventually("rows are stored again", async || {
             rig.stored().await.filter(|stored| stored.rows > before.rows)
@@ -41,7 +41,7 @@ async fn ten_kills_of_an_ingestor_in_mid_insert_count_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_kills_of_clickhouse_in_mid_insert_count_each_event_once() {
+async fn ten_kills_of_clickhouse_during_inserts_count_each_event_once() {
     let mut rig = Rig::on(ClickHouseIs::Own, 1, &[("BATCH_AGE_MAX", "0.02")]).await;
     let load = rig.load().await;
     for _ in 0..10 {
@@ -59,7 +59,7 @@ async fn ten_kills_of_clickhouse_in_mid_insert_count_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nats_killed_and_started_again_is_read_on_from_where_it_was() {
+async fn reading_continues_where_it_was_after_nats_is_killed_and_restarted() {
     let mut rig = Rig::start(1, &[]).await;
     let load = rig.load().await;
     for _ in 0..3 {
@@ -76,7 +76,7 @@ async fn nats_killed_and_started_again_is_read_on_from_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ingestor_that_slept_through_its_succession_stores_nothing_twice() {
+async fn an_ingestor_that_is_paused_while_others_take_over_stores_nothing_twice() {
     let mut rig = Rig::start(2, &[("BATCH_AGE_MAX", "0.02")]).await;
     harness::eventually("both have shards", async || two(&rig.owners().await?)).await;
     let load = rig.load().await;
@@ -94,7 +94,7 @@ async fn an_ingestor_that_slept_through_its_succession_stores_nothing_twice() {
     rig.assert_stored(load.stop().await).await;
 }
 
-/// Both owners, if there are two.
+/// Both owners, if there are exactly two.
 fn two(owners: &[String]) -> Option<Vec<String>> {
     let mut owners = owners.to_vec();
     owners.sort();
@@ -102,8 +102,8 @@ fn two(owners: &[String]) -> Option<Vec<String>> {
     (owners.len() == 2).then_some(owners)
 }
 
-/// A row in another shard, to leave a token behind without the range's rows. In the range's partition: ClickHouse
-/// remembers tokens by partition.
+/// A row in another shard, inserted to leave a token without the rows of the range. It is in the partition of the range, because
+/// ClickHouse remembers tokens by partition.
 #[derive(Row, Serialize)]
 struct Stranger {
     generation: u32,
@@ -112,8 +112,8 @@ struct Stranger {
     ingested_at: i64,
 }
 
-/// A kill of ClickHouse between its log of tokens and the part leaves the token without the rows: every retry with it is
-/// confirmed and stores nothing.
+/// If ClickHouse is killed after it writes the token and before it stores the part, the token has no rows: every retry with the
+/// token is confirmed and stores nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_swallowed_by_its_token_is_stored_under_another() {
     let mut rig = Rig::start(1, &[]).await;
@@ -121,7 +121,7 @@ async fn a_range_swallowed_by_its_token_is_stored_under_another() {
     rig.assert_stored(lane.written).await;
     rig.ingestors[0].stop(std::time::Duration::from_secs(20)).await.unwrap();
 
-    // What an ingestor would have sealed before it was killed.
+    // The range that an ingestor would have sealed before it was killed.
     let events: Vec<_> = [1, 10, 100, 1_000].into_iter().map(event).collect();
     lane.events(events.clone()).await;
     let mut gathering = Gathering::new(bounds());
