@@ -7,7 +7,7 @@ use super::state::{Insert, Token};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `ingestor/src/shards/own.rs`, `take`: the manifest is read, `claim.rs` says where to begin, and it is written over that
+    /// `ingestor/src/shards/own.rs`, `claim_when_free`: the manifest is read, `claim.rs` says where to begin, and it is written over that
     /// revision. Whether the owner is gone is nobody's to know, so it may be taken from the living.
     Take {
         ingestor: u8,
@@ -22,7 +22,7 @@ pub enum Action {
     StoreDuplicates {
         ingestor: u8,
     },
-    /// `ingestor/src/pipeline/store.rs`, `check` and `sink.rs`, `insert`: the manifest is still ours, and the rows go out. One step:
+    /// `ingestor/src/pipeline/fence.rs`, `check` and `sink.rs`, `insert`: the manifest is still ours, and the rows go out. One step:
     /// a pause between the two is an insert that is on its way for long.
     Send {
         ingestor: u8,
@@ -32,7 +32,7 @@ pub enum Action {
     Lands(Insert),
     /// ClickHouse is killed when the token is logged and the part is not in place yet.
     Swallowed(Insert),
-    /// `ingestor/src/pipeline/store.rs`, `look` and `verify.rs`, `verdict`. Of an insert whose answer did not come, at any time.
+    /// `ingestor/src/pipeline/store.rs`, `presence` and `verify.rs`, `verdict`. Of an insert whose answer did not come, at any time.
     Look {
         ingestor: u8,
     },
