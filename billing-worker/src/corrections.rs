@@ -46,7 +46,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
-    accounts::{self, checked_name},
+    accounts::{self, identity::checked_name},
     administration::{
         Administration, audit,
         page::{Listed, Trail},

@@ -53,14 +53,14 @@ pub mod webhook;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use config::{Settings, Task};
+use cli::invocation::{Invocation, Task};
 
-/// Runs the service until it is told to stop, or one sub-command. `args[0]` is the program's name.
+/// Runs the service until a signal stops it, or runs one sub-command. `args[0]` is the program's name.
 ///
-/// Exits with 0 when all went well, 1 when it failed, 2 when it was asked for something that cannot be.
+/// Exit codes: 0 success, 1 failure, 2 wrong arguments or settings.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let settings = match Settings::read(args) {
-        Ok(settings) => settings,
+    let Invocation { settings, task } = match Invocation::read(args) {
+        Ok(invocation) => invocation,
         Err(code) => return code,
     };
     if let Err(error) = service::telemetry::init(&settings.service) {
@@ -72,9 +72,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return failed(&anyhow::Error::new(error).context("starting the async runtime")),
     };
     let done = runtime.block_on(async {
-        match &settings.task {
-            Task::Run => app::run(&settings).await,
-            Task::Command(command) => cli::run(command, &settings).await,
+        match &task {
+            Task::RunService => app::run(&settings).await,
+            Task::Command { command, json } => cli::run(command, &settings, *json).await,
         }
     });
     match done {

@@ -16,7 +16,7 @@ use time::{Date, OffsetDateTime, ext::NumericalDuration};
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use crate::subscriptions;
+use crate::subscriptions::current;
 
 /// Accounts read from PostgreSQL, and pushed to ClickHouse, at once.
 const PAGE: i64 = 10_000;
@@ -84,7 +84,7 @@ async fn push_accounts(
         let Some(last) = ids.last() else { return Ok(pushed) };
         after = *last;
         let accounts: Vec<_> = ids.into_iter().map(AccountId).collect();
-        let current = subscriptions::current(db, &accounts)
+        let current = current::subscriptions(db, &accounts)
             .await
             .context("reading subscriptions")?;
         let open = first_open(db, &accounts).await.context("reading billing periods")?;

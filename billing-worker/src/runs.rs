@@ -41,6 +41,7 @@ pub mod metrics;
 pub mod operator;
 pub mod settings;
 pub mod silence;
+pub mod state;
 pub mod watch;
 pub mod work;
 

@@ -9,7 +9,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
-    accounts::checked_name,
+    accounts::identity::checked_name,
     administration::{
         Administration, audit,
         page::{Listed, Page},

@@ -6,7 +6,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::{
-    accounts::limits,
+    accounts::pool_limits,
     administration::{Administration, audit},
     error::Error,
 };
@@ -65,7 +65,7 @@ pub async fn sync(admin: &Administration, now: i64) -> Result<Synced, Error> {
     let removed = copy(admin).await?;
     let synced = Synced {
         plans: admin.catalogue.plans().len(),
-        accounts_changed: limits::refresh(admin, now).await?,
+        accounts_changed: pool_limits::refresh(admin, now).await?,
     };
     info!(
         plans = synced.plans, plans_removed = removed, accounts_changed = synced.accounts_changed, by = %admin.by,

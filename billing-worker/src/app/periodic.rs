@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    accounts::limits,
+    accounts::pool_limits,
     administration::Administration,
     corrections::duplicates::{self, Returns},
     error::Error,
@@ -52,7 +52,7 @@ pub async fn retain(db: PgPool, clickhouse: Client, catalogue: Arc<Catalogue>, l
 /// the running one when a subscription ended.
 pub async fn refresh_limits(admin: Administration, life: Lifecycle) {
     const EVERY: Duration = Duration::from_secs(10 * 60);
-    let step = || limits::refresh(&admin, clock::now_s());
+    let step = || pool_limits::refresh(&admin, clock::now_s());
     while let Some(done) = after(EVERY, step, &life).await {
         match done {
             Ok(0) => {}

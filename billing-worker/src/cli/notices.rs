@@ -5,17 +5,17 @@ use clap::Subcommand;
 use schema::clock;
 
 use super::{
-    PageArguments,
+    page::PageArguments,
     print::{instant, list, out, row, table},
 };
 use crate::{
-    accounts::{self, keys::OVERLAP_HOURS},
+    accounts::{identity, keys::OVERLAP_HOURS},
     administration::{Administration, page::Listed},
-    config::Settings,
     notices::{
         endpoint::{self, Endpoint, IssuedEndpoint, NewEndpoint, SecretRotation},
         message::NoticeId,
         operator::{self, Notice},
+        settings::Policy,
     },
 };
 
@@ -64,38 +64,35 @@ pub enum NoticesCommand {
     },
 }
 
-pub async fn run(command: &NoticesCommand, admin: &Administration, settings: &Settings) -> Result<()> {
-    let (now, json) = (clock::now_s(), settings.json);
+pub async fn run(command: &NoticesCommand, admin: &Administration, policy: Policy, json: bool) -> Result<()> {
+    let now = clock::now_s();
     match command {
         NoticesCommand::Set { account, url } => {
-            let account = accounts::find(admin, account).await?;
+            let account = identity::find(admin, account).await?;
             let new = NewEndpoint { url: url.clone() };
-            print_issued(
-                json,
-                &endpoint::set(admin, settings.notices.policy, account, new).await?,
-            )
+            print_issued(json, &endpoint::set(admin, policy, account, new).await?)
         }
         NoticesCommand::Show { account } => {
-            let account = accounts::find(admin, account).await?;
+            let account = identity::find(admin, account).await?;
             print_endpoint(json, &endpoint::show(admin, account).await?)
         }
         NoticesCommand::Remove { account } => {
-            let account = accounts::find(admin, account).await?;
+            let account = identity::find(admin, account).await?;
             print_endpoint(json, &endpoint::remove(admin, account).await?)
         }
         NoticesCommand::Rotate { account, overlap_hours } => {
-            let account = accounts::find(admin, account).await?;
+            let account = identity::find(admin, account).await?;
             let rotation = SecretRotation {
                 overlap_hours: Some(*overlap_hours),
             };
             print_issued(json, &endpoint::rotate(admin, account, rotation, now).await?)
         }
         NoticesCommand::Test { account } => {
-            let account = accounts::find(admin, account).await?;
+            let account = identity::find(admin, account).await?;
             print_notice(json, &operator::test(admin, account, now).await?)
         }
         NoticesCommand::List { account, page } => {
-            let account = accounts::find(admin, account).await?;
+            let account = identity::find(admin, account).await?;
             print_notices(json, &operator::list(admin, account, page.page()).await?)
         }
         NoticesCommand::Replay { notice } => print_notice(json, &operator::replay(admin, *notice).await?),

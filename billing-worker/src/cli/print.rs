@@ -8,9 +8,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     accounts::{
-        Account, AccountDetails, Status,
         keys::{IssuedKey, Key, RotatedKey},
         plans::{PriceList, Synced},
+        status::AccountStatus,
+        view::{Account, AccountDetails},
     },
     administration::{audit::Audited, page::Listed},
     corrections::{Corrected, Correction},
@@ -64,7 +65,7 @@ pub fn account(json: bool, details: &AccountDetails) -> Result<()> {
 pub fn accounts(json: bool, listed: &Listed<Account>) -> Result<()> {
     out(json, listed, || {
         let account = |account: &Account| {
-            let suspended = if account.status == Status::Suspended {
+            let suspended = if account.status == AccountStatus::Suspended {
                 "suspended"
             } else {
                 ""

@@ -10,9 +10,9 @@ use schema::clock;
 use service::settings::seconds;
 use time::{Date, format_description::well_known::Iso8601};
 
-use super::PageArguments;
+use super::page::PageArguments;
 use crate::{
-    accounts,
+    accounts::identity,
     administration::Administration,
     config::Settings,
     error::Error,
@@ -83,8 +83,8 @@ impl FromStr for WhichArgument {
     }
 }
 
-pub async fn run(command: &ReportsCommand, admin: &Administration, settings: &Settings) -> Result<()> {
-    let (now, json) = (clock::now_s(), settings.json);
+pub async fn run(command: &ReportsCommand, admin: &Administration, settings: &Settings, json: bool) -> Result<()> {
+    let now = clock::now_s();
     match command {
         ReportsCommand::List { state, parked, page } => {
             let state = if *parked { Some(State::Parked) } else { *state };
@@ -93,16 +93,21 @@ pub async fn run(command: &ReportsCommand, admin: &Administration, settings: &Se
         ReportsCommand::Attention => print::attention(json, &list::attention(&admin.db, &admin.catalogue).await?),
         ReportsCommand::Retry { identifier } => print::report(json, &list::retry(admin, identifier, now).await?),
         ReportsCommand::Flush { account } => {
-            let account = accounts::find(admin, account).await?;
+            let account = identity::find(admin, account).await?;
             print::flushed(json, reports::flush(&reporter(admin, settings)?, account, now).await?)
         }
     }
 }
 
-pub async fn reconcile(arguments: &ReconcileArguments, admin: &Administration, settings: &Settings) -> Result<()> {
+pub async fn reconcile(
+    arguments: &ReconcileArguments,
+    admin: &Administration,
+    settings: &Settings,
+    json: bool,
+) -> Result<()> {
     let now = clock::now_s();
     let account = match &arguments.account {
-        Some(account) => Some(accounts::find(admin, account).await?),
+        Some(account) => Some(identity::find(admin, account).await?),
         None => None,
     };
     let question = Question {
@@ -112,7 +117,7 @@ pub async fn reconcile(arguments: &ReconcileArguments, admin: &Administration, s
     };
     let wait = arguments.wait.unwrap_or(Duration::ZERO);
     let reconciliation = reconcile::run(&reporter(admin, settings)?, &question, wait, now).await?;
-    print::reconciliation(settings.json, &reconciliation)?;
+    print::reconciliation(json, &reconciliation)?;
     let totals = reconciliation.totals;
     if totals.drifting > 0 {
         bail!("{} of {} lines drift", totals.drifting, totals.rows);

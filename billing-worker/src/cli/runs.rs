@@ -5,12 +5,15 @@ use clap::Subcommand;
 use schema::RunId;
 
 use super::{
-    PageArguments,
+    page::PageArguments,
     print::{instant, list, out, row},
 };
 use crate::{
     administration::Administration,
-    runs::operator::{self, GiveUp, RunView, State},
+    runs::{
+        operator::{self, GiveUp, RunView},
+        state::RunState,
+    },
 };
 
 #[derive(Subcommand)]
@@ -19,7 +22,7 @@ pub enum RunsCommand {
     List {
         /// Only those in this state, also settled ones
         #[arg(long, value_enum)]
-        state: Option<State>,
+        state: Option<RunState>,
         #[command(flatten)]
         page: PageArguments,
     },

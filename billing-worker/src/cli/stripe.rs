@@ -35,7 +35,7 @@ pub enum StripeCommand {
     },
 }
 
-pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Settings) -> Result<()> {
+pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Settings, json: bool) -> Result<()> {
     match command {
         StripeCommand::Sync { dry_run } => {
             let reporter = reporter(admin, settings)?;
@@ -45,7 +45,7 @@ pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Set
                 .map_err(Error::Stripe)?;
             let changes = catalogue::changes(&admin.catalogue, &found);
             let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await?;
-            print_plan(settings.json, &changes, &unbilled)?;
+            print_plan(json, &changes, &unbilled)?;
             if *dry_run {
                 return Ok(());
             }
@@ -62,7 +62,7 @@ pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Set
         }
         StripeCommand::Retry { event } => {
             webhook::inbox::retry(admin, event).await?;
-            out(settings.json, &json!({ "event": event, "state": "received" }), || {
+            out(json, &json!({ "event": event, "state": "received" }), || {
                 format!("the service works on {event} again")
             })
         }

@@ -6,9 +6,9 @@ use nix::unistd::{Uid, User};
 use schema::EventId;
 use uuid::Uuid;
 
-use super::{PageArguments, print};
+use super::{page::PageArguments, print};
 use crate::{
-    accounts,
+    accounts::identity,
     administration::{Administration, audit, page::Trail},
     corrections::{self, NewCorrection, NewTarget},
 };
@@ -76,7 +76,7 @@ pub async fn correction(command: &CorrectionsCommand, admin: &Administration, js
             let by = by.clone().or_else(|| admin.name.clone());
             let new = NewCorrection {
                 correction_id: correction_id.unwrap_or_else(Uuid::now_v7),
-                account_id: accounts::find(admin, account).await?,
+                account_id: identity::find(admin, account).await?,
                 reason: reason.clone(),
                 by: by.ok_or_else(|| anyhow!("your user has no name here: say who asks with --by"))?,
                 events: events.iter().map(target).collect(),
@@ -103,7 +103,7 @@ impl TrailArguments {
     async fn trail(&self, admin: &Administration) -> Result<Trail> {
         let page = self.page.page();
         let account = match &self.account {
-            Some(account) => Some(accounts::find(admin, account).await?),
+            Some(account) => Some(identity::find(admin, account).await?),
             None => None,
         };
         Ok(Trail {

@@ -24,7 +24,10 @@ use tokio::sync::Notify;
 use crate::{
     accounts::plans::{self, PriceList},
     error::Error,
-    http::{body, webhook},
+    http::{
+        body,
+        webhook::{self, WebhookReceiver},
+    },
     metrics::{self, Metrics},
     subscriptions::billing::Billing,
 };
@@ -54,6 +57,11 @@ impl PublicApi {
 
 pub fn router(api: PublicApi) -> Router {
     let metrics = api.metrics.clone();
+    let receiver = WebhookReceiver {
+        billing: api.billing.clone(),
+        metrics: api.metrics.clone(),
+        inbox: api.inbox.clone(),
+    };
     Router::new()
         .route("/billing/plans", get(list_plans))
         .route("/billing/create-checkout-session", post(checkout::create))
@@ -71,7 +79,9 @@ pub fn router(api: PublicApi) -> Router {
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))
         .route(
             "/billing/webhooks/stripe",
-            post(webhook::receive).layer(DefaultBodyLimit::max(webhook::BODY_BYTES_MAX)),
+            post(webhook::receive)
+                .layer(DefaultBodyLimit::max(webhook::BODY_BYTES_MAX))
+                .with_state(receiver),
         )
         .fallback(async || Error::UnknownPath)
         .method_not_allowed_fallback(async || Error::UnknownMethod)

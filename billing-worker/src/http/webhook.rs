@@ -2,6 +2,8 @@
 
 pub mod signature;
 
+use std::sync::Arc;
+
 use axum::{
     body::Bytes,
     extract::{State, rejection::BytesRejection},
@@ -9,24 +11,36 @@ use axum::{
 };
 use schema::{clock, period::instant};
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use crate::{
     error::Error,
-    http::{body::refusal, public::PublicApi},
+    http::body::refusal,
+    metrics::Metrics,
+    subscriptions::billing::Billing,
     webhook::{envelope::Envelope, inbox},
 };
 
 /// The largest invoices have some hundred kilobytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// What the receiver needs. Cheap to clone.
+#[derive(Clone)]
+pub struct WebhookReceiver {
+    pub billing: Billing,
+    pub metrics: Metrics,
+    /// Wakes the worker that applies stored events.
+    pub inbox: Arc<Notify>,
+}
+
 pub async fn receive(
-    State(api): State<PublicApi>,
+    State(receiver): State<WebhookReceiver>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Error> {
     let body = body.map_err(|rejection| refusal(rejection, BODY_BYTES_MAX))?;
-    let secrets = &api.billing.settings.stripe_webhook_secrets;
+    let secrets = &receiver.billing.settings.stripe_webhook_secrets;
     if secrets.is_empty() {
         return Err(Error::WebhooksClosed);
     }
@@ -36,7 +50,7 @@ pub async fn receive(
         .unwrap_or_default();
     // By the machine's clock: a signature's age is not a matter of billing.
     if let Err(refusal) = signature::verify(header, &body, secrets, clock::now_s()) {
-        api.metrics.webhook_refused();
+        receiver.metrics.webhook_refused();
         warn!("refused a webhook: {refusal}");
         return Err(Error::Webhook(match refusal {
             signature::SignatureError::Unreadable => "the header Stripe-Signature is missing or cannot be read",
@@ -49,8 +63,8 @@ pub async fn receive(
         Err(why) => {
             // It is Stripe's, and losing it would be worse than keeping what nobody understands.
             let id = format!("sha256:{:x}", HexDigest(Sha256::digest(&body).into()));
-            inbox::store_unreadable(&api.billing.admin.db, &id, &body, &why).await?;
-            api.metrics.webhook_unreadable();
+            inbox::store_unreadable(&receiver.billing.admin.db, &id, &body, &why).await?;
+            receiver.metrics.webhook_unreadable();
             error!(
                 event.id = id,
                 "a signed webhook cannot be read, and is kept for somebody to look at: {why}"
@@ -58,13 +72,13 @@ pub async fn receive(
             return Ok(StatusCode::OK);
         }
     };
-    let is_live = api
+    let is_live = receiver
         .billing
         .stripe()
         .map(crate::stripe::Stripe::is_live)
         .unwrap_or(envelope.livemode);
     if envelope.livemode != is_live {
-        api.metrics.webhook_refused();
+        receiver.metrics.webhook_refused();
         warn!(
             event.id = envelope.id,
             livemode = envelope.livemode,
@@ -75,17 +89,17 @@ pub async fn receive(
         ));
     }
     if let Some(account) = &envelope.account {
-        api.metrics.webhook_refused();
+        receiver.metrics.webhook_refused();
         warn!(
             event.id = envelope.id,
             account, "refused a webhook of another Stripe account"
         );
         return Err(Error::Webhook("the event is of another Stripe account"));
     }
-    let is_new = inbox::store(&api.billing.admin.db, &envelope, &body, instant(clock::now_s())).await?;
+    let is_new = inbox::store(&receiver.billing.admin.db, &envelope, &body, instant(clock::now_s())).await?;
     if is_new {
-        api.metrics.webhook_received();
-        api.inbox.notify_one();
+        receiver.metrics.webhook_received();
+        receiver.inbox.notify_one();
     }
     Ok(StatusCode::OK)
 }

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::threshold::Thresholds;
-use crate::{accounts::limits, subscriptions};
+use crate::{accounts::limits, subscriptions::current};
 
 /// A tick that ClickHouse cannot answer in this time is skipped.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -116,7 +116,7 @@ pub async fn limited(db: &PgPool, catalogue: &Catalogue, counters: &[Counter], n
     let mut accounts: Vec<_> = counters.iter().map(|counter| counter.account).collect();
     accounts.sort_unstable();
     accounts.dedup();
-    let current = subscriptions::current(db, &accounts)
+    let current = current::subscriptions(db, &accounts)
         .await
         .context("reading subscriptions")?;
     let ids: Vec<_> = accounts.iter().map(|account| account.0).collect();

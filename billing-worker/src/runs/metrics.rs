@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::operator::State;
+use super::state::RunState;
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
@@ -76,8 +76,8 @@ impl SettleMetrics {
     }
 
     /// How many there are of each state.
-    pub(super) fn show(&self, counts: &[(State, i64)], oldest_s: i64) {
-        for state in State::UNSETTLED {
+    pub(super) fn show(&self, counts: &[(RunState, i64)], oldest_s: i64) {
+        for state in RunState::UNSETTLED {
             let found = counts.iter().find(|(counted, _)| *counted == state);
             let of = OfState { state: state.as_str() };
             self.runs.get_or_create(&of).set(found.map_or(0, |(_, count)| *count));

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::state::RunState;
 use crate::{
     administration::{
         Administration, audit,
@@ -15,21 +16,6 @@ use crate::{
     },
     error::Error,
 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It takes leases and records.
-    Live,
-    /// NATS is away: it records in its spool.
-    Spooling,
-    /// It is being ended, and its leases are settled.
-    Fencing,
-    /// It ended in order.
-    Closed,
-    /// Nothing of it is open.
-    Settled,
-}
 
 /// A run, as it is listed.
 #[derive(Clone, Debug, Serialize)]
@@ -60,27 +46,8 @@ pub struct GiveUp {
     pub spool_is_lost: bool,
 }
 
-impl State {
-    pub const UNSETTLED: [Self; 4] = [Self::Live, Self::Spooling, Self::Fencing, Self::Closed];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Spooling => "spooling",
-            Self::Fencing => "fencing",
-            Self::Closed => "closed",
-            Self::Settled => "settled",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        let all = Self::UNSETTLED.into_iter().chain([Self::Settled]);
-        all.into_iter().find(|state| state.as_str() == text)
-    }
-}
-
 /// The oldest first; without a state all that are not settled.
-pub async fn list(db: &PgPool, state: Option<State>, page: Page) -> Result<Listed<RunView>, Error> {
+pub async fn list(db: &PgPool, state: Option<RunState>, page: Page) -> Result<Listed<RunView>, Error> {
     let runs = read(db, state, None, page.after, page.rows()?).await?;
     page.cut(runs, |run: &RunView| run.id)
 }
@@ -88,7 +55,7 @@ pub async fn list(db: &PgPool, state: Option<State>, page: Page) -> Result<Liste
 /// Of these states, or this one run.
 async fn read(
     db: impl PgExecutor<'_>,
-    state: Option<State>,
+    state: Option<RunState>,
     only: Option<RunId>,
     after: Option<Uuid>,
     rows: i64,
@@ -106,7 +73,7 @@ async fn read(
            where (r.id = $2 or $2::uuid is null and (r.state = $1 or $1::text is null and r.state <> 'settled'))
              and ($3::uuid is null or r.id > $3)
            order by r.id limit $4"#,
-        state.map(State::as_str),
+        state.map(RunState::as_str),
         only.map(|run| run.0),
         after,
         rows
@@ -134,7 +101,7 @@ pub async fn give_up(admin: &Administration, run: RunId, asked: GiveUp) -> Resul
     .fetch_optional(&mut *tx)
     .await?;
     let row = row.ok_or_else(|| Error::UnknownRun(run.to_string()))?;
-    if row.state != State::Spooling.as_str() {
+    if row.state != RunState::Spooling.as_str() {
         return Err(Error::RunNotSpooling {
             run: run.to_string(),
             state: row.state,
@@ -147,7 +114,7 @@ pub async fn give_up(admin: &Administration, run: RunId, asked: GiveUp) -> Resul
         action: "run.give_up",
         account: None,
         subject: run.to_string(),
-        details: json!({ "gateway": row.gateway, "state": State::Fencing }),
+        details: json!({ "gateway": row.gateway, "state": RunState::Fencing }),
         actor: admin.actor(),
     };
     audit::record(&mut tx, entry).await?;

@@ -17,7 +17,7 @@ use super::{
     SettleMetrics, SettleSettings, count,
     lanes::{Ending, Lanes},
     leases::{self, Lease, Verdict},
-    operator::State,
+    state::RunState,
 };
 use crate::administration::{Administration, announce::Announcer};
 
@@ -283,7 +283,7 @@ impl Settler {
             .context("counting runs")?;
         let counts: Vec<_> = rows
             .iter()
-            .filter_map(|row| Some((State::parse(&row.state)?, row.count)))
+            .filter_map(|row| Some((RunState::parse(&row.state)?, row.count)))
             .collect();
         let oldest = rows.iter().map(|row| row.oldest_s).max().unwrap_or(0);
         self.metrics.show(&counts, oldest);

@@ -18,7 +18,7 @@ use super::{
     periods,
 };
 use crate::{
-    accounts::{self, customers, limits},
+    accounts::{self, customers, pool_limits},
     administration::audit,
     error::Error,
     stripe::{
@@ -181,7 +181,7 @@ async fn write(
         changed += write_items(tx, subscription).await?;
         periods::write(tx, account, customer, subscription).await?;
     }
-    let limited = limits::apply(tx, &billing.admin.catalogue, &[account], now).await?;
+    let limited = pool_limits::apply(tx, &billing.admin.catalogue, &[account], now).await?;
     if changed > 0 {
         let current = mirror.subscriptions.iter().find(|one| Some(one.id) == mirror.current);
         let entry = audit::Entry {

@@ -162,9 +162,13 @@ async fn what_an_account_pays_for_is_not_changed_behind_stripes_back() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscribed("ada", "pro").await;
-    let assigned =
-        billing_worker::subscriptions::assign(&rig.billing.admin, ada.account, "enterprise", rig.billing.clock.now_s())
-            .await;
+    let assigned = billing_worker::subscriptions::assign::assign(
+        &rig.billing.admin,
+        ada.account,
+        "enterprise",
+        rig.billing.clock.now_s(),
+    )
+    .await;
     assert!(assigned.unwrap_err().to_string().contains("in Stripe"));
     assert_eq!(rig.subscription(&ada).await["tier"], "pro");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use billing_worker::{
     accounts::{
-        self, NewAccount,
+        create::{self, NewAccount},
         keys::{self, NewKey},
         plans,
     },
@@ -177,11 +177,7 @@ impl Rig {
             email: format!("{name}@example.com"),
             plan: None,
         };
-        let account = accounts::create(&self.billing.admin, new, now)
-            .await
-            .unwrap()
-            .account
-            .id;
+        let account = create::create(&self.billing.admin, new, now).await.unwrap();
         let issued = keys::create(&self.billing.admin, account, NewKey::default(), now)
             .await
             .unwrap();

@@ -8,7 +8,7 @@ use schema::{AccountId, KeyId, RunId};
 
 use super::AdminApi;
 use crate::{
-    accounts::checked_name,
+    accounts::identity::checked_name,
     administration::{
         Administration,
         page::{Page, Trail},

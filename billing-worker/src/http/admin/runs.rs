@@ -16,14 +16,17 @@ use crate::{
     },
     error::Error,
     http::body::Body,
-    runs::operator::{self, GiveUp, RunView, State},
+    runs::{
+        operator::{self, GiveUp, RunView},
+        state::RunState,
+    },
 };
 
 /// `?state=&limit=&after=`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunsQuery {
-    state: Option<State>,
+    state: Option<RunState>,
     limit: Option<u16>,
     after: Option<Uuid>,
 }

@@ -9,7 +9,7 @@ use super::{PublicApi, authenticate::Caller};
 use crate::{
     accounts::limits::{self, LimitInForce},
     error::Error,
-    subscriptions::{self, billing::Billing},
+    subscriptions::{billing::Billing, current},
 };
 
 #[derive(Serialize)]
@@ -46,7 +46,7 @@ pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Resu
 pub async fn view(billing: &Billing, account: AccountId) -> Result<View, Error> {
     let now = billing.clock.now_s();
     let db = &billing.admin.db;
-    let standing = subscriptions::standing(db, account, now).await?;
+    let standing = current::standing(db, account, now).await?;
     let row = sqlx::query!(
         "select status, cancel_at_period_end, ends_at, then_plan_id, grace_until, trial_ends_at, stripe_subscription_id
          from subscriptions where account_id = $1 and is_current",

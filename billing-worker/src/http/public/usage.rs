@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{PublicApi, authenticate::Caller};
-use crate::{accounts::limits, error::Error, subscriptions};
+use crate::{accounts::limits, error::Error, subscriptions::current};
 
 #[derive(Serialize)]
 pub struct Usage {
@@ -45,7 +45,7 @@ struct Sum {
 
 pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<Usage>, Error> {
     let billing = &api.billing;
-    let standing = subscriptions::standing(&billing.admin.db, account, billing.clock.now_s()).await?;
+    let standing = current::standing(&billing.admin.db, account, billing.clock.now_s()).await?;
     let in_force = limits::in_force(&billing.admin.db, &billing.admin.catalogue, account, &standing).await?;
     let sums = billing
         .admin

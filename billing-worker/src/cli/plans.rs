@@ -1,0 +1,86 @@
+//! `catalogue …`, `plans …` and `limits …`
+
+use anyhow::Result;
+use clap::Subcommand;
+use schema::clock;
+
+use super::print;
+use crate::{
+    accounts::{identity, overrides, plans, view},
+    administration::Administration,
+    subscriptions::assign,
+};
+
+#[derive(Subcommand)]
+pub enum CatalogueCommand {
+    /// Copy the catalogue to the database (the service does this when it starts)
+    Sync,
+}
+
+#[derive(Subcommand)]
+pub enum PlansCommand {
+    /// List the plans in the catalogue
+    List,
+    /// Assign a plan to an account, effective now
+    Assign {
+        /// Account id or e-mail address
+        account: String,
+        plan: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum LimitsCommand {
+    /// Set a limit for one account; it replaces the limit of the plan
+    Set {
+        /// Account id or e-mail address
+        account: String,
+        usage_type: String,
+        /// Units per period
+        units: i64,
+    },
+    /// Remove an account's own limit; the limit of the plan applies again
+    Clear {
+        /// Account id or e-mail address
+        account: String,
+        usage_type: String,
+    },
+}
+
+pub async fn catalogue(command: &CatalogueCommand, admin: &Administration, json: bool) -> Result<()> {
+    let CatalogueCommand::Sync = command;
+    print::synced(json, plans::sync(admin, clock::now_s()).await?)
+}
+
+pub async fn plans(command: &PlansCommand, admin: &Administration, json: bool) -> Result<()> {
+    let now = clock::now_s();
+    match command {
+        PlansCommand::List => print::plans(json, &plans::list(&admin.catalogue)),
+        PlansCommand::Assign { account, plan } => {
+            let account = identity::find(admin, account).await?;
+            assign::assign(admin, account, plan, now).await?;
+            print::account(json, &view::show(admin, account, now).await?)
+        }
+    }
+}
+
+pub async fn limits(command: &LimitsCommand, admin: &Administration, json: bool) -> Result<()> {
+    let now = clock::now_s();
+    let account = match command {
+        LimitsCommand::Set {
+            account,
+            usage_type,
+            units,
+        } => {
+            let account = identity::find(admin, account).await?;
+            overrides::set(admin, account, usage_type, *units, now).await?;
+            account
+        }
+        LimitsCommand::Clear { account, usage_type } => {
+            let account = identity::find(admin, account).await?;
+            overrides::clear(admin, account, usage_type, now).await?;
+            account
+        }
+    };
+    print::account(json, &view::show(admin, account, now).await?)
+}

@@ -1,0 +1,53 @@
+//! Reads the current subscription of accounts, and what an account may do because of it.
+
+use std::collections::HashMap;
+
+use schema::{
+    AccountId, Period, Standing, SubscriptionId,
+    standing::{Subscription, SubscriptionStatus},
+};
+use sqlx::PgExecutor;
+use time::OffsetDateTime;
+
+use crate::error::Error;
+
+/// Returns what an account may do at `now`.
+pub async fn standing(db: impl PgExecutor<'_>, account: AccountId, now: i64) -> Result<Standing, Error> {
+    let current = subscriptions(db, &[account]).await?;
+    Ok(Standing::at(current.get(&account), now))
+}
+
+/// Returns the current subscription of each account that has one.
+pub async fn subscriptions(
+    db: impl PgExecutor<'_>,
+    accounts: &[AccountId],
+) -> Result<HashMap<AccountId, Subscription>, Error> {
+    let ids: Vec<_> = accounts.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        "select id, account_id, plan_id, status, period_start, period_end, billing_anchor, ends_at, then_plan_id,
+                grace_until
+         from subscriptions where is_current and account_id = any($1)",
+        &ids
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let unreadable = || sqlx::Error::Decode(format!("subscription status `{}` is unknown", row.status).into());
+            let subscription = Subscription {
+                id: SubscriptionId(row.id),
+                status: SubscriptionStatus::from_stored(&row.status).ok_or_else(unreadable)?,
+                plan: row.plan_id,
+                period: Period {
+                    start: row.period_start.unix_timestamp(),
+                    end: row.period_end.unix_timestamp(),
+                },
+                anchor: row.billing_anchor.unix_timestamp(),
+                ends_at: row.ends_at.map(OffsetDateTime::unix_timestamp),
+                then_plan: row.then_plan_id,
+                grace_until: row.grace_until.map(OffsetDateTime::unix_timestamp),
+            };
+            Ok((AccountId(row.account_id), subscription))
+        })
+        .collect()
+}
