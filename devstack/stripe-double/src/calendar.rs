@@ -3,7 +3,7 @@
 use time::{Date, Month, OffsetDateTime};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Interval {
+pub(crate) enum Interval {
     Day,
     Week,
     Month,
@@ -32,7 +32,7 @@ impl Interval {
 }
 
 /// The first end of a period after `after`: periods of `count` intervals, one of which begins at `anchor`.
-pub(super) fn period_end(anchor: i64, interval: Interval, count: i64, after: i64) -> i64 {
+pub(crate) fn period_end(anchor: i64, interval: Interval, count: i64, after: i64) -> i64 {
     // No period is longer than this, so the estimate is never past the answer.
     let longest = count.max(1)
         * match interval {
@@ -52,7 +52,7 @@ pub(super) fn period_end(anchor: i64, interval: Interval, count: i64, after: i64
 }
 
 /// `anchor` and n × `count` intervals; the day of the month is the anchor's, or the month's last.
-pub(super) fn nth(anchor: i64, interval: Interval, count: i64, n: i64) -> i64 {
+pub(crate) fn nth(anchor: i64, interval: Interval, count: i64, n: i64) -> i64 {
     let months = match interval {
         Interval::Day => return anchor + n * count * 86_400,
         Interval::Week => return anchor + n * count * 7 * 86_400,
@@ -75,7 +75,7 @@ pub(super) fn nth(anchor: i64, interval: Interval, count: i64, n: i64) -> i64 {
 }
 
 /// `24 Nov 2026`
-pub(super) fn show(at: i64) -> String {
+pub(crate) fn show(at: i64) -> String {
     let Ok(at) = OffsetDateTime::from_unix_timestamp(at) else {
         return at.to_string();
     };

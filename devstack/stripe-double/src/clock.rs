@@ -2,7 +2,7 @@
 //! at the time of that work: what happens at the end of a period carries that time, however late it is noticed.
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     offset_s: i64,
     stands_at: Option<i64>,
 }
@@ -36,7 +36,7 @@ impl Clock {
     clippy::disallowed_methods,
     reason = "the double makes the time that others are told"
 )]
-pub(super) fn now_s() -> i64 {
+pub(crate) fn now_s() -> i64 {
     time::OffsetDateTime::now_utc().unix_timestamp()
 }
 

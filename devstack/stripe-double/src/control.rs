@@ -1,5 +1,7 @@
 //! What a test does to the double and asks of it. Everything here is immediate, except what waits for webhooks.
 
+pub(crate) mod over_http;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,18 +9,21 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::edge::RecordedRequest;
-use super::failure::Failure;
-use super::faults::FaultRule;
-use super::options::{AfterDunning, Card, WebhookBehavior};
-use super::schema::API_VERSION;
-use super::server::Double;
-use super::{advance, checkout, payment, webhooks};
+use crate::api::{checkout, expand};
+use crate::billing::{advance, payment};
+use crate::failure::Failure;
+use crate::objects::{event, invoice};
+use crate::options::{AfterDunning, Card, WebhookBehavior};
+use crate::server::double::Double;
+use crate::server::edge::RecordedRequest;
+use crate::server::faults::FaultRule;
+use crate::server::webhooks;
+use crate::spec::API_VERSION;
 
 /// A handle on a running double; cheap to clone.
 #[derive(Clone)]
 pub struct Control {
-    pub(super) double: Arc<Double>,
+    pub(crate) double: Arc<Double>,
 }
 
 /// An event, as [`Control::events`] lists them, oldest first.
@@ -105,7 +110,7 @@ impl Control {
         self.double.wake.notify_one();
     }
 
-    /// An endpoint for all events, signed with [`super::StripeDouble::webhook_secret`]. Gives its id.
+    /// An endpoint for all events, signed with [`crate::StripeDouble::webhook_secret`]. Gives its id.
     pub fn add_webhook(&self, url: &str) -> Result<String> {
         self.add_webhook_of_version(url, API_VERSION)
     }
@@ -136,7 +141,7 @@ impl Control {
     /// The events so far, oldest first.
     pub fn events(&self) -> Vec<EmittedEvent> {
         let state = self.double.state();
-        let event = |(_, event): (&str, &super::events::Event)| EmittedEvent {
+        let event = |(_, event): (&str, &event::Event)| EmittedEvent {
             id: event.id.clone(),
             kind: event.kind.clone(),
             created: event.created,
@@ -180,7 +185,7 @@ impl Control {
     pub fn object(&self, id: &str) -> Option<Value> {
         let state = self.double.state_now();
         let session = state.sessions.get(id).map(|session| session.render(&state));
-        session.or_else(|| super::expand::by_id(&state, id))
+        session.or_else(|| expand::by_id(&state, id))
     }
 
     /// All customers that are not deleted, oldest first.
@@ -240,7 +245,7 @@ impl Control {
     /// As if the customer had confirmed the payment of an open invoice, with a card that works and is kept if there is none.
     pub fn pay_invoice(&self, invoice: &str) -> Result<()> {
         let mut state = self.double.state_now();
-        if state.invoice(invoice).map_err(error)?.status != super::invoice::Status::Open {
+        if state.invoice(invoice).map_err(error)?.status != invoice::Status::Open {
             bail!("the invoice {invoice} is not open");
         }
         payment::confirmed(&mut state, invoice);

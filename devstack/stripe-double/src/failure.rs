@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 /// Boxed, because it rides in every result.
 #[derive(Clone, Debug)]
-pub(super) struct Failure(Box<Details>);
+pub(crate) struct Failure(Box<Details>);
 
 #[derive(Clone, Debug)]
-pub(super) struct Details {
+pub(crate) struct Details {
     pub status: u16,
     kind: &'static str,
     code: String,

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Param {
+pub(crate) enum Param {
     Text(String),
     /// An object, or a list by its indices.
     Map(BTreeMap<String, Param>),
@@ -135,23 +135,6 @@ impl Param {
         match self {
             Self::Text(text) => Value::String(text.clone()),
             Self::Map(map) => Value::Object(map.iter().map(|(k, v)| (k.clone(), v.to_json())).collect()),
-        }
-    }
-}
-
-/// Applies a `metadata` parameter: keys are merged, an empty value removes its key, an empty `metadata` removes all.
-pub(super) fn merge_metadata(metadata: &mut Map<String, Value>, params: &Param) {
-    match params.get("metadata") {
-        None => {}
-        Some(Param::Text(_)) => metadata.clear(),
-        Some(Param::Map(entries)) => {
-            for (key, value) in entries {
-                match value {
-                    Param::Text(text) if text.is_empty() => metadata.remove(key),
-                    Param::Text(text) => metadata.insert(key.clone(), text.clone().into()),
-                    Param::Map(_) => None,
-                };
-            }
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Ids that look like Stripe's, `cus_…`: unique, and not to be guessed from each other, so that nobody builds one.
 
-use rand::RngExt;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 const ALPHABET: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-pub(super) struct Ids {
+pub(crate) struct Ids {
     random: StdRng,
     made: u64,
 }

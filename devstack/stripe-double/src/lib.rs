@@ -16,15 +16,16 @@
 //! # Code map
 //! | to find | open |
 //! |---|---|
-//! | what a test can do | [`control`], and over HTTP `control_http` |
-//! | one call, from its head to its answer | `api`; before it: `auth`, `edge`, `faults`, `idempotency` |
-//! | what Stripe takes and gives | `schema`, `form`, `spec/` |
-//! | all paths | `routes` |
-//! | one kind of object | the file of its name |
-//! | what time brings | `advance`, `clock` |
-//! | what makes invoices, and what paying them means | `billing`, `change`, `payment`, `cancellation` |
-//! | events and their delivery | `events`, `webhooks`, `signature`, `older` |
-//! | pages for people | `pages` and the `*_page`s |
+//! | what a test can do | `control`, and over HTTP `control/over_http` |
+//! | one call, from its head to its answer | `server/request`; before it: `server/auth`, `edge`, `faults`, `idempotency` |
+//! | what Stripe accepts and answers | `spec`, `form`, and the folder `spec/` |
+//! | all paths | `api/routes` |
+//! | the calls for one kind of object | `api/<objects>` |
+//! | the data of one kind of object | `objects/<object>`; what needs other objects to show it: `state/<objects>` |
+//! | what happens as time passes | `billing/advance`, `clock` |
+//! | how invoices are made and paid | `billing` |
+//! | events and their delivery | `objects/event`, `state/events`, `outbox`, `server/webhooks` |
+//! | pages for people | `pages` |
 //!
 //! # Invariants
 //! - Every call is checked against Stripe's schema, every object that leaves here too; what is wrong is in `violations()`.
@@ -38,60 +39,25 @@
 // `json!` recurses once per token, and Stripe's objects are long.
 #![recursion_limit = "512"]
 
-pub mod control;
-pub mod edge;
-pub mod faults;
-pub mod options;
-
-mod advance;
 mod api;
-mod auth;
 mod billing;
 mod calendar;
-mod cancellation;
-mod change;
-mod checkout;
 mod clock;
-mod control_http;
-mod customers;
-mod endpoints;
-mod events;
-mod expand;
+mod control;
 mod failure;
 mod form;
-mod html;
-mod idempotency;
 mod ids;
-mod invoice;
-mod invoice_items;
-mod invoice_page;
-mod invoices;
-mod items;
-mod meter_events;
-mod meters;
+mod list;
 mod money;
-mod older;
-mod overview_page;
+mod objects;
+mod options;
+mod outbox;
 mod pages;
-mod payment;
-mod portal;
-mod portal_page;
-mod preview;
-mod prices;
-mod products;
-mod routes;
-mod schedule;
-mod schedules;
-mod schema;
 mod server;
 mod signature;
+mod spec;
 mod state;
-mod subscription;
-mod subscription_items;
-mod subscriptions;
 mod table;
-mod usage;
-mod webhooks;
 
 use std::sync::Arc;
 
@@ -99,15 +65,16 @@ use anyhow::{Context, Result};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use control::{Control, EmittedEvent};
-pub use edge::RecordedRequest;
-pub use faults::{FaultKind, FaultRule, Moment};
 pub use options::{AfterDunning, BillingSettings, Card, StripeDoubleOptions, WebhookBehavior};
-pub use schema::API_VERSION;
+pub use server::edge::RecordedRequest;
+pub use server::faults::{FaultKind, FaultRule, Moment};
+pub use spec::API_VERSION;
 
 use clock::Clock;
-use edge::Edge;
 use ids::Ids;
-use server::Double;
+use server::double::Double;
+use server::edge::Edge;
+use server::webhooks;
 use state::State;
 
 /// Runs until it is dropped.

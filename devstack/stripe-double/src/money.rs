@@ -4,11 +4,12 @@ use std::fmt;
 
 /// Stripe allows 12 decimal places of a cent.
 const PLACES: u32 = 12;
+
 const ONE: i128 = 10_i128.pow(PLACES);
 
 /// An exact decimal number of cents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Decimal(i128);
+pub(crate) struct Decimal(i128);
 
 impl Decimal {
     pub fn cents(cents: i64) -> Self {
@@ -59,14 +60,14 @@ impl fmt::Display for Decimal {
 }
 
 /// `amount` for `part` of `whole` seconds, rounded to the cent, halves away from zero.
-pub(super) fn share(amount: i64, part: i64, whole: i64) -> i64 {
+pub(crate) fn share(amount: i64, part: i64, whole: i64) -> i64 {
     let (exact, whole) = (i128::from(amount) * i128::from(part), i128::from(whole.max(1)));
     let rounded = (exact.abs() + whole / 2) / whole * exact.signum();
     i64::try_from(rounded).unwrap_or(i64::MAX)
 }
 
 /// `$29.00`
-pub(super) fn show(cents: i64, currency: &str) -> String {
+pub(crate) fn show(cents: i64, currency: &str) -> String {
     let (sign, value) = (if cents < 0 { "-" } else { "" }, cents.unsigned_abs());
     match currency {
         "usd" => format!("{sign}${}.{:02}", value / 100, value % 100),

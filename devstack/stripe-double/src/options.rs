@@ -9,7 +9,7 @@ pub struct StripeDoubleOptions {
     pub port: Option<u16>,
     /// `sk_test_…`; made up by default.
     pub api_key: Option<String>,
-    /// The signing secret of the endpoints that the options and [`super::Control::add_webhook`] make, `whsec_…`; made up by default.
+    /// The signing secret of the endpoints that the options and [`crate::Control::add_webhook`] make, `whsec_…`; made up by default.
     pub webhook_secret: Option<String>,
     /// An endpoint for all events, from the start.
     pub webhook_url: Option<String>,

@@ -1,149 +1,28 @@
 //! Pages for people: checkout, the billing portal, an invoice, and an overview of the double.
 
+mod checkout;
+mod html;
+mod invoice;
+mod overview;
+mod portal;
+mod reply;
+
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State as Shared};
-use axum::http::StatusCode;
-use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 
-use super::checkout::{self, Status};
-use super::failure::Failure;
-use super::html::{self, Width, escape};
-use super::money::show;
-use super::options::Card;
-use super::server::Double;
-use super::{invoice_page, overview_page, portal_page};
+use crate::pages::checkout::{checkout_choice, checkout_page};
+use crate::server::double::Double;
 
-pub(super) type DoubleState = Shared<Arc<Double>>;
-
-pub(super) fn router() -> Router<Arc<Double>> {
+pub(crate) fn router() -> Router<Arc<Double>> {
     Router::new()
-        .route("/", get(overview_page::show))
+        .route("/", get(overview::show))
         .route("/c/pay/{session}", get(checkout_page))
         .route("/c/pay/{session}/{choice}", post(checkout_choice))
-        .route("/p/session/{session}", get(portal_page::show))
-        .route("/p/session/{session}/{choice}/{id}", post(portal_page::choose))
-        .route("/i/{invoice}", get(invoice_page::show))
-        .route("/i/{invoice}/pdf", get(invoice_page::show))
-        .route("/i/{invoice}/pay", post(invoice_page::pay))
-}
-
-async fn checkout_page(Shared(double): DoubleState, Path(id): Path<String>) -> Response {
-    render_checkout(&double, &id, "")
-}
-
-/// The page, with a word on why it is shown again.
-fn render_checkout(double: &Double, id: &str, problem: &str) -> Response {
-    let state = double.state_now();
-    let Ok(session) = state.session(id) else {
-        return gone("This checkout page does not exist.");
-    };
-    if session.status != Status::Open {
-        return gone(&format!("This checkout session is {}.", session.status.name()));
-    }
-    let mut rows = String::new();
-    for item in session.render_items(&state) {
-        let name = escape(item["description"].as_str().unwrap_or_default());
-        let recurring = &item["price"]["recurring"];
-        let every = recurring["interval"].as_str().unwrap_or_default();
-        let (count, metered) = (item["quantity"].as_i64(), recurring["usage_type"] == "metered");
-        let amount = match metered {
-            true => "<span class=\"dim\">by usage</span>".to_owned(),
-            false => show(
-                item["amount_total"].as_i64().unwrap_or(0),
-                item["currency"].as_str().unwrap_or("usd"),
-            ),
-        };
-        let count = count
-            .filter(|count| *count != 1)
-            .map(|count| format!(" × {count}"))
-            .unwrap_or_default();
-        rows += &format!(
-            "<tr><td>{name}{count}<br><span class=\"dim\">every {every}</span></td><td class=\"money\">{amount}</td></tr>"
-        );
-    }
-    let (total, currency) = session.total(&state);
-    rows += &format!(
-        "<tr class=\"total\"><td>Due today</td><td class=\"money\">{}</td></tr>",
-        show(total, &currency)
-    );
-    let email = session
-        .email(&state)
-        .map(|email| format!("<p class=\"dim\">for {}</p>", escape(email)))
-        .unwrap_or_default();
-    let problem = match problem {
-        "" => String::new(),
-        problem => format!("<p class=\"bad\" role=\"alert\">{}</p>", escape(problem)),
-    };
-    let action = |choice: &str| format!("/c/pay/{id}/{choice}");
-    let pay = match total {
-        0 => "Subscribe".to_owned(),
-        total => format!("Pay {}", show(total, &currency)),
-    };
-    let cancel = session
-        .cancel_url
-        .as_ref()
-        .map(|_| html::wide_button(&action("cancel"), "Cancel", ""))
-        .unwrap_or_default();
-    let body = format!(
-        "{email}<section><table>{rows}</table></section>{problem}{}{}{cancel}",
-        html::wide_button(&action("pay"), &pay, "go"),
-        html::wide_button(&action("decline"), "Pay with a failing card", ""),
-    );
-    html::page("Subscribe", Width::Narrow, &body).into_response()
-}
-
-async fn checkout_choice(Shared(double): DoubleState, Path((id, choice)): Path<(String, String)>) -> Response {
-    let card = match choice.as_str() {
-        "pay" => Card::Ok,
-        "decline" => Card::Declines,
-        _ => {
-            let state = double.state_now();
-            let url = state.session(&id).ok().and_then(|session| session.cancel_url.clone());
-            return url.map_or_else(
-                || gone("This checkout page has nowhere to go back to."),
-                |url| see(&url),
-            );
-        }
-    };
-    let completed = checkout::complete(&mut double.state_now(), &id, card);
-    double.wake.notify_one();
-    match completed {
-        Ok(()) => {
-            let url = double
-                .state()
-                .session(&id)
-                .map(super::checkout::Session::success_url)
-                .unwrap_or_default();
-            see(&url)
-        }
-        Err(failure) => render_checkout(&double, &id, failure.message()),
-    }
-}
-
-pub(super) fn see(url: &str) -> Response {
-    match url.parse::<http::HeaderValue>() {
-        Ok(_) => Redirect::to(url).into_response(),
-        Err(_) => gone("The address to go back to is no address."),
-    }
-}
-
-pub(super) fn gone(what: &str) -> Response {
-    let page: Html<String> = html::page("Not here", Width::Narrow, &format!("<p>{}</p>", escape(what)));
-    (StatusCode::NOT_FOUND, page).into_response()
-}
-
-pub(super) fn problem(failure: &Failure) -> Response {
-    let page = html::page(
-        "That did not work",
-        Width::Narrow,
-        &format!("<p class=\"bad\">{}</p>", escape(failure.message())),
-    );
-    (
-        StatusCode::from_u16(failure.status).unwrap_or(StatusCode::BAD_REQUEST),
-        page,
-    )
-        .into_response()
+        .route("/p/session/{session}", get(portal::show))
+        .route("/p/session/{session}/{choice}/{id}", post(portal::choose))
+        .route("/i/{invoice}", get(invoice::show))
+        .route("/i/{invoice}/pdf", get(invoice::show))
+        .route("/i/{invoice}/pay", post(invoice::pay))
 }

@@ -1,8 +1,15 @@
 //! The double's HTTP side: connections, and what is shared by all who serve them.
 
+pub(crate) mod auth;
+pub(crate) mod double;
+pub(crate) mod edge;
+pub(crate) mod faults;
+pub(crate) mod idempotency;
+pub(crate) mod request;
+pub(crate) mod webhooks;
+
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -13,72 +20,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 use tower::ServiceExt;
 
-use super::edge::Edge;
-use super::state::State;
-use super::{advance, api, control_http, pages};
-
-/// What calls, pages, webhooks and the test itself share. The lock of the state is never held across an await, and never
-/// together with the one of the edge.
-pub(super) struct Double {
-    state: Mutex<State>,
-    edge: Mutex<Edge>,
-    /// There may be something to deliver.
-    pub wake: Notify,
-    pub api_key: String,
-    pub webhook_secret: String,
-    /// The second up to which everything due has been done.
-    caught_up: AtomicI64,
-    calls: AtomicU64,
-}
-
-/// In an answer's extensions: reset the connection instead of sending it.
-#[derive(Clone, Copy)]
-pub(super) struct Reset;
-
-impl Double {
-    pub fn new(state: State, edge: Edge, api_key: String, webhook_secret: String) -> Self {
-        Self {
-            state: Mutex::new(state),
-            edge: Mutex::new(edge),
-            wake: Notify::new(),
-            api_key,
-            webhook_secret,
-            caught_up: AtomicI64::new(i64::MIN),
-            calls: AtomicU64::new(0),
-        }
-    }
-
-    /// A panic under the lock has failed a test already; the others shall see why, not a poisoned lock.
-    pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn edge(&self) -> MutexGuard<'_, Edge> {
-        self.edge.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The state with everything done that is due by now.
-    pub fn state_now(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state();
-        let now = state.now();
-        if self.caught_up.swap(now, Ordering::Relaxed) != now {
-            advance::catch_up(&mut state);
-        }
-        state
-    }
-
-    pub fn next_request_id(&self) -> String {
-        format!("req_{:014}", self.calls.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-}
+use crate::control::over_http;
+use crate::pages;
+use crate::server::double::{Double, Reset};
 
 /// Every second does what has become due by then.
-pub(super) async fn tick(double: Arc<Double>) {
+pub(crate) async fn tick(double: Arc<Double>) {
     loop {
         sleep(Duration::from_secs(1)).await;
         drop(double.state_now());
@@ -87,12 +38,12 @@ pub(super) async fn tick(double: Arc<Double>) {
 }
 
 /// Serves until it is dropped.
-pub(super) async fn serve(listener: TcpListener, double: Arc<Double>) {
+pub(crate) async fn serve(listener: TcpListener, double: Arc<Double>) {
     let router = Router::new()
-        .route("/v1/{*path}", any(api::answer))
-        .route("/v2/{*path}", any(api::answer))
+        .route("/v1/{*path}", any(request::answer))
+        .route("/v2/{*path}", any(request::answer))
         .merge(pages::router())
-        .nest("/_double", control_http::router())
+        .nest("/_double", over_http::router())
         .with_state(double);
     let mut connections = JoinSet::new();
     loop {
@@ -137,7 +88,7 @@ async fn answer_or_reset(
 }
 
 /// Where to listen: a fixed port, or any free one.
-pub(super) async fn listen(port: Option<u16>) -> std::io::Result<(TcpListener, SocketAddr)> {
+pub(crate) async fn listen(port: Option<u16>) -> std::io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(("127.0.0.1", port.unwrap_or(0))).await?;
     let address = listener.local_addr()?;
     Ok((listener, address))

@@ -4,7 +4,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 /// The value of `Stripe-Signature`.
-pub(super) fn header<'a>(at: i64, body: &[u8], secrets: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn header<'a>(at: i64, body: &[u8], secrets: impl Iterator<Item = &'a str>) -> String {
     let mut header = format!("t={at}");
     for secret in secrets {
         header.push_str(",v1=");

@@ -1,34 +1,44 @@
 //! All that the double knows, behind one lock: an API call, a turn of the clock and a click on a page each happen at once or
 //! not at all.
 
+mod customers;
+mod endpoints;
+mod events;
+mod invoice_items;
+mod invoices;
+mod meters;
+mod schedules;
+mod sessions;
+mod subscriptions;
+
 use std::collections::VecDeque;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::checkout::Session;
-use super::clock::Clock;
-use super::customers::Customer;
-use super::endpoints::Endpoint;
-use super::events::Event;
-use super::ids::Ids;
-use super::invoice::Invoice;
-use super::invoice_items::InvoiceItem;
-use super::meters::Meter;
-use super::options::BillingSettings;
-use super::portal::PortalSession;
-use super::prices::Price;
-use super::products::Product;
-use super::schedule::Schedule;
-use super::schema::schema;
-use super::subscription::Subscription;
-use super::table::Table;
-use super::usage::Usage;
-use super::webhooks::Outbox;
+use crate::clock::Clock;
+use crate::ids::Ids;
+use crate::objects::customer::Customer;
+use crate::objects::endpoint::Endpoint;
+use crate::objects::event::Event;
+use crate::objects::invoice::Invoice;
+use crate::objects::invoice_item::InvoiceItem;
+use crate::objects::meter::Meter;
+use crate::objects::portal_session::PortalSession;
+use crate::objects::price::Price;
+use crate::objects::product::Product;
+use crate::objects::schedule::Schedule;
+use crate::objects::session::Session;
+use crate::objects::subscription::Subscription;
+use crate::objects::usage::Usage;
+use crate::options::BillingSettings;
+use crate::outbox::Outbox;
+use crate::spec::schema;
+use crate::table::Table;
 
 /// More are counted, not kept.
 const VIOLATIONS_MAX: usize = 1_000;
 
-pub(super) struct State {
+pub(crate) struct State {
     /// Where the double listens, for the links that it hands out.
     pub url: String,
     pub clock: Clock,
@@ -106,5 +116,3 @@ impl State {
         }
     }
 }
-
-pub(super) type Metadata = Map<String, Value>;

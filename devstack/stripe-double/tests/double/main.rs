@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod changes;
 mod client;
 mod clock;
 mod faults;
 mod pages;
 mod rig;
+mod timeline;
 mod webhooks;

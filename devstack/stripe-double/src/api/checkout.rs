@@ -1,0 +1,230 @@
+//! The API of checkout sessions.
+
+use serde_json::Value;
+
+use crate::api::call::Call;
+use crate::api::checkout_items::line_items;
+use crate::api::{customers, subscription_params};
+use crate::billing::expiry::expire_session;
+use crate::billing::items;
+use crate::billing::payment_behavior::Behavior;
+use crate::billing::start::{self, New};
+use crate::failure::Failure;
+use crate::form::Param;
+use crate::list::{self, in_range, is};
+use crate::objects::metadata::{Metadata, merge_metadata};
+use crate::objects::session::{Session, SessionItem, Status};
+use crate::objects::subscription::WithoutCard;
+use crate::options::Card;
+use crate::state::State;
+
+const OPEN_FOR_S: i64 = 24 * 3_600;
+
+const OPEN_AT_LEAST_S: i64 = 30 * 60;
+
+pub(crate) const UNDERSTOOD: &[&str] = &[
+    "mode",
+    "line_items",
+    "success_url",
+    "cancel_url",
+    "customer",
+    "customer_email",
+    "client_reference_id",
+    "metadata",
+    "subscription_data",
+    "expires_at",
+    "ui_mode",
+    "locale",
+    "allow_promotion_codes",
+    "billing_address_collection",
+    "customer_update",
+    "payment_method_collection",
+];
+
+const SUBSCRIPTION_UNDERSTOOD: [&str; 5] = [
+    "metadata",
+    "description",
+    "trial_end",
+    "trial_period_days",
+    "trial_settings",
+];
+
+pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    let params = call.params;
+    let required = |name: &str| {
+        let missing = || {
+            Failure::invalid(format!("Missing required param: {name}."))
+                .code("parameter_missing")
+                .param(name)
+        };
+        params.filled(name).map(str::to_owned).ok_or_else(missing)
+    };
+    if params.text("mode") != Some("subscription") {
+        return Err(Failure::gap("a checkout session that is not for a subscription"));
+    }
+    if params.text("ui_mode").is_some_and(|mode| mode != "hosted_page") {
+        return Err(Failure::gap("a ui_mode other than hosted_page"));
+    }
+    let success_url = required("success_url")?;
+    let customer = params.filled("customer").map(str::to_owned);
+    if let Some(customer) = &customer {
+        state.living_customer(customer)?;
+        if params.has("customer_email") {
+            return Err(Failure::invalid(
+                "You may only specify one of these parameters: customer, customer_email.",
+            ));
+        }
+    }
+    let expires_at = params.int("expires_at").unwrap_or(call.now + OPEN_FOR_S);
+    if !(call.now + OPEN_AT_LEAST_S - 5..=call.now + OPEN_FOR_S).contains(&expires_at) {
+        let message = "The `expires_at` timestamp must be from 30 minutes to 24 hours after the session is created.";
+        return Err(Failure::invalid(message).param("expires_at"));
+    }
+    let data = params.get("subscription_data").cloned().unwrap_or_default();
+    if let Some(other) = data
+        .names()
+        .into_iter()
+        .find(|name| !SUBSCRIPTION_UNDERSTOOD.contains(name))
+    {
+        return Err(Failure::gap(&format!("subscription_data[{other}]")));
+    }
+    subscription_params::trial_end(&data, call.now)?;
+    let (mut metadata, mut subscription_metadata) = (Metadata::new(), Metadata::new());
+    merge_metadata(&mut metadata, params);
+    merge_metadata(&mut subscription_metadata, &data);
+    let items = line_items(state, params)?;
+    let id = format!("cs_test_{}", state.ids.next("x").trim_start_matches("x_"));
+    let session = Session {
+        id: id.clone(),
+        status: Status::Open,
+        customer,
+        email: params.filled("customer_email").map(str::to_owned),
+        items,
+        success_url,
+        cancel_url: params.filled("cancel_url").map(str::to_owned),
+        created: call.now,
+        expires_at,
+        client_reference_id: params.filled("client_reference_id").map(str::to_owned),
+        metadata,
+        subscription_metadata,
+        description: data.filled("description").map(str::to_owned),
+        trial_days: data.int("trial_period_days"),
+        trial_end: data.int("trial_end"),
+        without_card: subscription_params::without_card(&data).unwrap_or(WithoutCard::CreateInvoice),
+        subscription: None,
+        invoice: None,
+    };
+    state.sessions.insert(&id, session);
+    retrieve(state, &Call { id: &id, ..*call })
+}
+
+pub(crate) fn retrieve(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    Ok(state.session(call.id)?.render(state))
+}
+
+pub(crate) fn list(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    let params = call.params;
+    let wanted = |session: &Session| {
+        is(params, "customer", session.customer.as_deref().unwrap_or_default())
+            && is(
+                params,
+                "subscription",
+                session.subscription.as_deref().unwrap_or_default(),
+            )
+            && is(params, "status", session.status.name())
+            && is(
+                params,
+                "customer_details.email",
+                session.email.as_deref().unwrap_or_default(),
+            )
+            && in_range(params, "created", session.created)
+    };
+    let rows = state.sessions.iter().rev().filter(|(_, session)| wanted(session));
+    let rows = rows
+        .map(|(id, session)| (id.to_owned(), session.render(state)))
+        .collect();
+    list::page("/v1/checkout/sessions", params, rows)
+}
+
+pub(crate) fn list_items(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    let items = state.session(call.id)?.render_items(state).into_iter().rev();
+    let rows = items
+        .map(|item| (item["id"].as_str().unwrap_or_default().to_owned(), item))
+        .collect();
+    list::page(
+        &format!("/v1/checkout/sessions/{}/line_items", call.id),
+        call.params,
+        rows,
+    )
+}
+
+pub(crate) fn expire(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    if state.session(call.id)?.status != Status::Open {
+        let message = "Only Checkout Sessions with a status in [\"open\"] can be expired.";
+        return Err(Failure::invalid(message));
+    }
+    expire_session(state, call.id);
+    retrieve(state, call)
+}
+
+/// The customer has paid with this card: the subscription begins. A declined card leaves the session open.
+pub(crate) fn complete(state: &mut State, id: &str, card: Card) -> Result<(), Failure> {
+    let session = state.session(id)?.clone();
+    if session.status != Status::Open {
+        return Err(Failure::invalid(format!(
+            "This Checkout Session is {}.",
+            session.status.name()
+        )));
+    }
+    if card == Card::Declines {
+        return Err(Failure::declined());
+    }
+    let now = state.now();
+    let customer = match session.customer.clone() {
+        Some(customer) => state.living_customer(&customer)?.id.clone(),
+        None => {
+            let email = session
+                .email
+                .clone()
+                .unwrap_or_else(|| "customer@example.com".to_owned());
+            let params = Param::Map([("email".to_owned(), Param::Text(email))].into());
+            let customer = customers::create(
+                state,
+                &Call {
+                    id: "",
+                    params: &params,
+                    now,
+                },
+            )?;
+            customer["id"].as_str().unwrap_or_default().to_owned()
+        }
+    };
+    let payment_method = state.ids.next("pm");
+    let mut payer = state.living_customer(&customer)?.clone();
+    let before = payer.render();
+    payer.set_card(Some(card), payment_method);
+    state.replace_customer(payer, &before);
+    let given: Vec<_> = session.items.iter().map(SessionItem::as_params).collect();
+    let items = items::changed(state, &[], &given.iter().collect::<Vec<_>>(), now)?;
+    let new = New {
+        customer: customer.clone(),
+        items,
+        trial_end: session.trial_end.or(session.trial_days.map(|days| now + days * 86_400)),
+        without_card: session.without_card,
+        metadata: session.subscription_metadata,
+        description: session.description,
+        behavior: Behavior::Refuse,
+    };
+    let subscription = start::start(state, new)?;
+    let invoice = state
+        .subscriptions
+        .get(&subscription)
+        .and_then(|subscription| subscription.latest_invoice.clone());
+    if let Some(session) = state.sessions.get_mut(id) {
+        (session.status, session.customer) = (Status::Complete, Some(customer));
+        (session.subscription, session.invoice) = (Some(subscription), invoice);
+    }
+    let object = state.session(id)?.render(state);
+    state.emit("checkout.session.completed", object, None);
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! The API of prices.
+
+use serde_json::Value;
+
+use crate::api::call::Call;
+use crate::api::products;
+use crate::calendar::Interval;
+use crate::failure::Failure;
+use crate::form::Param;
+use crate::list::{self, in_range, is};
+use crate::money::Decimal;
+use crate::objects::event;
+use crate::objects::metadata::{Metadata, merge_metadata};
+use crate::objects::price::{Mode, Price, Recurring, Tier};
+use crate::state::State;
+
+pub(crate) const UNDERSTOOD: &[&str] = &[
+    "currency",
+    "product",
+    "product_data",
+    "unit_amount",
+    "unit_amount_decimal",
+    "recurring",
+    "billing_scheme",
+    "tiers",
+    "tiers_mode",
+    "lookup_key",
+    "transfer_lookup_key",
+    "nickname",
+    "metadata",
+    "active",
+    "tax_behavior",
+];
+
+pub(crate) const UPDATE_UNDERSTOOD: &[&str] = &["active", "lookup_key", "transfer_lookup_key", "nickname", "metadata"];
+
+pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    let params = call.params;
+    let recurring = recurring(state, params)?;
+    let amount = decimal(params, "unit_amount")?;
+    let (tiers, mode) = tiers(params)?;
+    if amount.is_some() != tiers.is_empty() {
+        let message =
+            "You must specify either `unit_amount` or `unit_amount_decimal`, or `tiers` with `billing_scheme=tiered`.";
+        return Err(Failure::invalid(message));
+    }
+    let data = params.get("product_data");
+    let product = match (params.filled("product"), data) {
+        (Some(id), None) if state.products.get(id).is_none() => {
+            return Err(Failure::no_such("product", id).param("product"));
+        }
+        (Some(id), None) => Some(id.to_owned()),
+        (None, Some(_)) => None,
+        _ => {
+            let message = "You must specify exactly one of `product` and `product_data`.";
+            return Err(Failure::invalid(message));
+        }
+    };
+    // Everything that can be refused comes before the first thing that is made.
+    let lookup_key = lookup_key(state, params, "")?;
+    let product = match product {
+        Some(product) => product,
+        None => products::make(state, &data.cloned().unwrap_or_default(), call.now)?,
+    };
+    let id = state.ids.next("price");
+    let mut metadata = Metadata::new();
+    merge_metadata(&mut metadata, params);
+    let price = Price {
+        id: id.clone(),
+        product,
+        currency: params.text("currency").unwrap_or_default().to_lowercase(),
+        amount,
+        recurring,
+        tiers,
+        mode,
+        lookup_key,
+        nickname: params.filled("nickname").map(str::to_owned),
+        metadata,
+        active: params.flag("active").unwrap_or(true),
+        created: call.now,
+    };
+    let object = price.render();
+    state.prices.insert(&id, price);
+    state.emit("price.created", object.clone(), None);
+    Ok(object)
+}
+
+pub(crate) fn retrieve(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    state
+        .prices
+        .get(call.id)
+        .map(Price::render)
+        .ok_or_else(|| Failure::not_found("price", call.id))
+}
+
+pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    let before = retrieve(state, call)?;
+    let lookup_key = lookup_key(state, call.params, call.id)?;
+    let price = state
+        .prices
+        .get_mut(call.id)
+        .ok_or_else(|| Failure::not_found("price", call.id))?;
+    if call.params.has("lookup_key") {
+        price.lookup_key = lookup_key;
+    }
+    if let Some(nickname) = call.params.text("nickname") {
+        price.nickname = Some(nickname.to_owned()).filter(|name| !name.is_empty());
+    }
+    price.active = call.params.flag("active").unwrap_or(price.active);
+    merge_metadata(&mut price.metadata, call.params);
+    let after = price.render();
+    if let Some(previous) = event::changed(&before, &after) {
+        state.emit("price.updated", after.clone(), Some(previous));
+    }
+    Ok(after)
+}
+
+pub(crate) fn list(state: &mut State, call: &Call) -> Result<Value, Failure> {
+    let params = call.params;
+    let keys = params.texts("lookup_keys");
+    if keys.len() > 10 {
+        return Err(Failure::invalid("You may only specify up to 10 lookup keys.").param("lookup_keys"));
+    }
+    let wanted = |price: &Price| {
+        let recurring = price.recurring.as_ref();
+        in_range(params, "created", price.created)
+            && is(params, "active", &price.active.to_string())
+            && is(params, "product", &price.product)
+            && is(params, "currency", &price.currency)
+            && is(
+                params,
+                "type",
+                if recurring.is_some() { "recurring" } else { "one_time" },
+            )
+            && is(
+                params,
+                "recurring.interval",
+                recurring.map_or("", |r| r.interval.name()),
+            )
+            && is(params, "recurring.usage_type", price.usage_type())
+            && is(
+                params,
+                "recurring.meter",
+                recurring.and_then(|r| r.meter.as_deref()).unwrap_or_default(),
+            )
+            && (keys.is_empty() || price.lookup_key.as_deref().is_some_and(|key| keys.contains(&key)))
+    };
+    let rows = state.prices.iter().rev().filter(|(_, price)| wanted(price));
+    let rows = rows.map(|(id, price)| (id.to_owned(), price.render())).collect();
+    list::page("/v1/prices", params, rows)
+}
+
+pub(crate) fn recurring(state: &State, params: &Param) -> Result<Option<Recurring>, Failure> {
+    let Some(recurring) = params.get("recurring") else {
+        return Ok(None);
+    };
+    let interval = Interval::parse(recurring.text("interval").unwrap_or_default());
+    let interval = interval.ok_or_else(|| Failure::invalid("Invalid interval").param("recurring[interval]"))?;
+    let meter = recurring.filled("meter").map(str::to_owned);
+    match (recurring.text("usage_type"), &meter) {
+        (Some("metered"), None) => {
+            // Usage records are gone: since 2025-03-31.basil a metered price counts by a meter or not at all.
+            let message = "You must specify `recurring[meter]` for a price with `recurring[usage_type]=metered`.";
+            return Err(Failure::invalid(message)
+                .code("parameter_missing")
+                .param("recurring[meter]"));
+        }
+        (usage_type, Some(_)) if usage_type != Some("metered") => {
+            let message = "`recurring[meter]` can only be used with `recurring[usage_type]=metered`.";
+            return Err(Failure::invalid(message).param("recurring[meter]"));
+        }
+        _ => {}
+    }
+    if let Some(meter) = meter
+        .as_deref()
+        .filter(|id| !state.meters.get(id).is_some_and(|meter| meter.active))
+    {
+        return Err(Failure::no_such("active meter", meter).param("recurring[meter]"));
+    }
+    if recurring.has("trial_period_days") {
+        return Err(Failure::gap("a price with recurring[trial_period_days]"));
+    }
+    let count = recurring.int("interval_count").unwrap_or(1);
+    if !(1..=36).contains(&count) {
+        return Err(Failure::invalid("Invalid interval count").param("recurring[interval_count]"));
+    }
+    Ok(Some(Recurring { interval, count, meter }))
+}
+
+pub(crate) fn tiers(params: &Param) -> Result<(Vec<Tier>, Option<Mode>), Failure> {
+    let given = params.list("tiers");
+    let mode = match params.text("tiers_mode") {
+        Some("graduated") => Some(Mode::Graduated),
+        Some(_) => Some(Mode::Volume),
+        None => None,
+    };
+    let scheme = params.text("billing_scheme") == Some("tiered");
+    if !(scheme == mode.is_some() && scheme != given.is_empty()) {
+        let message = "`tiers`, `tiers_mode` and `billing_scheme=tiered` must be specified together.";
+        return Err(Failure::invalid(message).param("tiers"));
+    }
+    let (mut tiers, mut from) = (Vec::new(), 0);
+    for (n, tier) in given.iter().enumerate() {
+        let up_to = tier.int("up_to"); // the schema lets only integers and "inf" pass
+        if up_to.is_none() != (n + 1 == given.len()) {
+            return Err(Failure::invalid("The last tier, and no other, must have `up_to=inf`.").param("tiers"));
+        }
+        if up_to.is_some_and(|up_to| up_to <= from) {
+            return Err(Failure::invalid("Tiers must be in order of `up_to`.").param("tiers"));
+        }
+        from = up_to.unwrap_or(from);
+        let (unit, flat) = (decimal(tier, "unit_amount")?, decimal(tier, "flat_amount")?);
+        if unit.is_none() && flat.is_none() {
+            return Err(Failure::invalid("A tier needs a `unit_amount` or a `flat_amount`.").param("tiers"));
+        }
+        tiers.push(Tier { up_to, unit, flat });
+    }
+    Ok((tiers, mode))
+}
+
+/// `<name>` or `<name>_decimal`.
+fn decimal(params: &Param, name: &str) -> Result<Option<Decimal>, Failure> {
+    let decimal_name = format!("{name}_decimal");
+    let value = match (params.int(name), params.text(&decimal_name)) {
+        (None, None) => return Ok(None),
+        (Some(cents), None) => Some(Decimal::cents(cents)),
+        (None, Some(text)) => Decimal::parse(text),
+        (Some(_), Some(_)) => None,
+    };
+    let value = value.filter(|value| *value >= Decimal::cents(0));
+    value
+        .map(Some)
+        .ok_or_else(|| Failure::invalid(format!("Invalid {name}")).param(name))
+}
+
+/// The key is taken from the price that has it, if that is asked for.
+pub(crate) fn lookup_key(state: &mut State, params: &Param, id: &str) -> Result<Option<String>, Failure> {
+    let Some(key) = params.filled("lookup_key") else {
+        return Ok(None);
+    };
+    let transfer = params.flag("transfer_lookup_key").unwrap_or(false);
+    let holder = state
+        .prices
+        .iter_mut()
+        .find(|price| price.id != id && price.lookup_key.as_deref() == Some(key));
+    if let Some(holder) = holder {
+        if !transfer {
+            let message = format!("A price (`{}`) already uses that lookup key.", holder.id);
+            return Err(Failure::invalid(message).param("lookup_key"));
+        }
+        let before = holder.render();
+        holder.lookup_key = None;
+        let after = holder.render();
+        let previous = event::changed(&before, &after);
+        state.emit("price.updated", after, previous);
+    }
+    Ok(Some(key.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiered(mode: Mode) -> Price {
+        let tier = |up_to, unit: &str, flat: Option<i64>| Tier {
+            up_to,
+            unit: Decimal::parse(unit),
+            flat: flat.map(Decimal::cents),
+        };
+        Price {
+            id: "price_1".into(),
+            product: "prod_1".into(),
+            currency: "usd".into(),
+            amount: None,
+            recurring: None,
+            tiers: vec![
+                tier(Some(100), "0", None),
+                tier(Some(200), "1.5", Some(500)),
+                tier(None, "1", None),
+            ],
+            mode: Some(mode),
+            lookup_key: None,
+            nickname: None,
+            metadata: Metadata::new(),
+            active: true,
+            created: 0,
+        }
+    }
+
+    #[test]
+    fn graduated_tiers_charge_each_unit_at_its_own() {
+        for (quantity, expected) in [
+            (-5, vec![(0, 0)]),
+            (0, vec![(0, 0)]),
+            (100, vec![(100, 0)]),
+            (101, vec![(100, 0), (1, 502)]),
+            (250, vec![(100, 0), (100, 650), (50, 50)]),
+        ] {
+            let costs = tiered(Mode::Graduated).costs(quantity);
+            let costs: Vec<_> = costs.iter().map(|cost| (cost.quantity, cost.amount)).collect();
+            assert_eq!(costs, expected, "{quantity}");
+        }
+    }
+
+    #[test]
+    fn volume_tiers_charge_all_units_at_the_one_reached() {
+        for (quantity, expected) in [(0, (0, 0)), (100, (100, 0)), (101, (101, 652)), (250, (250, 250))] {
+            let costs = tiered(Mode::Volume).costs(quantity);
+            assert_eq!(costs.len(), 1);
+            assert_eq!((costs[0].quantity, costs[0].amount), expected, "{quantity}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The API's table of contents. Each route names the parameters that the double understands: another one, though valid for
+//! Stripe, is refused instead of being ignored.
+
+use serde_json::Value;
+
+use crate::api::call::Call;
+use crate::api::{
+    checkout, customers, endpoints, events, invoice_items, invoices, meter_events, meters, portal, preview, prices,
+    products, schedules, subscription_items, subscriptions,
+};
+use crate::failure::Failure;
+use crate::form::Param;
+use crate::state::State;
+
+type Handler = fn(&mut State, &Call) -> Result<Value, Failure>;
+
+pub(crate) struct Route<'a> {
+    handler: Handler,
+    id: &'a str,
+    understood: &'static [&'static str],
+}
+
+/// What a list takes besides the page.
+const LIST: &[&str] = &[
+    "created",
+    "email",
+    "active",
+    "product",
+    "currency",
+    "type",
+    "types",
+    "recurring",
+    "lookup_keys",
+    "ids",
+    "status",
+    "customer",
+    "price",
+    "subscription",
+    "current_period_start",
+    "current_period_end",
+    "collection_method",
+    "delivery_success",
+    "invoice",
+    "pending",
+    "start_time",
+    "end_time",
+    "value_grouping_window",
+    "customer_details",
+];
+
+const PAGE: [&str; 4] = ["limit", "starting_after", "ending_before", "expand"];
+
+const NOTHING: &[&str] = &[];
+
+/// `None`: Stripe may know the path, the double does not.
+pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let (handler, id, understood): (Handler, &str, &'static [&'static str]) = match (method, parts.as_slice()) {
+        ("POST", ["v1", "customers"]) => (customers::create, "", customers::UNDERSTOOD),
+        ("GET", ["v1", "customers"]) => (customers::list, "", LIST),
+        ("GET", ["v1", "customers", id]) => (customers::retrieve, id, NOTHING),
+        ("POST", ["v1", "customers", id]) => (customers::update, id, customers::UNDERSTOOD),
+        ("DELETE", ["v1", "customers", id]) => (customers::delete, id, NOTHING),
+
+        ("POST", ["v1", "products"]) => (products::create, "", products::UNDERSTOOD),
+        ("GET", ["v1", "products"]) => (products::list, "", LIST),
+        ("GET", ["v1", "products", id]) => (products::retrieve, id, NOTHING),
+        ("POST", ["v1", "products", id]) => (products::update, id, products::UNDERSTOOD),
+        ("DELETE", ["v1", "products", id]) => (products::delete, id, NOTHING),
+
+        ("POST", ["v1", "prices"]) => (prices::create, "", prices::UNDERSTOOD),
+        ("GET", ["v1", "prices"]) => (prices::list, "", LIST),
+        ("GET", ["v1", "prices", id]) => (prices::retrieve, id, NOTHING),
+        ("POST", ["v1", "prices", id]) => (prices::update, id, prices::UPDATE_UNDERSTOOD),
+
+        ("POST", ["v1", "billing", "meters"]) => (meters::create, "", meters::UNDERSTOOD),
+        ("GET", ["v1", "billing", "meters"]) => (meters::list, "", LIST),
+        ("GET", ["v1", "billing", "meters", id]) => (meters::retrieve, id, NOTHING),
+        ("POST", ["v1", "billing", "meters", id]) => (meters::update, id, meters::UNDERSTOOD),
+        ("POST", ["v1", "billing", "meters", id, "deactivate"]) => (meters::deactivate, id, NOTHING),
+        ("POST", ["v1", "billing", "meters", id, "reactivate"]) => (meters::reactivate, id, NOTHING),
+        ("GET", ["v1", "billing", "meters", id, "event_summaries"]) => (meter_events::summaries, id, LIST),
+        ("POST", ["v1", "billing", "meter_events"]) => (meter_events::create, "", meter_events::UNDERSTOOD),
+        ("POST", ["v1", "billing", "meter_event_adjustments"]) => {
+            (meter_events::adjust, "", meter_events::ADJUSTMENT_UNDERSTOOD)
+        }
+
+        ("POST", ["v1", "checkout", "sessions"]) => (checkout::create, "", checkout::UNDERSTOOD),
+        ("GET", ["v1", "checkout", "sessions"]) => (checkout::list, "", LIST),
+        ("GET", ["v1", "checkout", "sessions", id]) => (checkout::retrieve, id, NOTHING),
+        ("POST", ["v1", "checkout", "sessions", id, "expire"]) => (checkout::expire, id, NOTHING),
+        ("GET", ["v1", "checkout", "sessions", id, "line_items"]) => (checkout::list_items, id, NOTHING),
+        ("POST", ["v1", "billing_portal", "sessions"]) => (portal::create, "", portal::UNDERSTOOD),
+
+        ("POST", ["v1", "subscriptions"]) => (subscriptions::create, "", subscriptions::UNDERSTOOD),
+        ("GET", ["v1", "subscriptions"]) => (subscriptions::list, "", LIST),
+        ("GET", ["v1", "subscriptions", id]) => (subscriptions::retrieve, id, NOTHING),
+        ("POST", ["v1", "subscriptions", id]) => (subscriptions::update, id, subscriptions::UPDATE_UNDERSTOOD),
+        ("DELETE", ["v1", "subscriptions", id]) => (subscriptions::cancel, id, subscriptions::CANCEL_UNDERSTOOD),
+        ("POST", ["v1", "subscriptions", id, "pause"]) => (subscriptions::pause, id, &["type"]),
+        ("POST", ["v1", "subscriptions", id, "resume"]) => {
+            (subscriptions::resume, id, subscriptions::RESUME_UNDERSTOOD)
+        }
+
+        ("POST", ["v1", "subscription_items"]) => (subscription_items::create, "", subscription_items::UNDERSTOOD),
+        ("GET", ["v1", "subscription_items"]) => (subscription_items::list, "", LIST),
+        ("GET", ["v1", "subscription_items", id]) => (subscription_items::retrieve, id, NOTHING),
+        ("POST", ["v1", "subscription_items", id]) => (subscription_items::update, id, subscription_items::UNDERSTOOD),
+        ("DELETE", ["v1", "subscription_items", id]) => {
+            (subscription_items::delete, id, subscription_items::UNDERSTOOD)
+        }
+
+        ("POST", ["v1", "subscription_schedules"]) => (schedules::create, "", schedules::UNDERSTOOD),
+        ("GET", ["v1", "subscription_schedules"]) => (schedules::list, "", LIST),
+        ("GET", ["v1", "subscription_schedules", id]) => (schedules::retrieve, id, NOTHING),
+        ("POST", ["v1", "subscription_schedules", id]) => (schedules::update, id, schedules::UPDATE_UNDERSTOOD),
+        ("POST", ["v1", "subscription_schedules", id, "release"]) => (schedules::release, id, NOTHING),
+        ("POST", ["v1", "subscription_schedules", id, "cancel"]) => {
+            (schedules::cancel, id, &["invoice_now", "prorate"])
+        }
+
+        ("POST", ["v1", "invoices", "create_preview"]) => (preview::create, "", preview::UNDERSTOOD),
+        ("POST", ["v1", "invoices"]) => (invoices::create, "", invoices::UNDERSTOOD),
+        ("GET", ["v1", "invoices"]) => (invoices::list, "", LIST),
+        ("GET", ["v1", "invoices", id]) => (invoices::retrieve, id, NOTHING),
+        ("POST", ["v1", "invoices", id]) => (invoices::update, id, invoices::UPDATE_UNDERSTOOD),
+        ("DELETE", ["v1", "invoices", id]) => (invoices::delete, id, NOTHING),
+        ("GET", ["v1", "invoices", id, "lines"]) => (invoices::lines, id, NOTHING),
+        ("POST", ["v1", "invoices", id, "finalize"]) => (invoices::finalize, id, &["auto_advance"]),
+        ("POST", ["v1", "invoices", id, "pay"]) => (
+            invoices::pay,
+            id,
+            &["payment_method", "paid_out_of_band", "off_session"],
+        ),
+        ("POST", ["v1", "invoices", id, "void"]) => (invoices::void, id, NOTHING),
+        ("POST", ["v1", "invoices", id, "mark_uncollectible"]) => (invoices::mark_uncollectible, id, NOTHING),
+
+        ("POST", ["v1", "invoiceitems"]) => (invoice_items::create, "", invoice_items::UNDERSTOOD),
+        ("GET", ["v1", "invoiceitems"]) => (invoice_items::list, "", LIST),
+        ("GET", ["v1", "invoiceitems", id]) => (invoice_items::retrieve, id, NOTHING),
+        ("DELETE", ["v1", "invoiceitems", id]) => (invoice_items::delete, id, NOTHING),
+
+        ("GET", ["v1", "events"]) => (events::list, "", LIST),
+        ("GET", ["v1", "events", id]) => (events::retrieve, id, NOTHING),
+        ("GET", ["v2", "core", "events", id]) => (events::retrieve_thin, id, NOTHING),
+
+        ("POST", ["v1", "webhook_endpoints"]) => (endpoints::create, "", endpoints::UNDERSTOOD),
+        ("GET", ["v1", "webhook_endpoints"]) => (endpoints::list, "", LIST),
+        ("GET", ["v1", "webhook_endpoints", id]) => (endpoints::retrieve, id, NOTHING),
+        ("POST", ["v1", "webhook_endpoints", id]) => (endpoints::update, id, endpoints::UPDATE_UNDERSTOOD),
+        ("DELETE", ["v1", "webhook_endpoints", id]) => (endpoints::delete, id, NOTHING),
+        _ => return None,
+    };
+    Some(Route {
+        handler,
+        id,
+        understood,
+    })
+}
+
+impl Route<'_> {
+    pub fn call(&self, state: &mut State, params: &Param, now: i64) -> Result<Value, Failure> {
+        let known = |name: &&str| PAGE.contains(name) || self.understood.contains(name);
+        if let Some(other) = params.names().into_iter().find(|name| !known(name)) {
+            return Err(Failure::gap(&format!("the parameter {other}")).param(other));
+        }
+        (self.handler)(
+            state,
+            &Call {
+                id: self.id,
+                params,
+                now,
+            },
+        )
+    }
+}

@@ -1,0 +1,241 @@
+//! From a draft to an invoice that is paid, or not: finalizing, trying the card, trying again, and what each means for the
+//! subscription.
+
+use crate::billing::ending;
+use crate::failure::Failure;
+use crate::objects::event;
+use crate::objects::invoice::Status;
+use crate::objects::subscription::{self, Subscription};
+use crate::options::{AfterDunning, Card};
+use crate::state::State;
+
+/// An unpaid first invoice, or the invoice of a pending update, is given up after 23 hours.
+pub(crate) const PATIENCE_S: i64 = 23 * 3_600;
+
+/// Who tries the card. Only the first try and automatic ones count for the schedule of further ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Try {
+    Automatic,
+    Asked,
+}
+
+/// Freezes the lines, takes the customer's balance into account and numbers the invoice.
+pub(crate) fn finalize(state: &mut State, id: &str) {
+    let now = state.now();
+    let Some(invoice) = state
+        .invoices
+        .get(id)
+        .filter(|invoice| invoice.status == Status::Draft)
+        .cloned()
+    else {
+        return;
+    };
+    let lines = invoice.all_lines(state);
+    let (total, due) = (invoice.total(state), invoice.amount_due(state));
+    let intent = (due > 0).then(|| {
+        let intent = state.ids.next("pi");
+        let secret = format!("{intent}_secret_{}", state.ids.text(24));
+        (intent, secret)
+    });
+    let Some(mut customer) = state.customers.get(&invoice.customer).cloned() else {
+        return;
+    };
+    let before = customer.render();
+    let balances = (customer.balance, customer.balance.saturating_add(total) - due);
+    customer.balance = balances.1;
+    customer.currency.get_or_insert_with(|| invoice.currency.clone());
+    let number = customer.next_invoice_number();
+    if customer.deleted {
+        state
+            .customers
+            .get_mut(&invoice.customer)
+            .into_iter()
+            .for_each(|row| *row = customer.clone());
+    } else {
+        state.replace_customer(customer, &before);
+    }
+    state.change_invoice(id, |invoice| {
+        (invoice.lines, invoice.metered) = (lines, Vec::new());
+        (invoice.status, invoice.finalized_at) = (Status::Open, Some(now));
+        (invoice.number, invoice.balances, invoice.payment) = (Some(number), Some(balances), intent);
+    });
+    let object = state.render_invoice(id);
+    state.emit("invoice.finalized", object, None);
+}
+
+/// What follows finalizing: nothing due is paid; else the card is tried, if it shall be.
+pub(crate) fn settle(state: &mut State, id: &str, charge: Option<Try>) -> Result<(), Failure> {
+    let Some(invoice) = state.invoices.get(id).filter(|invoice| invoice.status == Status::Open) else {
+        return Ok(());
+    };
+    if invoice.amount_due(state) == 0 {
+        paid(state, id);
+        return Ok(());
+    }
+    match charge {
+        Some(by) => attempt(state, id, by),
+        None => Err(Failure::declined()),
+    }
+}
+
+/// Tries the customer's card.
+pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failure> {
+    let now = state.now();
+    let Some(invoice) = state.invoices.get(id).filter(|invoice| invoice.status == Status::Open) else {
+        return Ok(());
+    };
+    let card = state
+        .customers
+        .get(&invoice.customer)
+        .and_then(|customer| customer.card);
+    let subscription = invoice.subscription.clone();
+    let renewal = invoice.reason != "subscription_create";
+    let counts = by == Try::Automatic || invoice.attempts == 0;
+    state.change_invoice(id, |invoice| invoice.attempts += usize::from(counts));
+    if card == Some(Card::Ok) {
+        paid(state, id);
+        return Ok(());
+    }
+    let living = subscription
+        .as_deref()
+        .and_then(|id| state.subscriptions.get(id))
+        .filter(|s| !s.status.has_ended());
+    // What an update waits for is given up by its own deadline, not by dunning.
+    let pending = living.is_some_and(|s| s.pending_update.as_ref().is_some_and(|pending| pending.invoice == id));
+    let dunned = renewal && !pending && living.is_some();
+    if !counts {
+        let object = state.render_invoice(id);
+        state.emit("invoice.payment_failed", object, None);
+        return Err(Failure::declined());
+    }
+    let attempts = state.invoices.get(id).map_or(0, |invoice| invoice.attempts);
+    let days = state
+        .settings
+        .dunning_days
+        .get(attempts.saturating_sub(1))
+        .copied()
+        .filter(|_| dunned);
+    state.change_invoice(id, |invoice| {
+        invoice.next_attempt = days.map(|days| now + days * 86_400)
+    });
+    let object = state.render_invoice(id);
+    state.emit("invoice.payment_failed", object, None);
+    if dunned && let Some(subscription) = subscription {
+        failed(state, &subscription, days.is_none());
+    }
+    Err(Failure::declined())
+}
+
+/// The customer has paid an invoice on a page, with a card that works and that is kept if there is no other.
+pub(crate) fn confirmed(state: &mut State, id: &str) {
+    let payment_method = state.ids.next("pm");
+    let customer = state
+        .invoices
+        .get(id)
+        .and_then(|invoice| state.customers.get(&invoice.customer));
+    if let Some(mut customer) = customer
+        .filter(|customer| customer.card.is_none() && !customer.deleted)
+        .cloned()
+    {
+        let before = customer.render();
+        customer.set_card(Some(Card::Ok), payment_method);
+        state.replace_customer(customer, &before);
+    }
+    paid(state, id);
+}
+
+/// The invoice is paid, and so is what hung on it.
+pub(crate) fn paid(state: &mut State, id: &str) {
+    let now = state.now();
+    let before = state.render_invoice(id);
+    let due = state.invoices.get(id).map_or(0, |invoice| invoice.amount_due(state));
+    state.change_invoice(id, |invoice| {
+        (invoice.status, invoice.paid_at, invoice.amount_paid) = (Status::Paid, Some(now), due);
+        invoice.next_attempt = None;
+    });
+    let after = state.render_invoice(id);
+    let previous = event::changed(&before, &after);
+    state.emit("invoice.updated", after.clone(), previous);
+    state.emit("invoice.paid", after.clone(), None);
+    state.emit("invoice.payment_succeeded", after, None);
+    let subscription = state.invoices.get(id).and_then(|invoice| invoice.subscription.clone());
+    if let Some(subscription) = subscription {
+        revive(state, &subscription, id);
+    }
+}
+
+/// A payment brings a subscription (back) to life and applies what waited for it.
+fn revive(state: &mut State, id: &str, invoice: &str) {
+    let Some(subscription) = state.subscriptions.get(id) else {
+        return;
+    };
+    let applies = subscription
+        .pending_update
+        .as_ref()
+        .is_some_and(|pending| pending.invoice == invoice);
+    let is_latest = subscription.latest_invoice.as_deref() == Some(invoice);
+    if applies {
+        let now = state.now();
+        apply_pending(state, id, now);
+        let object = state.render_subscription(id);
+        state.emit("customer.subscription.pending_update_applied", object, None);
+        return;
+    }
+    state.change_subscription(id, "customer.subscription.updated", |subscription| {
+        use subscription::Status::{Active, Incomplete, PastDue, Trialing, Unpaid};
+        match subscription.status {
+            Incomplete => {
+                subscription.expires_at = None;
+                let trialing = subscription.trial_end.is_some_and(|end| end > subscription.created);
+                subscription.status = if trialing { Trialing } else { Active };
+            }
+            PastDue | Unpaid if is_latest => subscription.status = Active,
+            _ => {}
+        }
+    });
+}
+
+fn apply_pending(state: &mut State, id: &str, now: i64) {
+    let Some(pending) = state
+        .subscriptions
+        .get(id)
+        .and_then(|subscription| subscription.pending_update.clone())
+    else {
+        return;
+    };
+    let (mut items, reset) = (
+        pending.items,
+        pending.anchor != state.subscriptions.get(id).map_or(0, |s| s.anchor),
+    );
+    if reset {
+        Subscription::open_periods(state, &mut items, pending.anchor, now);
+    }
+    state.change_subscription(id, "customer.subscription.updated", |subscription| {
+        (subscription.items, subscription.anchor) = (items, pending.anchor);
+        if let Some(end) = pending.trial_end {
+            subscription.trial_end = Some(end);
+            subscription.status = match end > now {
+                true => subscription::Status::Trialing,
+                false => subscription::Status::Active,
+            };
+        }
+        subscription.pending_update = None;
+    });
+}
+
+/// A failed payment makes a subscription past due, and the last one what the settings say.
+fn failed(state: &mut State, id: &str, last: bool) {
+    use subscription::Status::{Active, PastDue, Trialing, Unpaid};
+    let after = state.settings.after_dunning;
+    if last && after == AfterDunning::Cancel {
+        ending::end(state, id, "payment_failed");
+        return;
+    }
+    state.change_subscription(id, "customer.subscription.updated", |subscription| {
+        if last && after == AfterDunning::Unpaid {
+            subscription.status = Unpaid;
+        } else if matches!(subscription.status, Active | Trialing) {
+            subscription.status = PastDue;
+        }
+    });
+}

@@ -1,0 +1,123 @@
+//! Starts subscriptions.
+
+use crate::billing::charges;
+use crate::billing::invoicing::{self, Finalize};
+use crate::billing::payment::PATIENCE_S;
+use crate::billing::payment_behavior::Behavior;
+use crate::failure::Failure;
+use crate::objects::item::Item;
+use crate::objects::metadata::Metadata;
+use crate::objects::subscription::{Cancellation, SetupIntent, Status, Subscription, WithoutCard};
+use crate::state::State;
+
+/// What a new subscription shall be.
+pub(crate) struct New {
+    pub customer: String,
+    pub items: Vec<Item>,
+    pub trial_end: Option<i64>,
+    pub without_card: WithoutCard,
+    pub metadata: Metadata,
+    pub description: Option<String>,
+    pub behavior: Behavior,
+}
+
+/// Starts a subscription, with its first invoice. `incomplete` until that is paid.
+pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
+    let (now, id) = (state.now(), state.ids.next("sub"));
+    let trial_end = new.trial_end.filter(|end| *end > now);
+    let currency = new
+        .items
+        .first()
+        .and_then(|item| state.prices.get(&item.price))
+        .map(|price| price.currency.clone());
+    let mut subscription = Subscription {
+        id: id.clone(),
+        customer: new.customer,
+        status: Status::Incomplete,
+        items: new.items,
+        anchor: trial_end.unwrap_or(now),
+        created: now,
+        currency: currency.unwrap_or_else(|| "usd".to_owned()),
+        description: new.description,
+        metadata: new.metadata,
+        cancel_at: None,
+        cancel_at_period_end: false,
+        canceled_at: None,
+        ended_at: None,
+        cancellation: Cancellation::default(),
+        trial_start: trial_end.map(|_| now),
+        trial_end,
+        without_card: new.without_card,
+        latest_invoice: None,
+        setup_intent: None,
+        schedule: None,
+        pending_update: None,
+        pause_collection: None,
+        paused: None,
+        expires_at: None,
+        told_of_trial_end: false,
+        told_of_renewal: None,
+    };
+    match trial_end {
+        Some(end) => subscription
+            .items
+            .iter_mut()
+            .for_each(|item| (item.period_start, item.period_end) = (now, end)),
+        None => Subscription::open_periods(state, &mut subscription.items, now, now),
+    }
+    let mut lines = charges::charges(state, &subscription, &subscription.items);
+    if trial_end.is_some() {
+        for line in &mut lines {
+            (line.amount, line.unit) = (0, None);
+            line.description = format!("Trial period for {}", line.description);
+        }
+    }
+    let total = lines.iter().map(|line| line.amount).sum();
+    let pays = charges::would_pay(state, &subscription.customer, total);
+    let has_card = state
+        .customers
+        .get(&subscription.customer)
+        .is_some_and(|customer| customer.card.is_some());
+    match new.behavior {
+        Behavior::Refuse if !pays => return Err(Failure::declined()),
+        Behavior::Try if !pays && !has_card => {
+            let message = "This customer has no attached payment source or default payment method. Please consider adding a \
+                default payment method.";
+            return Err(Failure::invalid(message).code("resource_missing"));
+        }
+        _ => {}
+    }
+    if trial_end.is_some() && !has_card && new.behavior == Behavior::Wait {
+        let intent = state.ids.next("seti");
+        let client_secret = format!("{intent}_secret_{}", state.ids.text(24));
+        subscription.setup_intent = Some(SetupIntent {
+            id: intent,
+            client_secret,
+        });
+    }
+    state.subscriptions.insert(&id, subscription);
+    let invoice = invoicing::invoice(state, &id, "subscription_create", (now, now), lines, Vec::new());
+    let due = invoice
+        .as_deref()
+        .and_then(|id| state.invoices.get(id))
+        .map_or(0, |invoice| invoice.amount_due(state));
+    if let Some(subscription) = state.subscriptions.get_mut(&id) {
+        subscription.latest_invoice.clone_from(&invoice);
+        match (due, trial_end) {
+            (0, Some(_)) => subscription.status = Status::Trialing,
+            (0, None) => subscription.status = Status::Active,
+            _ => subscription.expires_at = Some(now + PATIENCE_S),
+        }
+    }
+    let object = state.render_subscription(&id);
+    state.emit("customer.subscription.created", object, None);
+    if let Some(invoice) = invoice {
+        let finalize = if new.behavior == Behavior::Wait {
+            Finalize::NowUnpaid
+        } else {
+            Finalize::Now
+        };
+        invoicing::issue(state, &invoice, finalize).unwrap_or_default(); // incomplete, then: the answer shows it
+    }
+    Ok(id)
+}

@@ -1,0 +1,39 @@
+//! Invoices that nobody owes any more: void, or uncollectible.
+
+use crate::objects::invoice::Status;
+use crate::state::State;
+
+/// Voids an open invoice: nobody owes it any more, and what the balance gave to it goes back.
+pub(crate) fn void(state: &mut State, id: &str) {
+    let now = state.now();
+    let customer = state
+        .invoices
+        .get(id)
+        .and_then(|invoice| Some((invoice.customer.clone(), invoice.balances?)));
+    if let Some((customer, (before, after))) = customer
+        && let Some(mut customer) = state
+            .customers
+            .get(&customer)
+            .filter(|customer| !customer.deleted)
+            .cloned()
+    {
+        let shown = customer.render();
+        customer.balance += before - after;
+        state.replace_customer(customer, &shown);
+    }
+    state.change_invoice(id, |invoice| {
+        (invoice.status, invoice.voided_at, invoice.next_attempt) = (Status::Void, Some(now), None);
+    });
+    let object = state.render_invoice(id);
+    state.emit("invoice.voided", object, None);
+}
+
+pub(crate) fn mark_uncollectible(state: &mut State, id: &str) {
+    let now = state.now();
+    state.change_invoice(id, |invoice| {
+        (invoice.status, invoice.uncollectible_at) = (Status::Uncollectible, Some(now));
+        invoice.next_attempt = None;
+    });
+    let object = state.render_invoice(id);
+    state.emit("invoice.marked_uncollectible", object, None);
+}

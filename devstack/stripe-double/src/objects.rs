@@ -1,0 +1,19 @@
+//! The objects that the fake Stripe keeps. They hold data and render themselves; what needs other objects is in [`crate::state`].
+
+pub(crate) mod customer;
+pub(crate) mod endpoint;
+pub(crate) mod event;
+pub(crate) mod invoice;
+pub(crate) mod invoice_item;
+pub(crate) mod item;
+pub(crate) mod metadata;
+pub(crate) mod meter;
+pub(crate) mod older;
+pub(crate) mod portal_session;
+pub(crate) mod price;
+pub(crate) mod product;
+pub(crate) mod prorate;
+pub(crate) mod schedule;
+pub(crate) mod session;
+pub(crate) mod subscription;
+pub(crate) mod usage;

@@ -1,0 +1,94 @@
+//! A customer, with the test card that its payments use.
+
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::form::Param;
+use crate::objects::metadata::{Metadata, merge_metadata};
+use crate::options::Card;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Customer {
+    pub id: String,
+    pub email: Option<String>,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub phone: Option<String>,
+    pub metadata: Metadata,
+    pub created: i64,
+    /// Cents; negative: a credit for the next invoices.
+    pub balance: i64,
+    pub card: Option<Card>,
+    pub payment_method: Option<String>,
+    pub deleted: bool,
+    pub currency: Option<String>,
+    pub invoice_prefix: String,
+    pub invoices_numbered: i64,
+}
+
+impl Customer {
+    pub fn apply(&mut self, params: &Param) -> Result<(), Failure> {
+        for (name, field) in [
+            ("email", &mut self.email),
+            ("name", &mut self.name),
+            ("description", &mut self.description),
+            ("phone", &mut self.phone),
+        ] {
+            if let Some(text) = params.text(name) {
+                *field = Some(text.to_owned()).filter(|text| !text.is_empty());
+            }
+        }
+        if let Some(email) = self.email.as_deref().filter(|email| !email.contains('@')) {
+            return Err(Failure::invalid(format!("Invalid email address: {email}"))
+                .code("email_invalid")
+                .param("email"));
+        }
+        self.balance = params.int("balance").unwrap_or(self.balance);
+        let method = params
+            .filled("invoice_settings.default_payment_method")
+            .or_else(|| params.filled("payment_method"));
+        if let Some(method) = method {
+            self.set_card(Some(card_of(method)?), method.to_owned());
+        }
+        merge_metadata(&mut self.metadata, params);
+        Ok(())
+    }
+
+    pub fn set_card(&mut self, card: Option<Card>, payment_method: String) {
+        self.payment_method = card.map(|_| payment_method);
+        self.card = card;
+    }
+
+    /// `<prefix>-0001`, and so on.
+    pub fn next_invoice_number(&mut self) -> String {
+        self.invoices_numbered += 1;
+        format!("{}-{:04}", self.invoice_prefix, self.invoices_numbered)
+    }
+
+    pub fn render(&self) -> Value {
+        if self.deleted {
+            return json!({ "id": self.id, "object": "customer", "deleted": true });
+        }
+        json!({
+            "id": self.id, "object": "customer", "address": null, "balance": self.balance, "created": self.created,
+            "currency": self.currency, "default_source": null, "delinquent": false, "description": self.description,
+            "email": self.email, "invoice_prefix": self.invoice_prefix,
+            "invoice_settings": { "custom_fields": null, "default_payment_method": self.payment_method, "footer": null,
+                "rendering_options": null },
+            "livemode": false, "metadata": self.metadata, "name": self.name,
+            "next_invoice_sequence": self.invoices_numbered + 1, "phone": self.phone, "preferred_locales": [],
+            "shipping": null, "tax_exempt": "none", "test_clock": null,
+        })
+    }
+}
+
+/// Stripe's own names of test cards.
+pub(crate) fn card_of(payment_method: &str) -> Result<Card, Failure> {
+    match payment_method {
+        declines if declines.starts_with("pm_card_chargeDeclined") || declines == "pm_card_chargeCustomerFail" => {
+            Ok(Card::Declines)
+        }
+        works if works.starts_with("pm_card_") => Ok(Card::Ok),
+        other => Err(Failure::no_such("PaymentMethod", other).param("payment_method")),
+    }
+}

@@ -1,0 +1,121 @@
+//! An invoice and its lines.
+
+use serde_json::{Value, json};
+
+use crate::calendar;
+use crate::money::Decimal;
+use crate::objects::item::Item;
+use crate::objects::metadata::Metadata;
+use crate::objects::subscription::Subscription;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Invoice {
+    pub id: String,
+    pub customer: String,
+    pub subscription: Option<String>,
+    pub status: Status,
+    /// `billing_reason`
+    pub reason: &'static str,
+    pub created: i64,
+    pub period: (i64, i64),
+    pub lines: Vec<Line>,
+    /// Counted afresh until the invoice is finalized; then they are lines.
+    pub metered: Vec<Metered>,
+    pub auto_advance: bool,
+    /// When a draft is finalized without being asked.
+    pub finalizes_at: Option<i64>,
+    pub number: Option<String>,
+    pub finalized_at: Option<i64>,
+    pub paid_at: Option<i64>,
+    pub voided_at: Option<i64>,
+    pub uncollectible_at: Option<i64>,
+    pub attempts: usize,
+    pub next_attempt: Option<i64>,
+    pub amount_paid: i64,
+    /// The customer's balance before and after, once finalized.
+    pub balances: Option<(i64, i64)>,
+    pub currency: String,
+    pub metadata: Metadata,
+    pub description: Option<String>,
+    /// The payment intent and its client secret, once there is something to pay.
+    pub payment: Option<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Draft,
+    Open,
+    Paid,
+    Uncollectible,
+    Void,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub id: String,
+    pub amount: i64,
+    pub quantity: Option<i64>,
+    pub description: String,
+    pub price: Option<String>,
+    pub unit: Option<Decimal>,
+    pub period: (i64, i64),
+    pub proration: bool,
+    pub subscription: Option<String>,
+    pub item: Option<String>,
+    pub invoice_item: Option<String>,
+    pub metadata: Metadata,
+}
+
+/// What a meter counted in `from..to`, at a price.
+#[derive(Clone, Debug)]
+pub(crate) struct Metered {
+    pub customer: String,
+    pub subscription: String,
+    pub item: String,
+    pub price: String,
+    pub from: i64,
+    pub to: i64,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Open => "open",
+            Self::Paid => "paid",
+            Self::Uncollectible => "uncollectible",
+            Self::Void => "void",
+        }
+    }
+}
+
+impl Metered {
+    /// A metered item's usage from its period's start, or from its last change of price, to `to`.
+    pub fn of(subscription: &Subscription, item: &Item, to: i64) -> Self {
+        Self {
+            customer: subscription.customer.clone(),
+            subscription: subscription.id.clone(),
+            item: item.id.clone(),
+            price: item.price.clone(),
+            from: item.period_start.max(item.usage_from),
+            to,
+        }
+    }
+}
+
+impl Invoice {
+    /// Shown when `confirmation_secret` is expanded: what a page needs to let the customer pay.
+    pub fn render_confirmation_secret(&self) -> Value {
+        match &self.payment {
+            Some((_, secret)) if self.status == Status::Open => {
+                json!({ "client_secret": secret, "type": "payment_intent" })
+            }
+            _ => Value::Null,
+        }
+    }
+
+    /// `24 Nov 2026 – 24 Dec 2026`
+    pub fn show_period(&self) -> String {
+        format!("{} – {}", calendar::show(self.period.0), calendar::show(self.period.1))
+    }
+}

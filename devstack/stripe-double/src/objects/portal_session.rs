@@ -1,0 +1,7 @@
+//! A session of the billing portal.
+
+#[derive(Clone, Debug)]
+pub(crate) struct PortalSession {
+    pub customer: String,
+    pub return_url: Option<String>,
+}

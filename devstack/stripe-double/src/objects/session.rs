@@ -1,0 +1,73 @@
+//! A checkout session.
+
+use crate::form::Param;
+use crate::objects::metadata::Metadata;
+use crate::objects::subscription::WithoutCard;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub id: String,
+    pub status: Status,
+    pub customer: Option<String>,
+    pub email: Option<String>,
+    pub items: Vec<SessionItem>,
+    pub success_url: String,
+    pub cancel_url: Option<String>,
+    pub created: i64,
+    pub expires_at: i64,
+    pub client_reference_id: Option<String>,
+    pub metadata: Metadata,
+    pub subscription_metadata: Metadata,
+    pub description: Option<String>,
+    pub trial_days: Option<i64>,
+    pub trial_end: Option<i64>,
+    pub without_card: WithoutCard,
+    pub subscription: Option<String>,
+    pub invoice: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct SessionItem {
+    pub id: String,
+    pub price: String,
+    pub quantity: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Open,
+    Complete,
+    Expired,
+}
+
+impl Session {
+    /// When it expires, while it is open.
+    pub fn open_until(&self) -> Option<i64> {
+        (self.status == Status::Open).then_some(self.expires_at)
+    }
+
+    /// Where the customer goes after paying.
+    pub fn success_url(&self) -> String {
+        self.success_url.replace("{CHECKOUT_SESSION_ID}", &self.id)
+    }
+}
+
+impl SessionItem {
+    pub fn as_params(&self) -> Param {
+        let mut map = std::collections::BTreeMap::from([("price".to_owned(), Param::Text(self.price.clone()))]);
+        if let Some(quantity) = self.quantity {
+            map.insert("quantity".to_owned(), Param::Text(quantity.to_string()));
+        }
+        Param::Map(map)
+    }
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Complete => "complete",
+            Self::Expired => "expired",
+        }
+    }
+}

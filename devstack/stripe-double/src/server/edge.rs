@@ -1,0 +1,127 @@
+//! What a call meets before the API: the limits and the faults, and the record of it.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::server::faults::Faults;
+use crate::server::idempotency::Idempotency;
+
+/// One call, as the double has seen it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RecordedRequest {
+    pub method: String,
+    pub path: String,
+    /// Query and body together, nested; lists by their indices.
+    pub params: Value,
+    pub idempotency_key: Option<String>,
+    /// Of the answer; 0: none was given.
+    pub status: u16,
+    /// Unix seconds of the double's clock.
+    pub at: i64,
+}
+
+pub(crate) struct Edge {
+    pub faults: Faults,
+    pub idempotency: Idempotency,
+    pub latency: Duration,
+    pub calls_per_second: Option<u32>,
+    window: Option<(Instant, u32)>,
+    /// (customer, event name) of the meter events under way.
+    metering: HashSet<(String, String)>,
+    requests: VecDeque<RecordedRequest>,
+    requests_kept: usize,
+}
+
+impl Edge {
+    pub fn new(latency: Duration, calls_per_second: Option<u32>, requests_kept: usize) -> Self {
+        Self {
+            faults: Faults::default(),
+            idempotency: Idempotency::default(),
+            latency,
+            calls_per_second,
+            window: None,
+            metering: HashSet::new(),
+            requests: VecDeque::new(),
+            requests_kept,
+        }
+    }
+
+    /// `false`: there were too many in this second.
+    pub fn admits(&mut self, now: Instant) -> bool {
+        let Some(limit) = self.calls_per_second else {
+            return true;
+        };
+        let fresh = self
+            .window
+            .filter(|(since, _)| now.duration_since(*since) < Duration::from_secs(1));
+        let (since, calls) = fresh.unwrap_or((now, 0));
+        self.window = Some((since, calls.saturating_add(1)));
+        calls < limit
+    }
+
+    /// `false`: another event for the same customer and meter is under way.
+    pub fn begin_metering(&mut self, counted: &(String, String)) -> bool {
+        self.metering.insert(counted.clone())
+    }
+
+    pub fn end_metering(&mut self, counted: &(String, String)) {
+        self.metering.remove(counted);
+    }
+
+    pub fn record(&mut self, request: RecordedRequest) {
+        if self.requests.len() >= self.requests_kept {
+            self.requests.pop_front();
+        }
+        if self.requests_kept > 0 {
+            self.requests.push_back(request);
+        }
+    }
+
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.requests.iter().cloned().collect()
+    }
+
+    pub fn clear_requests(&mut self) {
+        self.requests.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limit_is_per_second() {
+        let mut edge = Edge::new(Duration::ZERO, Some(2), 10);
+        let start = Instant::now();
+        let admitted = |edge: &mut Edge, ms| edge.admits(start + Duration::from_millis(ms));
+        assert_eq!(
+            [0, 1, 2, 999, 1_000].map(|ms| admitted(&mut edge, ms)),
+            [true, true, false, false, true]
+        );
+    }
+
+    #[test]
+    fn record_is_bounded() {
+        let mut edge = Edge::new(Duration::ZERO, None, 3);
+        for at in 0..10 {
+            let (method, path) = ("GET".to_owned(), "/v1/x".to_owned());
+            edge.record(RecordedRequest {
+                method,
+                path,
+                params: Value::Null,
+                idempotency_key: None,
+                status: 200,
+                at,
+            });
+        }
+        assert_eq!(
+            edge.requests().iter().map(|request| request.at).collect::<Vec<_>>(),
+            [7, 8, 9]
+        );
+    }
+}

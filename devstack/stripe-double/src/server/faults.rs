@@ -1,0 +1,188 @@
+//! Faults on demand: which calls fail, how, and whether before or after they did their work.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+/// A rule; the first that fits a call and strikes, does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FaultRule {
+    /// Calls whose path begins with this; empty: all.
+    #[serde(default)]
+    pub path: String,
+    /// `POST`, …; none: all.
+    #[serde(default)]
+    pub method: Option<String>,
+    pub kind: FaultKind,
+    #[serde(default)]
+    pub moment: Moment,
+    /// Of the calls that fit.
+    #[serde(default = "always")]
+    pub probability: f64,
+    /// Strikes left; none: without end.
+    #[serde(default)]
+    pub count: Option<u32>,
+    /// Of `probability`.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// 429, with `Retry-After` in seconds or without.
+    TooManyRequests { retry_after_s: Option<u64> },
+    /// 500; stored under the idempotency key, as Stripe does.
+    ServerError,
+    /// The connection is reset without an answer.
+    Reset,
+    /// No answer until this much real time has passed, then a reset.
+    Hang { ms: u64 },
+    /// The head and half of the body, then a reset.
+    CutBody,
+    /// 200 with a body that is no JSON.
+    BrokenJson,
+}
+
+/// Whether the call does its work all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    #[default]
+    Before,
+    After,
+}
+
+impl FaultRule {
+    /// Every call fails this way, `before` it does anything.
+    pub fn new(kind: FaultKind) -> Self {
+        Self {
+            path: String::new(),
+            method: None,
+            kind,
+            moment: Moment::Before,
+            probability: 1.0,
+            count: None,
+            seed: 0,
+        }
+    }
+
+    pub fn path(mut self, path: &str) -> Self {
+        self.path = path.to_owned();
+        self
+    }
+
+    pub fn method(mut self, method: &str) -> Self {
+        self.method = Some(method.to_owned());
+        self
+    }
+
+    /// After the work is done: the caller cannot know.
+    pub fn after(mut self) -> Self {
+        self.moment = Moment::After;
+        self
+    }
+
+    pub fn times(mut self, count: u32) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    pub fn probability(mut self, probability: f64, seed: u64) -> Self {
+        (self.probability, self.seed) = (probability, seed);
+        self
+    }
+
+    fn fits(&self, method: &str, path: &str) -> bool {
+        self.count != Some(0)
+            && path.starts_with(&self.path)
+            && self
+                .method
+                .as_deref()
+                .is_none_or(|wanted| wanted.eq_ignore_ascii_case(method))
+    }
+}
+
+impl FaultKind {
+    pub(crate) fn hang(self) -> Option<Duration> {
+        match self {
+            Self::Hang { ms } => Some(Duration::from_millis(ms)),
+            _ => None,
+        }
+    }
+}
+
+fn always() -> f64 {
+    1.0
+}
+
+#[derive(Default)]
+pub(crate) struct Faults {
+    rules: Vec<(FaultRule, StdRng)>,
+}
+
+impl Faults {
+    pub fn add(&mut self, rule: FaultRule) {
+        let random = StdRng::seed_from_u64(rule.seed);
+        self.rules.push((rule, random));
+    }
+
+    pub fn clear(&mut self) {
+        self.rules.clear();
+    }
+
+    /// The fault that strikes this call, if one does.
+    pub fn strike(&mut self, method: &str, path: &str) -> Option<(FaultKind, Moment)> {
+        let fitting = self.rules.iter_mut().filter(|(rule, _)| rule.fits(method, path));
+        for (rule, random) in fitting {
+            if random.random::<f64>() >= rule.probability {
+                continue;
+            }
+            rule.count = rule.count.map(|count| count - 1);
+            return Some((rule.kind, rule.moment));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_strikes_what_it_names_and_as_often() {
+        let mut faults = Faults::default();
+        faults.add(
+            FaultRule::new(FaultKind::ServerError)
+                .path("/v1/customers")
+                .method("POST")
+                .times(2)
+                .after(),
+        );
+        assert_eq!(faults.strike("GET", "/v1/customers/cus_1"), None);
+        assert_eq!(faults.strike("POST", "/v1/prices"), None);
+        for _ in 0..2 {
+            assert_eq!(
+                faults.strike("POST", "/v1/customers"),
+                Some((FaultKind::ServerError, Moment::After))
+            );
+        }
+        assert_eq!(faults.strike("POST", "/v1/customers"), None);
+    }
+
+    #[test]
+    fn chance_is_the_same_with_the_same_seed() {
+        let strikes = |seed| {
+            let mut faults = Faults::default();
+            faults.add(FaultRule::new(FaultKind::Reset).probability(0.3, seed));
+            (0..1_000)
+                .map(|_| faults.strike("GET", "/").is_some())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(strikes(7), strikes(7));
+        let struck = strikes(7).iter().filter(|struck| **struck).count();
+        assert!((200..400).contains(&struck), "{struck}");
+    }
+}

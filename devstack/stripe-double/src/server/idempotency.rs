@@ -1,0 +1,148 @@
+//! Idempotency keys as Stripe keeps them: 24 hours; the first answer, 500s too, is given to every later call with the key; other
+//! parameters or a call still under way are refused.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::failure::Failure;
+use crate::form::Param;
+
+const KEPT_S: i64 = 24 * 3_600;
+
+const KEY_MAX: usize = 255;
+
+/// Bounds the memory of a long load run; the oldest are forgotten before their time.
+const KEYS_MAX: usize = 200_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Idempotency {
+    keys: HashMap<String, Entry>,
+    /// By the time of the first call, for forgetting.
+    by_time: VecDeque<(i64, String)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    since: i64,
+    method: String,
+    path: String,
+    params: Param,
+    /// None while the call is under way.
+    answer: Option<Stored>,
+}
+
+/// An answer to be given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub status: u16,
+    pub body: Vec<u8>,
+    /// `Stripe-Should-Retry` of the first answer.
+    pub should_retry: Option<bool>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// The first call with this key: end it with [`Idempotency::finish`] or [`Idempotency::abandon`].
+    First,
+    Again(Stored),
+    Refused(Failure),
+}
+
+impl Idempotency {
+    pub fn begin(&mut self, now: i64, key: &str, method: &str, path: &str, params: &Param) -> Begun {
+        self.forget(now);
+        if key.is_empty() || key.len() > KEY_MAX {
+            return Begun::Refused(Failure::invalid("An idempotency key has 1 to 255 characters.").not_stored());
+        }
+        if let Some(entry) = self.keys.get(key) {
+            let same = entry.method == method && entry.path == path && entry.params == *params;
+            return match &entry.answer {
+                _ if !same => Begun::Refused(Failure::other_parameters(key)),
+                None => Begun::Refused(Failure::conflict()),
+                Some(answer) => Begun::Again(answer.clone()),
+            };
+        }
+        let entry = Entry {
+            since: now,
+            method: method.to_owned(),
+            path: path.to_owned(),
+            params: params.clone(),
+            answer: None,
+        };
+        self.keys.insert(key.to_owned(), entry);
+        self.by_time.push_back((now, key.to_owned()));
+        Begun::First
+    }
+
+    pub fn finish(&mut self, key: &str, answer: Stored) {
+        if let Some(entry) = self.keys.get_mut(key) {
+            entry.answer = Some(answer);
+        }
+    }
+
+    /// The call did not run after all: its key is free again.
+    pub fn abandon(&mut self, key: &str) {
+        if self.keys.get(key).is_some_and(|entry| entry.answer.is_none()) {
+            self.keys.remove(key);
+        }
+    }
+
+    fn forget(&mut self, now: i64) {
+        while self.by_time.len() > KEYS_MAX || self.by_time.front().is_some_and(|(since, _)| now - since >= KEPT_S) {
+            let Some((since, key)) = self.by_time.pop_front() else {
+                return;
+            };
+            if self.keys.get(&key).is_some_and(|entry| entry.since == since) {
+                self.keys.remove(&key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(keys: &mut Idempotency, now: i64, body: &str) -> Begun {
+        keys.begin(now, "k", "POST", "/v1/customers", &Param::parse(body).0)
+    }
+
+    fn stored(status: u16) -> Stored {
+        Stored {
+            status,
+            body: b"{}".to_vec(),
+            should_retry: None,
+        }
+    }
+
+    #[test]
+    fn answer_is_given_again_also_a_500_and_for_24_hours() {
+        let mut keys = Idempotency::default();
+        assert!(matches!(begin(&mut keys, 0, "a=1&b=2"), Begun::First));
+        keys.finish("k", stored(500));
+        assert!(matches!(begin(&mut keys, KEPT_S - 1, "b=2&a=1"), Begun::Again(answer) if answer.status == 500));
+        assert!(matches!(begin(&mut keys, KEPT_S, "a=1&b=2"), Begun::First));
+    }
+
+    #[test]
+    fn other_parameters_and_a_call_under_way_are_refused() {
+        let mut keys = Idempotency::default();
+        assert!(matches!(begin(&mut keys, 0, "a=1"), Begun::First));
+        assert!(matches!(begin(&mut keys, 0, "a=1"), Begun::Refused(failure) if failure.status == 409));
+        keys.finish("k", stored(200));
+        assert!(matches!(begin(&mut keys, 0, "a=2"), Begun::Refused(failure) if failure.status == 400));
+        let other_path = keys.begin(0, "k", "POST", "/v1/products", &Param::parse("a=1").0);
+        assert!(matches!(other_path, Begun::Refused(_)));
+    }
+
+    #[test]
+    fn call_that_did_not_run_leaves_its_key_free() {
+        let mut keys = Idempotency::default();
+        assert!(matches!(begin(&mut keys, 0, "a=1"), Begun::First));
+        keys.abandon("k");
+        assert!(matches!(begin(&mut keys, 1, "a=2"), Begun::First));
+        keys.finish("k", stored(200));
+        keys.abandon("k");
+        // The first time's entry in the queue must not take the second one's place away.
+        assert!(matches!(begin(&mut keys, KEPT_S, "a=2"), Begun::Again(_)));
+    }
+}

@@ -1,0 +1,32 @@
+//! Finds and replaces customers.
+
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::objects::customer::Customer;
+use crate::objects::event;
+use crate::state::State;
+
+impl State {
+    /// The customer that a parameter names.
+    pub fn living_customer(&self, id: &str) -> Result<&Customer, Failure> {
+        let customer = self.customers.get(id).filter(|customer| !customer.deleted);
+        customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
+    }
+
+    /// One that was deleted is known.
+    pub fn known_customer(&self, id: &str) -> Result<&Customer, Failure> {
+        let customer = self.customers.get(id);
+        customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
+    }
+
+    pub fn replace_customer(&mut self, customer: Customer, before: &Value) {
+        let (after, id) = (customer.render(), customer.id.clone());
+        if let Some(row) = self.customers.get_mut(&id) {
+            *row = customer;
+        }
+        if let Some(previous) = event::changed(before, &after) {
+            self.emit("customer.updated", after, Some(previous));
+        }
+    }
+}

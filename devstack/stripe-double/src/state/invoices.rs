@@ -1,0 +1,237 @@
+//! Finds, changes, adds up and renders invoices.
+
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::list;
+use crate::objects::invoice::{Invoice, Line, Metered, Status};
+use crate::objects::metadata::Metadata;
+use crate::objects::price;
+use crate::state::State;
+
+/// An invoice shows this many lines itself; the rest has to be asked for.
+const LINES_SHOWN: usize = 10;
+
+impl Metered {
+    /// One line per tier; none in a span that is empty.
+    pub fn lines(&self, state: &State) -> Vec<Line> {
+        let Some(price) = state.prices.get(&self.price).filter(|_| self.from < self.to) else {
+            return Vec::new();
+        };
+        let event_name = price
+            .meter()
+            .and_then(|meter| state.meters.get(meter))
+            .map(|meter| meter.event_name.clone());
+        let counted = (self.customer.clone(), event_name.unwrap_or_default());
+        let units = state.usage.total(&counted, self.from, self.to);
+        let name = state
+            .products
+            .get(&price.product)
+            .map_or("", |product| product.name.as_str());
+        let line = |(n, cost): (usize, price::Cost)| Line {
+            id: format!("il_{}{}t{n}", self.item.trim_start_matches("si_"), self.to),
+            amount: cost.amount,
+            quantity: Some(cost.quantity),
+            description: match cost.label.as_str() {
+                "" => format!("{} × {name}", cost.quantity),
+                label => format!("{} × {name} ({label})", cost.quantity),
+            },
+            price: Some(self.price.clone()),
+            unit: cost.unit,
+            period: (self.from, self.to),
+            proration: false,
+            subscription: Some(self.subscription.clone()),
+            item: Some(self.item.clone()),
+            invoice_item: None,
+            metadata: Metadata::new(),
+        };
+        price.costs(units).into_iter().enumerate().map(line).collect()
+    }
+}
+
+impl Line {
+    pub fn render(&self, invoice: &str, currency: &str, state: &State) -> Value {
+        let price = self.price.as_deref().and_then(|id| state.prices.get(id));
+        let pricing = price.map(|price| {
+            json!({ "price_details": { "price": price.id, "product": price.product }, "type": "price_details",
+                "unit_amount_decimal": self.unit.map(|unit| unit.to_string()) })
+        });
+        let parent = match (&self.item, &self.invoice_item) {
+            (Some(item), invoice_item) => json!({
+                "invoice_item_details": null,
+                "subscription_item_details": { "invoice_item": invoice_item, "proration": self.proration,
+                    "proration_details": { "credited_items": null }, "subscription": self.subscription,
+                    "subscription_item": item },
+                "type": "subscription_item_details",
+            }),
+            (None, invoice_item) => json!({
+                "invoice_item_details": { "invoice_item": invoice_item.as_deref().unwrap_or_default(),
+                    "proration": self.proration, "proration_details": { "credited_items": null },
+                    "subscription": self.subscription },
+                "subscription_item_details": null, "type": "invoice_item_details",
+            }),
+        };
+        json!({
+            "id": self.id, "object": "line_item", "amount": self.amount, "currency": currency,
+            "description": self.description, "discount_amounts": [], "discountable": true, "discounts": [],
+            "invoice": invoice, "livemode": false, "metadata": self.metadata, "parent": parent,
+            "period": { "end": self.period.1, "start": self.period.0 }, "pretax_credit_amounts": [], "pricing": pricing,
+            "quantity": self.quantity, "quantity_decimal": self.quantity.map(|quantity| quantity.to_string()),
+            "subtotal": self.amount, "taxes": [],
+        })
+    }
+}
+
+impl Invoice {
+    pub fn new(state: &mut State, customer: &str, reason: &'static str, period: (i64, i64)) -> Self {
+        let currency = state
+            .customers
+            .get(customer)
+            .and_then(|customer| customer.currency.clone());
+        Self {
+            id: state.ids.next("in"),
+            customer: customer.to_owned(),
+            subscription: None,
+            status: Status::Draft,
+            reason,
+            created: state.now(),
+            period,
+            lines: Vec::new(),
+            metered: Vec::new(),
+            auto_advance: true,
+            finalizes_at: None,
+            number: None,
+            finalized_at: None,
+            paid_at: None,
+            voided_at: None,
+            uncollectible_at: None,
+            attempts: 0,
+            next_attempt: None,
+            amount_paid: 0,
+            balances: None,
+            currency: currency.unwrap_or_else(|| "usd".to_owned()),
+            metadata: Metadata::new(),
+            description: None,
+            payment: None,
+        }
+    }
+
+    pub fn all_lines(&self, state: &State) -> Vec<Line> {
+        let metered = self.metered.iter().flat_map(|metered| metered.lines(state));
+        self.lines.iter().cloned().chain(metered).collect()
+    }
+
+    pub fn total(&self, state: &State) -> i64 {
+        self.all_lines(state)
+            .iter()
+            .fold(0, |sum, line| sum.saturating_add(line.amount))
+    }
+
+    /// What is to be paid after the customer's balance: a credit (negative) lowers it, down to nothing.
+    pub fn amount_due(&self, state: &State) -> i64 {
+        let balance = match self.balances {
+            Some((before, _)) => before,
+            None => state
+                .customers
+                .get(&self.customer)
+                .map_or(0, |customer| customer.balance),
+        };
+        self.total(state).saturating_add(balance).max(0)
+    }
+
+    pub fn render_lines(&self, state: &State) -> Vec<Value> {
+        self.all_lines(state)
+            .iter()
+            .map(|line| line.render(&self.id, &self.currency, state))
+            .collect()
+    }
+
+    pub fn render(&self, state: &State) -> Value {
+        let mut lines = self.render_lines(state);
+        let has_more = lines.len() > LINES_SHOWN;
+        lines.truncate(LINES_SHOWN);
+        let (total, due) = (self.total(state), self.amount_due(state));
+        let customer = state.customers.get(&self.customer);
+        let balance = self
+            .balances
+            .map_or_else(|| customer.map_or(0, |customer| customer.balance), |(before, _)| before);
+        let subscription = self.subscription.as_deref().and_then(|id| state.subscriptions.get(id));
+        let parent = subscription.map(|subscription| {
+            let details = json!({ "metadata": subscription.metadata, "subscription": subscription.id });
+            json!({ "quote_details": null, "subscription_details": details, "type": "subscription_details" })
+        });
+        let link = |what: &str| {
+            self.number
+                .as_ref()
+                .map(|_| format!("{}/i/{}{what}", state.url, self.id))
+        };
+        json!({
+            "id": self.id, "object": "invoice", "account_country": "US", "account_name": "The double's account",
+            "account_tax_ids": null, "amount_due": due, "amount_overpaid": 0, "amount_paid": self.amount_paid,
+            "amount_remaining": if self.status == Status::Paid { 0 } else { due }, "amount_shipping": 0, "application": null,
+            "attempt_count": self.attempts, "attempted": self.attempts > 0, "auto_advance": self.auto_advance,
+            "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null, "provider": null, "status": null },
+            "automatically_finalizes_at": self.finalizes_at.filter(|_| self.status == Status::Draft && self.auto_advance),
+            "billing_reason": self.reason, "collection_method": "charge_automatically", "created": self.created,
+            "currency": self.currency, "custom_fields": null, "customer": self.customer,
+            "customer_email": customer.and_then(|customer| customer.email.as_deref()),
+            "customer_name": customer.and_then(|customer| customer.name.as_deref()), "customer_address": null,
+            "customer_phone": null, "customer_shipping": null, "customer_tax_exempt": "none", "customer_tax_ids": [],
+            "default_payment_method": null, "default_source": null, "default_tax_rates": [],
+            "description": self.description, "discounts": [], "due_date": null, "effective_at": self.finalized_at,
+            "ending_balance": self.balances.map(|(_, after)| after), "footer": null, "from_invoice": null,
+            "hosted_invoice_url": link(""), "invoice_pdf": link("/pdf"),
+            "issuer": { "type": "self" }, "last_finalization_error": null, "latest_revision": null,
+            "lines": { "object": "list", "data": lines, "has_more": has_more, "url": format!("/v1/invoices/{}/lines", self.id) },
+            "livemode": false, "metadata": self.metadata, "next_payment_attempt": self.next_attempt, "number": self.number,
+            "on_behalf_of": null, "parent": parent,
+            "payment_settings": { "default_mandate": null, "payment_method_options": null, "payment_method_types": null },
+            "period_end": self.period.1, "period_start": self.period.0, "post_payment_credit_notes_amount": 0,
+            "pre_payment_credit_notes_amount": 0, "receipt_number": null, "rendering": null, "shipping_cost": null,
+            "shipping_details": null, "starting_balance": balance, "statement_descriptor": null,
+            "status": self.status.name(),
+            "status_transitions": { "finalized_at": self.finalized_at, "marked_uncollectible_at": self.uncollectible_at,
+                "paid_at": self.paid_at, "voided_at": self.voided_at },
+            "subtotal": total, "subtotal_excluding_tax": total, "test_clock": null, "total": total,
+            "total_discount_amounts": [], "total_excluding_tax": total, "total_pretax_credit_amounts": [], "total_taxes": [],
+            "webhooks_delivered_at": null,
+        })
+    }
+
+    /// Shown when `payments` is expanded.
+    pub fn render_payments(&self, state: &State) -> Value {
+        let payment = self.payment.as_ref().map(|(intent, _)| {
+            let paid = self.status == Status::Paid;
+            let status = match self.status {
+                Status::Paid => "paid",
+                Status::Void => "canceled",
+                _ => "open",
+            };
+            json!({ "id": format!("inpay_{}", self.id.trim_start_matches("in_")), "object": "invoice_payment",
+                "amount_paid": paid.then_some(self.amount_paid), "amount_requested": self.amount_due(state),
+                "created": self.finalized_at.unwrap_or(self.created), "currency": self.currency, "invoice": self.id,
+                "is_default": true, "livemode": false, "payment": { "payment_intent": intent, "type": "payment_intent" },
+                "status": status, "status_transitions": { "canceled_at": self.voided_at, "paid_at": self.paid_at } })
+        });
+        list::whole("/v1/invoice_payments", payment.into_iter().collect())
+    }
+}
+
+impl State {
+    pub fn invoice(&self, id: &str) -> Result<&Invoice, Failure> {
+        self.invoices.get(id).ok_or_else(|| Failure::not_found("invoice", id))
+    }
+
+    pub fn render_invoice(&self, id: &str) -> Value {
+        self.invoices
+            .get(id)
+            .map(|invoice| invoice.render(self))
+            .unwrap_or_default()
+    }
+
+    pub fn change_invoice(&mut self, id: &str, change: impl FnOnce(&mut Invoice)) {
+        if let Some(invoice) = self.invoices.get_mut(id) {
+            change(invoice);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Finds and renders checkout sessions.
+
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::objects::session::{Session, SessionItem, Status};
+use crate::state::State;
+
+impl Session {
+    /// What is to be paid now, and its currency.
+    pub fn total(&self, state: &State) -> (i64, String) {
+        let prices = self
+            .items
+            .iter()
+            .filter_map(|item| Some((item, state.prices.get(&item.price)?)));
+        let free = self.trial_days.is_some() || self.trial_end.is_some();
+        let (mut total, mut currency) = (0, "usd".to_owned());
+        for (item, price) in prices {
+            currency.clone_from(&price.currency);
+            if !price.is_metered() && !free {
+                total += price
+                    .costs(item.quantity.unwrap_or(1))
+                    .iter()
+                    .map(|cost| cost.amount)
+                    .sum::<i64>();
+            }
+        }
+        (total, currency)
+    }
+
+    pub fn email<'a>(&'a self, state: &'a State) -> Option<&'a str> {
+        let customer = self.customer.as_deref().and_then(|id| state.customers.get(id));
+        self.email.as_deref().or_else(|| customer?.email.as_deref())
+    }
+
+    pub fn render_items(&self, state: &State) -> Vec<Value> {
+        let render = |item: &SessionItem| {
+            let price = state.prices.get(&item.price)?;
+            let product = state.products.get(&price.product)?;
+            let amount = if price.is_metered() {
+                0
+            } else {
+                price.costs(item.quantity.unwrap_or(1)).iter().map(|c| c.amount).sum()
+            };
+            Some(
+                json!({ "id": item.id, "object": "item", "amount_discount": 0, "amount_subtotal": amount, "amount_tax": 0,
+                "amount_total": amount, "currency": price.currency, "description": product.name, "metadata": {},
+                "price": price.render(), "quantity": item.quantity }),
+            )
+        };
+        self.items.iter().filter_map(render).collect()
+    }
+
+    pub fn render(&self, state: &State) -> Value {
+        let (total, currency) = self.total(state);
+        let customer = self.customer.as_deref().and_then(|id| state.customers.get(id));
+        let payment_status = match self.status {
+            Status::Complete if total == 0 => "no_payment_required",
+            Status::Complete => "paid",
+            _ => "unpaid",
+        };
+        let url = (self.status == Status::Open).then(|| format!("{}/c/pay/{}", state.url, self.id));
+        json!({
+            "id": self.id, "object": "checkout.session", "adaptive_pricing": null, "after_expiration": null,
+            "allow_promotion_codes": null, "amount_subtotal": total, "amount_total": total,
+            "automatic_tax": { "enabled": false, "liability": null, "provider": null, "status": null },
+            "billing_address_collection": null, "cancel_url": self.cancel_url,
+            "client_reference_id": self.client_reference_id, "client_secret": null, "collected_information": null,
+            "consent": null, "consent_collection": null, "created": self.created, "currency": currency,
+            "currency_conversion": null, "custom_fields": [], "custom_text": { "after_submit": null, "shipping_address": null,
+                "submit": null, "terms_of_service_acceptance": null },
+            "customer": self.customer, "customer_creation": if self.email.is_some() { json!("always") } else { Value::Null },
+            "customer_details": self.email(state).map(|email| json!({ "address": null, "email": email,
+                "name": customer.and_then(|customer| customer.name.as_deref()), "phone": null, "tax_exempt": "none",
+                "tax_ids": null })),
+            "customer_email": self.email, "discounts": [], "expires_at": self.expires_at, "invoice": self.invoice,
+            "invoice_creation": null, "livemode": false, "locale": null, "metadata": self.metadata, "mode": "subscription",
+            "origin_context": null, "payment_intent": null, "payment_link": null, "payment_method_collection": "always",
+            "payment_method_configuration_details": null, "payment_method_options": null, "payment_method_types": ["card"],
+            "payment_status": payment_status, "permissions": null, "phone_number_collection": { "enabled": false },
+            "recovered_from": null, "saved_payment_method_options": null, "setup_intent": null,
+            "shipping_address_collection": null, "shipping_cost": null, "shipping_options": [],
+            "status": self.status.name(), "submit_type": null, "subscription": self.subscription,
+            "success_url": self.success_url, "total_details": { "amount_discount": 0, "amount_shipping": 0, "amount_tax": 0 },
+            "ui_mode": "hosted_page", "url": url, "wallet_options": null,
+        })
+    }
+}
+
+impl State {
+    pub fn session(&self, id: &str) -> Result<&Session, Failure> {
+        self.sessions
+            .get(id)
+            .ok_or_else(|| Failure::not_found("checkout.session", id))
+    }
+}
