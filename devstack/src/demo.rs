@@ -1,33 +1,34 @@
-//! The main job, end to end: real traffic through real gateways, and the check that every accepted request is stored once.
+//! The whole system at work: real traffic through real gateways, and the check that every accepted request is stored once.
 
 mod access_log;
+mod call;
 mod ledger;
 mod replay;
 mod report;
+mod send;
+mod skip;
+mod steps;
 mod traffic;
+mod upgrade;
 
-use std::{
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::json;
 
 use crate::{
     DataDir, Servers, ServersOptions,
     admin::Customer,
     checkout,
-    http::Http,
     shell::{self, Shell},
     system::{Endpoints, System, SystemOptions},
 };
+use call::Driven;
+use steps::Steps;
 
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
-    /// End after the check instead of staying up; the exit code is not 0 if the check fails
+    /// Stop after the ledger check; the exit code is 1 if the check fails
     #[arg(long)]
     exit: bool,
     /// Print the table, the check and the URLs as one JSON object on standard output
@@ -41,20 +42,20 @@ pub struct DemoArgs {
 /// Runs the demo until it is done, or until `interrupted`, whose exit code it returns.
 pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) -> Result<ExitCode> {
     let mut interrupted = interrupted;
-    // Read before anything is started: a wrong file name should cost nothing.
+    // A wrong file name must fail before the servers start.
     let log = args.replay.as_deref().map(access_log::read).transpose()?;
+    let steps = Steps::start();
 
-    say("starting NATS, PostgreSQL and ClickHouse");
     let demo = tokio::select! {
-        started = start(log.is_some()) => started?,
+        started = start(log.is_some(), &steps) => started?,
         code = interrupted() => return Ok(code),
     };
     let job = async {
         let driven = match &log {
-            Some((entries, unreadable)) => replay::drive(&demo.system, entries, *unreadable).await?,
-            None => traffic::drive(&demo.system).await?,
+            Some(log) => replay::drive(&demo.system, log, &steps).await?,
+            None => traffic::drive(&demo.system, &steps).await?,
         };
-        say("waiting until all of it is in ClickHouse");
+        steps.say("wait until ClickHouse has stored every accepted request, then compare each with what was sent");
         let check = ledger::check(&demo.system.endpoints, &driven).await?;
         anyhow::Ok((driven, check))
     };
@@ -63,7 +64,8 @@ pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) ->
         code = interrupted() => return demo.stop().await.map(|()| code),
     };
 
-    let upgrade = checkout_link(&demo.system, &driven).await?;
+    steps.say("open a checkout, with which a Free account can be upgraded");
+    let upgrade = upgrade::open_checkout(&demo.system, &driven).await?;
     let report = report::Report::new(&demo.system, &driven, &check, upgrade);
     if args.json {
         println!("{}", report.json());
@@ -77,34 +79,23 @@ pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) ->
         ExitCode::FAILURE
     };
     if args.exit {
+        steps.say("stop the services and the servers, and delete their data");
         return demo.stop().await.map(|()| code);
     }
     let shell = shell(&demo.system, &driven)?;
-    say(&format!(
-        "everything stays up; Ctrl-C ends it. In another shell, this sets the variables that README and docs use: . {}",
-        shell.env().display()
-    ));
+    steps.say("everything keeps running; press Ctrl-C to stop it");
+    if let Some(shell) = &shell {
+        steps.say(&format!(
+            "in another shell, this sets the variables that README and docs use: . {}",
+            shell.env().display()
+        ));
+    }
     let interrupt = interrupted().await;
-    say("stopping (Ctrl-C again: at once)");
+    steps.say("stop the services and the servers (Ctrl-C again: kill them)");
     tokio::select! {
         stopped = demo.stop() => stopped.map(|()| interrupt),
         code = interrupted() => Ok(code),
     }
-}
-
-/// What was sent and what became of it.
-struct Driven {
-    customers: Vec<Customer>,
-    calls: Vec<traffic::Call>,
-    /// Lines of a replayed log that no HTTP request can carry.
-    unreadable: usize,
-    took: std::time::Duration,
-}
-
-/// How the Free account becomes a paying one.
-struct Upgrade {
-    checkout_url: String,
-    key: String,
 }
 
 struct Demo {
@@ -120,7 +111,8 @@ impl Demo {
     }
 }
 
-async fn start(is_replay: bool) -> Result<Demo> {
+async fn start(is_replay: bool, steps: &Steps) -> Result<Demo> {
+    steps.say("start NATS, PostgreSQL and ClickHouse");
     let servers = Servers::start(DataDir::create()?, &ServersOptions::default()).await?;
     let name = format!("trendit_demo_{:08x}", rand::random::<u32>());
     let endpoints = Endpoints {
@@ -129,12 +121,12 @@ async fn start(is_replay: bool) -> Result<Demo> {
         clickhouse_url: servers.clickhouse.url().to_owned(),
         clickhouse_database: name,
     };
-    say("starting the billing worker, 2 ingestors and 2 gateways");
     let mut options = SystemOptions::new(servers.data().path().to_owned());
     (options.gateways, options.ingestors, options.stripe) = (2, 2, true);
     if is_replay {
         options.gateway_env = replay::gateway_settings(servers.data().path())?;
     }
+    steps.say("start the billing worker, 2 ingestors, 2 gateways, an API behind them and a fake Stripe");
     let system = System::start(endpoints, options)
         .await
         .context("starting the services")?;
@@ -142,49 +134,14 @@ async fn start(is_replay: bool) -> Result<Demo> {
 }
 
 /// The demo's variables and commands for a shell, until the demo ends.
-fn shell(system: &System, driven: &Driven) -> Result<Shell> {
-    let large = driven.customers.last().context("the demo has customers")?;
+fn shell(system: &System, driven: &Driven) -> Result<Option<Shell>> {
+    // A replayed log without a single request makes no customers.
+    let Some(large) = driven.customers.last() else {
+        return Ok(None);
+    };
     let is_free = |customer: &&Customer| customer.plan == "free";
     let free = driven.customers.iter().find(is_free).unwrap_or(large);
     let exe = std::env::current_exe().context("finding our own executable")?;
-    Shell::write(
-        &checkout::cache()?.join("demo"),
-        &exe,
-        &shell::variables(system, large, free),
-    )
-}
-
-/// Where the first Free account can be upgraded.
-async fn checkout_link(system: &System, driven: &Driven) -> Result<Option<Upgrade>> {
-    let Some(customer) = driven.customers.iter().find(|customer| customer.plan == "free") else {
-        return Ok(None);
-    };
-    let url = format!("{}/billing/create-checkout-session", system.billing_url);
-    let opened = Http::default()
-        .post(&url, &customer.key, &json!({ "tier": "pro" }))
-        .await?
-        .ok()?;
-    let checkout_url = opened["checkout_url"].as_str().context("the checkout has no URL")?;
-    Ok(Some(Upgrade {
-        checkout_url: checkout_url.to_owned(),
-        key: customer.key.clone(),
-    }))
-}
-
-/// A line of progress for people.
-fn say(line: &str) {
-    eprintln!("demo: {line}");
-}
-
-/// Progress in place on a terminal, now and then elsewhere.
-fn progress(done: usize, of: usize) {
-    let every = if std::io::stderr().is_terminal() { 500 } else { 5_000 };
-    if done.is_multiple_of(every) || done == of {
-        let end = if std::io::stderr().is_terminal() && done < of {
-            '\r'
-        } else {
-            '\n'
-        };
-        eprint!("demo: {done} of {of} requests sent{end}");
-    }
+    let variables = shell::variables(system, large, free);
+    Shell::write(&checkout::cache()?.join("demo"), &exe, &variables).map(Some)
 }

@@ -1,6 +1,8 @@
-//! A web server's access log in combined format, read leniently: a line that is cut off is still a request.
+//! Reads a web server's access log in combined format. Each line becomes a request that can be sent again, or is counted
+//! under the reason why it cannot.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader, Read},
     net::IpAddr,
@@ -9,77 +11,156 @@ use std::{
 
 use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
-use http::{Method, StatusCode, Uri};
+use http::{HeaderValue, Method, Uri};
+
+use super::skip::Skip;
+
+/// The statuses that end a request. A 1xx status announces another one, and HTTP has no status below 100 or above 999.
+const FINAL_STATUS: std::ops::RangeInclusive<u16> = 200..=999;
+/// Paths that the gateway answers itself, each with everything below it.
+const GATEWAY_PATHS: [&str; 3] = ["/v1/usage", "/v1/check", "/v1/authorize"];
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessLog {
+    pub entries: Vec<Entry>,
+    /// How many lines were skipped, by reason.
+    pub skipped: BTreeMap<Skip, usize>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub address: IpAddr,
     pub method: Method,
-    /// Path and query, as they stand in the log.
-    pub target: Uri,
-    pub status: StatusCode,
+    /// Path and query.
+    pub target: String,
+    pub status: u16,
     pub user_agent: String,
 }
 
-/// The log's entries, and how many lines hold no request that HTTP could carry.
-pub fn read(path: &Path) -> Result<(Vec<Entry>, usize)> {
+pub fn read(path: &Path) -> Result<AccessLog> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let reader: Box<dyn Read> = match path.extension() {
         Some(extension) if extension == "gz" => Box::new(MultiGzDecoder::new(file)),
         _ => Box::new(file),
     };
-    let (mut entries, mut unreadable) = (Vec::new(), 0);
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = line.with_context(|| format!("reading {}", path.display()))?;
-        match parse(&String::from_utf8_lossy(&line)) {
-            Some(entry) => entries.push(entry),
-            None if line.is_empty() => {}
-            None => unreadable += 1,
-        }
-    }
-    Ok((entries, unreadable))
+    read_lines(BufReader::new(reader)).with_context(|| format!("reading {}", path.display()))
 }
 
-/// `address - user [time] "method target version" status bytes "referer" "agent"`
-fn parse(line: &str) -> Option<Entry> {
-    let (address, rest) = line.split_once(' ')?;
-    let (_, rest) = rest.split_once("] \"")?;
-    let (request, rest) = rest.split_once("\" ")?;
-    let mut request = request.split(' ');
-    let (method, target) = (request.next()?, request.next()?);
-    let status = rest.split(' ').next()?;
-    // The agent is the last quoted text; a cut line may lack its end.
-    let user_agent = rest
-        .split_once("\" \"")
-        .map_or("", |(_, agent)| agent.strip_suffix('"').unwrap_or(agent));
-    Some(Entry {
-        address: address.parse().ok()?,
-        method: method.parse().ok()?,
-        target: target
-            .parse()
-            .ok()
-            .filter(|target: &Uri| target.path().starts_with('/'))?,
-        status: status.parse().ok()?,
-        user_agent: user_agent.trim_end().to_owned(),
+fn read_lines(reader: impl BufRead) -> Result<AccessLog> {
+    let mut log = AccessLog::default();
+    for line in reader.split(b'\n') {
+        match entry(&String::from_utf8_lossy(&line?)) {
+            Ok(entry) => log.entries.push(entry),
+            Err(reason) => *log.skipped.entry(reason).or_default() += 1,
+        }
+    }
+    Ok(log)
+}
+
+/// `address ident user [time] "method target version" status bytes "referer" "agent"`
+fn entry(line: &str) -> Result<Entry, Skip> {
+    let line = line.trim_end_matches('\r');
+    if line.is_empty() {
+        return Err(Skip::Empty);
+    }
+    let (client, rest) = line.split_once(' ').ok_or(Skip::Format)?;
+    let (_, rest) = rest.split_once("] \"").ok_or(Skip::Format)?;
+    let (request, rest) = quoted(rest);
+    let (status, rest) = word(rest);
+    let (method, target) = request_line(&request)?;
+    let target = origin_form(&method, target)?;
+    Ok(Entry {
+        address: address(client)?,
+        method,
+        target,
+        status: final_status(status)?,
+        user_agent: user_agent(rest)?,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_read_and_a_cut_one_too() {
-        let whole = r#"83.149.9.216 - - [17/May/2015:10:05:03 +0000] "GET /a/b.png?q=1 HTTP/1.1" 404 203023 "http://x.org/" "Mozilla/5.0 (X11)""#;
-        let entry = parse(whole).unwrap();
-        assert_eq!(entry.address, "83.149.9.216".parse::<IpAddr>().unwrap());
-        assert_eq!(
-            (entry.method.as_str(), entry.target.path(), entry.status.as_u16()),
-            ("GET", "/a/b.png", 404)
-        );
-        assert_eq!(entry.user_agent, "Mozilla/5.0 (X11)");
-        assert_eq!(parse(&whole[..whole.len() - 6]).unwrap().user_agent, "Mozilla/5.0");
-        assert_eq!(parse("-"), None);
-        assert_eq!(parse(r#"::1 - - [t] "GET" 400 0 "-" "-""#), None);
+/// The text up to the closing quote, without its escapes, and what follows. Without a closing quote the line was cut off, and
+/// the text is what is left.
+fn quoted(text: &str) -> (String, &str) {
+    let mut unescaped = String::new();
+    let mut characters = text.char_indices().peekable();
+    while let Some((at, character)) = characters.next() {
+        let next = characters.peek().map(|(_, next)| *next);
+        match (character, next) {
+            // Servers that escape nothing write quotes inside the text: only one before a space or the end closes it.
+            ('"', None | Some(' ')) => return (unescaped, &text[at + 1..]),
+            ('\\', Some(escaped @ ('"' | '\\'))) => {
+                characters.next();
+                unescaped.push(escaped);
+            }
+            _ => unescaped.push(character),
+        }
     }
+    (unescaped, "")
 }
+
+fn word(text: &str) -> (&str, &str) {
+    let text = text.trim_start_matches(' ');
+    text.split_once(' ').unwrap_or((text, ""))
+}
+
+fn request_line(request: &str) -> Result<(Method, &str), Skip> {
+    let parts: Vec<&str> = request.split(' ').collect();
+    let (method, target) = match parts[..] {
+        // HTTP/0.9 names no version.
+        [method, target] => (method, target),
+        [method, target, version] if version.starts_with("HTTP/") => (method, target),
+        [method, _, ..] if method.parse::<Method>().is_ok() => return Err(Skip::Target),
+        _ => return Err(Skip::NoRequest),
+    };
+    let method = method.parse().map_err(|_| Skip::NoRequest)?;
+    Ok((method, target))
+}
+
+/// Path and query of a target (RFC 9112, 3.2): a server takes `http://host/path` as its own `/path`.
+fn origin_form(method: &Method, target: &str) -> Result<String, Skip> {
+    if *method == Method::CONNECT {
+        return Err(Skip::Tunnel);
+    }
+    let uri: Uri = target.parse().map_err(|_| Skip::Target)?;
+    let target = uri.path_and_query().ok_or(Skip::NoPath)?.to_string();
+    if !target.starts_with('/') {
+        return Err(Skip::NoPath);
+    }
+    let is_below = |path: &str| {
+        uri.path()
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if GATEWAY_PATHS.into_iter().any(is_below) {
+        return Err(Skip::GatewayPath);
+    }
+    Ok(target)
+}
+
+fn address(client: &str) -> Result<IpAddr, Skip> {
+    let bare = client.strip_prefix('[').and_then(|client| client.strip_suffix(']'));
+    let address: IpAddr = bare.unwrap_or(client).parse().map_err(|_| Skip::Client)?;
+    // The gateway stores an IPv4 address the same way, however it is written.
+    Ok(address.to_canonical())
+}
+
+fn final_status(status: &str) -> Result<u16, Skip> {
+    let status = status.parse().ok().filter(|status| FINAL_STATUS.contains(status));
+    status.ok_or(Skip::Status)
+}
+
+/// The second quoted text after the status. Logs in common format have none.
+fn user_agent(rest: &str) -> Result<String, Skip> {
+    let Some((_, rest)) = rest.split_once('"') else {
+        return Ok(String::new());
+    };
+    let (_referer, rest) = quoted(rest);
+    let agent = rest.split_once('"').map_or(String::new(), |(_, rest)| quoted(rest).0);
+    // HTTP does not count the space around a header's value as part of it.
+    let agent = agent.trim_matches([' ', '\t']);
+    HeaderValue::from_bytes(agent.as_bytes()).map_err(|_| Skip::UserAgent)?;
+    Ok(agent.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The ledger check: what was accepted is what is stored, each event once, and nothing was admitted past a limit.
+//! The ledger check: every accepted request is stored once, as it was sent, and no account was admitted past a limit.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,9 +12,11 @@ use schema::{AccountId, Catalogue, EventId, usage_event::stored_address};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Driven, traffic::Outcome};
+use super::call::{Call, Driven, Outcome};
 use crate::system::Endpoints;
 
+/// Bytes of a path or a user agent that the gateway stores.
+const STORED_TEXT_MAX: usize = 2048;
 /// Storing takes about a second; more than this is a failure, not a delay.
 const STORED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -33,19 +35,21 @@ pub struct StoredEvent {
     user_agent: String,
 }
 
-/// What is wrong; all zero: nothing.
+/// How many events are wrong, and in which way.
 #[derive(Clone, Debug, Default)]
 pub struct Check {
-    /// Accepted, and not stored.
+    /// Accepted, but not stored.
     pub lost: usize,
     /// Stored more than once.
     pub doubled: usize,
-    /// Stored, and never asked for.
+    /// Stored, but never sent.
     pub invented: usize,
-    /// Stored otherwise than sent: units, account, type, path, method, status, address or agent.
+    /// Stored with other values than sent: units, account, type, path, method, status, address or user agent.
     pub different: usize,
     /// Units admitted past an account's limit.
     pub over_admitted: i64,
+    /// Requests to which a gateway gave no HTTP answer.
+    pub unanswered: usize,
     /// The first few, in words.
     pub examples: Vec<String>,
     pub stored: Vec<StoredEvent>,
@@ -59,7 +63,7 @@ impl StoredEvent {
 
 impl Check {
     pub fn is_ok(&self) -> bool {
-        self.lost + self.doubled + self.invented + self.different == 0 && self.over_admitted == 0
+        self.lost + self.doubled + self.invented + self.different + self.unanswered == 0 && self.over_admitted == 0
     }
 
     fn example(&mut self, text: String) {
@@ -69,7 +73,7 @@ impl Check {
     }
 }
 
-/// Waits until everything accepted is stored, and holds all of it against what was sent.
+/// Waits until every accepted request is stored, and compares what is stored with what was sent.
 pub async fn check(endpoints: &Endpoints, driven: &Driven) -> Result<Check> {
     let client = clickhouse::Client::default()
         .with_url(&endpoints.clickhouse_url)
@@ -114,6 +118,12 @@ fn compare(driven: &Driven, stored: Vec<StoredEvent>) -> Check {
                 unknown += 1;
                 continue;
             }
+            Some(Outcome::Unanswered(reason)) => {
+                unknown += 1;
+                check.unanswered += 1;
+                check.example(format!("no answer: {} {}: {reason}", call.method, call.target));
+                continue;
+            }
             Some(Outcome::Refused(_)) | None => continue,
         };
         let rows = by_id.remove(id).unwrap_or_default();
@@ -124,23 +134,21 @@ fn compare(driven: &Driven, stored: Vec<StoredEvent>) -> Check {
         };
         check.doubled += rows.len() - 1;
         let customer = call.customer.map(|customer| driven.customers[customer].account_id);
-        let path = call.target.split('?').next().unwrap_or_default();
         let same = row.cost_units == units
             && Some(row.account_id()) == customer
             && row.usage_type == call.usage_type
-            && row.endpoint == path
+            && row.endpoint == stored_text(path(call))
             && row.method == call.method.as_str()
             && row.status == call.upstream_status.unwrap_or(200)
-            && call
-                .client
-                .as_ref()
-                .is_none_or(|(address, agent)| row.ip_address == stored_address(*address) && row.user_agent == *agent);
+            && call.client.as_ref().is_none_or(|(address, agent)| {
+                row.ip_address == stored_address(*address) && row.user_agent == stored_text(agent)
+            });
         if !same {
             check.different += 1;
             check.example(format!("different: {call:?} is stored as {row:?}"));
         }
     }
-    // What is left was stored without a known answer: of unknown outcomes, at most one each.
+    // The events that are left have no known answer. Each request with an unknown outcome may have stored one.
     check.invented = by_id.len().saturating_sub(unknown);
     if let Some(id) = by_id.keys().next().filter(|_| check.invented > 0) {
         check.example(format!("invented: {id}"));
@@ -148,6 +156,15 @@ fn compare(driven: &Driven, stored: Vec<StoredEvent>) -> Check {
     check.over_admitted = over_admitted(driven, &stored);
     check.stored = stored;
     check
+}
+
+fn path(call: &Call) -> &str {
+    call.target.split('?').next().unwrap_or_default()
+}
+
+/// The gateway stores no more of a text.
+fn stored_text(text: &str) -> &str {
+    &text[..text.floor_char_boundary(STORED_TEXT_MAX)]
 }
 
 fn over_admitted(driven: &Driven, stored: &[StoredEvent]) -> i64 {

@@ -1,12 +1,17 @@
-//! A web server's access log, sent again through the gateways: a client's address is an account, a path is a route, and the
-//! upstream answers with the log's status.
+//! Sends a web server's access log again through the gateways. Each client address is an account on the Free plan, each
+//! request is an API call, and the upstream answers with the log's status.
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Driven, access_log::Entry, say, traffic};
+use super::{
+    access_log::AccessLog,
+    call::{Call, Driven},
+    send::send,
+    steps::Steps,
+};
 use crate::{admin::Customer, system::System};
 
 /// Every path of the site is an API call.
@@ -24,7 +29,7 @@ usage_type = "api_call"
 cost = 1
 "#;
 
-/// The gateway takes the replay's routes, and the client's address from us.
+/// Settings for the gateways: the routes above, and the client's address from `X-Forwarded-For`.
 pub fn gateway_settings(dir: &Path) -> Result<Vec<(&'static str, String)>> {
     let path = dir.join("replay-routes.toml");
     std::fs::write(&path, ROUTES).with_context(|| format!("writing {}", path.display()))?;
@@ -34,21 +39,21 @@ pub fn gateway_settings(dir: &Path) -> Result<Vec<(&'static str, String)>> {
     ])
 }
 
-pub async fn drive(system: &System, entries: &[Entry], unreadable: usize) -> Result<Driven> {
+pub async fn drive(system: &System, log: &AccessLog, steps: &Steps) -> Result<Driven> {
     let mut accounts: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    for entry in entries {
+    for entry in &log.entries {
         let next = accounts.len();
         accounts.entry(entry.address).or_insert(next);
     }
-    say(&format!(
-        "creating {} accounts, one a client address, on the Free plan",
+    steps.say(&format!(
+        "create {} accounts on the Free plan, one for each client address",
         accounts.len()
     ));
     let mut by_index: Vec<(IpAddr, usize)> = accounts.iter().map(|(address, index)| (*address, *index)).collect();
     by_index.sort_by_key(|(_, index)| *index);
     let names: Vec<String> = by_index
         .iter()
-        .map(|(address, _)| address.to_string().replace(':', "-"))
+        .map(|(address, _)| format!("client-{}", address.to_string().replace(':', "-")))
         .collect();
     let customers: Vec<Customer> = stream::iter(&names)
         .map(|name| system.admin.customer(name, "free"))
@@ -56,15 +61,28 @@ pub async fn drive(system: &System, entries: &[Entry], unreadable: usize) -> Res
         .try_collect()
         .await?;
 
-    let calls = entries.iter().map(|entry| traffic::Call {
-        upstream_status: Some(entry.status.as_u16()),
+    let calls = log.entries.iter().map(|entry| Call {
+        upstream_status: Some(entry.status),
         client: Some((entry.address, entry.user_agent.clone())),
-        ..traffic::Call::new(
+        ..Call::new(
             Some(accounts[&entry.address]),
             "api_call",
             entry.method.clone(),
-            &entry.target.to_string(),
+            &entry.target,
         )
     });
-    traffic::send(system, customers, calls.collect(), unreadable).await
+    let calls: Vec<Call> = calls.collect();
+    let skipped: usize = log.skipped.values().sum();
+    steps.say(&format!(
+        "send {} requests of the log through {} gateways ({skipped} lines are skipped)",
+        calls.len(),
+        system.gateways.len()
+    ));
+    let (calls, took) = send(system, &customers, calls, steps).await;
+    Ok(Driven {
+        customers,
+        calls,
+        skipped: log.skipped.clone(),
+        took,
+    })
 }

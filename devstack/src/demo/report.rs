@@ -1,13 +1,13 @@
-//! What the demo prints: a table, the ledger check, and what to try next.
+//! What the demo prints: a table, the ledger check, and commands to try.
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
-    Driven, Upgrade,
+    call::{Call, Driven, Outcome},
     ledger::Check,
-    traffic::{Call, Outcome},
+    upgrade::Upgrade,
 };
 use crate::system::System;
 
@@ -56,7 +56,7 @@ impl<'a> Report<'a> {
                     line.refused += 1;
                     *refused.entry(reason.clone()).or_default() += 1;
                 }
-                Some(Outcome::Unknown) | None => line.unknown += 1,
+                Some(Outcome::Unknown | Outcome::Unanswered(_)) | None => line.unknown += 1,
             }
         }
         for event in &check.stored {
@@ -109,7 +109,9 @@ impl<'a> Report<'a> {
             "refused": self.refused,
             "unknown": self.total(|line| line.unknown),
             "stored": self.total(|line| line.stored),
-            "unreadable": self.driven.unreadable,
+            "unanswered": check.unanswered,
+            "unreadable": self.driven.skipped.values().sum::<usize>(),
+            "skipped": self.driven.skipped.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect::<Map<_, _>>(),
             "seconds": self.driven.took.as_secs_f64(),
             "ok": check.is_ok(),
             "ledger": {
@@ -159,12 +161,14 @@ impl<'a> Report<'a> {
             }
         ));
         put(format!(
-            "{sent} requests in {seconds:.1} s ({:.0}/s), {} unreadable lines",
-            sent as f64 / seconds,
-            self.driven.unreadable
+            "{sent} requests in {seconds:.1} s ({:.0}/s)",
+            sent as f64 / seconds
         ));
+        for (reason, count) in &self.driven.skipped {
+            put(format!("skipped lines of the log: {count} ({reason})"));
+        }
         put(
-            "(failed: admitted, then answered 4xx or 5xx by the upstream; stored with 0 units, nobody is charged)"
+            "(failed: the gateway admitted the request, but the upstream answered 4xx or 5xx. It is stored with 0 units and not charged.)"
                 .into(),
         );
 
@@ -181,6 +185,9 @@ impl<'a> Report<'a> {
             check.different,
             check.over_admitted,
         ));
+        if check.unanswered > 0 {
+            put(format!("  {} requests got no HTTP answer", check.unanswered));
+        }
         check.examples.iter().for_each(|example| put(format!("  {example}")));
 
         put("\nurls".into());
@@ -207,7 +214,7 @@ impl<'a> Report<'a> {
             endpoints.clickhouse_url, endpoints.clickhouse_database
         ));
         if let Some(upgrade) = &self.upgrade {
-            put("\nupgrade a Free account to Pro: open this page and pay (Stripe's double: no money moves), then ask again".into());
+            put("\nto upgrade a Free account to Pro, open this page and pay (a fake Stripe, so no money moves); then send the request again".into());
             put(format!("  {}", upgrade.checkout_url));
             put(format!(
                 "  curl -s -H 'Authorization: Bearer {}' '{}/billing/subscription'",
@@ -221,7 +228,7 @@ impl<'a> Report<'a> {
         text
     }
 
-    /// A key that works: of the largest plan.
+    /// A valid key, of the last customer.
     fn key(&self) -> &str {
         self.driven.customers.last().map_or("", |customer| &customer.key)
     }

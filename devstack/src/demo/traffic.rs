@@ -1,75 +1,23 @@
-//! The demo's own traffic: customers on all three plans, past their limits and within them, and what should be refused.
+//! The demo's own traffic: customers on all three plans, within and past their limits, and requests that are refused.
 
-use std::{net::IpAddr, time::Instant};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use http::{HeaderValue, Method, header};
+use http::Method;
 use rand::seq::SliceRandom;
-use schema::EventId;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Driven, progress, say};
-use crate::{
-    admin::Customer,
-    http::{Answer, Http, request},
-    system::System,
+use super::{
+    call::{Call, Driven},
+    send::send,
+    steps::Steps,
 };
+use crate::{admin::Customer, system::System};
 
-/// Requests in flight at a time.
-const CONCURRENCY: usize = 64;
-
-/// One request: what is sent, and then what was answered.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// Index of the customer; `None`: sent without a key that works.
-    pub customer: Option<usize>,
-    pub usage_type: &'static str,
-    pub units: i64,
-    pub method: Method,
-    /// Path and query.
-    pub target: String,
-    pub body: Option<Value>,
-    /// The status that the upstream shall answer with.
-    pub upstream_status: Option<u16>,
-    /// The client's address and agent, where they are somebody's.
-    pub client: Option<(IpAddr, String)>,
-    pub outcome: Option<Outcome>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Answered well: charged, and stored as this event.
-    Accepted(EventId),
-    /// Admitted, then failed: stored as this event with 0 units.
-    Failed(EventId),
-    /// Not admitted, with the problem's `error`.
-    Refused(String),
-    /// `504 outcome_unknown`: stored once or not at all.
-    Unknown,
-}
-
-impl Call {
-    pub fn new(customer: Option<usize>, usage_type: &'static str, method: Method, target: &str) -> Self {
-        Self {
-            customer,
-            usage_type,
-            units: 1,
-            method,
-            target: target.to_owned(),
-            body: None,
-            upstream_status: None,
-            client: None,
-            outcome: None,
-        }
-    }
-}
-
-/// Makes the customers, sends the calls in random order through all gateways, and notes what was answered.
-pub async fn drive(system: &System) -> Result<Driven> {
-    say("creating accounts and keys on all three plans");
+/// Creates the customers and sends the calls in random order.
+pub async fn drive(system: &System, steps: &Steps) -> Result<Driven> {
     let names = ["ada", "ben", "cleo", "dan", "eve", "finn"];
     let plans = ["free", "free", "pro", "pro", "enterprise", "enterprise"];
+    steps.say("create 6 accounts with API keys: 2 each on the Free, Pro and Enterprise plan");
     let customers = names
         .iter()
         .zip(plans)
@@ -82,10 +30,21 @@ pub async fn drive(system: &System) -> Result<Driven> {
         .collect();
     calls.extend((0..30).map(|n| Call::new(None, "api_call", Method::GET, &format!("/api/posts/search?q={n}"))));
     calls.shuffle(&mut rand::rng());
-    send(system, customers, calls, 0).await
+    steps.say(&format!(
+        "send {} requests through {} gateways, some past the plans' limits, some without a key",
+        calls.len(),
+        system.gateways.len()
+    ));
+    let (calls, took) = send(system, &customers, calls, steps).await;
+    Ok(Driven {
+        customers,
+        calls,
+        skipped: Default::default(),
+        took,
+    })
 }
 
-/// Api calls, exports, batches and texts a batch: past every limit on Free, past some on Pro, within all on Enterprise.
+/// API calls, exports, batches and texts per batch: past every limit on Free, past some on Pro, within all on Enterprise.
 fn plan_calls(customer: usize, plan: &str) -> Vec<Call> {
     let (api_calls, exports, batches, texts) = match plan {
         "free" => (130, 8, 12, 5),
@@ -105,70 +64,4 @@ fn plan_calls(customer: usize, plan: &str) -> Vec<Call> {
         ..call("sentiment_analysis", Method::POST, "/api/sentiment/analyze-batch")
     });
     searches.chain(exports).chain(batches).collect()
-}
-
-/// Sends all calls, a bounded number at a time.
-pub async fn send(system: &System, customers: Vec<Customer>, calls: Vec<Call>, unreadable: usize) -> Result<Driven> {
-    let (http, started, of) = (Http::default(), Instant::now(), calls.len());
-    let (customers_ref, gateways) = (&customers, &system.gateways);
-    let sent = stream::iter(calls.into_iter().enumerate()).map(|(n, mut call)| {
-        let (http, url) = (http.clone(), &gateways[n % gateways.len()].url);
-        async move {
-            let key = call.customer.map_or("", |customer| &customers_ref[customer].key);
-            let mut message = request(
-                call.method.clone(),
-                &format!("{url}{}", call.target),
-                key,
-                call.body.as_ref(),
-            )?;
-            if let Some(status) = call.upstream_status {
-                message.headers_mut().insert("x-demo-status", HeaderValue::from(status));
-            }
-            if let Some((address, agent)) = &call.client {
-                message
-                    .headers_mut()
-                    .insert("x-forwarded-for", HeaderValue::try_from(address.to_string())?);
-                let agent = HeaderValue::from_bytes(agent.as_bytes()).context("an agent that no header can carry")?;
-                message.headers_mut().insert(header::USER_AGENT, agent);
-            }
-            call.outcome = Some(outcome(&http.send(message).await?)?);
-            anyhow::Ok(call)
-        }
-    });
-    let mut done = 0;
-    let calls = sent
-        .buffer_unordered(CONCURRENCY)
-        .inspect(|_| {
-            done += 1;
-            progress(done, of);
-        })
-        .try_collect()
-        .await?;
-    Ok(Driven {
-        customers,
-        calls,
-        unreadable,
-        took: started.elapsed(),
-    })
-}
-
-fn outcome(answer: &Answer) -> Result<Outcome> {
-    if let Some(event) = answer.header("usage-event-id") {
-        let event = event.parse().context("Usage-Event-Id is no id")?;
-        return Ok(if answer.status.as_u16() < 400 {
-            Outcome::Accepted(event)
-        } else {
-            Outcome::Failed(event)
-        });
-    }
-    let problem = answer
-        .json()
-        .with_context(|| format!("{}: neither an event nor a problem", answer.status))?;
-    match problem["error"]
-        .as_str()
-        .with_context(|| format!("{}: a problem without `error`", answer.status))?
-    {
-        "outcome_unknown" => Ok(Outcome::Unknown),
-        error => Ok(Outcome::Refused(error.to_owned())),
-    }
 }
