@@ -27,6 +27,15 @@ pub struct Pace {
 }
 
 impl Pool {
+    /// Takes `units` for a lease: all of them, or none if the limit does not allow it.
+    pub fn grant(&mut self, units: i64) -> bool {
+        let granted = self.granted.checked_add(units).filter(|granted| *granted <= self.limit);
+        if let Some(granted) = granted {
+            self.granted = granted;
+        }
+        granted.is_some()
+    }
+
     /// Units that nobody holds; none while more is granted than a lowered limit allows.
     pub fn remaining(&self) -> i64 {
         self.limit.saturating_sub(self.granted).max(0)
@@ -190,7 +199,7 @@ mod tests {
             while pool.remaining() >= cost {
                 let granted = grant_units(pool.remaining(), cost, wanted_units(None, cost), 1);
                 prop_assert!(granted >= cost);
-                pool.granted += granted;
+                prop_assert!(pool.grant(granted));
             }
             prop_assert!(pool.granted <= limit && limit - pool.granted < cost);
         }

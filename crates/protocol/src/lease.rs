@@ -29,7 +29,7 @@ pub struct LeaseOver<A: Atomics> {
 }
 
 /// A lease at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     /// Not reserved and not spent.
     pub unspent: i64,
@@ -52,6 +52,16 @@ impl<A: Atomics> LeaseOver<A> {
         let reservations = if reserved > 0 { RESERVATION } else { 0 };
         Self {
             word: A::Word::new(reservations | (units - reserved) as u64),
+            units,
+            renewal_asked: A::Flag::default(),
+        }
+    }
+
+    /// A lease of `units` in the state `at`. The models keep the state between two steps.
+    pub fn resume(units: i64, at: Snapshot) -> Self {
+        let closed = if at.closed { CLOSED } else { 0 };
+        Self {
+            word: A::Word::new(closed | (at.reservations * RESERVATION) | at.unspent as u64),
             units,
             renewal_asked: A::Flag::default(),
         }
@@ -148,6 +158,16 @@ mod tests {
         let closed = lease.close();
         assert_eq!((closed.unspent, closed.reservations, closed.closed), (0, 1, true));
         assert!(lease.spent().is_final());
+    }
+
+    #[test]
+    fn a_lease_is_resumed_as_it_was() {
+        let lease = Lease::new(10, 3);
+        lease.try_spend(2);
+        for _ in 0..2 {
+            assert_eq!(Lease::resume(10, lease.snapshot()).snapshot(), lease.snapshot());
+            lease.close();
+        }
     }
 
     #[test]

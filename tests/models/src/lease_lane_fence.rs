@@ -12,13 +12,20 @@ pub mod properties;
 pub mod state;
 mod step;
 
-use protocol::lane::{End, Next};
+use protocol::{
+    fence::{self, Step},
+    give_back::{LeaseState, Total},
+    grant::Pool,
+    lane::{End, Next},
+    run::{RunState, Transition},
+};
+use schema::Manifest;
 use stateright::{Model, Property};
 
 use self::{
     action::{Action, Fate, Told},
     bounds::{Bounds, Mutant},
-    state::{LeaseRow, Local, RunRow, State, What, Writer},
+    state::{Local, Run, State, What, Writer},
 };
 use crate::check::{self, Found, Rests};
 
@@ -78,8 +85,9 @@ impl Rests for LeaseLaneFence {
 
     /// Everything that was granted and not spent is back in the pool, and no spool holds anything.
     fn is_at_rest(&self, state: &State) -> bool {
-        state.leases.iter().all(|lease| lease.row != LeaseRow::Live)
-            && state.granted == state.recorded().count() as i8
+        let is_held = |lease: &state::Lease| lease.row.state == LeaseState::Live;
+        !state.leases.iter().any(is_held)
+            && state.granted == state.recorded().count() as i64
             && state.spooled().next().is_none()
     }
 }
@@ -95,7 +103,7 @@ impl LeaseLaneFence {
             let spools = state
                 .runs
                 .iter()
-                .any(|run| run.gateway == g && run.row == RunRow::Spooling);
+                .any(|run| run.gateway == g && run.row.acknowledges_from_spool());
             // Without a spool it is a gateway like any other: there is one already, or there are bounds.
             if spools {
                 actions.push(Action::Restart { gateway: g });
@@ -108,9 +116,7 @@ impl LeaseLaneFence {
         let Some(r) = gateway.run else { return };
         let run = &state.runs[usize::from(r)];
         let Some(writer) = &run.writer else { return };
-        if !matches!(run.row, RunRow::Live | RunRow::Spooling)
-            || writer.lane.end().is_some_and(|end| end != End::Closed)
-        {
+        if !run.row.is_active() || writer.lane.end().is_some_and(|end| end != End::Closed) {
             actions.push(Action::Replace { gateway: g });
         }
         let is_open = writer.sending.is_none_or(|sending| sending.what != What::Open);
@@ -123,9 +129,9 @@ impl LeaseLaneFence {
         if gateway.stopping {
             return;
         }
-        let is_granted = run.row == RunRow::Live || self.is(Mutant::GrantToFenced);
-        if is_granted && state.leases.len() < bounds.leases {
-            for units in (1..=bounds.lease_units).filter(|units| state.granted + units <= bounds.limit) {
+        let may_take_leases = run.row.is_active() || self.is(Mutant::GrantToFenced);
+        if may_take_leases && state.leases.len() < bounds.leases {
+            for units in (1..=bounds.lease_units).filter(|units| self.pool(state).grant(*units)) {
                 for answer in [Told::Told, Told::NotTold] {
                     if answer == Told::Told || state.faults.unclear < bounds.unclear {
                         actions.push(Action::Acquire {
@@ -137,7 +143,7 @@ impl LeaseLaneFence {
                 }
             }
         }
-        if bounds.spooled > 0 && run.row == RunRow::Live && !gateway.spooling {
+        if bounds.spooled > 0 && run.row == RunState::Live && !gateway.spooling {
             actions.push(Action::StartSpooling { gateway: g });
         }
         if gateway.spooling && run.spool.is_empty() && writer.is_idle() {
@@ -146,8 +152,7 @@ impl LeaseLaneFence {
         let may_spool = gateway.spooling || self.is(Mutant::SpoolBeforeCommitted);
         for lease in (0..).take(state.leases.len()) {
             let of_lease = &state.leases[usize::from(lease)];
-            let has_units = matches!(of_lease.local, Local::Open { unspent } if unspent > 0);
-            if state.runs[usize::from(of_lease.run)].gateway != g || !has_units {
+            if state.runs[usize::from(of_lease.run)].gateway != g || of_lease.left() == 0 {
                 continue;
             }
             if may_spool && run.spool.len() < bounds.spooled && state.requests < bounds.requests {
@@ -206,41 +211,43 @@ impl LeaseLaneFence {
                 actions.push(Action::CloseLane { run });
             }
         }
-        if writer.lane.end() == Some(End::Closed) && self.may_close(state, run, writer) {
+        if writer.lane.end() == Some(End::Closed) && of_run.row.after(ending(state, run, writer)).is_some() {
             actions.push(Action::CloseRun { run });
         }
     }
 
-    fn may_close(&self, state: &State, run: u8, writer: &Writer) -> bool {
-        let holds = state
-            .leases
-            .iter()
-            .any(|lease| lease.run == run && lease.row == LeaseRow::Live);
-        let is_open = matches!(state.runs[usize::from(run)].row, RunRow::Live | RunRow::Spooling);
-        is_open && (writer.resumed || !holds)
+    fn pool(&self, state: &State) -> Pool {
+        Pool {
+            limit: self.bounds.limit,
+            granted: state.granted,
+        }
     }
 
     fn of_worker(&self, state: &State, run: u8, actions: &mut Vec<Action>) {
         let of_run = &state.runs[usize::from(run)];
         let gateway = &state.gateways[usize::from(of_run.gateway)];
-        let suspectable =
-            of_run.row == RunRow::Live || (of_run.row == RunRow::Spooling && self.is(Mutant::FenceSpooling));
+        let suspectable = of_run.row.after(Transition::Suspect).is_some()
+            || (of_run.row == RunState::Spooling && self.is(Mutant::FenceSpooling));
         let is_dead = !gateway.alive || gateway.run != Some(run);
         if suspectable && (is_dead || state.faults.suspicions < self.bounds.suspicions) {
             actions.push(Action::Suspect { run });
         }
-        if of_run.row != RunRow::Fencing {
+        if !of_run.row.is_being_ended() {
             return;
         }
         if usize::from(of_run.passed) < of_run.log.len() {
             actions.push(Action::Store { run });
         }
-        if !of_run.is_ended() {
-            actions.push(Action::Fence { run });
-        }
-        let fenced = of_run.is_ended() || self.is(Mutant::SettleWithoutFence);
-        let stored = usize::from(of_run.passed) == of_run.log.len() || self.is(Mutant::SettleBeforeStored);
-        if fenced && stored {
+        let end = match fence::step(of_run.last_record()) {
+            Ok(Step::Ended { sequence }) => Some(sequence),
+            Ok(Step::Append { .. }) => {
+                actions.push(Action::Fence { run });
+                self.is(Mutant::SettleWithoutFence).then_some(of_run.log.len() as u64)
+            }
+            Err(_) => None,
+        };
+        let is_stored = |end| is_stored(of_run, end) || self.is(Mutant::SettleBeforeStored);
+        if end.is_some_and(is_stored) {
             actions.push(Action::Settle { run });
         }
     }
@@ -253,16 +260,36 @@ impl LeaseLaneFence {
         }
         let has_news = match of_lease.local {
             Local::None => false,
-            Local::Open { .. } | Local::Unknown => true,
-            Local::Closing { unspent, told } => unspent > told || state.reservations(lease) == 0,
+            Local::Unknown => true,
+            Local::Held { lease, told } => !lease.closed || Total::due(lease, told).is_some(),
         };
         if has_news {
             actions.push(Action::GiveBack { lease });
         }
-        if self.is(Mutant::ReturnBeforeClose) && matches!(of_lease.local, Local::Open { .. }) {
+        if self.is(Mutant::ReturnBeforeClose) && of_lease.is_open() {
             actions.push(Action::CloseLate { lease });
         }
     }
+}
+
+/// How the process that writes to a run ends it: a run that was resumed to drain its spool is handed over.
+fn ending(state: &State, run: u8, writer: &Writer) -> Transition {
+    if writer.resumed {
+        return Transition::HandOver;
+    }
+    Transition::Close {
+        holds_leases: state.holds_leases(run),
+    }
+}
+
+/// The stream has one generation, and one shard that the ingestor stores in order.
+fn is_stored(run: &Run, end: u64) -> bool {
+    let manifest = Manifest {
+        generation: 1,
+        done_through: u64::from(run.passed),
+        ..Manifest::default()
+    };
+    fence::is_stored(&manifest, end, manifest.generation, run.log.len() as u64)
 }
 
 /// What a mutant breaks, within its bounds.

@@ -14,6 +14,11 @@ pub mod properties;
 pub mod state;
 mod step;
 
+use protocol::{
+    audit::{Difference, Held},
+    claim::StreamState,
+    trim,
+};
 use stateright::{Model, Property};
 
 use self::{
@@ -109,6 +114,15 @@ impl ManifestModel {
         self.bounds.events.len() as u8
     }
 
+    fn stream(&self) -> StreamState {
+        StreamState {
+            generation: 1,
+            last_seq: self.last().into(),
+            bytes: 0,
+            max_bytes: 0,
+        }
+    }
+
     fn event(&self, position: u8) -> u8 {
         self.bounds.events[usize::from(position) - 1]
     }
@@ -140,8 +154,8 @@ impl ManifestModel {
             }
             Phase::Storing { stage, .. } => match stage {
                 Stage::Duplicates { .. } | Stage::DuplicatesLate => actions.push(Action::StoreDuplicates { ingestor }),
-                Stage::Send { .. } => actions.push(Action::Send { ingestor }),
-                Stage::Look { .. } | Stage::Sent { .. } => actions.push(Action::Look { ingestor }),
+                Stage::Send(_) => actions.push(Action::Send { ingestor }),
+                Stage::Look(_) | Stage::Sent { .. } => actions.push(Action::Look { ingestor }),
             },
         }
     }
@@ -164,7 +178,9 @@ impl ManifestModel {
 
     fn trim_through(&self, state: &State) -> u8 {
         let pending = state.manifest.pending.filter(|_| self.is(Mutant::TrimPending));
-        pending.map_or(state.manifest.done_through, |pending| pending.last)
+        let done_through = pending.map_or(state.manifest.done_through, |pending| pending.last);
+        // The replay window is over whenever this step is taken.
+        trim::boundary(self.stream(), done_through.into(), None) as u8 - 1
     }
 
     /// The rows as an audit leaves them.
@@ -172,12 +188,16 @@ impl ManifestModel {
         let closed = state.trimmed + 1..=state.manifest.done_through;
         let audited = |position: u8| {
             let rows = state.rows_at(position);
-            let is_dropped = state.duplicates.has(position) && !self.is(Mutant::AuditStoresDuplicates);
-            if !closed.contains(&position) || (rows == 0 && is_dropped) {
-                rows
-            } else {
-                1
+            if !closed.contains(&position) {
+                return rows;
             }
+            let is_dropped = state.duplicates.has(position) && !self.is(Mutant::AuditStoresDuplicates);
+            let held = Held {
+                rows: rows.into(),
+                positions: u64::from(rows > 0),
+            };
+            let Difference { missing, doubled } = held.with_dropped(is_dropped.into()).difference(1);
+            rows + missing as u8 - doubled as u8
         };
         (1..=self.last()).map(audited).collect()
     }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use protocol::give_back::Total;
+
 use super::state::{GiveBack, Publish, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +12,7 @@ pub enum Action {
     /// `gateway/src/leases/transaction.rs`, `execute`: one conditional grant, if the run's row is live.
     Acquire {
         gateway: u8,
-        units: i8,
+        units: i64,
         answer: Told,
     },
     /// `gateway/src/metering.rs`, `admit` and `charge`: a unit (`lease.rs`, `try_spend`), then a message (`lane.rs`, `begin`).
@@ -54,7 +56,7 @@ pub enum Action {
     Restart {
         gateway: u8,
     },
-    /// `billing-worker/src/runs`: the heartbeat stood still, the row goes `live → fencing`.
+    /// `billing-worker/src/settle`: the heartbeat stood still, the row goes `live → fencing`.
     Suspect {
         run: u8,
     },
@@ -66,7 +68,7 @@ pub enum Action {
     Store {
         run: u8,
     },
-    /// `billing-worker/src/runs`: each lease's events are counted in ClickHouse, the rest goes back to the pool.
+    /// `billing-worker/src/settle`: each lease's events are counted in ClickHouse, the rest goes back to the pool.
     Settle {
         run: u8,
     },
@@ -183,10 +185,10 @@ impl fmt::Display for Action {
             Self::CloseLate { lease } => write!(f, "lease {lease} is closed only now"),
             Self::GiveBackLands { give_back, again } => {
                 let all = match give_back.total {
-                    GiveBack::ALL => "all".to_owned(),
-                    total => format!("{total} in all"),
+                    Total::ALL => "all".to_owned(),
+                    total => format!("{} in all", total.units),
                 };
-                let last = if give_back.last { ", the last" } else { "" };
+                let last = if give_back.total.last { ", the last" } else { "" };
                 let lost = if *again { "; the answer is lost" } else { "" };
                 write!(f, "Postgres takes {all} of lease {} back{last}{lost}", give_back.lease)
             }

@@ -4,9 +4,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     pub gateways: u8,
-    pub limit: i8,
+    pub limit: i64,
     /// Units in one lease.
-    pub lease_units: i8,
+    pub lease_units: i64,
     pub leases: usize,
     pub runs: usize,
     pub requests: u8,

@@ -1,13 +1,13 @@
 //! What holds in every state, and what has to be possible so that it says something.
 
+use protocol::{give_back::LeaseState, lane::End, run::RunState};
 use stateright::Property;
 
 use super::{
     LeaseLaneFence,
     bounds::Mutant,
-    state::{LeaseRow, Record, RunRow, State, What},
+    state::{Record, State, What},
 };
-use protocol::lane::End;
 
 const LIMIT: &str = "no request is admitted past the limit";
 const ONCE: &str = "no event is recorded twice";
@@ -51,18 +51,19 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
                     || state.recorded().any(|event| event.request == request)
                     || state
                         .spooled()
-                        .any(|(run, event)| event.request == request && run.row == RunRow::Spooling)
+                        .any(|(run, event)| event.request == request && run.row.acknowledges_from_spool())
             })
         }),
         Property::always(CONSERVED, |_: &LeaseLaneFence, state: &State| {
             (0u8..).zip(&state.leases).all(|(number, lease)| {
                 let spent = state.recorded().filter(|event| event.lease == number).count()
                     + state.spooled().filter(|(_, event)| event.lease == number).count();
-                let sum = lease.back + spent as i8;
-                lease.back >= 0
-                    && match lease.row {
-                        LeaseRow::Live => sum <= lease.units,
-                        LeaseRow::Returned | LeaseRow::Settled => sum == lease.units,
+                let row = lease.row;
+                let sum = row.returned + spent as i64;
+                row.returned >= 0
+                    && match row.state {
+                        LeaseState::Live => sum <= row.units,
+                        LeaseState::Returned | LeaseState::Settled => sum == row.units,
                     }
             })
         }),
@@ -71,7 +72,7 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
             writers.all(|writer| !matches!(writer.lane.end(), Some(End::Failed(_))))
         }),
     ];
-    let reaches_limit = bounds.requests >= bounds.limit as u8;
+    let reaches_limit = i64::from(bounds.requests) >= bounds.limit;
     if reaches_limit {
         properties.push(Property::sometimes(
             "all units of the limit are recorded",
@@ -98,7 +99,7 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
                 let came_back = state
                     .leases
                     .iter()
-                    .any(|lease| lease.row == LeaseRow::Settled && lease.back > 0);
+                    .any(|lease| lease.row.state == LeaseState::Settled && lease.row.returned > 0);
                 came_back && state.recorded().count() == model.bounds.limit as usize
             },
         ));
@@ -107,9 +108,9 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
         properties.push(Property::sometimes(
             "a lease is given back in part while a request holds the rest",
             |_: &LeaseLaneFence, state: &State| {
-                (0u8..)
-                    .zip(&state.leases)
-                    .any(|(n, lease)| lease.row == LeaseRow::Live && lease.back > 0 && state.reservations(n) > 0)
+                (0u8..).zip(&state.leases).any(|(n, lease)| {
+                    lease.row.state == LeaseState::Live && lease.row.returned > 0 && state.reservations(n) > 0
+                })
             },
         ));
     }
@@ -137,7 +138,7 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
     if bounds.stop {
         properties.push(Property::sometimes(
             "a run is closed",
-            |_: &LeaseLaneFence, state: &State| state.runs.iter().any(|run| run.row == RunRow::Closed),
+            |_: &LeaseLaneFence, state: &State| state.runs.iter().any(|run| run.row == RunState::Closed),
         ));
     }
     if bounds.spooled > 0 {

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeSet;
 
+use protocol::{
+    give_back::{LeaseRow, LeaseState, Total},
+    lane::{Answer, Lane, LastRecord, Message, Next, Seen},
+    lease::{self, Snapshot},
+    run::RunState,
+    spool_state,
+};
 use schema::BatchId;
 use uuid::Uuid;
-
-use protocol::lane::{Answer, Lane, LastRecord, Message, Next, Seen};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// `quota_pool.granted_units` of the one pool.
-    pub granted: i8,
+    pub granted: i64,
     pub gateways: Vec<Gateway>,
     /// `gateway_runs`, each with its lane (one shard).
     pub runs: Vec<Run>,
@@ -54,7 +59,7 @@ pub struct Gateway {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
     pub gateway: u8,
-    pub row: RunRow,
+    pub row: RunState,
     /// The lane's records. A record's sequence is its place, from 1.
     pub log: Vec<Record>,
     /// Records that the ingestor has stored.
@@ -62,16 +67,15 @@ pub struct Run {
     /// The lane's task, while its process lives.
     pub writer: Option<Writer>,
     /// The spool's file: it outlives the process.
-    pub spool: Vec<Event>,
+    pub spool: Vec<Spooled>,
 }
 
+/// One event in the spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RunRow {
-    Live,
-    Spooling,
-    Fencing,
-    Closed,
-    Settled,
+pub struct Spooled {
+    pub event: Event,
+    /// It was in flight when the spooling began: the lane's last sequence then. Its empty batch may have been sent.
+    pub in_flight: Option<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -132,18 +136,8 @@ pub struct Publish {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     pub run: u8,
-    pub units: i8,
-    /// What came back of it: given back, or settled.
-    pub back: i8,
     pub row: LeaseRow,
     pub local: Local,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LeaseRow {
-    Live,
-    Returned,
-    Settled,
 }
 
 /// What the gateway has of a lease.
@@ -151,29 +145,61 @@ pub enum LeaseRow {
 pub enum Local {
     /// Nothing: dropped, or returned.
     None,
-    Open {
-        unspent: i8,
-    },
-    /// Closed; `told` was sent to Postgres already.
-    Closing {
-        unspent: i8,
-        told: i8,
-    },
+    /// The code's own lease, between two steps. Units `told` were sent to PostgreSQL already.
+    Held { lease: Snapshot, told: i64 },
     /// The grant's answer was lost: all of it is owed, if there is any.
     Unknown,
 }
 
-/// An absolute total. `last`: no reservation remains.
+/// A total on its way to PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GiveBack {
     pub lease: u8,
-    pub total: i8,
-    pub last: bool,
+    pub total: Total,
 }
 
-impl GiveBack {
-    /// Everything that the lease has.
-    pub const ALL: i8 = i8::MAX;
+impl Lease {
+    /// The gateway's lease takes a step; nothing happens where the gateway has dropped it.
+    pub fn step<T>(&mut self, step: impl FnOnce(&lease::Lease) -> T) -> Option<T> {
+        let Local::Held { lease, .. } = &mut self.local else {
+            return None;
+        };
+        let held = lease::Lease::resume(self.row.units, *lease);
+        let result = step(&held);
+        *lease = held.snapshot();
+        Some(result)
+    }
+
+    /// Units that the gateway can reserve.
+    pub fn left(&self) -> i64 {
+        match self.local {
+            Local::Held { lease, .. } => lease::Lease::resume(self.row.units, lease).left(),
+            Local::None | Local::Unknown => 0,
+        }
+    }
+
+    /// The gateway holds it, and requests can still spend from it.
+    pub fn is_open(&self) -> bool {
+        matches!(self.local, Local::Held { lease, .. } if !lease.closed)
+    }
+}
+
+impl Spooled {
+    /// As the spool's log has it.
+    pub fn batch(&self) -> spool_state::Spooled {
+        spool_state::Spooled {
+            batch: batch(self.event.code()),
+            empty: self.empty(),
+            expected: self.in_flight.map_or(0, u64::from),
+        }
+    }
+
+    fn empty(&self) -> BatchId {
+        match self.in_flight {
+            Some(_) => batch(self.event.empty_code()),
+            None => BatchId::NIL,
+        }
+    }
 }
 
 impl State {
@@ -221,9 +247,9 @@ impl State {
     /// Events in spools that are not in their lane.
     pub fn spooled(&self) -> impl Iterator<Item = (&Run, Event)> {
         self.runs.iter().flat_map(|run| {
-            let drained = |event: &Event| run.log.contains(&Record::Batch(*event));
-            let waiting = run.spool.iter().filter(move |event| !drained(event));
-            waiting.map(move |event| (run, *event))
+            let drained = |spooled: &Spooled| run.log.contains(&Record::Batch(spooled.event));
+            let waiting = run.spool.iter().filter(move |spooled| !drained(spooled));
+            waiting.map(move |spooled| (run, spooled.event))
         })
     }
 
@@ -235,6 +261,12 @@ impl State {
             .count()
     }
 
+    /// The run has a live lease.
+    pub fn holds_leases(&self, run: u8) -> bool {
+        let is_held = |lease: &Lease| lease.run == run && lease.row.state == LeaseState::Live;
+        self.leases.iter().any(is_held)
+    }
+
     pub fn is_answered(&self, request: u8) -> bool {
         self.answered & (1 << request) != 0
     }
@@ -244,25 +276,11 @@ impl Run {
     pub fn new(gateway: u8) -> Self {
         Self {
             gateway,
-            row: RunRow::Live,
+            row: RunState::Live,
             log: Vec::new(),
             passed: 0,
             writer: None,
             spool: Vec::new(),
-        }
-    }
-
-    /// Nothing is ever stored behind its last record.
-    pub fn is_ended(&self) -> bool {
-        matches!(self.log.last(), Some(Record::Fence(_) | Record::Close))
-    }
-
-    /// The code of its last batch, as a fence names it.
-    pub fn last_batch(&self) -> u8 {
-        match self.log.last() {
-            Some(Record::Batch(event)) => event.code(),
-            Some(Record::Empty(code)) => *code,
-            _ => 0,
         }
     }
 
@@ -322,6 +340,17 @@ impl Writer {
             What::Request(event) | What::Spooled(event) => (Message::Batch(batch(event.code())), event.empty_code()),
         };
         let next = self.lane.begin(message, batch(empty));
+        self.send(what, next);
+    }
+
+    /// A batch of the spool goes out. A lane that lived on would know if the empty batch were stored.
+    pub fn drain(&mut self, first: Spooled) {
+        let empty = if self.resumed { first.empty() } else { BatchId::NIL };
+        let next = self.lane.begin_kept(batch(first.event.code()), empty);
+        self.send(What::Spooled(first.event), next);
+    }
+
+    fn send(&mut self, what: What, next: Next) {
         self.sending = Some(Sending {
             what,
             next,

@@ -4,14 +4,23 @@ use super::{
     LeaseLaneFence,
     action::{Action, Fate, Told},
     bounds::Mutant,
-    state::{Event, GiveBack, Lease, LeaseRow, Local, Publish, Record, Run, RunRow, State, What, Writer},
+    ending,
+    state::{Event, GiveBack, Lease, Local, Publish, Record, Run, Spooled, State, What, Writer},
 };
-use protocol::lane::{Answer, End, Next, Verdict};
+use protocol::{
+    fence::{self, Step},
+    give_back::{LeaseRow, LeaseState, Total},
+    lane::{Answer, End, Lane, Next, Verdict},
+    lease,
+    run::{RunState, Transition},
+    spool_state::Standing,
+};
+use schema::BatchId;
 
 impl LeaseLaneFence {
     pub(super) fn step(&self, state: &mut State, action: Action) {
         match action {
-            Action::Acquire { gateway, units, answer } => acquire(state, gateway, units, answer),
+            Action::Acquire { gateway, units, answer } => self.acquire(state, gateway, units, answer),
             Action::Admit { gateway, lease, anew } => self.admit(state, gateway, lease, anew),
             Action::Attempt { run, fate } => self.attempt(state, run, fate),
             Action::Read { run } => {
@@ -38,15 +47,17 @@ impl LeaseLaneFence {
             Action::Restart { gateway } => self.restart(state, gateway),
             Action::Suspect { run } => {
                 let of_run = &mut state.runs[usize::from(run)];
-                of_run.row = RunRow::Fencing;
+                // The mutant that fences a run that spools ignores the table.
+                of_run.row = of_run.row.after(Transition::Suspect).unwrap_or(RunState::Fencing);
                 let gateway = &state.gateways[usize::from(of_run.gateway)];
                 if gateway.alive && gateway.run == Some(run) {
                     state.faults.suspicions += 1;
                 }
             }
             Action::Fence { run } => {
-                let last = state.runs[usize::from(run)].last_batch();
-                self.append(state, run, Record::Fence(last));
+                if let Ok(Step::Append { last_batch, .. }) = fence::step(state.runs[usize::from(run)].last_record()) {
+                    self.append(state, run, Record::Fence(code(last_batch)));
+                }
             }
             Action::Store { run } => {
                 let of_run = &mut state.runs[usize::from(run)];
@@ -57,28 +68,55 @@ impl LeaseLaneFence {
             Action::Spool { gateway, lease } => spool(state, gateway, lease),
             Action::Drain { run } => {
                 let first = state.runs[usize::from(run)].spool[0];
-                writer(state, run).begin(What::Spooled(first));
+                writer(state, run).drain(first);
             }
             Action::EndSpooling { gateway } => {
                 let of_gateway = &mut state.gateways[usize::from(gateway)];
                 of_gateway.spooling = false;
                 if let Some(run) = of_gateway.run {
-                    state.runs[usize::from(run)].row = RunRow::Live;
+                    change(state, run, Transition::EndSpooling);
                 }
             }
             Action::Stop { gateway } => state.gateways[usize::from(gateway)].stopping = true,
             Action::CloseLane { run } => writer(state, run).begin(What::Close),
             Action::CloseRun { run } => {
-                let of_run = &mut state.runs[usize::from(run)];
-                let resumed = of_run.writer.take().is_some_and(|writer| writer.resumed);
-                if resumed {
-                    of_run.row = RunRow::Fencing;
-                } else {
-                    of_run.row = RunRow::Closed;
-                    state.gateways[usize::from(of_run.gateway)].alive = false;
+                let Some(writer) = state.runs[usize::from(run)].writer.take() else {
+                    return;
+                };
+                let ending = ending(state, run, &writer);
+                change(state, run, ending);
+                if !writer.resumed {
+                    let gateway = state.runs[usize::from(run)].gateway;
+                    state.gateways[usize::from(gateway)].alive = false;
                 }
             }
         }
+    }
+
+    fn acquire(&self, state: &mut State, gateway: u8, units: i64, answer: Told) {
+        let Some(run) = state.gateways[usize::from(gateway)].run else {
+            return;
+        };
+        let mut pool = self.pool(state);
+        if !pool.grant(units) {
+            return;
+        }
+        state.granted = pool.granted;
+        let local = match answer {
+            Told::Told => Local::Held {
+                lease: lease::Lease::new(units, 0).snapshot(),
+                told: 0,
+            },
+            Told::NotTold => {
+                state.faults.unclear += 1;
+                Local::Unknown
+            }
+        };
+        state.leases.push(Lease {
+            run,
+            row: LeaseRow::granted(units),
+            local,
+        });
     }
 
     fn admit(&self, state: &mut State, gateway: u8, lease: u8, anew: bool) {
@@ -88,7 +126,7 @@ impl LeaseLaneFence {
             Some(request) => request,
             None => new_request(state),
         };
-        take_unit(state, lease);
+        reserve(state, lease);
         writer(state, run).begin(What::Request(Event { request, lease, anew }));
         if self.is(Mutant::AnswerBeforeStored) {
             state.answered |= 1 << request;
@@ -129,7 +167,7 @@ impl LeaseLaneFence {
         if let (Answer::Unclear, What::Request(event), false) = (answer, sending.what, sending.refunded)
             && self.is(Mutant::RefundUnknown)
         {
-            put_unit_back(state, event.lease);
+            refund(state, event.lease);
             if let Some(sending) = &mut writer(state, run).sending {
                 sending.refunded = true;
             }
@@ -157,10 +195,15 @@ impl LeaseLaneFence {
             state.runs[usize::from(run)].writer = None;
         }
         match (sending.what, verdict) {
-            (What::Request(event), Verdict::Stored) => state.answered |= 1 << event.request,
+            (What::Request(event), Verdict::Stored) => {
+                state.answered |= 1 << event.request;
+                if !sending.refunded {
+                    spend(state, event.lease);
+                }
+            }
             (What::Request(event), Verdict::NotStored) => {
                 if !sending.refunded {
-                    put_unit_back(state, event.lease);
+                    refund(state, event.lease);
                 }
                 let of_gateway = &mut state.gateways[usize::from(gateway)];
                 if fenced && self.bounds.anew && !of_gateway.stopping {
@@ -168,8 +211,11 @@ impl LeaseLaneFence {
                 }
             }
             (What::Spooled(event), Verdict::Stored) => {
-                state.runs[usize::from(run)].spool.retain(|waiting| *waiting != event);
+                state.runs[usize::from(run)]
+                    .spool
+                    .retain(|waiting| waiting.event != event);
             }
+            (What::Request(event), Verdict::Unknown) if !sending.refunded => spend(state, event.lease),
             (What::Request(_), Verdict::Unknown) | (What::Spooled(_) | What::Open | What::Close, _) => {}
         }
     }
@@ -201,42 +247,48 @@ impl LeaseLaneFence {
     }
 
     fn give_back(&self, state: &mut State, lease: u8) {
-        let is_last = state.reservations(lease) == 0;
         let of_lease = &mut state.leases[usize::from(lease)];
-        let (total, last) = match of_lease.local {
-            Local::None => return,
-            Local::Unknown => (GiveBack::ALL, true),
-            Local::Open { unspent } | Local::Closing { unspent, .. } => (unspent, is_last),
+        let keeps_open = self.is(Mutant::ReturnBeforeClose) && of_lease.is_open();
+        if !keeps_open {
+            of_lease.step(lease::Lease::close);
+        }
+        let total = match of_lease.local {
+            Local::None => None,
+            Local::Unknown => Some(Total::ALL),
+            Local::Held { lease, .. } if keeps_open => Some(Total {
+                units: lease.unspent,
+                last: lease.reservations == 0,
+            }),
+            Local::Held { lease, told } => Total::due(lease, told),
         };
-        if !(self.is(Mutant::ReturnBeforeClose) && matches!(of_lease.local, Local::Open { .. })) {
+        let Some(total) = total else { return };
+        if !keeps_open {
             of_lease.local = match of_lease.local {
-                Local::Open { unspent } | Local::Closing { unspent, .. } if !last => {
-                    Local::Closing { unspent, told: total }
-                }
+                Local::Held { lease, .. } if !total.last => Local::Held {
+                    lease,
+                    told: total.units,
+                },
                 _ => Local::None,
             };
         }
-        state.give_backs.insert(GiveBack { lease, total, last });
+        state.give_backs.insert(GiveBack { lease, total });
     }
 
-    /// The transaction in Postgres. Of a run that is being ended nothing is taken back: settling does that.
+    /// The transaction in PostgreSQL.
     fn take_back(&self, state: &mut State, give_back: GiveBack) {
         let lease = &mut state.leases[usize::from(give_back.lease)];
-        let is_ours = matches!(state.runs[usize::from(lease.run)].row, RunRow::Live | RunRow::Spooling);
-        if lease.row != LeaseRow::Live || !is_ours {
-            return;
-        }
-        let total = give_back.total.min(lease.units);
-        let total = if self.is(Mutant::ReturnDifferences) {
-            lease.back + total
+        let run = state.runs[usize::from(lease.run)].row;
+        let row = &mut lease.row;
+        state.granted -= if self.is(Mutant::ReturnDifferences) {
+            if row.state != LeaseState::Live || !run.is_active() {
+                return;
+            }
+            let units = give_back.total.units.min(row.units);
+            row.returned += units;
+            units
         } else {
-            total.max(lease.back)
+            row.give_back(run, give_back.total)
         };
-        state.granted -= total - lease.back;
-        lease.back = total;
-        if give_back.last && !self.is(Mutant::ReturnDifferences) {
-            lease.row = LeaseRow::Returned;
-        }
     }
 
     fn replace(&self, state: &mut State, gateway: u8) {
@@ -271,16 +323,21 @@ impl LeaseLaneFence {
         let of_gateway = &mut state.gateways[usize::from(gateway)];
         of_gateway.spooling = true;
         let Some(run) = of_gateway.run else { return };
+        change(state, run, Transition::StartSpooling);
         let of_run = &mut state.runs[usize::from(run)];
-        of_run.row = RunRow::Spooling;
-        let sending = of_run.writer.as_mut().and_then(|writer| writer.sending.as_mut());
-        if let Some(sending) = sending
+        let Some(writer) = &mut of_run.writer else { return };
+        if let Some(sending) = &mut writer.sending
             && let What::Request(event) = sending.what
             && !self.is(Mutant::SpoolWithoutInFlight)
         {
             sending.what = What::Spooled(event);
-            of_run.spool.push(event);
+            of_run.spool.push(Spooled {
+                event,
+                in_flight: Some(writer.lane.last().0 as u8),
+            });
+            writer.lane.keep();
             state.answered |= 1 << event.request;
+            spend(state, event.lease);
         }
     }
 
@@ -288,13 +345,22 @@ impl LeaseLaneFence {
         state.gateways[usize::from(gateway)].alive = true;
         for run in 0..state.runs.len() as u8 {
             let of_run = &mut state.runs[usize::from(run)];
-            if of_run.gateway != gateway || of_run.row != RunRow::Spooling {
+            if of_run.gateway != gateway || !of_run.row.acknowledges_from_spool() {
                 continue;
             }
-            // What may still be under way from before is the spool's first batch: sent again, it is stored once.
-            let log = &of_run.log;
-            of_run.spool.retain(|event| !log.contains(&Record::Batch(*event)));
-            of_run.writer = Some(Writer::behind(of_run.log.len() as u64, true));
+            // A message may still be under way from before: the spool's first batch. Sent again, it is stored once.
+            let Ok(lane) = Lane::resume(of_run.last_record()) else {
+                continue;
+            };
+            let mut standing = Standing::of(&lane);
+            of_run.spool.iter().for_each(|spooled| standing.pass(spooled.batch()));
+            let Ok(stored) = standing.stored() else { continue };
+            of_run.spool.drain(..stored as usize);
+            of_run.writer = Some(Writer {
+                lane,
+                sending: None,
+                resumed: true,
+            });
         }
         self.begin_run(state, gateway);
     }
@@ -310,54 +376,39 @@ impl LeaseLaneFence {
     }
 }
 
-fn acquire(state: &mut State, gateway: u8, units: i8, answer: Told) {
-    let Some(run) = state.gateways[usize::from(gateway)].run else {
-        return;
-    };
-    state.granted += units;
-    let local = match answer {
-        Told::Told => Local::Open { unspent: units },
-        Told::NotTold => {
-            state.faults.unclear += 1;
-            Local::Unknown
-        }
-    };
-    state.leases.push(Lease {
-        run,
-        units,
-        back: 0,
-        row: LeaseRow::Live,
-        local,
-    });
-}
-
 fn spool(state: &mut State, gateway: u8, lease: u8) {
     let Some(run) = state.gateways[usize::from(gateway)].run else {
         return;
     };
     let request = new_request(state);
-    take_unit(state, lease);
+    reserve(state, lease);
+    spend(state, lease);
     let event = Event {
         request,
         lease,
         anew: false,
     };
-    state.runs[usize::from(run)].spool.push(event);
+    let spooled = Spooled { event, in_flight: None };
+    state.runs[usize::from(run)].spool.push(spooled);
     state.answered |= 1 << request;
 }
 
 fn settle(state: &mut State, run: u8) {
     for lease in 0..state.leases.len() {
-        let spent = state.stored().filter(|event| usize::from(event.lease) == lease).count() as i8;
+        let counted = state.stored().filter(|event| usize::from(event.lease) == lease).count() as i64;
         let of_lease = &mut state.leases[lease];
-        if of_lease.run == run && of_lease.row == LeaseRow::Live {
-            let back = of_lease.units - spent;
-            state.granted -= back - of_lease.back;
-            of_lease.back = back;
-            of_lease.row = LeaseRow::Settled;
+        if of_lease.run == run {
+            state.granted -= of_lease.row.settle(state.runs[usize::from(run)].row, counted);
         }
     }
-    state.runs[usize::from(run)].row = RunRow::Settled;
+    let holds_leases = state.holds_leases(run);
+    change(state, run, Transition::Settle { holds_leases });
+}
+
+/// A conditional update of the run's row: nothing happens where its state does not allow it.
+fn change(state: &mut State, run: u8, transition: Transition) {
+    let row = &mut state.runs[usize::from(run)].row;
+    *row = row.after(transition).unwrap_or(*row);
 }
 
 /// What the process had in memory is gone; what is on the wire, in Postgres and in the spool is not.
@@ -386,17 +437,23 @@ fn new_request(state: &mut State) -> u8 {
     request
 }
 
-fn take_unit(state: &mut State, lease: u8) {
-    if let Local::Open { unspent } = &mut state.leases[usize::from(lease)].local {
-        *unspent -= 1;
-    }
+/// A request takes one unit of the lease.
+fn reserve(state: &mut State, lease: u8) {
+    state.leases[usize::from(lease)].step(|lease| lease.try_spend(1));
 }
 
-fn put_unit_back(state: &mut State, lease: u8) {
-    match &mut state.leases[usize::from(lease)].local {
-        Local::Open { unspent } | Local::Closing { unspent, .. } => *unspent += 1,
-        Local::None | Local::Unknown => {}
-    }
+/// The request's unit is gone.
+fn spend(state: &mut State, lease: u8) {
+    state.leases[usize::from(lease)].step(lease::Lease::spent);
+}
+
+/// The request's unit is unspent again.
+fn refund(state: &mut State, lease: u8) {
+    state.leases[usize::from(lease)].step(|lease| lease.refund(1));
+}
+
+fn code(batch: BatchId) -> u8 {
+    batch.0.as_u128() as u8
 }
 
 fn writer(state: &mut State, run: u8) -> &mut Writer {

@@ -49,7 +49,7 @@ pub(super) fn all(bounds: &Bounds) -> Vec<Property<ManifestModel>> {
                     matches!(
                         ingestor.phase,
                         Phase::Storing {
-                            stage: Stage::Look { .. },
+                            stage: Stage::Look(_),
                             ..
                         }
                     )

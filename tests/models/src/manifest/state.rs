@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use protocol::storing::{Next, Storing, Tried};
+
 /// Positions of the stream, from 1, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Positions(u16);
@@ -97,14 +99,14 @@ pub enum Phase {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Duplicates are stored first. `replay`: rows may be there already.
-    Duplicates { replay: bool },
+    /// Duplicates are stored first.
+    Duplicates { tried: Tried },
     /// To look before anything is sent.
-    Look { number: u8 },
+    Look(Storing),
     /// To look at the manifest again, and send.
-    Send { number: u8 },
+    Send(Storing),
     /// Sent. `confirmed`: ClickHouse said so.
-    Sent { number: u8, confirmed: bool },
+    Sent { storing: Storing, confirmed: bool },
     /// A mutant's: duplicates are stored after the rows.
     DuplicatesLate,
 }
@@ -162,7 +164,59 @@ impl State {
     }
 }
 
+impl Stage {
+    /// What the code does next for the range's rows.
+    pub fn of(storing: Storing) -> Self {
+        match storing.next() {
+            Next::Look => Self::Look(storing),
+            Next::Insert => Self::Send(storing),
+        }
+    }
+}
+
+impl Manifest {
+    /// As the code has it; `None`: there is no entry.
+    pub fn encode(&self) -> Option<schema::Manifest> {
+        let entry = || schema::Manifest {
+            owner: self.owner.map(|owner| owner.to_string()),
+            generation: 1,
+            done_through: self.done_through.into(),
+            pending: self.pending.map(|pending| pending.encode()),
+        };
+        self.exists.then(entry)
+    }
+
+    /// Of an entry of the code that `owner` is about to write.
+    pub fn decode(entry: &schema::Manifest, owner: u8) -> Self {
+        Self {
+            exists: true,
+            owner: Some(owner),
+            done_through: entry.done_through as u8,
+            pending: entry.pending.as_ref().map(Pending::decode),
+        }
+    }
+}
+
 impl Pending {
+    fn encode(&self) -> schema::manifest::Pending {
+        schema::manifest::Pending {
+            first: self.first.into(),
+            last: self.last.into(),
+            rows: self.rows().len().into(),
+            checksum: 0,
+            dropped: self.dropped.iter().map(|position| (position.into(), 0)).collect(),
+            sealed_at_ms: 0,
+        }
+    }
+
+    fn decode(pending: &schema::manifest::Pending) -> Self {
+        Self {
+            first: pending.first as u8,
+            last: pending.last as u8,
+            dropped: pending.dropped.iter().map(|(position, _)| *position as u8).collect(),
+        }
+    }
+
     pub fn positions(&self) -> std::ops::RangeInclusive<u8> {
         self.first..=self.last
     }

@@ -6,6 +6,10 @@ use super::{
     bounds::Mutant,
     state::{Insert, Manifest, Pending, Phase, Stage, State},
 };
+use protocol::{
+    claim::{self, Beginning},
+    storing::{Absent, Storing, Tried, Verdict},
+};
 
 impl ManifestModel {
     pub(super) fn step(&self, state: &mut State, action: Action) {
@@ -76,23 +80,13 @@ impl ManifestModel {
         if self.owner_works(state) {
             state.faults.suspicions += 1;
         }
-        let stored = state.stored_through();
-        let read = state.manifest;
-        let through = read.pending.map_or(read.done_through, |pending| pending.last);
-        // `claim.rs`, `beginning`: what ClickHouse holds beyond the manifest is no news only of a pending range.
-        let begin = if stored > through {
-            Manifest {
-                done_through: stored,
-                pending: None,
-                ..read
+        let stored = Some(state.stored_through()).filter(|stored| *stored > 0);
+        let ours = match claim::beginning(state.manifest.encode(), self.stream(), stored.map(u64::from)) {
+            Beginning::At(manifest) | Beginning::Moved(manifest) => Manifest::decode(&manifest, ingestor),
+            Beginning::Alarm(_) => {
+                state.alarmed = true;
+                return;
             }
-        } else {
-            read
-        };
-        let ours = Manifest {
-            exists: true,
-            owner: Some(ingestor),
-            ..begin
         };
         state.write(ingestor, ours);
         let phase = match ours.pending {
@@ -105,7 +99,7 @@ impl ManifestModel {
                 } else {
                     pending.dropped
                 };
-                self.storing(Pending { dropped, ..pending }, true)
+                self.storing(Pending { dropped, ..pending }, Tried::Perhaps)
             }
             None => Phase::Ready {
                 done: ours.done_through,
@@ -131,17 +125,17 @@ impl ManifestModel {
             pending: (!self.is(Mutant::TokenFromFetch) && !self.is(Mutant::DoneBeforeInsert)).then_some(pending),
         };
         if self.write(state, ingestor, manifest) {
-            let phase = self.storing(pending, false);
+            let phase = self.storing(pending, Tried::Never);
             set(state, ingestor, phase);
         }
     }
 
-    fn storing(&self, pending: Pending, replay: bool) -> Phase {
+    fn storing(&self, pending: Pending, tried: Tried) -> Phase {
         let late = self.is(Mutant::DuplicatesAfterRows);
         let stage = if pending.dropped.is_empty() || late {
-            of_rows(replay)
+            Stage::of(Storing::new(tried))
         } else {
-            Stage::Duplicates { replay }
+            Stage::Duplicates { tried }
         };
         Phase::Storing { pending, stage }
     }
@@ -159,9 +153,9 @@ impl ManifestModel {
             told: false,
         };
         let phase = match stage {
-            Stage::Duplicates { replay } if !pending.rows().is_empty() => Phase::Storing {
+            Stage::Duplicates { tried } if !pending.rows().is_empty() => Phase::Storing {
                 pending,
-                stage: of_rows(replay),
+                stage: Stage::of(Storing::new(tried)),
             },
             _ => done,
         };
@@ -172,7 +166,7 @@ impl ManifestModel {
         let of_ingestor = state.ingestors[usize::from(ingestor)];
         let Phase::Storing {
             pending,
-            stage: Stage::Send { number },
+            stage: Stage::Send(storing),
         } = of_ingestor.phase
         else {
             return;
@@ -181,12 +175,12 @@ impl ManifestModel {
             return give_up(state, ingestor);
         }
         state.air.insert(Insert {
-            token: pending.token(number),
+            token: pending.token(storing.token() as u8),
             rows: pending.rows(),
             waits: Some(ingestor),
         });
         let stage = Stage::Sent {
-            number,
+            storing,
             confirmed: false,
         };
         set(state, ingestor, Phase::Storing { pending, stage });
@@ -208,35 +202,37 @@ impl ManifestModel {
         let Phase::Storing { pending, stage } = state.ingestors[usize::from(ingestor)].phase else {
             return;
         };
-        let (number, confirmed, sent) = match stage {
-            Stage::Look { number } => (number, false, false),
-            Stage::Sent { number, confirmed } => (number, confirmed, true),
+        let (mut storing, confirmed) = match stage {
+            Stage::Look(storing) => (storing, false),
+            Stage::Sent { mut storing, confirmed } => {
+                storing.inserted(confirmed || self.is(Mutant::NextTokenWhileUnclear));
+                (storing, confirmed)
+            }
             _ => return,
         };
         // From here on nobody waits for the answer of what was sent.
         stop_waiting(state, ingestor);
-        let rows: u32 = pending
-            .positions()
-            .map(|position| u32::from(state.rows_at(position)))
-            .sum();
-        let positions = pending
-            .positions()
-            .filter(|position| state.rows_at(*position) > 0)
-            .count() as u32;
-        let whole = positions == pending.rows().len();
-        let next_number = confirmed || (sent && self.is(Mutant::NextTokenWhileUnclear));
-        let phase = if whole || (confirmed && self.is(Mutant::DoneUnseen)) {
-            self.seen(pending)
-        } else if rows == 0 {
-            let number = (number + u8::from(next_number)).min(3);
-            let stage = Stage::Send { number };
-            Phase::Storing { pending, stage }
-        } else if state.ingestors[usize::from(ingestor)].current {
-            state.alarmed = true;
-            return;
-        } else {
-            // A false alarm: it tries again from the beginning, and finds the shard another's.
-            Phase::Away
+        let rows = |position: u8| u64::from(state.rows_at(position));
+        let all: u64 = pending.positions().map(rows).sum();
+        let positions = pending.positions().filter(|position| rows(*position) > 0).count() as u64;
+        let phase = match Verdict::of(pending.rows().len().into(), all, positions) {
+            _ if confirmed && self.is(Mutant::DoneUnseen) => self.seen(pending),
+            // Only the mutant looks for the rows of a range that has none.
+            _ if pending.rows().is_empty() => self.seen(pending),
+            Verdict::Whole | Verdict::Doubled { .. } => self.seen(pending),
+            Verdict::Absent => match storing.absent() {
+                Absent::TryAgain | Absent::NextToken => Phase::Storing {
+                    pending,
+                    stage: Stage::of(storing),
+                },
+                Absent::GiveUp => Phase::Away,
+            },
+            Verdict::Partial { .. } if state.ingestors[usize::from(ingestor)].current => {
+                state.alarmed = true;
+                return;
+            }
+            // A false alarm: it tries again from the beginning, and finds that the shard is another's.
+            Verdict::Partial { .. } => Phase::Away,
         };
         set(state, ingestor, phase);
     }
@@ -250,15 +246,6 @@ impl ManifestModel {
             done: pending.last,
             told: false,
         }
-    }
-}
-
-/// A replay looks before it sends.
-fn of_rows(replay: bool) -> Stage {
-    if replay {
-        Stage::Look { number: 1 }
-    } else {
-        Stage::Send { number: 1 }
     }
 }
 

@@ -1,0 +1,78 @@
+//! Comparing a closed record of the stream with its rows in ClickHouse.
+//!
+//! The audit is for what the checks of [`crate::storing`] cannot see: an ingestor that was paused between its check and its
+//! insert for longer than ClickHouse remembers tokens.
+//!
+//! # Promises
+//! - An event that was dropped as a duplicate has its place in another table: it is not missing.
+//! - A position with several rows keeps one.
+//!
+//! The model `manifest` checks these in its scenario `window`. Its mutants `AuditStoresDuplicates` and `NoAudit` fail.
+
+/// What ClickHouse holds of one record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub rows: u64,
+    /// Different positions of those rows.
+    pub positions: u64,
+}
+
+/// What differs from the stream, in rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// To store.
+    pub missing: u64,
+    /// To remove.
+    pub doubled: u64,
+}
+
+impl Held {
+    /// With `dropped` events of the record, each position counted once.
+    pub fn with_dropped(self, dropped: u64) -> Self {
+        Self {
+            rows: self.rows + dropped,
+            positions: self.positions + dropped,
+        }
+    }
+
+    /// For a record of so many events.
+    pub fn difference(self, events: u64) -> Difference {
+        Difference {
+            missing: events.saturating_sub(self.positions),
+            doubled: self.rows.saturating_sub(self.positions),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_and_doubled_rows_are_told_apart() {
+        for (events, rows, positions, missing, doubled) in [
+            (2, 2, 2, 0, 0),
+            (3, 1, 1, 2, 0),
+            (3, 6, 3, 0, 3),
+            (4, 5, 3, 1, 2),
+            (7, 0, 0, 7, 0),
+            (0, 0, 0, 0, 0),
+        ] {
+            let held = Held { rows, positions };
+            assert_eq!(
+                held.difference(events),
+                Difference { missing, doubled },
+                "{held:?} of {events}"
+            );
+        }
+    }
+
+    #[test]
+    fn dropped_events_are_not_missing() {
+        let held = Held { rows: 2, positions: 2 };
+        assert_eq!(held.with_dropped(1).difference(3), Difference::default());
+        assert_eq!(held.with_dropped(1).difference(4).missing, 1);
+        // A dropped event that has a row all the same is none that is doubled.
+        assert_eq!(Held { rows: 2, positions: 1 }.with_dropped(1).difference(1).doubled, 1);
+    }
+}

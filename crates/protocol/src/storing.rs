@@ -1,0 +1,200 @@
+//! Storing one range in ClickHouse: when to look, when to insert, and under which deduplication token.
+//!
+//! A confirmed insert proves nothing by itself. ClickHouse writes its log of deduplication tokens shortly before it moves the
+//! part into place. A kill between the two leaves a token without rows, and that token swallows every retry. So each insert
+//! is looked for by position.
+//!
+//! ```text
+//! sealed just now ─> Insert(1)          another owner may have tried ─> Look
+//! Insert(n) ─> Look                     (its outcome was an answer "done", or nothing is known)
+//! Look ─ all rows are there ─> stored
+//!      ─ no row, the insert was confirmed ─> Insert(n + 1): the token has swallowed the rows
+//!      ─ no row, and nothing is known of the insert ─> Insert(n): the same token, so that the late insert is no second one
+//!      ─ an insert is running ─> Look
+//!      ─ some rows ─> alarm: no insert leaves that
+//! ```
+//!
+//! # Promises
+//! - Another token is used only after ClickHouse has confirmed the one before, no row is there and nothing is running. So two
+//!   inserts with different tokens are never under way together.
+//! - A range is stored only when its rows were seen, all of them.
+//!
+//! The model `manifest` checks these through the properties "no position has two rows", "what is done is stored" and "a range
+//! is there or not". Its mutants `NextTokenWhileUnclear` and `DoneUnseen` deviate and fail.
+
+/// Tokens of one range that may be swallowed before somebody has to look.
+pub const TOKENS_MAX: u32 = 5;
+
+/// How far the storing of a range's rows has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Storing {
+    /// Number of the token: from 1.
+    token: u32,
+    /// ClickHouse confirmed an insert under this token.
+    confirmed: bool,
+    look_first: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Ask ClickHouse what it holds of the range, then [`Storing::looked`].
+    Look,
+    /// Check that the manifest is still ours, insert, then [`Storing::inserted`].
+    Insert,
+}
+
+/// Whether rows of the range may already be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tried {
+    /// It was sealed just now.
+    Never,
+    /// Somebody may have inserted it at some time.
+    Perhaps,
+}
+
+/// No row of the range is there, and no insert of it is running: what that means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// Insert under the same token.
+    TryAgain,
+    /// The token was swallowed: insert under the next one.
+    NextToken,
+    /// Too many tokens were swallowed.
+    GiveUp,
+}
+
+impl Storing {
+    pub fn new(tried: Tried) -> Self {
+        Self {
+            token: 1,
+            confirmed: false,
+            look_first: tried == Tried::Perhaps,
+        }
+    }
+
+    pub fn next(&self) -> Next {
+        if self.look_first { Next::Look } else { Next::Insert }
+    }
+
+    /// Number of the token under which the next insert goes out: 1 is the range's own token, 2 is `<token>#2`.
+    pub fn token(&self) -> u32 {
+        self.token
+    }
+
+    /// The token under which the next insert goes out.
+    pub fn name_token(&self, token: &str) -> String {
+        match self.token {
+            1 => token.to_owned(),
+            number => format!("{token}#{number}"),
+        }
+    }
+
+    /// An insert was sent. `confirmed`: ClickHouse answered that it is done.
+    pub fn inserted(&mut self, confirmed: bool) {
+        self.confirmed = confirmed;
+        self.look_first = true;
+    }
+
+    /// A look found no row, and no insert that is running.
+    pub fn absent(&mut self) -> Absent {
+        self.look_first = false;
+        if !std::mem::take(&mut self.confirmed) {
+            return Absent::TryAgain;
+        }
+        self.token += 1;
+        if self.token > TOKENS_MAX {
+            Absent::GiveUp
+        } else {
+            Absent::NextToken
+        }
+    }
+
+    /// The last look is too old: an earlier insert may have come since.
+    pub fn look_again(&mut self) {
+        self.look_first = true;
+    }
+}
+
+/// What ClickHouse holds of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Absent,
+    Whole,
+    /// All rows, and some of them more than once.
+    Doubled {
+        rows: u64,
+    },
+    /// Some rows, which one part cannot be.
+    Partial {
+        rows: u64,
+        positions: u64,
+    },
+}
+
+impl Verdict {
+    /// Of a range that has `expected` rows, when `rows` were counted at `positions` different positions.
+    pub fn of(expected: u64, rows: u64, positions: u64) -> Self {
+        match (rows, positions) {
+            (0, _) => Self::Absent,
+            (rows, positions) if positions == expected && rows == expected => Self::Whole,
+            (rows, positions) if positions == expected => Self::Doubled { rows },
+            (rows, positions) => Self::Partial { rows, positions },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_there_or_not_and_all_else_is_told_apart() {
+        let of_five = |rows, positions| Verdict::of(5, rows, positions);
+        assert_eq!(of_five(0, 0), Verdict::Absent);
+        assert_eq!(of_five(5, 5), Verdict::Whole);
+        assert_eq!(of_five(7, 5), Verdict::Doubled { rows: 7 });
+        assert_eq!(of_five(10, 5), Verdict::Doubled { rows: 10 });
+        assert_eq!(of_five(3, 3), Verdict::Partial { rows: 3, positions: 3 });
+        assert_eq!(of_five(5, 4), Verdict::Partial { rows: 5, positions: 4 });
+        assert_eq!(of_five(6, 6), Verdict::Partial { rows: 6, positions: 6 });
+    }
+
+    #[test]
+    fn the_next_token_follows_only_a_confirmed_insert_without_rows() {
+        let mut storing = Storing::new(Tried::Never);
+        assert_eq!(
+            (storing.next(), storing.name_token("USAGE/1/0/5-9").as_str()),
+            (Next::Insert, "USAGE/1/0/5-9")
+        );
+        storing.inserted(false);
+        assert_eq!(storing.next(), Next::Look);
+        assert_eq!((storing.absent(), storing.token()), (Absent::TryAgain, 1));
+        storing.inserted(true);
+        assert_eq!((storing.absent(), storing.token()), (Absent::NextToken, 2));
+        assert_eq!(
+            (storing.next(), storing.name_token("USAGE/1/0/5-9").as_str()),
+            (Next::Insert, "USAGE/1/0/5-9#2")
+        );
+        // One confirmation counts for one token.
+        storing.inserted(false);
+        assert_eq!((storing.absent(), storing.token()), (Absent::TryAgain, 2));
+    }
+
+    #[test]
+    fn a_range_that_somebody_may_have_inserted_is_looked_for_first() {
+        assert_eq!(Storing::new(Tried::Perhaps).next(), Next::Look);
+    }
+
+    #[test]
+    fn five_swallowed_tokens_are_too_many() {
+        let mut storing = Storing::new(Tried::Never);
+        let swallowed = (1..=5).map(|_| {
+            storing.inserted(true);
+            storing.absent()
+        });
+        let swallowed: Vec<_> = swallowed.collect();
+        assert_eq!(swallowed[..4], [Absent::NextToken; 4]);
+        assert_eq!(swallowed[4], Absent::GiveUp);
+    }
+}

@@ -1,0 +1,142 @@
+//! What may leave the stream.
+//!
+//! # Promises
+//! - Only what is verified in ClickHouse leaves the stream, and only when it is older than the replay window or the stream is
+//!   nearly full.
+//! - The last record of a lane stays until nobody can ask for it any more: it says what the lane's writer has stored.
+//!
+//! The model `manifest` checks the property "what is trimmed is stored"; its mutant `TrimPending` deviates and fails.
+
+use std::time::Duration;
+
+use schema::lane_record::Kind;
+
+use crate::claim::StreamState;
+
+/// Of the stream's bytes, in percent: above it, being stored is enough to be trimmed.
+const PRESSURE: u64 = 80;
+
+/// How long a fence stays at least: far longer than it takes to settle its run, unless ClickHouse is away that long.
+const FENCE_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// The last record of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneEnd {
+    /// It says where the lane stands, so it stays.
+    Kept(u64),
+    /// The lane ended long ago: nobody asks where it stood. A run that was fenced, and comes back after all, writes nothing:
+    /// it expects a last record that is gone, and NATS refuses that as it refused it before. Should its leases not be settled
+    /// by then, whoever settles them fences the empty lane anew.
+    Forgotten,
+}
+
+impl LaneEnd {
+    /// `kind`: of the last record, `None`: it cannot be read.
+    pub fn of(kind: Option<&Kind>, sequence: u64, age: Duration, replay_window: Duration) -> Self {
+        match kind {
+            Some(Kind::Close) if age > replay_window => Self::Forgotten,
+            Some(Kind::Fence { .. }) if age > replay_window.max(FENCE_KEPT) => Self::Forgotten,
+            _ => Self::Kept(sequence),
+        }
+    }
+}
+
+/// The sequence to purge a lane below. `None`: nothing. Never 0, by which NATS would understand the whole lane.
+pub fn purge_below(boundary: u64, end: LaneEnd) -> Option<u64> {
+    let below = match end {
+        LaneEnd::Kept(last) => boundary.min(last),
+        LaneEnd::Forgotten => boundary,
+    };
+    (below > 1).then_some(below)
+}
+
+/// Everything below this sequence may go, a lane's last record aside.
+/// `young`: the first record of the shard within the replay window.
+pub fn boundary(stream: StreamState, done_through: u64, young: Option<u64>) -> u64 {
+    let stored = done_through + 1;
+    let pressed = stream.max_bytes > 0 && stream.bytes.saturating_mul(100) > stream.max_bytes.saturating_mul(PRESSURE);
+    match young {
+        Some(young) if !pressed => stored.min(young),
+        _ => stored,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::BatchId;
+
+    use super::*;
+
+    #[test]
+    fn a_lanes_last_record_stays_until_the_lane_is_forgotten() {
+        assert_eq!(purge_below(50, LaneEnd::Kept(70)), Some(50));
+        assert_eq!(purge_below(50, LaneEnd::Kept(30)), Some(30));
+        assert_eq!(purge_below(50, LaneEnd::Forgotten), Some(50));
+        for boundary in [0, 1] {
+            assert_eq!(purge_below(boundary, LaneEnd::Kept(70)), None);
+            assert_eq!(purge_below(boundary, LaneEnd::Forgotten), None);
+        }
+        assert_eq!(purge_below(50, LaneEnd::Kept(1)), None);
+    }
+
+    #[test]
+    fn only_a_lane_that_ended_long_ago_is_forgotten() {
+        let (open, close) = (Kind::Open, Kind::Close);
+        let fence = Kind::Fence {
+            last_batch: BatchId::NIL,
+        };
+        let batch = Kind::Batch {
+            batch_id: BatchId::new(),
+            events: Vec::new(),
+        };
+        let window = Duration::from_secs(24 * 3_600);
+        let end = |kind, days: u64| LaneEnd::of(kind, 7, Duration::from_secs(days * 24 * 3_600), window);
+        assert_eq!(end(Some(&close), 2), LaneEnd::Forgotten);
+        assert_eq!(end(Some(&close), 0), LaneEnd::Kept(7));
+        // Its run has to be settled first.
+        assert_eq!(end(Some(&fence), 2), LaneEnd::Kept(7));
+        assert_eq!(end(Some(&fence), 8), LaneEnd::Forgotten);
+        let month = Duration::from_secs(30 * 24 * 3_600);
+        let kept_longer = LaneEnd::of(Some(&fence), 7, Duration::from_secs(8 * 24 * 3_600), month);
+        assert_eq!(kept_longer, LaneEnd::Kept(7));
+        // A run that spools comes back for its lane, whenever that is.
+        for kind in [Some(&open), Some(&batch), None] {
+            assert_eq!(end(kind, 1_000), LaneEnd::Kept(7));
+        }
+    }
+
+    #[test]
+    fn only_what_is_stored_goes_and_only_when_it_is_old_or_room_is_scarce() {
+        let stream = |bytes| StreamState {
+            generation: 1,
+            last_seq: 100,
+            bytes,
+            max_bytes: 1_000,
+        };
+        assert_eq!(boundary(stream(0), 50, Some(30)), 30, "young records stay");
+        assert_eq!(
+            boundary(stream(0), 50, Some(70)),
+            51,
+            "old ones that are not stored stay"
+        );
+        assert_eq!(boundary(stream(0), 50, None), 51);
+        assert_eq!(boundary(stream(800), 50, Some(30)), 30);
+        assert_eq!(
+            boundary(stream(801), 50, Some(30)),
+            51,
+            "above 80 % being stored is enough"
+        );
+        assert_eq!(
+            boundary(
+                StreamState {
+                    max_bytes: 0,
+                    ..stream(801)
+                },
+                50,
+                Some(30)
+            ),
+            30,
+            "no bound, no pressure"
+        );
+    }
+}
