@@ -4,7 +4,7 @@ use bytes::Bytes;
 use schema::{BatchId, RunId, lane_record::BatchBuilder};
 use tokio::sync::oneshot;
 
-use crate::publisher::{Outcome, Outgoing, Units};
+use crate::outgoing::{Outcome, Outgoing, Units};
 
 /// What one request has to record: stored whole, in one message.
 pub struct Entry<U> {
@@ -129,7 +129,7 @@ mod tests {
     use schema::{AccountId, EventId, KeyId, LeaseId, SubscriptionId, UsageEvent};
 
     use super::*;
-    use crate::publisher::NoUnits;
+    use crate::outgoing::NoUnits;
 
     fn entry(events: usize) -> (Entry<NoUnits>, oneshot::Receiver<Outcome>) {
         let event = UsageEvent {

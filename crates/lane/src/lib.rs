@@ -19,10 +19,12 @@
 //! - Units of an event whose outcome is not known are spent, never given back.
 //! - A run is closed only after all its lanes are.
 
+pub mod context;
 pub mod fence;
 pub mod gathered;
 pub mod link;
 pub mod metrics;
+pub mod outgoing;
 pub mod publisher;
 pub mod run;
 pub mod spool;

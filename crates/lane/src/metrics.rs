@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::lane::Verdict;
+use protocol::lane::Verdict;
 
 /// Of all lanes together: shards would multiply the series and say little more.
 #[derive(Clone, Debug)]

@@ -12,10 +12,11 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use schema::{AccountId, RunId, names, usage_event::EncodedEvent};
+use schema::{AccountId, names};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
+pub use crate::outgoing::{NoUnits, Outcome, Outgoing, Units};
 use crate::{gathered::Entry, link::Link, spool::room::Room};
 
 /// Cheap to clone; all clones publish through the same lanes.
@@ -29,47 +30,6 @@ pub struct Publisher<U> {
 pub struct Slot<U> {
     place: mpsc::OwnedPermit<Entry<U>>,
     gate: Arc<Gate>,
-}
-
-/// One event on its way, with the units that it spends; `None`: it spends none (a failed request, an overage type).
-pub struct Outgoing<U> {
-    pub event: EncodedEvent,
-    pub units: Option<U>,
-}
-
-/// Units that were taken for one event. Dropped without [`Units::spent`], they are given back.
-pub trait Units: Send + 'static {
-    /// The event is stored, or nobody can say that it is not: they are gone.
-    fn spent(self);
-}
-
-/// Of a writer whose events spend nothing, such as corrections.
-#[derive(Clone, Copy, Debug)]
-pub enum NoUnits {}
-
-impl Units for NoUnits {
-    fn spent(self) {
-        match self {}
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Fsynced in the stream; or in the spool, from where it will be put there.
-    Stored,
-    /// Certainly not stored, never will be; the units are given back. A gateway answers `503`, not counted.
-    NotStored,
-    /// The same, because this run has ended before the event was stored. The next run may take it, with units of its own.
-    RunEnded(RunId),
-    /// Not known by the deadline; the lane finds out later, and spends or gives back. A gateway answers `504 outcome_unknown`.
-    Unknown,
-}
-
-impl Outcome {
-    /// Neither stored nor ever to be.
-    pub fn is_not_stored(self) -> bool {
-        matches!(self, Self::NotStored | Self::RunEnded(_))
-    }
 }
 
 /// The lane cannot take anything now (NATS away and no room in a spool, lane not open, queue full), so no unit is to be spent.

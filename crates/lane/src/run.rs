@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use async_nats::Client;
 use futures_util::future::join_all;
+use protocol::lane::End;
 use schema::RunId;
 use service::{Backoff, Health, Lifecycle};
 use sqlx::PgPool;
@@ -17,14 +18,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    lane::End,
+    context::{LaneContext, LaneLimits},
     link::Link,
     metrics::LaneMetrics,
     publisher::{Entrance, Lanes, QueueLimits, Units},
     spool::{RunSpool, Spool, drain::Keeper, frame::Owner},
     stream::{self, UsageStream},
     subject::LaneSubject,
-    task::{LaneContext, LaneLimits, LaneTask},
+    task::LaneTask,
 };
 
 /// For one statement about a run.

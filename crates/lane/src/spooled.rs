@@ -4,16 +4,16 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use futures_util::future::MaybeDone;
+use protocol::lane::Verdict;
 use schema::BatchId;
 use tokio::time::sleep;
 use tracing::debug;
 
 use crate::{
+    context::LaneContext,
     gathered::Gathered,
-    lane::Verdict,
-    publisher::{Outcome, Units},
+    outgoing::{Outcome, Units},
     spool::{Delivered, LaneSpool, RunSpool, SpoolError, frame::Batch, log::AppendError},
-    task::LaneContext,
     waiting::Waiting,
     writer::Writer,
 };

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use schema::{RunId, names};
 use tracing::debug;
 
-use crate::lane::{Answer, LastRecord, Seen};
+use protocol::lane::{Answer, LastRecord, Seen};
 
 pub struct LaneSubject {
     client: Client,

@@ -9,20 +9,19 @@ use std::{
 };
 
 use futures_util::future::{MaybeDone, maybe_done};
-use schema::{BatchId, LaneRecord, RunId};
+use protocol::lane::{End, Lane, Message, Verdict};
+use schema::{BatchId, LaneRecord};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
+pub use crate::context::{LaneContext, LaneLimits};
 use crate::{
-    gathered::{BatchLimits, Entry, Gathered},
-    lane::{End, Lane, Message, Verdict},
-    link::Link,
-    metrics::LaneMetrics,
-    publisher::{Gate, Outcome, Units},
+    gathered::{Entry, Gathered},
+    outgoing::{Outcome, Units},
+    publisher::Gate,
     spool::{LaneSpool, SpoolError, frame::Batch, log::AppendError},
     spooled,
     subject::LaneSubject,
@@ -35,30 +34,6 @@ use crate::{
 const AWAY_AFTER: Duration = Duration::from_millis(250);
 /// After the spool did not take a message that is under way, until it is asked again.
 const ASK_SPOOL_AGAIN: Duration = Duration::from_millis(500);
-
-/// Waits and bounds of a lane.
-#[derive(Clone, Debug)]
-pub struct LaneLimits {
-    pub batch: BatchLimits,
-    /// For one attempt to publish, and for one look at the last record.
-    pub attempt_timeout: Duration,
-    /// A message without an outcome for so long: it goes to the spool; without one the lane takes nothing more until it
-    /// has an outcome.
-    pub stuck_after: Duration,
-    /// Waiters are told "unknown" after this, counted from when their message first went out.
-    pub outcome_deadline: Duration,
-}
-
-/// What all lanes of a run share.
-#[derive(Clone)]
-pub struct LaneContext {
-    pub run: RunId,
-    pub link: Link,
-    pub limits: LaneLimits,
-    pub metrics: LaneMetrics,
-    /// Told by the lane that finds itself fenced, heeded by all others.
-    pub fenced: CancellationToken,
-}
 
 pub struct LaneTask<U> {
     shard: u16,

@@ -7,7 +7,8 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     gathered::{BatchLimits, Entry, Gathered},
-    publisher::{Gate, Outcome, Units},
+    outgoing::{Outcome, Units},
+    publisher::Gate,
 };
 
 pub struct Waiting<U> {

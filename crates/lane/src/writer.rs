@@ -10,16 +10,13 @@ use std::{
 
 use anyhow::Result;
 use bytes::Bytes;
+use protocol::lane::{Answer, Lane, LastRecord, Message, Next, Verdict};
 use schema::{BatchId, lane_record::BatchBuilder};
 use service::Backoff;
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::{
-    lane::{Answer, Lane, LastRecord, Message, Next, Verdict},
-    subject::LaneSubject,
-    task::LaneContext,
-};
+use crate::{context::LaneContext, subject::LaneSubject};
 
 pub struct Writer {
     pub lane: Lane,

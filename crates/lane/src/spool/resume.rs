@@ -8,7 +8,10 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::{join_all, try_join_all};
-use protocol::spool_state::Standing;
+use protocol::{
+    lane::{End, Lane},
+    spool_state::Standing,
+};
 use schema::RunId;
 use service::Backoff;
 use tokio::{sync::mpsc, time::sleep};
@@ -23,12 +26,11 @@ use super::{
     registry::{self, Row},
 };
 use crate::{
+    context::LaneContext,
     fence::fence,
-    lane::{End, Lane},
     run::{Runs, beat},
     stream::{self, UsageStream},
     subject::LaneSubject,
-    task::LaneContext,
     writer::Writer,
 };
 

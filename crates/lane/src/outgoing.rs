@@ -1,0 +1,46 @@
+//! What a service hands to a lane: events with their units, and how publishing them can end.
+
+use schema::{RunId, usage_event::EncodedEvent};
+
+/// One event to publish, with the units that it spends. `None`: it spends none (a failed request, an overage type).
+pub struct Outgoing<U> {
+    pub event: EncodedEvent,
+    pub units: Option<U>,
+}
+
+/// Units that were taken for one event. Dropped without [`Units::spent`], they are given back.
+pub trait Units: Send + 'static {
+    /// The event is stored, or may be stored: the units are gone.
+    fn spent(self);
+}
+
+/// For a writer whose events spend nothing, such as corrections.
+#[derive(Clone, Copy, Debug)]
+pub enum NoUnits {}
+
+impl Units for NoUnits {
+    fn spent(self) {
+        match self {}
+    }
+}
+
+/// How publishing an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The event is fsynced in the stream, or in the spool, which publishes it later.
+    Stored,
+    /// The event is not stored and never will be. Its units are given back. A gateway answers `503`, not counted.
+    NotStored,
+    /// Not stored, because the run ended first. The next run may take the event, with units of its own.
+    RunEnded(RunId),
+    /// Unknown at the deadline. The lane finds out later, and spends the units or gives them back. A gateway answers
+    /// `504 outcome_unknown`.
+    Unknown,
+}
+
+impl Outcome {
+    /// The event is not stored and never will be.
+    pub fn is_not_stored(self) -> bool {
+        matches!(self, Self::NotStored | Self::RunEnded(_))
+    }
+}
