@@ -32,21 +32,18 @@ pub mod credits;
 pub mod draft;
 pub mod flush;
 pub mod freeze;
-pub mod identifier;
-pub mod ledger;
 pub mod list;
 pub mod metrics;
 pub mod outcome;
 pub mod period;
 pub mod reconcile;
-pub mod report;
 pub mod send;
 pub mod settings;
 pub mod summary;
-#[cfg(test)]
-mod tests;
 pub mod thaw;
 pub mod tiers;
+
+pub use protocol::reports::{identifier, ledger, report};
 
 use std::{collections::HashSet, sync::Arc};
 

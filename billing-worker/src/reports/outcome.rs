@@ -1,23 +1,11 @@
 //! What Stripe's answer to a meter event proves.
 
-use std::time::Duration;
+pub use protocol::reports::outcome::Outcome;
 
 use crate::stripe::StripeError;
 
 /// The timestamp lies ahead of Stripe's clock, because ours was fast when the report was written. It passes.
 const IN_FUTURE: &str = "timestamp_in_future";
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Stripe has it.
-    Delivered,
-    /// This attempt had no effect, and a later one may.
-    NotNow { why: String, after: Option<Duration> },
-    /// It had an effect or not.
-    Unknown { why: String },
-    /// This attempt had no effect, and none will.
-    Refused { why: String },
-}
 
 /// What became of one attempt. Every error is named: a new one is to be thought about here.
 pub fn outcome(answer: Result<(), StripeError>) -> Outcome {

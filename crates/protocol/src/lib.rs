@@ -10,6 +10,7 @@ pub mod grant;
 pub mod lane;
 pub mod lease;
 pub mod queued;
+pub mod reports;
 pub mod run;
 pub mod spool_state;
 pub mod storing;

@@ -1,0 +1,15 @@
+//! What Stripe's answer to a meter event proves.
+
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stripe has it.
+    Delivered,
+    /// This attempt had no effect, and a later one may.
+    NotNow { why: String, after: Option<Duration> },
+    /// It had an effect or not.
+    Unknown { why: String },
+    /// This attempt had no effect, and none will.
+    Refused { why: String },
+}
