@@ -119,6 +119,7 @@ fn known_variables() -> String {
         "devstack/src/shell.rs",
         "devstack/src/checkout.rs",
         "deploy/clickhouse/users.xml",
+        "deploy/nats/users.conf",
         ".ci/run",
     ];
     files

@@ -40,16 +40,18 @@ fn settings_of(service: &str) -> Vec<(String, Option<String>)> {
 pub fn described(document: &Document) -> Vec<(String, Option<String>)> {
     let rows = document.rows.iter().filter(|row| row.len() > 2);
     let code = |cell: &str| Some(cell.strip_prefix('`')?.strip_suffix('`')?.to_owned());
-    rows.filter_map(|row| Some((code(&row[0]).filter(|name| is_setting(name))?, code(&row[1]))))
+    rows.filter_map(|row| Some((code(&row[0]).filter(|name| is_upper_case(name))?, code(&row[1]))))
         .collect()
 }
 
+/// Whether a word can only be the name of a setting: `LANE_QUEUE`, not `ANY` or `POST`.
 pub fn is_setting(name: &str) -> bool {
+    name.contains('_') && is_upper_case(name)
+}
+
+fn is_upper_case(name: &str) -> bool {
     let letters = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
-    name.len() > 3
-        && name.contains('_')
-        && name.starts_with(|first: char| first.is_ascii_uppercase())
-        && name.chars().all(letters)
+    name.len() > 3 && name.starts_with(|first: char| first.is_ascii_uppercase()) && name.chars().all(letters)
 }
 
 /// Names in a document that look like metrics: `gateway_…`, perhaps with labels or a `*` at their end.
@@ -74,12 +76,13 @@ pub fn metrics_of(page: &str) -> BTreeSet<String> {
     described.chain(samples).map(str::to_owned).collect()
 }
 
-/// Whether a service registers a metric of this name, should no scrape have it yet: metrics with labels are only there once they
-/// have a value.
+/// Whether a service's source names it, should no scrape have it yet: metrics with labels appear with their first value. Error codes
+/// look like metrics and are found here too.
 pub fn is_registered(metric: &str, sources: &str) -> bool {
     let metric = metric.trim_end_matches("_total").trim_end_matches("_seconds");
     let parts = metric.match_indices('_').map(|(at, _)| &metric[at + 1..]);
-    parts.into_iter().any(|part| sources.contains(&format!("\"{part}\"")))
+    let mut names = std::iter::once(metric).chain(parts);
+    names.any(|name| sources.contains(&format!("\"{name}\"")))
 }
 
 /// The source code of the services.
