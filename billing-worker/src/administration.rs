@@ -1,4 +1,4 @@
-//! What an administrative change needs, whoever asks for it.
+//! What an administrative change needs: connections, the catalogue, who makes the change, the audit log, announcements.
 
 pub mod announce;
 pub mod audit;
@@ -18,28 +18,28 @@ pub struct Administration {
     pub catalogue: Arc<Catalogue>,
     pub announcer: Announcer,
     pub clickhouse: clickhouse::Client,
-    /// Told of corrections that wait to be published.
+    /// Notified of corrections that wait to be published.
     pub corrections_wait: Arc<Notify>,
-    /// For the logs: the way a change came, and who asked, as far as they said it.
+    /// For the logs: by which way the change came, and the requester's name if it was given.
     pub by: By,
     pub name: Option<String>,
 }
 
-/// Who asks.
+/// By which way a change comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     AdminApi,
     Command,
     /// The service itself, at its start.
     Service,
-    /// The account's owner, with one of its API keys.
+    /// The owner of the account, with one of its API keys.
     Customer,
-    /// An event of Stripe's, or a look at what it has.
+    /// A Stripe event, or a comparison with Stripe.
     Stripe,
 }
 
 impl Administration {
-    /// The plan of this id, or an error that names those that there are.
+    /// Returns the plan with this id, or an error that lists the plans.
     pub fn plan(&self, id: &str) -> Result<&Plan, Error> {
         self.catalogue.plan(id).ok_or_else(|| Error::UnknownPlan {
             plan: id.to_owned(),
@@ -47,7 +47,7 @@ impl Administration {
         })
     }
 
-    /// The usage type of this name, or an error that names those that there are.
+    /// Returns the usage type with this name, or an error that lists the usage types.
     pub fn usage_type(&self, name: &str) -> Result<UsageType, Error> {
         self.catalogue.usage_type(name).ok_or_else(|| Error::UnknownUsageType {
             usage_type: name.to_owned(),

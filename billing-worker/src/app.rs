@@ -107,7 +107,7 @@ async fn start(
         life.clone(),
     ));
     life.spawn(Settler::new(&admin, runs, counted).run(life.clone()));
-    notices::start(&settings.notices, &admin, clickhouse.clone(), notice_metrics, life);
+    notices::tasks::start(&settings.notices, &admin, clickhouse.clone(), notice_metrics, life);
     life.spawn(periodic::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(periodic::refresh_limits(admin.clone(), life.clone()));
     let returns = Returns {

@@ -1,361 +1,38 @@
-//! Corrections: recorded usage that is lowered afterwards, whole (void) or in part (amended), never raised.
+//! Corrections: lower recorded usage afterwards, completely (void) or in part. A correction never raises usage.
 //!
-//! A correction is an event of its own, with negative `cost_units`, in a lane of the billing worker: it carries the period
-//! and the time of the event that it corrects, names it in `corrects`, and has no lease. So `sum(cost_units)` stays the
-//! truth, and the trail is in ClickHouse as well as here.
+//! A correction is an event with negative `cost_units`, in a lane of the billing worker. It has the period and the time of the
+//! original event, names it in `corrects`, and has no lease. So `sum(cost_units)` stays correct, and ClickHouse as well as
+//! PostgreSQL contain the history.
 //!
 //! | what | file |
 //! |---|---|
-//! | deciding what a request changes (here), under the account's lock | [`create`] |
-//! | the events that it corrects, from ClickHouse | [`originals`] |
-//! | the statements on the ledger | [`ledger`] |
-//! | publishing what waits, in a run of its own | [`session`] |
-//! | what a run left open that did not end well | [`resolve`] |
-//! | doing both again and again | [`work`] |
+//! | decide what a request changes, under the account's lock | [`request`] |
+//! | read the original events from ClickHouse | [`originals`] |
+//! | the statements on the table `corrections` | [`ledger`] |
+//! | publish waiting corrections, in a run of its own | [`session`] |
+//! | resolve corrections of a run that did not end normally | [`resolve`] |
+//! | the background task that does both | [`work`] |
+//! | give units of dropped duplicates back to their pools | [`duplicates`], [`pools`] |
 //!
-//! # Once, whatever dies in between
-//! 1. `create` commits the rows. A request that comes twice finds its rows: a correction id corrects an event once.
+//! # Each correction is stored once, even after crashes
+//! 1. `create` commits the rows. A repeated request finds its rows: a correction id corrects an event once.
 //! 2. A session *hands* rows to its run (`run_id`, committed) before it publishes them.
-//! 3. The lane says what became of them. Stored: one transaction sets `published_at` and gives the units back to the pool.
-//!    Not stored: `run_id` is cleared, the row waits again. Unknown, or no transaction: the run is given up.
-//! 4. Rows whose run is over are resolved, never sent again on a guess: the run's lane is ended by a fence, from where on
-//!    NATS refuses whatever of that run is still under way; once the ingestor has passed the fence, ClickHouse has every
-//!    event that the lane will ever hold, so the correcting event is there (3., stored) or never will be (3., not stored).
+//! 3. The lane reports the result. Stored: one transaction sets `published_at` and gives the units back to the pool. Not stored:
+//!    `run_id` is cleared and the row waits again. Unknown, or the transaction fails: the run is given up.
+//! 4. Rows whose run is over are resolved. They are never sent again on a guess. A fence ends the run's lane: after it, NATS
+//!    refuses everything that this run still sends. When the ingestor has passed the fence, ClickHouse contains every event that
+//!    the lane will ever have. So the correcting event is there (stored, see 3) or never will be (not stored, see 3).
 //!
-//! Only one run at a time has a row, and another gets it only when it is certain that the first will never store it, so no
-//! two records of one correcting event can be in the stream. This does not lean on anybody dropping duplicates: an ingestor
-//! need not, and a token or message id would forget. (The correcting event's id and idempotency key are made from the
-//! correction nevertheless, so that whoever does look for duplicates sees one.) Nor on a clock: a run that is declared dead
-//! while it lives loses its lane, and nothing else.
+//! A row belongs to one run at a time. Another run gets it only when it is certain that the first run will never store it, so
+//! the stream never contains two records of one correcting event. This relies neither on dropping duplicates (the event's id and
+//! idempotency key do come from the correction, so duplicates could be found) nor on a clock: a live run that is declared dead
+//! loses its lane, and nothing else.
 
 pub mod duplicates;
 pub mod ledger;
 pub mod originals;
 pub mod pools;
+pub mod request;
 pub mod resolve;
 pub mod session;
 pub mod work;
-
-use std::collections::{BTreeMap, HashMap};
-
-use schema::{AccountId, EventId};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
-use time::OffsetDateTime;
-use tracing::info;
-use uuid::Uuid;
-
-use crate::{
-    accounts::{self, identity::checked_name},
-    administration::{
-        Administration, audit,
-        page::{Listed, Trail},
-    },
-    error::Error,
-};
-use ledger::NewRow;
-use originals::Original;
-
-/// Events that one request may correct.
-pub const EVENTS_MAX: usize = 1_000;
-
-/// What is asked for: of one account, all or nothing.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewCorrection {
-    /// Made by who asks. Sent again with the same content, it corrects nothing more.
-    pub correction_id: Uuid,
-    pub account_id: AccountId,
-    pub reason: String,
-    /// Who asks.
-    pub by: String,
-    pub events: Vec<NewTarget>,
-}
-
-/// What one event is to have: `void`, or so many units.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "an event such as {\"event_id\": …, \"void\": true} or {\"event_id\": …, \"cost_units\": 5}"
-)]
-pub struct NewTarget {
-    pub event_id: EventId,
-    #[serde(default)]
-    pub void: bool,
-    pub cost_units: Option<i64>,
-}
-
-/// What became of a request.
-#[derive(Clone, Debug, Serialize)]
-pub struct Corrected {
-    pub correction_id: Uuid,
-    pub account_id: AccountId,
-    /// Of all its events together; negative.
-    pub delta_units: i64,
-    pub events: Vec<Correction>,
-    /// It was there already: asked again, it changed nothing.
-    #[serde(skip)]
-    pub repeated: bool,
-}
-
-/// One corrected event.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Correction {
-    /// Of the correcting event.
-    pub id: EventId,
-    pub correction_id: Uuid,
-    pub account_id: AccountId,
-    /// The event that is corrected.
-    pub event_id: EventId,
-    pub usage_type: String,
-    #[serde(with = "time::serde::rfc3339")]
-    pub period_start: OffsetDateTime,
-    /// Units that it was charged with at first.
-    pub cost_units: i64,
-    pub delta_units: i64,
-    /// Units that it has from here on.
-    pub units_after: i64,
-    pub reason: String,
-    pub requested_by: String,
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// `None`: it is not in the stream yet.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub published_at: Option<OffsetDateTime>,
-    /// `None`: not given back yet.
-    pub pool_returned_units: Option<i64>,
-}
-
-/// Units that each event is to have, in the order of the events' ids.
-type Targets = BTreeMap<EventId, i64>;
-
-/// Corrects the events of a request, all of them or none. The correcting events follow at once, or when NATS is there.
-pub async fn create(admin: &Administration, new: NewCorrection) -> Result<Corrected, Error> {
-    let reason = checked_name("reason", &new.reason)?;
-    let by = checked_name("by", &new.by)?;
-    let targets = targets(&new.events)?;
-    let (account, correction) = (new.account_id, new.correction_id);
-    // Before ClickHouse is asked: a repetition needs no answer of it.
-    if let Some(repeated) = repeated(&admin.db, account, correction, &targets).await? {
-        return Ok(repeated);
-    }
-    let known = sqlx::query_scalar!("select id from accounts where id = $1", account.0);
-    if known.fetch_optional(&admin.db).await?.is_none() {
-        return Err(Error::UnknownAccount(account.to_string()));
-    }
-    let ids: Vec<EventId> = targets.keys().copied().collect();
-    let originals = originals::read(&admin.clickhouse, account, &ids).await?;
-
-    let mut tx = admin.db.begin().await?;
-    accounts::lock(&mut tx, account).await?;
-    // Its twin may have been quicker.
-    if let Some(repeated) = repeated(&mut *tx, account, correction, &targets).await? {
-        return Ok(repeated);
-    }
-    let corrected = ledger::corrected(&mut tx, account, &ids).await?;
-    let rows = decide(account, correction, &targets, &originals, &corrected)?;
-    ledger::insert(&mut tx, account, correction, &rows, reason, by).await?;
-    let delta_units: i64 = rows.iter().map(|row| row.delta_units).sum();
-    let entry = audit::Entry {
-        action: "usage.correct",
-        account: Some(account),
-        subject: correction.to_string(),
-        details: json!({ "events": rows.len(), "delta_units": delta_units, "reason": reason }),
-        actor: audit::Actor {
-            name: Some(by),
-            ..admin.actor()
-        },
-    };
-    audit::record(&mut tx, entry).await?;
-    let events = ledger::of_request(&mut *tx, account, correction).await?;
-    tx.commit().await?;
-    info!(account.id = %account, correction.id = %correction, events = rows.len(), delta_units, by = %admin.by, "corrected usage");
-    admin.corrections_wait.notify_one();
-    Ok(answer(account, correction, events, false))
-}
-
-/// Corrections in the order of their making.
-pub async fn list(admin: &Administration, trail: Trail) -> Result<Listed<Correction>, Error> {
-    let page = trail.page();
-    let rows = ledger::list(&admin.db, trail.account, page.after, page.rows()?).await?;
-    page.cut(rows, |row: &Correction| row.id.0)
-}
-
-async fn repeated(
-    db: impl sqlx::PgExecutor<'_>,
-    account: AccountId,
-    correction: Uuid,
-    targets: &Targets,
-) -> Result<Option<Corrected>, Error> {
-    let events = ledger::of_request(db, account, correction).await?;
-    if events.is_empty() {
-        return Ok(None);
-    }
-    let before: Targets = events.iter().map(|event| (event.event_id, event.units_after)).collect();
-    match before == *targets {
-        true => Ok(Some(answer(account, correction, events, true))),
-        false => Err(Error::CorrectionTaken(correction.to_string())),
-    }
-}
-
-fn answer(account_id: AccountId, correction_id: Uuid, events: Vec<Correction>, repeated: bool) -> Corrected {
-    Corrected {
-        correction_id,
-        account_id,
-        delta_units: events.iter().map(|event| event.delta_units).sum(),
-        events,
-        repeated,
-    }
-}
-
-fn targets(events: &[NewTarget]) -> Result<Targets, Error> {
-    let bad = |rule: &str| Error::BadValue {
-        field: "events",
-        rule: rule.to_owned(),
-    };
-    if !(1..=EVENTS_MAX).contains(&events.len()) {
-        return Err(bad(&format!("are 1 to {EVENTS_MAX} of one account")));
-    }
-    let mut targets = Targets::new();
-    for event in events {
-        let units = match (event.void, event.cost_units) {
-            (true, None) => 0,
-            (false, Some(units @ 0..)) => units,
-            (false, Some(_)) => return Err(bad("have `cost_units` of 0 or more")),
-            _ => return Err(bad("have either `\"void\": true` or `cost_units`")),
-        };
-        if targets.insert(event.event_id, units).is_some() {
-            return Err(bad("are named once each"));
-        }
-    }
-    Ok(targets)
-}
-
-/// The rows that bring each event to its target. `corrected`: units by which each event was lowered before.
-fn decide(
-    account: AccountId,
-    correction: Uuid,
-    targets: &Targets,
-    originals: &HashMap<EventId, Original>,
-    corrected: &HashMap<EventId, i64>,
-) -> Result<Vec<NewRow>, Error> {
-    let row = |(event, target): (&EventId, &i64)| {
-        let unknown = || Error::UnknownEvent {
-            event: event.to_string(),
-            account: account.to_string(),
-        };
-        let original = originals.get(event).ok_or_else(unknown)?;
-        if !original.corrects.is_nil() {
-            return Err(Error::CorrectsCorrection(event.to_string()));
-        }
-        let units = original.cost_units - corrected.get(event).copied().unwrap_or(0);
-        let event_text = || event.to_string();
-        match *target {
-            target if target < units => Ok(NewRow {
-                id: event_of(account, correction, *event).1,
-                event: *event,
-                delta_units: target - units,
-                units_after: target,
-                original: original.clone(),
-            }),
-            target if target == units => Err(Error::NothingToCorrect {
-                event: event_text(),
-                units,
-            }),
-            _ => Err(Error::NotLower {
-                event: event_text(),
-                units,
-            }),
-        }
-    };
-    targets.iter().map(row).collect()
-}
-
-/// The idempotency key and the id of the event that corrects `event`. No gateway takes a key with a space in it, so no
-/// client's own event can have them.
-pub fn event_of(account: AccountId, correction: Uuid, event: EventId) -> (String, EventId) {
-    let key = format!("correction {correction} {event}");
-    let id = EventId::of_idempotency_key(account, &key);
-    (key, id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn target(event: u128, void: bool, cost_units: Option<i64>) -> NewTarget {
-        NewTarget {
-            event_id: EventId(Uuid::from_u128(event)),
-            void,
-            cost_units,
-        }
-    }
-
-    #[test]
-    fn targets_are_void_or_units_once_for_each_event() {
-        let good = targets(&[target(1, true, None), target(2, false, Some(5))]).unwrap();
-        assert_eq!(good.values().copied().collect::<Vec<_>>(), [0, 5]);
-        let many: Vec<_> = (0..=EVENTS_MAX as u128).map(|n| target(n, true, None)).collect();
-        assert!(targets(&many[1..]).is_ok());
-        for bad in [
-            &[][..],
-            &many,
-            &[target(1, true, Some(0))],
-            &[target(1, false, None)],
-            &[target(1, false, Some(-1))],
-            &[target(1, true, None), target(1, true, None)],
-        ] {
-            assert!(matches!(targets(bad), Err(Error::BadValue { field: "events", .. })));
-        }
-    }
-
-    #[test]
-    fn an_event_is_lowered_from_what_is_left_of_it_and_never_raised() {
-        let (account, event) = (AccountId::new(), EventId::new());
-        let decide_from = |cost, corrected_by, target| {
-            let original = Original {
-                cost_units: cost,
-                ..originals::tests::original()
-            };
-            decide(
-                account,
-                Uuid::nil(),
-                &Targets::from([(event, target)]),
-                &HashMap::from([(event, original)]),
-                &HashMap::from([(event, corrected_by)]),
-            )
-            .map(|rows| rows[0].delta_units)
-        };
-        for (cost, corrected, target, delta) in [(10, 0, 0, -10), (10, 0, 4, -6), (10, 6, 0, -4), (10, 6, 3, -1)] {
-            assert_eq!(decide_from(cost, corrected, target).unwrap(), delta);
-        }
-        for (cost, corrected, target) in [(10, 10, 0), (10, 6, 4), (0, 0, 0), (10, 0, 10)] {
-            assert!(matches!(
-                decide_from(cost, corrected, target),
-                Err(Error::NothingToCorrect { .. })
-            ));
-        }
-        for (cost, corrected, target) in [(10, 0, 11), (10, 6, 5), (0, 0, 1)] {
-            assert!(matches!(
-                decide_from(cost, corrected, target),
-                Err(Error::NotLower { units, .. }) if units == cost - corrected
-            ));
-        }
-    }
-
-    #[test]
-    fn what_is_no_event_of_the_account_or_a_correction_itself_is_refused() {
-        let (account, event) = (AccountId::new(), EventId::new());
-        let decide = |originals: HashMap<EventId, Original>| {
-            let targets = Targets::from([(event, 0)]);
-            decide(account, Uuid::nil(), &targets, &originals, &HashMap::new())
-        };
-        assert!(matches!(decide(HashMap::new()), Err(Error::UnknownEvent { .. })));
-        let correction = Original {
-            corrects: EventId::new(),
-            ..originals::tests::original()
-        };
-        let refused = decide(HashMap::from([(event, correction)]));
-        assert!(matches!(refused, Err(Error::CorrectsCorrection(_))));
-    }
-}

@@ -1,4 +1,4 @@
-//! What can go wrong with a request or a command, and the one place that turns it into an HTTP answer.
+//! The errors of requests and commands, and their HTTP responses.
 //!
 //! Answers are RFC 9457 problem documents that also carry `error`, for programs, and `message`, for people.
 
@@ -14,51 +14,53 @@ use crate::stripe::StripeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the request cannot be read: {0}")]
+    #[error("invalid request: {0}")]
     Malformed(String),
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: usize },
-    #[error("the body came too slowly, or stopped")]
+    #[error("the request body arrived too slowly or not completely")]
     BodyTimeout,
-    #[error("send the header `Authorization: Bearer <ADMIN_TOKEN>` with the token that this service was started with")]
+    #[error("missing or wrong admin token: send `Authorization: Bearer <ADMIN_TOKEN>` with the token of this service")]
     Unauthorized,
-    #[error("the admin API is closed: start the service with ADMIN_TOKEN set to a secret of your own to open it")]
+    #[error("the admin API is disabled: set ADMIN_TOKEN and restart the service to enable it")]
     AdminClosed,
-    #[error("nothing is at this address")]
+    #[error("unknown path")]
     UnknownPath,
-    #[error("this address does not know that method")]
+    #[error("method not allowed for this path")]
     UnknownMethod,
 
-    #[error("there is no account `{0}`")]
+    #[error("account `{0}` not found")]
     UnknownAccount(String),
-    #[error("there is no API key `{0}`")]
+    #[error("API key `{0}` not found")]
     UnknownKey(String),
-    #[error("there is no event of Stripe's `{0}` that could be worked on again")]
+    #[error("no Stripe event `{0}` can be retried")]
     UnknownStripeEvent(String),
-    #[error("there is no plan `{plan}`; known: {known}")]
+    #[error("unknown plan `{plan}`; the plans are: {known}")]
     UnknownPlan { plan: String, known: String },
-    #[error("there is no usage type `{usage_type}`; known: {known}")]
+    #[error("unknown usage type `{usage_type}`; the usage types are: {known}")]
     UnknownUsageType { usage_type: String, known: String },
-    #[error("an account with the e-mail address `{0}` exists")]
+    #[error("another account already uses the e-mail address `{0}`")]
     EmailTaken(String),
-    #[error("`{0}` is not an e-mail address")]
+    #[error("`{0}` is not a valid e-mail address")]
     BadEmail(String),
     #[error("{field} {rule}")]
     BadValue { field: &'static str, rule: String },
-    #[error("the API key `{key}` is {state}: make a new one")]
+    #[error("API key `{key}` is {state}: create a new key")]
     KeyEnded { key: String, state: &'static str },
-    #[error("plan `{plan}` is not in the catalogue, but {accounts} accounts have it: keep it, or move them first")]
+    #[error(
+        "the catalogue has no plan `{plan}`, but {accounts} accounts use it: keep the plan, or move the accounts to another plan first"
+    )]
     PlanInUse { plan: String, accounts: i64 },
 
-    #[error("send the header `Authorization: Bearer <API key>` with an API key of the account")]
+    #[error("missing or invalid API key: send `Authorization: Bearer <API key>` with an API key of the account")]
     NoKey,
-    #[error("the account is subscribed to `{plan}`: change it with POST /billing/upgrade, or cancel it")]
+    #[error("the account already has a subscription to `{plan}`: change it with POST /billing/upgrade, or cancel it")]
     AlreadySubscribed { plan: String },
-    #[error("the account has no subscription: begin one with POST /billing/create-checkout-session")]
+    #[error("the account has no subscription: start one with POST /billing/create-checkout-session")]
     NotSubscribed,
-    #[error("the account is on plan `{plan}` already")]
+    #[error("the account already has the plan `{plan}`")]
     SamePlan { plan: String },
-    #[error("plan `{plan}` is not for sale: {instead}")]
+    #[error("plan `{plan}` cannot be bought: {instead}")]
     NotForSale { plan: String, instead: &'static str },
     #[error("{0}")]
     Conflict(String),
@@ -66,58 +68,60 @@ pub enum Error {
     PaymentFailed(String),
     #[error("Stripe has no price for `{lookup_keys}`: run `billing-worker stripe sync`")]
     PricesMissing { lookup_keys: String },
-    #[error("the account is a customer in Stripe's other mode (live or test), and this service has the key of one")]
+    #[error(
+        "the account's Stripe customer belongs to the other Stripe mode (live or test) than the key of this service"
+    )]
     WrongMode,
     #[error("{0}")]
     Webhook(&'static str),
-    #[error("usage could not be told to Stripe: {0}")]
+    #[error("usage could not be reported to Stripe: {0}")]
     UsageUntold(String),
     #[error(
-        "the period has just begun, and what was used in it can be billed in {wait_s} s; nothing was changed: try again then"
+        "the billing period has just begun and its usage can be billed in {wait_s} s; nothing was changed: try again then"
     )]
     ToldAhead { wait_s: i64 },
-    #[error("webhooks are not set up: start the billing worker with STRIPE_WEBHOOK_SECRETS")]
+    #[error("webhooks are disabled: set STRIPE_WEBHOOK_SECRETS and restart the billing worker to enable them")]
     WebhooksClosed,
     #[error(transparent)]
     Stripe(StripeError),
-    /// Nothing was asked yet.
-    #[error("many calls wait for Stripe's answers; nothing was done: try again")]
+    /// No call to Stripe was made.
+    #[error("too many requests wait for Stripe; nothing was changed: try again")]
     NoTurn,
     #[error(
-        "account `{account}` has no event `{event}` in ClickHouse: one that was recorded just now may still be on its way, \
-         try again in a few seconds; one whose retention is over cannot be corrected"
+        "event `{event}` of account `{account}` not found in ClickHouse: a new event may take a few seconds to arrive, so try \
+         again; an event whose retention is over cannot be corrected"
     )]
     UnknownEvent { event: String, account: String },
-    #[error("event `{0}` is a correction itself: correct the event that it corrects")]
+    #[error("event `{0}` is itself a correction: correct the original event instead")]
     CorrectsCorrection(String),
-    #[error("event `{event}` has {units} units already: there is nothing to correct")]
+    #[error("event `{event}` already has {units} units: nothing to correct")]
     NothingToCorrect { event: String, units: i64 },
     #[error(
-        "event `{event}` has {units} units: a correction only lowers them, so `cost_units` is from 0 to less than that"
+        "event `{event}` has {units} units, and a correction can only lower them: `cost_units` must be less than {units}"
     )]
     NotLower { event: String, units: i64 },
-    #[error("correction `{0}` was made of other events or units: use a new correction_id for another one")]
+    #[error("correction `{0}` exists with other events or units: use a new `correction_id`")]
     CorrectionTaken(String),
     #[error("ClickHouse: {0}")]
     ClickHouse(String),
-    #[error("there is no report `{0}`")]
+    #[error("report `{0}` not found")]
     UnknownReport(String),
-    #[error("the report `{identifier}` is {state}: only a parked one is tried again by hand")]
+    #[error("report `{identifier}` is {state}: only a parked report can be retried")]
     ReportNotParked { identifier: String, state: String },
-    #[error("there is no run `{0}`")]
+    #[error("run `{0}` not found")]
     UnknownRun(String),
-    #[error("the run `{run}` is {state}: only one that spools is given up by hand, a dead one is found by its silence")]
+    #[error("run `{run}` is {state}: only a spooling run can be given up; the service finds dead runs itself")]
     RunNotSpooling { run: String, state: String },
-    #[error("there is no notice `{0}`")]
+    #[error("notice `{0}` not found")]
     UnknownNotice(String),
     #[error("account `{0}` has no notice endpoint: set one first")]
     NoNoticeEndpoint(String),
-    #[error("the notice endpoint of account `{0}` is disabled: set its URL again to use it")]
+    #[error("the notice endpoint of account `{0}` is disabled: set its URL again to enable it")]
     NoticeEndpointDisabled(String),
 
-    #[error("the service is starting")]
+    #[error("the service is starting: try again in a few seconds")]
     Starting,
-    /// Not as its source: its text tells the whole chain already.
+    /// Not as the source: the text already contains the whole chain.
     #[error("database: {0}")]
     Database(sqlx::Error),
 }
@@ -191,7 +195,7 @@ impl Error {
             Self::NoticeEndpointDisabled(_) => (StatusCode::CONFLICT, "notice_endpoint_disabled"),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
-            Self::Database(error) if is_no_text(error) => (StatusCode::BAD_REQUEST, "malformed_request"),
+            Self::Database(error) if has_nul_character(error) => (StatusCode::BAD_REQUEST, "malformed_request"),
             Self::Database(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         }
     }
@@ -201,36 +205,36 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (status, code) = self.answer();
         let message = match &self {
-            // What the database says is for the operator's log.
+            // The database's message goes to the operator's log only.
             Self::Database(error) => {
-                error!(status = status.as_u16(), "an answer failed: {error}");
+                error!(status = status.as_u16(), "a request failed: {error}");
                 match status {
-                    StatusCode::BAD_REQUEST => "the request has a zero character in it".to_owned(),
-                    StatusCode::SERVICE_UNAVAILABLE => "the database cannot be reached; try again".to_owned(),
-                    _ => "something went wrong here; the log has it".to_owned(),
+                    StatusCode::BAD_REQUEST => "the request contains a NUL character".to_owned(),
+                    StatusCode::SERVICE_UNAVAILABLE => "the database is unavailable: try again".to_owned(),
+                    _ => "internal error; the service has logged it".to_owned(),
                 }
             }
             Self::Stripe(error) => {
-                error!(status = status.as_u16(), "an answer failed: {error}");
+                error!(status = status.as_u16(), "a request failed: {error}");
                 match error {
                     StripeError::Refused(refusal) => refusal.message.clone(),
                     StripeError::Unauthorized(_) => {
-                        "Stripe does not accept this service's key: an operator has to replace it".to_owned()
+                        "Stripe rejects the key of this service: an operator must replace it".to_owned()
                     }
                     StripeError::NotConfigured => error.to_string(),
-                    _ => "Stripe cannot be asked now; nothing is billed twice: try again".to_owned(),
+                    _ => "Stripe is unavailable; nothing is billed twice: try again".to_owned(),
                 }
             }
             Self::UsageUntold(why) => {
                 warn!(
                     status = status.as_u16(),
-                    "an answer failed: usage could not be told to Stripe: {why}"
+                    "a request failed: usage could not be reported to Stripe: {why}"
                 );
-                "what was used cannot be told to Stripe now, and would not be billed: try again".to_owned()
+                "usage cannot be reported to Stripe now and would not be billed: try again".to_owned()
             }
             Self::ClickHouse(why) => {
-                warn!(status = status.as_u16(), "an answer failed: ClickHouse: {why}");
-                "usage cannot be read now; try again".to_owned()
+                warn!(status = status.as_u16(), "a request failed: ClickHouse: {why}");
+                "usage data is unavailable: try again".to_owned()
             }
             other => other.to_string(),
         };
@@ -262,16 +266,16 @@ impl IntoResponse for Error {
     }
 }
 
-/// PostgreSQL has no zero character: what has one in it is stored nowhere, and names nothing.
-fn is_no_text(error: &sqlx::Error) -> bool {
+/// PostgreSQL cannot store a NUL character in text.
+fn has_nul_character(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
         .and_then(|error| error.code())
         .is_some_and(|code| code == "22021")
 }
 
-/// Will the same request work later? The server is away (no connection, or class 08, 53, 57), or two transactions met
-/// (class 40): https://www.postgresql.org/docs/18/errcodes-appendix.html.
+/// Can the same request succeed later? True if the server is unavailable (no connection, or class 08, 53, 57), or if two
+/// transactions collided (class 40): https://www.postgresql.org/docs/18/errcodes-appendix.html.
 pub fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
@@ -282,7 +286,7 @@ pub fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// The constraint that a statement violated.
+/// Returns the constraint that a statement violated.
 pub fn violated(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|error| error.constraint())
 }
@@ -292,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_asks_to_try_again_and_what_does_not_hides_its_reason() {
+    fn temporary_failures_ask_to_retry_and_others_hide_their_reason() {
         let away = Error::Database(sqlx::Error::PoolTimedOut).into_response();
         assert_eq!(away.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(away.headers()[header::RETRY_AFTER], "5");

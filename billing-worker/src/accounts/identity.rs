@@ -25,7 +25,7 @@ pub fn checked_name<'a>(field: &'static str, name: &'a str) -> Result<&'a str, E
     if name.is_empty() || name.chars().count() > CHARS_MAX || name.chars().any(char::is_control) {
         return Err(Error::BadValue {
             field,
-            rule: format!("is 1 to {CHARS_MAX} characters on one line"),
+            rule: format!("must be 1 to {CHARS_MAX} characters on one line"),
         });
     }
     Ok(name)

@@ -1,4 +1,4 @@
-//! API keys: made, listed, revoked, rotated. A key's text is in the answer to its making and nowhere else.
+//! API keys: create, list, revoke, rotate. The text of a key is only in the response to its creation.
 
 use schema::{AccountId, KeyId, announcement::Announcement, api_key::ApiKey, period::instant};
 use serde::{Deserialize, Serialize};
@@ -18,14 +18,14 @@ use crate::{
 };
 
 pub const OVERLAP_HOURS: u32 = 24;
-/// A year: a key that still works after that was not rotated.
+/// One year. A longer overlap would not be a rotation.
 pub const OVERLAP_HOURS_MAX: u32 = 8_760;
 pub const EXPIRES_IN_DAYS_MAX: u32 = 3_650;
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewKey {
-    /// What its owner calls it; `None`: "default".
+    /// `None`: "default".
     pub name: Option<String>,
     /// `None`: never.
     pub expires_in_days: Option<u32>,
@@ -34,13 +34,13 @@ pub struct NewKey {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rotation {
-    /// How long the old key goes on; `None`: [`OVERLAP_HOURS`].
+    /// Hours until the old key stops working; `None`: [`OVERLAP_HOURS`].
     pub overlap_hours: Option<u32>,
     /// When the new key expires; `None`: never.
     pub expires_in_days: Option<u32>,
 }
 
-/// What may be known of a key.
+/// A key without its text.
 #[derive(Clone, Debug, Serialize)]
 pub struct Key {
     pub id: KeyId,
@@ -63,7 +63,7 @@ pub enum KeyStatus {
     Revoked,
 }
 
-/// A new key with its text: for its owner's eyes, so it has no `Debug`.
+/// A new key with its text. No `Debug`, so that no log can contain the text.
 #[derive(Serialize)]
 pub struct IssuedKey {
     #[serde(flatten)]
@@ -72,7 +72,7 @@ pub struct IssuedKey {
     pub key: String,
 }
 
-/// The key that takes over, and the one that runs out.
+/// The new key, and the old key that it replaces.
 #[derive(Serialize)]
 pub struct RotatedKey {
     #[serde(flatten)]
@@ -95,18 +95,18 @@ pub async fn create(admin: &Administration, account: AccountId, new: NewKey, now
     )
     .await?;
     tx.commit().await?;
-    info!(account.id = %account, key.id = %key_id, by = %admin.by, "made an API key");
+    info!(account.id = %account, key.id = %key_id, by = %admin.by, "created an API key");
     announce(admin, &[&issued.about]).await;
     Ok(issued)
 }
 
-/// An account's keys in the order of their making.
+/// Lists an account's keys, oldest first.
 pub async fn list(admin: &Administration, account: AccountId, page: Page, now: i64) -> Result<Listed<Key>, Error> {
     let known = sqlx::query_scalar!("select id from accounts where id = $1", account.0);
     if known.fetch_optional(&admin.db).await?.is_none() {
         return Err(Error::UnknownAccount(account.to_string()));
     }
-    // Ids of keys are random; what was made in the same microsecond is told apart by them.
+    // Key ids are random: they only order keys of the same microsecond.
     let rows = sqlx::query_as!(
         Row,
         "select id, account_id, name, created_at, expires_at, revoked_at from api_keys
@@ -122,7 +122,7 @@ pub async fn list(admin: &Administration, account: AccountId, page: Page, now: i
     page.cut(rows.into_iter().map(|row| row.at(now)).collect(), |key: &Key| key.id.0)
 }
 
-/// Refuses a key from now on, for ever. A revoked key stays as it is.
+/// Revokes a key permanently. A revoked key stays unchanged.
 pub async fn revoke(admin: &Administration, id: KeyId, now: i64) -> Result<Key, Error> {
     let mut tx = admin.db.begin().await?;
     let before = sqlx::query_scalar!("select revoked_at from api_keys where id = $1 for update", id.0)
@@ -147,13 +147,13 @@ pub async fn revoke(admin: &Administration, id: KeyId, now: i64) -> Result<Key, 
     Ok(key)
 }
 
-/// Makes a key with the name of an old one, which goes on for the overlap and no longer.
+/// Creates a key with the name of the old one. The old key expires after the overlap.
 pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: i64) -> Result<RotatedKey, Error> {
     let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS);
     if overlap > OVERLAP_HOURS_MAX {
         return Err(Error::BadValue {
             field: "overlap_hours",
-            rule: format!("is from 0 to {OVERLAP_HOURS_MAX}"),
+            rule: format!("must be from 0 to {OVERLAP_HOURS_MAX}"),
         });
     }
     let expires_at = expiry(rotation.expires_in_days, now)?;
@@ -167,7 +167,7 @@ pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: 
     .await?
     .ok_or_else(|| Error::UnknownKey(id.to_string()))?
     .at(now);
-    // Whoever holds a key that has ended holds nothing that could be handed on.
+    // An expired or revoked key gives no access, so there is nothing to replace.
     if old.status != KeyStatus::Active {
         return Err(Error::KeyEnded {
             key: id.to_string(),
@@ -254,7 +254,7 @@ async fn record(
     audit::record(tx, entry).await
 }
 
-/// A new key, too: a gateway may remember having found nothing under its id.
+/// Announces new keys as well: a gateway may have cached that the id is unknown.
 async fn announce(admin: &Administration, keys: &[&Key]) {
     let announcement = |key: &&Key| Announcement::KeyChanged {
         key_id: key.id,
@@ -270,7 +270,7 @@ fn expiry(in_days: Option<u32>, now: i64) -> Result<Option<OffsetDateTime>, Erro
         Some(days @ 1..=EXPIRES_IN_DAYS_MAX) => Ok(Some(instant(now + i64::from(days) * 86_400))),
         Some(_) => Err(Error::BadValue {
             field: "expires_in_days",
-            rule: format!("is from 1 to {EXPIRES_IN_DAYS_MAX}"),
+            rule: format!("must be from 1 to {EXPIRES_IN_DAYS_MAX}"),
         }),
     }
 }
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_ends_at_its_expiry_or_its_revocation() {
+    fn key_ends_when_it_expires_or_is_revoked() {
         let row = |expires_at: Option<i64>, revoked_at: Option<i64>| Row {
             id: Uuid::nil(),
             account_id: Uuid::nil(),

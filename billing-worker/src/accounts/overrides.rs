@@ -23,7 +23,7 @@ pub async fn set(
     if !(0..=UNITS_MAX).contains(&units) {
         return Err(Error::BadValue {
             field: "limit_units",
-            rule: format!("is from 0 to {UNITS_MAX}"),
+            rule: format!("must be from 0 to {UNITS_MAX}"),
         });
     }
     let mut tx = admin.db.begin().await?;

@@ -1,5 +1,5 @@
-//! Tells gateways what changed, after the commit. An announcement makes a change quick, never true: a gateway that misses
-//! one finds the change in the database within a minute, so NATS being away fails nothing here.
+//! Tells gateways what changed, after the commit. An announcement only makes a change faster: a gateway that misses one finds
+//! the change in the database within a minute. So nothing fails here when NATS is unavailable.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,19 +12,19 @@ use tracing::warn;
 
 use crate::metrics::Metrics;
 
-/// What an announcement may cost the change that it follows.
+/// The longest time that an announcement may delay the response to its change.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub struct Announcer {
     client: Arc<OnceCell<Client>>,
-    /// A command connects when it has something to say; the service is connected by its app.
+    /// Set for commands, which connect at the first announcement. The service connects at its start.
     connect: Option<NatsSettings>,
     metrics: Metrics,
 }
 
 impl Announcer {
-    /// For the service: announces once [`Self::connected`] was called.
+    /// For the service: announces after [`Self::connected`] was called.
     pub fn of_service(metrics: Metrics) -> Self {
         Self {
             client: Arc::default(),
@@ -43,11 +43,11 @@ impl Announcer {
     }
 
     pub fn connected(&self, client: Client) {
-        // A second connection would change nothing: the first one reconnects by itself.
+        // A second connection is not needed: the first one reconnects by itself.
         self.client.set(client).ok();
     }
 
-    /// The connection, once there is one.
+    /// The connection, if there is one.
     pub fn client(&self) -> Option<&Client> {
         self.client.get()
     }
@@ -69,7 +69,7 @@ impl Announcer {
             Ok(()) => self.metrics.announced(count),
             Err(error) => {
                 self.metrics.not_announced(count);
-                warn!("could not announce a change over NATS, gateways find it within 60 s: {error:#}");
+                warn!("could not announce a change over NATS; gateways find it within 60 s: {error:#}");
             }
         }
     }
@@ -87,9 +87,9 @@ impl Announcer {
             client.publish(announcement.subject(), payload.into()).await?;
         }
         if client.connection_state() != State::Connected {
-            bail!("not connected; it goes out when NATS is back");
+            bail!("not connected; the announcement is sent when NATS is back");
         }
-        // A command ends when it returns, and what is not on the wire by then never will be.
+        // A command ends after this. Anything not yet sent would be lost.
         client.flush().await?;
         Ok(())
     }

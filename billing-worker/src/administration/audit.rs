@@ -1,5 +1,5 @@
-//! The audit log: who changed what. An entry is written in the transaction of its change: it is there if and only if the
-//! change is. Details name values, never secrets.
+//! The audit log: who changed what. An entry is written in the transaction of its change, so it exists exactly if the change
+//! was committed. Details contain values, never secrets.
 
 use schema::AccountId;
 use serde::Serialize;
@@ -21,23 +21,23 @@ use crate::{
 pub struct Entry<'a> {
     /// Such as `account.suspend`.
     pub action: &'static str,
-    /// `None`: it concerns all accounts.
+    /// `None`: the change concerns all accounts.
     pub account: Option<AccountId>,
-    /// What was changed: an id, a usage type, a plan.
+    /// The changed object: an id, a usage type, a plan.
     pub subject: String,
-    /// What it was changed to.
+    /// The new values.
     pub details: Value,
     pub actor: Actor<'a>,
 }
 
-/// Who changes: the way the change came, and the name they gave.
+/// Who made the change: by which way it came, and the given name.
 #[derive(Clone, Copy, Debug)]
 pub struct Actor<'a> {
     pub by: By,
     pub name: Option<&'a str>,
 }
 
-/// A change, as it is listed.
+/// A change in the list.
 #[derive(Clone, Debug, Serialize)]
 pub struct Audited {
     pub id: Uuid,
@@ -69,7 +69,7 @@ pub async fn record(tx: &mut Transaction<'_, Postgres>, entry: Entry<'_>) -> Res
     Ok(())
 }
 
-/// Changes in the order of their making.
+/// Lists changes, oldest first.
 pub async fn list(db: &PgPool, trail: Trail) -> Result<Listed<Audited>, Error> {
     let page = trail.page();
     let rows = sqlx::query!(

@@ -1,4 +1,4 @@
-//! Lists in pages: a client walks one by passing `next` of a page as `after` to get the one behind it.
+//! Pagination: a client passes `next` of a page as `after` to get the next page.
 
 use schema::AccountId;
 use serde::{Deserialize, Serialize};
@@ -9,31 +9,31 @@ use crate::error::Error;
 pub const LIMIT_MAX: u16 = 1_000;
 const LIMIT: u16 = 100;
 
-/// Which part of a list is asked for.
+/// The requested page of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Page {
-    /// Entries at the most.
+    /// Maximum number of entries.
     pub limit: Option<u16>,
-    /// The last entry that the client has.
+    /// Continue after this entry.
     pub after: Option<Uuid>,
 }
 
-/// Which part of a trail is asked for: of the audit log, or of corrections.
+/// The requested page of the audit log or of the corrections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trail {
-    /// `None`: of all accounts.
+    /// `None`: all accounts.
     pub account: Option<AccountId>,
     pub limit: Option<u16>,
     pub after: Option<Uuid>,
 }
 
-/// One part of a list.
+/// One page of a list.
 #[derive(Debug, Serialize)]
 pub struct Listed<T> {
     pub items: Vec<T>,
-    /// There is more behind this entry.
+    /// There are more entries after this one.
     pub next: Option<Uuid>,
 }
 
@@ -47,12 +47,12 @@ impl Trail {
 }
 
 impl Page {
-    /// How many rows to ask the database for: one more than are shown tells whether there are more.
+    /// The number of rows to read: one more than shown, to know whether there are more.
     pub fn rows(&self) -> Result<i64, Error> {
         Ok(i64::from(self.limit()?) + 1)
     }
 
-    /// The page's share of `rows` of them.
+    /// Cuts the read rows down to the page.
     pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Uuid) -> Result<Listed<T>, Error> {
         let limit = usize::from(self.limit()?);
         let more = items.len() > limit;
@@ -66,7 +66,7 @@ impl Page {
             limit @ 1..=LIMIT_MAX => Ok(limit),
             _ => Err(Error::BadValue {
                 field: "limit",
-                rule: format!("is from 1 to {LIMIT_MAX}"),
+                rule: format!("must be from 1 to {LIMIT_MAX}"),
             }),
         }
     }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_page_with_more_behind_it_names_the_next() {
+    fn only_a_page_with_more_after_it_has_next() {
         let ids: Vec<Uuid> = (1..=3).map(Uuid::from_u128).collect();
         let page = |limit| Page {
             limit: Some(limit),

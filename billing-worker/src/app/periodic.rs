@@ -34,7 +34,7 @@ pub async fn retain(db: PgPool, clickhouse: Client, catalogue: Arc<Catalogue>, l
     const BETWEEN: Duration = Duration::from_secs(5);
 
     let mut pause = FIRST_AFTER;
-    let step = || retention::step(&db, &clickhouse, &catalogue, clock::now());
+    let step = || retention::step::step(&db, &clickhouse, &catalogue, clock::now());
     while let Some(done) = after(pause, step, &life).await {
         pause = match done {
             Ok(retained) if retained.more => BETWEEN,

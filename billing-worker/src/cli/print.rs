@@ -14,7 +14,7 @@ use crate::{
         view::{Account, AccountDetails},
     },
     administration::{audit::Audited, page::Listed},
-    corrections::{Corrected, Correction},
+    corrections::request::{Corrected, Correction},
 };
 
 pub fn version(json: bool, version: i64) -> Result<()> {

@@ -10,7 +10,7 @@ use super::{page::PageArguments, print};
 use crate::{
     accounts::identity,
     administration::{Administration, audit, page::Trail},
-    corrections::{self, NewCorrection, NewTarget},
+    corrections::request::{self, NewCorrection, NewTarget},
 };
 
 #[derive(Subcommand)]
@@ -81,10 +81,10 @@ pub async fn correction(command: &CorrectionsCommand, admin: &Administration, js
                 by: by.ok_or_else(|| anyhow!("your user has no name here: say who asks with --by"))?,
                 events: events.iter().map(target).collect(),
             };
-            print::corrected(json, &corrections::create(admin, new).await?)
+            print::corrected(json, &request::create(admin, new).await?)
         }
         CorrectionsCommand::List(list) => {
-            print::corrections(json, &corrections::list(admin, list.trail(admin).await?).await?)
+            print::corrections(json, &request::list(admin, list.trail(admin).await?).await?)
         }
     }
 }

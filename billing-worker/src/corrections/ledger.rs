@@ -7,7 +7,11 @@ use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Correction, event_of, originals::Facts, originals::Original};
+use super::{
+    originals::Facts,
+    originals::Original,
+    request::{Correction, event_of},
+};
 use crate::{corrections::pools, error::Error};
 
 /// Rows that one session takes at once.

@@ -1,4 +1,4 @@
-//! The admin API: `/admin/*` on the admin port, for whoever has the token.
+//! The admin API: `/admin/*` on the admin port, protected by a token. The router is its table of contents.
 
 mod accounts;
 mod audit;
@@ -30,12 +30,12 @@ use crate::{
 
 #[derive(Clone)]
 pub struct AdminApi {
-    /// `None`: the API is closed.
+    /// `None`: the API is disabled.
     pub token: Option<Arc<str>>,
-    /// Set once the service has started; the port is there before, for `/readyz`.
+    /// Set when the service has started. The port opens earlier, for `/readyz`.
     pub administration: Arc<OnceLock<Administration>>,
     pub metrics: Metrics,
-    /// Where notices may go.
+    /// Which addresses notices may be sent to.
     pub notice_policy: Policy,
 }
 

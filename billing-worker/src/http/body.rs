@@ -1,4 +1,4 @@
-//! A JSON body, whatever its content type says. No body is an empty object.
+//! A JSON request body. The content type is ignored, and an empty body counts as an empty object.
 
 use axum::{
     body::Bytes,
@@ -12,7 +12,7 @@ use service::server::has_stalled;
 
 use crate::error::Error;
 
-/// Everything that is sent to this service, webhooks apart, is a few short fields, but for a thousand corrections.
+/// The largest valid request corrects a thousand events. Webhooks have their own limit.
 pub const BYTES_MAX: usize = 256 * 1024;
 
 pub struct Body<T>(pub T);
@@ -29,7 +29,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// An error names the field that is wrong.
+/// The error names the wrong field.
 fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
@@ -44,7 +44,7 @@ fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
     Ok(value)
 }
 
-/// Why a body of at most `limit` bytes could not be read.
+/// Explains why a body of at most `limit` bytes could not be read.
 pub fn refusal(rejection: BytesRejection, limit: usize) -> Error {
     match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Error::TooLarge { limit },
@@ -56,7 +56,7 @@ pub fn refusal(rejection: BytesRejection, limit: usize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::corrections::NewCorrection;
+    use crate::corrections::request::NewCorrection;
 
     #[test]
     fn an_error_says_where_and_what_is_expected() {

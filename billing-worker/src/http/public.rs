@@ -1,6 +1,6 @@
 //! The public API: `/billing/*`. The router is its table of contents.
 //!
-//! Who calls is known by an API key of the account; prices, pages and Stripe's webhooks need none.
+//! The caller sends an API key of the account. Prices, pages and Stripe's webhooks need no key.
 
 mod authenticate;
 mod checkout;
@@ -36,14 +36,14 @@ use crate::{
 pub struct PublicApi {
     pub billing: Billing,
     pub metrics: Metrics,
-    /// Told when a webhook was stored.
+    /// Notified when a webhook event was stored.
     pub inbox: Arc<Notify>,
-    /// Of the changes under way.
+    /// Waits for running changes at shutdown.
     pub life: Lifecycle,
 }
 
 impl PublicApi {
-    /// Sees a change through though its caller hangs up: the half of one would stay.
+    /// Completes a change even if the caller disconnects. Otherwise half of a change would remain.
     async fn see_through<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, Error>> + Send + 'static,

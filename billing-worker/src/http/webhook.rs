@@ -1,4 +1,5 @@
-//! `POST /billing/webhooks/stripe`: what is signed is stored, then answered 200. Nothing is worked on here: Stripe waits.
+//! `POST /billing/webhooks/stripe`: stores each signed event, then responds 200. The event is applied later, because Stripe waits
+//! for the response.
 
 pub mod signature;
 
@@ -22,7 +23,7 @@ use crate::{
     webhook::{envelope::Envelope, inbox},
 };
 
-/// The largest invoices have some hundred kilobytes.
+/// The largest invoices have a few hundred kilobytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What the receiver needs. Cheap to clone.
@@ -48,26 +49,26 @@ pub async fn receive(
         .get("stripe-signature")
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    // By the machine's clock: a signature's age is not a matter of billing.
+    // The machine's clock, not the billing clock: the signature's age is real time.
     if let Err(refusal) = signature::verify(header, &body, secrets, clock::now_s()) {
         receiver.metrics.webhook_refused();
         warn!("refused a webhook: {refusal}");
         return Err(Error::Webhook(match refusal {
-            signature::SignatureError::Unreadable => "the header Stripe-Signature is missing or cannot be read",
-            signature::SignatureError::Mismatch => "no signature matches",
+            signature::SignatureError::Unreadable => "the Stripe-Signature header is missing or malformed",
+            signature::SignatureError::Mismatch => "the signature does not match",
             signature::SignatureError::Stale => "the signature is older than five minutes",
         }));
     }
     let envelope = match Envelope::parse(&body) {
         Ok(envelope) => envelope,
         Err(why) => {
-            // It is Stripe's, and losing it would be worse than keeping what nobody understands.
+            // It comes from Stripe. Keeping an event that nobody can read is better than losing it.
             let id = format!("sha256:{:x}", HexDigest(Sha256::digest(&body).into()));
             inbox::store_unreadable(&receiver.billing.admin.db, &id, &body, &why).await?;
             receiver.metrics.webhook_unreadable();
             error!(
                 event.id = id,
-                "a signed webhook cannot be read, and is kept for somebody to look at: {why}"
+                "cannot read a signed webhook event; it is stored for an operator: {why}"
             );
             return Ok(StatusCode::OK);
         }
@@ -82,19 +83,19 @@ pub async fn receive(
         warn!(
             event.id = envelope.id,
             livemode = envelope.livemode,
-            "refused a webhook of Stripe's other mode"
+            "refused a webhook event of the other Stripe mode"
         );
         return Err(Error::Webhook(
-            "the event is of Stripe's other mode (live or test) than STRIPE_SECRET_KEY",
+            "the event belongs to the other Stripe mode (live or test) than STRIPE_SECRET_KEY",
         ));
     }
     if let Some(account) = &envelope.account {
         receiver.metrics.webhook_refused();
         warn!(
             event.id = envelope.id,
-            account, "refused a webhook of another Stripe account"
+            account, "refused a webhook event of another Stripe account"
         );
-        return Err(Error::Webhook("the event is of another Stripe account"));
+        return Err(Error::Webhook("the event belongs to another Stripe account"));
     }
     let is_new = inbox::store(&receiver.billing.admin.db, &envelope, &body, instant(clock::now_s())).await?;
     if is_new {

@@ -1,9 +1,9 @@
-//! Which addresses a notice may go to. Its URL is chosen by a customer and the request is made from inside our network: an
-//! address that only we can reach is refused. Pure.
+//! Decides which addresses notices may be sent to. A customer chooses the URL, and the request starts inside our network, so
+//! addresses that only our network can reach are refused. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What kind of address it is, if a notice may not go there; `None`: a public one, by the registries of
+/// Returns the kind of address if notices must not be sent there; `None`: a public address, according to
 /// <https://www.iana.org/assignments/iana-ipv4-special-registry> and its twin for IPv6.
 pub fn refused(address: IpAddr) -> Option<&'static str> {
     match address {
@@ -14,12 +14,12 @@ pub fn refused(address: IpAddr) -> Option<&'static str> {
 
 fn refused_v4(address: Ipv4Addr) -> Option<&'static str> {
     match address.octets() {
-        // All of 0/8 is this host.
+        // All of 0/8 means this host.
         [0, ..] => Some("unspecified"),
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Some("private"),
         [100, 64..=127, ..] => Some("shared (carrier-grade NAT)"),
         [127, ..] => Some("loopback"),
-        // Where clouds keep their instances' credentials, too.
+        // Cloud metadata services, which hand out credentials, are here.
         [169, 254, ..] => Some("link-local"),
         [192, 0, 0, _] | [192, 31, 196, _] | [192, 52, 193, _] | [192, 88, 99, _] | [192, 175, 48, _] => {
             Some("special-purpose")
@@ -36,7 +36,7 @@ fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => Some("unspecified"),
         [0, 0, 0, 0, 0, 0, 0, 1] => Some("loopback"),
-        // Forms that carry an IPv4 address are refused whatever they carry: they pass by whoever looks for IPv4 alone.
+        // Addresses that embed an IPv4 address are always refused: they could bypass checks for IPv4 addresses.
         [0, 0, 0, 0, 0, 0xffff, ..] => Some("IPv4-mapped"),
         [0, 0, 0, 0, 0, 0, ..] => Some("IPv4-compatible"),
         [0x64, 0xff9b, ..] => Some("NAT64"),
@@ -49,7 +49,7 @@ fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0x0fff, ..] => Some("documentation"),
         // 2001::/23.
         [0x2001, 0..=0x01ff, ..] => Some("special-purpose"),
-        // All that is public lies in 2000::/3.
+        // All public addresses are in 2000::/3.
         [0x2000..=0x3fff, ..] => None,
         _ => Some("reserved"),
     }

@@ -1,5 +1,5 @@
-//! Connects to an endpoint: resolves its host, checks each address and connects to the very address that was checked. A name
-//! that answers differently the second time gains nothing, since there is no second time.
+//! Connects to an endpoint: resolves the host, checks each address, and connects to the checked address. The name is resolved
+//! only once, so a changed DNS answer cannot bypass the check.
 
 use std::{
     future::Future,
@@ -20,9 +20,9 @@ use tower::Service;
 
 use super::address;
 
-/// One address, so that a dead one leaves time for the next.
+/// Per address, so that an unreachable address leaves time for the next one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Of what a name resolves to; whoever owns it may list thousands.
+/// Maximum number of addresses to try: a name may have thousands.
 const ADDRESSES_MAX: usize = 8;
 
 #[derive(Clone, Copy, Debug)]
@@ -45,12 +45,12 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The address that a URL has instead of a name.
+/// Returns the address if the URL contains one instead of a name.
 pub fn literal(uri: &Uri) -> Option<IpAddr> {
     host(uri).parse().ok()
 }
 
-/// What is said of an address that is not public.
+/// Explains why an address is refused.
 pub fn refusal(address: IpAddr) -> Option<String> {
     address::refused(address)
         .map(|kind| format!("the host's address {address} is {kind}: notices go to public addresses only"))
@@ -79,7 +79,7 @@ async fn connect(uri: &Uri, allow_private: bool) -> io::Result<TcpStream> {
     Err(failure)
 }
 
-/// The host as resolvers want it: an IPv6 address without its brackets.
+/// Returns the host for a resolver: an IPv6 address without brackets.
 fn host(uri: &Uri) -> &str {
     let host = uri.host().unwrap_or_default();
     host.strip_prefix('[')
@@ -97,7 +97,7 @@ mod tests {
     async fn a_private_address_is_refused_however_it_is_written() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        // What inet_aton understands is resolved before it is checked.
+        // Also the forms that inet_aton accepts: they are resolved before the check.
         for host in [
             "127.0.0.1",
             "localhost",

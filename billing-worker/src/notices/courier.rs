@@ -1,4 +1,4 @@
-//! Sends the notices that are due: many at once, to one endpoint one after the other.
+//! Sends due notices: many at a time, but one at a time per endpoint.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,13 +12,13 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    delivery::{Delivery, Outcome},
+    delivery::{Delivery, DeliveryOutcome},
     metrics::NoticeMetrics,
     outbox::{self, Claimed, Settlement},
     schedule::{self, Next},
 };
 
-/// How soon a notice that another worker or a command wrote is found.
+/// How soon a notice of another worker or of a command is found.
 const POLL: Duration = Duration::from_secs(1);
 
 /// Cheap to clone.
@@ -27,14 +27,14 @@ pub struct Courier {
     pub db: PgPool,
     pub delivery: Arc<Delivery>,
     pub metrics: NoticeMetrics,
-    /// Permits: what may be under way.
+    /// Limits concurrent deliveries.
     pub permits: Arc<Semaphore>,
-    /// There may be something to send.
+    /// Notified when a notice may be due.
     pub wake: Arc<Notify>,
 }
 
 impl Courier {
-    /// Goes on until the service stops; what is under way then is ended by its own time-out.
+    /// Runs until the service stops. Running deliveries then end by their own time-out.
     pub async fn run(self, life: Lifecycle) {
         loop {
             tokio::select! {
@@ -55,7 +55,7 @@ impl Courier {
                         life.spawn_apart(self.clone().deliver(claimed, permit));
                     }
                 }
-                // That the database is away is said elsewhere.
+                // Another place logs that the database is unavailable.
                 Err(error) => debug!("could not look for notices: {error}"),
             }
         }
@@ -64,9 +64,9 @@ impl Courier {
     async fn deliver(self, claimed: Claimed, permit: OwnedSemaphorePermit) {
         let now = clock::now_s();
         let settlement = match self.delivery.attempt(&claimed, now).await {
-            Outcome::Delivered => Settlement::Delivered,
-            Outcome::Gone => Settlement::Gone,
-            Outcome::Failed(error) => {
+            DeliveryOutcome::Delivered => Settlement::Delivered,
+            DeliveryOutcome::Gone => Settlement::Gone,
+            DeliveryOutcome::Failed(error) => {
                 let attempts = usize::try_from(claimed.attempts).unwrap_or(0) + 1;
                 let next = schedule::after_failure(attempts, claimed.failing_since, now, rand::random());
                 Settlement::Failed { error, next }
@@ -74,13 +74,13 @@ impl Courier {
         };
         match outbox::settle(&self.db, &claimed, &settlement).await {
             Ok(true) => self.settled(&claimed, &settlement),
-            Ok(false) => debug!(notice.id = %claimed.id, "the lease was lost: another attempt counts"),
+            Ok(false) => debug!(notice.id = %claimed.id, "the claim was lost: another attempt counts"),
             Err(error) => {
-                warn!(notice.id = %claimed.id, "an attempt could not be written down, it is made again: {error}");
+                warn!(notice.id = %claimed.id, "could not store the result of a delivery, it will be repeated: {error}");
             }
         }
         drop(permit);
-        // The next one of the same endpoint need not wait.
+        // Look for the next notice of the same endpoint now.
         self.wake.notify_one();
     }
 
@@ -95,21 +95,21 @@ impl Courier {
                 error,
                 next: Next::Again { after_s },
             } => {
-                info!(account.id = %account, notice.id = %notice, after_s, "a notice is tried again: {error}");
+                info!(account.id = %account, notice.id = %notice, after_s, "delivery of a notice failed, will retry: {error}");
                 "again"
             }
             Settlement::Failed {
                 error,
                 next: Next::GiveUp,
             } => {
-                warn!(account.id = %account, notice.id = %notice, "gave a notice up: {error}");
+                warn!(account.id = %account, notice.id = %notice, "gave up a notice: {error}");
                 "failed"
             }
             Settlement::Failed {
                 error,
                 next: Next::Disable,
             } => {
-                warn!(account.id = %account, notice.id = %notice, "disabled a notice endpoint that failed for 5 days: {error}");
+                warn!(account.id = %account, notice.id = %notice, "disabled a notice endpoint after 5 days of failures: {error}");
                 "failed"
             }
             Settlement::Gone => {

@@ -1,4 +1,4 @@
-//! One attempt to deliver a notice: one POST, signed, within a time and to an allowed address. Redirects are not followed.
+//! One delivery attempt: one signed POST to an allowed address, with a time-out. Redirects are not followed.
 
 use std::{error::Error, time::Duration};
 
@@ -15,11 +15,11 @@ use tokio::time::timeout;
 
 use super::{connector::Connector, endpoint, outbox::Claimed, settings::Policy, signature};
 
-/// From the look-up of the host to the answer.
+/// From the DNS look-up to the response.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Of an answer that tells of a failure; the rest is not read.
+/// How much of a failure response is read.
 const ANSWER_BYTES_MAX: usize = 1_024;
-/// Of the same, as it is kept for people.
+/// How much of it is stored.
 const ANSWER_CHARS_MAX: usize = 200;
 
 pub struct Delivery {
@@ -28,16 +28,16 @@ pub struct Delivery {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// 2xx.
     Delivered,
-    /// 410: the endpoint wants no more.
+    /// 410: the endpoint wants no more notices.
     Gone,
     Failed(String),
 }
 
 impl Delivery {
-    /// Connects to nothing yet.
+    /// Does not connect yet.
     pub fn new(policy: Policy) -> Self {
         let schemes = HttpsConnectorBuilder::new().with_webpki_roots();
         let schemes = match policy.allow_http {
@@ -47,7 +47,7 @@ impl Delivery {
         let connector = schemes.enable_http1().wrap_connector(Connector {
             allow_private: policy.allow_private,
         });
-        // Nothing is kept alive: a connection that is used again was checked for another notice, long ago.
+        // No connection is reused: its address was checked for an earlier notice.
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
             .http1_max_buf_size(16 * 1_024)
@@ -56,20 +56,20 @@ impl Delivery {
     }
 
     /// Sends a notice at `now`, Unix seconds.
-    pub async fn attempt(&self, claimed: &Claimed, now: i64) -> Outcome {
-        // A policy may have become stricter since the URL was set.
+    pub async fn attempt(&self, claimed: &Claimed, now: i64) -> DeliveryOutcome {
+        // The policy may be stricter than when the URL was set.
         let uri = match endpoint::checked_url(&claimed.url, self.policy) {
             Ok(uri) => uri,
-            Err(rule) => return Outcome::Failed(format!("the URL {rule}")),
+            Err(rule) => return DeliveryOutcome::Failed(format!("the URL {rule}")),
         };
         let exchange = async {
             let request = match request(uri, claimed, now) {
                 Ok(request) => request,
-                Err(error) => return Outcome::Failed(error.to_string()),
+                Err(error) => return DeliveryOutcome::Failed(error.to_string()),
             };
             match self.client.request(request).await {
                 Ok(answer) => outcome(answer).await,
-                Err(error) => Outcome::Failed(match error.is_connect() {
+                Err(error) => DeliveryOutcome::Failed(match error.is_connect() {
                     true => format!("cannot connect: {}", innermost(&error)),
                     false => format!("no valid answer: {}", innermost(&error)),
                 }),
@@ -77,7 +77,7 @@ impl Delivery {
         };
         timeout(ATTEMPT_TIMEOUT, exchange)
             .await
-            .unwrap_or_else(|_| Outcome::Failed(format!("no answer within {ATTEMPT_TIMEOUT:?}")))
+            .unwrap_or_else(|_| DeliveryOutcome::Failed(format!("no answer within {ATTEMPT_TIMEOUT:?}")))
     }
 }
 
@@ -95,16 +95,16 @@ fn request(uri: Uri, claimed: &Claimed, now: i64) -> axum::http::Result<Request<
         .body(Full::from(claimed.body.clone()))
 }
 
-async fn outcome(answer: Response<Incoming>) -> Outcome {
+async fn outcome(answer: Response<Incoming>) -> DeliveryOutcome {
     let status = answer.status();
     if status.is_success() {
-        return Outcome::Delivered;
+        return DeliveryOutcome::Delivered;
     }
     if status == StatusCode::GONE {
-        return Outcome::Gone;
+        return DeliveryOutcome::Gone;
     }
     if status.is_redirection() {
-        return Outcome::Failed(format!("answered {status}: redirects are not followed"));
+        return DeliveryOutcome::Failed(format!("answered {status}: redirects are not followed"));
     }
     let mut body = answer.into_body();
     let mut read = Vec::new();
@@ -116,20 +116,21 @@ async fn outcome(answer: Response<Incoming>) -> Outcome {
         read.extend_from_slice(&data[..data.len().min(room)]);
     }
     let said = readable(&String::from_utf8_lossy(&read));
-    Outcome::Failed(match said.is_empty() {
+    DeliveryOutcome::Failed(match said.is_empty() {
         true => format!("answered {status}"),
         false => format!("answered {status}: {said}"),
     })
 }
 
-/// The beginning of a text that a stranger chose, on one line: it is shown to people, and PostgreSQL stores no NUL.
+/// Returns the beginning of an untrusted text on one line, without control characters: people read it, and PostgreSQL cannot
+/// store NUL.
 fn readable(text: &str) -> String {
     let words: Vec<_> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
     let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
     words.join(" ").chars().take(ANSWER_CHARS_MAX).collect()
 }
 
-/// The cause: what is around it says only that a request failed.
+/// Returns the root cause: the outer errors only say that a request failed.
 fn innermost(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -1,4 +1,4 @@
-//! Where an account wants to be told: its URL, and the secrets that its notices are signed with.
+//! The notice endpoint of an account: its URL, and the secrets that sign its notices.
 
 use axum::http::{Uri, uri::Scheme};
 use schema::{AccountId, period::instant};
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const URL_BYTES_MAX: usize = 2_048;
-/// Signatures in one header.
+/// Maximum number of signatures in one header.
 const SECRETS_MAX: i64 = 5;
 
 #[derive(Clone, Debug, Deserialize)]
@@ -29,7 +29,7 @@ pub struct NewEndpoint {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretRotation {
-    /// How long notices are signed with the old secret, too; `None`: [`OVERLAP_HOURS`].
+    /// Hours during which the old secret signs notices as well; `None`: [`OVERLAP_HOURS`].
     pub overlap_hours: Option<u32>,
 }
 
@@ -39,12 +39,12 @@ pub struct Endpoint {
     pub url: String,
     /// `active` or `disabled`.
     pub state: String,
-    /// Why nothing is sent to it.
+    /// Why the endpoint is disabled.
     pub disabled_reason: Option<String>,
-    /// Of the failures in a row, if the last attempt failed.
+    /// Start of the current series of failures, if the last attempt failed.
     #[serde(with = "time::serde::rfc3339::option")]
     pub failing_since: Option<OffsetDateTime>,
-    /// The newest first. Without the secrets themselves.
+    /// Newest first, without the secrets themselves.
     pub secrets: Vec<SecretInUse>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -61,18 +61,17 @@ pub struct SecretInUse {
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// An endpoint with a secret that was just made: for its owner's eyes, so it has no `Debug`.
+/// An endpoint with its new secret. No `Debug`, so that no log can contain the secret.
 #[derive(Serialize)]
 pub struct IssuedEndpoint {
     #[serde(flatten)]
     pub endpoint: Endpoint,
-    /// `whsec_…`; absent when the endpoint goes on with the secret that it had.
+    /// `whsec_…`; absent if the endpoint keeps its secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
 
-/// Sets an account's URL. The first time this makes a secret; later the secret stays, and an endpoint that was disabled is
-/// used again.
+/// Sets an account's URL. The first call creates a secret. Later calls keep the secret and enable a disabled endpoint again.
 pub async fn set(
     admin: &Administration,
     policy: Policy,
@@ -89,7 +88,7 @@ pub async fn set(
     .fetch_optional(&mut *tx)
     .await?;
     let changes = before.is_none_or(|before| before.url != url || before.state != "active");
-    // A delivery to the URL of before loses its lease: what it met says nothing of the new one.
+    // A running delivery to the old URL loses its claim: its result says nothing about the new URL.
     let made = sqlx::query_scalar!(
         r#"insert into notice_endpoints as e (account_id, url) values ($1, $2)
            on conflict (account_id) do update
@@ -133,7 +132,7 @@ pub async fn show(admin: &Administration, account: AccountId) -> Result<Endpoint
     read(&mut admin.db.begin().await?, account).await
 }
 
-/// Forgets an account's URL and its secrets. What waits to be sent is not sent.
+/// Deletes an account's URL and secrets. Pending notices are not sent.
 pub async fn remove(admin: &Administration, account: AccountId) -> Result<Endpoint, Error> {
     let mut tx = admin.db.begin().await?;
     lock(&mut tx, account).await?;
@@ -155,7 +154,7 @@ pub async fn remove(admin: &Administration, account: AccountId) -> Result<Endpoi
     Ok(endpoint)
 }
 
-/// Makes a secret that takes over; notices are signed with the old one too, for the overlap.
+/// Creates a new secret. During the overlap both secrets sign notices.
 pub async fn rotate(
     admin: &Administration,
     account: AccountId,
@@ -166,7 +165,7 @@ pub async fn rotate(
     if overlap > OVERLAP_HOURS_MAX {
         return Err(Error::BadValue {
             field: "overlap_hours",
-            rule: format!("is from 0 to {OVERLAP_HOURS_MAX}"),
+            rule: format!("must be from 0 to {OVERLAP_HOURS_MAX}"),
         });
     }
     let mut tx = admin.db.begin().await?;
@@ -200,7 +199,7 @@ pub async fn rotate(
     })
 }
 
-/// Takes the endpoint's lock, before its notices are changed; tells whether it is in use.
+/// Locks the endpoint before its notices change. Returns whether the endpoint is active.
 pub async fn lock(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Result<bool, Error> {
     let state = sqlx::query_scalar!(
         "select state from notice_endpoints where account_id = $1 for update",
@@ -212,13 +211,13 @@ pub async fn lock(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Res
     Ok(state == "active")
 }
 
-/// What a notice may be posted to; the error says what the URL is not.
+/// Checks a URL for notices. The error states the rule that the URL breaks.
 pub fn checked_url(url: &str, policy: Policy) -> Result<Uri, String> {
-    let not_a_url = || "is a URL such as https://example.com/usage".to_owned();
+    let not_a_url = || "must be a URL such as https://example.com/usage".to_owned();
     if url.len() > URL_BYTES_MAX {
-        return Err(format!("has at most {URL_BYTES_MAX} bytes"));
+        return Err(format!("must have at most {URL_BYTES_MAX} bytes"));
     }
-    // The parser drops a fragment, and our customer would look for it in vain.
+    // The parser drops a fragment, so the customer would never receive it.
     let uri: Uri = match url.contains('#') {
         true => return Err(not_a_url()),
         false => url.parse().map_err(|_| not_a_url())?,
@@ -226,21 +225,21 @@ pub fn checked_url(url: &str, policy: Policy) -> Result<Uri, String> {
     match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => {}
         Some(scheme) if *scheme == Scheme::HTTP && policy.allow_http => {}
-        Some(scheme) if *scheme == Scheme::HTTP => return Err("begins with https://".to_owned()),
+        Some(scheme) if *scheme == Scheme::HTTP => return Err("must begin with https://".to_owned()),
         _ => return Err(not_a_url()),
     }
     let authority = uri.authority().ok_or_else(not_a_url)?;
     if authority.host().is_empty() || authority.as_str().contains('@') {
-        return Err("has a host, and no user or password".to_owned());
+        return Err("must have a host, and no user name or password".to_owned());
     }
-    // Early, for whoever sets it; a name is looked up when it is used.
+    // Checks a literal address now, to report the problem early. A name is resolved for each delivery.
     match connector::literal(&uri).and_then(connector::refusal) {
         Some(refusal) if !policy.allow_private => Err(format!("cannot be used: {refusal}")),
         _ => Ok(uri),
     }
 }
 
-/// A URL may hold a token of the customer's: the log has its host.
+/// Returns the host for the log. The URL itself may contain a token of the customer.
 fn host(url: &str) -> String {
     let uri: Option<Uri> = url.parse().ok();
     uri.and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default()
@@ -310,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_url_that_a_notice_can_be_posted_to_is_taken() {
+    fn only_urls_that_can_receive_notices_are_accepted() {
         let careful = Policy::default();
         for good in [
             "https://example.com",

@@ -1,4 +1,4 @@
-//! What a notice says: the body of its request, and of its message on NATS.
+//! The body of a notice, in its request and in its NATS message.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Names a notice in every attempt and replay: the `webhook-id`.
+/// Identifies a notice in every attempt and replay: the `webhook-id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct NoticeId(pub Uuid);
@@ -19,9 +19,9 @@ pub struct Reached {
     pub usage_type: UsageType,
     pub period: Period,
     pub threshold_percent: u16,
-    /// Units that were stored when it was seen.
+    /// Stored units at the time of the comparison.
     pub current_usage: i64,
-    /// The limit that was in force then.
+    /// The limit in force at that time.
     pub limit: i64,
 }
 
@@ -32,7 +32,7 @@ pub enum Kind {
 }
 
 impl NoticeId {
-    /// A new id. Ids sort by the time of their making (UUID version 7).
+    /// Creates an id. Ids sort by creation time (UUID version 7).
     #[allow(clippy::new_without_default, reason = "two calls differ, so it is no default")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
@@ -86,7 +86,7 @@ impl Reached {
     }
 }
 
-/// A message that says only that messages arrive.
+/// The body of a test notice.
 pub fn test(account: AccountId, now: i64) -> String {
     #[derive(Serialize)]
     struct Data {

@@ -1,4 +1,4 @@
-//! Notices as an operator sees them: listed, sent again, sent as a test.
+//! Notices for operators: list them, replay one, send a test.
 
 use schema::AccountId;
 use serde::Serialize;
@@ -27,16 +27,16 @@ pub struct Notice {
     pub account_id: AccountId,
     #[serde(rename = "type")]
     pub kind: String,
-    /// This and the next two: `None` in a test.
+    /// This and the next two fields are `None` in a test notice.
     pub usage_type: Option<String>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub period_start: Option<OffsetDateTime>,
     pub threshold_percent: Option<i32>,
     /// `pending`, `delivered`, `failed` or `unaddressed`.
     pub state: String,
-    /// Since it was made or replayed.
+    /// Since the notice was created or replayed.
     pub attempts: i32,
-    /// While it is pending.
+    /// Only while the notice is pending.
     #[serde(with = "time::serde::rfc3339::option")]
     pub next_attempt_at: Option<OffsetDateTime>,
     pub last_error: Option<String>,
@@ -46,7 +46,7 @@ pub struct Notice {
     pub created_at: OffsetDateTime,
 }
 
-/// An account's notices in the order of their making.
+/// Lists an account's notices, oldest first.
 pub async fn list(admin: &Administration, account: AccountId, page: Page) -> Result<Listed<Notice>, Error> {
     let known = sqlx::query_scalar!("select id from accounts where id = $1", account.0);
     if known.fetch_optional(&admin.db).await?.is_none() {
@@ -66,7 +66,7 @@ pub async fn list(admin: &Administration, account: AccountId, page: Page) -> Res
     page.cut(rows, |notice: &Notice| notice.id.0)
 }
 
-/// Sends a notice again, from its first attempt, under the same id: a receiver that had it drops it.
+/// Sends a notice again under the same id, starting with the first attempt. A receiver that already has it drops it.
 pub async fn replay(admin: &Administration, id: NoticeId) -> Result<Notice, Error> {
     let unknown = || Error::UnknownNotice(id.to_string());
     let mut tx = admin.db.begin().await?;
@@ -89,11 +89,11 @@ pub async fn replay(admin: &Administration, id: NoticeId) -> Result<Notice, Erro
     .await?;
     record(&mut tx, admin, &notice, "notice.replay").await?;
     tx.commit().await?;
-    info!(account.id = %account, notice.id = %id, by = %admin.by, "replays a notice");
+    info!(account.id = %account, notice.id = %id, by = %admin.by, "replayed a notice");
     Ok(notice)
 }
 
-/// Sends a notice that says only that notices arrive. It is tried like every other.
+/// Sends a test notice. It is delivered and retried like any other.
 pub async fn test(admin: &Administration, account: AccountId, now: i64) -> Result<Notice, Error> {
     let mut tx = admin.db.begin().await?;
     if !endpoint::lock(&mut tx, account).await? {
@@ -113,7 +113,7 @@ pub async fn test(admin: &Administration, account: AccountId, now: i64) -> Resul
     .await?;
     record(&mut tx, admin, &notice, "notice.test").await?;
     tx.commit().await?;
-    info!(account.id = %account, notice.id = %notice.id, by = %admin.by, "sends a test notice");
+    info!(account.id = %account, notice.id = %notice.id, by = %admin.by, "queued a test notice");
     Ok(notice)
 }
 

@@ -1,7 +1,8 @@
-//! The rows of notices: written once each, claimed by one worker at a time, settled by the one that holds the lease.
+//! The rows of notices: each is written once, claimed by one worker at a time, and settled by the worker that holds the claim.
 //!
-//! The lease lies on the endpoint, so that deliveries to one endpoint follow each other with any number of workers. A worker
-//! that dies leaves a lease that runs out; its notice is sent again under the same id, and its receiver drops it.
+//! A claim covers the endpoint, so deliveries to one endpoint never overlap, with any number of workers. When a worker dies, its
+//! claim expires and the notice is sent again under the same id, so the receiver can drop the duplicate. The columns of a claim
+//! are `lease_id` and `leased_until`.
 
 use anyhow::{Context, Result};
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
@@ -16,27 +17,27 @@ use super::{
     signature::Secret,
 };
 
-/// Longer than an attempt with its settling.
+/// Longer than an attempt and storing its result.
 const LEASE_S: f64 = 60.0;
 /// Messages published in one transaction.
 const PUBLISHED_AT_ONCE: i64 = 100;
 
-/// A notice to be sent now. No `Debug`: it carries secrets.
+/// A claimed notice. No `Debug`: it contains secrets.
 pub struct Claimed {
     pub id: NoticeId,
     pub account: AccountId,
     pub body: String,
-    /// Before this one.
+    /// Attempts before this one.
     pub attempts: i32,
     pub url: String,
-    /// Since when the endpoint has failed, Unix seconds.
+    /// Start of the current series of failures of the endpoint, Unix seconds.
     pub failing_since: Option<i64>,
-    /// The newest first.
+    /// Newest first.
     pub secrets: Vec<Secret>,
     lease: Uuid,
 }
 
-/// What became of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
     Delivered,
@@ -44,7 +45,7 @@ pub enum Settlement {
     Gone,
 }
 
-/// Writes down what was reached and is not written down yet; returns that.
+/// Inserts a notice for each reached threshold that has none yet; returns the new ones.
 pub async fn add(db: &PgPool, reached: Vec<Reached>, now: i64) -> Result<Vec<Reached>> {
     if reached.is_empty() {
         return Ok(reached);
@@ -56,7 +57,7 @@ pub async fn add(db: &PgPool, reached: Vec<Reached>, now: i64) -> Result<Vec<Rea
         starts.push(instant(one.period.start));
         percents.push(i32::from(one.threshold_percent));
     }
-    // First a look without a lock: what is billed past its limit comes here again and again.
+    // First look without a lock: thresholds that were reached long ago come here at every comparison.
     let unknown = sqlx::query_scalar!(
         r#"select r.number as "number!"
            from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::int[]) with ordinality
@@ -78,7 +79,7 @@ pub async fn add(db: &PgPool, reached: Vec<Reached>, now: i64) -> Result<Vec<Rea
     for number in unknown {
         // Ordinality counts from 1.
         let one = reached[number as usize - 1];
-        if insert(db, &one, now).await.context("writing down a notice")? {
+        if insert(db, &one, now).await.context("storing a notice")? {
             new.push(one);
         }
     }
@@ -108,8 +109,8 @@ async fn insert(db: &PgPool, reached: &Reached, now: i64) -> Result<bool> {
     Ok(inserted > 0)
 }
 
-/// Whether there is somewhere to send a notice, and if not why. Holds the endpoint until the commit: otherwise one that is
-/// disabled meanwhile would leave a notice that waits for ever.
+/// Returns the state of a new notice, and the reason if it cannot be sent. Locks the endpoint until the commit: otherwise
+/// disabling the endpoint at the same moment would leave a notice pending forever.
 async fn first_state(
     tx: &mut sqlx::Transaction<'_, sqlx::Postgres>,
     account: AccountId,
@@ -127,7 +128,7 @@ async fn first_state(
     })
 }
 
-/// Takes notices that are due, at most one an endpoint, for as long as an attempt takes.
+/// Claims due notices, at most one per endpoint.
 pub async fn claim(db: &PgPool, most: usize) -> sqlx::Result<Vec<Claimed>> {
     let lease = Uuid::new_v4();
     let rows = sqlx::query!(
@@ -169,7 +170,7 @@ pub async fn claim(db: &PgPool, most: usize) -> sqlx::Result<Vec<Claimed>> {
     Ok(claimed.collect())
 }
 
-/// Writes down what became of a claimed notice and ends its lease; `false`: the lease was lost, and nothing is changed.
+/// Stores the result of an attempt and ends its claim. Returns `false` if the claim was lost; then nothing changes.
 pub async fn settle(db: &PgPool, claimed: &Claimed, settlement: &Settlement) -> sqlx::Result<bool> {
     let disabled = match settlement {
         Settlement::Gone => Some("it answered 410 Gone"),
@@ -239,8 +240,8 @@ pub async fn settle(db: &PgPool, claimed: &Claimed, settlement: &Settlement) -> 
     Ok(true)
 }
 
-/// Publishes what is not published yet; returns how many were. At least once: a worker that dies between the server's answer
-/// and the commit publishes again.
+/// Publishes unpublished notices and returns their number. At least once: if a worker dies between the acknowledgement and the
+/// commit, they are published again.
 pub async fn publish(db: &PgPool, nats: &async_nats::Client) -> Result<usize> {
     let mut tx = db.begin().await?;
     let rows = sqlx::query!(
@@ -269,7 +270,7 @@ pub async fn publish(db: &PgPool, nats: &async_nats::Client) -> Result<usize> {
     Ok(ids.len())
 }
 
-/// How many wait to be sent.
+/// Counts the pending notices.
 pub async fn pending(db: &PgPool) -> sqlx::Result<i64> {
     sqlx::query_scalar!(r#"select count(*) as "count!" from notices where state = 'pending'"#)
         .fetch_one(db)

@@ -1,6 +1,6 @@
-//! When a notice that could not be delivered is tried again, when it is given up, and when its endpoint is. Pure.
+//! Decides when a failed delivery is retried, when a notice is given up, and when its endpoint is disabled. Pure.
 
-/// Seconds before each attempt, from the one before: Standard Webhooks' own schedule, three days in all.
+/// Seconds between attempts: the schedule of Standard Webhooks, three days in total.
 const DELAYS: [i64; 10] = [
     0,
     5,
@@ -14,28 +14,28 @@ const DELAYS: [i64; 10] = [
     24 * 3_600,
 ];
 
-/// An endpoint that has answered nothing well for five days is not asked again.
+/// An endpoint is disabled after five days without a success.
 const ENDPOINT_PATIENCE_S: i64 = 5 * 24 * 3_600;
 
-/// What a failed attempt leads to.
+/// What happens after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Again, after so many seconds.
+    /// Retry after this many seconds.
     Again { after_s: i64 },
     /// The notice is given up.
     GiveUp,
-    /// The endpoint is, and all that waits for it.
+    /// The endpoint is disabled, and its pending notices are given up.
     Disable,
 }
 
-/// `attempts`: so far, this one included; `failing_since`: of the endpoint, if attempts before this one failed; `jitter`: 0 to
-/// 1, so that what failed together is not tried together.
+/// `attempts`: so far, including this one. `failing_since`: of the endpoint, if earlier attempts failed. `jitter`: 0 to 1, so
+/// that notices that failed together are not retried together.
 pub fn after_failure(attempts: usize, failing_since: Option<i64>, now: i64, jitter: f64) -> Next {
     if failing_since.is_some_and(|since| now - since >= ENDPOINT_PATIENCE_S) {
         return Next::Disable;
     }
     match DELAYS.get(attempts) {
-        // A tenth more or less.
+        // Plus or minus one tenth.
         Some(delay) => Next::Again {
             after_s: (*delay as f64 * (0.9 + 0.2 * jitter)).round() as i64,
         },

@@ -137,19 +137,25 @@ async fn retention_deletes_by_the_current_plan_and_every_sum_stays() {
         units: 4 * 120 * 11,
         events: 4 * 120 * 2,
     };
-    let retained = retention::step(&db, &tables.client, &catalogue, now).await.unwrap();
+    let retained = retention::step::step(&db, &tables.client, &catalogue, now)
+        .await
+        .unwrap();
     assert_eq!(retained.rows, 0, "no day is closed, so nothing may go");
     while !close_days::close_days(&tables.client, [], now)
         .await
         .unwrap()
         .is_empty()
     {}
-    let retained = retention::step(&db, &tables.client, &catalogue, now).await.unwrap();
+    let retained = retention::step::step(&db, &tables.client, &catalogue, now)
+        .await
+        .unwrap();
     assert_eq!(retained.rows, 0, "days that were closed just now may still be read");
     let later = now + 7.hours();
     assert_eq!(tables.usage("1").await, all);
 
-    let retained = retention::step(&db, &tables.client, &catalogue, later).await.unwrap();
+    let retained = retention::step::step(&db, &tables.client, &catalogue, later)
+        .await
+        .unwrap();
     assert!(!retained.more && retained.accounts == 2, "{retained:?}");
     assert_eq!(tables.usage("1").await, all);
     let mut deleted = 0;
@@ -183,6 +189,8 @@ async fn retention_deletes_by_the_current_plan_and_every_sum_stays() {
         needed, used,
         "rows of the current and the previous period are all there"
     );
-    let again = retention::step(&db, &tables.client, &catalogue, later).await.unwrap();
+    let again = retention::step::step(&db, &tables.client, &catalogue, later)
+        .await
+        .unwrap();
     assert_eq!(again.rows, 0);
 }

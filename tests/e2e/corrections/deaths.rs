@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use billing_worker::corrections::{
-    self, NewCorrection, NewTarget, ledger, resolve,
+    ledger,
+    request::{self, NewCorrection, NewTarget},
+    resolve,
     session::{Nats, Session},
 };
 use harness::{StackOptions, eventually};
@@ -69,7 +71,7 @@ async fn worker_that_dies_before_or_after_the_publish_corrects_once() {
         let request: NewCorrection =
             serde_json::from_value(books.request(json!([void(&events[0]), void(&events[1])]))).unwrap();
         let admin = books.admin();
-        corrections::create(&admin, request.clone()).await.unwrap();
+        request::create(&admin, request.clone()).await.unwrap();
         let run = books.worker_that_dies(dies);
 
         // As long as it may live, its rows are its own.
@@ -91,7 +93,7 @@ async fn worker_that_dies_before_or_after_the_publish_corrects_once() {
             .unwrap();
         books.stack.billing.restart().await.unwrap();
         books.until_published().await;
-        assert!(corrections::create(&admin, request).await.unwrap().repeated);
+        assert!(request::create(&admin, request).await.unwrap().repeated);
         let by: Vec<String> = books
             .stack
             .clickhouse
@@ -121,7 +123,7 @@ async fn worker_that_was_taken_for_dead_publishes_nothing_more() {
             cost_units: None,
         }],
     };
-    corrections::create(&admin, request(&events[0])).await.unwrap();
+    request::create(&admin, request(&events[0])).await.unwrap();
     let client = service::nats::connect(&nats_settings(&books.stack), "slow", &Health::new())
         .await
         .unwrap();
@@ -148,7 +150,7 @@ async fn worker_that_was_taken_for_dead_publishes_nothing_more() {
     let told = slow.publish(handed).await;
     assert!(told.iter().all(|told| told.outcome.is_not_stored()), "{told:?}");
     slow.abandon().await;
-    corrections::create(&admin, request(&events[1])).await.unwrap();
+    request::create(&admin, request(&events[1])).await.unwrap();
     life.stop();
     books.close(0).await;
 }

@@ -1,4 +1,4 @@
-//! Lets those in who have the token.
+//! Checks the admin token.
 
 use axum::{
     extract::{Request, State},
@@ -14,23 +14,23 @@ use subtle::ConstantTimeEq;
 use super::AdminApi;
 use crate::error::Error;
 
-/// Middleware. It comes before anything reads the request's body.
+/// Middleware. It runs before the request body is read.
 pub async fn authorize(State(api): State<AdminApi>, request: Request, next: Next) -> Result<Response, Error> {
     let token = api.token.ok_or(Error::AdminClosed)?;
     let mut sent = request.headers().get_all(AUTHORIZATION).iter();
     match (sent.next(), sent.next()) {
-        // Two of them would leave open which one counts.
+        // With two headers it would be unclear which one counts.
         (Some(header), None) if is_token(header, &token) => {}
         _ => return Err(Error::Unauthorized),
     }
     let mut response = next.run(request).await;
-    // A new key is in a body once, and in no cache.
+    // Responses may contain a new key, which no cache may store.
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
-/// How long it takes tells the length of the token, and nothing else.
+/// The duration reveals only the length of the token.
 fn is_token(header: &HeaderValue, token: &str) -> bool {
     let Some((scheme, sent)) = header.as_bytes().split_at_checked("Bearer ".len()) else {
         return false;

@@ -5,7 +5,7 @@ use axum::{Json, http::StatusCode};
 use super::extract::TrailQuery;
 use crate::{
     administration::{Administration, page::Listed},
-    corrections::{self, Corrected, Correction, NewCorrection},
+    corrections::request::{self, Corrected, Correction, NewCorrection},
     error::Error,
     http::body::Body,
 };
@@ -15,7 +15,7 @@ pub async fn create(
     admin: Administration,
     Body(new): Body<NewCorrection>,
 ) -> Result<(StatusCode, Json<Corrected>), Error> {
-    let corrected = corrections::create(&admin, new).await?;
+    let corrected = request::create(&admin, new).await?;
     let status = match corrected.repeated {
         true => StatusCode::OK,
         false => StatusCode::CREATED,
@@ -24,5 +24,5 @@ pub async fn create(
 }
 
 pub async fn list(admin: Administration, TrailQuery(trail): TrailQuery) -> Result<Json<Listed<Correction>>, Error> {
-    Ok(Json(corrections::list(&admin, trail).await?))
+    Ok(Json(request::list(&admin, trail).await?))
 }

@@ -1,4 +1,4 @@
-//! Reads requests, so that a handler gets what it needs or the client a problem document.
+//! Extractors: a handler receives what it needs, or the client receives a problem document.
 
 use axum::{
     extract::{FromRequestParts, Query, RawPathParams},
@@ -17,7 +17,7 @@ use crate::{
     notices::{message::NoticeId, settings::Policy},
 };
 
-/// Who asks, for the audit log: a name, if the client sends one.
+/// Optional name of the requester, for the audit log.
 const REQUESTED_BY: HeaderName = HeaderName::from_static("x-requested-by");
 
 /// The account in the path.

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// `201` with the secret when there was none before.
+/// `201` with the secret if the account had none.
 pub async fn set(
     admin: Administration,
     policy: Policy,
@@ -47,7 +47,7 @@ pub async fn rotate(
     Ok((StatusCode::CREATED, Json(issued)))
 }
 
-/// `202`: it is on its way; the list of notices says what became of it.
+/// `202`: the notice is queued. The list of notices shows whether it was delivered.
 pub async fn test(
     admin: Administration,
     AccountPath(account): AccountPath,
@@ -64,7 +64,7 @@ pub async fn list(
     Ok(Json(operator::list(&admin, account, page).await?))
 }
 
-/// `202`, too.
+/// `202`, as above.
 pub async fn replay(admin: Administration, NoticePath(id): NoticePath) -> Result<(StatusCode, Json<Notice>), Error> {
     Ok((StatusCode::ACCEPTED, Json(operator::replay(&admin, id).await?)))
 }

@@ -1,4 +1,4 @@
-//! `/admin/reports`: what is told to Stripe.
+//! `/admin/reports`: usage reports to Stripe.
 
 use axum::{
     Json,

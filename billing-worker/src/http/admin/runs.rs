@@ -1,4 +1,4 @@
-//! `/admin/runs`: what is not settled, and giving up a run whose spool is lost.
+//! `/admin/runs`: unsettled runs, and giving up a run whose spool is lost.
 
 use axum::{
     Json,

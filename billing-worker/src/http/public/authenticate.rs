@@ -1,4 +1,4 @@
-//! Whose account a request is about: that of its API key.
+//! Finds the account of a request by its API key.
 
 use axum::{
     extract::FromRequestParts,
@@ -17,7 +17,7 @@ impl FromRequestParts<PublicApi> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, api: &PublicApi) -> Result<Self, Error> {
         let mut sent = parts.headers.get_all(AUTHORIZATION).iter();
-        // Two of them would leave open which one counts.
+        // With two headers it would be unclear which one counts.
         let (Some(header), None) = (sent.next(), sent.next()) else {
             return Err(Error::NoKey);
         };

@@ -20,7 +20,7 @@ use crate::{
 pub struct NewCheckout {
     /// A plan's id.
     tier: String,
-    /// Where the browser goes when it is paid; `{CHECKOUT_SESSION_ID}` in it becomes the session's id.
+    /// Where the browser goes after the payment. `{CHECKOUT_SESSION_ID}` is replaced by the session id.
     success_url: Option<String>,
     cancel_url: Option<String>,
 }
@@ -43,7 +43,7 @@ pub struct NewSubscription {
 pub struct Begun {
     subscription_id: String,
     status: String,
-    /// What a payment form confirms; null where nothing is to be.
+    /// The secret that a payment form confirms; null if nothing must be paid.
     client_secret: Option<String>,
 }
 
@@ -97,7 +97,7 @@ pub async fn subscribe(
     Ok((StatusCode::CREATED, Json(begun)))
 }
 
-/// Stripe's page on which customers see to their cards, invoices and subscription.
+/// Opens Stripe's customer portal: cards, invoices and the subscription.
 pub async fn portal(
     State(api): State<PublicApi>,
     Caller(account): Caller,
@@ -112,12 +112,12 @@ pub async fn portal(
     Ok((StatusCode::CREATED, Json(portal)))
 }
 
-/// An address that a browser can be sent to.
+/// Checks a URL to which the browser is redirected.
 fn url(field: &'static str, given: Option<String>) -> Result<Option<String>, Error> {
     let Some(url) = given else {
         return Ok(None);
     };
-    // The placeholder's braces stand in no URL.
+    // The braces of the placeholder are not valid in a URL.
     let parsed = url
         .replace("{CHECKOUT_SESSION_ID}", "x")
         .parse::<axum::http::Uri>()
@@ -126,7 +126,7 @@ fn url(field: &'static str, given: Option<String>) -> Result<Option<String>, Err
         Some(parsed) if matches!(parsed.scheme_str(), Some("http" | "https")) && url.len() <= 2_000 => Ok(Some(url)),
         _ => Err(Error::BadValue {
             field,
-            rule: "is an http:// or https:// address of up to 2,000 characters".to_owned(),
+            rule: "must be an http:// or https:// URL of at most 2,000 characters".to_owned(),
         }),
     }
 }

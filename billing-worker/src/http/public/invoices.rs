@@ -1,4 +1,4 @@
-//! `GET /billing/invoices`: the account's invoices, the newest first, as Stripe has them.
+//! `GET /billing/invoices`: the account's invoices in Stripe, newest first.
 
 use axum::{
     Json,
@@ -17,21 +17,21 @@ use crate::{
 };
 
 const LIMIT: u16 = 20;
-/// Stripe's own.
+/// Stripe's limit.
 const LIMIT_MAX: u16 = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PageOfInvoices {
     limit: Option<u16>,
-    /// The last invoice that the client has.
+    /// Continue after this invoice.
     after: Option<String>,
 }
 
 #[derive(Serialize)]
 pub struct Invoices {
     items: Vec<Invoice>,
-    /// There is more behind this invoice.
+    /// There are more invoices after this one.
     next: Option<String>,
 }
 
@@ -64,7 +64,7 @@ pub async fn list(
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Error::BadValue {
             field: "limit",
-            rule: format!("is from 1 to {LIMIT_MAX}"),
+            rule: format!("must be from 1 to {LIMIT_MAX}"),
         });
     }
     if page.after.as_deref().is_some_and(|after| !is_invoice(after)) {
@@ -105,7 +105,7 @@ fn is_invoice(id: &str) -> bool {
 fn no_such_page() -> Error {
     Error::BadValue {
         field: "after",
-        rule: "is the id of one of the account's invoices, as `next` names it".to_owned(),
+        rule: "must be the id of one of the account's invoices, such as the value of `next`".to_owned(),
     }
 }
 

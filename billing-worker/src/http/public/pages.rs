@@ -1,5 +1,4 @@
-//! The pages that Stripe sends a customer's browser back to. They show nothing of the account: whoever has the address may see
-//! them.
+//! The pages to which Stripe redirects the customer's browser. They are public and show nothing about the account.
 
 use axum::{
     http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY},
@@ -9,22 +8,22 @@ use axum::{
 pub async fn success() -> Response {
     page(
         "Thank you",
-        "Your subscription begins as soon as the payment is confirmed, usually within a few seconds. You can close this page.",
+        "Your subscription starts when the payment is confirmed, usually within a few seconds. You can close this page.",
     )
 }
 
 pub async fn cancelled() -> Response {
     page(
         "Nothing was changed",
-        "The checkout was left before it was paid. You can begin again whenever you like.",
+        "You left the checkout before paying. You can start again at any time.",
     )
 }
 
-/// Back from the portal.
+/// After the customer portal.
 pub async fn returned() -> Response {
     page(
         "Welcome back",
-        "What you changed is in force within a few seconds. You can close this page.",
+        "Your changes take effect within a few seconds. You can close this page.",
     )
 }
 

@@ -21,7 +21,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct NewPlan {
     tier: String,
-    /// Only tell what it would cost.
+    /// Only return what the change would cost.
     #[serde(default)]
     preview: bool,
 }
@@ -41,7 +41,7 @@ enum When {
     Now,
 }
 
-/// A larger plan begins at once, a smaller one with the next period.
+/// An upgrade takes effect now, a downgrade with the next period.
 pub async fn change(
     State(api): State<PublicApi>,
     Caller(account): Caller,

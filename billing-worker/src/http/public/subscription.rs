@@ -1,4 +1,4 @@
-//! `GET /billing/subscription`: the account's plan as it stands here.
+//! `GET /billing/subscription`: the account's plan and subscription.
 
 use axum::{Json, extract::State};
 use schema::{AccountId, period::instant, standing::Entitlement};
@@ -16,21 +16,21 @@ use crate::{
 pub struct View {
     pub account_id: AccountId,
     pub tier: String,
-    /// In Stripe's words; `none`: the Free plan, without a subscription.
+    /// Stripe's status; `none`: the Free plan, without a subscription.
     pub status: String,
-    /// Metered calls are answered 402 until it is paid.
+    /// Metered calls are answered 402 until the subscription is paid.
     pub payment_required: bool,
     #[serde(with = "time::serde::rfc3339")]
     pub period_start: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub period_end: OffsetDateTime,
     pub cancel_at_period_end: bool,
-    /// When the subscription ends, or becomes `then_tier`; null: it goes on.
+    /// When the subscription ends or changes to `then_tier`; null: it continues.
     #[serde(with = "time::serde::rfc3339::option")]
     pub ends_at: Option<OffsetDateTime>,
     /// The plan after `ends_at`; null: Free.
     pub then_tier: Option<String>,
-    /// Until when a subscription whose payment failed goes on.
+    /// After a failed payment the subscription keeps working until this time.
     #[serde(with = "time::serde::rfc3339::option")]
     pub grace_until: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]

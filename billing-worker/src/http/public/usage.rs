@@ -1,4 +1,4 @@
-//! `GET /billing/usage`: what the running period has used, as it was counted.
+//! `GET /billing/usage`: the usage of the running period, as recorded.
 
 use std::collections::HashMap;
 
@@ -26,13 +26,13 @@ pub struct Usage {
 struct UsageOfType {
     usage_type: &'static str,
     mode: &'static str,
-    /// Sum of the units in ClickHouse; the last second of requests may be missing.
+    /// Sum of the units in ClickHouse. Requests of the last second may be missing.
     current_usage: i64,
-    /// Null: there is no limit.
+    /// Null: no limit.
     limit: Option<i64>,
-    /// Units past the limit that are billed.
+    /// Units above the limit, which are billed.
     overage: i64,
-    /// As recorded: requests, and corrections of them.
+    /// Recorded events: requests and corrections.
     events: u64,
 }
 
