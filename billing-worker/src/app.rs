@@ -33,10 +33,10 @@ use crate::{
     subscriptions::billing::Billing,
 };
 
-/// How long the start waits for NATS, which it can do without.
+/// How long the start waits for NATS. The service works without it.
 const NATS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Runs until a signal, or until a part that the service cannot live without has failed.
+/// Runs until a signal arrives or a vital part fails.
 pub async fn run(settings: &Settings) -> Result<()> {
     let life = Lifecycle::new();
     life.stop_on_signals()?;
@@ -148,7 +148,7 @@ async fn start(
         life.spawn(periodic::catch_up(events.clone(), life.clone()));
         life.spawn(periodic::compare(events, life.clone()));
     } else {
-        warn!("starting without STRIPE_SECRET_KEY: nothing can be subscribed to, and nothing is billed");
+        warn!("starting without STRIPE_SECRET_KEY: no subscriptions, no billing");
     }
 
     if administration
@@ -176,13 +176,13 @@ async fn start(
     Ok(())
 }
 
-/// Connects in the background, and waits for it a little: NATS makes changes quick, and nothing here fails without it. Only
-/// a refusal of our credentials is for someone to repair, and stops the service.
+/// Connects to NATS in the background and waits for it briefly. Without NATS, gateways learn of changes later, but nothing here
+/// fails. Only rejected credentials stop the service, because an operator must correct them.
 async fn connect_nats(settings: &Settings, life: &Lifecycle, announcer: &Announcer) {
     let (nats, announcer, stopping) = (settings.nats.clone(), announcer.clone(), life.token());
     let (tried, connected) = oneshot::channel::<()>();
     life.spawn_vital("connection to NATS", async move {
-        // Its line is not on `/readyz`: a worker without NATS is to be given requests.
+        // NATS is not part of `/readyz`: a worker without NATS still serves requests.
         let health = Health::new();
         tokio::select! {
             client = service::nats::connect(&nats, "billing-worker", &health) => announcer.connected(client?),
@@ -192,7 +192,7 @@ async fn connect_nats(settings: &Settings, life: &Lifecycle, announcer: &Announc
         stopping.cancelled().await;
         Ok(())
     });
-    // Closed or not, it is over: only the time-out says that NATS has not answered.
+    // If the channel closes, the attempt is over. Only the time-out means that NATS did not answer.
     if timeout(NATS_PATIENCE, connected).await.is_err() {
         warn!("starting without NATS: gateways find changes within 60 s");
     }

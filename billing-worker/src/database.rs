@@ -1,4 +1,4 @@
-//! The database: its migrations, and whether it is there.
+//! The database: migrations and availability.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     error::{self, Error},
 };
 
-/// Migrates, if it shall, and copies the plan catalogue: from the beginning again whenever PostgreSQL goes away meanwhile.
+/// Migrates if asked to, and copies the plan catalogue. Starts over if PostgreSQL becomes unavailable meanwhile.
 pub async fn prepare(admin: &Administration, migrates: bool) -> Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
@@ -33,7 +33,7 @@ pub async fn prepare(admin: &Administration, migrates: bool) -> Result<()> {
             return Err(error);
         }
         let delay = backoff.next_delay();
-        warn!("PostgreSQL went away at the start ({error:#}): trying again in {delay:.1?}");
+        warn!("PostgreSQL became unavailable during the start ({error:#}), retrying in {delay:.1?}");
         sleep(delay).await;
     }
 }
@@ -50,11 +50,11 @@ fn is_passing(error: &anyhow::Error) -> bool {
     of_query.or(of_migration).is_some_and(error::is_passing)
 }
 
-/// Applies the migrations that are missing; returns the version that the database has then. Several may do this at once:
-/// one does it, under an advisory lock, and the others find it done.
+/// Applies the missing migrations and returns the schema version. Several processes may call this at once: an advisory lock lets
+/// one of them do it.
 pub async fn migrate(db: &PgPool) -> Result<i64> {
     let mut migrator = sqlx::migrate!("../schema/postgres");
-    // A worker of the version before may be started again while the new one is rolled out.
+    // An older worker may restart while a new version is rolled out.
     migrator.set_ignore_missing(true);
     migrator.run(db).await.context("migrating the database")?;
     let version = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
@@ -62,7 +62,7 @@ pub async fn migrate(db: &PgPool) -> Result<i64> {
     Ok(version)
 }
 
-/// Keeps the database's line on `/readyz` true. The pool reconnects by itself.
+/// Keeps the state of the database on `/readyz` up to date. The pool reconnects by itself.
 pub async fn watch(db: PgPool, health: Health, life: Lifecycle) {
     const EVERY: Duration = Duration::from_secs(5);
     let mut was_there = true;
@@ -78,8 +78,8 @@ pub async fn watch(db: PgPool, health: Health, life: Lifecycle) {
         }
         if there != was_there {
             match there {
-                true => info!("PostgreSQL answers again"),
-                false => warn!("PostgreSQL does not answer"),
+                true => info!("PostgreSQL is available again"),
+                false => warn!("PostgreSQL is unavailable"),
             }
             was_there = there;
         }

@@ -1,4 +1,4 @@
-//! Counters for the operator.
+//! Metrics of the service.
 
 use axum::{
     extract::{Request, State},
@@ -46,7 +46,7 @@ struct Answer {
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("billing");
-        registry.register("http_answers", "Answers by API and status", self.answers.clone());
+        registry.register("http_answers", "HTTP responses by API and status", self.answers.clone());
         registry.register("announcements", "Changes announced over NATS", self.announced.clone());
         registry.register(
             "announcements_failed",
@@ -60,17 +60,17 @@ impl Metrics {
         );
         registry.register(
             "corrections_waiting",
-            "Corrections whose event is not known to be in the stream",
+            "Corrections whose event is not yet confirmed in the stream",
             self.corrections_waiting.clone(),
         );
         registry.register(
             "duplicates",
-            "Dropped duplicates whose units were given back",
+            "Dropped duplicates whose units were returned",
             self.duplicates.clone(),
         );
         registry.register(
             "duplicate_units",
-            "Units of dropped duplicates that went back to their pools",
+            "Units of dropped duplicates that were returned to their pools",
             self.duplicate_units.clone(),
         );
         self.server.register(registry);
@@ -117,7 +117,7 @@ impl Metrics {
     }
 }
 
-/// Middleware: counts the answers of one API.
+/// Middleware that counts the responses of one API.
 pub async fn count(State((metrics, api)): State<(Metrics, &'static str)>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status().as_u16();

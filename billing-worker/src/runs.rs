@@ -1,15 +1,15 @@
-//! Ends runs whose writer died, and gives back what their leases had not spent.
+//! Ends runs whose writer died, and returns the unspent units of their leases.
 //!
 //! | what | file |
 //! |---|---|
-//! | which runs are silent: what this worker itself saw, pure | [`silence`] |
-//! | looking for them, again and again | [`watch`] |
-//! | ending their lanes, and whether the ingestor has all that they hold | [`lanes`] |
-//! | what leases spent, as ClickHouse has it | [`count`] |
-//! | giving back the rest | [`leases`] |
-//! | doing all of that for each run that is not settled | [`work`] |
-//! | what an operator sees and may do | [`runs`] |
-//! | how often, and after how long; what is counted | [`settings`], [`metrics`] |
+//! | which runs are silent, by this worker's own observation; pure | [`silence`] |
+//! | the loop that looks for silent runs | [`watch`] |
+//! | end their lanes; check whether the ingestor has stored all their events | [`lanes`] |
+//! | count in ClickHouse what leases spent | [`count`] |
+//! | return the rest | [`leases`] |
+//! | the loop that does all of this for each unsettled run | [`work`] |
+//! | states; what operators see and may do | [`state`], [`operator`] |
+//! | settings and metrics | [`settings`], [`metrics`] |
 //!
 //! # In this order, whoever dies in between
 //! 1. A live run whose heartbeat did not move while this worker saw it, again and again, for `RUN_DEAD_AFTER` becomes `fencing`,
@@ -32,7 +32,7 @@
 //! - A lease from before [`leases::COUNTED_FOR`]: its first rows may have been deleted, so its count proves nothing. It is
 //!   settled as wholly spent, and told. (Rows are kept for 28 days at the least, and settling takes two minutes: this is for a
 //!   ClickHouse or a NATS that was away for weeks.)
-//! - A run that spools: its gateway drains it at the next start. If the spool is lost, an operator gives it up ([`runs::give_up`]).
+//! - A run that spools: its gateway drains it at the next start. If the spool is lost, an operator gives it up ([`operator::give_up`]).
 
 pub mod count;
 pub mod lanes;

@@ -21,16 +21,16 @@ pub struct PriceList {
 pub struct PlanView {
     pub id: String,
     pub name: String,
-    /// A month.
+    /// Per month.
     pub price_cents: i64,
     pub currency: &'static str,
     pub limits: Vec<PlanLimit>,
     pub features: Vec<String>,
-    /// `None`: events are kept without end.
+    /// `None`: events are kept forever.
     pub retention_days: Option<u32>,
-    /// Days that a new subscriber tries it without paying; `None`: none.
+    /// Free trial days for a new subscriber; `None`: no trial.
     pub trial_days: Option<u32>,
-    /// How quickly each key may send requests; `None`: as quickly as it likes.
+    /// Burst limit of each key; `None`: no limit.
     pub burst: Option<Burst>,
 }
 
@@ -38,29 +38,29 @@ pub struct PlanView {
 pub struct PlanLimit {
     pub usage_type: &'static str,
     pub mode: &'static str,
-    /// Units a period: refused or, in the mode `overage`, billed past it. `None`: metered from the first unit.
+    /// Units per period. Above it requests are refused or, in mode `overage`, billed. `None`: metered from the first unit.
     pub limit: Option<i64>,
-    /// The price of a unit that is billed, in millionths of the currency's main unit. `None`: none is.
+    /// The price of a billed unit, in millionths of the currency's main unit. `None`: units are not billed.
     pub unit_price_micros: Option<i64>,
 }
 
-/// What a sync did.
+/// The result of a sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Synced {
     pub plans: usize,
-    /// Accounts whose limits of the running period followed.
+    /// Accounts whose limits in the running period changed.
     pub accounts_changed: usize,
 }
 
-/// The price list, in the catalogue's order.
+/// Returns the price list, in the catalogue's order.
 pub fn list(catalogue: &Catalogue) -> PriceList {
     PriceList {
         plans: catalogue.plans().iter().map(|plan| view(catalogue, plan)).collect(),
     }
 }
 
-/// Copies the catalogue into the database and the limits into the pools of running periods. Refused when accounts have a
-/// plan that the catalogue lacks.
+/// Copies the catalogue to the database and the limits to the pools of running periods. Fails if accounts have a plan that is
+/// missing from the catalogue.
 pub async fn sync(admin: &Administration, now: i64) -> Result<Synced, Error> {
     let removed = copy(admin).await?;
     let synced = Synced {
@@ -74,11 +74,11 @@ pub async fn sync(admin: &Administration, now: i64) -> Result<Synced, Error> {
     Ok(synced)
 }
 
-/// Returns how many plans are there no more.
+/// Returns the number of removed plans.
 async fn copy(admin: &Administration) -> Result<u64, Error> {
     let catalogue = &admin.catalogue;
     let mut tx = admin.db.begin().await?;
-    // Two that start together, one after the other.
+    // Two workers that start together do this one after the other.
     sqlx::query!("lock table plans in share row exclusive mode")
         .execute(&mut *tx)
         .await?;

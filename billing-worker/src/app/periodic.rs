@@ -1,5 +1,4 @@
-//! What is done again and again: each chore is a loop over one step. Steps may be cut off at any time and may run in several
-//! workers at once.
+//! Periodic jobs: each is a loop over one step. A step may be interrupted at any time and may run in several workers at once.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -24,13 +23,13 @@ use crate::{
     webhook,
 };
 
-/// Deletes rows whose retention is over, once a day. ClickHouse being away postpones it.
+/// Deletes rows whose retention is over, once a day. If ClickHouse is unavailable, it runs later.
 pub async fn retain(db: PgPool, clickhouse: Client, catalogue: Arc<Catalogue>, life: Lifecycle) {
-    /// A worker that is restarted every day does its day's work, too; one that cannot stay up does not begin it.
+    /// Short enough for a worker that restarts every day; long enough that a crashing worker does not start it.
     const FIRST_AFTER: Duration = Duration::from_secs(5 * 60);
     const EVERY: Duration = Duration::from_secs(24 * 3_600);
     const AFTER_A_FAILURE: Duration = Duration::from_secs(3_600);
-    /// Between steps of one day: ClickHouse has others to serve.
+    /// Between steps of one day, to leave ClickHouse time for other queries.
     const BETWEEN: Duration = Duration::from_secs(5);
 
     let mut pause = FIRST_AFTER;
@@ -40,30 +39,30 @@ pub async fn retain(db: PgPool, clickhouse: Client, catalogue: Arc<Catalogue>, l
             Ok(retained) if retained.more => BETWEEN,
             Ok(_) => EVERY,
             Err(failure) => {
-                error!("retention failed, trying again in {AFTER_A_FAILURE:?}: {failure:#}");
+                error!("retention failed, retrying in {AFTER_A_FAILURE:?}: {failure:#}");
                 AFTER_A_FAILURE
             }
         };
     }
 }
 
-/// Compares the pools of running periods with the limits in force. Whoever changes a limit changes the pools too; this finds
-/// what they could not see: a pool that was opened with the limit of before while the catalogue was copied, or that became
-/// the running one when a subscription ended.
+/// Compares the pools of running periods with the limits in force. A change of a limit updates the pools itself; this finds the
+/// pools that it missed: one opened with the old limit while the catalogue was copied, or one that became current when a
+/// subscription ended.
 pub async fn refresh_limits(admin: Administration, life: Lifecycle) {
     const EVERY: Duration = Duration::from_secs(10 * 60);
     let step = || pool_limits::refresh(&admin, clock::now_s());
     while let Some(done) = after(EVERY, step, &life).await {
         match done {
             Ok(0) => {}
-            Ok(accounts) => info!(accounts, "brought limits of running periods in line"),
-            Err(failure) => warn!("comparing limits failed, trying again in {EVERY:?}: {failure}"),
+            Ok(accounts) => info!(accounts, "updated limits of running periods"),
+            Err(failure) => warn!("comparing limits failed, retrying in {EVERY:?}: {failure}"),
         }
     }
 }
 
-/// Gives the units of dropped duplicates back to their pools as they are stored, and once an hour looks for those that an
-/// audit stored late. ClickHouse being away postpones it.
+/// Returns the units of dropped duplicates to their pools, and looks once an hour for duplicates that an audit stored late. If
+/// ClickHouse is unavailable, it runs later.
 pub async fn return_duplicates(returns: Returns, metrics: Metrics, life: Lifecycle) {
     const EVERY: Duration = Duration::from_secs(5);
     const AFTER_A_FAILURE: Duration = Duration::from_secs(30);
@@ -98,30 +97,30 @@ pub async fn return_duplicates(returns: Returns, metrics: Metrics, life: Lifecyc
                 }
             }
             Err(failure) => {
-                warn!("units of duplicates were not given back, trying again in {AFTER_A_FAILURE:?}: {failure:#}");
+                warn!("returning units of duplicates failed, retrying in {AFTER_A_FAILURE:?}: {failure:#}");
                 AFTER_A_FAILURE
             }
         };
     }
 }
 
-/// Works on Stripe's events as they come, and on those that are due again.
+/// Applies Stripe's events when they arrive, and retries those that are due.
 pub async fn work_on_events(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: Lifecycle) {
-    /// What another worker stored, or is due again, is found then.
+    /// Finds events that another worker stored, and retries that are due.
     const EVERY: Duration = Duration::from_secs(1);
     const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
     loop {
-        // To its end, also when the service stops: what was claimed is not left for minutes.
+        // The step completes even when the service stops. Otherwise its claims would block the events for minutes.
         let pause = match webhook::inbox::step(&billing, &metrics).await {
             Ok(0) => EVERY,
             Ok(_) => Duration::ZERO,
             Err(failure) => {
-                warn!("reading the inbox failed, trying again in {AFTER_A_FAILURE:?}: {failure}");
+                warn!("reading the inbox failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
                 AFTER_A_FAILURE
             }
         };
         let stored = async {
-            // Whatever is stored is due at once; a failure is waited out.
+            // A stored event is due at once, except during the pause after a failure.
             match pause {
                 AFTER_A_FAILURE => std::future::pending().await,
                 _ => inbox.notified().await,
@@ -135,7 +134,7 @@ pub async fn work_on_events(billing: Billing, metrics: Metrics, inbox: Arc<Notif
     }
 }
 
-/// Asks Stripe for events that it could not deliver, every hour and at the start.
+/// Fetches events that Stripe could not deliver, at the start and every hour.
 pub async fn catch_up(billing: Billing, life: Lifecycle) {
     const FIRST_AFTER: Duration = Duration::from_secs(10);
     const EVERY: Duration = Duration::from_secs(3_600);
@@ -147,13 +146,13 @@ pub async fn catch_up(billing: Billing, life: Lifecycle) {
                 if found > 0 {
                     warn!(
                         events = found,
-                        "found events that Stripe could not deliver: is the endpoint right?"
+                        "fetched events that Stripe could not deliver: check the webhook endpoint in Stripe"
                     );
                 }
                 EVERY
             }
             Err(failure) => {
-                warn!("asking Stripe for undelivered events failed, trying again in {AFTER_A_FAILURE:?}: {failure}");
+                warn!("fetching undelivered events from Stripe failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
                 AFTER_A_FAILURE
             }
         };
@@ -173,19 +172,19 @@ pub async fn compare(billing: Billing, life: Lifecycle) {
                 failed = compared.failed,
                 "compared subscriptions with Stripe"
             ),
-            Err(failure) => warn!("comparing subscriptions with Stripe failed, trying again in {EVERY:?}: {failure}"),
+            Err(failure) => warn!("comparing subscriptions with Stripe failed, retrying in {EVERY:?}: {failure}"),
         }
         match webhook::inbox::forget(&billing.admin.db).await {
             Ok(0) => {}
-            Ok(events) => info!(events, "deleted old events of Stripe's"),
-            Err(failure) => warn!("deleting old events failed, trying again in {EVERY:?}: {failure}"),
+            Ok(events) => info!(events, "deleted old Stripe events"),
+            Err(failure) => warn!("deleting old Stripe events failed, retrying in {EVERY:?}: {failure}"),
         }
         pause = EVERY;
     }
 }
 
-/// Says at the start whether Stripe takes our key and has our prices, and subscriptions have them; the rest of the service runs
-/// whatever it finds.
+/// Logs at the start whether Stripe accepts our key and has our prices, and whether subscriptions use them. The rest of the
+/// service runs in any case.
 pub async fn check_stripe(billing: Billing, life: Lifecycle) {
     const AFTER_A_FAILURE: Duration = Duration::from_secs(60);
     let mut pause = Duration::ZERO;
@@ -207,7 +206,7 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
                 error!(
                     changes,
                     unbilled.stripe_subscription.id = unbilled.map(|of| of.stripe_subscription_id),
-                    "Stripe does not have, or does not bill, all that the catalogue asks for: run `billing-worker stripe sync`"
+                    "Stripe does not match the catalogue, or does not bill all usage: run `billing-worker stripe sync`"
                 );
                 return;
             }
@@ -216,14 +215,14 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
                 return;
             }
             Err(failure) => {
-                warn!("looking for our prices in Stripe failed, trying again in {AFTER_A_FAILURE:?}: {failure}")
+                warn!("checking our prices in Stripe failed, retrying in {AFTER_A_FAILURE:?}: {failure}")
             }
         }
         pause = AFTER_A_FAILURE;
     }
 }
 
-/// Tells Stripe what was used, every `REPORT_INTERVAL`. ClickHouse or Stripe being away postpones it.
+/// Reports usage to Stripe every `REPORT_INTERVAL`. If ClickHouse or Stripe is unavailable, it runs later.
 pub async fn report(billing: Billing, life: Lifecycle) {
     let Ok(reporter) = billing.reporter() else {
         return;
@@ -233,12 +232,12 @@ pub async fn report(billing: Billing, life: Lifecycle) {
     while let Some(done) = after(every, step, &life).await {
         if let Err(failure) = done {
             reporter.metrics.failed_step();
-            error!("usage was not reported in whole, trying again in {every:?}: {failure:#}");
+            error!("not all usage was reported to Stripe, retrying in {every:?}: {failure:#}");
         }
     }
 }
 
-/// Does one step after a pause; `None`: the service stops.
+/// Runs one step after a pause; `None`: the service stops.
 async fn after<T, F: Future<Output = T>>(pause: Duration, step: impl FnOnce() -> F, life: &Lifecycle) -> Option<T> {
     let step = async {
         sleep(pause).await;

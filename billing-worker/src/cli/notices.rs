@@ -1,4 +1,4 @@
-//! `notices …`: what the admin API does about usage notices. The service sends what these write down.
+//! `notices …`: manage notice endpoints and notices. The service sends the notices.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -21,43 +21,43 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum NoticesCommand {
-    /// Set the URL that an account's notices are posted to; the first time its secret is printed, this once
+    /// Set the URL that receives an account's notices; the first call prints the secret, only once
     Set {
-        /// Id or e-mail address
+        /// Account id or e-mail address
         account: String,
         url: String,
     },
-    /// Show where an account is told
+    /// Show an account's notice endpoint
     Show {
-        /// Id or e-mail address
+        /// Account id or e-mail address
         account: String,
     },
-    /// Forget an account's URL and its secrets
+    /// Delete an account's URL and secrets
     Remove {
-        /// Id or e-mail address
+        /// Account id or e-mail address
         account: String,
     },
-    /// Make a secret that takes the place of the old one; it is printed this once
+    /// Create a secret that replaces the old one; it is printed only once
     Rotate {
-        /// Id or e-mail address
+        /// Account id or e-mail address
         account: String,
-        /// How long notices are signed with the old one, too
+        /// Hours during which the old secret signs notices as well
         #[arg(long, value_name = "HOURS", default_value_t = OVERLAP_HOURS)]
         overlap_hours: u32,
     },
     /// Send a test notice
     Test {
-        /// Id or e-mail address
+        /// Account id or e-mail address
         account: String,
     },
-    /// List an account's notices, the oldest first
+    /// List an account's notices, oldest first
     List {
-        /// Id or e-mail address
+        /// Account id or e-mail address
         account: String,
         #[command(flatten)]
         page: PageArguments,
     },
-    /// Send a notice again, under the same id
+    /// Send a notice again under the same id
     Replay {
         /// Id of the notice
         notice: NoticeId,
@@ -107,7 +107,7 @@ fn print_issued(json: bool, issued: &IssuedEndpoint) -> Result<()> {
     out(json, issued, || {
         let about = table(&endpoint_rows(&issued.endpoint));
         match &issued.secret {
-            Some(secret) => format!("secret  {secret}\n{about}\nThe secret is shown this once: keep it now."),
+            Some(secret) => format!("secret  {secret}\n{about}\nThe secret is shown only once: store it now."),
             None => about,
         }
     })
@@ -119,7 +119,7 @@ fn endpoint_rows(endpoint: &Endpoint) -> Vec<Vec<String>> {
         row(["url", &endpoint.url]),
         row(["state", &endpoint.state]),
     ];
-    rows.extend(endpoint.disabled_reason.iter().map(|reason| row(["because", reason])));
+    rows.extend(endpoint.disabled_reason.iter().map(|reason| row(["reason", reason])));
     rows.extend(
         endpoint
             .failing_since

@@ -1,4 +1,4 @@
-//! What commands print: text for people, or one JSON value.
+//! The output of commands: text for people, or one JSON value.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::{
 
 pub fn version(json: bool, version: i64) -> Result<()> {
     out(json, &json!({ "version": version }), || {
-        format!("the database has version {version}")
+        format!("the database has schema version {version}")
     })
 }
 
@@ -45,10 +45,10 @@ pub fn account(json: bool, details: &AccountDetails) -> Result<()> {
             row(["until", &instant(details.period_end)]),
         ];
         if details.payment_required {
-            rows.push(row(["owes", "a payment: metered calls answer 402"]));
+            rows.push(row(["payment", "required: metered calls are answered 402"]));
         }
         let limits = details.limits.iter().map(|limit| {
-            let note = if limit.overridden { "agreed" } else { limit.mode };
+            let note = if limit.overridden { "override" } else { limit.mode };
             row([
                 limit.usage_type,
                 &units(limit.limit),
@@ -93,7 +93,7 @@ pub fn keys(json: bool, listed: &Listed<Key>) -> Result<()> {
                 &key.name,
             ])
         };
-        list(["key", "status", "made", "expires", "name"], listed, key)
+        list(["key", "status", "created", "expires", "name"], listed, key)
     })
 }
 
@@ -105,7 +105,7 @@ pub fn rotated(json: bool, rotated: &RotatedKey) -> Result<()> {
     out(json, rotated, || {
         let until = rotated.replaces.expires_at.map(instant).unwrap_or_default();
         format!(
-            "{}\nThe key that it replaces, {}, goes on until {until}.",
+            "{}\nThe replaced key {} keeps working until {until}.",
             issued_text(&rotated.issued),
             rotated.replaces.id
         )
@@ -116,18 +116,18 @@ pub fn plans(json: bool, list: &PriceList) -> Result<()> {
     out(json, list, || {
         let heading = [
             "plan",
-            "cents a month",
+            "cents per month",
             "usage type",
             "limit",
             "mode",
-            "micros a unit",
-            "kept for",
+            "micros per unit",
+            "retention",
         ]
         .map(str::to_owned);
         let rows = list.plans.iter().flat_map(|plan| {
             let kept = plan
                 .retention_days
-                .map_or("ever".to_owned(), |days| format!("{days} days"));
+                .map_or("unlimited".to_owned(), |days| format!("{days} days"));
             plan.limits.iter().enumerate().map(move |(n, limit)| {
                 let once = |text: &str| if n == 0 { text.to_owned() } else { String::new() };
                 vec![
@@ -157,7 +157,7 @@ pub fn corrected(json: bool, corrected: &Corrected) -> Result<()> {
             row(["units", &corrected.delta_units.to_string()]),
         ];
         let note = match corrected.repeated {
-            true => "It was made before: nothing was changed.",
+            true => "The correction exists already: nothing was changed.",
             false => "A running service publishes it within seconds.",
         };
         format!("{}\n{note}", table(&rows))
@@ -171,7 +171,7 @@ pub fn corrections(json: bool, listed: &Listed<Correction>) -> Result<()> {
                 &correction.id.to_string(),
                 &correction.event_id.to_string(),
                 &correction.delta_units.to_string(),
-                &correction.published_at.map_or("waits".to_owned(), instant),
+                &correction.published_at.map_or("waiting".to_owned(), instant),
                 &correction.requested_by,
                 &correction.reason,
             ])
@@ -213,7 +213,7 @@ pub fn out(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) ->
 
 fn issued_text(issued: &IssuedKey) -> String {
     format!(
-        "{}\n{}\nThe key is shown this once: keep it now.",
+        "{}\n{}\nThe key is shown only once: store it now.",
         table(&[row(["api key", &issued.key])]),
         table(&key_rows(&issued.about))
     )
@@ -238,7 +238,7 @@ pub fn list<T, const N: usize>(heading: [&str; N], listed: &Listed<T>, entry: im
         .collect();
     match listed.next {
         None => table(&rows),
-        Some(next) => format!("{}\nThere are more: --after {next}", table(&rows)),
+        Some(next) => format!("{}\nThere are more entries: --after {next}", table(&rows)),
     }
 }
 
@@ -247,7 +247,7 @@ fn units(limit: Option<i64>) -> String {
 }
 
 pub fn instant(at: OffsetDateTime) -> String {
-    // What the database stores always has a year of four digits.
+    // Years from the database always have four digits, so this does not fail.
     at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
@@ -255,7 +255,7 @@ pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).into()
 }
 
-/// Columns as wide as their widest cell.
+/// Formats a table; each column is as wide as its widest cell.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

@@ -1,4 +1,4 @@
-//! Sub-commands about metered usage: `reports …` and `reconcile`.
+//! `reports …` and `reconcile`: metered usage and Stripe.
 
 mod print;
 
@@ -26,40 +26,40 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum ReportsCommand {
-    /// List reports, the oldest first
+    /// List reports, oldest first
     List {
-        /// Only those in this state
+        /// Only reports in this state
         #[arg(long, value_enum)]
         state: Option<State>,
-        /// Only those that Stripe refused (the same as --state parked)
+        /// Only reports that Stripe refused (same as --state parked)
         #[arg(long, conflicts_with = "state")]
         parked: bool,
         #[command(flatten)]
         page: PageArguments,
     },
-    /// Show what needs someone: parked reports, drifts, carries that wait, subscriptions without a price for what is billed
+    /// Show what needs an operator: parked reports, drifts, waiting carries, subscriptions that lack a metered price
     Attention,
-    /// Let a parked report be tried again
+    /// Retry a parked report
     Retry { identifier: String },
-    /// Count one account's usage and tell Stripe now
+    /// Count one account's usage and report it to Stripe now
     Flush {
-        /// Id or e-mail address
+        /// Account id or e-mail address
         account: String,
     },
 }
 
 #[derive(Args)]
 pub struct ReconcileArguments {
-    /// `current`, `previous` (the last that is over), `all`, or a day (YYYY-MM-DD): the periods that hold a part of it
+    /// `current`, `previous` (the last period that ended), `all`, or a day (YYYY-MM-DD): the periods that include it
     #[arg(long, default_value = "current", value_name = "PERIOD")]
     period: WhichArgument,
-    /// Id or e-mail address: only this account
+    /// Only this account: account id or e-mail address
     #[arg(long)]
     account: Option<String>,
-    /// Sum frozen periods anew, too
+    /// Recount frozen periods as well
     #[arg(long)]
     recount: bool,
-    /// Wait until nothing is pending, this long at the most; what is pending then fails the command
+    /// Wait up to this long until nothing is pending; fail if something is still pending
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     wait: Option<Duration>,
 }
@@ -77,7 +77,7 @@ impl FromStr for WhichArgument {
             "all" => Which::All,
             day => Which::Day(
                 Date::parse(day, &Iso8601::DATE)
-                    .map_err(|_| format!("`{day}` is not current, previous, all or a day such as 2026-11-01"))?,
+                    .map_err(|_| format!("`{day}` must be current, previous, all or a day such as 2026-11-01"))?,
             ),
         }))
     }

@@ -1,4 +1,4 @@
-//! `runs`: what is not settled, and giving up a run whose spool is lost.
+//! `runs …`: list unsettled runs; give up a run whose spool is lost.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -18,19 +18,19 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum RunsCommand {
-    /// List runs that are not settled, the oldest first
+    /// List unsettled runs, oldest first
     List {
-        /// Only those in this state, also settled ones
+        /// Only runs in this state; `settled` is possible too
         #[arg(long, value_enum)]
         state: Option<RunState>,
         #[command(flatten)]
         page: PageArguments,
     },
-    /// End a run that spools and whose spool is lost with its disk: what it acknowledged and did not publish is gone with it
+    /// End a spooling run whose spool is lost; requests that it acknowledged but did not publish are lost
     GiveUp {
         /// Id of the run
         run: RunId,
-        /// Confirm that the spool cannot be had again
+        /// Confirm that the spool cannot be recovered
         #[arg(long)]
         spool_is_lost: bool,
     },
@@ -49,8 +49,8 @@ pub async fn run(command: &RunsCommand, admin: &Administration, json: bool) -> R
             let given_up = operator::give_up(admin, *run, asked).await?;
             out(json, &given_up, || {
                 format!(
-                    "run {} is being ended: a running service settles its {} leases, of {} units, once the ingestors have \
-                     stored what it published",
+                    "run {} is being ended: the service settles its {} leases of {} units when the ingestors have stored \
+                     the events that it published",
                     given_up.id, given_up.live_leases, given_up.held_units
                 )
             })
@@ -64,7 +64,7 @@ const HEADING: [&str; 8] = [
     "state",
     "started",
     "age (s)",
-    "heard of (s ago)",
+    "last heartbeat (s ago)",
     "live leases",
     "units held",
 ];

@@ -1,4 +1,4 @@
-//! `stripe …`: what the catalogue asks for in Stripe; an event that was given up.
+//! `stripe …`: bring Stripe in line with the catalogue; retry an event.
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -21,16 +21,16 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum StripeCommand {
-    /// Make the products, prices and meters that the catalogue asks for, and have subscriptions billed for what their plan
-    /// bills; prints what it will do first
+    /// Create the products, prices and meters of the catalogue in Stripe, and add missing metered prices to subscriptions;
+    /// prints the changes first
     Sync {
-        /// Only print it
+        /// Only print the changes
         #[arg(long)]
         dry_run: bool,
     },
-    /// Work on an event again that was given up
+    /// Retry an event that was given up
     Retry {
-        /// Its id, evt_…
+        /// Id of the event, evt_…
         event: String,
     },
 }
@@ -63,13 +63,13 @@ pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Set
         StripeCommand::Retry { event } => {
             webhook::inbox::retry(admin, event).await?;
             out(json, &json!({ "event": event, "state": "received" }), || {
-                format!("the service works on {event} again")
+                format!("the service will retry {event}")
             })
         }
     }
 }
 
-/// One that fails keeps nobody else from being billed.
+/// A failure for one subscription does not stop the others.
 async fn mend(billing: &Billing, unbilled: &[Unbilled]) -> Result<()> {
     let mut failed = 0;
     for of in unbilled {
@@ -78,18 +78,18 @@ async fn mend(billing: &Billing, unbilled: &[Unbilled]) -> Result<()> {
             Ok(Mended::Added | Mended::Complete) => {}
             Ok(Mended::Scheduled) => warn!(
                 account.id = %account, stripe_subscription.id = subscription,
-                "left as it is: it changes to another plan at the end of its period, and what it uses until then is not billed"
+                "left unchanged: the subscription changes to another plan at the end of its period, and its usage until then is not billed"
             ),
             Err(failure) => {
                 failed += 1;
-                error!(account.id = %account, stripe_subscription.id = subscription, "not billed for all it uses: {failure}");
+                error!(account.id = %account, stripe_subscription.id = subscription, "the subscription is not billed for all its usage: {failure}");
             }
         }
     }
     match failed {
         0 => Ok(()),
         _ => bail!(
-            "{failed} of {} subscriptions are still not billed for all they use: do it again",
+            "{failed} of {} subscriptions are still not billed for all their usage: run the command again",
             unbilled.len()
         ),
     }
@@ -108,7 +108,7 @@ fn print_plan(json: bool, changes: &[Change], unbilled: &[Unbilled]) -> Result<(
         });
         let lines: Vec<String> = changes.iter().cloned().chain(unbilled).collect();
         match lines.is_empty() {
-            true => "Stripe has all that the catalogue asks for".to_owned(),
+            true => "Stripe matches the catalogue: nothing to do".to_owned(),
             false => lines.join("\n"),
         }
     })

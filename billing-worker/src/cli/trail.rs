@@ -1,4 +1,4 @@
-//! `corrections` and `audit`: what was changed afterwards, and by whom.
+//! `corrections …` and `audit …`
 
 use anyhow::{Result, anyhow};
 use clap::Subcommand;
@@ -15,42 +15,42 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum CorrectionsCommand {
-    /// Lower recorded usage: take events back whole (--void), or lower them to what they should have cost (--cost-units)
+    /// Lower recorded usage: void events (--void), or lower their units (--cost-units)
     Create {
-        /// Id or e-mail address
+        /// Account id or e-mail address
         account: String,
-        /// Ids of events, at most 1000
+        /// Ids of the events, at most 1000
         #[arg(required = true)]
         events: Vec<EventId>,
-        /// Why, for the trail
+        /// The reason, for the audit log
         #[arg(long)]
         reason: String,
-        /// Who asks [default: your user name]
+        /// Who requests the correction [default: your user name]
         #[arg(long)]
         by: Option<String>,
-        /// Take the events back whole
+        /// Void the events: lower them to 0 units
         #[arg(long, conflicts_with = "cost_units", required_unless_present = "cost_units")]
         void: bool,
-        /// Units that each of the events is to have; less than it has
+        /// New number of units of each event; lower than before
         #[arg(long, value_name = "UNITS")]
         cost_units: Option<i64>,
-        /// The same id again corrects nothing more, should you not know whether it worked [default: a new one]
+        /// Repeat a request safely: the same id corrects nothing twice [default: a new id]
         #[arg(long, value_name = "ID")]
         correction_id: Option<Uuid>,
     },
-    /// List corrections, the oldest first
+    /// List corrections, oldest first
     List(TrailArguments),
 }
 
 #[derive(Subcommand)]
 pub enum AuditCommand {
-    /// List administrative changes, the oldest first
+    /// List administrative changes, oldest first
     List(TrailArguments),
 }
 
 #[derive(clap::Args)]
 pub struct TrailArguments {
-    /// Of one account: id or e-mail address
+    /// Only this account: account id or e-mail address
     #[arg(long)]
     account: Option<String>,
     #[command(flatten)]
@@ -78,7 +78,9 @@ pub async fn correction(command: &CorrectionsCommand, admin: &Administration, js
                 correction_id: correction_id.unwrap_or_else(Uuid::now_v7),
                 account_id: identity::find(admin, account).await?,
                 reason: reason.clone(),
-                by: by.ok_or_else(|| anyhow!("your user has no name here: say who asks with --by"))?,
+                by: by.ok_or_else(|| {
+                    anyhow!("your user has no name on this machine: say with --by who requests the correction")
+                })?,
                 events: events.iter().map(target).collect(),
             };
             print::corrected(json, &request::create(admin, new).await?)
@@ -94,7 +96,7 @@ pub async fn audit(command: &AuditCommand, admin: &Administration, json: bool) -
     print::audit(json, &audit::list(&admin.db, list.trail(admin).await?).await?)
 }
 
-/// The name of whoever runs the command.
+/// Returns the name of the user who runs the command.
 pub fn user() -> Option<String> {
     Some(User::from_uid(Uid::current()).ok()??.name)
 }

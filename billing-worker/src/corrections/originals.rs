@@ -1,4 +1,4 @@
-//! The events that are corrected, as ClickHouse has them.
+//! Reads the original events from ClickHouse.
 
 use std::{collections::HashMap, net::Ipv6Addr, time::Duration};
 
@@ -10,24 +10,24 @@ use uuid::Uuid;
 
 use crate::error::Error;
 
-/// For one question. An account's events are read by their account, so the largest take a while.
+/// For one query. It reads by account, so a large account takes a while.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a correction needs to know of an event.
+/// The fields of an event that a correction needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Original {
     pub usage_type: String,
     /// Unix seconds.
     pub period_start: i64,
     pub cost_units: i64,
-    /// [`LeaseId::NIL`]: the units came out of no pool.
+    /// [`LeaseId::NIL`]: no pool paid for the units.
     pub lease_id: LeaseId,
-    /// Not nil: it is a correction itself.
+    /// Not nil: the event is itself a correction.
     pub corrects: EventId,
     pub facts: Facts,
 }
 
-/// What the correcting event copies and nothing here reads.
+/// Fields that the correcting event copies and that nothing here reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     pub subscription_id: SubscriptionId,
@@ -92,7 +92,7 @@ pub async fn read(
     Ok(originals)
 }
 
-/// Which of the events are stored for the account, whichever replica is asked.
+/// Returns which of the events are stored for the account, on any replica.
 pub async fn stored(clickhouse: &Client, account: AccountId, events: &[EventId]) -> Result<Vec<EventId>, Error> {
     #[derive(Row, Deserialize)]
     struct Id {

@@ -1,4 +1,4 @@
-//! Units that go back to the pools that they came from, in the transaction of whoever writes down that they did.
+//! Returns units to the pools that they came from, inside the transaction that records it.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Finds out what became of rows whose run is over. See [`super`] for why the answer is final.
+//! Resolves rows whose run is over. See [`super`] for why the result is final.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +12,21 @@ use tracing::{info, warn};
 use super::{ledger, originals};
 use crate::runs::lanes::Lanes as Ended;
 
-/// Rows that one step looks at.
+/// Rows per step.
 const ROWS_MAX: i64 = 1_000;
 
-/// What one step found.
+/// The result of one step.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Resolved {
-    /// Correcting events that were there.
+    /// Correcting events that are stored.
     pub stored: usize,
-    /// Those that are not and never will be; they wait again.
+    /// Correcting events that will never be stored; their rows wait again.
     pub not_stored: usize,
-    /// Those of which nothing can be told yet: the ingestor has not come far enough, or someone is away.
+    /// Rows that cannot be resolved yet: the ingestor has not reached the fence, or a system is unavailable.
     pub open: usize,
-    /// Those that were left open so long ago that nothing can be told any more: somebody has to look.
+    /// Rows that are too old to be resolved: an operator must look.
     pub too_old: usize,
-    /// Accounts that got units back.
+    /// Accounts to which units were returned.
     pub accounts: Vec<AccountId>,
 }
 
@@ -47,7 +47,7 @@ pub async fn step(db: &PgPool, clickhouse: &ClickHouse, client: &Client) -> Resu
     let ended = Ended::open(client).await?;
     for ((run, shard), accounts) in lanes {
         let rows = accounts.values().map(Vec::len).sum::<usize>();
-        // A lane of which nothing can be told holds up no other.
+        // A lane that cannot be resolved does not block the others.
         match ended.is_final(run, shard).await {
             Ok(true) => {}
             Ok(false) => {
@@ -73,7 +73,7 @@ pub async fn step(db: &PgPool, clickhouse: &ClickHouse, client: &Client) -> Resu
     Ok(resolved)
 }
 
-/// Rows whose run is over, and how many of them are too old.
+/// Returns the rows whose run is over, and how many of them are too old.
 async fn left_open(db: &PgPool) -> Result<(Lanes, usize)> {
     let silent = sqlx::query!(
         "update gateway_runs set state = 'fencing'

@@ -1,4 +1,4 @@
-//! Sees to it that every correction reaches the stream: resolves what was left open, publishes what waits.
+//! Publishes every correction: resolves the ones left open, then publishes the waiting ones.
 
 use std::{
     sync::{
@@ -27,9 +27,9 @@ use crate::{
     metrics::Metrics,
 };
 
-/// How often the ledger is looked at without being asked: commands and other workers write to it, too.
+/// How often the table is checked without a notification: commands and other workers write to it as well.
 const EVERY: Duration = Duration::from_secs(2);
-/// Looks in a row that find nothing, after which the run is closed: corrections often come one after the other.
+/// The run is closed after this many checks without work: corrections often come one after another.
 const IDLE_LOOKS: u32 = 3;
 
 /// Cheap to clone.
@@ -39,7 +39,7 @@ pub struct Work {
     clickhouse: ClickHouse,
     announcer: Announcer,
     metrics: Metrics,
-    /// Told of a new correction.
+    /// Notified of new corrections.
     wait: Arc<Notify>,
     too_old_told: Arc<AtomicUsize>,
 }
@@ -56,7 +56,7 @@ impl Work {
         }
     }
 
-    /// Until the service stops; then its run, should there be one, is closed. NATS and ClickHouse being away postpone it.
+    /// Runs until the service stops, then closes its run if there is one. If NATS or ClickHouse is unavailable, it retries.
     pub async fn run(self, life: Lifecycle) {
         let mut backoff = Backoff::new(EVERY, Duration::from_secs(30));
         let mut pause = EVERY;
@@ -95,9 +95,9 @@ impl Work {
         self.step(nats, life).await
     }
 
-    /// Resolves what can be resolved now and publishes all that waits. Bounded by what waits.
+    /// Resolves what can be resolved now, and publishes all waiting corrections.
     async fn step(&self, nats: &Nats, life: &Lifecycle) -> Result<()> {
-        // Both may wait for others, and a shutdown waits for neither.
+        // Both may wait for other systems. A shutdown waits for neither.
         let stopping = life.token();
         let resolving = resolve::step(&self.db, &self.clickhouse, &nats.client);
         match stopping.run_until_cancelled(resolving).await {
@@ -105,7 +105,7 @@ impl Work {
                 self.announce(&resolved.accounts).await;
                 self.tell_too_old(resolved.too_old);
             }
-            // What was left open waits; what is new need not.
+            // Corrections left open must wait; new ones need not.
             Some(Err(failure)) => warn!("corrections that a run had left open stay open: {failure:#}"),
             None => return Ok(()),
         }

@@ -1,4 +1,4 @@
-//! Counters of usage notices, for the operator.
+//! Metrics of usage notices.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -32,19 +32,15 @@ impl NoticeMetrics {
         );
         registry.register(
             "comparisons_skipped",
-            "Comparisons that ClickHouse or PostgreSQL could not answer",
+            "Comparisons that failed because ClickHouse or PostgreSQL was unavailable",
             self.comparisons_skipped.clone(),
         );
-        registry.register("reached", "Thresholds found reached", self.reached.clone());
+        registry.register("reached", "Thresholds reached", self.reached.clone());
         registry.register("published", "Notices published on NATS", self.published.clone());
-        registry.register(
-            "pending",
-            "Notices that wait to be sent, all workers",
-            self.pending.clone(),
-        );
+        registry.register("pending", "Pending notices of all workers", self.pending.clone());
         registry.register(
             "attempts",
-            "Attempts to deliver, by outcome: delivered, again, failed (given up)",
+            "Delivery attempts by outcome: delivered, again (will be retried), failed (given up)",
             self.attempts.clone(),
         );
     }

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use rand::Rng;
 use sha2::Sha256;
 
-/// What notices of one account are signed with: for the database, and once for its owner. No `Debug`: it is in no log.
+/// A secret that signs the notices of one account. No `Debug`, so that no log can contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
@@ -28,7 +28,7 @@ impl Secret {
         &self.0
     }
 
-    /// `whsec_…`, for its owner's eyes.
+    /// Returns `whsec_…`, to be shown to the owner only.
     pub fn reveal(&self) -> String {
         format!("whsec_{}", BASE64_STANDARD.encode(&self.0))
     }
@@ -40,8 +40,8 @@ impl Secret {
     }
 }
 
-/// The header `webhook-signature`: one signature a secret, so that a receiver that knows any of them goes on through a
-/// rotation.
+/// Returns the header `webhook-signature`: one signature per secret, so that a receiver with any of the secrets keeps working
+/// during a rotation.
 pub fn header(secrets: &[Secret], id: &str, timestamp: i64, body: &str) -> String {
     let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(id, timestamp, body)).collect();
     signatures.join(" ")
@@ -54,7 +54,7 @@ mod tests {
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const BODY: &str = r#"{"test": 2432232314}"#;
 
-    /// The vector that the specification's own libraries are tested with.
+    /// A test vector of the specification's own libraries.
     #[test]
     fn the_published_vector_is_signed_as_published() {
         let secret = Secret(BASE64_STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap());

@@ -4,17 +4,17 @@ use std::str::FromStr;
 
 use crate::accounts::limits::UNITS_MAX;
 
-/// Percentages of the limit in force at which an account is told: different, ascending, at least one.
+/// Percentages of the limit in force at which a notice is sent: at least one, distinct, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thresholds(Vec<u16>);
 
 impl Thresholds {
-    /// A notice a threshold, and a row each for ever.
+    /// Each threshold costs a notice and a permanent row.
     const MOST: usize = 8;
-    /// Ten times the limit: what is billed past a limit may be many times it.
+    /// Ten times the limit: billed overage can be many times the limit.
     const PERCENT_MAX: u16 = 1_000;
 
-    /// Those that `spent` of `limit` has reached, the lowest first.
+    /// Returns the thresholds that `spent` of `limit` has reached, lowest first.
     pub fn reached(&self, spent: i64, limit: i64) -> impl Iterator<Item = u16> {
         self.0
             .iter()
@@ -22,7 +22,7 @@ impl Thresholds {
             .filter(move |percent| is_reached(spent, limit, *percent))
     }
 
-    /// From how many units on the lowest is reached.
+    /// Returns the units at which the lowest threshold is reached.
     pub fn first_units(&self, limit: i64) -> i64 {
         let hundredths = i128::from(limit) * i128::from(self.lowest());
         let units = hundredths.div_euclid(100) + i128::from(hundredths.rem_euclid(100) > 0);
@@ -42,7 +42,7 @@ impl Thresholds {
 // PostgreSQL compares granted * 100 with limit * percent in 64 bits.
 const _: () = assert!(UNITS_MAX.checked_mul(Thresholds::PERCENT_MAX as i64).is_some());
 
-/// Who has spent nothing has reached nothing, also of a limit of 0.
+/// Without usage no threshold is reached, even with a limit of 0.
 fn is_reached(spent: i64, limit: i64, percent: u16) -> bool {
     spent > 0 && i128::from(spent) * 100 >= i128::from(limit) * i128::from(percent)
 }

@@ -1,4 +1,4 @@
-//! What an operator sees of runs and of settling them.
+//! Metrics of runs and of settling them.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
@@ -39,7 +39,7 @@ impl SettleMetrics {
         let registry = registry.sub_registry_with_prefix("settle");
         registry.register(
             "oldest_unsettled_seconds",
-            "How long ago the run that is being ended for the longest time was last heard of; its units are away since then",
+            "Seconds since the last heartbeat of the oldest run that is being ended; its units are unavailable since then",
             self.oldest_s.clone(),
         );
         registry.register(
@@ -55,27 +55,27 @@ impl SettleMetrics {
         );
         registry.register(
             "units_returned",
-            "Units of dead runs given back to their pools",
+            "Units of dead runs returned to their pools",
             self.units_returned.clone(),
         );
         registry.register(
             "overspent_leases",
-            "Leases that are counted to have spent more than they had: not settled, for an operator",
+            "Leases whose counted usage exceeds their units: not settled, an operator must look",
             self.leases_overspent.clone(),
         );
         registry.register(
             "uncounted_leases",
-            "Leases settled as wholly spent, because their rows may have been deleted",
+            "Leases settled as fully spent because their rows may have been deleted",
             self.leases_uncounted.clone(),
         );
         registry.register(
             "failed",
-            "Tries to settle a run that failed; they are done again",
+            "Failed attempts to settle a run; they are retried",
             self.failed.clone(),
         );
     }
 
-    /// How many there are of each state.
+    /// Sets the number of runs in each state.
     pub(super) fn show(&self, counts: &[(RunState, i64)], oldest_s: i64) {
         for state in RunState::UNSETTLED {
             let found = counts.iter().find(|(counted, _)| *counted == state);

@@ -1,4 +1,4 @@
-//! Runs as an operator sees them, and giving up one whose spool is lost.
+//! Runs for operators: list them, and give up a run whose spool is lost.
 
 use schema::RunId;
 use serde::{Deserialize, Serialize};
@@ -17,42 +17,42 @@ use crate::{
     error::Error,
 };
 
-/// A run, as it is listed.
+/// A run in the list.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunView {
     pub id: Uuid,
-    /// The writer's name: a gateway's, or billing-worker.
+    /// The name of the writer: of a gateway, or `billing-worker`.
     pub gateway: String,
     pub state: String,
     #[serde(with = "time::serde::rfc3339")]
     pub started_at: OffsetDateTime,
-    /// By the database's clock, as all ages here.
+    /// By the clock of the database, like all ages here.
     pub age_s: i64,
     /// Since its heartbeat last moved.
     pub heartbeat_age_s: i64,
     #[serde(with = "time::serde::rfc3339::option")]
     pub ended_at: Option<OffsetDateTime>,
     pub live_leases: i64,
-    /// Units of its live leases that it has not given back. How many of them are spent is known when they are settled.
+    /// Units of its live leases that it has not returned. Settling shows how many of them are spent.
     pub held_units: i64,
 }
 
-/// What is asked of a run that spools.
+/// A request to give up a spooling run.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GiveUp {
-    /// Whoever asks knows that what it acknowledged and did not publish is lost.
+    /// Confirms that requests which the run acknowledged but did not publish are lost.
     #[serde(default)]
     pub spool_is_lost: bool,
 }
 
-/// The oldest first; without a state all that are not settled.
+/// Lists runs, oldest first. Without a state: all unsettled runs.
 pub async fn list(db: &PgPool, state: Option<RunState>, page: Page) -> Result<Listed<RunView>, Error> {
     let runs = read(db, state, None, page.after, page.rows()?).await?;
     page.cut(runs, |run: &RunView| run.id)
 }
 
-/// Of these states, or this one run.
+/// Reads runs in a state, or one run.
 async fn read(
     db: impl PgExecutor<'_>,
     state: Option<RunState>,
@@ -83,13 +83,13 @@ async fn read(
     Ok(runs)
 }
 
-/// Ends a run that spools: what it acknowledged and did not publish is given up with it.
+/// Ends a spooling run. Requests that it acknowledged but did not publish are lost.
 pub async fn give_up(admin: &Administration, run: RunId, asked: GiveUp) -> Result<RunView, Error> {
     if !asked.spool_is_lost {
         return Err(Error::BadValue {
             field: "spool_is_lost",
-            rule: "must be true: what the run acknowledged and has not published yet is lost for good, so start its gateway \
-                   again with the same spool if you can, and it publishes all of it"
+            rule: "must be true: requests that the run acknowledged but has not published are then lost for good. If you can, \
+                   start its gateway again with the same spool instead: it publishes all of them"
                 .to_owned(),
         });
     }
@@ -120,6 +120,6 @@ pub async fn give_up(admin: &Administration, run: RunId, asked: GiveUp) -> Resul
     audit::record(&mut tx, entry).await?;
     let given_up = read(&mut *tx, None, Some(run), None, 1).await?.pop();
     tx.commit().await?;
-    warn!(run.id = %run, gateway = row.gateway, by = %admin.by, "gave up a run with its spool: its leases are settled");
+    warn!(run.id = %run, gateway = row.gateway, by = %admin.by, "gave up a run and its spool: its leases will be settled");
     given_up.ok_or_else(|| Error::UnknownRun(run.to_string()))
 }

@@ -1,4 +1,4 @@
-//! When a run is taken for dead.
+//! When a run counts as dead.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use service::settings::seconds;
 
 #[derive(Args, Clone, Debug)]
 pub struct SettleSettings {
-    /// A run whose heartbeat stood still for so long, as this worker saw it, is ended, and what its leases had not spent goes
-    /// back; several times the gateways' HEARTBEAT_INTERVAL (seconds)
+    /// A run counts as dead when its heartbeat has not moved for this time: it is ended, and the unspent units of its leases are
+    /// returned. Use several times the HEARTBEAT_INTERVAL of the gateways (seconds)
     #[arg(long, env = "RUN_DEAD_AFTER", default_value = "60", value_parser = seconds)]
     pub run_dead_after: Duration,
 }
 
 impl SettleSettings {
-    /// How often runs are looked at.
+    /// How often heartbeats are checked.
     pub fn look_every(&self) -> Duration {
         (self.run_dead_after / 12).clamp(Duration::from_millis(50), Duration::from_secs(5))
     }
 
-    /// Looks that lie farther apart do not belong together: what happened between them was not seen. Five looks at the
-    /// least are needed to take a run for dead, and a worker that was stopped meanwhile begins anew.
+    /// Checks that are farther apart do not count together, because nobody watched in between. A run needs at least five
+    /// checks to count as dead, and a worker that was stopped meanwhile starts again.
     pub fn gap_max(&self) -> Duration {
         self.run_dead_after / 4
     }

@@ -1,4 +1,4 @@
-//! Looks at the heartbeats of live runs, and ends those that stand still.
+//! Checks the heartbeats of live runs and ends the silent ones.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{
     silence::{Look, Silence},
 };
 
-/// For one statement: a slow answer is as good as none.
+/// For one statement. A late answer is useless.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Until the service stops. Several workers may watch: each concludes from what it saw itself, and one update ends a run.
@@ -30,13 +30,13 @@ pub async fn watch(db: PgPool, settings: SettleSettings, metrics: SettleMetrics,
                 failing = false;
                 for run in ended {
                     metrics.runs_ended.inc();
-                    // A gateway that died, or that hung for a minute: somebody should know.
-                    error!(run.id = %run, "a run is silent: it is ended, and its leases are settled");
+                    // A gateway died, or hung for a minute: an operator should know.
+                    error!(run.id = %run, "a run is silent: ending it and settling its leases");
                 }
             }
             Err(failure) => {
                 if !failing {
-                    warn!("runs cannot be watched, looking again: {failure:#}");
+                    warn!("cannot check the heartbeats of runs, retrying: {failure:#}");
                 }
                 failing = true;
             }
@@ -44,7 +44,7 @@ pub async fn watch(db: PgPool, settings: SettleSettings, metrics: SettleMetrics,
     }
 }
 
-/// The runs that this look ended.
+/// Returns the runs that this check ended.
 async fn look(db: &PgPool, silence: &mut Silence) -> Result<Vec<RunId>> {
     let began = Instant::now();
     let heartbeats = timeout(
@@ -71,9 +71,9 @@ async fn look(db: &PgPool, silence: &mut Silence) -> Result<Vec<RunId>> {
     Ok(ended)
 }
 
-/// Ends the run, unless it beat meanwhile, spools or is ended already.
+/// Ends the run, unless its heartbeat moved, it spools, or it is already ended.
 async fn end(db: &PgPool, run: RunId, heartbeat: i64) -> Result<bool> {
-    // It waits for a transaction of the run that grants or gives back: they are seconds at the most.
+    // This waits for a running grant or return of the run, which takes seconds at most.
     let update = sqlx::query!(
         "update gateway_runs set state = 'fencing' where id = $1 and state = 'live' and heartbeat = $2",
         run.0,

@@ -1,4 +1,4 @@
-//! Sees every run that is over through to `settled`. See [`super`] for the order of the steps.
+//! Settles every run that is over. See [`super`] for the order of the steps.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,17 +21,17 @@ use super::{
 };
 use crate::administration::{Administration, announce::Announcer};
 
-/// Runs looked at in one step, and at the same time.
+/// Runs per step, and at the same time.
 const RUNS_MAX: i64 = 64;
 const RUNS_AT_ONCE: usize = 4;
 /// For one statement.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// When leases are counted again that have spent more than they had: the ingestor mends doubled rows within the hour.
+/// When overspent leases are counted again: the ingestor removes doubled rows within the hour.
 const OVERSPENT_AGAIN: Duration = Duration::from_secs(60);
-/// Lines in the log about leases of one run.
+/// Maximum number of log lines about leases of one run.
 const TOLD_MAX: usize = 10;
 
-/// Several may be at work: what one does the others find done.
+/// Several workers may run this: each finds done what another did.
 pub struct Settler {
     db: PgPool,
     clickhouse: ClickHouse,
@@ -49,17 +49,17 @@ struct Over {
     ending: Ending,
 }
 
-/// How far one try came.
+/// The result of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Come {
     Settled,
-    /// Records of it are not in ClickHouse yet.
+    /// Some of its records are not in ClickHouse yet.
     NotStored,
-    /// So many leases have spent more than they had.
+    /// This many leases are overspent.
     Overspent(usize),
 }
 
-/// A run that is not settled yet, and when it is tried again.
+/// An unsettled run, and when it is tried again.
 struct Waiting {
     again_at: Instant,
     backoff: Backoff,
@@ -77,7 +77,7 @@ impl Settler {
         }
     }
 
-    /// Until the service stops. Every step may be cut off. NATS, ClickHouse or PostgreSQL being away postpones it.
+    /// Runs until the service stops. Every step may be interrupted. If NATS, ClickHouse or PostgreSQL is unavailable, it retries.
     pub async fn run(self, life: Lifecycle) {
         let mut waiting = HashMap::new();
         let stopping = life.token();
@@ -92,7 +92,7 @@ impl Settler {
                 Some(Ok(())) => failing = false,
                 Some(Err(failure)) => {
                     if !failing {
-                        warn!("runs that are over cannot be settled, trying again: {failure:#}");
+                        warn!("cannot settle runs, retrying: {failure:#}");
                     }
                     failing = true;
                 }
@@ -122,7 +122,7 @@ impl Settler {
         Ok(())
     }
 
-    /// When the run is tried again, if it is.
+    /// Returns when the run is tried again, if at all.
     fn note(&self, waiting: &mut HashMap<RunId, Waiting>, over: Over, come: Result<Come>) {
         let run = over.run;
         let entry = waiting.entry(run).or_insert_with(|| Waiting {
@@ -136,7 +136,7 @@ impl Settler {
                 return;
             }
             Ok(Come::NotStored) => {
-                // Others that are over have their turn, however many wait.
+                // Let other runs proceed, however many wait.
                 debug!(run.id = %run, "a run waits for the ingestors to store what it published");
                 entry.backoff.next_delay()
             }
@@ -147,7 +147,7 @@ impl Settler {
             Err(failure) => {
                 self.metrics.failed.inc();
                 let delay = entry.backoff.next_delay();
-                warn!(run.id = %run, "could not settle a run, trying again in {delay:.1?}: {failure:#}");
+                warn!(run.id = %run, "could not settle a run, retrying in {delay:.1?}: {failure:#}");
                 delay
             }
         };
@@ -188,7 +188,7 @@ impl Settler {
                 },
             })
             .collect();
-        // What is due and not there was settled by another worker.
+        // Another worker settled the due runs that are missing here.
         waiting.retain(|run, waiting| waiting.again_at > now || overs.iter().any(|over| over.run == *run));
         Ok(overs)
     }
@@ -198,7 +198,7 @@ impl Settler {
     }
 
     async fn settle(&self, lanes: &Lanes, over: Over) -> Result<Come> {
-        // First the lanes, then the count: what the run stored in between would be missed, and its units spent twice.
+        // Lanes first, then the count. In the other order, events stored in between would be missed and their units spent twice.
         if !lanes.are_final(over.run, over.shards, over.ending).await? {
             return Ok(Come::NotStored);
         }
@@ -228,7 +228,7 @@ impl Settler {
         Ok(Come::Settled)
     }
 
-    /// Settles the run's live leases, page after page; returns how many have spent more than they had and stay as they are.
+    /// Settles the run's live leases page by page. Returns the number of overspent leases, which stay unchanged.
     async fn settle_leases(&self, over: Over) -> Result<usize> {
         let (mut overspent, mut last) = (0, None);
         loop {
@@ -246,7 +246,7 @@ impl Settler {
                     Verdict::Uncounted => {
                         self.metrics.leases_uncounted.inc();
                         error!(run.id = %over.run, lease.id = %lease.id, account.id = %lease.account, units = lease.had(),
-                               "a lease is too old to be counted: it is settled as wholly spent");
+                               "a lease is too old to be counted: settling it as fully spent");
                         spent.push((lease.id, lease.had()));
                     }
                     Verdict::Overspent(units) => {

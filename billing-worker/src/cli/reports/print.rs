@@ -1,4 +1,4 @@
-//! What `reports …` and `reconcile` print: text for people, or one JSON value.
+//! The output of `reports …` and `reconcile`: text for people, or one JSON value.
 
 use anyhow::Result;
 
@@ -36,7 +36,7 @@ pub fn flushed(json: bool, flushed: Flushed) -> Result<()> {
         } = &flushed;
         let waiting = match held.len() {
             0 => String::new(),
-            lines => format!(", {lines} counts left for later"),
+            lines => format!(", {lines} counts held for later"),
         };
         format!("{delivered} reports delivered, {open} still open, {parked} parked{waiting}")
     })
@@ -89,9 +89,9 @@ pub fn attention(json: bool, attention: &Attention) -> Result<()> {
         [
             part("parked reports", &parked),
             part("drifts", &drifts),
-            part("carries that wait", &carries),
+            part("waiting carries", &carries),
             part(
-                "subscriptions without a price for what is billed (`stripe sync` adds it)",
+                "subscriptions that lack a metered price of their plan (`stripe sync` adds it)",
                 &unbilled,
             ),
         ]
@@ -99,7 +99,7 @@ pub fn attention(json: bool, attention: &Attention) -> Result<()> {
     })
 }
 
-/// Lines on which nothing was used and nothing told are left out of the table, not of the JSON.
+/// The table omits lines without usage and without reports; the JSON contains them.
 pub fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Result<()> {
     out(json, reconciliation, || {
         let heading = row([
