@@ -187,7 +187,7 @@ async fn clickhouse_away_is_said_once_and_nothing_is_told() {
     .await;
     let log = log(stack.data.path(), "another-worker");
     assert_eq!(
-        log.matches("usage is not compared with limits until this is over")
+        log.matches("cannot compare usage with limits")
             .count(),
         1
     );

@@ -115,7 +115,7 @@ async fn bad_input_is_refused_with_its_reason() {
         (get("/accounts/%ff"), 400, "malformed_request", "UTF-8"),
         (get(&format!("/accounts/{nobody}")), 404, "unknown_account", "0000"),
         (get(&format!("/accounts/{nobody}/keys")), 404, "unknown_account", "0000"),
-        (get("/nothing"), 404, "unknown_path", "nothing"),
+        (get("/nothing"), 404, "unknown_path", "unknown path"),
         (
             (Method::DELETE, "/accounts".to_owned(), String::new()),
             405,
