@@ -1,5 +1,5 @@
-//! The one customer that an account is in Stripe. Its creation is on record before the call, under a key of its own, so that
-//! neither concurrent calls nor a crash make a second one.
+//! The customer of an account in Stripe; there is only one. Its creation is recorded before the call, with an idempotency key of
+//! its own, so neither concurrent calls nor a crash create a second one.
 
 use std::collections::HashMap;
 
@@ -18,10 +18,10 @@ use crate::{
     subscriptions::billing::Billing,
 };
 
-/// Stripe forgets an idempotency key after 24 hours. From here on the customer is looked for before it is created again.
+/// Stripe forgets an idempotency key after 24 hours. After this time the customer is searched for before it is created again.
 const KEY_TRUSTED_S: i64 = 23 * 3_600;
 
-/// The account's customer in this mode, if it is one and Stripe has not deleted it.
+/// Returns the account's customer in this mode, if there is one that Stripe has not deleted.
 pub async fn find(db: impl PgExecutor<'_>, account: AccountId, livemode: bool) -> Result<Option<String>, Error> {
     let customer = sqlx::query_scalar!(
         "select customer_id from stripe_customers where account_id = $1 and livemode = $2 and deleted_at is null",
@@ -33,7 +33,7 @@ pub async fn find(db: impl PgExecutor<'_>, account: AccountId, livemode: bool) -
     Ok(customer.flatten())
 }
 
-/// Whose customer it is.
+/// Returns the account of a customer.
 pub async fn account_of(db: impl PgExecutor<'_>, customer: &str, livemode: bool) -> Result<Option<AccountId>, Error> {
     let account = sqlx::query_scalar!(
         "select account_id from stripe_customers where customer_id = $1 and livemode = $2",
@@ -45,7 +45,7 @@ pub async fn account_of(db: impl PgExecutor<'_>, customer: &str, livemode: bool)
     Ok(account.map(AccountId))
 }
 
-/// The account's customer; makes it if there is none.
+/// Returns the account's customer, and creates it if there is none.
 pub async fn ensure(billing: &Billing, account: AccountId) -> Result<String, Error> {
     let stripe = billing.stripe()?;
     let now = billing.clock.now_s();
@@ -93,11 +93,11 @@ pub async fn ensure(billing: &Billing, account: AccountId) -> Result<String, Err
     )
     .execute(&billing.admin.db)
     .await?;
-    info!(account.id = %account, customer.id = customer, "the account is a customer in Stripe");
+    info!(account.id = %account, customer.id = customer, "linked the account to its Stripe customer");
     Ok(customer)
 }
 
-/// A customer that Stripe tells of and that is not known here: ours, if its metadata name an account that has none yet.
+/// Adopts a customer that Stripe reports and that is unknown here, if its metadata names an account without a customer.
 pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId>, Error> {
     let stripe = billing.stripe()?;
     let found: Customer = match stripe.read(&RetrieveCustomer::new(customer)).await {
@@ -112,7 +112,7 @@ pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId
     let Some(account) = named.filter(|_| !found.deleted) else {
         return Ok(None);
     };
-    // Both ways this is decided by the row: of an account that has another customer, this one is not.
+    // The row decides: if the account has another customer, this one is not adopted.
     let adopted = sqlx::query_scalar!(
         "insert into stripe_customers as c (account_id, customer_id, livemode)
          select id, $2, $3 from accounts where id = $1
@@ -128,7 +128,7 @@ pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId
     Ok(adopted.map(AccountId))
 }
 
-/// Stripe deleted the customer.
+/// Records that Stripe deleted the customer.
 pub async fn deleted(db: impl PgExecutor<'_>, customer: &str, now: i64) -> Result<(), Error> {
     sqlx::query!(
         "update stripe_customers set deleted_at = coalesce(deleted_at, $2) where customer_id = $1",
@@ -140,8 +140,8 @@ pub async fn deleted(db: impl PgExecutor<'_>, customer: &str, now: i64) -> Resul
     Ok(())
 }
 
-/// Returns the customer, and which creation made it. A 5xx stays so under its key: what it may have made all the same is looked
-/// for, and then the next key is tried, once.
+/// Creates the customer; returns it and the number of its creation. Stripe repeats a 5xx response for the same key. So after one,
+/// this searches for a customer that was created all the same, and then tries the next key once.
 async fn make(
     billing: &Billing,
     account: AccountId,
@@ -181,7 +181,7 @@ async fn create(
     Ok(stripe.write::<Customer>(&create, Write::Keyed(&key)).await?.id)
 }
 
-/// The next try has another key.
+/// Lets the next attempt use another key.
 async fn next_creation(billing: &Billing, account: AccountId, creation: i32) -> Result<(), Error> {
     sqlx::query!(
         "update stripe_customers set creation = creation + 1, requested_at = $3

@@ -1,17 +1,17 @@
-//! Units of duplicates go back to the pool: an event that the ingestor dropped, because its `Idempotency-Key` had counted
-//! already, was paid out of a lease like any other.
+//! Returns the units of duplicates to their pools. When the ingestor drops an event because its `Idempotency-Key` was counted
+//! before, a lease has already paid for the event.
 //!
-//! The lease has spent those units for good: a gateway that lives does not give them back, and settling a dead one counts
-//! dropped events as spent. So they come back here and nowhere else. Where no lease paid (overage, metered) nothing does:
-//! the sums in ClickHouse lack the duplicate anyhow.
+//! For the lease these units are spent: a live gateway does not return them, and settling a dead one counts dropped events as
+//! spent. So they are returned here and nowhere else. Events without a lease (overage, metered) need nothing: the sums in
+//! ClickHouse do not contain the duplicate.
 //!
-//! # Once, whatever dies in between
-//! The ingestor stores the duplicates of a shard in the order of the stream, so one cursor a shard says how far they were
-//! read. Units, ledger row (`duplicate_returns`, by position) and cursor are one transaction, under the lock of the cursor:
-//! a worker that dies before the commit has given back nothing, and another worker waits or finds the rows.
+//! # Units are returned once, even after crashes
+//! The ingestor stores the duplicates of a shard in stream order, so one cursor per shard records the progress. Units, row
+//! (`duplicate_returns`, by position) and cursor change in one transaction, under the lock of the cursor: a worker that dies
+//! before the commit has returned nothing, and another worker waits or finds the rows.
 //!
-//! An audit that finds a duplicate missing stores it late, behind the cursor: hence the [`sweep`] over the last days, which
-//! the ledger keeps from giving anything back again.
+//! If an audit finds a missing duplicate, it stores it late, before the cursor. Therefore [`sweep`] rereads the last days; the
+//! rows prevent it from returning units twice.
 
 mod ledger;
 mod stored;
@@ -27,9 +27,9 @@ use tracing::info;
 use crate::administration::announce::Announcer;
 use stored::Duplicate;
 
-/// Duplicates given back in one transaction.
+/// Duplicates per transaction.
 const PAGE: u64 = 500;
-/// Pages of one shard that one step takes at the most, so that one account's misuse holds up no other shard.
+/// Maximum number of pages of one shard per step, so that one account with many duplicates does not delay other shards.
 const PAGES: u32 = 20;
 
 /// Cheap to clone.
@@ -40,12 +40,12 @@ pub struct Returns {
     pub announcer: Announcer,
 }
 
-/// What one look at the duplicates did.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Returned {
     pub duplicates: u64,
     pub units: i64,
-    /// There is more than one step takes.
+    /// The step reached its limit: there is more to do.
     pub more: bool,
 }
 
@@ -56,14 +56,14 @@ pub struct Shard {
     pub shard: u16,
 }
 
-/// Where a duplicate stands in its shard.
+/// The position of a duplicate in its shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     pub stream_seq: u64,
     pub idx: u32,
 }
 
-/// Gives back the units of what was stored since the last step.
+/// Returns the units of duplicates that were stored since the last step.
 pub async fn step(returns: &Returns) -> Result<Returned> {
     let cursors = ledger::cursors(&returns.db).await?;
     let mut all = Returned::default();
@@ -87,8 +87,8 @@ pub async fn step(returns: &Returns) -> Result<Returned> {
     Ok(all)
 }
 
-/// Looks through all that was stored in the last days, whatever the cursors say, and forgets rows of the ledger that this
-/// cannot find any more.
+/// Rereads all duplicates of the last days, independent of the cursors, and deletes rows of `duplicate_returns` that are too old
+/// for this.
 pub async fn sweep(returns: &Returns) -> Result<Returned> {
     let mut all = Returned::default();
     for (shard, last) in stored::last_of_each(&returns.clickhouse).await? {

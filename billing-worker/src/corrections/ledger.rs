@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{corrections::pools, error::Error};
 
-/// Rows that one session takes at once.
+/// Rows that a session takes at a time.
 const HAND_MAX: i64 = 500;
 
-/// A row that is about to be written.
+/// A row to insert.
 #[derive(Clone, Debug)]
 pub struct NewRow {
     pub id: EventId,
@@ -27,14 +27,14 @@ pub struct NewRow {
     pub original: Original,
 }
 
-/// A row that was handed to a run, with the event that it is to publish.
+/// A row that was handed to a run, with the event to publish.
 #[derive(Clone, Debug)]
 pub struct Handed {
     pub account: AccountId,
     pub event: UsageEvent,
 }
 
-/// Units by which the events were lowered so far. The caller holds the account's lock.
+/// Returns the units by which the events were lowered so far. The caller holds the account's lock.
 pub async fn corrected(
     tx: &mut Transaction<'_, Postgres>,
     account: AccountId,
@@ -88,7 +88,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// The rows of one request; none: there was no such request.
+/// Returns the rows of one request; none if there was no such request.
 pub async fn of_request(
     db: impl PgExecutor<'_>,
     account: AccountId,
@@ -113,7 +113,7 @@ pub async fn list(
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Correction>, Error> {
-    // Ids are hashes; what was made in one transaction is told apart by them.
+    // Ids are hashes: they only order rows of one transaction.
     let rows = sqlx::query_as!(
         Row,
         "select id, correction_id, account_id, event_id, usage_type, period_start, cost_units, delta_units, units_after,
@@ -131,13 +131,13 @@ pub async fn list(
     Ok(rows.into_iter().map(Row::into_correction).collect())
 }
 
-/// How many correcting events are not known to be in the stream.
+/// Counts the correcting events that are not yet confirmed in the stream.
 pub async fn waiting(db: &PgPool) -> Result<i64, Error> {
     let waiting = sqlx::query_scalar!(r#"select count(*) as "waiting!" from corrections where published_at is null"#);
     Ok(waiting.fetch_one(db).await?)
 }
 
-/// Whether any is to be handed to a run.
+/// Returns whether any row waits for a run.
 pub async fn has_unhanded(db: &PgPool) -> Result<bool, Error> {
     let unhanded = sqlx::query_scalar!(
         r#"select exists (select from corrections where published_at is null and run_id is null) as "unhanded!""#
@@ -145,7 +145,7 @@ pub async fn has_unhanded(db: &PgPool) -> Result<bool, Error> {
     Ok(unhanded.fetch_one(db).await?)
 }
 
-/// Hands rows that wait to a run, the oldest first; committed, so that nobody else publishes them. None wait: none.
+/// Hands waiting rows to a run, oldest first. It commits, so that nobody else publishes them. Returns no rows if none wait.
 pub async fn hand(db: &PgPool, run: RunId) -> Result<Vec<Handed>, Error> {
     let rows = sqlx::query!(
         r#"with next as (
@@ -168,7 +168,7 @@ pub async fn hand(db: &PgPool, run: RunId) -> Result<Vec<Handed>, Error> {
             event: UsageEvent {
                 event_id,
                 account_id: account,
-                // No request made it, so no key did.
+                // No API key: no request recorded this event.
                 key_id: KeyId::NIL,
                 subscription_id: facts.subscription_id,
                 period_start: row.period_start.unix_timestamp(),
@@ -181,7 +181,7 @@ pub async fn hand(db: &PgPool, run: RunId) -> Result<Vec<Handed>, Error> {
                 ip_address: facts.ip_address,
                 user_agent: facts.user_agent,
                 time_ms: facts.time_ms,
-                // A lease pays for requests; this gives back.
+                // No lease: a correction returns units.
                 lease_id: LeaseId::NIL,
                 idempotency_key,
                 corrects,
@@ -191,7 +191,7 @@ pub async fn hand(db: &PgPool, run: RunId) -> Result<Vec<Handed>, Error> {
     handed.collect()
 }
 
-/// It is certain that the run did not store these and never will: they wait again.
+/// Lets rows wait again that the run certainly did not store and never will.
 pub async fn not_stored(db: &PgPool, run: RunId, events: &[EventId]) -> Result<(), Error> {
     if events.is_empty() {
         return Ok(());

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::error::Error;
 
-/// A pool: account, usage type, first moment of the period. Several are locked in this order, by everybody.
+/// A pool: account, usage type, start of the period. All code locks several pools in this order.
 pub type PoolKey = (Uuid, String, OffsetDateTime);
 
 /// Gives back units, and returns how many of each went back, in their order. A pool is never granted less than nothing, and
@@ -45,7 +45,7 @@ pub async fn give_back(
     Ok(returned)
 }
 
-/// Locks the pools in the order of their keys and reads what is granted of each; one that is not there stays at 0.
+/// Locks the pools in key order and reads the granted units of each; 0 if a pool does not exist.
 async fn lock(tx: &mut Transaction<'_, Postgres>, pools: &mut BTreeMap<PoolKey, i64>) -> Result<(), Error> {
     let rows = sqlx::query!(
         "select p.account_id, p.usage_type, p.period_start, p.granted_units from quota_pool p

@@ -1,5 +1,5 @@
-//! Publishes what waits, in a run of its own that lasts as long as there is something to publish. Between corrections the
-//! billing worker has no lanes and no run: it is no writer that others would have to watch.
+//! Publishes waiting corrections in a run of its own, which exists only while there are corrections to publish. At other times
+//! the billing worker has no lanes and no run, so nobody has to watch it as a writer.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,9 +22,9 @@ use tracing::warn;
 
 use super::ledger::Handed;
 
-/// For registering a run and opening its lanes; then it is tried again later.
+/// For registering a run and opening its lanes. After that it is retried later.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);
-/// For closing the lanes, which a stream that is full does not let happen.
+/// For closing the lanes. A full stream prevents it.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A run with open lanes.
@@ -34,16 +34,16 @@ pub struct Session {
     db: PgPool,
 }
 
-/// NATS, and whether it is there.
+/// The connection to NATS, and whether it works.
 #[derive(Clone)]
 pub struct Nats {
     pub client: Client,
     pub link: Link,
 }
 
-/// What became of the events of one record.
+/// The outcome of the events of one record.
 #[derive(Debug)]
-pub struct Told {
+pub struct PublishedEvents {
     pub events: Vec<EventId>,
     pub outcome: Outcome,
 }
@@ -55,9 +55,9 @@ impl Session {
             pool: db.clone(),
             client: nats.client.clone(),
             link: nats.link.clone(),
-            // Not the service's: webhooks and the API do without lanes.
+            // Not the health of the service: webhooks and the API do not need lanes.
             health: Health::new(),
-            // Lanes end by themselves; one of an abandoned run, which waits for its fence, must not hold up a shutdown.
+            // Lanes end by themselves. A lane of an abandoned run waits for its fence and must not delay a shutdown.
             life: Lifecycle::new(),
             metrics: metrics.clone(),
             limits: limits(),
@@ -81,14 +81,14 @@ impl Session {
         self.run.id
     }
 
-    /// Publishes events that were handed to this run; says of each what became of it, after seconds at the most.
-    pub async fn publish(&self, handed: Vec<Handed>) -> Vec<Told> {
+    /// Publishes events that were handed to this run. Returns the outcome of each, within seconds.
+    pub async fn publish(&self, handed: Vec<Handed>) -> Vec<PublishedEvents> {
         let entries = entries(handed).into_iter().map(async |entry| {
             let outcome = match self.publisher.reserve(entry.account) {
                 Ok(slot) => slot.publish(entry.outgoing).await,
                 Err(_) => Outcome::NotStored,
             };
-            Told {
+            PublishedEvents {
                 events: entry.events,
                 outcome,
             }
@@ -96,7 +96,7 @@ impl Session {
         join_all(entries).await
     }
 
-    /// Closes the lanes and the run. Fails when others have to see to what is left of it.
+    /// Closes the lanes and the run. Fails if others must resolve its remaining rows.
     pub async fn end(mut self) -> Result<()> {
         self.publisher.remove();
         let closed = match timeout(CLOSE_WITHIN, self.run.lanes_closed()).await {
@@ -110,7 +110,7 @@ impl Session {
         self.run.close().await
     }
 
-    /// Nobody knows what became of something: the run writes no more, and says so, that what it left is resolved at once.
+    /// Ends the run after an unknown outcome. It writes nothing more and marks itself as ended, so that its rows are resolved at once.
     pub async fn abandon(self) {
         let run = self.run.id;
         self.run.give_up();
@@ -121,12 +121,12 @@ impl Session {
         )
         .execute(&self.db);
         if let Err(error) = ended.await {
-            warn!(run.id = %run, "could not say that the run is over, it is found by its silence: {error}");
+            warn!(run.id = %run, "could not mark the run as ended, its silence will end it: {error}");
         }
     }
 }
 
-/// Events of one account that travel in one record.
+/// Events of one account in one record.
 struct Entry {
     account: AccountId,
     events: Vec<EventId>,
@@ -166,7 +166,7 @@ fn entries(handed: Vec<Handed>) -> Vec<Entry> {
     entries
 }
 
-/// Nobody waits for a request here, so outcomes are waited for longer than in a gateway; not longer than a shutdown.
+/// No client waits here, so it waits longer for outcomes than a gateway does, but not longer than a shutdown.
 fn limits() -> RunLimits {
     RunLimits {
         heartbeat_interval: Duration::from_secs(5),

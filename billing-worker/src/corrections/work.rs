@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use super::{
     ledger, resolve,
-    session::{Nats, Session, Told},
+    session::{Nats, PublishedEvents, Session},
 };
 use crate::{
     administration::{Administration, announce::Announcer},
@@ -142,7 +142,7 @@ impl Work {
             idle_looks = 0;
             let told = session.publish(handed).await;
             let of = |wanted: fn(Outcome) -> bool| -> Vec<EventId> {
-                let told = told.iter().filter(|told: &&Told| wanted(told.outcome));
+                let told = told.iter().filter(|told: &&PublishedEvents| wanted(told.outcome));
                 told.flat_map(|told| told.events.iter().copied()).collect()
             };
             let stored = of(|outcome| outcome == Outcome::Stored);

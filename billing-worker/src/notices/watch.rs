@@ -1,5 +1,5 @@
-//! Compares usage with limits, and writes down the notices that are due. A step may be cut off at any time and may run in
-//! several workers at once: a notice is written once.
+//! Compares usage with limits and stores the notices that are due. A step may be interrupted at any time and may run in several
+//! workers at once: each notice is stored once.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,9 +16,9 @@ use super::{
     usage::{self, Counter, Limited},
 };
 
-/// Pools read at once; their accounts are named in one query.
+/// Pools per page. One query names all their accounts.
 const POOLS_A_PAGE: usize = 1_000;
-/// Counters read at once from ClickHouse, which sums all of them again for the next page.
+/// Counters per page from ClickHouse, which sums all of them again for the next page.
 const COUNTERS_A_PAGE: usize = 10_000;
 
 pub struct Watch {
@@ -29,15 +29,15 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// One comparison of all running periods; returns what is new. ClickHouse or PostgreSQL being away fails it: nothing is
-    /// said of usage that nobody can count.
+    /// Compares all running periods once and returns the new notices. Fails if ClickHouse or PostgreSQL is unavailable: without a
+    /// count there is no notice.
     pub async fn step(&self, now: i64) -> Result<Vec<Reached>> {
         let mut new = self.pooled(now).await?;
         new.extend(self.overage(now).await?);
         Ok(new)
     }
 
-    /// Usage that is refused past its limit.
+    /// Usage that is refused above its limit.
     async fn pooled(&self, now: i64) -> Result<Vec<Reached>> {
         let (mut after, mut new) = (Counter::FIRST, Vec::new());
         loop {
@@ -53,7 +53,7 @@ impl Watch {
         }
     }
 
-    /// Usage that is billed past its limit. Costs nothing where no plan has any.
+    /// Usage that is billed above its limit. Costs nothing if no plan has such usage.
     async fn overage(&self, now: i64) -> Result<Vec<Reached>> {
         let types = usage::overage(&self.db, &self.catalogue, &self.thresholds).await?;
         let (mut after, mut new) = (Counter::FIRST, Vec::new());

@@ -1,5 +1,5 @@
-//! The statements of retention. Rows are deleted a partition (a month of `ingested_at`) at a time, in one mutation each; a
-//! deleted row is masked first, and leaves the disk when a fifth of its partition is masked, or in the next merge.
+//! The statements of retention. Each partition (a month of `ingested_at`) is deleted from by one mutation. A deleted row is first
+//! masked; it leaves the disk in the next merge, or when a fifth of its partition is masked.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use time::{Date, OffsetDateTime};
 use tracing::info;
 use uuid::Uuid;
 
-/// One statement, at the most. A mutation that ClickHouse goes on with after it deletes what it should.
+/// For one statement. If ClickHouse continues a mutation after the time-out, it still deletes only the right rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(1_800);
 
-/// Partitions changed by one call, at the most: each is read and its projections written anew (17 M rows: 3.5 s).
+/// Maximum number of partitions per call: each is read and its projections are rewritten (17 M rows: 3.5 s).
 const PARTITIONS_AT_ONCE: usize = 24;
 
-/// Different `keep_from` in one statement, at the most. There is about one a plan.
+/// Maximum number of different `keep_from` in one statement. There is about one per plan.
 const DAYS_IN_A_STATEMENT: usize = 32;
 
-/// What was deleted.
+/// The result of a deletion.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Deleted {
     pub rows: u64,
@@ -32,22 +32,22 @@ struct PartitionRows {
     rows: u64,
 }
 
-/// How the sums of all accounts read, as everybody reads them.
+/// Fingerprints of the sums of all accounts, read the same way as by others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Row, Deserialize)]
 struct Sums {
-    /// Of the days whose rows may be deleted. Equal fingerprints: equal sums for every account, usage type, period and day.
+    /// For days whose rows may be deleted. Equal fingerprints mean equal sums for every account, usage type, period and day.
     fingerprint: u64,
     closed_units: i64,
     closed_events: u64,
-    /// Of the other days: here events arrive meanwhile.
+    /// For the other days, where events arrive meanwhile.
     open_events: u64,
 }
 
-/// How long the rows of a day stay after it was closed: a query that began when the day was open still finds them. Some
-/// hours, because the clocks of two machines are compared.
+/// How long the rows of a day stay after it was closed, so that a query that began while the day was open still finds them.
+/// Several hours, because the clocks of two machines are compared.
 const SETTLING: time::Duration = time::Duration::hours(6);
 
-/// The first day whose rows have to stay; `None`: all.
+/// Returns the first day whose rows must stay; `None`: all days.
 pub async fn closed_before(clickhouse: &Client, now: OffsetDateTime) -> Result<Option<Date>> {
     let day = clickhouse
         .query(
@@ -60,7 +60,7 @@ pub async fn closed_before(clickhouse: &Client, now: OffsetDateTime) -> Result<O
     day.map(|day| parse(&day)).transpose()
 }
 
-/// Deletes rows of days before `closed_before` as the generation `push` says.
+/// Deletes rows of days before `closed_before` according to this push.
 pub async fn delete(clickhouse: &Client, push: Uuid, closed_before: Date) -> Result<Deleted> {
     let before = sums(clickhouse, closed_before).await?;
     let days = clickhouse
@@ -94,7 +94,7 @@ pub async fn delete(clickhouse: &Client, push: Uuid, closed_before: Date) -> Res
                     "delete from usage_events in partition id '{partition}' where {condition}"
                 ))
                 .with_setting("lightweight_deletes_sync", "2")
-                // On replicas: the condition reads a generation that never changes, so all delete the same.
+                // On replicas: the condition reads a push that never changes, so all replicas delete the same rows.
                 .with_setting("allow_nondeterministic_mutations", "1");
             bounded(delete.execute())
                 .await
@@ -113,8 +113,8 @@ pub async fn delete(clickhouse: &Client, push: Uuid, closed_before: Date) -> Res
     Ok(deleted)
 }
 
-/// Both days of a row have to lie before `keep_from`: that of the request, and the first of the period that it is charged
-/// to, which a gateway's clock that runs ahead may stamp before it begins.
+/// Both days of a row must be before `keep_from`: the day of the request, and the first day of its period. A gateway whose clock
+/// is fast may stamp a period before it begins.
 fn condition(push: Uuid, days: &[Date], closed_before: Date) -> String {
     let terms: Vec<_> = days
         .iter()
@@ -125,7 +125,7 @@ fn condition(push: Uuid, days: &[Date], closed_before: Date) -> String {
             )
         })
         .collect();
-    // A row is sealed at most 5 days after its bill_day: later partitions need not be read.
+    // A row is sealed at most 5 days after its bill_day, so later partitions need not be read.
     format!(
         "bill_day < toDate('{closed_before}') and toDate(ingested_at) < toDate('{closed_before}') + 5 and ({})",
         terms.join(" or ")
@@ -156,7 +156,7 @@ fn read_the_same(before: &Sums, after: &Sums) -> bool {
         } == *before
 }
 
-/// Rewrites partitions of which a fifth or more is masked.
+/// Rewrites partitions in which at least a fifth of the rows is masked.
 async fn free_disk(clickhouse: &Client) -> Result<()> {
     let partitions = clickhouse
         .query(

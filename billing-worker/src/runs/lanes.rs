@@ -1,4 +1,4 @@
-//! The lanes of a run that is over: ended for it, and whether ClickHouse has all that they will ever hold.
+//! The lanes of a run that is over: ends them, and checks whether ClickHouse has everything that they will ever contain.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use lane::{LastRecord, fence::fence, stream::UsageStream, subject::LaneSubject};
 use schema::{Manifest, RunId, names};
 use tokio::time::timeout;
 
-/// For one question to NATS.
+/// For one request to NATS.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Lanes looked at, or ended, at the same time.
+/// Lanes that are checked or ended at the same time.
 const LANES_AT_ONCE: usize = 16;
 
-/// NATS, as it is asked about lanes: in the stream of now, whatever generation a run began in. What an earlier one held is in
-/// ClickHouse or gone, and a run that lives on can write to no other.
+/// The current stream in NATS, in whatever generation a run began. Events of an earlier generation are in ClickHouse or lost,
+/// and a live run can only write to the current stream.
 pub struct Lanes {
     client: Client,
     stream: UsageStream,
     manifests: Store,
 }
 
-/// How a lane is known to end.
+/// How the end of a lane is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It is ended now, if it has not ended before.
+    /// End the lane now, unless it has ended.
     Fence,
-    /// Its run said that it is closed: only looked at.
+    /// Its run closed it: only look.
     Closed,
 }
 
@@ -49,21 +49,21 @@ impl Lanes {
         })
     }
 
-    /// Whether all lanes of a run are final and stored. False: the ingestor is not there yet, ask again.
+    /// Returns whether all lanes of a run are final and stored. `false`: the ingestor has not got there yet, ask again.
     pub async fn are_final(&self, run: RunId, shards: u16, ending: Ending) -> Result<bool> {
         let ends = (0..shards).map(|shard| self.end(run, shard, ending)).collect();
         let ends = some_at_once(ends).await?;
         self.are_covered(&ends).await
     }
 
-    /// The same of one lane, which is ended by a fence.
+    /// Does the same for one lane, which a fence ends.
     pub async fn is_final(&self, run: RunId, shard: u16) -> Result<bool> {
-        // First: what the run stored after a look at ClickHouse would be missed.
+        // End the lanes first. Otherwise events stored after the check would be missed.
         let end = self.end(run, shard, Ending::Fence).await?;
         self.are_covered(&[end]).await
     }
 
-    /// The shard, and the sequence in it behind which nothing of the run is ever stored; 0: everything of it was stored and
+    /// Returns the shard, and the sequence after which no event of the run is ever stored. 0: all its events were stored and
     /// trimmed.
     async fn end(&self, run: RunId, shard: u16, ending: Ending) -> Result<(u16, u64)> {
         let lane = LaneSubject::new(&self.client, &self.stream.stream, shard, run);
@@ -78,22 +78,22 @@ impl Lanes {
         Ok((shard, end))
     }
 
-    /// Whether each shard is stored up to the end of the lane in it.
+    /// Returns whether each shard is stored up to the end of the lane in it.
     async fn are_covered(&self, ends: &[(u16, u64)]) -> Result<bool> {
         let manifests = ends.iter().map(|(shard, _)| self.manifest(*shard)).collect();
         let manifests = some_at_once(manifests).await?;
-        // Behind the manifests: a stream that has got less far than they say is another one.
+        // After the manifests: a stream that ends before they do is a different stream.
         let now = lane::stream::look(&self.client)
             .await
             .context("looking at the stream")?;
         if now.generation != self.stream.generation {
-            bail!("the stream's generation was raised meanwhile: what was seen of its lanes may be gone");
+            bail!("the generation of the stream was raised meanwhile: its lanes may be gone");
         }
         let mut shards = manifests.iter().zip(ends);
         Ok(shards.all(|(manifest, (_, end))| covers(manifest, *end, now.generation, now.last_sequence)))
     }
 
-    /// A shard that nobody has begun with is done through nothing.
+    /// A shard without a manifest has nothing stored.
     async fn manifest(&self, shard: u16) -> Result<Manifest> {
         let entry = timeout(PATIENCE, self.manifests.get(names::manifest_key(shard)))
             .await
@@ -106,14 +106,13 @@ impl Lanes {
     }
 }
 
-/// The results in the order of the work.
+/// Returns the results in the order of the work.
 async fn some_at_once<T>(work: Vec<impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
     stream::iter(work).buffered(LANES_AT_ONCE).try_collect().await
 }
 
-/// Whether the shard is stored up to the sequence `end` of the stream, which is in `generation` and has got to
-/// `last_sequence`. A manifest that speaks of another stream (one before it was restored or reset) does not say so, however
-/// far it got.
+/// Returns whether the shard is stored up to sequence `end` of the stream with this `generation` and `last_sequence`. A manifest
+/// of another stream (from before a restore or reset) proves nothing, however far it got.
 fn covers(manifest: &Manifest, end: u64, generation: u32, last_sequence: u64) -> bool {
     let is_of_stream = manifest.generation == generation && manifest.done_through <= last_sequence;
     is_of_stream && end <= manifest.done_through
@@ -135,7 +134,7 @@ mod tests {
             (manifest(2, 70), 71, false),
             (manifest(1, 70), 70, false),
             (manifest(3, 70), 70, false),
-            // Restored to an older state: it is behind its manifest, and nobody has raised the generation.
+            // The stream was restored to an older state: it ends before its manifest, and the generation was not raised.
             (manifest(2, 101), 70, false),
         ] {
             assert_eq!(covers(&manifest, end, 2, 100), covered, "{manifest:?} {end}");

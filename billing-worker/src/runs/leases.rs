@@ -1,4 +1,4 @@
-//! Live leases of a run that is over: what goes back of each, and giving it back.
+//! Live leases of a run that is over: decides how many units each returns, and returns them.
 
 use std::time::Duration;
 
@@ -8,45 +8,45 @@ use sqlx::PgPool;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// Leases in one question to ClickHouse, and in one transaction.
+/// Leases per query to ClickHouse and per transaction.
 pub const PAGE: i64 = 500;
 
-/// How long after it was granted a lease can be counted. Rows are deleted after 28 days at the least, counted from the day of
-/// the request, which may lie five days before the row was stored; three more are for clocks.
+/// How long after its grant a lease can be counted. Rows are deleted after at least 28 days from the day of the request, which
+/// may be five days before the row was stored; three more days allow for clock differences.
 pub const COUNTED_FOR: Duration = Duration::from_secs(20 * 24 * 3_600);
 
 /// For one statement, and for one transaction.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A live lease. Its run gives nothing back any more, so only settling changes it.
+/// A live lease. Its run returns no more units, so only settling changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub id: LeaseId,
     pub account: AccountId,
     pub units: i64,
-    /// Given back by the run itself.
+    /// Units that the run itself returned.
     pub returned: i64,
     /// Its first rows may have been deleted.
     pub is_old: bool,
 }
 
-/// What becomes of a lease.
+/// How a lease is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// So many of its units were spent; the rest goes back.
+    /// This many units were spent; the rest is returned.
     Spent(i64),
-    /// It had fewer units than were counted, by this many.
+    /// More units were counted than it had, by this many.
     Overspent(i64),
-    /// Too old to be counted: it is taken as spent.
+    /// Too old to be counted: it counts as fully spent.
     Uncounted,
 }
 
-/// What one transaction did.
+/// The result of one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     pub leases: i64,
     pub units: i64,
-    /// Those that got units back.
+    /// Accounts to which units were returned.
     pub accounts: Vec<AccountId>,
 }
 
@@ -61,13 +61,13 @@ impl Lease {
         }
     }
 
-    /// What the run had not given back.
+    /// Units that the run had not returned.
     pub fn had(&self) -> i64 {
         self.units - self.returned
     }
 }
 
-/// The run's live leases behind `after`, by account.
+/// Reads the run's live leases after `after`, ordered by account.
 pub async fn page(db: &PgPool, run: RunId, after: Option<&Lease>) -> Result<Vec<Lease>> {
     let (account, lease) = after.map_or((Uuid::nil(), Uuid::nil()), |lease| (lease.account.0, lease.id.0));
     let rows = sqlx::query!(
@@ -96,8 +96,8 @@ pub async fn page(db: &PgPool, run: RunId, after: Option<&Lease>) -> Result<Vec<
         .collect())
 }
 
-/// Settles leases that have spent so much, and gives back the rest: those that are live still, of a run that is being ended.
-/// Done twice, or by two at once, it is done once.
+/// Settles leases with their spent units and returns the rest. Only changes leases that are still live, of a run that is being
+/// ended, so repeated or concurrent calls settle each lease once.
 pub async fn settle(db: &PgPool, run: RunId, spent: &[(LeaseId, i64)]) -> Result<Settled> {
     if spent.is_empty() {
         return Ok(Settled::default());
@@ -108,12 +108,12 @@ pub async fn settle(db: &PgPool, run: RunId, spent: &[(LeaseId, i64)]) -> Result
         .context("settling leases")
 }
 
-/// Locks in the order of everybody: the run, the pools by their key, the leases.
+/// Locks in the common order: the run, the pools by key, the leases.
 async fn settle_now(db: &PgPool, run: RunId, spent: &[(LeaseId, i64)]) -> sqlx::Result<Settled> {
     let ids: Vec<Uuid> = spent.iter().map(|(lease, _)| lease.0).collect();
     let units: Vec<i64> = spent.iter().map(|(_, units)| *units).collect();
     let mut tx = db.begin().await?;
-    // A worker that is cut off in mid-transaction holds nobody up for longer than seconds.
+    // A worker that is cut off in the middle of the transaction blocks others for seconds only.
     let fencing = sqlx::query!(
         r#"select set_config('idle_in_transaction_session_timeout', '5000', true) as idle_timeout,
                   set_config('lock_timeout', '5000', true) as lock_timeout
@@ -134,7 +134,7 @@ async fn settle_now(db: &PgPool, run: RunId, spent: &[(LeaseId, i64)]) -> sqlx::
     )
     .fetch_all(&mut *tx)
     .await?;
-    // Not below 0: one row that somebody changed by hand must not stop the leases of everybody else.
+    // Not below 0: one row changed by hand must not block all other leases.
     let done = sqlx::query!(
         r#"with counted as (
                select l.id, l.account_id, l.usage_type, l.period_start,
@@ -191,7 +191,7 @@ mod tests {
             (0, 100, Verdict::Spent(100)),
             (0, 101, Verdict::Overspent(1)),
             (40, 60, Verdict::Spent(60)),
-            // Units that the run has given back, and spent all the same.
+            // Units that the run returned but had spent.
             (40, 61, Verdict::Overspent(1)),
             (100, 0, Verdict::Spent(0)),
         ] {

@@ -1,15 +1,15 @@
-//! Which runs are silent: a heartbeat that did not move, in looks that follow one another closely, for long enough. Pure.
+//! Decides which runs are silent: the heartbeat has not moved for long enough, in checks that are close together. Pure.
 //!
-//! Only what this worker saw counts, by its own monotonic clock: neither the database's clock nor that of a gateway. A gap in
-//! the looks (the database away, this process stopped) begins the count anew: with the database away no gateway could have
-//! moved its heartbeat, and of a time in which this process did not run it knows nothing.
+//! Only this worker's own observation counts, by its monotonic clock, not the clocks of the database or of a gateway. A gap
+//! between checks starts the count again: if the database was unavailable, no gateway could move its heartbeat; if this process
+//! was stopped, it saw nothing.
 
 use std::{collections::HashMap, time::Duration};
 
 use schema::RunId;
 use tokio::time::Instant;
 
-/// One successful look. The heartbeats were read at some time between the two.
+/// One successful check. The heartbeats were read at some time between the two instants.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
     pub began: Instant,
@@ -41,10 +41,9 @@ impl Silence {
         }
     }
 
-    /// Takes in the heartbeats of all live runs; returns those that were silent for long enough, with the heartbeat at which
-    /// they stopped.
+    /// Takes the heartbeats of all live runs. Returns the runs that were silent for long enough, with their last heartbeat.
     pub fn observe(&mut self, look: Look, heartbeats: &[(RunId, i64)]) -> Vec<(RunId, i64)> {
-        // From the beginning of the one to the end of the other: the longest that may lie between the two reads.
+        // From the start of one check to the end of the other: the longest possible time between the two reads.
         let is_gap = |last: Look| look.ended.duration_since(last.began) > self.gap_max;
         if self.last.replace(look).is_none_or(is_gap) {
             self.seen.clear();
@@ -64,7 +63,7 @@ impl Silence {
             }
             seen.insert(*run, heartbeat);
         }
-        // Runs that are not live any more are forgotten.
+        // Forget runs that are no longer live.
         self.seen = seen;
         silent
     }

@@ -29,8 +29,8 @@ pub async fn cursors(db: &PgPool) -> Result<BTreeMap<Shard, Place>, Error> {
     Ok(read.collect())
 }
 
-/// Gives back the units of those of the duplicates that were paid by a lease and are not in the ledger, and moves the cursor
-/// on, in one transaction. Returns what went back, by event.
+/// Returns the units of duplicates that a lease paid for and that have no row yet, and advances the cursor, in one transaction.
+/// Returns the units by event.
 pub async fn give_back(
     db: &PgPool,
     shard: Shard,
@@ -71,7 +71,7 @@ pub async fn give_back(
         .collect())
 }
 
-/// Removes rows that no sweep can ask for: it looks at two days.
+/// Deletes rows that no sweep needs any more: a sweep covers two days.
 pub async fn forget(db: &PgPool) -> Result<(), Error> {
     sqlx::query!("delete from duplicate_returns where returned_at < now() - interval '40 days'")
         .execute(db)
@@ -79,7 +79,7 @@ pub async fn forget(db: &PgPool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whoever gives back units of this shard has to wait until the transaction ends, and then finds its rows.
+/// Locks the shard until the end of the transaction. Another worker waits, and then finds the rows.
 async fn lock_shard(tx: &mut Transaction<'_, Postgres>, shard: Shard) -> Result<(), Error> {
     let (generation, shard) = (i64::from(shard.generation), i32::from(shard.shard));
     sqlx::query!(
@@ -99,7 +99,7 @@ async fn lock_shard(tx: &mut Transaction<'_, Postgres>, shard: Shard) -> Result<
     Ok(())
 }
 
-/// Those of the duplicates that are in the ledger.
+/// Returns the duplicates that have a row.
 async fn known(
     tx: &mut Transaction<'_, Postgres>,
     shard: Shard,

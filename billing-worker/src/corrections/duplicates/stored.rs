@@ -1,4 +1,4 @@
-//! Dropped events, as ClickHouse has them.
+//! Reads dropped duplicates from ClickHouse.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Place, Shard};
 
-/// For one question: some milliseconds, mostly.
+/// For one query, which usually takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Row, Deserialize, Clone, Debug, PartialEq)]
@@ -37,13 +37,13 @@ impl Duplicate {
         }
     }
 
-    /// Whether a pool paid for it.
+    /// Returns whether a pool paid for the event.
     pub fn was_leased(&self) -> bool {
         !self.lease_id.is_nil() && self.cost_units > 0
     }
 }
 
-/// The last duplicate of every shard, by the order of the stream. Those of the last forty days: after that no pool matters.
+/// Returns the last duplicate of every shard in stream order, from the last forty days: older pools no longer matter.
 pub async fn last_of_each(clickhouse: &Client) -> Result<BTreeMap<Shard, Place>> {
     #[derive(Row, Deserialize)]
     struct Last {
@@ -64,12 +64,12 @@ pub async fn last_of_each(clickhouse: &Client) -> Result<BTreeMap<Shard, Place>>
         .collect())
 }
 
-/// The next duplicates of a shard behind a place, in order, each position once.
+/// Returns the next duplicates of a shard after a position, in order, each position once.
 pub async fn behind(clickhouse: &Client, shard: Shard, after: Place, limit: u64) -> Result<Vec<Duplicate>> {
     page(clickhouse, "", shard, after, limit).await
 }
 
-/// The same, of what was stored in the last two days: longer than a worker or an audit takes to find it.
+/// Does the same for the duplicates of the last two days, which is longer than a worker or an audit needs to find one.
 pub async fn lately(clickhouse: &Client, shard: Shard, after: Place, limit: u64) -> Result<Vec<Duplicate>> {
     page(
         clickhouse,
@@ -99,7 +99,7 @@ async fn page(clickhouse: &Client, when: &str, shard: Shard, after: Place, limit
     answered(query.fetch_all::<Duplicate>()).await
 }
 
-/// Of a replica that lags, a later range may be seen before an earlier one, and the earlier one be passed over.
+/// A lagging replica could show a later range before an earlier one, and the cursor would skip the earlier one.
 fn sequential(clickhouse: &Client, sql: &str) -> clickhouse::query::Query {
     clickhouse.query(sql).with_setting("select_sequential_consistency", "1")
 }
