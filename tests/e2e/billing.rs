@@ -1,4 +1,4 @@
-//! The billing worker: what its admin API and its sub-commands change, what it announces, and what it refuses.
+//! The billing worker: changes by its admin API and its sub-commands, announcements, and refusals.
 
 mod audit;
 mod bad_input;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use self::worker::{TOKEN, Worker};
 
-/// What differs from call to call, made the same.
+/// Replaces the values that differ between calls.
 fn shape(value: Value) -> Value {
     match value {
         Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, shape(value))).collect(),
@@ -146,7 +146,7 @@ async fn one_email_address_makes_one_account() {
 }
 
 #[tokio::test]
-async fn rotated_key_goes_on_for_the_overlap_and_no_longer() {
+async fn a_rotated_key_works_until_the_end_of_the_overlap() {
     let worker = Worker::start().await;
     let account = worker.account("ann@example.com", "free").await;
     let rotate = async |key: &Value, body: Value| {

@@ -1,4 +1,4 @@
-//! A change by an operator reaches every gateway by an announcement, long before the gateways look again by themselves.
+//! An announcement brings a change by an operator to every gateway, long before the gateways look again by themselves.
 
 use std::time::Instant;
 
@@ -57,7 +57,7 @@ async fn a_larger_plan_counts_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stripe_reports_counts_at_every_gateway_once_announced() {
+async fn a_stripe_change_applies_at_every_gateway_once_announced() {
     let options = StackOptions {
         gateways: 2,
         stripe: true,
@@ -99,7 +99,7 @@ async fn a_lowered_limit_also_holds_for_leased_units() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_key_works_at_once_though_it_was_tried_before() {
+async fn a_new_key_works_at_once_even_if_it_was_tried_before() {
     let (stack, ada, clients) = two_gateways().await;
     let (_, key) = stack.admin.key(ada.account_id).await.unwrap();
     let new = Client::new(stack.gateway(1), &Customer { key, ..ada });

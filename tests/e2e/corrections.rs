@@ -1,4 +1,4 @@
-//! Corrections: what is lowered afterwards is lowered once, in ClickHouse and in the pool, whatever dies in between.
+//! Corrections lower usage once, in ClickHouse and in the pool, even after crashes.
 
 mod books;
 mod deaths;
@@ -25,12 +25,12 @@ async fn corrected_units_leave_the_sums_and_turn_a_refusal_into_an_admission() {
     let events = books.spend("api_call", &[6, 3, 1]).await;
     assert_eq!(books.client.spend("api_call", 1).await.unwrap().status, 429);
 
-    // Six are taken back whole, three were too many by one.
+    // Six events are voided, three are lowered by one unit.
     let request = books.request(json!([void(&events[0]), { "event_id": events[1], "cost_units": 2 }]));
     let made = books.correct(&request).await;
     assert_eq!(made.status, 201, "{made:?}");
     assert_eq!(made.json().unwrap()["delta_units"], -7);
-    // The answer was lost, so it is sent again.
+    // The response was lost, so the request is repeated.
     let again = books.correct(&request).await;
     assert_eq!(again.status, 200);
     assert_eq!(again.json().unwrap()["delta_units"], -7);
@@ -41,7 +41,7 @@ async fn corrected_units_leave_the_sums_and_turn_a_refusal_into_an_admission() {
     .await;
     assert_eq!(books.client.spend("api_call", 1).await.unwrap().status, 429);
 
-    // A second correction of one event takes what the first one left.
+    // A second correction of an event lowers the units that the first one left.
     let rest = books.request(json!([void(&events[1])]));
     assert_eq!(books.correct(&rest).await.ok().unwrap()["delta_units"], -2);
     books.until_published().await;
@@ -70,7 +70,7 @@ async fn corrected_units_leave_the_sums_and_turn_a_refusal_into_an_admission() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_corrections_of_one_request_are_made_once_each_by_many_who_ask_at_once() {
+async fn a_thousand_corrections_of_one_request_are_made_once_each_by_concurrent_clients() {
     let books = Books::open(StackOptions::default()).await;
     let mut events = Vec::new();
     for _ in 0..10 {
@@ -115,7 +115,7 @@ async fn a_thousand_corrections_of_one_request_are_made_once_each_by_many_who_as
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn units_that_came_out_of_no_pool_go_back_to_none() {
+async fn units_from_no_pool_are_returned_to_no_pool() {
     // Exports are billed past the limit: nothing is refused, and no lease is taken.
     let data = devstack::DataDir::create().unwrap();
     let plans = include_str!("../../schema/plans.toml").replace(

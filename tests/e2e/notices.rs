@@ -1,4 +1,4 @@
-//! Usage notices: an account is told of its usage once a threshold, signed, also when its endpoint or a part of ours fails.
+//! Usage notices: an account receives one signed notice per threshold, even if its endpoint or a part of our system fails.
 
 mod delivery;
 mod endpoint;
@@ -23,7 +23,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_threshold_is_told_once_by_two_workers_and_never_again_in_its_period() {
+async fn two_workers_send_one_notice_per_threshold_and_period() {
     let (stack, ada) = stack().await;
     let another = another_worker(&stack, &[QUICK, HTTP, PRIVATE]).await;
     let receiver = Receiver::start(&[]).await;
@@ -99,7 +99,7 @@ async fn each_threshold_is_told_once_by_two_workers_and_never_again_in_its_perio
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn units_that_a_gateway_holds_are_no_usage() {
+async fn units_held_by_a_gateway_are_not_usage() {
     let (stack, ada) = stack().await;
     let receiver = Receiver::start(&[]).await;
     set(&stack, ada.account_id, &receiver.url()).await;
@@ -114,7 +114,7 @@ async fn units_that_a_gateway_holds_are_no_usage() {
         .unwrap();
     compared(&stack.billing).await;
     assert!(receiver.received().is_empty(), "79 of 100 are spent, 21 are held");
-    // The limit that is in force now: 79 of 90 are past 80 %, and past no more than that.
+    // The limit in force now: 79 of 90 is above 80 % and below 100 %.
     stack.admin.set_limit(ada.account_id, "export", 90).await.unwrap();
     let data = receiver.nth(1).await.json()["data"].clone();
     assert_eq!(
@@ -126,7 +126,7 @@ async fn units_that_a_gateway_holds_are_no_usage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_that_is_billed_past_its_limit_is_told_too() {
+async fn usage_billed_above_its_limit_sends_notices_too() {
     let catalogue = include_str!("../../schema/plans.toml").replace(
         "usage.export = { limit = 100 }",
         "usage.export = { limit = 10, mode = \"overage\", unit_price_micros = 1_000 }",
@@ -167,7 +167,7 @@ async fn usage_that_is_billed_past_its_limit_is_told_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clickhouse_away_is_said_once_and_nothing_is_told() {
+async fn unavailable_clickhouse_is_logged_once_and_sends_no_notice() {
     let (stack, ada) = stack_with(&[("NOTICE_INTERVAL", "3600"), HTTP, PRIVATE]).await;
     let receiver = Receiver::start(&[]).await;
     set(&stack, ada.account_id, &receiver.url()).await;
@@ -186,11 +186,7 @@ async fn clickhouse_away_is_said_once_and_nothing_is_told() {
     })
     .await;
     let log = log(stack.data.path(), "another-worker");
-    assert_eq!(
-        log.matches("cannot compare usage with limits")
-            .count(),
-        1
-    );
+    assert_eq!(log.matches("cannot compare usage with limits").count(), 1);
     assert!(receiver.received().is_empty());
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::SERVICES;
 
-/// A connection as a user, and what the server holds against it.
+/// A connection as a user, and the refusals of the server.
 struct User {
     client: async_nats::Client,
     refusals: UnboundedReceiver<String>,
@@ -63,7 +63,7 @@ impl User {
     }
 }
 
-/// What nobody but the operator may do.
+/// Operations that only the operator may do.
 const NOBODYS: [&str; 6] = [
     "$JS.API.STREAM.DELETE.USAGE",
     "$JS.API.STREAM.MSG.DELETE.USAGE",
@@ -74,7 +74,7 @@ const NOBODYS: [&str; 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_may_not_do_what_is_anothers() {
+async fn a_service_may_not_use_the_permissions_of_another() {
     let stack = Stack::start(SERVICES, StackOptions::default()).await.unwrap();
     let customer = stack.admin.customer("ada", "pro").await.unwrap();
     let client = Client::new(stack.gateway(0), &customer);
@@ -157,7 +157,7 @@ async fn a_service_may_not_do_what_is_anothers() {
         }
     }
 
-    // Nothing came of all that.
+    // None of it had an effect.
     assert_eq!(client.spend("api_call", 1).await.unwrap().status, 200);
     stack.assert_stored(customer.account_id, 2, 8).await;
 }
@@ -234,10 +234,10 @@ async fn an_analyst_reads_within_limits_and_writes_nothing() {
     stack.assert_stored(customer.account_id, 1, 7).await;
 }
 
-/// The engine that tests run on has no access management, so what `deploy/clickhouse/users.xml` grants is checked as far as its
-/// syntax and its names of privileges only.
+/// The engine of the tests has no access management. So only the syntax and the names of the privileges in
+/// `deploy/clickhouse/users.xml` are checked.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_users_of_clickhouse_are_granted_can_be_read() {
+async fn the_grants_of_the_clickhouse_users_are_valid() {
     let servers = devstack::Servers::shared().await.unwrap();
     let file = include_str!("../../deploy/clickhouse/users.xml");
     let grants = file
@@ -257,7 +257,7 @@ async fn what_the_users_of_clickhouse_are_granted_can_be_read() {
         checked += 1;
     }
     assert_eq!(checked, 10);
-    // What an ingestor changes in a table that is there, it needs to be granted.
+    // The ingestor needs a grant for each change of an existing table.
     let changes = FILES
         .iter()
         .flat_map(|file| file.template.split("alter table ").skip(1));
@@ -274,7 +274,7 @@ async fn what_the_users_of_clickhouse_are_granted_can_be_read() {
 
 /// A name that no service may use is refused only where it is used: here it is missed at once.
 #[test]
-fn the_users_of_nats_are_told_of_every_name() {
+fn the_nats_users_cover_every_subject_name() {
     use schema::names;
     let file = include_str!("../../deploy/nats/users.conf");
     for name in [

@@ -1,5 +1,5 @@
-//! No log holds a secret: a whole run of the system with all its ways to fail, logged as fully as can be, is searched for every
-//! secret that was used in it.
+//! No log contains a secret: a complete run of the system with all its failures, at the most verbose log level, is searched for
+//! every secret that was used in it.
 
 use std::{fs, path::Path, process::Stdio};
 
@@ -15,10 +15,10 @@ use crate::SERVICES;
 /// Not that of any server: what refuses it, or cannot be reached, has it in its hands.
 const PASSWORD: &str = "hunter2-of-the-test";
 
-/// Every level of every crate, ours and others'.
+/// All levels of all crates, ours and others'.
 const ALL: &str = "trace";
 
-/// Starts a service whose servers are not there, or refuse it, and returns what it said until it ended or was ended.
+/// Starts a service whose servers are missing or refuse it. Returns its log until it ended or was stopped.
 async fn failing(service: &str, env: &[(&str, String)]) -> Result<String> {
     let mut command = tokio::process::Command::new(SERVICES);
     command
@@ -43,7 +43,7 @@ async fn failing(service: &str, env: &[(&str, String)]) -> Result<String> {
         while let Some(line) = lines.next_line().await? {
             said.push_str(&line);
             said.push('\n');
-            // It tries again and again; how it tries is seen by now.
+            // It retries forever. By now the log shows how.
             if said.matches("trying again").count() >= 3 {
                 break;
             }
@@ -135,7 +135,7 @@ async fn no_log_of_a_run_holds_a_secret() {
     .await;
     assert_eq!(session.status, 201, "{session:?}");
 
-    // Misused: each is refused, and said so in some log.
+    // Wrong use: each is refused, and some log says so.
     let in_urls = |key: &str| {
         vec![
             format!("{gateway}/api/x?api_key={key}"),
@@ -182,7 +182,7 @@ async fn no_log_of_a_run_holds_a_secret() {
     })
     .await;
 
-    // Its servers away, then back: connections are made anew.
+    // Its servers disappear and come back: the services reconnect.
     stack.nats.restart().await.unwrap();
     eventually("the gateway serves again", async || {
         let answer = http.post(&url, &second_key, &usage).await.ok()?;

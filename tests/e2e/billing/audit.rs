@@ -1,4 +1,4 @@
-//! The audit log: every administrative change once, by whom, with no secret in it; nothing for what changed nothing.
+//! The audit log has one entry per administrative change, with its author and without secrets, and no entry without a change.
 
 use devstack::http::{Http, request};
 use http::Method;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::worker::{TOKEN, Worker};
 
 #[tokio::test]
-async fn every_change_is_in_the_audit_log_once_and_what_changed_nothing_is_not() {
+async fn every_change_is_in_the_audit_log_once_and_requests_without_a_change_are_not() {
     let worker = Worker::start().await;
     let account = worker.account("ann@example.com", "pro").await;
     let of_account = |rest: &str| format!("/accounts/{account}/{rest}");
@@ -92,7 +92,7 @@ async fn every_change_is_in_the_audit_log_once_and_what_changed_nothing_is_not()
     assert!(!text.contains("hunter2") && !text.contains("whsec_"));
     assert!(!text.contains("tr_live_") && !text.contains(rotated["key"].as_str().unwrap()));
 
-    // Of one account, in pages.
+    // One account, in pages.
     let page = worker
         .change(Method::GET, &format!("/audit?account={account}&limit=9"), Value::Null)
         .await;
@@ -110,7 +110,7 @@ async fn every_change_is_in_the_audit_log_once_and_what_changed_nothing_is_not()
 }
 
 #[tokio::test]
-async fn who_asks_may_give_a_name_and_a_change_that_fails_leaves_no_entry() {
+async fn the_requester_may_give_a_name_and_a_failed_change_leaves_no_entry() {
     let worker = Worker::start().await;
     let account = worker.account("ann@example.com", "free").await;
     let url = |path: &str| format!("{}/admin{path}", worker.service.admin_url());

@@ -1,4 +1,4 @@
-//! What the admin API and the commands refuse.
+//! Input that the admin API and the commands refuse.
 
 use devstack::http::{Http, request};
 use http::{Method, StatusCode};
@@ -11,7 +11,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn without_the_token_nothing_opens() {
+async fn without_the_token_every_request_is_refused() {
     let worker = Worker::start().await;
     let http = Http::default();
     let url = format!("{}/admin/accounts", worker.service.admin_url());
@@ -32,7 +32,7 @@ async fn without_the_token_nothing_opens() {
         .await
         .unwrap();
     assert_eq!(stored, 0);
-    // What watches the service has no token.
+    // Monitoring needs no token.
     let health = http
         .get(&format!("{}/healthz", worker.service.admin_url()), "")
         .await

@@ -1,4 +1,4 @@
-//! What a change brings about: announcements, open pools, one current subscription.
+//! The effects of a change: announcements, open pools, one current subscription.
 
 use devstack::http::Http;
 use http::Method;
@@ -43,7 +43,7 @@ async fn every_change_is_announced_after_its_commit() {
         assert_eq!(announcements.next().await, account_changed, "{path}");
     }
 
-    // A command says what it did before it ends.
+    // A command announces its change before it ends.
     worker.place.json(&["accounts", "resume", &account]).await;
     assert_eq!(announcements.next().await, account_changed);
 }
@@ -53,7 +53,7 @@ async fn limits_in_force_are_written_into_open_pools() {
     let worker = Worker::start().await;
     let account = worker.account("ann@example.com", "pro").await;
     let path = |rest: &str| format!("/accounts/{account}/{rest}");
-    // Two types of the running period, and one of the period before, which nothing may change any more.
+    // Two usage types of the running period, and one of the previous period, which must not change any more.
     sqlx::query(
         "insert into quota_pool (account_id, usage_type, period_start, period_end, limit_units, granted_units)
          select account_id, t, period_start - m, period_end - m, l, 3 from subscriptions,
@@ -146,20 +146,20 @@ async fn concurrent_assignments_leave_one_current_subscription() {
 }
 
 #[tokio::test]
-async fn nats_being_away_fails_no_change() {
+async fn changes_succeed_while_nats_is_unavailable() {
     let mut worker = Worker::start().await;
     worker.place.nats.kill().await.unwrap();
     let account = worker.account("ann@example.com", "pro").await;
     let details = worker.place.json(&["accounts", "suspend", &account]).await;
     assert_eq!(details["status"], "suspended");
-    // A worker that starts now serves, too.
+    // A worker that starts now serves as well.
     worker.service.restart().await.unwrap();
     let details = worker
         .change(Method::POST, &format!("/accounts/{account}/resume"), Value::Null)
         .await;
     assert_eq!(details["status"], "active");
 
-    // And announces when NATS is back, without being told.
+    // And it announces by itself when NATS is back.
     worker.place.nats.restart().await.unwrap();
     let mut announcements = worker.announcements().await;
     let mut changes = JoinSet::new();

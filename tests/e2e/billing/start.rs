@@ -25,7 +25,7 @@ async fn workers_that_start_together_migrate_once_and_all_serve() {
 }
 
 #[tokio::test]
-async fn a_start_that_postgres_drops_begins_again() {
+async fn a_start_that_loses_postgres_starts_over() {
     let mut worker = Worker::start().await;
     worker.service.stop(Duration::from_secs(30)).await.unwrap();
     let (place, pool) = (&worker.place, &worker.pool);
@@ -94,7 +94,7 @@ async fn admin_api_without_a_token_is_closed_and_says_how_to_open_it() {
 }
 
 #[tokio::test]
-async fn plan_that_accounts_have_cannot_leave_the_catalogue() {
+async fn a_plan_in_use_cannot_leave_the_catalogue() {
     let worker = Worker::start().await;
     for email in ["ann@example.com", "bob@example.com"] {
         worker.account(email, "enterprise").await;
@@ -114,7 +114,7 @@ async fn plan_that_accounts_have_cannot_leave_the_catalogue() {
 }
 
 #[tokio::test]
-async fn wrong_settings_end_it_at_once_and_are_named() {
+async fn wrong_settings_end_the_start_and_are_named() {
     let place = Place::new().await;
     let typo = include_str!("../../../schema/plans.toml").replacen("usage.export", "usage.exprot", 1);
     let line = typo.lines().position(|line| line.contains("exprot")).unwrap() + 1;

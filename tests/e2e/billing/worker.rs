@@ -28,7 +28,7 @@ pub struct Worker {
     http: Http,
 }
 
-/// What a worker stands on.
+/// The servers that a worker needs.
 pub struct Place {
     pub nats: Nats,
     pub database_url: String,
@@ -76,7 +76,7 @@ impl Place {
         output(command).await
     }
 
-    /// Runs a sub-command that must succeed; what it prints.
+    /// Runs a sub-command that must succeed; returns its output.
     pub async fn json(&self, args: &[&str]) -> Value {
         let output = self.command(&[args, &["--json"]].concat()).await;
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -109,7 +109,7 @@ impl Worker {
             .unwrap()
     }
 
-    /// The same, and it must succeed.
+    /// Does the same; the call must succeed.
     pub async fn change(&self, method: Method, path: &str, body: Value) -> Value {
         self.call(method, path, body).await.ok().unwrap()
     }
@@ -124,7 +124,7 @@ impl Worker {
     pub async fn announcements(&self) -> Announcements {
         let client = async_nats::connect(self.place.nats.url()).await.unwrap();
         let subscriber = client.subscribe(names::ANNOUNCEMENTS).await.unwrap();
-        // Until the server has answered this, it need not know of the subscription.
+        // Only after this response is it certain that the server knows the subscription.
         client.flush().await.unwrap();
         let probe = client.request("nobody.listens", "".into()).await;
         assert!(probe.is_err());

@@ -1,4 +1,4 @@
-//! A system with one customer whose usage is corrected, and the last word on it.
+//! A system with one customer whose usage is corrected, and the final check of all sums.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ impl Books {
         }
     }
 
-    /// Events of these costs, once they are stored.
+    /// Records events with these costs and waits until they are stored.
     pub async fn spend(&self, usage_type: &str, costs: &[i64]) -> Vec<EventId> {
         let mut events = Vec::new();
         for cost in costs {
@@ -101,8 +101,8 @@ impl Books {
         }
     }
 
-    /// The last word: each correction is one row of ClickHouse that copies its original, and of every pool exactly what
-    /// ClickHouse sums up is granted once the gateways have given back the rest.
+    /// The final check: each correction is one row of ClickHouse that copies its original. After the gateways have returned
+    /// their units, every pool has granted exactly the sum in ClickHouse.
     pub async fn close(mut self, units: i64) {
         self.until_published().await;
         self.stack.billing.stop(Duration::from_secs(40)).await.unwrap();
@@ -121,7 +121,7 @@ impl Books {
                  = (o.account_id, o.usage_type, o.period_start, o.ts, o.endpoint, o.method, o.ip_address, o.subscription_id)
                  and toString(c.lease_id) = '00000000-0000-0000-0000-000000000000'
              order by toString(c.event_id)";
-        // Nobody writes any more, so this is what there will ever be.
+        // Nobody writes any more, so this is final.
         let in_stream = events_in_stream(&self.stack).await;
         eventually("all that is in the stream is in ClickHouse", async || {
             let rows = self

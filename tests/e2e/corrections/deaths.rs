@@ -1,4 +1,4 @@
-//! Workers that die, are taken for dead, or do without NATS: what they correct is corrected once.
+//! Workers that die, count as dead, or have no NATS: each correction is still made once.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ enum Dies {
 }
 
 impl Books {
-    /// A worker that is handed what waits and dies as by kill -9: its connections are cut, nothing is said to anybody. Not a
-    /// process, because none could be killed at so exact a moment.
+    /// A worker that takes the waiting rows and dies as by kill -9: its connections are cut without a message. Not a process,
+    /// because a process cannot be killed at such an exact moment.
     fn worker_that_dies(&self, dies: Dies) -> RunId {
         let (database_url, settings) = (self.stack.endpoints.database_url.clone(), nats_settings(&self.stack));
         let worker = move || {
@@ -74,7 +74,7 @@ async fn worker_that_dies_before_or_after_the_publish_corrects_once() {
         request::create(&admin, request.clone()).await.unwrap();
         let run = books.worker_that_dies(dies);
 
-        // As long as it may live, its rows are its own.
+        // As long as the worker may be alive, its rows belong to it.
         let client = admin.announcer.client().cloned();
         let client = match client {
             Some(client) => client,
@@ -107,7 +107,7 @@ async fn worker_that_dies_before_or_after_the_publish_corrects_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn worker_that_was_taken_for_dead_publishes_nothing_more() {
+async fn a_worker_that_counts_as_dead_publishes_nothing_more() {
     let mut books = Books::open(StackOptions::default()).await;
     let events = books.spend("api_call", &[10, 20]).await;
     books.stack.billing.kill().await.unwrap();
@@ -134,7 +134,7 @@ async fn worker_that_was_taken_for_dead_publishes_nothing_more() {
     };
     let slow = Session::begin(&admin.db, &nats, &LaneMetrics::default()).await.unwrap();
     let handed = ledger::hand(&admin.db, slow.run()).await.unwrap();
-    // It is not dead, only slow; others do not wait for it.
+    // The worker is not dead, only slow. Others do not wait for it.
     sqlx::query("update gateway_runs set state = 'fencing' where id = $1")
         .bind(slow.run().0)
         .execute(&admin.db)
@@ -170,7 +170,7 @@ async fn corrections_wait_for_nats_and_the_worker_starts_without_it() {
     let runs = "select count(*) from gateway_runs where gateway = 'billing-worker'";
     let runs: i64 = sqlx::query_scalar(runs).fetch_one(&books.stack.pool).await.unwrap();
     assert_eq!(runs, 1);
-    // Told to stop, it closes the run that it has.
+    // When the worker stops, it closes its run.
     assert!(
         books
             .stack
@@ -187,7 +187,7 @@ async fn corrections_wait_for_nats_and_the_worker_starts_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outcome_that_nobody_knows_is_looked_up_and_not_guessed() {
+async fn an_unknown_outcome_is_looked_up_and_not_guessed() {
     let mut books = Books::open(StackOptions::default()).await;
     let events = books.spend("api_call", &[5, 7, 9]).await;
     books
@@ -196,7 +196,7 @@ async fn an_outcome_that_nobody_knows_is_looked_up_and_not_guessed() {
         .ok()
         .unwrap();
     books.until_published().await;
-    // The worker's lanes are open still, and what it publishes is not answered.
+    // The worker's lanes are still open, and NATS does not answer what it publishes.
     books.stack.nats.pause().unwrap();
     let voided = books.request(json!([void(&events[1])]));
     books.correct(&voided).await.ok().unwrap();

@@ -1,4 +1,4 @@
-//! What cannot be corrected.
+//! Corrections that are refused.
 
 use harness::{Client, StackOptions, eventually};
 use schema::{AccountId, EventId};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::books::{Books, void};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_corrected_is_refused_whole_and_says_why() {
+async fn an_impossible_correction_is_refused_as_a_whole_with_the_reason() {
     let books = Books::open(StackOptions::default()).await;
     let bob = books.stack.admin.customer("bob", "pro").await.unwrap();
     let bobs = Client::new(books.stack.gateway(0), &bob)
@@ -122,7 +122,7 @@ async fn what_cannot_be_corrected_is_refused_whole_and_says_why() {
         .await
         .unwrap();
     assert_eq!(rows, 1, "nothing was corrected in part");
-    // And bob's event is bob's.
+    // Bob's event is unchanged.
     let mut request = books.request(json!([void(&bobs)]));
     request["account_id"] = json!(bob.account_id);
     books.correct(&request).await.ok().unwrap();

@@ -1,4 +1,4 @@
-//! A delivery that fails, or whose worker dies, is tried again; one that never ends is cut.
+//! A delivery that fails, or whose worker dies, is retried. A delivery that never ends is cut off.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use super::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_delivery_is_tried_again_and_a_replay_has_the_same_id() {
+async fn a_failed_delivery_is_retried_and_a_replay_has_the_same_id() {
     let (stack, ada) = stack().await;
     let receiver = Receiver::start(&[500, 200]).await;
     let secret = set(&stack, ada.account_id, &receiver.url()).await;
@@ -55,7 +55,7 @@ async fn a_failed_delivery_is_tried_again_and_a_replay_has_the_same_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_whose_worker_died_is_taken_over_when_its_lease_ends_and_not_before() {
+async fn a_delivery_of_a_dead_worker_is_taken_over_only_after_its_claim_expires() {
     let (stack, ada) = stack().await;
     let receiver = Receiver::start(&[]).await;
     set(&stack, ada.account_id, &receiver.url()).await;
@@ -66,7 +66,7 @@ async fn a_delivery_whose_worker_died_is_taken_over_when_its_lease_ends_and_not_
     };
     lease(3_600.0).await;
     endpoint(&stack, Method::POST, ada.account_id, "/test", Value::Null).await;
-    // Two seconds at least: a worker looks for what is due every second.
+    // At least two seconds: a worker looks for due notices every second.
     for _ in 0..6 {
         compared(&stack.billing).await;
     }
@@ -76,14 +76,14 @@ async fn a_delivery_whose_worker_died_is_taken_over_when_its_lease_ends_and_not_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_without_end_is_not_read_and_no_answer_is_waited_for_15_s() {
+async fn an_endless_response_is_not_read_and_a_missing_one_times_out_after_15_s() {
     let (stack, ada) = stack().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     set(&stack, ada.account_id, &url).await;
     endpoint(&stack, Method::POST, ada.account_id, "/test", Value::Null).await;
     let (mut endless, _) = listener.accept().await.unwrap();
-    // What answers before it was asked is no server.
+    // A server must not respond before the request.
     let mut asked = Vec::new();
     while !asked.ends_with(b"}}") {
         assert_ne!(endless.read_buf(&mut asked).await.unwrap(), 0, "it hung up");

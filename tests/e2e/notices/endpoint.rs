@@ -1,4 +1,4 @@
-//! Where notices may be sent to, under which secret, and when an endpoint is given up.
+//! Which URLs may receive notices, which secret signs them, and when an endpoint is disabled.
 
 use harness::Client;
 use http::Method;
@@ -11,7 +11,7 @@ use super::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_address_is_refused_also_behind_a_name() {
+async fn a_private_address_is_refused_even_behind_a_name() {
     let (stack, ada) = stack_with(&[QUICK, HTTP]).await;
     let receiver = Receiver::start(&[]).await;
     let path = format!("/accounts/{}/notice-endpoint", ada.account_id);
@@ -111,7 +111,7 @@ async fn secrets_overlap_in_a_rotation_and_are_shown_once() {
     let third = rotated["secret"].as_str().unwrap();
     test().await;
     let told = receiver.nth(2).await;
-    // The first one's day goes on.
+    // The overlap of the first secret continues.
     assert_eq!(
         (told.signatures(&first), told.signatures(third)),
         ((2, true), (2, true))
@@ -219,7 +219,7 @@ async fn an_endpoint_that_failed_for_five_days_is_disabled_and_says_so() {
     );
     let shown = endpoint(&stack, Method::GET, ada.account_id, "", Value::Null).await;
     assert_eq!(shown["disabled_reason"], "every attempt of the last 5 days failed");
-    // What is reached meanwhile is written down, and sent when an operator says so.
+    // Thresholds reached meanwhile are stored, and sent when an operator asks for it.
     let client = Client::new(stack.gateway(0), &ada);
     client.spend("export", 80).await.unwrap().ok().unwrap();
     let listed = notices(&stack, ada.account_id, "the threshold is noticed", |listed| {

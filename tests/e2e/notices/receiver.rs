@@ -1,4 +1,4 @@
-//! A customer's own endpoint: keeps what it gets and answers what the test says.
+//! A customer's endpoint: stores the requests and responds as the test says.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ pub struct Receiver {
 
 #[derive(Default)]
 struct Seen {
-    /// What the next requests are answered; then 204.
+    /// The responses to the next requests; then 204.
     answers: VecDeque<StatusCode>,
     received: Vec<Received>,
 }
@@ -61,7 +61,7 @@ impl Receiver {
         self.seen.lock().unwrap().received.clone()
     }
 
-    /// The n-th request, from 1, once it is there.
+    /// Waits for the n-th request, counted from 1.
     pub async fn nth(&self, n: usize) -> Received {
         eventually(&format!("notice {n} arrives"), async || {
             self.received().get(n - 1).cloned()
@@ -97,7 +97,7 @@ impl Received {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    /// How many signatures it carries, and whether one is by this secret; written from the specification, not from our code.
+    /// Returns the number of signatures, and whether one is by this secret. Written from the specification, not from our code.
     pub fn signatures(&self, secret: &str) -> (usize, bool) {
         let timestamp: i64 = self.header("webhook-timestamp").parse().unwrap();
         assert!((schema::clock::now_s() - timestamp).abs() < 60, "of the attempt");

@@ -1,4 +1,4 @@
-//! A system whose billing worker looks at usage all the time, and what can be asked of it.
+//! A system whose billing worker compares usage all the time, with helpers for its API.
 
 use std::path::Path;
 
@@ -63,7 +63,7 @@ pub async fn call(stack: &Stack, method: Method, path: &str, body: Value) -> Ans
     Http::default().send(request).await.unwrap()
 }
 
-/// Calls something about the account's endpoint; it must succeed.
+/// Calls the API of the account's notice endpoint; the call must succeed.
 pub async fn endpoint(stack: &Stack, method: Method, account: AccountId, action: &str, body: Value) -> Value {
     let path = format!("/accounts/{account}/notice-endpoint{action}");
     call(stack, method, &path, body).await.ok().unwrap()
@@ -74,13 +74,13 @@ pub async fn put(stack: &Stack, account: AccountId, url: &str) -> Value {
     endpoint(stack, Method::PUT, account, "", json!({ "url": url })).await
 }
 
-/// The same for the first time; its secret.
+/// Does the same for the first time; returns the secret.
 pub async fn set(stack: &Stack, account: AccountId, url: &str) -> String {
     let set = put(stack, account, url).await;
     set["secret"].as_str().unwrap().to_owned()
 }
 
-/// The account's notices, once they are as expected.
+/// Waits until the account's notices are as expected, and returns them.
 pub async fn notices(stack: &Stack, account: AccountId, what: &str, expected: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     eventually(what, async || {
         let path = format!("/accounts/{account}/notices");
@@ -91,11 +91,11 @@ pub async fn notices(stack: &Stack, account: AccountId, what: &str, expected: im
     .await
 }
 
-/// Waits until a worker has compared everything once more, from the beginning.
+/// Waits for another complete comparison by a worker.
 pub async fn compared(service: &Service) {
     const NAME: &str = "billing_notices_comparisons_total";
     let before: u64 = service.metric(NAME).await.unwrap();
-    // The one that is under way may have begun before what the caller did.
+    // The running comparison may have begun before the action of the caller.
     eventually("usage is compared", async || {
         (service.metric::<u64>(NAME).await.unwrap() >= before + 2).then_some(())
     })
