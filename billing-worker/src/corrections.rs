@@ -8,7 +8,7 @@
 //! |---|---|
 //! | decide what a request changes, under the account's lock | [`request`] |
 //! | read the original events from ClickHouse | [`originals`] |
-//! | the statements on the table `corrections` | [`ledger`] |
+//! | the statements on the table `corrections` | [`repository`] |
 //! | publish waiting corrections, in a run of its own | [`session`] |
 //! | resolve corrections of a run that did not end normally | [`resolve`] |
 //! | the background task that does both | [`work`] |
@@ -29,9 +29,9 @@
 //! loses its lane, and nothing else.
 
 pub mod duplicates;
-pub mod ledger;
 pub mod originals;
 pub mod pools;
+pub mod repository;
 pub mod request;
 pub mod resolve;
 pub mod session;

@@ -18,7 +18,7 @@ use crate::{reports::ReportMetrics, runs::SettleMetrics};
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
 pub struct Metrics {
-    answers: Family<Answer, Counter>,
+    answers: Family<ResponseLabels, Counter>,
     announced: Counter,
     not_announced: Counter,
     pub corrections_waiting: Gauge,
@@ -27,18 +27,18 @@ pub struct Metrics {
     pub settle: SettleMetrics,
     /// Of the public port.
     pub server: ServerMetrics,
-    webhooks: Family<Webhook, Counter>,
+    webhooks: Family<WebhookLabels, Counter>,
     duplicates: Counter,
     duplicate_units: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Webhook {
+struct WebhookLabels {
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answer {
+struct ResponseLabels {
     api: &'static str,
     status: u16,
 }
@@ -109,7 +109,7 @@ impl Metrics {
     }
 
     fn webhook(&self, outcome: &'static str) {
-        self.webhooks.get_or_create(&Webhook { outcome }).inc();
+        self.webhooks.get_or_create(&WebhookLabels { outcome }).inc();
     }
 
     pub fn not_announced(&self, count: u64) {
@@ -121,6 +121,6 @@ impl Metrics {
 pub async fn count(State((metrics, api)): State<(Metrics, &'static str)>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status().as_u16();
-    metrics.answers.get_or_create(&Answer { api, status }).inc();
+    metrics.answers.get_or_create(&ResponseLabels { api, status }).inc();
     response
 }

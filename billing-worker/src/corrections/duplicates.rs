@@ -13,7 +13,7 @@
 //! If an audit finds a missing duplicate, it stores it late, before the cursor. Therefore [`sweep`] rereads the last days; the
 //! rows prevent it from returning units twice.
 
-mod ledger;
+mod repository;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -65,7 +65,7 @@ pub struct Place {
 
 /// Returns the units of duplicates that were stored since the last step.
 pub async fn step(returns: &Returns) -> Result<Returned> {
-    let cursors = ledger::cursors(&returns.db).await?;
+    let cursors = repository::cursors(&returns.db).await?;
     let mut all = Returned::default();
     for (shard, last) in stored::last_of_each(&returns.clickhouse).await? {
         let mut cursor = cursors.get(&shard).copied().unwrap_or_default();
@@ -102,7 +102,7 @@ pub async fn sweep(returns: &Returns) -> Result<Returned> {
             returns.give_back(shard, &page, None, &mut all).await?;
         }
     }
-    ledger::forget(&returns.db).await?;
+    repository::forget(&returns.db).await?;
     Ok(all)
 }
 
@@ -114,7 +114,7 @@ impl Returns {
         cursor: Option<Place>,
         all: &mut Returned,
     ) -> Result<()> {
-        let returned = ledger::give_back(&self.db, shard, page, cursor).await?;
+        let returned = repository::give_back(&self.db, shard, page, cursor).await?;
         let mut units: BTreeMap<AccountId, i64> = BTreeMap::new();
         for (account, of_event) in &returned {
             *units.entry(*account).or_default() += of_event;

@@ -10,8 +10,8 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    ledger::{self, NewRow},
     originals::{self, Original},
+    repository::{self, NewRow},
 };
 use crate::{
     accounts::{self, identity::checked_name},
@@ -118,9 +118,9 @@ pub async fn create(admin: &Administration, new: NewCorrection) -> Result<Correc
     if let Some(repeated) = repeated(&mut *tx, account, correction, &targets).await? {
         return Ok(repeated);
     }
-    let corrected = ledger::corrected(&mut tx, account, &ids).await?;
+    let corrected = repository::corrected(&mut tx, account, &ids).await?;
     let rows = decide(account, correction, &targets, &originals, &corrected)?;
-    ledger::insert(&mut tx, account, correction, &rows, reason, by).await?;
+    repository::insert(&mut tx, account, correction, &rows, reason, by).await?;
     let delta_units: i64 = rows.iter().map(|row| row.delta_units).sum();
     let entry = audit::Entry {
         action: "usage.correct",
@@ -133,7 +133,7 @@ pub async fn create(admin: &Administration, new: NewCorrection) -> Result<Correc
         },
     };
     audit::record(&mut tx, entry).await?;
-    let events = ledger::of_request(&mut *tx, account, correction).await?;
+    let events = repository::of_request(&mut *tx, account, correction).await?;
     tx.commit().await?;
     info!(account.id = %account, correction.id = %correction, events = rows.len(), delta_units, by = %admin.by, "corrected usage");
     admin.corrections_wait.notify_one();
@@ -143,7 +143,7 @@ pub async fn create(admin: &Administration, new: NewCorrection) -> Result<Correc
 /// Lists corrections, oldest first.
 pub async fn list(admin: &Administration, trail: Trail) -> Result<Listed<Correction>, Error> {
     let page = trail.page();
-    let rows = ledger::list(&admin.db, trail.account, page.after, page.rows()?).await?;
+    let rows = repository::list(&admin.db, trail.account, page.after, page.rows()?).await?;
     page.cut(rows, |row: &Correction| row.id.0)
 }
 
@@ -153,7 +153,7 @@ async fn repeated(
     correction: Uuid,
     targets: &Targets,
 ) -> Result<Option<Corrected>, Error> {
-    let events = ledger::of_request(db, account, correction).await?;
+    let events = repository::of_request(db, account, correction).await?;
     if events.is_empty() {
         return Ok(None);
     }

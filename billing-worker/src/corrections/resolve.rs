@@ -9,7 +9,7 @@ use schema::{AccountId, EventId, RunId, names};
 use sqlx::PgPool;
 use tracing::{info, warn};
 
-use super::{ledger, originals};
+use super::{originals, repository};
 use crate::runs::lanes::Lanes as Ended;
 
 /// Rows per step.
@@ -63,8 +63,8 @@ pub async fn step(db: &PgPool, clickhouse: &ClickHouse, client: &Client) -> Resu
         for (account, events) in accounts {
             let there = originals::stored(clickhouse, account, &events).await?;
             let absent: Vec<_> = events.into_iter().filter(|event| !there.contains(event)).collect();
-            resolved.accounts.extend(ledger::stored(db, &there).await?);
-            ledger::not_stored(db, run, &absent).await?;
+            resolved.accounts.extend(repository::stored(db, &there).await?);
+            repository::not_stored(db, run, &absent).await?;
             resolved.stored += there.len();
             resolved.not_stored += absent.len();
         }

@@ -20,7 +20,7 @@ use sqlx::PgPool;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::ledger::Handed;
+use super::repository::Handed;
 
 /// For registering a run and opening its lanes. After that it is retried later.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);

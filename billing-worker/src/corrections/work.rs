@@ -19,7 +19,7 @@ use tokio::{sync::Notify, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{
-    ledger, resolve,
+    repository, resolve,
     session::{Nats, PublishedEvents, Session},
 };
 use crate::{
@@ -82,7 +82,7 @@ impl Work {
     }
 
     async fn look(&self, nats: &mut Option<Nats>, life: &Lifecycle) -> Result<()> {
-        let waiting = ledger::waiting(&self.db).await?;
+        let waiting = repository::waiting(&self.db).await?;
         self.metrics.corrections_waiting.set(waiting);
         let client = self.announcer.client().cloned().filter(is_connected);
         let (1.., Some(client)) = (waiting, client) else {
@@ -109,7 +109,7 @@ impl Work {
             Some(Err(failure)) => warn!("corrections that a run had left open stay open: {failure:#}"),
             None => return Ok(()),
         }
-        if !ledger::has_unhanded(&self.db).await? {
+        if !repository::has_unhanded(&self.db).await? {
             return Ok(());
         }
         let begin = Session::begin(&self.db, nats, &self.metrics.lanes);
@@ -129,7 +129,7 @@ impl Work {
     async fn publish(&self, session: &Session, life: &Lifecycle) -> Result<()> {
         let mut idle_looks = 0;
         while !life.is_stopping() && idle_looks < IDLE_LOOKS {
-            let handed = ledger::hand(&self.db, session.run()).await?;
+            let handed = repository::hand(&self.db, session.run()).await?;
             if handed.is_empty() {
                 idle_looks += 1;
                 tokio::select! {
@@ -147,10 +147,10 @@ impl Work {
             };
             let stored = of(|outcome| outcome == Outcome::Stored);
             let not_stored = of(Outcome::is_not_stored);
-            let accounts = ledger::stored(&self.db, &stored).await?;
+            let accounts = repository::stored(&self.db, &stored).await?;
             info!(events = stored.len(), "published corrections");
             self.announce(&accounts).await;
-            ledger::not_stored(&self.db, session.run(), &not_stored).await?;
+            repository::not_stored(&self.db, session.run(), &not_stored).await?;
             let unknown = of(|outcome| outcome == Outcome::Unknown).len();
             if unknown > 0 {
                 bail!("nobody knows yet whether {unknown} correcting events are stored");

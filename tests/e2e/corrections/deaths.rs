@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_worker::corrections::{
-    ledger,
+    repository,
     request::{self, NewCorrection, NewTarget},
     resolve,
     session::{Nats, Session},
@@ -44,7 +44,7 @@ impl Books {
                 let link = Link::watch(&client, &Lifecycle::new());
                 let nats = Nats { client, link };
                 let session = Session::begin(&db, &nats, &LaneMetrics::default()).await.unwrap();
-                let handed = ledger::hand(&db, session.run()).await.unwrap();
+                let handed = repository::hand(&db, session.run()).await.unwrap();
                 assert!(!handed.is_empty());
                 if dies == Dies::AfterThePublish {
                     let told = session.publish(handed).await;
@@ -84,7 +84,7 @@ async fn worker_that_dies_before_or_after_the_publish_corrects_once() {
         };
         let resolved = resolve::step(&admin.db, &admin.clickhouse, &client).await.unwrap();
         assert_eq!(resolved, resolve::Resolved::default());
-        assert!(ledger::hand(&admin.db, run).await.unwrap().is_empty());
+        assert!(repository::hand(&admin.db, run).await.unwrap().is_empty());
 
         sqlx::query("update gateway_runs set heartbeat_at = now() - interval '2 minutes' where id = $1")
             .bind(run.0)
@@ -133,7 +133,7 @@ async fn a_worker_that_counts_as_dead_publishes_nothing_more() {
         client: client.clone(),
     };
     let slow = Session::begin(&admin.db, &nats, &LaneMetrics::default()).await.unwrap();
-    let handed = ledger::hand(&admin.db, slow.run()).await.unwrap();
+    let handed = repository::hand(&admin.db, slow.run()).await.unwrap();
     // The worker is not dead, only slow. Others do not wait for it.
     sqlx::query("update gateway_runs set state = 'fencing' where id = $1")
         .bind(slow.run().0)
