@@ -5,9 +5,8 @@
 //! | know which ingestors are alive, and which shards each should own | [`members`] |
 //! | start and stop work on shards as members come and go | [`assign`] |
 //! | claim one shard, work on it, give it up | [`own`] |
-//! | decide when a shard may be claimed, and where its work begins (pure) | [`claim`] |
+//! | decide when a shard may be claimed, and where its work begins (pure) | [`protocol::claim`] |
 
 pub mod assign;
-pub mod claim;
 pub mod members;
 pub mod own;

@@ -14,6 +14,7 @@ use async_nats::{
     },
 };
 use futures_util::TryStreamExt;
+pub use protocol::claim::StreamState;
 use schema::names;
 use time::OffsetDateTime;
 use tracing::{info, warn};
@@ -29,16 +30,6 @@ pub struct UsageStream {
     pub context: Context,
     /// How many shards it has: fixed for its generation.
     pub shards: u16,
-}
-
-/// The stream as it is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamState {
-    pub generation: u32,
-    pub last_seq: u64,
-    pub bytes: u64,
-    /// 0: no bound.
-    pub max_bytes: u64,
 }
 
 impl UsageStream {

@@ -12,7 +12,7 @@ use crate::{
     administration::Administration,
     runs::{
         operator::{self, GiveUp, RunView},
-        state::RunState,
+        state::{self, RunState},
     },
 };
 
@@ -21,7 +21,7 @@ pub enum RunsCommand {
     /// List unsettled runs, oldest first
     List {
         /// Only runs in this state; `settled` is possible too
-        #[arg(long, value_enum)]
+        #[arg(long, value_parser = state::parser())]
         state: Option<RunState>,
         #[command(flatten)]
         page: PageArguments,

@@ -9,6 +9,7 @@ use async_nats::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lane::{LastRecord, fence::fence, stream::UsageStream, subject::LaneSubject};
+use protocol::fence::is_stored;
 use schema::{Manifest, RunId, names};
 use tokio::time::timeout;
 
@@ -90,7 +91,7 @@ impl Lanes {
             bail!("the generation of the stream was raised meanwhile: its lanes may be gone");
         }
         let mut shards = manifests.iter().zip(ends);
-        Ok(shards.all(|(manifest, (_, end))| covers(manifest, *end, now.generation, now.last_sequence)))
+        Ok(shards.all(|(manifest, (_, end))| is_stored(manifest, *end, now.generation, now.last_sequence)))
     }
 
     /// A shard without a manifest has nothing stored.
@@ -109,35 +110,4 @@ impl Lanes {
 /// Returns the results in the order of the work.
 async fn some_at_once<T>(work: Vec<impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
     stream::iter(work).buffered(LANES_AT_ONCE).try_collect().await
-}
-
-/// Returns whether the shard is stored up to sequence `end` of the stream with this `generation` and `last_sequence`. A manifest
-/// of another stream (from before a restore or reset) proves nothing, however far it got.
-fn covers(manifest: &Manifest, end: u64, generation: u32, last_sequence: u64) -> bool {
-    let is_of_stream = manifest.generation == generation && manifest.done_through <= last_sequence;
-    is_of_stream && end <= manifest.done_through
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_manifest_of_this_very_stream_says_how_far_it_is_stored() {
-        let manifest = |generation, done_through| Manifest {
-            generation,
-            done_through,
-            ..Manifest::default()
-        };
-        for (manifest, end, covered) in [
-            (manifest(2, 70), 70, true),
-            (manifest(2, 70), 71, false),
-            (manifest(1, 70), 70, false),
-            (manifest(3, 70), 70, false),
-            // The stream was restored to an older state: it ends before its manifest, and the generation was not raised.
-            (manifest(2, 101), 70, false),
-        ] {
-            assert_eq!(covers(&manifest, end, 2, 100), covered, "{manifest:?} {end}");
-        }
-    }
 }

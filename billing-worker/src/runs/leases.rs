@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use protocol::give_back::{LeaseRow, LeaseState, Spent};
 use schema::{AccountId, LeaseId, RunId};
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -53,17 +54,26 @@ pub struct Settled {
 impl Lease {
     /// `counted`: units of its events. None of them is negative, since corrections have no lease.
     pub fn verdict(&self, counted: i64) -> Verdict {
-        let had = self.units - self.returned;
-        match counted {
-            _ if self.is_old => Verdict::Uncounted,
-            counted if counted > had => Verdict::Overspent(counted - had),
-            counted => Verdict::Spent(counted),
+        if self.is_old {
+            return Verdict::Uncounted;
+        }
+        match self.row().spent(counted) {
+            Spent::Units(units) => Verdict::Spent(units),
+            Spent::TooMany(units) => Verdict::Overspent(units),
+        }
+    }
+
+    fn row(&self) -> LeaseRow {
+        LeaseRow {
+            units: self.units,
+            returned: self.returned,
+            state: LeaseState::Live,
         }
     }
 
     /// Units that the run had not returned.
     pub fn had(&self) -> i64 {
-        self.units - self.returned
+        self.row().had()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs for operators: list them, and give up a run whose spool is lost.
 
+use protocol::run::Transition;
 use schema::RunId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -101,7 +102,10 @@ pub async fn give_up(admin: &Administration, run: RunId, asked: GiveUp) -> Resul
     .fetch_optional(&mut *tx)
     .await?;
     let row = row.ok_or_else(|| Error::UnknownRun(run.to_string()))?;
-    if row.state != RunState::Spooling.as_str() {
+    if RunState::parse(&row.state)
+        .and_then(|state| state.after(Transition::GiveUp))
+        .is_none()
+    {
         return Err(Error::RunNotSpooling {
             run: run.to_string(),
             state: row.state,

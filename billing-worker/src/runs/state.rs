@@ -1,37 +1,21 @@
-//! The states of a run, in the order in which it passes through them.
+//! The states of a run as command-line arguments. What each permits is in [`protocol::run`].
 
-use serde::{Deserialize, Serialize};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+pub use protocol::run::RunState;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum RunState {
-    /// It takes leases and records events.
-    Live,
-    /// NATS is unreachable: it records events in its spool.
-    Spooling,
-    /// It is being ended and its leases are being settled.
-    Fencing,
-    /// It ended normally.
-    Closed,
-    /// All its leases are settled.
-    Settled,
+/// Parses the name of a state.
+pub fn parser() -> impl TypedValueParser<Value = RunState> {
+    let values = RunState::ALL.map(|state| PossibleValue::new(state.as_str()).help(meaning(state)));
+    PossibleValuesParser::new(values)
+        .map(|name| RunState::parse(&name).expect("the parser takes no other names than those of the states"))
 }
 
-impl RunState {
-    pub const UNSETTLED: [Self; 4] = [Self::Live, Self::Spooling, Self::Fencing, Self::Closed];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Spooling => "spooling",
-            Self::Fencing => "fencing",
-            Self::Closed => "closed",
-            Self::Settled => "settled",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        let all = Self::UNSETTLED.into_iter().chain([Self::Settled]);
-        all.into_iter().find(|state| state.as_str() == text)
+fn meaning(state: RunState) -> &'static str {
+    match state {
+        RunState::Live => "It takes leases and records events",
+        RunState::Spooling => "NATS is unreachable: it records events in its spool",
+        RunState::Fencing => "It is being ended and its leases are being settled",
+        RunState::Closed => "It ended normally",
+        RunState::Settled => "All its leases are settled",
     }
 }

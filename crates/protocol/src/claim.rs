@@ -10,7 +10,7 @@
 //!   says where to begin.
 //! - A stream that ends before what is stored is another stream: nothing is read from it.
 //!
-//! The model `manifest` checks these through the properties "no position has two rows" and "what is done is stored"; its
+//! The model `manifest` checks these through the properties "no position has two rows" and "everything that is done is stored"; its
 //! mutants `NoCompareAndSet`, `NoSecondLook` and `TokenFromFetch` deviate and fail.
 
 use schema::Manifest;
@@ -31,18 +31,18 @@ pub enum Claim {
     Wait,
 }
 
-/// Where a claimed shard begins.
+/// Where the work on a claimed shard begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Beginning {
-    /// As its manifest says.
+    /// Where its manifest ends.
     At(Manifest),
-    /// Where ClickHouse says, because the manifest is lost or behind.
+    /// Where its rows in ClickHouse end, because the manifest is lost or outdated.
     Moved(Manifest),
-    /// Nowhere, until an operator has looked.
+    /// Nowhere: an operator must look first.
     Alarm(String),
 }
 
-/// A shard may be taken if nobody has it, if its owner is gone, or if it is ours (from before some trouble).
+/// A shard may be claimed if it has no owner, if its owner is gone, or if it is ours from before a failure.
 pub fn claim(manifest: Option<&Manifest>, me: &str, is_gone: impl FnOnce(&str) -> bool) -> Claim {
     match manifest.and_then(|manifest| manifest.owner.as_deref()) {
         None => Claim::Take,
@@ -51,15 +51,15 @@ pub fn claim(manifest: Option<&Manifest>, me: &str, is_gone: impl FnOnce(&str) -
     }
 }
 
-/// `stored`: the highest sequence of the shard that has rows in the manifest's generation, or in the stream's if there is no
-/// manifest.
+/// `stored`: the highest sequence of the shard with rows in the manifest's generation, or in the stream's generation if there is
+/// no manifest.
 pub fn beginning(manifest: Option<Manifest>, stream: StreamState, stored: Option<u64>) -> Beginning {
     let Some(manifest) = manifest else {
         return without_manifest(stream, stored);
     };
     if manifest.generation != stream.generation {
         return Beginning::Alarm(format!(
-            "its manifest is of generation {}, the stream of {}: it was restored or reset (see `ingestor raise-generation`)",
+            "its manifest has generation {}, the stream has {}: the stream was restored or reset (see `ingestor raise-generation`)",
             manifest.generation, stream.generation
         ));
     }
@@ -71,7 +71,7 @@ pub fn beginning(manifest: Option<Manifest>, stream: StreamState, stored: Option
         return behind(stream, through.max(stored.unwrap_or(0)));
     }
     match stored {
-        // Rows of the pending range are no news; rows beyond it are: the bucket was restored from a backup.
+        // Rows of the pending range are expected. Rows after it mean that the bucket was restored from a backup.
         Some(stored) if stored > through => Beginning::Moved(Manifest {
             done_through: stored,
             pending: None,
@@ -91,7 +91,7 @@ fn without_manifest(stream: StreamState, stored: Option<u64>) -> Beginning {
         Some(stored) if stream.last_seq < stored => behind(stream, stored),
         Some(_) => Beginning::Moved(fresh),
         None if stream.generation == 1 => Beginning::At(fresh),
-        // What the stream still holds of an earlier generation may be stored; only a comparison can tell.
+        // Records of an earlier generation may be stored already. Only a comparison can tell.
         None => Beginning::Alarm(format!(
             "it has no manifest and no rows in generation {} (see `ingestor raise-generation`)",
             stream.generation
@@ -101,7 +101,8 @@ fn without_manifest(stream: StreamState, stored: Option<u64>) -> Beginning {
 
 fn behind(stream: StreamState, through: u64) -> Beginning {
     Beginning::Alarm(format!(
-        "it is stored through {through}, but the stream ends at {}: it was restored or reset (see `ingestor raise-generation`)",
+        "it is stored through {through}, but the stream ends at {}: the stream was restored or reset (see `ingestor \
+         raise-generation`)",
         stream.last_seq
     ))
 }
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_taken_from_nobody_from_ourselves_or_from_the_gone() {
+    fn a_shard_is_claimed_from_nobody_from_ourselves_or_from_a_member_that_is_gone() {
         let held = manifest(0, None);
         assert_eq!(claim(None, "a", |_| false), Claim::Take);
         assert_eq!(claim(Some(&Manifest::default()), "a", |_| false), Claim::Take);
@@ -148,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_says_where_to_begin_unless_clickhouse_knows_more() {
+    fn work_begins_at_the_manifest_unless_clickhouse_has_more() {
         let begin = |manifest: &Manifest, stored| beginning(Some(manifest.clone()), STREAM, stored);
         let plain = manifest(50, None);
         for stored in [None, Some(40), Some(50)] {
             assert_eq!(
                 begin(&plain, stored),
                 Beginning::At(plain.clone()),
-                "marks have no rows, and retention takes rows"
+                "marks have no rows, and retention removes rows"
             );
         }
         assert_eq!(begin(&plain, Some(60)), Beginning::Moved(manifest(60, None)));
@@ -164,14 +165,14 @@ mod tests {
             assert_eq!(
                 begin(&pending, stored),
                 Beginning::At(pending.clone()),
-                "its range is replayed or found whole"
+                "its range is replayed or found stored"
             );
         }
         assert_eq!(begin(&pending, Some(61)), Beginning::Moved(manifest(61, None)));
     }
 
     #[test]
-    fn a_lost_manifest_is_found_in_clickhouse() {
+    fn a_lost_manifest_is_restored_from_clickhouse() {
         let fresh = |done_through| Manifest {
             owner: None,
             ..manifest(done_through, None)
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_not_the_one_we_stored_is_not_read() {
+    fn a_stream_other_than_the_stored_one_is_not_read() {
         for (manifest, stored) in [
             (manifest(101, None), None),
             (manifest(50, Some((99, 101))), None),
@@ -204,7 +205,7 @@ mod tests {
         }
     }
 
-    /// Few sequences, so that edges meet: nothing, or a manifest with or without a range behind what is done.
+    /// Few sequences, so that edge cases meet: no manifest, or one with or without a range after the stored records.
     fn any_manifest() -> impl Strategy<Value = Option<Manifest>> {
         let one = (0u64..8, any::<Option<(u64, u64)>>(), 1u32..3).prop_map(|(done, gaps, generation)| {
             let pending = gaps.map(|(gap, more)| (done + 1 + gap % 3, done + 1 + gap % 3 + more % 3));
@@ -219,10 +220,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// What is left behind is stored or was said to be done; what has rows is not read again, but for the range that
-        /// is replayed; nothing is waited for that the stream has never had.
+        /// Skipped records are stored, or the manifest has them as done. Records with rows are not read again, except those of
+        /// the range that is replayed. The shard never waits for records that the stream never had.
         #[test]
-        fn a_beginning_passes_nothing_over_and_stores_nothing_twice(
+        fn a_beginning_skips_nothing_and_stores_nothing_twice(
             manifest in any_manifest(),
             stored in prop::option::of(1u64..14),
             last_seq in 0u64..14,

@@ -1,15 +1,24 @@
-//! How many units to ask for and to grant.
+//! How many units a counter asks for, and how many the pool grants.
+//!
+//! # Promises
+//! - A grant never passes the limit: granted + units <= limit ([`Pool::grant`]). The conditional update in PostgreSQL repeats
+//!   this condition.
+//! - A request gets at least its cost, or nothing. Near the limit it gets exactly its cost.
+//! - No gateway takes more than its fair half of the rest, unless one request costs more.
+//!
+//! Only an active run is granted units ([`crate::run::RunState::is_active`]). The model `lease_lane_fence` checks the property
+//! "no request is admitted past the limit" for any number of units.
 
 use std::time::Duration;
 
 use crate::lease::UNITS_MAX;
 
-/// A lease is sized to last about this long, so that a counter asks Postgres about once in half of it at any rate.
+/// A lease lasts about this long. So a counter asks PostgreSQL about twice in this time, at any rate of requests.
 const LASTS: Duration = Duration::from_secs(2);
-/// The first lease of a counter, and the smallest one that is asked for: so many requests of the cost at hand.
+/// The first lease of a counter, and the smallest, covers this many requests of the current cost.
 const FIRST_REQUESTS: i64 = 16;
 
-/// What Postgres said of one account's usage type in one period.
+/// One account's usage type in one period, as PostgreSQL last reported it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
     pub limit: i64,
@@ -17,10 +26,10 @@ pub struct Pool {
     pub granted: i64,
 }
 
-/// How fast a counter spent since it was last granted units.
+/// How fast a counter spent since its last grant.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Units that it got then.
+    /// Units of that grant.
     pub granted: i64,
     pub spent: i64,
     pub elapsed: Duration,
@@ -36,14 +45,14 @@ impl Pool {
         granted.is_some()
     }
 
-    /// Units that nobody holds; none while more is granted than a lowered limit allows.
+    /// Units that nobody holds. None while more is granted than a lowered limit allows.
     pub fn remaining(&self) -> i64 {
         self.limit.saturating_sub(self.granted).max(0)
     }
 }
 
-/// Units to ask for: what [`LASTS`] takes at the pace seen, at most four times what was granted last and at least half of
-/// it (one odd moment shall not empty a pool), and never less than a few requests of `cost`.
+/// Units to ask for: enough for [`LASTS`] at this pace. At most four times and at least half of the last grant, so that one
+/// odd moment does not empty a pool. Never less than a few requests of `cost`.
 pub fn wanted_units(pace: Option<Pace>, cost: i64) -> i64 {
     let floor = cost.saturating_mul(FIRST_REQUESTS);
     let by_pace = pace.map_or(0, |pace| {
@@ -55,8 +64,8 @@ pub fn wanted_units(pace: Option<Pace>, cost: i64) -> i64 {
     by_pace.max(floor).clamp(1, UNITS_MAX)
 }
 
-/// Units to grant to a request out of `remaining`: 0, or at least `needed`; no more than this gateway's fair half of what
-/// remains, so that the last units are not held by one gateway while the others refuse.
+/// Units to grant to a request out of `remaining`: 0, or at least `needed`. Otherwise no more than this gateway's fair half of
+/// the rest, so that one gateway does not hold the last units while the others refuse.
 pub fn grant_units(remaining: i64, needed: i64, wanted: i64, live_gateways: i64) -> i64 {
     if needed > remaining || needed > UNITS_MAX {
         return 0;
@@ -67,8 +76,8 @@ pub fn grant_units(remaining: i64, needed: i64, wanted: i64, live_gateways: i64)
         .min(UNITS_MAX)
 }
 
-/// Units to grant to a renewal, for which nobody waits: 0, or at least `needed`, and never more than the fair half. The last
-/// units are left to requests: taken in advance here and there, they would be recalled from each other for ever.
+/// Units to grant to a renewal, for which no request waits: 0, or at least `needed`, and never more than the fair half. The
+/// last units are left to requests. If gateways took them in advance, they would recall them from each other without end.
 pub fn renewal_units(remaining: i64, needed: i64, wanted: i64, live_gateways: i64) -> i64 {
     let units = wanted.min(fair_half(remaining, live_gateways)).min(UNITS_MAX);
     if units < needed { 0 } else { units }
@@ -78,7 +87,7 @@ fn fair_half(remaining: i64, live_gateways: i64) -> i64 {
     remaining / live_gateways.max(1).saturating_mul(2)
 }
 
-/// A lease with this much left, or less, is renewed.
+/// A lease is renewed when this many units, or fewer, are left.
 pub fn renew_at(units: i64) -> i64 {
     units / 2
 }

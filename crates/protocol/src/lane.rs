@@ -1,51 +1,69 @@
-//! The protocol of one lane, as a state machine without I/O: which message goes out, and what became of it.
+//! The protocol of one lane: which message to publish next, and whether it is stored.
 //!
-//! A lane is one subject of the stream, written by one run, **one message in flight**. Every attempt to publish carries
-//! the sequence of the lane's last record that we know, and NATS refuses it when that is not the subject's last. So of all
-//! attempts that carry one expected sequence at most one is ever stored, whenever they arrive: a message may be sent
-//! again as often as need be, as long as the expected sequence stays.
+//! A lane is one subject of the stream. One run writes it, with **one message in flight**. Each attempt to publish carries the
+//! sequence of the lane's last record, and NATS refuses the attempt when that record is not the subject's last. So of all
+//! attempts with the same expected sequence NATS stores one at most, whenever they arrive. While the expected sequence is the
+//! same, a message can be sent any number of times.
+//!
+//! ```text
+//! begin ─> Publish ─ stored ─> Done(Stored)
+//!                  ─ refused, every attempt was answered ─> Done(NotStored)
+//!                  ─ refused, an attempt is unanswered ─> Publish an empty batch in its place
+//!                  ─ wrong last sequence, or no answer ─> Read ─ our message ─> Done(Stored)
+//!                                                              ─ the record before it ─> Publish
+//!                                                              ─ the empty batch ─> Done(NotStored)
+//!                                                              ─ a fence ─> Done, the lane has ended
+//!                                                              ─ anything else ─> Done(Unknown), the lane has failed
+//! ```
 //!
 //! # What an answer proves
-//! | seen | proves |
+//! | answer | what it proves |
 //! |---|---|
 //! | an acknowledgement | the attempt is stored |
-//! | wrong last sequence (10071) | *this* attempt is not; an earlier one may be, or a fence: read the lane's last record |
-//! | a refusal (full, too large) | *this* attempt is not, and never will be: core NATS delivers a publish once or not at all |
-//! | time-out, disconnect, anything else | nothing: read the lane's last record |
-//! | last record is our message | it is stored |
-//! | last record is the one before | it is not stored **yet**: an attempt may still be under way. Send it again |
-//! | last record is a fence | stored if the fence names it, else never: what is under way expects a sequence that is gone |
+//! | wrong last sequence (10071) | *this* attempt is not stored. An earlier one may be, or a fence is: read the lane's last record |
+//! | a refusal (full, too large) | *this* attempt is not stored and never will be: core NATS delivers a publish once at most |
+//! | a timeout, a disconnect, anything else | nothing: read the lane's last record |
+//! | the last record is our message | it is stored |
+//! | the last record is the one before | it is not stored **yet**: an attempt may still be under way. Send it again |
+//! | the last record is a fence | it is stored if the fence names it. Otherwise it never will be: attempts under way expect a sequence that is gone |
 //!
 //! # Saying "not stored"
-//! A refusal is the last word only when no other attempt of the same message can still land, that is, when every attempt
-//! was answered. Otherwise the message that is under way (in the client's buffer, in a socket, in a server that is being
-//! restarted) could land after its waiters were told that it never will. So after an unclear attempt a refusal is not
-//! believed: the lane is **moved on** with an empty batch, small enough to find room, under the same expected sequence.
-//! One of the two is stored, for ever instead of the other: the empty one → not stored; the message → stored.
+//! A refusal is final only when no other attempt of the same message can still land: every attempt was answered. Otherwise an
+//! attempt under way (in the client's buffer, in a socket, in a server that restarts) could land after the waiters were told
+//! that the message is not stored. So after an unanswered attempt the lane **moves on**: it publishes an empty batch, small
+//! enough to find room, under the same expected sequence. NATS stores one of the two and never the other. The empty batch means
+//! "not stored", the message means "stored".
 //!
 //! # A message that is kept
-//! While NATS is away, a batch is acknowledged from the spool. From then on ([`Lane::keep`]) nobody waits for a verdict on
-//! it: it is sent until it is stored, whatever it is refused for, and the lane is not moved on past it. A lane that was moved
-//! on before that may hold the empty batch; then the verdict is "not stored", and the batch is begun again.
-//! A restart finds out where a lane stands from its last record ([`Lane::resume`]): of what is in the spool, what was
-//! stored is the beginning, up to that record.
+//! While NATS is away, a batch is acknowledged from the spool. After that ([`Lane::keep`]) nobody waits for a verdict. The lane
+//! sends the batch until it is stored, whatever the refusals, and does not move on past it. A lane that had moved on before may
+//! hold the empty batch. Then the verdict is "not stored", and the batch begins again. A restart reads the lane's last record
+//! ([`Lane::resume`]). The batches of the spool up to that record are stored ([`crate::spool_state`]).
 //!
 //! # The end of a lane
-//! Fenced by another, closed by ourselves, or failed: something was seen that cannot be (a sequence that went back, a
-//! stranger's record). A failed lane says "unknown" of what was in flight, never more, and writes nothing again.
+//! A lane is fenced by others, closed by its run, or failed: it saw something impossible (a sequence that went back, the record
+//! of another run). A failed lane answers "unknown" for the message in flight, and never publishes again.
+//!
+//! # Promises
+//! - A verdict is final: what is reported as stored is stored once, and what is reported as not stored never is.
+//! - Batches are stored in the order in which they begin.
+//!
+//! The tests of this module check this against a NATS that delays, repeats and loses messages. The model `lease_lane_fence`
+//! steps this code and checks the properties "no event is recorded twice", "what was answered is recorded, or in a spool that
+//! cannot be fenced" and "no lane sees anything impossible".
 
 use schema::{BatchId, LaneRecord, RunId, lane_record::Kind};
 
 /// One lane of one run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lane {
-    /// The lane's last record, as far as is known.
+    /// The lane's last known record.
     last: Last,
     in_flight: Option<InFlight>,
     end: Option<End>,
 }
 
-/// A message of the lane, by what tells it from others.
+/// A message of the lane, by its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     Open,
@@ -56,9 +74,9 @@ pub enum Message {
 /// What the caller does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Next {
-    /// Publish `message` under `expected`, then [`Lane::answered`]. A batch that is not the one begun is to be empty.
+    /// Publish `message` under `expected`, then call [`Lane::answered`]. A batch other than the one that began is empty.
     Publish { message: Message, expected: u64 },
-    /// Read the lane's last record from the stream's leader, then [`Lane::read`].
+    /// Read the lane's last record from the stream's leader, then call [`Lane::read`].
     Read,
     /// Nothing: the message has its verdict.
     Done(Verdict),
@@ -71,9 +89,9 @@ pub enum Answer {
         sequence: u64,
     },
     WrongLast,
-    /// This attempt is not stored and never will be; or it was not sent at all.
+    /// This attempt is not stored and never will be, or it was not sent.
     Refused,
-    /// Nothing is known: time-out, disconnect, an answer that is not understood.
+    /// Nothing is known: a timeout, a disconnect, or an answer that this version does not understand.
     Unclear,
 }
 
@@ -90,18 +108,18 @@ pub enum Seen {
     Fence {
         last_batch: BatchId,
     },
-    /// Of another run.
+    /// The record of another run.
     Foreign,
-    /// Damaged, or of a newer version.
+    /// It is damaged, or of a newer version.
     Unreadable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     Stored,
-    /// Neither stored nor ever to be.
+    /// It is not stored and never will be.
     NotStored,
-    /// The lane failed: nobody can say.
+    /// The lane failed, so nobody knows.
     Unknown,
 }
 
@@ -109,7 +127,7 @@ pub enum Verdict {
 pub enum End {
     Closed,
     Fenced,
-    /// What was seen that cannot be.
+    /// The impossible thing that the lane saw.
     Failed(&'static str),
 }
 
@@ -124,15 +142,15 @@ struct Last {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct InFlight {
     message: Message,
-    /// What the attempt under way carries: the message, or the empty batch.
+    /// The content of the attempt under way: the message, or the empty batch.
     sent: Message,
-    /// The batch that moves the lane on, should it come to that.
+    /// The empty batch that would move the lane on.
     empty: BatchId,
-    /// An attempt of `message` was not answered: it may still land.
+    /// An attempt of `message` has no answer: it may still land.
     unclear: bool,
     /// The empty batch was sent in its place, or may have been.
     moved_on: bool,
-    /// It is acknowledged: the empty batch is not sent any more.
+    /// It is acknowledged: the empty batch is not sent again.
     kept: bool,
 }
 
@@ -149,8 +167,8 @@ impl Lane {
         }
     }
 
-    /// The lane of a run whose process died, from the last record that the stream's leader has of it. Fails where nothing
-    /// can be written behind it; a fence and a close are ends.
+    /// The lane of a run whose process died, from the lane's last record on the stream's leader. Fails where nothing can be
+    /// written after that record. A fence and a close record are ends.
     pub fn resume(last: LastRecord) -> Result<Self, &'static str> {
         let (sequence, record) = match last {
             LastRecord::At { sequence, record } => (sequence, record),
@@ -171,20 +189,21 @@ impl Lane {
         })
     }
 
-    /// Sequence of the lane's last record, and the batch that it is or, of a fence, names ([`BatchId::NIL`]: none).
+    /// The sequence of the lane's last record, and its batch: the record itself, or the batch that a fence names
+    /// ([`BatchId::NIL`]: none).
     pub fn last(&self) -> (u64, BatchId) {
         (self.last.sequence, self.last.batch)
     }
 
-    /// Nothing is written to the lane from here on.
+    /// How the lane ended. Nothing is written to it after that.
     pub fn end(&self) -> Option<End> {
         self.end
     }
 
-    /// Takes the next message. `empty` is a batch id of its own, for an empty batch.
+    /// Takes the next message. `empty` is a new batch id, for an empty batch.
     ///
     /// # Panics
-    /// When one is in flight already, the lane has ended, or it does not begin with [`Message::Open`].
+    /// When a message is in flight, when the lane has ended, or when it does not begin with [`Message::Open`].
     pub fn begin(&mut self, message: Message, empty: BatchId) -> Next {
         assert!(self.in_flight.is_none() && self.end.is_none(), "one message in flight");
         assert_eq!(
@@ -203,8 +222,8 @@ impl Lane {
         self.send()
     }
 
-    /// Takes a batch that is kept from the start. `empty`: that the lane may have been moved on with, by a process that
-    /// died; [`BatchId::NIL`]: none.
+    /// Takes a batch that is kept from the start. `empty`: the empty batch with which a process that died may have moved the
+    /// lane on; [`BatchId::NIL`]: none.
     ///
     /// # Panics
     /// As [`Self::begin`].
@@ -216,14 +235,14 @@ impl Lane {
         next
     }
 
-    /// The message in flight is acknowledged: it is sent until it is stored, or the empty batch that was sent before is.
+    /// The message in flight is acknowledged: the lane sends it until it is stored, or until an empty batch from before is.
     pub fn keep(&mut self) {
         if let Some(current) = &mut self.in_flight {
             current.kept = true;
         }
     }
 
-    /// The attempt that [`Next::Publish`] asked for ended so.
+    /// How the attempt of [`Next::Publish`] ended.
     pub fn answered(&mut self, answer: Answer) -> Next {
         let last = self.last.sequence;
         let current = self.current();
@@ -245,13 +264,13 @@ impl Lane {
                     current.moved_on = true;
                     self.send()
                 }
-                // Nobody waits for a verdict on these: try on, until the caller gives up.
+                // Nobody waits for a verdict on these: send again, until the caller gives up.
                 Message::Open | Message::Close => self.send(),
             },
         }
     }
 
-    /// The last record that [`Next::Read`] asked for.
+    /// The lane's last record, for [`Next::Read`].
     pub fn read(&mut self, read: LastRecord) -> Next {
         let last = self.last;
         let current = *self.current();
@@ -264,7 +283,7 @@ impl Lane {
             _ if sequence < last.sequence => self.fail("the lane's last sequence went back"),
             _ if sequence == last.sequence => self.send(),
             Seen::Fence { last_batch } => {
-                // Of batches only these can stand before it.
+                // Only these batches can be the last before the fence.
                 let stored = match current.message {
                     Message::Batch(batch) if batch == last_batch => true,
                     _ if last_batch == last.batch => false,
@@ -291,7 +310,7 @@ impl Lane {
         }
     }
 
-    /// `stored`, which is the message in flight or the empty batch in its place, is the lane's last record.
+    /// The lane's last record is now `stored`: the message in flight, or the empty batch in its place.
     fn stored(&mut self, stored: Message, sequence: u64) -> Next {
         let batch = match stored {
             Message::Batch(batch) => batch,
@@ -331,7 +350,7 @@ impl Default for Lane {
 }
 
 impl InFlight {
-    /// What goes out now.
+    /// The message to send now.
     fn message_now(&self) -> Message {
         if self.moved_on && !self.kept {
             Message::Batch(self.empty)
@@ -346,7 +365,7 @@ impl InFlight {
 }
 
 impl Seen {
-    /// What `bytes`, a record of the lane of `run`, are to that lane.
+    /// Decodes `bytes`, a record in the lane of `run`.
     pub fn decode(bytes: &[u8], run: RunId) -> Self {
         let Ok(record) = LaneRecord::decode(bytes) else {
             return Self::Unreadable;

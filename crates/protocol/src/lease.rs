@@ -1,11 +1,21 @@
-//! The units of one lease, as one atomic word: spent by requests, closed once, and given back when no request holds any.
+//! The units of one lease, as one atomic word: requests spend them, the holder closes the lease once, and the rest goes back.
 //!
-//! One word holds all three facts (closed or open, reservations, unspent units), so each transition is one
-//! compare-and-swap and no two of them can be seen half done. What it promises:
-//! - a unit is reserved by one request at the most, and by none once the lease is closed;
-//! - after closing, `unspent` only grows (a request that failed puts its units back), so it is an absolute total to give
-//!   back: giving it back twice gives back once;
-//! - closed without reservations is final: nothing about the lease changes any more.
+//! ```text
+//! open ─ try_spend ─> one more reservation      reservation ─ spent ─> its units are gone
+//! open ─ close ─> closed                                    └ refund ─> its units are unspent again
+//! closed, no reservation ─> final
+//! ```
+//!
+//! One word holds all three facts (open or closed, reservations, unspent units). So each transition is one atomic operation,
+//! and no thread sees half of one.
+//!
+//! # Promises
+//! - One request at most reserves a unit, and no request does once the lease is closed.
+//! - After closing, the unspent units only grow (a request that failed puts its units back). So they are an absolute total to
+//!   give back ([`crate::give_back`]): giving it back twice gives back once.
+//! - Closed without reservations is final: nothing about the lease changes any more.
+//!
+//! loom checks these over every order of the threads (`tests/atomics`). The model `lease_lane_fence` steps this code.
 
 use crate::atomics::{Atomics, Flag, Ordering, Std, Word};
 
@@ -46,7 +56,7 @@ impl Snapshot {
 }
 
 impl<A: Atomics> LeaseOver<A> {
-    /// An open lease of `units`, of which one request holds `reserved` from the start (0: none does).
+    /// An open lease of `units`. One request holds `reserved` of them from the start; 0: no request does.
     pub fn new(units: i64, reserved: i64) -> Self {
         debug_assert!((0..=units).contains(&reserved) && units <= UNITS_MAX);
         let reservations = if reserved > 0 { RESERVATION } else { 0 };
@@ -67,7 +77,7 @@ impl<A: Atomics> LeaseOver<A> {
         }
     }
 
-    /// Units that it had at the start.
+    /// Units at the start.
     pub fn units(&self) -> i64 {
         self.units
     }
@@ -76,13 +86,13 @@ impl<A: Atomics> LeaseOver<A> {
         unpack(self.word.load(Ordering::Acquire))
     }
 
-    /// Units that can still be reserved: none once it is closed.
+    /// Units that can still be reserved: none once the lease is closed.
     pub fn left(&self) -> i64 {
         let now = self.snapshot();
         if now.closed { 0 } else { now.unspent }
     }
 
-    /// Reserves `cost` units if that many are left, and tells how many are left then.
+    /// Reserves `cost` units if that many are left, and returns how many are left then.
     pub fn try_spend(&self, cost: i64) -> Option<i64> {
         let take = u64::try_from(cost).ok()?;
         let reserve = |word: u64| {
@@ -102,20 +112,20 @@ impl<A: Atomics> LeaseOver<A> {
         unpack(self.word.fetch_sub(RESERVATION, Ordering::AcqRel) - RESERVATION)
     }
 
-    /// A reservation of `cost` units ends and its units are unspent again: to be spent while the lease is open, to be given
-    /// back once it is closed.
+    /// A reservation of `cost` units ends and its units are unspent again. An open lease can spend them, a closed one gives
+    /// them back.
     pub fn refund(&self, cost: i64) -> Snapshot {
-        // Units come back that were taken from this word, so the sum stays below the reservations' bits.
+        // These units were taken from this word, so the sum stays below the bits of the reservations.
         let change = RESERVATION - cost as u64;
         unpack(self.word.fetch_sub(change, Ordering::AcqRel) - change)
     }
 
-    /// From here on nothing can be reserved. What is unspent belongs to whoever gives it back.
+    /// From here on nothing can be reserved. The unspent units go back to the pool.
     pub fn close(&self) -> Snapshot {
         unpack(self.word.fetch_or(CLOSED, Ordering::AcqRel) | CLOSED)
     }
 
-    /// True for the first who asks: one renewal a lease.
+    /// True for the first caller: each lease is renewed once.
     pub fn ask_renewal(&self) -> bool {
         !self.renewal_asked.load(Ordering::Relaxed) && !self.renewal_asked.swap(true, Ordering::Relaxed)
     }

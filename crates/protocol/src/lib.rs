@@ -1,5 +1,22 @@
-//! The protocols as pure state machines: no I/O, no async, no clock. The services, the models in `tests/models` and the loom
-//! tests in `tests/atomics` link this code, so what is explored is what runs.
+//! The protocols as pure state machines: no I/O, no async, no clock.
+//!
+//! The services run this code. The models in `tests/models` and the loom tests in `tests/atomics` explore this code. So the
+//! code that is explored is the code that runs.
+//!
+//! | protocol | modules | who runs it |
+//! |---|---|---|
+//! | quota: take, spend and give back units | [`grant`], [`lease`], [`give_back`], [`queued`] | gateway |
+//! | recording: publish each event once | [`lane`], [`spool_state`] | gateway, billing worker (the crate `lane`) |
+//! | runs: who may take leases, spool, or be ended | [`run`] | gateway, billing worker |
+//! | fence and settle: end a dead run, count its leases | [`fence`], [`give_back`] | billing worker |
+//! | ingest: store each record once | [`claim`], [`storing`], [`audit`], [`trim`] | ingestor |
+//! | reports: tell Stripe each unit once | [`reports`] | billing worker |
+//!
+//! Each module says its states and transitions, its promises, and which properties check them. A service does the effects: it
+//! reads the clock, sends the statement or the message, and feeds the result back. Statements in PostgreSQL repeat a condition
+//! where two processes may act at the same time; the module names it.
+//!
+//! The atomics of [`lease`] and [`queued`] are generic ([`atomics`]), so that loom can replace them.
 
 pub mod atomics;
 pub mod audit;

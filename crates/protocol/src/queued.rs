@@ -1,5 +1,9 @@
-//! Whether something waits for the broker already: put into its queue by the first who has news, and by nobody else until the
-//! broker looks. What it promises: news that was there before [`Queued::ask`] is seen by the look that follows.
+//! A flag that says whether a counter is already in the queue of the lease client.
+//!
+//! The first caller with news queues the counter. Later callers do not, until the lease client looks.
+//!
+//! # Promise
+//! The look that follows [`QueuedOver::ask`] sees all news from before it. loom checks this (`tests/atomics`).
 
 use crate::atomics::{Atomics, Flag, Ordering, Std};
 
@@ -12,15 +16,15 @@ pub struct QueuedOver<A: Atomics> {
 }
 
 impl<A: Atomics> QueuedOver<A> {
-    /// After the news is there. True for the first since the broker looked: it has to be queued.
+    /// Call it after the news is written. True for the first call since the last look: the caller queues the counter.
     pub fn ask(&self) -> bool {
         !self.waits.swap(true, Ordering::AcqRel)
     }
 
-    /// Before the broker looks at the news: what comes up from here on asks again.
+    /// Call it before reading the news. Later news asks again.
     pub fn look(&self) {
-        // A swap, not a store: it reads what the last `ask` wrote, and so sees the news before it. After a mere store the look
-        // may come too early (`tests/atomics` shows it), and the news of one who was told "it waits already" would be lost.
+        // A swap, not a store: it reads the value of the last `ask`, so it sees the news before it. After a plain store the
+        // look could come too early (`tests/atomics` shows it), and news whose `ask` returned false would be lost.
         self.waits.swap(false, Ordering::AcqRel);
     }
 }

@@ -18,12 +18,15 @@
 //! - From [`Fencing`](RunState::Fencing) on, the run takes no lease and gives none back: its live leases are all that exist.
 //! - [`Closed`](RunState::Closed) and [`Settled`](RunState::Settled) hold no live lease.
 //!
-//! The model `lease_lane_fence` checks these through the properties "no request is admitted past the limit", "what was
-//! answered is recorded, or in a spool that cannot be fenced", and that everything comes to rest. Its mutants `GrantToFenced`,
+//! The model `lease_lane_fence` checks these through the properties "no request is admitted past the limit", "an answered
+//! request is recorded, or in a spool that cannot be fenced", and that everything comes to rest. Its mutants `GrantToFenced`,
 //! `FenceSpooling` and `SpoolBeforeCommitted` ignore this table and fail.
 
+use serde::{Deserialize, Serialize};
+
 /// As `gateway_runs.state` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RunState {
     /// It takes leases and records.
     Live,
@@ -58,6 +61,8 @@ pub enum Transition {
 
 impl RunState {
     pub const ALL: [Self; 5] = [Self::Live, Self::Spooling, Self::Fencing, Self::Closed, Self::Settled];
+
+    pub const UNSETTLED: [Self; 4] = [Self::Live, Self::Spooling, Self::Fencing, Self::Closed];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,10 +1,17 @@
-//! How much of what a lane has in the spool is in the stream already, from the lane's last record: decided at a restart.
+//! How many of a lane's batches in the spool are already in the stream, by the lane's last record. A restart decides this.
+//!
+//! # Promises
+//! - The batches up to the lane's last record are stored, the others are not.
+//! - A lane whose last record contradicts the spool is an error, so nothing is published twice on a guess.
+//!
+//! The tests of [`crate::lane`] and the model `lease_lane_fence` restart processes at any moment and check that each batch is
+//! stored once, in order.
 
 use schema::BatchId;
 
 use crate::lane::{End, Lane};
 
-/// A batch of the spool, as far as this is concerned.
+/// A batch of the spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spooled {
     pub batch: BatchId,
@@ -12,21 +19,21 @@ pub struct Spooled {
     pub expected: u64,
 }
 
-/// Looks through the batches of one lane, in order.
+/// Goes through the batches of one lane in the spool, in order.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct SpoolState {
     last_sequence: u64,
     last_batch: BatchId,
     closed: bool,
     fenced: bool,
     first: Option<Spooled>,
     seen: u64,
-    /// How many there were up to the lane's last batch.
+    /// How many batches there are up to the lane's last batch.
     stored: Option<u64>,
 }
 
-impl Standing {
-    /// Of a lane that stands at its last record.
+impl SpoolState {
+    /// For a lane that was resumed from its last record.
     pub fn of(lane: &Lane) -> Self {
         let (last_sequence, last_batch) = lane.last();
         Self {
@@ -40,7 +47,7 @@ impl Standing {
         }
     }
 
-    /// The next one in the spool.
+    /// The next batch in the spool.
     pub fn pass(&mut self, spooled: Spooled) {
         self.first.get_or_insert(spooled);
         self.seen += 1;
@@ -49,8 +56,7 @@ impl Standing {
         }
     }
 
-    /// How many of them are stored: the first so many. Fails when the lane holds what cannot be, so that nothing is
-    /// published twice on a guess.
+    /// How many of the first batches are stored. Fails when the lane's last record contradicts the spool.
     pub fn stored(&self) -> Result<u64, &'static str> {
         match (self.stored, self.first) {
             (Some(stored), _) => Ok(stored),
@@ -59,8 +65,8 @@ impl Standing {
             (None, Some(first)) if self.last_sequence < first.expected => {
                 Err("the lane's last sequence went back: the stream was restored or reset")
             }
-            // Nothing but the first batch, or the empty one in its place, was ever sent to follow that sequence. (A fence
-            // has a sequence of its own, and names a batch that is not in the spool.)
+            // Only the first batch, or the empty one in its place, was ever sent under that sequence. (A fence has a sequence
+            // of its own, and names a batch that is not in the spool.)
             (None, Some(first))
                 if first.expected != 0
                     && !self.fenced
@@ -77,9 +83,9 @@ impl Standing {
 /// The same for a list.
 #[cfg(test)]
 pub fn stored_before(lane: &Lane, spool: &[Spooled]) -> Result<usize, &'static str> {
-    let mut standing = Standing::of(lane);
-    spool.iter().for_each(|spooled| standing.pass(*spooled));
-    standing.stored().map(|stored| stored as usize)
+    let mut state = SpoolState::of(lane);
+    spool.iter().for_each(|spooled| state.pass(*spooled));
+    state.stored().map(|stored| stored as usize)
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@
 //!   inserts with different tokens are never under way together.
 //! - A range is stored only when its rows were seen, all of them.
 //!
-//! The model `manifest` checks these through the properties "no position has two rows", "what is done is stored" and "a range
-//! is there or not". Its mutants `NextTokenWhileUnclear` and `DoneUnseen` deviate and fail.
+//! The model `manifest` checks these through the properties "no position has two rows", "everything that is done is
+//! stored" and "a range is stored whole or not at all". Its mutants `NextTokenWhileUnclear` and `DoneUnseen` deviate and fail.
 
 /// Tokens of one range that may be swallowed before somebody has to look.
 pub const TOKENS_MAX: u32 = 5;

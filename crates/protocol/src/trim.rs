@@ -5,7 +5,7 @@
 //!   nearly full.
 //! - The last record of a lane stays until nobody can ask for it any more: it says what the lane's writer has stored.
 //!
-//! The model `manifest` checks the property "what is trimmed is stored"; its mutant `TrimPending` deviates and fails.
+//! The model `manifest` checks the property "everything that is trimmed is stored"; its mutant `TrimPending` deviates and fails.
 
 use std::time::Duration;
 
@@ -13,25 +13,25 @@ use schema::lane_record::Kind;
 
 use crate::claim::StreamState;
 
-/// Of the stream's bytes, in percent: above it, being stored is enough to be trimmed.
+/// Percentage of the stream's bytes in use, above which stored records are trimmed whatever their age.
 const PRESSURE: u64 = 80;
 
-/// How long a fence stays at least: far longer than it takes to settle its run, unless ClickHouse is away that long.
+/// Shortest time that a fence stays: far longer than settling its run takes, unless ClickHouse is away that long.
 const FENCE_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// The last record of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LaneEnd {
-    /// It says where the lane stands, so it stays.
+    /// It stays, because it has the position of the lane.
     Kept(u64),
-    /// The lane ended long ago: nobody asks where it stood. A run that was fenced, and comes back after all, writes nothing:
-    /// it expects a last record that is gone, and NATS refuses that as it refused it before. Should its leases not be settled
-    /// by then, whoever settles them fences the empty lane anew.
+    /// The lane ended long ago, so nobody needs its position. A fenced run that comes back cannot write: it expects a last
+    /// record that is gone, so NATS refuses the write, as it did before. If the run's leases are not settled by then, the
+    /// settling worker fences the empty lane again.
     Forgotten,
 }
 
 impl LaneEnd {
-    /// `kind`: of the last record, `None`: it cannot be read.
+    /// `kind`: of the last record. `None`: it cannot be decoded.
     pub fn of(kind: Option<&Kind>, sequence: u64, age: Duration, replay_window: Duration) -> Self {
         match kind {
             Some(Kind::Close) if age > replay_window => Self::Forgotten,
@@ -41,7 +41,7 @@ impl LaneEnd {
     }
 }
 
-/// The sequence to purge a lane below. `None`: nothing. Never 0, by which NATS would understand the whole lane.
+/// The sequence below which to purge a lane. `None`: nothing to purge. Never 0, which NATS would take as the whole lane.
 pub fn purge_below(boundary: u64, end: LaneEnd) -> Option<u64> {
     let below = match end {
         LaneEnd::Kept(last) => boundary.min(last),
@@ -50,7 +50,8 @@ pub fn purge_below(boundary: u64, end: LaneEnd) -> Option<u64> {
     (below > 1).then_some(below)
 }
 
-/// Everything below this sequence may go, a lane's last record aside.
+/// Records below this sequence may be removed, except the last record of a lane.
+///
 /// `young`: the first record of the shard within the replay window.
 pub fn boundary(stream: StreamState, done_through: u64, young: Option<u64>) -> u64 {
     let stored = done_through + 1;
@@ -93,20 +94,20 @@ mod tests {
         let end = |kind, days: u64| LaneEnd::of(kind, 7, Duration::from_secs(days * 24 * 3_600), window);
         assert_eq!(end(Some(&close), 2), LaneEnd::Forgotten);
         assert_eq!(end(Some(&close), 0), LaneEnd::Kept(7));
-        // Its run has to be settled first.
+        // Its run must be settled first.
         assert_eq!(end(Some(&fence), 2), LaneEnd::Kept(7));
         assert_eq!(end(Some(&fence), 8), LaneEnd::Forgotten);
         let month = Duration::from_secs(30 * 24 * 3_600);
         let kept_longer = LaneEnd::of(Some(&fence), 7, Duration::from_secs(8 * 24 * 3_600), month);
         assert_eq!(kept_longer, LaneEnd::Kept(7));
-        // A run that spools comes back for its lane, whenever that is.
+        // A run that spools may continue its lane at any time.
         for kind in [Some(&open), Some(&batch), None] {
             assert_eq!(end(kind, 1_000), LaneEnd::Kept(7));
         }
     }
 
     #[test]
-    fn only_what_is_stored_goes_and_only_when_it_is_old_or_room_is_scarce() {
+    fn only_stored_records_are_trimmed_once_they_are_old_or_space_is_scarce() {
         let stream = |bytes| StreamState {
             generation: 1,
             last_seq: 100,
@@ -117,14 +118,14 @@ mod tests {
         assert_eq!(
             boundary(stream(0), 50, Some(70)),
             51,
-            "old ones that are not stored stay"
+            "old records that are not stored stay"
         );
         assert_eq!(boundary(stream(0), 50, None), 51);
         assert_eq!(boundary(stream(800), 50, Some(30)), 30);
         assert_eq!(
             boundary(stream(801), 50, Some(30)),
             51,
-            "above 80 % being stored is enough"
+            "above 80 %, stored records are trimmed"
         );
         assert_eq!(
             boundary(
@@ -136,7 +137,7 @@ mod tests {
                 Some(30)
             ),
             30,
-            "no bound, no pressure"
+            "a stream without a bound is never short of space"
         );
     }
 }

@@ -96,8 +96,3 @@ impl Ask {
         self.state.standing.period
     }
 }
-
-impl GiveBack {
-    /// Everything that the lease has, if it exists.
-    pub const ALL: i64 = i64::MAX;
-}

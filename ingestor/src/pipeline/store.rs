@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+pub use protocol::storing::Tried;
+use protocol::storing::{Absent, Next, Storing, TOKENS_MAX};
 use schema::manifest::Pending;
 use service::{Backoff, Health};
 use tracing::{error, warn};
@@ -22,9 +24,6 @@ use crate::{
     stop::Stop,
 };
 
-/// Tokens of one range that ClickHouse may swallow before an operator must look.
-const TOKENS_MAX: u32 = 5;
-
 #[derive(Clone)]
 pub struct Store {
     pub sink: Sink,
@@ -39,15 +38,6 @@ pub enum Stored {
     Once,
     /// All events have rows, some of them twice: an audit must remove those.
     Doubled,
-}
-
-/// Whether the range may already have rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tried {
-    /// It was just sealed.
-    Never,
-    /// An earlier owner may have inserted it.
-    Perhaps,
 }
 
 /// What ClickHouse holds of one part of a range.
@@ -100,10 +90,10 @@ impl Store {
     ) -> Result<Stored, Stop> {
         let shard = Shard { shard: span.shard };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let (mut tokens, mut confirmed, mut verify_first) = (1, false, tried == Tried::Perhaps);
+        let mut storing = Storing::new(tried);
         let mut verified_at = None;
         loop {
-            if verify_first {
+            if storing.next() == Next::Look {
                 let presence = self.presence(&range.pending, part, span, token).await;
                 verified_at = Some(Instant::now());
                 match presence {
@@ -111,21 +101,22 @@ impl Store {
                         self.health.up("clickhouse");
                         return Ok(stored);
                     }
-                    Ok(Presence::Absent) if confirmed => {
-                        warn!(
-                            shard = span.shard,
-                            token, tokens, "ClickHouse swallowed a range with its token"
-                        );
-                        self.metrics.swallowed_tokens.get_or_create(&shard).inc();
-                        tokens += 1;
-                        confirmed = false;
-                        if tokens > TOKENS_MAX {
+                    Ok(Presence::Absent) => {
+                        let tokens = storing.token();
+                        let absent = storing.absent();
+                        if absent != Absent::TryAgain {
+                            warn!(
+                                shard = span.shard,
+                                token, tokens, "ClickHouse swallowed a range with its token"
+                            );
+                            self.metrics.swallowed_tokens.get_or_create(&shard).inc();
+                        }
+                        if absent == Absent::GiveUp {
                             return Err(Stop::Alarm(format!(
                                 "ClickHouse confirmed the insert {token} {TOKENS_MAX} times, but it has no rows"
                             )));
                         }
                     }
-                    Ok(Presence::Absent) => {}
                     Ok(Presence::Inserting) => {
                         tokio::time::sleep(backoff.next_delay()).await;
                         continue;
@@ -141,20 +132,17 @@ impl Store {
             // Rows that were absent may have come since from an earlier attempt, whose token may be forgotten. After a pause,
             // verify again.
             if verified_at.is_some_and(|at| at.elapsed() >= TRUSTED_FOR) {
+                storing.look_again();
                 continue;
             }
-            let token_now = match tokens {
-                1 => token.to_owned(),
-                n => format!("{token}#{n}"),
-            };
+            let token_now = storing.name_token(token);
             let sent = self
                 .sink
                 .insert::<Failure>(range, part, span.generation, span.shard, &token_now, async || {
                     Ok(fence.check().await?)
                 })
                 .await;
-            verify_first = true;
-            confirmed = sent.is_ok();
+            storing.inserted(sent.is_ok());
             match sent {
                 Ok(()) => {}
                 Err(Failure::Sink(SinkError::Retry(why))) => {

@@ -4,25 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clickhouse::{Client, Row, query::Query};
+pub use protocol::storing::Verdict;
 use schema::clickhouse::identifier;
 use serde::Deserialize;
 use uuid::Uuid;
-
-/// How much of a range is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Absent,
-    Whole,
-    /// All rows, some of them more than once.
-    Doubled {
-        rows: u64,
-    },
-    /// Only some rows. No single insert can leave this.
-    Partial {
-        rows: u64,
-        positions: u64,
-    },
-}
 
 #[derive(Clone)]
 pub struct Verifier {
@@ -78,7 +63,8 @@ impl Verifier {
         let sql = "select count() as rows, uniqExact(stream_seq, idx) as positions from usage_events \
                    where generation = ? and shard = ? and stream_seq between ? and ?";
         let counted = bind(self.client.query(sql), span).fetch_one::<Count>();
-        Ok(judge(&within("counting the rows of a range", counted).await?, rows))
+        let Count { rows: all, positions } = within("counting the rows of a range", counted).await?;
+        Ok(Verdict::of(rows, all, positions))
     }
 
     /// The highest sequence with rows; `None`: the shard has none in this generation.
@@ -138,37 +124,11 @@ pub fn bind(query: Query, span: Span) -> Query {
         .bind(span.last)
 }
 
-fn judge(count: &Count, rows: u64) -> Verdict {
-    match *count {
-        Count { rows: 0, .. } => Verdict::Absent,
-        Count { rows: all, positions } if positions == rows && all == rows => Verdict::Whole,
-        Count { rows: all, positions } if positions == rows => Verdict::Doubled { rows: all },
-        Count { rows: all, positions } => Verdict::Partial { rows: all, positions },
-    }
-}
-
 /// Bounds a query: one that hangs must not block a shard.
 pub async fn within<T>(what: &'static str, query: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T> {
     const LIMIT: Duration = Duration::from_secs(30);
     match tokio::time::timeout(LIMIT, query).await {
         Ok(answer) => answer.context(what),
         Err(_) => bail!("{what}: no answer in {LIMIT:?}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_is_whole_absent_doubled_or_partial() {
-        let of_five = |rows, positions| judge(&Count { rows, positions }, 5);
-        assert_eq!(of_five(0, 0), Verdict::Absent);
-        assert_eq!(of_five(5, 5), Verdict::Whole);
-        assert_eq!(of_five(7, 5), Verdict::Doubled { rows: 7 });
-        assert_eq!(of_five(10, 5), Verdict::Doubled { rows: 10 });
-        assert_eq!(of_five(3, 3), Verdict::Partial { rows: 3, positions: 3 });
-        assert_eq!(of_five(5, 4), Verdict::Partial { rows: 5, positions: 4 });
-        assert_eq!(of_five(6, 6), Verdict::Partial { rows: 6, positions: 6 });
     }
 }

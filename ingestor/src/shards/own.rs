@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use protocol::claim::{self, Beginning, Claim};
 use schema::Manifest;
 use service::Backoff;
 use tokio::time::timeout;
@@ -16,7 +17,6 @@ use crate::{
     ingest::Ingest,
     manifests::{Held, WriteError},
     pipeline::work::{RELEASE_WITHIN, Work},
-    shards::claim::{self, Beginning, Claim},
     stop::Stop,
 };
 

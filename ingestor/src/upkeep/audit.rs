@@ -6,6 +6,7 @@ use std::{collections::HashMap, ops::AddAssign, sync::Arc};
 
 use anyhow::{Context, Result};
 use clickhouse::Row;
+use protocol::audit::Held;
 use schema::names;
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -211,6 +212,23 @@ impl Audit {
     }
 }
 
+impl RecordRows {
+    fn of(stream_seq: u64, Held { rows, positions }: Held) -> Self {
+        Self {
+            stream_seq,
+            rows,
+            positions,
+        }
+    }
+
+    fn held(&self) -> Held {
+        Held {
+            rows: self.rows,
+            positions: self.positions,
+        }
+    }
+}
+
 impl AddAssign for Report {
     fn add_assign(&mut self, other: Self) {
         self.records += other.records;
@@ -229,14 +247,10 @@ fn with_dropped(mut found: Vec<RecordRows>, dropped: &[StoredEvent]) -> Vec<Reco
     }
     for found in &mut found {
         let count = counts.remove(&found.stream_seq).unwrap_or(0);
-        found.rows += count;
-        found.positions += count;
+        *found = RecordRows::of(found.stream_seq, found.held().with_dropped(count));
     }
-    found.extend(counts.into_iter().map(|(stream_seq, count)| RecordRows {
-        stream_seq,
-        rows: count,
-        positions: count,
-    }));
+    let only_dropped = |(stream_seq, count)| RecordRows::of(stream_seq, Held::default().with_dropped(count));
+    found.extend(counts.into_iter().map(only_dropped));
     found
 }
 
@@ -252,14 +266,17 @@ fn differences_of(expected: impl IntoIterator<Item = (u64, u64)>, found: &[Recor
     let found: HashMap<u64, &RecordRows> = found.iter().map(|found| (found.stream_seq, found)).collect();
     let mut differences = Differences::default();
     for (seq, events) in expected {
-        let (rows, positions) = found.get(&seq).map_or((0, 0), |found| (found.rows, found.positions));
-        if positions < events {
+        let difference = found
+            .get(&seq)
+            .map_or(Held::default(), |found| found.held())
+            .difference(events);
+        if difference.missing > 0 {
             differences.missing.push(seq);
-            differences.missing_rows += events - positions;
+            differences.missing_rows += difference.missing;
         }
-        if rows > positions {
+        if difference.doubled > 0 {
             differences.doubled.push(seq);
-            differences.doubled_rows += rows - positions;
+            differences.doubled_rows += difference.doubled;
         }
     }
     differences.missing.sort_unstable();

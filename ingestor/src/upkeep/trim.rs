@@ -5,17 +5,12 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures_util::TryStreamExt;
-use schema::{LaneRecord, lane_record::Kind, names};
+use protocol::trim::{LaneEnd, boundary, purge_below};
+use schema::{LaneRecord, names};
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
-use crate::{ingest::Ingest, metrics::Shard, stream::StreamState};
-
-/// Percentage of the stream's bytes in use, above which stored records are trimmed whatever their age.
-const PRESSURE: u64 = 80;
-
-/// Shortest time that a fence stays: far longer than settling its run takes, unless ClickHouse is away that long.
-const FENCE_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
+use crate::{ingest::Ingest, metrics::Shard};
 
 /// Trims the shards of this ingestor periodically.
 pub async fn run(ingest: Arc<Ingest>) -> Result<()> {
@@ -58,7 +53,8 @@ async fn trim(ingest: &Ingest, shard: u16, done_through: u64, now: OffsetDateTim
         let end = LaneEnd::of(
             kind.as_ref(),
             last.sequence,
-            now - last.time,
+            // A record of the future, by another clock, has no age.
+            Duration::try_from(now - last.time).unwrap_or_default(),
             ingest.settings.replay_window,
         );
         let Some(below) = purge_below(below, end) else {
@@ -74,127 +70,4 @@ async fn trim(ingest: &Ingest, shard: u16, done_through: u64, now: OffsetDateTim
     }
     ingest.metrics.trimmed.get_or_create(&Shard { shard }).inc_by(removed);
     Ok(removed)
-}
-
-/// The last record of a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LaneEnd {
-    /// It stays, because it has the position of the lane.
-    Kept(u64),
-    /// The lane ended long ago, so nobody needs its position. A fenced run that comes back cannot write: it expects a last
-    /// record that is gone, so NATS refuses the write, as it did before. If the run's leases are not settled by then, the
-    /// settling worker fences the empty lane again.
-    Forgotten,
-}
-
-impl LaneEnd {
-    /// `kind`: of the last record. `None`: it cannot be decoded.
-    fn of(kind: Option<&Kind>, sequence: u64, age: time::Duration, replay_window: Duration) -> Self {
-        match kind {
-            Some(Kind::Close) if age > replay_window => Self::Forgotten,
-            Some(Kind::Fence { .. }) if age > replay_window.max(FENCE_KEPT) => Self::Forgotten,
-            _ => Self::Kept(sequence),
-        }
-    }
-}
-
-/// The sequence below which to purge a lane. `None`: nothing to purge. Never 0, which NATS would take as the whole lane.
-fn purge_below(boundary: u64, end: LaneEnd) -> Option<u64> {
-    let below = match end {
-        LaneEnd::Kept(last) => boundary.min(last),
-        LaneEnd::Forgotten => boundary,
-    };
-    (below > 1).then_some(below)
-}
-
-/// Records below this sequence may be removed, except the last record of a lane.
-///
-/// `young`: the first record of the shard within the replay window.
-fn boundary(stream: StreamState, done_through: u64, young: Option<u64>) -> u64 {
-    let stored = done_through + 1;
-    let pressed = stream.max_bytes > 0 && stream.bytes.saturating_mul(100) > stream.max_bytes.saturating_mul(PRESSURE);
-    match young {
-        Some(young) if !pressed => stored.min(young),
-        _ => stored,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use schema::BatchId;
-
-    use super::*;
-
-    #[test]
-    fn a_lanes_last_record_stays_until_the_lane_is_forgotten() {
-        assert_eq!(purge_below(50, LaneEnd::Kept(70)), Some(50));
-        assert_eq!(purge_below(50, LaneEnd::Kept(30)), Some(30));
-        assert_eq!(purge_below(50, LaneEnd::Forgotten), Some(50));
-        for boundary in [0, 1] {
-            assert_eq!(purge_below(boundary, LaneEnd::Kept(70)), None);
-            assert_eq!(purge_below(boundary, LaneEnd::Forgotten), None);
-        }
-        assert_eq!(purge_below(50, LaneEnd::Kept(1)), None);
-    }
-
-    #[test]
-    fn only_a_lane_that_ended_long_ago_is_forgotten() {
-        let (open, close) = (Kind::Open, Kind::Close);
-        let fence = Kind::Fence {
-            last_batch: BatchId::NIL,
-        };
-        let batch = Kind::Batch {
-            batch_id: BatchId::new(),
-            events: Vec::new(),
-        };
-        let window = Duration::from_secs(24 * 3_600);
-        let end = |kind, days| LaneEnd::of(kind, 7, time::Duration::days(days), window);
-        assert_eq!(end(Some(&close), 2), LaneEnd::Forgotten);
-        assert_eq!(end(Some(&close), 0), LaneEnd::Kept(7));
-        // Its run must be settled first.
-        assert_eq!(end(Some(&fence), 2), LaneEnd::Kept(7));
-        assert_eq!(end(Some(&fence), 8), LaneEnd::Forgotten);
-        let month = Duration::from_secs(30 * 24 * 3_600);
-        let kept_longer = LaneEnd::of(Some(&fence), 7, time::Duration::days(8), month);
-        assert_eq!(kept_longer, LaneEnd::Kept(7));
-        // A run that spools may continue its lane at any time.
-        for kind in [Some(&open), Some(&batch), None] {
-            assert_eq!(end(kind, 1_000), LaneEnd::Kept(7));
-        }
-    }
-
-    #[test]
-    fn only_stored_records_are_trimmed_once_they_are_old_or_space_is_scarce() {
-        let stream = |bytes| StreamState {
-            generation: 1,
-            last_seq: 100,
-            bytes,
-            max_bytes: 1_000,
-        };
-        assert_eq!(boundary(stream(0), 50, Some(30)), 30, "young records stay");
-        assert_eq!(
-            boundary(stream(0), 50, Some(70)),
-            51,
-            "old records that are not stored stay"
-        );
-        assert_eq!(boundary(stream(0), 50, None), 51);
-        assert_eq!(boundary(stream(800), 50, Some(30)), 30);
-        assert_eq!(
-            boundary(stream(801), 50, Some(30)),
-            51,
-            "above 80 %, stored records are trimmed"
-        );
-        assert_eq!(
-            boundary(
-                StreamState {
-                    max_bytes: 0,
-                    ..stream(801)
-                },
-                50,
-                Some(30)
-            ),
-            30,
-            "a stream without a bound is never short of space"
-        );
-    }
 }

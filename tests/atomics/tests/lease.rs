@@ -4,8 +4,8 @@ use atomics::Lease;
 use loom::{sync::Arc, thread};
 use protocol::lease::Snapshot;
 
-/// Two requests, and a broker that tells Postgres twice: while they may be under way, and when they are done. The units that
-/// the requests spent, both totals, and how the lease ended.
+/// Two requests, and a lease client that sends two totals: one while the requests may be under way, one when they are done.
+/// Checks the units that the requests spent, both totals, and the end of the lease.
 fn give_back_under_requests(first: impl Fn(&Lease) -> Snapshot + Sync + Send + 'static) {
     loom::model(move || {
         let lease = Arc::new(Lease::new(3, 0));
@@ -27,34 +27,34 @@ fn give_back_under_requests(first: impl Fn(&Lease) -> Snapshot + Sync + Send + '
                 }
             })
         };
-        let told = first(&lease);
-        let spent = spender.join().expect("it spends and ends");
-        failing.join().expect("it puts back and ends");
+        let early = first(&lease);
+        let spent = spender.join().expect("the spender does not panic");
+        failing.join().expect("the failing request does not panic");
         let end = lease.snapshot();
         assert!(end.is_final());
         assert_eq!(end.unspent + spent, 3);
-        assert!(told.unspent <= end.unspent, "given back and spent");
-        assert!(!told.is_final() || told == end, "final and then changed");
+        assert!(early.unspent <= end.unspent, "given back and spent");
+        assert!(!early.is_final() || early == end, "final and then changed");
     });
 }
 
 #[test]
-fn what_was_given_back_of_a_closed_lease_is_never_spent() {
+fn units_given_back_after_closing_are_never_spent() {
     give_back_under_requests(Lease::close);
 }
 
 #[test]
 #[should_panic(expected = "given back and spent")]
-fn giving_back_before_closing_gives_back_what_is_spent() {
+fn giving_back_before_closing_gives_back_spent_units() {
     give_back_under_requests(|lease| {
-        let told = lease.snapshot();
+        let early = lease.snapshot();
         lease.close();
-        told
+        early
     });
 }
 
 #[test]
-fn one_renewal_is_asked_whoever_asks() {
+fn two_threads_ask_for_one_renewal() {
     loom::model(|| {
         let lease = Arc::new(Lease::new(2, 0));
         let other = Arc::clone(&lease);

@@ -1,4 +1,4 @@
-//! News for the broker, and the broker's look.
+//! A request that leaves news, while the lease client looks.
 
 use atomics::{Lease, Queued};
 use loom::{
@@ -15,7 +15,7 @@ fn units_that_come_back_to_a_closed_lease_are_seen_by_the_look_or_queued_again()
         let lease = Arc::new(Lease::new(1, 1));
         lease.close();
         let queued = Arc::new(Queued::default());
-        assert!(queued.ask(), "it waits for the broker");
+        assert!(queued.ask(), "it is queued");
         let request = {
             let (lease, queued) = (Arc::clone(&lease), Arc::clone(&queued));
             thread::spawn(move || {
@@ -26,18 +26,18 @@ fn units_that_come_back_to_a_closed_lease_are_seen_by_the_look_or_queued_again()
         queued.look();
         let seen = lease.snapshot().is_final();
         let again = request.join().unwrap();
-        assert!(seen || again, "nobody will look");
+        assert!(seen || again, "the news is lost");
     });
 }
 
-/// The flag as it should not be: cleared by a store.
+/// A wrong flag: cleared by a store.
 #[derive(Default)]
 struct Stored {
     waits: AtomicBool,
 }
 
 #[test]
-#[should_panic(expected = "nobody will look")]
+#[should_panic(expected = "the news is lost")]
 fn a_look_that_only_stores_comes_too_early() {
     loom::model(|| {
         let lease = Arc::new(Lease::new(1, 1));
@@ -55,6 +55,6 @@ fn a_look_that_only_stores_comes_too_early() {
         queued.waits.store(false, Ordering::Release);
         let seen = lease.snapshot().is_final();
         let again = request.join().unwrap();
-        assert!(seen || again, "nobody will look");
+        assert!(seen || again, "the news is lost");
     });
 }

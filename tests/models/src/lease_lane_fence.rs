@@ -1,10 +1,11 @@
-//! Leases, lanes, fence and settle, over every interleaving: a gateway spends units that it took from Postgres and records
-//! each in its lane; one that is taken for dead is fenced, and what it had not spent comes back by counting.
+//! Leases, lanes, fence and settle, over every interleaving. A gateway spends units that it took from PostgreSQL and records
+//! each event in its lane. A gateway that seems dead is fenced, and its unspent units come back by counting.
 //!
-//! The lane is the code's own state machine ([`protocol::lane::Lane`]); Postgres, NATS, the gateway around it, the ingestor and the
-//! worker are drawn here, one action a step of theirs ([`action`] names the function). Simplified, each so that no
-//! interleaving is lost: one pool, one shard, one event of one unit a batch, and what lies between two steps that nobody
-//! else can see is one step. No clock is anywhere: a heartbeat may stand still at any time, a message may be late for ever.
+//! The model steps the code of `crates/protocol`: the lane, the lease, the states of a run, give-backs, the fence and the count.
+//! PostgreSQL, NATS, the processes and the network are modelled here, one action for each of their steps ([`action`] names the
+//! function of the product). Simplifications, each without losing an interleaving: one pool, one shard, one event of one unit in
+//! a batch, and steps that nobody else can observe are one step. There is no clock: a heartbeat may stop at any time, a message
+//! may arrive at any later time.
 
 pub mod action;
 pub mod bounds;

@@ -1,18 +1,19 @@
-//! The protocols as models: small worlds whose every state is visited, with everything that can go wrong going wrong at every
-//! moment. What the tests of the services try by chance is tried here whole, at small numbers.
+//! The protocols as models. Each model visits every state of a small world in which every fault can happen at every moment. The
+//! tests of the services try some of these interleavings; a model tries all of them, at small numbers.
 //!
-//! | model | the claims | what it is drawn after |
+//! | model | properties | the product's code |
 //! |---|---|---|
 //! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`protocol::lane`] itself), `billing-worker/src/runs` |
 //! | [`manifest`] | each event is stored once, or dropped once as a duplicate | `ingestor/src/{shards,pipeline,upkeep}` |
 //!
-//! Each has `state` (what there is), `action` (one step of one part, with the function of the code that it stands for),
-//! `step` (what it changes), `properties` (what always holds, and what has to be possible so that this says something) and
-//! `bounds` (how much of everything, and the **mutants**: one step done wrong, each of which has to break a claim).
+//! The decisions are those of `crates/protocol`, which the services run too. Each model has `state`, `action` (one step of one
+//! part, with the function of the product that it represents), `step` (what an action changes), `properties` (what always holds,
+//! and what must be possible so that this proves something) and `bounds` (how many of everything, and the **mutants**: each does
+//! one step wrong, goes around the real code there, and must break a property).
 //!
 //! ```sh
 //! cargo test -p models                           # small bounds
-//! cargo run --release -p models                  # the same, with the way to each mutant's failure in words
+//! cargo run --release -p models                  # the same, and prints the steps to each mutant's failure
 //! cargo run --release -p models -- --large
 //! ```
 

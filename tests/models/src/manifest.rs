@@ -1,12 +1,13 @@
-//! One shard and its manifest, over every interleaving of two ingestors: ranges are written down before they are inserted,
-//! seen before they are done, and replayed identically by whoever comes next.
+//! One shard and its manifest, over every interleaving of two ingestors. Each range is written to the manifest before it is
+//! inserted, seen in ClickHouse before it is done, and replayed identically by the next owner.
 //!
-//! Drawn after `ingestor/src` ([`action`] names the functions). Simplified, each so that no interleaving is lost: one event
-//! a record, all records there from the start (a range may end at any of them), and what nobody else can see between two
-//! steps is one step. No clock is anywhere: an owner may be taken for gone at any time, an insert may be late for ever.
+//! The model steps the code of `crates/protocol`: claim, storing, audit and trim. NATS, ClickHouse and the processes are modelled
+//! here ([`action`] names the functions of the product). Simplifications, each without losing an interleaving: one event a record,
+//! all records are there from the start (a range may end at any of them), and steps that nobody else can observe are one step.
+//! There is no clock: an owner may seem gone at any time, an insert may arrive at any later time.
 //!
-//! What ClickHouse's window of tokens promises is an assumption here, as it is in the code: a token is not forgotten while
-//! an insert that carries it is on its way ([`bounds::Bounds::audited`]: not even that; then an audit has to repair).
+//! ClickHouse's window of tokens is an assumption here, as in the code: a token is not forgotten while an insert with it is under
+//! way. In the scenario [`bounds::Bounds::audited`] even that does not hold, and an audit has to repair.
 
 pub mod action;
 pub mod bounds;

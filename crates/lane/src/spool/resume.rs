@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::{join_all, try_join_all};
 use protocol::{
     lane::{End, Lane},
-    spool_state::Standing,
+    run::RunState,
+    spool_state::SpoolState,
 };
 use schema::RunId;
 use service::Backoff;
@@ -77,7 +78,7 @@ impl Runs {
     async fn drain_run(&self, spool: &Spool, run: RunId) -> Result<bool> {
         self.health.down(PART, "draining what was left");
         let left = self.look(spool, run).await?;
-        if !matches!(left.row.state.as_str(), "live" | "spooling") {
+        if !RunState::parse(&left.row.state).is_some_and(RunState::is_resumable) {
             self.give_up(spool, &left).await?;
             return Ok(true);
         }
@@ -226,19 +227,19 @@ impl Runs {
             let timeout = self.limits.lane.attempt_timeout;
             let last = until_answered("reading a lane's last record", || subject.last_record(timeout)).await;
             let lane = Lane::resume(last).map_err(|why| anyhow::anyhow!("lane {}: {why}", subject.name()))?;
-            anyhow::Ok((Standing::of(&lane), Writer::new(lane, subject, context.clone())))
+            anyhow::Ok((SpoolState::of(&lane), Writer::new(lane, subject, context.clone())))
         });
-        let mut lanes: Vec<(Standing, Writer)> = try_join_all(lanes).await?;
+        let mut lanes: Vec<(SpoolState, Writer)> = try_join_all(lanes).await?;
         let mut reader = Reader::new(left.dir.clone());
         while let Some(read) = reader.next(&left.segments).await? {
             let shard = usize::from(read.batch.shard);
-            let (standing, _) = lanes
+            let (spool_state, _) = lanes
                 .get_mut(shard)
                 .context("a batch is of a lane that the run does not have")?;
-            standing.pass((&read.batch).into());
+            spool_state.pass((&read.batch).into());
         }
-        let stands = |(shard, (standing, writer)): (usize, (Standing, Writer))| {
-            let stored = standing.stored();
+        let stands = |(shard, (spool_state, writer)): (usize, (SpoolState, Writer))| {
+            let stored = spool_state.stored();
             let stored = stored.map_err(|why| anyhow::anyhow!("lane {shard} of run {}: {why}", left.run))?;
             Ok(Standpoint { writer, stored })
         };

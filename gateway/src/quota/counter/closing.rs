@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use protocol::give_back::Total;
 use schema::LeaseId;
 
 use crate::quota::{leases::GiveBack, reservation::HeldLease};
@@ -19,18 +20,15 @@ pub(super) struct Closing {
 impl Closing {
     /// What Postgres shall be told, if there is news. One reading of the lease, so that total and finality agree.
     pub fn give_back(&self) -> Option<GiveBack> {
-        let (total, last) = match &self.lease {
-            Some(lease) => {
-                let now = lease.units.snapshot();
-                (now.unspent, now.is_final())
-            }
-            None => (GiveBack::ALL, true),
+        let total = match &self.lease {
+            Some(lease) => Total::due(lease.units.snapshot(), self.acknowledged)?,
+            None => Total::ALL,
         };
-        (last || total > self.acknowledged).then_some(GiveBack {
+        Some(GiveBack {
             lease_id: self.id,
             period_start: self.period_start,
-            total,
-            last,
+            total: total.units,
+            last: total.last,
         })
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
+use protocol::give_back::Total;
 use protocol::grant::{self, Pool};
 use schema::{AccountId, Catalogue, Period, UsageType};
 use tokio::sync::oneshot::{self, Receiver};
@@ -255,7 +256,7 @@ fn a_lease_of_which_nobody_knows_is_owed_whole() {
         [GiveBack {
             lease_id,
             period_start: bench.period.start,
-            total: GiveBack::ALL,
+            total: Total::ALL.units,
             last: true
         }]
     );

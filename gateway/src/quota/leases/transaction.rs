@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use protocol::grant::{self, Pool};
+use protocol::run::RunState;
 use schema::{RunId, period::instant};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
@@ -82,7 +83,11 @@ pub(crate) async fn execute(
         let (state, gateways) = read_run(&mut transaction, run).await?;
         // A run that spools gets leases too: what it records with them is acknowledged only from the spool of this very
         // run, and is in the run's lanes before they end. As of a live one, all its leases are there when it is fenced.
-        if !matches!(state.as_deref(), Some("live" | "spooling")) {
+        if !state
+            .as_deref()
+            .and_then(RunState::parse)
+            .is_some_and(RunState::is_active)
+        {
             transaction.rollback().await?;
             return Ok(Executed::RunLost { state });
         }
@@ -153,15 +158,14 @@ fn decide(jobs: &[Job], pools: &mut Pools, known: &BTreeMap<Uuid, i64>, gateways
             None => grant::renewal_units,
         };
         match units_of(pool.remaining(), want.needed, want.wanted, gateways) {
-            0 => Decision::Refused {
-                pool: *pool,
-                others: Others::default(),
-            },
-            units => {
-                pool.granted += units;
+            units if units > 0 && pool.grant(units) => {
                 grants.add(job, want, units);
                 Decision::Granted { units, pool: *pool }
             }
+            _ => Decision::Refused {
+                pool: *pool,
+                others: Others::default(),
+            },
         }
     };
     let decisions = jobs.iter().map(&mut decide_one).collect();

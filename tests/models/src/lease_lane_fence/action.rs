@@ -156,7 +156,7 @@ impl fmt::Display for Action {
             Self::Admit { gateway: g, lease, .. } => {
                 write!(
                     f,
-                    "gateway {} admits a refused request anew from lease {lease}",
+                    "gateway {} admits a refused request again from lease {lease}",
                     gateway(g)
                 )
             }

@@ -1,4 +1,4 @@
-//! How much of everything there is, and what is done wrong.
+//! How many of everything there are, and the mutants.
 
 /// The most of each, in one exploration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,32 +20,32 @@ pub struct Bounds {
     pub stop: bool,
 }
 
-/// One step of the protocol, done wrong.
+/// Does one step of the protocol wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// A give-back is told to Postgres while requests can still spend from the lease.
+    /// Units are given back while requests can still spend from the lease.
     ReturnBeforeClose,
     /// Give-backs are differences, not absolute totals.
     ReturnDifferences,
-    /// Settled as soon as the row says fencing.
+    /// A run is settled as soon as its row says fencing.
     SettleWithoutFence,
-    /// Settled behind the fence, but before the ingestor has stored what lies before it.
+    /// A run is settled after the fence, but before the ingestor has stored the records before it.
     SettleBeforeStored,
-    /// A gateway that was fenced goes on with the leases that it had.
+    /// A fenced gateway keeps its leases.
     KeepLeases,
     /// Lanes are written without an expected sequence.
     NoExpectedSequence,
-    /// A lease is granted whatever the row of the run says.
+    /// A lease is granted in any state of the run.
     GrantToFenced,
-    /// 2xx before the batch is stored.
+    /// A request is answered 2xx before its batch is stored.
     AnswerBeforeStored,
-    /// Units of an unknown outcome are given back.
+    /// Units are given back while the outcome is unknown.
     RefundUnknown,
-    /// A request is admitted again before the fenced lane has said what became of it.
+    /// A request is admitted again before the fenced lane has given its verdict.
     AdmitAnewBeforeVerdict,
-    /// A run that spools can be fenced.
+    /// A spooling run can be fenced.
     FenceSpooling,
-    /// 2xx from the spool before `spooling` is committed.
+    /// A request is answered 2xx from the spool before `spooling` is committed.
     SpoolBeforeCommitted,
     /// The message in flight stays out of the spool.
     SpoolWithoutInFlight,
@@ -86,7 +86,7 @@ const NOTHING: Bounds = Bounds {
 };
 
 impl Mutant {
-    /// Bounds within which it fails.
+    /// The bounds within which the mutant fails.
     pub fn bounds(self) -> Bounds {
         match self {
             Self::AdmitAnewBeforeVerdict => Bounds::RETURN,
@@ -97,7 +97,7 @@ impl Mutant {
 }
 
 impl Bounds {
-    /// Two gateways, one of them wrongly taken for dead, and an outcome that nobody tells.
+    /// Two gateways. One is wrongly taken for dead, and one outcome stays unknown.
     pub const FENCE: Self = Self {
         gateways: 2,
         leases: 2,
@@ -107,7 +107,7 @@ impl Bounds {
         unclear: 1,
         ..NOTHING
     };
-    /// One gateway that is fenced, admits anew, stops, and meets a stream without room.
+    /// One gateway that is fenced, admits a request again, stops, and meets a full stream.
     pub const RETURN: Self = Self {
         limit: 2,
         leases: 2,

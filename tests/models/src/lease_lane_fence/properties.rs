@@ -11,9 +11,9 @@ use super::{
 
 const LIMIT: &str = "no request is admitted past the limit";
 const ONCE: &str = "no event is recorded twice";
-const ANSWERED: &str = "what was answered is recorded, or in a spool that cannot be fenced";
-const CONSERVED: &str = "what came back of a lease was never spent, and of an ended one all of it came back";
-const POSSIBLE: &str = "no lane sees what cannot be";
+const ANSWERED: &str = "an answered request is recorded, or in a spool that cannot be fenced";
+const CONSERVED: &str = "units that come back from a lease are never spent, and an ended lease gives all of them back";
+const POSSIBLE: &str = "no lane sees anything impossible";
 
 impl Mutant {
     /// The claim that it breaks; `None`: that everything comes to rest.
@@ -81,7 +81,7 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
     }
     if bounds.suspicions > 0 {
         properties.push(Property::sometimes(
-            "a fence stands behind an event whose gateway does not know it yet",
+            "a fence follows an event whose gateway does not know of the fence yet",
             |_: &LeaseLaneFence, state: &State| {
                 state.runs.iter().any(|run| {
                     let sending = run.writer.as_ref().and_then(|writer| writer.sending);
@@ -127,7 +127,7 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
     }
     if bounds.anew {
         properties.push(Property::sometimes(
-            "a request that a fence refused is admitted anew and answered",
+            "a request that a fence refused is admitted again and answered",
             |_: &LeaseLaneFence, state: &State| {
                 state
                     .recorded()

@@ -13,7 +13,7 @@ use protocol::{
     lane::{Answer, End, Lane, Next, Verdict},
     lease,
     run::{RunState, Transition},
-    spool_state::Standing,
+    spool_state::SpoolState,
 };
 use schema::BatchId;
 
@@ -352,9 +352,12 @@ impl LeaseLaneFence {
             let Ok(lane) = Lane::resume(of_run.last_record()) else {
                 continue;
             };
-            let mut standing = Standing::of(&lane);
-            of_run.spool.iter().for_each(|spooled| standing.pass(spooled.batch()));
-            let Ok(stored) = standing.stored() else { continue };
+            let mut spool_state = SpoolState::of(&lane);
+            of_run
+                .spool
+                .iter()
+                .for_each(|spooled| spool_state.pass(spooled.batch()));
+            let Ok(stored) = spool_state.stored() else { continue };
             of_run.spool.drain(..stored as usize);
             of_run.writer = Some(Writer {
                 lane,

@@ -1,4 +1,4 @@
-//! How much of everything there is, and what is done wrong.
+//! How many of everything there are, and the mutants.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -16,24 +16,24 @@ pub struct Bounds {
     pub audited: bool,
 }
 
-/// One step of the protocol, done wrong.
+/// Does one step of the protocol wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// A token names what one fetch brought, and nothing is pending in the manifest.
+    /// A token names the records of one fetch, and the manifest has no pending range.
     TokenFromFetch,
-    /// What is a duplicate is looked up again for a replay.
+    /// A replay looks the duplicates up again.
     DuplicatesNotInManifest,
-    /// Rows are sent without looking at the manifest again.
+    /// Rows are sent without another look at the manifest.
     NoSecondLook,
-    /// The manifest is written whatever its revision is.
+    /// The manifest is written over any revision.
     NoCompareAndSet,
     /// A range is done as soon as it is sealed.
     DoneBeforeInsert,
     /// A range is done as soon as ClickHouse has confirmed the insert.
     DoneUnseen,
-    /// Another token after an insert of which nobody knows.
+    /// An insert with an unknown outcome is followed by another token.
     NextTokenWhileUnclear,
-    /// The stream is trimmed of what is pending.
+    /// The pending range is trimmed from the stream.
     TrimPending,
     /// Duplicates are stored after the rows.
     DuplicatesAfterRows,
@@ -59,7 +59,7 @@ impl Mutant {
 }
 
 impl Mutant {
-    /// Bounds within which it fails.
+    /// The bounds within which the mutant fails.
     pub fn bounds(self) -> Bounds {
         match self {
             // A duplicate between two rows.
@@ -87,7 +87,7 @@ impl Bounds {
         ("window", Self::WINDOW_LARGE),
     ];
 
-    /// Everything but what the next two are about.
+    /// All faults except those of the next two scenarios.
     pub const TAKEOVER: Self = Self {
         events: &[0, 1, 0],
         ingestors: 2,

@@ -11,9 +11,9 @@ use super::{
 const ONCE: &str = "no position has two rows";
 const KEPT_ONCE: &str = "of events with one id at most one is kept";
 const KEPT_OR_DROPPED: &str = "no position is both kept and dropped";
-const DONE: &str = "what is done is stored";
-const TRIMMED: &str = "what is trimmed is stored";
-const WHOLE: &str = "a range is there or not";
+const DONE: &str = "everything that is done is stored";
+const TRIMMED: &str = "everything that is trimmed is stored";
+const WHOLE: &str = "a range is stored whole or not at all";
 
 impl Mutant {
     /// The claim that it breaks; `None`: that everything comes to rest with one row each.
