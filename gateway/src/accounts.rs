@@ -1,18 +1,20 @@
-//! Keys and accounts.
+//! API keys and accounts, cached.
 //!
 //! | to find | open |
 //! |---|---|
-//! | one look-up a request, cached | [`cache`] |
-//! | an account and its keys, as the gateway knows them | [`account`] |
-//! | keys and accounts in Postgres; reading them again | `stored`, `refresh` |
-//! | what other services announce | [`announcements`] |
-//! | how quickly one key may send requests | [`burst`] |
+//! | one look-up for each request | [`cache`] |
+//! | a key; how quickly it may send requests | [`key`], [`burst`] |
+//! | an account: its rows, and what they allow | [`account`] |
+//! | the rows in PostgreSQL; reading them again | `stored`, [`refresh`] |
+//! | changes that other services announce | [`announcements`] |
 
 pub mod account;
 pub mod announcements;
 pub mod burst;
 pub mod cache;
-mod refresh;
+pub mod key;
+mod key_metrics;
+pub mod refresh;
 mod stored;
 
 pub use cache::{AccountSettings, Accounts, AuthError};

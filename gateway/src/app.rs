@@ -35,9 +35,12 @@ use tower::ServiceExt;
 use tracing::{error, info, warn};
 
 use crate::{
-    accounts::{Accounts, announcements},
+    accounts::{Accounts, announcements, refresh},
     config::Config,
-    http::{gateway::Gateway, router},
+    http::{
+        gateway::{Gateway, Parts},
+        router,
+    },
     quota::{quotas::Quotas, recall},
     recording::{
         current_run::CurrentRun,
@@ -220,10 +223,10 @@ async fn start(
         config.account_settings(),
         &quotas,
         registry,
-        life,
     );
+    refresh::follow(accounts.clone(), life);
     announcements::follow(client.clone(), accounts.clone(), life);
-    recall::follow(client.clone(), accounts.clone(), &quotas, ground);
+    recall::follow(client.clone(), &quotas, ground);
 
     let lane_metrics = LaneMetrics::default();
     lane_metrics.register(registry.sub_registry_with_prefix("gateway_lane"));
@@ -254,18 +257,16 @@ async fn start(
         keeper_stop.clone(),
     ));
     let requests = Lifecycle::new();
-    let gateway = Gateway::new(
+    let parts = Parts {
         accounts,
-        quotas.clone(),
-        publisher.clone(),
+        quotas: quotas.clone(),
+        publisher: publisher.clone(),
         current_run,
-        config.catalogue,
-        config.routes,
-        config.upstream,
-        config.settings.http,
-        requests.clone(),
-        registry,
-    );
+        catalogue: config.catalogue,
+        routes: config.routes,
+        upstream: config.upstream,
+    };
+    let gateway = Gateway::new(parts, config.settings.http, requests.clone(), registry);
     Ok(Started {
         router: router::router(Arc::new(gateway)),
         requests,

@@ -21,7 +21,7 @@ use crate::{
         proxy::{Upstream, UpstreamSettings},
     },
     pricing::routes::RouteTable,
-    quota::quotas::QuotaSettings,
+    quota::QuotaSettings,
     recording::publisher::Slot,
 };
 

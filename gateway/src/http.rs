@@ -9,7 +9,7 @@
 //! | the reverse proxy | [`proxy`] |
 //! | who sent a request, its API key, its `Idempotency-Key`, its body | [`client`], [`auth`], [`idempotency_key`], [`body`] |
 //! | what a client is told of its limits | [`rate_limit`], [`balance`] |
-//! | what goes wrong, as a problem body | [`problem`] |
+//! | problem bodies; which error becomes which problem | [`problem`], `failures` |
 //! | what is counted | [`request_metrics`] |
 
 pub mod api;
@@ -18,6 +18,7 @@ pub mod balance;
 pub mod body;
 pub mod client;
 pub mod edge;
+mod failures;
 pub mod framing;
 pub mod gateway;
 pub mod idempotency_key;
@@ -26,3 +27,4 @@ pub mod proxy;
 pub mod rate_limit;
 pub mod request_metrics;
 pub mod router;
+mod uuid_value;

@@ -10,10 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use gateway::{
     accounts::AccountSettings,
-    quota::{
-        admission::{Admission, Refusal},
-        quotas::QuotaSettings,
-    },
+    quota::{Admission, QuotaSettings, Refusal},
 };
 use harness::eventually;
 use schema::clock;

@@ -1,42 +1,20 @@
-//! An account as the gateway knows it, and a key that speaks for it.
+//! An account as the gateway knows it: its rows, and what they allow at a moment.
+
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use schema::{
-    AccountId, Burst, Catalogue, KeyId, Mode, Standing, UsageType,
-    api_key::KeyHash,
+    AccountId, Burst, Catalogue, Mode, Standing, UsageType,
     catalogue::Allowance,
     standing::{Entitlement, Subscription},
 };
 use time::OffsetDateTime;
-
-use crate::{accounts::burst::Bucket, quota::counter::Counter};
 
 /// One account; shared by all its cached keys.
 pub struct Account {
     pub id: AccountId,
     catalogue: Arc<Catalogue>,
     state: ArcSwap<State>,
-    /// Indexed by [`UsageType::index`].
-    counters: Box<[Counter]>,
-}
-
-/// One API key: what a request's one look-up gives.
-pub struct Key {
-    pub id: KeyId,
-    pub account: Arc<Account>,
-    pub(crate) stored: StoredKey,
-    /// Shared with what takes this key's place when its row changes.
-    pub(crate) bucket: Arc<Bucket>,
-}
-
-/// A key's row.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StoredKey {
-    pub hash: KeyHash,
-    /// Unix seconds; from then on it is refused.
-    pub expires_at: Option<i64>,
-    pub revoked: bool,
 }
 
 /// An account's rows: what its standing is computed from.
@@ -60,21 +38,11 @@ pub(crate) struct State {
     at_s: i64,
 }
 
-impl Key {
-    /// Whether a key text with this hash is this key, and may still be used. In constant time for a wrong text.
-    pub(crate) fn admits(&self, hash: &KeyHash, now_s: i64) -> bool {
-        self.stored.hash == *hash
-            && !self.stored.revoked
-            && self.stored.expires_at.is_none_or(|expires_at| now_s < expires_at)
-    }
-}
-
 impl Account {
     pub fn new(id: AccountId, facts: Facts, catalogue: &Arc<Catalogue>, now_s: i64) -> Self {
         Self {
             id,
             state: ArcSwap::from_pointee(State::at(facts, catalogue, now_s)),
-            counters: catalogue.usage_types().iter().map(|_| Counter::default()).collect(),
             catalogue: Arc::clone(catalogue),
         }
     }
@@ -132,13 +100,13 @@ impl Account {
         self.catalogue.usage_types().iter().copied().filter(differs).collect()
     }
 
-    pub(crate) fn counter(&self, usage_type: UsageType) -> &Counter {
-        &self.counters[usage_type.index()]
+    /// In the catalogue's order.
+    pub(crate) fn usage_types(&self) -> &[UsageType] {
+        self.catalogue.usage_types()
     }
 
-    /// Every counter with its usage type.
-    pub(crate) fn counters(&self) -> impl Iterator<Item = (UsageType, &Counter)> {
-        self.catalogue.usage_types().iter().copied().zip(&self.counters)
+    pub(crate) fn usage_type(&self, name: &str) -> Option<UsageType> {
+        self.catalogue.usage_type(name)
     }
 }
 
@@ -271,27 +239,5 @@ mod tests {
         unpaid.subscription.as_mut().unwrap().status = SubscriptionStatus::Unpaid;
         assert_eq!(account.apply(unpaid, NOW), types);
         assert_eq!(account.standing(NOW).entitlement, Entitlement::PaymentRequired);
-    }
-
-    #[test]
-    fn a_key_admits_its_own_text_until_it_expires_or_is_revoked() {
-        let (account, _) = account(free());
-        let text = schema::api_key::ApiKey::generate();
-        let (other, expires_at) = (schema::api_key::ApiKey::generate().hash(), Some(NOW + 10));
-        let mut key = Key {
-            id: text.id(),
-            account: Arc::new(account),
-            stored: StoredKey {
-                hash: text.hash(),
-                expires_at,
-                revoked: false,
-            },
-            bucket: Arc::default(),
-        };
-        assert!(key.admits(&text.hash(), NOW + 9));
-        assert!(!key.admits(&text.hash(), NOW + 10));
-        assert!(!key.admits(&other, NOW));
-        key.stored.revoked = true;
-        assert!(!key.admits(&text.hash(), NOW));
     }
 }

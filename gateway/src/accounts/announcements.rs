@@ -1,5 +1,5 @@
-//! Follows what other services announce, so that a change takes effect within a second. Whatever is missed here is found by
-//! the refresh.
+//! Follows the announcements of other services, so that a change takes effect within a second. The refresh finds changes whose
+//! announcement is lost.
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
@@ -11,15 +11,15 @@ use service::{Backoff, Lifecycle};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::accounts::Accounts;
+use super::Accounts;
 
-/// Announcements that are taken together.
+/// Most announcements that are handled together.
 const BATCH: usize = 1_000;
 /// How soon a new connection is noticed.
 const WATCH: Duration = Duration::from_millis(250);
 
-/// Listens until the service stops. After every (re)connection everything is read again, since announcements may have been
-/// missed.
+/// Listens until the service stops. After every connection and reconnection everything is read again, since announcements may
+/// have been missed.
 pub fn follow(client: Client, accounts: Accounts, life: &Lifecycle) {
     let stopping = life.token();
     life.spawn(async move {
@@ -28,7 +28,7 @@ pub fn follow(client: Client, accounts: Accounts, life: &Lifecycle) {
             loop {
                 if let Err(error) = listen(&client, &accounts).await {
                     let delay = backoff.next_delay();
-                    warn!("not listening to announcements ({error:#}): trying again in {delay:.1?}");
+                    warn!("cannot listen to announcements ({error:#}): trying again in {delay:.1?}");
                     tokio::time::sleep(delay).await;
                 }
             }
@@ -67,7 +67,7 @@ async fn listen(client: &Client, accounts: &Accounts) -> anyhow::Result<()> {
     }
 }
 
-/// This announcement and those that wait behind it.
+/// The first announcement and those that wait behind it.
 fn take(first: Message, messages: &mut Subscriber) -> (Vec<KeyId>, Vec<AccountId>) {
     let (mut keys, mut accounts) = (BTreeSet::new(), BTreeSet::new());
     let waiting = std::iter::from_fn(|| messages.next().now_or_never().flatten());
@@ -80,9 +80,9 @@ fn take(first: Message, messages: &mut Subscriber) -> (Vec<KeyId>, Vec<AccountId
                 keys.insert(key_id);
                 accounts.insert(account_id);
             }
-            // Heard where refusals are voided, which does not wait for Postgres: `recall::follow`.
+            // `recall::follow` handles it, without waiting for PostgreSQL.
             Ok(Announcement::UnitsReturned { .. }) => {}
-            Err(error) => warn!(subject = %message.subject, "an announcement that cannot be read: {error}"),
+            Err(error) => warn!(subject = %message.subject, "unreadable announcement: {error}"),
         }
     }
     (keys.into_iter().collect(), accounts.into_iter().collect())

@@ -1,8 +1,8 @@
-//! The burst limit of a key: how quickly it may send requests, as its plan says. Decided before anything else of a request is
-//! looked at, and counted as no usage.
+//! The burst limit of a key: how quickly it may send requests, as its plan says. It is decided before anything else of a
+//! request, and a refused request counts as no usage.
 //!
-//! Each gateway counts by itself: a shared count would be asked for every request, and what is protected here is this gateway
-//! and what is behind it. A key's bucket is one atomic beside the key in the cache; a changed plan gives it a new, full one.
+//! Each gateway counts for itself: a shared count would cost a question for every request, and the limit protects this gateway
+//! and the API behind it. A key's bucket is one atomic beside the key in the cache. A changed plan gives it a new, full bucket.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,19 @@ use governor::{
 };
 use schema::Burst;
 
-use crate::{accounts::account::Key, http::problem::Problem};
-
 /// What may be shown of a key's bucket, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BurstView {
     pub burst: Burst,
     /// Requests that may follow at once.
     pub remaining: u32,
+}
+
+/// A request that came before its key's bucket had one again: the next one is there after `wait`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooFast {
+    pub burst: Burst,
+    pub wait: Duration,
 }
 
 /// A key's bucket. It is made with the first request that has a limit.
@@ -37,24 +42,12 @@ struct Limiter {
     clock: DefaultClock,
 }
 
-/// Takes one request out of the key's bucket. `None`: its plan has no limit.
-pub fn take(key: &Key, now_s: i64) -> Result<Option<BurstView>, Problem> {
-    match key.account.burst(now_s) {
-        None => Ok(None),
-        Some(burst) => match key.bucket.take(burst) {
-            Ok(view) => Ok(Some(view)),
-            Err(wait) => Err(Problem::too_fast(burst, wait)),
-        },
-    }
-}
-
 impl Bucket {
-    /// Fails with the time after which one would be there.
-    fn take(&self, burst: Burst) -> Result<BurstView, Duration> {
+    pub fn take(&self, burst: Burst) -> Result<BurstView, TooFast> {
         if let Some(limiter) = self.limiter.load().as_ref().filter(|limiter| limiter.burst == burst) {
             return limiter.take();
         }
-        // Whoever is first makes it, and all others take from that one.
+        // The first request makes it, and all others take from that one.
         self.limiter.rcu(|limiter| match limiter {
             Some(limiter) if limiter.burst == burst => Some(Arc::clone(limiter)),
             _ => Some(Arc::new(Limiter::new(burst))),
@@ -76,13 +69,16 @@ impl Limiter {
         }
     }
 
-    fn take(&self) -> Result<BurstView, Duration> {
+    fn take(&self) -> Result<BurstView, TooFast> {
         match self.governor.check() {
             Ok(state) => Ok(BurstView {
                 burst: self.burst,
                 remaining: state.remaining_burst_capacity(),
             }),
-            Err(until) => Err(until.wait_time_from(self.clock.now())),
+            Err(until) => Err(TooFast {
+                burst: self.burst,
+                wait: until.wait_time_from(self.clock.now()),
+            }),
         }
     }
 }
@@ -105,7 +101,7 @@ mod tests {
         let (bucket, slow) = (Bucket::default(), burst(1, 3));
         let remaining: Vec<_> = (0..3).map(|_| bucket.take(slow).unwrap().remaining).collect();
         assert_eq!(remaining, [2, 1, 0]);
-        let wait = bucket.take(slow).unwrap_err();
+        let wait = bucket.take(slow).unwrap_err().wait;
         assert!(
             wait > Duration::from_millis(500) && wait <= Duration::from_secs(1),
             "{wait:?}"
@@ -128,7 +124,7 @@ mod tests {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
-        // What a slow machine lets come back meanwhile is one a second.
+        // A slow machine lets one a second come back meanwhile.
         assert!((100..105).contains(&taken), "{taken}");
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps what is cached true: all of it is read again every so often, and what was announced at once.
+//! Keeps the cache true: everything is read again at intervals, and announced changes at once.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -7,22 +7,35 @@ use service::Lifecycle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use super::{Accounts, cache::Inner, stored};
-use crate::accounts::account::{Account, Facts, Key, StoredKey};
+use super::{
+    Accounts,
+    account::Facts,
+    cache::Inner,
+    key::{Key, StoredKey},
+    stored,
+};
+use crate::quota::AccountCounters;
 
 /// Keys or accounts read by one statement.
 const CHUNK: usize = 1_000;
-/// Longer than that, Postgres is away; what is cached stays in use.
+/// After that, PostgreSQL counts as away, and the cache stays in use as it is.
 const QUERY_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Reads everything again every interval, and what turned out to be stale, until the service stops.
-pub(super) async fn run(accounts: Accounts, life: Lifecycle) {
+/// Until the service stops: reads everything again every interval, and accounts that turned out to be stale at once.
+pub fn follow(accounts: Accounts, life: &Lifecycle) {
+    life.spawn(run(accounts, life.clone()));
+}
+
+async fn run(accounts: Accounts, life: Lifecycle) {
     let mut ticks = interval(accounts.inner.settings.refresh_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => accounts.refresh_all().await,
-            stale = accounts.inner.desk.stale() => accounts.inner.reread("stale accounts", &[], &stale).await,
+            stale = accounts.inner.requests.stale() => {
+                let known: Vec<_> = stale.into_iter().filter_map(|id| accounts.inner.counters.known(id)).collect();
+                accounts.inner.reread("stale accounts", &[], &known).await;
+            }
             () = life.stopping() => return,
         }
     }
@@ -33,31 +46,31 @@ impl Accounts {
     pub async fn refresh_all(&self) {
         let inner = &self.inner;
         let keys: Vec<Arc<Key>> = inner.keys.iter().map(|(_, key)| key).collect();
-        let accounts = inner.known_accounts();
+        let accounts = inner.counters.all_known();
         inner.metrics.keys.set(keys.len() as i64);
         inner.metrics.accounts.set(accounts.len() as i64);
         inner.reread("the cache", &keys, &accounts).await;
     }
 
-    /// Something about these was announced: it holds from now on.
+    /// A change of these was announced. It holds when this returns, unless PostgreSQL is away.
     pub async fn refresh(&self, keys: &[KeyId], accounts: &[AccountId]) {
         let inner = &self.inner;
         inner.note_change();
-        // Whatever is asked from here on is asked under what changed, also where nothing of the account itself did.
-        accounts.iter().for_each(|id| self.void_refusals(*id));
+        let known: Vec<_> = accounts.iter().filter_map(|id| inner.counters.known(*id)).collect();
+        // Also where nothing of the account itself changed: a refusal may rest on anything that was announced.
+        known.iter().for_each(|account| account.void_refusals());
         let mut cached = Vec::new();
         for id in keys {
             inner.unknown.invalidate(id).await;
             cached.extend(inner.keys.get(id).await);
         }
-        let known: Vec<Arc<Account>> = accounts.iter().filter_map(|id| inner.known_account(*id)).collect();
-        inner.reread("what was announced", &cached, &known).await;
+        inner.reread("announced changes", &cached, &known).await;
     }
 }
 
 impl Inner {
-    /// Reads these again. What cannot be read now stays as it is, until the next interval.
-    pub(super) async fn reread(&self, what: &str, keys: &[Arc<Key>], accounts: &[Arc<Account>]) {
+    /// Reads these again. Rows that cannot be read now stay as they are until the next interval.
+    pub(super) async fn reread(&self, what: &str, keys: &[Arc<Key>], accounts: &[Arc<AccountCounters>]) {
         let read = async {
             for chunk in keys.chunks(CHUNK) {
                 self.reread_keys(chunk).await?;
@@ -69,13 +82,13 @@ impl Inner {
         };
         if let Err(error) = read.await {
             self.metrics.refreshes_failed.inc();
-            warn!("could not read {what} again, going on with what is known: {error:#}");
+            warn!("cannot read {what} again, going on with the cached rows: {error:#}");
         }
     }
 
     async fn reread_keys(&self, keys: &[Arc<Key>]) -> anyhow::Result<()> {
-        // One at a time: what was read first must not be written last.
-        let _turn = self.rereading.lock().await;
+        // One at a time: rows that were read first must not be written last.
+        let _permit = self.rereading.lock().await;
         let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
         let rows = timeout(QUERY_DEADLINE, stored::keys(&self.pool, &ids)).await??;
         let rows: HashMap<KeyId, StoredKey> = rows.into_iter().map(|(id, _, stored)| (id, stored)).collect();
@@ -86,6 +99,7 @@ impl Inner {
                     let changed = Key {
                         id: key.id,
                         account: Arc::clone(&key.account),
+                        counters: Arc::clone(&key.counters),
                         stored: *stored,
                         bucket: Arc::clone(&key.bucket),
                     };
@@ -97,12 +111,13 @@ impl Inner {
         Ok(())
     }
 
-    async fn reread_accounts(&self, accounts: &[Arc<Account>]) -> anyhow::Result<()> {
-        let _turn = self.rereading.lock().await;
-        let ids: Vec<AccountId> = accounts.iter().map(|account| account.id).collect();
+    async fn reread_accounts(&self, accounts: &[Arc<AccountCounters>]) -> anyhow::Result<()> {
+        let _permit = self.rereading.lock().await;
+        let ids: Vec<AccountId> = accounts.iter().map(|counters| counters.account.id).collect();
         let rows = timeout(QUERY_DEADLINE, stored::accounts(&self.pool, &ids, &self.catalogue)).await??;
         let mut rows: HashMap<AccountId, Facts> = rows.into_iter().collect();
-        for account in accounts {
+        for counters in accounts {
+            let account = &counters.account;
             let Some(facts) = rows.remove(&account.id) else {
                 continue;
             };
@@ -111,7 +126,7 @@ impl Inner {
                 info!(account.id = %account.id, usage_types = ?changed, "account changed");
             }
             for usage_type in changed {
-                self.desk.close(account, usage_type);
+                counters.counter(usage_type).close();
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tracing::error;
 use uuid::Uuid;
 
-use crate::accounts::account::{Facts, StoredKey};
+use super::{account::Facts, key::StoredKey};
 
 /// The keys that there are, of these ids.
 pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, AccountId, StoredKey)>, sqlx::Error> {

@@ -17,7 +17,7 @@ use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
 use crate::{
-    accounts::account::Key,
+    accounts::key::Key,
     http::{
         auth,
         gateway::Gateway,

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, Uri, header::AUTHORIZATION};
 use schema::api_key;
 
 use crate::{
-    accounts::{Accounts, AuthError, account::Key},
+    accounts::{Accounts, AuthError, key::Key},
     http::problem::{Kind, Problem},
 };
 

@@ -3,7 +3,7 @@
 use schema::Mode;
 use serde::Serialize;
 
-use crate::quota::admission::QuotaView;
+use crate::quota::QuotaView;
 
 /// `null` where the gateway does not know or there is none: what is never refused needs no lease, so its usage stands in
 /// ClickHouse only (`GET /billing/usage`), and nothing remains of what has no end.

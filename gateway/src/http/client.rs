@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header::USER_AGENT};
 use service::network::Network;
 use uuid::Uuid;
 
-use crate::http::proxy::headers::uuid_value;
+use crate::http::uuid_value::uuid_value;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

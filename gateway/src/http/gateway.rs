@@ -1,4 +1,4 @@
-//! What every request is decided with. Built once; shared by all requests.
+//! Everything that requests share. Built once.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,11 +11,12 @@ use crate::{
     accounts::Accounts,
     http::{proxy::Upstream, request_metrics::RequestMetrics},
     pricing::routes::RouteTable,
-    quota::quotas::Quotas,
+    quota::Quotas,
     recording::{
         answers::{AnswerSettings, Answers},
         current_run::CurrentRun,
         publisher::Publisher,
+        recorder::Recorder,
     },
 };
 
@@ -44,45 +45,48 @@ pub struct HttpSettings {
 pub struct Gateway {
     pub accounts: Accounts,
     pub quotas: Quotas,
-    pub publisher: Publisher,
-    pub current_run: CurrentRun,
+    pub recorder: Recorder,
     pub catalogue: Arc<Catalogue>,
     pub routes: RouteTable,
     /// `None`: only `/v1` is served.
     pub upstream: Option<Upstream>,
-    /// To requests of `/v1` with an `Idempotency-Key`.
+    /// Answers to requests of `/v1` with an `Idempotency-Key`.
     pub answers: Arc<Answers>,
     pub settings: HttpSettings,
     pub metrics: RequestMetrics,
-    /// Of what was asked for: told to stop, it is cut off.
+    /// Requests under way, also of clients that left. Told to stop, it cuts them off.
     pub life: Lifecycle,
 }
 
+/// Parts of the gateway that requests use and that outlive them.
+pub struct Parts {
+    pub accounts: Accounts,
+    pub quotas: Quotas,
+    pub publisher: Publisher,
+    pub current_run: CurrentRun,
+    pub catalogue: Arc<Catalogue>,
+    pub routes: RouteTable,
+    pub upstream: Option<Upstream>,
+}
+
 impl Gateway {
-    #[allow(clippy::too_many_arguments, reason = "the parts of the gateway, each once")]
-    pub fn new(
-        accounts: Accounts,
-        quotas: Quotas,
-        publisher: Publisher,
-        current_run: CurrentRun,
-        catalogue: Arc<Catalogue>,
-        routes: RouteTable,
-        upstream: Option<Upstream>,
-        settings: HttpSettings,
-        life: Lifecycle,
-        registry: &mut Registry,
-    ) -> Self {
+    pub fn new(parts: Parts, settings: HttpSettings, life: Lifecycle, registry: &mut Registry) -> Self {
+        let metrics = RequestMetrics::new(registry);
         Self {
-            accounts,
-            quotas,
-            publisher,
-            current_run,
-            catalogue,
-            routes,
-            upstream,
+            accounts: parts.accounts,
+            recorder: Recorder {
+                quotas: parts.quotas.clone(),
+                publisher: parts.publisher,
+                current_run: parts.current_run,
+                metrics: metrics.recorder(),
+            },
+            quotas: parts.quotas,
+            catalogue: parts.catalogue,
+            routes: parts.routes,
+            upstream: parts.upstream,
             answers: Arc::new(Answers::new(&settings.answers, registry)),
             settings,
-            metrics: RequestMetrics::new(registry),
+            metrics,
             life,
         }
     }

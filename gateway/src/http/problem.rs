@@ -17,7 +17,7 @@ use crate::{
     accounts::burst::BurstView,
     http::{balance::Balance, rate_limit},
     pricing::{cost::CostError, routes::PathError},
-    quota::admission::{QuotaView, Refusal},
+    quota::{QuotaView, Refusal},
 };
 
 mod kind;

@@ -16,8 +16,8 @@ use axum::{
 use bytes::Bytes;
 use schema::clock;
 
+use crate::http::uuid_value::uuid_value;
 use crate::{
-    accounts::burst,
     http::{
         auth,
         body::{self, refuse_compressed},
@@ -34,7 +34,8 @@ use crate::{
     },
     recording::{
         completion::see_through,
-        metering::{self, Admitted, Facts, Receipt},
+        event::{Facts, Receipt},
+        recorder::Admitted,
     },
 };
 
@@ -42,7 +43,7 @@ pub mod headers;
 mod upload;
 mod upstream;
 
-pub use upstream::{Upstream, UpstreamError, UpstreamSettings};
+pub use upstream::{Passed, Upstream, UpstreamError, UpstreamSettings};
 
 /// Names the event that a request is counted as.
 pub const USAGE_EVENT_ID: HeaderName = HeaderName::from_static("usage-event-id");
@@ -64,7 +65,7 @@ pub async fn pass(
     };
     let time_ms = clock::now_ms();
     let key = auth::authenticate(&gateway.accounts, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
-    let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
+    let burst = key.take_request(time_ms.div_euclid(1_000))?;
     if headers::asks_to_upgrade(&parts.headers) {
         return Err(Problem::new(
             Kind::UpgradeNotSupported,
@@ -87,8 +88,8 @@ pub async fn pass(
         time_ms,
     };
     let (usage_type, charge) = (route.usage_type, route.charge);
-    let account = headers::uuid_value(key.account.id.0);
-    let admitted = metering::admit(&gateway, key, usage_type, cost, facts).await?;
+    let account = uuid_value(key.account.id.0);
+    let admitted = gateway.recorder.admit(key, usage_type, cost, facts).await?;
 
     let host = parts
         .headers
@@ -111,14 +112,6 @@ pub async fn pass(
     let mut response = see_through(&life, finish(gateway, admitted, charge, request)).await?;
     rate_limit::insert_burst(response.headers_mut(), burst);
     Ok(response)
-}
-
-/// A request as the upstream gets it.
-pub struct Passed {
-    pub method: Method,
-    pub path: PathAndQuery,
-    pub headers: HeaderMap,
-    pub body: Body,
 }
 
 async fn finish(
@@ -144,7 +137,7 @@ async fn finish(
     };
     let status = answer.status().as_u16();
     let receipt = if charge.covers(status) {
-        admitted.charge(&gateway, status).await?
+        gateway.recorder.charge(admitted, status).await?
     } else {
         gateway.metrics.upstream_refused();
         admitted.fail(status)
@@ -162,7 +155,7 @@ async fn finish(
 fn told(mut response: Response, receipt: Receipt, upstream_time: UpstreamTime) -> Response {
     let headers = response.headers_mut();
     rate_limit::insert(headers, &[(receipt.usage_type, receipt.quota)], clock::now_s());
-    headers.insert(USAGE_EVENT_ID, headers::uuid_value(receipt.event_id.0));
+    headers.insert(USAGE_EVENT_ID, uuid_value(receipt.event_id.0));
     response.extensions_mut().insert(upstream_time);
     response
 }

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::{Bytes, BytesMut};
 use schema::{Mode, UsageType, catalogue::BURST};
 
-use crate::{accounts::burst::BurstView, quota::admission::QuotaView};
+use crate::{accounts::burst::BurstView, quota::QuotaView};
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

@@ -1,4 +1,4 @@
-//! What became of the requests, and how long they took. Handles are made once: counting is an atomic.
+//! Metrics of requests: their outcomes, and how long they took. The handles are made once, so counting is one atomic.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::http::problem::Kind;
+use crate::{http::problem::Kind, recording::recorder::RecorderMetrics};
 
 pub struct RequestMetrics {
     accepted: Counter,
-    admitted_anew: Counter,
+    admitted_again: Counter,
     upstream_refused: Counter,
     /// By [`Kind`].
     problems: Vec<Counter>,
@@ -24,7 +24,7 @@ pub struct RequestMetrics {
     upstream: Histogram,
 }
 
-/// In the extensions of a metered answer: how long the upstream took of it.
+/// In the extensions of a metered response: the time that the upstream took.
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamTime(pub Duration);
 
@@ -43,7 +43,7 @@ impl RequestMetrics {
         let upstream = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let metrics = Self {
             accepted: counter("accepted", ""),
-            admitted_anew: Counter::default(),
+            admitted_again: Counter::default(),
             upstream_refused: counter("failed", "upstream_status"),
             problems: Kind::ALL
                 .iter()
@@ -61,7 +61,7 @@ impl RequestMetrics {
         registry.register(
             "admitted_anew",
             "Requests admitted in another run, because theirs had ended before they were recorded",
-            metrics.admitted_anew.clone(),
+            metrics.admitted_again.clone(),
         );
         registry.register_with_unit(
             "added",
@@ -78,17 +78,15 @@ impl RequestMetrics {
         metrics
     }
 
-    /// Recorded and charged.
-    pub fn accepted(&self) {
-        self.accepted.inc();
+    /// Handles of the metrics that recording counts.
+    pub fn recorder(&self) -> RecorderMetrics {
+        RecorderMetrics {
+            accepted: self.accepted.clone(),
+            admitted_again: self.admitted_again.clone(),
+        }
     }
 
-    /// Once more, in the run that took the place of its first one.
-    pub fn admitted_anew(&self) {
-        self.admitted_anew.inc();
-    }
-
-    /// Admitted and passed on, but the upstream's status is one that is not charged.
+    /// Admitted and passed on, but the status of the upstream's response is not charged.
     pub fn upstream_refused(&self) {
         self.upstream_refused.inc();
     }
@@ -115,7 +113,7 @@ mod tests {
     fn requests_are_counted_by_outcome_and_reason() {
         let mut registry = Registry::default();
         let metrics = RequestMetrics::new(&mut registry);
-        metrics.accepted();
+        metrics.recorder().accepted.inc();
         metrics.upstream_refused();
         metrics.problem(Kind::RateLimitExceeded);
         metrics.problem(Kind::OutcomeUnknown);

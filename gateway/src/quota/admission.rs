@@ -1,7 +1,7 @@
 //! The answer to "may this request spend so many units": an admission that holds them, or a refusal.
-use schema::{LeaseId, Mode, Period, Standing, SubscriptionId, UsageType};
+use schema::{LeaseId, Period, Standing, SubscriptionId, UsageType};
 
-use crate::quota::reservation::Reservation;
+use super::{reservation::Reservation, view::QuotaView};
 
 /// Units reserved for one request. Dropped without [`Admission::spent`], it gives them back.
 #[derive(Debug)]
@@ -14,20 +14,6 @@ pub struct Admission {
     pub period: Period,
     pub quota: QuotaView,
     reservation: Option<Reservation>,
-}
-
-/// What may be shown of a counter, at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QuotaView {
-    pub mode: Mode,
-    /// Units a period; 0 where the mode is metered.
-    pub limit: i64,
-    /// A lower bound of what can still be spent. Where nothing is refused (overage, metered) it is the limit.
-    pub remaining: i64,
-    /// Granted to gateways less what this one holds unspent; what others hold counts as used until they give it back.
-    /// 0 where the mode is not limited: ClickHouse knows it.
-    pub current_usage: i64,
-    pub period: Period,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! One account's units of one usage type: the leases at hand, and what is owed to Postgres for those that were closed.
+//! One account's units of one usage type: the leases at hand, and what is owed to PostgreSQL for those that were closed.
 //!
 //! The fast path ([`Counter::spend`]) reads one published snapshot and spends with one compare-and-swap: no lock, no await.
-//! Everything else changes the snapshot under a short lock, and the broker alone talks to Postgres.
+//! Everything else changes the snapshot under a short lock. The counter owns the request for a lease
+//! ([`Counter::request_lease`]) from the moment it is made until it is answered; the lease client carries it to PostgreSQL.
 
 mod closing;
 mod held;
@@ -12,70 +13,61 @@ mod recalled;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use protocol::{grant, queued::Queued};
+use protocol::grant;
 use schema::{LeaseId, Period};
+use tokio::sync::oneshot;
 
+pub(crate) use self::recalled::RecallFound;
 use self::{
     closing::Closing,
     held::{EMPTY, Held, spend_from},
     locked::{Core, Unchanged},
 };
-pub(crate) use self::{outcome::Publication, recalled::Found};
-use crate::{
-    quota::view::Seen,
-    quota::{
-        leases::{Ask, GiveBack, Want, Work},
-        refusals::Refusals,
-        reservation::Reservation,
-        turn::Queue,
+use super::{
+    leases::{
+        GiveBack, LeaseAnswer, LeaseRequest, Want, Work,
+        requests::{CounterId, LeaseRequests},
     },
+    queue::Queue,
+    refusals::Refusals,
+    reservation::{Hit, Reservation},
+    signals::Signals,
+    view::Seen,
 };
+use crate::accounts::account::State;
 
 pub(crate) struct Counter {
     held: ArcSwap<Held>,
     core: Mutex<Core>,
-    /// The cost at which a renewal was asked; 0: none is.
+    /// The cost for which a renewal was requested; 0: none is.
     renewal: AtomicI64,
-    /// It waits for the broker already.
-    queued: Queued,
-    /// Others may remember a refusal that units coming back here would void.
-    watched: AtomicBool,
-    /// Those whom the fast path did not serve.
+    signals: Arc<Signals>,
+    /// Requests that the fast path did not serve.
     pub queue: Queue,
-    /// What need not be asked again.
-    pub refusals: Refusals,
 }
 
-/// A spend that the leases at hand covered.
-#[derive(Debug)]
-pub(crate) struct Hit {
-    pub reservation: Reservation,
-    pub seen: Seen,
-    /// The caller brings the counter to the broker's attention: it is time for the next lease.
-    pub renew: bool,
-}
-
-impl Default for Counter {
-    fn default() -> Self {
+impl Counter {
+    pub fn new(id: CounterId, requests: &Arc<LeaseRequests>) -> Self {
         Self {
             held: ArcSwap::new(Arc::clone(&EMPTY)),
             core: Mutex::default(),
             renewal: AtomicI64::new(0),
-            queued: Queued::default(),
-            watched: AtomicBool::new(false),
+            signals: Arc::new(Signals::new(id, requests)),
             queue: Queue::default(),
-            refusals: Refusals::default(),
         }
     }
-}
 
-impl Counter {
+    /// Refusals that are remembered.
+    pub fn refusals(&self) -> &Refusals {
+        &self.signals.refusals
+    }
+
     /// Reserves `cost` units of a lease of this period, if one at hand has them.
     pub fn spend(&self, period: &Period, cost: i64) -> Option<Hit> {
         let held = self.held.load();
@@ -105,7 +97,7 @@ impl Counter {
         })
     }
 
-    /// What was last seen of this period, and what is at hand now; nothing, if all was closed since.
+    /// What was last seen of this period, and what is at hand now; `None` if all was closed since.
     pub fn seen(&self, period: &Period) -> Option<Seen> {
         let held = self.held.load();
         (held.period == *period).then(|| Seen {
@@ -121,8 +113,8 @@ impl Counter {
         if held.period == *period { held.open_units() } else { 0 }
     }
 
-    /// Units of this period that Postgres counts as granted to us and no request has: open ones, and closed ones on their
-    /// way back.
+    /// Units of this period that PostgreSQL counts as granted to this gateway and no request has: open ones, and closed ones on
+    /// their way back.
     pub fn unspent_units(&self, period: &Period) -> i64 {
         let core = self.core();
         let on_their_way = core
@@ -132,38 +124,51 @@ impl Counter {
         self.open_units(period) + on_their_way.map(Closing::owed).sum::<i64>()
     }
 
-    /// True for the first who asks since the broker looked: the counter is put into the broker's queue once.
-    pub fn enqueue(&self) -> bool {
-        self.queued.ask()
+    /// Asks the lease client to serve this counter.
+    pub fn request_service(&self) {
+        self.signals.request_service();
     }
 
-    /// Leaves a question for the broker. A question that is still there belongs to a request that has gone: its turn ended.
-    pub fn ask(&self, ask: Ask) {
-        self.core().ask = Some(ask);
+    /// Requests a lease that covers `cost`, and waits for the answer. One request of a counter at a time does so: the caller
+    /// has reached its slot in the queue. `surrender`: see [`LeaseRequest::surrender`].
+    pub async fn request_lease(&self, state: &Arc<State>, cost: i64, surrender: bool) -> LeaseAnswer {
+        let Some(_permit) = self.signals.requests.permit() else {
+            return LeaseAnswer::Unavailable;
+        };
+        let (reply, answer) = oneshot::channel();
+        self.leave(LeaseRequest {
+            state: Arc::clone(state),
+            cost,
+            surrender,
+            reply,
+        });
+        self.request_service();
+        answer.await.unwrap_or(LeaseAnswer::Unavailable)
     }
 
-    /// Closes every lease: what is unspent is owed to Postgres from here on. What was refused may be admitted under what has
-    /// changed.
+    /// Leaves a request for the lease client. A request that is still there belongs to a client that left.
+    fn leave(&self, request: LeaseRequest) {
+        self.core().request = Some(request);
+    }
+
+    /// Closes every lease and has the unspent units given back. No refusal that is remembered holds any more, since the limit
+    /// may have changed.
     pub fn close(&self) {
-        {
-            let mut core = self.core();
-            core.epoch += 1;
-            core.last_grant = None;
-            self.close_open(&mut core);
-        }
-        self.refusals.void();
+        // Close the counter before giving units back: the other order admits the same unit twice.
+        self.close_leases();
+        self.request_service();
     }
 
-    /// Closes every lease, and forgets them and all that is owed: the run that held them was ended, and is settled by others.
+    /// Closes every lease, and forgets the leases and all that is owed: their run was ended by others, who settle it.
     pub fn abandon(&self) {
-        self.close();
+        self.close_leases();
         let mut core = self.core();
         core.closing.clear();
-        core.ask = None;
+        core.request = None;
         core.forget_recalls();
     }
 
-    /// It has spent nothing for so long.
+    /// It has spent nothing for `idle_after`.
     pub fn is_idle(&self, now: Instant, idle_after: Duration) -> bool {
         let held = self.held.load();
         let Some(newest) = &held.newer else {
@@ -197,40 +202,40 @@ impl Counter {
         self.core().owes_units()
     }
 
-    /// Something is owed to Postgres, if only the end of a lease.
+    /// Something is owed to PostgreSQL, if only the end of a lease.
     pub fn owes(&self) -> bool {
         !self.core().closing.is_empty()
     }
 
-    /// What the broker shall do for this counter in its next transaction; nothing, if there is nothing.
+    /// What the lease client has to do for this counter in its next transaction, if anything.
     pub fn work(&self, now: Instant) -> Option<Work> {
-        // First, so that whatever comes up from here on queues the counter again.
-        self.queued.look();
+        // First, so that any news from here on queues the counter again.
+        self.signals.service_begins();
         let mut core = self.core();
         let renewal = self.renewal.swap(0, Ordering::Relaxed);
-        let ask = core.ask.take().filter(|ask| !ask.reply.is_closed());
+        let request = core.request.take().filter(|request| !request.reply.is_closed());
         let pace = core.pace(now, self.held.load().open_units());
         let scarce = core.is_scarce(now);
         let wanted = |needed| match scarce {
             true => needed,
             false => grant::wanted_units(pace, needed),
         };
-        if let Some(ask) = &ask
-            && (ask.surrender || self.held.load().period != ask.period())
+        if let Some(request) = &request
+            && (request.surrender || self.held.load().period != request.period())
         {
             // Close the counter before giving units back: the other order admits the same unit twice.
             self.close_open(&mut core);
         }
         self.close_used_up(&mut core);
         let held = self.held.load();
-        let want = match ask {
-            Some(ask) => Some(Want {
+        let want = match request {
+            Some(request) => Some(Want {
                 lease_id: LeaseId::new(),
-                period: ask.period(),
-                needed: ask.cost,
-                wanted: wanted(ask.cost),
+                period: request.period(),
+                needed: request.cost,
+                wanted: wanted(request.cost),
                 epoch: core.epoch,
-                ask: Some(ask),
+                ask: Some(request),
             }),
             None if renewal > 0 && held.newer.is_some() && !scarce => Some(Want {
                 lease_id: LeaseId::new(),
@@ -251,6 +256,16 @@ impl Counter {
         Some(Work { give_backs, want })
     }
 
+    fn close_leases(&self) {
+        {
+            let mut core = self.core();
+            core.epoch += 1;
+            core.last_grant = None;
+            self.close_open(&mut core);
+        }
+        self.refusals().void();
+    }
+
     fn close_open(&self, core: &mut Core) {
         let held = self.held.swap(Arc::clone(&EMPTY));
         self.renewal.store(0, Ordering::Relaxed);
@@ -259,7 +274,7 @@ impl Counter {
         }
     }
 
-    /// A lease that is used up goes back along with the next question, instead of in a transaction of its own.
+    /// A lease that is used up goes back along with the next request, instead of in a transaction of its own.
     fn close_used_up(&self, core: &mut Core) {
         let held = self.held.load();
         let Some(older) = held.older.as_ref().filter(|older| older.units.left() == 0) else {

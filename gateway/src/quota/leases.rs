@@ -1,40 +1,37 @@
-//! Leases and Postgres: what counters ask for and owe, gathered into few transactions.
+//! Leases: what counters request and owe, gathered into few transactions of PostgreSQL.
 //!
-//! | what | file |
+//! | to find | open |
 //! |---|---|
-//! | where counters leave their questions, and which of them hold leases | [`desk`] |
-//! | the one task that serves them, many in one transaction | [`broker`] |
+//! | the queue of counters that need service | [`requests`] |
+//! | the one task that serves them, many in one transaction | [`client`] |
 //! | the statements | [`transaction`] |
-//! | what is idle goes back | [`sweep`] |
 
-mod broker;
-mod desk;
-mod sweep;
+pub(crate) mod client;
+mod job;
+pub(crate) mod requests;
 mod transaction;
 
 use std::sync::Arc;
 
 use protocol::grant::Pool;
-use schema::{LeaseId, Period, RunId, UsageType};
+use schema::{LeaseId, Period, RunId};
 use tokio::sync::oneshot;
 
-pub(crate) use self::{broker::Broker, desk::Desk, sweep::sweep, transaction::Decision};
-use crate::{
-    accounts::account::{Account, State},
-    quota::counter::Hit,
-};
+pub(crate) use self::{job::Job, transaction::Decision};
+use super::reservation::Hit;
+use crate::accounts::account::State;
 
-/// A request's question: units for it, and more for those behind it.
-pub(crate) struct Ask {
+/// One request for a lease: units for itself, and more for the requests behind it.
+pub(crate) struct LeaseRequest {
     pub state: Arc<State>,
     pub cost: i64,
     /// Close and give back what the counter holds, in the same transaction: together with the pool it may cover the cost.
     pub surrender: bool,
-    pub reply: oneshot::Sender<Answer>,
+    pub reply: oneshot::Sender<LeaseAnswer>,
 }
 
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum LeaseAnswer {
     /// If nobody takes the answer, dropping it puts the units back.
     Granted(Hit),
     Refused {
@@ -45,16 +42,16 @@ pub(crate) enum Answer {
     Unavailable,
 }
 
-/// Who else holds leases of a pool that does not cover a cost.
+/// Other gateways that hold leases of a pool that does not cover a cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Others {
-    /// They live: units that they have not spent can be recalled.
+    /// They live: their unspent units can be recalled.
     pub runs: Vec<RunId>,
-    /// There is one more that cannot be asked now, and may be later: it spools, or its heartbeat stands still.
+    /// There is one more that cannot be asked now, and may be later: it spools, or its heartbeat stopped.
     pub out_of_reach: bool,
 }
 
-pub(crate) type Delivery = (oneshot::Sender<Answer>, Answer);
+pub(crate) type Delivery = (oneshot::Sender<LeaseAnswer>, LeaseAnswer);
 
 /// What a counter wants done.
 pub(crate) struct Work {
@@ -62,7 +59,7 @@ pub(crate) struct Work {
     pub want: Option<Want>,
 }
 
-/// Units of a closed lease, as an absolute total: told twice, it is given back once.
+/// Units of a closed lease, as an absolute total: giving back twice gives back once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GiveBack {
     pub lease_id: LeaseId,
@@ -72,26 +69,19 @@ pub(crate) struct GiveBack {
     pub last: bool,
 }
 
-/// A lease to be granted. The id is made here, once: asked for again after an unknown outcome, it is granted once.
+/// A lease to be granted. The id is made here, once: requested again after an unknown outcome, the lease is granted once.
 pub(crate) struct Want {
     pub lease_id: LeaseId,
     pub period: Period,
     pub needed: i64,
     pub wanted: i64,
-    /// The counter's epoch when it asked.
+    /// The counter's epoch at the request.
     pub epoch: u64,
     /// `None`: a renewal, for which nobody waits.
-    pub ask: Option<Ask>,
+    pub ask: Option<LeaseRequest>,
 }
 
-/// The work of one counter.
-pub(crate) struct Job {
-    pub account: Arc<Account>,
-    pub usage_type: UsageType,
-    pub work: Work,
-}
-
-impl Ask {
+impl LeaseRequest {
     pub fn period(&self) -> Period {
         self.state.standing.period
     }

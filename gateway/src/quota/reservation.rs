@@ -1,23 +1,17 @@
-//! A lease as a counter holds it, and the part of it that one request reserved.
+//! A lease that a counter holds, and the units of it that one request reserved.
 
-use std::{
-    fmt,
-    sync::{Arc, Weak},
-};
+use std::{fmt, sync::Arc};
 
 use protocol::lease::Lease;
-use schema::{LeaseId, UsageType};
+use schema::LeaseId;
 
-use crate::{accounts::account::Account, quota::leases::Desk};
+use super::{signals::Signals, view::Seen};
 
-/// A lease of this gateway's run, and whom to tell when it has something to give back.
+/// A lease of this gateway's run.
 pub(crate) struct HeldLease {
     pub id: LeaseId,
     pub units: Lease,
-    usage_type: UsageType,
-    /// Weak, because the account's counter holds the lease. While a lease is not given back the desk holds the account.
-    account: Weak<Account>,
-    desk: Arc<Desk>,
+    signals: Arc<Signals>,
 }
 
 /// Units of one request. Dropped without [`Reservation::spent`], it puts them back.
@@ -27,27 +21,21 @@ pub(crate) struct Reservation {
     settled: bool,
 }
 
+/// Units that the leases at hand covered.
+#[derive(Debug)]
+pub(crate) struct Hit {
+    pub reservation: Reservation,
+    pub seen: Seen,
+    /// It is time for the next lease: the caller asks the lease client to serve the counter.
+    pub renew: bool,
+}
+
 impl HeldLease {
-    pub fn new(id: LeaseId, units: Lease, account: &Arc<Account>, usage_type: UsageType, desk: &Arc<Desk>) -> Self {
+    pub fn new(id: LeaseId, units: Lease, signals: &Arc<Signals>) -> Self {
         Self {
             id,
             units,
-            usage_type,
-            account: Arc::downgrade(account),
-            desk: Arc::clone(desk),
-        }
-    }
-
-    /// After they came back: who is told early would ask in vain, and remember that.
-    fn units_came_back(&self, units: i64, closed: bool) {
-        if let Some(account) = self.account.upgrade() {
-            self.desk.units_came_back(&account, self.usage_type, units, closed);
-        }
-    }
-
-    fn attend(&self) {
-        if let Some(account) = self.account.upgrade() {
-            self.desk.attend(&account, self.usage_type);
+            signals: Arc::clone(signals),
         }
     }
 }
@@ -72,9 +60,10 @@ impl Reservation {
 
     pub fn spent(mut self) {
         self.settled = true;
-        // The end of a lease that is used up goes along with the counter's next transaction, but for a gateway that stops.
-        if self.lease.units.spent().is_final() && self.lease.desk.is_draining() {
-            self.lease.attend();
+        let signals = &self.lease.signals;
+        // The end of a lease that is used up goes along with the counter's next transaction, except when the gateway stops.
+        if self.lease.units.spent().is_final() && signals.requests.is_draining() {
+            signals.request_service();
         }
     }
 }
@@ -83,7 +72,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         if !self.settled {
             let closed = self.lease.units.refund(self.cost).closed;
-            self.lease.units_came_back(self.cost, closed);
+            self.lease.signals.units_came_back(self.cost, closed);
         }
     }
 }

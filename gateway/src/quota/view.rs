@@ -1,9 +1,21 @@
-//! What to show of a counter. How much to ask for and to grant is in `protocol::grant`.
+//! What may be shown of a counter, and what it is computed from.
 
 use protocol::grant::Pool;
-use schema::{Period, catalogue::Allowance};
+use schema::{Mode, Period, catalogue::Allowance};
 
-use super::admission::QuotaView;
+/// What may be shown of a counter, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaView {
+    pub mode: Mode,
+    /// Units a period; 0 where the mode is metered.
+    pub limit: i64,
+    /// A lower bound of what can still be spent. Where nothing is refused (overage, metered) it is the limit.
+    pub remaining: i64,
+    /// Granted to gateways less what this one holds unspent; what others hold counts as used until they give it back.
+    /// 0 where the mode is not limited: ClickHouse knows it.
+    pub current_usage: i64,
+    pub period: Period,
+}
 
 /// What this gateway sees of a counter at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

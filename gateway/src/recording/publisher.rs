@@ -10,7 +10,7 @@ use prometheus_client::{
 
 pub use lane::publisher::Outcome;
 
-use crate::quota::admission::Admission;
+use crate::quota::Admission;
 
 pub type Publisher = lane::publisher::Publisher<Admission>;
 pub type Slot = lane::publisher::Slot<Admission>;

@@ -7,7 +7,7 @@ use std::{
 
 use gateway::{
     accounts::{AccountSettings, AuthError},
-    quota::{admission::Refusal, quotas::QuotaSettings},
+    quota::{QuotaSettings, Refusal},
 };
 use harness::{eventually, wait::SOON};
 use schema::{Period, announcement::Announcement, api_key::ApiKey, clock};
@@ -154,7 +154,7 @@ async fn changes_take_effect_when_they_are_announced() {
     announce(key_changed.clone()).await;
     let key = eventually("the new key works", async || authenticate().await.ok()).await;
     assert!(
-        Arc::ptr_eq(&key.account, &account),
+        Arc::ptr_eq(&key.counters, &account),
         "keys of one account share one counter"
     );
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway::{accounts::AuthError, quota::admission::Refusal};
+use gateway::{accounts::AuthError, quota::Refusal};
 use harness::eventually;
 use schema::{api_key::ApiKey, clock};
 use tokio::{

@@ -7,11 +7,8 @@ use std::{
 
 use devstack::{DataDir, Nats, NatsOptions};
 use gateway::{
-    accounts::{AccountSettings, Accounts, account::Account},
-    quota::{
-        admission::{Admission, QuotaView, Refusal},
-        quotas::{QuotaSettings, Quotas},
-    },
+    accounts::{AccountSettings, Accounts, refresh},
+    quota::{AccountCounters, Admission, QuotaSettings, QuotaView, Quotas, Refusal},
 };
 use harness::{eventually, wait::SOON};
 use lane::link::Link;
@@ -169,7 +166,11 @@ async fn costs_of_1_7_and_50_are_refused_only_when_fewer_units_remain_anywhere()
 }
 
 /// Admits until it is refused.
-async fn take_all(gateway: &Gateway, account: &Arc<Account>, usage_type: UsageType) -> (Vec<Admission>, QuotaView) {
+async fn take_all(
+    gateway: &Gateway,
+    account: &Arc<AccountCounters>,
+    usage_type: UsageType,
+) -> (Vec<Admission>, QuotaView) {
     let mut held = Vec::new();
     loop {
         match gateway.admit(account, usage_type, 1).await {
@@ -180,7 +181,7 @@ async fn take_all(gateway: &Gateway, account: &Arc<Account>, usage_type: UsageTy
     }
 }
 
-async fn is_refused(gateway: &Gateway, account: &Arc<Account>, usage_type: UsageType) -> QuotaView {
+async fn is_refused(gateway: &Gateway, account: &Arc<AccountCounters>, usage_type: UsageType) -> QuotaView {
     match gateway.admit(account, usage_type, 1).await {
         Err(Refusal::LimitReached(view)) => view,
         other => panic!("not refused: {other:?}"),
@@ -188,7 +189,7 @@ async fn is_refused(gateway: &Gateway, account: &Arc<Account>, usage_type: Usage
 }
 
 /// Waits until one more unit is admitted, which is soon.
-async fn is_admitted_soon(gateway: &Gateway, account: &Arc<Account>, usage_type: UsageType) {
+async fn is_admitted_soon(gateway: &Gateway, account: &Arc<AccountCounters>, usage_type: UsageType) {
     let since = Instant::now();
     eventually("it is admitted", async || {
         gateway.admit(account, usage_type, 1).await.ok()
@@ -285,7 +286,7 @@ async fn a_gateway_that_does_not_answer_is_waited_for_once() {
     let account = gateway.account(&customer).await;
     // Of 100, it holds 16 at first.
     let theirs = deaf.accounts.authenticate(customer.key.reveal(), clock::now_s()).await;
-    let theirs = Arc::clone(&theirs.unwrap().account);
+    let theirs = Arc::clone(&theirs.unwrap().counters);
     deaf.quotas
         .admit(&theirs, calls, 1, clock::now_s())
         .await
@@ -345,14 +346,8 @@ async fn deaf_gateway(database: &Database) -> Deaf {
         &life,
     );
     let catalogue = Arc::clone(&database.catalogue);
-    let accounts = Accounts::new(
-        pool,
-        catalogue,
-        AccountSettings::default(),
-        &quotas,
-        &mut metrics,
-        &life,
-    );
+    let accounts = Accounts::new(pool, catalogue, AccountSettings::default(), &quotas, &mut metrics);
+    refresh::follow(accounts.clone(), &life);
     quotas.start_run(database.register_run().await);
     Deaf { accounts, quotas, life }
 }

@@ -10,12 +10,8 @@ use std::{
 
 use devstack::Servers;
 use gateway::{
-    accounts::{AccountSettings, Accounts, account::Account, announcements},
-    quota::{
-        admission::{Admission, QuotaView, Refusal},
-        quotas::{QuotaSettings, Quotas},
-        recall,
-    },
+    accounts::{AccountSettings, Accounts, announcements, refresh},
+    quota::{AccountCounters, Admission, QuotaSettings, QuotaView, Quotas, Refusal, recall},
 };
 use lane::link::Link;
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -107,9 +103,10 @@ impl Database {
         let link = Link::watch(&client, &life);
         let quotas = Quotas::new(pool.clone(), client.clone(), link, quotas, &mut metrics, &life);
         let catalogue = Arc::clone(&self.catalogue);
-        let accounts = Accounts::new(pool, catalogue, accounts, &quotas, &mut metrics, &life);
+        let accounts = Accounts::new(pool, catalogue, accounts, &quotas, &mut metrics);
+        refresh::follow(accounts.clone(), &life);
         announcements::follow(client.clone(), accounts.clone(), &life);
-        recall::follow(client, accounts.clone(), &quotas, &life);
+        recall::follow(client, &quotas, &life);
         let run = self.register_run().await;
         quotas.start_run(run);
         Gateway {
@@ -275,19 +272,24 @@ impl Database {
 }
 
 impl Gateway {
-    pub async fn account(&self, customer: &Customer) -> Arc<Account> {
+    pub async fn account(&self, customer: &Customer) -> Arc<AccountCounters> {
         let key = self.accounts.authenticate(customer.key.reveal(), clock::now_s()).await;
-        Arc::clone(&key.unwrap().account)
+        Arc::clone(&key.unwrap().counters)
     }
 
-    pub async fn admit(&self, account: &Arc<Account>, usage_type: UsageType, cost: i64) -> Result<Admission, Refusal> {
+    pub async fn admit(
+        &self,
+        account: &Arc<AccountCounters>,
+        usage_type: UsageType,
+        cost: i64,
+    ) -> Result<Admission, Refusal> {
         self.quotas.admit(account, usage_type, cost, clock::now_s()).await
     }
 
     /// Spends `cost` again and again until it is refused; returns the refusal.
     pub async fn spend_all(
         &self,
-        account: &Arc<Account>,
+        account: &Arc<AccountCounters>,
         usage_type: UsageType,
         cost: i64,
         spent: &AtomicI64,

@@ -21,22 +21,19 @@ use axum::{
 use schema::clock;
 
 use super::authenticate;
+use crate::http::uuid_value::uuid_value;
 use crate::{
-    accounts::burst,
     http::{
         client::{Client, TEXT_MAX, cut},
         gateway::Gateway,
         idempotency_key,
         problem::{Kind, Problem},
-        proxy::{
-            USAGE_EVENT_ID,
-            headers::{X_TRENDIT_ACCOUNT, uuid_value},
-        },
+        proxy::{USAGE_EVENT_ID, headers::X_TRENDIT_ACCOUNT},
         rate_limit,
         request_metrics::UpstreamTime,
     },
     pricing::cost::{self, Cost},
-    recording::metering::{self, Facts},
+    recording::event::Facts,
 };
 
 const PATH: &str = "/v1/authorize";
@@ -66,7 +63,7 @@ pub async fn decide(
     };
     let time_ms = clock::now_ms();
     let key = authenticate(&gateway, &original.uri, request.headers(), time_ms.div_euclid(1_000)).await?;
-    let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
+    let burst = key.take_request(time_ms.div_euclid(1_000))?;
     let cost = match &route.cost {
         Cost::Fixed(units) => *units,
         Cost::Header(name) => cost::in_header(request.headers(), name)?,
@@ -94,8 +91,8 @@ pub async fn decide(
         event_id,
         time_ms,
     };
-    let admitted = metering::admit(&gateway, key, route.usage_type, cost, facts).await?;
-    let receipt = admitted.charge(&gateway, 200).await?;
+    let admitted = gateway.recorder.admit(key, route.usage_type, cost, facts).await?;
+    let receipt = gateway.recorder.charge(admitted, 200).await?;
 
     let mut response = Body::empty().into_response();
     let headers = response.headers_mut();

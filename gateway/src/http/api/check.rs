@@ -12,10 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{authenticate, json, one, usage_type};
 use crate::{
-    accounts::burst,
     http::{balance::Balance, body, gateway::Gateway, problem::Problem, rate_limit},
     pricing::cost,
-    quota::admission::Refusal,
+    quota::Refusal,
 };
 
 #[derive(Deserialize)]
@@ -37,7 +36,7 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
     let (parts, content) = request.into_parts();
     let now_s = clock::now_s();
     let key = authenticate(&gateway, &parts.uri, &parts.headers, now_s).await?;
-    let burst = burst::take(&key, now_s)?;
+    let burst = key.take_request(now_s)?;
     let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
     let Check {
         usage_type: name,
@@ -46,7 +45,7 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
     let usage_type = usage_type(&gateway.catalogue, &name)?;
     let cost = cost::bounded(cost_units)?;
 
-    let (allowed, view) = match gateway.quotas.check(&key.account, usage_type, cost, now_s).await {
+    let (allowed, view) = match gateway.quotas.check(&key.counters, usage_type, cost, now_s).await {
         Ok(view) => (true, view),
         Err(Refusal::LimitReached(view)) => (false, view),
         Err(refusal) => return Err(Problem::refused(refusal, usage_type, cost, now_s)),

@@ -9,10 +9,7 @@ use schema::{EventId, clock};
 
 use super::authenticate;
 use crate::{
-    accounts::{
-        account::Key,
-        burst::{self, BurstView},
-    },
+    accounts::{burst::BurstView, key::Key},
     http::{body, client::Client, gateway::Gateway, idempotency_key, problem::Problem, rate_limit},
     recording::{
         answers::{Claim, Fingerprint, Try},
@@ -37,7 +34,7 @@ impl Posted {
         let (parts, content) = request.into_parts();
         let time_ms = clock::now_ms();
         let key = authenticate(gateway, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
-        let burst = burst::take(&key, time_ms.div_euclid(1_000))?;
+        let burst = key.take_request(time_ms.div_euclid(1_000))?;
         let idempotency_key = idempotency_key::of(&parts.headers)?.map(String::from);
         let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
         Ok(Self {

@@ -14,7 +14,7 @@ use crate::{
         problem::Problem,
     },
     pricing::cost,
-    recording::metering::{Facts, Receipt},
+    recording::event::{Facts, Receipt},
 };
 
 /// The request that the units were spent on. What is not said is taken from the report itself.

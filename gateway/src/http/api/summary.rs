@@ -11,14 +11,11 @@ use schema::clock;
 use serde::Serialize;
 
 use super::{authenticate, instant, json};
-use crate::{
-    accounts::burst,
-    http::{
-        balance::Balance,
-        gateway::Gateway,
-        problem::{Kind, Problem},
-        rate_limit,
-    },
+use crate::http::{
+    balance::Balance,
+    gateway::Gateway,
+    problem::{Kind, Problem},
+    rate_limit,
 };
 
 #[derive(Serialize)]
@@ -41,10 +38,10 @@ struct Usage {
 pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
     let now_s = clock::now_s();
     let key = authenticate(&gateway, request.uri(), request.headers(), now_s).await?;
-    let burst = burst::take(&key, now_s)?;
+    let burst = key.take_request(now_s)?;
     let views = gateway
         .quotas
-        .view(&key.account, now_s)
+        .view(&key.counters, now_s)
         .await
         .map_err(|_| Problem::new(Kind::QuotaUnavailable, "the quota cannot be asked now: try again"))?;
     let standing = key.account.standing(now_s);

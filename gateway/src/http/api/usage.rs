@@ -15,21 +15,19 @@ use super::{
     posted::{Posted, once},
     reported::{self, Reported, Usage},
 };
+use crate::http::uuid_value::uuid_value;
 use crate::{
-    accounts::account::Key,
+    accounts::key::Key,
     http::{
         body,
         client::Client,
         gateway::Gateway,
         problem::{Kind, Problem},
-        proxy::{USAGE_EVENT_ID, headers::uuid_value},
+        proxy::USAGE_EVENT_ID,
         rate_limit,
         request_metrics::UpstreamTime,
     },
-    recording::{
-        answers::{Answer, Try},
-        metering,
-    },
+    recording::answers::{Answer, Try},
 };
 
 pub async fn record(
@@ -60,9 +58,12 @@ async fn record_once(
 
 async fn record_now(gateway: &Gateway, posted: Posted) -> Result<axum::http::Response<Bytes>, Problem> {
     let (key, usage) = read(gateway, posted)?;
-    let admitted = metering::admit(gateway, key, usage.usage_type, usage.cost_units, usage.facts).await?;
+    let admitted = gateway
+        .recorder
+        .admit(key, usage.usage_type, usage.cost_units, usage.facts)
+        .await?;
     // Nothing is awaited between the two, so a client that leaves finds its report either not admitted or with the lane.
-    let receipt = admitted.charge(gateway, usage.status).await?;
+    let receipt = gateway.recorder.charge(admitted, usage.status).await?;
 
     let mut response = json(&reported::Answer::from(&receipt));
     rate_limit::insert(

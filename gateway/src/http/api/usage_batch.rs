@@ -20,7 +20,7 @@ use super::{
     reported::{self, Reported, Usage},
 };
 use crate::{
-    accounts::account::Key,
+    accounts::key::Key,
     http::{
         body,
         client::{Client, TEXT_MAX},
@@ -29,10 +29,10 @@ use crate::{
         problem::{self, Kind, Problem},
         rate_limit,
     },
-    quota::admission::QuotaView,
+    quota::QuotaView,
     recording::{
         answers::{Answer, Counted, Try},
-        metering::{self, Receipt},
+        event::{self, Receipt},
         publisher::{self, Outgoing, Slot},
     },
 };
@@ -227,7 +227,7 @@ async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outc
             Item::Counted(item) => Outcome::Counted(item),
         });
     }
-    let deadline = Instant::now() + gateway.current_run.patience;
+    let deadline = Instant::now() + gateway.recorder.current_run.patience;
     let published = entries
         .into_iter()
         .map(|entry| async { (entry.slot.publish(entry.outgoing).await, entry.events) });
@@ -238,20 +238,20 @@ async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outc
                 (publisher::Outcome::RunEnded(run), Outcome::Recorded(receipt)) => {
                     let receipt = *receipt;
                     anew.push(async move {
-                        let charged = metering::charge_anew(gateway, key, receipt, event, run, deadline).await;
+                        let charged = gateway.recorder.charge_again(key, receipt, event, run, deadline).await;
                         (index, charged)
                     });
                 }
                 _ => {
-                    if let Err(problem) = metering::settled(gateway, lane) {
-                        outcomes[index] = Outcome::Problem(problem);
+                    if let Err(error) = gateway.recorder.settled(lane) {
+                        outcomes[index] = Outcome::Problem(error.into());
                     }
                 }
             }
         }
     }
     for (index, charged) in join_all(anew).await {
-        outcomes[index] = charged.map_or_else(Outcome::Problem, Outcome::Recorded);
+        outcomes[index] = charged.map_or_else(|error| Outcome::Problem(error.into()), Outcome::Recorded);
     }
     outcomes
 }
@@ -271,11 +271,14 @@ async fn admit(
     let fresh = if has_room {
         None
     } else {
-        Some(metering::reserve(gateway, key)?)
+        Some(gateway.recorder.reserve(key)?)
     };
     let now_s = usage.facts.time_ms.div_euclid(1_000);
-    let admission = metering::admit_units(gateway, key, usage.usage_type, usage.cost_units, now_s).await?;
-    let (receipt, event) = metering::charged(key, &admission, usage.facts, usage.status);
+    let admission = gateway
+        .recorder
+        .admit_units(key, usage.usage_type, usage.cost_units, now_s)
+        .await?;
+    let (receipt, event) = event::charged(key, &admission, usage.facts, usage.status);
     entries.extend(fresh.map(|slot| Entry {
         slot,
         outgoing: Vec::new(),

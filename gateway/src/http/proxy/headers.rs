@@ -8,7 +8,6 @@ use axum::http::{
         TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
-use uuid::Uuid;
 
 use crate::http::{
     client::{Client, X_FORWARDED_FOR, X_REQUEST_ID},
@@ -42,12 +41,6 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 /// Never passed on to the upstream, whoever sends it.
 pub fn is_withheld(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name) || [AUTHORIZATION, HOST, EXPECT].contains(name) || name.as_str().starts_with(OWN)
-}
-
-/// An id as a header.
-pub fn uuid_value(id: Uuid) -> HeaderValue {
-    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).expect("a UUID is visible ASCII")
 }
 
 /// Makes a client's headers the upstream's. `account` is the account's id, `cost` the header that the route's cost is read from.

@@ -5,7 +5,7 @@ use std::{error::Error, pin::pin, time::Duration};
 use anyhow::{Context, Result, bail};
 use axum::body::Body;
 use axum::http::{
-    Request, Response, StatusCode, Uri,
+    HeaderMap, Method, Request, Response, StatusCode, Uri,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use clap::Args;
@@ -20,7 +20,7 @@ use service::settings::seconds;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::{Passed, upload::Upload};
+use super::upload::Upload;
 
 #[derive(Args, Clone, Debug)]
 pub struct UpstreamSettings {
@@ -61,6 +61,14 @@ pub struct Upstream {
 }
 
 /// Why there is no answer. Nothing is charged for any of these.
+/// A request as the upstream gets it.
+pub struct Passed {
+    pub method: Method,
+    pub path: PathAndQuery,
+    pub headers: HeaderMap,
+    pub body: Body,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
     #[error("the upstream cannot be reached")]

@@ -1,4 +1,4 @@
-//! A lease that was closed, until Postgres has back what of it is unspent.
+//! A closed lease, until PostgreSQL has its unspent units back.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use schema::LeaseId;
 
 use crate::quota::{leases::GiveBack, reservation::HeldLease};
 
-/// A closed lease whose row in Postgres is not `returned` yet.
+/// A closed lease whose row in PostgreSQL is not `returned` yet.
 pub(super) struct Closing {
     pub id: LeaseId,
     pub period_start: i64,
-    /// `None`: nobody knows whether Postgres granted it, so all of it goes back, if there is any.
+    /// `None`: it is unknown whether PostgreSQL granted the lease, so all of it goes back, if it exists.
     pub lease: Option<Arc<HeldLease>>,
-    /// Units that Postgres has back.
+    /// Units that PostgreSQL has back.
     pub acknowledged: i64,
 }
 
 impl Closing {
-    /// What Postgres shall be told, if there is news. One reading of the lease, so that total and finality agree.
+    /// What to tell PostgreSQL, if there is news. The lease is read once, so that total and finality agree.
     pub fn give_back(&self) -> Option<GiveBack> {
         let total = match &self.lease {
             Some(lease) => Total::due(lease.units.snapshot(), self.acknowledged)?,

@@ -1,4 +1,4 @@
-//! What is changed under the counter's lock: it is no business of requests.
+//! The state of a counter that is changed under its lock. The fast path never reads it.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,21 +7,22 @@ use schema::{LeaseId, Period};
 
 use super::{closing::Closing, recalled::Recalls};
 use crate::quota::{
-    leases::{Ask, GiveBack},
+    leases::{GiveBack, LeaseRequest},
     reservation::HeldLease,
 };
 
 #[derive(Default)]
 pub(super) struct Core {
     pub closing: Vec<Closing>,
-    pub ask: Option<Ask>,
-    /// Counts closings: a lease that was asked for before one is not kept after it.
+    /// A request for a lease that the lease client has not taken yet.
+    pub request: Option<LeaseRequest>,
+    /// Counts closings: a lease that was requested before a closing is not kept after it.
     pub epoch: u64,
     pub last_grant: Option<LastGrant>,
     pub unchanged: Option<Unchanged>,
     /// A transaction of this counter is under way.
     pub under_way: bool,
-    /// It may bring a lease.
+    /// That transaction may bring a lease.
     pub asking: bool,
     pub recalls: Recalls,
 }

@@ -1,43 +1,31 @@
-//! What a transaction of the broker's decided, taken over.
+//! Takes over what a transaction of the lease client decided.
 
 use std::{sync::Arc, time::Instant};
 
 use protocol::{grant::Pool, lease::Lease};
-use schema::UsageType;
 
 use super::{
-    Counter, Hit,
+    Counter,
     closing::Closing,
     held::Held,
     locked::{Core, LastGrant},
 };
-use crate::{
-    accounts::account::Account,
-    quota::view::Seen,
-    quota::{
-        leases::{Answer, Decision, Delivery, Desk, Want, Work},
-        reservation::{HeldLease, Reservation},
-    },
+use crate::quota::{
+    leases::{Decision, Delivery, LeaseAnswer, Want, Work},
+    reservation::{HeldLease, Hit, Reservation},
+    view::Seen,
 };
 
-/// What publishing a grant takes beside the grant.
-pub(crate) struct Publication<'a> {
-    pub account: &'a Arc<Account>,
-    pub usage_type: UsageType,
-    pub desk: &'a Arc<Desk>,
-    pub alone: bool,
-    pub now: Instant,
-}
-
 impl Counter {
-    /// Takes over what a transaction decided. Returns the answer to deliver, if a request waits for it.
-    pub fn publish(&self, work: Work, decision: Decision, publication: &Publication<'_>) -> Option<Delivery> {
+    /// Takes over what a transaction decided at `now`. `alone`: no other gateway lived. Returns the answer to deliver, if a
+    /// request waits for it.
+    pub fn publish(&self, work: Work, decision: Decision, alone: bool, now: Instant) -> Option<Delivery> {
         let mut core = self.core();
         for done in &work.give_backs {
             core.acknowledge(done);
         }
         let delivery = match work.want {
-            Some(want) => self.publish_decision(&mut core, want, decision, publication),
+            Some(want) => self.publish_decision(&mut core, want, decision, alone, now),
             None => None,
         };
         core.transaction_ended(true);
@@ -49,12 +37,13 @@ impl Counter {
         core: &mut Core,
         want: Want,
         decision: Decision,
-        publication: &Publication<'_>,
+        alone: bool,
+        now: Instant,
     ) -> Option<Delivery> {
         match decision {
-            Decision::Granted { units, pool } => self.publish_grant(core, want, units, pool, publication),
+            Decision::Granted { units, pool } => self.publish_grant(core, want, units, pool, alone, now),
             Decision::Refused { pool, others } => {
-                let (held, alone) = (self.held.load(), publication.alone);
+                let held = self.held.load();
                 if held.period == want.period || held.leases().next().is_none() {
                     self.held.store(Arc::new(Held {
                         period: want.period,
@@ -64,13 +53,14 @@ impl Counter {
                         alone,
                     }));
                 }
-                want.ask.map(|ask| (ask.reply, Answer::Refused { pool, alone, others }))
+                want.ask
+                    .map(|ask| (ask.reply, LeaseAnswer::Refused { pool, alone, others }))
             }
-            Decision::Nothing | Decision::NoPool => want.ask.map(|ask| (ask.reply, Answer::Unavailable)),
+            Decision::Nothing | Decision::NoPool => want.ask.map(|ask| (ask.reply, LeaseAnswer::Unavailable)),
         }
     }
 
-    /// The transaction failed. `perhaps_committed`: the lease that was asked for may exist all the same, so it is owed.
+    /// The transaction failed. `perhaps_committed`: the requested lease may exist all the same, so it is owed.
     pub fn give_up(&self, work: Work, perhaps_committed: bool) -> Option<Delivery> {
         let mut core = self.core();
         core.transaction_ended(false);
@@ -83,10 +73,10 @@ impl Counter {
                 acknowledged: 0,
             });
         }
-        want.ask.map(|ask| (ask.reply, Answer::Unavailable))
+        want.ask.map(|ask| (ask.reply, LeaseAnswer::Unavailable))
     }
 
-    /// The run that the transaction was for is not ours any more: nothing of it is kept.
+    /// The run that the transaction was for was ended by others: nothing of it is kept.
     pub fn drop_work(&self) {
         self.core().transaction_ended(false);
     }
@@ -97,20 +87,16 @@ impl Counter {
         want: Want,
         units: i64,
         pool: Pool,
-        publication: &Publication<'_>,
+        alone: bool,
+        now: Instant,
     ) -> Option<Delivery> {
-        // Whoever asked spends first: what is published before could be spent by others, again and again.
+        // The units of the waiting request are reserved before the lease is published: otherwise others could spend them, again
+        // and again.
         let reserved = want.ask.as_ref().map_or(0, |ask| ask.cost);
         let lease = Lease::new(units, reserved);
-        let lease = Arc::new(HeldLease::new(
-            want.lease_id,
-            lease,
-            publication.account,
-            publication.usage_type,
-            publication.desk,
-        ));
+        let lease = Arc::new(HeldLease::new(want.lease_id, lease, &self.signals));
         let held = self.held.load_full();
-        let opened = if core.epoch == want.epoch && !publication.desk.is_draining() {
+        let opened = if core.epoch == want.epoch && !self.signals.requests.is_draining() {
             let (older, retired) = if held.period == want.period {
                 (held.newer.clone(), held.older.clone())
             } else {
@@ -121,13 +107,13 @@ impl Counter {
                 older,
                 newer: Some(Arc::clone(&lease)),
                 pool,
-                alone: publication.alone,
+                alone,
             };
             let open_units = opened.open_units();
             core.last_grant = Some(LastGrant {
                 units,
                 held: open_units,
-                at: publication.now,
+                at: now,
             });
             self.held.store(Arc::new(opened));
             if let Some(retired) = retired {
@@ -135,7 +121,7 @@ impl Counter {
             }
             open_units
         } else {
-            // The counter was closed meanwhile (limit, plan, period): only who waited for it may have its units.
+            // The counter was closed meanwhile (limit, plan, period): only the request that waited gets units of it.
             core.close(Arc::clone(&lease), want.period);
             0
         };
@@ -145,10 +131,10 @@ impl Counter {
             seen: Seen {
                 held: opened,
                 pool,
-                is_current: publication.alone,
+                is_current: alone,
             },
             renew: false,
         };
-        Some((ask.reply, Answer::Granted(hit)))
+        Some((ask.reply, LeaseAnswer::Granted(hit)))
     }
 }

@@ -1,27 +1,24 @@
-//! A counter whose units another gateway asks for: it is closed, and whoever recalled them is told once Postgres has them.
+//! A recall: another gateway asks for a counter's units. The counter is closed, and the recall is answered once PostgreSQL
+//! has the units.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::{Counter, closing::Closing, locked::Core};
 use crate::quota::refusals::REMEMBERED_FOR;
 
-/// Refusals of other gateways that counted on us are told of units that come back here: as long as they are remembered, and
-/// as long as it took to get from the recall to the refusal.
+/// After a recall, other gateways are told of units that come back here: for as long as they remember the refusal, plus the
+/// time from the recall to the refusal.
 const WATCHED_FOR: Duration = REMEMBERED_FOR.saturating_add(Duration::from_secs(10));
-/// Recalls of one counter that can wait for its transaction at the same time; more are told that it cannot.
+/// Recalls of one counter that can wait for its transaction at the same time. More are answered "cannot".
 const WAITING_MAX: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Recalls {
     waiting: Vec<Waiting>,
-    /// Until then just what requests cost is asked for: a surplus would be held here while the one who recalled is refused.
+    /// Until then a lease covers just the cost of its request: more would be held here while the gateway that recalled refuses.
     scarce_until: Option<Instant>,
-    watched_until: Option<Instant>,
 }
 
 struct Waiting {
@@ -33,7 +30,7 @@ struct Waiting {
 
 /// What a recall finds.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum RecallFound {
     Nothing,
     /// Units are on their way back; true: Postgres has them, false: nobody knows when.
     Units(oneshot::Receiver<bool>),
@@ -41,48 +38,35 @@ pub(crate) enum Found {
 }
 
 impl Counter {
-    /// Somebody is about to refuse: the pool is nearly spent. From here on others are told when units come back here.
+    /// Another gateway is about to refuse, since the pool is nearly spent. From here on, others are told of units that come back.
     pub fn note_recall(&self, now: Instant, scarce_for: Duration) {
-        let mut core = self.core();
-        core.recalls.scarce_until = Some(now + scarce_for);
-        core.recalls.watched_until = Some(now + WATCHED_FOR);
-        self.watched.store(true, Ordering::Release);
+        self.core().recalls.scarce_until = Some(now + scarce_for);
+        self.signals.watch(now + WATCHED_FOR);
     }
 
-    /// Closes what is held of this period. The caller brings the counter to the broker's attention, if units were found.
-    pub fn recall(&self, period_start: i64) -> Found {
+    /// Closes the leases of this period and has their units given back.
+    pub fn recall(&self, period_start: i64) -> RecallFound {
         let mut core = self.core();
-        // A lease that is on its way here is closed when it comes: it would be held after we said that nothing is.
+        // A lease that is on its way here is closed when it comes: otherwise it would be held after the answer "nothing".
         core.epoch += 1;
         if self.held.load().period.start == period_start {
             core.last_grant = None;
             self.close_open(&mut core);
         }
         if !core.owes_units() && !core.asking {
-            return Found::Nothing;
+            return RecallFound::Nothing;
         }
         core.recalls.waiting.retain(|waiting| !waiting.told.is_closed());
         if core.recalls.waiting.len() >= WAITING_MAX {
-            return Found::TooMany;
+            return RecallFound::TooMany;
         }
         let (told, tells) = oneshot::channel();
         // One under way began before the counter was closed.
         let transactions = if core.under_way { 2 } else { 1 };
         core.recalls.waiting.push(Waiting { transactions, told });
-        Found::Units(tells)
-    }
-
-    /// Units that were reserved can be spent again, or go back. True: other gateways are to be told, since they may remember
-    /// a refusal from when those were reserved. One that did not ask us then remembers it for a moment only.
-    pub fn units_came_back(&self, units: i64) -> bool {
-        self.refusals.came_back(units);
-        if !self.watched.load(Ordering::Acquire) {
-            return false;
-        }
-        let core = self.core();
-        let watched = core.recalls.watched_until.is_some_and(|until| Instant::now() < until);
-        self.watched.store(watched, Ordering::Release);
-        watched
+        drop(core);
+        self.request_service();
+        RecallFound::Units(tells)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A counter with a broker that is played by the test: nothing here waits, and no database is there.
+//! A counter with a lease client that the test plays: nothing here waits, and there is no database.
 
 use std::{
     sync::Arc,
@@ -16,16 +16,16 @@ use super::*;
 use crate::{
     accounts::account::{Account, Facts},
     quota::{
-        decision_metrics::QuotaMetrics,
-        leases::{Answer, Decision, Desk, Others},
+        counters::AccountCounters,
+        leases::{Decision, Others, requests::LeaseRequests},
+        metrics::QuotaMetrics,
     },
 };
 
 const NOW: i64 = 1_800_000_000;
 
 pub(super) struct Bench {
-    pub desk: Arc<Desk>,
-    pub account: Arc<Account>,
+    pub account: AccountCounters,
     pub usage_type: UsageType,
     pub period: Period,
     pub pool: Pool,
@@ -40,12 +40,13 @@ impl Bench {
             subscription_changed: None,
             overrides: vec![None; catalogue.usage_types().len()].into(),
         };
-        let account = Arc::new(Account::new(AccountId::new(), facts, &catalogue, NOW));
+        let account = Account::new(AccountId::new(), facts, &catalogue, NOW);
+        let period = account.standing(NOW).period;
+        let (requests, _) = LeaseRequests::new(QuotaMetrics::register(&mut Registry::default()));
         Self {
-            desk: Desk::new(QuotaMetrics::register(&mut Registry::default())).0,
-            period: account.standing(NOW).period,
+            period,
             usage_type: catalogue.usage_types()[0],
-            account,
+            account: AccountCounters::new(account, &requests),
             pool: Pool { limit, granted: 0 },
         }
     }
@@ -58,10 +59,10 @@ impl Bench {
         self.counter().spend(&self.period, cost)
     }
 
-    pub fn ask(&self, cost: i64, surrender: bool) -> Receiver<Answer> {
+    pub fn ask(&self, cost: i64, surrender: bool) -> Receiver<LeaseAnswer> {
         let (reply, answer) = oneshot::channel();
-        self.counter().ask(Ask {
-            state: Arc::clone(&self.account.state(NOW)),
+        self.counter().leave(LeaseRequest {
+            state: Arc::clone(&self.account.account.state(NOW)),
             cost,
             surrender,
             reply,
@@ -98,14 +99,7 @@ impl Bench {
     }
 
     pub fn publish(&self, work: Work, decision: Decision) {
-        let publication = Publication {
-            account: &self.account,
-            usage_type: self.usage_type,
-            desk: &self.desk,
-            alone: true,
-            now: Instant::now(),
-        };
-        if let Some((reply, answer)) = self.counter().publish(work, decision, &publication) {
+        if let Some((reply, answer)) = self.counter().publish(work, decision, true, Instant::now()) {
             drop(reply.send(answer));
         }
     }
@@ -123,7 +117,7 @@ impl Bench {
         let mut answer = self.ask(cost, false);
         self.serve(&mut Vec::new());
         match answer.try_recv().unwrap() {
-            Answer::Granted(hit) => hit,
+            LeaseAnswer::Granted(hit) => hit,
             other => panic!("not granted: {other:?}"),
         }
     }
@@ -216,7 +210,7 @@ fn surrender_closes_all_pieces_and_asks_in_the_same_transaction() {
     assert_eq!(work.give_backs.iter().map(|given| given.total).sum::<i64>(), held);
     let decision = bench.decide(&work, &mut Vec::new());
     bench.publish(work, decision);
-    assert!(matches!(answer.try_recv(), Ok(Answer::Granted(_))));
+    assert!(matches!(answer.try_recv(), Ok(LeaseAnswer::Granted(_))));
 }
 
 #[test]
@@ -227,7 +221,7 @@ fn a_lease_that_was_granted_under_an_old_limit_serves_who_waited_and_nobody_else
     let decision = bench.decide(&work, &mut Vec::new());
     bench.counter().close();
     bench.publish(work, decision);
-    let Ok(Answer::Granted(hit)) = answer.try_recv() else {
+    let Ok(LeaseAnswer::Granted(hit)) = answer.try_recv() else {
         panic!("not granted");
     };
     assert!(bench.spend(1).is_none());
@@ -249,7 +243,7 @@ fn a_lease_of_which_nobody_knows_is_owed_whole() {
     if let Some((reply, answer)) = bench.counter().give_up(work, true) {
         drop(reply.send(answer));
     }
-    assert!(matches!(answer.try_recv(), Ok(Answer::Unavailable)));
+    assert!(matches!(answer.try_recv(), Ok(LeaseAnswer::Unavailable)));
     let work = bench.counter().work(Instant::now()).unwrap();
     assert_eq!(
         work.give_backs,
@@ -268,9 +262,9 @@ fn a_lease_of_which_nobody_knows_is_owed_whole() {
 fn a_new_period_closes_the_leases_of_the_old_one() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
-    let state = Arc::clone(&bench.account.state(bench.period.end));
+    let state = Arc::clone(&bench.account.account.state(bench.period.end));
     let (reply, _answer) = oneshot::channel();
-    bench.counter().ask(Ask {
+    bench.counter().leave(LeaseRequest {
         state,
         cost: 1,
         surrender: false,
@@ -346,7 +340,7 @@ proptest! {
                         if hit.is_none() {
                             let mut answer = bench.ask(cost, surrender);
                             bench.serve(&mut returned);
-                            if let Ok(Answer::Granted(granted)) = answer.try_recv() {
+                            if let Ok(LeaseAnswer::Granted(granted)) = answer.try_recv() {
                                 hit = Some(granted);
                             }
                         }

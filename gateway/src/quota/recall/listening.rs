@@ -1,5 +1,5 @@
-//! Hears what other gateways say of units. Nothing here waits for Postgres: a recall is answered when its transaction has
-//! ended, and others are heard meanwhile.
+//! Listens to other gateways: their recalls, their answers, and units that came back to them. Nothing here waits for PostgreSQL: a
+//! recall is answered when its transaction has ended, and other messages are read meanwhile.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,7 +14,7 @@ use futures_util::{
     stream::{FuturesUnordered, select_all},
 };
 use schema::{
-    RunId,
+    AccountId, RunId, UsageType,
     announcement::Announcement,
     names,
     recall::{CameBack, Recall, RecallAnswer, RecallOutcome},
@@ -24,26 +24,28 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
 use super::Recalls;
-use crate::{
-    accounts::Accounts,
-    quota::{counter::Found, leases::Desk, quotas::Quotas},
+use crate::quota::{
+    counter::RecallFound,
+    counters::{AccountCounters, Counters},
+    leases::requests::LeaseRequests,
+    quotas::Quotas,
 };
 
 /// How soon a new connection is noticed.
 const WATCH: Duration = Duration::from_millis(250);
-/// Answers that may wait for their transactions; whoever asks beyond them is told at once that it cannot be.
+/// Answers that may wait for their transactions. A recall beyond them is answered "cannot" at once.
 const ANSWERS_MAX: usize = 1_024;
-/// An asker has given up long before.
+/// The gateway that recalls has given up long before.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 type Pending = FuturesUnordered<BoxFuture<'static, (Subject, RecallAnswer)>>;
 
-/// Listens until the service stops: with it ends that our units can be recalled.
-pub fn follow(client: Client, accounts: Accounts, quotas: &Quotas, life: &Lifecycle) {
+/// Listens until the service stops. Afterwards, other gateways cannot recall units from this one.
+pub fn follow(client: Client, quotas: &Quotas, life: &Lifecycle) {
     let listener = Listener {
         client,
-        accounts,
-        desk: Arc::clone(quotas.desk()),
+        counters: Arc::clone(quotas.counters()),
+        requests: Arc::clone(quotas.requests()),
         recalls: Arc::clone(quotas.recalls()),
     };
     let stopping = life.token();
@@ -53,7 +55,7 @@ pub fn follow(client: Client, accounts: Accounts, quotas: &Quotas, life: &Lifecy
             loop {
                 if let Err(error) = listener.listen().await {
                     let delay = backoff.next_delay();
-                    warn!("not hearing other gateways ({error:#}): trying again in {delay:.1?}");
+                    warn!("cannot listen to other gateways ({error:#}): trying again in {delay:.1?}");
                     tokio::time::sleep(delay).await;
                 }
             }
@@ -64,8 +66,8 @@ pub fn follow(client: Client, accounts: Accounts, quotas: &Quotas, life: &Lifecy
 
 struct Listener {
     client: Client,
-    accounts: Accounts,
-    desk: Arc<Desk>,
+    counters: Arc<Counters>,
+    requests: Arc<LeaseRequests>,
     recalls: Arc<Recalls>,
 }
 
@@ -75,7 +77,7 @@ impl Listener {
         let answers = names::recall_answers(self.recalls.asker);
         let subscribe = async |subject: String| {
             let subscriber = self.client.subscribe(subject).await.context("subscribing")?;
-            // A subscription that ends is told, instead of the others going on without it.
+            // A subscription that ends yields `None`, so that the others do not go on without it.
             anyhow::Ok(subscriber.map(Some).chain(futures_util::stream::iter([None])))
         };
         let mut messages = select_all([
@@ -100,8 +102,8 @@ impl Listener {
                     let connects = statistics.connects.load(Ordering::Relaxed);
                     if connects != connects_seen {
                         connects_seen = connects;
-                        // What was announced meanwhile was missed.
-                        self.accounts.void_all_refusals();
+                        // Announcements of the time without a connection were missed.
+                        self.counters.all_known().iter().for_each(|account| account.void_refusals());
                     }
                 }
             }
@@ -113,22 +115,26 @@ impl Listener {
             names::RECALLS => match (serde_json::from_slice(&message.payload), message.reply) {
                 (Ok(recall), Some(reply)) => self.recalled(&recall, reply, pending).await?,
                 (Ok(_), None) => {}
-                (Err(error), _) => warn!("a recall that cannot be read: {error}"),
+                (Err(error), _) => warn!("unreadable recall: {error}"),
             },
             names::CAME_BACK => match serde_json::from_slice(&message.payload) {
                 Ok(came_back) => self.came_back(&came_back),
-                Err(error) => warn!("what came back elsewhere cannot be read: {error}"),
+                Err(error) => warn!("unreadable announcement of returned units: {error}"),
             },
             names::UNITS_RETURNED => match serde_json::from_slice(&message.payload) {
-                Ok(Announcement::UnitsReturned { account_id }) => self.accounts.void_refusals(account_id),
+                Ok(Announcement::UnitsReturned { account_id }) => {
+                    if let Some(account) = self.counters.known(account_id) {
+                        account.void_refusals();
+                    }
+                }
                 Ok(_) => {}
-                Err(error) => warn!("an announcement that cannot be read: {error}"),
+                Err(error) => warn!("unreadable announcement: {error}"),
             },
             subject => {
                 let number = subject.rsplit('.').next().and_then(|number| number.parse().ok());
                 match (number, serde_json::from_slice(&message.payload)) {
                     (Some(number), Ok(answer)) => self.recalls.answered(number, answer),
-                    _ => warn!(subject, "an answer to a recall that cannot be read"),
+                    _ => warn!(subject, "unreadable answer to a recall"),
                 }
             }
         }
@@ -136,46 +142,49 @@ impl Listener {
     }
 
     fn came_back(&self, came_back: &CameBack) {
-        let account = self.accounts.known(came_back.account_id);
-        let usage_type = self.accounts.usage_type(&came_back.usage_type);
-        if let (Some(account), Some(usage_type)) = (account, usage_type)
-            && came_back.sender != self.recalls.asker
-        {
-            account.counter(usage_type).refusals.came_back(came_back.units);
+        if came_back.sender == self.recalls.asker {
+            return;
+        }
+        if let Some((account, usage_type)) = self.known(came_back.account_id, &came_back.usage_type) {
+            account.counter(usage_type).refusals().came_back(came_back.units);
         }
     }
 
-    /// Closes the counter first, then gives back; answers when Postgres has it.
+    /// The counter's account, if it is in memory.
+    fn known(&self, account: AccountId, usage_type: &str) -> Option<(Arc<AccountCounters>, UsageType)> {
+        let account = self.counters.known(account)?;
+        let usage_type = account.account.usage_type(usage_type)?;
+        Some((account, usage_type))
+    }
+
+    /// Closes the counter first, then gives back; answers when PostgreSQL has the units.
     async fn recalled(&self, recall: &Recall, reply: Subject, pending: &mut Pending) -> anyhow::Result<()> {
         if self.recalls.is_ours(&reply) {
             return Ok(());
         }
-        let run = self.desk.run();
+        let run = self.requests.run();
         let addressed = run.filter(|run| recall.holders.contains(run));
-        let account = self.accounts.known(recall.account_id);
-        let usage_type = self.accounts.usage_type(&recall.usage_type);
-        let (Some(account), Some(usage_type)) = (account, usage_type) else {
-            // Whoever holds or owes a lease has the account in memory.
+        let Some((account, usage_type)) = self.known(recall.account_id, &recall.usage_type) else {
+            // An account that holds or owes a lease is in memory.
             return match addressed {
                 Some(run) => self.answer_at_once(reply, run, RecallOutcome::Nothing).await,
                 None => Ok(()),
             };
         };
         let counter = account.counter(usage_type);
-        // As long as the asker may go on asking.
+        // For as long as the asker may go on asking.
         counter.note_recall(Instant::now(), self.recalls.patience);
         let Some(run) = addressed else {
             return Ok(());
         };
-        if self.desk.is_away() || pending.len() >= ANSWERS_MAX {
-            // What is held is spent here while Postgres is away.
+        if self.requests.is_away() || pending.len() >= ANSWERS_MAX {
+            // While PostgreSQL is away, the units are spent here.
             return self.answer_at_once(reply, run, RecallOutcome::Cannot).await;
         }
         match counter.recall(recall.period_start) {
-            Found::Nothing => self.answer_at_once(reply, run, RecallOutcome::Nothing).await,
-            Found::TooMany => self.answer_at_once(reply, run, RecallOutcome::Cannot).await,
-            Found::Units(told) => {
-                self.desk.attend(&account, usage_type);
+            RecallFound::Nothing => self.answer_at_once(reply, run, RecallOutcome::Nothing).await,
+            RecallFound::TooMany => self.answer_at_once(reply, run, RecallOutcome::Cannot).await,
+            RecallFound::Units(told) => {
                 pending.push(Box::pin(async move {
                     let outcome = match timeout(ANSWER_WITHIN, told).await {
                         Ok(Ok(true)) => RecallOutcome::Returned,
@@ -193,7 +202,7 @@ impl Listener {
     }
 
     async fn answer(&self, reply: Subject, answer: &RecallAnswer) -> anyhow::Result<()> {
-        let metrics = &self.desk.metrics;
+        let metrics = &self.requests.metrics;
         match answer.outcome {
             RecallOutcome::Returned => metrics.recalls_returned.inc(),
             RecallOutcome::Nothing => metrics.recalls_nothing.inc(),

@@ -1,5 +1,5 @@
-//! Tells other gateways what came back here. They add it to what they remember to remain, ask Postgres again if that may be
-//! enough, and recall the units if we hold them.
+//! Announces to other gateways the units that came back here. They add the units to what remained at their last refusal. If that may
+//! cover a request, they ask PostgreSQL again, and recall the units if this gateway holds them.
 
 use std::{
     collections::HashMap,
@@ -13,16 +13,15 @@ use tokio::{sync::Notify, time::timeout};
 use tracing::{debug, warn};
 
 use super::Recalls;
-use crate::quota::leases::Desk;
 
-/// Between two words; so a counter is spoken of a hundred times a second at the most, however many requests fail.
+/// Between two announcements, so that a counter is announced at most a hundred times a second, however many requests fail.
 const GATHER: Duration = Duration::from_millis(10);
-/// For what is left to tell when the service stops.
-const LAST_WORD: Duration = Duration::from_millis(500);
-/// Then it is looked at again.
+/// For the last announcements when the service stops.
+const LAST_ANNOUNCEMENTS: Duration = Duration::from_millis(500);
+/// How long one wait for NATS lasts; then the next one begins.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(3_600);
 
-/// Units to be told of. As many entries as there are counters.
+/// Units to be announced. At most one entry for each counter.
 #[derive(Debug, Default)]
 pub(crate) struct Returns {
     units: Mutex<HashMap<(AccountId, UsageType), i64>>,
@@ -43,39 +42,39 @@ impl Returns {
     }
 }
 
-/// Tells until the service stops. While NATS is away it waits.
-pub(crate) async fn tell(desk: Arc<Desk>, recalls: Arc<Recalls>, life: Lifecycle) {
+/// Announces until the service stops. While NATS is away it waits.
+pub(crate) async fn tell(returns: Arc<Returns>, recalls: Arc<Recalls>, life: Lifecycle) {
     let stopping = life.token();
     let telling = async {
         loop {
-            desk.returns.noted.notified().await;
+            returns.noted.notified().await;
             tokio::time::sleep(GATHER).await;
             if recalls.link.is_up_within(RECONNECT_PATIENCE).await {
-                publish(&desk, &recalls).await;
+                publish(&returns, &recalls).await;
             }
         }
     };
     stopping.run_until_cancelled(telling).await;
     let last = async {
-        publish(&desk, &recalls).await;
+        publish(&returns, &recalls).await;
         recalls.client.flush().await
     };
-    if !matches!(timeout(LAST_WORD, last).await, Ok(Ok(()))) {
-        debug!("stopping without NATS: what came back last is not told");
+    if !matches!(timeout(LAST_ANNOUNCEMENTS, last).await, Ok(Ok(()))) {
+        debug!("stopping without NATS: the last returned units are not announced");
     }
 }
 
-async fn publish(desk: &Desk, recalls: &Recalls) {
-    for ((account_id, usage_type), units) in desk.returns.take() {
+async fn publish(returns: &Returns, recalls: &Recalls) {
+    for ((account_id, usage_type), units) in returns.take() {
         let came_back = CameBack {
             sender: recalls.asker,
             account_id,
             usage_type: usage_type.name().to_owned(),
             units,
         };
-        let payload = serde_json::to_vec(&came_back).expect("it has no maps with keys that are no text");
+        let payload = serde_json::to_vec(&came_back).expect("a struct of numbers and strings is always JSON");
         if let Err(error) = recalls.client.publish(names::CAME_BACK, payload.into()).await {
-            warn!(account.id = %account_id, units, "could not tell that units came back: {error}");
+            warn!(account.id = %account_id, units, "could not announce returned units: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Several gateways' counters over one pool, with brokers and messages that are played by the test.
+//! Counters of several gateways over one pool. The test plays the lease clients and the messages.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use protocol::grant::Pool;
 use schema::LeaseId;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::Found;
+use super::RecallFound;
 use crate::quota::{
     counter::tests::Bench,
-    leases::{Answer, Decision, Work},
+    leases::{Decision, LeaseAnswer, Work},
     reservation::Reservation,
 };
 
@@ -20,7 +20,7 @@ const SCARCE: Duration = Duration::from_secs(60);
 fn a_recall_closes_first_and_is_answered_when_postgres_has_the_units() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
-    let Found::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
         panic!("15 units are held");
     };
     assert!(bench.spend(1).is_none(), "closed before anything is given back");
@@ -29,7 +29,10 @@ fn a_recall_closes_first_and_is_answered_when_postgres_has_the_units() {
     let decision = bench.decide(&work, &mut Vec::new());
     bench.publish(work, decision);
     assert_eq!((told.try_recv(), bench.pool.granted), (Ok(true), 1));
-    assert!(matches!(bench.counter().recall(bench.period.start), Found::Nothing));
+    assert!(matches!(
+        bench.counter().recall(bench.period.start),
+        RecallFound::Nothing
+    ));
 }
 
 #[test]
@@ -37,7 +40,10 @@ fn what_requests_under_way_have_reserved_is_not_waited_for() {
     let mut bench = Bench::new(1_000);
     let reserved = bench.acquire(16).reservation;
     let held: Vec<Reservation> = std::iter::from_fn(|| Some(bench.spend(1)?.reservation)).collect();
-    assert!(matches!(bench.counter().recall(bench.period.start), Found::Nothing));
+    assert!(matches!(
+        bench.counter().recall(bench.period.start),
+        RecallFound::Nothing
+    ));
     drop(reserved);
     assert!(
         bench.spend(16).is_none(),
@@ -57,11 +63,11 @@ fn a_lease_on_its_way_here_serves_who_waited_and_goes_back_before_the_answer() {
     let work = bench.counter().work(Instant::now()).unwrap();
     let decision = bench.decide(&work, &mut returned);
     assert_eq!(bench.pool.granted, 16);
-    let Found::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
         panic!("16 units may be on their way");
     };
     bench.publish(work, decision);
-    assert!(matches!(answer.try_recv(), Ok(Answer::Granted(_))));
+    assert!(matches!(answer.try_recv(), Ok(LeaseAnswer::Granted(_))));
     assert_eq!(told.try_recv(), Err(TryRecvError::Empty), "15 of them are still here");
     bench.serve(&mut returned);
     assert_eq!(told.try_recv(), Ok(true));
@@ -71,7 +77,7 @@ fn a_lease_on_its_way_here_serves_who_waited_and_goes_back_before_the_answer() {
 fn a_failed_transaction_is_told_and_its_units_are_owed_on() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
-    let Found::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
         panic!("15 units are held");
     };
     let work = bench.counter().work(Instant::now()).unwrap();
@@ -89,7 +95,7 @@ fn a_lease_of_which_nobody_knows_is_given_back_before_the_answer() {
     // Granted, but its answer was lost.
     bench.decide(&work, &mut Vec::new());
     bench.counter().give_up(work, true);
-    let Found::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
         panic!("Postgres may have granted 16 units");
     };
     bench.serve(&mut Vec::new());
@@ -100,7 +106,7 @@ fn a_lease_of_which_nobody_knows_is_given_back_before_the_answer() {
 fn an_abandoned_counter_has_nothing_to_tell() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
-    let Found::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
         panic!("15 units are held");
     };
     bench.counter().abandon();
@@ -136,9 +142,9 @@ fn units_that_come_back_are_told_of_only_while_somebody_may_remember_that_there_
     let mut bench = Bench::new(1_000);
     let first = bench.acquire(1).reservation;
     drop(first);
-    assert!(!bench.counter().units_came_back(1));
+    assert!(!bench.counter().signals.is_watched());
     bench.counter().note_recall(Instant::now(), SCARCE);
-    assert!(bench.counter().units_came_back(1));
+    assert!(bench.counter().signals.is_watched());
 }
 
 /// Gateways that share a pool. Each has one broker: a transaction ends before the next begins.
@@ -187,7 +193,7 @@ impl Gateways {
         self.begin(gateway);
         self.end(gateway);
         match answer.try_recv() {
-            Ok(Answer::Granted(hit)) => Some(hit.reservation),
+            Ok(LeaseAnswer::Granted(hit)) => Some(hit.reservation),
             _ => None,
         }
     }
@@ -211,7 +217,7 @@ impl Gateways {
     fn recall(&mut self, holder: usize) {
         let bench = &self.benches[holder];
         bench.counter().note_recall(Instant::now(), self.scarce_for);
-        let Found::Units(mut told) = bench.counter().recall(bench.period.start) else {
+        let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
             return;
         };
         for _ in 0..2 {

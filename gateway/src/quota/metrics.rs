@@ -1,4 +1,4 @@
-//! What is counted about decisions. Handles are kept in structs, so that the hot path looks nothing up.
+//! Metrics of decisions and leases. The handles are kept in a struct, so that the hot path looks nothing up.
 
 use std::sync::atomic::AtomicI64;
 
@@ -33,16 +33,6 @@ pub(crate) struct QuotaMetrics {
     pub leases_returned: Counter,
     pub units_returned: Counter,
     pub gateways_live: Gauge<i64, AtomicI64>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct KeyMetrics {
-    pub hits: Counter,
-    pub misses: Counter,
-    pub unknown: Counter,
-    pub refreshes_failed: Counter,
-    pub keys: Gauge<i64, AtomicI64>,
-    pub accounts: Gauge<i64, AtomicI64>,
 }
 
 impl QuotaMetrics {
@@ -118,35 +108,6 @@ impl QuotaMetrics {
             leases_returned: counter(registry, "leases_returned", "Leases wholly given back"),
             units_returned: counter(registry, "units_returned", "Units given back by this gateway"),
             gateways_live,
-        }
-    }
-}
-
-impl KeyMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
-        let registry = registry.sub_registry_with_prefix("gateway_keys");
-        let lookups = Labelled::default();
-        registry.register("lookups", "Keys looked up, by what the cache knew", lookups.clone());
-        let refreshes_failed = Counter::default();
-        registry.register(
-            "refreshes_failed",
-            "Times that cached keys and accounts could not be read again",
-            refreshes_failed.clone(),
-        );
-        let (keys, accounts) = (Gauge::default(), Gauge::default());
-        registry.register("cached", "Keys in the cache at its last refresh", keys.clone());
-        registry.register(
-            "accounts_cached",
-            "Accounts in memory at the last refresh",
-            accounts.clone(),
-        );
-        Self {
-            hits: one(&lookups, "result", "hit"),
-            misses: one(&lookups, "result", "miss"),
-            unknown: one(&lookups, "result", "unknown"),
-            refreshes_failed,
-            keys,
-            accounts,
         }
     }
 }

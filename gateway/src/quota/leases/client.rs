@@ -1,4 +1,5 @@
-//! The one task of a gateway that takes and gives back leases. What arrives while a transaction runs goes into the next.
+//! The lease client: the one task of a gateway that takes and gives back leases. Counters that need service while a
+//! transaction runs go into the next one.
 
 use std::{
     sync::Arc,
@@ -13,73 +14,86 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Decision, Desk, Job,
-    desk::Attention,
+    Decision, Job,
+    requests::{CounterId, LeaseRequests},
     transaction::{self, Executed, Progress},
 };
-use crate::quota::{counter::Publication, quotas::QuotaSettings};
+use crate::quota::counters::Counters;
 
-pub(crate) struct Broker {
-    desk: Arc<Desk>,
+pub(crate) struct LeaseClient {
+    requests: Arc<LeaseRequests>,
+    counters: Arc<Counters>,
     pool: PgPool,
-    inbox: mpsc::UnboundedReceiver<Attention>,
-    counters_max: usize,
-    deadline: Duration,
+    queue: mpsc::UnboundedReceiver<CounterId>,
+    limits: LeaseClientLimits,
     /// Everything was given back, or its deadline passed.
     ended: CancellationToken,
     pauses: Backoff,
 }
 
-impl Broker {
+pub(crate) struct LeaseClientLimits {
+    /// Counters served by one transaction.
+    pub counters_max: usize,
+    /// How long a transaction is tried before PostgreSQL counts as away.
+    pub deadline: Duration,
+}
+
+impl LeaseClient {
     pub fn new(
-        desk: Arc<Desk>,
+        requests: Arc<LeaseRequests>,
+        counters: Arc<Counters>,
         pool: PgPool,
-        inbox: mpsc::UnboundedReceiver<Attention>,
-        settings: &QuotaSettings,
+        queue: mpsc::UnboundedReceiver<CounterId>,
+        limits: LeaseClientLimits,
         ended: CancellationToken,
     ) -> Self {
         Self {
-            desk,
+            requests,
+            counters,
             pool,
-            inbox,
-            counters_max: settings.transaction_counters_max.max(1),
-            deadline: settings.transaction_deadline,
+            queue,
+            limits,
             ended,
             pauses: Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
         }
     }
 
+    /// Serves until everything was given back, or its deadline passed.
     pub async fn run(mut self) {
         let ended = self.ended.clone();
-        let mut attentions = Vec::new();
+        let counters_max = self.limits.counters_max.max(1);
+        let mut queued = Vec::new();
         loop {
             tokio::select! {
-                _ = self.inbox.recv_many(&mut attentions, self.counters_max) => {}
+                _ = self.queue.recv_many(&mut queued, counters_max) => {}
                 () = ended.cancelled() => return,
             }
-            self.serve(&mut attentions).await;
+            self.serve(&mut queued).await;
         }
     }
 
-    async fn serve(&mut self, attentions: &mut Vec<Attention>) {
-        // All are out of the queue before the first is looked at: a counter that queues again comes in the next batch, so
-        // that none is twice in one transaction.
+    async fn serve(&mut self, queued: &mut Vec<CounterId>) {
+        // All are out of the queue before the first is looked at: a counter that queues again comes in the next transaction, so
+        // none is twice in one.
         let now = Instant::now();
-        let jobs: Vec<Job> = attentions
+        let jobs: Vec<Job> = queued
             .drain(..)
             .filter_map(|(account, usage_type)| {
-                let work = account.counter(usage_type).work(now)?;
+                // A counter that nothing refers to any more holds nothing and owes nothing.
+                let counters = self.counters.known(account)?;
+                let work = counters.counter(usage_type).work(now)?;
                 Some(Job {
-                    account,
+                    account: Arc::clone(&counters.account),
                     usage_type,
                     work,
+                    counters,
                 })
             })
             .collect();
         if jobs.is_empty() {
             return;
         }
-        let Some(run) = self.desk.run() else {
+        let Some(run) = self.requests.run() else {
             self.give_up(jobs, Progress::default());
             return;
         };
@@ -95,29 +109,29 @@ impl Broker {
                 self.publish(run, jobs, decisions, gateways <= 1);
             }
             Ok(Executed::RunLost { state }) => {
-                warn!(run.id = %run, state = state.as_deref().unwrap_or("not registered"), "this run gets no lease any more");
-                self.desk.lose_run(run);
+                warn!(run.id = %run, state = state.as_deref().unwrap_or("not registered"), "this run gets no more leases");
+                self.requests.lose_run(run);
                 self.give_up(jobs, progress);
             }
             Err(error) => {
-                self.desk.metrics.transactions_failed.inc();
-                warn!("leases cannot be taken or given back, spending what is held: {error:#}");
-                let owing: Vec<Attention> = jobs
+                self.requests.metrics.transactions_failed.inc();
+                warn!("leases cannot be taken or given back; requests spend what is held: {error:#}");
+                let owing: Vec<_> = jobs
                     .iter()
-                    .map(|job| (Arc::clone(&job.account), job.usage_type))
+                    .map(|job| (Arc::clone(&job.counters), job.usage_type))
                     .collect();
-                self.desk.set_away(true);
+                self.requests.set_away(true);
                 self.give_up(jobs, progress);
                 self.outage().await;
-                self.desk.set_away(false);
-                for (account, usage_type) in owing {
-                    self.desk.attend(&account, usage_type);
+                self.requests.set_away(false);
+                for (counters, usage_type) in owing {
+                    counters.counter(usage_type).request_service();
                 }
             }
         }
     }
 
-    /// Waits until Postgres answers. Requests are refused at once meanwhile, and do not wait to find out one by one.
+    /// Waits until PostgreSQL answers. Meanwhile requests for leases are refused at once, instead of waiting one by one.
     async fn outage(&mut self) {
         loop {
             let pause = self.pauses.next_delay();
@@ -135,7 +149,7 @@ impl Broker {
                 }
                 result
             };
-            if let Ok(Ok(_)) = tokio::time::timeout(self.deadline, probe).await {
+            if let Ok(Ok(_)) = tokio::time::timeout(self.limits.deadline, probe).await {
                 info!("PostgreSQL answers: leases can be taken and given back again");
                 return;
             }
@@ -144,7 +158,7 @@ impl Broker {
 
     /// Tries until the deadline.
     async fn execute(&self, run: RunId, jobs: &[Job], progress: &mut Progress) -> anyhow::Result<Executed> {
-        let deadline = tokio::time::Instant::now() + self.deadline;
+        let deadline = tokio::time::Instant::now() + self.limits.deadline;
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
         loop {
             let error = match self.try_once(run, jobs, progress, deadline).await {
@@ -174,7 +188,7 @@ impl Broker {
             Err(elapsed) => Err(elapsed.into()),
         };
         if result.is_err() {
-            // Back in the pool it might hold a transaction open, or wait for an answer that never comes.
+            // Back in the pool, the connection might hold a transaction open or wait for an answer that never comes.
             drop(connection.detach());
         }
         result
@@ -185,11 +199,11 @@ impl Broker {
         let mut deliveries = Vec::new();
         let mut owing = Vec::new();
         {
-            let mut holders = self.desk.holders();
-            if self.desk.run() != Some(run) {
-                // Dropped meanwhile: these leases are settled, not spent. Whoever waits finds its question gone.
+            let mut holders = self.counters.holders();
+            if self.requests.run() != Some(run) {
+                // The run was dropped meanwhile: these leases are settled, not spent. The requests that wait find theirs gone.
                 for job in &jobs {
-                    job.account.counter(job.usage_type).drop_work();
+                    job.counters.counter(job.usage_type).drop_work();
                 }
                 return;
             }
@@ -198,43 +212,37 @@ impl Broker {
                     account,
                     usage_type,
                     work,
+                    counters,
                 } = job;
                 if decision == Decision::NoPool {
                     warn!(account.id = %account.id, %usage_type, "no quota pool: the plan changed, or its limits are not stored");
-                    self.desk.report_stale(&account);
+                    self.requests.report_stale(account.id);
                 }
-                let publication = Publication {
-                    account: &account,
-                    usage_type,
-                    desk: &self.desk,
-                    alone,
-                    now,
-                };
-                let counter = account.counter(usage_type);
-                deliveries.extend(counter.publish(work, decision, &publication));
-                holders.note(&account);
-                if counter.has_units_to_give() || self.desk.is_draining() && counter.owes() {
-                    owing.push((account, usage_type));
+                let counter = counters.counter(usage_type);
+                deliveries.extend(counter.publish(work, decision, alone, now));
+                holders.note(&counters);
+                if counter.has_units_to_give() || self.requests.is_draining() && counter.owes() {
+                    owing.push((counters, usage_type));
                 }
             }
         }
-        // Outside of the lock: an answer that nobody takes is dropped here, and puts its units back.
+        // Outside the lock: an answer that nobody takes is dropped here, and puts its units back.
         for (reply, answer) in deliveries {
             drop(reply.send(answer));
         }
-        for (account, usage_type) in owing {
-            self.desk.attend(&account, usage_type);
+        for (counters, usage_type) in owing {
+            counters.counter(usage_type).request_service();
         }
     }
 
     fn give_up(&self, jobs: Vec<Job>, progress: Progress) {
         let mut deliveries = Vec::new();
         {
-            let mut holders = self.desk.holders();
+            let mut holders = self.counters.holders();
             for job in jobs {
-                let counter = job.account.counter(job.usage_type);
+                let counter = job.counters.counter(job.usage_type);
                 deliveries.extend(counter.give_up(job.work, progress.commit_sent));
-                holders.note(&job.account);
+                holders.note(&job.counters);
             }
         }
         for (reply, answer) in deliveries {
@@ -243,7 +251,7 @@ impl Broker {
     }
 
     fn count(&self, jobs: &[Job], decisions: &[Decision], gateways: i64, units_returned: i64) {
-        let metrics = &self.desk.metrics;
+        let metrics = &self.requests.metrics;
         metrics.transactions_committed.inc();
         metrics.gateways_live.set(gateways);
         metrics.units_returned.inc_by(units_returned.unsigned_abs());

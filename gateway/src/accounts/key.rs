@@ -1,0 +1,69 @@
+//! An API key in the cache: what a request's one look-up gives.
+
+use std::sync::Arc;
+
+use schema::{KeyId, api_key::KeyHash};
+
+use super::{
+    account::Account,
+    burst::{Bucket, BurstView, TooFast},
+};
+use crate::quota::AccountCounters;
+
+pub struct Key {
+    pub id: KeyId,
+    pub account: Arc<Account>,
+    pub counters: Arc<AccountCounters>,
+    pub(crate) stored: StoredKey,
+    /// Shared with the object that replaces this one when the key's row changes.
+    pub(crate) bucket: Arc<Bucket>,
+}
+
+/// A key's row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StoredKey {
+    pub hash: KeyHash,
+    /// Unix seconds; from then on it is refused.
+    pub expires_at: Option<i64>,
+    pub revoked: bool,
+}
+
+impl StoredKey {
+    /// Whether a key text with this hash is this key, and may still be used. In constant time for a wrong text.
+    pub(crate) fn admits(&self, hash: &KeyHash, now_s: i64) -> bool {
+        self.hash == *hash && !self.revoked && self.expires_at.is_none_or(|expires_at| now_s < expires_at)
+    }
+}
+
+impl Key {
+    /// Takes one request out of the key's bucket. `None`: its plan has no burst limit.
+    pub fn take_request(&self, now_s: i64) -> Result<Option<BurstView>, TooFast> {
+        match self.account.burst(now_s) {
+            None => Ok(None),
+            Some(burst) => self.bucket.take(burst).map(Some),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    #[test]
+    fn a_key_admits_its_own_text_until_it_expires_or_is_revoked() {
+        let text = schema::api_key::ApiKey::generate();
+        let other = schema::api_key::ApiKey::generate().hash();
+        let mut key = StoredKey {
+            hash: text.hash(),
+            expires_at: Some(NOW + 10),
+            revoked: false,
+        };
+        assert!(key.admits(&text.hash(), NOW + 9));
+        assert!(!key.admits(&text.hash(), NOW + 10));
+        assert!(!key.admits(&other, NOW));
+        key.revoked = true;
+        assert!(!key.admits(&text.hash(), NOW));
+    }
+}

@@ -1,0 +1,48 @@
+//! Metrics of the cache of keys and accounts.
+
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+#[derive(Clone, Debug)]
+pub(crate) struct KeyMetrics {
+    pub hits: Counter,
+    pub misses: Counter,
+    pub unknown: Counter,
+    pub refreshes_failed: Counter,
+    pub keys: Gauge<i64, AtomicI64>,
+    pub accounts: Gauge<i64, AtomicI64>,
+}
+
+impl KeyMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("gateway_keys");
+        let lookups = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        registry.register("lookups", "Keys looked up, by what the cache knew", lookups.clone());
+        let refreshes_failed = Counter::default();
+        registry.register(
+            "refreshes_failed",
+            "Times that cached keys and accounts could not be read again",
+            refreshes_failed.clone(),
+        );
+        let (keys, accounts) = (Gauge::default(), Gauge::default());
+        registry.register("cached", "Keys in the cache at its last refresh", keys.clone());
+        registry.register(
+            "accounts_cached",
+            "Accounts in memory at the last refresh",
+            accounts.clone(),
+        );
+        let result = |value| lookups.get_or_create_owned(&[("result", value)]);
+        Self {
+            hits: result("hit"),
+            misses: result("miss"),
+            unknown: result("unknown"),
+            refreshes_failed,
+            keys,
+            accounts,
+        }
+    }
+}

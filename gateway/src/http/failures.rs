@@ -1,0 +1,38 @@
+//! How the errors of other rooms become problems.
+
+use crate::{
+    accounts::burst::TooFast,
+    http::problem::{Kind, Problem},
+    recording::recorder::RecordError,
+};
+
+impl From<TooFast> for Problem {
+    fn from(error: TooFast) -> Self {
+        Self::too_fast(error.burst, error.wait)
+    }
+}
+
+impl From<RecordError> for Problem {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::LaneClosed => Self::new(
+                Kind::RecordingUnavailable,
+                "usage cannot be recorded now; nothing was counted: try again",
+            ),
+            RecordError::Refused {
+                refusal,
+                usage_type,
+                cost,
+                now_s,
+            } => Self::refused(refusal, usage_type, cost, now_s),
+            RecordError::NotStored => Self::new(
+                Kind::NotRecorded,
+                "the usage could not be recorded; nothing was counted: try again",
+            ),
+            RecordError::OutcomeUnknown => Self::new(
+                Kind::OutcomeUnknown,
+                "the usage was sent, but its record is not confirmed; it is counted once or not at all",
+            ),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! How one request is admitted: units at hand, then one request for a lease, then a refusal. See [`super`].
+
+use std::{sync::Arc, time::Instant};
+
+use schema::{Mode, Period, UsageType, catalogue::Allowance, standing::Entitlement};
+use tokio::time::timeout;
+
+use super::{
+    admission::{Admission, Refusal},
+    counter::Counter,
+    counters::AccountCounters,
+    leases::{LeaseAnswer, Others},
+    quotas::Quotas,
+    recall::Attempt,
+    reservation::Hit,
+    view::{self, QuotaView, Seen},
+};
+use crate::accounts::account::State;
+
+/// What the units and the memory at hand say, without asking anybody.
+enum AtHand {
+    Admitted(Admission),
+    Refused(Refusal),
+    /// The remembered refusal still holds.
+    RefusalRemembered(QuotaView),
+    /// The units at hand do not cover the cost, and there may be more.
+    Unknown,
+}
+
+impl Quotas {
+    /// Reserves `cost` units (1 or more), all or nothing.
+    pub async fn admit(
+        &self,
+        account: &AccountCounters,
+        usage_type: UsageType,
+        cost: i64,
+        now_s: i64,
+    ) -> Result<Admission, Refusal> {
+        let metrics = &self.inner.requests.metrics;
+        let decided = match self.at_hand(account, usage_type, cost, now_s) {
+            AtHand::Admitted(admission) => return Ok(admission),
+            AtHand::Refused(refusal) => Err(refusal),
+            AtHand::RefusalRemembered(view) => {
+                metrics.refusals_remembered.inc();
+                Err(Refusal::LimitReached(view))
+            }
+            AtHand::Unknown => self.admit_in_turn(account, usage_type, cost, now_s).await,
+        };
+        match &decided {
+            Ok(_) => {}
+            Err(Refusal::LimitReached(_)) => {
+                metrics.refused_limit.inc();
+            }
+            Err(Refusal::PaymentRequired { .. }) => {
+                metrics.refused_payment.inc();
+            }
+            Err(Refusal::Unavailable) => {
+                metrics.refused_unavailable.inc();
+            }
+        }
+        decided
+    }
+
+    /// The fast path: no lock, no await, no PostgreSQL.
+    fn at_hand(&self, account: &AccountCounters, usage_type: UsageType, cost: i64, now_s: i64) -> AtHand {
+        let metrics = &self.inner.requests.metrics;
+        let state = account.account.state(now_s);
+        let allowance = match entitled(&state, usage_type) {
+            Ok(allowance) => allowance,
+            Err(refusal) => return AtHand::Refused(refusal),
+        };
+        let standing = &state.standing;
+        if allowance.mode != Mode::Limited {
+            metrics.admitted_unleased.inc();
+            let view = view::unlimited_view(allowance, standing.period);
+            return AtHand::Admitted(Admission::unleased(usage_type, cost, standing, view));
+        }
+        let counter = account.counter(usage_type);
+        let Some(hit) = counter.spend(&standing.period, cost) else {
+            return match remembered_refusal(counter, allowance, &standing.period, cost) {
+                Some(view) => AtHand::RefusalRemembered(view),
+                None => AtHand::Unknown,
+            };
+        };
+        if hit.renew {
+            counter.request_service();
+        }
+        metrics.admitted_local.inc();
+        AtHand::Admitted(admission(&state, usage_type, hit))
+    }
+
+    /// Waits in the counter's queue, so that one request of a counter at a time asks for a lease.
+    async fn admit_in_turn(
+        &self,
+        account: &AccountCounters,
+        usage_type: UsageType,
+        cost: i64,
+        now_s: i64,
+    ) -> Result<Admission, Refusal> {
+        let Some(slot) = account.counter(usage_type).queue.join(self.inner.settings.waiting_max) else {
+            return Err(Refusal::Unavailable);
+        };
+        let in_turn = async {
+            let _asking = slot.reached().await;
+            // The request ahead may have brought units, or a refusal, for those behind it.
+            match self.at_hand(account, usage_type, cost, now_s) {
+                AtHand::Admitted(admission) => Ok(admission),
+                AtHand::Refused(refusal) => Err(refusal),
+                AtHand::RefusalRemembered(view) => {
+                    self.inner.requests.metrics.refusals_waited.inc();
+                    Err(Refusal::LimitReached(view))
+                }
+                AtHand::Unknown => self.admit_by_lease(account, usage_type, cost, now_s).await,
+            }
+        };
+        timeout(self.inner.settings.wait_max, in_turn)
+            .await
+            .unwrap_or(Err(Refusal::Unavailable))
+    }
+
+    /// Requests a lease. Refused, it tries again together with the pieces at hand, then with the units of other gateways.
+    async fn admit_by_lease(
+        &self,
+        account: &AccountCounters,
+        usage_type: UsageType,
+        cost: i64,
+        now_s: i64,
+    ) -> Result<Admission, Refusal> {
+        let counter = account.counter(usage_type);
+        let state = Arc::clone(&account.account.state(now_s));
+        let allowance = entitled(&state, usage_type)?;
+        let period = state.standing.period;
+        let mut surrender = false;
+        let mut attempt = Attempt::new(&self.inner.recalls);
+        loop {
+            let question = counter.refusals().question();
+            let before = counter.open_units(&period);
+            match counter.request_lease(&state, cost, surrender).await {
+                LeaseAnswer::Granted(hit) => {
+                    self.inner.requests.metrics.admitted_postgres.inc();
+                    return Ok(admission(&state, usage_type, hit));
+                }
+                LeaseAnswer::Unavailable => return Err(Refusal::Unavailable),
+                LeaseAnswer::Refused { pool, alone, others } => {
+                    let held = counter.open_units(&period);
+                    let at_hand = if surrender { 0 } else { held.max(before) };
+                    let remained = pool.remaining().saturating_add(at_hand);
+                    if !surrender && at_hand > 0 && remained >= cost {
+                        // The pieces at hand may cover the cost together with the pool.
+                        surrender = true;
+                        continue;
+                    }
+                    if attempt.is_worthwhile(&others) {
+                        attempt.recall(account.account.id, usage_type, &period, others).await;
+                        surrender = true;
+                        continue;
+                    }
+                    self.count_refusal(&attempt, &others);
+                    let seen = |is_current| Seen { held, pool, is_current };
+                    let until = Instant::now() + attempt.memory(&others);
+                    counter
+                        .refusals()
+                        .remember(question, period, remained, seen(alone), until);
+                    return Err(Refusal::LimitReached(view::view(allowance, period, seen(true))));
+                }
+            }
+        }
+    }
+
+    fn count_refusal(&self, attempt: &Attempt<'_>, others: &Others) {
+        let metrics = &self.inner.requests.metrics;
+        metrics.refusals_asked.inc();
+        match (attempt.made(), attempt.is_complete(others)) {
+            (0, _) => {}
+            (_, true) => {
+                metrics.recalls_complete.inc();
+            }
+            (_, false) => {
+                metrics.recalls_incomplete.inc();
+            }
+        }
+    }
+}
+
+pub(super) fn entitled(state: &State, usage_type: UsageType) -> Result<Allowance, Refusal> {
+    match state.standing.entitlement {
+        Entitlement::Granted => Ok(state.allowance(usage_type)),
+        Entitlement::PaymentRequired => Err(Refusal::PaymentRequired {
+            plan: state.standing.plan.clone(),
+        }),
+    }
+}
+
+/// The refusal of `cost` that is remembered, with what is known now.
+pub(super) fn remembered_refusal(
+    counter: &Counter,
+    allowance: Allowance,
+    period: &Period,
+    cost: i64,
+) -> Option<QuotaView> {
+    let known = counter.refusals().known(period, cost, Instant::now)?;
+    let seen = counter.seen(period).unwrap_or(known);
+    Some(view::view(allowance, *period, seen))
+}
+
+fn admission(state: &State, usage_type: UsageType, hit: Hit) -> Admission {
+    let allowance = state.allowance(usage_type);
+    let view = view::view(allowance, state.standing.period, hit.seen);
+    Admission::leased(usage_type, hit.reservation, &state.standing, view)
+}

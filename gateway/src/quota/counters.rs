@@ -1,0 +1,188 @@
+//! The counters of all accounts in memory, and which accounts hold or owe leases.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use schema::{AccountId, UsageType};
+use service::Lifecycle;
+use tokio::sync::Notify;
+
+use super::{counter::Counter, leases::requests::LeaseRequests};
+use crate::accounts::account::Account;
+
+/// An account with its counters. A cached key refers to it, so a request finds it with the key's look-up.
+pub struct AccountCounters {
+    pub account: Arc<Account>,
+    /// Indexed by [`UsageType::index`].
+    counters: Box<[Counter]>,
+}
+
+pub(crate) struct Counters {
+    requests: Arc<LeaseRequests>,
+    /// One object for each account, as long as any key or lease refers to it: two would count apart.
+    known: Mutex<HashMap<AccountId, Weak<AccountCounters>>>,
+    /// Accounts that hold or owe leases: even when the cache forgets an account, what it holds is given back.
+    holders: Mutex<HashMap<AccountId, Arc<AccountCounters>>>,
+    emptied: Notify,
+}
+
+/// The holders, under their lock.
+pub(crate) struct Holders<'a> {
+    counters: &'a Counters,
+    accounts: MutexGuard<'a, HashMap<AccountId, Arc<AccountCounters>>>,
+}
+
+impl AccountCounters {
+    pub(crate) fn new(account: Account, requests: &Arc<LeaseRequests>) -> Self {
+        let usage_types = account.usage_types().iter();
+        Self {
+            counters: usage_types
+                .map(|usage_type| Counter::new((account.id, *usage_type), requests))
+                .collect(),
+            account: Arc::new(account),
+        }
+    }
+
+    pub(crate) fn counter(&self, usage_type: UsageType) -> &Counter {
+        &self.counters[usage_type.index()]
+    }
+
+    /// Every counter with its usage type.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (UsageType, &Counter)> {
+        self.account.usage_types().iter().copied().zip(&self.counters)
+    }
+
+    /// Units may have come back somewhere: no refusal that is remembered holds any more.
+    pub(crate) fn void_refusals(&self) {
+        self.each().for_each(|(_, counter)| counter.refusals().void());
+    }
+}
+
+impl Counters {
+    pub fn new(requests: &Arc<LeaseRequests>) -> Arc<Self> {
+        Arc::new(Self {
+            requests: Arc::clone(requests),
+            known: Mutex::default(),
+            holders: Mutex::default(),
+            emptied: Notify::new(),
+        })
+    }
+
+    /// The account, if a key or a lease of it is in memory.
+    pub fn known(&self, id: AccountId) -> Option<Arc<AccountCounters>> {
+        lock(&self.known).get(&id)?.upgrade()
+    }
+
+    /// All accounts in memory. Those that nothing refers to any more are forgotten.
+    pub fn all_known(&self) -> Vec<Arc<AccountCounters>> {
+        let mut known = Vec::new();
+        lock(&self.known).retain(|_, account| {
+            known.extend(account.upgrade());
+            account.strong_count() > 0
+        });
+        known
+    }
+
+    /// The one object of this account: the one that another key brought meanwhile, or a new one.
+    pub fn share(&self, account: Account) -> Arc<AccountCounters> {
+        let mut known = lock(&self.known);
+        if let Some(shared) = known.get(&account.id).and_then(Weak::upgrade) {
+            return shared;
+        }
+        let id = account.id;
+        let counters = Arc::new(AccountCounters::new(account, &self.requests));
+        known.insert(id, Arc::downgrade(&counters));
+        counters
+    }
+
+    /// Holders, under their lock: whoever makes a counter hold something calls [`Holders::note`] under the same lock, so that
+    /// nobody sees the account in between.
+    pub fn holders(&self) -> Holders<'_> {
+        Holders {
+            counters: self,
+            accounts: lock(&self.holders),
+        }
+    }
+
+    pub fn all_holders(&self) -> Vec<Arc<AccountCounters>> {
+        lock(&self.holders).values().cloned().collect()
+    }
+
+    /// Waits until nothing is held and nothing is owed.
+    pub async fn emptied(&self) {
+        loop {
+            let notified = self.emptied.notified();
+            if lock(&self.holders).is_empty() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Closes every counter that holds a lease, and gives its units back.
+    pub fn close_all(&self) {
+        for holder in self.all_holders() {
+            holder.each().for_each(|(_, counter)| counter.close());
+        }
+    }
+
+    /// The run that all leases belong to was ended by others, who settle it: nothing of it is kept or given back.
+    pub fn abandon_all(&self) {
+        let mut holders = lock(&self.holders);
+        for holder in holders.values() {
+            holder.each().for_each(|(_, counter)| counter.abandon());
+        }
+        holders.clear();
+        drop(holders);
+        self.emptied.notify_waiters();
+    }
+
+    /// Until the service stops: gives back what nobody spends, and asks again for service where units could not be given back.
+    pub async fn sweep(self: Arc<Self>, idle_after: Duration, life: Lifecycle) {
+        let mut ticks = tokio::time::interval((idle_after / 4).max(Duration::from_millis(10)));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.sweep_once(idle_after),
+                () = life.stopping() => return,
+            }
+        }
+    }
+
+    /// Closes counters that spent nothing for `idle_after`.
+    fn sweep_once(&self, idle_after: Duration) {
+        let now = Instant::now();
+        for holder in self.all_holders() {
+            for (_, counter) in holder.each() {
+                if counter.is_idle(now, idle_after) {
+                    counter.close();
+                } else if counter.owes() {
+                    counter.request_service();
+                }
+            }
+            self.holders().note(&holder);
+        }
+    }
+}
+
+impl Holders<'_> {
+    /// Keeps the account if it holds or owes anything, and lets it go otherwise.
+    pub fn note(&mut self, holder: &Arc<AccountCounters>) {
+        let id = holder.account.id;
+        if holder.each().any(|(_, counter)| !counter.is_empty()) {
+            self.accounts.entry(id).or_insert_with(|| Arc::clone(holder));
+        } else {
+            self.accounts.remove(&id);
+            if self.accounts.is_empty() {
+                self.counters.emptied.notify_waiters();
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,132 @@
+//! What passes between counters and the lease client: the queue of counters that need service, the run that leases are taken
+//! for, and whether PostgreSQL answers.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use schema::{AccountId, RunId, UsageType};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
+
+use crate::quota::{metrics::QuotaMetrics, recall::Returns};
+
+pub(crate) type CounterId = (AccountId, UsageType);
+
+pub(crate) struct LeaseRequests {
+    /// Each counter is in the queue once, so the queue is at most as long as there are counters.
+    queue: mpsc::UnboundedSender<CounterId>,
+    run: Mutex<Option<RunId>>,
+    lost: watch::Sender<Option<RunId>>,
+    /// PostgreSQL is away: every request for a lease is refused at once.
+    away: AtomicBool,
+    draining: AtomicBool,
+    permits: Semaphore,
+    stale: Mutex<Vec<AccountId>>,
+    stale_reported: Notify,
+    /// Units that came back here, to be announced to other gateways.
+    pub returns: Arc<Returns>,
+    pub metrics: QuotaMetrics,
+}
+
+/// Requests for leases that may wait at the same time, over all counters.
+const REQUESTS_MAX: usize = 4_096;
+/// Accounts that wait to be read again. One more is read with all the others at the next refresh.
+const STALE_MAX: usize = 1_024;
+
+impl LeaseRequests {
+    pub fn new(metrics: QuotaMetrics) -> (Arc<Self>, mpsc::UnboundedReceiver<CounterId>) {
+        let (queue, counters) = mpsc::unbounded_channel();
+        let requests = Self {
+            queue,
+            run: Mutex::new(None),
+            lost: watch::Sender::new(None),
+            away: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            permits: Semaphore::new(REQUESTS_MAX),
+            stale: Mutex::default(),
+            stale_reported: Notify::new(),
+            returns: Arc::default(),
+            metrics,
+        };
+        (Arc::new(requests), counters)
+    }
+
+    /// The permit to ask for a lease. `None` where asking cannot help: no run, stopping, PostgreSQL away, too many ask.
+    pub fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        if self.run().is_none() || self.is_draining() || self.is_away() {
+            return None;
+        }
+        self.permits.try_acquire().ok()
+    }
+
+    pub fn enqueue(&self, counter: CounterId) {
+        // It fails only after the lease client ended: all was given back, or its deadline passed and settling does the rest.
+        self.queue.send(counter).ok();
+    }
+
+    pub fn run(&self) -> Option<RunId> {
+        *lock(&self.run)
+    }
+
+    /// Leases are taken for this run from here on; `None`: none are taken.
+    pub fn set_run(&self, run: Option<RunId>) {
+        *lock(&self.run) = run;
+    }
+
+    /// PostgreSQL says that the run is not live any more.
+    pub fn lose_run(&self, run: RunId) {
+        let mut current = lock(&self.run);
+        if *current == Some(run) {
+            *current = None;
+            drop(current);
+            self.lost.send_replace(Some(run));
+        }
+    }
+
+    pub fn run_lost(&self) -> watch::Receiver<Option<RunId>> {
+        self.lost.subscribe()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// From here on no lease is asked for, and a lease that arrives is not kept.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether PostgreSQL answers, as the lease client finds out.
+    pub fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Release);
+    }
+
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
+    }
+
+    /// PostgreSQL has another state of the account than this gateway: it has to be read again soon.
+    pub fn report_stale(&self, account: AccountId) {
+        let mut stale = lock(&self.stale);
+        if stale.len() < STALE_MAX && !stale.contains(&account) {
+            stale.push(account);
+            self.stale_reported.notify_one();
+        }
+    }
+
+    /// Waits for accounts that have to be read again.
+    pub async fn stale(&self) -> Vec<AccountId> {
+        loop {
+            let stale = std::mem::take(&mut *lock(&self.stale));
+            if !stale.is_empty() {
+                return stale;
+            }
+            self.stale_reported.notified().await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

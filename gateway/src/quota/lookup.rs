@@ -1,0 +1,119 @@
+//! Looks at quotas without spending: all usage types of an account, or whether one cost would be admitted.
+
+use std::sync::Arc;
+
+use protocol::grant::Pool;
+use schema::{Mode, UsageType, period::instant};
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::{
+    admission::Refusal,
+    admit::{entitled, remembered_refusal},
+    counter::Counter,
+    counters::AccountCounters,
+    quotas::Quotas,
+    view::{self, QuotaView, Seen},
+};
+use crate::accounts::account::State;
+
+impl Quotas {
+    /// The quota of every usage type, in the catalogue's order. Asks PostgreSQL, spends nothing.
+    pub async fn view(&self, account: &AccountCounters, now_s: i64) -> Result<Vec<(UsageType, QuotaView)>, Refusal> {
+        let state = Arc::clone(&account.account.state(now_s));
+        let rows = sqlx::query!(
+            "select usage_type, limit_units, granted_units from quota_pool where account_id = $1 and period_start = $2",
+            account.account.id.0,
+            instant(state.standing.period.start)
+        )
+        .fetch_all(&self.inner.pool);
+        let rows = self.answered(rows).await?;
+        let view = |(usage_type, _): (UsageType, &Counter)| {
+            let row = rows.iter().find(|row| row.usage_type == usage_type.name());
+            let pool = row.map(|row| Pool {
+                limit: row.limit_units,
+                granted: row.granted_units,
+            });
+            (usage_type, stored_view(account, &state, usage_type, pool))
+        };
+        Ok(account.each().map(view).collect())
+    }
+
+    /// Would `cost` units be admitted now? Spends nothing, reserves nothing.
+    pub async fn check(
+        &self,
+        account: &AccountCounters,
+        usage_type: UsageType,
+        cost: i64,
+        now_s: i64,
+    ) -> Result<QuotaView, Refusal> {
+        let state = Arc::clone(&account.account.state(now_s));
+        let allowance = entitled(&state, usage_type)?;
+        let period = state.standing.period;
+        if allowance.mode != Mode::Limited {
+            return Ok(view::unlimited_view(allowance, period));
+        }
+        let counter = account.counter(usage_type);
+        if let Some(seen) = counter.seen(&period).filter(|seen| seen.held >= cost) {
+            return Ok(view::view(allowance, period, seen));
+        }
+        if let Some(view) = remembered_refusal(counter, allowance, &period, cost) {
+            return Err(Refusal::LimitReached(view));
+        }
+        let row = sqlx::query!(
+            "select limit_units, granted_units from quota_pool where account_id = $1 and usage_type = $2 and period_start = $3",
+            account.account.id.0,
+            usage_type.name(),
+            instant(period.start)
+        )
+        .fetch_optional(&self.inner.pool);
+        let row = self.answered(row).await?;
+        let pool = row.as_ref().map(|row| Pool {
+            limit: row.limit_units,
+            granted: row.granted_units,
+        });
+        let view = stored_view(account, &state, usage_type, pool);
+        let unspent = counter.unspent_units(&period);
+        let remaining = pool.map_or(allowance.limit, |pool| pool.remaining().saturating_add(unspent));
+        if remaining >= cost {
+            Ok(view)
+        } else {
+            Err(Refusal::LimitReached(view))
+        }
+    }
+
+    /// PostgreSQL's answer, within the time that a request may wait for a permit and the answer.
+    async fn answered<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Refusal> {
+        let answer = async {
+            let _permit = self.inner.reads.acquire().await;
+            query.await
+        };
+        match timeout(self.inner.settings.wait_max, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                warn!("cannot read a quota: {error}");
+                Err(Refusal::Unavailable)
+            }
+            Err(_) => Err(Refusal::Unavailable),
+        }
+    }
+}
+
+/// One usage type as PostgreSQL has just described it, less the units that are unspent here. `None`: nothing was requested yet.
+fn stored_view(account: &AccountCounters, state: &State, usage_type: UsageType, pool: Option<Pool>) -> QuotaView {
+    let (allowance, period) = (state.allowance(usage_type), state.standing.period);
+    if allowance.mode != Mode::Limited {
+        return view::unlimited_view(allowance, period);
+    }
+    let unopened = Pool {
+        limit: allowance.limit,
+        granted: 0,
+    };
+    let unspent = account.counter(usage_type).unspent_units(&period);
+    let seen = Seen {
+        held: unspent,
+        pool: pool.unwrap_or(unopened),
+        is_current: true,
+    };
+    view::view(allowance, period, seen)
+}

@@ -1,0 +1,88 @@
+//! What a counter tells others: the lease client, that there is work; other gateways, that units came back. Leases and the
+//! counter share it, so neither needs to know the other.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use protocol::queued::Queued;
+
+use super::{
+    leases::requests::{CounterId, LeaseRequests},
+    refusals::Refusals,
+};
+
+pub(crate) struct Signals {
+    id: CounterId,
+    pub requests: Arc<LeaseRequests>,
+    /// The counter is in the lease client's queue already.
+    queued: Queued,
+    /// Refusals of this counter that are remembered.
+    pub refusals: Refusals,
+    /// Other gateways may remember a refusal that units coming back here would void. Until `watched_until`.
+    watched: AtomicBool,
+    watched_until: Mutex<Option<Instant>>,
+}
+
+impl Signals {
+    pub fn new(id: CounterId, requests: &Arc<LeaseRequests>) -> Self {
+        Self {
+            id,
+            requests: Arc::clone(requests),
+            queued: Queued::default(),
+            refusals: Refusals::default(),
+            watched: AtomicBool::new(false),
+            watched_until: Mutex::default(),
+        }
+    }
+
+    /// Puts the counter into the lease client's queue, unless it is there already.
+    pub fn request_service(&self) {
+        if self.queued.ask() {
+            self.requests.enqueue(self.id);
+        }
+    }
+
+    /// The lease client takes the counter out of its queue: from here on, news queues it again.
+    pub fn service_begins(&self) {
+        self.queued.look();
+    }
+
+    /// A request ended without spending the `units` that it had reserved. `closed`: nobody can spend them here any more.
+    ///
+    /// Called after the units are back in the lease: a gateway that is told too early asks in vain and remembers that.
+    pub fn units_came_back(&self, units: i64, closed: bool) {
+        self.refusals.came_back(units);
+        if self.is_watched() {
+            let (account, usage_type) = self.id;
+            self.requests.returns.note(account, usage_type, units);
+        }
+        if closed {
+            self.request_service();
+        }
+    }
+
+    /// Other gateways are told of units that come back here, until `until`.
+    pub fn watch(&self, until: Instant) {
+        *self.until() = Some(until);
+        self.watched.store(true, Ordering::Release);
+    }
+
+    pub fn is_watched(&self) -> bool {
+        if !self.watched.load(Ordering::Acquire) {
+            return false;
+        }
+        let until = self.until();
+        let watched = until.is_some_and(|until| Instant::now() < until);
+        self.watched.store(watched, Ordering::Release);
+        watched
+    }
+
+    fn until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.watched_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
