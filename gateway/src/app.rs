@@ -40,6 +40,7 @@ use crate::{
     http::{
         gateway::{Gateway, Parts},
         router,
+        under_way::UnderWay,
     },
     quota::{quotas::Quotas, recall},
     recording::{
@@ -73,6 +74,7 @@ pub struct Application {
 /// What is there once the service serves.
 struct Started {
     router: Router,
+    under_way: Arc<UnderWay>,
     /// Requests under way, also of clients that left. Told to stop, they are cut off.
     requests: Lifecycle,
     publisher: Publisher,
@@ -268,6 +270,7 @@ async fn start(
     };
     let gateway = Gateway::new(parts, config.settings.http, requests.clone(), registry);
     Ok(Started {
+        under_way: Arc::clone(&gateway.under_way),
         router: router::router(Arc::new(gateway)),
         requests,
         publisher,
@@ -302,12 +305,22 @@ async fn serve(
     let answered = match timeout_at(began + drain_within * 2 / 3, answering).await {
         Ok(answered) => answered,
         Err(_) => {
+            // A stream was recorded before its head was sent: cutting it loses nothing. Tasks of `requests` are requests whose
+            // clients left.
+            let streams = started.under_way.streams();
+            let lost = started.under_way.unanswered() > 0 || requests.finished(Duration::ZERO).await.is_err();
             requests.stop();
-            // It may have ended, and only what clients left behind goes on.
+            // It may have ended, while requests of clients that left go on.
             if !serving.is_finished() {
                 serving.await.ok();
             }
-            Err(anyhow!("requests under way were cut off"))
+            if streams > 0 {
+                info!(streams, "cut open streams at the deadline: their requests are recorded");
+            }
+            match lost {
+                true => Err(anyhow!("requests without an answer were cut off at the deadline")),
+                false => Ok(()),
+            }
         }
     };
     let drain = drain(

@@ -10,7 +10,7 @@
 //! | who sent a request, its API key, its `Idempotency-Key`, its body | [`client`], [`auth`], [`idempotency_key`], [`body`] |
 //! | what a client is told of its limits | [`rate_limit`], [`balance`] |
 //! | problem bodies; which error becomes which problem | [`problem`], `failures` |
-//! | what is counted | [`request_metrics`] |
+//! | what is counted, and what is under way | [`request_metrics`], [`under_way`] |
 
 pub mod api;
 pub mod auth;
@@ -27,4 +27,5 @@ pub mod proxy;
 pub mod rate_limit;
 pub mod request_metrics;
 pub mod router;
+pub mod under_way;
 mod uuid_value;

@@ -1,6 +1,7 @@
 //! Stopping and dying: what was answered is stored, what was held comes back.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -8,7 +9,14 @@ use std::{
     time::Duration,
 };
 
+use axum::{Router, body::Body, http::header::CONTENT_TYPE, routing::any};
+use devstack::upstream::Upstream;
+use futures_util::{StreamExt, stream};
 use harness::{Client, Stack, StackOptions, eventually};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::SERVICES;
 
@@ -87,6 +95,49 @@ async fn sigterm_under_load_loses_nothing_and_gives_everything_back() {
         .await
         .unwrap();
     assert_eq!(runs, ["closed"]);
+}
+
+/// An upstream that begins an event stream and never ends it.
+async fn streaming_upstream() -> Upstream {
+    let stream = || async {
+        let first = stream::once(async { Ok::<_, Infallible>("data: 1\n\n") });
+        (
+            [(CONTENT_TYPE, "text/event-stream")],
+            Body::from_stream(first.chain(stream::pending())),
+        )
+    };
+    Upstream::serve(Router::new().fallback(any(stream))).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_with_an_open_event_stream_is_a_normal_end() {
+    let upstream = streaming_upstream().await;
+    let options = StackOptions {
+        upstream_url: Some(upstream.url().to_owned()),
+        gateway_env: vec![("SHUTDOWN_DEADLINE", "6".to_owned())],
+        ..StackOptions::default()
+    };
+    let mut stack = Stack::start(SERVICES, options).await.unwrap();
+    let ada = stack.admin.customer("ada", "pro").await.unwrap();
+    let url = stack.gateway(0).to_owned();
+    let mut connection = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    let request = format!(
+        "GET /api/events HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\r\n",
+        ada.key
+    );
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !String::from_utf8_lossy(&head).contains("data: 1") {
+        assert_ne!(connection.read_buf(&mut head).await.unwrap(), 0, "the stream is open");
+    }
+
+    let ended = stack.gateways[0].service.stop(Duration::from_secs(40)).await.unwrap();
+
+    assert!(ended.success(), "nothing is left, but the gateway ended with {ended}");
+    let mut rest = Vec::new();
+    // Cut, with or without a reset.
+    connection.read_to_end(&mut rest).await.ok();
+    stack.assert_stored(ada.account_id, 1, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,7 @@ use crate::http::{
 /// The server says who connected in [`ConnectInfo`]; the handlers find the [`Client`] in the request's extensions.
 pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
+    let _unanswered = gateway.under_way.begin();
     let connection = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let peer = connection.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip());
     let client = Client::of(request.headers(), peer, &gateway.settings.trusted_proxies);

@@ -9,7 +9,7 @@ use service::{Lifecycle, network::Network};
 
 use crate::{
     accounts::Accounts,
-    http::{proxy::Upstream, request_metrics::RequestMetrics},
+    http::{proxy::Upstream, request_metrics::RequestMetrics, under_way::UnderWay},
     pricing::routes::RouteTable,
     quota::Quotas,
     recording::{
@@ -54,6 +54,7 @@ pub struct Gateway {
     pub answers: Arc<Answers>,
     pub settings: HttpSettings,
     pub metrics: RequestMetrics,
+    pub under_way: Arc<UnderWay>,
     /// Requests under way, also of clients that left. Told to stop, it cuts them off.
     pub life: Lifecycle,
 }
@@ -87,6 +88,7 @@ impl Gateway {
             answers: Arc::new(Answers::new(&settings.answers, registry)),
             settings,
             metrics,
+            under_way: Arc::default(),
             life,
         }
     }

@@ -142,7 +142,7 @@ async fn finish(
         gateway.metrics.upstream_refused();
         admitted.fail(status)
     };
-    let mut response = answer.map(Body::new);
+    let mut response = answer.map(|body| Body::new(gateway.under_way.stream(body)));
     headers::drop_hop_by_hop(response.headers_mut(), |_| false);
     if is_head && !response.headers().contains_key(CONTENT_LENGTH) {
         // Of unknown length, or axum would announce a length of 0 that the upstream never did.
