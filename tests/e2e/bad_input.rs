@@ -118,7 +118,14 @@ fn keys() -> Vec<Case> {
             "Authorization",
         ),
         get("another scheme", API, 401, "invalid_api_key", "Bearer").header("authorization", "Basic dTpw"),
-        get("a cut key", API, 401, "invalid_api_key", "form").header("authorization", "Bearer tr_live_x"),
+        get(
+            "a cut key",
+            API,
+            401,
+            "invalid_api_key",
+            "malformed API key (was it truncated?)",
+        )
+        .header("authorization", "Bearer tr_live_x"),
         get("a mistyped key", API, 401, "invalid_api_key", "checksum")
             .header("authorization", "Bearer {key}".replace("{key}", &mistyped())),
         get("an unknown key", API, 401, "invalid_api_key", "unknown").header(
@@ -181,7 +188,7 @@ fn paths() -> Vec<Case> {
             "/api/export/posts/csv",
             400,
             "invalid_request",
-            "small letters",
+            "capital letters",
         )
         .key(),
         get("method", "/v1/usage/batch", 405, "method_not_allowed", "Allow"),
@@ -256,8 +263,8 @@ fn bodies() -> Vec<Case> {
     const INVALID: &str = "invalid_request";
     vec![
         usage("malformed JSON", 400, INVALID, "line 1 column 26").json(r#"{"usage_type":"api_call",}"#),
-        usage("no JSON", 400, INVALID, "EOF").json(""),
-        usage("no object", 400, INVALID, "an object").json("7"),
+        usage("no JSON", 400, INVALID, "the body is empty").json(""),
+        usage("no object", 400, INVALID, "must be a JSON object, not 7").json("7"),
         usage("no content type", 415, "unsupported_media_type", "application/json").body("{}"),
         usage(
             "another content type",
@@ -276,10 +283,18 @@ fn bodies() -> Vec<Case> {
         usage("no usage type", 400, INVALID, "`usage_type`").json("{}"),
         usage("unknown usage type", 404, "unknown_usage_type", "api_call, export")
             .json(r#"{"usage_type":"api_calls"}"#),
-        usage("cost 0", 400, INVALID, "at least 1").json(r#"{"usage_type":"api_call","cost_units":0}"#),
+        usage(
+            "cost 0",
+            400,
+            INVALID,
+            "`cost_units` must be an integer from 1 to 1,000,000, not 0",
+        )
+        .json(r#"{"usage_type":"api_call","cost_units":0}"#),
         usage("negative cost", 400, INVALID, "not -1").json(r#"{"usage_type":"api_call","cost_units":-1}"#),
-        usage("absurd cost", 400, INVALID, "1000000").json(r#"{"usage_type":"api_call","cost_units":1000001}"#),
-        usage("more absurd cost", 400, INVALID, "i64").json(r#"{"usage_type":"api_call","cost_units":1e300}"#),
+        usage("absurd cost", 400, INVALID, "from 1 to 1,000,000, not 1000001")
+            .json(r#"{"usage_type":"api_call","cost_units":1000001}"#),
+        usage("more absurd cost", 400, INVALID, "from 1 to 1,000,000, not 1e")
+            .json(r#"{"usage_type":"api_call","cost_units":1e300}"#),
         usage("key in the body", 400, INVALID, "an API key")
             .json(r#"{"usage_type":"api_call","cost_units":"tr_live_x"}"#),
         usage("10 MB", 413, "too_large", "1048576").json(vec![b' '; 10_000_000]),
@@ -309,7 +324,7 @@ fn bodies() -> Vec<Case> {
             "/v1/usage/batch",
             400,
             INVALID,
-            "an object",
+            "must be a JSON object, not an array",
         )
         .key()
         .json("[]"),
@@ -323,12 +338,19 @@ fn bodies() -> Vec<Case> {
         )
         .key()
         .json("{}"),
-        case("check of cost 0", Method::POST, "/v1/check", 400, INVALID, "at least 1")
-            .key()
-            .json(r#"{"usage_type":"api_call","cost_units":0}"#),
-        texts("no texts", 400, INVALID, "no array `texts`").json(r#"{"text":["a"]}"#),
+        case(
+            "check of cost 0",
+            Method::POST,
+            "/v1/check",
+            400,
+            INVALID,
+            "from 1 to 1,000,000, not 0",
+        )
+        .key()
+        .json(r#"{"usage_type":"api_call","cost_units":0}"#),
+        texts("no texts", 400, INVALID, "missing field `texts`").json(r#"{"text":["a"]}"#),
         texts("empty texts", 400, INVALID, "empty").json(r#"{"texts":[]}"#),
-        texts("texts twice", 400, INVALID, "twice").json(r#"{"texts":["a"],"texts":["a","b"]}"#),
+        texts("texts twice", 400, INVALID, "duplicate field `texts`").json(r#"{"texts":["a"],"texts":["a","b"]}"#),
         texts("broken texts", 400, INVALID, "line 1").json(r#"{"texts":["a""#),
         texts("texts of 10 MB", 413, "too_large", "1048576")
             .json(format!(r#"{{"texts":["{}"]}}"#, "x".repeat(10_000_000))),

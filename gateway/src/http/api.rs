@@ -14,15 +14,18 @@ use axum::http::{HeaderMap, HeaderValue, Uri, header::CONTENT_TYPE};
 use bytes::Bytes;
 use schema::{Catalogue, UsageType, period};
 use serde::Serialize;
+use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 
 use crate::{
     accounts::key::Key,
     http::{
         auth,
+        body::fields::Field,
         gateway::Gateway,
         problem::{Kind, Problem},
     },
+    pricing::cost,
 };
 
 pub mod authorize;
@@ -40,12 +43,26 @@ async fn authenticate(gateway: &Gateway, uri: &Uri, headers: &HeaderMap, now_s: 
 fn usage_type(catalogue: &Catalogue, name: &str) -> Result<UsageType, Problem> {
     catalogue.usage_type(name).ok_or_else(|| {
         let known: Vec<_> = catalogue.usage_types().iter().map(|known| known.name()).collect();
-        let detail = format!("there is no usage type `{name}`; there are {}", known.join(", "));
+        let detail = format!("unknown usage type `{name}`; known: {}", known.join(", "));
         Problem::new(Kind::UnknownUsageType, detail)
     })
 }
 
-/// One unit, where a body does not say.
+/// The fields that several bodies have.
+const USAGE_TYPE: Field = Field {
+    name: "usage_type",
+    must_be: "a string",
+    accepts: Value::is_string,
+    required: true,
+};
+const COST_UNITS: Field = Field {
+    name: "cost_units",
+    must_be: cost::MUST_BE,
+    accepts: Value::is_i64,
+    required: false,
+};
+
+/// The default of `cost_units`.
 fn one() -> i64 {
     1
 }

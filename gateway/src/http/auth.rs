@@ -10,7 +10,7 @@ use crate::{
     http::problem::{Kind, Problem},
 };
 
-/// The key that speaks in a request.
+/// The key that a request is sent with.
 pub async fn authenticate(
     accounts: &Accounts,
     uri: &Uri,
@@ -20,7 +20,7 @@ pub async fn authenticate(
     if uri.query().is_some_and(holds_key) {
         return Err(Problem::new(
             Kind::KeyInUrl,
-            "keys in URLs end up in logs: send the header `Authorization: Bearer <key>`, and replace this key",
+            "API keys must not be sent in the URL, because URLs end up in logs: send the header `Authorization: Bearer <key>`, and replace this key",
         ));
     }
     accounts
@@ -29,14 +29,18 @@ pub async fn authenticate(
         .map_err(|error| match error {
             AuthError::Malformed(why) => Problem::new(Kind::InvalidKey, malformed(&why)),
             AuthError::Unknown => Problem::new(Kind::InvalidKey, "the API key is unknown, expired or revoked"),
-            AuthError::Unavailable => Problem::new(Kind::KeyUnchecked, "the API key cannot be checked now: try again"),
+            AuthError::Unavailable => {
+                Problem::new(Kind::KeyUnchecked, "the API key cannot be checked now: try again later")
+            }
         })
 }
 
 fn malformed(why: &api_key::ParseKeyError) -> &'static str {
     match why {
-        api_key::ParseKeyError::Form => "the API key has not the form of one: it was cut or is something else",
-        api_key::ParseKeyError::Checksum => "the API key's checksum does not match: it was mistyped or cut",
+        api_key::ParseKeyError::Form => "malformed API key (was it truncated?)",
+        api_key::ParseKeyError::Checksum => {
+            "malformed API key: its checksum does not match (was it mistyped or truncated?)"
+        }
     }
 }
 
@@ -46,10 +50,10 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
         (None, _) => {
             return Err(Problem::new(
                 Kind::MissingKey,
-                "there is no API key: send the header `Authorization: Bearer <key>`",
+                "missing API key: send the header `Authorization: Bearer <key>`",
             ));
         }
-        (Some(_), Some(_)) => return Err(Problem::invalid("there is more than one Authorization header")),
+        (Some(_), Some(_)) => return Err(Problem::invalid("more than one Authorization header")),
         (Some(value), None) => value,
     };
     let scheme_and_key = value.to_str().ok().and_then(|text| text.split_once(' '));
@@ -57,12 +61,12 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(key.trim()),
         _ => Err(Problem::new(
             Kind::InvalidKey,
-            "the Authorization header is not of the form `Bearer <key>`",
+            "the Authorization header must have the form `Bearer <key>`",
         )),
     }
 }
 
-/// A key in one of the parameters that keys are put into.
+/// A key in one of the parameters that clients use for keys.
 fn holds_key(query: &str) -> bool {
     // Most queries end here.
     query.contains(api_key::PREFIX)

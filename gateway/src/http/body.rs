@@ -12,15 +12,18 @@ use service::server::has_stalled;
 
 use crate::http::problem::{Kind, Problem};
 
+pub mod fields;
 pub mod leftover;
+
+use fields::Fields;
 
 /// The whole body, of at most `max` bytes.
 pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Problem> {
-    let too_large = || Problem::new(Kind::TooLarge, format!("the body has more than {max} bytes"));
+    let too_large = || Problem::new(Kind::TooLarge, format!("the body is larger than {max} bytes"));
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    // Before a byte of it is taken.
+    // Before a byte of it is read.
     if announced.is_some_and(|length| length > max as u64) {
         return Err(too_large());
     }
@@ -28,13 +31,13 @@ pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, 
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) if has_stalled(error.as_ref()) => {
-            Err(Problem::new(Kind::BodyTimeout, "the body came too slowly, or stopped"))
+            Err(Problem::new(Kind::BodyTimeout, "the body did not arrive in time"))
         }
-        Err(_) => Err(Problem::invalid("the body broke off")),
+        Err(_) => Err(Problem::invalid("the body ended before its announced length")),
     }
 }
 
-/// The whole body, which says that it is JSON.
+/// The whole body, if its Content-Type is JSON.
 pub async fn read_json(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Problem> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if !content_type.is_some_and(is_json) {
@@ -47,20 +50,20 @@ pub async fn read_json(headers: &HeaderMap, body: Body, max: usize) -> Result<By
     read(headers, body, max).await
 }
 
-/// A body that is read here must be readable as it is.
+/// The gateway reads no compressed bodies.
 pub fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
     match headers.get(CONTENT_ENCODING) {
         Some(coding) if coding != "identity" => Err(Problem::new(
             Kind::UnsupportedMediaType,
-            "the body is read here, so it must not be compressed: send it without Content-Encoding",
+            "the body must not be compressed: send it without Content-Encoding",
         )),
         _ => Ok(()),
     }
 }
 
-/// Reads JSON; what is wrong is said with its line and column.
-pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
-    serde_json::from_slice(json).map_err(|error| Problem::invalid(format!("the body: {error}")))
+/// Reads a JSON object. The problem names the field that is wrong, what it must be, and what came.
+pub fn parse<'a, T: Deserialize<'a> + Fields>(json: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(json).map_err(|error| Problem::invalid(fields::explain(json, &error, T::FIELDS)))
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -107,11 +110,59 @@ mod tests {
         assert_eq!(kind(&compressed, "1").await, Err(Kind::UnsupportedMediaType));
     }
 
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only whether it can be read is tested")]
+    struct Order {
+        item: String,
+        count: Option<i64>,
+    }
+
+    impl Fields for Order {
+        const FIELDS: &'static [fields::Field] = &[
+            fields::Field {
+                name: "item",
+                must_be: "a string",
+                accepts: serde_json::Value::is_string,
+                required: true,
+            },
+            fields::Field {
+                name: "count",
+                must_be: "an integer",
+                accepts: serde_json::Value::is_i64,
+                required: false,
+            },
+        ];
+    }
+
     #[test]
-    fn what_is_wrong_with_json_is_said_with_its_place() {
-        let problem = parse::<Vec<u32>>(b"[1,\n 2,]").unwrap_err();
-        let body = String::from_utf8(problem.body("", "")).unwrap();
-        assert!(body.contains("line 2 column"), "{body}");
-        assert_eq!(problem.into_response().status(), 400);
+    fn a_wrong_body_is_explained_by_its_fields() {
+        for (json, expected) in [
+            (r#"{"item":1}"#, "`item` must be a string, not 1"),
+            (
+                r#"{"item":"a","count":"1"}"#,
+                "`count` must be an integer, not the string \\\"1\\\"",
+            ),
+            (r#"{"item":"a","count":1.5}"#, "`count` must be an integer, not 1.5"),
+            (r#"{"count":1}"#, "missing field `item`: it must be a string"),
+            (
+                r#"{"item":"a","cuont":1}"#,
+                "unknown field `cuont`; known fields: `item`, `count`",
+            ),
+            (r#"{"item":"a","item":"b"}"#, "duplicate field `item`"),
+            ("[1]", "the body must be a JSON object, not an array"),
+            ("", "the body is empty"),
+            (
+                "{\n \"item\":,",
+                "the body is not valid JSON: expected value at line 2 column 9",
+            ),
+            (r#"{"item":"#, "the body ends within its JSON text, at line 1 column 8"),
+        ] {
+            let problem = parse::<Order>(json.as_bytes()).unwrap_err();
+            let body = String::from_utf8(problem.body("", "")).unwrap();
+            assert!(body.contains(expected), "{json}: {body}");
+            assert_eq!(problem.into_response().status(), 400);
+        }
+        assert!(parse::<Order>(br#"{"item":"a","count":null}"#).is_ok());
     }
 }

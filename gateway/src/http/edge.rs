@@ -58,7 +58,7 @@ pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
                     request_id = request_id.to_str().unwrap_or_default(),
                     "a request panicked"
                 );
-                Problem::new(Kind::Internal, "something went wrong here; it was logged").into_response()
+                Problem::new(Kind::Internal, "an internal error occurred and was logged").into_response()
             })
         }
     };

@@ -17,7 +17,7 @@ impl From<RecordError> for Problem {
         match error {
             RecordError::LaneClosed => Self::new(
                 Kind::RecordingUnavailable,
-                "usage cannot be recorded now; nothing was counted: try again",
+                "usage cannot be recorded now; nothing was counted: try again later",
             ),
             RecordError::Refused {
                 refusal,
@@ -27,7 +27,7 @@ impl From<RecordError> for Problem {
             } => Self::refused(refusal, usage_type, cost, now_s),
             RecordError::NotStored => Self::new(
                 Kind::NotRecorded,
-                "the usage could not be recorded; nothing was counted: try again",
+                "the usage could not be recorded; nothing was counted: try again later",
             ),
             RecordError::OutcomeUnknown => Self::new(
                 Kind::OutcomeUnknown,

@@ -14,39 +14,41 @@ use axum::http::{
 
 use crate::http::problem::Problem;
 
-/// Fails for a request after which the connection is not to be used any more.
+/// Fails for a request after which the connection must be closed.
 pub fn check(request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
     coding(headers)?;
     target(request.uri(), host(headers, request.version())?)
 }
 
-/// A body is sent in chunks, or as it is: another coding would reach the upstream without its name.
+/// A body is sent in chunks or as it is. Any other coding would reach the upstream without its name.
 fn coding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Problem::invalid("the only Transfer-Encoding that is read is `chunked`")),
+        _ => Err(Problem::invalid(
+            "unsupported Transfer-Encoding: only `chunked` is accepted",
+        )),
     }
 }
 
-/// RFC 9112, 3.2: one host, and in HTTP/1.1 no less. Empty of a target without one (RFC 9110, 7.2).
+/// Exactly one Host header in HTTP/1.1 (RFC 9112, 3.2), at most one in HTTP/1.0. It may be empty (RFC 9110, 7.2).
 fn host(headers: &HeaderMap, version: Version) -> Result<Option<&[u8]>, Problem> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => return Err(Problem::invalid("there is more than one Host header")),
-        (None, _) if version >= Version::HTTP_11 => return Err(Problem::invalid("there is no Host header")),
+        (Some(_), Some(_)) => return Err(Problem::invalid("more than one Host header")),
+        (None, _) if version >= Version::HTTP_11 => return Err(Problem::invalid("missing Host header")),
         (None, _) => return Ok(None),
         (Some(host), None) => host.as_bytes(),
     };
     match host.is_empty() || is_name(host) || authority(host).is_some() {
         true => Ok(Some(host)),
-        false => Err(Problem::invalid("the Host header is no host")),
+        false => Err(Problem::invalid("invalid Host header")),
     }
 }
 
-/// A name or an IPv4 address with or without a port: nearly every host, told without a copy of it.
+/// A name or an IPv4 address with or without a port: nearly every host, recognized without a copy.
 fn is_name(host: &[u8]) -> bool {
     let (name, port) = match host.iter().position(|byte| *byte == b':') {
         Some(colon) => (&host[..colon], &host[colon + 1..]),
@@ -60,18 +62,18 @@ fn is_name(host: &[u8]) -> bool {
         && port.iter().all(u8::is_ascii_digit)
 }
 
-/// A host that is written in any way, without a user.
+/// A host in any notation, without a user name.
 fn authority(host: &[u8]) -> Option<Authority> {
     let authority = Authority::try_from(host).ok()?;
     (!authority.as_str().contains('@')).then_some(authority)
 }
 
-/// A path; or a whole URL, as a client sends it that takes us for its proxy, which must name the same host.
+/// A path, or a whole URL as a client sends it to its proxy. The URL must name the same host as the Host header.
 fn target(uri: &Uri, host: Option<&[u8]>) -> Result<(), Problem> {
     let Some(named) = uri.authority() else {
         return match uri.path() {
             path if path.starts_with('/') => Ok(()),
-            _ => Err(Problem::invalid("the request's target is no path")),
+            _ => Err(Problem::invalid("invalid request target: it must be a path")),
         };
     };
     let is_url = uri
@@ -79,13 +81,15 @@ fn target(uri: &Uri, host: Option<&[u8]>) -> Result<(), Problem> {
         .is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
     match host {
         _ if !is_url => Err(Problem::invalid(
-            "the request's target is neither a path nor an http URL",
+            "invalid request target: it must be a path or an http URL",
         )),
-        _ if named.as_str().contains('@') => Err(Problem::invalid("the request's target names a user")),
+        _ if named.as_str().contains('@') => Err(Problem::invalid(
+            "invalid request target: it must not contain a user name",
+        )),
         // Compared without regard to case.
-        Some(host) if authority(host).as_ref() != Some(named) => {
-            Err(Problem::invalid("the request's target and its Host header differ"))
-        }
+        Some(host) if authority(host).as_ref() != Some(named) => Err(Problem::invalid(
+            "the request target and the Host header name different hosts",
+        )),
         _ => Ok(()),
     }
 }

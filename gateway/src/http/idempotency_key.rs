@@ -1,5 +1,5 @@
-//! The `Idempotency-Key` of a request (draft-ietf-httpapi-idempotency-key-header): retries that carry the same one name the
-//! same event of their account.
+//! The `Idempotency-Key` of a request (draft-ietf-httpapi-idempotency-key-header): retries with the same key name the same event
+//! of their account.
 
 use std::borrow::Cow;
 
@@ -14,28 +14,28 @@ pub const LENGTH_MAX: usize = 255;
 
 /// The key, if there is one: a single header of visible ASCII, without a space.
 ///
-/// The draft has it in quotes (a string of RFC 9651), and many clients send it bare: `"order-17"` and `order-17` are one key.
+/// In the draft it is in quotes (a string of RFC 9651), but many clients send it bare: `"order-17"` and `order-17` are one key.
 pub fn of(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     match (keys.next(), keys.next()) {
         (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(Problem::invalid("there is more than one Idempotency-Key")),
+        (Some(_), Some(_)) => Err(Problem::invalid("more than one Idempotency-Key")),
         (Some(key), None) => match key.to_str().ok().and_then(unquoted).filter(|key| is_key(key)) {
             Some(key) => Ok(Some(key)),
             None => Err(Problem::invalid(
-                "an Idempotency-Key has 1 to 255 visible ASCII characters, in double quotes or without",
+                "the Idempotency-Key must have 1 to 255 visible ASCII characters, with or without double quotes",
             )),
         },
     }
 }
 
-/// The key of one item of a batch. No key has a space in it, so no request of its own can name the item's event.
+/// The key of one item of a batch. No key has a space in it, so no other request can name the item's event.
 pub fn of_item(key: &str, index: usize) -> String {
     format!("{key} {index}")
 }
 
-/// The event of a request that is passed on or asked for: another method, path, query or cost under the same key is another
-/// event, so that no dear request hides behind a cheap one. What a body says is the client's word.
+/// The event of a request that is passed on or authorized: another method, path, query or cost under the same key is another
+/// event, so that no expensive request passes as a cheap one. The body is not part of it.
 pub fn event_of(account: AccountId, key: &str, method: &Method, uri: &Uri, units: i64) -> EventId {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     // No key has a space in it, and no item's number is a method.
@@ -46,7 +46,7 @@ fn is_key(key: &str) -> bool {
     (1..=LENGTH_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// `None`: quotes that are not closed, something behind them, or an escape of what needs none.
+/// `None`: quotes that are not closed, text behind them, or an invalid escape.
 fn unquoted(text: &str) -> Option<Cow<'_, str>> {
     let Some(quoted) = text.strip_prefix('"') else {
         return Some(text.into());

@@ -76,7 +76,7 @@ impl Problem {
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = match detail.into() {
             // A detail can quote what was sent, a value of a body for one.
-            detail if detail.contains(api_key::PREFIX) => "the request holds an API key where none belongs".into(),
+            detail if detail.contains(api_key::PREFIX) => "the request contains an API key in a wrong place".into(),
             detail => detail,
         };
         Self {
@@ -99,7 +99,7 @@ impl Problem {
             Refusal::LimitReached(view) => {
                 let end = period::instant(view.period.end).format(&Rfc3339).unwrap_or_default();
                 let detail = format!(
-                    "{} of {} {usage_type} units are used; the request costs {cost}, and fewer remain until {end}",
+                    "monthly limit for `{usage_type}` reached: {} of {} used; the request costs {cost}; resets at {end}",
                     view.current_usage, view.limit
                 );
                 Self {
@@ -118,7 +118,7 @@ impl Problem {
             ),
             Refusal::Unavailable => Self::new(
                 Kind::QuotaUnavailable,
-                "the quota cannot be asked now; nothing was counted: try again",
+                "the quota cannot be checked now; nothing was counted: try again later",
             ),
         }
     }
@@ -126,7 +126,7 @@ impl Problem {
     /// A request that came before its key's bucket had one again.
     pub fn too_fast(burst: Burst, wait: Duration) -> Self {
         let detail = format!(
-            "the plan allows {} requests at once and {} a second of each key; nothing was counted: try again",
+            "each key may send {} requests at once and {} a second; nothing was counted: try again later",
             burst.size, burst.per_second
         );
         Self {
@@ -238,8 +238,7 @@ mod tests {
 
     #[test]
     fn a_reached_limit_says_what_is_left_and_what_to_do() {
-        let message =
-            "98 of 100 api_call units are used; the request costs 3, and fewer remain until 2026-12-01T00:00:00Z";
+        let message = "monthly limit for `api_call` reached: 98 of 100 used; the request costs 3; resets at 2026-12-01T00:00:00Z";
         assert_eq!(
             body(&limit_reached()),
             json!({

@@ -57,11 +57,11 @@ pub async fn pass(
     if gateway.upstream.is_none() {
         return Err(Problem::new(
             Kind::UnknownRoute,
-            "no route is at this path, since there is no upstream",
+            "no route for this path: the gateway has no upstream",
         ));
     }
     let Some(route) = gateway.routes.find(&parts.method, parts.uri.path())? else {
-        return Err(Problem::new(Kind::UnknownRoute, "no route has this method and path"));
+        return Err(Problem::new(Kind::UnknownRoute, "no route for this method and path"));
     };
     let time_ms = clock::now_ms();
     let key = auth::authenticate(&gateway.accounts, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
@@ -69,7 +69,7 @@ pub async fn pass(
     if headers::asks_to_upgrade(&parts.headers) {
         return Err(Problem::new(
             Kind::UpgradeNotSupported,
-            "requests are metered one by one, so the protocol cannot be changed",
+            "the connection cannot change its protocol, because requests are metered one by one",
         ));
     }
     let idempotency_key = idempotency_key::of(&parts.headers)?.map(Cow::into_owned);
@@ -178,21 +178,23 @@ impl From<UpstreamError> for Problem {
         match error {
             UpstreamError::Unreachable => Self::new(
                 Kind::UpstreamUnreachable,
-                "the API behind the gateway cannot be reached; nothing was charged: try again",
+                "the API behind the gateway cannot be reached; nothing was charged: try again later",
             ),
             UpstreamError::Invalid => Self::new(
                 Kind::UpstreamInvalid,
-                "the API behind the gateway gave no valid HTTP answer; nothing was charged",
+                "the API behind the gateway sent no valid HTTP response; nothing was charged",
             ),
             UpstreamError::Timeout => Self::new(
                 Kind::UpstreamTimeout,
-                "the API behind the gateway did not answer in time; nothing was charged",
+                "the API behind the gateway did not respond in time; nothing was charged",
             ),
             UpstreamError::BodyStalled => Self::new(
                 Kind::BodyTimeout,
                 "the body did not arrive in time; nothing was charged",
             ),
-            UpstreamError::BodyBroken => Self::invalid("the body broke off; nothing was charged"),
+            UpstreamError::BodyBroken => {
+                Self::invalid("the body ended before its announced length; nothing was charged")
+            }
         }
     }
 }

@@ -6,14 +6,14 @@ use axum::http::{HeaderMap, HeaderName};
 
 pub mod json_array;
 
-/// The most units one request may cost: beyond it lies a mistake.
+/// The most units that one request may cost. A larger number is a mistake.
 pub const UNITS_MAX: i64 = 1_000_000;
 
 /// Where the cost of a request is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cost {
     Fixed(i64),
-    /// A number in a header of the request. The upstream must honour the same header: it is the client that sends it.
+    /// A number in a header of the request. The upstream must obey the same header, because the client sends it.
     Header(HeaderName),
     /// The length of this array, at the top of the request's JSON body.
     JsonArray(Box<str>),
@@ -28,28 +28,28 @@ impl Cost {
     }
 }
 
-/// Why the cost of a request cannot be told.
+/// Why the cost of a request is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct CostError(pub Cow<'static, str>);
 
-/// From 1 to [`UNITS_MAX`].
-pub fn bounded(units: i64) -> Result<i64, CostError> {
+/// What a cost must be, in messages.
+pub const MUST_BE: &str = "an integer from 1 to 1,000,000";
+
+/// From 1 to [`UNITS_MAX`]. `what` names the place of the units, in the message.
+pub fn bounded(what: &str, units: i64) -> Result<i64, CostError> {
     match units {
         1..=UNITS_MAX => Ok(units),
-        0 => Err(CostError("a request costs at least 1 unit, not 0".into())),
-        _ => Err(CostError(
-            format!("a request costs 1 to {UNITS_MAX} units, not {units}").into(),
-        )),
+        _ => Err(CostError(format!("{what} must be {MUST_BE}, not {units}").into())),
     }
 }
 
-/// The number in the header `name`: there once, in plain digits.
+/// The number in the header `name`: sent once, in plain digits.
 pub fn in_header(headers: &HeaderMap, name: &HeaderName) -> Result<i64, CostError> {
     let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return Err(CostError(
-            format!("the header {name} must be there once: it says how many units the request costs").into(),
+            format!("the header {name} must be sent once: it says how many units the request costs").into(),
         ));
     };
     let digits = value
@@ -57,10 +57,8 @@ pub fn in_header(headers: &HeaderMap, name: &HeaderName) -> Result<i64, CostErro
         .ok()
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     match digits.and_then(|digits| digits.parse().ok()) {
-        Some(units) => bounded(units),
-        None => Err(CostError(
-            format!("the header {name} is no number from 1 to {UNITS_MAX}").into(),
-        )),
+        Some(units) => bounded(&format!("the header {name}"), units),
+        None => Err(CostError(format!("the header {name} must be {MUST_BE}").into())),
     }
 }
 

@@ -126,11 +126,11 @@ impl Answers {
             }
             Found::UnderWay => Err(Problem::new(
                 Kind::KeyUnderWay,
-                "a request with this Idempotency-Key is not answered yet: try again for its answer",
+                "the first request with this Idempotency-Key is still being processed: try again later for its response",
             )),
             Found::OtherRequest => Err(Problem::new(
                 Kind::KeyReused,
-                "this Idempotency-Key was used for a request with another path or body: a new request needs a new key",
+                "this Idempotency-Key was used for a request with another path or body: use a new key for a new request",
             )),
         }
     }

@@ -58,7 +58,7 @@ pub async fn decide(
     let Some(route) = gateway.routes.find(&original.method, original.uri.path())? else {
         return Err(Problem::new(
             Kind::UnknownRoute,
-            "no route has the original method and path",
+            "no route for the original method and path",
         ));
     };
     let time_ms = clock::now_ms();
@@ -69,8 +69,8 @@ pub async fn decide(
         Cost::Header(name) => cost::in_header(request.headers(), name)?,
         Cost::JsonArray(name) => {
             return Err(Problem::invalid(format!(
-                "the cost is the length of `{name}` in the body, which is not seen here: proxy this route through the \
-                 gateway, or give it a cost header"
+                "the cost of this route is the length of `{name}` in the body, which /v1/authorize does not get: proxy the route \
+                 through the gateway, or give it a cost header"
             )));
         }
     };
@@ -124,8 +124,8 @@ fn original(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Original,
     let mut ways = ways.into_iter().flatten();
     let Some(original) = ways.next() else {
         return Err(Problem::invalid(
-            "which request this is about must be said in X-Original-Method and X-Original-URI, in X-Forwarded-Method and \
-             X-Forwarded-Uri, or by the method and the path after /v1/authorize",
+            "missing original request: send X-Original-Method and X-Original-URI, or X-Forwarded-Method and X-Forwarded-Uri, or \
+             append its path to /v1/authorize",
         ));
     };
     match ways.all(|other| other == original) {
@@ -141,7 +141,7 @@ fn in_headers(headers: &HeaderMap, method: &HeaderName, uri: &HeaderName) -> Res
         (None, None) => Ok(None),
         (Some(method), Some(uri)) => named(method, uri).map(Some),
         // The other could be the client's.
-        _ => Err(Problem::invalid(format!("{method} and {uri} must be set both"))),
+        _ => Err(Problem::invalid(format!("{method} and {uri} must be sent together"))),
     }
 }
 
@@ -150,15 +150,17 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(Ok(value)), None) => Ok(Some(value)),
-        _ => Err(Problem::invalid(format!("{name} must be there once, in visible ASCII"))),
+        _ => Err(Problem::invalid(format!(
+            "the header {name} must be sent once, in visible ASCII"
+        ))),
     }
 }
 
 fn named(method: &str, uri: &str) -> Result<Original, Problem> {
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Problem::invalid("the original method is none"))?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Problem::invalid("invalid original method"))?;
     match uri.parse::<Uri>() {
         Ok(uri) if uri.path().starts_with('/') => Ok(Original { method, uri }),
-        _ => Err(Problem::invalid("the original URI is none")),
+        _ => Err(Problem::invalid("invalid original URI: it must begin with a path")),
     }
 }
 

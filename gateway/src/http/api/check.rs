@@ -1,4 +1,4 @@
-//! `POST /v1/check`: would it be admitted? Spends nothing and reserves nothing, so the answer holds for now only.
+//! `POST /v1/check`: would this cost be admitted? Spends and reserves nothing, so the answer holds for this moment only.
 
 use std::sync::Arc;
 
@@ -10,19 +10,32 @@ use axum::{
 use schema::clock;
 use serde::{Deserialize, Serialize};
 
-use super::{authenticate, json, one, usage_type};
+use super::{COST_UNITS, USAGE_TYPE, authenticate, json, one, usage_type};
 use crate::{
-    http::{balance::Balance, body, gateway::Gateway, problem::Problem, rate_limit},
+    http::{
+        balance::Balance,
+        body::{
+            self,
+            fields::{Field, Fields},
+        },
+        gateway::Gateway,
+        problem::Problem,
+        rate_limit,
+    },
     pricing::cost,
     quota::Refusal,
 };
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with a `usage_type`")]
+#[serde(deny_unknown_fields)]
 struct Check {
     usage_type: String,
     #[serde(default = "one")]
     cost_units: i64,
+}
+
+impl Fields for Check {
+    const FIELDS: &'static [Field] = &[USAGE_TYPE, COST_UNITS];
 }
 
 #[derive(Serialize)]
@@ -43,7 +56,7 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
         cost_units,
     } = body::parse(&content)?;
     let usage_type = usage_type(&gateway.catalogue, &name)?;
-    let cost = cost::bounded(cost_units)?;
+    let cost = cost::bounded("`cost_units`", cost_units)?;
 
     let (allowed, view) = match gateway.quotas.check(&key.counters, usage_type, cost, now_s).await {
         Ok(view) => (true, view),

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use axum::http::Method;
 use schema::{AccountId, Catalogue, EventId, UsageType};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{instant, one, usage_type};
+use super::{COST_UNITS, USAGE_TYPE, instant, one, usage_type};
 use crate::{
     http::{
         balance::Balance,
+        body::fields::{Field, Fields},
         client::{Client, REQUEST_ID_MAX, TEXT_MAX, is_request_id},
         problem::Problem,
     },
@@ -19,7 +21,7 @@ use crate::{
 
 /// The request that the units were spent on. What is not said is taken from the report itself.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with a `usage_type`")]
+#[serde(deny_unknown_fields)]
 pub struct Reported {
     usage_type: String,
     #[serde(default = "one")]
@@ -30,6 +32,38 @@ pub struct Reported {
     request_id: Option<String>,
     ip_address: Option<IpAddr>,
     user_agent: Option<String>,
+}
+
+impl Fields for Reported {
+    const FIELDS: &'static [Field] = &[
+        USAGE_TYPE,
+        COST_UNITS,
+        text_field("endpoint", "a string"),
+        text_field("method", "an HTTP method"),
+        Field {
+            name: "status",
+            must_be: "an HTTP status from 100 to 599",
+            accepts: |value| value.as_u64().is_some_and(|status| (100..=599).contains(&status)),
+            required: false,
+        },
+        text_field("request_id", "a string"),
+        Field {
+            name: "ip_address",
+            must_be: "an IPv4 or IPv6 address",
+            accepts: |value| value.as_str().is_some_and(|text| text.parse::<IpAddr>().is_ok()),
+            required: false,
+        },
+        text_field("user_agent", "a string"),
+    ];
+}
+
+const fn text_field(name: &'static str, must_be: &'static str) -> Field {
+    Field {
+        name,
+        must_be,
+        accepts: Value::is_string,
+        required: false,
+    }
 }
 
 /// A report that can be decided on.
@@ -64,24 +98,30 @@ impl Reported {
         time_ms: i64,
     ) -> Result<Usage, Problem> {
         let usage_type = usage_type(catalogue, &self.usage_type)?;
-        let cost_units = cost::bounded(self.cost_units)?;
+        let cost_units = cost::bounded("`cost_units`", self.cost_units)?;
         let status = self.status.unwrap_or(200);
         if !(100..=599).contains(&status) {
-            return Err(Problem::invalid("`status` is an HTTP status, from 100 to 599"));
+            return Err(Problem::invalid(format!(
+                "`status` must be an HTTP status from 100 to 599, not {status}"
+            )));
         }
         let method = match self.method {
             None => "POST".to_owned(),
             Some(method) if method.len() <= 32 && Method::from_bytes(method.as_bytes()).is_ok() => {
                 method.to_ascii_uppercase()
             }
-            Some(_) => return Err(Problem::invalid("`method` is an HTTP method of at most 32 characters")),
+            Some(_) => {
+                return Err(Problem::invalid(
+                    "`method` must be an HTTP method of at most 32 characters",
+                ));
+            }
         };
         let request_id = match self.request_id {
             None => client.request_id().to_owned(),
             Some(id) if is_request_id(id.as_bytes()) => id,
             Some(_) => {
                 return Err(Problem::invalid(format!(
-                    "`request_id` has 1 to {REQUEST_ID_MAX} visible ASCII characters"
+                    "`request_id` must have 1 to {REQUEST_ID_MAX} visible ASCII characters"
                 )));
             }
         };
@@ -123,7 +163,7 @@ fn text(name: &str, text: Option<String>, absent: impl FnOnce() -> String) -> Re
     match text {
         None => Ok(absent()),
         Some(text) if text.len() <= TEXT_MAX => Ok(text),
-        Some(_) => Err(Problem::invalid(format!("`{name}` has at most {TEXT_MAX} bytes"))),
+        Some(_) => Err(Problem::invalid(format!("`{name}` must have at most {TEXT_MAX} bytes"))),
     }
 }
 
@@ -177,13 +217,33 @@ mod tests {
     fn what_is_wrong_is_refused_by_name() {
         for (field, value, kind, named) in [
             ("usage_type", json!("api_calls"), Kind::UnknownUsageType, "api_calls"),
-            ("usage_type", json!(1), Kind::InvalidRequest, "expected a string"),
-            ("cost_units", json!(0), Kind::InvalidRequest, "at least 1"),
+            (
+                "usage_type",
+                json!(1),
+                Kind::InvalidRequest,
+                "`usage_type` must be a string, not 1",
+            ),
+            (
+                "cost_units",
+                json!(0),
+                Kind::InvalidRequest,
+                "`cost_units` must be an integer from 1 to 1,000,000, not 0",
+            ),
             ("cost_units", json!(-1), Kind::InvalidRequest, "not -1"),
-            ("cost_units", json!(1_000_001), Kind::InvalidRequest, "1000000"),
-            ("cost_units", json!(1.5), Kind::InvalidRequest, "i64"),
-            ("cost_units", json!("1"), Kind::InvalidRequest, "i64"),
-            ("cost_units", json!(1e300), Kind::InvalidRequest, "i64"),
+            (
+                "cost_units",
+                json!(1_000_001),
+                Kind::InvalidRequest,
+                "1,000,000, not 1000001",
+            ),
+            ("cost_units", json!(1.5), Kind::InvalidRequest, "1,000,000, not 1.5"),
+            (
+                "cost_units",
+                json!("1"),
+                Kind::InvalidRequest,
+                "`cost_units` must be an integer from 1 to 1,000,000, not the string",
+            ),
+            ("cost_units", json!(1e300), Kind::InvalidRequest, "1,000,000, not 1e"),
             ("costs", json!(1), Kind::InvalidRequest, "unknown field `costs`"),
             (
                 "endpoint",
@@ -199,9 +259,19 @@ mod tests {
             ),
             ("method", json!("G T"), Kind::InvalidRequest, "`method`"),
             ("status", json!(99), Kind::InvalidRequest, "`status`"),
-            ("status", json!(70_000), Kind::InvalidRequest, "u16"),
+            (
+                "status",
+                json!(70_000),
+                Kind::InvalidRequest,
+                "from 100 to 599, not 70000",
+            ),
             ("request_id", json!("a b"), Kind::InvalidRequest, "`request_id`"),
-            ("ip_address", json!("localhost"), Kind::InvalidRequest, "IP address"),
+            (
+                "ip_address",
+                json!("localhost"),
+                Kind::InvalidRequest,
+                "`ip_address` must be an IPv4 or IPv6 address",
+            ),
         ] {
             let mut body = json!({ "usage_type": "api_call" });
             body[field] = value.clone();

@@ -43,7 +43,7 @@ pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Resu
         .quotas
         .view(&key.counters, now_s)
         .await
-        .map_err(|_| Problem::new(Kind::QuotaUnavailable, "the quota cannot be asked now: try again"))?;
+        .map_err(|_| Problem::new(Kind::QuotaUnavailable, "the quota cannot be read now: try again later"))?;
     let standing = key.account.standing(now_s);
     let mut response = json(&Summary {
         account_id: key.account.id.to_string(),

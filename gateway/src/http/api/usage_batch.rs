@@ -11,7 +11,10 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use schema::{UsageEvent, UsageType, clock};
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 use tokio::time::Instant;
 
 use super::{
@@ -22,7 +25,10 @@ use super::{
 use crate::{
     accounts::key::Key,
     http::{
-        body,
+        body::{
+            self,
+            fields::{Field, Fields},
+        },
         client::{Client, TEXT_MAX},
         gateway::Gateway,
         idempotency_key,
@@ -41,11 +47,20 @@ use crate::{
 pub const EVENTS_MAX: usize = 1_000;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with an array `events`")]
+#[serde(deny_unknown_fields)]
 struct Batch<'a> {
     /// Unread, so that one that is wrong does not spoil the others.
     #[serde(borrow)]
     events: Vec<&'a RawValue>,
+}
+
+impl Fields for Batch<'_> {
+    const FIELDS: &'static [Field] = &[Field {
+        name: "events",
+        must_be: "an array of events",
+        accepts: Value::is_array,
+        required: true,
+    }];
 }
 
 /// A report that is to be decided on, or what is known of it already.
@@ -130,7 +145,7 @@ async fn record_once(
 fn read(gateway: &Gateway, posted: Posted, counted: Option<Counted>) -> Result<(Arc<Key>, Vec<Item>), Problem> {
     let Batch { events } = body::parse(&posted.content)?;
     if events.len() > EVENTS_MAX {
-        let detail = format!("a batch has at most {EVENTS_MAX} events, not {}", events.len());
+        let detail = format!("`events` must have at most {EVENTS_MAX} items, not {}", events.len());
         return Err(Problem::new(Kind::TooLarge, detail));
     }
     let read = |index: usize, event: &RawValue| {

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use serde_json::error::Category;
+
 use super::{CostError, bounded};
 
 /// The length of the array `name`, as a cost.
@@ -13,13 +15,31 @@ pub fn length(body: &[u8], name: &str) -> Result<i64, CostError> {
     let length = Top { name }
         .deserialize(&mut json)
         .and_then(|length| json.end().map(|()| length))
-        .map_err(|error| CostError(format!("the body is not the JSON object expected: {error}").into()))?;
+        .map_err(|error| CostError(explain(&error, name).into()))?;
     match length {
-        Some(0) => Err(CostError(format!("`{name}` is empty: there is nothing to do").into())),
-        Some(length) => bounded(length),
-        None => Err(CostError(format!("the body has no array `{name}`").into())),
+        Some(0) => Err(CostError(format!("`{name}` must not be empty").into())),
+        Some(length) => bounded(&format!("the length of `{name}`"), length),
+        None => Err(CostError(format!("missing field `{name}`: it must be an array").into())),
     }
 }
+
+fn explain(error: &serde_json::Error, name: &str) -> String {
+    let text = error.to_string();
+    match error.classify() {
+        Category::Data if text.starts_with("duplicate field") => format!("duplicate field `{name}`"),
+        Category::Data if text.contains(ARRAY) => format!("`{name}` must be an array"),
+        Category::Data => format!("the body must be a JSON object with an array `{name}`"),
+        Category::Eof => format!(
+            "the body ends within its JSON text, at line {} column {}",
+            error.line(),
+            error.column()
+        ),
+        Category::Syntax | Category::Io => format!("the body is not valid JSON: {text}"),
+    }
+}
+
+/// How serde calls what it expected.
+const ARRAY: &str = "expected an array of items";
 
 struct Top<'a> {
     name: &'a str,
@@ -54,8 +74,8 @@ impl<'de> Visitor<'de> for Top<'_> {
             } else if length.is_none() {
                 length = Some(map.next_value_seed(Length)?);
             } else {
-                // Which of the two the upstream takes cannot be told.
-                return Err(A::Error::custom(format_args!("`{}` stands there twice", self.name)));
+                // It is unknown which of the two the upstream takes.
+                return Err(A::Error::custom("duplicate field"));
             }
         }
         Ok(length)
@@ -94,7 +114,7 @@ impl<'de> Visitor<'de> for Length {
     type Value = i64;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an array")
+        f.write_str("an array of items")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<i64, A::Error> {

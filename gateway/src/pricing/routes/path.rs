@@ -1,22 +1,23 @@
-//! The form of a path that routes are matched by. A cheap route must not be had by another spelling of an expensive one, so
-//! spellings that servers commonly take for the same are the same here.
+//! The normal form of a path, by which routes are matched. Another spelling of an expensive route must not match a cheap one, so
+//! spellings that servers commonly treat as the same path have the same normal form.
 
 use std::borrow::Cow;
 
-/// What it means is for the upstream to say, so its cost cannot be told.
+/// Servers read such a path differently, so its cost is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    #[error("a path has no `.` or `..` segments")]
+    #[error("the path must not have `.` or `..` segments")]
     Dots,
     /// Data in a segment to one server, and two segments to the next.
-    #[error("a path has no backslash, and no encoded slash or backslash (%2F, %5C)")]
+    #[error("the path must not have a backslash, an encoded slash (%2F) or an encoded backslash (%5C)")]
     Slash,
-    /// Another one to us, and the same to servers that raise it.
-    #[error("a method has no small letters")]
+    /// Another method here, and the same for servers that convert it to capitals.
+    #[error("the method must be in capital letters")]
     Method,
 }
 
-/// What a segment may hold as it is (RFC 3986, 3.3) decoded, no empty segments, no slash at the end.
+/// Percent-encoded characters that a segment may hold unencoded (RFC 3986, 3.3) are decoded. Empty segments and the last slash
+/// are removed.
 pub fn normal_form(path: &str) -> Result<Cow<'_, str>, PathError> {
     if path.contains('\\') {
         return Err(PathError::Slash);
@@ -110,7 +111,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_normal_form_is_its_own(path in "/[a-c/.%2ef]{0,24}") {
-            // Decoding is done once: what an encoded percent sign hides is the upstream's to see.
+            // The path is decoded once: a percent sign that is encoded itself stays as it is.
             prop_assume!(!path.contains("%2"));
             if let Ok(normal) = normal_form(&path) {
                 prop_assert_eq!(normal_form(&normal), Ok(normal.clone()));
