@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_reached_limit_says_what_is_left_and_what_to_do() {
-        let message = "monthly limit for `api_call` reached: 98 of 100 used; the request costs 3; resets at 2026-12-01T00:00:00Z";
+        let message =
+            "monthly limit for `api_call` reached: 98 of 100 used; the request costs 3; resets at 2026-12-01T00:00:00Z";
         assert_eq!(
             body(&limit_reached()),
             json!({
