@@ -17,18 +17,18 @@ pub struct Account {
     state: ArcSwap<State>,
 }
 
-/// An account's rows: what its standing is computed from.
+/// An account's rows, from which its standing is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub suspended: bool,
     pub subscription: Option<Subscription>,
-    /// When the subscription's row last changed: by it Postgres sees whether a standing was computed from the row of now.
+    /// When the subscription's row last changed. By it PostgreSQL recognizes a standing that was computed from an older row.
     pub subscription_changed: Option<OffsetDateTime>,
     /// Limits agreed with this account, indexed by [`UsageType::index`].
     pub overrides: Box<[Option<i64>]>,
 }
 
-/// What holds until `standing.valid_until`.
+/// The state that is valid until `standing.valid_until`.
 pub(crate) struct State {
     pub facts: Facts,
     pub standing: Arc<Standing>,
@@ -47,7 +47,7 @@ impl Account {
         }
     }
 
-    /// What the account may do at `now` (Unix seconds). Cheap: computed again only when it ran out or was announced.
+    /// The standing at `now` (Unix seconds). Cheap: it is computed again only when it expired or a change was announced.
     pub fn standing(&self, now: i64) -> Arc<Standing> {
         Arc::clone(&self.state(now).standing)
     }
@@ -57,10 +57,10 @@ impl Account {
         self.state(now_s).burst
     }
 
-    /// Does not go back in time by a little: a request whose clock was read just before a period's end finds the new period
-    /// when another request has opened it. A clock that was ahead and has been set right is another matter.
+    /// The state never goes back by a little: a request that read the clock just before a period's end finds the new period once
+    /// another request has opened it. It does go back when a clock that was ahead is corrected.
     pub(crate) fn state(&self, now_s: i64) -> Guard<Arc<State>> {
-        /// Between two readings of the clock.
+        /// The longest time between two readings of the clock.
         const AHEAD_MAX_S: i64 = 60;
         let holds =
             |state: &State| now_s < state.standing.valid_until && now_s >= state.at_s.saturating_sub(AHEAD_MAX_S);
@@ -78,8 +78,8 @@ impl Account {
         self.state.load()
     }
 
-    /// Takes over what Postgres says, and tells of which usage types the limit, mode, plan, period or entitlement changed.
-    /// The caller closes their counters: afterwards, so that no lease is taken under the old state and kept.
+    /// Takes over rows from PostgreSQL, and returns the usage types whose limit, mode, plan, period or entitlement changed. The
+    /// caller closes their counters afterwards, so that no lease of the old state is kept.
     pub(crate) fn apply(&self, facts: Facts, now_s: i64) -> Vec<UsageType> {
         let old = self.state.load_full();
         if old.facts == facts {
@@ -116,7 +116,7 @@ impl State {
         if facts.suspended {
             standing.entitlement = Entitlement::PaymentRequired;
         }
-        // A plan that this catalogue does not have allows what Free does, as it does in the billing worker.
+        // A plan that this catalogue does not have counts as Free, as in the billing worker.
         let plan = catalogue
             .plan(&standing.plan)
             .or_else(|| catalogue.plan(Catalogue::FREE));
@@ -195,7 +195,7 @@ mod tests {
         let second = account.standing(first.valid_until);
         assert_eq!(second.period.start, first.period.end);
         assert!(Arc::ptr_eq(&second, &account.standing(first.valid_until - 1)));
-        // It was ahead, and was set right.
+        // The clock was ahead and is corrected.
         let right = account.standing(NOW);
         assert_eq!(right.period, first.period);
         assert!(Arc::ptr_eq(&right, &account.standing(NOW + 1)));

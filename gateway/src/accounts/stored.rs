@@ -1,4 +1,4 @@
-//! Keys and accounts as they stand in Postgres.
+//! Rows of keys and accounts in PostgreSQL.
 
 use schema::{
     AccountId, Catalogue, KeyId, Period, SubscriptionId,
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{account::Facts, key::StoredKey};
 
-/// The keys that there are, of these ids.
+/// The keys with these ids that exist.
 pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, AccountId, StoredKey)>, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
@@ -25,7 +25,7 @@ pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, Acc
         let stored = StoredKey {
             hash: KeyHash::from_stored(&row.secret_sha256)?,
             expires_at: row.expires_at.map(OffsetDateTime::unix_timestamp),
-            // Whatever the time says: it is the database's clock, and this key is refused for ever.
+            // At any time: the time is the database's, and a revoked key is never valid again.
             revoked: row.revoked_at.is_some(),
         };
         Some((KeyId(row.id), AccountId(row.account_id), stored))
@@ -33,7 +33,7 @@ pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, Acc
     Ok(keys.collect())
 }
 
-/// The accounts that there are, of these ids. One statement, so that the facts of an account are of one moment.
+/// The accounts with these ids that exist. One statement, so that all facts of an account are of the same moment.
 pub(crate) async fn accounts(
     pool: &PgPool,
     ids: &[AccountId],
@@ -73,7 +73,7 @@ pub(crate) async fn accounts(
                 id: SubscriptionId(row.subscription_id?),
                 plan: row.plan_id.clone()?,
                 status: SubscriptionStatus::from_stored(status).unwrap_or_else(|| {
-                    error!(account.id = %id, status, "unknown subscription status: taken for unpaid");
+                    error!(account.id = %id, status, "unknown subscription status: treated as unpaid");
                     SubscriptionStatus::Unpaid
                 }),
                 period: Period {

@@ -1,16 +1,16 @@
-//! A counter as answers show it.
+//! A quota as response bodies show it.
 
 use schema::Mode;
 use serde::Serialize;
 
 use crate::quota::QuotaView;
 
-/// `null` where the gateway does not know or there is none: what is never refused needs no lease, so its usage stands in
-/// ClickHouse only (`GET /billing/usage`), and nothing remains of what has no end.
+/// `null` where the gateway does not know the number, or there is none. A usage type that is never refused needs no lease,
+/// so only ClickHouse knows its usage (`GET /billing/usage`), and it has no remaining units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Balance {
     current_usage: Option<i64>,
-    /// Of a usage type that is billed past its limit: the units that are not.
+    /// For a usage type that is billed past its limit: the units that are included.
     limit: Option<i64>,
     remaining: Option<i64>,
 }

@@ -1,4 +1,4 @@
-//! The metered reverse proxy: what a route names is decided on, passed to the upstream, recorded and answered, in this order.
+//! The metered reverse proxy: admits a request that a route names, passes it to the upstream, records it, and answers.
 
 use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Instant};
 
@@ -45,7 +45,7 @@ mod upstream;
 
 pub use upstream::{Passed, Upstream, UpstreamError, UpstreamSettings};
 
-/// Names the event that a request is counted as.
+/// The id of the event that a request is counted as.
 pub const USAGE_EVENT_ID: HeaderName = HeaderName::from_static("usage-event-id");
 
 pub async fn pass(
@@ -108,7 +108,7 @@ pub async fn pass(
         body,
     };
     let life = gateway.life.clone();
-    // From here on units are reserved, and the upstream works: what becomes of it is recorded, also for a client that left.
+    // From here on units are reserved and the upstream works: the result is recorded, even if the client leaves.
     let mut response = see_through(&life, finish(gateway, admitted, charge, request)).await?;
     rate_limit::insert_burst(response.headers_mut(), burst);
     Ok(response)
@@ -145,13 +145,13 @@ async fn finish(
     let mut response = answer.map(|body| Body::new(gateway.under_way.stream(body)));
     headers::drop_hop_by_hop(response.headers_mut(), |_| false);
     if is_head && !response.headers().contains_key(CONTENT_LENGTH) {
-        // Of unknown length, or axum would announce a length of 0 that the upstream never did.
+        // Of unknown length: otherwise axum would announce a length of 0, which the upstream did not.
         *response.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
     }
     Ok(told(response, receipt, upstream_time))
 }
 
-/// The answer, with what the client is told about its usage.
+/// The response, with the headers about the client's usage.
 fn told(mut response: Response, receipt: Receipt, upstream_time: UpstreamTime) -> Response {
     let headers = response.headers_mut();
     rate_limit::insert(headers, &[(receipt.usage_type, receipt.quota)], clock::now_s());
@@ -160,7 +160,7 @@ fn told(mut response: Response, receipt: Receipt, upstream_time: UpstreamTime) -
     response
 }
 
-/// The cost of a request, and its body: as it comes, unless the cost stands in it.
+/// The cost of a request, and its body. The body is read here only if the cost depends on it.
 async fn cost_of(route: &Route, headers: &HeaderMap, body: Body, body_max: usize) -> Result<(i64, Body), Problem> {
     match &route.cost {
         Cost::Fixed(units) => Ok((*units, body)),

@@ -1,4 +1,4 @@
-//! What a client is told of its limits: `RateLimit-Policy` and `RateLimit`, as structured fields
+//! The headers about a client's limits: `RateLimit-Policy` and `RateLimit`, as structured fields
 //! (draft-ietf-httpapi-ratelimit-headers-10), and `Retry-After`.
 //!
 //! `RateLimit-Policy: "api_call";q=10000;w=2592000` says the limit and the length of the period in seconds,
@@ -16,7 +16,7 @@ use crate::{accounts::burst::BurstView, quota::QuotaView};
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Sets both headers. A metered usage type has no limit, so there is nothing to say of it.
+/// Sets both headers. A metered usage type has no limit, so it is left out.
 pub fn insert(headers: &mut HeaderMap, views: &[(UsageType, QuotaView)], now_s: i64) {
     let limited = || views.iter().filter(|(_, view)| view.mode != Mode::Metered);
     if limited().next().is_none() {
@@ -38,12 +38,12 @@ pub fn insert(headers: &mut HeaderMap, views: &[(UsageType, QuotaView)], now_s: 
             (view.period.end - now_s).max(0)
         )
     });
-    // Whatever the upstream says in these headers is about limits of its own.
+    // The upstream's headers of these names would be about its own limits.
     headers.insert(RATELIMIT_POLICY, policy);
     headers.insert(RATELIMIT, rest);
 }
 
-/// Adds a line to both headers, after [`insert`]: what may follow at once, and the seconds until all may.
+/// Adds a line to both headers, after [`insert`]: the requests that may follow at once, and the seconds until all may.
 pub fn insert_burst(headers: &mut HeaderMap, view: Option<BurstView>) {
     let Some(BurstView { burst, remaining }) = view else {
         return;
@@ -60,7 +60,7 @@ pub fn insert_burst(headers: &mut HeaderMap, view: Option<BurstView>) {
     }
 }
 
-/// As `Retry-After` has it: not a moment too early.
+/// Whole seconds for `Retry-After`, rounded up.
 pub fn whole_seconds(wait: Duration) -> i64 {
     wait.as_nanos().div_ceil(1_000_000_000).max(1) as i64
 }

@@ -1,4 +1,4 @@
-//! The route table: what a call to the upstream API costs, by its method and path. Read once, at start.
+//! The route table: the usage type and cost of a call to the upstream API, by method and path. It is read once, at start.
 
 use std::{collections::HashMap, fs, path::Path as FilePath};
 
@@ -14,10 +14,10 @@ mod path;
 pub use file::RouteError;
 pub use path::PathError;
 
-/// The table the binary carries.
+/// The table inside the binary.
 const BUILT_IN: &str = include_str!("routes/built_in.toml");
 
-/// What one kind of call costs, and when.
+/// The usage type and cost of one kind of call, and when it is charged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub usage_type: UsageType,
@@ -25,31 +25,31 @@ pub struct Route {
     pub charge: Charge,
 }
 
-/// Which answers of the upstream are charged for, by the status at the moment its head arrived.
+/// Which responses of the upstream are charged, by their status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 pub enum Charge {
-    /// What succeeded.
+    /// Successful ones.
     #[default]
     #[serde(rename = "below_400")]
     Below400,
-    /// What succeeded, and what the client did wrong.
+    /// Successful ones, and errors of the client.
     #[serde(rename = "below_500")]
     Below500,
-    /// Whatever the upstream answered. An upstream that did not answer at all is never charged for.
+    /// All responses. A call without any response is never charged.
     #[serde(rename = "always")]
     Always,
 }
 
 pub struct RouteTable {
     routes: Vec<Route>,
-    /// Of the methods that routes name.
+    /// For the methods that routes name.
     by_method: HashMap<Method, Patterns>,
-    /// Of all other methods: the routes for any.
+    /// For all other methods: the routes for any method.
     any: Patterns,
 }
 
-/// The patterns that one method can meet, with indices into the routes. A catch-all is asked last, so that `/api/{id}` and
-/// `/api/{*rest}` may stand in one table.
+/// The patterns for one method, with indices into the routes. Catch-all patterns come last, so that `/api/{id}` and
+/// `/api/{*rest}` can be in one table.
 #[derive(Clone, Default)]
 struct Patterns {
     exact: matchit::Router<usize>,
@@ -74,8 +74,9 @@ impl RouteTable {
                 let text = fs::read_to_string(file).with_context(|| format!("reading routes {}", file.display()))?;
                 Self::parse(&text, catalogue).with_context(|| format!("routes {}", file.display()))
             }
-            None => Self::parse(BUILT_IN, catalogue)
-                .context("the built-in route table does not fit this catalogue: --routes names another"),
+            None => Self::parse(BUILT_IN, catalogue).context(
+                "the built-in route table does not match this plan catalogue: name another table with --routes",
+            ),
         }
     }
 
@@ -83,7 +84,7 @@ impl RouteTable {
         file::parse(text, catalogue)
     }
 
-    /// The route of a request. A path that could mean another one to the upstream than to us is refused.
+    /// The route of a request. A path that the upstream could read differently is an error.
     pub fn find(&self, method: &Method, path: &str) -> Result<Option<&Route>, PathError> {
         let path = path::normal_form(path)?;
         if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {

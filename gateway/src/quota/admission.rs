@@ -1,4 +1,5 @@
-//! The answer to "may this request spend so many units": an admission that holds them, or a refusal.
+//! The decision on one request: an admission, which holds its units, or a refusal.
+
 use schema::{LeaseId, Period, Standing, SubscriptionId, UsageType};
 
 use super::{reservation::Reservation, view::QuotaView};
@@ -8,7 +9,7 @@ use super::{reservation::Reservation, view::QuotaView};
 pub struct Admission {
     pub usage_type: UsageType,
     pub cost_units: i64,
-    /// [`LeaseId::NIL`] where none was needed (overage, metered).
+    /// [`LeaseId::NIL`] if none is needed (overage, metered).
     pub lease_id: LeaseId,
     pub subscription_id: SubscriptionId,
     pub period: Period,
@@ -18,16 +19,17 @@ pub struct Admission {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// `429`
     LimitReached(QuotaView),
-    /// `402`; the plan that must be paid for
-    PaymentRequired { plan: String },
-    /// `503`: Postgres is away and what this gateway holds does not cover the cost
+    /// The plan must be paid first.
+    PaymentRequired {
+        plan: String,
+    },
+    /// PostgreSQL is away, and the units at hand do not cover the cost.
     Unavailable,
 }
 
 impl Admission {
-    /// Admitted without a lease, because the usage type is never refused.
+    /// Without a lease, because the usage type is never refused.
     pub fn unleased(usage_type: UsageType, cost_units: i64, standing: &Standing, quota: QuotaView) -> Self {
         Self {
             usage_type,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::accounts::account::State;
 
-/// What the units and the memory at hand say, without asking anybody.
+/// The decision by the units and refusals at hand, without asking PostgreSQL or other gateways.
 enum AtHand {
     Admitted(Admission),
     Refused(Refusal),
@@ -191,7 +191,7 @@ pub(super) fn entitled(state: &State, usage_type: UsageType) -> Result<Allowance
     }
 }
 
-/// The refusal of `cost` that is remembered, with what is known now.
+/// The remembered refusal of `cost`, with the numbers of now.
 pub(super) fn remembered_refusal(
     counter: &Counter,
     allowance: Allowance,

@@ -1,4 +1,4 @@
-//! What one admission costs. Run by hand, before and after a change of the hot path:
+//! Measures one admission. Run it by hand, before and after a change of the fast path:
 //!
 //! ```text
 //! cargo test --release -p gateway --lib --no-run

@@ -1,4 +1,4 @@
-//! One account's units of one usage type: the leases at hand, and what is owed to PostgreSQL for those that were closed.
+//! One account's units of one usage type: the leases at hand, and the units of closed leases that are owed to PostgreSQL.
 //!
 //! The fast path ([`Counter::spend`]) reads one published snapshot and spends with one compare-and-swap: no lock, no await.
 //! Everything else changes the snapshot under a short lock. The counter owns the request for a lease
@@ -97,7 +97,7 @@ impl Counter {
         })
     }
 
-    /// What was last seen of this period, and what is at hand now; `None` if all was closed since.
+    /// The pool as last seen in this period, and the units at hand now. `None` if all leases were closed since.
     pub fn seen(&self, period: &Period) -> Option<Seen> {
         let held = self.held.load();
         (held.period == *period).then(|| Seen {
@@ -207,7 +207,7 @@ impl Counter {
         !self.core().closing.is_empty()
     }
 
-    /// What the lease client has to do for this counter in its next transaction, if anything.
+    /// The work for the lease client's next transaction, if there is any.
     pub fn work(&self, now: Instant) -> Option<Work> {
         // First, so that any news from here on queues the counter again.
         self.signals.service_begins();

@@ -27,7 +27,7 @@ impl Queue {
 }
 
 impl<'a> Slot<'a> {
-    /// Waits until nobody ahead asks. While the guard lives, nobody behind does.
+    /// Waits until no request ahead asks. While the guard lives, no request behind asks.
     pub async fn reached(&self) -> MutexGuard<'a, ()> {
         self.queue.asking.lock().await
     }

@@ -1,17 +1,18 @@
-//! Units that other gateways hold, asked for before a request is refused, and the word that units can be spent again.
+//! Recalls: before a request is refused, other gateways are asked for the units that they hold; and units that can be spent
+//! again are announced to them.
 //!
-//! | what | file |
+//! | to find | open |
 //! |---|---|
 //! | asking all gateways, and waiting for those that hold units | [`asking`] |
 //! | one request's attempts, and how long its refusal is worth remembering | [`attempt`] |
-//! | hearing others: their recalls, their answers, what came back to them | [`listening`] |
-//! | telling others what came back here | [`returns`] |
+//! | listening to others: recalls, answers, returned units | [`listening`] |
+//! | announcing units that came back here | [`returns`] |
 //!
-//! A recall moves units into the pool, where whoever comes first takes them. So that several who recall from each other at
-//! the limit all get on, and none is refused what another took in advance:
+//! A recall moves units into the pool, where any gateway can take them. Three rules let several gateways recall from each other
+//! at the limit, without one refusing a request for units that another took in advance:
 //! - a grant reserves what its request costs: every unit that comes out of the pool serves a request;
-//! - from a recall on, all gateways ask for just what requests cost for a while, and renew nothing;
-//! - a lease that was under way to a gateway when it was asked is closed when it arrives, and given back before it answers.
+//! - for a while after a recall, all gateways request just the cost of their requests, and renew nothing;
+//! - a lease that is under way to a gateway during a recall is closed when it arrives, and given back before the answer.
 
 mod asking;
 mod attempt;

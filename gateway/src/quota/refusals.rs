@@ -1,10 +1,10 @@
-//! What a counter remembers of its last refusal: "fewer than so many units remain", in the pool and with all gateways
-//! together. While that holds, a request that costs more is refused without asking anybody.
+//! A counter's memory of its last refusal: how many units remained, in the pool and at all gateways together. While that
+//! holds, a request that costs more is refused without asking anybody. It also serves the requests that waited in the queue.
 //!
-//! Units that move between a pool and a gateway change nothing about it. Units that come back from having been reserved are
-//! added to what remained ([`Refusals::came_back`]); where it is not known how many came back, or a limit changed, nothing
-//! holds any more ([`Refusals::void`]). Both count up, and a refusal is of the counts when its question was asked: so what
-//! happens between a question and its answer is not forgotten with the answer.
+//! Units that move between a pool and a gateway do not change it. Reserved units that come back are added to the units that
+//! remained ([`Refusals::came_back`]). If it is unknown how many came back, or a limit changed, the memory no longer holds
+//! ([`Refusals::void`]). Both are counters, and a refusal carries their values from before the question. So nothing that happens
+//! between a question and its answer is lost.
 
 use std::{
     sync::{
@@ -19,10 +19,10 @@ use schema::Period;
 
 use super::view::Seen;
 
-/// How long a refusal is remembered at the most, whatever is announced or lost.
+/// The longest time that a refusal is remembered, whatever is announced or lost.
 pub(crate) const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// How long if somebody may hold units who could not be asked, or if announcements do not come through: nobody would tell
-/// when they can be had again.
+/// The same where a gateway may hold units but could not be asked, or announcements do not arrive: returned units would not be
+/// announced.
 pub(crate) const UNSURE_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(crate) struct Refusals {
     came_back: AtomicI64,
 }
 
-/// When a question was asked.
+/// The moment of a question.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question {
     epoch: u64,
@@ -43,25 +43,25 @@ pub(crate) struct Question {
 struct Known {
     question: Question,
     period: Period,
-    /// Units that remained in all.
+    /// Units that remained in the pool and at all gateways.
     remained: i64,
     seen: Seen,
     until: Instant,
 }
 
 impl Refusals {
-    /// So many units can be spent again, here or elsewhere.
+    /// `units` can be spent again, here or at another gateway.
     pub fn came_back(&self, units: i64) {
         // It wraps, and only differences are looked at.
         self.came_back.fetch_add(units, Ordering::SeqCst);
     }
 
-    /// Any number of units may have come back: whatever is remembered, or is being asked, is of before.
+    /// Any number of units may have come back: no refusal holds that is remembered, or is being asked for.
     pub fn void(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Taken before Postgres is asked; see [`Refusals::remember`].
+    /// Taken before PostgreSQL is asked; see [`Refusals::remember`].
     pub fn question(&self) -> Question {
         Question {
             epoch: self.epoch.load(Ordering::SeqCst),
@@ -79,7 +79,7 @@ impl Refusals {
         })));
     }
 
-    /// What was seen when fewer than `cost` units remained, if that still holds. No lock.
+    /// The numbers of the refusal, if still fewer than `cost` units remain. No lock.
     pub fn known(&self, period: &Period, cost: i64, now: impl FnOnce() -> Instant) -> Option<Seen> {
         let known = self.known.load();
         let known = known

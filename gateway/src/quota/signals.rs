@@ -1,5 +1,5 @@
-//! What a counter tells others: the lease client, that there is work; other gateways, that units came back. Leases and the
-//! counter share it, so neither needs to know the other.
+//! The signals of one counter: to the lease client, that there is work; to other gateways, that units came back. The counter and
+//! its leases share them, so that leases need not know the counter.
 
 use std::{
     sync::{
@@ -54,7 +54,8 @@ impl Signals {
 
     /// A request ended without spending the `units` that it had reserved. `closed`: nobody can spend them here any more.
     ///
-    /// Called after the units are back in the lease: a gateway that is told too early asks in vain and remembers that.
+    /// Called after the units are back in the lease: a gateway that hears of them too early asks in vain, and remembers a
+    /// refusal.
     pub fn units_came_back(&self, units: i64, closed: bool) {
         self.refusals.came_back(units);
         if self.is_watched() {

@@ -1,35 +1,35 @@
-//! What may be shown of a counter, and what it is computed from.
+//! The quota that a client may see, and the numbers that it is computed from.
 
 use protocol::grant::Pool;
 use schema::{Mode, Period, catalogue::Allowance};
 
-/// What may be shown of a counter, at one moment.
+/// The quota of one usage type, as a client may see it at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaView {
     pub mode: Mode,
-    /// Units a period; 0 where the mode is metered.
+    /// Units for each period; 0 if the mode is metered.
     pub limit: i64,
-    /// A lower bound of what can still be spent. Where nothing is refused (overage, metered) it is the limit.
+    /// A lower bound of the units that can still be spent. If nothing is refused (overage, metered), it is the limit.
     pub remaining: i64,
-    /// Granted to gateways less what this one holds unspent; what others hold counts as used until they give it back.
-    /// 0 where the mode is not limited: ClickHouse knows it.
+    /// Units granted to all gateways, less the unspent units of this one. Units that others hold count as used until they are
+    /// given back. 0 if the mode is not limited: ClickHouse knows the usage.
     pub current_usage: i64,
     pub period: Period,
 }
 
-/// What this gateway sees of a counter at one moment.
+/// The numbers that this gateway has about one usage type at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Its own unspent units.
     pub held: i64,
-    /// As Postgres last said.
+    /// As PostgreSQL last answered.
     pub pool: Pool,
-    /// Nobody can have taken of the pool since: Postgres said it just now, or no other gateway lived then.
+    /// The pool cannot have changed since: PostgreSQL has just answered, or no other gateway lived.
     pub is_current: bool,
 }
 
-/// What may be shown of a counter. What other gateways hold counts as used until they give it back; what remained in the
-/// pool is promised only if no other can have taken it since.
+/// Units that other gateways hold count as used until they give them back. Units of the pool are promised only if no other
+/// gateway can have taken them since.
 pub fn view(allowance: Allowance, period: Period, seen: Seen) -> QuotaView {
     let free = if seen.is_current { seen.pool.remaining() } else { 0 };
     QuotaView {
@@ -41,7 +41,7 @@ pub fn view(allowance: Allowance, period: Period, seen: Seen) -> QuotaView {
     }
 }
 
-/// What may be shown of a usage type that is never refused: ClickHouse knows its usage, so 0 stands here.
+/// The view of a usage type that is never refused. ClickHouse knows its usage, so it is 0 here.
 pub fn unlimited_view(allowance: Allowance, period: Period) -> QuotaView {
     QuotaView {
         mode: allowance.mode,

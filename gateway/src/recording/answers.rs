@@ -2,8 +2,8 @@
 //! spends nothing.
 //!
 //! Remembered are only answers that say "counted". Whatever was not counted (`429`, `402`, `503`, a mistake in the body)
-//! leaves no trace, so that the same key may be tried anew. What may have been counted (`504`, a batch of which some items
-//! were not) is tried anew by the same request alone; another one is refused.
+//! leaves no trace, so that the same key may be used again. What may have been counted (`504`, a batch of which some items
+//! were not) may be retried by the same request only; another request is refused.
 //!
 //! Of this gateway only, and only as long as there is room: it spares the client a second spend and keeps the answer. That a
 //! key is counted once, through all gateways and restarts, is the ingestor's doing.
@@ -31,7 +31,7 @@ use sha2::{Digest, Sha256};
 use crate::http::problem::{Kind, Problem};
 use store::{Found, Store};
 
-/// Says that an answer is an earlier one.
+/// Marks an answer as an earlier one.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 #[derive(Args, Clone, Debug)]
@@ -51,7 +51,7 @@ pub struct Answers {
     metrics: AnswerMetrics,
 }
 
-/// What was asked: an answer is for this very request.
+/// The request that an answer belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
@@ -66,7 +66,7 @@ pub struct Answer {
 /// Results of a batch, by index: of the items that were counted, as they were answered.
 pub type Counted = Arc<[Option<Box<RawValue>>]>;
 
-/// What a request with a key is to do.
+/// How to treat a request with a key.
 pub enum Claim {
     /// To be done, as the only one with this key.
     Try(Try),
@@ -84,7 +84,7 @@ pub struct Try {
     pub counted: Option<Counted>,
 }
 
-/// What became of a try.
+/// The result of a try.
 #[derive(Clone, Debug)]
 enum End {
     Answered(Answer),
@@ -204,7 +204,7 @@ impl Try {
         });
     }
 
-    /// Nobody knows: the same request may be tried anew, and another not.
+    /// Nobody knows: the same request may be retried, another one may not use the key.
     pub fn maybe_counted(self) {
         drop(self);
     }

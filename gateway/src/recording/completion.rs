@@ -1,5 +1,5 @@
-//! Work that is seen through even when nobody waits for it any more: a client that hangs up while the upstream works must
-//! neither lose the record of that work nor keep the units that were reserved for it.
+//! Work that is completed even if nobody waits for it any more: when a client hangs up while the upstream works, that work
+//! is still recorded, and its units are still spent or given back.
 
 use std::{
     future::Future,
@@ -9,8 +9,8 @@ use std::{
 
 use service::Lifecycle;
 
-/// Runs where it is awaited; dropped before its end, it goes on as a task of `life`, which shutdown waits for, until `life`
-/// is told to stop.
+/// Runs where it is awaited. Dropped before its end, it goes on as a task of `life`, for which shutdown waits, until `life`
+/// stops.
 pub struct Completion<F>
 where
     F: Future + Send + 'static,
@@ -39,7 +39,7 @@ where
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Taken out while it runs: work that panics is not to be polled again when this is dropped.
+        // Taken out while it runs: work that panics must not be polled again when this is dropped.
         let mut work = self.work.take().expect("a future is not polled after its end");
         let poll = work.as_mut().poll(context);
         if poll.is_pending() {
@@ -59,7 +59,7 @@ where
         if let Some(work) = self.work.take()
             && tokio::runtime::Handle::try_current().is_ok()
         {
-            // Until the deadline of a shutdown: what is dropped then gives back what it had reserved.
+            // Until the deadline of a shutdown. Work that is dropped then gives its reserved units back.
             let cut = self.life.token();
             drop(
                 self.life
@@ -76,7 +76,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     #[tokio::test]
-    async fn work_that_nobody_waits_for_is_seen_through_before_shutdown_ends() {
+    async fn work_that_nobody_waits_for_is_completed_before_shutdown_ends() {
         let life = Lifecycle::new();
         let (go, gone) = oneshot::channel::<()>();
         let (done, is_done) = oneshot::channel();

@@ -1,4 +1,4 @@
-//! Which run records now, for requests whose run ended before they were recorded: they wait here for the next one.
+//! The run that records now. Requests whose run ended before they were recorded wait here for the next one.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use tokio::{
 #[derive(Clone, Debug)]
 pub struct CurrentRun {
     run: watch::Receiver<RunId>,
-    /// From when a request first went to its lane until it is told that it could not be recorded.
+    /// How long a request may wait to be recorded, from its first publication to its lane.
     pub patience: Duration,
 }
 
 impl CurrentRun {
-    /// `run`, until the sender names another. A sender that is dropped says that there will be none.
+    /// `run`, until the sender names another. If the sender is dropped, there will be no other.
     pub fn new(run: RunId, patience: Duration) -> (watch::Sender<RunId>, Self) {
         let (changes, run) = watch::channel(run);
         (changes, Self { run, patience })
     }
 
-    /// Waits for the run that takes the place of `ended`. False: there is none by `deadline`, or never will be.
+    /// Waits for the run that replaces `ended`. False: there is none by `deadline`, or there will never be one.
     pub async fn is_after(&self, ended: RunId, deadline: Instant) -> bool {
         let mut run = self.run.clone();
         matches!(timeout_at(deadline, run.wait_for(|run| *run != ended)).await, Ok(Ok(_)))
@@ -39,7 +39,7 @@ mod tests {
         let (first, second) = (RunId::new(), RunId::new());
         let (changes, current) = CurrentRun::new(first, Duration::from_secs(10));
         let soon = || Instant::now() + Duration::from_millis(10);
-        assert!(!current.is_after(first, soon()).await, "it is the run of now");
+        assert!(!current.is_after(first, soon()).await, "it is the current run");
         changes.send_replace(second);
         assert!(current.is_after(first, soon()).await);
         drop(changes);

@@ -1,4 +1,4 @@
-//! Events of this gateway on their way to their lanes: each takes along the admission that pays for it.
+//! Events on their way to their lanes, each with the admission that pays for it.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ impl lane::publisher::Units for Admission {
     }
 }
 
-/// The lanes' queues, measured when they are asked for, so that a request counts nothing.
+/// The lengths of the lanes' queues. They are measured when metrics are read, so that a request counts nothing.
 #[derive(Debug)]
 pub struct Queues(pub Publisher);
 
@@ -32,7 +32,7 @@ impl Collector for Queues {
         for (name, help, value) in [
             (
                 "gateway_lane_queued_entries",
-                "Entries that have a place in a lane's queue",
+                "Entries that have a slot in a lane's queue",
                 entries,
             ),
             (

@@ -75,8 +75,8 @@ pub async fn decide(
         }
     };
     let account = key.account.id;
-    // The client's own, which the proxy shows us with its other headers: a retry that is charged again at the decision is
-    // dropped as a duplicate, as if it had passed through this gateway.
+    // The client's own key, which the proxy sends along: a retry that is charged again at the decision is dropped as a
+    // duplicate, as if it had passed through this gateway.
     let idempotency_key = idempotency_key::of(request.headers())?.map(Cow::into_owned);
     let event_id = idempotency_key.as_deref().map(|idempotency_key| {
         idempotency_key::event_of(account, idempotency_key, &original.method, &original.uri, cost)
@@ -104,8 +104,8 @@ pub async fn decide(
     Ok(response)
 }
 
-/// Of the three ways to name the original request, all that are used must name the same: else a client could add the headers
-/// of another way, which its proxy passes on untouched, and have a cheaper request charged.
+/// There are three ways to name the original request. All that are used must name the same one. Otherwise a client could add the
+/// headers of another way, which its proxy passes on, and be charged for a cheaper request.
 fn original(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Original, Problem> {
     let appended = uri
         .path_and_query()
@@ -140,7 +140,7 @@ fn in_headers(headers: &HeaderMap, method: &HeaderName, uri: &HeaderName) -> Res
     match (single(headers, method)?, single(headers, uri)?) {
         (None, None) => Ok(None),
         (Some(method), Some(uri)) => named(method, uri).map(Some),
-        // The other could be the client's.
+        // The other header could be the client's.
         _ => Err(Problem::invalid(format!("{method} and {uri} must be sent together"))),
     }
 }
@@ -189,7 +189,7 @@ mod tests {
     const TRAEFIK: [(&str, &str); 2] = [("X-Forwarded-Method", "POST"), ("X-Forwarded-Uri", "/api/x?y=1")];
 
     #[test]
-    fn every_proxy_has_its_way_to_name_the_request() {
+    fn every_proxy_can_name_the_original_request_in_its_way() {
         let expected = Some("POST /api/x?y=1".to_owned());
         assert_eq!(read("GET", PATH, &NGINX), expected);
         assert_eq!(read("GET", PATH, &TRAEFIK), expected);

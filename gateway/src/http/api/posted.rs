@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// What was sent, by whom and when.
+/// A report as it was sent, with its key, client and time.
 pub struct Posted {
     pub key: Arc<Key>,
     pub client: Client,
@@ -63,8 +63,8 @@ impl Posted {
     }
 }
 
-/// Lets `work` answer, unless this very request was answered before: then that is the answer. With a key, `work` says in its
-/// [`Try`] what became of it, and is seen through when the client leaves: it will ask again, and there has to be an answer.
+/// Lets `work` answer, unless the same request was answered before: then that answer is sent again. With a key, `work`
+/// reports its result in its [`Try`], and completes even when the client leaves: the client's retry then finds the answer.
 pub async fn once<F>(
     gateway: Arc<Gateway>,
     posted: Posted,
@@ -73,7 +73,7 @@ pub async fn once<F>(
 where
     F: Future<Output = Result<axum::http::Response<Bytes>, Problem>> + Send + 'static,
 {
-    // Each request takes from its key's bucket, so this is no part of an answer that is kept.
+    // Each request takes from its key's bucket, so this is not part of a stored answer.
     let burst = posted.burst;
     let mut response = match posted.claim(&gateway)? {
         None => work(gateway, posted, None).await?.map(Body::from),

@@ -19,7 +19,7 @@ use crate::{
     recording::event::{Facts, Receipt},
 };
 
-/// The request that the units were spent on. What is not said is taken from the report itself.
+/// A report of usage. Fields that are missing are taken from the report's own request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reported {
@@ -74,7 +74,7 @@ pub struct Usage {
     pub facts: Facts,
 }
 
-/// What became of it.
+/// The answer to a report.
 #[derive(Serialize)]
 pub struct Answer {
     event_id: String,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_taken_from_the_report() {
+    fn missing_fields_are_taken_from_the_reports_request() {
         let usage = read(json!({ "usage_type": "export" })).ok().unwrap();
         assert_eq!(
             (usage.usage_type.name(), usage.cost_units, usage.status),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_kept() {
+    fn given_fields_are_kept() {
         let usage = read(json!({
             "usage_type": "api_call", "cost_units": 1_000_000, "endpoint": "/x", "method": "get", "status": 404,
             "request_id": "r1", "ip_address": "2001:db8::1", "user_agent": "bot/1",
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused_by_name() {
+    fn a_wrong_field_is_refused_by_its_name() {
         for (field, value, kind, named) in [
             ("usage_type", json!("api_calls"), Kind::UnknownUsageType, "api_calls"),
             (

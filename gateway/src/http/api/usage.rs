@@ -48,7 +48,7 @@ async fn record_once(
     if let Some(attempt) = attempt {
         match &recorded {
             Ok(response) => attempt.answered(Answer::of(response)),
-            // Should this event be stored after all, that of the next try is dropped.
+            // If this event is stored after all, the event of the next try is dropped.
             Err(problem) if problem.kind == Kind::OutcomeUnknown => attempt.maybe_counted(),
             Err(_) => attempt.not_counted(),
         }
@@ -62,7 +62,7 @@ async fn record_now(gateway: &Gateway, posted: Posted) -> Result<axum::http::Res
         .recorder
         .admit(key, usage.usage_type, usage.cost_units, usage.facts)
         .await?;
-    // Nothing is awaited between the two, so a client that leaves finds its report either not admitted or with the lane.
+    // Nothing is awaited between the two: if the client leaves, its report is either not admitted or in the lane.
     let receipt = gateway.recorder.charge(admitted, usage.status).await?;
 
     let mut response = json(&reported::Answer::from(&receipt));
@@ -78,7 +78,7 @@ async fn record_now(gateway: &Gateway, posted: Posted) -> Result<axum::http::Res
     Ok(response)
 }
 
-/// The body goes: nobody waits with it in memory.
+/// Drops the body, so that no request waits with it in memory.
 fn read(gateway: &Gateway, posted: Posted) -> Result<(Arc<Key>, Usage), Problem> {
     let reported: Reported = body::parse(&posted.content)?;
     let usage = reported.read(

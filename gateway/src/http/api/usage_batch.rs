@@ -49,7 +49,7 @@ pub const EVENTS_MAX: usize = 1_000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Batch<'a> {
-    /// Unread, so that one that is wrong does not spoil the others.
+    /// Not parsed yet, so that a wrong event does not spoil the others.
     #[serde(borrow)]
     events: Vec<&'a RawValue>,
 }
@@ -63,15 +63,15 @@ impl Fields for Batch<'_> {
     }];
 }
 
-/// A report that is to be decided on, or what is known of it already.
+/// A report to be decided on, or its known result.
 enum Item {
     Read(Usage),
     Wrong(Problem),
-    /// An earlier try of this batch has counted it, and answered so.
+    /// An earlier try of this batch has counted it, with this answer.
     Counted(Box<RawValue>),
 }
 
-/// What became of it.
+/// The result of one report.
 enum Outcome {
     Recorded(Receipt),
     Problem(Problem),
@@ -99,7 +99,7 @@ enum Told<'a> {
 struct Entry {
     slot: Slot,
     outgoing: Vec<Outgoing>,
-    /// The same events, with their places among the results: a run that ends leaves them to the next one.
+    /// The same events, with their indices among the results: if the run ends, the next one records them.
     events: Vec<(usize, UsageEvent)>,
     bytes: usize,
 }
@@ -141,7 +141,7 @@ async fn record_once(
     Ok(response)
 }
 
-/// The body goes: nobody waits with it in memory.
+/// Drops the body, so that no request waits with it in memory.
 fn read(gateway: &Gateway, posted: Posted, counted: Option<Counted>) -> Result<(Arc<Key>, Vec<Item>), Problem> {
     let Batch { events } = body::parse(&posted.content)?;
     if events.len() > EVENTS_MAX {
@@ -200,8 +200,8 @@ fn told<'a>(outcome: &'a Outcome, upgrade_url: &'a str) -> Told<'a> {
     }
 }
 
-/// An answer is one for good if every item was counted, or never can be. Else those that were counted are kept, and the
-/// next try is about the others alone: near a limit there would not be units for all of them once more.
+/// The answer is final if every item was counted, or can never be. Otherwise the counted items are kept, and the next try is
+/// about the others only: near a limit, there would not be units for all of them again.
 fn settle(attempt: Try, outcomes: &[Outcome], response: &axum::http::Response<Bytes>) {
     let kind = |outcome: &Outcome| match outcome {
         Outcome::Problem(problem) => Some(problem.kind),
@@ -226,9 +226,9 @@ fn counted(outcome: &Outcome) -> Option<Box<RawValue>> {
     }
 }
 
-/// Decides in the order of the batch, and records in as few messages as can be.
+/// Decides in the order of the batch, and records in as few messages as possible.
 ///
-/// Dropped while it decides, it gives back what it was admitted; dropped later, it changes nothing: the lane has the events.
+/// Dropped while it decides, it gives all units back. Dropped later, it changes nothing: the lane has the events.
 async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(items.len());
     let mut entries: Vec<Entry> = Vec::new();
@@ -246,13 +246,13 @@ async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outc
     let published = entries
         .into_iter()
         .map(|entry| async { (entry.slot.publish(entry.outgoing).await, entry.events) });
-    let mut anew = Vec::new();
+    let mut again = Vec::new();
     for (lane, events) in join_all(published).await {
         for (index, event) in events {
             match (lane, &outcomes[index]) {
                 (publisher::Outcome::RunEnded(run), Outcome::Recorded(receipt)) => {
                     let receipt = *receipt;
-                    anew.push(async move {
+                    again.push(async move {
                         let charged = gateway.recorder.charge_again(key, receipt, event, run, deadline).await;
                         (index, charged)
                     });
@@ -265,13 +265,13 @@ async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outc
             }
         }
     }
-    for (index, charged) in join_all(anew).await {
+    for (index, charged) in join_all(again).await {
         outcomes[index] = charged.map_or_else(|error| Outcome::Problem(error.into()), Outcome::Recorded);
     }
     outcomes
 }
 
-/// Admits one report and puts its event into the last entry, or into a new one where that is full.
+/// Admits one report and puts its event into the last entry, or into a new one if that is full.
 async fn admit(
     gateway: &Gateway,
     key: &Key,
@@ -279,7 +279,7 @@ async fn admit(
     entries: &mut Vec<Entry>,
     index: usize,
 ) -> Result<Receipt, Problem> {
-    // The place comes first, as everywhere: there must be one before a unit is spent.
+    // The slot comes first, as everywhere: there must be one before a unit is spent.
     let has_room = entries
         .last()
         .is_some_and(|entry| entry.bytes + EVENT_BYTES_MAX <= Slot::BYTES_MAX);
@@ -312,6 +312,6 @@ async fn admit(
     Ok(receipt)
 }
 
-/// The most that one event of a batch takes: three texts of [`TEXT_MAX`] bytes, a request id and an idempotency key of 128 and 260, six
-/// ids and numbers of less than 300 together.
+/// The most that one event of a batch takes: three texts of [`TEXT_MAX`] bytes, a request id and an idempotency key of 128
+/// and 260, six ids and numbers of less than 300 together.
 const EVENT_BYTES_MAX: usize = 3 * TEXT_MAX + 128 + 260 + 300;

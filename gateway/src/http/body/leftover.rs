@@ -1,5 +1,5 @@
-//! What nobody read of a body. A connection that is closed on a client that still sends is reset, and the answer lost with it:
-//! so what is left of the body is taken in, within bounds, before a refusal is sent.
+//! The unread rest of a body. If a connection is closed while its client still sends, it is reset, and the response is lost.
+//! So the rest of the body is read, within bounds, before a refusal is sent.
 
 use std::{
     pin::Pin,
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
-/// What is taken in at the most; a client that sends more sees the connection reset.
+/// Most bytes that are read. A client that sends more sees the connection reset.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 const TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -42,7 +42,7 @@ pub fn lend(headers: &HeaderMap, body: Body) -> (Body, Option<Leftover>) {
 }
 
 impl Leftover {
-    /// Takes in what is left. What was passed on and is still held by the upstream's connection is not.
+    /// Reads the rest, unless the upstream's connection still holds the body.
     pub async fn discard(self) {
         let Some(mut body) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return;

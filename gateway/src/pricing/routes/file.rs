@@ -1,4 +1,4 @@
-//! Reads a route table. What is wrong is named with its line.
+//! Reads a route table. Every error names its line.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +16,7 @@ use crate::{
     pricing::cost::{Cost, UNITS_MAX},
 };
 
-/// What is wrong, with the line it is wrong at.
+/// A mistake, with its line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct RouteError {
@@ -41,9 +41,9 @@ struct Entry {
     charge: Charge,
 }
 
-/// One route of the file, read, with the place of its path.
+/// One route of the file, with the position of its path.
 struct Read {
-    /// `None`: any.
+    /// `None`: any method.
     method: Option<Method>,
     /// With the parameters named by their position, so that `{id}` and `{name}` are the same.
     pattern: String,
@@ -113,7 +113,7 @@ pub(super) fn parse(text: &str, catalogue: &Catalogue) -> Result<RouteTable, Rou
 }
 
 fn method(text: &str) -> Result<Option<Method>, String> {
-    let expected = || format!("method `{text}`: a method in capitals, such as GET, or * for any");
+    let expected = || format!("method `{text}` must be in capitals, such as GET, or * for any");
     match text {
         "*" => Ok(None),
         _ if text.bytes().any(|byte| byte.is_ascii_lowercase()) => Err(expected()),
@@ -123,15 +123,15 @@ fn method(text: &str) -> Result<Option<Method>, String> {
 
 fn pattern(path: &str) -> Result<String, String> {
     if !path.starts_with('/') {
-        return Err(format!("path `{path}`: a path starts with /"));
+        return Err(format!("path `{path}`: it must start with /"));
     }
     if path == "/v1" || path.starts_with("/v1/") {
-        return Err(format!("path `{path}`: /v1 is the gateway's own"));
+        return Err(format!("path `{path}`: /v1 is reserved for the gateway"));
     }
     let normal = super::path::normal_form(path).map_err(|error| format!("path `{path}`: {error}"))?;
     let mut parameters = 0..;
     let segment = |segment: &str| match segment.strip_suffix('}').and_then(|rest| rest.split_once('{')) {
-        // What else there may be in braces is for matchit to refuse.
+        // matchit refuses any other use of braces.
         Some((before, name)) if !name.is_empty() && name != "*" && !name.contains(['{', '}']) => {
             let catch_all = if name.starts_with('*') { "*" } else { "" };
             format!("{before}{{{catch_all}p{}}}", parameters.next().unwrap_or(0u32))
@@ -139,7 +139,7 @@ fn pattern(path: &str) -> Result<String, String> {
         _ => segment.to_owned(),
     };
     let pattern = normal.split('/').map(segment).collect::<Vec<_>>().join("/");
-    // Alone, so that what is wrong with the pattern itself is told apart from a conflict.
+    // Alone, so that a mistake in the pattern itself differs from a conflict.
     match Patterns::default().insert(&pattern, 0) {
         Ok(()) => Ok(pattern),
         Err(error) => Err(format!("path `{path}`: {error}")),
@@ -154,12 +154,12 @@ fn usage_type(name: &str, catalogue: &Catalogue) -> Result<UsageType, String> {
 }
 
 fn cost(value: &toml::Value) -> Result<Cost, String> {
-    let expected = "cost: a number from 1 to 1_000_000, { header = \"…\" } or { json_array = \"…\" }";
+    let expected = "cost must be a number from 1 to 1_000_000, { header = \"…\" } or { json_array = \"…\" }";
     match value {
         toml::Value::Integer(units) if (1..=UNITS_MAX).contains(units) => Ok(Cost::Fixed(*units)),
         toml::Value::Table(table) if table.len() == 1 => match table.iter().next() {
             Some((key, toml::Value::String(name))) if key == "header" => {
-                let header = HeaderName::try_from(name).map_err(|_| format!("cost: `{name}` is no header name"))?;
+                let header = HeaderName::try_from(name).map_err(|_| format!("cost: `{name}` is not a header name"))?;
                 if headers::is_withheld(&header) {
                     return Err(format!("cost: the header {name} is not passed on to the upstream"));
                 }
@@ -209,8 +209,8 @@ usage_type = "export"
             ),
             ("\"GET\"", "\"get\"", 3, "capitals"),
             ("\"GET\"", "\"G T\"", 3, "capitals"),
-            ("/api/posts/{id}", "api/posts", 4, "starts with /"),
-            ("/api/posts/{id}", "/v1/usage", 4, "the gateway's own"),
+            ("/api/posts/{id}", "api/posts", 4, "start with /"),
+            ("/api/posts/{id}", "/v1/usage", 4, "reserved for the gateway"),
             ("/api/posts/{id}", "/api/{id}-{x}", 4, "parameter"),
             ("/api/posts/{id}", "/api/{}", 4, "name"),
             ("/api/posts/{id}", "/api/{*all}/x", 4, "Catch-all"),
@@ -218,7 +218,7 @@ usage_type = "export"
             ("cost = 2", "cost = 0", 6, "from 1 to"),
             ("cost = 2", "cost = 1_000_001", 6, "from 1 to"),
             ("cost = 2", "cost = \"2\"", 6, "from 1 to"),
-            ("cost = 2", "cost = { header = \"a b\" }", 6, "no header name"),
+            ("cost = 2", "cost = { header = \"a b\" }", 6, "not a header name"),
             ("cost = 2", "cost = { header = \"Connection\" }", 6, "not passed on"),
             ("cost = 2", "cost = { header = \"X-Trendit-Cost\" }", 6, "not passed on"),
             (

@@ -7,15 +7,15 @@ use schema::Period;
 
 use crate::quota::reservation::HeldLease;
 
-/// What requests see. Two leases, because the next one arrives before the current one is used up.
+/// The leases at hand. There are two, because the next one arrives before the current one is used up.
 pub(super) struct Held {
     pub period: Period,
     /// Spent first.
     pub older: Option<Arc<HeldLease>>,
     pub newer: Option<Arc<HeldLease>>,
-    /// As Postgres last said.
+    /// As PostgreSQL last answered.
     pub pool: Pool,
-    /// No other gateway lived then.
+    /// No other gateway lived at that time.
     pub alone: bool,
 }
 
@@ -39,7 +39,7 @@ impl Held {
     }
 }
 
-/// What is left then.
+/// Spends of this lease, and returns how many units are left.
 pub(super) fn spend_from(lease: Option<&Arc<HeldLease>>, cost: i64) -> Option<(&Arc<HeldLease>, i64)> {
     let lease = lease?;
     lease.units.try_spend(cost).map(|left| (lease, left))

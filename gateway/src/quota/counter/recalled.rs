@@ -22,23 +22,24 @@ pub(super) struct Recalls {
 }
 
 struct Waiting {
-    /// Transactions of this counter until all that it had is given back.
+    /// Transactions of this counter until all its units are given back.
     transactions: u8,
     /// Whether they committed.
     told: oneshot::Sender<bool>,
 }
 
-/// What a recall finds.
+/// The result of a recall at this gateway.
 #[derive(Debug)]
 pub(crate) enum RecallFound {
     Nothing,
-    /// Units are on their way back; true: Postgres has them, false: nobody knows when.
+    /// Units are on their way back. The receiver gets `true` when PostgreSQL has them, `false` if the transaction failed.
     Units(oneshot::Receiver<bool>),
     TooMany,
 }
 
 impl Counter {
-    /// Another gateway is about to refuse, since the pool is nearly spent. From here on, others are told of units that come back.
+    /// Another gateway is about to refuse, since the pool is nearly spent. From here on, others are told of units that come
+    /// back.
     pub fn note_recall(&self, now: Instant, scarce_for: Duration) {
         self.core().recalls.scarce_until = Some(now + scarce_for);
         self.signals.watch(now + WATCHED_FOR);
@@ -61,7 +62,7 @@ impl Counter {
             return RecallFound::TooMany;
         }
         let (told, tells) = oneshot::channel();
-        // One under way began before the counter was closed.
+        // A transaction that is under way began before the counter was closed.
         let transactions = if core.under_way { 2 } else { 1 };
         core.recalls.waiting.push(Waiting { transactions, told });
         drop(core);
@@ -75,7 +76,7 @@ impl Core {
         self.recalls.scarce_until.is_some_and(|until| now < until)
     }
 
-    /// Also where nobody knows whether there are any.
+    /// Also if it is unknown whether the lease exists.
     pub(super) fn owes_units(&self) -> bool {
         let owes = |closing: &Closing| closing.lease.is_none() || closing.owed() > 0;
         self.closing.iter().any(owes)
@@ -91,7 +92,7 @@ impl Core {
             if committed && !all_back && waiting.transactions > 0 {
                 self.recalls.waiting.push(waiting);
             } else {
-                // Nobody waits any more where this fails.
+                // The recall may not wait any more.
                 waiting.told.send(committed).ok();
             }
         }

@@ -70,7 +70,7 @@ impl Bench {
         answer
     }
 
-    /// What Postgres would do with this work.
+    /// Does this work as PostgreSQL would.
     pub fn decide(&mut self, work: &Work, returned: &mut Vec<(LeaseId, i64)>) -> Decision {
         for given in &work.give_backs {
             let before = match returned.iter_mut().find(|(id, _)| *id == given.lease_id) {
@@ -104,7 +104,7 @@ impl Bench {
         }
     }
 
-    /// One transaction for what the counter wants and owes.
+    /// One transaction of the lease client.
     pub fn serve(&mut self, returned: &mut Vec<(LeaseId, i64)>) {
         if let Some(work) = self.counter().work(Instant::now()) {
             let decision = self.decide(&work, returned);
@@ -124,7 +124,7 @@ impl Bench {
 }
 
 #[test]
-fn a_lease_serves_who_asked_first_then_everybody_of_its_period() {
+fn a_lease_serves_its_request_first_then_all_of_its_period() {
     let mut bench = Bench::new(1_000);
     assert!(bench.spend(1).is_none());
     let first = bench.acquire(1);
@@ -156,7 +156,7 @@ fn an_answer_that_nobody_takes_puts_its_units_back() {
 }
 
 #[test]
-fn a_question_whose_request_has_gone_is_not_asked() {
+fn a_request_for_a_lease_whose_client_left_is_dropped() {
     let bench = Bench::new(1_000);
     drop(bench.ask(3, false));
     assert!(bench.counter().work(Instant::now()).is_none());
@@ -214,7 +214,7 @@ fn surrender_closes_all_pieces_and_asks_in_the_same_transaction() {
 }
 
 #[test]
-fn a_lease_that_was_granted_under_an_old_limit_serves_who_waited_and_nobody_else() {
+fn a_lease_granted_under_an_old_limit_serves_only_the_request_that_waited() {
     let mut bench = Bench::new(1_000);
     let mut answer = bench.ask(1, false);
     let work = bench.counter().work(Instant::now()).unwrap();
@@ -235,7 +235,7 @@ fn a_lease_that_was_granted_under_an_old_limit_serves_who_waited_and_nobody_else
 }
 
 #[test]
-fn a_lease_of_which_nobody_knows_is_owed_whole() {
+fn a_lease_of_unknown_outcome_is_owed_in_full() {
     let bench = Bench::new(1_000);
     let mut answer = bench.ask(1, false);
     let work = bench.counter().work(Instant::now()).unwrap();
@@ -323,7 +323,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order, and at the end everything is back but what was spent.
+    /// After every step in any order the sums agree, and at the end everything is back except the spent units.
     #[test]
     fn granted_is_what_is_spent_reserved_and_unspent(
         limit in 1i64..400,

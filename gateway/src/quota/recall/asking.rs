@@ -1,4 +1,4 @@
-//! Asks all gateways to give back what they hold of one pool, and waits for those that hold something.
+//! Asks all gateways to give back the units that they hold of one pool, and waits for those that hold some.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,12 +23,12 @@ use tokio::{
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-/// Recalls of this gateway under way at the same time; one more finds no answer. (One counter has one at the most.)
+/// Recalls of this gateway under way at the same time. One more gets no answers. (Each counter has at most one.)
 const RECALLS_MAX: usize = 64;
-/// A gateway that did not answer is not waited for so long, unless it is heard again. It is asked all the same.
+/// For this long, recalls ask a gateway that did not answer but do not wait for it, unless it is heard again.
 const SILENT_FOR: Duration = Duration::from_secs(10);
 
-/// The asker's side.
+/// The side that asks.
 pub(crate) struct Recalls {
     pub(super) client: Client,
     pub(super) link: Link,
@@ -37,9 +37,9 @@ pub(crate) struct Recalls {
     /// How long a request waits for answers in all.
     pub(super) patience: Duration,
     timed_out: Counter,
-    places: Semaphore,
+    permits: Semaphore,
     next: AtomicU64,
-    /// Where the answers to what is under way go.
+    /// The receivers of answers to recalls under way.
     open: Mutex<HashMap<u64, mpsc::UnboundedSender<RecallAnswer>>>,
     silent: Mutex<HashMap<RunId, Instant>>,
 }
@@ -51,7 +51,7 @@ struct Open<'a> {
 }
 
 impl Recalls {
-    /// `timed_out` counts recalls that waited in vain.
+    /// `timed_out` counts recalls that timed out.
     pub fn new(client: Client, link: Link, patience: Duration, timed_out: Counter) -> Arc<Self> {
         Arc::new(Self {
             client,
@@ -59,28 +59,28 @@ impl Recalls {
             asker: Uuid::new_v4(),
             patience,
             timed_out,
-            places: Semaphore::new(RECALLS_MAX),
+            permits: Semaphore::new(RECALLS_MAX),
             next: AtomicU64::new(0),
             open: Mutex::default(),
             silent: Mutex::default(),
         })
     }
 
-    /// Whether others can hear us, and we them.
+    /// Whether this gateway and the others can hear each other.
     pub fn is_connected(&self) -> bool {
         self.link.is_up()
     }
 
-    /// Our own recalls come back to us, as to everybody.
+    /// The gateway's own recalls reach it, too.
     pub(super) fn is_ours(&self, reply: &str) -> bool {
         let answers = names::recall_answers(self.asker);
         reply.starts_with(answers.trim_end_matches('*'))
     }
 
-    /// What the holders answered until the deadline, or until all have that are not known to be silent.
+    /// The answers until the deadline, or until all holders have answered that are not known to be silent.
     pub async fn ask(&self, recall: &Recall, deadline: Instant) -> BTreeMap<RunId, RecallOutcome> {
         let mut outcomes = BTreeMap::new();
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(_permit) = self.permits.try_acquire() else {
             return outcomes;
         };
         if !self.is_connected() {
@@ -92,14 +92,14 @@ impl Recalls {
         lock(&self.open).insert(number, sender);
         let _open = Open { recalls: self, number };
         let asking = async {
-            let payload = serde_json::to_vec(recall).expect("a recall has no maps with keys that are no text");
+            let payload = serde_json::to_vec(recall).expect("a struct of strings and numbers is always JSON");
             let reply = names::recall_answer(self.asker, number);
             if let Err(error) = self
                 .client
                 .publish_with_reply(names::RECALLS, reply, payload.into())
                 .await
             {
-                debug!("a recall could not be sent: {error}");
+                debug!("cannot send a recall: {error}");
                 return;
             }
             while !awaited.is_empty() {
@@ -119,10 +119,10 @@ impl Recalls {
 
     /// An answer came in.
     pub(super) fn answered(&self, number: u64, answer: RecallAnswer) {
-        // Also one that comes too late: it is heard again.
+        // Also an answer that comes too late: the gateway is heard again.
         lock(&self.silent).remove(&answer.run_id);
         if let Some(recall) = lock(&self.open).get(&number) {
-            // It ends before its place here does.
+            // The receiver may be gone already.
             recall.send(answer).ok();
         }
     }
@@ -139,7 +139,7 @@ impl Recalls {
         let now = Instant::now();
         let mut silent = lock(&self.silent);
         for run in runs {
-            warn!(run.id = %run, "a gateway that holds units did not answer a recall: others go on without it");
+            warn!(run.id = %run, "a gateway that holds units did not answer a recall: requests go on without it");
             silent.insert(run, now);
         }
     }

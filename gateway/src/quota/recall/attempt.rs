@@ -14,15 +14,15 @@ use crate::quota::{
     refusals::{REMEMBERED_FOR, UNSURE_FOR},
 };
 
-/// One is enough but where somebody took what came back, or a lease, while we asked.
+/// One is enough, unless another gateway took the returned units, or a lease, during the recall.
 const RECALLS_MAX: u8 = 3;
 
-/// Lasts [`Recalls::patience`] from its first recall on.
+/// It may last [`Recalls::patience`] from its first recall.
 pub(crate) struct Attempt<'a> {
     recalls: &'a Recalls,
     deadline: Option<Instant>,
     made: u8,
-    /// What each holder answered last; one that did not is not here.
+    /// The last answer of each holder that answered.
     outcomes: BTreeMap<RunId, RecallOutcome>,
     /// The last recall brought units.
     brought: bool,
@@ -41,7 +41,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Whether a recall may bring what Postgres has just refused.
+    /// Whether a recall may bring the units that PostgreSQL has just refused.
     pub fn is_worthwhile(&self, others: &Others) -> bool {
         let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
         let news = self.made == 0 || self.brought || others.runs.iter().any(|run| !self.asked.contains(run));
@@ -70,7 +70,7 @@ impl<'a> Attempt<'a> {
         self.made
     }
 
-    /// Everybody who holds leases has said that they hold no units.
+    /// Every gateway that holds leases has answered that it holds no units.
     pub fn is_complete(&self, others: &Others) -> bool {
         let answered = |run: &RunId| {
             let outcome = self.outcomes.get(run);

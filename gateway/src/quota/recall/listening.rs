@@ -1,5 +1,5 @@
-//! Listens to other gateways: their recalls, their answers, and units that came back to them. Nothing here waits for PostgreSQL: a
-//! recall is answered when its transaction has ended, and other messages are read meanwhile.
+//! Listens to other gateways: their recalls, their answers, and units that came back to them. Nothing here waits for
+//! PostgreSQL: a recall is answered when its transaction has ended, and other messages are read meanwhile.
 
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -1,5 +1,5 @@
-//! Announces to other gateways the units that came back here. They add the units to what remained at their last refusal. If that may
-//! cover a request, they ask PostgreSQL again, and recall the units if this gateway holds them.
+//! Announces to other gateways the units that came back here. They add the units to what remained at their last refusal. If
+//! that may cover a request, they ask PostgreSQL again, and recall the units if this gateway holds them.
 
 use std::{
     collections::HashMap,

@@ -36,7 +36,7 @@ fn a_recall_closes_first_and_is_answered_when_postgres_has_the_units() {
 }
 
 #[test]
-fn what_requests_under_way_have_reserved_is_not_waited_for() {
+fn a_recall_does_not_wait_for_reserved_units() {
     let mut bench = Bench::new(1_000);
     let reserved = bench.acquire(16).reservation;
     let held: Vec<Reservation> = std::iter::from_fn(|| Some(bench.spend(1)?.reservation)).collect();
@@ -56,7 +56,7 @@ fn what_requests_under_way_have_reserved_is_not_waited_for() {
 }
 
 #[test]
-fn a_lease_on_its_way_here_serves_who_waited_and_goes_back_before_the_answer() {
+fn a_lease_on_its_way_here_serves_its_request_and_goes_back_before_the_answer() {
     let mut bench = Bench::new(1_000);
     let mut returned = Vec::new();
     let mut answer = bench.ask(1, false);
@@ -74,7 +74,7 @@ fn a_lease_on_its_way_here_serves_who_waited_and_goes_back_before_the_answer() {
 }
 
 #[test]
-fn a_failed_transaction_is_told_and_its_units_are_owed_on() {
+fn a_failed_transaction_is_reported_and_its_units_stay_owed() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
     let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
@@ -88,7 +88,7 @@ fn a_failed_transaction_is_told_and_its_units_are_owed_on() {
 }
 
 #[test]
-fn a_lease_of_which_nobody_knows_is_given_back_before_the_answer() {
+fn a_lease_of_unknown_outcome_is_given_back_before_the_answer() {
     let mut bench = Bench::new(1_000);
     let _answer = bench.ask(1, false);
     let work = bench.counter().work(Instant::now()).unwrap();
@@ -96,7 +96,7 @@ fn a_lease_of_which_nobody_knows_is_given_back_before_the_answer() {
     bench.decide(&work, &mut Vec::new());
     bench.counter().give_up(work, true);
     let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
-        panic!("Postgres may have granted 16 units");
+        panic!("PostgreSQL may have granted 16 units");
     };
     bench.serve(&mut Vec::new());
     assert_eq!(told.try_recv(), Ok(true));
@@ -114,7 +114,7 @@ fn an_abandoned_counter_has_nothing_to_tell() {
 }
 
 #[test]
-fn after_a_recall_just_the_cost_is_asked_for_and_nothing_is_renewed_for_a_while() {
+fn after_a_recall_leases_cover_just_the_cost_and_nothing_is_renewed_for_a_while() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
     let now = Instant::now();
@@ -138,7 +138,7 @@ fn after_a_recall_just_the_cost_is_asked_for_and_nothing_is_renewed_for_a_while(
 }
 
 #[test]
-fn units_that_come_back_are_told_of_only_while_somebody_may_remember_that_there_are_none() {
+fn returned_units_are_announced_only_while_another_gateway_may_remember_a_refusal() {
     let mut bench = Bench::new(1_000);
     let first = bench.acquire(1).reservation;
     drop(first);
@@ -147,7 +147,7 @@ fn units_that_come_back_are_told_of_only_while_somebody_may_remember_that_there_
     assert!(bench.counter().signals.is_watched());
 }
 
-/// Gateways that share a pool. Each has one broker: a transaction ends before the next begins.
+/// Gateways that share a pool. Each has one lease client: a transaction ends before the next begins.
 struct Gateways {
     benches: Vec<Bench>,
     under_way: Vec<Option<(Work, Decision)>>,
@@ -167,7 +167,7 @@ impl Gateways {
         }
     }
 
-    /// Postgres decides; the gateway does not know it yet.
+    /// PostgreSQL decides, and the gateway does not know it yet.
     fn begin(&mut self, gateway: usize) {
         if self.under_way[gateway].is_some() {
             return;
@@ -198,7 +198,7 @@ impl Gateways {
         }
     }
 
-    /// As a request is admitted: what is at hand, the pool, pieces and pool together, what the others hold.
+    /// As a request is admitted: units at hand, then the pool, then both together, then the units of others.
     fn admit(&mut self, gateway: usize, cost: i64) -> Option<Reservation> {
         if let Some(hit) = self.benches[gateway].spend(cost) {
             return Some(hit.reservation);
@@ -228,7 +228,7 @@ impl Gateways {
             self.begin(holder);
         }
         self.end(holder);
-        assert_eq!(told.try_recv(), Ok(true), "answered after two transactions at the most");
+        assert_eq!(told.try_recv(), Ok(true), "answered after at most two transactions");
     }
 
     fn unspent(&self) -> i64 {
@@ -295,7 +295,7 @@ proptest! {
             }
             prop_assert!(gateways.pool.granted <= limit);
         }
-        // Nothing is lost: all but what is spent can be spent again.
+        // Nothing is lost: all units except the spent ones can be spent again.
         reserved.clear();
         for gateway in 0..3 {
             gateways.end(gateway);
