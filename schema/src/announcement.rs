@@ -1,5 +1,5 @@
-//! What services tell each other in passing, over core NATS. An announcement makes a change quick, never true: whoever misses
-//! one finds the same in Postgres within a minute.
+//! Announcements between services, over core NATS. An announcement only speeds up a change: a service that misses one finds the
+//! change in PostgreSQL within a minute.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +11,10 @@ use crate::{AccountId, KeyId, names};
 pub enum Announcement {
     /// The account's status, plan, period, limits or overrides changed.
     AccountChanged { account_id: AccountId },
-    /// A key was made, revoked or changed.
+    /// A key was created, revoked or changed.
     KeyChanged { key_id: KeyId, account_id: AccountId },
-    /// Units of the account that were spent or reserved can be spent again (release, settle, correction): refusals
-    /// remembered for it are void.
+    /// Units of the account can be spent again (after a release, a settlement or a correction): remembered refusals are
+    /// outdated.
     UnitsReturned { account_id: AccountId },
 }
 

@@ -2,12 +2,12 @@
 //!
 //! | part | characters (base62) | meaning |
 //! |---|---|---|
-//! | prefix | `tr_live_` | what secret scanners look for |
-//! | id | 22 | the [`KeyId`], public: what the key is looked up by |
+//! | prefix | `tr_live_` | recognised by secret scanners |
+//! | id | 22 | the [`KeyId`], public: used to look the key up |
 //! | secret | 32 | 190 random bits |
-//! | checksum | 6 | CRC-32 of all before it: a mistyped key is refused without a look-up |
+//! | checksum | 6 | CRC-32 of all characters before it: a mistyped key is refused without a look-up |
 //!
-//! A store holds the id and [`ApiKey::hash`]; the key itself is shown once, when it is made.
+//! PostgreSQL stores the id and [`ApiKey::hash`]. The key itself is shown once, when it is created.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ const CHECKSUM: usize = 6;
 /// Length of every key in characters.
 pub const LENGTH: usize = PREFIX.len() + ID + SECRET + CHECKSUM;
 
-/// A whole key. `Debug` shows the id only, so that no log can show the secret.
+/// A whole key. `Debug` shows only the id, so that no log shows the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
     id: KeyId,
@@ -50,7 +50,7 @@ impl ApiKey {
         let id = KeyId(Uuid::new_v4());
         let mut rng = rand::rng();
         let secret: [u128; 2] = [rng.random(), rng.random()];
-        // 16 digits hold 95 bits; the rest of each number is cut off.
+        // 16 digits hold 95 bits. The rest of each number is cut off.
         let half = |n: u128| base62::encode(n % 62u128.pow(16), SECRET / 2);
         let mut text = format!(
             "{PREFIX}{}{}{}",
@@ -62,7 +62,7 @@ impl ApiKey {
         Self { id, text }
     }
 
-    /// Reads a key as it stands in an `Authorization` header. Asks no store.
+    /// Parses a key from an `Authorization` header. Does no look-up.
     pub fn parse(text: &str) -> Result<Self, ParseKeyError> {
         let (id, _) = split(text)?;
         Ok(Self {
@@ -85,7 +85,7 @@ impl ApiKey {
     }
 }
 
-/// Id and hash of a key text, without a copy of it: what the hot path needs.
+/// Id and hash of a key text, without a copy of it, for the hot path.
 pub fn identify(text: &str) -> Result<(KeyId, KeyHash), ParseKeyError> {
     let (id, _) = split(text)?;
     Ok((id, hash(text)))
@@ -102,7 +102,7 @@ impl KeyHash {
 }
 
 impl PartialEq for KeyHash {
-    /// In constant time: how long a comparison takes tells nothing about the stored hash.
+    /// Compares in constant time, so that the duration reveals nothing about the stored hash.
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -176,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nonsense_never_panics(text in "\\PC{0,90}") {
+        fn random_text_never_panics(text in "\\PC{0,90}") {
             prop_assert!(identify(&text).is_err());
         }
     }

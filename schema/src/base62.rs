@@ -1,4 +1,4 @@
-//! Digits, then capitals, then small letters: text that survives a double click, a URL and a shell.
+//! Base 62: digits, then capital letters, then small letters. Safe for a double click, a URL and a shell.
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -13,7 +13,7 @@ pub fn encode(mut value: u128, width: usize) -> String {
     String::from_utf8(digits).expect("the digits are ASCII")
 }
 
-/// The value of a digit string; `None` for a foreign character or more than 128 bits.
+/// The value of a digit string. `None`: another character, or more than 128 bits.
 pub fn decode(text: &[u8]) -> Option<u128> {
     text.iter().try_fold(0u128, |value, byte| {
         let digit = match byte {
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_of_128_bits_is_refused() {
+    fn anything_but_a_number_of_128_bits_is_refused() {
         assert_eq!(decode(b"zzzzzzzzzzzzzzzzzzzzzzz"), None);
         assert_eq!(decode(b"ab-c"), None);
         assert_eq!(decode("ä".as_bytes()), None);

@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-/// The catalogue the binaries carry.
+/// The catalogue that is built into the binaries.
 const BUILT_IN: &str = include_str!("../plans.toml");
 
-/// What the burst limit is called beside the usage types, as in `RateLimit-Policy`.
+/// The name of the burst limit, beside the usage types, in `RateLimit-Policy`.
 pub const BURST: &str = "burst";
 
-/// A limit above it is none.
+/// The highest limit.
 const BURST_MAX: u32 = 1_000_000;
 
-/// Something that is metered, such as `api_call`. Small and `Copy`: counters are arrays indexed by [`UsageType::index`].
+/// A type of metered usage, such as `api_call`. Small and `Copy`: counters are arrays indexed by [`UsageType::index`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UsageType {
     index: u8,
@@ -25,26 +25,26 @@ pub struct UsageType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Refused past the limit.
+    /// Requests beyond the limit are refused.
     #[default]
     Limited,
-    /// Counted and billed past the limit.
+    /// Requests beyond the limit are admitted and billed.
     Overage,
-    /// Counted and billed from the first unit; there is no limit.
+    /// Every unit is billed. There is no limit.
     Metered,
 }
 
-/// What a plan allows of one usage type in one period.
+/// The allowance of a plan for one usage type in one period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// Units a period. Of [`Mode::Metered`] nothing is included and this is 0.
+    /// Units for each period. 0 for [`Mode::Metered`], which includes no units.
     pub limit: i64,
     pub mode: Mode,
-    /// Price of a unit that is billed, in millionths of the currency's main unit; 0 where none is billed.
+    /// Price of a billed unit, in millionths of the main unit of the currency. 0: no units are billed.
     pub unit_price_micros: i64,
 }
 
-/// How quickly one key may send requests: `size` at once, and again as they come back, `per_second` of them.
+/// How fast one key may send requests: `size` requests at once, then `per_second`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Burst {
     pub per_second: NonZeroU32,
@@ -56,11 +56,11 @@ pub struct Plan {
     pub id: String,
     pub name: String,
     pub price_cents: i64,
-    /// Days that a new subscriber tries it without paying; 0: none.
+    /// Trial days for a new subscriber. 0: no trial.
     pub trial_days: u32,
-    /// Days for which events are kept; `None`: without end.
+    /// Days for which events are kept. `None`: without end.
     pub retention_days: Option<u32>,
-    /// Of each key, at each gateway; `None`: any.
+    /// For each key, at each gateway. `None`: no burst limit.
     pub burst: Option<Burst>,
     pub features: Vec<String>,
     /// Indexed by [`UsageType::index`].
@@ -73,7 +73,7 @@ pub struct Catalogue {
     plans: Vec<Plan>,
 }
 
-/// What is wrong, with the line it is wrong at.
+/// The error in a catalogue, with its line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct CatalogueError {
@@ -133,7 +133,7 @@ impl Catalogue {
         Self::parse(BUILT_IN).expect("the built-in catalogue is tested")
     }
 
-    /// Reads a catalogue. Names of usage types are kept for the life of the process: read it once, at start.
+    /// Parses a catalogue. Names of usage types are never freed: call it once, at the start.
     pub fn parse(text: &str) -> Result<Self, CatalogueError> {
         let fail = |at: Range<usize>, problem: String| CatalogueError {
             line: line_of(text, at.start),
@@ -272,12 +272,12 @@ impl Catalogue {
         &self.plans
     }
 
-    /// Where a plan stands among them: a later one is an upgrade.
+    /// The position of a plan. A later one is an upgrade.
     pub fn position(&self, plan: &str) -> Option<usize> {
         self.plans.iter().position(|known| known.id == plan)
     }
 
-    /// What a plan bills by the unit: past its limit, or from the first one.
+    /// The usage types that a plan bills by the unit.
     pub fn billed<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = UsageType> + 'a {
         let usage_types = self.usage_types.iter().copied();
         usage_types.filter(|usage_type| plan.allowance(*usage_type).mode != Mode::Limited)

@@ -1,9 +1,9 @@
-//! The DDL of ClickHouse: the numbered files of `schema/clickhouse/`, in the order in which they are applied, and how they
-//! are written for one server or for a cluster.
+//! The DDL of ClickHouse: the numbered files of `schema/clickhouse/` in the order in which they are applied, rendered for one
+//! server or for a cluster.
 
 use sha2::{Digest, Sha256};
 
-/// Applied in this order. Applied files are never changed: a change is a new file.
+/// Applied in this order. Never change an applied file, not even a comment: ingestors compare checksums. Add a new file.
 pub const FILES: &[DdlFile] = &[
     file("01_usage_events", include_str!("../clickhouse/01_usage_events.sql")),
     file("02_usage_daily", include_str!("../clickhouse/02_usage_daily.sql")),
@@ -30,19 +30,19 @@ pub const FILES: &[DdlFile] = &[
     ),
 ];
 
-/// One object: one statement, which does nothing where the object is there already.
+/// One statement for one object. It does nothing if the object exists.
 #[derive(Clone, Copy, Debug)]
 pub struct DdlFile {
     pub name: &'static str,
-    /// With `{on_cluster}` and `{merge_tree}` in it.
+    /// With the placeholders `{on_cluster}` and `{merge_tree}`.
     pub template: &'static str,
 }
 
-/// Where the tables live.
+/// Where the tables are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// `None`: one server. A name: a cluster of that name, of one shard and any number of replicas, as the servers'
-    /// `remote_servers` and macros (`{shard}`, `{replica}`) describe it.
+    /// `None`: one server. A name: the cluster of that name, with one shard and any number of replicas, as described by
+    /// `remote_servers` and the macros (`{shard}`, `{replica}`) of the servers.
     pub cluster: Option<String>,
 }
 
@@ -70,9 +70,9 @@ impl Layout {
             .replace("{merge_tree}", merge_tree)
     }
 
-    /// Settings that a client of these tables has, so that it reads what was written, whichever replica answers: an
-    /// insert is acknowledged by most replicas, and a read comes from one that has all such inserts. Without them a
-    /// range that is stored may look missing, and be inserted again.
+    /// Settings for clients of these tables, so that every replica answers with all acknowledged inserts: most replicas
+    /// acknowledge an insert, and only a replica that has all such inserts answers a read. Without them a stored range may look
+    /// missing and be inserted again.
     /// (<https://clickhouse.com/docs/operations/settings/settings#insert_quorum>)
     pub fn client_settings(&self) -> &'static [(&'static str, &'static str)] {
         match self.cluster {
@@ -90,7 +90,7 @@ const fn file(name: &'static str, template: &'static str) -> DdlFile {
     DdlFile { name, template }
 }
 
-/// A name, as SQL has it.
+/// A name, quoted for SQL.
 pub fn identifier(name: &str) -> String {
     format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
 }
@@ -100,7 +100,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_numbered_in_their_order_and_none_is_forgotten() {
+    #[expect(clippy::disallowed_methods, reason = "the test looks for files that the list lacks")]
+    fn files_are_numbered_in_order_and_complete() {
         for (index, file) in FILES.iter().enumerate() {
             assert!(file.name.starts_with(&format!("{:02}_", index + 1)), "{}", file.name);
         }
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn every_column_of_a_table_says_what_it_means() {
+    fn every_column_has_a_comment() {
         for file in FILES {
             let columns = file.template.lines().filter(|line| {
                 let mut words = line.trim().split(' ');
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn checksums_depend_on_the_file_alone() {
+    fn checksums_depend_only_on_the_file() {
         assert_eq!(FILES[0].checksum().len(), 64);
         assert_ne!(FILES[0].checksum(), FILES[1].checksum());
     }

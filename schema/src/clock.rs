@@ -1,4 +1,4 @@
-//! The one place that reads the wall clock. Decisions take the result as an argument.
+//! The only place that reads the wall clock. Decisions take the result as an argument.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use time::OffsetDateTime;
 
-/// A clock that can be turned: for what has to be tried over months. Services run on one that nobody turns.
+/// A clock that tests can advance by months. Services run on one that is never advanced.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     ahead_s: Arc<AtomicI64>,
@@ -19,16 +19,16 @@ impl Clock {
         now_s() + self.ahead_s.load(Ordering::Relaxed)
     }
 
-    /// Shows `at_s` from now on, and goes on from there; all clones do.
+    /// Sets the clock, and all its clones, to `at_s`. It runs on from there.
     pub fn turn_to(&self, at_s: i64) {
         self.ahead_s.store(at_s - now_s(), Ordering::Relaxed);
     }
 }
 
-/// How far the clock of this process is wrong on purpose, in milliseconds.
+/// Deliberate error of the clock of this process, in milliseconds.
 static WRONG_BY_MS: AtomicI64 = AtomicI64::new(0);
 
-/// Makes the clock of this process wrong, as a machine's can be: for a test of what that does.
+/// Makes the clock of this process wrong, as the clock of a machine can be. For tests.
 pub fn set_wrong_by(ms: i64) {
     WRONG_BY_MS.store(ms, Ordering::Relaxed);
 }

@@ -16,7 +16,7 @@ macro_rules! id {
             /// The absent id: all bits zero.
             pub const NIL: Self = Self(Uuid::nil());
 
-            /// A new id. Ids sort by the time of their making (UUID version 7).
+            /// A new id. Ids sort by creation time (UUID version 7).
             #[allow(clippy::new_without_default, reason = "two calls differ, so it is no default")]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
@@ -26,7 +26,7 @@ macro_rules! id {
                 self.0.is_nil()
             }
 
-            /// From sixteen bytes; no bytes mean [`Self::NIL`] (protobuf leaves an empty field out).
+            /// From sixteen bytes. No bytes mean [`Self::NIL`], because protobuf omits empty fields.
             pub(crate) fn from_wire(bytes: &[u8]) -> Option<Self> {
                 match bytes.len() {
                     0 => Some(Self::NIL),
@@ -75,13 +75,13 @@ macro_rules! id {
 }
 
 id! {
-    /// A customer of the API: owns keys, a plan and counters.
+    /// A customer of the API. It owns keys, a plan and counters.
     AccountId
-    /// The public half of an API key; the secret half is known by its hash alone.
+    /// The public half of an API key. Only the hash of the secret half is stored.
     KeyId
     /// A subscription to a plan. Free accounts without one carry [`SubscriptionId::NIL`].
     SubscriptionId
-    /// One usage event: what an acknowledged request is counted as, once.
+    /// One usage event: an acknowledged request counts as one event, once.
     EventId
     /// One start of one writer to the stream: a gateway, or a billing worker that publishes corrections. It owns lanes and leases.
     RunId
@@ -92,8 +92,8 @@ id! {
 }
 
 impl EventId {
-    /// The event id of a request that carries an `Idempotency-Key`: the same account and key name the same event through
-    /// any gateway, so that a retry is recognised wherever it lands (UUID version 5).
+    /// The event id of a request with an `Idempotency-Key` (UUID version 5). The same account and key give the same id in every
+    /// gateway, so that any gateway recognises a retry.
     pub fn of_idempotency_key(account: AccountId, key: &str) -> Self {
         Self(Uuid::new_v5(&account.0, key.as_bytes()))
     }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_idempotency_key_names_the_same_event_of_one_account_only() {
+    fn an_idempotency_key_names_one_event_for_each_account() {
         let (a, b) = (AccountId::new(), AccountId::new());
         assert_eq!(EventId::of_idempotency_key(a, "k"), EventId::of_idempotency_key(a, "k"));
         assert_ne!(EventId::of_idempotency_key(a, "k"), EventId::of_idempotency_key(b, "k"));

@@ -1,4 +1,4 @@
-//! What a lane carries. A lane is one subject, written by one run; its records are: open, batches, then close or fence.
+//! The records of a lane. A lane is one subject that one run writes: an open record, batches, then a close or a fence.
 
 use prost::{
     Message, Oneof,
@@ -10,7 +10,7 @@ use crate::{
     usage_event::{EncodedEvent, EventError, UsageEvent, Wire},
 };
 
-/// The version this code writes, and the newest that it reads.
+/// The version that this code writes, and the newest that it reads.
 pub const VERSION: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,34 +21,34 @@ pub struct LaneRecord {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The first record of every lane, so that an expected sequence of 0 never carries an event.
+    /// The first record of every lane, so that no event is ever published with an expected sequence of 0.
     Open,
     Batch {
         batch_id: BatchId,
         events: Vec<UsageEvent>,
     },
-    /// Written by whoever ends a lane for its run: from here on NATS refuses the run's writes. Names the last batch before it
-    /// ([`BatchId::NIL`]: none), so that the run can tell what was stored.
+    /// Ends a lane in place of its run: from here on NATS refuses the writes of the run. Names the last batch before it
+    /// ([`BatchId::NIL`]: none), so that the run can tell which batches were stored.
     Fence {
         last_batch: BatchId,
     },
-    /// The run's own last record: it stopped, and nothing is missing.
+    /// The last record of the run itself: it stopped, and nothing is missing.
     Close,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Not damage: a newer writer. Wait for an upgrade; nothing may be passed over.
+    /// A newer writer made it. Wait for an upgrade. The record must not be skipped.
     #[error("lane record version {0} is newer than {VERSION}, the newest this build reads: upgrade it")]
     UnknownVersion(u32),
-    /// Can never be read.
+    /// It can never be decoded.
     #[error("malformed lane record: {0}")]
     Malformed(String),
     #[error("event {index} of the batch: {source}")]
     Event { index: usize, source: EventError },
 }
 
-/// Builds the bytes of a batch out of events that are encoded already: one copy each.
+/// Builds the bytes of a batch from encoded events, with one copy of each.
 pub struct BatchBuilder {
     batch_id: BatchId,
     /// The batch message: its id, then the events.
@@ -99,7 +99,7 @@ impl LaneRecord {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        // The version first: of a newer one not even the rest may be understood.
+        // The version first: the rest of a newer record may be unreadable.
         let Version { version } = Version::decode(bytes).map_err(malformed)?;
         match version {
             1..=VERSION => {}
@@ -161,12 +161,12 @@ impl BatchBuilder {
         self.events
     }
 
-    /// Size of the record so far, without its envelope of some thirty bytes.
+    /// Size of the record so far, without its envelope of about thirty bytes.
     pub fn size(&self) -> usize {
         self.body.len()
     }
 
-    /// The record, in the same bytes as [`LaneRecord::encode`] gives.
+    /// The record, with the same bytes as [`LaneRecord::encode`].
     pub fn finish(self, run_id: RunId) -> Vec<u8> {
         let mut record = WireRecord {
             version: VERSION,

@@ -1,6 +1,8 @@
-//! The agreement between the services: the nouns, the wire format, the names and the plans.
+//! The contract between the services: the nouns, the wire format, the names and the plans.
 //!
-//! Everything that two services must understand alike is described here once; nothing here does I/O or knows async.
+//! Everything that two services must understand in the same way is here, once. Nothing here is async or does I/O: no files, no
+//! network, no environment. The code reads the wall clock (in [`clock`], and for the time in new ids) and takes random numbers
+//! for new ids and keys, nothing else. `clippy.toml` of this crate holds the promise.
 //!
 //! | noun | file |
 //! |---|---|
@@ -10,13 +12,13 @@
 //! | half-open billing periods | [`period`] |
 //! | what an account may do now | [`standing`] |
 //! | one metered request | [`usage_event`] |
-//! | what a lane carries: open, batch, fence, close | [`lane_record`] |
+//! | the records of a lane: open, batch, fence, close | [`lane_record`] |
 //! | how far a shard is stored | [`manifest`] |
 //! | subjects, streams and buckets | [`names`] |
-//! | what is announced between services | [`announcement`] |
-//! | how gateways ask each other for units | [`recall`] |
-//! | the tables of ClickHouse, and where they live | [`clickhouse`] |
-//! | the one place that reads the clock | [`clock`] |
+//! | announcements between services | [`announcement`] |
+//! | messages by which gateways recall units from each other | [`recall`] |
+//! | the tables of ClickHouse | [`clickhouse`] |
+//! | the only place that reads the clock | [`clock`] |
 //!
 //! `postgres/` holds the migrations, `clickhouse/` the DDL, `fixtures/` the golden bytes of the wire format.
 

@@ -1,34 +1,34 @@
-//! Names that services meet at in NATS.
+//! The NATS names that the services share.
 
 use uuid::Uuid;
 
 use crate::{AccountId, RunId};
 
-/// The stream of lane records. Its metadata says how it is cut ([`META_SHARDS`], [`META_GENERATION`]).
+/// The stream of lane records. Its metadata has [`META_SHARDS`] and [`META_GENERATION`].
 pub const USAGE_STREAM: &str = "USAGE";
 /// All lanes.
 pub const USAGE_SUBJECTS: &str = "usage.v1.*.*";
 /// Stream metadata: how many shards this generation of the stream has, decimal.
 pub const META_SHARDS: &str = "trendit.shards";
-/// Stream metadata: the generation, decimal, from 1. Raised by an operator when the stream was restored or reset.
+/// Stream metadata: the generation, decimal, from 1. An operator raises it after the stream was restored or reset.
 pub const META_GENERATION: &str = "trendit.generation";
 
-/// The stream of what could never be decoded, and its subjects.
+/// The stream of records that could not be decoded, and its subjects.
 pub const DEAD_STREAM: &str = "USAGE_DEAD";
 pub const DEAD_SUBJECTS: &str = "usage.dead.*";
-/// Headers of a dead letter: why, and where it stood.
+/// Headers of a dead letter: the reason, and the position in the stream.
 pub const DEAD_REASON: &str = "Trendit-Reason";
 pub const DEAD_POSITION: &str = "Trendit-Position";
 
-/// Key-value bucket of the shards' manifests, kept without end.
+/// Key-value bucket of the manifests of the shards. Entries do not expire.
 pub const MANIFEST_BUCKET: &str = "ingest";
-/// Key-value bucket of the ingestors that are there; entries expire.
+/// Key-value bucket of the live ingestors. Entries expire.
 pub const MEMBER_BUCKET: &str = "ingest_members";
 
 /// Announcements, one subject a kind: see [`crate::announcement`].
 pub const ANNOUNCEMENTS: &str = "announce.v1.>";
 
-/// Announcements that units came back to a pool, of all of [`ANNOUNCEMENTS`].
+/// The announcements that units came back to a pool.
 pub const UNITS_RETURNED: &str = "announce.v1.units";
 
 /// Gateways recall units from each other, over core NATS: see [`crate::recall`].
@@ -39,18 +39,18 @@ pub const CAME_BACK: &str = "quota.v1.came_back";
 /// Usage notices of all accounts, over core NATS: see [`notices`].
 pub const NOTICES: &str = "notices.v1.*";
 
-/// Where an account's usage notices are published: the JSON that its endpoint gets, with `Nats-Msg-Id` naming the notice. At
-/// least once each: a stream that captures these subjects drops what comes twice.
+/// The subject of the usage notices of an account: the same JSON that its endpoint gets, with the notice id as `Nats-Msg-Id`.
+/// Each notice is published at least once. A stream that captures these subjects drops repeats.
 pub fn notices(account: AccountId) -> String {
     format!("notices.v1.{account}")
 }
 
-/// Where answers to all recalls of one asker go. `asker` is one token, of its own making.
+/// The subjects of the answers to all recalls of one gateway. `asker` is a token of its own.
 pub fn recall_answers(asker: Uuid) -> String {
     format!("quota.v1.recalled.{asker}.*")
 }
 
-/// Where answers to one recall go, as its message's reply subject says.
+/// The subject of the answers to one recall: the reply subject of its message.
 pub fn recall_answer(asker: Uuid, number: u64) -> String {
     format!("quota.v1.recalled.{asker}.{number}")
 }
@@ -65,18 +65,18 @@ pub fn shard_lanes(shard: u16) -> String {
     format!("usage.v1.{shard}.*")
 }
 
-/// Where a dead letter of one shard goes.
+/// The subject of the dead letters of one shard.
 pub fn dead(shard: u16) -> String {
     format!("usage.dead.{shard}")
 }
 
-/// A shard's entry in [`MANIFEST_BUCKET`].
+/// The key of a shard in [`MANIFEST_BUCKET`].
 pub fn manifest_key(shard: u16) -> String {
     format!("shard.{shard}")
 }
 
-/// The shard of an account: FNV-1a over its id, modulo the number of shards. Fixed for ever: all events of one account and
-/// one idempotency key must meet in one shard.
+/// The shard of an account: FNV-1a over its id, modulo the number of shards. It must never change, because all events of one
+/// account and one idempotency key must be in one shard.
 pub fn shard_of(account: AccountId, shards: u16) -> u16 {
     let hash = account
         .0

@@ -15,7 +15,7 @@ impl Period {
         self.start <= at_s && at_s < self.end
     }
 
-    /// The calendar month, UTC, that holds `at_s`.
+    /// The calendar month (UTC) that contains `at_s`.
     pub fn calendar_month(at_s: i64) -> Self {
         let first = instant(at_s)
             .replace_day(1)
@@ -27,14 +27,14 @@ impl Period {
         }
     }
 
-    /// The monthly period that holds `at_s`, of a subscription anchored at `anchor_s`: boundaries lie whole months from
-    /// the anchor, on its day of the month or, where a month is too short, on that month's last day.
+    /// The monthly period that contains `at_s`, for a subscription anchored at `anchor_s`. Boundaries are whole months from the
+    /// anchor, on its day of the month, or on the last day of a month that is too short.
     pub fn anchored_month(anchor_s: i64, at_s: i64) -> Self {
         let (anchor, at) = (instant(anchor_s), instant(at_s));
         let boundary = |months: i32| add_months(anchor, months).unix_timestamp();
         let mut months =
             (at.year() - anchor.year()) * 12 + i32::from(u8::from(at.month())) - i32::from(u8::from(anchor.month()));
-        // The boundary in the month of `at_s` may lie behind it; the one before never does.
+        // The boundary in the month of `at_s` may be after `at_s`. The previous boundary never is.
         if boundary(months) > at_s {
             months -= 1;
         }
@@ -45,7 +45,7 @@ impl Period {
     }
 }
 
-/// An instant from Unix seconds; what lies outside the calendar (years beyond 9999) becomes the epoch.
+/// An instant from seconds since the Unix epoch. A value outside the calendar (years beyond 9999) becomes the epoch.
 pub fn instant(at_s: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(at_s).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
@@ -55,7 +55,7 @@ fn add_months(at: OffsetDateTime, months: i32) -> OffsetDateTime {
     let (year, month) = (index.div_euclid(12), index.rem_euclid(12) as u8 + 1);
     let month = Month::try_from(month).expect("1 to 12");
     let day = at.day().min(days_in_month(month, year));
-    let date = Date::from_calendar_date(year, month, day).expect("the day was cut to the month's length");
+    let date = Date::from_calendar_date(year, month, day).expect("the day is at most the length of the month");
     at.replace_date(date)
 }
 

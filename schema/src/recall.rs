@@ -1,13 +1,13 @@
-//! What gateways tell each other of units, over core NATS: one that is about to refuse a request asks the others for what they
-//! hold, and one whose requests failed says what can be spent again.
+//! Messages between gateways about units, over core NATS. A gateway that is about to refuse a request asks the others for the
+//! units that they hold. A gateway whose requests failed reports units that can be spent again.
 //!
-//! A [`Recall`] goes to all gateways, on [`crate::names::RECALLS`], with a reply subject of the asker's. Those that it names
-//! as holders answer there with a [`RecallAnswer`] each; the others only learn that the pool is nearly spent. Like an
-//! announcement it makes things quick, never true: the asker believes what Postgres then says.
+//! A [`Recall`] goes to all gateways, on `names::RECALLS`, with a reply subject of the asking gateway. Each gateway that it names
+//! as a holder answers there with a [`RecallAnswer`]. The others only learn that the pool is nearly spent. A recall only speeds
+//! things up: the asking gateway decides by the numbers in PostgreSQL.
 //!
-//! [`CameBack`] goes to all gateways, on [`crate::names::CAME_BACK`], from those that were asked within the last minute:
-//! somebody may remember "fewer than n units remain". Unlike [`crate::announcement::Announcement::UnitsReturned`] it says
-//! how many, so that one unit does not make everybody ask again for a thousand.
+//! [`CameBack`] goes to all gateways, on `names::CAME_BACK`, from gateways that were asked within the last minute, because a
+//! gateway may remember that fewer than n units remain. Unlike `Announcement::UnitsReturned` it has the number of units, so that
+//! one returned unit does not make all gateways ask again for a thousand.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,11 +19,11 @@ use crate::{AccountId, RunId};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recall {
     pub account_id: AccountId,
-    /// The catalogue's name.
+    /// The name in the catalogue.
     pub usage_type: String,
-    /// Unix seconds.
+    /// Seconds since the Unix epoch.
     pub period_start: i64,
-    /// Runs that hold leases of this pool, as Postgres said: these answer.
+    /// The runs that hold leases of this pool, according to PostgreSQL. These answer.
     pub holders: Vec<RunId>,
 }
 
@@ -37,21 +37,21 @@ pub struct RecallAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecallOutcome {
-    /// It held unspent units: its counter is closed, and Postgres has them back.
+    /// It held unspent units. Its counter is closed, and the units are back in the pool.
     Returned,
-    /// It held none; what it had is spent, or reserved by requests under way.
+    /// It held none: its units are spent, or reserved by running requests.
     Nothing,
-    /// It may hold some and cannot give them back now.
+    /// It may hold some, and cannot give them back now.
     Cannot,
 }
 
-/// Payload: JSON. Units of requests that ended without spending what they had reserved, since the sender's last word.
+/// Payload: JSON. Units of requests that ended without spending their reservation, since the last message of the sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CameBack {
-    /// The gateway's own name for itself, by which it knows its own words.
+    /// Identifies the sender, so that it recognises its own messages.
     pub sender: Uuid,
     pub account_id: AccountId,
-    /// The catalogue's name.
+    /// The name in the catalogue.
     pub usage_type: String,
     pub units: i64,
 }

@@ -1,5 +1,5 @@
-//! What an account may do now: its plan, its period and whether it must pay first. Pure, so that the gateway, which decides
-//! with it, and the billing worker, which writes it, cannot differ.
+//! What an account may do at a moment: its plan, its period, and whether it must pay first. Pure and shared, so that the gateway
+//! and the billing worker come to the same result.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::{Catalogue, Period, SubscriptionId};
 pub enum SubscriptionStatus {
     Active,
     Trialing,
-    /// A payment failed; what was paid for goes on until the grace period ends.
+    /// A payment failed. The subscription keeps working until the grace period ends.
     PastDue,
     Unpaid,
     Paused,
@@ -21,20 +21,20 @@ pub enum SubscriptionStatus {
     IncompleteExpired,
 }
 
-/// A subscription as it stands in Postgres. Times in Unix seconds.
+/// A subscription as stored in PostgreSQL. Times are in seconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     pub id: SubscriptionId,
     pub plan: String,
     pub status: SubscriptionStatus,
     pub period: Period,
-    /// Where the monthly periods are anchored.
+    /// The anchor of the monthly periods.
     pub anchor: i64,
-    /// Set when the subscription is due to end: from then on the account has `then_plan`.
+    /// When the subscription will end. From then on the account has `then_plan`.
     pub ends_at: Option<i64>,
     /// The plan after `ends_at`; `None`: Free.
     pub then_plan: Option<String>,
-    /// How long a past-due subscription goes on.
+    /// Until when a past-due subscription keeps working.
     pub grace_until: Option<i64>,
 }
 
@@ -45,8 +45,8 @@ pub struct Standing {
     pub period: Period,
     pub subscription: SubscriptionId,
     pub entitlement: Entitlement,
-    /// This holds until then (exclusive), unless something is announced: the period's end, the subscription's end or the
-    /// end of the grace period, whichever comes first.
+    /// Valid until then (exclusive), unless a change is announced: the end of the period, of the subscription or of the grace
+    /// period, whichever comes first.
     pub valid_until: i64,
 }
 
@@ -82,7 +82,7 @@ impl SubscriptionStatus {
         }
     }
 
-    /// It says what its account may do: it is paid for, tried, or owed for. The others leave the account on Free.
+    /// The subscription decides what its account may do. Otherwise the account is on Free.
     pub fn is_live(self) -> bool {
         match self {
             Self::Active | Self::Trialing | Self::PastDue | Self::Unpaid | Self::Paused => true,
@@ -96,7 +96,7 @@ impl SubscriptionStatus {
 }
 
 impl Standing {
-    /// The standing at `now` (Unix seconds) of an account with this subscription, or without one.
+    /// The standing at `now` (seconds since the Unix epoch) of an account with or without a subscription.
     pub fn at(subscription: Option<&Subscription>, now: i64) -> Self {
         let Some(subscription) = subscription.filter(|subscription| subscription.status.is_live()) else {
             return Self::free(now);
@@ -107,7 +107,7 @@ impl Standing {
                 Some(plan) => Self::paid(subscription, plan, Period::anchored_month(ends_at, now), now),
             };
         }
-        // Until Stripe's news of the next period arrives, it is rolled forward from the one we know.
+        // Until Stripe reports the next period, roll the known one forward.
         let period = if subscription.period.contains(now) {
             subscription.period
         } else {

@@ -1,5 +1,5 @@
-//! One metered request, as it travels: protobuf, so that a reader of any age and language skips the fields it does not know.
-//! The field numbers are the contract; `usage.proto` beside this crate states it for other languages.
+//! One metered request on the wire: protobuf, so that readers of any version and language skip fields that they do not know.
+//! The field numbers are the contract. `usage.proto` has it for other languages.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -15,44 +15,44 @@ pub struct UsageEvent {
     pub key_id: KeyId,
     /// [`SubscriptionId::NIL`] on the Free plan.
     pub subscription_id: SubscriptionId,
-    /// The period the request was admitted in (Unix seconds). Every sum per period groups by this stamp, never by time.
+    /// First second of the period in which the request was admitted. Every sum by period groups by this field, never by time.
     pub period_start: i64,
     pub usage_type: String,
     /// Units charged: 0 for a request that was admitted and then failed, negative for a correction.
     pub cost_units: i64,
     pub endpoint: String,
     pub method: String,
-    /// The HTTP status that was answered.
+    /// The HTTP status of the response.
     pub status: u16,
     pub request_id: String,
-    /// The client's address; an IPv4 address stands in its mapped form, `::ffff:a.b.c.d`.
+    /// The client's address. An IPv4 address is in mapped form, `::ffff:a.b.c.d`.
     pub ip_address: Ipv6Addr,
     pub user_agent: String,
     /// When the request was admitted, in milliseconds since the Unix epoch.
     pub time_ms: i64,
-    /// The lease the units came from; [`LeaseId::NIL`] where none was needed (overage, metered, corrections).
+    /// The lease of the units. [`LeaseId::NIL`]: none was needed (overage, metered, corrections).
     pub lease_id: LeaseId,
     /// Empty: none.
     pub idempotency_key: String,
-    /// The event that this one corrects; [`EventId::NIL`]: it is no correction.
+    /// The event that this one corrects. [`EventId::NIL`]: it is not a correction.
     pub corrects: EventId,
 }
 
-/// An event in the form in which a batch carries it: made where the request is answered, copied where the batch is built.
+/// An event, encoded for a batch. Encoded once when the request is answered, copied when the batch is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedEvent(pub(crate) Vec<u8>);
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
-    #[error("{0} is not an id of sixteen bytes")]
+    #[error("{0} must be sixteen bytes")]
     Id(&'static str),
-    #[error("{0} is out of its range")]
+    #[error("{0} is out of range")]
     Range(&'static str),
     #[error("the event has no {0}")]
     Missing(&'static str),
 }
 
-/// An address in the one form that is stored.
+/// An address in the form that is stored.
 pub fn stored_address(address: IpAddr) -> Ipv6Addr {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -128,9 +128,9 @@ impl UsageEvent {
 }
 
 impl EncodedEvent {
-    /// Bytes that this event takes in a batch, at the most.
+    /// Upper bound for the bytes of this event in a batch.
     pub fn size(&self) -> usize {
-        // The field's key and a length of up to four bytes precede it.
+        // The key of the field and a length of up to four bytes come before it.
         self.0.len() + 5
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use async_nats::Client;
 use futures_util::future::join_all;
 use protocol::lane::End;
+use quota_store::writers;
 use schema::RunId;
 use service::{Backoff, Health, Lifecycle};
 use sqlx::PgPool;
@@ -171,17 +172,9 @@ impl Runs {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             // Sent twice, it registers once: the id was made before.
-            let insert = sqlx::query!(
-                "insert into gateway_runs (id, gateway, generation, shards) values ($1, $2, $3, $4)
-                 on conflict (id) do nothing",
-                id.0,
-                self.name,
-                stream.generation as i32,
-                i32::from(stream.shards),
-            )
-            .execute(&self.pool);
+            let insert = writers::register(&self.pool, id, &self.name, stream.generation, stream.shards);
             let failure = match timeout(STATEMENT_TIMEOUT, insert).await {
-                Ok(Ok(_)) => return,
+                Ok(Ok(())) => return,
                 Ok(Err(failure)) => failure.to_string(),
                 Err(_) => format!("no answer within {STATEMENT_TIMEOUT:?}"),
             };
@@ -228,16 +221,8 @@ impl Run {
             stop.cancel();
             keeper.await.context("keeping the spool")?;
         }
-        let closed = sqlx::query!(
-            "update gateway_runs set state = 'closed', ended_at = now()
-             where id = $1 and state in ('live', 'spooling')
-               and not exists (select from quota_leases where run_id = $1 and state = 'live')",
-            self.id.0,
-        )
-        .execute(&self.pool)
-        .await
-        .context("closing the run")?;
-        if closed.rows_affected() == 0 {
+        let closed = writers::close(&self.pool, self.id).await.context("closing the run")?;
+        if !closed {
             bail!("the run could not be closed: it still holds leases, or is being ended by others, who settle it");
         }
         if let Some(KeptSpool { spool, .. }) = self.spool {
@@ -275,20 +260,15 @@ pub(crate) async fn beat(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut missed = 0u32;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let count_up = sqlx::query!(
-            "update gateway_runs set heartbeat = heartbeat + 1, heartbeat_at = now()
-             where id = $1 and state in ('live', 'spooling')",
-            id.0,
-        )
-        .execute(&pool);
+        let count_up = writers::beat(&pool, id);
         match stop.run_until_cancelled(timeout(STATEMENT_TIMEOUT, count_up)).await {
             None => return,
-            Some(Ok(Ok(updated))) if updated.rows_affected() == 0 => {
+            Some(Ok(Ok(false))) => {
                 error!(run.id = %id, "the run is being ended by another: it is given up");
                 fenced.cancel();
                 return;
             }
-            Some(Ok(Ok(_))) => {
+            Some(Ok(Ok(true))) => {
                 if missed > 0 {
                     info!(run.id = %id, missed, "the heartbeat is back");
                 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use protocol::grant::Pool;
 use schema::{AccountId, period::instant};
 use sqlx::{PgConnection, PgExecutor};
 use time::OffsetDateTime;
@@ -14,14 +15,6 @@ pub struct PoolKey {
     pub usage_type: String,
     /// First second of the period, since the Unix epoch.
     pub period_start: i64,
-}
-
-/// A pool's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pool {
-    pub limit_units: i64,
-    /// Units that are spent or held in live leases.
-    pub granted_units: i64,
 }
 
 /// A pool to insert, and what must still be true of the account for its limit to be the one in force.
@@ -78,8 +71,8 @@ pub async fn lock(connection: &mut PgConnection, keys: &[PoolKey]) -> sqlx::Resu
     let mut pools = vec![None; keys.len()];
     for row in rows {
         let pool = Pool {
-            limit_units: row.limit_units,
-            granted_units: row.granted_units,
+            limit: row.limit_units,
+            granted: row.granted_units,
         };
         if let Some(slot) = usize::try_from(row.number)
             .ok()
@@ -150,7 +143,7 @@ pub async fn give_back(connection: &mut PgConnection, units: &[(Option<PoolKey>,
     let mut granted: BTreeMap<&PoolKey, i64> = keys
         .iter()
         .zip(pools)
-        .filter_map(|(key, pool)| Some((key, pool?.granted_units)))
+        .filter_map(|(key, pool)| Some((key, pool?.granted)))
         .collect();
     let before = granted.clone();
     let take = |(key, units): &(Option<PoolKey>, i64)| {
@@ -217,8 +210,8 @@ pub async fn find(
     .fetch_optional(db)
     .await?;
     Ok(row.map(|row| Pool {
-        limit_units: row.limit_units,
-        granted_units: row.granted_units,
+        limit: row.limit_units,
+        granted: row.granted_units,
     }))
 }
 
@@ -237,8 +230,8 @@ pub async fn of_period(
     .await?;
     let pools = rows.into_iter().map(|row| {
         let pool = Pool {
-            limit_units: row.limit_units,
-            granted_units: row.granted_units,
+            limit: row.limit_units,
+            granted: row.granted_units,
         };
         (row.usage_type, pool)
     });

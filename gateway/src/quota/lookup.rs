@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use protocol::grant::Pool;
-use schema::{Mode, UsageType, period::instant};
+use quota_store::pools;
+use schema::{Mode, UsageType};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -21,19 +22,10 @@ impl Quotas {
     /// The quota of every usage type, in the catalogue's order. Asks PostgreSQL, spends nothing.
     pub async fn view(&self, account: &AccountCounters, now_s: i64) -> Result<Vec<(UsageType, QuotaView)>, Refusal> {
         let state = Arc::clone(&account.account.state(now_s));
-        let rows = sqlx::query!(
-            "select usage_type, limit_units, granted_units from quota_pool where account_id = $1 and period_start = $2",
-            account.account.id.0,
-            instant(state.standing.period.start)
-        )
-        .fetch_all(&self.inner.pool);
-        let rows = self.answered(rows).await?;
+        let stored = pools::of_period(&self.inner.pool, account.account.id, state.standing.period.start);
+        let stored = self.answered(stored).await?;
         let view = |(usage_type, _): (UsageType, &Counter)| {
-            let row = rows.iter().find(|row| row.usage_type == usage_type.name());
-            let pool = row.map(|row| Pool {
-                limit: row.limit_units,
-                granted: row.granted_units,
-            });
+            let pool = stored.get(usage_type.name()).copied();
             (usage_type, stored_view(account, &state, usage_type, pool))
         };
         Ok(account.each().map(view).collect())
@@ -60,18 +52,8 @@ impl Quotas {
         if let Some(view) = remembered_refusal(counter, allowance, &period, cost) {
             return Err(Refusal::LimitReached(view));
         }
-        let row = sqlx::query!(
-            "select limit_units, granted_units from quota_pool where account_id = $1 and usage_type = $2 and period_start = $3",
-            account.account.id.0,
-            usage_type.name(),
-            instant(period.start)
-        )
-        .fetch_optional(&self.inner.pool);
-        let row = self.answered(row).await?;
-        let pool = row.as_ref().map(|row| Pool {
-            limit: row.limit_units,
-            granted: row.granted_units,
-        });
+        let pool = pools::find(&self.inner.pool, account.account.id, usage_type.name(), period.start);
+        let pool = self.answered(pool).await?;
         let view = stored_view(account, &state, usage_type, pool);
         let unspent = counter.unspent_units(&period);
         let remaining = pool.map_or(allowance.limit, |pool| pool.remaining().saturating_add(unspent));

@@ -1,12 +1,9 @@
-//! That a run spools, as PostgreSQL has it. Who gives runs up looks there: one that spools has acknowledged what is not in
-//! the stream, and is not ended by its silence.
-//!
-//! A statement that was sent and not answered may be executed at any time later. So each time a run begins to spool has a
-//! number, which only grows: what is late changes nothing.
+//! The spool state of a run in PostgreSQL, each statement with a time limit. See [`quota_store::spooling`].
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use anyhow::{Context, Result};
+use quota_store::{spooling, writers};
 use schema::RunId;
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -14,7 +11,7 @@ use tokio::time::timeout;
 /// For one statement: requests wait for the first.
 const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// What PostgreSQL knows of a run.
+/// A run, as PostgreSQL has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub state: String,
@@ -23,50 +20,23 @@ pub struct Row {
     pub spooled: i64,
 }
 
-/// `live` or `spooling` → `spooling`, for the `nth` time. False: others are ending the run.
+/// The run spools, for the `nth` time. False: others are ending the run.
 pub async fn enter(pool: &PgPool, run: RunId, nth: i64) -> Result<bool> {
-    let entered = sqlx::query!(
-        "update gateway_runs set state = 'spooling', spooled = $2
-         where id = $1 and (state = 'live' and spooled < $2 or state = 'spooling' and spooled <= $2)",
-        run.0,
-        nth,
-    )
-    .execute(pool);
-    let entered = timeout(STATEMENT_TIMEOUT, entered).await.context("no answer")??;
-    Ok(entered.rows_affected() > 0)
+    within(spooling::start(pool, run, nth)).await
 }
 
-/// `spooling`, for the `nth` time, → `live`. False: others are ending the run.
+/// The run no longer spools, for the `nth` time. False: others are ending the run.
 pub async fn leave(pool: &PgPool, run: RunId, nth: i64) -> Result<bool> {
-    let left = sqlx::query!(
-        "update gateway_runs set state = 'live' where id = $1 and spooled = $2 and state in ('live', 'spooling')",
-        run.0,
-        nth,
-    )
-    .execute(pool);
-    let left = timeout(STATEMENT_TIMEOUT, left).await.context("no answer")??;
-    Ok(left.rows_affected() > 0)
+    within(spooling::stop(pool, run, nth)).await
 }
 
-/// The run of a process that died is over: all its lanes have ended, and what its leases have left is settled by others.
+/// The process of the run died and all its lanes have ended. Others settle its leases.
 pub async fn hand_over(pool: &PgPool, run: RunId) -> Result<()> {
-    let handed = sqlx::query!(
-        "update gateway_runs set state = 'fencing' where id = $1 and state in ('live', 'spooling')",
-        run.0,
-    )
-    .execute(pool);
-    timeout(STATEMENT_TIMEOUT, handed).await.context("no answer")??;
-    Ok(())
+    within(spooling::hand_over(pool, run)).await
 }
 
 pub async fn find(pool: &PgPool, run: RunId) -> Result<Option<Row>> {
-    let row = sqlx::query!(
-        "select state, generation, shards, spooled from gateway_runs where id = $1",
-        run.0
-    )
-    .fetch_optional(pool);
-    let row = timeout(STATEMENT_TIMEOUT, row).await.context("no answer")??;
-    let row = row.map(|row| {
+    let row = within(writers::find(pool, run)).await?.map(|row| {
         anyhow::Ok(Row {
             state: row.state,
             generation: row.generation.try_into().context("its generation")?,
@@ -75,4 +45,8 @@ pub async fn find(pool: &PgPool, run: RunId) -> Result<Option<Row>> {
         })
     });
     row.transpose()
+}
+
+async fn within<T>(statement: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+    Ok(timeout(STATEMENT_TIMEOUT, statement).await.context("no answer")??)
 }
