@@ -12,7 +12,7 @@
 //! | publish waiting corrections, in a run of its own | [`session`] |
 //! | resolve corrections of a run that did not end normally | [`resolve`] |
 //! | the background task that does both | [`work`] |
-//! | give units of dropped duplicates back to their pools | [`duplicates`], [`pools`] |
+//! | give units of dropped duplicates back to their pools | [`duplicates`] |
 //!
 //! # Each correction is stored once, even after crashes
 //! 1. `create` commits the rows. A repeated request finds its rows: a correction id corrects an event once.
@@ -30,7 +30,6 @@
 
 pub mod duplicates;
 pub mod originals;
-pub mod pools;
 pub mod repository;
 pub mod request;
 pub mod resolve;

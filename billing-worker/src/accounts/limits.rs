@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use schema::{AccountId, Catalogue, Mode, Standing, UsageType, period::instant};
+use quota_store::limits;
+use schema::{AccountId, Catalogue, Mode, Standing, UsageType};
 use serde::Serialize;
 use sqlx::PgExecutor;
 
@@ -31,25 +32,13 @@ pub async fn in_force(
     account: AccountId,
     standing: &Standing,
 ) -> Result<Vec<LimitInForce>, Error> {
-    let rows = sqlx::query!(
-        r#"select t.usage_type as "usage_type!", o.limit_units as "override?", p.granted_units as "granted_units?"
-           from unnest($2::text[]) as t (usage_type)
-           left join limit_overrides o on o.account_id = $1 and o.usage_type = t.usage_type
-           left join quota_pool p on p.account_id = $1 and p.usage_type = t.usage_type and p.period_start = $3"#,
-        account.0,
-        &catalogue
-            .usage_types()
-            .iter()
-            .map(|known| known.name().to_owned())
-            .collect::<Vec<_>>(),
-        instant(standing.period.start)
-    )
-    .fetch_all(db)
-    .await?;
+    let usage_types = catalogue.usage_types();
+    let names: Vec<_> = usage_types.iter().map(|known| known.name().to_owned()).collect();
+    let rows = limits::of_account(db, account, &names, standing.period.start).await?;
     let rows: HashMap<_, _> = rows.iter().map(|row| (row.usage_type.as_str(), row)).collect();
     let in_force = |usage_type: &UsageType| {
         let row = rows.get(usage_type.name());
-        let agreed = row.and_then(|row| row.r#override);
+        let agreed = row.and_then(|row| row.agreed_units);
         let mode = mode(catalogue, &standing.plan, *usage_type);
         LimitInForce {
             usage_type: usage_type.name(),

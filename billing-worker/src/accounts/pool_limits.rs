@@ -1,8 +1,11 @@
 //! Copies the limits in force into the quota pools, from which gateways take their leases.
 
-use schema::{AccountId, Catalogue, Standing, UsageType, announcement::Announcement, period::instant};
+use quota_store::{
+    limits as stored_limits,
+    pools::{self, PoolKey},
+};
+use schema::{AccountId, Catalogue, Standing, announcement::Announcement};
 use sqlx::{Postgres, Transaction};
-use uuid::Uuid;
 
 use super::limits::limit;
 use crate::{administration::Administration, error::Error, subscriptions::current};
@@ -19,36 +22,9 @@ pub async fn apply(
     if outdated.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<_> = outdated.iter().map(|row| row.account.0).collect();
-    let usage_types: Vec<_> = outdated.iter().map(|row| row.usage_type.name().to_owned()).collect();
-    let starts: Vec<_> = outdated.iter().map(|row| instant(row.period_start)).collect();
-    let limits: Vec<_> = outdated.iter().map(|row| row.limit).collect();
-    // Lock in key order, as all code that locks several pools does. Otherwise this and a grant for many counters could
-    // deadlock.
-    sqlx::query!(
-        "select p.limit_units from quota_pool p
-         join unnest($1::uuid[], $2::text[], $3::timestamptz[]) as n (account_id, usage_type, period_start)
-              using (account_id, usage_type, period_start)
-         order by p.account_id, p.usage_type, p.period_start for update of p",
-        &ids,
-        &usage_types,
-        &starts
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    sqlx::query!(
-        "update quota_pool p set limit_units = n.limit_units
-         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[])
-              as n (account_id, usage_type, period_start, limit_units)
-         where (p.account_id, p.usage_type, p.period_start) = (n.account_id, n.usage_type, n.period_start)",
-        &ids,
-        &usage_types,
-        &starts,
-        &limits
-    )
-    .execute(&mut **tx)
-    .await?;
-    let mut changed: Vec<_> = outdated.iter().map(|row| row.account).collect();
+    let limits: Vec<_> = outdated.iter().map(|row| (row.pool.clone(), row.limit)).collect();
+    pools::set_limits(tx, &limits).await?;
+    let mut changed: Vec<_> = outdated.iter().map(|row| row.pool.account).collect();
     changed.dedup();
     Ok(changed)
 }
@@ -57,23 +33,14 @@ pub async fn apply(
 /// interrupted at any time; the next call does the rest.
 pub async fn refresh(admin: &Administration, now: i64) -> Result<usize, Error> {
     const ACCOUNTS_A_PAGE: i64 = 500;
-    let (mut after, mut changed) = (Uuid::nil(), 0);
+    let (mut after, mut changed) = (AccountId::NIL, 0);
     loop {
-        let page = sqlx::query_scalar!(
-            "select distinct account_id from quota_pool where account_id > $1 and period_end > $2
-             order by account_id limit $3",
-            after,
-            instant(now),
-            ACCOUNTS_A_PAGE
-        )
-        .fetch_all(&admin.db)
-        .await?;
+        let page = pools::accounts_with_pools(&admin.db, after, now, ACCOUNTS_A_PAGE).await?;
         let Some(last) = page.last() else {
             return Ok(changed);
         };
         after = *last;
-        let accounts: Vec<_> = page.into_iter().map(AccountId).collect();
-        changed += refresh_page(admin, &accounts, now).await?;
+        changed += refresh_page(admin, &page, now).await?;
     }
 }
 
@@ -82,7 +49,7 @@ async fn refresh_page(admin: &Administration, accounts: &[AccountId], now: i64) 
     let mut ids: Vec<_> = outdated(&mut tx, &admin.catalogue, accounts, now)
         .await?
         .iter()
-        .map(|row| row.account.0)
+        .map(|row| row.pool.account.0)
         .collect();
     if ids.is_empty() {
         return Ok(0);
@@ -104,9 +71,7 @@ async fn refresh_page(admin: &Administration, accounts: &[AccountId], now: i64) 
 
 /// A pool of a running period whose limit is not the one in force.
 struct Outdated {
-    account: AccountId,
-    usage_type: UsageType,
-    period_start: i64,
+    pool: PoolKey,
     limit: i64,
 }
 
@@ -118,31 +83,14 @@ async fn outdated(
     now: i64,
 ) -> Result<Vec<Outdated>, Error> {
     let current = current::subscriptions(&mut **tx, accounts).await?;
-    let ids: Vec<_> = accounts.iter().map(|id| id.0).collect();
-    let rows = sqlx::query!(
-        r#"select p.account_id, p.usage_type, p.period_start, p.limit_units, o.limit_units as "override?"
-           from quota_pool p
-           left join limit_overrides o on o.account_id = p.account_id and o.usage_type = p.usage_type
-           where p.account_id = any($1) and p.period_start <= $2 and p.period_end > $2
-           order by p.account_id"#,
-        &ids,
-        instant(now)
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    let outdated = rows.into_iter().filter_map(|row| {
-        let account = AccountId(row.account_id);
-        let standing = Standing::at(current.get(&account), now);
+    let running = stored_limits::running(&mut **tx, accounts, now).await?;
+    let outdated = running.into_iter().filter_map(|row| {
+        let standing = Standing::at(current.get(&row.key.account), now);
         // A usage type that is no longer in the catalogue keeps its last limit: no gateway asks for it.
-        let usage_type = catalogue.usage_type(&row.usage_type)?;
-        let limit = limit(catalogue, &standing.plan, usage_type, row.r#override);
-        let period_start = row.period_start.unix_timestamp();
-        (period_start == standing.period.start && limit != row.limit_units).then_some(Outdated {
-            account,
-            usage_type,
-            period_start,
-            limit,
-        })
+        let usage_type = catalogue.usage_type(&row.key.usage_type)?;
+        let limit = limit(catalogue, &standing.plan, usage_type, row.agreed_units);
+        let is_outdated = row.key.period_start == standing.period.start && limit != row.limit_units;
+        is_outdated.then_some(Outdated { pool: row.key, limit })
     });
     Ok(outdated.collect())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use quota_store::pools::{self, PoolKey};
 use schema::{AccountId, EventId, KeyId, LeaseId, RunId, UsageEvent, period::instant};
 use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
@@ -12,7 +13,7 @@ use super::{
     originals::Original,
     request::{Correction, event_of},
 };
-use crate::{corrections::pools, error::Error};
+use crate::error::Error;
 
 /// Rows that a session takes at a time.
 const HAND_MAX: i64 = 500;
@@ -224,7 +225,11 @@ pub async fn stored(db: &PgPool, events: &[EventId]) -> Result<Vec<AccountId>, E
     let units: Vec<_> = rows
         .iter()
         .map(|row| {
-            let pool = || (row.account_id, row.usage_type.clone(), row.period_start);
+            let pool = || PoolKey {
+                account: AccountId(row.account_id),
+                usage_type: row.usage_type.clone(),
+                period_start: row.period_start.unix_timestamp(),
+            };
             (row.leased.then(pool), -row.delta_units)
         })
         .collect();

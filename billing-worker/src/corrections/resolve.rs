@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use async_nats::Client;
 use clickhouse::Client as ClickHouse;
+use quota_store::writers;
 use schema::{AccountId, EventId, RunId, names};
 use sqlx::PgPool;
 use tracing::{info, warn};
@@ -75,23 +76,12 @@ pub async fn step(db: &PgPool, clickhouse: &ClickHouse, client: &Client) -> Resu
 
 /// Returns the rows whose run is over, and how many of them are too old.
 async fn left_open(db: &PgPool) -> Result<(Lanes, usize)> {
-    let silent = sqlx::query!(
-        "update gateway_runs set state = 'fencing'
-         where state = 'live' and heartbeat_at < now() - interval '60 seconds'
-           and id in (select run_id from corrections where published_at is null)"
-    );
-    silent.execute(db).await.context("looking for silent runs")?;
-    let rows = sqlx::query!(
-        r#"select c.id, c.account_id, c.run_id as "run_id!", r.shards,
-                  c.handed_at < now() - interval '20 days' as "is_old!"
-           from corrections c join gateway_runs r on r.id = c.run_id
-           where c.published_at is null and r.state not in ('live', 'spooling')
-           order by c.handed_at < now() - interval '20 days', c.created_at, c.id limit $1"#,
-        ROWS_MAX
-    )
-    .fetch_all(db)
-    .await
-    .context("reading corrections that were left open")?;
+    writers::fence_silent_with_corrections(db)
+        .await
+        .context("looking for silent runs")?;
+    let rows = writers::open_corrections(db, ROWS_MAX)
+        .await
+        .context("reading corrections that were left open")?;
     let (mut lanes, mut too_old) = (Lanes::new(), 0);
     for row in rows {
         // The rows of the running period and the one before are kept, 28 days at least, which count from five days before a

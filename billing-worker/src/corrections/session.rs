@@ -14,6 +14,7 @@ use lane::{
     run::{Run, RunLimits, Runs},
     task::LaneLimits,
 };
+use quota_store::writers;
 use schema::{AccountId, EventId, RunId};
 use service::{Health, Lifecycle};
 use sqlx::PgPool;
@@ -115,11 +116,7 @@ impl Session {
         let run = self.run.id;
         self.run.give_up();
         self.publisher.remove();
-        let ended = sqlx::query!(
-            "update gateway_runs set state = 'fencing' where id = $1 and state = 'live'",
-            run.0
-        )
-        .execute(&self.db);
+        let ended = writers::fence_live(&self.db, run);
         if let Err(error) = ended.await {
             warn!(run.id = %run, "could not mark the run as ended, its silence will end it: {error}");
         }

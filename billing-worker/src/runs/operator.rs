@@ -1,6 +1,7 @@
 //! Runs for operators: list them, and give up a run whose spool is lost.
 
 use protocol::run::Transition;
+use quota_store::writers;
 use schema::RunId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -38,6 +39,22 @@ pub struct RunView {
     pub held_units: i64,
 }
 
+impl From<writers::Listed> for RunView {
+    fn from(writer: writers::Listed) -> Self {
+        Self {
+            id: writer.id,
+            gateway: writer.gateway,
+            state: writer.state,
+            started_at: writer.started_at,
+            age_s: writer.age_s,
+            heartbeat_age_s: writer.heartbeat_age_s,
+            ended_at: writer.ended_at,
+            live_leases: writer.live_leases,
+            held_units: writer.held_units,
+        }
+    }
+}
+
 /// A request to give up a spooling run.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,27 +78,8 @@ async fn read(
     after: Option<Uuid>,
     rows: i64,
 ) -> Result<Vec<RunView>, Error> {
-    let runs = sqlx::query_as!(
-        RunView,
-        r#"select r.id, r.gateway, r.state, r.started_at, r.ended_at,
-                  extract(epoch from now() - r.started_at)::bigint as "age_s!",
-                  extract(epoch from now() - r.heartbeat_at)::bigint as "heartbeat_age_s!",
-                  held.leases as "live_leases!", held.units as "held_units!"
-           from gateway_runs r
-           cross join lateral (
-               select count(*) as leases, coalesce(sum(units - returned_units), 0)::bigint as units
-               from quota_leases l where l.run_id = r.id and l.state = 'live') as held
-           where (r.id = $2 or $2::uuid is null and (r.state = $1 or $1::text is null and r.state <> 'settled'))
-             and ($3::uuid is null or r.id > $3)
-           order by r.id limit $4"#,
-        state.map(RunState::as_str),
-        only.map(|run| run.0),
-        after,
-        rows
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(runs)
+    let runs = writers::list(db, state.map(RunState::as_str), only, after, rows).await?;
+    Ok(runs.into_iter().map(RunView::from).collect())
 }
 
 /// Ends a spooling run. Requests that it acknowledged but did not publish are lost.
@@ -95,35 +93,26 @@ pub async fn give_up(admin: &Administration, run: RunId, asked: GiveUp) -> Resul
         });
     }
     let mut tx = admin.db.begin().await?;
-    let row = sqlx::query!(
-        "select gateway, state from gateway_runs where id = $1 for update",
-        run.0
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    let row = row.ok_or_else(|| Error::UnknownRun(run.to_string()))?;
-    if RunState::parse(&row.state)
-        .and_then(|state| state.after(Transition::GiveUp))
-        .is_none()
-    {
+    let row = writers::lock(&mut tx, run).await?;
+    let (gateway, state) = row.ok_or_else(|| Error::UnknownRun(run.to_string()))?;
+    let after = RunState::parse(&state).and_then(|state| state.after(Transition::GiveUp));
+    if after.is_none() {
         return Err(Error::RunNotSpooling {
             run: run.to_string(),
-            state: row.state,
+            state,
         });
     }
-    sqlx::query!("update gateway_runs set state = 'fencing' where id = $1", run.0)
-        .execute(&mut *tx)
-        .await?;
+    writers::fence(&mut tx, run).await?;
     let entry = audit::Entry {
         action: "run.give_up",
         account: None,
         subject: run.to_string(),
-        details: json!({ "gateway": row.gateway, "state": RunState::Fencing }),
+        details: json!({ "gateway": gateway, "state": RunState::Fencing }),
         actor: admin.actor(),
     };
     audit::record(&mut tx, entry).await?;
     let given_up = read(&mut *tx, None, Some(run), None, 1).await?.pop();
     tx.commit().await?;
-    warn!(run.id = %run, gateway = row.gateway, by = %admin.by, "gave up a run and its spool: its leases will be settled");
+    warn!(run.id = %run, gateway, by = %admin.by, "gave up a run and its spool: its leases will be settled");
     given_up.ok_or_else(|| Error::UnknownRun(run.to_string()))
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use quota_store::writers;
 use schema::RunId;
 use service::Lifecycle;
 use sqlx::PgPool;
@@ -47,21 +48,14 @@ pub async fn watch(db: PgPool, settings: SettleSettings, metrics: SettleMetrics,
 /// Returns the runs that this check ended.
 async fn look(db: &PgPool, silence: &mut Silence) -> Result<Vec<RunId>> {
     let began = Instant::now();
-    let heartbeats = timeout(
-        PATIENCE,
-        sqlx::query!("select id, heartbeat from gateway_runs where state = 'live'").fetch_all(db),
-    )
-    .await
-    .context("reading heartbeats")?
-    .context("reading heartbeats")?;
+    let heartbeats = timeout(PATIENCE, writers::heartbeats(db))
+        .await
+        .context("reading heartbeats")?
+        .context("reading heartbeats")?;
     let look = Look {
         began,
         ended: Instant::now(),
     };
-    let heartbeats: Vec<_> = heartbeats
-        .into_iter()
-        .map(|row| (RunId(row.id), row.heartbeat))
-        .collect();
     let mut ended = Vec::new();
     for (run, heartbeat) in silence.observe(look, &heartbeats) {
         if end(db, run, heartbeat).await? {
@@ -74,15 +68,10 @@ async fn look(db: &PgPool, silence: &mut Silence) -> Result<Vec<RunId>> {
 /// Ends the run, unless its heartbeat moved, it spools, or it is already ended.
 async fn end(db: &PgPool, run: RunId, heartbeat: i64) -> Result<bool> {
     // This waits for a running grant or return of the run, which takes seconds at most.
-    let update = sqlx::query!(
-        "update gateway_runs set state = 'fencing' where id = $1 and state = 'live' and heartbeat = $2",
-        run.0,
-        heartbeat
-    )
-    .execute(db);
+    let update = writers::fence_silent(db, run, heartbeat);
     let updated = timeout(PATIENCE, update)
         .await
         .with_context(|| format!("ending the run {run}"))?
         .with_context(|| format!("ending the run {run}"))?;
-    Ok(updated.rows_affected() == 1)
+    Ok(updated)
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use async_nats::{Client, connection::State as Connection};
 use clickhouse::Client as ClickHouse;
 use futures_util::{StreamExt, stream};
+use quota_store::writers;
 use schema::{AccountId, LeaseId, RunId, announcement::Announcement};
 use service::{Backoff, Lifecycle};
 use sqlx::PgPool;
@@ -160,18 +161,9 @@ impl Settler {
         let not_due: Vec<_> = waiting
             .iter()
             .filter(|(_, waiting)| waiting.again_at > now)
-            .map(|(run, _)| run.0)
+            .map(|(run, _)| *run)
             .collect();
-        let rows = sqlx::query!(
-            "select id, state, shards, started_at from gateway_runs
-             where (state = 'fencing' or state = 'closed' and ended_at < now() - make_interval(secs => $1))
-               and id <> all($2)
-             order by state desc, started_at limit $3",
-            self.settings.run_dead_after.as_secs_f64(),
-            &not_due,
-            RUNS_MAX
-        )
-        .fetch_all(&self.db);
+        let rows = writers::ended(&self.db, self.settings.run_dead_after, &not_due, RUNS_MAX);
         let rows = timeout(PATIENCE, rows)
             .await
             .context("looking for runs that are over")?
@@ -179,7 +171,7 @@ impl Settler {
         let overs: Vec<_> = rows
             .into_iter()
             .map(|row| Over {
-                run: RunId(row.id),
+                run: row.id,
                 shards: u16::try_from(row.shards).unwrap_or(u16::MAX),
                 started_at: row.started_at,
                 ending: match row.state.as_str() {
@@ -208,18 +200,12 @@ impl Settler {
                 return Ok(Come::Overspent(overspent));
             }
         }
-        let settled = sqlx::query!(
-            "update gateway_runs set state = 'settled', ended_at = coalesce(ended_at, now())
-             where id = $1 and state in ('fencing', 'closed')
-               and not exists (select from quota_leases where run_id = $1 and state = 'live')",
-            over.run.0
-        )
-        .execute(&self.db);
+        let settled = writers::settle(&self.db, over.run);
         let settled = timeout(PATIENCE, settled)
             .await
             .context("settling the run")?
             .context("settling the run")?;
-        if settled.rows_affected() == 1 {
+        if settled {
             self.metrics.runs_settled.inc();
             if over.ending == Ending::Fence {
                 info!(run.id = %over.run, "settled a run");
@@ -270,20 +256,14 @@ impl Settler {
     }
 
     async fn show(&self) -> Result<()> {
-        let rows = sqlx::query!(
-            r#"select state, count(*) as "count!",
-                      coalesce(max(extract(epoch from now() - heartbeat_at)) filter (where state = 'fencing'), 0)::bigint
-                          as "oldest_s!"
-               from gateway_runs where state <> 'settled' group by state"#
-        )
-        .fetch_all(&self.db);
+        let rows = writers::counts(&self.db);
         let rows = timeout(PATIENCE, rows)
             .await
             .context("counting runs")?
             .context("counting runs")?;
         let counts: Vec<_> = rows
             .iter()
-            .filter_map(|row| Some((RunState::parse(&row.state)?, row.count)))
+            .filter_map(|row| Some((RunState::parse(&row.state)?, row.writers)))
             .collect();
         let oldest = rows.iter().map(|row| row.oldest_s).max().unwrap_or(0);
         self.metrics.show(&counts, oldest);

@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use quota_store::pools::{self, PoolKey};
 use schema::{AccountId, period::instant};
 use sqlx::{PgPool, Postgres, Transaction};
 
 use super::{Place, Shard, stored::Duplicate};
-use crate::{
-    corrections::pools::{self, PoolKey},
-    error::Error,
-};
+use crate::error::Error;
 
 pub async fn cursors(db: &PgPool) -> Result<BTreeMap<Shard, Place>, Error> {
     let rows = sqlx::query!("select generation, shard, stream_seq, idx from duplicate_cursors")
@@ -45,8 +43,11 @@ pub async fn give_back(
         .filter(|duplicate| duplicate.was_leased() && !known.contains(&duplicate.place()))
         .collect();
     let pool = |duplicate: &&Duplicate| -> (Option<PoolKey>, i64) {
-        let start = instant(duplicate.period_start);
-        let key = (duplicate.account_id, duplicate.usage_type.clone(), start);
+        let key = PoolKey {
+            account: AccountId(duplicate.account_id),
+            usage_type: duplicate.usage_type.clone(),
+            period_start: duplicate.period_start,
+        };
         (Some(key), duplicate.cost_units)
     };
     let units = pools::give_back(&mut tx, &new.iter().map(pool).collect::<Vec<_>>()).await?;
