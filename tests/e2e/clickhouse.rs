@@ -1,4 +1,4 @@
-//! ClickHouse's tables: migrations, sums that stay exact through retries, kills, closed days and retention.
+//! The tables of ClickHouse: migrations, and sums that stay exact through retries, kills, closed days and retention.
 
 mod days;
 mod rig;
@@ -16,7 +16,7 @@ use time::ext::NumericalDuration;
 use self::rig::{Sums, Tables, batch, insert, name, sums};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrations_apply_together_and_again_and_are_recorded() {
+async fn concurrent_and_repeated_migrations_apply_once_and_are_recorded() {
     let servers = Servers::shared().await.unwrap();
     let client = servers.clickhouse.client().with_database(name());
     let settings = MigrateSettings::default();
@@ -55,9 +55,9 @@ async fn a_failing_file_is_named() {
     );
 }
 
-/// The engine at hand has no cluster, so the forms are parsed and not run.
+/// The test server has no cluster, so these statements are parsed and not run.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_forms_for_a_cluster_parse() {
+async fn statements_for_a_cluster_parse() {
     let servers = Servers::shared().await.unwrap();
     let layout = Layout {
         cluster: Some("main".into()),
@@ -104,7 +104,7 @@ async fn a_retried_insert_is_counted_once() {
     assert_eq!(tables.rows(&of_account).await, once);
     assert_eq!(tables.usage(&of_account).await, once);
 
-    // What a replay is for: nothing is there although the token was sent, so it comes under a token of its own.
+    // The case for a replay: there are no rows although the token was sent, so the insert gets another token.
     let lost = batch(account, 9, now, &[-11]);
     insert(&tables.client, "USAGE/1/3/9-9#2", &lost).await.unwrap();
     insert(&tables.client, "USAGE/1/3/9-9#2", &lost).await.unwrap();
@@ -139,10 +139,10 @@ async fn sums_and_positions_are_read_from_projections() {
     }
 }
 
-/// The ingestor's way: insert, ask what is there, and send again what is not: under the same token, then under another,
-/// because the engine remembers a token before the rows are there.
+/// As the ingestor does: insert, verify, send missing rows again, first with the same token, then with another one, because the
+/// server may remember a token without its rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn kill_9_in_mid_insert_loses_nothing_and_doubles_nothing() {
+async fn kill_9_during_an_insert_loses_nothing_and_doubles_nothing() {
     const KILLS: u64 = 10;
     const ROWS: u64 = 20_000;
     let data = DataDir::create().unwrap();
@@ -167,7 +167,7 @@ async fn kill_9_in_mid_insert_loses_nothing_and_doubles_nothing() {
         let (sent, after) = tokio::join!(insert(&client, &token, &events), kill);
         server.restart().await.unwrap();
 
-        // Connections of before are dead: a new client.
+        // The old connections are dead, so make a new client.
         let client = server.client().with_database("killed");
         let there = || async {
             sums(&client, "usage_events", "count()", &format!("stream_seq = {seq}"))
@@ -179,7 +179,7 @@ async fn kill_9_in_mid_insert_loses_nothing_and_doubles_nothing() {
             "killed after {after} us: acknowledged {}, {rows} rows are there",
             sent.is_ok()
         );
-        assert!(sent.is_err() || rows == ROWS, "acknowledged, and {rows} rows are there");
+        assert!(sent.is_err() || rows == ROWS, "acknowledged, but there are {rows} rows");
         for suffix in ["", "#2"] {
             assert!(rows == 0 || rows == ROWS, "a part of a block: {rows} rows");
             if rows == 0 {
@@ -188,7 +188,7 @@ async fn kill_9_in_mid_insert_loses_nothing_and_doubles_nothing() {
             }
         }
         assert_eq!(rows, ROWS);
-        // A client that never heard of it sends it once more.
+        // A client that does not know of the insert sends it again.
         insert(&client, &token, &events).await.unwrap();
     }
 

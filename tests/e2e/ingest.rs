@@ -1,5 +1,5 @@
-//! G2 at the ingestor: what is in the stream is in ClickHouse, each event once, whatever dies in between; and where it cannot
-//! go on without a person, it says so and passes nothing over.
+//! G2 at the ingestor: each event in the stream is stored in ClickHouse once, whichever process dies. When the ingestor needs an
+//! operator, it says so and skips nothing.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod duplicates;

@@ -1,5 +1,4 @@
-//! G3 when a gateway dies, or is taken for dead: what it had not spent comes back to the unit, once, and nothing of it is spent
-//! twice.
+//! G3 when a gateway dies, or is presumed dead: exactly its unspent units come back, once, and no unit is spent twice.
 
 mod away;
 mod killed;

@@ -1,4 +1,4 @@
-//! Days that are closed, and rows that are kept no longer: every sum stays.
+//! Closing days and deleting rows keeps every sum.
 
 use billing_worker::retention;
 use ingestor::upkeep::close_days;
@@ -24,7 +24,7 @@ fn sealed(at: OffsetDateTime) -> Manifest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_day_counts_once_however_often_it_was_copied() {
+async fn a_closed_day_counts_once_however_often_it_is_copied() {
     let tables = Tables::new().await;
     let (account, now) = (AccountId::new(), datetime!(2026-11-23 12:00 UTC));
     for (seq, days_ago) in [(1, 20), (2, 19), (3, 17), (4, 1)] {
@@ -37,13 +37,13 @@ async fn a_closed_day_counts_once_however_often_it_was_copied() {
     };
     assert_eq!(tables.usage("1").await, all);
 
-    // An attempt that died after it had copied, and one that has copied half.
+    // An attempt that died after its copy, and one that died in the middle of it.
     let leftover =
         "insert into usage_daily (bill_day, close_id, account_id, usage_type, period_start, cost_units, events)
                     select bill_day, generateUUIDv4(), account_id, usage_type, period_start, 7, 7 from usage_events";
     tables.client.query(leftover).execute().await.unwrap();
 
-    // A range that is sealed and not verified holds the days open that it may reach.
+    // A sealed range that is not verified keeps the days open that its events can fall on.
     let held = close_days::close_days(&tables.client, [sealed(now - 15.days())], now)
         .await
         .unwrap();
@@ -64,7 +64,7 @@ async fn a_closed_day_counts_once_however_often_it_was_copied() {
     );
     assert_eq!(tables.usage(&format!("account_id = '{account}'")).await, all);
 
-    // One that was paused before its record, while the rows were deleted: the first record counts.
+    // An attempt that was paused before it recorded the day, while the rows were deleted: the first record counts.
     for sql in [
         "delete from usage_events where bill_day = '2026-11-03'",
         "insert into usage_closed_days select toDate('2026-11-03'), generateUUIDv4(), 0, 0, now64(6)",
@@ -73,7 +73,7 @@ async fn a_closed_day_counts_once_however_often_it_was_copied() {
     }
     assert_eq!(tables.usage("1").await, all);
 
-    // A row that comes to a closed day is in no sum: that is not left unsaid.
+    // A new row on a closed day is in no sum: the check reports it.
     insert(&tables.client, "late", &batch(account, 5, now - 19.days(), &[1]))
         .await
         .unwrap();
@@ -90,12 +90,12 @@ async fn retention_deletes_by_the_current_plan_and_every_sum_stays() {
     let postgres = tables.servers.postgres.create_database(&name()).await.unwrap();
     let db = PgPool::connect(&postgres).await.unwrap();
     billing_worker::database::migrate(&db).await.unwrap();
-    // A year is long to close day by day: here Pro keeps 90 days.
+    // Closing a whole year takes long, so Pro keeps 90 days here.
     let plans = include_str!("../../../schema/plans.toml").replace("retention_days = 365", "retention_days = 90");
     let catalogue = Catalogue::parse(&plans).unwrap();
     let now = schema::clock::now();
 
-    // Everybody has used the same, on each of 120 days; one account is not in PostgreSQL.
+    // Every account used the same units on each of 120 days. One account is not in PostgreSQL.
     let accounts: Vec<AccountId> = (0..3).map(|_| AccountId::new()).collect();
     for (n, account) in accounts.iter().enumerate() {
         sqlx::query("insert into accounts (id, name, email) values ($1, 'n', $2)")
@@ -140,7 +140,7 @@ async fn retention_deletes_by_the_current_plan_and_every_sum_stays() {
     let retained = retention::step::step(&db, &tables.client, &catalogue, now)
         .await
         .unwrap();
-    assert_eq!(retained.rows, 0, "no day is closed, so nothing may go");
+    assert_eq!(retained.rows, 0, "no day is closed, so no row may be deleted");
     while !close_days::close_days(&tables.client, [], now)
         .await
         .unwrap()
@@ -149,7 +149,7 @@ async fn retention_deletes_by_the_current_plan_and_every_sum_stays() {
     let retained = retention::step::step(&db, &tables.client, &catalogue, now)
         .await
         .unwrap();
-    assert_eq!(retained.rows, 0, "days that were closed just now may still be read");
+    assert_eq!(retained.rows, 0, "days that have just been closed may still be read");
     let later = now + 7.hours();
     assert_eq!(tables.usage("1").await, all);
 

@@ -1,4 +1,4 @@
-//! The tables in a database of their own, and rows as the ingestor writes them.
+//! The tables in a database for each test, and rows as the ingestor writes them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, ext::NumericalDuration};
 use uuid::Uuid;
 
-/// What the ingestor inserts, as far as sums and positions need it.
+/// The columns that the ingestor inserts and that sums and positions need.
 #[derive(Clone, Row, Serialize)]
 pub struct Event {
     pub generation: u32,
@@ -39,7 +39,7 @@ pub struct Sums {
     pub events: u64,
 }
 
-/// A database of its own in the shared server.
+/// A new database on the shared server.
 pub struct Tables {
     pub servers: Arc<Servers>,
     pub client: Client,
@@ -53,7 +53,7 @@ impl Tables {
         Self { servers, client }
     }
 
-    /// By the view that everybody sums.
+    /// Sums from the view `usage`, as all readers do.
     pub async fn usage(&self, condition: &str) -> Sums {
         sums(&self.client, "usage", "sum(events)", condition).await
     }
@@ -93,7 +93,7 @@ pub fn batch(account: AccountId, stream_seq: u64, ts: OffsetDateTime, costs: &[i
 }
 
 pub async fn insert(client: &Client, token: &str, events: &[Event]) -> clickhouse::error::Result<()> {
-    // The columns that it leaves out have no default of their own, which validation asks for.
+    // Validation would refuse the missing columns, which have no default.
     let client = client.clone().with_validation(false);
     let mut insert = client
         .insert::<Event>("usage_events")

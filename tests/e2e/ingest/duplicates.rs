@@ -1,5 +1,5 @@
-//! Events of one `Idempotency-Key` that came to the stream more than once: the first is stored, the others are dropped and
-//! kept apart, exactly, whatever dies in between.
+//! Events with the same `Idempotency-Key` in the stream: the first is stored, the others are dropped and kept in a table of their
+//! own, whichever process dies.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::rig::{Lane, Rig, SHARDS, Written, event};
 
-/// What is kept of dropped events: positions, and their units.
+/// The positions and units of dropped events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Row, Deserialize)]
 struct Dropped {
     events: u64,
     units: i64,
 }
 
-/// What has to be stored and what dropped.
+/// The events that must be stored, and those that must be dropped.
 #[derive(Clone, Copy, Debug, Default)]
 struct Expected {
     stored: Written,
@@ -52,7 +52,7 @@ async fn dropped(rig: &Rig) -> Option<Dropped> {
     rig.clickhouse.query(sql).fetch_one().await.ok()
 }
 
-/// The ledger check, of both tables.
+/// The ledger check for both tables.
 async fn assert_exact(rig: &Rig, expected: Expected) {
     rig.assert_stored(expected.stored).await;
     eventually(&format!("{:?} are kept apart", expected.dropped), async || {
@@ -73,7 +73,7 @@ async fn assert_exact(rig: &Rig, expected: Expected) {
     rig.assert_stored(expected.stored).await;
 }
 
-/// A shard's two gateways, of which one gets what the other got already, sooner or later.
+/// Two gateways that write to one shard. The second gets retries of requests that the first got.
 async fn retry(mut first: Lane, mut second: Lane, stopping: CancellationToken) -> Expected {
     let (account, mut expected, mut round) = (AccountId::new(), Expected::default(), 0i64);
     let cost = |key: i64| [1, 10, 100, 1_000][(key % 4) as usize];
@@ -89,7 +89,7 @@ async fn retry(mut first: Lane, mut second: Lane, stopping: CancellationToken) -
         keys.iter().for_each(|key| expected.stored(cost(*key)));
         expected.stored(7);
 
-        // At once, from long ago, and twice in one record.
+        // Immediately, after a long time, and twice in one record.
         let again = [keys[0], keys[1], keys[1], 5 + round * 3 % (round * 5)];
         let mut events: Vec<_> = again
             .iter()
@@ -126,7 +126,7 @@ async fn stopped((tasks, stop): (JoinSet<Expected>, CancellationToken)) -> Expec
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_kills_of_an_ingestor_drop_each_duplicate_once() {
-    // Short of memory, so that some is asked for.
+    // Little memory, so that some ids are looked up in ClickHouse.
     let env = [("BATCH_AGE_MAX", "0.02"), ("IDEMPOTENCY_KEYS_MAX", "400")];
     let mut rig = Rig::start(1, &env).await;
     let load = load(&rig).await;
@@ -151,7 +151,7 @@ async fn ten_kills_of_an_ingestor_drop_each_duplicate_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ingestor_that_takes_over_knows_from_clickhouse_what_was_stored() {
+async fn an_ingestor_that_takes_over_looks_up_stored_ids_in_clickhouse() {
     let mut rig = Rig::start(1, &[]).await;
     let (account, mut expected) = (AccountId::new(), Expected::default());
     let (mut first, mut second) = (rig.lane(1).await, rig.lane(1).await);
@@ -167,7 +167,7 @@ async fn an_ingestor_that_takes_over_knows_from_clickhouse_what_was_stored() {
     expected.stored(1_000);
     assert_exact(&rig, expected).await;
 
-    // Another account's key is another event; a record of duplicates alone is passed, and the shard goes on.
+    // The same key of another account is another event. A record with only duplicates does not stop the shard.
     second.events(vec![keyed(AccountId::new(), "key 10", 5)]).await;
     second.events(batch([1, 10, 100])).await;
     second.events(vec![event(3)]).await;
@@ -177,7 +177,7 @@ async fn an_ingestor_that_takes_over_knows_from_clickhouse_what_was_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_used_again_after_the_window_is_counted_again() {
+async fn a_key_that_is_used_after_the_window_counts_again() {
     let rig = Rig::start(1, &[("IDEMPOTENCY_WINDOW", "1")]).await;
     let (account, mut expected) = (AccountId::new(), Expected::default());
     let mut lane = rig.lane(0).await;
@@ -185,7 +185,7 @@ async fn a_key_that_is_used_again_after_the_window_is_counted_again() {
     expected.stored(1);
     expected.dropped(2);
     assert_exact(&rig, expected).await;
-    // Again and again, each after the last was decided on, until the window of the first is over.
+    // Repeat it, each time after the last one was decided, until the window of the first is over.
     eventually("a later one is stored too", async || {
         let is_stored = rig.stored().await?.rows == 2;
         if !is_stored && dropped(&rig).await? == expected.dropped {
@@ -203,7 +203,7 @@ async fn a_key_that_is_used_again_after_the_window_is_counted_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_keeps_dropped_events_apart_from_missing_ones() {
+async fn an_audit_does_not_count_dropped_events_as_missing() {
     let rig = Rig::start(1, &[]).await;
     let (account, mut expected) = (AccountId::new(), Expected::default());
     let mut lane = rig.lane(0).await;
@@ -219,7 +219,7 @@ async fn an_audit_keeps_dropped_events_apart_from_missing_ones() {
     assert_exact(&rig, expected).await;
     assert!(rig.command("audit").await.status.success(), "nothing differs");
 
-    // What was dropped is lost, and of another record the row that counts, with one that was dropped for it.
+    // Delete dropped events, and the row that counts of another record together with one that was dropped for it.
     for delete in [
         "alter table usage_duplicates delete where idempotency_key != '3' settings mutations_sync = 2",
         "alter table usage_events delete where idempotency_key in ('1', '3') or cost_units = 1 and stream_seq % 2 = 0 \
@@ -229,9 +229,9 @@ async fn an_audit_keeps_dropped_events_apart_from_missing_ones() {
     }
     let told = rig.command("audit").await;
     let error = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert!(!told.status.success() && error.contains("0 still are wrong"), "{error}");
+    assert!(!told.status.success() && error.contains("0 are still wrong"), "{error}");
     assert_exact(&rig, expected).await;
-    assert!(rig.command("audit").await.status.success(), "all is well again");
+    assert!(rig.command("audit").await.status.success(), "the repair is complete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,7 +244,7 @@ async fn lost_manifests_and_a_raised_generation_store_no_duplicate_again() {
     lane.events(vec![keyed(account, "k", 1), event(10)]).await;
     lane.events(twice(100)).await;
     lane.events(vec![event(1_000)]).await;
-    // The last record has no row that says how far the shard is stored.
+    // The last record has no row from which to restore how far the shard is stored.
     lane.events(twice(10_000)).await;
     [1, 10, 1_000].into_iter().for_each(|cost| expected.stored(cost));
     [100, 100, 10_000, 10_000]

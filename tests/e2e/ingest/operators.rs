@@ -1,4 +1,4 @@
-//! What an ingestor cannot settle alone, and what an operator does about it.
+//! Problems that need an operator, and the commands that solve them.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -14,14 +14,14 @@ async fn usage(rig: &Rig) -> Stream<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_can_decode_is_kept_apart_and_the_rest_is_stored() {
+async fn records_that_cannot_be_decoded_become_dead_letters_and_the_rest_is_stored() {
     let rig = Rig::start(1, &[]).await;
     let mut lane = rig.lane(1).await;
     lane.batch(&[1]).await;
     lane.append(b"\xff\xffnonsense".to_vec()).await;
     let dead_at = lane.last;
     lane.batch(&[10]).await;
-    // Its time is no time that the table could hold.
+    // The table cannot hold its time.
     lane.events(vec![UsageEvent {
         time_ms: i64::MAX,
         ..event(5)
@@ -46,16 +46,16 @@ async fn what_nobody_can_decode_is_kept_apart_and_the_rest_is_stored() {
             .as_str()
             .contains("malformed")
     );
-    // No dead letter is a missing row.
+    // A dead letter is not a missing row.
     assert!(rig.command("audit").await.status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_of_a_newer_version_is_waited_for_and_the_other_shards_go_on() {
+async fn a_record_of_a_newer_version_stops_its_shard_and_no_other() {
     let rig = Rig::start(1, &[]).await;
     let (mut lane, mut other) = (rig.lane(0).await, rig.lane(1).await);
     lane.batch(&[1, 10]).await;
-    // Version 2, and no more.
+    // Only the version field: 2.
     lane.append(vec![8, 2]).await;
     let before = lane.written;
     lane.batch(&[1_000]).await;
@@ -71,7 +71,7 @@ async fn a_record_of_a_newer_version_is_waited_for_and_the_other_shards_go_on() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_clickhouse_refuses_raise_an_alarm_and_are_stored_once_it_takes_them() {
+async fn rows_that_clickhouse_refuses_raise_an_alarm_and_are_stored_once_it_accepts_them() {
     let rig = Rig::start(1, &[]).await;
     let mut lane = rig.lane(3).await;
     lane.batch(&[1]).await;
@@ -89,7 +89,7 @@ async fn rows_that_clickhouse_refuses_raise_an_alarm_and_are_stored_once_it_take
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_stores_what_is_missing_and_removes_what_is_doubled() {
+async fn an_audit_stores_missing_rows_and_removes_doubled_ones() {
     let mut rig = Rig::start(1, &[]).await;
     let mut written = Written::default();
     for shard in 0..2 {
@@ -109,7 +109,7 @@ async fn an_audit_stores_what_is_missing_and_removes_what_is_doubled() {
          settings mutations_sync = 2",
     )
     .await;
-    // As an ingestor does that wakes up late: the same rows, another attempt, a token that is forgotten.
+    // As an ingestor does after a long pause: the same rows, another attempt, a token that ClickHouse has forgotten.
     run(
         "insert into usage_events select * replace (generateUUIDv7() as insert_id) from usage_events \
          where shard = 1 and stream_seq % 2 = 0 settings insert_deduplication_token = 'late'",
@@ -123,16 +123,16 @@ async fn an_audit_stores_what_is_missing_and_removes_what_is_doubled() {
     assert_ne!(rig.stored().await.unwrap().rows, written.events);
 
     let told = rig.command("audit").await;
-    assert!(!told.status.success(), "it says that something was wrong");
+    assert!(!told.status.success(), "the exit code says that rows were wrong");
     let error = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert!(error.contains("0 still are wrong"), "{error}");
+    assert!(error.contains("0 are still wrong"), "{error}");
     rig.assert_stored(written).await;
-    assert!(rig.command("audit").await.status.success(), "all is well again");
+    assert!(rig.command("audit").await.status.success(), "the repair is complete");
     rig.ingestors[0].stop(Duration::from_secs(20)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ingestor_audits_by_itself() {
+async fn a_running_ingestor_audits_periodically() {
     let rig = Rig::start(1, &[("AUDIT_INTERVAL", "0.5")]).await;
     let mut lane = rig.lane(1).await;
     lane.batch(&[1, 10, 100, 1_000]).await;
@@ -143,7 +143,7 @@ async fn an_ingestor_audits_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trimming_leaves_what_is_not_stored_and_the_last_record_of_each_open_lane() {
+async fn trimming_keeps_unstored_records_and_the_last_record_of_each_open_lane() {
     let rig = Rig::start(1, &[("REPLAY_WINDOW", "0.5"), ("TRIM_INTERVAL", "0.3")]).await;
     let (mut open, mut closed) = (rig.lane(0).await, rig.lane(0).await);
     for _ in 0..5 {
@@ -165,11 +165,11 @@ async fn trimming_leaves_what_is_not_stored_and_the_last_record_of_each_open_lan
             .ok()
     };
     let left = vec![(open.subject.clone(), 1)];
-    eventually("only the open lane's last record is left", async || {
+    eventually("only the last record of the open lane is left", async || {
         lanes().await.filter(|lanes| *lanes == left)
     })
     .await;
-    // The lane still takes what comes next.
+    // The lane still accepts the next record.
     open.batch(&[7]).await;
     written += Written { events: 1, units: 7 };
     rig.assert_stored(written).await;
@@ -195,7 +195,7 @@ async fn trimming_leaves_what_is_not_stored_and_the_last_record_of_each_open_lan
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_manifests_are_found_again_in_clickhouse() {
+async fn lost_manifests_are_restored_from_clickhouse() {
     let mut rig = Rig::start(1, &[]).await;
     let mut lane = rig.lane(2).await;
     lane.batch(&[1, 10]).await;
@@ -211,7 +211,7 @@ async fn lost_manifests_are_found_again_in_clickhouse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_made_anew_waits_for_a_new_generation() {
+async fn a_recreated_stream_waits_for_a_new_generation() {
     let mut rig = Rig::start(1, &[]).await;
     let mut lane = rig.lane(0).await;
     lane.batch(&[1, 10]).await;
@@ -221,7 +221,7 @@ async fn a_stream_made_anew_waits_for_a_new_generation() {
     rig.jetstream.delete_stream(names::USAGE_STREAM).await.unwrap();
 
     rig.ingestors[0].restart().await.unwrap();
-    // As many records as before, and more: nothing in the sequences shows that they are others.
+    // At least as many records as before, so the sequences do not show that the records are different.
     let mut lane = rig.lane(0).await;
     for _ in 0..5 {
         lane.batch(&[100]).await;
@@ -235,7 +235,7 @@ async fn a_stream_made_anew_waits_for_a_new_generation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_stream_is_stored_from_where_it_parts_from_what_was_stored() {
+async fn a_restored_stream_is_stored_from_its_first_unstored_record() {
     let mut rig = Rig::start(1, &[]).await;
     let stopped = Duration::from_secs(20);
     let mut lane = rig.lane(0).await;
@@ -243,7 +243,7 @@ async fn a_restored_stream_is_stored_from_where_it_parts_from_what_was_stored() 
     let mut written = lane.written;
     rig.assert_stored(written).await;
 
-    // A backup; then more is stored; then the backup comes back, and with it manifests that are behind.
+    // Make a backup, store more events, restore the backup. The restored manifests are outdated.
     let (store, backup) = (rig.data.path().join("nats/jetstream"), rig.data.path().join("backup"));
     rig.ingestors[0].stop(stopped).await.unwrap();
     rig.nats.stop().await.unwrap();
@@ -260,7 +260,7 @@ async fn a_restored_stream_is_stored_from_where_it_parts_from_what_was_stored() 
     copy(&backup, &store);
     rig.nats.restart().await.unwrap();
 
-    // Gateways were quicker than the operator: the positions of what is lost are taken by others.
+    // Gateways were quicker than the operator: new records took the positions of the lost ones.
     let mut new = rig.lane(0).await;
     new.batch(&[1_000]).await;
     new.batch(&[2_000]).await;

@@ -1,4 +1,4 @@
-//! A NATS of the test's own, a database of its own, ingestors, and lanes as a gateway writes them.
+//! A NATS server and a database for each test, ingestors, and lanes as a gateway writes them.
 
 use std::{
     ops::AddAssign,
@@ -34,7 +34,7 @@ pub const SHARDS: u16 = 4;
 pub struct Rig {
     pub ingestors: Vec<Service>,
     pub nats: Nats,
-    /// One of our own, where the test kills it.
+    /// A server of its own, if the test kills it.
     pub own_clickhouse: Option<ClickHouse>,
     _shared: Option<Arc<Servers>>,
     pub clickhouse: clickhouse::Client,
@@ -45,7 +45,7 @@ pub struct Rig {
     pub data: DataDir,
 }
 
-/// What is stored.
+/// The stored rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Row, Deserialize)]
 pub struct Stored {
     pub rows: u64,
@@ -53,7 +53,7 @@ pub struct Stored {
     pub units: i64,
 }
 
-/// What was written to the stream.
+/// The events written to the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     pub events: u64,
@@ -69,13 +69,13 @@ pub struct Lane {
     pub written: Written,
 }
 
-/// Lanes in all shards that write until they are told to stop.
+/// Lanes in all shards that write until they are stopped.
 pub struct Load {
     tasks: JoinSet<Written>,
     stop: DropGuard,
 }
 
-/// Which server a test's database is in.
+/// The server of the test's database.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ClickHouseIs {
     Shared,
@@ -83,7 +83,7 @@ pub enum ClickHouseIs {
 }
 
 impl Rig {
-    /// With so many ingestors, and settings on top of those that make a test quick.
+    /// Starts this many ingestors, with extra settings beside those that make tests fast.
     pub async fn start(ingestors: usize, env: &[(&'static str, &'static str)]) -> Self {
         Self::on(ClickHouseIs::Shared, ingestors, env).await
     }
@@ -193,14 +193,14 @@ impl Rig {
         }
     }
 
-    /// Lanes in every shard that write batches without a pause, through outages.
+    /// Lanes in every shard that write batches without a pause, also during outages.
     pub async fn load(&self) -> Load {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for shard in 0..SHARDS {
             let (mut lane, stopping) = (self.lane(shard).await, stop.clone());
             tasks.spawn(async move {
                 while !stopping.is_cancelled() {
-                    // A lost or doubled event shows in the units, and which.
+                    // The sum of units shows a lost or doubled event, and which one.
                     let costs = [1, 10, 100, 1_000, -7];
                     lane.batch(&costs.repeat(1 + (lane.last % 20) as usize)).await;
                     tokio::time::sleep(Duration::from_millis(2)).await;
@@ -235,7 +235,7 @@ impl Rig {
         (owners.len() == usize::from(SHARDS)).then_some(owners)
     }
 
-    /// Until an insert is being worked on.
+    /// Waits until an insert is running.
     pub async fn until_inserting(&self) {
         eventually("a range is being inserted", async || {
             self.manifests()
@@ -252,7 +252,7 @@ impl Rig {
         self.clickhouse.query(sql).fetch_one().await.ok()
     }
 
-    /// The ledger check: waits for the rows, and for the shards to be done, then holds that each event is there once.
+    /// The ledger check: waits for the rows and the manifests, then asserts that each event is stored once.
     pub async fn assert_stored(&self, written: Written) {
         let what = format!("{written:?} is stored");
         eventually(&what, async || {
@@ -287,7 +287,7 @@ impl Rig {
         Some((answer.starts_with("HTTP/1.1 200"), answer))
     }
 
-    /// Until the n-th ingestor says on `/readyz` that a shard waits, and why.
+    /// Waits until `/readyz` of the n-th ingestor says that a shard waits, and why.
     pub async fn until_alarm(&self, n: usize, why: &str) {
         eventually(&format!("an alarm: {why}"), async || {
             self.ready(n)
@@ -328,7 +328,7 @@ impl Lane {
         self.append(close).await;
     }
 
-    /// Appends a record, once, through outages.
+    /// Appends a record once, also during outages.
     pub async fn append(&mut self, payload: Vec<u8>) {
         loop {
             let mut headers = HeaderMap::new();
@@ -343,7 +343,7 @@ impl Lane {
             };
             let acked = match acked {
                 Some(ack) => Some(ack.sequence),
-                // Of unknown outcome: the lane's last record says.
+                // The outcome is unknown: read the last record of the lane.
                 None => {
                     let stream = self.jetstream.get_stream_no_info(names::USAGE_STREAM).await.unwrap();
                     let last = stream.get_last_raw_message_by_subject(&self.subject).await.ok();
@@ -362,7 +362,7 @@ impl Lane {
 }
 
 impl Load {
-    /// Ends the load and says what was written.
+    /// Stops the load and returns what was written.
     pub async fn stop(self) -> Written {
         drop(self.stop);
         let mut all = Written::default();

@@ -1,4 +1,4 @@
-//! Several ingestors: an even share for each, and nobody's shard is left alone.
+//! Several ingestors share the shards evenly, and every shard has an owner.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,7 +22,7 @@ async fn until_shared(rig: &Rig, wanted: &[usize]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shards_are_shared_evenly_and_taken_over_from_the_dead() {
+async fn shards_are_shared_evenly_and_taken_over_from_dead_ingestors() {
     let mut rig = Rig::start(1, &[]).await;
     until_shared(&rig, &[4]).await;
     let load = rig.load().await;
@@ -34,14 +34,14 @@ async fn shards_are_shared_evenly_and_taken_over_from_the_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ingestor_that_is_told_to_stop_leaves_nothing_behind() {
+async fn an_ingestor_that_stops_leaves_no_shard_or_range_behind() {
     let mut rig = Rig::start(2, &[("MEMBER_TTL", "600")]).await;
     until_shared(&rig, &[2, 2]).await;
     let load = rig.load().await;
     rig.until_inserting().await;
     let status = rig.ingestors[0].stop(Duration::from_secs(20)).await.unwrap();
     assert!(status.success(), "{status}");
-    // Long before an ingestor that does not answer would be given up, after ten minutes.
+    // Long before a silent ingestor would be gone, after ten minutes.
     until_shared(&rig, &[4]).await;
     rig.assert_stored(load.stop().await).await;
 }

@@ -1,4 +1,4 @@
-//! NATS, ClickHouse or PostgreSQL away while a run is to be ended and settled: later it is.
+//! NATS, ClickHouse or PostgreSQL is away when a run must be ended and settled. It is settled later.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -65,8 +65,8 @@ impl Own {
         sum.fetch_one().await.ok()
     }
 
-    /// Kills the first gateway under load and takes the server away at once; brings it back when `long_enough` says so. The
-    /// run is settled then, exactly, and the other gateway's is not touched.
+    /// Kills the first gateway under load and stops the server immediately. Starts the server again when `long_enough` returns.
+    /// Then exactly that run is settled, and the run of the other gateway continues.
     async fn settled_after(&mut self, server: fn(&mut Servers) -> &mut Server, long_enough: impl AsyncFnOnce(&PgPool)) {
         let before = runs(&self.pool, "live").await;
         let (stop, urls) = (AtomicBool::new(false), self.urls());
@@ -86,7 +86,7 @@ impl Own {
         })
         .await;
         until_settled(&self.pool, dead).await;
-        eventually("what is granted is stored", async || {
+        eventually("the granted units are stored", async || {
             let query = "select (select sum(granted_units)::bigint from quota_pool),
                                 (select count(*) from quota_leases where state = 'live')";
             let (granted, live): (i64, i64) = sqlx::query_as(query).fetch_one(&self.pool).await.ok()?;
@@ -95,12 +95,12 @@ impl Own {
         .await;
         let live = runs(&self.pool, "live").await;
         assert_eq!(live.len(), 1);
-        assert!(before.contains(&live[0]), "the other one went on in its run");
+        assert!(before.contains(&live[0]), "the other gateway continues in its run");
         self.system.gateways[0].service.restart().await.unwrap();
     }
 }
 
-/// The run is found dead, and what is needed to settle it is away.
+/// Waits until the run is found dead, while a server that settling needs is away.
 async fn until_fencing(pool: &PgPool) {
     eventually("the run is being ended", async || {
         (!runs(pool, "fencing").await.is_empty()).then_some(())
@@ -109,12 +109,12 @@ async fn until_fencing(pool: &PgPool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_that_is_away_postpones_settling_and_changes_nothing_of_it() {
+async fn a_server_that_is_away_only_postpones_settling() {
     let mut own = Own::start().await;
     own.settled_after(|servers| &mut servers.clickhouse, until_fencing)
         .await;
     own.settled_after(|servers| &mut servers.nats, until_fencing).await;
-    // Without PostgreSQL no heartbeat moves, and nobody is taken for dead because of that.
+    // Without PostgreSQL no heartbeat moves, and no run is presumed dead because of that.
     let longer_than_dead_after = async |_: &PgPool| tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     own.settled_after(|servers| &mut servers.postgres, longer_than_dead_after)
         .await;

@@ -1,4 +1,4 @@
-//! kill -9 of gateways under load.
+//! Gateways are killed (`kill -9`) under load.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -12,7 +12,7 @@ use super::rig::{History, Told, accepted, assert_granted_is_stored, load, option
 use crate::SERVICES;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gateways_killed_one_after_the_other_give_back_what_they_had_not_spent_to_the_unit() {
+async fn gateways_killed_one_after_the_other_give_back_exactly_their_unspent_units() {
     const GATEWAYS: usize = 3;
     let mut stack = Stack::start(SERVICES, options(GATEWAYS)).await.unwrap();
     let ada = stack.admin.customer("ada", "enterprise").await.unwrap();
@@ -26,7 +26,7 @@ async fn gateways_killed_one_after_the_other_give_back_what_they_had_not_spent_t
             let service = &mut stack.gateways[victim].service;
             service.kill().await.unwrap();
             let killed = Instant::now();
-            // The others go on meanwhile.
+            // Meanwhile the others continue.
             accepted(&history, history.accepted.load(Relaxed) + 100).await;
             eventually("one of the runs is settled", async || {
                 let settled = runs(&stack.pool, "settled").await;
@@ -45,7 +45,7 @@ async fn gateways_killed_one_after_the_other_give_back_what_they_had_not_spent_t
         stack.gateways[victim].service.restart().await.unwrap();
     }
 
-    // What came back can be spent, all of it and no more.
+    // All units that came back can be spent, and no more.
     let stored = stack.sums(ada.account_id).await.unwrap().units;
     let limit = stored + 150;
     stack.admin.set_limit(ada.account_id, "api_call", limit).await.unwrap();
@@ -63,7 +63,7 @@ async fn gateways_killed_one_after_the_other_give_back_what_they_had_not_spent_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_that_closed_in_order_is_settled_in_time() {
+async fn a_run_that_closed_normally_is_settled_in_time() {
     let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
     let ada = stack.admin.customer("ada", "pro").await.unwrap();
     let history = History::default();

@@ -1,4 +1,4 @@
-//! What an operator sees of runs, and giving up one whose spool is lost.
+//! Runs as operators see them, and giving up a run whose spool is lost.
 
 use std::process::Output;
 
@@ -42,7 +42,7 @@ fn lease(units: i64, spent: i64) -> Left {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_that_spools_is_ended_by_nobody_but_the_command() {
+async fn only_the_command_ends_a_run_that_spools() {
     let stack = Stack::start(SERVICES, options(1)).await.unwrap();
     let (http, admin) = (Http::default(), format!("{}/admin/runs", stack.billing.admin_url()));
     let spooling = dead_run(&stack, vec![lease(10, 4)]);
@@ -51,7 +51,7 @@ async fn run_that_spools_is_ended_by_nobody_but_the_command() {
         .execute(&stack.pool)
         .await
         .unwrap();
-    // It is silent for as long as two others, one after the other, that are found dead.
+    // It is silent for as long as two other runs together, which are found dead one after the other.
     for _ in 0..2 {
         let dead = dead_run(&stack, vec![lease(10, 4)]);
         until_settled(&stack.pool, dead.0).await;
@@ -60,7 +60,7 @@ async fn run_that_spools_is_ended_by_nobody_but_the_command() {
 
     let listed = json_of(&stack, "runs list --json").await;
     let listed = listed["items"].as_array().unwrap();
-    assert_eq!(listed.len(), 2, "the gateway's and the one that spools: {listed:?}");
+    assert_eq!(listed.len(), 2, "the gateway's run and the one that spools: {listed:?}");
     let view = listed.iter().find(|run| run["id"] == spooling.to_string()).unwrap();
     assert_eq!(
         (
@@ -75,7 +75,7 @@ async fn run_that_spools_is_ended_by_nobody_but_the_command() {
     let text = command(&stack, "runs list --state spooling").await;
     assert!(String::from_utf8_lossy(&text.stdout).contains(&spooling.to_string()));
 
-    // Not by accident.
+    // The command needs a confirmation.
     let refused = command(&stack, &format!("runs give-up {spooling}")).await;
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("lost for good"));
     let give_up = format!("{admin}/{spooling}/give-up");
@@ -115,7 +115,7 @@ async fn run_that_spools_is_ended_by_nobody_but_the_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn api_gives_a_run_up_and_lists_by_state() {
+async fn the_api_gives_up_a_run_and_lists_runs_by_state() {
     let stack = Stack::start(SERVICES, options(1)).await.unwrap();
     let (http, admin) = (Http::default(), format!("{}/admin/runs", stack.billing.admin_url()));
     let spooling = dead_run(&stack, vec![lease(3, 3)]);

@@ -1,4 +1,4 @@
-//! What is counted: each position once, stored or dropped; and a lease that has spent more than it had.
+//! Counting: each position counts once, stored or dropped. And a lease that spent more than it had.
 
 use harness::{Stack, eventually};
 use schema::{AccountId, LeaseId};
@@ -33,21 +33,21 @@ async fn end(stack: &Stack, run: Uuid) {
 }
 
 async fn until_stored(stack: &Stack, account: AccountId, events: u64) {
-    eventually("what was published is stored", async || {
+    eventually("the published events are stored", async || {
         (stack.sums(account).await.ok()?.events >= events).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_count_once_also_if_stored_twice_and_also_if_dropped() {
+async fn events_count_once_even_if_stored_twice_or_dropped() {
     let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
     stack.billing.kill().await.unwrap();
     let account = AccountId::new();
     let leases = [left(account, 10, 3), left(account, 10, 4), left(account, 10, 0)];
     let run = dead_run(&stack, leases.into());
     until_stored(&stack, account, 2).await;
-    // A range that was inserted twice, which the audit has not found yet.
+    // A range that was inserted twice and that no audit has found yet.
     let doubled = "insert into usage_events select * from usage_events where account_id = ?";
     stack
         .clickhouse
@@ -57,13 +57,13 @@ async fn events_count_once_also_if_stored_twice_and_also_if_dropped() {
         .execute()
         .await
         .unwrap();
-    // The second try of an idempotency key: answered with success, and dropped.
+    // The second request with one idempotency key: it succeeded, and its event is dropped.
     let dropped = "insert into usage_duplicates (generation, shard, stream_seq, idx, account_id, lease_id, cost_units, ingested_at)
                    values (1, 0, 1000000, 0, ?, ?, 6, now64(3)), (1, 0, 1000000, 0, ?, ?, 6, now64(3))";
     let (of, by) = (account.0.to_string(), leases[2].lease.0.to_string());
     let dropped = stack.clickhouse.query(dropped).bind(&of).bind(&by).bind(&of).bind(&by);
     dropped.execute().await.unwrap();
-    // And units that the run itself had given back.
+    // And units that the run itself gave back.
     sqlx::query(
         "with given as (update quota_leases set returned_units = 5 where id = $1)
          update quota_pool set granted_units = granted_units - 5 where account_id = $2",
@@ -89,13 +89,13 @@ async fn events_count_once_also_if_stored_twice_and_also_if_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lease_that_spent_more_than_it_had_is_told_and_holds_up_no_other() {
+async fn a_lease_that_spent_more_than_it_had_is_reported_and_blocks_no_other() {
     let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
     let account = AccountId::new();
     let (wrong, right) = (left(account, 5, 8), left(account, 10, 4));
     let run = dead_run(&stack, vec![wrong, right]);
     let metric = async |name| stack.billing.metric::<u64>(name).await.ok();
-    eventually("the operator is told", async || {
+    eventually("the metric shows the lease", async || {
         let told = metric("billing_settle_overspent_leases").await? == 1;
         (told && metric("billing_runs{state=\"fencing\"}").await? == 1).then_some(())
     })
@@ -106,7 +106,7 @@ async fn lease_that_spent_more_than_it_had_is_told_and_holds_up_no_other() {
     let told = "a lease is counted to have spent more than it had";
     assert!(stack.billing.process().has_logged(told));
 
-    // Somebody finds out that the lease had more.
+    // An operator finds that the lease had more units.
     sqlx::query("update quota_leases set units = 8 where id = $1")
         .bind(wrong.lease.0)
         .execute(&stack.pool)
@@ -118,7 +118,7 @@ async fn lease_that_spent_more_than_it_had_is_told_and_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lease_that_is_too_old_to_be_counted_is_taken_as_spent() {
+async fn a_lease_that_is_too_old_to_count_is_settled_as_spent() {
     let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
     stack.billing.kill().await.unwrap();
     let account = AccountId::new();

@@ -1,4 +1,4 @@
-//! A system that notices a death within seconds, clients that remember what they were told, and dead runs made to order.
+//! A system that notices a death within seconds, clients that record their responses, and dead runs with chosen leases.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use service::{Health, Lifecycle, nats::NatsSettings};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-/// Far above the heartbeat, far below a test's patience.
+/// Far above the heartbeat interval, far below the patience of a test.
 const DEAD_AFTER: &str = "3";
 
 pub fn options(gateways: usize) -> StackOptions {
@@ -36,7 +36,7 @@ pub fn options(gateways: usize) -> StackOptions {
         gateways,
         gateway_env: vec![
             ("HEARTBEAT_INTERVAL", "0.3".into()),
-            // What is idle goes back, so that at rest nothing is held.
+            // Idle units go back, so that no units are held at rest.
             ("LEASE_IDLE", "1".into()),
         ],
         ingestor_env: vec![("BATCH_AGE_MAX", "0.1".into()), ("SHARDS", "4".into())],
@@ -45,7 +45,7 @@ pub fn options(gateways: usize) -> StackOptions {
     }
 }
 
-/// What clients were told of each of their requests; each has an endpoint of its own.
+/// The response to each request. Each request has an endpoint of its own.
 #[derive(Default)]
 pub struct History {
     next: AtomicU64,
@@ -80,12 +80,12 @@ impl History {
         self.told.lock().unwrap().insert(endpoint, told);
     }
 
-    /// The ledger check: what was accepted is stored once, what was refused is not, what is unknown at most once, and there
-    /// is nothing else.
+    /// The ledger check: accepted requests are stored once, refused ones never, unknown ones at most once, and nothing else is
+    /// stored.
     pub async fn assert_true(&self, stack: &Stack, account: AccountId) {
         let told = self.told.lock().unwrap().clone();
-        // By name: what is unknown may be stored as well, so a count would say too early that all is there.
-        let mut stored = eventually("what was accepted is stored", async || {
+        // By endpoint: unknown requests may be stored as well, so a count would be reached too early.
+        let mut stored = eventually("the accepted requests are stored", async || {
             let query = "select endpoint, count() from usage_events where account_id = ? group by endpoint";
             let stored = stack.clickhouse.query(query).bind(account.0.to_string());
             let stored: HashMap<String, u64> = stored.fetch_all::<(String, u64)>().await.ok()?.into_iter().collect();
@@ -102,11 +102,11 @@ impl History {
                 Told::Unknown => assert!(times <= 1, "{endpoint} is stored {times} times"),
             }
         }
-        assert!(stored.is_empty(), "nobody sent these: {stored:?}");
+        assert!(stored.is_empty(), "no client sent these: {stored:?}");
     }
 }
 
-/// What a status says, `None` being no answer.
+/// The meaning of a status. `None`: no response.
 pub fn told(status: Option<u16>) -> Told {
     match status {
         Some(200) => Told::Accepted,
@@ -116,13 +116,13 @@ pub fn told(status: Option<u16>) -> Told {
     }
 }
 
-/// Clients that spend one unit after the other at each of these gateways until told to stop.
+/// Clients that spend one unit after the other at each of these gateways until `stop` is set.
 pub async fn load(gateways: &[String], clients: usize, customer: &Customer, history: &History, stop: &AtomicBool) {
     let http = Http::default();
     let one = async |gateway: &str| {
         while !stop.load(Relaxed) {
             if history.spend(&http, gateway, customer).await != Told::Accepted {
-                // A client that comes back later.
+                // The client waits before its next request.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
@@ -131,7 +131,7 @@ pub async fn load(gateways: &[String], clients: usize, customer: &Customer, hist
     futures_util::future::join_all(clients).await;
 }
 
-/// Waits until so many are accepted.
+/// Waits until this many requests are accepted.
 pub async fn accepted(history: &History, count: u64) {
     eventually("requests are accepted", async || {
         (history.accepted.load(Relaxed) >= count).then_some(())
@@ -139,7 +139,7 @@ pub async fn accepted(history: &History, count: u64) {
     .await;
 }
 
-/// Runs by state, but for the billing worker's.
+/// The runs in a state, except those of the billing worker.
 pub async fn runs(pool: &PgPool, state: &str) -> Vec<Uuid> {
     sqlx::query_scalar("select id from gateway_runs where state = $1 and gateway <> 'billing-worker' order by id")
         .bind(state)
@@ -155,9 +155,9 @@ pub async fn until_settled(pool: &PgPool, run: Uuid) {
     .await;
 }
 
-/// Waits until no lease is live; then exactly what ClickHouse sums up is granted.
+/// Waits until no lease is live, then asserts that the granted units equal the stored units.
 pub async fn assert_granted_is_stored(stack: &Stack, account: AccountId) {
-    let (granted, stored) = eventually("nothing is held, and all that was spent is stored", async || {
+    let (granted, stored) = eventually("no units are held, and all spent units are stored", async || {
         let query = "select (select coalesce(sum(granted_units), 0)::bigint from quota_pool where account_id = $1),
                             (select count(*) from quota_leases where account_id = $1 and state = 'live')";
         let (granted, live): (i64, i64) = sqlx::query_as(query)
@@ -183,7 +183,7 @@ pub async fn passed(http: &Http, gateway: &str, customer: &Customer, path: &str,
     Some(answer.status.as_u16())
 }
 
-/// What a dead run leaves: leases of accounts, and what each spent of its units.
+/// A lease of a dead run, and how many of its units it spent.
 #[derive(Clone, Copy, Debug)]
 pub struct Left {
     pub lease: LeaseId,
@@ -192,8 +192,8 @@ pub struct Left {
     pub spent: i64,
 }
 
-/// A run that took leases, published what it spent of them and died as by kill -9: nothing is said to anybody. Made in this
-/// process, because no gateway takes leases to order.
+/// A run that took leases, published the units it spent, and died as by `kill -9`, without a word. The test makes it itself,
+/// because a gateway does not take chosen leases.
 pub fn dead_run(stack: &Stack, left: Vec<Left>) -> RunId {
     let (database_url, nats_url) = (stack.endpoints.database_url.clone(), stack.endpoints.nats_url.clone());
     let die = move || {
@@ -246,7 +246,7 @@ async fn live_and_leave(database_url: &str, nats_url: String, left: &[Left]) -> 
     });
     futures_util::future::join_all(publishing).await;
     let id = run.id;
-    // Dropped, they would close the lanes.
+    // Dropping them would close the lanes.
     std::mem::forget((run, publisher, runs));
     id
 }
@@ -296,7 +296,7 @@ fn event(left: &Left) -> UsageEvent {
         request_id: "r".into(),
         ip_address: "::1".parse().unwrap(),
         user_agent: "left".into(),
-        // A gateway whose clock is years behind is settled like any other.
+        // A gateway whose clock is years slow is settled like any other.
         time_ms: 1_500_000_000_000,
         lease_id: left.lease,
         idempotency_key: String::new(),

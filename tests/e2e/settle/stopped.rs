@@ -1,4 +1,4 @@
-//! Gateways that are taken for dead while they are only stopped: SIGSTOP for longer than a heartbeat may take, then SIGCONT.
+//! Gateways that are presumed dead while they are only stopped: SIGSTOP for longer than a heartbeat may take, then SIGCONT.
 
 use std::{
     collections::HashMap,
@@ -19,10 +19,10 @@ use uuid::Uuid;
 use super::rig::{History, Told, accepted, assert_granted_is_stored, load, options, passed, runs, told, until_settled};
 use crate::SERVICES;
 
-/// An upstream that answers nothing until it is let go.
+/// An upstream that answers only after it is released.
 struct SlowUpstream {
     upstream: Upstream,
-    /// How often each path was asked for.
+    /// How often each path was requested.
     calls: Arc<Mutex<HashMap<String, u32>>>,
     go: watch::Sender<bool>,
 }
@@ -62,7 +62,7 @@ impl SlowUpstream {
     }
 }
 
-/// Routes whose cost the request says.
+/// Routes whose cost is in the request.
 fn with_routes(upstream: &SlowUpstream, directory: &Path) -> StackOptions {
     let routes = directory.join("routes.toml");
     std::fs::write(
@@ -74,16 +74,16 @@ fn with_routes(upstream: &SlowUpstream, directory: &Path) -> StackOptions {
     stack.upstream_url = Some(upstream.upstream.url().to_owned());
     stack.gateway_env.extend([
         ("ROUTES_FILE", routes.to_str().unwrap().to_owned()),
-        // It goes on while the gateway is stopped.
+        // It continues while the gateway is stopped.
         ("UPSTREAM_ANSWER_TIMEOUT", "120".to_owned()),
     ]);
     stack
 }
 
-/// Stops the first gateway until its run, one of those of before, is settled.
+/// Stops the first gateway until its run, one of `before`, is settled.
 async fn stopped_and_settled(stack: &mut Stack, before: &[Uuid]) -> Uuid {
     stack.gateways[0].service.pause().unwrap();
-    eventually("the stopped one's run is settled", async || {
+    eventually("the run of the stopped gateway is settled", async || {
         let settled = runs(&stack.pool, "settled").await;
         settled.into_iter().find(|run| before.contains(run))
     })
@@ -91,7 +91,7 @@ async fn stopped_and_settled(stack: &mut Stack, before: &[Uuid]) -> Uuid {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopped_gateway_drops_its_leases_goes_on_in_a_new_run_and_loses_nothing() {
+async fn a_stopped_gateway_drops_its_leases_continues_in_a_new_run_and_loses_nothing() {
     let upstream = SlowUpstream::start().await;
     let data = DataDir::create().unwrap();
     let mut stack = Stack::start(SERVICES, with_routes(&upstream, data.path()))
@@ -104,7 +104,7 @@ async fn stopped_gateway_drops_its_leases_goes_on_in_a_new_run_and_loses_nothing
     let before = runs(&stack.pool, "live").await;
     let stopping = async {
         accepted(&history, 300).await;
-        // While the upstream works for all of them.
+        // While the upstream works on all of them.
         upstream.works_on(20).await;
         let settled = stopped_and_settled(&mut stack, &before).await;
         upstream.go.send_replace(true);
@@ -131,7 +131,7 @@ async fn stopped_gateway_drops_its_leases_goes_on_in_a_new_run_and_loses_nothing
     };
     let (ended, statuses, ()) = tokio::join!(stopping, passing, load(&urls, 8, &ada, &history, &stop));
 
-    // The upstream had answered, and the run was gone: admitted anew, in the new one, and not passed on again.
+    // The upstream had answered, and the run was gone: the request is admitted again in the new run, and not forwarded again.
     assert_eq!(statuses, vec![Some(200); 20]);
     upstream.assert_each_asked_once();
     history.assert_true(&stack, ada.account_id).await;
@@ -142,7 +142,7 @@ async fn stopped_gateway_drops_its_leases_goes_on_in_a_new_run_and_loses_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_others_have_spent_meanwhile_is_refused_when_it_is_admitted_anew() {
+async fn a_request_is_refused_when_others_spent_its_units_before_it_is_admitted_again() {
     let upstream = SlowUpstream::start().await;
     let data = DataDir::create().unwrap();
     let mut stack = Stack::start(SERVICES, with_routes(&upstream, data.path()))
@@ -157,7 +157,7 @@ async fn what_others_have_spent_meanwhile_is_refused_when_it_is_admitted_anew() 
         upstream.works_on(1).await;
         stopped_and_settled(&mut stack, &before).await;
         for _ in 0..5 {
-            eventually("its units are spent by others", async || {
+            eventually("others spent its units", async || {
                 (history.spend(&http, &urls[1], &ada).await == Told::Accepted).then_some(())
             })
             .await;
@@ -175,7 +175,7 @@ async fn what_others_have_spent_meanwhile_is_refused_when_it_is_admitted_anew() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_served_waits_for_postgres_when_it_is_admitted_anew() {
+async fn a_served_request_waits_for_postgres_to_be_admitted_again() {
     let upstream = SlowUpstream::start().await;
     let data = DataDir::create().unwrap();
     let mut stack = Stack::start(SERVICES, with_routes(&upstream, data.path()))
@@ -195,7 +195,7 @@ async fn what_was_served_waits_for_postgres_when_it_is_admitted_anew() {
             .unwrap();
         upstream.go.send_replace(true);
         stack.gateways[0].service.resume().unwrap();
-        eventually("no units can be had", async || {
+        eventually("no units can be taken", async || {
             let refused = "gateway_quota_refused_total{reason=\"unavailable\"}";
             let refused = stack.gateways[0].service.metric::<u64>(refused).await.ok()?;
             (refused > 0).then_some(())
@@ -211,7 +211,7 @@ async fn what_was_served_waits_for_postgres_when_it_is_admitted_anew() {
     assert_granted_is_stored(&stack, ada.account_id).await;
 }
 
-/// Batches of ten, one after the other, until told to stop.
+/// Batches of ten, one after the other, until `stop` is set.
 async fn batches(gateway: &str, customer: &Customer, history: &History, stop: &AtomicBool) {
     let http = Http::default();
     for n in 0.. {
@@ -233,7 +233,7 @@ async fn batches(gateway: &str, customer: &Customer, history: &History, stop: &A
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_that_is_ended_under_load_is_settled_and_its_gateway_goes_on_in_a_new_one() {
+async fn a_run_that_is_ended_under_load_is_settled_and_its_gateway_continues_in_a_new_one() {
     let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
     let ada = stack.admin.customer("ada", "enterprise").await.unwrap();
     let plenty = 100_000_000;
@@ -246,7 +246,7 @@ async fn run_that_is_ended_under_load_is_settled_and_its_gateway_goes_on_in_a_ne
             let [run] = runs(&stack.pool, "live").await[..] else {
                 panic!("one gateway has one run");
             };
-            // As if it had been found silent: it beats, finds the row, and gives the run up.
+            // As if it was found silent: the gateway reads its row at the next heartbeat and gives the run up.
             sqlx::query("update gateway_runs set state = 'fencing' where id = $1")
                 .bind(run)
                 .execute(&stack.pool)
@@ -263,7 +263,7 @@ async fn run_that_is_ended_under_load_is_settled_and_its_gateway_goes_on_in_a_ne
         batches(&urls[0], &ada, &history, &stop)
     );
     let anew = stack.gateways[0].service.metric::<u64>("http_admitted_anew_total");
-    assert!(anew.await.unwrap() > 0, "some were under way each time");
+    assert!(anew.await.unwrap() > 0, "some requests were running each time");
     history.assert_true(&stack, ada.account_id).await;
     assert_granted_is_stored(&stack, ada.account_id).await;
     let stopped = stack.gateways[0].service.stop(harness::PATIENCE).await.unwrap();

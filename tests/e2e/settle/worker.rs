@@ -1,4 +1,4 @@
-//! The billing worker killed, again and again, in mid-settling; and several of them at once.
+//! The billing worker is killed many times while it settles, and several workers settle at the same time.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::SERVICES;
 
 const ACCOUNTS: usize = 40;
 
-/// So many leases, over all accounts; some spent nothing, some all they had.
+/// This many leases over all accounts. Some spent nothing, some all their units.
 fn leases(accounts: &[AccountId], count: usize) -> Vec<Left> {
     let lease = |n: usize| {
         let units = 1 + (n % 17) as i64;
@@ -26,7 +26,7 @@ fn leases(accounts: &[AccountId], count: usize) -> Vec<Left> {
     (0..count).map(lease).collect()
 }
 
-/// Every lease is settled, once, and of each pool exactly what was spent of it is granted.
+/// Asserts that every lease is settled once, and that the granted units of each pool are exactly its spent units.
 async fn assert_settled_once(stack: &Stack, left: &[Left]) {
     let rows: Vec<(Uuid, String, i64, i64)> =
         sqlx::query_as("select id, state, units, returned_units from quota_leases")
@@ -59,12 +59,12 @@ async fn end(stack: &Stack, runs: &[RunId]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn worker_killed_twenty_times_settles_each_lease_once() {
+async fn a_worker_killed_twenty_times_settles_each_lease_once() {
     const KILLS: usize = 20;
     let mut stack = Stack::start(SERVICES, options(1)).await.unwrap();
     stack.billing.kill().await.unwrap();
     let accounts: Vec<_> = (0..ACCOUNTS).map(|_| AccountId::new()).collect();
-    // One for every kill and more: each worker finds something to settle.
+    // More runs than kills, so that each worker finds a run to settle.
     let (mut left, mut dead) = (Vec::new(), Vec::new());
     for _ in 0..KILLS / 2 {
         let leases = leases(&accounts, 700);
@@ -84,7 +84,7 @@ async fn worker_killed_twenty_times_settles_each_lease_once() {
         }
         let before = settled().await;
         let mut worker = program.start().unwrap();
-        // It has begun with a page, or with none if the last one was killed late; then any moment is as good as another.
+        // It has started a page, or none if the last worker was killed late. Then any moment is fine.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
         let everything = runs(&stack.pool, "fencing").await.is_empty();
         while !everything && settled().await == before && tokio::time::Instant::now() < deadline {
@@ -131,7 +131,7 @@ async fn several_workers_settle_each_lease_once() {
     let (mut left, mut dead) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let leases = leases(&accounts, 1_200);
-        // Nobody says that it is dead: the workers find out.
+        // The workers find out by themselves that it is dead.
         dead.push(dead_run(&stack, leases.clone()));
         left.extend(leases);
     }
