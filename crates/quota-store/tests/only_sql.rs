@@ -67,9 +67,9 @@ fn statements_in(text: &str) -> Vec<String> {
 
 /// Rust files of the workspace, without the exceptions.
 fn collect(root: &Path, directory: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let relative = path.strip_prefix(root).unwrap();
+    for entry in std::fs::read_dir(directory).expect("the directory can be listed") {
+        let path = entry.expect("the entry can be read").path();
+        let relative = path.strip_prefix(root).expect("the walk began at the root");
         let hidden = path
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with('.'));
