@@ -3,21 +3,26 @@
 pub mod periodic;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use prometheus_client::registry::Registry;
 use schema::clock::Clock;
-use service::{Health, Lifecycle, server::Listening};
-use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use service::{
+    Health, Lifecycle,
+    boot::{self, Mistakes, Task},
+    server::Server,
+    settings::ServiceSettings,
+};
+use tokio::{sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     administration::{Administration, By, announce::Announcer},
+    cli::{self, Command, invocation::Arguments},
     config::Settings,
     corrections::{duplicates::Returns, work::Work},
     database,
@@ -36,43 +41,81 @@ use crate::{
 /// How long the start waits for NATS. The service works without it.
 const NATS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Runs until a signal arrives or a vital part fails.
-pub async fn run(settings: &Settings) -> Result<()> {
-    let life = Lifecycle::new();
-    life.stop_on_signals()?;
+pub struct BillingWorker;
 
-    let (health, metrics) = (Health::new(), Metrics::default());
-    health.down("service", "starting");
-    let mut registry = Registry::default();
-    metrics.register(&mut registry);
-    let notice_metrics = NoticeMetrics::default();
-    notice_metrics.register(&mut registry);
-    let administration = Arc::new(OnceLock::new());
-    let admin_api = admin::router(AdminApi {
-        token: settings.admin_token.as_deref().map(Into::into),
-        administration: administration.clone(),
-        metrics: metrics.clone(),
-        notice_policy: settings.notices.policy,
-    });
-    let listener = bind(settings.service.admin_addr, "ADMIN_ADDR").await?;
-    service::admin::serve(
-        &life,
-        listener,
-        service::admin::router(health.clone(), registry).merge(admin_api),
-    );
+impl boot::Service for BillingWorker {
+    const NAME: &'static str = "billing-worker";
+    /// Whoever types a command wants to read what it did, not how it connected.
+    const COMMAND_LOG_FILTER: &'static str = "warn,billing_worker=info";
+    type Arguments = Arguments;
+    type Config = Settings;
+    type Application = Application;
 
-    let served = tokio::select! {
-        served = start(settings, &life, &health, &metrics, &notice_metrics, &administration) => served,
-        () = life.stopping() => Ok(()),
-    };
-    if served.is_ok() {
-        life.stopping().await;
+    fn settings(arguments: &mut Arguments) -> &mut ServiceSettings {
+        &mut arguments.settings.service
     }
-    life.stop();
-    let finished = life.finished(settings.service.shutdown_deadline).await;
-    served.and(finished)?;
-    info!("stopped");
-    Ok(())
+
+    fn check(arguments: Arguments, mistakes: &mut Mistakes) -> Option<Task<Settings>> {
+        let (mut settings, json) = (arguments.settings, arguments.json);
+        settings.check(mistakes);
+        match arguments.command {
+            None | Some(Command::Run) => {
+                settings.check_service(mistakes);
+                Some(Task::Serve(settings))
+            }
+            Some(command) => Some(Task::Command(Box::pin(async move {
+                cli::run(&command, &settings, json).await
+            }))),
+        }
+    }
+
+    async fn build(settings: Settings) -> Result<Application> {
+        Ok(Application {
+            life: Lifecycle::new(),
+            admin: service::admin::bind(&settings.service)?,
+            settings,
+        })
+    }
+}
+
+/// The service, with its admin port bound. The public port follows when it can be served.
+pub struct Application {
+    life: Lifecycle,
+    admin: Server,
+    settings: Settings,
+}
+
+impl boot::Application for Application {
+    fn life(&self) -> Lifecycle {
+        self.life.clone()
+    }
+
+    async fn run_until_stopped(self) -> Result<()> {
+        let Self {
+            life,
+            admin: port,
+            settings,
+        } = self;
+        let (health, metrics) = (Health::new(), Metrics::default());
+        health.down("service", "starting");
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let notice_metrics = NoticeMetrics::default();
+        notice_metrics.register(&mut registry);
+        let administration = Arc::new(OnceLock::new());
+        let admin_api = admin::router(AdminApi {
+            token: settings.admin_token.as_deref().map(Into::into),
+            administration: administration.clone(),
+            metrics: metrics.clone(),
+            notice_policy: settings.notices.policy,
+        });
+        let pages = service::admin::router(health.clone(), registry).merge(admin_api);
+        service::admin::serve(&life, port, pages)?;
+
+        let deadline = settings.service.shutdown_deadline;
+        let start = start(&settings, &life, &health, &metrics, &notice_metrics, &administration);
+        life.run(start, deadline).await
+    }
 }
 
 async fn start(
@@ -162,10 +205,10 @@ async fn start(
     }
     let limits = settings.server.limits(&[]);
     service::open_files::raise(limits.connections as u64 + 200);
-    let listener = bind(settings.listen, "BILLING_LISTEN").await?;
-    let address = listener.local_addr().context("reading our own address")?;
-    info!(%address, "serving the public API");
-    let listening = Listening::of(listener, limits, metrics.server.clone());
+    let server = Server::bind(settings.listen, "--listen, BILLING_LISTEN", limits, &settings.service)?
+        .with_metrics(metrics.server.clone());
+    info!(address = %server.address()?, "serving the public API");
+    let listening = server.listen()?;
     let stopping = life.token();
     let router = public::router(api);
     life.spawn_vital("public port", async move {
@@ -198,8 +241,73 @@ async fn connect_nats(settings: &Settings, life: &Lifecycle, announcer: &Announc
     }
 }
 
-async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening on {address} ({setting})"))
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsString, fs};
+
+    use clap::CommandFactory;
+    use service::boot;
+
+    use super::*;
+    use crate::cli::invocation::Arguments;
+
+    fn problem(args: &[&str]) -> String {
+        let args = ["billing-worker"].iter().chain(args).map(OsString::from);
+        match boot::read::<BillingWorker>(args) {
+            Ok(_) => panic!("accepted"),
+            Err(refusal) => refusal.to_string(),
+        }
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().mut_args(|arg| arg.global(true)).debug_assert();
+    }
+
+    #[test]
+    fn problems_are_named_without_secrets() {
+        for (args, named) in [
+            (["--database-url", "mysql://u:hunter2@h/d"], "DATABASE_URL"),
+            (["--nats-url", "nats://u:hunter2@h:x"], "NATS_URL"),
+            (["--admin-token", ""], "ADMIN_TOKEN"),
+            (["--admin-token", "hunter2 hunter2"], "ADMIN_TOKEN"),
+            (["--listen", "127.0.0.1:9090"], "ADMIN_ADDR"),
+            (["--database-connections", "5"], "DATABASE_CONNECTIONS"),
+            (["--stripe-secret-key", "pk_live_hunter2"], "STRIPE_SECRET_KEY"),
+            (["--stripe-api-base", "hunter2"], "STRIPE_API_BASE"),
+            (["--stripe-webhook-secrets", "whsec_hunter2,"], "STRIPE_WEBHOOK_SECRETS"),
+            (["--billing-public-url", "billing"], "BILLING_PUBLIC_URL"),
+            (["--plans", "/nowhere/plans.toml"], "/nowhere/plans.toml"),
+        ] {
+            let problem = problem(&args);
+            assert!(
+                problem.contains(named) && !problem.contains("hunter2"),
+                "{args:?}: {problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn mistake_in_a_catalogue_file_is_named_with_file_and_line() {
+        let path = std::env::temp_dir().join(format!("plans-{}.toml", uuid::Uuid::new_v4()));
+        fs::write(&path, "usage_types = [\"a\"]\n\n[[plan]]\nid = \"free\"\nprize = 1\n").unwrap();
+        let problem = problem(&["--plans", path.to_str().unwrap()]);
+        fs::remove_file(&path).unwrap();
+        assert!(problem.contains(&format!("{}:5: ", path.display())), "{problem}");
+    }
+
+    #[test]
+    fn sub_commands_take_the_settings_of_the_service() {
+        for args in [
+            "accounts list --json --database-url postgres://h/behind --clickhouse-url http://behind:1",
+            "--database-url postgres://h/behind --clickhouse-url http://behind:1 --json reconcile",
+            "migrate --clickhouse-url http://behind:1 --json --database-url postgres://h/behind",
+        ] {
+            let args = format!("billing-worker {args}");
+            let (cli, _) = boot::arguments::<BillingWorker>(args.split(' ').map(OsString::from)).unwrap();
+            assert!(cli.json && cli.command.is_some());
+            assert_eq!(cli.settings.postgres.database_url, "postgres://h/behind");
+            assert_eq!(cli.settings.clickhouse.clickhouse_url, "http://behind:1");
+        }
+    }
 }

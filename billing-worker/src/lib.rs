@@ -53,37 +53,7 @@ pub mod webhook;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use cli::invocation::{Invocation, Task};
-
-/// Runs the service until a signal stops it, or runs one sub-command. `args[0]` is the program's name.
-///
-/// Exit codes: 0 success, 1 failure, 2 wrong arguments or settings.
+/// Runs the service until it is stopped, or one sub-command. `args[0]` is the program's name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Invocation { settings, task } = match Invocation::read(args) {
-        Ok(invocation) => invocation,
-        Err(code) => return code,
-    };
-    if let Err(error) = service::telemetry::init(&settings.service) {
-        failed(&error);
-        return ExitCode::from(2);
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&anyhow::Error::new(error).context("starting the async runtime")),
-    };
-    let done = runtime.block_on(async {
-        match &task {
-            Task::RunService => app::run(&settings).await,
-            Task::Command { command, json } => cli::run(command, &settings, *json).await,
-        }
-    });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
-    }
-}
-
-fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("billing-worker: {error:#}");
-    ExitCode::FAILURE
+    service::boot::boot::<app::BillingWorker>(args)
 }

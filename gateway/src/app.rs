@@ -23,9 +23,13 @@ use lane::{
 };
 use prometheus_client::registry::Registry;
 use schema::RunId;
-use service::{Backoff, Health, Lifecycle, server::Server};
+use service::{
+    Backoff, Health, Lifecycle,
+    boot::{self, Mistakes, Task},
+    server::Server,
+    settings::ServiceSettings,
+};
 use tokio::{
-    net::TcpListener,
     sync::watch,
     task::JoinHandle,
     time::{Instant, timeout_at},
@@ -36,7 +40,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     accounts::{Accounts, announcements, refresh},
-    config::Config,
+    config::{Config, Settings},
     http::{
         gateway::{Gateway, Parts},
         router,
@@ -58,13 +62,34 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked at whether requests can be recorded.
 const LOOK: Duration = Duration::from_millis(100);
 
+pub struct GatewayService;
+
+impl boot::Service for GatewayService {
+    const NAME: &'static str = "gateway";
+    type Arguments = Settings;
+    type Config = Config;
+    type Application = Application;
+
+    fn settings(settings: &mut Settings) -> &mut ServiceSettings {
+        &mut settings.service
+    }
+
+    fn check(settings: Settings, mistakes: &mut Mistakes) -> Option<Task<Config>> {
+        Config::check(settings, mistakes).map(Task::Serve)
+    }
+
+    async fn build(config: Config) -> Result<Application> {
+        Application::build(config).await
+    }
+}
+
 /// The service, with its ports bound and nothing else there yet.
 pub struct Application {
     config: Config,
     /// Locked by this process.
     spool: Option<Spool>,
     server: Server,
-    admin: TcpListener,
+    admin: Server,
     /// What takes requests: stops first.
     life: Lifecycle,
     /// What requests and the drain need: stops last.
@@ -94,11 +119,9 @@ impl Application {
         let limits = config.server_limits();
         // As many again for the upstream, and some for the rest.
         service::open_files::raise(2 * limits.connections as u64 + 200);
-        let server = Server::bind(config.settings.listen, "--listen, GATEWAY_LISTEN", limits)?;
-        let address = config.settings.service.admin_addr;
-        let admin = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listening on {address} (--admin-addr, ADMIN_ADDR)"))?;
+        let service = &config.settings.service;
+        let server = Server::bind(config.settings.listen, "--listen, GATEWAY_LISTEN", limits, service)?;
+        let admin = service::admin::bind(service)?;
         Ok(Self {
             config,
             spool,
@@ -115,16 +138,16 @@ impl Application {
     }
 
     pub fn admin_address(&self) -> Result<SocketAddr> {
-        self.admin.local_addr().context("reading the admin port's address")
+        self.admin.address()
     }
+}
 
-    /// Told to stop, the service drains.
-    pub fn life(&self) -> Lifecycle {
+impl boot::Application for Application {
+    fn life(&self) -> Lifecycle {
         self.life.clone()
     }
 
-    /// Serves until [`Lifecycle::stop`], then drains within the deadline. Fails when something was left.
-    pub async fn run_until_stopped(self) -> Result<()> {
+    async fn run_until_stopped(self) -> Result<()> {
         let Self {
             config,
             spool,
@@ -137,7 +160,7 @@ impl Application {
         let health = Health::new();
         health.down("gateway", "starting");
         let pages = Arc::new(OnceLock::new());
-        service::admin::serve(&ground, admin, admin_pages(&health, &pages));
+        service::admin::serve(&ground, admin, admin_pages(&health, &pages))?;
 
         let stopping = life.token();
         // A part that nothing can go on without (the admin port) stops the rest with it.

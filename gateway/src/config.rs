@@ -1,18 +1,18 @@
 //! Settings, from arguments and environment: read and checked before any socket is bound.
 
-use std::{ffi::OsString, fs, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use lane::{gathered::BatchLimits, publisher::QueueLimits, run::RunLimits, spool::SpoolSettings, task::LaneLimits};
 use schema::Catalogue;
 use service::{
-    nats::{NatsSettings, redacted},
+    boot::Mistakes,
+    nats::NatsSettings,
     postgres::PostgresSettings,
     server::{ServerLimits, ServerSettings},
-    settings::{ServiceSettings, seconds},
+    settings::{ServiceSettings, at_least, seconds},
 };
-use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     accounts::AccountSettings,
@@ -151,43 +151,45 @@ pub struct Config {
     pub gateway_name: String,
 }
 
-impl Settings {
-    /// From the command line and the environment. The error knows how it wants to be shown.
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(args)
-    }
-}
-
 impl Config {
-    /// Checks the settings and reads the files that they name. Every error names the setting, or the file and the line.
-    pub fn check(settings: Settings) -> Result<Self> {
-        check_urls(&settings)?;
-        ensure!(
+    /// Checks what one setting alone cannot tell, and reads the files.
+    pub fn check(settings: Settings, mistakes: &mut Mistakes) -> Option<Self> {
+        mistakes.ensure(
             settings.listen != settings.service.admin_addr || settings.listen.port() == 0,
-            "GATEWAY_LISTEN and ADMIN_ADDR are both {}: they are two ports",
-            settings.listen
+            "listen",
+            format_args!("must differ from ADMIN_ADDR, got {} for both", settings.listen),
         );
         let lanes = &settings.lanes;
-        ensure!(
+        mistakes.ensure(
             lanes.lane_stuck_after < lanes.outcome_deadline,
-            "LANE_STUCK_AFTER is less than OUTCOME_DEADLINE"
+            "lane_stuck_after",
+            "must be less than OUTCOME_DEADLINE",
         );
-        ensure!(
+        mistakes.ensure(
             lanes.heartbeat_interval <= Duration::from_secs(15),
-            "HEARTBEAT_INTERVAL is 15 seconds at the most: others must see it move"
+            "heartbeat_interval",
+            "must be at most 15 seconds, or other services take this one for dead",
         );
-        ensure!(
+        mistakes.ensure(
             settings.quota.refresh_interval <= Duration::from_secs(60),
-            "REFRESH_INTERVAL is 60 seconds at the most: that is how late a lost change may take effect"
+            "refresh_interval",
+            "must be at most 60 seconds: a change whose announcement is lost takes effect that late",
         );
-        ensure!(
+        mistakes.ensure(
             settings.quota.recall_wait < settings.quota.quota_wait,
-            "RECALL_WAIT is less than QUOTA_WAIT: PostgreSQL is asked before and after it"
+            "recall_wait",
+            "must be less than QUOTA_WAIT: PostgreSQL is asked before and after it",
         );
-        let catalogue = catalogue(settings.plans.as_deref())?;
-        Ok(Self {
-            routes: RouteTable::load(settings.http.routes.as_deref(), &catalogue)?,
-            upstream: Upstream::new(&settings.upstream)?,
+        if let Some(dir) = &settings.spool.spool_dir {
+            let made = fs::create_dir_all(dir).with_context(|| format!("creating the directory {}", dir.display()));
+            mistakes.take("spool_dir", made);
+        }
+        let upstream = mistakes.take("upstream_url", Upstream::new(&settings.upstream));
+        let catalogue = mistakes.take("plans", catalogue(settings.plans.as_deref()))?;
+        let routes = RouteTable::load(settings.http.routes.as_deref(), &catalogue);
+        Some(Self {
+            routes: mistakes.take("routes", routes)?,
+            upstream: upstream?,
             gateway_name: settings.gateway_name.clone().unwrap_or_else(host_name),
             catalogue: Arc::new(catalogue),
             settings,
@@ -249,40 +251,14 @@ impl Config {
     }
 }
 
-fn check_urls(settings: &Settings) -> Result<()> {
-    let database = &settings.postgres.database_url;
-    // The parser takes any scheme.
-    let is_postgres = ["postgres://", "postgresql://"]
-        .iter()
-        .any(|scheme| database.starts_with(scheme));
-    ensure!(
-        is_postgres && PgConnectOptions::from_str(database).is_ok(),
-        "DATABASE_URL `{}` is not a URL such as postgres://user:password@host:5432/database",
-        redacted(database)
-    );
-    for url in settings.nats.nats_url.split(',').map(str::trim) {
-        ensure!(
-            is_nats_url(url),
-            "NATS_URL `{}` is not a URL such as nats://127.0.0.1:4222",
-            redacted(url)
-        );
-    }
-    Ok(())
-}
-
-/// The parser takes `http//host` for a host named `http` and a path, which NATS has no use for.
-fn is_nats_url(url: &str) -> bool {
-    async_nats::ServerAddr::from_str(url).is_ok_and(|server| matches!(server.into_inner().path(), "" | "/"))
-}
-
 fn catalogue(file: Option<&Path>) -> Result<Catalogue> {
     let Some(path) = file else {
         return Ok(Catalogue::built_in());
     };
-    let text = fs::read_to_string(path).with_context(|| format!("reading plans {}", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     match Catalogue::parse(&text) {
         Ok(catalogue) => Ok(catalogue),
-        Err(error) => bail!("plans {}:{}: {}", path.display(), error.line, error.problem),
+        Err(error) => bail!("{}:{}: {}", path.display(), error.line, error.problem),
     }
 }
 
@@ -294,29 +270,26 @@ fn host_name() -> String {
     }
 }
 
-fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(number) if number >= LEAST => Ok(number),
-        _ => Err(format!("`{text}` is not a number of {LEAST} or more")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::ffi::OsString;
 
-    fn check(args: &[&str]) -> Result<Config> {
-        let args = std::iter::once("gateway")
-            .chain(args.iter().copied())
-            .map(OsString::from);
-        Config::check(Settings::read(args)?)
+    use service::boot::{self, Task};
+
+    use super::*;
+    use crate::app::GatewayService;
+
+    fn check(args: &[&str]) -> Result<Config, String> {
+        let args = std::iter::once("gateway").chain(args.iter().copied());
+        match boot::read::<GatewayService>(args.map(OsString::from)) {
+            Ok((Task::Serve(config), _)) => Ok(config),
+            Ok(_) => unreachable!("there are no sub-commands"),
+            Err(refusal) => Err(refusal.to_string()),
+        }
     }
 
     fn problem(args: &[&str]) -> String {
-        match check(args) {
-            Ok(_) => panic!("{args:?} were taken"),
-            Err(error) => format!("{error:#}"),
-        }
+        check(args).err().unwrap_or_else(|| panic!("{args:?} were accepted"))
     }
 
     #[test]
@@ -329,10 +302,7 @@ mod tests {
     #[test]
     fn mistakes_are_named_and_no_password_is_shown() {
         for (args, named) in [
-            (
-                ["--database-url", "mysql://u:hunter2@h/db"],
-                "DATABASE_URL `mysql://h/db`",
-            ),
+            (["--database-url", "mysql://u:hunter2@h/db"], "`mysql://h/db`"),
             (["--nats-url", "nats://u:hunter2@"], "NATS_URL"),
             (["--nats-url", "http//u:hunter2@h"], "NATS_URL"),
             (["--upstream-url", "ftp://host"], "UPSTREAM_URL"),

@@ -39,48 +39,9 @@ pub mod pricing;
 pub mod quota;
 pub mod recording;
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{ffi::OsString, process::ExitCode};
 
-use app::Application;
-use config::{Config, Settings};
-
-/// Runs the service until it is told to stop. `args[0]` is the program's name.
-///
-/// Exits with 0 when all went well, 1 when it failed or something was left at the end, 2 when its settings are wrong.
+/// Runs the service until it is stopped. `args[0]` is the program's name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let settings = match Settings::read(args) {
-        Ok(settings) => settings,
-        Err(shown) => {
-            shown.print().ok();
-            return ExitCode::from(u8::try_from(shown.exit_code()).unwrap_or(2));
-        }
-    };
-    let logging = service::telemetry::init(&settings.service);
-    let config = match logging.and_then(|()| Config::check(settings)) {
-        Ok(config) => config,
-        Err(error) => return failed(&error, ExitCode::from(2)),
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let error = anyhow::Error::new(error).context("starting the async runtime");
-            return failed(&error, ExitCode::FAILURE);
-        }
-    };
-    let done = runtime.block_on(async {
-        let application = Application::build(config).await?;
-        application.life().stop_on_signals()?;
-        application.run_until_stopped().await
-    });
-    // What blocks (looking up a name) is not waited for.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, ExitCode::FAILURE),
-    }
-}
-
-fn failed(error: &anyhow::Error, code: ExitCode) -> ExitCode {
-    eprintln!("gateway: {error:#}");
-    code
+    service::boot::boot::<app::GatewayService>(args)
 }

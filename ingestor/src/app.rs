@@ -7,11 +7,13 @@ use async_nats::Client as Nats;
 use clickhouse::Client as ClickHouse;
 use prometheus_client::registry::Registry;
 use schema::names;
-use service::{Backoff, Health, Lifecycle, admin, telemetry};
-use tokio::{
-    net::TcpListener,
-    sync::{Mutex, Notify, Semaphore},
+use service::{
+    Backoff, Health, Lifecycle, admin,
+    boot::{self, Mistakes, Task},
+    server::Server,
+    settings::ServiceSettings,
 };
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tracing::{info, warn};
 
 use crate::{
@@ -34,44 +36,60 @@ use crate::{
 /// How long JetStream may take to become ready after NATS answers.
 const JETSTREAM_WITHIN: Duration = Duration::from_secs(60);
 
-/// Runs the sub-command.
-pub async fn run(cli: Cli) -> Result<()> {
-    telemetry::init(&cli.settings.service)?;
-    let settings = cli.settings;
-    match cli.command.unwrap_or(Command::Run) {
-        Command::Run => serve(settings).await,
-        Command::Migrate => migrate_all(settings).await,
-        Command::Audit => audit_everything(settings).await,
-        Command::RaiseGeneration => raise_generation(settings).await,
+pub struct Ingestor;
+
+impl boot::Service for Ingestor {
+    const NAME: &'static str = "ingestor";
+    type Arguments = Cli;
+    type Config = Settings;
+    type Application = Application;
+
+    fn settings(cli: &mut Cli) -> &mut ServiceSettings {
+        &mut cli.settings.service
+    }
+
+    fn check(cli: Cli, _: &mut Mistakes) -> Option<Task<Settings>> {
+        let settings = cli.settings;
+        Some(match cli.command.unwrap_or(Command::Run) {
+            Command::Run => Task::Serve(settings),
+            Command::Migrate => Task::Command(Box::pin(migrate_all(settings))),
+            Command::Audit => Task::Command(Box::pin(audit_everything(settings))),
+            Command::RaiseGeneration => Task::Command(Box::pin(raise_generation(settings))),
+        })
+    }
+
+    async fn build(settings: Settings) -> Result<Application> {
+        let admin = admin::bind(&settings.service)?;
+        info!(addr = %admin.address()?, "admin port");
+        Ok(Application {
+            life: Lifecycle::new(),
+            admin,
+            settings,
+        })
     }
 }
 
-async fn serve(settings: Settings) -> Result<()> {
-    let life = Lifecycle::new();
-    life.stop_on_signals()?;
-    let health = Health::new();
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
-    let addr = settings.service.admin_addr;
-    let listener = TcpListener::bind(addr)
-        .await
-        .with_context(|| format!("binding the admin port {addr}"))?;
-    info!(addr = %listener.local_addr()?, "admin port");
-    admin::serve(&life, listener, admin::router(health.clone(), registry));
+/// The service, with its admin port bound.
+pub struct Application {
+    life: Lifecycle,
+    admin: Server,
+    settings: Settings,
+}
 
-    let deadline = settings.service.shutdown_deadline;
-    let started = tokio::select! {
-        started = start(&life, &health, metrics, settings) => started,
-        () = life.stopping() => Ok(()),
-    };
-    if started.is_ok() {
-        life.stopping().await;
+impl boot::Application for Application {
+    fn life(&self) -> Lifecycle {
+        self.life.clone()
     }
-    life.stop();
-    let finished = life.finished(deadline).await;
-    started.and(finished)?;
-    info!("stopped");
-    Ok(())
+
+    async fn run_until_stopped(self) -> Result<()> {
+        let Self { life, admin, settings } = self;
+        let health = Health::new();
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        admin::serve(&life, admin, admin::router(health.clone(), registry))?;
+        let deadline = settings.service.shutdown_deadline;
+        life.run(start(&life, &health, metrics, settings), deadline).await
+    }
 }
 
 /// Returns when everything runs.

@@ -1,8 +1,8 @@
 //! Settings and sub-commands. Read and checked before any socket is bound.
 
-use std::{ffi::OsString, time::Duration};
+use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use service::{
     clickhouse::ClickHouseSettings,
     nats::NatsSettings,
@@ -138,16 +138,6 @@ impl StreamSettings {
     }
 }
 
-impl Cli {
-    /// Settings may come before or after the sub-command.
-    pub fn parse_from(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let matches = Self::command()
-            .mut_args(|arg| arg.global(true))
-            .try_get_matches_from(args)?;
-        Self::from_arg_matches(&matches)
-    }
-}
-
 /// NATS does not expire entries before 100 ms. Below a second, a busy machine would lose its own entry.
 fn member_ttl(text: &str) -> Result<Duration, String> {
     seconds(text).and_then(|ttl| match ttl {
@@ -158,14 +148,16 @@ fn member_ttl(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::ffi::OsString;
 
-    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::parse_from(
-            std::iter::once("ingestor")
-                .chain(args.iter().copied())
-                .map(OsString::from),
-        )
+    use service::boot::{self, Refusal};
+
+    use super::*;
+    use crate::app::Ingestor;
+
+    fn parse(args: &[&str]) -> Result<Cli, Refusal> {
+        let args = std::iter::once("ingestor").chain(args.iter().copied());
+        boot::arguments::<Ingestor>(args.map(OsString::from)).map(|(cli, _)| cli)
     }
 
     #[test]

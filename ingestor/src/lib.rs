@@ -32,34 +32,9 @@ pub mod stop;
 pub mod stream;
 pub mod upkeep;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
-/// Runs the service until a signal stops it. `args[0]` is the name of the program.
-pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
-    let cli = match config::Cli::parse_from(args) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are not failures.
-            return if error.print().is_ok() && !error.use_stderr() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(2)
-            };
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("ingestor: could not start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(app::run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // To standard error, because logging may not have started.
-            eprintln!("ingestor: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+/// Runs the service until it is stopped, or one sub-command. `args[0]` is the program's name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    service::boot::boot::<app::Ingestor>(args)
 }

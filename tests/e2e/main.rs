@@ -24,6 +24,7 @@ mod quotas;
 mod recall;
 mod reports;
 mod secrets;
+mod settings;
 mod settle;
 mod shutdown;
 mod smuggling;

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use axum::http::Uri;
 use clap::Args;
-use service::settings::seconds;
+use service::{
+    boot::Mistakes,
+    settings::{http_url, seconds},
+};
 
 #[derive(Args, Clone, Debug)]
 pub struct StripeSettings {
@@ -13,7 +15,7 @@ pub struct StripeSettings {
     pub stripe_secret_key: Option<String>,
 
     /// Where Stripe's API is; another address is for tests
-    #[arg(long, env = "STRIPE_API_BASE", default_value = "https://api.stripe.com")]
+    #[arg(long, env = "STRIPE_API_BASE", default_value = "https://api.stripe.com", value_parser = http_url)]
     pub stripe_api_base: String,
 
     /// How long one attempt of one call may take (seconds)
@@ -30,24 +32,17 @@ pub struct StripeSettings {
 }
 
 impl StripeSettings {
-    /// What is wrong with them, without the key.
-    pub fn check(&self) -> Result<(), String> {
-        if let Some(key) = &self.stripe_secret_key
-            && !is_secret_key(key)
-        {
-            return Err(
-                "STRIPE_SECRET_KEY is not a secret key: it begins with sk_live_, sk_test_, rk_live_ or rk_test_"
-                    .to_owned(),
-            );
-        }
-        let base = self.stripe_api_base.parse::<Uri>().ok();
-        let is_base = base.is_some_and(|base| {
-            matches!(base.scheme_str(), Some("http" | "https")) && base.authority().is_some() && base.query().is_none()
-        });
-        if !is_base {
-            return Err("STRIPE_API_BASE is not a URL such as https://api.stripe.com".to_owned());
-        }
-        Ok(())
+    pub fn check(&self, mistakes: &mut Mistakes) {
+        mistakes.ensure(
+            self.stripe_secret_key.as_deref().is_none_or(is_secret_key),
+            "stripe_secret_key",
+            "must be a secret key, which begins with sk_live_, sk_test_, rk_live_ or rk_test_",
+        );
+        mistakes.ensure(
+            !self.stripe_api_base.contains('?'),
+            "stripe_api_base",
+            "must be a URL without a query, such as https://api.stripe.com",
+        );
     }
 
     /// Real money moves. Objects of the other mode are none of ours.

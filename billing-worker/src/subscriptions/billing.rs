@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use schema::{AccountId, clock::Clock, period::instant};
-use service::settings::seconds;
+use service::{
+    boot::Mistakes,
+    settings::{http_url, seconds},
+};
 
 use crate::{
     administration::{Administration, By},
@@ -28,7 +31,7 @@ pub struct Billing {
 #[derive(Args, Clone, Debug)]
 pub struct BillingSettings {
     /// Where browsers reach this service's public port: for the pages that Stripe sends customers back to
-    #[arg(long, env = "BILLING_PUBLIC_URL", default_value = "http://127.0.0.1:8081")]
+    #[arg(long, env = "BILLING_PUBLIC_URL", default_value = "http://127.0.0.1:8081", value_parser = http_url)]
     pub billing_public_url: String,
 
     /// How long a subscription goes on after a payment failed, from when its invoice became payable (seconds; 3 days)
@@ -45,26 +48,14 @@ impl BillingSettings {
         i64::try_from(self.grace_period.as_secs()).unwrap_or(i64::MAX / 2)
     }
 
-    /// What is wrong with them, without the secrets.
-    pub fn check(&self) -> Result<(), String> {
-        // An empty secret would verify whatever anybody signs.
-        if self
-            .stripe_webhook_secrets
-            .iter()
-            .any(|secret| secret.trim().is_empty())
-        {
-            return Err(
-                "STRIPE_WEBHOOK_SECRETS has an empty secret: remove it, or leave the variable unset".to_owned(),
-            );
-        }
-        let url = self.billing_public_url.parse::<axum::http::Uri>().ok();
-        if url.is_none_or(|url| !matches!(url.scheme_str(), Some("http" | "https")) || url.authority().is_none()) {
-            return Err(format!(
-                "BILLING_PUBLIC_URL `{}` is not a URL such as https://billing.example.com",
-                self.billing_public_url
-            ));
-        }
-        Ok(())
+    pub fn check(&self, mistakes: &mut Mistakes) {
+        let is_empty = |secret: &String| secret.trim().is_empty();
+        mistakes.ensure(
+            !self.stripe_webhook_secrets.iter().any(is_empty),
+            "stripe_webhook_secrets",
+            // It would verify whatever anybody signs.
+            "must not contain an empty secret: remove it, or unset the variable",
+        );
     }
 }
 

@@ -13,6 +13,9 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 /// relative URIs: the services serve the page there.
 pub const TYPE_BASE: &str = "/docs/api.md";
 
+/// The API's documentation, as it is served at [`TYPE_BASE`].
+pub const PAGE: &str = include_str!("../../../docs/api.md");
+
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: String,

@@ -22,5 +22,5 @@ pub mod json;
 mod kind;
 
 pub use answer::{Members, Problem};
-pub use body::{CONTENT_TYPE, TYPE_BASE, instance};
+pub use body::{CONTENT_TYPE, PAGE, TYPE_BASE, instance};
 pub use kind::{Area, Kind};

@@ -5,19 +5,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use anyhow::Result;
 use axum::{
     Router,
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
     routing::get,
 };
+use problem::{Kind, Problem};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Lifecycle,
-    server::{Listening, ServerLimits, ServerMetrics},
+    server::{Server, ServerLimits},
+    settings::ServiceSettings,
 };
 
 /// What a service needs to be ready, by name; each part says for itself whether it is there.
@@ -94,16 +96,29 @@ pub fn router(health: Health, metrics: Registry) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
+        .fallback(async || Problem::of(Kind::UnknownRoute))
+        .method_not_allowed_fallback(async || Problem::of(Kind::MethodNotAllowed))
 }
 
-/// Serves until the service has stopped: an operator wants to see a drain, too.
-pub fn serve(life: &Lifecycle, listener: TcpListener, router: Router) {
+/// Binds the admin port.
+pub fn bind(settings: &ServiceSettings) -> Result<Server> {
+    Server::bind(
+        settings.admin_addr,
+        "--admin-addr, ADMIN_ADDR",
+        ServerLimits::admin(),
+        settings,
+    )
+}
+
+/// Serves until the service has stopped, so that an operator sees a drain, too.
+pub fn serve(life: &Lifecycle, server: Server, router: Router) -> Result<()> {
     let stopping = life.token();
-    let listening = Listening::of(listener, ServerLimits::admin(), ServerMetrics::default());
+    let listening = server.listen()?;
     life.spawn_vital("admin port", async move {
         listening.run(router, stopping, CancellationToken::new()).await;
         Ok(())
     });
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,16 +7,17 @@ use clap::Args;
 use clickhouse::Client;
 use tracing::warn;
 
-use crate::{Backoff, Health, nats::redacted};
+use crate::{Backoff, Health, nats::redacted, settings::http_url};
 
 #[derive(Args, Clone, Debug)]
 pub struct ClickHouseSettings {
-    /// ClickHouse's HTTP interface; user and password have settings of their own
+    /// ClickHouse's HTTP interface; user and password have their own settings
     #[arg(
         long,
         env = "CLICKHOUSE_URL",
         default_value = "http://127.0.0.1:8123",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = http_url
     )]
     pub clickhouse_url: String,
 

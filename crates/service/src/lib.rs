@@ -2,11 +2,11 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | settings that all have | [`settings`] |
+//! | how every service starts | [`boot`] |
+//! | settings that every service has, and how values are read | [`settings`] |
 //! | logs, as text or JSON | [`telemetry`] |
 //! | `/healthz`, `/readyz`, `/metrics` on the admin port | [`admin`] |
 //! | the HTTP server of every port, and how long its clients may take | [`server`] |
-//! | networks of addresses, such as those of trusted proxies | [`network`] |
 //! | how many files may be open | [`open_files`] |
 //! | signals, tasks, the deadline of a shutdown | [`lifecycle`] |
 //! | waiting between tries | [`backoff`] |
@@ -14,10 +14,10 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod boot;
 pub mod clickhouse;
 pub mod lifecycle;
 pub mod nats;
-pub mod network;
 pub mod open_files;
 pub mod postgres;
 pub mod server;

@@ -116,6 +116,22 @@ impl Lifecycle {
         Ok(())
     }
 
+    /// The life of a service that is ready once `start` returns: starts it, waits until it is stopped, and drains it.
+    pub async fn run(&self, start: impl Future<Output = Result<()>>, drain_within: Duration) -> Result<()> {
+        let started = tokio::select! {
+            started = start => started,
+            () = self.stopping() => Ok(()),
+        };
+        if started.is_ok() {
+            self.stopping().await;
+        }
+        self.stop();
+        let finished = self.finished(drain_within).await;
+        started.and(finished)?;
+        info!("stopped");
+        Ok(())
+    }
+
     /// Waits for all tasks, after [`Self::stop`]. Fails when the deadline passes first, or a vital task failed.
     pub async fn finished(&self, deadline: Duration) -> Result<()> {
         self.tasks.close();

@@ -5,10 +5,10 @@
 //!
 //! User and password are taken out of the URLs before the client gets them: its log lines show URLs whole.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use anyhow::{Result, bail};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use clap::Args;
 use tracing::{info, warn};
 
@@ -21,7 +21,8 @@ pub struct NatsSettings {
         long,
         env = "NATS_URL",
         default_value = "nats://127.0.0.1:4222",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = nats_urls
     )]
     pub nats_url: String,
 
@@ -32,6 +33,23 @@ pub struct NatsSettings {
     /// Password
     #[arg(long, env = "NATS_PASSWORD", hide_env_values = true, requires = "nats_user")]
     pub nats_password: Option<String>,
+}
+
+/// Reads a list of servers. Passwords in it are not shown.
+fn nats_urls(text: &str) -> Result<String, String> {
+    match text.split(',').map(str::trim).find(|url| !is_nats_url(url)) {
+        Some(url) => Err(format!(
+            "must be URLs such as nats://127.0.0.1:4222, got `{}`",
+            redacted(url)
+        )),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// The parser takes `http//host` for a host named `http` and a path, which NATS has no use for.
+fn is_nats_url(url: &str) -> bool {
+    ServerAddr::from_str(url)
+        .is_ok_and(|server| !server.host().is_empty() && matches!(server.into_inner().path(), "" | "/"))
 }
 
 /// Connects, trying until it works; fails at once where trying again cannot help. `health` follows the connection.
@@ -186,6 +204,24 @@ mod tests {
             ("nats://a.b:p@h:4222", None, "user", "a.b p", "_INBOX"),
         ] {
             assert_eq!(read(url, user), (kind, who.to_owned(), prefix.to_owned()), "{url}");
+        }
+    }
+
+    #[test]
+    fn each_server_is_a_url() {
+        for urls in ["nats://h:4222", "h:4222", "tls://u:p@h, nats://i:4222/"] {
+            assert!(nats_urls(urls).is_ok(), "{urls}");
+        }
+        for urls in [
+            "",
+            "nats://",
+            "nats://u:hunter2@",
+            "http//u:hunter2@h",
+            "nats://h:port",
+            "nats://h:4222,",
+        ] {
+            let refusal = nats_urls(urls).expect_err(urls);
+            assert!(!refusal.contains("hunter2"), "{refusal}");
         }
     }
 

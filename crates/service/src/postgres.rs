@@ -19,13 +19,29 @@ pub struct PostgresSettings {
         long,
         env = "DATABASE_URL",
         default_value = "postgres://postgres@127.0.0.1:5432/trendit",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = database_url
     )]
     pub database_url: String,
 
-    /// Connections at the most
+    /// Most connections at once
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..))]
     pub database_connections: u32,
+}
+
+/// Reads a URL of PostgreSQL. A password in it is not shown.
+fn database_url(text: &str) -> Result<String, String> {
+    // The parser takes any scheme.
+    let is_postgres = ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme));
+    match is_postgres && PgConnectOptions::from_str(text).is_ok() {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "must be a URL such as postgres://user:password@host:5432/database, got `{}`",
+            redacted(text)
+        )),
+    }
 }
 
 /// A pool, once a first connection works: tries until it does; fails at once where trying again cannot help.
@@ -64,4 +80,18 @@ fn is_final(error: &sqlx::Error) -> bool {
         .as_database_error()
         .and_then(|error| error.code())
         .is_some_and(|code| code.starts_with("28") || code == "3D000")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_url_of_postgres_is_accepted() {
+        assert!(database_url("postgres://u:p%40@h:5432/d").is_ok());
+        for text in ["", "mysql://u:hunter2@h/d", "h/d", "postgres://u:hunter2@h:port/d"] {
+            let refusal = database_url(text).expect_err(text);
+            assert!(!refusal.contains("hunter2"), "{refusal}");
+        }
+    }
 }

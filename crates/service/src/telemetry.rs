@@ -3,20 +3,16 @@
 use std::io::{IsTerminal, stderr};
 
 use anyhow::{Context, Result};
+use tracing::Level;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::settings::{LogFormat, ServiceSettings};
 
 /// Starts logging for the process. Once; a second call fails.
 pub fn init(settings: &ServiceSettings) -> Result<()> {
-    let filter = EnvFilter::try_new(&settings.log_filter).with_context(|| {
-        format!(
-            "--log-filter `{}` is not a filter such as `info,gateway=debug`",
-            settings.log_filter
-        )
-    })?;
-    // A line that cannot be written (the disk of the log is full) is lost. Telling of it, where it cannot be written either,
-    // would panic, and end the task that had something to say.
+    let filter = EnvFilter::try_new(&settings.log_filter).context("reading the log filter")?;
+    // A line that cannot be written (the disk of the log is full) is lost. Reporting that, where it cannot be written either,
+    // would panic, and end the task that logged.
     let logs = fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
@@ -31,4 +27,52 @@ pub fn init(settings: &ServiceSettings) -> Result<()> {
             .try_init(),
     }
     .map_err(|error| anyhow::anyhow!("could not start logging: {error}"))
+}
+
+/// Reads a log filter. A directive names a level: `tracing` itself takes a misspelled level for the name of a module.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    let refused = |why: String| {
+        Err(format!(
+            "must be a level or a filter such as `info,gateway=debug`: {why}"
+        ))
+    };
+    if let Err(error) = EnvFilter::try_new(text) {
+        return refused(error.to_string());
+    }
+    // A filter of spans, `[span{field=value}]=level`, may have commas and equals signs of its own.
+    if text.contains('[') {
+        return Ok(text.to_owned());
+    }
+    let level = |directive: &str| directive.rsplit('=').next().unwrap_or_default().trim().to_owned();
+    let unknown = text.split(',').map(level).find(|level| !is_level(level));
+    match unknown {
+        Some(level) => refused(format!("`{level}` is no level (off, error, warn, info, debug, trace)")),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn is_level(text: &str) -> bool {
+    text.eq_ignore_ascii_case("off") || text.parse::<Level>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_filter_names_known_levels() {
+        for filter in [
+            "info",
+            "WARN",
+            "off",
+            "info,gateway=debug",
+            "warn,a::b=trace",
+            "a[b{c=1}]=info",
+        ] {
+            assert!(log_filter(filter).is_ok(), "{filter}");
+        }
+        for filter in ["", "loud", "in=fo=", "info,gateway=loud", "gateway", "info,", "a[b"] {
+            assert!(log_filter(filter).is_err(), "{filter}");
+        }
+    }
 }

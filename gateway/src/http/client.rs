@@ -3,22 +3,19 @@
 use std::net::IpAddr;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header::USER_AGENT};
-use service::network::Network;
-use uuid::Uuid;
+use ipnet::IpNet;
+use service::server::request_id;
 
 use crate::http::uuid_value::uuid_value;
 
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The longest request id that is kept; a longer one is replaced.
-pub const REQUEST_ID_MAX: usize = 128;
 /// The most that is stored of a text that a client sends, in bytes.
 pub const TEXT_MAX: usize = 2048;
 
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// The client's own if it is sane, else a new one.
+    /// The client's own if it is valid, or else a new one.
     pub request_id: HeaderValue,
     /// The other end of the connection.
     pub peer: IpAddr,
@@ -29,11 +26,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> Self {
+    pub fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Self {
         let peer = peer.to_canonical();
         let behind_trusted_proxy = is_trusted(peer, trusted);
         Self {
-            request_id: sane_request_id(headers).unwrap_or_else(new_request_id),
+            request_id: request_id::of(headers),
             peer,
             address: if behind_trusted_proxy {
                 forwarded_for(headers, peer, trusted)
@@ -59,30 +56,13 @@ impl Client {
     }
 }
 
-/// Visible ASCII, no longer than an id should be.
-pub fn is_request_id(text: &[u8]) -> bool {
-    (1..=REQUEST_ID_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
-}
-
 /// As much of `text` as fits into `max` bytes, in whole characters.
 pub fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 
-fn sane_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut ids = headers.get_all(X_REQUEST_ID).iter();
-    match (ids.next(), ids.next()) {
-        (Some(id), None) if is_request_id(id.as_bytes()) => Some(id.clone()),
-        _ => None,
-    }
-}
-
-fn new_request_id() -> HeaderValue {
-    uuid_value(Uuid::now_v7())
-}
-
 /// The right-most hop that is no trusted proxy: all to its left is only what it said itself.
-fn forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[Network]) -> IpAddr {
+fn forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let mut nearest = peer;
     for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
         for hop in line.to_str().unwrap_or_default().rsplit(',') {
@@ -116,12 +96,15 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
     address.map(|address: IpAddr| address.to_canonical())
 }
 
-fn is_trusted(address: IpAddr, trusted: &[Network]) -> bool {
-    trusted.iter().any(|network| network.contains(address))
+fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
 }
 
 #[cfg(test)]
 mod tests {
+    use service::server::request_id::X_REQUEST_ID;
+    use uuid::Uuid;
+
     use super::*;
 
     fn headers(lines: &[(HeaderName, &str)]) -> HeaderMap {
@@ -130,7 +113,7 @@ mod tests {
     }
 
     fn address(peer: &str, hops: &[&str]) -> String {
-        let trusted = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
+        let trusted = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse::<IpNet>().unwrap());
         let hops: Vec<_> = hops.iter().map(|hop| (X_FORWARDED_FOR, *hop)).collect();
         Client::of(&headers(&hops), peer.parse().unwrap(), &trusted)
             .address

@@ -15,11 +15,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
+use service::server::request_id;
 use tracing::error;
 
 use crate::http::{
     body::leftover,
-    client::{Client, X_REQUEST_ID},
+    client::Client,
     framing,
     gateway::Gateway,
     problem::{Kind, Problem},
@@ -74,6 +75,6 @@ pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
         let request_id = request_id.to_str().unwrap_or_default();
         *response.body_mut() = Body::from(problem.body(request_id, &gateway.settings.upgrade_url));
     }
-    response.headers_mut().insert(X_REQUEST_ID, request_id);
+    response.headers_mut().insert(request_id::X_REQUEST_ID, request_id);
     response
 }

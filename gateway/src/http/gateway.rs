@@ -3,9 +3,10 @@
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use schema::Catalogue;
-use service::{Lifecycle, network::Network};
+use service::{Lifecycle, settings::network};
 
 use crate::{
     accounts::Accounts,
@@ -27,8 +28,8 @@ pub struct HttpSettings {
     pub routes: Option<PathBuf>,
 
     /// Addresses and networks, comma separated, whose X-Forwarded-For, -Proto and -Host are believed
-    #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',')]
-    pub trusted_proxies: Vec<Network>,
+    #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
 
     /// The largest body that is read here: of /v1, and where the cost is the length of an array in it (bytes)
     #[arg(long, env = "BODY_MAX", default_value = "1048576")]

@@ -71,8 +71,8 @@ impl RouteTable {
     pub fn load(file: Option<&FilePath>, catalogue: &Catalogue) -> Result<Self> {
         match file {
             Some(file) => {
-                let text = fs::read_to_string(file).with_context(|| format!("reading routes {}", file.display()))?;
-                Self::parse(&text, catalogue).with_context(|| format!("routes {}", file.display()))
+                let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+                Self::parse(&text, catalogue).with_context(|| file.display().to_string())
             }
             None => Self::parse(BUILT_IN, catalogue).context(
                 "the built-in route table does not match this plan catalogue: name another table with --routes",

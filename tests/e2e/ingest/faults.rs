@@ -2,7 +2,8 @@
 
 use clickhouse::Row;
 use ingestor::{
-    config::{BatchSettings, Cli},
+    app::Ingestor,
+    config::BatchSettings,
     pipeline::{gathering::Gathering, range::Sealed, record::Record},
 };
 use schema::{Manifest, names};
@@ -177,5 +178,6 @@ async fn a_range_swallowed_by_its_token_is_stored_under_another() {
 }
 
 fn bounds() -> BatchSettings {
-    Cli::parse_from(["ingestor".into()]).unwrap().settings.batch
+    let (cli, _) = service::boot::arguments::<Ingestor>(["ingestor".into()]).unwrap();
+    cli.settings.batch
 }

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::network::Network;
+use ipnet::IpNet;
 
 /// Asked once a connection, never for a request. Holds an entry for each address that is connected.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub struct Addresses {
 
 struct Inner {
     max: usize,
-    unlimited: Arc<[Network]>,
+    unlimited: Arc<[IpNet]>,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -28,7 +28,7 @@ pub struct Counted {
 }
 
 impl Addresses {
-    pub fn new(max: usize, unlimited: Arc<[Network]>) -> Self {
+    pub fn new(max: usize, unlimited: Arc<[IpNet]>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 max,
@@ -45,7 +45,7 @@ impl Addresses {
             inner: self.inner.clone(),
             address,
         };
-        if self.inner.unlimited.iter().any(|network| network.contains(peer)) {
+        if self.inner.unlimited.iter().any(|network| network.contains(&peer)) {
             return Some(counted(None));
         }
         let address = household(peer);
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_connections_and_a_trusted_one_as_many_as_it_likes() {
-        let trusted: Arc<[Network]> = ["10.0.0.0/8".parse().unwrap()].into();
+        let trusted: Arc<[IpNet]> = ["10.0.0.0/8".parse().unwrap()].into();
         let addresses = Addresses::new(2, trusted);
         let admit = |text: &str| addresses.admit(text.parse().unwrap());
         let first = admit("192.0.2.1");

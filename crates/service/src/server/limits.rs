@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
+use ipnet::IpNet;
 
 use super::Pace;
-use crate::{network::Network, settings::seconds};
+use crate::settings::{at_least, seconds};
 
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
@@ -14,7 +15,7 @@ pub struct ServerLimits {
     /// Connections of one address at once; a further one is closed when it is accepted.
     pub connections_per_address: usize,
     /// Addresses that this does not hold for: a load balancer's are as many clients as it has.
-    pub unlimited: Arc<[Network]>,
+    pub unlimited: Arc<[IpNet]>,
     /// For a request's head, from its first byte, or from the connection's begin.
     pub head_timeout: Duration,
     /// Of a request's head; more is answered `431`.
@@ -85,7 +86,7 @@ pub struct ServerSettings {
 
 impl ServerSettings {
     /// `unlimited`: addresses that may have as many connections as there are.
-    pub fn limits(&self, unlimited: &[Network]) -> ServerLimits {
+    pub fn limits(&self, unlimited: &[IpNet]) -> ServerLimits {
         ServerLimits {
             connections: self.connections_max,
             connections_per_address: self.connections_per_address,
@@ -99,12 +100,5 @@ impl ServerSettings {
             },
             answer_timeout: self.answer_timeout,
         }
-    }
-}
-
-fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(number) if number >= LEAST => Ok(number),
-        _ => Err(format!("`{text}` is not a number of {LEAST} or more")),
     }
 }

@@ -6,13 +6,14 @@ use axum::http::Method;
 use schema::{AccountId, Catalogue, EventId, UsageType};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use service::server::request_id::{REQUEST_ID_MAX, is_request_id};
 
 use super::{COST_UNITS, USAGE_TYPE, instant, one, usage_type};
 use crate::{
     http::{
         balance::Balance,
         body::fields::{Field, Fields},
-        client::{Client, REQUEST_ID_MAX, TEXT_MAX, is_request_id},
+        client::{Client, TEXT_MAX},
         problem::Problem,
     },
     pricing::cost,

@@ -8,9 +8,10 @@ use axum::http::{
         TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
+use service::server::request_id::X_REQUEST_ID;
 
 use crate::http::{
-    client::{Client, X_FORWARDED_FOR, X_REQUEST_ID},
+    client::{Client, X_FORWARDED_FOR},
     idempotency_key::IDEMPOTENCY_KEY,
 };
 

@@ -92,8 +92,7 @@ impl Upstream {
         let Some(url) = &settings.upstream_url else {
             return Ok(None);
         };
-        let (scheme, authority, base) =
-            target(url).with_context(|| format!("UPSTREAM_URL `{}`", service::nats::redacted(url)))?;
+        let (scheme, authority, base) = target(url).with_context(|| format!("`{}`", service::nats::redacted(url)))?;
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);

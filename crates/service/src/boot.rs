@@ -1,0 +1,171 @@
+//! How every service starts: settings → check → build → run → drain. One function, so that the services cannot differ.
+//!
+//! 1. Settings come from the command line and the environment. Sub-commands take the same settings as the service.
+//! 2. All settings are checked before anything is connected or bound. All mistakes are shown together, each with the setting's flag
+//!    and environment variable.
+//! 3. Logging starts, then the async runtime.
+//! 4. The service is built (its ports are bound), runs until SIGTERM or SIGINT, and drains; or the sub-command runs.
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | all went well |
+//! | 1 | it failed, or something was left at the end |
+//! | 2 | a setting or an argument is wrong |
+
+use std::{ffi::OsString, future::Future, pin::Pin, process::ExitCode, time::Duration};
+
+use anyhow::{Error, Result};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, parser::ValueSource};
+
+use crate::{Lifecycle, settings::ServiceSettings, telemetry};
+
+mod mistakes;
+mod reading;
+
+pub use mistakes::Mistakes;
+
+/// The runtime waits so long for what blocks (a name being looked up) when all else has ended.
+const BLOCKED_WAIT: Duration = Duration::from_secs(1);
+
+/// A service and its sub-commands.
+pub trait Service {
+    /// As messages name the service.
+    const NAME: &'static str;
+    /// The log filter of sub-commands, unless a setting says otherwise.
+    const COMMAND_LOG_FILTER: &'static str = "info";
+    /// Settings, and the sub-command if there are any.
+    type Arguments: Parser;
+    /// Settings after the check, with the content of the files that they name.
+    type Config;
+    type Application: Application;
+
+    fn settings(arguments: &mut Self::Arguments) -> &mut ServiceSettings;
+
+    /// Checks what one setting alone cannot tell, and reads the files. `None` only if a mistake was added.
+    fn check(arguments: Self::Arguments, mistakes: &mut Mistakes) -> Option<Task<Self::Config>>;
+
+    /// Binds the ports.
+    fn build(config: Self::Config) -> impl Future<Output = Result<Self::Application>>;
+}
+
+/// What the process does.
+pub enum Task<Config> {
+    Serve(Config),
+    Command(Pin<Box<dyn Future<Output = Result<()>>>>),
+}
+
+/// A service with its ports bound.
+pub trait Application {
+    fn life(&self) -> Lifecycle;
+
+    /// Serves until [`Lifecycle::stop`], then drains within the deadline. Fails if something was left.
+    fn run_until_stopped(self) -> impl Future<Output = Result<()>>;
+}
+
+/// Runs the service until it is stopped, or one sub-command. `args[0]` is the program's name.
+pub fn boot<S: Service>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let (task, settings) = match read::<S>(args) {
+        Ok(read) => read,
+        Err(refusal) => return refusal.show(S::NAME),
+    };
+    if let Err(error) = telemetry::init(&settings) {
+        return failed::<S>(&error);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed::<S>(&Error::new(error).context("starting the async runtime")),
+    };
+    let done = runtime.block_on(run::<S>(task));
+    runtime.shutdown_timeout(BLOCKED_WAIT);
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed::<S>(&error),
+    }
+}
+
+async fn run<S: Service>(task: Task<S::Config>) -> Result<()> {
+    match task {
+        Task::Command(command) => command.await,
+        Task::Serve(config) => {
+            let application = S::build(config).await?;
+            application.life().stop_on_signals()?;
+            application.run_until_stopped().await
+        }
+    }
+}
+
+fn failed<S: Service>(error: &Error) -> ExitCode {
+    // To standard error directly: the log filter could hide it.
+    eprintln!("{}: {error:#}", S::NAME);
+    ExitCode::FAILURE
+}
+
+/// The settings, checked.
+pub fn read<S: Service>(
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<(Task<S::Config>, ServiceSettings), Refusal> {
+    let (mut arguments, mut mistakes) = arguments::<S>(args)?;
+    let settings = S::settings(&mut arguments).clone();
+    match S::check(arguments, &mut mistakes) {
+        Some(task) if mistakes.is_empty() => Ok((task, settings)),
+        _ => Err(Refusal::Settings(mistakes)),
+    }
+}
+
+/// The settings, each checked alone.
+pub fn arguments<S: Service>(args: impl IntoIterator<Item = OsString>) -> Result<(S::Arguments, Mistakes), Refusal> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let command = S::Arguments::command();
+    // The short help of a sub-command, `-h`, shows only its own arguments.
+    let of_command = command
+        .get_subcommands()
+        .any(|sub| args.iter().any(|arg| arg == sub.get_name()));
+    // Settings are accepted before and after a sub-command.
+    let command = command.mut_args(|arg| arg.global(true).hide_short_help(of_command));
+    let mut mistakes = Mistakes::of(&command);
+    let Some(matches) = reading::matches(command, &args, &mut mistakes).map_err(Refusal::Usage)? else {
+        return Err(Refusal::Settings(mistakes));
+    };
+    let mut arguments = S::Arguments::from_arg_matches(&matches).map_err(Refusal::Usage)?;
+    if is_command(&matches) && matches.value_source("log_filter") == Some(ValueSource::DefaultValue) {
+        S::COMMAND_LOG_FILTER.clone_into(&mut S::settings(&mut arguments).log_filter);
+    }
+    Ok((arguments, mistakes))
+}
+
+fn is_command(matches: &ArgMatches) -> bool {
+    matches.subcommand_name().is_some_and(|name| name != "run")
+}
+
+/// Why the process ends before it started.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Unknown or missing arguments; also `--help` and `--version`.
+    Usage(clap::Error),
+    Settings(Mistakes),
+}
+
+impl Refusal {
+    fn show(&self, name: &str) -> ExitCode {
+        match self {
+            Self::Usage(error) => {
+                // If the output is closed, nobody reads it.
+                error.print().ok();
+                ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+            }
+            Self::Settings(mistakes) => {
+                eprint!("{}", mistakes.shown(name));
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Usage(error) => error.fmt(f),
+            Self::Settings(mistakes) => f.write_str(&mistakes.shown("settings")),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Mistakes in settings, each with the setting's flag and environment variable. They show no value of a secret.
+
+use std::{collections::HashMap, fmt::Display};
+
+use clap::Command;
+
+#[derive(Debug)]
+pub struct Mistakes {
+    /// Of each setting, by its id.
+    names: HashMap<String, String>,
+    found: Vec<String>,
+}
+
+impl Mistakes {
+    pub fn of(command: &Command) -> Self {
+        let name = |arg: &clap::Arg| {
+            let id = arg.get_id().to_string();
+            let flag = arg.get_long().map_or(id.clone(), |long| format!("--{long}"));
+            let name = match arg.get_env() {
+                Some(variable) => format!("{flag} ({})", variable.display()),
+                None => flag,
+            };
+            (id, name)
+        };
+        Self {
+            names: command.get_arguments().map(name).collect(),
+            found: Vec::new(),
+        }
+    }
+
+    /// The setting is wrong. `setting` is the name of its field.
+    pub fn add(&mut self, setting: &str, problem: impl Display) {
+        let name = self.names.get(setting).map_or(setting, String::as_str);
+        self.found.push(format!("{name}: {problem}"));
+    }
+
+    /// Adds a mistake unless `holds`.
+    pub fn ensure(&mut self, holds: bool, setting: &str, problem: impl Display) {
+        if !holds {
+            self.add(setting, problem);
+        }
+    }
+
+    /// What was made of the setting, or a mistake more.
+    pub fn take<T, E: Display>(&mut self, setting: &str, made: Result<T, E>) -> Option<T> {
+        made.map_err(|problem| self.add(setting, format_args!("{problem:#}")))
+            .ok()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// A line for each.
+    pub(super) fn shown(&self, name: &str) -> String {
+        self.found
+            .iter()
+            .map(|mistake| format!("{name}: {mistake}\n"))
+            .collect()
+    }
+}

@@ -1,0 +1,96 @@
+//! One connection: its requests, until the client, a bound or the end of the service closes it.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use axum::{Router, body::Body, extract::ConnectInfo};
+use hyper::{body::Body as _, body::Incoming, server::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    ServerLimits, ServerMetrics,
+    paced::Paced,
+    pulse::{Answer, Observed, Pulse, overdue},
+    refused_head::RefusedHeads,
+    reply::reply,
+};
+
+/// Less than hyper's least is no buffer. It holds a head, and pieces of bodies.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What all connections of a port share.
+pub struct Serving {
+    pub http: http1::Builder,
+    pub limits: ServerLimits,
+    pub router: Router,
+    pub metrics: ServerMetrics,
+    /// Address of the documentation of problems.
+    pub type_base: Arc<str>,
+    pub stopping: CancellationToken,
+    pub cut: CancellationToken,
+}
+
+impl Serving {
+    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        // Answers are small and whole: waiting to fill a packet only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%peer, "setting TCP_NODELAY: {error}");
+        }
+        let _open = self.metrics.open();
+        let pulse = Arc::new(Pulse::begin());
+        let pace = self.limits.body;
+        let service = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
+            pulse.asked();
+            let (router, pulse, type_base) = (self.router.clone(), pulse.clone(), &self.type_base);
+            let mut request = request.map(|body| match body.is_end_stream() {
+                true => Body::empty(),
+                false => Body::new(Paced::new(body, pace)),
+            });
+            request.extensions_mut().insert(ConnectInfo(peer));
+            async move {
+                let response = reply(router, request, type_base).await;
+                Ok::<_, Infallible>(response.map(|body| Answer::new(body, pulse)))
+            }
+        });
+        let observed = TokioIo::new(RefusedHeads::new(
+            Observed::new(stream, pulse.clone()),
+            self.type_base.clone(),
+        ));
+        let mut connection = std::pin::pin!(self.http.serve_connection(observed, service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            overdue = overdue(&pulse, &self.limits) => {
+                self.metrics.cut(overdue);
+                return debug!(%peer, "a connection is cut: {overdue}");
+            }
+            () = self.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection => ended,
+                    overdue = overdue(&pulse, &self.limits) => {
+                        self.metrics.cut(overdue);
+                        return debug!(%peer, "a connection is cut: {overdue}");
+                    }
+                    () = self.cut.cancelled() => {
+                        return warn!(%peer, "a request under way is cut off: the deadline of the shutdown");
+                    }
+                }
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%peer, "a connection ended: {error}");
+        }
+    }
+}
+
+/// hyper's own time-out for heads stays off: it sets a timer for every request, and [`pulse`] one for every few seconds. Its
+/// least bound of headers (100; more is answered `431`) is kept, since another one costs an allocation a request.
+pub fn http(limits: &ServerLimits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(None)
+        .max_buf_size(limits.head_bytes.max(BUFFER_BYTES))
+        .max_header_size(limits.head_bytes);
+    http
+}

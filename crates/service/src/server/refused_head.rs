@@ -1,0 +1,172 @@
+//! Problem bodies for the responses that hyper gives by itself: to a request whose head is invalid (400), or too large (414, 431).
+//!
+//! hyper has no setting for these responses, and writes them with an empty body. They are recognized as they are written: every
+//! response of a router has an `X-Request-Id`, theirs has none. A client that leaves the responses of pipelined requests unread, and
+//! then sends an invalid head, may get hyper's own response: the two are written together.
+
+use std::{
+    io::{IoSlice, Result},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::body::Bytes;
+use problem::{Kind, Problem};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::request_id;
+
+/// hyper's responses to refused heads are shorter, in bytes.
+const LENGTH_MAX: usize = 256;
+const NO_BODY: &str = "content-length: 0\r\n";
+
+pub struct RefusedHeads<S> {
+    stream: S,
+    type_base: Arc<str>,
+    /// What is written instead, and has not been yet.
+    instead: Option<Bytes>,
+}
+
+impl<S> RefusedHeads<S> {
+    pub fn new(stream: S, type_base: Arc<str>) -> Self {
+        Self {
+            stream,
+            type_base,
+            instead: None,
+        }
+    }
+}
+
+/// The same response with a problem body. `None`: `head` is another response.
+fn with_body(head: &[u8], type_base: &str) -> Option<Bytes> {
+    // The cheapest test first: this is asked for every write.
+    if head.len() > LENGTH_MAX || !head.starts_with(b"HTTP/1.") || head.get(8..10) != Some(b" 4") {
+        return None;
+    }
+    let head = std::str::from_utf8(head).ok()?;
+    if head.find("\r\n\r\n") != Some(head.len() - 4) || head.contains("x-request-id") {
+        return None;
+    }
+    let problem = match head.get(9..12)? {
+        "400" => Problem::invalid("the request's head is not valid HTTP/1.1"),
+        "414" => Problem::of(Kind::UriTooLong),
+        "431" => Problem::of(Kind::HeadTooLarge),
+        _ => return None,
+    };
+    let (before, after) = head.split_once(NO_BODY)?;
+    let id = request_id::new();
+    let id = id.to_str().ok()?;
+    let body = problem.body(type_base, id);
+    let lines = format!(
+        "content-type: {}\r\ncontent-length: {}\r\nx-request-id: {id}\r\n",
+        problem::CONTENT_TYPE,
+        body.len()
+    );
+    Some(
+        [before.as_bytes(), lines.as_bytes(), after.as_bytes(), &body]
+            .concat()
+            .into(),
+    )
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for RefusedHeads<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for RefusedHeads<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        let this = &mut *self;
+        if this.instead.is_none() {
+            this.instead = with_body(bytes, &this.type_base);
+        }
+        let Some(instead) = &mut this.instead else {
+            return Pin::new(&mut this.stream).poll_write(context, bytes);
+        };
+        while !instead.is_empty() {
+            let written = ready!(Pin::new(&mut this.stream).poll_write(context, instead))?;
+            if written == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            drop(instead.split_to(written));
+        }
+        this.instead = None;
+        // All of hyper's bytes are dealt with, whatever took their place.
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        match slices {
+            // A head without a body.
+            [head] => self.poll_write(context, head),
+            slices => Pin::new(&mut self.stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const REFUSED: &str = "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\
+                           date: Sun, 29 Nov 2026 11:00:00 GMT\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_refused_head_gets_a_problem_body_through_a_narrow_stream() {
+        let (mut client, server) = tokio::io::duplex(7);
+        let writing = tokio::spawn(async move {
+            let mut stream = RefusedHeads::new(server, "/errors".into());
+            stream.write_all(REFUSED.as_bytes()).await.unwrap();
+        });
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        writing.await.unwrap();
+
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"));
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        assert!(head.contains("content-type: application/problem+json\r\n"), "{head}");
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (&body["error"], &body["type"]),
+            (&"head_too_large".into(), &"/errors#head_too_large".into())
+        );
+        let id = body["instance"].as_str().unwrap().strip_prefix("urn:uuid:").unwrap();
+        assert!(head.contains(&format!("x-request-id: {id}")), "{head}");
+    }
+
+    #[test]
+    fn other_responses_are_left_alone() {
+        for head in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\nx-request-id: mine-1\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}",
+            "HTTP/1.1 4",
+            "",
+        ] {
+            assert!(with_body(head.as_bytes(), "").is_none(), "{head}");
+        }
+        assert!(with_body(&REFUSED.as_bytes().repeat(2), "").is_none());
+    }
+}

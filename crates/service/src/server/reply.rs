@@ -1,0 +1,106 @@
+//! What every response of every port has, whatever the router answered: an id, and a body if it is a problem.
+//!
+//! Not `tower-http`'s layers: its request-id layer keeps any id that a client sends, of any length and number, and its panic layer
+//! puts every response's body into another box.
+
+use std::{future::Future, panic::AssertUnwindSafe};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use http::{HeaderValue, Method, header::CONTENT_TYPE};
+use problem::{Kind, Problem};
+use tower::ServiceExt;
+use tracing::error;
+
+use super::request_id::{self, X_REQUEST_ID};
+
+/// The router's response to `request`. The request's `X-Request-Id` is valid when the router sees it.
+pub async fn reply(router: Router, mut request: Request, type_base: &str) -> Response {
+    let id = request_id::of(request.headers());
+    request.headers_mut().insert(X_REQUEST_ID, id.clone());
+    let asks_for_page = request.method() == Method::GET && request.uri().path() == problem::TYPE_BASE;
+    let answer = async { router.oneshot(request).await.unwrap_or_else(|never| match never {}) };
+    let mut response = or_internal_error(&id, answer).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        if asks_for_page && problem.kind == Kind::UnknownRoute {
+            response = ([(CONTENT_TYPE, "text/markdown; charset=utf-8")], problem::PAGE).into_response();
+        } else {
+            *response.body_mut() = Body::from(problem.body(type_base, id.to_str().unwrap_or_default()));
+        }
+    }
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    response
+}
+
+/// A panic of the `answer` becomes an internal error.
+pub async fn or_internal_error(request_id: &HeaderValue, answer: impl Future<Output = Response>) -> Response {
+    let answered = AssertUnwindSafe(answer).catch_unwind().await;
+    answered.unwrap_or_else(|_| {
+        // The panic hook logs the panic itself, with its place.
+        error!(
+            request_id = request_id.to_str().unwrap_or_default(),
+            "a request panicked"
+        );
+        Problem::of(Kind::Internal).into_response()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+
+    async fn send(method: &str, path: &str) -> (Response<()>, String) {
+        let router = Router::new()
+            .route("/served", get(async || "served"))
+            .route("/panics", get(async || -> &'static str { panic!("out of paper") }))
+            .fallback(async || Problem::of(Kind::UnknownRoute));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-request-id", "mine-1")
+            .body(Body::empty())
+            .unwrap();
+        let (parts, body) = reply(router, request, "/errors").await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (
+            Response::from_parts(parts, ()),
+            String::from_utf8(body.to_vec()).unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn every_response_has_an_id_and_every_problem_a_body() {
+        for (path, status, error) in [
+            ("/served", 200, None),
+            ("/panics", 500, Some("internal_error")),
+            ("/nothing", 404, Some("unknown_route")),
+        ] {
+            let (response, body) = send("GET", path).await;
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()["x-request-id"]),
+                (status, &"mine-1".parse().unwrap())
+            );
+            let Some(error) = error else { continue };
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["error"], error);
+            assert_eq!(body["type"], format!("/errors#{error}"));
+            assert_eq!(body["instance"], "/requests/mine-1");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_documentation_of_problems_is_served() {
+        let (response, body) = send("GET", problem::TYPE_BASE).await;
+        assert_eq!(response.status(), 200);
+        assert!(body.contains("#### `unknown_route`"));
+        assert_eq!(send("POST", problem::TYPE_BASE).await.0.status(), 404);
+    }
+}
