@@ -1,20 +1,11 @@
-//! The errors of requests and commands, and their HTTP responses.
-//!
-//! Answers are RFC 9457 problem documents that also carry `error`, for programs, and `message`, for people.
-
-use axum::{
-    Json,
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
-use serde_json::json;
-use tracing::{error, warn};
+//! What can go wrong with a request or a command. `http::error_response` turns them into HTTP responses.
 
 use crate::stripe::StripeError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("invalid request: {0}")]
+    /// The sentence names the field.
+    #[error("{0}")]
     Malformed(String),
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: usize },
@@ -52,8 +43,13 @@ pub enum Error {
     )]
     PlanInUse { plan: String, accounts: i64 },
 
-    #[error("missing or invalid API key: send `Authorization: Bearer <API key>` with an API key of the account")]
+    #[error("missing API key: send `Authorization: Bearer <API key>` with an API key of the account")]
     NoKey,
+    #[error("the API key is malformed, unknown, expired or revoked")]
+    InvalidKey,
+    /// While a key was checked. Not as its source: its text tells the whole chain already.
+    #[error("database: {0}")]
+    KeyUnchecked(sqlx::Error),
     #[error("the account already has a subscription to `{plan}`: change it with POST /billing/upgrade, or cancel it")]
     AlreadySubscribed { plan: String },
     #[error("the account has no subscription: start one with POST /billing/create-checkout-session")]
@@ -143,131 +139,8 @@ impl From<StripeError> for Error {
     }
 }
 
-impl Error {
-    fn answer(&self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed_request"),
-            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
-            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
-            Self::AdminClosed => (StatusCode::FORBIDDEN, "admin_closed"),
-            Self::UnknownPath => (StatusCode::NOT_FOUND, "unknown_path"),
-            Self::UnknownMethod => (StatusCode::METHOD_NOT_ALLOWED, "unknown_method"),
-            Self::UnknownAccount(_) => (StatusCode::NOT_FOUND, "unknown_account"),
-            Self::UnknownKey(_) => (StatusCode::NOT_FOUND, "unknown_key"),
-            Self::UnknownStripeEvent(_) => (StatusCode::NOT_FOUND, "unknown_event"),
-            Self::UnknownPlan { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_plan"),
-            Self::UnknownUsageType { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_usage_type"),
-            Self::EmailTaken(_) => (StatusCode::CONFLICT, "email_taken"),
-            Self::BadEmail(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_email"),
-            Self::BadValue { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_value"),
-            Self::KeyEnded { .. } => (StatusCode::CONFLICT, "key_ended"),
-            Self::PlanInUse { .. } => (StatusCode::CONFLICT, "plan_in_use"),
-            Self::NoKey => (StatusCode::UNAUTHORIZED, "unauthorized"),
-            Self::AlreadySubscribed { .. } => (StatusCode::CONFLICT, "already_subscribed"),
-            Self::NotSubscribed => (StatusCode::CONFLICT, "not_subscribed"),
-            Self::SamePlan { .. } => (StatusCode::CONFLICT, "same_plan"),
-            Self::NotForSale { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_for_sale"),
-            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
-            Self::PaymentFailed(_) => (StatusCode::PAYMENT_REQUIRED, "payment_failed"),
-            Self::PricesMissing { .. } => (StatusCode::SERVICE_UNAVAILABLE, "prices_missing"),
-            Self::WrongMode => (StatusCode::CONFLICT, "wrong_mode"),
-            Self::Webhook(_) => (StatusCode::BAD_REQUEST, "webhook_refused"),
-            Self::UsageUntold(_) | Self::ToldAhead { .. } => (StatusCode::SERVICE_UNAVAILABLE, "usage_untold"),
-            Self::WebhooksClosed => (StatusCode::SERVICE_UNAVAILABLE, "webhooks_closed"),
-            Self::Stripe(StripeError::Refused(_)) => (StatusCode::BAD_GATEWAY, "stripe_refused"),
-            Self::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured")
-            }
-            Self::Stripe(_) | Self::NoTurn => (StatusCode::SERVICE_UNAVAILABLE, "stripe_unavailable"),
-            Self::UnknownEvent { .. } => (StatusCode::NOT_FOUND, "unknown_event"),
-            Self::CorrectsCorrection(_) => (StatusCode::UNPROCESSABLE_ENTITY, "corrects_correction"),
-            Self::NothingToCorrect { .. } => (StatusCode::CONFLICT, "nothing_to_correct"),
-            Self::NotLower { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_lower"),
-            Self::CorrectionTaken(_) => (StatusCode::CONFLICT, "correction_taken"),
-            Self::ClickHouse(_) => (StatusCode::SERVICE_UNAVAILABLE, "clickhouse_unavailable"),
-            Self::UnknownReport(_) => (StatusCode::NOT_FOUND, "unknown_report"),
-            Self::ReportNotParked { .. } => (StatusCode::CONFLICT, "report_not_parked"),
-            Self::UnknownRun(_) => (StatusCode::NOT_FOUND, "unknown_run"),
-            Self::RunNotSpooling { .. } => (StatusCode::CONFLICT, "run_not_spooling"),
-            Self::UnknownNotice(_) => (StatusCode::NOT_FOUND, "unknown_notice"),
-            Self::NoNoticeEndpoint(_) => (StatusCode::NOT_FOUND, "no_notice_endpoint"),
-            Self::NoticeEndpointDisabled(_) => (StatusCode::CONFLICT, "notice_endpoint_disabled"),
-            Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
-            Self::Database(error) if is_passing(error) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
-            Self::Database(error) if has_nul_character(error) => (StatusCode::BAD_REQUEST, "malformed_request"),
-            Self::Database(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
-        }
-    }
-}
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        let (status, code) = self.answer();
-        let message = match &self {
-            // The database's message goes to the operator's log only.
-            Self::Database(error) => {
-                error!(status = status.as_u16(), "a request failed: {error}");
-                match status {
-                    StatusCode::BAD_REQUEST => "the request contains a NUL character".to_owned(),
-                    StatusCode::SERVICE_UNAVAILABLE => "the database is unavailable: try again".to_owned(),
-                    _ => "internal error; the service has logged it".to_owned(),
-                }
-            }
-            Self::Stripe(error) => {
-                error!(status = status.as_u16(), "a request failed: {error}");
-                match error {
-                    StripeError::Refused(refusal) => refusal.message.clone(),
-                    StripeError::Unauthorized(_) => {
-                        "Stripe rejects the key of this service: an operator must replace it".to_owned()
-                    }
-                    StripeError::NotConfigured => error.to_string(),
-                    _ => "Stripe is unavailable; nothing is billed twice: try again".to_owned(),
-                }
-            }
-            Self::UsageUntold(why) => {
-                warn!(
-                    status = status.as_u16(),
-                    "a request failed: usage could not be reported to Stripe: {why}"
-                );
-                "usage cannot be reported to Stripe now and would not be billed: try again".to_owned()
-            }
-            Self::ClickHouse(why) => {
-                warn!(status = status.as_u16(), "a request failed: ClickHouse: {why}");
-                "usage data is unavailable: try again".to_owned()
-            }
-            other => other.to_string(),
-        };
-        let problem = json!({
-            "type": format!("urn:trendit:problem:{code}"),
-            "title": status.canonical_reason(),
-            "status": status.as_u16(),
-            "detail": message,
-            "error": code,
-            "message": message,
-        });
-        let mut response = (status, Json(problem)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            let wait_s = match self {
-                Self::ToldAhead { wait_s } => wait_s,
-                _ => 5,
-            };
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait_s));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
-    }
-}
-
 /// PostgreSQL cannot store a NUL character in text.
-fn has_nul_character(error: &sqlx::Error) -> bool {
+pub fn has_nul_character(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
         .and_then(|error| error.code())
@@ -289,19 +162,4 @@ pub fn is_passing(error: &sqlx::Error) -> bool {
 /// Returns the constraint that a statement violated.
 pub fn violated(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|error| error.constraint())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn temporary_failures_ask_to_retry_and_others_hide_their_reason() {
-        let away = Error::Database(sqlx::Error::PoolTimedOut).into_response();
-        assert_eq!(away.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(away.headers()[header::RETRY_AFTER], "5");
-        let wrong = Error::Database(sqlx::Error::RowNotFound).into_response();
-        assert_eq!(wrong.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(wrong.headers()[header::CONTENT_TYPE], "application/problem+json");
-    }
 }

@@ -2,5 +2,7 @@
 
 pub mod admin;
 pub mod body;
+mod error_response;
 pub mod public;
+mod query;
 pub mod webhook;

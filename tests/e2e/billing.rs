@@ -242,6 +242,6 @@ async fn price_list_is_public() {
     for path in ["/", "/billing/nothing", "/admin/accounts", "/metrics"] {
         let answer = http.get(&format!("{}{path}", worker.public_url), TOKEN).await.unwrap();
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
-        assert_eq!(answer.json().unwrap()["error"], "unknown_path", "{path}");
+        assert_eq!(answer.json().unwrap()["error"], "unknown_route", "{path}");
     }
 }

@@ -109,7 +109,7 @@ async fn a_thousand_corrections_of_one_request_are_made_once_each_by_concurrent_
     let refused = books.correct(&books.request(json!(one_more))).await;
     assert_eq!(
         (refused.status.as_u16(), refused.json().unwrap()["error"].clone()),
-        (422, json!("bad_value"))
+        (400, json!("invalid_request"))
     );
     books.close(1_000).await;
 }

@@ -31,17 +31,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
 /// The error names the wrong field.
 fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let (field, problem) = (error.path().to_string(), error.inner());
-        Error::Malformed(match field.as_str() {
-            // The body itself.
-            "." | "?" => problem.to_string(),
-            field => format!("{field}: {problem}"),
-        })
-    })?;
-    reader.end().map_err(|error| Error::Malformed(error.to_string()))?;
-    Ok(value)
+    problem::json::read(json).map_err(Error::Malformed)
 }
 
 /// Explains why a body of at most `limit` bytes could not be read.
@@ -62,13 +52,13 @@ mod tests {
     fn an_error_says_where_and_what_is_expected() {
         let told = |json: &str| read::<NewCorrection>(json.as_bytes()).unwrap_err().to_string();
         let error = told(r#"{"correction_id":"mine"}"#);
-        assert!(error.contains("correction_id: ") && error.contains("UUID"), "{error}");
+        assert!(error.contains("`correction_id`: ") && error.contains("UUID"), "{error}");
         let error = told(r#"{"events":["01a21c0b-af6b-717e-bbf2-56621a502fc5"]}"#);
         assert!(
-            error.contains("events[0]: ") && error.contains("{\"event_id\": …"),
+            error.contains("`events[0]`") && error.contains("{\"event_id\": …"),
             "{error}"
         );
-        assert!(told("{} {}").contains("missing field"), "the body itself");
+        assert!(told("{} {}").contains(" is missing"), "the body itself");
         assert!(read::<Vec<i64>>(b"[1] 2").is_err());
         assert_eq!(read::<Vec<i64>>(b"[1]").unwrap(), [1]);
     }

@@ -28,7 +28,7 @@ pub fn explain(path: &str, error: &serde_json::Error) -> String {
         None => (text.as_str(), None),
     };
     match (error.classify(), place) {
-        (Category::Data, _) => of_data(path, text),
+        (Category::Data, _) => sentence(path, text),
         (Category::Eof, Some(_)) if text == "EOF while parsing a value" && error.column() == 0 => {
             "the body is empty, and must be JSON".to_owned()
         }
@@ -41,7 +41,8 @@ pub fn explain(path: &str, error: &serde_json::Error) -> String {
     }
 }
 
-fn of_data(path: &str, text: &str) -> String {
+/// An error that serde describes with `text`, as a sentence.
+pub fn sentence(path: &str, text: &str) -> String {
     let path = if matches!(path, "." | "?") { "" } else { path };
     let subject = match path {
         "" => "the body".to_owned(),

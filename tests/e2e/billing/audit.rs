@@ -132,7 +132,7 @@ async fn the_requester_may_give_a_name_and_a_failed_change_leaves_no_entry() {
         .await,
         409
     );
-    assert_eq!(named("", &format!("/accounts/{account}/resume"), &json!({})).await, 422);
+    assert_eq!(named("", &format!("/accounts/{account}/resume"), &json!({})).await, 400);
     let names: Vec<(String, Option<String>)> =
         sqlx::query_as("select action, actor_name from audit_log where account_id is not null order by id")
             .fetch_all(&worker.pool)

@@ -16,7 +16,7 @@ async fn a_private_address_is_refused_even_behind_a_name() {
     let receiver = Receiver::start(&[]).await;
     let path = format!("/accounts/{}/notice-endpoint", ada.account_id);
     let refused = call(&stack, Method::PUT, &path, json!({ "url": receiver.url() })).await;
-    assert_eq!(refused.status, 422);
+    assert_eq!(refused.status, 400);
     assert!(
         refused.json().unwrap()["message"]
             .as_str()
@@ -48,7 +48,7 @@ async fn plain_http_is_refused_unless_allowed_and_https_speaks_tls() {
     let (stack, ada) = stack_with(&[PRIVATE]).await;
     let path = format!("/accounts/{}/notice-endpoint", ada.account_id);
     let refused = call(&stack, Method::PUT, &path, json!({ "url": "http://example.com/" })).await;
-    assert_eq!(refused.status, 422);
+    assert_eq!(refused.status, 400);
     assert!(
         refused.json().unwrap()["message"]
             .as_str()

@@ -82,7 +82,7 @@ async fn only_the_command_ends_a_run_that_spools() {
     let refused = http.post(&give_up, &stack.admin_token, &json!({})).await.unwrap();
     assert_eq!(
         (refused.status.as_u16(), refused.json().unwrap()["error"].clone()),
-        (422, json!("bad_value"))
+        (400, json!("invalid_request"))
     );
     assert_eq!(runs(&stack.pool, "spooling").await, [spooling.0]);
 

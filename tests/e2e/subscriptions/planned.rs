@@ -230,7 +230,7 @@ async fn usage_that_waits_behind_a_report_of_before_keeps_a_subscription_from_en
     rig.turn_by(3_600);
     let now = json!({ "when": "now" });
     let refused = rig.post(&ada, "cancel", now.clone()).await;
-    assert_eq!(refused.json().unwrap()["error"], "usage_untold");
+    assert_eq!(refused.json().unwrap()["error"], "usage_not_reported");
     assert_eq!(rig.subscription(&ada).await["tier"], "pro");
     sqlx::query("delete from meter_reports where identifier = 'parked'")
         .execute(&rig.pool)
@@ -258,7 +258,7 @@ async fn usage_that_another_worker_counts_keeps_a_subscription_from_ending() {
         .unwrap();
     let now = json!({ "when": "now" });
     let refused = rig.post(&ada, "cancel", now.clone()).await;
-    assert_eq!(refused.json().unwrap()["error"], "usage_untold");
+    assert_eq!(refused.json().unwrap()["error"], "usage_not_reported");
     counting.rollback().await.unwrap();
     rig.turn_by(1);
     rig.post(&ada, "cancel", now).await.ok().unwrap();
@@ -366,7 +366,7 @@ async fn usage_of_a_subscriptions_first_minute_is_billed_before_it_ends() {
         assert!((1..=61).contains(&wait_s), "{path}: {wait_s}");
         assert_eq!(
             (early.status.as_u16(), early.json().unwrap()["error"].clone()),
-            (503, json!("usage_untold"))
+            (503, json!("usage_not_reported"))
         );
         assert_eq!(planned(&rig, &ada).await, is("pro", false, None), "{path}");
         rig.turn_by(wait_s);

@@ -14,6 +14,7 @@ use crate::{
         page::{Page, Trail},
     },
     error::Error,
+    http::query::malformed,
     notices::{message::NoticeId, settings::Policy},
 };
 
@@ -119,7 +120,7 @@ impl FromRequestParts<AdminApi> for PageQuery {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(page)) => Ok(Self(page)),
-            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+            Err(rejection) => Err(malformed(rejection)),
         }
     }
 }
@@ -130,7 +131,7 @@ impl FromRequestParts<AdminApi> for TrailQuery {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(trail)) => Ok(Self(trail)),
-            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+            Err(rejection) => Err(malformed(rejection)),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         page::{Listed, Page},
     },
     error::Error,
+    http::query::malformed,
     reports::list::{self, Attention, ReportView, State},
 };
 
@@ -34,7 +35,7 @@ impl FromRequestParts<AdminApi> for ReportsQuery {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(query)) => Ok(query),
-            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+            Err(rejection) => Err(malformed(rejection)),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     },
     error::Error,
     http::body::Body,
+    http::query::malformed,
     runs::{
         operator::{self, GiveUp, RunView},
         state::RunState,
@@ -37,7 +38,7 @@ impl FromRequestParts<AdminApi> for RunsQuery {
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(query)) => Ok(query),
-            Err(rejection) => Err(Error::Malformed(rejection.body_text())),
+            Err(rejection) => Err(malformed(rejection)),
         }
     }
 }

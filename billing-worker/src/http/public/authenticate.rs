@@ -17,12 +17,18 @@ impl FromRequestParts<PublicApi> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, api: &PublicApi) -> Result<Self, Error> {
         let mut sent = parts.headers.get_all(AUTHORIZATION).iter();
-        // With two headers it would be unclear which one counts.
-        let (Some(header), None) = (sent.next(), sent.next()) else {
-            return Err(Error::NoKey);
+        let header = match (sent.next(), sent.next()) {
+            (Some(header), None) => header,
+            (None, _) => return Err(Error::NoKey),
+            // It would be unclear which one counts.
+            (Some(_), Some(_)) => {
+                return Err(Error::Malformed(
+                    "the request has more than one Authorization header".to_owned(),
+                ));
+            }
         };
-        let text = header.to_str().ok().and_then(bearer).ok_or(Error::NoKey)?;
-        let (id, hash) = api_key::identify(text).map_err(|_| Error::NoKey)?;
+        let text = header.to_str().ok().and_then(bearer).ok_or(Error::InvalidKey)?;
+        let (id, hash) = api_key::identify(text).map_err(|_| Error::InvalidKey)?;
         let row = sqlx::query!(
             "select account_id, secret_sha256 from api_keys
              where id = $1 and revoked_at is null and (expires_at is null or expires_at > $2)",
@@ -30,11 +36,12 @@ impl FromRequestParts<PublicApi> for Caller {
             instant(clock::now_s())
         )
         .fetch_optional(&api.billing.admin.db)
-        .await?
-        .ok_or(Error::NoKey)?;
+        .await
+        .map_err(Error::KeyUnchecked)?
+        .ok_or(Error::InvalidKey)?;
         match KeyHash::from_stored(&row.secret_sha256) {
             Some(stored) if stored == hash => Ok(Self(AccountId(row.account_id))),
-            _ => Err(Error::NoKey),
+            _ => Err(Error::InvalidKey),
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{PublicApi, authenticate::Caller};
 use crate::{
     accounts::customers,
     error::Error,
+    http::query::malformed,
     stripe::object::{self, List},
 };
 
@@ -59,7 +60,7 @@ pub async fn list(
     Caller(account): Caller,
     page: Result<Query<PageOfInvoices>, QueryRejection>,
 ) -> Result<Json<Invoices>, Error> {
-    let Query(page) = page.map_err(|rejection| Error::Malformed(rejection.body_text()))?;
+    let Query(page) = page.map_err(malformed)?;
     let limit = page.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Error::BadValue {

@@ -1,0 +1,134 @@
+//! Errors as HTTP responses: which problem type each one is, and what the client reads.
+
+use axum::response::{IntoResponse, Response};
+use problem::{Kind, Problem};
+use tracing::{error, warn};
+
+use crate::{
+    error::{Error, has_nul_character, is_passing},
+    stripe::StripeError,
+};
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let kind = kind(&self);
+        let problem = Problem::new(kind, detail(&self, kind));
+        match self {
+            Self::ToldAhead { wait_s } => problem.retry_after(wait_s),
+            _ if kind.is_temporary() => problem.retry_after(5),
+            _ => problem,
+        }
+        .into_response()
+    }
+}
+
+fn kind(error: &Error) -> Kind {
+    match error {
+        Error::Malformed(_) => Kind::InvalidRequest,
+        Error::TooLarge { .. } => Kind::TooLarge,
+        Error::BodyTimeout => Kind::BodyTimeout,
+        Error::InvalidKey => Kind::InvalidKey,
+        Error::KeyUnchecked(error) if is_passing(error) => Kind::KeyUnchecked,
+        Error::KeyUnchecked(_) => Kind::Internal,
+        Error::Unauthorized => Kind::Unauthorized,
+        Error::AdminClosed => Kind::AdminClosed,
+        Error::UnknownPath => Kind::UnknownRoute,
+        Error::UnknownMethod => Kind::MethodNotAllowed,
+        Error::UnknownAccount(_) => Kind::UnknownAccount,
+        Error::UnknownKey(_) => Kind::UnknownKey,
+        Error::UnknownStripeEvent(_) => Kind::UnknownStripeEvent,
+        Error::UnknownPlan { .. } => Kind::UnknownPlan,
+        Error::UnknownUsageType { .. } => Kind::UnknownUsageType,
+        Error::EmailTaken(_) => Kind::EmailTaken,
+        Error::BadEmail(_) => Kind::InvalidRequest,
+        Error::BadValue { .. } => Kind::InvalidRequest,
+        Error::KeyEnded { .. } => Kind::KeyEnded,
+        Error::PlanInUse { .. } => Kind::PlanInUse,
+        Error::NoKey => Kind::MissingKey,
+        Error::AlreadySubscribed { .. } => Kind::AlreadySubscribed,
+        Error::NotSubscribed => Kind::NotSubscribed,
+        Error::SamePlan { .. } => Kind::SamePlan,
+        Error::NotForSale { .. } => Kind::NotForSale,
+        Error::Conflict(_) => Kind::Conflict,
+        Error::PaymentFailed(_) => Kind::PaymentFailed,
+        Error::PricesMissing { .. } => Kind::PricesMissing,
+        Error::WrongMode => Kind::WrongMode,
+        Error::Webhook(_) => Kind::WebhookRefused,
+        Error::UsageUntold(_) | Error::ToldAhead { .. } => Kind::UsageNotReported,
+        Error::WebhooksClosed => Kind::WebhooksClosed,
+        Error::Stripe(StripeError::Refused(_)) => Kind::StripeRefused,
+        Error::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => Kind::StripeNotConfigured,
+        Error::Stripe(_) | Error::NoTurn => Kind::StripeUnavailable,
+        Error::UnknownEvent { .. } => Kind::UnknownEvent,
+        Error::CorrectsCorrection(_) => Kind::CorrectsCorrection,
+        Error::NothingToCorrect { .. } => Kind::NothingToCorrect,
+        Error::NotLower { .. } => Kind::NotLower,
+        Error::CorrectionTaken(_) => Kind::CorrectionTaken,
+        Error::ClickHouse(_) => Kind::ClickHouseUnavailable,
+        Error::UnknownReport(_) => Kind::UnknownReport,
+        Error::ReportNotParked { .. } => Kind::ReportNotParked,
+        Error::UnknownRun(_) => Kind::UnknownRun,
+        Error::RunNotSpooling { .. } => Kind::RunNotSpooling,
+        Error::UnknownNotice(_) => Kind::UnknownNotice,
+        Error::NoNoticeEndpoint(_) => Kind::NoNoticeEndpoint,
+        Error::NoticeEndpointDisabled(_) => Kind::NoticeEndpointDisabled,
+        Error::Starting => Kind::Starting,
+        Error::Database(error) if is_passing(error) => Kind::DatabaseUnavailable,
+        Error::Database(error) if has_nul_character(error) => Kind::InvalidRequest,
+        Error::Database(_) => Kind::Internal,
+    }
+}
+
+/// The sentence for the client. The reason of an error that the client did not cause is logged, and not shown.
+fn detail(error: &Error, kind: Kind) -> String {
+    let status = kind.status().as_u16();
+    match error {
+        Error::Database(why) | Error::KeyUnchecked(why) => {
+            error!(status, "a request failed: {why}");
+            match kind {
+                Kind::InvalidRequest => "the request contains a NUL character".to_owned(),
+                kind => kind.detail().to_owned(),
+            }
+        }
+        Error::Stripe(why) => {
+            error!(status, "a request failed: {why}");
+            match why {
+                StripeError::Refused(refusal) => refusal.message.clone(),
+                StripeError::Unauthorized(_) => {
+                    "Stripe rejects the key of this service: an operator must replace it".to_owned()
+                }
+                StripeError::NotConfigured => why.to_string(),
+                _ => "Stripe is unavailable; nothing is billed twice: try again".to_owned(),
+            }
+        }
+        Error::UsageUntold(why) => {
+            warn!(status, "a request failed: usage could not be reported to Stripe: {why}");
+            "usage cannot be reported to Stripe now and would not be billed: try again".to_owned()
+        }
+        Error::ClickHouse(why) => {
+            warn!(status, "a request failed: ClickHouse: {why}");
+            "usage data is unavailable: try again".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::header;
+
+    #[test]
+    fn temporary_errors_ask_to_try_again_and_others_hide_their_reason() {
+        let away = Error::Database(sqlx::Error::PoolTimedOut).into_response();
+        assert_eq!(away.status(), 503);
+        assert_eq!(away.headers()[header::RETRY_AFTER], "5");
+        let wrong = Error::Database(sqlx::Error::RowNotFound).into_response();
+        assert_eq!(wrong.status(), 500);
+        assert_eq!(wrong.headers()[header::CONTENT_TYPE], "application/problem+json");
+        let problem = wrong.extensions().get::<Problem>().unwrap();
+        assert!(!problem.detail().contains("row"), "{problem:?}");
+        let ahead = Error::ToldAhead { wait_s: 60 }.into_response();
+        assert_eq!(ahead.headers()[header::RETRY_AFTER], "60");
+    }
+}
