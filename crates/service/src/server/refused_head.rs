@@ -134,13 +134,13 @@ mod tests {
     #[tokio::test]
     async fn a_refused_head_gets_a_problem_body_through_a_narrow_stream() {
         let (mut client, server) = tokio::io::duplex(7);
-        let writing = tokio::spawn(async move {
+        let write = async move {
             let mut stream = RefusedHeads::new(server, "/errors".into());
             stream.write_all(REFUSED.as_bytes()).await.unwrap();
-        });
+        };
         let mut response = String::new();
-        client.read_to_string(&mut response).await.unwrap();
-        writing.await.unwrap();
+        let ((), read) = tokio::join!(write, client.read_to_string(&mut response));
+        read.unwrap();
 
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"));
