@@ -6,8 +6,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header::USER_AGENT};
 use ipnet::IpNet;
 use service::server::request_id;
 
-use crate::http::uuid_value::uuid_value;
-
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The most that is stored of a text that a client sends, in bytes.
