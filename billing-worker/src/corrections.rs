@@ -28,6 +28,7 @@
 //! idempotency key do come from the correction, so duplicates could be found) nor on a clock: a live run that is declared dead
 //! loses its lane, and nothing else.
 
+pub mod correction;
 pub mod duplicates;
 pub mod originals;
 pub mod repository;

@@ -14,7 +14,7 @@ use crate::{
         view::{Account, AccountDetails},
     },
     administration::{audit::Audited, page::Listed},
-    corrections::request::{Corrected, Correction},
+    corrections::{correction::Correction, request::Corrected},
 };
 
 pub fn version(json: bool, version: i64) -> Result<()> {

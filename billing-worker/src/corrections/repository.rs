@@ -9,9 +9,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
+    correction::{Correction, event_of},
     originals::Facts,
     originals::Original,
-    request::{Correction, event_of},
 };
 use crate::error::Error;
 

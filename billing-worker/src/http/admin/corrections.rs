@@ -5,7 +5,10 @@ use axum::{Json, http::StatusCode};
 use super::extract::TrailQuery;
 use crate::{
     administration::{Administration, page::Listed},
-    corrections::request::{self, Corrected, Correction, NewCorrection},
+    corrections::{
+        correction::Correction,
+        request::{self, Corrected, NewCorrection},
+    },
     error::Error,
     http::body::Body,
 };
