@@ -6,14 +6,14 @@
 //! | read accounts: the list, and one with its plan and limits | [`view`] |
 //! | find an account by id or e-mail address; accepted names and addresses | [`identity`] |
 //! | suspend and resume | [`status`] |
-//! | the locks that order writers | [`locks`] |
+//! | the lock that orders writers | [`locks`] |
 //! | API keys | [`keys`] |
 //! | the plan catalogue: the price list, and its copy in the database | [`plans`] |
 //! | limits in force, overrides for one account, and the copy in the quota pools | [`limits`], [`overrides`], [`pool_limits`] |
 //! | the account's customer in Stripe | [`customers`] |
 //!
 //! Writers return nothing: who wants to see the result reads it with [`view`]. So the view depends on limits and subscriptions,
-//! both depend on the locks, and nothing points back.
+//! both depend on the lock, and nothing points back.
 
 pub mod create;
 pub mod customers;
@@ -27,4 +27,4 @@ pub mod pool_limits;
 pub mod status;
 pub mod view;
 
-pub use locks::{lock, lock_subscription};
+pub use locks::lock;

@@ -36,6 +36,7 @@ use crate::{
     runs::{self, work::Settler},
     stripe::Stripe,
     subscriptions::billing::Billing,
+    webhook,
 };
 
 /// How long the start waits for NATS. The service works without it.
@@ -177,12 +178,13 @@ async fn start(
     life.spawn(async move {
         stopping.stopping().await;
         stopped.stop();
+        stopped.released().await;
     });
     if billing.has_stripe() {
         life.spawn(periodic::check_stripe(billing.clone(), life.clone()));
         life.spawn(periodic::report(billing.clone(), life.clone()));
         let events = billing.by(By::Stripe);
-        life.spawn(periodic::work_on_events(
+        life.spawn(webhook::worker::run(
             events.clone(),
             metrics.clone(),
             api.inbox.clone(),

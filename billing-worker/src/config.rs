@@ -18,8 +18,11 @@ use crate::{
     reports::ReportSettings,
     runs::SettleSettings,
     stripe::StripeSettings,
-    subscriptions::{billing::BillingSettings, turns},
+    subscriptions::billing::BillingSettings,
 };
+
+/// Requests, events and periodic jobs share the connections. None of them keeps one while it waits for another system.
+const CONNECTIONS_MIN: u32 = 8;
 
 #[derive(Args)]
 pub struct Settings {
@@ -87,14 +90,10 @@ impl Settings {
 
     /// Checks what only the service needs.
     pub fn check_service(&self, mistakes: &mut Mistakes) {
-        let connections = turns::TURNS + turns::CONNECTIONS_BESIDE;
         mistakes.ensure(
-            self.postgres.database_connections as usize >= connections,
+            self.postgres.database_connections >= CONNECTIONS_MIN,
             "database_connections",
-            format_args!(
-                "must be {connections} or more: {} connections may wait for Stripe at a time",
-                turns::TURNS
-            ),
+            format_args!("must be {CONNECTIONS_MIN} or more: requests, events and periodic jobs share them"),
         );
         mistakes.ensure(
             self.listen != self.service.admin_addr || self.listen.port() == 0,

@@ -80,9 +80,12 @@ pub enum Error {
     WebhooksClosed,
     #[error(transparent)]
     Stripe(StripeError),
-    /// No call to Stripe was made.
+    /// Another worker holds the account's lease, or no slot was free. No call to Stripe was made.
     #[error("too many requests wait for Stripe; nothing was changed: try again")]
     NoTurn,
+    /// The result of the work was not stored: another worker has the account's lease now.
+    #[error("another worker took over the account's subscription, and nothing was stored here: try again")]
+    LeaseLost,
     #[error(
         "event `{event}` of account `{account}` not found in ClickHouse: a new event may take a few seconds to arrive, so try \
          again; an event whose retention is over cannot be corrected"

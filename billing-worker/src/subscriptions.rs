@@ -11,12 +11,16 @@
 //! | what is planned for the next period | [`planned`] |
 //! | a plan's prices, and the items that become them | [`prices`], [`swap`] |
 //! | what a plan bills since, and a subscription does not | [`unbilled`] |
+//! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
+//! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`refresh`], [`periods`] |
 
 pub mod assign;
 pub mod billing;
 pub mod change;
 pub mod current;
+pub mod lease;
+pub mod listing;
 pub mod mirror;
 pub mod periods;
 pub mod planned;
@@ -24,8 +28,8 @@ pub mod preview;
 pub mod prices;
 pub mod refresh;
 pub mod running;
+pub mod slots;
 pub mod start;
 pub mod swap;
-pub mod turns;
 pub mod unbilled;
 pub mod unpaid;

@@ -5,6 +5,7 @@ mod bad_input;
 mod catalogue;
 mod faults;
 mod invoices;
+mod leases;
 mod life;
 mod planned;
 mod rig;

@@ -6,10 +6,7 @@ use clickhouse::Client;
 use schema::{Catalogue, clock};
 use service::Lifecycle;
 use sqlx::PgPool;
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -101,36 +98,6 @@ pub async fn return_duplicates(returns: Returns, metrics: Metrics, life: Lifecyc
                 AFTER_A_FAILURE
             }
         };
-    }
-}
-
-/// Applies Stripe's events when they arrive, and retries those that are due.
-pub async fn work_on_events(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: Lifecycle) {
-    /// Finds events that another worker stored, and retries that are due.
-    const EVERY: Duration = Duration::from_secs(1);
-    const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
-    loop {
-        // The step completes even when the service stops. Otherwise its claims would block the events for minutes.
-        let pause = match webhook::inbox::step(&billing, &metrics).await {
-            Ok(0) => EVERY,
-            Ok(_) => Duration::ZERO,
-            Err(failure) => {
-                warn!("reading the inbox failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
-                AFTER_A_FAILURE
-            }
-        };
-        let stored = async {
-            // A stored event is due at once, except during the pause after a failure.
-            match pause {
-                AFTER_A_FAILURE => std::future::pending().await,
-                _ => inbox.notified().await,
-            }
-        };
-        tokio::select! {
-            () = life.stopping() => return,
-            () = stored => {}
-            () = sleep(pause) => {}
-        }
     }
 }
 

@@ -58,7 +58,7 @@ fn kind(error: &Error) -> Kind {
         Error::WebhooksClosed => Kind::WebhooksClosed,
         Error::Stripe(StripeError::Refused(_)) => Kind::StripeRefused,
         Error::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => Kind::StripeNotConfigured,
-        Error::Stripe(_) | Error::NoTurn => Kind::StripeUnavailable,
+        Error::Stripe(_) | Error::NoTurn | Error::LeaseLost => Kind::StripeUnavailable,
         Error::UnknownEvent { .. } => Kind::UnknownEvent,
         Error::CorrectsCorrection(_) => Kind::CorrectsCorrection,
         Error::NothingToCorrect { .. } => Kind::NothingToCorrect,

@@ -19,7 +19,9 @@ use super::{
 
 /// Longer than an attempt and storing its result.
 const LEASE_S: f64 = 60.0;
-/// Messages published in one transaction.
+/// How long others leave alone what one worker publishes: longer than it waits for NATS (5 s).
+const PUBLISH_CLAIM_S: f64 = 30.0;
+/// Messages published in one round.
 const PUBLISHED_AT_ONCE: i64 = 100;
 
 /// A claimed notice. No `Debug`: it contains secrets.
@@ -240,34 +242,44 @@ pub async fn settle(db: &PgPool, claimed: &Claimed, settlement: &Settlement) -> 
     Ok(true)
 }
 
-/// Publishes unpublished notices and returns their number. At least once: if a worker dies between the acknowledgement and the
-/// commit, they are published again.
+/// Publishes unpublished notices and returns their number. At least once: what a worker claimed before it died is published again.
+/// No transaction is open while NATS is asked.
 pub async fn publish(db: &PgPool, nats: &async_nats::Client) -> Result<usize> {
-    let mut tx = db.begin().await?;
     let rows = sqlx::query!(
-        "select id, account_id, body from notices where published_at is null
-         order by id limit $1 for update skip locked",
-        PUBLISHED_AT_ONCE
+        "update notices n set publish_claimed_until = now() + make_interval(secs => $2)
+         from (select id from notices
+               where published_at is null and (publish_claimed_until is null or publish_claimed_until <= now())
+               order by id limit $1 for update skip locked) as next
+         where n.id = next.id returning n.id, n.account_id, n.body",
+        PUBLISHED_AT_ONCE,
+        PUBLISH_CLAIM_S
     )
-    .fetch_all(&mut *tx)
+    .fetch_all(db)
     .await?;
     if rows.is_empty() {
         return Ok(0);
     }
-    let mut ids = Vec::new();
-    for row in rows {
+    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let messages = rows.into_iter().map(|row| (row.id, row.account_id, row.body));
+    let sent = send(nats, messages).await;
+    sqlx::query!(
+        "update notices set publish_claimed_until = null, published_at = case when $2 then now() end where id = any($1)",
+        &ids,
+        sent.is_ok()
+    )
+    .execute(db)
+    .await?;
+    sent.map(|()| ids.len())
+}
+
+async fn send(nats: &async_nats::Client, messages: impl Iterator<Item = (Uuid, Uuid, String)>) -> Result<()> {
+    for (id, account, body) in messages {
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, row.id.to_string());
-        let subject = names::notices(AccountId(row.account_id));
-        nats.publish_with_headers(subject, headers, row.body.into()).await?;
-        ids.push(row.id);
+        headers.insert(NATS_MESSAGE_ID, id.to_string());
+        let subject = names::notices(AccountId(account));
+        nats.publish_with_headers(subject, headers, body.into()).await?;
     }
-    nats.flush().await?;
-    sqlx::query!("update notices set published_at = now() where id = any($1)", &ids)
-        .execute(&mut *tx)
-        .await?;
-    tx.commit().await?;
-    Ok(ids.len())
+    Ok(nats.flush().await?)
 }
 
 /// Counts the pending notices.

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use schema::{AccountId, period::instant};
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 use tracing::info;
 use uuid::Uuid;
 
@@ -74,13 +74,23 @@ pub(super) async fn write(
     Ok(true)
 }
 
+/// Whether any of the accounts' carries waits for a next period.
+pub(super) async fn are_waiting(db: &PgPool, accounts: &[AccountId]) -> sqlx::Result<bool> {
+    let waiting = sqlx::query_scalar!(
+        r#"select exists (select from meter_carries
+               where settled_at is null and policy = 'next_period' and account_id = any($1)) as "waiting!""#,
+        &accounts.iter().map(|account| account.0).collect::<Vec<_>>()
+    );
+    waiting.fetch_one(db).await
+}
+
 /// Moves what waits for a next period into it, where there is one now; tells how many carries.
 pub(super) async fn arrive(
     tx: &mut Transaction<'_, Postgres>,
     page: &mut Page,
     accounts: &[AccountId],
     now: i64,
-) -> Result<u64> {
+) -> sqlx::Result<u64> {
     let waiting = sqlx::query!(
         "select id, account_id, usage_type, from_period, units from meter_carries
          where settled_at is null and policy = 'next_period' and account_id = any($1)

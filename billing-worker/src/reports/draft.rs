@@ -1,7 +1,8 @@
-//! Counts a page of accounts and writes what Stripe is to be told, before anybody tells it.
+//! Counts a page of accounts and writes the reports to send, before they are sent.
 //!
-//! What it promises: whoever counts holds the lines of the ledger that it decides on, from before its count to its commit, so
-//! no count is older than the ledger it is held against; a line with a report that is not done is left alone.
+//! What it promises: a line is read before its usage is counted and decided on only if it is still the same when it is locked
+//! afterwards, so no count is older than the line it is compared with. No transaction is open while ClickHouse counts. A line with a
+//! report that is not done is left alone.
 
 mod page;
 mod rows;
@@ -64,21 +65,15 @@ pub async fn page(
         .await
         .context("adding lines to the ledger")?;
 
-    let mut tx = reporter.db.begin().await.context("locking the ledger")?;
-    let lines = rows::lock(&mut tx, &pairs).await.context("locking the ledger")?;
-    let mut held = rows::lines(&mut tx, &pairs).await.context("reading the ledger")?;
-    held.retain(|id| !lines.contains_key(id));
+    let arrived = arrive(reporter, accounts, &periods, &pairs, now)
+        .await
+        .context("settling carries")?;
+    let lines = rows::read(&reporter.db, &pairs).await.context("reading the ledger")?;
     let mut page = Page { lines, periods };
-    // In a statement of its own, after the locks: it sees whatever those who had them before have written.
-    let busy = rows::busy(&mut tx, accounts).await.context("reading open reports")?;
-    let mut drafted = Drafted {
-        carries: carry::arrive(&mut tx, &mut page, accounts, now)
-            .await
-            .context("settling carries")?,
-        held,
-        ..Drafted::default()
-    };
-    let known = credits::read(&mut *tx, &pairs).await.context("reading credits")?;
+    let mut busy = rows::busy(&reporter.db, accounts)
+        .await
+        .context("reading open reports")?;
+    let known = credits::read(&reporter.db, &pairs).await.context("reading credits")?;
     page.explain(&known);
     // Before the sums: what is in these is in the sums, too.
     let stored = count::corrections(&reporter.clickhouse, &page.unsettled(&busy)).await?;
@@ -86,8 +81,17 @@ pub async fn page(
     let strange = strange(&sums, &page, reporter);
     // After the sums: what is in those is in these.
     let below = page.below(&busy, &sums);
-    page.explain(&credits::read(&mut *tx, &below).await.context("reading credits")?);
+    page.explain(&credits::read(&reporter.db, &below).await.context("reading credits")?);
 
+    let mut tx = reporter.db.begin().await.context("locking the ledger")?;
+    let locked = rows::lock(&mut tx, &pairs).await.context("locking the ledger")?;
+    let mut drafted = Drafted {
+        carries: arrived,
+        held: page.keep_unchanged(&locked),
+        ..Drafted::default()
+    };
+    // After the locks: it sees the reports of those that held them before.
+    busy.extend(rows::busy(&mut *tx, accounts).await.context("reading open reports")?);
     let occupied: HashSet<_> = busy.iter().map(|id| (id.account, id.usage_type.clone())).collect();
     let mut drafts = Vec::new();
     // From the oldest period on: what it hands on is counted in the next one.
@@ -158,6 +162,28 @@ pub async fn page(
         .await
         .context("adding lines to the ledger")?;
     Ok(drafted)
+}
+
+/// Moves carries that wait for a next period into it; returns how many.
+async fn arrive(
+    reporter: &Reporter,
+    accounts: &[AccountId],
+    periods: &HashMap<AccountId, Vec<BillingPeriod>>,
+    pairs: &[AccountPeriod],
+    now: i64,
+) -> sqlx::Result<u64> {
+    if !carry::are_waiting(&reporter.db, accounts).await? {
+        return Ok(0);
+    }
+    let mut tx = reporter.db.begin().await?;
+    let mut page = Page {
+        lines: rows::lock(&mut tx, pairs).await?,
+        periods: periods.clone(),
+    };
+    let arrived = carry::arrive(&mut tx, &mut page, accounts, now).await?;
+    rows::store(&mut tx, &page, now).await?;
+    tx.commit().await?;
+    Ok(arrived)
 }
 
 /// Usage of types that the catalogue has no more: it was used, and its meter is still there.

@@ -159,9 +159,11 @@ async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(Li
     Ok(None)
 }
 
-/// Counts once more, with the ledger's lines held; `false`: something has changed or does not agree, the next step sees.
+/// Counts once more, then freezes if the ledger's lines are still as they were read before. `false`: something has changed or does
+/// not agree, the next step sees. No transaction is open while ClickHouse counts: usage that is stored after the count thaws the period.
 async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<bool> {
     let start = instant(candidate.start);
+    let mut sums = count::sums(&reporter.clickhouse, &[(candidate.account, candidate.start)]).await?;
     let mut tx = reporter.db.begin().await.context("freezing a period")?;
     let rows = sqlx::query!(
         "select usage_type, reported_units, carried_in, carried_out, reports from meter_ledger
@@ -184,7 +186,6 @@ async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<
     if open || rows.len() != candidate.lines.len() {
         return Ok(false);
     }
-    let mut sums = count::sums(&reporter.clickhouse, &[(candidate.account, candidate.start)]).await?;
     let (mut usage_types, mut units) = (Vec::new(), Vec::new());
     for row in rows {
         let id = LineId {

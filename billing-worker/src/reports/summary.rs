@@ -1,12 +1,14 @@
 //! What Stripe says it has: the summaries of a meter's events. They lag behind the events.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use serde::Deserialize;
 use stripe_billing::{
     BillingMeterStatus, billing_meter::ListBillingMeter, billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
-use tokio::sync::Mutex;
 
 use super::period::Window;
 use crate::stripe::{Stripe, StripeError, error::Refusal, names, object::List};
@@ -31,29 +33,39 @@ struct Summary {
 impl Meters {
     async fn id(&self, stripe: &Stripe, usage_type: &str) -> Result<String, StripeError> {
         let name = names::meter_event_name(usage_type);
-        let mut ids = self.ids.lock().await;
-        if !ids.contains_key(&name) {
-            let mut after: Option<String> = None;
-            loop {
-                let mut request = ListBillingMeter::new().status(BillingMeterStatus::Active).limit(100);
-                if let Some(after) = &after {
-                    request = request.starting_after(after);
-                }
-                let page: List<Meter> = stripe.read(&request).await?;
-                after = page.data.last().map(|meter| meter.id.clone()).filter(|_| page.has_more);
-                ids.extend(page.data.into_iter().map(|meter| (meter.event_name, meter.id)));
-                if after.is_none() {
-                    break;
-                }
+        if let Some(id) = self.known(&name) {
+            return Ok(id);
+        }
+        // Without the lock: a listing that hangs is in nobody's way.
+        let mut after: Option<String> = None;
+        loop {
+            let mut request = ListBillingMeter::new().status(BillingMeterStatus::Active).limit(100);
+            if let Some(after) = &after {
+                request = request.starting_after(after);
+            }
+            let page: List<Meter> = stripe.read(&request).await?;
+            after = page.data.last().map(|meter| meter.id.clone()).filter(|_| page.has_more);
+            let found = page.data.into_iter().map(|meter| (meter.event_name, meter.id));
+            self.ids.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            if after.is_none() {
+                break;
             }
         }
-        ids.get(&name).cloned().ok_or_else(|| {
+        self.known(&name).ok_or_else(|| {
             StripeError::Refused(Refusal {
                 message: format!("there is no active meter with the event name {name}"),
                 param: Some("event_name".to_owned()),
                 ..Refusal::default()
             })
         })
+    }
+
+    fn known(&self, name: &str) -> Option<String> {
+        self.ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// The units that Stripe has of a customer and a usage type within a window.

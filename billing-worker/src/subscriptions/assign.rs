@@ -1,5 +1,7 @@
 //! Assigns a plan to an account without Stripe: what an operator does.
 
+use std::time::Duration;
+
 use schema::{
     AccountId, Catalogue, Period, Standing, SubscriptionId,
     announcement::Announcement,
@@ -10,7 +12,7 @@ use serde_json::json;
 use sqlx::{Postgres, Transaction};
 use tracing::info;
 
-use super::current;
+use super::{current, lease::LeasedTransaction};
 use crate::{
     accounts::{self, pool_limits},
     administration::{Administration, audit},
@@ -19,11 +21,12 @@ use crate::{
 
 /// Assigns a plan to an account, effective now.
 pub async fn assign(admin: &Administration, account: AccountId, plan: &str, now: i64) -> Result<(), Error> {
-    let mut tx = admin.db.begin().await?;
-    accounts::lock_subscription(&mut tx, account).await?;
-    accounts::lock(&mut tx, account).await?;
-    let changed = assign_locked(&mut tx, admin, account, plan, now).await?;
-    tx.commit().await?;
+    /// Another worker may be changing the account's subscription in Stripe.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let mut leased = LeasedTransaction::begin(&admin.db, account, PATIENCE).await?;
+    accounts::lock(&mut leased.tx, account).await?;
+    let changed = assign_locked(&mut leased.tx, admin, account, plan, now).await?;
+    leased.commit().await?;
     if changed {
         info!(account.id = %account, plan, by = %admin.by, "assigned a plan");
         admin

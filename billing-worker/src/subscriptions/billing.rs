@@ -8,13 +8,15 @@ use service::{
     boot::Mistakes,
     settings::{http_url, seconds},
 };
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
+use super::{lease::Lease, slots::Slots};
 use crate::{
     administration::{Administration, By},
     error::Error,
     reports::{self, Reporter},
     stripe::{Stripe, StripeError},
-    subscriptions::turns::{Turn, Turns},
 };
 
 /// Cheap to clone.
@@ -25,7 +27,9 @@ pub struct Billing {
     pub settings: Arc<BillingSettings>,
     /// `None`: there is no key.
     reporter: Option<Reporter>,
-    turns: Turns,
+    slots: Slots,
+    /// Renew and release the leases.
+    keepers: TaskTracker,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -66,7 +70,8 @@ impl Billing {
             clock,
             settings: Arc::new(settings),
             reporter,
-            turns: Turns::default(),
+            slots: Slots::default(),
+            keepers: TaskTracker::new(),
         }
     }
 
@@ -146,13 +151,31 @@ impl Billing {
         }
     }
 
-    /// From now on nobody who asks is given a turn: what they would begin could be cut off.
+    /// From now on no caller begins a change: it could be cut off.
     pub fn stop(&self) {
-        self.turns.stop();
+        self.slots.stop();
     }
 
-    /// The account's turn to hold its subscription's lock while Stripe is asked.
-    pub async fn turn(&self, account: AccountId) -> Result<Turn, Error> {
-        self.turns.take(account, self.admin.by).await.ok_or(Error::NoTurn)
+    /// Waits, after [`Self::stop`], until all leases are released.
+    pub async fn released(&self) {
+        self.keepers.close();
+        self.keepers.wait().await;
+    }
+
+    /// The account's lease, from before the first call to Stripe until the result is stored. Events wait in the inbox while another
+    /// worker holds it, not here.
+    pub async fn lease(&self, account: AccountId) -> Result<Lease, Error> {
+        /// Of an event.
+        const MOMENT: Duration = Duration::from_secs(1);
+        let by = self.admin.by;
+        let patience = Slots::patience(by);
+        let taken = async {
+            let position = self.slots.queue(account, by).await.ok_or(Error::NoTurn)?;
+            let ask_for = if by == By::Stripe { MOMENT } else { patience };
+            let lease = Lease::take(&self.admin.db, &self.keepers, account, ask_for).await?;
+            let slot = position.slot().await.ok_or(Error::NoTurn)?;
+            Ok(lease.with(slot))
+        };
+        timeout(patience, taken).await.unwrap_or(Err(Error::NoTurn))
     }
 }

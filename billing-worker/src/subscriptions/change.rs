@@ -1,10 +1,9 @@
 //! Changes of a running subscription: another plan, its end, and taking either back.
 //!
 //! A larger plan begins at once and is prorated; a smaller one begins with the next period; so does the end, unless it is asked
-//! for now. Each change is decided on what Stripe says at that moment, done, and read back, under the subscription's lock.
+//! for now. Each change is decided on what Stripe says at that moment, made, and read back, while the account's lease is held.
 
 use schema::{AccountId, Plan, standing::SubscriptionStatus};
-use sqlx::{Postgres, Transaction};
 use stripe_billing::subscription::{
     CancelSubscription, UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionPaymentBehavior,
     UpdateSubscriptionProrationBehavior, UpdateSubscriptionTrialEnd,
@@ -12,6 +11,7 @@ use stripe_billing::subscription::{
 use uuid::Uuid;
 
 use super::{
+    lease::Lease,
     planned::Priced,
     prices::{self, PlanPrices},
     refresh,
@@ -19,7 +19,6 @@ use super::{
     swap::swaps,
 };
 use crate::{
-    accounts,
     error::Error,
     stripe::{StripeError, Write, object::Subscription},
     subscriptions::billing::Billing,
@@ -35,10 +34,8 @@ pub enum CancelWhen {
 /// planned before is taken back, unless the change fails.
 pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> Result<(), Error> {
     let plan = prices::for_sale(billing, plan)?;
-    let _turn = billing.turn(account).await?;
-    let mut tx = billing.admin.db.begin().await?;
-    accounts::lock_subscription(&mut tx, account).await?;
-    let running = Running::find(&mut *tx, billing, account).await?;
+    let lease = billing.lease(account).await?;
+    let running = Running::find(&billing.admin.db, billing, account).await?;
     let is_same = running.plan() == Some(plan.id.as_str());
     if is_same && !running.has_plans() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
@@ -47,19 +44,17 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> R
     let done = if is_same {
         running.take_back(billing).await
     } else if is_upgrade(billing, &running, plan) {
-        upgrade(billing, account, &running, plan, &prices).await
+        upgrade(billing, &lease, &running, plan, &prices).await
     } else {
         downgrade(billing, account, &running, &prices).await
     };
-    read_back(tx, billing, account, &running.customer, done).await
+    read_back(billing, lease, &running.customer, done).await
 }
 
 /// Ends the subscription. If it is to end now, Stripe is told of all usage first: what comes later is not billed.
 pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> Result<(), Error> {
-    let _turn = billing.turn(account).await?;
-    let mut tx = billing.admin.db.begin().await?;
-    accounts::lock_subscription(&mut tx, account).await?;
-    let running = Running::find(&mut *tx, billing, account).await?;
+    let lease = billing.lease(account).await?;
+    let running = Running::find(&billing.admin.db, billing, account).await?;
     let done = match when {
         CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() => {
             return Err(Error::Conflict(
@@ -72,41 +67,33 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
             cancel_now(billing, account, &running).await
         }
     };
-    read_back(tx, billing, account, &running.customer, done).await
+    read_back(billing, lease, &running.customer, done).await
 }
 
 /// Takes back a cancellation or a smaller plan that has not begun.
 pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> {
-    let _turn = billing.turn(account).await?;
-    let mut tx = billing.admin.db.begin().await?;
-    accounts::lock_subscription(&mut tx, account).await?;
-    let running = Running::find(&mut *tx, billing, account).await?;
+    let lease = billing.lease(account).await?;
+    let running = Running::find(&billing.admin.db, billing, account).await?;
     if !running.has_plans() {
         return Err(Error::Conflict(
             "nothing is planned that could be taken back".to_owned(),
         ));
     }
     let done = running.take_back(billing).await;
-    read_back(tx, billing, account, &running.customer, done).await
+    read_back(billing, lease, &running.customer, done).await
 }
 
-/// Stores what Stripe has now, also after a change that failed: a part of it may have been done.
-async fn read_back(
-    mut tx: Transaction<'_, Postgres>,
-    billing: &Billing,
-    account: AccountId,
-    customer: &str,
-    done: Result<(), Error>,
-) -> Result<(), Error> {
-    let stored = async move {
-        let changed = refresh::store(&mut tx, billing, account, customer).await?;
-        tx.commit().await?;
-        refresh::tell(billing, account, changed).await;
-        Ok(())
-    };
+/// Stores what Stripe has now, also after a change that failed: a part of it may have been made.
+async fn read_back(billing: &Billing, lease: Lease, customer: &str, changed: Result<(), Error>) -> Result<(), Error> {
+    let account = lease.account();
+    let mut stored = refresh::store(billing, &lease, customer).await;
+    lease.release().await;
+    if let Err(Error::LeaseLost) = stored {
+        // Another worker may have stored what it read before our change.
+        stored = refresh::refresh(billing, account).await;
+    }
     // The change's own failure says more.
-    let stored = stored.await;
-    done.and(stored)
+    changed.and(stored.map(drop))
 }
 
 /// Before a change that bills what was used until now.
@@ -122,15 +109,18 @@ async fn tell_usage(billing: &Billing, account: AccountId, running: &Running) ->
 /// What was planned is taken back once the larger plan is paid: a payment that fails changes nothing.
 async fn upgrade(
     billing: &Billing,
-    account: AccountId,
+    lease: &Lease,
     running: &Running,
     to: &Plan,
     prices: &PlanPrices,
 ) -> Result<(), Error> {
+    let account = lease.account();
     if running.is_metered() {
-        // At the prices that it was used at: what is told later is billed at those of the larger plan.
+        // At the prices that it was used at: what is reported later is billed at those of the larger plan.
         tell_usage(billing, account, running).await?;
     }
+    // The flush took its time, and an upgrade charges.
+    lease.renew().await?;
     let swapped = async {
         // In the way of another one's prices.
         running.release_schedule(billing).await?;

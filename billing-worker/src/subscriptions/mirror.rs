@@ -4,6 +4,7 @@
 use schema::{Catalogue, Period, SubscriptionId, UsageType, standing::SubscriptionStatus};
 use uuid::Uuid;
 
+use super::listing;
 use crate::stripe::{
     names,
     object::{Invoice, Item, Schedule, Subscription, subscription::Price},
@@ -60,13 +61,13 @@ pub struct Mirror {
 /// `grace_s`: how long a subscription whose payment failed goes on.
 pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64) -> Mirror {
     let mut mirror = Mirror::default();
-    let mut live: Vec<(i64, SubscriptionId, String)> = Vec::new();
+    let mut live: Vec<&Subscription> = Vec::new();
     for one in fetched {
         match subscription(catalogue, one, grace_s, now) {
             Ok(mirrored) => {
                 if mirrored.is_live() {
                     mirror.alarms.extend(unbilled(catalogue, &mirrored));
-                    live.push((one.subscription.created, mirrored.id, mirrored.stripe_id.clone()));
+                    live.push(&one.subscription);
                 }
                 mirror.subscriptions.push(mirrored);
             }
@@ -75,17 +76,16 @@ pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64
             Err(Unmirrored::Unreadable(why)) => mirror.alarms.push(format!("{}: {why}", one.subscription.id)),
         }
     }
-    // The newest: whoever subscribed twice meant the later one. Ids break a tie, so that every reader picks the same.
-    live.sort();
+    live.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
     if live.len() > 1 {
-        let ids: Vec<&str> = live.iter().map(|(_, _, stripe_id)| stripe_id.as_str()).collect();
+        let ids: Vec<&str> = live.iter().map(|one| one.id.as_str()).collect();
         mirror.alarms.push(format!(
             "the customer pays for {} subscriptions ({}): cancel all but one in Stripe",
             ids.len(),
             ids.join(", ")
         ));
     }
-    mirror.current = live.pop().map(|(_, id, _)| id);
+    mirror.current = listing::current(live).map(|one| subscription_id(&one.id));
     mirror.subscriptions.sort_by(|a, b| a.stripe_id.cmp(&b.stripe_id));
     mirror
 }
@@ -96,12 +96,6 @@ pub fn subscription_id(stripe_id: &str) -> SubscriptionId {
         &Uuid::NAMESPACE_URL,
         format!("stripe:{stripe_id}").as_bytes(),
     ))
-}
-
-/// The plan that a price belongs to: as its metadata say, which go on when its lookup key has gone to another price.
-pub fn plan_of(price: &Price) -> Option<&str> {
-    let by_key = || price.lookup_key.as_deref().and_then(|key| key.strip_prefix("trendit_"));
-    price.metadata.get(names::META_PLAN).map(String::as_str).or_else(by_key)
 }
 
 impl Mirrored {
@@ -119,13 +113,8 @@ enum Unmirrored {
 fn subscription(catalogue: &Catalogue, fetched: &Fetched, grace_s: i64, now: i64) -> Result<Mirrored, Unmirrored> {
     let of = &fetched.subscription;
     let unreadable = |why: String| Unmirrored::Unreadable(why);
-    let plan_item = of
-        .items
-        .data
-        .iter()
-        .find(|item| !item.price.is_metered() && plan_of(&item.price).is_some())
-        .ok_or(Unmirrored::NotOurs)?;
-    let plan = plan_of(&plan_item.price).ok_or(Unmirrored::NotOurs)?;
+    let plan_item = of.plan_item().ok_or(Unmirrored::NotOurs)?;
+    let plan = plan_item.price.plan().ok_or(Unmirrored::NotOurs)?;
     if catalogue.plan(plan).is_none() {
         return Err(unreadable(format!("its plan `{plan}` is not in the catalogue")));
     }
@@ -204,7 +193,7 @@ fn end(of: &Subscription, schedule: Option<&Schedule>, item: &Item, now: i64) ->
         .filter(|phase| !phase.prices().any(|price| price.id() == item.price.id));
     match next {
         Some(phase) => {
-            let plan = phase.prices().find_map(|price| price.price().and_then(plan_of));
+            let plan = phase.prices().find_map(|price| price.price().and_then(Price::plan));
             (plan.is_some().then_some(phase.start_date), plan.map(str::to_owned))
         }
         None => (None, None),

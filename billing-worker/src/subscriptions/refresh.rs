@@ -1,19 +1,16 @@
-//! Brings the rows of one account's subscriptions in line with what Stripe says now. Whoever calls holds the
-//! subscription's lock from before the fetch to the commit: otherwise what was fetched first could be written last.
+//! Brings the rows of one account's subscriptions in line with what Stripe says now. The caller holds the account's lease from
+//! before the fetch to the commit: otherwise what was fetched first could be written last.
 
 use schema::{AccountId, Catalogue, announcement::Announcement, period::instant, standing::SubscriptionStatus};
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
-use stripe_billing::{
-    InvoiceStatus,
-    invoice::ListInvoice,
-    subscription::{ListSubscription, ListSubscriptionStatus},
-    subscription_schedule::RetrieveSubscriptionSchedule,
-};
+use stripe_billing::{InvoiceStatus, invoice::ListInvoice, subscription_schedule::RetrieveSubscriptionSchedule};
 use stripe_core::customer::RetrieveCustomer;
 use tracing::{error, info};
 
 use super::{
+    lease::Lease,
+    listing,
     mirror::{Fetched, Mirror, Mirrored, mirror},
     periods,
 };
@@ -28,36 +25,28 @@ use crate::{
     subscriptions::billing::Billing,
 };
 
-/// A customer with more subscriptions than this, ended ones included, is read as far as this.
-const PAGES_MAX: usize = 10;
-
-/// Reads the account's subscriptions from Stripe and stores them; tells whether anything changed. An account that is no
+/// Reads the account's subscriptions from Stripe and stores them; returns whether anything changed. An account that is no
 /// customer there is left as it is.
 pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Error> {
-    let _turn = billing.turn(account).await?;
-    let mut tx = billing.admin.db.begin().await?;
-    accounts::lock_subscription(&mut tx, account).await?;
-    let Some(customer) = customers::find(&mut *tx, account, billing.stripe()?.is_live()).await? else {
-        return Ok(false);
+    let lease = billing.lease(account).await?;
+    let customer = customers::find(&billing.admin.db, account, billing.stripe()?.is_live()).await?;
+    let changed = match customer {
+        Some(customer) => store(billing, &lease, &customer).await,
+        None => Ok(false),
     };
-    let changed = store(&mut tx, billing, account, &customer).await?;
-    tx.commit().await?;
-    tell(billing, account, changed).await;
-    Ok(changed)
+    lease.release().await;
+    changed
 }
 
-/// The same inside a transaction that holds the subscription's lock. The caller commits, then calls [`tell`].
-pub async fn store(
-    tx: &mut Transaction<'_, Postgres>,
-    billing: &Billing,
-    account: AccountId,
-    customer: &str,
-) -> Result<bool, Error> {
-    let now = billing.clock.now_s();
-    let fetched = match fetch(billing.stripe()?, customer).await? {
+/// The same under the caller's lease, of the account's customer. Where the lease was lost, nothing is stored.
+pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<bool, Error> {
+    let (account, now) = (lease.account(), billing.clock.now_s());
+    let known = fetch(billing.stripe()?, customer).await?;
+    let mut tx = lease.begin().await?;
+    let fetched = match known {
         Known::Customer(fetched) => fetched,
         Known::Deleted => {
-            customers::deleted(&mut **tx, customer, now).await?;
+            customers::deleted(&mut *tx, customer, now).await?;
             Vec::new()
         }
     };
@@ -65,17 +54,15 @@ pub async fn store(
     for alarm in &mirror.alarms {
         error!(account.id = %account, customer.id = customer, "a subscription needs attention: {alarm}");
     }
-    accounts::lock(tx, account).await?;
-    write(tx, billing, account, customer, &mirror, now).await
-}
-
-/// After the commit.
-pub async fn tell(billing: &Billing, account: AccountId, changed: bool) {
+    accounts::lock(&mut tx, account).await?;
+    let changed = write(&mut tx, billing, account, customer, &mirror, now).await?;
+    tx.commit().await?;
     if changed {
         info!(account.id = %account, by = %billing.admin.by, "a subscription changed");
         let announcement = Announcement::AccountChanged { account_id: account };
         billing.admin.announcer.announce(announcement).await;
     }
+    Ok(changed)
 }
 
 /// What Stripe has of a customer.
@@ -87,32 +74,18 @@ enum Known {
 }
 
 async fn fetch(stripe: &Stripe, customer: &str) -> Result<Known, StripeError> {
+    let subscriptions = match listing::all(stripe, customer).await {
+        Ok(subscriptions) => subscriptions,
+        // To another Stripe account's key our customers are missing, too: those have lost nothing.
+        Err(error) if error.is_missing() => {
+            let customer: Customer = stripe.read(&RetrieveCustomer::new(customer)).await?;
+            return customer.deleted.then_some(Known::Deleted).ok_or(error);
+        }
+        Err(error) => return Err(error),
+    };
     let mut fetched = Vec::new();
-    let mut after: Option<String> = None;
-    for _ in 0..PAGES_MAX {
-        let mut list = ListSubscription::new()
-            .customer(customer)
-            .status(ListSubscriptionStatus::All)
-            .limit(100);
-        if let Some(after) = &after {
-            list = list.starting_after(after);
-        }
-        let page: List<Subscription> = match stripe.read(&list).await {
-            Ok(page) => page,
-            // To another Stripe account's key our customers are missing, too: those have lost nothing.
-            Err(error) if error.is_missing() => {
-                let customer: Customer = stripe.read(&RetrieveCustomer::new(customer)).await?;
-                return customer.deleted.then_some(Known::Deleted).ok_or(error);
-            }
-            Err(error) => return Err(error),
-        };
-        after = page.data.last().map(|subscription| subscription.id.clone());
-        for subscription in page.data {
-            fetched.push(complete(stripe, subscription).await?);
-        }
-        if !page.has_more {
-            break;
-        }
+    for subscription in subscriptions {
+        fetched.push(complete(stripe, subscription).await?);
     }
     Ok(Known::Customer(fetched))
 }

@@ -2,16 +2,13 @@
 
 use schema::{AccountId, standing::SubscriptionStatus};
 use sqlx::PgExecutor;
-use stripe_billing::{
-    subscription::{ListSubscription, ListSubscriptionStatus},
-    subscription_schedule::RetrieveSubscriptionSchedule,
-};
+use stripe_billing::subscription_schedule::RetrieveSubscriptionSchedule;
 
-use super::mirror::plan_of;
+use super::listing;
 use crate::{
     accounts::customers,
     error::Error,
-    stripe::object::{List, Schedule, Subscription, subscription::Item},
+    stripe::object::{Schedule, Subscription, subscription::Item},
     subscriptions::billing::Billing,
 };
 
@@ -31,24 +28,14 @@ impl Running {
 
     /// Whether any of the customer's subscriptions, ended ones too, was tried.
     pub async fn has_had_trial(billing: &Billing, customer: &str) -> Result<bool, Error> {
-        let all = all(billing, customer).await?;
+        let all = listing::all(billing.stripe()?, customer).await?;
         Ok(all.iter().any(|subscription| subscription.trial_end.is_some()))
     }
 
     pub async fn of_customer(billing: &Billing, customer: String) -> Result<Self, Error> {
         let stripe = billing.stripe()?;
-        // As the mirror picks it: the newest that is live.
-        let live = all(billing, &customer).await?.into_iter().filter(|subscription| {
-            is_live(subscription)
-                && subscription
-                    .items
-                    .data
-                    .iter()
-                    .any(|item| plan_of(&item.price).is_some())
-        });
-        let subscription = live
-            .max_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)))
-            .ok_or(Error::NotSubscribed)?;
+        let all = listing::all(stripe, &customer).await?;
+        let subscription = listing::current(&all).cloned().ok_or(Error::NotSubscribed)?;
         let schedule = match &subscription.schedule {
             Some(schedule) => {
                 let schedule: Schedule = stripe.read(&RetrieveSubscriptionSchedule::new(schedule.id())).await?;
@@ -77,7 +64,7 @@ impl Running {
     }
 
     pub fn plan(&self) -> Option<&str> {
-        plan_of(&self.plan_item()?.price)
+        self.subscription.plan_item()?.price.plan()
     }
 
     pub fn status(&self) -> Option<SubscriptionStatus> {
@@ -105,20 +92,6 @@ impl Running {
     }
 
     fn plan_item(&self) -> Option<&Item> {
-        let mut items = self.subscription.items.data.iter();
-        items.find(|item| !item.price.is_metered() && plan_of(&item.price).is_some())
+        self.subscription.plan_item()
     }
-}
-
-/// The latest hundred, ended ones too.
-async fn all(billing: &Billing, customer: &str) -> Result<Vec<Subscription>, Error> {
-    let list = ListSubscription::new()
-        .customer(customer)
-        .status(ListSubscriptionStatus::All)
-        .limit(100);
-    Ok(billing.stripe()?.read::<List<Subscription>>(&list).await?.data)
-}
-
-fn is_live(subscription: &Subscription) -> bool {
-    SubscriptionStatus::from_stored(&subscription.status).is_some_and(SubscriptionStatus::is_live)
 }

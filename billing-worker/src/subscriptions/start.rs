@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use schema::{AccountId, Plan, period::instant};
 use serde::Deserialize;
-use sqlx::{Postgres, Transaction};
+use sqlx::PgPool;
 use stripe_billing::subscription::{
     CreateSubscription, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior, CreateSubscriptionPaymentSettings,
     CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod, CreateSubscriptionTrialSettings,
@@ -18,12 +18,14 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    prices, refresh,
+    lease::Lease,
+    prices::{self, PlanPrices},
+    refresh,
     running::Running,
     unpaid::{self, Begun, OpenCheckout},
 };
 use crate::{
-    accounts::{self, customers},
+    accounts::customers,
     error::Error,
     stripe::{StripeError, Write, names},
     subscriptions::billing::Billing,
@@ -64,28 +66,32 @@ struct Session {
     expires_at: i64,
 }
 
-/// Opens a checkout, or hands out the one that is open for this plan. Whatever else waits for a first payment is closed: one for
-/// another plan, one at prices that the plan had before, a payment form.
+/// Opens a checkout, or hands out the one that is open for this plan. A new checkout cancels what else is still unpaid: a checkout
+/// for another plan, one at prices that the plan had before, a payment form.
 pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
     let plan = prices::for_sale(billing, plan)?;
-    let _turn = billing.turn(account).await?;
+    let lease = billing.lease(account).await?;
+    let checkout = open(billing, &lease, plan, urls).await;
+    lease.release().await;
+    checkout
+}
+
+async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -> Result<Checkout, Error> {
+    let (db, account) = (&billing.admin.db, lease.account());
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
-    let now = billing.clock.now_s();
-    let mut tx = billing.admin.db.begin().await?;
-    accounts::lock_subscription(&mut tx, account).await?;
     refuse_second(billing, &customer).await?;
-    let again = match unpaid::open_checkout(&mut tx, account).await? {
+    let again = match unpaid::open_checkout(db, account).await? {
         None => None,
         Some(open) => {
             let is_same = open.plan_id == plan.id
                 && open.price_ids == prices.ids()
-                && open.expires_at.unix_timestamp() - now > CHECKOUT_LEFT_S;
+                && open.expires_at.unix_timestamp() - billing.clock.now_s() > CHECKOUT_LEFT_S;
             let again = Checkout::of(&open).filter(|_| is_same);
             if again.is_some() && open.is_open(billing).await? {
                 again
             } else {
-                open.close(billing, &mut tx).await?;
+                open.close(billing, lease).await?;
                 // It may have been paid a moment ago.
                 refuse_second(billing, &customer).await?;
                 None
@@ -94,11 +100,26 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     };
     let begun = unpaid::begun(billing, &customer).await?;
     give_up(billing, &customer, &begun).await?;
-    if let Some(again) = again {
-        return Ok(again);
+    match again {
+        Some(again) => Ok(again),
+        None => create_session(billing, lease, plan, &customer, &prices, urls).await,
     }
-    let id = Uuid::now_v7();
-    let expires_at = now + CHECKOUT_S;
+}
+
+/// The row is there before the call: its id is the idempotency key. A row without a session is one whose creation failed or was cut
+/// off; the next checkout ends it.
+async fn create_session(
+    billing: &Billing,
+    lease: &Lease,
+    plan: &Plan,
+    customer: &str,
+    prices: &PlanPrices,
+    urls: ReturnUrls,
+) -> Result<Checkout, Error> {
+    let account = lease.account();
+    let trial_days = trial_days(&billing.admin.db, billing, account, customer, plan).await?;
+    let (id, expires_at) = (Uuid::now_v7(), billing.clock.now_s() + CHECKOUT_S);
+    let mut tx = lease.begin().await?;
     sqlx::query!(
         "insert into checkout_sessions (id, account_id, plan_id, price_ids, expires_at) values ($1, $2, $3, $4, $5)",
         id,
@@ -109,9 +130,9 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     )
     .execute(&mut *tx)
     .await?;
-    // Still under the lock: who comes at the same time is handed this session, not another.
-    let trial_days = trial_days(&mut tx, billing, account, &customer, plan).await?;
-    let request = session_request(plan, account, &customer, &prices, urls, expires_at, trial_days);
+    tx.commit().await?;
+    lease.renew().await?;
+    let request = session_request(plan, account, customer, prices, urls, expires_at, trial_days);
     let session: Session = billing.stripe()?.write(&request, Write::Keyed(&id.to_string())).await?;
     let url = session
         .url
@@ -121,6 +142,8 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
         url,
         expires_at: instant(session.expires_at),
     };
+    // Where the lease was lost the session is shown to nobody, and expires.
+    let mut tx = lease.begin().await?;
     sqlx::query!(
         "update checkout_sessions set session_id = $2, url = $3, expires_at = $4 where id = $1",
         id,
@@ -135,15 +158,20 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
     Ok(checkout)
 }
 
-/// Begins a subscription whose first payment a form of the caller's own confirms, or hands out the one that waits for it. Whatever
-/// else waits for a first payment is closed.
+/// Begins a subscription whose first payment the caller's own form confirms, or hands out the one that waits for it. It cancels
+/// what else is still unpaid.
 pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
     let plan = prices::for_sale(billing, plan)?;
-    let _turn = billing.turn(account).await?;
+    let lease = billing.lease(account).await?;
+    let pending = begin(billing, &lease, plan).await;
+    lease.release().await;
+    pending
+}
+
+async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending, Error> {
+    let (db, account) = (&billing.admin.db, lease.account());
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
-    let mut tx = billing.admin.db.begin().await?;
-    accounts::lock_subscription(&mut tx, account).await?;
     match refuse_second(billing, &customer).await {
         Ok(()) => {}
         // A trial that was begun by a call whose answer was lost is handed out, too, until a card is kept.
@@ -154,8 +182,8 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
         }
         Err(error) => return Err(error),
     }
-    if let Some(open) = unpaid::open_checkout(&mut tx, account).await? {
-        open.close(billing, &mut tx).await?;
+    if let Some(open) = unpaid::open_checkout(db, account).await? {
+        open.close(billing, lease).await?;
         // It may have been paid a moment ago.
         refuse_second(billing, &customer).await?;
     }
@@ -164,20 +192,19 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
     let begun = others
         .iter()
         .position(|begun| begun.is_payable() && begun.is_to(plan, &prices));
-    let begun = begun.map(|place| others.swap_remove(place));
+    let begun = begun.map(|position| others.swap_remove(position));
     give_up(billing, &customer, &others).await?;
     let begun: Begun = match begun {
         Some(begun) => begun,
         None => {
-            let trial_days = trial_days(&mut tx, billing, account, &customer, plan).await?;
+            let trial_days = trial_days(db, billing, account, &customer, plan).await?;
             let request = subscription_request(plan, account, &customer, &prices, trial_days);
             let key = format!("subscribe-{account}-{}", Uuid::now_v7());
+            lease.renew().await?;
             billing.stripe()?.write(&request, Write::Keyed(&key)).await?
         }
     };
-    let changed = refresh::store(&mut tx, billing, account, &customer).await?;
-    tx.commit().await?;
-    refresh::tell(billing, account, changed).await;
+    refresh::store(billing, lease, &customer).await?;
     info!(account.id = %account, plan = plan.id, stripe_subscription.id = begun.id, "began a subscription");
     Ok(Pending::of(begun))
 }
@@ -225,7 +252,7 @@ async fn refuse_second(billing: &Billing, customer: &str) -> Result<(), Error> {
 
 /// An account has one trial in its life, whatever the plan. Also one that no event has told of yet counts.
 async fn trial_days(
-    tx: &mut Transaction<'_, Postgres>,
+    db: &PgPool,
     billing: &Billing,
     account: AccountId,
     customer: &str,
@@ -238,7 +265,7 @@ async fn trial_days(
         r#"select exists (select from subscriptions where account_id = $1 and trial_ends_at is not null) as "had_one!""#,
         account.0
     )
-    .fetch_one(&mut **tx)
+    .fetch_one(db)
     .await?;
     let had_one = had_one || Running::has_had_trial(billing, customer).await?;
     Ok(Some(plan.trial_days).filter(|_| !had_one))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{mirror::plan_of, prices::PlanPrices};
+use super::prices::PlanPrices;
 use crate::stripe::{names, object::Subscription};
 
 /// One item of a changed subscription.
@@ -26,7 +26,7 @@ pub fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
         let id = Some(item.id.clone());
         let usage_type = item.price.metadata.get(names::META_USAGE_TYPE);
         let price = match usage_type {
-            None if plan_of(&item.price).is_some() => Some(prices.plan.as_str()),
+            None if item.price.plan().is_some() => Some(prices.plan.as_str()),
             None => continue,
             Some(usage_type) => metered.remove(usage_type.as_str()),
         };

@@ -8,9 +8,8 @@ use stripe_billing::subscription::{UpdateSubscription, UpdateSubscriptionItems, 
 use tracing::info;
 use uuid::Uuid;
 
-use super::{prices, refresh, running::Running, swap::swaps};
+use super::{lease::Lease, prices, refresh, running::Running, swap::swaps};
 use crate::{
-    accounts,
     error::Error,
     stripe::{Write, object::Subscription},
     subscriptions::billing::Billing,
@@ -61,10 +60,15 @@ pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Resul
 
 /// Gives an account's subscription the prices that it lacks.
 pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error> {
-    let _turn = billing.turn(account).await?;
-    let mut tx = billing.admin.db.begin().await?;
-    accounts::lock_subscription(&mut tx, account).await?;
-    let running = Running::find(&mut *tx, billing, account).await?;
+    let lease = billing.lease(account).await?;
+    let mended = mend_leased(billing, &lease).await;
+    lease.release().await;
+    mended
+}
+
+async fn mend_leased(billing: &Billing, lease: &Lease) -> Result<Mended, Error> {
+    let account = lease.account();
+    let running = Running::find(&billing.admin.db, billing, account).await?;
     if running.schedule.is_some() {
         return Ok(Mended::Scheduled);
     }
@@ -96,9 +100,7 @@ pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error
         }
         info!(account.id = %account, stripe_subscription.id = running.subscription.id, prices = ?added, "bills what it did not");
     }
-    let changed = refresh::store(&mut tx, billing, account, &running.customer).await?;
-    tx.commit().await?;
-    refresh::tell(billing, account, changed).await;
+    refresh::store(billing, lease, &running.customer).await?;
     Ok(match added.is_empty() {
         true => Mended::Complete,
         false => Mended::Added,

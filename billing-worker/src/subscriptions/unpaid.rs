@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use schema::{AccountId, Plan, period::instant};
 use serde::Deserialize;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 use stripe_billing::{
     invoice::{RetrieveInvoice, VoidInvoiceInvoice},
     subscription::{CancelSubscription, ListSubscription, ListSubscriptionStatus},
@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use tracing::info;
 use uuid::Uuid;
 
-use super::{mirror::plan_of, prices::PlanPrices};
+use super::{lease::Lease, prices::PlanPrices};
 use crate::{
     error::Error,
     stripe::{
@@ -83,7 +83,7 @@ impl Begun {
     }
 
     fn is_ours(&self) -> bool {
-        self.items.data.iter().any(|item| plan_of(&item.price).is_some())
+        self.items.data.iter().any(|item| item.price.plan().is_some())
     }
 }
 
@@ -151,14 +151,14 @@ async fn void(billing: &Billing, invoice: &str) -> Result<bool, Error> {
 }
 
 /// The account's open checkout.
-pub async fn open_checkout(tx: &mut PgConnection, account: AccountId) -> Result<Option<OpenCheckout>, Error> {
+pub async fn open_checkout(db: impl PgExecutor<'_>, account: AccountId) -> Result<Option<OpenCheckout>, Error> {
     let open = sqlx::query_as!(
         OpenCheckout,
         "select id, plan_id, price_ids, session_id, url, expires_at from checkout_sessions
          where account_id = $1 and ended_at is null",
         account.0
     )
-    .fetch_optional(tx)
+    .fetch_optional(db)
     .await?;
     Ok(open)
 }
@@ -178,7 +178,7 @@ impl OpenCheckout {
     }
 
     /// Closes it, in Stripe and here. Closed already is closed, too.
-    pub async fn close(&self, billing: &Billing, tx: &mut PgConnection) -> Result<(), Error> {
+    pub async fn close(&self, billing: &Billing, lease: &Lease) -> Result<(), Error> {
         if let Some(session_id) = &self.session_id {
             let expire = ExpireCheckoutSession::new(session_id.as_str());
             match billing.stripe()?.write::<Session>(&expire, Write::Settable).await {
@@ -186,14 +186,15 @@ impl OpenCheckout {
                 Err(error) => return Err(error.into()),
             }
         }
+        let mut tx = lease.begin().await?;
         sqlx::query!(
             "update checkout_sessions set ended_at = $2 where id = $1",
             self.id,
             instant(billing.clock.now_s())
         )
-        .execute(tx)
+        .execute(&mut *tx)
         .await?;
-        Ok(())
+        Ok(tx.commit().await?)
     }
 }
 

@@ -19,10 +19,10 @@ pub struct Compared {
     pub failed: usize,
 }
 
-/// Compares all, in pages; one that fails keeps nobody else from being compared.
+/// Compares all, in pages; one that fails keeps no other from being compared. Accounts that another worker works on come last.
 pub async fn run(billing: &Billing) -> Result<Compared, Error> {
     const PAGE: i64 = 500;
-    let mut compared = Compared::default();
+    let (mut compared, mut busy) = (Compared::default(), Vec::new());
     let mut after = Uuid::nil();
     let livemode = billing.stripe()?.is_live();
     loop {
@@ -36,22 +36,33 @@ pub async fn run(billing: &Billing) -> Result<Compared, Error> {
         )
         .fetch_all(&billing.admin.db)
         .await?;
-        let Some(last) = page.last() else {
-            return Ok(compared);
-        };
+        let Some(last) = page.last() else { break };
         after = *last;
         for account in page.into_iter().map(AccountId) {
-            compared.accounts += 1;
             match refresh::refresh(billing, account).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    compared.mended += 1;
-                    warn!(account.id = %account, "a subscription was not as Stripe has it, and no event had told");
-                }
-                Err(failure) => {
-                    compared.failed += 1;
-                    warn!(account.id = %account, "could not compare a subscription with Stripe: {failure}");
-                }
+                Err(Error::NoTurn | Error::LeaseLost) => busy.push(account),
+                refreshed => compared.add(account, refreshed),
+            }
+        }
+    }
+    for account in busy {
+        compared.add(account, refresh::refresh(billing, account).await);
+    }
+    Ok(compared)
+}
+
+impl Compared {
+    fn add(&mut self, account: AccountId, refreshed: Result<bool, Error>) {
+        self.accounts += 1;
+        match refreshed {
+            Ok(false) => {}
+            Ok(true) => {
+                self.mended += 1;
+                warn!(account.id = %account, "a subscription differed from Stripe's, and no event had reported the change");
+            }
+            Err(failure) => {
+                self.failed += 1;
+                warn!(account.id = %account, "could not compare a subscription with Stripe: {failure}");
             }
         }
     }

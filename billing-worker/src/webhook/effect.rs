@@ -12,7 +12,7 @@ use crate::{
     subscriptions::{billing::Billing, refresh, unpaid},
 };
 
-use super::inbox::Received;
+use super::claims::Received;
 
 /// Whether anything here depends on an event of this type.
 pub fn is_ours(kind: &str) -> bool {

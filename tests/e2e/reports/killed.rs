@@ -160,7 +160,7 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
             die(&rig, &mut worker).await;
         }
         eventually("every account has its billing period", async || {
-            // What failed waits longer than a test; what is worked on has a claim of minutes.
+            // What failed waits longer than a test.
             sqlx::query(
                 "update webhook_events set next_attempt_at = now()
                  where state = 'received' and error is not null
@@ -236,11 +236,13 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
     );
 }
 
-/// kill -9, and a new start. What the dead one had claimed is free after minutes, as if they had passed.
+/// kill -9, and a new start. Claims and leases of the dead one end after half a minute or minutes, as if those had passed.
 async fn die(rig: &Rig, worker: &mut Service) {
     worker.kill().await.unwrap();
     for freed in [
         "update meter_reports set claimed_until = null where claimed_until is not null",
+        "update webhook_events set claimed_until = now() where claimed_until is not null",
+        "update subscription_leases set held_until = now()",
         "update webhook_events set next_attempt_at = now() where state = 'received' and next_attempt_at > now()",
     ] {
         sqlx::query(freed).execute(&rig.db).await.unwrap();

@@ -188,7 +188,7 @@ async fn webhooks_wait_while_stripe_answers_nothing() {
     rig.check_out(&ada, "pro").await;
     rig.control().settle_webhooks(harness::PATIENCE).await.unwrap();
     rig.control().add_fault(FaultRule::new(FaultKind::Reset));
-    billing_worker::webhook::inbox::step(&rig.billing, &rig.metrics)
+    billing_worker::webhook::worker::step(&rig.billing, &rig.metrics)
         .await
         .unwrap();
     let waiting: i64 =

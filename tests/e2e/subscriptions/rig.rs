@@ -17,7 +17,7 @@ use billing_worker::{
     reports::{ReportSettings, Reporter},
     stripe::{Stripe, StripeSettings, catalogue},
     subscriptions::billing::{Billing, BillingSettings},
-    webhook::inbox,
+    webhook::worker,
 };
 use clap::Parser;
 use devstack::{
@@ -228,11 +228,12 @@ impl Rig {
         }
     }
 
-    /// Subscriptions that are read or changed in Stripe at this moment.
+    /// Accounts whose subscriptions are read or changed in Stripe at this moment.
     pub async fn changes(&self) -> i64 {
-        let held = "select count(*) from pg_locks where locktype = 'advisory' and granted
-             and database = (select oid from pg_database where datname = current_database())";
-        sqlx::query_scalar(held).fetch_one(&self.pool).await.unwrap()
+        sqlx::query_scalar("select count(*) from subscription_leases where held_until > now()")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
     }
 
     /// Goes through a checkout to its end, as a person would.
@@ -278,7 +279,7 @@ impl Rig {
                 .execute(&self.pool)
                 .await
                 .unwrap();
-            if inbox::step(&self.billing, &self.metrics).await.unwrap() == 0 {
+            if worker::step(&self.billing, &self.metrics).await.unwrap() == 0 {
                 return;
             }
         }

@@ -3,7 +3,7 @@ use billing_worker::{
     webhook::{
         catch_up,
         comparison::{self, Compared},
-        inbox,
+        inbox, worker,
     },
 };
 use devstack::http::request;
@@ -183,8 +183,8 @@ async fn an_event_that_finds_others_at_work_has_not_been_tried() {
     let ada = rig.subscriber("ada").await;
     rig.check_out(&ada, "pro").await;
     rig.control().settle_webhooks(harness::PATIENCE).await.unwrap();
-    let turn = rig.billing.turn(ada.account).await.unwrap();
-    inbox::step(&rig.billing, &rig.metrics).await.unwrap();
+    let lease = rig.billing.lease(ada.account).await.unwrap();
+    worker::step(&rig.billing, &rig.metrics).await.unwrap();
     let attempts: Vec<i32> =
         sqlx::query_scalar("select attempts from webhook_events where state = 'received' and customer_id is not null")
             .fetch_all(&rig.pool)
@@ -194,7 +194,7 @@ async fn an_event_that_finds_others_at_work_has_not_been_tried() {
         !attempts.is_empty() && attempts.iter().all(|attempts| *attempts == 0),
         "{attempts:?}"
     );
-    drop(turn);
+    lease.release().await;
     rig.work().await;
     assert_eq!(rig.subscription(&ada).await["tier"], "pro");
 }

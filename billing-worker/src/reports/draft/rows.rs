@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use schema::{AccountId, period::instant};
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 use tracing::warn;
 use uuid::Uuid;
@@ -69,13 +69,66 @@ pub async fn add_lines(reporter: &Reporter, accounts: &[AccountId], now: i64) ->
     Ok(())
 }
 
-/// Lines that another worker holds are left to it.
+/// A row of the ledger.
+struct LedgerRow {
+    account_id: Uuid,
+    usage_type: String,
+    period_start: OffsetDateTime,
+    reported_units: i64,
+    carried_in: i64,
+    carried_out: i64,
+    corrected_units: i64,
+    reports: i32,
+    drift_units: i64,
+}
+
+impl LedgerRow {
+    fn into_line(self) -> (LineId, Locked) {
+        let locked = Locked {
+            line: Line {
+                reported: self.reported_units,
+                carried_in: self.carried_in,
+                carried_out: self.carried_out,
+                corrected: self.corrected_units,
+                reports: self.reports,
+            },
+            credits: 0,
+            drift: self.drift_units,
+            changed: false,
+        };
+        (
+            LineId::of_row(self.account_id, self.period_start, self.usage_type),
+            locked,
+        )
+    }
+}
+
+/// All lines of the periods, without a lock.
+pub async fn read(db: &PgPool, periods: &[count::AccountPeriod]) -> sqlx::Result<BTreeMap<LineId, Locked>> {
+    let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|(account, at)| (account.0, instant(*at))).unzip();
+    let rows = sqlx::query_as!(
+        LedgerRow,
+        "select l.account_id, l.usage_type, l.period_start, reported_units, carried_in, carried_out, corrected_units,
+                reports, drift_units
+         from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
+             join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
+         where l.frozen_units is null",
+        &accounts,
+        &starts
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(LedgerRow::into_line).collect())
+}
+
+/// Locks the lines. Those that another worker holds are left to it.
 pub async fn lock(
     tx: &mut Transaction<'_, Postgres>,
     periods: &[count::AccountPeriod],
 ) -> sqlx::Result<BTreeMap<LineId, Locked>> {
     let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|(account, at)| (account.0, instant(*at))).unzip();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        LedgerRow,
         "select l.account_id, l.usage_type, l.period_start, reported_units, carried_in, carried_out, corrected_units,
                 reports, drift_units
          from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
@@ -87,53 +140,16 @@ pub async fn lock(
     )
     .fetch_all(&mut **tx)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let id = LineId::of_row(row.account_id, row.period_start, row.usage_type);
-            let locked = Locked {
-                line: Line {
-                    reported: row.reported_units,
-                    carried_in: row.carried_in,
-                    carried_out: row.carried_out,
-                    corrected: row.corrected_units,
-                    reports: row.reports,
-                },
-                credits: 0,
-                drift: row.drift_units,
-                changed: false,
-            };
-            (id, locked)
-        })
-        .collect())
+    Ok(rows.into_iter().map(LedgerRow::into_line).collect())
 }
 
-/// All of their lines, whoever holds them.
-pub async fn lines(tx: &mut Transaction<'_, Postgres>, periods: &[count::AccountPeriod]) -> sqlx::Result<Vec<LineId>> {
-    let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|(account, at)| (account.0, instant(*at))).unzip();
-    let rows = sqlx::query!(
-        "select l.account_id, l.usage_type, l.period_start
-         from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
-             join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
-         where l.frozen_units is null",
-        &accounts,
-        &starts
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| LineId::of_row(row.account_id, row.period_start, row.usage_type))
-        .collect())
-}
-
-pub async fn busy(tx: &mut Transaction<'_, Postgres>, accounts: &[AccountId]) -> sqlx::Result<HashSet<LineId>> {
+pub async fn busy(db: impl PgExecutor<'_>, accounts: &[AccountId]) -> sqlx::Result<HashSet<LineId>> {
     let rows = sqlx::query!(
         "select account_id, usage_type, period_start from meter_reports
          where state in ('open', 'parked') and account_id = any($1)",
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>()
     )
-    .fetch_all(&mut **tx)
+    .fetch_all(db)
     .await?;
     Ok(rows
         .into_iter()

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::{List, Reference};
+use crate::stripe::names;
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Subscription {
@@ -67,5 +68,21 @@ impl Price {
         self.recurring
             .as_ref()
             .is_some_and(|recurring| recurring.usage_type == "metered")
+    }
+}
+
+impl Subscription {
+    /// The item that is the plan itself; `None`: it is to no plan of ours.
+    pub fn plan_item(&self) -> Option<&Item> {
+        let mut items = self.items.data.iter();
+        items.find(|item| !item.price.is_metered() && item.price.plan().is_some())
+    }
+}
+
+impl Price {
+    /// The plan that the price belongs to: as its metadata say, which stay when its lookup key moves to another price.
+    pub fn plan(&self) -> Option<&str> {
+        let by_key = || self.lookup_key.as_deref().and_then(|key| key.strip_prefix("trendit_"));
+        self.metadata.get(names::META_PLAN).map(String::as_str).or_else(by_key)
     }
 }

@@ -13,7 +13,7 @@ use crate::reports::{
     period::{BillingPeriod, Way},
 };
 
-/// A locked line of the ledger.
+/// A line of the ledger as it was read.
 #[derive(Clone, Debug)]
 pub(in crate::reports) struct Locked {
     pub line: Line,
@@ -23,7 +23,7 @@ pub(in crate::reports) struct Locked {
     pub changed: bool,
 }
 
-/// The locked lines of a page of accounts, and all their periods.
+/// The lines of a page of accounts that this draft decides on, and all their periods.
 pub(in crate::reports) struct Page {
     pub lines: BTreeMap<LineId, Locked>,
     pub periods: HashMap<AccountId, Vec<BillingPeriod>>,
@@ -51,6 +51,22 @@ impl Page {
         } else {
             Err(())
         }
+    }
+
+    /// Keeps the lines that are locked and as they were read; returns the others.
+    pub fn keep_unchanged(&mut self, locked: &BTreeMap<LineId, Locked>) -> Vec<LineId> {
+        let mut others = Vec::new();
+        self.lines.retain(|id, read| match locked.get(id) {
+            Some(locked) if locked.line == read.line => {
+                read.drift = locked.drift;
+                true
+            }
+            _ => {
+                others.push(id.clone());
+                false
+            }
+        });
+        others
     }
 
     pub fn change(&mut self, line: &LineId, change: impl FnOnce(&mut Line)) {

@@ -1,0 +1,191 @@
+//! Works on the inbox: each event until its effect is there. Customers are worked on side by side, up to [`GROUPS_MAX`] in one
+//! worker; none waits for another.
+
+use std::{sync::Arc, time::Duration};
+
+use service::Lifecycle;
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinSet},
+    time::sleep,
+};
+use tracing::{debug, error, warn};
+
+use super::{
+    claims::{self, Group, Received, Settlement},
+    effect,
+};
+use crate::{
+    error::Error,
+    metrics::Metrics,
+    subscriptions::{billing::Billing, slots::SLOTS_OF_A_SIDE},
+};
+
+/// As many as can have a slot for work with Stripe.
+const GROUPS_MAX: usize = SLOTS_OF_A_SIDE;
+
+/// A third of a claim's length.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+
+/// How long an event waits while another worker, or a caller, works on the account.
+const POSTPONED_S: i64 = 2;
+
+/// After so many attempts, over some two days, an event is parked.
+const ATTEMPTS_MAX: i32 = 20;
+
+/// Works on events as they arrive, and on those that are due again, until the service stops. Groups that are begun end first.
+pub async fn run(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: Lifecycle) {
+    /// Events that another worker stored, or that are due again, are found then.
+    const EVERY: Duration = Duration::from_secs(1);
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
+    let mut groups = JoinSet::new();
+    while !life.is_stopping() {
+        let (pause, is_failure) = match claim(&billing, &metrics, &mut groups).await {
+            // There may be more.
+            Ok(1..) if groups.len() < GROUPS_MAX => continue,
+            Ok(_) => (EVERY, false),
+            Err(failure) => {
+                warn!("reading the inbox failed, trying again in {AFTER_A_FAILURE:?}: {failure}");
+                (AFTER_A_FAILURE, true)
+            }
+        };
+        tokio::select! {
+            () = life.stopping() => {}
+            // A failure is waited out.
+            Some(ended) = groups.join_next(), if !is_failure => seen(ended),
+            () = inbox.notified(), if !is_failure => {}
+            () = sleep(pause) => {}
+        }
+    }
+    while let Some(ended) = groups.join_next().await {
+        seen(ended);
+    }
+}
+
+/// Works on what is due, to its end; returns how many groups that were.
+pub async fn step(billing: &Billing, metrics: &Metrics) -> Result<usize, Error> {
+    let mut groups = JoinSet::new();
+    let begun = claim(billing, metrics, &mut groups).await?;
+    while let Some(ended) = groups.join_next().await {
+        seen(ended);
+    }
+    Ok(begun)
+}
+
+async fn claim(billing: &Billing, metrics: &Metrics, groups: &mut JoinSet<()>) -> Result<usize, Error> {
+    let room = GROUPS_MAX.saturating_sub(groups.len());
+    if room == 0 {
+        return Ok(0);
+    }
+    let claimed = claims::claim(&billing.admin.db, room).await?;
+    let count = claimed.len();
+    for group in claimed {
+        groups.spawn(work(billing.clone(), metrics.clone(), group));
+    }
+    Ok(count)
+}
+
+/// A panic of a group is the worker's.
+fn seen(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+async fn work(billing: Billing, metrics: Metrics, group: Group) {
+    let done = tokio::select! {
+        done = effect::apply(&billing, group.customer.as_deref(), &group.events) => done,
+        () = keep(&billing, &group) => return,
+    };
+    for event in &group.events {
+        let settlement = settlement(event, &done);
+        let settled = claims::settle(&billing.admin.db, &group, event, &settlement).await;
+        match settled {
+            Ok(()) => tell(&metrics, event, &settlement),
+            Err(failure) => warn!(
+                event.id = event.id,
+                "could not store the result of an event, it is worked on again: {failure}"
+            ),
+        }
+    }
+}
+
+/// Renews the claim on a group; returns when another worker has it.
+async fn keep(billing: &Billing, group: &Group) {
+    loop {
+        sleep(RENEW_EVERY).await;
+        match claims::renew(&billing.admin.db, group).await {
+            Ok(true) => {}
+            Ok(false) => {
+                warn!(
+                    customer.id = group.customer,
+                    "another worker took over a customer's events"
+                );
+                return;
+            }
+            Err(failure) => warn!(
+                customer.id = group.customer,
+                "could not renew the claim on events: {failure}"
+            ),
+        }
+    }
+}
+
+fn settlement(event: &Received, done: &Result<bool, Error>) -> Settlement {
+    match done {
+        Ok(is_applied) => Settlement::Done {
+            is_applied: *is_applied,
+        },
+        Err(Error::NoTurn | Error::LeaseLost) => Settlement::Postponed { delay_s: POSTPONED_S },
+        Err(failure) if event.attempts >= ATTEMPTS_MAX => Settlement::Parked {
+            why: failure.to_string(),
+        },
+        Err(failure) => Settlement::Failed {
+            why: failure.to_string(),
+            delay_s: delay_s(event.attempts),
+        },
+    }
+}
+
+fn tell(metrics: &Metrics, event: &Received, settlement: &Settlement) {
+    match settlement {
+        Settlement::Done { .. } => metrics.webhook_done(),
+        Settlement::Postponed { delay_s } => debug!(
+            event.id = event.id,
+            "the account is being worked on, working on an event in {delay_s} s"
+        ),
+        Settlement::Failed { why, delay_s } => warn!(
+            event.id = event.id,
+            kind = event.kind,
+            "working on an event again in {delay_s} s: {why}"
+        ),
+        Settlement::Parked { why } => {
+            metrics.webhook_parked();
+            error!(
+                event.id = event.id,
+                kind = event.kind,
+                attempts = event.attempts,
+                "parked an event: {why}"
+            );
+        }
+    }
+}
+
+/// 2 s, 4 s … up to four hours.
+fn delay_s(attempts: i32) -> i64 {
+    (1_i64 << attempts.clamp(1, 14)).min(4 * 3_600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_tried_for_a_day_before_it_is_parked() {
+        let total_s: i64 = (1..ATTEMPTS_MAX).map(delay_s).sum();
+        assert!(total_s > 24 * 3_600, "{total_s}");
+        assert_eq!((delay_s(1), delay_s(2), delay_s(40)), (2, 4, 14_400));
+    }
+}
