@@ -8,8 +8,8 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    draft::Page,
     identifier::LineId,
+    page::Page,
     period::{BillingPeriod, Late as Why},
     settings::LateUsage,
 };

@@ -4,7 +4,6 @@
 //! afterwards, so no count is older than the line it is compared with. No transaction is open while ClickHouse counts. A line with a
 //! report that is not done is left alone.
 
-mod page;
 mod rows;
 
 use std::collections::{HashMap, HashSet};
@@ -12,14 +11,13 @@ use std::collections::{HashMap, HashSet};
 use anyhow::{Context, Result};
 use schema::AccountId;
 
-use self::page::Locked;
-pub(super) use self::page::Page;
 use super::{
     Reporter, carry, close,
     count::{self, AccountPeriod},
     credits,
     identifier::{LineId, identifier},
     ledger::Decision,
+    page::{Locked, Page},
     period::BillingPeriod,
 };
 

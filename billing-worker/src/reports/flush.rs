@@ -9,7 +9,12 @@ use service::Backoff;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use super::{Reporter, Step, identifier::LineId, page, send::Which};
+use super::{
+    Reporter,
+    identifier::LineId,
+    send::Which,
+    step::{Step, page},
+};
 
 /// What a flush left.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use schema::{AccountId, period::instant};
 use tracing::{error, info};
 
-use crate::reports::{
+use super::{
     count::AccountPeriod,
     credits::Credits,
     identifier::LineId,
@@ -15,7 +15,7 @@ use crate::reports::{
 
 /// A line of the ledger as it was read.
 #[derive(Clone, Debug)]
-pub(in crate::reports) struct Locked {
+pub struct Locked {
     pub line: Line,
     /// What may explain that it lies below what was told; 0 or negative.
     pub credits: i64,
@@ -24,7 +24,7 @@ pub(in crate::reports) struct Locked {
 }
 
 /// The lines of a page of accounts that this draft decides on, and all their periods.
-pub(in crate::reports) struct Page {
+pub struct Page {
     pub lines: BTreeMap<LineId, Locked>,
     pub periods: HashMap<AccountId, Vec<BillingPeriod>>,
 }

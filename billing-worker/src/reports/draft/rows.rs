@@ -8,11 +8,14 @@ use time::OffsetDateTime;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{
-    Draft,
+use super::Draft;
+use crate::reports::{
+    Reporter, count,
+    identifier::LineId,
+    ledger::Line,
     page::{Locked, Page},
+    period::BillingPeriod,
 };
-use crate::reports::{Reporter, count, identifier::LineId, ledger::Line, period::BillingPeriod};
 
 pub async fn periods(
     reporter: &Reporter,

@@ -1,0 +1,193 @@
+//! Makes changes to the catalogue in Stripe.
+
+use std::collections::HashMap;
+
+use schema::{Catalogue, UsageType};
+use sha2::{Digest, Sha256};
+use stripe_billing::billing_meter::{
+    CreateBillingMeter, CreateBillingMeterCustomerMapping, CreateBillingMeterCustomerMappingType,
+    CreateBillingMeterDefaultAggregation, CreateBillingMeterDefaultAggregationFormula, CreateBillingMeterValueSettings,
+};
+use stripe_product::{
+    price::{
+        CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType,
+        CreatePriceTiers, CreatePriceTiersUpTo, UpdatePrice,
+    },
+    product::{CreateProduct, UpdateProduct},
+};
+use tracing::info;
+use uuid::Uuid;
+
+use super::{
+    change::{Change, changes},
+    found::{Found, Meter, Product, find},
+    wanted::{Terms, WantedPrice, WantedProduct, words},
+};
+use crate::stripe::{Stripe, StripeError, Write, names, object::subscription::Price};
+
+/// Makes the changes. Two workers that do so at once use the same idempotency keys. Stripe repeats a 5xx under its key for a day:
+/// the call may have had its effect all the same, so Stripe is read again, and another key is tried once.
+pub async fn apply(
+    stripe: &Stripe,
+    catalogue: &Catalogue,
+    wanted: &[Change],
+    mut found: Found,
+) -> Result<(), StripeError> {
+    for change in wanted {
+        match make(stripe, change, &mut found.meters, "").await {
+            Err(StripeError::Failed(_)) => {
+                found = find(stripe, catalogue).await?;
+                if changes(catalogue, &found).iter().any(|lacks| lacks.makes_as(change)) {
+                    make(stripe, change, &mut found.meters, &format!("-{}", Uuid::now_v7())).await?;
+                }
+            }
+            made => made?,
+        }
+        if let Change::CreatePrice {
+            replaces: Some(old), ..
+        } = change
+        {
+            let retire = UpdatePrice::new(old.as_str()).active(false);
+            stripe.write::<Price>(&retire, Write::Settable).await?;
+        }
+        info!("Stripe: {change}");
+    }
+    Ok(())
+}
+
+/// Makes one change, under an idempotency key with this ending. `meters`: ids by event name; a new meter is added.
+async fn make(
+    stripe: &Stripe,
+    change: &Change,
+    meters: &mut HashMap<String, String>,
+    ending: &str,
+) -> Result<(), StripeError> {
+    match change {
+        Change::CreateMeter(usage_type) => {
+            let event_name = names::meter_event_name(*usage_type);
+            let formula = CreateBillingMeterDefaultAggregation::new(CreateBillingMeterDefaultAggregationFormula::Sum);
+            let create = CreateBillingMeter::new(formula, title(*usage_type), event_name.clone())
+                .customer_mapping(CreateBillingMeterCustomerMapping::new(
+                    names::PAYLOAD_CUSTOMER,
+                    CreateBillingMeterCustomerMappingType::ById,
+                ))
+                .value_settings(CreateBillingMeterValueSettings::new(names::PAYLOAD_VALUE));
+            let key = format!("meter-{event_name}{ending}");
+            let meter: Meter = stripe.write(&create, Write::Keyed(&key)).await?;
+            meters.insert(event_name, meter.id);
+        }
+        Change::CreateProduct(WantedProduct { id, name, plan }) => {
+            let create = CreateProduct::new(name.clone())
+                .id(id.clone())
+                .metadata(HashMap::from([(names::META_PLAN.to_owned(), plan.clone())]));
+            let key = format!("product-{id}-{}{ending}", digest(name));
+            stripe.write::<Product>(&create, Write::Keyed(&key)).await?;
+        }
+        Change::RenameProduct(WantedProduct { id, name, .. }) => {
+            let update = UpdateProduct::new(id.as_str()).name(name.clone());
+            stripe.write::<Product>(&update, Write::Settable).await?;
+        }
+        Change::CreatePrice { wanted, replaces } => {
+            let create = wanted.request(meters)?;
+            let key = format!(
+                "price-{}-{}-{}{ending}",
+                wanted.lookup_key,
+                wanted.terms.short(),
+                replaces.as_deref().unwrap_or("new")
+            );
+            stripe.write::<Price>(&create, Write::Keyed(&key)).await?;
+        }
+    }
+    Ok(())
+}
+
+impl WantedPrice {
+    fn request(&self, meters: &HashMap<String, String>) -> Result<CreatePrice, StripeError> {
+        let mut recurring = CreatePriceRecurring::new(CreatePriceRecurringInterval::Month);
+        let mut metadata = HashMap::from([
+            (names::META_PLAN.to_owned(), self.plan.clone()),
+            (names::META_TERMS.to_owned(), self.terms.short()),
+        ]);
+        let product = match &self.terms {
+            Terms::Monthly { .. } => names::product_id(&self.plan),
+            Terms::Metered { usage_type, .. } => names::overage_product_id(&self.plan, *usage_type),
+        };
+        let create = CreatePrice::new(stripe_types::Currency::USD)
+            .product(product)
+            .lookup_key(self.lookup_key.clone())
+            .transfer_lookup_key(true);
+        let create = match &self.terms {
+            Terms::Monthly { cents } => create.unit_amount(*cents),
+            Terms::Metered {
+                usage_type,
+                included,
+                unit_price_micros,
+            } => {
+                let event_name = names::meter_event_name(*usage_type);
+                let meter = meters.get(&event_name).ok_or_else(|| {
+                    StripeError::Unreadable(format!("Stripe created the meter {event_name} but does not list it"))
+                })?;
+                recurring.usage_type = Some(CreatePriceRecurringUsageType::Metered);
+                recurring.meter = Some(meter.clone());
+                metadata.insert(names::META_USAGE_TYPE.to_owned(), usage_type.name().to_owned());
+                let unit = cents_decimal(*unit_price_micros);
+                if *included == 0 {
+                    create.unit_amount_decimal(unit)
+                } else {
+                    let mut first = CreatePriceTiers::new(CreatePriceTiersUpTo::I64(*included));
+                    first.unit_amount = Some(0);
+                    let mut rest = CreatePriceTiers::new(CreatePriceTiersUpTo::Inf);
+                    rest.unit_amount_decimal = Some(unit);
+                    create
+                        .billing_scheme(stripe_product::PriceBillingScheme::Tiered)
+                        .tiers_mode(stripe_product::PriceTiersMode::Graduated)
+                        .tiers(vec![first, rest])
+                }
+            }
+        };
+        Ok(create.recurring(recurring).metadata(metadata))
+    }
+}
+
+/// Millionths of a dollar as a decimal number of cents, exactly.
+fn cents_decimal(micros: i64) -> String {
+    let (whole, rest) = (micros / 10_000, micros % 10_000);
+    match rest {
+        0 => whole.to_string(),
+        _ => format!("{whole}.{rest:04}").trim_end_matches('0').to_owned(),
+    }
+}
+
+/// At the beginning of a line: `Api call`.
+fn title(usage_type: UsageType) -> String {
+    let words = words(usage_type);
+    let mut letters = words.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes())[..6]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_prices_are_exact() {
+        for (micros, cents) in [
+            (1_000, "0.1"),
+            (10_000, "1"),
+            (25_000, "2.5"),
+            (1, "0.0001"),
+            (1_234_567, "123.4567"),
+        ] {
+            assert_eq!(cents_decimal(micros), cents);
+        }
+    }
+}

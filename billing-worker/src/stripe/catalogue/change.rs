@@ -1,0 +1,159 @@
+//! What has to change in Stripe. Pure.
+
+use std::fmt;
+
+use schema::{Catalogue, UsageType};
+
+use super::{
+    found::Found,
+    wanted::{WantedPrice, WantedProduct, products, wanted},
+};
+use crate::stripe::names;
+
+/// A difference between Stripe and the catalogue, and what removes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    CreateMeter(UsageType),
+    CreateProduct(WantedProduct),
+    RenameProduct(WantedProduct),
+    /// A new price. It takes over the lookup key of `replaces`, which stays for subscriptions that have it.
+    CreatePrice {
+        wanted: WantedPrice,
+        replaces: Option<String>,
+    },
+}
+
+/// The changes after which Stripe has what the catalogue asks for, in the order in which they can be made.
+pub fn changes(catalogue: &Catalogue, found: &Found) -> Vec<Change> {
+    let meters = catalogue.usage_types().iter().copied();
+    let meters = meters.filter(|usage_type| !found.meters.contains_key(&names::meter_event_name(*usage_type)));
+    let products = products(catalogue)
+        .into_iter()
+        .filter_map(|wanted| match found.products.get(&wanted.id) {
+            None => Some(Change::CreateProduct(wanted)),
+            Some(known) if *known != wanted.name => Some(Change::RenameProduct(wanted)),
+            Some(_) => None,
+        });
+    let prices = wanted(catalogue).into_iter().filter_map(|wanted| {
+        let known = found.prices.get(&wanted.lookup_key);
+        let is_same = known.is_some_and(|price| price.metadata.get(names::META_TERMS) == Some(&wanted.terms.short()));
+        (!is_same).then(|| Change::CreatePrice {
+            replaces: known.map(|price| price.id.clone()),
+            wanted,
+        })
+    });
+    meters.map(Change::CreateMeter).chain(products).chain(prices).collect()
+}
+
+impl Change {
+    /// Whether both make the same thing.
+    pub(super) fn makes_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::CreatePrice { wanted, .. }, Self::CreatePrice { wanted: other, .. }) => wanted == other,
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateMeter(usage_type) => write!(f, "create meter {}", names::meter_event_name(*usage_type)),
+            Self::CreateProduct(WantedProduct { id, name, .. }) => write!(f, "create product {id} ({name})"),
+            Self::RenameProduct(WantedProduct { id, name, .. }) => write!(f, "rename product {id} to {name}"),
+            Self::CreatePrice { wanted, replaces } => {
+                write!(f, "create price {} ({})", wanted.lookup_key, wanted.terms.short())?;
+                match replaces {
+                    Some(old) => write!(f, ", which replaces {old}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::stripe::{
+        catalogue::wanted::CURRENCY,
+        object::{Reference, subscription::Price},
+    };
+
+    fn overage() -> Catalogue {
+        let built_in = include_str!("../../../../schema/plans.toml");
+        let text = built_in.replacen(
+            "usage.api_call = { limit = 10_000 }",
+            "usage.api_call = { limit = 10_000, mode = \"overage\", unit_price_micros = 1_500 }",
+            1,
+        );
+        Catalogue::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn an_empty_account_gets_meters_then_products_then_prices() {
+        let changes = changes(&overage(), &Found::default());
+        let shown: Vec<String> = changes.iter().map(Change::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "create meter trendit_api_call",
+                "create meter trendit_export",
+                "create meter trendit_sentiment_analysis",
+                "create product trendit_pro (Pro)",
+                "create product trendit_pro_api_call (Pro: api call)",
+                "create product trendit_enterprise (Enterprise)",
+                "create price trendit_pro (usd-2900-month)",
+                "create price trendit_pro_api_call (usd-10000-included-1500-micros)",
+                "create price trendit_enterprise (usd-29900-month)",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_there_as_asked_for_is_left_and_other_terms_are_another_price() {
+        let catalogue = overage();
+        let price = |wanted: WantedPrice, terms: String| Price {
+            id: format!("price_{}", wanted.lookup_key),
+            active: true,
+            lookup_key: Some(wanted.lookup_key),
+            currency: CURRENCY.to_owned(),
+            unit_amount: None,
+            product: Reference::Id(names::product_id(&wanted.plan)),
+            recurring: None,
+            metadata: HashMap::from([(names::META_TERMS.to_owned(), terms)]),
+        };
+        let mut found = Found {
+            meters: catalogue
+                .usage_types()
+                .iter()
+                .map(|usage_type| (names::meter_event_name(*usage_type), "mtr_1".to_owned()))
+                .collect(),
+            products: [
+                ("trendit_pro", "Pro"),
+                ("trendit_pro_api_call", "Pro: api call"),
+                ("trendit_enterprise", "Old name"),
+            ]
+            .map(|(id, name)| (id.to_owned(), name.to_owned()))
+            .into(),
+            prices: wanted(&catalogue)
+                .into_iter()
+                .map(|wanted| (wanted.lookup_key.clone(), price(wanted.clone(), wanted.terms.short())))
+                .collect(),
+        };
+        let dearer = found.prices.get_mut("trendit_pro").unwrap();
+        dearer
+            .metadata
+            .insert(names::META_TERMS.to_owned(), "usd-1900-month".to_owned());
+        let shown: Vec<String> = changes(&catalogue, &found).iter().map(Change::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "rename product trendit_enterprise to Enterprise",
+                "create price trendit_pro (usd-2900-month), which replaces price_trendit_pro",
+            ]
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! What Stripe has of the catalogue.
+
+use std::collections::HashMap;
+
+use schema::Catalogue;
+use serde::Deserialize;
+use stripe_billing::billing_meter::ListBillingMeter;
+use stripe_product::{price::ListPrice, product::RetrieveProduct};
+
+use super::wanted::{products, wanted};
+use crate::stripe::{
+    Stripe, StripeError,
+    object::{List, subscription::Price},
+};
+
+/// What Stripe has now.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Meter ids by event name.
+    pub meters: HashMap<String, String>,
+    /// Product names by product id.
+    pub products: HashMap<String, String>,
+    /// Active prices by lookup key.
+    pub prices: HashMap<String, Price>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Meter {
+    pub(super) id: String,
+    event_name: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Product {
+    id: String,
+    name: String,
+}
+
+/// Reads from Stripe what it has of the catalogue's meters, products and prices.
+pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<Found, StripeError> {
+    let mut found = Found::default();
+    let mut after: Option<String> = None;
+    loop {
+        let mut list = ListBillingMeter::new()
+            .limit(100)
+            .status(stripe_billing::BillingMeterStatus::Active);
+        if let Some(after) = &after {
+            list = list.starting_after(after);
+        }
+        let page: List<Meter> = stripe.read(&list).await?;
+        after = page.data.last().map(|meter| meter.id.clone());
+        found
+            .meters
+            .extend(page.data.into_iter().map(|meter| (meter.event_name, meter.id)));
+        if !page.has_more {
+            break;
+        }
+    }
+    for wanted in products(catalogue) {
+        match stripe.read::<Product>(&RetrieveProduct::new(wanted.id)).await {
+            Ok(product) => drop(found.products.insert(product.id, product.name)),
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let keys: Vec<String> = wanted(catalogue).into_iter().map(|wanted| wanted.lookup_key).collect();
+    found.prices = prices(stripe, &keys).await?;
+    Ok(found)
+}
+
+/// Active prices by lookup key; one that Stripe lacks is absent.
+pub async fn prices(stripe: &Stripe, lookup_keys: &[String]) -> Result<HashMap<String, Price>, StripeError> {
+    /// Stripe looks up ten keys in one call.
+    const KEYS: usize = 10;
+    let mut found = HashMap::new();
+    for keys in lookup_keys.chunks(KEYS) {
+        let list = ListPrice::new().lookup_keys(keys.to_vec()).active(true).limit(100);
+        let page: List<Price> = stripe.read(&list).await?;
+        let keyed = page
+            .data
+            .into_iter()
+            .filter_map(|price| Some((price.lookup_key.clone()?, price)));
+        found.extend(keyed);
+    }
+    Ok(found)
+}
