@@ -1,17 +1,17 @@
-//! Stripe, as this service speaks to it: async-stripe's typed requests over a transport of our own, and of its answers the few
-//! fields that are needed.
+//! The client of Stripe: async-stripe's typed requests over a transport of our own. Of the responses only the fields that are needed
+//! are read.
 //!
 //! | what | file |
 //! |---|---|
 //! | settings: key, address, time-outs, rates | [`settings`] |
 //! | one call: kept-alive connections, time-out, retries, rates | [`transport`] |
-//! | what can go wrong with a call, and what it proves | [`error`] |
-//! | what is read of Stripe's objects | [`object`] |
-//! | what our things are called there | [`names`] |
+//! | how a call can fail, and what that proves | [`error`] |
+//! | the fields of Stripe's objects that are read | [`object`] |
+//! | the names of our objects in Stripe | [`names`] |
 //! | the plan catalogue as products, prices and meters | [`catalogue`] |
 //!
-//! The answers are not read with async-stripe's own types: there one field that is missing loses the whole answer, and a
-//! success that cannot be read has happened all the same.
+//! Responses are not read with async-stripe's own types: there one missing field loses the whole response, and a success that cannot
+//! be read has still happened.
 
 pub mod catalogue;
 pub mod error;

@@ -1,16 +1,16 @@
-//! Which plan an account has, and since when. One row is current; those that it replaced are kept. No current row: Free.
+//! Which plan an account has, and since when. One row is current; the rows that it replaced are kept. No current row means Free.
 //!
 //! A row is either a plan that an operator assigned ([`assign`]) or a copy of a subscription in Stripe. [`current`] reads them.
 //!
 //! | what | file |
 //! |---|---|
-//! | its beginning: a hosted checkout, or a payment form | [`start`] |
-//! | what waits for a first payment: one thing at the most | [`unpaid`] |
-//! | what Stripe has at this moment | [`running`] |
-//! | another plan, the end, and taking either back | [`change`], [`preview`] |
+//! | starting it: a hosted checkout, or a payment form | [`start`] |
+//! | what waits for a first payment: one thing at most | [`unpaid`] |
+//! | the subscription that Stripe has now | [`running`] |
+//! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
 //! | what is planned for the next period | [`planned`] |
 //! | a plan's prices, and the items that become them | [`prices`], [`swap`] |
-//! | what a plan bills since, and a subscription does not | [`unbilled`] |
+//! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`refresh`], [`periods`] |

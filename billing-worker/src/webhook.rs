@@ -1,15 +1,15 @@
-//! What Stripe tells us: verified, stored, answered; then worked on. An event is a hint to look: of its payload only ids are
-//! used, and what they name is fetched afresh, so events may come twice, late and in any order.
+//! Events from Stripe: verified, stored, answered, then worked on. An event is a hint to look: only ids of its payload are used, and
+//! the objects that they name are fetched again, so events may come twice, late and in any order.
 //!
 //! | what | file |
 //! |---|---|
 //! | who signed it, and when | [`signature`] |
 //! | the ids in a payload, in any of its forms | [`envelope`] |
 //! | `POST /billing/webhooks/stripe`: verify, store, answer | [`receive`] |
-//! | what an event leads to | [`effect`] |
-//! | the rows: stored, forgotten, tried again | [`inbox`] |
-//! | claims on rows, and what becomes of them | [`claims`] |
-//! | working on what is claimed | [`worker`] |
+//! | the effect of an event | [`effect`] |
+//! | the rows: stored, deleted, tried again | [`inbox`] |
+//! | claims on rows, and the result of the work | [`claims`] |
+//! | working on claimed events | [`worker`] |
 //! | events that were never delivered | [`catch_up`] |
 //! | subscriptions compared with Stripe, without an event | [`comparison`] |
 

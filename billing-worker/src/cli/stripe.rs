@@ -102,7 +102,7 @@ fn print_plan(json: bool, changes: &[Change], unbilled: &[Unbilled]) -> Result<(
             let (usage_types, subscription, account) =
                 (of.usage_types.join(", "), &of.stripe_subscription_id, of.account_id);
             format!(
-                "bill {usage_types} in {subscription} of account {account} ({})",
+                "add the prices of {usage_types} to {subscription} of account {account} ({})",
                 of.plan
             )
         });

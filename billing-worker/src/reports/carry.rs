@@ -1,5 +1,5 @@
-//! What came too late for its period's invoice: a row for each carry, in the transaction that takes the units out of their
-//! period, so that no unit is in two places or in none.
+//! Usage that arrived too late for its period's invoice. Each carry is a row, written in the transaction that takes the units out of
+//! their period, so that no unit is in two places or in none.
 
 use anyhow::Result;
 use schema::{AccountId, period::instant};
@@ -14,7 +14,7 @@ use super::{
     settings::LateUsage,
 };
 
-/// Units that their period's invoice can have no more.
+/// Units that can no longer be on their period's invoice.
 pub(super) struct Late<'a> {
     pub line: &'a LineId,
     pub period: &'a BillingPeriod,
@@ -22,7 +22,7 @@ pub(super) struct Late<'a> {
     pub why: Why,
 }
 
-/// Takes units out of a line that is locked. `false`: the line that they go to is another worker's now; the next step does it.
+/// Takes units out of a locked line. `false`: another worker holds the line that they go to; the next step carries them.
 pub(super) async fn write(
     tx: &mut Transaction<'_, Postgres>,
     page: &mut Page,
@@ -84,7 +84,7 @@ pub(super) async fn are_waiting(db: &PgPool, accounts: &[AccountId]) -> sqlx::Re
     waiting.fetch_one(db).await
 }
 
-/// Moves what waits for a next period into it, where there is one now; tells how many carries.
+/// Moves carries that wait for a next period into it, where there is one now; returns how many.
 pub(super) async fn arrive(
     tx: &mut Transaction<'_, Postgres>,
     page: &mut Page,
@@ -116,7 +116,7 @@ pub(super) async fn arrive(
         .execute(&mut **tx)
         .await?;
         page.carry_in(&to, carry.units);
-        info!(carry.id = %carry.id, account.id = %from.account, units = carry.units, "carried usage has found its next period");
+        info!(carry.id = %carry.id, account.id = %from.account, units = carry.units, "moved carried usage into its next period");
         arrived += 1;
     }
     Ok(arrived)

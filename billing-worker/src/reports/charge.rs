@@ -1,7 +1,7 @@
 //! Late usage and late credits as invoice items (`LATE_USAGE=credit_or_charge`): on the customer's next invoice.
 //!
-//! What it promises: one item a carry. An attempt is in the database before it is made, under a key of its own; one whose
-//! outcome is not known is looked for in Stripe before the next.
+//! What it promises: one item for each carry. An attempt is in the database before it is made, under a key of its own. After an
+//! attempt with an unknown outcome, the item is looked for in Stripe before the next one.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{Reporter, report::CLAIM, tiers::Price};
 use crate::stripe::{StripeError, Write, object::List};
 
-/// Items made for one page of accounts in one step, at the most.
+/// The most items that one step makes for a page of accounts.
 const ITEMS_MAX: i64 = 100;
 /// Metadata of an invoice item: the carry that it bills.
 const CARRY: &str = "trendit_carry";
@@ -35,14 +35,14 @@ struct Late {
     period_end: i64,
     customer: String,
     units: i64,
-    /// What Stripe was told or billed before, of the same line.
+    /// Units of the same line that were reported or billed before.
     before: i64,
     price: Option<String>,
     attempts: i32,
     first_sent_at: Option<i64>,
-    /// It is made.
+    /// The item, once it exists.
     item: Option<Charged>,
-    /// No subscription brings another invoice.
+    /// No subscription will produce another invoice.
     is_over: bool,
 }
 
@@ -51,7 +51,7 @@ struct Item {
     id: String,
     #[serde(default)]
     metadata: HashMap<String, String>,
-    /// `None`: it waits for one.
+    /// `None`: it waits for an invoice.
     invoice: Option<IgnoredAny>,
 }
 
@@ -61,22 +61,22 @@ enum Charged {
     Nothing { why: &'static str },
 }
 
-/// Bills what waits, of a page of accounts; tells how many carries were settled.
+/// Bills the waiting carries of a page of accounts; returns how many were settled.
 pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Result<u64> {
     let (mut settled, began) = (0, Instant::now());
     for late in claim(reporter, accounts, now).await.context("claiming late usage")? {
-        // One after the other takes a while.
+        // Billing them one after the other takes a while.
         let now = now + i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
         match charge(reporter, &late, now).await {
-            // Another worker is at it: our claim ended before its turn came.
+            // Our claim ended before this carry was reached, and another worker has it.
             Ok(None) => {}
             Ok(Some(charged)) => {
                 settle(reporter, &late, charged, now)
                     .await
-                    .context("writing down an invoice item")?;
+                    .context("storing an invoice item")?;
                 settled += 1;
             }
-            // What else fails is the database.
+            // Any other failure is the database's.
             Err(failure) => postpone(reporter, &late, failure.downcast::<StripeError>()?, now)
                 .await
                 .context("postponing an invoice item")?,
@@ -91,7 +91,7 @@ async fn postpone(reporter: &Reporter, late: &Late, failure: StripeError, now: i
         true => warn!(carry.id = %late.id, account.id = %account, "late usage is not billed yet: {failure}"),
         false => error!(carry.id = %late.id, account.id = %account, "late usage cannot be billed: {failure}"),
     }
-    // What is known to have had no effect leaves no doubt behind.
+    // A failure that is known to have had no effect leaves nothing to look for.
     let unclear = matches!(
         failure,
         StripeError::Unknown(_) | StripeError::Failed(_) | StripeError::Unreadable(_)
@@ -112,7 +112,7 @@ async fn postpone(reporter: &Reporter, late: &Late, failure: StripeError, now: i
     Ok(())
 }
 
-/// `None`: another worker is at it. A [`StripeError`] is this carry's, and postpones it.
+/// `None`: another worker has the carry. A [`StripeError`] concerns this carry only, and postpones it.
 async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charged>> {
     let charged = match &late.item {
         Some(made) => Some(made.clone()),
@@ -126,7 +126,7 @@ async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Cha
     Ok(charged)
 }
 
-/// Makes the item, and writes down that it is there.
+/// Makes the item and stores its id.
 async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charged>> {
     let nothing = |why| Ok(Some(Charged::Nothing { why }));
     let Some(price) = &late.price else {
@@ -135,7 +135,7 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charg
     let retrieve = RetrievePrice::new(price.as_str()).expand(vec!["tiers".to_owned()]);
     let price: Price = reporter.stripe.read(&retrieve).await?;
     let Some(amount) = price.difference(late.before, late.units) else {
-        return nothing("its price is neither per unit nor graduated: bill it by hand");
+        return nothing("its price is neither per unit nor graduated: bill it manually");
     };
     if amount == 0 {
         return nothing("it costs nothing by the price's tiers");
@@ -156,7 +156,7 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charg
     )
     .execute(&reporter.db)
     .await
-    .context("writing down an invoice item")?;
+    .context("storing an invoice item")?;
     Ok(Some(Charged::Item {
         id,
         amount,
@@ -164,8 +164,8 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charg
     }))
 }
 
-/// Committed before the call: whoever comes after a crash looks for the item before it makes one, and not while it may be under
-/// way. `false`: another worker was here.
+/// Committed before the call: after a crash the item is looked for before another is made, and not while the call may be in progress.
+/// `false`: another worker has the carry.
 async fn begin(reporter: &Reporter, late: &Late, amount: i64, currency: &str, now: i64) -> Result<bool> {
     let ours = sqlx::query!(
         "update meter_carries set attempts = $2 + 1, first_sent_at = coalesce(first_sent_at, $3), amount = $4,
@@ -180,7 +180,7 @@ async fn begin(reporter: &Reporter, late: &Late, amount: i64, currency: &str, no
     )
     .execute(&reporter.db)
     .await
-    .context("writing down that an invoice item is made")?;
+    .context("storing that an invoice item is made")?;
     Ok(ours.rows_affected() > 0)
 }
 
@@ -202,20 +202,20 @@ async fn create(reporter: &Reporter, late: &Late, amount: i64, currency: &str) -
     Ok(made.id)
 }
 
-/// An invoice of its own for the item, if it is on none: the customer has no subscription any more that would bring one.
+/// Makes an invoice for the item if it is on none: the customer no longer has a subscription that would produce one.
 async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Result<()> {
     let item: Item = reporter.stripe.read(&RetrieveInvoiceItem::new(item)).await?;
     if item.invoice.is_some() {
         return Ok(());
     }
-    // Stripe answers a key as it did before, also that it had failed.
+    // Stripe repeats its response to a key, even a failure.
     let attempts = sqlx::query_scalar!(
         "update meter_carries set attempts = attempts + 1 where id = $1 returning attempts",
         late.id
     )
     .fetch_one(&reporter.db)
     .await
-    .context("writing down that an invoice is made")?;
+    .context("storing that an invoice is made")?;
     let request = CreateInvoice::new()
         .customer(&late.customer)
         .auto_advance(true)

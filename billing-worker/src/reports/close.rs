@@ -1,5 +1,5 @@
-//! Closes periods: what is told after a period's invoice is final would be on no invoice. Events tell of it; where none came,
-//! because their endpoint was wrong or nobody was there, Stripe is asked before anything is told.
+//! Closes periods: usage that is reported after a period's invoice is final would be on no invoice. An event says that an invoice is
+//! final. Where no event came, because the endpoint was wrong or the service was down, Stripe is asked before usage is reported.
 
 use std::collections::HashSet;
 
@@ -15,19 +15,19 @@ use crate::stripe::object::{Invoice, List};
 
 /// An invoice is final an hour after its period's end, and its event comes at once.
 const DUE: i64 = 3_600;
-/// It is made at the end, or, where Stripe is late itself, a little after.
+/// Stripe makes the invoice at the end of the period, or a little later.
 const MADE_WITHIN: i64 = 24 * 3_600;
 
-/// What came of asking.
+/// What Stripe said about the invoices of periods.
 #[derive(Debug, Default)]
 pub struct Asked {
-    /// Those of which it is known now whether they are final.
+    /// The periods of which it is known now whether their invoice is final.
     pub periods: HashSet<AccountPeriod>,
-    /// Those that were.
+    /// How many of them were final.
     pub closed: u64,
 }
 
-/// Whether the period's invoice may be final although nobody told.
+/// Whether the period's invoice may be final although no event has said so.
 pub fn is_due(period: &BillingPeriod, now: i64) -> bool {
     period.final_at.is_none() && period.end + DUE <= now
 }
@@ -73,7 +73,7 @@ pub async fn ask(reporter: &Reporter, periods: &[BillingPeriod]) -> Result<Asked
         let invoices: List<Invoice> = match reporter.stripe.read(&list).await {
             Ok(invoices) => invoices,
             Err(failure) => {
-                error!(account.id = %account, "the invoices of a period that is over cannot be read, nothing is told in it: {failure}");
+                error!(account.id = %account, "could not read the invoices of a period that is over, no usage is reported in it: {failure}");
                 match failure.is_passing() {
                     true => break,
                     false => continue,
@@ -83,7 +83,7 @@ pub async fn ask(reporter: &Reporter, periods: &[BillingPeriod]) -> Result<Asked
         for invoice in &invoices.data {
             let closed = close(&reporter.db, account, &period.subscription, invoice).await;
             if closed.context("closing a period")? {
-                warn!(account.id = %account, invoice.id = invoice.id, "an invoice is final, and no event had told");
+                warn!(account.id = %account, invoice.id = invoice.id, "an invoice is final, and no event had reported it");
                 asked.closed += 1;
             }
         }

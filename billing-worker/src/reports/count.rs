@@ -1,4 +1,4 @@
-//! What ClickHouse has counted: sums of billing periods, and the corrections among them.
+//! Sums of billing periods in ClickHouse, and the corrections among them.
 
 use std::{collections::HashMap, fmt::Write, time::Duration};
 
@@ -30,7 +30,7 @@ struct Counted {
     units: i64,
 }
 
-/// `sum(cost_units)` of these periods. What is missing has none.
+/// `sum(cost_units)` of these periods. A line without usage is absent.
 pub async fn sums(clickhouse: &Client, periods: &[AccountPeriod]) -> Result<HashMap<LineId, i64>> {
     let query = |condition: &str| {
         format!(
@@ -78,13 +78,13 @@ async fn counted(
         let query = query(&condition(periods));
         let rows = timeout(PATIENCE, clickhouse.query_raw(&query).fetch_all::<Counted>())
             .await
-            .with_context(|| format!("no answer from ClickHouse within {PATIENCE:?}"))??;
+            .with_context(|| format!("no response from ClickHouse within {PATIENCE:?}"))??;
         counted.extend(rows.into_iter().map(line));
     }
     Ok(counted)
 }
 
-/// Ids and numbers only: nothing that a client chose is in it.
+/// Contains ids and numbers only, nothing that a client chose.
 fn condition(periods: &[AccountPeriod]) -> String {
     let (mut accounts, mut pairs) = (String::new(), String::new());
     for (n, (account, start)) in periods.iter().enumerate() {
@@ -93,7 +93,7 @@ fn condition(periods: &[AccountPeriod]) -> String {
         write!(accounts, "{comma}'{account}'").ok();
         write!(pairs, "{comma}('{account}',{start})").ok();
     }
-    // The first of them is what the order key finds rows by.
+    // The first condition is the one that the order key finds rows by.
     format!("account_id in ({accounts}) and (account_id, period_start) in ({pairs})")
 }
 

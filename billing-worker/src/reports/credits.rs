@@ -1,4 +1,4 @@
-//! What may explain that a line has fewer units than Stripe was told: corrections, and credits that were carried into it.
+//! What may explain that a line has fewer units than were reported: corrections, and credits that were carried into it.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ impl Credits {
     }
 }
 
-/// Of all lines of these periods that have any. A correction is here before ClickHouse can have it, and stays when retention
+/// The credits of all lines of these periods. A correction is in PostgreSQL before ClickHouse can have it, and stays when retention
 /// has deleted it there.
 pub async fn read(db: impl PgExecutor<'_>, periods: &[AccountPeriod]) -> sqlx::Result<HashMap<LineId, Credits>> {
     if periods.is_empty() {

@@ -26,11 +26,11 @@ use super::{
 pub struct Drafted {
     pub reports: u64,
     pub carries: u64,
-    /// Lines that lie below what was told, found by this count.
+    /// Lines that this count found to have fewer units than were reported.
     pub drifts: u64,
-    /// Lines that may have units to tell, and were left: another worker holds them, or something is in their way.
+    /// Lines that may have units to report and were left: another worker holds or changed them, or an open report blocks them.
     pub held: Vec<LineId>,
-    /// Periods with units to tell whose invoice may be final: held until Stripe was asked.
+    /// Periods with units to report whose invoice may be final: held until Stripe was asked.
     pub overdue: Vec<BillingPeriod>,
 }
 
@@ -44,7 +44,7 @@ struct Draft {
     reported_for: i64,
 }
 
-/// `asked`: periods that are over, and whose invoices Stripe was asked for just now.
+/// `asked`: periods that are over and for whose invoices Stripe was just asked.
 pub async fn page(
     reporter: &Reporter,
     accounts: &[AccountId],
@@ -73,11 +73,11 @@ pub async fn page(
         .context("reading open reports")?;
     let known = credits::read(&reporter.db, &pairs).await.context("reading credits")?;
     page.explain(&known);
-    // Before the sums: what is in these is in the sums, too.
+    // Before the sums: a correction that is counted here is in the sums too.
     let stored = count::corrections(&reporter.clickhouse, &page.unsettled(&busy)).await?;
     let sums = count::sums(&reporter.clickhouse, &pairs).await?;
     let strange = strange(&sums, &page, reporter);
-    // After the sums: what is in those is in these.
+    // After the sums: a correction that is in the sums is read here too.
     let below = page.below(&busy, &sums);
     page.explain(&credits::read(&reporter.db, &below).await.context("reading credits")?);
 
@@ -92,7 +92,7 @@ pub async fn page(
     busy.extend(rows::busy(&mut *tx, accounts).await.context("reading open reports")?);
     let occupied: HashSet<_> = busy.iter().map(|id| (id.account, id.usage_type.clone())).collect();
     let mut drafts = Vec::new();
-    // From the oldest period on: what it hands on is counted in the next one.
+    // From the oldest period on: units that it carries out are counted in the next one.
     for id in page.lines.keys().cloned().collect::<Vec<_>>() {
         let (Some(period), false) = (page.period(&id).cloned(), busy.contains(&id)) else {
             continue;
@@ -115,7 +115,7 @@ pub async fn page(
         drafted.drifts += u64::from(page.drifted(&id, drift));
         match decision {
             Decision::Even | Decision::Drift { .. } => {}
-            // One at a time of a customer and a meter, whatever the period.
+            // One at a time for a customer and a meter, whatever the period.
             Decision::Report { .. } if occupied.contains(&(id.account, id.usage_type.clone())) => drafted.held.push(id),
             Decision::Report { .. } if close::is_due(&period, now) && !asked.contains(&(id.account, id.start)) => {
                 drafted.held.push(id);
@@ -184,7 +184,7 @@ async fn arrive(
     Ok(arrived)
 }
 
-/// Usage of types that the catalogue has no more: it was used, and its meter is still there.
+/// Usage of types that are no longer in the catalogue: it was recorded, and its meter still exists.
 fn strange(sums: &HashMap<LineId, i64>, page: &Page, reporter: &Reporter) -> Vec<LineId> {
     let mut strange: Vec<_> = sums
         .keys()

@@ -1,4 +1,4 @@
-//! Tells Stripe all of one account's usage now.
+//! Reports all of one account's usage now.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::{
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Flushed {
     pub delivered: u64,
-    /// Reports that Stripe may not have: to be told of later.
+    /// Reports that Stripe may not have yet: sent later.
     pub open: u64,
     pub parked: u64,
     /// Lines that could not be counted, or whose reports have to wait for others.
@@ -28,8 +28,8 @@ pub struct Flushed {
     pub held: Vec<LineId>,
 }
 
-/// Counts one account and tells Stripe all of it now, with a few tries: before its subscription is cancelled at once, and
-/// while an invoice is a draft. What is left open is told later, or carried.
+/// Counts one account and reports all of its usage now, with a few tries: before its subscription is cancelled at once, and while
+/// an invoice is a draft. Reports that stay open are sent later, or their units are carried.
 pub async fn flush(reporter: &Reporter, account: AccountId, now: i64) -> Result<Flushed> {
     const TRIES: u32 = 4;
     let (mut step, began) = (Step::default(), Instant::now());
@@ -42,7 +42,7 @@ pub async fn flush(reporter: &Reporter, account: AccountId, now: i64) -> Result<
         if let Some(failure) = failure {
             return Err(failure);
         }
-        // A report of before was in the way of what was used since: count once more.
+        // An earlier report blocked the usage since: count once more.
         let done = step.sent.delivered + step.sent.withdrawn - before.sent.delivered - before.sent.withdrawn;
         let is_counted = done == step.written - before.written;
         let left = sqlx::query!(

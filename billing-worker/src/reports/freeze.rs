@@ -1,5 +1,5 @@
-//! Freezes periods: their totals were the same in ClickHouse, in the ledger and at Stripe, are kept in PostgreSQL, and are
-//! never summed again.
+//! Freezes periods whose totals agree in ClickHouse, in the ledger and at Stripe. The totals are kept in PostgreSQL and never summed
+//! again.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::stripe::StripeError;
 
-/// Periods looked at in one step, at the most: Stripe is asked for each, at the rate that all calls share.
+/// The most periods that one step looks at: Stripe is asked for each, at the rate that all calls share.
 const PERIODS_MAX: i64 = 200;
 const READS_AT_ONCE: usize = 8;
 
@@ -25,7 +25,7 @@ const READS_AT_ONCE: usize = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frozen {
     pub periods: u64,
-    /// Stripe's summaries are not what it was told.
+    /// Periods whose summaries at Stripe differ from what was reported.
     pub differing: u64,
 }
 
@@ -35,7 +35,7 @@ struct Candidate {
     customer: String,
     window: Window,
     lines: HashMap<LineId, Line>,
-    /// The last delivery may not show in the summaries yet.
+    /// The summaries may not include the last delivery yet.
     is_settling: bool,
 }
 
@@ -50,12 +50,12 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Frozen> {
                 let reported = candidate.lines.get(&line).map_or(0, |line| line.reported);
                 error!(
                     account.id = %line.account, usage_type = line.usage_type, period.start = %instant(line.start), reported,
-                    stripe = told, "Stripe has other units than it was told: the period is not frozen"
+                    stripe = told, "Stripe has other units than were reported: the period is not frozen"
                 );
             }
             Err(failure) => {
                 let account = candidate.account;
-                error!(account.id = %account, period.start = %instant(candidate.start), "Stripe's summaries cannot be read: {failure}");
+                error!(account.id = %account, period.start = %instant(candidate.start), "could not read Stripe's summaries: {failure}");
                 if failure.is_passing() {
                     break;
                 }
@@ -65,10 +65,10 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Frozen> {
     Ok(frozen)
 }
 
-/// Periods that are final, over for the margin, and have no report that is not done.
+/// Periods that are final, over for the margin, and have no open or parked report.
 async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate>> {
     let margin = i64::try_from(reporter.settings.freeze_after.as_secs()).unwrap_or(i64::MAX);
-    // In any order: those that do not agree must not stand in the way of all others for ever.
+    // In random order: periods that never agree must not block the others.
     let periods = sqlx::query!(
         r#"select p.account_id, p.period_start, p.period_end, p.customer_id, p.stripe_subscription_id,
                exists (select from meter_reports r where r.account_id = p.account_id and r.period_start = p.period_start
@@ -120,7 +120,7 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
                 final_at: None,
             };
             Some(Candidate {
-                // None: it was never counted.
+                // None: the period was never counted.
                 lines: by_period.remove(&(period.account, period.start))?,
                 account: period.account,
                 start: period.start,
@@ -132,7 +132,7 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
         .collect())
 }
 
-/// The first line of which Stripe has other units than it was told.
+/// The first line of which Stripe has other units than were reported.
 async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(LineId, i64)>, StripeError> {
     let told_of: Vec<_> = candidate
         .lines
@@ -210,7 +210,7 @@ async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<
         usage_types.push(id.usage_type);
         units.push(counted);
     }
-    // Usage of a type that has no line yet.
+    // Usage of a type without a line.
     if sums.values().any(|units| *units != 0) {
         return Ok(false);
     }

@@ -1,4 +1,4 @@
-//! Reports as an operator sees them: lists, what needs someone, and trying a parked one again.
+//! Reports for an operator: lists, what needs attention, and retrying a parked report.
 
 use schema::{AccountId, Catalogue, period::instant};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::{
     subscriptions::unbilled::{self, Unbilled},
 };
 
-/// Of each kind that needs someone.
+/// The most entries of each kind that needs attention.
 const ATTENTION_MAX: i64 = 1_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -53,7 +53,7 @@ pub struct ReportView {
     pub error: Option<String>,
 }
 
-/// Fewer units in ClickHouse than Stripe was told.
+/// A line of which ClickHouse has fewer units than were reported to Stripe.
 #[derive(Clone, Debug, Serialize)]
 pub struct DriftView {
     pub account_id: AccountId,
@@ -65,7 +65,7 @@ pub struct DriftView {
     pub since: Option<OffsetDateTime>,
 }
 
-/// Late usage that has not arrived anywhere.
+/// Late usage that is in no period and no invoice item yet.
 #[derive(Clone, Debug, Serialize)]
 pub struct CarryView {
     pub id: Uuid,
@@ -81,7 +81,7 @@ pub struct CarryView {
     pub error: Option<String>,
 }
 
-/// What does not go on by itself: the oldest thousand of each.
+/// What needs an operator: the oldest thousand of each kind.
 #[derive(Clone, Debug, Serialize)]
 pub struct Attention {
     pub parked: Vec<ReportView>,
@@ -117,7 +117,7 @@ pub async fn list(db: &PgPool, state: Option<State>, page: Page) -> Result<Liste
     page.cut(reports, |report| report.id)
 }
 
-/// Lets a parked report be tried again, with the next step. Its identifier stays.
+/// Lets the next step send a parked report again. Its identifier stays the same.
 pub async fn retry(admin: &Administration, identifier: &str, now: i64) -> Result<ReportView, Error> {
     let mut tx = admin.db.begin().await?;
     let report = sqlx::query_as!(
@@ -141,7 +141,7 @@ pub async fn retry(admin: &Administration, identifier: &str, now: i64) -> Result
         };
         audit::record(&mut tx, entry).await?;
         tx.commit().await?;
-        info!(report.identifier = identifier, by = %admin.by, "a parked report is tried again");
+        info!(report.identifier = identifier, by = %admin.by, "a parked report will be sent again");
         return Ok(report);
     }
     let state = sqlx::query_scalar!("select state from meter_reports where identifier = $1", identifier)

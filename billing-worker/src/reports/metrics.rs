@@ -1,4 +1,4 @@
-//! What an operator sees of reports.
+//! Metrics of reports.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
@@ -34,7 +34,7 @@ impl ReportMetrics {
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("reports");
         registry.register("delivered", "Meter events delivered to Stripe", self.delivered.clone());
-        registry.register("units", "Units told to Stripe", self.units_up.clone());
+        registry.register("units", "Units reported to Stripe", self.units_up.clone());
         registry.register(
             "units_taken_back",
             "Units taken back by corrections",
@@ -43,7 +43,7 @@ impl ReportMetrics {
         registry.register("open", "Reports that Stripe may not have yet", self.open.clone());
         registry.register(
             "parked",
-            "Reports that Stripe refused, for an operator",
+            "Reports that Stripe refused and an operator has to look at",
             self.parked.clone(),
         );
         registry.register(
@@ -53,18 +53,22 @@ impl ReportMetrics {
         );
         registry.register(
             "drifting_lines",
-            "Accounts' usage types with fewer units in ClickHouse than Stripe was told, unexplained",
+            "Lines (account, period, usage type) of which ClickHouse has fewer units than were reported, unexplained",
             self.drifting.clone(),
         );
-        registry.register("drift_units", "By how many units, together", self.drift_units.clone());
+        registry.register(
+            "drift_units",
+            "Sum of the missing units of all drifting lines",
+            self.drift_units.clone(),
+        );
         registry.register(
             "differing_periods",
-            "Final periods of which Stripe's summaries say something else than it was told (last step)",
+            "Final periods whose summaries at Stripe differ from what was reported (last step)",
             self.differing.clone(),
         );
         registry.register(
             "waiting_carries",
-            "Carries of late usage that have not arrived in a period or an invoice item",
+            "Carries of late usage that are in no period and no invoice item yet",
             self.waiting.clone(),
         );
         registry.register("frozen_periods", "Periods frozen", self.frozen.clone());

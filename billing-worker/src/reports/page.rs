@@ -1,4 +1,4 @@
-//! The part of the ledger that one draft holds.
+//! The part of the ledger that one draft works on.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,7 +17,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Locked {
     pub line: Line,
-    /// What may explain that it lies below what was told; 0 or negative.
+    /// What may explain that it has fewer units than were reported; 0 or negative.
     pub credits: i64,
     pub drift: i64,
     pub changed: bool,
@@ -35,7 +35,7 @@ impl Page {
         periods.iter().find(|period| period.start == line.start)
     }
 
-    /// The line that takes what came too late for `line`. `Err`: it is not ours to change now.
+    /// The line that takes units which arrived too late for `line`. `Err`: this draft may not change that line.
     pub fn next(&self, line: &LineId, now: i64) -> Result<Option<LineId>, ()> {
         let later = self.periods.get(&line.account).into_iter().flatten();
         let next = later
@@ -76,7 +76,7 @@ impl Page {
         }
     }
 
-    /// Units that another line hands on; a credit explains that this one falls.
+    /// Adds units that another line carries out; a credit explains that this line falls.
     pub fn carry_in(&mut self, to: &LineId, units: i64) {
         if let Some(locked) = self.lines.get_mut(to) {
             locked.line.carry_in(units);
@@ -93,12 +93,12 @@ impl Page {
         }
     }
 
-    /// Periods with lines whose credits are not all taken back or netted yet.
+    /// Periods with lines that have credits which are neither taken back nor netted yet.
     pub fn unsettled(&self, busy: &HashSet<LineId>) -> Vec<AccountPeriod> {
         self.periods_of(busy, |_, locked| locked.credits < locked.line.corrected)
     }
 
-    /// Periods with lines that lie below what was told.
+    /// Periods with lines that have fewer units than were reported.
     pub fn below(&self, busy: &HashSet<LineId>, sums: &HashMap<LineId, i64>) -> Vec<AccountPeriod> {
         self.periods_of(busy, |id, locked| {
             let counted = sums.get(id).copied().unwrap_or(0);
@@ -112,12 +112,12 @@ impl Page {
             .filter(|(id, locked)| which(id, locked))
             .map(|(id, _)| (id.account, id.start))
             .collect();
-        // In the order of the lines already.
+        // The lines are in this order already.
         periods.dedup();
         periods
     }
 
-    /// Notes how far a line lies below what was told; tells whether that is news of a drift.
+    /// Stores by how many units a line is below what was reported; returns whether that is a new drift.
     pub fn drifted(&mut self, id: &LineId, drift: i64) -> bool {
         let Some(locked) = self.lines.get_mut(id) else {
             return false;
@@ -133,7 +133,7 @@ impl Page {
         }
         error!(
             account.id = %account, usage_type = id.usage_type, period.start = %start, units = drift,
-            "fewer units in ClickHouse than Stripe was told, and no correction explains it: nothing is sent"
+            "ClickHouse has fewer units than were reported to Stripe, and no correction explains it: nothing is sent"
         );
         true
     }

@@ -1,4 +1,4 @@
-//! ClickHouse, the ledger and Stripe side by side, for an operator and for whoever closes the books.
+//! Compares ClickHouse, the ledger and Stripe, for operators and for accounting.
 
 mod judge;
 
@@ -28,11 +28,11 @@ const READS_AT_ONCE: usize = 16;
 /// Which periods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// The one that runs.
+    /// The running period.
     Current,
-    /// The last that is over.
+    /// The last period that is over.
     Previous,
-    /// Those that hold a part of this day.
+    /// Periods that contain a part of this day.
     Day(Date),
     All,
 }
@@ -41,7 +41,7 @@ pub enum Which {
 pub struct Question {
     pub which: Which,
     pub account: Option<AccountId>,
-    /// Sums frozen periods anew, too, instead of taking what was kept.
+    /// Sums frozen periods again instead of using the stored totals.
     pub recount: bool,
 }
 
@@ -56,7 +56,7 @@ pub struct Row {
     pub period_end: OffsetDateTime,
     #[serde(flatten)]
     pub numbers: Numbers,
-    /// Stripe's units (the ledger's, where Stripe's are not known) − (ClickHouse + carried in − carried out).
+    /// Stripe's units (the ledger's if Stripe's are unknown) − (ClickHouse + carried in − carried out).
     pub drift: i64,
     pub state: State,
     pub frozen: bool,
@@ -90,12 +90,12 @@ struct Period {
 struct Stored {
     line: Line,
     frozen_units: Option<i64>,
-    /// Units of the report that is not done, and whether it is parked.
+    /// Units of the open report, and whether it is parked.
     open: Option<(i64, bool)>,
     is_settling: bool,
 }
 
-/// Asks again until nothing is pending, for `wait` at the most.
+/// Compares again until nothing is pending, for at most `wait`.
 pub async fn run(reporter: &Reporter, question: &Question, wait: Duration, now: i64) -> Result<Reconciliation> {
     const BETWEEN: Duration = Duration::from_secs(2);
     let began = Instant::now();
@@ -128,7 +128,7 @@ async fn reconcile(reporter: &Reporter, question: &Question, now: i64) -> Result
 }
 
 async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now: i64) -> Result<Vec<Row>> {
-    // Before ClickHouse is asked: a report that is delivered meanwhile looks like units not told yet, never like drift.
+    // Before ClickHouse is asked: a report that is delivered meanwhile looks like units that are not reported yet, never like drift.
     let mut lines = lines(reporter, periods, now).await.context("reading the ledger")?;
     if question.recount {
         lines.values_mut().for_each(|stored| stored.frozen_units = None);
@@ -150,7 +150,7 @@ async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now:
         .iter()
         .map(|period| ((period.period.account, period.period.start), period))
         .collect();
-    // Usage of which the ledger does not know yet.
+    // Usage that is not in the ledger yet.
     let mut ids: BTreeMap<&LineId, Option<&Stored>> = sums.keys().map(|id| (id, None)).collect();
     ids.extend(lines.iter().map(|(id, stored)| (id, Some(stored))));
     let rows = ids.into_iter().filter_map(|(id, stored)| {
@@ -173,7 +173,7 @@ async fn row(
 ) -> Result<Row> {
     let line = stored.map(|stored| stored.line).unwrap_or_default();
     let stripe = match line.reports {
-        // Nothing was ever told: Stripe need not be asked.
+        // Nothing was ever reported: Stripe need not be asked.
         0 => Ok(Some(0)),
         _ => told(reporter, &period.period, &id.usage_type).await?,
     };
@@ -211,7 +211,7 @@ async fn row(
     })
 }
 
-/// The inner error says why Stripe will not tell; the outer one that nothing can be found out now.
+/// The inner error: Stripe refuses to say. The outer error: Stripe cannot be asked now.
 async fn told(reporter: &Reporter, period: &BillingPeriod, usage_type: &str) -> Result<Result<Option<i64>, String>> {
     let window: Window = period.window();
     let told = reporter
@@ -252,7 +252,7 @@ async fn periods(
     accounts: &[AccountId],
     now: i64,
 ) -> sqlx::Result<Vec<Period>> {
-    // Half-open: what holds a part of [from, to).
+    // Periods that contain a part of [from, to).
     let (from, to) = match question.which {
         Which::Current => (now, now + 1),
         Which::Day(day) => {

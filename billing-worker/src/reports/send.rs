@@ -1,7 +1,7 @@
-//! Tells Stripe: claims open reports, sends each once, and writes down what became of it.
+//! Sends reports: claims open ones, sends each once, and stores the outcome.
 //!
-//! What it promises: an attempt is in the database before it is made; at most one is under way for a customer and a meter;
-//! what one customer's report is answered holds up nobody else's.
+//! What it promises: an attempt is in the database before it is made; at most one is in flight for a customer and a meter; the
+//! response to one customer's report delays no other customer's.
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, stream};
@@ -21,19 +21,19 @@ use super::{
 };
 use crate::stripe::{StripeError, Write, names};
 
-/// Reports claimed at once: one transaction, and what is in memory.
+/// Reports claimed at once: the bound of one transaction and of the memory they take.
 const CLAIMED: i64 = 256;
-/// Answers written down at once.
+/// Outcomes stored at once.
 const MARKED: usize = 64;
 
-/// What became of reports.
+/// Outcomes of reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     pub delivered: u64,
-    /// To be tried again later.
+    /// Sent again later.
     pub postponed: u64,
     pub parked: u64,
-    /// Their period takes no more: the units are carried.
+    /// Their period takes no more reports: the units are carried.
     pub withdrawn: u64,
     /// Of the postponed: Stripe has no meter for their usage type.
     pub without_meter: u64,
@@ -42,9 +42,9 @@ pub struct Sent {
 /// Which open reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Those whose time has come.
+    /// Reports that are due.
     Due,
-    /// Those that wait after a failure, too.
+    /// All, even those that wait after a failure.
     All,
 }
 
@@ -58,7 +58,7 @@ struct Claimed {
     to: i64,
     reported_for: i64,
     window: Window,
-    /// As it was before this attempt.
+    /// Its state before this attempt.
     report: Report,
     attempt: Attempt,
 }
@@ -72,7 +72,7 @@ enum Attempt {
 struct Answered {
     claimed: Claimed,
     mark: Mark,
-    /// No report of its type, or none at all, can be delivered before someone has repaired it.
+    /// The failure concerns all reports of its usage type, or all reports, until an operator fixes it.
     everybodys: Option<StripeError>,
 }
 
@@ -92,7 +92,7 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], which: Which, now
         while let Some(answers) = answers.next().await {
             mark(reporter, &answers, now, &mut sent)
                 .await
-                .context("writing down what became of reports")?;
+                .context("storing the outcome of reports")?;
             for everybodys in answers.into_iter().filter_map(|answered| answered.everybodys) {
                 match everybodys {
                     StripeError::Refused(_) => sent.without_meter += 1,
@@ -103,8 +103,8 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], which: Which, now
         if let Some(error) = unauthorized {
             bail!("no usage can be reported: {error}");
         }
-        // What was claimed is not due any more, except after a comparison, which an attempt follows; of all reports there are
-        // at most a few for an account.
+        // Claimed reports are not due any more, except after a comparison, which an attempt follows. An account has at most a few
+        // reports.
         if count == 0 || which == Which::All {
             return Ok(sent);
         }
@@ -144,7 +144,7 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Answered {
                     match error {
                         StripeError::Refused(_) if everybodys.is_none() => Mark::Parked {
                             first_sent_at: claimed.report.first_sent_at,
-                            error: format!("Stripe's summaries cannot be read: {error}"),
+                            error: format!("could not read Stripe's summaries: {error}"),
                         },
                         error => claimed.report.not_compared(error.to_string(), now),
                     }
@@ -159,7 +159,7 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Answered {
     }
 }
 
-/// Claims what is to be sent or compared, in the database before it is done, and settles what needs no call.
+/// Claims reports to send or compare, committed before the calls, and settles those that need no call.
 async fn claim(
     reporter: &Reporter,
     accounts: &[AccountId],
@@ -202,7 +202,7 @@ async fn claim(
         };
         let reported_for = row.reported_for.unix_timestamp();
         let attempt = match report.next(period.way_of(reported_for, now), now) {
-            // Stripe takes events of a deleted customer and counts them for nobody.
+            // Stripe accepts events of a deleted customer and bills them to nobody.
             Next::Send if row.deleted_at.is_some() => {
                 error!(report.identifier = row.identifier, account.id = %period.account, "parked a report: its customer was deleted");
                 sent.parked += 1;
@@ -308,7 +308,7 @@ async fn begin(tx: &mut Transaction<'_, Postgres>, claimed: &[Claimed], now: i64
     Ok(())
 }
 
-/// What an attempt proved that another has followed meanwhile says nothing any more; a delivery is true for ever.
+/// Stores outcomes. The outcome of an attempt that another attempt has followed is ignored, except a delivery, which stays true.
 async fn mark(reporter: &Reporter, answers: &[Answered], now: i64, sent: &mut Sent) -> sqlx::Result<()> {
     let mut delivered = Vec::new();
     let (mut ids, mut attempts, mut states, mut firsts, mut nexts, mut errors) =
@@ -325,10 +325,10 @@ async fn mark(reporter: &Reporter, answers: &[Answered], now: i64, sent: &mut Se
                 error,
             } => {
                 sent.postponed += 1;
-                let why = error.as_deref().unwrap_or("Stripe has not got it");
+                let why = error.as_deref().unwrap_or("Stripe does not have it");
                 warn!(
                     report.identifier = claimed.identifier,
-                    "a report will be tried again: {why}"
+                    "a report will be sent again: {why}"
                 );
                 ("open", first_sent_at, *next_attempt_at, error.clone())
             }

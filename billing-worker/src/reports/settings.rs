@@ -7,15 +7,15 @@ use service::settings::seconds;
 
 #[derive(Args, Clone, Debug)]
 pub struct ReportSettings {
-    /// How often usage is told to Stripe (seconds)
+    /// How often usage is reported to Stripe (seconds)
     #[arg(long, env = "REPORT_INTERVAL", default_value = "300", value_parser = seconds)]
     pub report_interval: Duration,
 
-    /// Meter events under way at once
+    /// The most meter events in flight at once
     #[arg(long, env = "REPORT_CONCURRENCY", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub report_concurrency: u16,
 
-    /// What becomes of usage that comes after its period's invoice was finalized
+    /// What happens to usage that arrives after its period's invoice was finalized
     #[arg(long, env = "LATE_USAGE", value_enum, default_value = "next_period")]
     pub late_usage: LateUsage,
 
@@ -23,7 +23,7 @@ pub struct ReportSettings {
     #[arg(long, env = "FREEZE_AFTER", default_value = "10800", value_parser = seconds)]
     pub freeze_after: Duration,
 
-    /// How long reports that are done are kept (seconds); their sums stay in the ledger
+    /// How long done reports are kept (seconds); their sums stay in the ledger
     #[arg(long, env = "REPORTS_KEPT", default_value = "1209600", value_parser = seconds)]
     pub reports_kept: Duration,
 }
@@ -31,7 +31,7 @@ pub struct ReportSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum LateUsage {
-    /// It is told in the account's next billing period
+    /// It is reported in the account's next billing period
     NextPeriod,
     /// It is billed, or credited, as an invoice item
     CreditOrCharge,

@@ -1,4 +1,4 @@
-//! What Stripe says it has: the summaries of a meter's events. They lag behind the events.
+//! The units that Stripe has: summaries of a meter's events. They lag behind the events.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use stripe_billing::{
 use super::period::Window;
 use crate::stripe::{Stripe, StripeError, error::Refusal, names, object::List};
 
-/// Ids of the active meters by event name. They never change; a name that is missing is looked for again.
+/// Ids of the active meters by event name. They never change; a missing name is looked up again.
 #[derive(Default)]
 pub struct Meters {
     ids: Mutex<HashMap<String, String>>,
@@ -68,7 +68,7 @@ impl Meters {
             .cloned()
     }
 
-    /// The units that Stripe has of a customer and a usage type within a window.
+    /// The units that Stripe has of a customer and a usage type in a window.
     pub async fn told(
         &self,
         stripe: &Stripe,
@@ -80,11 +80,13 @@ impl Meters {
         // The end comes first.
         let request = ListIdBillingMeterEventSummary::new(meter, customer, window.end, window.start);
         let summaries: List<Summary> = stripe.read(&request).await?;
-        // One for the whole window; none where there is nothing.
+        // One summary covers the whole window; there is none without usage.
         let told: f64 = summaries.data.iter().map(|summary| summary.aggregated_value).sum();
-        // 2^53: beyond it a float names no whole number any more.
+        // 2^53: beyond it a float does not represent every whole number.
         if told.fract() != 0.0 || told.abs() > 9_007_199_254_740_992.0 {
-            return Err(StripeError::Unreadable(format!("{told} is no number of units")));
+            return Err(StripeError::Unreadable(format!(
+                "{told} is not a whole number of units"
+            )));
         }
         Ok(told as i64)
     }

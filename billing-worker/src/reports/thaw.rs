@@ -1,5 +1,5 @@
-//! Thaws frozen periods for which events have come after all: a correction that an operator made weeks later, or usage that
-//! was stuck in a gateway. They are counted again and carried, and freeze again.
+//! Thaws frozen periods for which events arrived later: a correction that an operator made weeks later, or usage that was stuck in
+//! a gateway. They are counted and carried, and freeze again.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,11 +13,10 @@ use uuid::Uuid;
 
 use super::{Reporter, count, identifier::LineId};
 
-/// How far back events are looked for that were stored late. A worker that is away for longer finds them by `reconcile
-/// --recount`.
+/// How far back late events are looked for. After a longer absence `reconcile --recount` finds them.
 const LOOK_BACK: i64 = 3 * 24 * 3_600;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// In one step, at the most; the others' events are still there in the next.
+/// The most periods of one step; the next step finds the others.
 const PERIODS_MAX: usize = 500;
 
 #[derive(Row, Deserialize)]
@@ -28,7 +27,7 @@ struct Late {
     start: i64,
 }
 
-/// Tells how many periods were thawed.
+/// Returns how many periods were thawed.
 pub async fn step(reporter: &Reporter, now: i64) -> Result<u64> {
     let late = late(reporter, now).await.context("looking for late events")?;
     let (accounts, starts): (Vec<_>, Vec<_>) = late.iter().map(|late| (late.account_id, instant(late.start))).unzip();
@@ -43,7 +42,7 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<u64> {
     .fetch_all(&reporter.db)
     .await
     .context("reading frozen periods")?;
-    // Lines without units are left out of both.
+    // Lines without units are left out on both sides.
     let mut kept: HashMap<count::AccountPeriod, HashMap<LineId, i64>> = HashMap::new();
     for row in frozen {
         let id = LineId::of_row(row.account_id, row.period_start, row.usage_type);
@@ -70,8 +69,8 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<u64> {
     Ok(thawed)
 }
 
-/// Periods with events that were stored lately and happened so long ago that their period may be frozen. `ingested_at` prunes
-/// all parts but the last.
+/// Periods with events that were stored recently but happened so long ago that the period may be frozen. `ingested_at` prunes all parts
+/// but the latest.
 async fn late(reporter: &Reporter, now: i64) -> Result<Vec<Late>> {
     let margin = i64::try_from(reporter.settings.freeze_after.as_secs()).unwrap_or(0);
     let query = format!(
@@ -98,6 +97,6 @@ async fn thaw(reporter: &Reporter, (account, start): count::AccountPeriod) -> sq
     )
     .execute(&reporter.db)
     .await?;
-    warn!(account.id = %account, period.start = %instant(start), "events came after the period was frozen: it is counted again");
+    warn!(account.id = %account, period.start = %instant(start), "events arrived after the period was frozen: it is counted again");
     Ok(())
 }

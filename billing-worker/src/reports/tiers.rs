@@ -1,18 +1,18 @@
-//! What units cost by a metered price: exact, in integers.
+//! The cost of units by a metered price: exact, in integers.
 
 use serde::Deserialize;
 
-/// Stripe writes amounts of up to twelve decimals.
+/// Stripe writes amounts with up to twelve decimals.
 const DECIMALS: usize = 12;
 const ONE: i128 = 1_000_000_000_000;
 
-/// A price, as far as a number of units costs by it. (<https://docs.stripe.com/api/prices/object>)
+/// The parts of a price that decide what units cost. (<https://docs.stripe.com/api/prices/object>)
 #[derive(Clone, Debug, Deserialize)]
 pub struct Price {
     pub currency: String,
     unit_amount_decimal: Option<String>,
     tiers_mode: Option<String>,
-    /// Given only where they are asked for.
+    /// Present only if they were expanded.
     tiers: Option<Vec<Tier>>,
 }
 
@@ -25,8 +25,8 @@ struct Tier {
 }
 
 impl Price {
-    /// What `units` cost more than `before` of them, in the currency's smallest unit, rounded half away from zero; negative:
-    /// a credit. `None`: the price is not of a kind that is understood here.
+    /// The cost of `units` after `before` others, in the currency's smallest unit, rounded half away from zero. Negative: a credit.
+    /// `None`: this kind of price is not supported.
     pub fn difference(&self, before: i64, units: i64) -> Option<i64> {
         let after = before.checked_add(units)?;
         let exact = self.cost(after)?.checked_sub(self.cost(before)?)?;

@@ -1,4 +1,4 @@
-//! What can go wrong with a call to Stripe, told apart by what it proves about whether the call took effect.
+//! How a call to Stripe can fail, by what the failure proves about whether the call took effect.
 
 use std::time::Duration;
 
@@ -6,24 +6,24 @@ use serde::Deserialize;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StripeError {
-    /// The call had no effect, and may have one later: no connection, a rate limit, a lock.
-    #[error("Stripe takes no call now: {why}")]
+    /// The call had no effect, and may succeed later: no connection, a rate limit, a lock.
+    #[error("Stripe accepts no call now: {why}")]
     Busy { why: String, retry_after: Option<Duration> },
-    /// Nobody knows whether it had an effect: no answer in time, or a connection that broke. Under the same idempotency key it
-    /// may be asked again.
-    #[error("Stripe's answer is not known: {0}")]
+    /// It is unknown whether the call had an effect: no response in time, or a broken connection. It may be repeated under the same
+    /// idempotency key.
+    #[error("it is unknown whether the call to Stripe had an effect: {0}")]
     Unknown(String),
-    /// Nobody knows whether it had an effect, and under the same idempotency key Stripe answers the same for 24 hours: read back
-    /// before another key is tried.
+    /// It is unknown whether the call had an effect, and Stripe repeats this response to the same idempotency key for 24 hours: read
+    /// back before another key is tried.
     #[error("Stripe failed with status {0}")]
     Failed(u16),
-    /// It had its effect, and the answer could not be read. Never to be tried again under another key.
-    #[error("Stripe did it, and its answer cannot be read: {0}")]
+    /// The call had its effect, and the response could not be read. Never repeat it under another key.
+    #[error("the call to Stripe succeeded, but its response cannot be read: {0}")]
     Unreadable(String),
-    /// It had no effect and never will.
+    /// The call had no effect and never will.
     #[error("Stripe refuses: {0}")]
     Refused(Refusal),
-    /// The key is wrong, has expired or may not do this: for an operator to repair.
+    /// The key is wrong, has expired or lacks a permission: an operator has to fix it.
     #[error("Stripe does not accept STRIPE_SECRET_KEY: {0}")]
     Unauthorized(String),
     /// This service was started without a key.
@@ -49,7 +49,7 @@ pub struct Refusal {
 }
 
 impl StripeError {
-    /// The same call may succeed later, as it is.
+    /// The same call may succeed later, unchanged.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Busy { .. } | Self::Unknown(_) | Self::Failed(_))
     }

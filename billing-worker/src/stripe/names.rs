@@ -1,4 +1,4 @@
-//! What the things of this service are called in Stripe: how they are found there, in every account and mode.
+//! The names by which this service's objects are found in Stripe, in every account and mode.
 
 use std::fmt::Display;
 
@@ -8,16 +8,16 @@ use schema::UsageType;
 pub const META_PLAN: &str = "trendit_plan";
 /// Metadata of a metered price: the usage type that it bills.
 pub const META_USAGE_TYPE: &str = "trendit_usage_type";
-/// Metadata of a price: what it charges, in short. A price's terms never change; other terms are another price.
+/// Metadata of a price: its terms, in short. A price's terms never change; other terms are another price.
 pub const META_TERMS: &str = "trendit_terms";
 /// Metadata of a customer or subscription: the account.
 pub const META_ACCOUNT: &str = "trendit_account";
 
-/// In a meter event's payload: whose usage it is, and how much.
+/// In a meter event's payload: the customer, and the units.
 pub const PAYLOAD_CUSTOMER: &str = "stripe_customer_id";
 pub const PAYLOAD_VALUE: &str = "value";
 
-/// The event name of a usage type's meter; also of one that the catalogue has no more.
+/// The event name of a usage type's meter, even if the type is no longer in the catalogue.
 pub fn meter_event_name(usage_type: impl Display) -> String {
     format!("trendit_{usage_type}")
 }

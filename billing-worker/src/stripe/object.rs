@@ -1,5 +1,4 @@
-//! What is read of Stripe's objects: the fields that something here depends on, as of API version 2026-09-30.endive. Whatever
-//! else an answer carries is passed over.
+//! The fields of Stripe's objects that are read, as of API version 2026-09-30.endive. All others are ignored.
 
 use serde::Deserialize;
 
@@ -21,7 +20,7 @@ pub struct List<T> {
     pub has_more: bool,
 }
 
-/// Something of which only the id counts; expanded or not.
+/// A reference to an object, expanded or not: only the id is read.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Reference {

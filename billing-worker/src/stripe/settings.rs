@@ -1,4 +1,4 @@
-//! What this service has to know to speak to Stripe.
+//! Settings of the client of Stripe.
 
 use std::time::Duration;
 
@@ -10,28 +10,29 @@ use service::{
 
 #[derive(Args, Clone, Debug)]
 pub struct StripeSettings {
-    /// Secret key of the Stripe account (sk_live_…, rk_live_… or their test forms); without one nothing is billed
+    /// Secret key of the Stripe account (sk_live_…, rk_live_… or their test forms); without it nothing is billed
     #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
     pub stripe_secret_key: Option<String>,
 
-    /// Where Stripe's API is; another address is for tests
+    /// URL of Stripe's API; use another only for tests
     #[arg(long, env = "STRIPE_API_BASE", default_value = "https://api.stripe.com", value_parser = http_url)]
     pub stripe_api_base: String,
 
-    /// How long one attempt of one call may take (seconds)
+    /// Time-out of one attempt of a call (seconds)
     #[arg(long, env = "STRIPE_TIMEOUT", default_value = "20", value_parser = seconds)]
     pub stripe_timeout: Duration,
 
-    /// Calls a second at the most, meter events apart (Stripe allows 100 in live mode, 25 in a sandbox)
+    /// The most calls a second, without meter events (Stripe allows 100 in live mode, 25 in a sandbox)
     #[arg(long, env = "STRIPE_CALLS_PER_SECOND", default_value = "25", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub stripe_calls_per_second: u32,
 
-    /// Meter events a second at the most (Stripe allows 1,000)
+    /// The most meter events a second (Stripe allows 1,000)
     #[arg(long, env = "STRIPE_METER_EVENTS_PER_SECOND", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub stripe_meter_events_per_second: u32,
 }
 
 impl StripeSettings {
+    /// Names every mistake in them, without the key.
     pub fn check(&self, mistakes: &mut Mistakes) {
         mistakes.ensure(
             self.stripe_secret_key.as_deref().is_none_or(is_secret_key),
@@ -45,7 +46,7 @@ impl StripeSettings {
         );
     }
 
-    /// Real money moves. Objects of the other mode are none of ours.
+    /// Live mode: real money moves. Objects of the other mode are ignored.
     pub fn is_live(&self) -> bool {
         self.stripe_secret_key
             .as_deref()

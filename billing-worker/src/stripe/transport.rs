@@ -1,4 +1,4 @@
-//! One call to Stripe: kept-alive connections, a time-out for each attempt, jittered retries that heed `Retry-After`, and rates.
+//! One call to Stripe: kept-alive connections, a time-out for each attempt, jittered retries that honour `Retry-After`, and rate limits.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -22,10 +22,10 @@ use super::{StripeError, StripeSettings, error::Refusal};
 
 /// Attempts of a call that may be repeated.
 const ATTEMPTS: u32 = 4;
-/// The most that `Retry-After` is heeded within one call; the caller has its own patience beyond.
+/// The longest `Retry-After` that is waited for within one call; beyond that the caller decides.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// A page of a hundred subscriptions has some three hundred kilobytes.
-const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Cheap to clone; all clones share connections and rates.
 #[derive(Clone)]
@@ -44,14 +44,14 @@ struct Inner {
     meter_events: DefaultDirectRateLimiter,
 }
 
-/// How a call that changes something is kept from doing so twice.
+/// How a call that changes something is kept from taking effect twice.
 #[derive(Clone, Copy, Debug)]
 pub enum Write<'a> {
-    /// Under this idempotency key, which is in our database before the call: repeated here, and by whoever comes after a crash.
+    /// Under this idempotency key. Repeated on failure.
     Keyed(&'a str),
-    /// It sets what is so afterwards, however often it is done (an update, a deletion): repeated here.
+    /// It sets a state, however often it is made (an update, a deletion). Repeated on failure.
     Settable,
-    /// Once, and the caller sees what became of it. Under the meters' own rate.
+    /// Made once; the caller handles the outcome. Under the rate limit of meter events.
     MeterEvent,
 }
 
@@ -62,7 +62,7 @@ impl Stripe {
             return Ok(None);
         };
         let mut authorization =
-            HeaderValue::try_from(format!("Bearer {key}")).context("STRIPE_SECRET_KEY cannot stand in a header")?;
+            HeaderValue::try_from(format!("Bearer {key}")).context("STRIPE_SECRET_KEY is not a valid header value")?;
         authorization.set_sensitive(true);
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
@@ -124,26 +124,26 @@ impl Stripe {
         attempts: u32,
     ) -> Result<T, StripeError> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
-        // An unclear attempt stays unclear, whatever is answered to those after it.
+        // Once an attempt is unclear the call stays unclear, whatever later attempts get.
         let mut unclear = None;
         let mut attempt = 0;
         loop {
             attempt += 1;
             self.inner.calls.until_ready().await;
-            let (failure, told_to) = match self.attempt(&request, key).await {
+            let (failure, asked_to) = match self.attempt(&request, key).await {
                 Ok(answer) => {
-                    let told_to = answer.should_retry();
+                    let asked_to = answer.should_retry();
                     match answer.ok() {
                         Ok(body) => return parsed(body),
-                        Err(failure) => (failure, told_to),
+                        Err(failure) => (failure, asked_to),
                     }
                 }
                 Err(failure) => (failure, None),
             };
             let again = match failure {
-                // What was stored under the key is all that there is to hear.
+                // Stripe would repeat the response that it stored under the key.
                 StripeError::Failed(_) if key.is_some() => false,
-                _ => told_to.unwrap_or_else(|| failure.is_passing()),
+                _ => asked_to.unwrap_or_else(|| failure.is_passing()),
             };
             let delay = match &failure {
                 StripeError::Busy {
@@ -166,7 +166,7 @@ impl Stripe {
         }
     }
 
-    async fn attempt(&self, request: &RequestBuilder, key: Option<&str>) -> Result<Answer, StripeError> {
+    async fn attempt(&self, request: &RequestBuilder, key: Option<&str>) -> Result<StripeResponse, StripeError> {
         let inner = &*self.inner;
         let target = match &request.query {
             Some(query) if !query.is_empty() => format!("{}{}?{query}", inner.base, request.path),
@@ -206,11 +206,11 @@ impl Stripe {
             })?;
             let (head, body) = answer.into_parts();
             let broken = |error| match head.status.is_success() {
-                true => StripeError::Unknown(format!("the answer broke off: {error}")),
-                false => StripeError::Unknown(format!("the answer ({}) broke off: {error}", head.status)),
+                true => StripeError::Unknown(format!("the response broke off: {error}")),
+                false => StripeError::Unknown(format!("the response ({}) broke off: {error}", head.status)),
             };
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(broken)?;
-            Ok(Answer {
+            let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await.map_err(broken)?;
+            Ok(StripeResponse {
                 status: head.status,
                 headers: head.headers,
                 body: body.to_bytes(),
@@ -219,21 +219,21 @@ impl Stripe {
         match timeout(inner.attempt_timeout, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(StripeError::Unknown(format!(
-                "no answer within {:?}",
+                "no response within {:?}",
                 inner.attempt_timeout
             ))),
         }
     }
 }
 
-struct Answer {
+struct StripeResponse {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Answer {
-    /// `Stripe-Should-Retry`, where Stripe says so.
+impl StripeResponse {
+    /// The header `Stripe-Should-Retry`.
     fn should_retry(&self) -> Option<bool> {
         match self.headers.get("stripe-should-retry")?.as_bytes() {
             b"true" => Some(true),
@@ -247,7 +247,7 @@ impl Answer {
         Some(Duration::from_secs(seconds))
     }
 
-    /// The body of a success; else what the status proves. (<https://docs.stripe.com/error-low-level>)
+    /// The body of a success, or what the status proves. (<https://docs.stripe.com/error-low-level>)
     fn ok(self) -> Result<Bytes, StripeError> {
         let refusal = || Refusal {
             status: self.status.as_u16(),
@@ -258,7 +258,7 @@ impl Answer {
         Err(match self.status.as_u16() {
             200..=299 => return Ok(self.body),
             401 | 403 => StripeError::Unauthorized(refusal().message),
-            // 409: a call with the same idempotency key is under way. 429: a rate, or a lock. Neither took effect.
+            // 409: a call with the same idempotency key is in progress. 429: a rate limit or a lock. Neither took effect.
             409 | 424 | 429 => busy(&refusal().message, self.retry_after()),
             status @ 500.. => StripeError::Failed(status),
             _ => StripeError::Refused(refusal()),

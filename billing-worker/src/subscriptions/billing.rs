@@ -1,4 +1,4 @@
-//! What billing needs, whoever asks for it: the database, Stripe, ClickHouse, the settings and the clock.
+//! What all of billing needs: the database, Stripe, ClickHouse, the settings and the clock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ pub struct Billing {
     pub admin: Administration,
     pub clock: Clock,
     pub settings: Arc<BillingSettings>,
-    /// `None`: there is no key.
+    /// `None`: there is no Stripe key.
     reporter: Option<Reporter>,
     slots: Slots,
     /// Renew and release the leases.
@@ -34,11 +34,11 @@ pub struct Billing {
 
 #[derive(Args, Clone, Debug)]
 pub struct BillingSettings {
-    /// Where browsers reach this service's public port: for the pages that Stripe sends customers back to
+    /// URL at which browsers reach this service's public port; Stripe sends customers back to its pages
     #[arg(long, env = "BILLING_PUBLIC_URL", default_value = "http://127.0.0.1:8081", value_parser = http_url)]
     pub billing_public_url: String,
 
-    /// How long a subscription goes on after a payment failed, from when its invoice became payable (seconds; 3 days)
+    /// How long a subscription keeps working after a failed payment, counted from when its invoice became payable (seconds; 3 days)
     #[arg(long, env = "GRACE_PERIOD", default_value = "259200", value_parser = seconds)]
     pub grace_period: Duration,
 
@@ -52,12 +52,13 @@ impl BillingSettings {
         i64::try_from(self.grace_period.as_secs()).unwrap_or(i64::MAX / 2)
     }
 
+    /// Names every mistake in them, without the secrets.
     pub fn check(&self, mistakes: &mut Mistakes) {
         let is_empty = |secret: &String| secret.trim().is_empty();
         mistakes.ensure(
             !self.stripe_webhook_secrets.iter().any(is_empty),
             "stripe_webhook_secrets",
-            // It would verify whatever anybody signs.
+            // An empty secret would verify anything that anybody signs.
             "must not contain an empty secret: remove it, or unset the variable",
         );
     }
@@ -75,7 +76,7 @@ impl Billing {
         }
     }
 
-    /// The same on behalf of another.
+    /// The same on behalf of someone else.
     pub fn by(&self, by: By) -> Self {
         let mut other = self.clone();
         other.admin.by = by;
@@ -90,13 +91,13 @@ impl Billing {
         self.reporter.is_some()
     }
 
-    /// Who tells Stripe what was used.
+    /// Reports usage to Stripe.
     pub fn reporter(&self) -> Result<&Reporter, Error> {
         self.reporter.as_ref().ok_or(Error::Stripe(StripeError::NotConfigured))
     }
 
-    /// Tells Stripe all that the account has used, now. Fails where some of what the subscription still bills cannot be told: what
-    /// was not told when it ends is not billed.
+    /// Reports all of the account's usage to Stripe now. Fails if some usage that the subscription still bills cannot be reported:
+    /// usage that is unreported when the subscription ends is never billed.
     pub async fn flush(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
         let flushed = reports::flush(self.reporter()?, account, self.clock.now_s())
             .await
@@ -127,8 +128,8 @@ impl Billing {
         }
     }
 
-    /// Before a change that bills what was used until now: fails where some of that was told for a time that has not come. In a
-    /// period's first minute usage is told for the minute after (see [`crate::reports::period`]), and would not be billed.
+    /// Before a change that bills the usage so far: fails if some of it was reported with a timestamp in the future. In a period's first
+    /// minute usage is reported for the next minute (see [`crate::reports::period`]), and would not be billed.
     pub async fn refuse_told_ahead(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
         let now = self.clock.now_s();
         let ahead = sqlx::query_scalar!(

@@ -1,7 +1,7 @@
-//! Changes of a running subscription: another plan, its end, and taking either back.
+//! Changes of a running subscription: another plan, cancelling it, and undoing either.
 //!
-//! A larger plan begins at once and is prorated; a smaller one begins with the next period; so does the end, unless it is asked
-//! for now. Each change is decided on what Stripe says at that moment, made, and read back, while the account's lease is held.
+//! A larger plan begins at once and is prorated. A smaller plan begins with the next period. A cancellation also takes effect
+//! then, unless it is asked for now. Each change is decided on what Stripe says at that moment, made, and read back, while the account's lease is held.
 
 use schema::{AccountId, Plan, standing::SubscriptionStatus};
 use stripe_billing::subscription::{
@@ -30,8 +30,8 @@ pub enum CancelWhen {
     Now,
 }
 
-/// Changes the plan: a larger one now, a smaller one at the end of the period. The latest wish is the one that counts: what was
-/// planned before is taken back, unless the change fails.
+/// Changes the plan: to a larger one now, to a smaller one at the end of the period. The latest request counts: it undoes what was
+/// planned before, unless the change fails.
 pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> Result<(), Error> {
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
@@ -51,33 +51,31 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> R
     read_back(billing, lease, &running.customer, done).await
 }
 
-/// Ends the subscription. If it is to end now, Stripe is told of all usage first: what comes later is not billed.
+/// Cancels the subscription. Before it ends now, all usage is reported: usage that is reported later is not billed.
 pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> Result<(), Error> {
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let done = match when {
         CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() => {
             return Err(Error::Conflict(
-                "the subscription is cancelled already; POST /billing/resume takes it back".to_owned(),
+                "the subscription is already cancelled; POST /billing/resume undoes that".to_owned(),
             ));
         }
         CancelWhen::PeriodEnd => cancel_at_period_end(billing, account, &running).await,
         CancelWhen::Now => {
-            tell_usage(billing, account, &running).await?;
+            report_usage(billing, account, &running).await?;
             cancel_now(billing, account, &running).await
         }
     };
     read_back(billing, lease, &running.customer, done).await
 }
 
-/// Takes back a cancellation or a smaller plan that has not begun.
+/// Undoes a cancellation or a smaller plan that has not begun.
 pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> {
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     if !running.has_plans() {
-        return Err(Error::Conflict(
-            "nothing is planned that could be taken back".to_owned(),
-        ));
+        return Err(Error::Conflict("nothing is planned that could be undone".to_owned()));
     }
     let done = running.take_back(billing).await;
     read_back(billing, lease, &running.customer, done).await
@@ -96,17 +94,17 @@ async fn read_back(billing: &Billing, lease: Lease, customer: &str, changed: Res
     changed.and(stored.map(drop))
 }
 
-/// Before a change that bills what was used until now.
-async fn tell_usage(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
+/// Before a change that bills the usage so far.
+async fn report_usage(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
     billing.flush(account, &running.subscription.id).await?;
     if running.status() == Some(SubscriptionStatus::Trialing) {
-        // Nothing of it is billed.
+        // A trial's usage is not billed.
         return Ok(());
     }
     billing.refuse_told_ahead(account, &running.subscription.id).await
 }
 
-/// What was planned is taken back once the larger plan is paid: a payment that fails changes nothing.
+/// What was planned is undone once the larger plan is paid: a failed payment changes nothing.
 async fn upgrade(
     billing: &Billing,
     lease: &Lease,
@@ -116,13 +114,13 @@ async fn upgrade(
 ) -> Result<(), Error> {
     let account = lease.account();
     if running.is_metered() {
-        // At the prices that it was used at: what is reported later is billed at those of the larger plan.
-        tell_usage(billing, account, running).await?;
+        // Usage recorded before the upgrade keeps the old prices; what is reported later has those of the larger plan.
+        report_usage(billing, account, running).await?;
     }
     // The flush took its time, and an upgrade charges.
     lease.renew().await?;
     let swapped = async {
-        // In the way of another one's prices.
+        // A schedule would undo the new prices.
         running.release_schedule(billing).await?;
         swap(billing, running, to, prices).await
     };
@@ -130,7 +128,7 @@ async fn upgrade(
         return running.keep(billing).await;
     };
     match running.now(billing).await {
-        // It was done, and the answer was lost.
+        // The upgrade was made, and the response was lost.
         Ok(now) if now.plan() == Some(to.id.as_str()) => running.keep(billing).await,
         _ => {
             running.put_back(billing, account).await;
@@ -149,8 +147,8 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
             item
         })
         .collect();
-    // Paid at once or not done. Stripe holds the change back until its invoice is paid; not beside a schedule, which could not
-    // be put back then.
+    // Paid at once or not made. Stripe can hold the change back until its invoice is paid, but not beside a schedule, which could
+    // not be restored then.
     let unpaid = match running.schedule {
         Some(_) => UpdateSubscriptionPaymentBehavior::ErrorIfIncomplete,
         None => UpdateSubscriptionPaymentBehavior::PendingIfIncomplete,
@@ -162,7 +160,7 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
     if ends_trial(running, to) {
         update = update.trial_end(UpdateSubscriptionTrialEnd::Now);
     }
-    // Its own key: repeated after an answer that was lost, it must not prorate twice.
+    // A key of its own: repeated after a lost response, the upgrade must not prorate twice.
     let key = format!("upgrade-{}-{}-{}", running.subscription.id, prices.plan, Uuid::now_v7());
     let updated: Subscription = match billing
         .stripe()?
@@ -173,7 +171,7 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
         Ok(updated) => updated,
         Err(Error::PaymentFailed(why)) if running.schedule.is_some() => {
             return Err(Error::PaymentFailed(format!(
-                "{why} Where the bank asks the customer to confirm the payment, take the planned change back first: POST \
+                "{why} If the bank asks the customer to confirm the payment, undo the planned change first: POST \
                  /billing/resume"
             )));
         }
@@ -183,7 +181,7 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
         None => Ok(()),
         Some(_) if running.has_plans() => Err(Error::PaymentFailed(
             "the larger plan begins once its invoice is paid (see POST /billing/portal-session); the subscription is still due to \
-             end, POST /billing/resume takes that back"
+             end, POST /billing/resume undoes that"
                 .to_owned(),
         )),
         Some(_) => Err(Error::PaymentFailed(
@@ -220,13 +218,13 @@ async fn cancel_at_period_end(billing: &Billing, account: AccountId, running: &R
 async fn cancel_now(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
     let cancelled = async {
         running.release_schedule(billing).await?;
-        // With an invoice for what was used: without one it would never be billed.
+        // With an invoice for the usage so far: without one it would never be billed.
         let cancel = CancelSubscription::new(running.subscription.id.as_str())
             .invoice_now(true)
             .prorate(false);
         match billing.stripe()?.write::<Subscription>(&cancel, Write::Settable).await {
             Ok(_) => Ok(()),
-            // Done by an attempt whose answer was lost: what is read back tells.
+            // An earlier attempt cancelled it, and its response was lost: Stripe's state shows that.
             Err(StripeError::Refused(_)) if !running.is_live_still(billing).await? => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -234,7 +232,7 @@ async fn cancel_now(billing: &Billing, account: AccountId, running: &Running) ->
     or_put_back(billing, account, running, cancelled.await).await
 }
 
-/// What was planned stays planned where the change failed.
+/// Where the change failed, restores what was planned before.
 async fn or_put_back(
     billing: &Billing,
     account: AccountId,
@@ -250,11 +248,11 @@ async fn or_put_back(
 pub(super) fn is_upgrade(billing: &Billing, running: &Running, to: &Plan) -> bool {
     let catalogue = &billing.admin.catalogue;
     let from = running.plan().and_then(|plan| catalogue.position(plan));
-    // A trial costs nothing yet: whatever follows begins at once.
+    // A trial costs nothing yet: any other plan begins at once.
     from < catalogue.position(&to.id) || running.status() == Some(SubscriptionStatus::Trialing)
 }
 
-/// A plan without a trial is paid from its first day on; with one, the trial that runs goes on to its end.
+/// A plan without a trial is paid from its first day. To a plan with one, the running trial continues to its end.
 pub(super) fn ends_trial(running: &Running, to: &Plan) -> bool {
     running.status() == Some(SubscriptionStatus::Trialing) && to.trial_days == 0
 }

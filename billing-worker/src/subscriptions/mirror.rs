@@ -1,5 +1,5 @@
-//! What Stripe says of a customer's subscriptions, as it is stored here. Pure, and a function of everything that Stripe says
-//! now: whatever events told of it, in whatever order, the same state results.
+//! A customer's subscriptions in Stripe as they are stored here. Pure, and a function of all that Stripe says now: the same state
+//! results from any events in any order.
 
 use schema::{Catalogue, Period, SubscriptionId, UsageType, standing::SubscriptionStatus};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ pub struct Fetched {
     pub subscription: Subscription,
     /// Its schedule, where it has one.
     pub schedule: Option<Schedule>,
-    /// What it owes the longest, where its payment failed.
+    /// The unpaid invoice that is due for longest, if a payment failed.
     pub owed: Option<Invoice>,
 }
 
@@ -52,13 +52,13 @@ pub struct MirroredItem {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirror {
     pub subscriptions: Vec<Mirrored>,
-    /// Which of them says what the account may do.
+    /// The one that decides what the account may do.
     pub current: Option<SubscriptionId>,
-    /// What somebody has to look at.
+    /// For an operator to look at.
     pub alarms: Vec<String>,
 }
 
-/// `grace_s`: how long a subscription whose payment failed goes on.
+/// `grace_s`: how long a subscription keeps working after a failed payment.
 pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64) -> Mirror {
     let mut mirror = Mirror::default();
     let mut live: Vec<&Subscription> = Vec::new();
@@ -90,7 +90,7 @@ pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64
     mirror
 }
 
-/// The id here of a subscription there: stamped on usage events, so the same whoever reads it first.
+/// Our id of a subscription in Stripe. Usage events are stamped with it, so every reader derives the same one.
 pub fn subscription_id(stripe_id: &str) -> SubscriptionId {
     SubscriptionId(Uuid::new_v5(
         &Uuid::NAMESPACE_URL,
@@ -99,7 +99,7 @@ pub fn subscription_id(stripe_id: &str) -> SubscriptionId {
 }
 
 impl Mirrored {
-    /// It says what its account may do.
+    /// It decides what its account may do.
     pub fn is_live(&self) -> bool {
         self.status.is_live()
     }
@@ -134,7 +134,7 @@ fn subscription(catalogue: &Catalogue, fetched: &Fetched, grace_s: i64, now: i64
     });
     let items = items.collect::<Result<Vec<_>, Unmirrored>>()?;
     let (ends_at, then_plan) = end(of, fetched.schedule.as_ref(), plan_item, now);
-    // The first try to collect an invoice follows its finalization at once: that is when the payment failed.
+    // Stripe first tries to collect an invoice when it finalizes it: that is when the payment failed.
     let failed_at = fetched
         .owed
         .as_ref()
@@ -162,7 +162,7 @@ fn subscription(catalogue: &Catalogue, fetched: &Fetched, grace_s: i64, now: i64
     })
 }
 
-/// Says what a subscription's plan bills, and it does not: it was begun before the catalogue said so.
+/// Names what a subscription's plan bills and the subscription does not: it began before the catalogue billed that.
 fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
     let is_billed = |usage_type: &UsageType| {
         of.items
@@ -180,16 +180,16 @@ fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
     })
 }
 
-/// When it is due to end, and which plan is next: cancelled, or scheduled to be another plan.
+/// When it is due to end and which plan follows, if it is cancelled or scheduled to change.
 fn end(of: &Subscription, schedule: Option<&Schedule>, item: &Item, now: i64) -> (Option<i64>, Option<String>) {
     if let Some(at) = of.ended_at.or(of.cancel_at) {
         return (Some(at), None);
     }
     let next = schedule
         .filter(|schedule| schedule.is_active())
-        // Just after the border the period that has ended may still be the running one in Stripe: the phase after it is next.
+        // Just after its end a period may still be the running one in Stripe: the phase after it is next.
         .and_then(|schedule| schedule.phase_from(item.current_period_end.min(now + 1)))
-        // A phase that goes on with the same plan is no end.
+        // A phase with the same plan is not an end.
         .filter(|phase| !phase.prices().any(|price| price.id() == item.price.id));
     match next {
         Some(phase) => {

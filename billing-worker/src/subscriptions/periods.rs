@@ -1,4 +1,4 @@
-//! The billing periods of a subscription, as rows: usage that is stamped with one is told to Stripe.
+//! The billing periods of a subscription, as rows: usage that is stamped with one of them is reported to Stripe.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use sqlx::{Postgres, Transaction};
 use super::mirror::Mirrored;
 use crate::error::Error;
 
-/// The periods whose usage is told to Stripe. Those between the last one known and this one, too, should the news of them not
-/// have come: gateways rolled through them.
+/// Writes the periods whose usage is reported to Stripe: the current one, and those since the last known one for which no event
+/// came. Gateways rolled through them.
 pub async fn write(
     tx: &mut Transaction<'_, Postgres>,
     account: AccountId,
     customer: &str,
     of: &Mirrored,
 ) -> Result<(), Error> {
-    /// Two years of months: more were missed by nobody who is still in business.
+    /// Two years of months.
     const MISSED_MAX: usize = 24;
     let known_end = sqlx::query_scalar!(
         "select max(period_end) from billing_periods where account_id = $1 and stripe_subscription_id = $2",
@@ -26,11 +26,11 @@ pub async fn write(
     )
     .fetch_one(&mut **tx)
     .await?;
-    // What was never paid for has no periods, and usage is not stamped with those of what nobody here knew while it ran.
+    // A subscription that was never paid for has no periods. No usage is stamped with periods of one that was unknown here while it ran.
     if !of.is_live() && (of.status != SubscriptionStatus::Canceled || known_end.is_none()) {
         return Ok(());
     }
-    // One that ends before its time, because a trial was cut short or the day of billing was moved.
+    // A period that ends early, because a trial was shortened or the billing day moved.
     sqlx::query!(
         "update billing_periods set period_end = $3
          where account_id = $1 and stripe_subscription_id = $2 and final_at is null and period_start < $3 and period_end > $3",
@@ -62,13 +62,13 @@ pub async fn write(
         if end <= period.start {
             continue;
         }
-        // Of a subscription that bills nothing by the unit no invoice follows its end.
+        // A subscription that bills nothing by the unit gets no invoice after its end.
         let final_at = of
             .ended_at
             .filter(|_| of.items.iter().all(|item| item.usage_type.is_none()));
-        // Of those that were missed nobody knows.
+        // The prices of missed periods are unknown.
         let prices = Some(&prices).filter(|_| period.start == of.period.start);
-        // The end moves: a period may end before its time. One that is final stays as it was billed.
+        // The end moves: a period may end early. A final period stays as it was billed.
         sqlx::query!(
             "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at,
                  prices)

@@ -1,5 +1,5 @@
-//! What is planned for a subscription: another plan with its next period, or its end. Planning it, taking it back, and putting it
-//! back where what was to take its place failed.
+//! What is planned for a subscription: another plan with its next period, or its end. Planning it, undoing it, and restoring it
+//! where the change that replaced it failed.
 
 use schema::AccountId;
 use serde::Serialize;
@@ -27,10 +27,10 @@ use crate::{
     subscriptions::billing::Billing,
 };
 
-/// A price of a phase; `None`: a metered one.
+/// A price of a phase and its quantity; `None`: a metered price.
 pub type Priced = (String, Option<u64>);
 
-/// Sets `cancel_at` to nothing, for which the typed request has no value.
+/// Clears `cancel_at`, for which the typed request has no value.
 struct WithoutEnd<'a> {
     subscription: &'a str,
 }
@@ -55,7 +55,7 @@ impl Running {
         self.schedule.is_some() || self.subscription.cancel_at.is_some()
     }
 
-    /// Plans these prices for the next period on, by a schedule of two phases: the running one to its end, then this one, without
+    /// Plans these prices from the next period on, by a schedule of two phases: the running one to its end, then this one, without
     /// an end. Nothing else may be planned.
     pub async fn plan_next(&self, billing: &Billing, account: AccountId, next: &[Priced]) -> Result<(), Error> {
         let stripe = billing.stripe()?;
@@ -80,32 +80,32 @@ impl Running {
             .end_behavior(SubscriptionScheduleEndBehavior::Release);
         let planned = stripe.write::<serde_json::Value>(&update, Write::Settable).await;
         if let Err(error) = planned {
-            // A schedule without a second phase changes nothing, and would be in the way of the next try.
+            // A schedule without a second phase changes nothing, and would block the next attempt.
             release(billing, &schedule).await.ok();
             return Err(error.into());
         }
         Ok(())
     }
 
-    /// Takes back what is planned.
+    /// Undoes what is planned.
     pub async fn take_back(&self, billing: &Billing) -> Result<(), Error> {
         self.release_schedule(billing).await?;
         self.keep(billing).await
     }
 
-    /// Puts back what [`Self::take_back`] took, as far as it is gone. Where that fails as well somebody has to be told: the customer
-    /// counts on it.
+    /// Restores what [`Self::take_back`] undid, as far as it is gone. If that fails too, an operator must know: the customer relies
+    /// on it.
     pub async fn put_back(&self, billing: &Billing, account: AccountId) {
         if let Err(failure) = self.try_to_put_back(billing, account).await {
             error!(
                 account.id = %account,
                 stripe_subscription.id = self.subscription.id,
-                "a change failed, and what was planned before could not be put back, it is gone: {failure}"
+                "a change failed, and the change that was planned before could not be restored: {failure}"
             );
         }
     }
 
-    /// The subscription goes on as it is, without a schedule.
+    /// The subscription continues as it is, without a schedule.
     pub async fn release_schedule(&self, billing: &Billing) -> Result<(), Error> {
         match &self.schedule {
             None => Ok(()),
@@ -113,7 +113,7 @@ impl Running {
         }
     }
 
-    /// It does not end. The portal cancels by a time, we by the period's end: each has its own way back.
+    /// Makes the subscription not end. The portal cancels at a time, this service at the period's end: each is undone differently.
     pub async fn keep(&self, billing: &Billing) -> Result<(), Error> {
         let (stripe, id) = (billing.stripe()?, self.subscription.id.as_str());
         if self.subscription.cancel_at.is_none() {
@@ -137,7 +137,7 @@ impl Running {
 
     async fn try_to_put_back(&self, billing: &Billing, account: AccountId) -> Result<(), Error> {
         let now = match self.now(billing).await {
-            // Another plan: what failed was done after all, and old plans do not go with it.
+            // Another plan: the change was made after all, and what was planned before does not apply to it.
             Ok(now) if now.subscription.id == self.subscription.id && now.plan() == self.plan() => now,
             Ok(_) | Err(Error::NotSubscribed) => return Ok(()),
             Err(failure) => return Err(failure),
@@ -158,7 +158,7 @@ impl Running {
         {
             return Ok(());
         }
-        // One that was begun, and whose making failed; or an end that was planned, and its answer lost.
+        // A schedule that was created and not completed, or a cancellation whose response was lost.
         now.release_schedule(billing).await?;
         if self.subscription.cancel_at.is_none() {
             now.keep(billing).await?;
@@ -188,7 +188,7 @@ async fn release(billing: &Billing, schedule: &Schedule) -> Result<(), Error> {
     match stripe.write::<serde_json::Value>(&release, Write::Settable).await {
         Ok(_) => Ok(()),
         Err(StripeError::Refused(refusal)) => {
-            // Done by an attempt whose answer was lost: it cannot be done twice.
+            // An earlier attempt released it, and its response was lost: a schedule is released once.
             let retrieve = RetrieveSubscriptionSchedule::new(schedule.id.as_str());
             match stripe.read::<Schedule>(&retrieve).await?.is_active() {
                 false => Ok(()),

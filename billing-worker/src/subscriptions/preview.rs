@@ -1,4 +1,4 @@
-//! What another plan would cost, before anybody decides.
+//! The cost of another plan, before a customer decides.
 
 use schema::AccountId;
 use serde::Serialize;
@@ -24,8 +24,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Preview {
     pub plan: String,
-    /// Due at once, in the currency's smallest unit: the new plan for the rest of the period, less what was paid of the old
-    /// one. 0: the change begins with the next period.
+    /// Due at once, in the currency's smallest unit: the new plan for the rest of the period, less the unused part of the old
+    /// plan. 0: the change begins with the next period.
     pub amount_due_cents: i64,
     pub currency: String,
     #[serde(with = "time::serde::rfc3339")]

@@ -11,12 +11,12 @@ use crate::{
     subscriptions::billing::Billing,
 };
 
-/// What a subscription to a plan consists of.
+/// The prices of a subscription to a plan.
 #[derive(Clone, Debug)]
 pub struct PlanPrices {
-    /// Of the plan itself.
+    /// The price of the plan itself.
     pub plan: String,
-    /// Of what it bills by the unit, by usage type.
+    /// Usage type and price of what it bills by the unit.
     pub metered: Vec<(String, String)>,
 }
 
@@ -26,13 +26,13 @@ pub fn for_sale<'a>(billing: &'a Billing, plan: &str) -> Result<&'a Plan, Error>
     if plan.id == Catalogue::FREE {
         return Err(Error::NotForSale {
             plan: plan.id.clone(),
-            instead: "an account without a subscription has it; POST /billing/cancel leads back to it",
+            instead: "every account without a subscription has it; POST /billing/cancel returns to it",
         });
     }
     Ok(plan)
 }
 
-/// Asks Stripe. Fails with the names of those that it lacks.
+/// Reads them from Stripe. Fails with the lookup keys that Stripe lacks.
 pub async fn of_plan(billing: &Billing, plan: &Plan) -> Result<PlanPrices, Error> {
     let wanted: Vec<WantedPrice> = catalogue::of_plan(&billing.admin.catalogue, plan);
     let keys: Vec<String> = wanted.into_iter().map(|wanted| wanted.lookup_key).collect();

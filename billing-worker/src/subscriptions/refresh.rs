@@ -1,4 +1,4 @@
-//! Brings the rows of one account's subscriptions in line with what Stripe says now. The caller holds the account's lease from
+//! Updates the rows of one account's subscriptions to Stripe's current state. The caller holds the account's lease from
 //! before the fetch to the commit: otherwise what was fetched first could be written last.
 
 use schema::{AccountId, Catalogue, announcement::Announcement, period::instant, standing::SubscriptionStatus};
@@ -25,8 +25,8 @@ use crate::{
     subscriptions::billing::Billing,
 };
 
-/// Reads the account's subscriptions from Stripe and stores them; returns whether anything changed. An account that is no
-/// customer there is left as it is.
+/// Reads the account's subscriptions from Stripe and stores them; returns whether anything changed. An account without a customer
+/// there stays as it is.
 pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Error> {
     let lease = billing.lease(account).await?;
     let customer = customers::find(&billing.admin.db, account, billing.stripe()?.is_live()).await?;
@@ -67,16 +67,16 @@ pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<b
 
 /// What Stripe has of a customer.
 enum Known {
-    /// All subscriptions, with what decides about them.
+    /// All subscriptions, with their schedules and unpaid invoices.
     Customer(Vec<Fetched>),
-    /// Deleted there, and with it all that it had.
+    /// The customer was deleted, and all of its subscriptions with it.
     Deleted,
 }
 
 async fn fetch(stripe: &Stripe, customer: &str) -> Result<Known, StripeError> {
     let subscriptions = match listing::all(stripe, customer).await {
         Ok(subscriptions) => subscriptions,
-        // To another Stripe account's key our customers are missing, too: those have lost nothing.
+        // With the key of another Stripe account our customers are missing too, and have lost nothing.
         Err(error) if error.is_missing() => {
             let customer: Customer = stripe.read(&RetrieveCustomer::new(customer)).await?;
             return customer.deleted.then_some(Known::Deleted).ok_or(error);
@@ -110,7 +110,7 @@ async fn complete(stripe: &Stripe, subscription: Subscription) -> Result<Fetched
     })
 }
 
-/// The invoice that waits for its payment the longest: another that comes later, or is for a change that waits, gives no new grace.
+/// The unpaid invoice that is open for longest. A later one, or one for a change that waits for payment, starts no new grace period.
 async fn owed(stripe: &Stripe, subscription: &Subscription) -> Result<Option<Invoice>, StripeError> {
     let list = ListInvoice::new()
         .subscription(subscription.id.as_str())
@@ -137,8 +137,8 @@ async fn write(
     mirror: &Mirror,
     now: i64,
 ) -> Result<bool, Error> {
-    // Before another becomes current: there is one at the most. What an operator assigned gives way to what is paid for, and
-    // stays where nothing is.
+    // Before another becomes current: at most one is. An operator's assignment gives way to a paid subscription, and stays where
+    // there is none.
     let mut changed = sqlx::query!(
         "update subscriptions set is_current = false, updated_at = now()
          where account_id = $1 and is_current and id is distinct from $2

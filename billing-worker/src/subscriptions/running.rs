@@ -1,4 +1,4 @@
-//! The subscription that an account has in Stripe at this moment.
+//! The subscription that an account has in Stripe now.
 
 use schema::{AccountId, standing::SubscriptionStatus};
 use sqlx::PgExecutor;
@@ -15,18 +15,18 @@ use crate::{
 pub struct Running {
     pub customer: String,
     pub subscription: Subscription,
-    /// A change that is planned.
+    /// The schedule of a planned change.
     pub schedule: Option<Schedule>,
 }
 
 impl Running {
-    /// Fails where the account has none.
+    /// Fails if the account has none.
     pub async fn find(db: impl PgExecutor<'_>, billing: &Billing, account: AccountId) -> Result<Self, Error> {
         let customer = customers::find(db, account, billing.stripe()?.is_live()).await?;
         Self::of_customer(billing, customer.ok_or(Error::NotSubscribed)?).await
     }
 
-    /// Whether any of the customer's subscriptions, ended ones too, was tried.
+    /// Whether any of the customer's subscriptions, ended ones too, had a trial.
     pub async fn has_had_trial(billing: &Billing, customer: &str) -> Result<bool, Error> {
         let all = listing::all(billing.stripe()?, customer).await?;
         Ok(all.iter().any(|subscription| subscription.trial_end.is_some()))
@@ -50,7 +50,7 @@ impl Running {
         })
     }
 
-    /// Asks again.
+    /// Reads it again.
     pub async fn now(&self, billing: &Billing) -> Result<Self, Error> {
         Self::of_customer(billing, self.customer.clone()).await
     }

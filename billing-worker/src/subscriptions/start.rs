@@ -1,4 +1,4 @@
-//! The beginning of a subscription: by Stripe's hosted checkout, or by a payment form of one's own.
+//! Starting a subscription: by Stripe's hosted checkout, or by the caller's own payment form.
 
 use std::collections::HashMap;
 
@@ -33,7 +33,7 @@ use crate::{
 
 /// How long a checkout stays open: an hour, within Stripe's 30 minutes to 24 hours.
 const CHECKOUT_S: i64 = 3_600;
-/// One that is open for less than this is not worth handing out again.
+/// A checkout that closes sooner than this is not handed out again.
 const CHECKOUT_LEFT_S: i64 = 300;
 
 /// Where the customer's browser goes after the checkout.
@@ -55,7 +55,7 @@ pub struct Checkout {
 pub struct Pending {
     pub subscription_id: String,
     pub status: String,
-    /// What a payment form confirms: a payment, or of a trial the card that pays after it.
+    /// What a payment form confirms: a payment, or for a trial the card that pays after it.
     pub client_secret: Option<String>,
 }
 
@@ -92,7 +92,7 @@ async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -
                 again
             } else {
                 open.close(billing, lease).await?;
-                // It may have been paid a moment ago.
+                // The customer may have paid a moment ago.
                 refuse_second(billing, &customer).await?;
                 None
             }
@@ -174,7 +174,7 @@ async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending,
     let prices = prices::of_plan(billing, plan).await?;
     match refuse_second(billing, &customer).await {
         Ok(()) => {}
-        // A trial that was begun by a call whose answer was lost is handed out, too, until a card is kept.
+        // A trial whose response was lost is handed out again until a card is kept.
         Err(refusal @ Error::AlreadySubscribed { .. }) => {
             let mut tried = unpaid::tried(billing, &customer).await?.into_iter();
             let begun = tried.find(|begun| begun.is_payable() && begun.is_to(plan, &prices));
@@ -184,10 +184,10 @@ async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending,
     }
     if let Some(open) = unpaid::open_checkout(db, account).await? {
         open.close(billing, lease).await?;
-        // It may have been paid a moment ago.
+        // The customer may have paid a moment ago.
         refuse_second(billing, &customer).await?;
     }
-    // One that was begun before, perhaps by a call whose answer was lost, is the one.
+    // A subscription that an earlier call began, perhaps with a lost response, is handed out again.
     let mut others = unpaid::begun(billing, &customer).await?;
     let begun = others
         .iter()
@@ -229,7 +229,7 @@ impl Pending {
     }
 }
 
-/// Ends what was begun and not paid; what turns out to run is told as such.
+/// Cancels what was begun and not paid. Fails with [`Error::AlreadySubscribed`] if one of them was paid meanwhile.
 async fn give_up(billing: &Billing, customer: &str, begun: &[Begun]) -> Result<(), Error> {
     if begun.is_empty() {
         return Ok(());
@@ -239,7 +239,7 @@ async fn give_up(billing: &Billing, customer: &str, begun: &[Begun]) -> Result<(
     given_up
 }
 
-/// Whoever has a subscription changes it; a second one would be paid for as well.
+/// A customer who has a subscription changes it: a second one would be paid as well.
 async fn refuse_second(billing: &Billing, customer: &str) -> Result<(), Error> {
     match Running::of_customer(billing, customer.to_owned()).await {
         Ok(running) => Err(Error::AlreadySubscribed {
@@ -250,7 +250,7 @@ async fn refuse_second(billing: &Billing, customer: &str) -> Result<(), Error> {
     }
 }
 
-/// An account has one trial in its life, whatever the plan. Also one that no event has told of yet counts.
+/// An account has one trial, whatever the plan. A trial that no event has reported yet counts too.
 async fn trial_days(
     db: &PgPool,
     billing: &Billing,
@@ -297,7 +297,7 @@ fn subscription_request(
     let Some(days) = trial_days else {
         return request;
     };
-    // Whoever gave no card by its end did not want the plan, and owes nothing.
+    // A customer who gave no card by the end of the trial did not want the plan, and owes nothing.
     let mut end = CreateSubscriptionTrialSettingsEndBehavior::new();
     end.missing_payment_method = Some(CreateSubscriptionTrialSettingsEndBehaviorMissingPaymentMethod::Cancel);
     request
@@ -305,7 +305,7 @@ fn subscription_request(
         .trial_settings(CreateSubscriptionTrialSettings::new(end))
 }
 
-/// The hosted page asks for a card, also for a trial.
+/// The hosted page asks for a card, for a trial too.
 fn session_request(
     plan: &Plan,
     account: AccountId,

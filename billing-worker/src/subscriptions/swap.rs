@@ -1,4 +1,4 @@
-//! The items of a subscription when its prices become those of a plan.
+//! The item changes that turn a subscription's prices into those of a plan.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,14 @@ use crate::stripe::{names, object::Subscription};
 
 /// One item of a changed subscription.
 pub struct Swap {
-    /// `None`: a new one.
+    /// `None`: a new item.
     pub item: Option<String>,
     pub price: Option<String>,
     pub deleted: bool,
 }
 
-/// The plan's item gets the new price; each metered one that of its usage type, or goes. Usage is a meter's, not an item's, and
-/// so goes on.
+/// The plan's item gets the new price. Each metered item gets the price of its usage type, or is removed. Usage belongs to a meter,
+/// not to an item, and so continues.
 pub fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
     let mut metered: HashMap<&str, &str> = prices
         .metered

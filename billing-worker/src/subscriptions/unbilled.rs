@@ -1,5 +1,5 @@
-//! What a plan bills and a subscription to it does not, because it was begun before the catalogue said so: that usage is told to
-//! Stripe, and stands on no invoice until the subscription has a price for it.
+//! Usage types that a plan bills and a subscription to it does not, because it began before the catalogue billed them. Their usage is
+//! reported to Stripe, but is on no invoice until the subscription has a price for it.
 
 use schema::{AccountId, Catalogue};
 use serde::Serialize;
@@ -27,13 +27,13 @@ pub struct Unbilled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mended {
     Added,
-    /// It has them already.
+    /// It already has them.
     Complete,
-    /// Another plan is scheduled, so that Stripe's schedule says what it consists of.
+    /// Another plan is scheduled: Stripe's schedule decides which prices it has.
     Scheduled,
 }
 
-/// By account id, as the catalogue given has it; so many at the most, or all.
+/// By account id, at most `max` of them if it is given.
 pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Result<Vec<Unbilled>, Error> {
     let billed = catalogue.plans().iter().flat_map(|plan| {
         let usage_types = catalogue.billed(plan);
@@ -58,7 +58,7 @@ pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Resul
     Ok(unbilled)
 }
 
-/// Gives an account's subscription the prices that it lacks.
+/// Adds to an account's subscription the prices that it lacks.
 pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error> {
     let lease = billing.lease(account).await?;
     let mended = mend_leased(billing, &lease).await;
@@ -74,13 +74,13 @@ async fn mend_leased(billing: &Billing, lease: &Lease) -> Result<Mended, Error> 
     }
     let plan = billing.admin.plan(running.plan().unwrap_or_default())?;
     let prices = prices::of_plan(billing, plan).await?;
-    // What it pays for the rest goes on.
+    // The other prices stay.
     let new = swaps(&running.subscription, &prices)
         .into_iter()
         .filter(|swap| swap.item.is_none());
     let added: Vec<String> = new.filter_map(|swap| swap.price).collect();
     if !added.is_empty() {
-        // A new one each time: an answer that is lost is found in what Stripe has, one that failed would be the same for a day.
+        // A new key each time: after a lost response Stripe's state shows the price, and a failed one would be repeated for a day.
         let key = format!("bill-{}-{}", running.subscription.id, Uuid::now_v7());
         let items = added.iter().map(|price| {
             let mut item = UpdateSubscriptionItems::new();
@@ -95,10 +95,10 @@ async fn mend_leased(billing: &Billing, lease: &Lease) -> Result<Mended, Error> 
         if let Some(missing) = added.iter().find(|price| !has(price)) {
             let id = &mended.id;
             return Err(Error::Conflict(format!(
-                "Stripe took the price {missing} for {id}, and does not show it there: look at the subscription in Stripe"
+                "Stripe accepted the price {missing} for {id} but does not show it: look at the subscription in Stripe"
             )));
         }
-        info!(account.id = %account, stripe_subscription.id = running.subscription.id, prices = ?added, "bills what it did not");
+        info!(account.id = %account, stripe_subscription.id = running.subscription.id, prices = ?added, "added missing prices to a subscription");
     }
     refresh::store(billing, lease, &running.customer).await?;
     Ok(match added.is_empty() {

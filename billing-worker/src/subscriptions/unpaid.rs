@@ -1,5 +1,5 @@
-//! What of an account waits for its first payment: a checkout that is open, and subscriptions that payment forms were made for.
-//! One of them at the most can be paid: two would be two subscriptions, each with its invoices.
+//! What waits for an account's first payment: an open checkout, and subscriptions that wait for a payment form. At most one of
+//! them can be paid: two would be two subscriptions, each with its invoices.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ use crate::{
     subscriptions::billing::Billing,
 };
 
-/// A checkout that was handed out and has not ended, as far as is known here.
+/// A checkout that was opened and has not ended, as far as this service knows.
 pub struct OpenCheckout {
     pub id: Uuid,
     pub plan_id: String,
@@ -41,7 +41,7 @@ pub struct Begun {
     pub id: String,
     pub status: String,
     latest_invoice: Option<Invoice>,
-    /// Of a trial: nothing is paid yet, and the card is kept for its end.
+    /// For a trial: nothing is paid yet, and the card is kept for its end.
     pending_setup_intent: Option<ConfirmationSecret>,
     items: List<Item>,
     #[serde(default)]
@@ -54,7 +54,7 @@ struct Session {
     status: Option<String>,
 }
 
-/// What of [`Begun`] has to be expanded.
+/// The fields of [`Begun`] that Stripe has to expand.
 pub const EXPANDED: [&str; 2] = ["latest_invoice.confirmation_secret", "pending_setup_intent"];
 
 impl Begun {
@@ -66,13 +66,13 @@ impl Begun {
         Some(secret.client_secret.clone())
     }
 
-    /// Whether a form can still pay for it, or keep a card with it.
+    /// Whether a form can still pay for it, or keep a card for it.
     pub fn is_payable(&self) -> bool {
         let invoice = self.latest_invoice.as_ref();
         self.pending_setup_intent.is_some() || invoice.is_some_and(|invoice| invoice.status.as_deref() == Some("open"))
     }
 
-    /// Whether it is one to the plan, at the prices that it has now.
+    /// Whether it is a subscription to the plan at the plan's current prices.
     pub fn is_to(&self, plan: &Plan, prices: &PlanPrices) -> bool {
         let sorted = |mut ids: Vec<String>| {
             ids.sort_unstable();
@@ -108,16 +108,16 @@ async fn list(billing: &Billing, customer: &str, status: ListSubscriptionStatus)
     Ok(found.data)
 }
 
-/// Ends those. Fails where one was paid a moment ago, or its payment is under way: the caller looks again for what runs.
+/// Cancels them. Fails if one was paid a moment ago, or its payment is under way: the caller looks again for a running one.
 pub async fn give_up(billing: &Billing, begun: &[Begun]) -> Result<(), Error> {
     let stripe = billing.stripe()?;
     for one in begun {
-        // First the invoice, which then cannot be paid any more: what is cancelled instead might have been paid.
+        // The invoice first: once it is void it cannot be paid. A subscription that is cancelled first might be paid meanwhile.
         if let Some(invoice) = &one.latest_invoice
             && !void(billing, &invoice.id).await?
         {
             return Err(Error::Conflict(format!(
-                "the first payment of another subscription ({}) is under way: try again when it is through",
+                "the first payment of another subscription ({}) is in progress: try again when it is complete",
                 one.id
             )));
         }
@@ -131,13 +131,13 @@ pub async fn give_up(billing: &Billing, begun: &[Begun]) -> Result<(), Error> {
         }
         info!(
             stripe_subscription.id = one.id,
-            "gave up a subscription that was never paid for"
+            "cancelled a subscription that was never paid"
         );
     }
     Ok(())
 }
 
-/// Voids an invoice. False: it is paid, or its payment is under way.
+/// Voids an invoice. False: it is paid, or its payment is in progress.
 async fn void(billing: &Billing, invoice: &str) -> Result<bool, Error> {
     let stripe = billing.stripe()?;
     let void = VoidInvoiceInvoice::new(invoice);
@@ -164,7 +164,7 @@ pub async fn open_checkout(db: impl PgExecutor<'_>, account: AccountId) -> Resul
 }
 
 impl OpenCheckout {
-    /// Whether it can still be gone through, as Stripe says.
+    /// Whether the customer can still complete it, as Stripe says.
     pub async fn is_open(&self, billing: &Billing) -> Result<bool, Error> {
         let Some(session_id) = &self.session_id else {
             return Ok(false);
@@ -177,7 +177,7 @@ impl OpenCheckout {
         }
     }
 
-    /// Closes it, in Stripe and here. Closed already is closed, too.
+    /// Closes it, in Stripe and here. It may already be closed.
     pub async fn close(&self, billing: &Billing, lease: &Lease) -> Result<(), Error> {
         if let Some(session_id) = &self.session_id {
             let expire = ExpireCheckoutSession::new(session_id.as_str());
@@ -198,7 +198,7 @@ impl OpenCheckout {
     }
 }
 
-/// A session was completed or has expired: the next checkout is another.
+/// A session was completed or has expired: the next checkout opens another.
 pub async fn checkout_ended(db: impl PgExecutor<'_>, session_id: &str, now: i64) -> Result<(), Error> {
     sqlx::query!(
         "update checkout_sessions set ended_at = $2 where session_id = $1 and ended_at is null",

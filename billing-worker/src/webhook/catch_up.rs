@@ -1,4 +1,4 @@
-//! Events that Stripe could not deliver, asked for: an endpoint that was wrong, or a service that was away for days.
+//! Asks Stripe for events that it could not deliver: the endpoint was wrong, or the service was down for days.
 
 use schema::{clock, period::instant};
 use serde_json::Value;
@@ -8,13 +8,13 @@ use tracing::warn;
 use super::{envelope::Envelope, inbox};
 use crate::{error::Error, stripe::object::List, subscriptions::billing::Billing};
 
-/// Looked at again each time: an event shows up late in the list, and its delivery may still be under way.
+/// This far back is looked at again each time: an event may appear late in the list, and its delivery may still be in progress.
 const OVERLAP_S: i64 = 3 * 3_600;
 /// Stripe keeps events for thirty days.
 const KEPT_S: i64 = 30 * 86_400;
 
-/// Stores what was never delivered since the last look; returns how many events were new. The list begins with the newest, and
-/// what could not be delivered stays in it: it is read to its end, or the next look begins where this one did.
+/// Stores events that were not delivered since the last look; returns how many were new. The list begins with the newest, and
+/// undelivered events stay in it. It is read to its end, otherwise the next look starts where this one did.
 pub async fn step(billing: &Billing) -> Result<usize, Error> {
     let stripe = billing.stripe()?;
     let now = billing.clock.now_s();
@@ -43,7 +43,7 @@ pub async fn step(billing: &Billing) -> Result<usize, Error> {
                         inbox::store(&billing.admin.db, &envelope, body.as_bytes(), instant(clock::now_s())).await?;
                     found += usize::from(is_new);
                 }
-                Err(why) => warn!("an event in Stripe's list cannot be read: {why}"),
+                Err(why) => warn!("skipped a malformed event in Stripe's list: {why}"),
             }
         }
         let last = page.data.last().and_then(|event| event["id"].as_str());

@@ -1,4 +1,4 @@
-//! Every customer's subscriptions compared with Stripe, without an event: finds what no event told.
+//! Compares every customer's subscriptions with Stripe, without an event: finds changes that no event reported.
 
 use schema::AccountId;
 use tracing::warn;
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
     pub accounts: usize,
-    /// Accounts whose subscriptions were not as Stripe has them; now they are.
+    /// Accounts whose subscriptions differed from Stripe's, and were updated.
     pub mended: usize,
     /// Accounts that could not be compared.
     pub failed: usize,

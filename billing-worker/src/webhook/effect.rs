@@ -1,4 +1,4 @@
-//! What an event leads to.
+//! The effect of events.
 
 use schema::AccountId;
 use stripe_billing::invoice::RetrieveInvoice;
@@ -27,16 +27,16 @@ pub fn is_ours(kind: &str) -> bool {
         .any(|prefix| kind.starts_with(prefix))
 }
 
-/// Does what the events of one customer (or of none) lead to; done again, it changes nothing. However many they are, the
-/// customer's subscriptions are read once. False: they are about nobody here.
+/// Applies the events of one customer, or one event without a customer. Repeated, it changes nothing. However many events there are,
+/// the customer's subscriptions are read once. False: they are about no account here.
 pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received]) -> Result<bool, Error> {
     for event in events {
         if event.kind == "v1.billing.meter.error_report_triggered" {
-            // It carries samples only: what is missing is found when totals are compared.
+            // It carries samples only: comparing totals finds what is missing.
             error!(
                 event.id = event.id,
                 meter = event.object_id,
-                "Stripe could not take meter events: run `billing-worker reconcile`"
+                "Stripe rejected meter events: run `billing-worker reconcile`"
             );
             return Ok(true);
         }
@@ -61,7 +61,7 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
         invoiced(billing, account, invoice).await?;
     }
     if events.iter().any(|event| event.kind == "customer.deleted") {
-        // Last: what it had was read first.
+        // Last: its subscriptions were read first.
         customers::deleted(&billing.admin.db, customer, billing.clock.now_s()).await?;
     }
     Ok(true)
@@ -74,8 +74,8 @@ async fn account(billing: &Billing, customer: &str) -> Result<Option<AccountId>,
     }
 }
 
-/// An invoice closes the period that it bills: while it is a draft the period's last usage can still be told; once it is final
-/// what comes later is carried.
+/// An invoice closes the period that it bills. While it is a draft, the period's last usage can still be reported; once it is final,
+/// later usage is carried.
 async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Result<(), Error> {
     let invoice: Invoice = match billing.stripe()?.read(&RetrieveInvoice::new(invoice)).await {
         Ok(invoice) => invoice,
@@ -87,7 +87,7 @@ async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Resul
         return Ok(());
     };
     if invoice.status.as_deref() == Some("draft") {
-        // What is told while it is a draft is on it.
+        // Usage that is reported while the invoice is a draft is on it.
         billing.flush(account, subscription).await?;
     }
     close::close(&billing.admin.db, account, subscription, &invoice).await?;

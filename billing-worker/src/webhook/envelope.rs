@@ -1,4 +1,4 @@
-//! The ids in an event, whether it carries a snapshot of its object or is thin, and in whatever version it was rendered.
+//! The ids in an event: a snapshot event or a thin one, rendered in any version.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -51,7 +51,7 @@ impl Envelope {
         let object_id = object
             .and_then(|object| id_of(object.get("id")))
             .or_else(|| id_of(raw.related_object.as_ref().and_then(|related| related.get("id"))));
-        // Where an object is of one of these kinds, its own id is what is asked for.
+        // An object of this kind itself: its own id.
         let own = |wanted: &str| object_id.clone().filter(|_| kind == Some(wanted));
         let of = |path: &[&str]| {
             let found = path.iter().try_fold(object?, |value, name| value.get(name));

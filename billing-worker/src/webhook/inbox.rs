@@ -11,7 +11,7 @@ use crate::{
     error::Error,
 };
 
-/// Stores an event; false: it was there.
+/// Stores an event; false: it was already stored.
 pub async fn store(db: &PgPool, event: &Envelope, body: &[u8], now: OffsetDateTime) -> Result<bool, Error> {
     let is_ours = effect::is_ours(&event.kind);
     let stored = sqlx::query!(
@@ -35,7 +35,7 @@ pub async fn store(db: &PgPool, event: &Envelope, body: &[u8], now: OffsetDateTi
     Ok(stored.rows_affected() > 0)
 }
 
-/// Keeps what Stripe signed and nobody understands.
+/// Keeps a body that Stripe signed and this service cannot read.
 pub async fn store_unreadable(db: &PgPool, id: &str, body: &[u8], why: &str) -> Result<(), Error> {
     sqlx::query!(
         "insert into webhook_events (id, type, created_at, livemode, payload, state, error)
@@ -49,8 +49,8 @@ pub async fn store_unreadable(db: &PgPool, id: &str, body: &[u8], why: &str) -> 
     Ok(())
 }
 
-/// Deletes events that are done with and older than Stripe keeps them itself: none of them is stored again by looking for what
-/// was never delivered. Returns how many.
+/// Deletes done events that are older than Stripe keeps them: asking for undelivered events does not store them again. Returns how
+/// many.
 pub async fn forget(db: &PgPool) -> Result<u64, Error> {
     const KEPT_DAYS: i32 = 40;
     /// Rows of one statement.
@@ -74,7 +74,7 @@ pub async fn forget(db: &PgPool) -> Result<u64, Error> {
     }
 }
 
-/// Puts an event that was given up back to work.
+/// Lets a parked event, or one that is done, be worked on again.
 pub async fn retry(admin: &Administration, id: &str) -> Result<(), Error> {
     let mut tx = admin.db.begin().await?;
     let found = sqlx::query!(

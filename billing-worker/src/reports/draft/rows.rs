@@ -1,4 +1,4 @@
-//! What a draft reads and writes in PostgreSQL.
+//! The statements of a draft.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -45,8 +45,8 @@ pub async fn periods(
     Ok(periods)
 }
 
-/// A line for each period and each usage type of the catalogue. In their order: two workers that add the same ones wait for
-/// each other one way only.
+/// Adds a line for each period and each usage type of the catalogue. In a fixed order: two workers that add the same lines cannot
+/// deadlock.
 pub async fn add_lines(reporter: &Reporter, accounts: &[AccountId], now: i64) -> sqlx::Result<()> {
     let usage_types: Vec<_> = reporter
         .catalogue
@@ -124,7 +124,7 @@ pub async fn read(db: &PgPool, periods: &[count::AccountPeriod]) -> sqlx::Result
     Ok(rows.into_iter().map(LedgerRow::into_line).collect())
 }
 
-/// Locks the lines. Those that another worker holds are left to it.
+/// Locks the lines. Lines that another worker holds are left to it.
 pub async fn lock(
     tx: &mut Transaction<'_, Postgres>,
     periods: &[count::AccountPeriod],
@@ -160,7 +160,8 @@ pub async fn busy(db: impl PgExecutor<'_>, accounts: &[AccountId]) -> sqlx::Resu
         .collect())
 }
 
-/// The lines that now have a report. One that another period of the customer's has open stands in the way: next time.
+/// Writes reports; returns the lines that have one now. A line is left for the next step if another period of the customer has an
+/// open report.
 pub async fn insert(tx: &mut Transaction<'_, Postgres>, drafts: &[Draft], now: i64) -> sqlx::Result<HashSet<LineId>> {
     let column = |of: fn(&Draft) -> String| drafts.iter().map(of).collect::<Vec<_>>();
     let units = |of: fn(&Draft) -> i64| drafts.iter().map(of).collect::<Vec<_>>();

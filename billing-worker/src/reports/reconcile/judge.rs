@@ -1,4 +1,4 @@
-//! Whether three numbers that ought to be one agree. Pure.
+//! Decides whether the three counts of a line agree. Pure.
 
 use serde::Serialize;
 
@@ -7,11 +7,11 @@ pub struct Numbers {
     pub clickhouse_units: i64,
     pub carried_in: i64,
     pub carried_out: i64,
-    /// What the ledger says was told.
+    /// Reported units according to the ledger.
     pub ledger_units: i64,
-    /// Of the report that is not done.
+    /// Units of the open report.
     pub open_units: i64,
-    /// `None`: Stripe does not tell.
+    /// `None`: unknown.
     pub stripe_units: Option<i64>,
 }
 
@@ -19,7 +19,7 @@ pub struct Numbers {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Ok,
-    /// On its way: not told yet, a report that is not done, or summaries that lag.
+    /// Not reported yet, an open report, or summaries that lag.
     Pending,
     Drift,
 }
@@ -30,15 +30,15 @@ impl Numbers {
         clamped(i128::from(told) - self.expected())
     }
 
-    /// `explained`: by how much corrections that were not taken back yet lower what is expected (0 or negative).
-    /// `is_settling`: a report was done so recently that the summaries need not show it.
+    /// `explained`: corrections that are not taken back yet lower the expected units by this (0 or negative).
+    /// `is_settling`: a report was delivered so recently that the summaries may not include it.
     pub fn judge(&self, explained: i64, is_settling: bool) -> State {
         let ledger = i128::from(self.ledger_units);
         let untold = self.expected() - ledger;
         let has_open = self.open_units != 0;
         let by_ledger = match untold {
             0 if !has_open => State::Ok,
-            // A report that is not done says how much is under way; what was used since comes after it.
+            // The open report holds a part of it; usage since then follows.
             _ if has_open => State::Pending,
             1.. => State::Pending,
             _ if untold >= i128::from(explained) => State::Pending,
