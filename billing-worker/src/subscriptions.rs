@@ -4,7 +4,7 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | starting it: a hosted checkout, or a payment form | [`start`] |
+//! | starting it: by a hosted checkout, or by a payment form | [`checkout`], [`payment_form`], [`eligibility`] |
 //! | what waits for a first payment: one thing at most | [`unpaid`] |
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
@@ -13,15 +13,19 @@
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
-//! | Stripe's subscriptions as rows | [`mirror`], [`refresh`], [`periods`] |
+//! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
 pub mod assign;
 pub mod billing;
 pub mod change;
+pub mod checkout;
 pub mod current;
+mod eligibility;
 pub mod lease;
 pub mod listing;
 pub mod mirror;
+pub mod mirrored;
+pub mod payment_form;
 pub mod periods;
 pub mod planned;
 pub mod preview;
@@ -29,7 +33,6 @@ pub mod prices;
 pub mod refresh;
 pub mod running;
 pub mod slots;
-pub mod start;
 pub mod swap;
 pub mod unbilled;
 pub mod unpaid;

@@ -1,6 +1,8 @@
 //! Compares ClickHouse, the ledger and Stripe, for operators and for accounting.
 
 mod judge;
+mod question;
+mod rows;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,42 +10,23 @@ use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::{AccountId, period::instant};
 use serde::Serialize;
-use time::{Date, OffsetDateTime, Time};
+use time::OffsetDateTime;
 use tokio::time::{Duration, Instant, sleep};
 
-pub use self::judge::{Numbers, State};
+use self::rows::{Period, Stored};
+pub use self::{
+    judge::{Numbers, State},
+    question::{Question, Which},
+};
 use super::{
     Reporter, count,
     credits::{self, Credits},
     identifier::LineId,
-    ledger::Line,
     period::{BillingPeriod, Window},
-    report::SUMMARY_LAG,
 };
 use crate::stripe::StripeError;
 
-const PAGE: i64 = 500;
 const READS_AT_ONCE: usize = 16;
-
-/// Which periods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// The running period.
-    Current,
-    /// The last period that is over.
-    Previous,
-    /// Periods that contain a part of this day.
-    Day(Date),
-    All,
-}
-
-#[derive(Clone, Debug)]
-pub struct Question {
-    pub which: Which,
-    pub account: Option<AccountId>,
-    /// Sums frozen periods again instead of using the stored totals.
-    pub recount: bool,
-}
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
@@ -81,20 +64,6 @@ pub struct Reconciliation {
     pub totals: Totals,
 }
 
-struct Period {
-    period: BillingPeriod,
-    is_frozen: bool,
-}
-
-/// A line as the database has it.
-struct Stored {
-    line: Line,
-    frozen_units: Option<i64>,
-    /// Units of the open report, and whether it is parked.
-    open: Option<(i64, bool)>,
-    is_settling: bool,
-}
-
 /// Compares again until nothing is pending, for at most `wait`.
 pub async fn run(reporter: &Reporter, question: &Question, wait: Duration, now: i64) -> Result<Reconciliation> {
     const BETWEEN: Duration = Duration::from_secs(2);
@@ -110,26 +79,30 @@ pub async fn run(reporter: &Reporter, question: &Question, wait: Duration, now: 
 }
 
 async fn reconcile(reporter: &Reporter, question: &Question, now: i64) -> Result<Reconciliation> {
-    let (mut rows, mut after) = (Vec::new(), AccountId::NIL);
+    let (mut found, mut after) = (Vec::new(), AccountId::NIL);
     loop {
-        let accounts = accounts(reporter, question, after).await.context("reading accounts")?;
+        let accounts = rows::accounts(reporter, question, after)
+            .await
+            .context("reading accounts")?;
         let Some(last) = accounts.last() else { break };
         after = *last;
-        let periods = periods(reporter, question, &accounts, now)
+        let periods = rows::periods(reporter, question, &accounts, now)
             .await
             .context("reading billing periods")?;
-        rows.extend(page(reporter, question, &periods, now).await?);
+        found.extend(page(reporter, question, &periods, now).await?);
     }
     let mut totals = Totals::default();
-    for row in &rows {
+    for row in &found {
         totals.add(row);
     }
-    Ok(Reconciliation { rows, totals })
+    Ok(Reconciliation { rows: found, totals })
 }
 
 async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now: i64) -> Result<Vec<Row>> {
     // Before ClickHouse is asked: a report that is delivered meanwhile looks like units that are not reported yet, never like drift.
-    let mut lines = lines(reporter, periods, now).await.context("reading the ledger")?;
+    let mut lines = rows::lines(reporter, periods, now)
+        .await
+        .context("reading the ledger")?;
     if question.recount {
         lines.values_mut().for_each(|stored| stored.frozen_units = None);
     }
@@ -153,14 +126,14 @@ async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now:
     // Usage that is not in the ledger yet.
     let mut ids: BTreeMap<&LineId, Option<&Stored>> = sums.keys().map(|id| (id, None)).collect();
     ids.extend(lines.iter().map(|(id, stored)| (id, Some(stored))));
-    let rows = ids.into_iter().filter_map(|(id, stored)| {
+    let compared = ids.into_iter().filter_map(|(id, stored)| {
         let period = *by_id.get(&(id.account, id.start))?;
         let clickhouse_units =
             stored.map_or_else(|| sums.get(id).copied().unwrap_or(0), |stored| units(&sums, id, stored));
         let credits = credits.get(id).map_or(0, Credits::total);
         Some(row(reporter, period, id, stored, clickhouse_units, credits))
     });
-    stream::iter(rows).buffered(READS_AT_ONCE).try_collect().await
+    stream::iter(compared).buffered(READS_AT_ONCE).try_collect().await
 }
 
 async fn row(
@@ -228,110 +201,6 @@ async fn told(reporter: &Reporter, period: &BillingPeriod, usage_type: &str) -> 
 fn units(sums: &HashMap<LineId, i64>, id: &LineId, stored: &Stored) -> i64 {
     let summed = sums.get(id).copied();
     summed.or(stored.frozen_units).unwrap_or(0)
-}
-
-async fn accounts(reporter: &Reporter, question: &Question, after: AccountId) -> sqlx::Result<Vec<AccountId>> {
-    let ids = sqlx::query_scalar!(
-        "select distinct account_id from billing_periods p
-         where account_id > $1 and ($2::uuid is null or account_id = $2)
-             and not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
-         order by account_id limit $3",
-        after.0,
-        question.account.map(|account| account.0),
-        PAGE,
-        reporter.stripe.is_live()
-    )
-    .fetch_all(&reporter.db)
-    .await?;
-    Ok(ids.into_iter().map(AccountId).collect())
-}
-
-async fn periods(
-    reporter: &Reporter,
-    question: &Question,
-    accounts: &[AccountId],
-    now: i64,
-) -> sqlx::Result<Vec<Period>> {
-    // Periods that contain a part of [from, to).
-    let (from, to) = match question.which {
-        Which::Current => (now, now + 1),
-        Which::Day(day) => {
-            let midnight = OffsetDateTime::new_utc(day, Time::MIDNIGHT).unix_timestamp();
-            (midnight, midnight + 24 * 3_600)
-        }
-        Which::Previous | Which::All => (0, now + 1),
-    };
-    let rows = sqlx::query!(
-        "select account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at, frozen_at
-         from billing_periods p
-         where account_id = any($1) and period_start < $3 and period_end > $2
-             and (not $4 or period_end = (select max(e.period_end) from billing_periods e
-                 where e.account_id = p.account_id and e.period_end <= $5))
-         order by account_id, period_start",
-        &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
-        instant(from),
-        instant(to),
-        question.which == Which::Previous,
-        instant(now)
-    )
-    .fetch_all(&reporter.db)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Period {
-            is_frozen: row.frozen_at.is_some(),
-            period: BillingPeriod {
-                account: AccountId(row.account_id),
-                start: row.period_start.unix_timestamp(),
-                end: row.period_end.unix_timestamp(),
-                customer: row.customer_id,
-                subscription: row.stripe_subscription_id,
-                final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
-            },
-        })
-        .collect())
-}
-
-async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> sqlx::Result<HashMap<LineId, Stored>> {
-    let (accounts, starts): (Vec<_>, Vec<_>) = periods
-        .iter()
-        .map(|period| (period.period.account.0, instant(period.period.start)))
-        .unzip();
-    let rows = sqlx::query!(
-        r#"select l.account_id, l.period_start, l.usage_type, l.reported_units, l.carried_in, l.carried_out,
-                  l.corrected_units, l.reports, l.frozen_units, r.to_units - r.from_units as "open?",
-                  r.state = 'parked' as "is_parked?",
-                  exists (select from meter_reports d where d.account_id = l.account_id and d.period_start = l.period_start
-                      and d.usage_type = l.usage_type and d.done_at > $3) as "is_settling!"
-           from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
-               join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
-               left join meter_reports r on r.account_id = l.account_id and r.period_start = l.period_start
-                   and r.usage_type = l.usage_type and r.state in ('open', 'parked')"#,
-        &accounts,
-        &starts,
-        instant(now - SUMMARY_LAG)
-    )
-    .fetch_all(&reporter.db)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let id = LineId::of_row(row.account_id, row.period_start, row.usage_type);
-            let stored = Stored {
-                line: Line {
-                    reported: row.reported_units,
-                    carried_in: row.carried_in,
-                    carried_out: row.carried_out,
-                    corrected: row.corrected_units,
-                    reports: row.reports,
-                },
-                frozen_units: row.frozen_units,
-                open: row.open.map(|units| (units, row.is_parked == Some(true))),
-                is_settling: row.is_settling,
-            };
-            (id, stored)
-        })
-        .collect())
 }
 
 impl Totals {

@@ -1,8 +1,8 @@
 //! The names by which this service's objects are found in Stripe, in every account and mode.
 
-use std::fmt::Display;
+use std::{collections::HashMap, fmt::Display};
 
-use schema::UsageType;
+use schema::{AccountId, Plan, UsageType};
 
 /// Metadata of a product, price or subscription: the plan.
 pub const META_PLAN: &str = "trendit_plan";
@@ -40,4 +40,12 @@ pub fn lookup_key(plan: &str) -> String {
 /// The lookup key of the metered price of a usage type in a plan.
 pub fn overage_lookup_key(plan: &str, usage_type: UsageType) -> String {
     format!("trendit_{plan}_{usage_type}")
+}
+
+/// Metadata of a customer's checkout or subscription.
+pub fn metadata(account: AccountId, plan: &Plan) -> HashMap<String, String> {
+    HashMap::from([
+        (META_ACCOUNT.to_owned(), account.to_string()),
+        (META_PLAN.to_owned(), plan.id.clone()),
+    ])
 }

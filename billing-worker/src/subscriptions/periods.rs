@@ -6,7 +6,7 @@ use schema::{AccountId, Period, period::instant, standing::SubscriptionStatus};
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
 
-use super::mirror::Mirrored;
+use super::mirrored::Mirrored;
 use crate::error::Error;
 
 /// Writes the periods whose usage is reported to Stripe: the current one, and those since the last known one for which no event

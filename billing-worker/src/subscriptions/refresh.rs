@@ -11,7 +11,8 @@ use tracing::{error, info};
 use super::{
     lease::Lease,
     listing,
-    mirror::{Fetched, Mirror, Mirrored, mirror},
+    mirror::{Mirror, mirror},
+    mirrored::{Fetched, Mirrored},
     periods,
 };
 use crate::{

@@ -12,7 +12,10 @@ use crate::{
     error::Error,
     http::body::Body,
     stripe::Write,
-    subscriptions::start::{self, ReturnUrls},
+    subscriptions::{
+        checkout::{self, ReturnUrls},
+        payment_form,
+    },
 };
 
 #[derive(Deserialize)]
@@ -71,7 +74,7 @@ pub async fn create(
         cancel: url("cancel_url", new.cancel_url)?.unwrap_or_else(|| format!("{base}/billing/cancelled")),
     };
     let billing = api.billing.clone();
-    let checkout = async move { start::checkout(&billing, account, &new.tier, urls).await };
+    let checkout = async move { checkout::checkout(&billing, account, &new.tier, urls).await };
     let checkout = api.see_through(checkout).await?;
     let opened = Opened {
         checkout_url: checkout.url,
@@ -87,7 +90,7 @@ pub async fn subscribe(
     Body(new): Body<NewSubscription>,
 ) -> Result<(StatusCode, Json<Begun>), Error> {
     let billing = api.billing.clone();
-    let pending = async move { start::subscribe(&billing, account, &new.tier).await };
+    let pending = async move { payment_form::subscribe(&billing, account, &new.tier).await };
     let pending = api.see_through(pending).await?;
     let begun = Begun {
         subscription_id: pending.subscription_id,

@@ -1,0 +1,134 @@
+//! Periods and ledger lines as PostgreSQL has them.
+
+use std::collections::HashMap;
+
+use schema::{AccountId, period::instant};
+use time::{OffsetDateTime, Time};
+
+use super::question::{Question, Which};
+use crate::reports::{Reporter, identifier::LineId, ledger::Line, period::BillingPeriod, report::SUMMARY_LAG};
+
+/// Accounts of one page.
+const PAGE: i64 = 500;
+
+pub(super) struct Period {
+    pub(super) period: BillingPeriod,
+    pub(super) is_frozen: bool,
+}
+
+/// A line as the database has it.
+pub(super) struct Stored {
+    pub(super) line: Line,
+    pub(super) frozen_units: Option<i64>,
+    /// Units of the open report, and whether it is parked.
+    pub(super) open: Option<(i64, bool)>,
+    pub(super) is_settling: bool,
+}
+
+pub(super) async fn accounts(
+    reporter: &Reporter,
+    question: &Question,
+    after: AccountId,
+) -> sqlx::Result<Vec<AccountId>> {
+    let ids = sqlx::query_scalar!(
+        "select distinct account_id from billing_periods p
+         where account_id > $1 and ($2::uuid is null or account_id = $2)
+             and not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
+         order by account_id limit $3",
+        after.0,
+        question.account.map(|account| account.0),
+        PAGE,
+        reporter.stripe.is_live()
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    Ok(ids.into_iter().map(AccountId).collect())
+}
+
+pub(super) async fn periods(
+    reporter: &Reporter,
+    question: &Question,
+    accounts: &[AccountId],
+    now: i64,
+) -> sqlx::Result<Vec<Period>> {
+    // Periods that contain a part of [from, to).
+    let (from, to) = match question.which {
+        Which::Current => (now, now + 1),
+        Which::Day(day) => {
+            let midnight = OffsetDateTime::new_utc(day, Time::MIDNIGHT).unix_timestamp();
+            (midnight, midnight + 24 * 3_600)
+        }
+        Which::Previous | Which::All => (0, now + 1),
+    };
+    let rows = sqlx::query!(
+        "select account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at, frozen_at
+         from billing_periods p
+         where account_id = any($1) and period_start < $3 and period_end > $2
+             and (not $4 or period_end = (select max(e.period_end) from billing_periods e
+                 where e.account_id = p.account_id and e.period_end <= $5))
+         order by account_id, period_start",
+        &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
+        instant(from),
+        instant(to),
+        question.which == Which::Previous,
+        instant(now)
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Period {
+            is_frozen: row.frozen_at.is_some(),
+            period: BillingPeriod {
+                account: AccountId(row.account_id),
+                start: row.period_start.unix_timestamp(),
+                end: row.period_end.unix_timestamp(),
+                customer: row.customer_id,
+                subscription: row.stripe_subscription_id,
+                final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
+            },
+        })
+        .collect())
+}
+
+pub(super) async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> sqlx::Result<HashMap<LineId, Stored>> {
+    let (accounts, starts): (Vec<_>, Vec<_>) = periods
+        .iter()
+        .map(|period| (period.period.account.0, instant(period.period.start)))
+        .unzip();
+    let rows = sqlx::query!(
+        r#"select l.account_id, l.period_start, l.usage_type, l.reported_units, l.carried_in, l.carried_out,
+                  l.corrected_units, l.reports, l.frozen_units, r.to_units - r.from_units as "open?",
+                  r.state = 'parked' as "is_parked?",
+                  exists (select from meter_reports d where d.account_id = l.account_id and d.period_start = l.period_start
+                      and d.usage_type = l.usage_type and d.done_at > $3) as "is_settling!"
+           from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
+               join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
+               left join meter_reports r on r.account_id = l.account_id and r.period_start = l.period_start
+                   and r.usage_type = l.usage_type and r.state in ('open', 'parked')"#,
+        &accounts,
+        &starts,
+        instant(now - SUMMARY_LAG)
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let id = LineId::of_row(row.account_id, row.period_start, row.usage_type);
+            let stored = Stored {
+                line: Line {
+                    reported: row.reported_units,
+                    carried_in: row.carried_in,
+                    carried_out: row.carried_out,
+                    corrected: row.corrected_units,
+                    reports: row.reports,
+                },
+                frozen_units: row.frozen_units,
+                open: row.open.map(|units| (units, row.is_parked == Some(true))),
+                is_settling: row.is_settling,
+            };
+            (id, stored)
+        })
+        .collect())
+}

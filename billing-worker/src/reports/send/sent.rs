@@ -1,0 +1,14 @@
+//! Outcomes of a page of reports.
+
+/// Outcomes of reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    pub delivered: u64,
+    /// Sent again later.
+    pub postponed: u64,
+    pub parked: u64,
+    /// Their period takes no more reports: the units are carried.
+    pub withdrawn: u64,
+    /// Of the postponed: Stripe has no meter for their usage type.
+    pub without_meter: u64,
+}

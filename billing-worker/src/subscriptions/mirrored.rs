@@ -1,0 +1,144 @@
+//! One subscription in Stripe as a row here. Pure.
+
+use schema::{Catalogue, Period, SubscriptionId, standing::SubscriptionStatus};
+use uuid::Uuid;
+
+use crate::stripe::{
+    names,
+    object::{Invoice, Item, Schedule, Subscription, subscription::Price},
+};
+
+/// A subscription with what belongs to it in Stripe.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub subscription: Subscription,
+    /// Its schedule, where it has one.
+    pub schedule: Option<Schedule>,
+    /// The unpaid invoice that is due for longest, if a payment failed.
+    pub owed: Option<Invoice>,
+}
+
+/// A subscription as a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrored {
+    pub id: SubscriptionId,
+    pub stripe_id: String,
+    pub plan: String,
+    pub status: SubscriptionStatus,
+    pub period: Period,
+    pub anchor: i64,
+    pub ends_at: Option<i64>,
+    pub then_plan: Option<String>,
+    pub grace_until: Option<i64>,
+    pub cancel_at_period_end: bool,
+    pub trial_ends_at: Option<i64>,
+    pub schedule_id: Option<String>,
+    pub ended_at: Option<i64>,
+    pub items: Vec<MirroredItem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirroredItem {
+    pub id: String,
+    pub price_id: String,
+    /// `None`: the plan's own price.
+    pub usage_type: Option<String>,
+    pub period: Period,
+}
+
+/// Our id of a subscription in Stripe. Usage events are stamped with it, so every reader derives the same one.
+pub fn subscription_id(stripe_id: &str) -> SubscriptionId {
+    SubscriptionId(Uuid::new_v5(
+        &Uuid::NAMESPACE_URL,
+        format!("stripe:{stripe_id}").as_bytes(),
+    ))
+}
+
+impl Mirrored {
+    /// It decides what its account may do.
+    pub fn is_live(&self) -> bool {
+        self.status.is_live()
+    }
+}
+
+pub(super) enum Unmirrored {
+    NotOurs,
+    Unreadable(String),
+}
+
+pub(super) fn mirrored(
+    catalogue: &Catalogue,
+    fetched: &Fetched,
+    grace_s: i64,
+    now: i64,
+) -> Result<Mirrored, Unmirrored> {
+    let of = &fetched.subscription;
+    let unreadable = |why: String| Unmirrored::Unreadable(why);
+    let plan_item = of.plan_item().ok_or(Unmirrored::NotOurs)?;
+    let plan = plan_item.price.plan().ok_or(Unmirrored::NotOurs)?;
+    if catalogue.plan(plan).is_none() {
+        return Err(unreadable(format!("its plan `{plan}` is not in the catalogue")));
+    }
+    let status = SubscriptionStatus::from_stored(&of.status)
+        .ok_or_else(|| unreadable(format!("its status `{}` is unknown", of.status)))?;
+    let period = |start: i64, end: i64| match start < end {
+        true => Ok(Period { start, end }),
+        false => Err(unreadable(format!("a period from {start} to {end}"))),
+    };
+    let items = of.items.data.iter().map(|item| {
+        Ok(MirroredItem {
+            id: item.id.clone(),
+            price_id: item.price.id.clone(),
+            usage_type: item.price.metadata.get(names::META_USAGE_TYPE).cloned(),
+            period: period(item.current_period_start, item.current_period_end)?,
+        })
+    });
+    let items = items.collect::<Result<Vec<_>, Unmirrored>>()?;
+    let (ends_at, then_plan) = end(of, fetched.schedule.as_ref(), plan_item, now);
+    // Stripe first tries to collect an invoice when it finalizes it: that is when the payment failed.
+    let failed_at = fetched
+        .owed
+        .as_ref()
+        .map(|invoice| invoice.status_transitions.finalized_at.unwrap_or(invoice.created));
+    Ok(Mirrored {
+        id: subscription_id(&of.id),
+        stripe_id: of.id.clone(),
+        plan: plan.to_owned(),
+        status,
+        period: period(plan_item.current_period_start, plan_item.current_period_end)?,
+        anchor: of.billing_cycle_anchor,
+        ends_at,
+        then_plan,
+        grace_until: (status == SubscriptionStatus::PastDue)
+            .then(|| failed_at.unwrap_or(plan_item.current_period_start) + grace_s),
+        cancel_at_period_end: of.cancel_at_period_end,
+        trial_ends_at: of.trial_end,
+        schedule_id: fetched
+            .schedule
+            .as_ref()
+            .filter(|schedule| schedule.is_active())
+            .map(|schedule| schedule.id.clone()),
+        ended_at: of.ended_at,
+        items,
+    })
+}
+
+/// When it is due to end and which plan follows, if it is cancelled or scheduled to change.
+fn end(of: &Subscription, schedule: Option<&Schedule>, item: &Item, now: i64) -> (Option<i64>, Option<String>) {
+    if let Some(at) = of.ended_at.or(of.cancel_at) {
+        return (Some(at), None);
+    }
+    let next = schedule
+        .filter(|schedule| schedule.is_active())
+        // Just after its end a period may still be the running one in Stripe: the phase after it is next.
+        .and_then(|schedule| schedule.phase_from(item.current_period_end.min(now + 1)))
+        // A phase with the same plan is not an end.
+        .filter(|phase| !phase.prices().any(|price| price.id() == item.price.id));
+    match next {
+        Some(phase) => {
+            let plan = phase.prices().find_map(|price| price.price().and_then(Price::plan));
+            (plan.is_some().then_some(phase.start_date), plan.map(str::to_owned))
+        }
+        None => (None, None),
+    }
+}

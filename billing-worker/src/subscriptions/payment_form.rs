@@ -1,0 +1,128 @@
+//! Starting a subscription by the caller's own payment form.
+
+use schema::{AccountId, Plan};
+use stripe_billing::subscription::{
+    CreateSubscription, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior, CreateSubscriptionPaymentSettings,
+    CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod, CreateSubscriptionTrialSettings,
+    CreateSubscriptionTrialSettingsEndBehavior, CreateSubscriptionTrialSettingsEndBehaviorMissingPaymentMethod,
+};
+use tracing::info;
+use uuid::Uuid;
+
+use super::{
+    billing::Billing,
+    eligibility::{cancel_unpaid, refuse_second, trial_days},
+    lease::Lease,
+    prices::{self, PlanPrices},
+    refresh,
+    unpaid::{self, Begun},
+};
+use crate::{
+    accounts::customers,
+    error::Error,
+    stripe::{Write, names},
+};
+
+/// A subscription that waits for its first payment.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub subscription_id: String,
+    pub status: String,
+    /// What a payment form confirms: a payment, or for a trial the card that pays after it.
+    pub client_secret: Option<String>,
+}
+
+/// Begins a subscription whose first payment the caller's own form confirms, or hands out the one that waits for it. It cancels
+/// what else is still unpaid.
+pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
+    let plan = prices::for_sale(billing, plan)?;
+    let lease = billing.lease(account).await?;
+    let pending = begin(billing, &lease, plan).await;
+    lease.release().await;
+    pending
+}
+
+async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending, Error> {
+    let (db, account) = (&billing.admin.db, lease.account());
+    let customer = customers::ensure(billing, account).await?;
+    let prices = prices::of_plan(billing, plan).await?;
+    match refuse_second(billing, &customer).await {
+        Ok(()) => {}
+        // A trial whose response was lost is handed out again until a card is kept.
+        Err(refusal @ Error::AlreadySubscribed { .. }) => {
+            let mut tried = unpaid::tried(billing, &customer).await?.into_iter();
+            let begun = tried.find(|begun| begun.is_payable() && begun.is_to(plan, &prices));
+            return begun.map(Pending::of).ok_or(refusal);
+        }
+        Err(error) => return Err(error),
+    }
+    if let Some(open) = unpaid::open_checkout(db, account).await? {
+        open.close(billing, lease).await?;
+        // The customer may have paid a moment ago.
+        refuse_second(billing, &customer).await?;
+    }
+    // A subscription that an earlier call began, perhaps with a lost response, is handed out again.
+    let mut others = unpaid::begun(billing, &customer).await?;
+    let begun = others
+        .iter()
+        .position(|begun| begun.is_payable() && begun.is_to(plan, &prices));
+    let begun = begun.map(|position| others.swap_remove(position));
+    cancel_unpaid(billing, &customer, &others).await?;
+    let begun: Begun = match begun {
+        Some(begun) => begun,
+        None => {
+            let trial_days = trial_days(db, billing, account, &customer, plan).await?;
+            let request = subscription_request(plan, account, &customer, &prices, trial_days);
+            let key = format!("subscribe-{account}-{}", Uuid::now_v7());
+            lease.renew().await?;
+            billing.stripe()?.write(&request, Write::Keyed(&key)).await?
+        }
+    };
+    refresh::store(billing, lease, &customer).await?;
+    info!(account.id = %account, plan = plan.id, stripe_subscription.id = begun.id, "began a subscription");
+    Ok(Pending::of(begun))
+}
+
+impl Pending {
+    fn of(begun: Begun) -> Self {
+        Self {
+            client_secret: begun.client_secret(),
+            subscription_id: begun.id,
+            status: begun.status,
+        }
+    }
+}
+
+fn subscription_request(
+    plan: &Plan,
+    account: AccountId,
+    customer: &str,
+    prices: &PlanPrices,
+    trial_days: Option<u32>,
+) -> CreateSubscription {
+    let item = |price: String| {
+        let mut item = CreateSubscriptionItems::new();
+        item.price = Some(price);
+        item
+    };
+    let items: Vec<_> = prices.ids().into_iter().map(item).collect();
+    let mut payment = CreateSubscriptionPaymentSettings::new();
+    payment.save_default_payment_method =
+        Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
+    let request = CreateSubscription::new()
+        .customer(customer)
+        .items(items)
+        .payment_behavior(CreateSubscriptionPaymentBehavior::DefaultIncomplete)
+        .payment_settings(payment)
+        .metadata(names::metadata(account, plan))
+        .expand(unpaid::EXPANDED.map(str::to_owned).to_vec());
+    let Some(days) = trial_days else {
+        return request;
+    };
+    // A customer who gave no card by the end of the trial did not want the plan, and owes nothing.
+    let mut end = CreateSubscriptionTrialSettingsEndBehavior::new();
+    end.missing_payment_method = Some(CreateSubscriptionTrialSettingsEndBehaviorMissingPaymentMethod::Cancel);
+    request
+        .trial_period_days(days)
+        .trial_settings(CreateSubscriptionTrialSettings::new(end))
+}
