@@ -14,10 +14,7 @@ use service::{
 };
 
 use crate::{
-    notices::settings::NoticeSettings,
-    reports::ReportSettings,
-    runs::SettleSettings,
-    stripe::StripeSettings,
+    notices::settings::NoticeSettings, reports::ReportSettings, runs::SettleSettings, stripe::StripeSettings,
     subscriptions::billing::BillingSettings,
 };
 

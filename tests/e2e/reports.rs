@@ -1,4 +1,4 @@
-//! Metered usage: what Stripe is told is what ClickHouse has counted, whatever fails on the way.
+//! Metered usage: what is reported to Stripe is what ClickHouse has counted, whatever fails on the way.
 
 mod faults;
 mod killed;
@@ -26,7 +26,7 @@ use self::rig::{DAY, HOUR, Rig, TYPES, month};
 use crate::billing::worker::{Place, TOKEN};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_is_told_once_and_then_only_what_is_new() {
+async fn usage_is_reported_once_and_then_only_new_usage() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     for usage_type in TYPES {
@@ -42,7 +42,7 @@ async fn usage_is_told_once_and_then_only_what_is_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_at_the_same_time_tell_each_unit_once() {
+async fn workers_at_the_same_time_report_each_unit_once() {
     let rig = Rig::start().await;
     let accounts = rig.accounts(40, month(0)).await;
     for _ in 0..5 {
@@ -55,7 +55,7 @@ async fn workers_at_the_same_time_tell_each_unit_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn correction_lowers_what_stripe_has_and_what_no_correction_explains_is_never_sent() {
+async fn a_correction_lowers_stripes_units_and_an_unexplained_loss_is_never_sent() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[100, 50]).await;
@@ -73,12 +73,12 @@ async fn correction_lowers_what_stripe_has_and_what_no_correction_explains_is_ne
     rig.assert_told_is_counted(std::slice::from_ref(&account), &[month(0)])
         .await;
 
-    // Rows that are gone are no correction.
+    // Lost rows are not a correction.
     let lost = "delete from usage_events where cost_units = 50";
     rig.clickhouse.query(lost).execute().await.unwrap();
     let step = rig.step().await;
     assert_eq!((step.written, step.drifts), (0, 1));
-    assert_eq!(rig.step().await.drifts, 0, "it is no news any more");
+    assert_eq!(rig.step().await.drifts, 0, "a known drift is not new");
     assert_eq!(rig.told(&account, month(0), "api_call"), 120);
     let attention = rig.attention().await;
     assert_eq!(attention.drifts[0].drift_units, -50);
@@ -89,7 +89,7 @@ async fn correction_lowers_what_stripe_has_and_what_no_correction_explains_is_ne
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_correction_that_usage_outweighed_explains_nothing_that_is_lost_later() {
+async fn a_correction_that_usage_outweighed_explains_no_later_loss() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[15, 55]).await;
@@ -101,7 +101,7 @@ async fn a_correction_that_usage_outweighed_explains_nothing_that_is_lost_later(
     let step = rig.step().await;
     assert_eq!((step.written, step.drifts), (0, 1));
     assert_eq!(rig.told(&account, month(0), "api_call"), 50);
-    // What is corrected meanwhile explains itself alone.
+    // A correction since then explains only itself.
     rig.use_units(&account, month(0), "api_call", &[15]).await;
     rig.correct(&account, month(0), "api_call", 5).await;
     let step = rig.step().await;
@@ -110,12 +110,12 @@ async fn a_correction_that_usage_outweighed_explains_nothing_that_is_lost_later(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_customer_that_is_refused_is_parked_and_the_others_go_on() {
+async fn a_refused_customer_is_parked_and_the_others_continue() {
     let rig = Rig::start().await;
     let accounts = rig.accounts(20, month(0)).await;
     let bad = "update billing_periods set customer_id = '' where account_id = $1";
     sqlx::query(bad).bind(accounts[3].id.0).execute(&rig.db).await.unwrap();
-    // Deleted at Stripe: it would take the events and count them for nobody.
+    // Deleted at Stripe, which would accept the events and bill them to nobody.
     let gone = "update stripe_customers set deleted_at = now() where account_id = $1";
     sqlx::query(gone).bind(accounts[5].id.0).execute(&rig.db).await.unwrap();
     let usage = accounts.iter().map(|account| (account.id, "api_call", 7));
@@ -171,7 +171,7 @@ async fn one_customer_that_is_refused_is_parked_and_the_others_go_on() {
 async fn missing_meter_parks_nothing() {
     let rig = Rig::start().await;
     let account = rig.account().await;
-    // A type that the catalogue does not have, either.
+    // A usage type that is not in the catalogue either.
     rig.use_units(&account, month(0), "translation", &[4]).await;
     rig.step().await;
     rig.use_units(&account, month(0), "api_call", &[6]).await;
@@ -179,12 +179,12 @@ async fn missing_meter_parks_nothing() {
     assert!(format!("{failure:#}").contains("no meter"), "{failure:#}");
     let counts = (rig.count("open").await, rig.count("parked").await);
     assert_eq!(counts, (1, 0));
-    assert_eq!(rig.told(&account, month(0), "api_call"), 6, "other types go on");
+    assert_eq!(rig.told(&account, month(0), "api_call"), 6, "other types continue");
     assert_eq!(rig.stripe.violations(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flush_tells_all_of_one_account_at_once() {
+async fn flush_reports_all_of_one_account_at_once() {
     let rig = Rig::start().await;
     let accounts = rig.accounts(2, month(0)).await;
     for account in &accounts {
@@ -208,7 +208,7 @@ async fn flush_tells_all_of_one_account_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_accounts_are_told_of_in_seconds() {
+async fn two_thousand_accounts_are_reported_in_seconds() {
     let count = std::env::var("REPORT_ACCOUNTS").map_or(2_000, |count| count.parse().unwrap());
     let rig = Rig::with(StripeDoubleOptions::default(), ReportSettings::default()).await;
     let accounts = rig.accounts(count, month(0)).await;
@@ -227,7 +227,7 @@ async fn two_thousand_accounts_are_told_of_in_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn service_reports_by_itself_and_shows_what_it_told() {
+async fn the_service_reports_by_itself_and_shows_what_it_reported() {
     let now = schema::clock::now_s();
     let options = StripeDoubleOptions {
         start_at: Some(now),
@@ -247,7 +247,7 @@ async fn service_reports_by_itself_and_shows_what_it_told() {
         .into_iter()
         .fold(options, |options, (name, value)| options.env(name, value));
     let service = Service::start(options.env("REPORT_INTERVAL", "0.2")).await.unwrap();
-    eventually("the usage is told", async || {
+    eventually("the usage is reported", async || {
         (rig.told(&account, period, "api_call") == 42).then_some(())
     })
     .await;

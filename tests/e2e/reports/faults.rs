@@ -1,4 +1,4 @@
-//! Calls that fail, before and after they had their effect, and workers that die in the middle.
+//! Calls that fail before and after they took effect, and workers that die in the middle.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::rig::{DAY, HOUR, Rig, TYPES, month};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn event_that_exists_already_is_delivered() {
+async fn an_event_that_already_exists_is_delivered() {
     for kind in [
         FaultKind::ServerError,
         FaultKind::Reset,
@@ -42,7 +42,7 @@ async fn event_that_exists_already_is_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answer_that_cannot_be_read_was_a_success() {
+async fn an_unreadable_response_was_a_success() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[8]).await;
@@ -51,9 +51,9 @@ async fn answer_that_cannot_be_read_was_a_success() {
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
 }
 
-/// Sent again without asking, it would count twice: Stripe has forgotten the identifier.
+/// Sent again without a comparison it would count twice: Stripe has forgotten the identifier.
 #[tokio::test(flavor = "multi_thread")]
-async fn outcome_unknown_for_longer_than_stripe_remembers_is_compared_before_it_is_sent_again() {
+async fn an_old_report_with_an_unknown_outcome_is_compared_before_it_is_sent_again() {
     for is_applied in [true, false] {
         let rig = Rig::start().await;
         let account = rig.account().await;
@@ -82,13 +82,13 @@ async fn outcome_unknown_for_longer_than_stripe_remembers_is_compared_before_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn summaries_that_say_something_else_park_the_report() {
+async fn unexpected_summaries_park_the_report() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[8]).await;
     rig.stripe.add_fault(rig.fault(FaultKind::Reset).times(1));
     rig.step().await;
-    // Somebody else has told of the same customer.
+    // Someone else has reported units of the same customer.
     let event = [
         ("event_name", "trendit_api_call".to_owned()),
         ("payload[stripe_customer_id]", account.customer.clone()),
@@ -102,7 +102,7 @@ async fn summaries_that_say_something_else_park_the_report() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rates_locks_and_a_stripe_that_is_away_lose_nothing() {
+async fn rate_limits_locks_and_an_unreachable_stripe_lose_nothing() {
     let rig = Rig::start().await;
     let accounts = rig.accounts(10, month(0)).await;
     let usage = accounts.iter().map(|account| (account.id, "export", 9));
@@ -114,7 +114,11 @@ async fn rates_locks_and_a_stripe_that_is_away_lose_nothing() {
     assert_eq!(rig.step().await.sent.postponed, 10);
     rig.stripe.clear_faults();
     rig.stripe.advance_by(60);
-    assert_eq!(rig.step().await.sent.delivered, 0, "not before Stripe said");
+    assert_eq!(
+        rig.step().await.sent.delivered,
+        0,
+        "not before the time that Stripe asked for"
+    );
     rig.stripe.advance_by(60);
     assert_eq!(rig.step().await.sent.delivered, 10);
     rig.assert_told_is_counted(&accounts, &[month(0)]).await;
@@ -164,8 +168,7 @@ async fn two_hundred_accounts_end_equal_to_the_unit_through_faults_and_deaths() 
             () = dies => died += 1,
             done = reports::step(&rig.reporter, rig.now()) => drop(done.unwrap()),
         }
-        // Sometimes longer than Stripe remembers an identifier. By then what a dead worker had sent has arrived: a call that is
-        // under way for a day is none of Stripe's.
+        // Sometimes longer than Stripe remembers an identifier. By then a dead worker's calls have arrived: no call takes a day.
         if round % 7 == 6 {
             rig.step().await;
         }

@@ -1,5 +1,5 @@
-//! The whole of billing as a process that is killed again and again: a thousand accounts subscribe and use, Stripe fails one call
-//! in ten, and in the end nobody is two customers and Stripe has what ClickHouse has.
+//! Billing as a process that is killed again and again: a thousand accounts subscribe and use, Stripe fails one call in ten, and in
+//! the end no account is two customers and Stripe has what ClickHouse has.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -160,7 +160,7 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
             die(&rig, &mut worker).await;
         }
         eventually("every account has its billing period", async || {
-            // What failed waits longer than a test.
+            // An event that failed would wait longer than this test.
             sqlx::query(
                 "update webhook_events set next_attempt_at = now()
                  where state = 'received' and error is not null
@@ -201,7 +201,7 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
         .collect();
     let sums = rig.sums().await;
     eventually("Stripe has all that was counted", async || {
-        // What waits after a fault is due later than a test has time.
+        // A report that failed would wait longer than this test.
         sqlx::query(
             "update meter_reports set next_attempt_at = now() - interval '1 minute'
              where state = 'open' and claimed_until is null and next_attempt_at > now()",
@@ -218,7 +218,7 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
         lines.iter().all(is_told).then_some(())
     })
     .await;
-    eventually("nothing is under way", async || {
+    eventually("no report is open", async || {
         (rig.count("open").await == 0).then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! Usage and corrections that come after their period's invoice was finalized.
+//! Usage and corrections that arrive after their period's invoice was finalized.
 
 use billing_worker::reports::{LateUsage, ReportSettings};
 use devstack::{
@@ -11,14 +11,14 @@ use serde_json::Value;
 use super::rig::{Account, DAY, HOUR, Rig, month};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn last_usage_of_a_period_is_told_inside_it_while_its_invoice_is_a_draft() {
+async fn the_last_usage_of_a_period_is_reported_in_it_while_its_invoice_is_a_draft() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[5]).await;
     rig.stripe.advance_to(month(0).end + HOUR / 2);
     rig.add_period(std::slice::from_ref(&account), month(1)).await;
     rig.use_units(&account, month(1), "api_call", &[7]).await;
-    // One at a time of a customer and a meter, whatever the period.
+    // One at a time for a customer and a meter, whatever the period.
     rig.step().await;
     rig.step().await;
     assert_eq!(rig.told(&account, month(0), "api_call"), 5);
@@ -62,7 +62,7 @@ async fn late_usage_and_late_credits_are_carried_into_the_next_period() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_old_for_a_timestamp_is_carried_and_an_open_report_is_withdrawn() {
+async fn usage_that_is_too_old_for_a_timestamp_is_carried_and_an_open_report_is_withdrawn() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[100]).await;
@@ -81,9 +81,9 @@ async fn what_is_too_old_for_a_timestamp_is_carried_and_an_open_report_is_withdr
     rig.assert_told_is_counted(&[account], &[month(0), month(2)]).await;
 }
 
-/// A report whose outcome is not known when its period becomes final is not sent again: it would be in no invoice.
+/// A report with an unknown outcome is not sent again once its period is final: it would be on no invoice.
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_report_of_a_final_period_is_compared_and_then_delivered_or_carried() {
+async fn a_report_of_a_final_period_with_an_unknown_outcome_is_compared_and_then_delivered_or_carried() {
     for is_applied in [true, false] {
         let rig = Rig::start().await;
         let account = rig.account().await;
@@ -173,7 +173,7 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     rig.step().await;
     rig.stripe.advance_to(month(0).end + 2 * HOUR);
     rig.finalize(month(0)).await;
-    // 98 were told, 100 are included: of 12 late ones 10 cost 7 cents each. Stripe does it, and its answer is lost.
+    // 98 were reported, 100 are included: 10 of 12 late ones cost 7 cents each. Stripe makes the item, and its response is lost.
     rig.use_units(&account, month(0), "export", &[12]).await;
     // No metered price: nothing to bill.
     rig.use_units(&account, month(0), "api_call", &[5]).await;
@@ -185,9 +185,9 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     rig.step().await;
     assert_eq!(items(&rig, &account).await, [70]);
     let waiting = rig.attention().await.waiting_carries;
-    assert_eq!(waiting.len(), 1, "its outcome is not known");
+    assert_eq!(waiting.len(), 1, "its outcome is unknown");
     rig.stripe.clear_faults();
-    // Longer than an idempotency key is remembered.
+    // Longer than Stripe remembers an idempotency key.
     rig.stripe.advance_by(25 * HOUR);
     rig.step().await;
     assert_eq!(items(&rig, &account).await, [70], "the item was found, not made again");
@@ -203,7 +203,7 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_usage_costs_what_its_own_period_cost_whatever_plan_has_followed() {
+async fn late_usage_costs_what_its_own_period_cost_whatever_plan_followed() {
     let (rig, account, price) = charging().await;
     let known = "update billing_periods set prices = jsonb_build_object('export', $1::text)";
     sqlx::query(known).bind(price).execute(&rig.db).await.unwrap();
@@ -212,7 +212,7 @@ async fn late_usage_costs_what_its_own_period_cost_whatever_plan_has_followed() 
     rig.step().await;
     rig.stripe.advance_to(month(0).end + 2 * HOUR);
     rig.finalize(month(0)).await;
-    // The plan that follows bills other things.
+    // The next plan bills other usage types.
     let switched = "update subscription_items set usage_type = 'api_call', price_id = 'price_of_another_plan'";
     sqlx::query(switched).execute(&rig.db).await.unwrap();
     rig.use_units(&account, month(0), "export", &[12]).await;

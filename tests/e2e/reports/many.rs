@@ -1,4 +1,4 @@
-//! Reports of many accounts at once, at the rate and with the waits that Stripe has.
+//! Reports of many accounts at once, at Stripe's rate and latency.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::rig::{DAY, Rig};
 
 const ACCOUNTS: usize = 10_000;
-/// Of Stripe, for each call.
+/// Stripe's latency of each call.
 const LATENCY: Duration = Duration::from_millis(30);
 /// 10,000 reports at the 500 meter events a second that are the default take 20 s; the rest is for a busy machine.
 const WITHIN: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Freezing, and the three numbers side by side.
+//! Freezing, and comparing the three counts.
 
 use std::time::Duration;
 
@@ -28,14 +28,14 @@ async fn states(rig: &Rig) -> (u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_under_way_is_pending_and_what_is_wrong_drifts() {
+async fn usage_that_is_not_reported_yet_is_pending_and_wrong_counts_drift() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[10]).await;
-    assert_eq!(states(&rig).await, (0, 1), "not told yet");
+    assert_eq!(states(&rig).await, (0, 1), "not reported yet");
     rig.stripe.add_fault(rig.fault(FaultKind::Reset).after().times(1));
     rig.step().await;
-    assert_eq!(states(&rig).await, (0, 1), "a report whose outcome is not known");
+    assert_eq!(states(&rig).await, (0, 1), "a report with an unknown outcome");
     rig.stripe.advance_by(60);
     rig.step().await;
     assert_eq!(states(&rig).await, (0, 0));
@@ -52,7 +52,7 @@ async fn what_is_under_way_is_pending_and_what_is_wrong_drifts() {
         (15, 15, 15)
     );
 
-    // Told by somebody else.
+    // Reported by someone else.
     rig.stripe.set_summary_lag_s(0);
     rig.stripe.advance_by(2 * HOUR);
     let event = [
@@ -71,7 +71,7 @@ async fn what_is_under_way_is_pending_and_what_is_wrong_drifts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn final_period_that_agrees_is_frozen_and_thawed_only_by_what_comes_after_all() {
+async fn a_final_period_that_agrees_is_frozen_and_thawed_only_by_late_events() {
     let rig = Rig::start().await;
     let accounts = rig.accounts(3, month(0)).await;
     for account in &accounts {
@@ -80,7 +80,7 @@ async fn final_period_that_agrees_is_frozen_and_thawed_only_by_what_comes_after_
         }
     }
     rig.step().await;
-    // Of one account Stripe has something else.
+    // Stripe has other units of one account.
     let event = [
         ("event_name", "trendit_export".to_owned()),
         ("payload[stripe_customer_id]", accounts[2].customer.clone()),
@@ -97,10 +97,10 @@ async fn final_period_that_agrees_is_frozen_and_thawed_only_by_what_comes_after_
     assert_eq!(
         all(&rig, false).await.totals.drifting,
         1,
-        "the one that was told by somebody else"
+        "the one that someone else reported"
     );
 
-    // Never summed again: rows that are lost do not change a total that is kept.
+    // Never summed again: lost rows do not change a stored total.
     rig.clickhouse
         .query(&format!(
             "delete from usage_events where account_id = '{}'",
@@ -114,7 +114,7 @@ async fn final_period_that_agrees_is_frozen_and_thawed_only_by_what_comes_after_
     assert_eq!(
         (drifting(false).await, drifting(true).await),
         (1, 4),
-        "who counts again sees it"
+        "a recount finds it"
     );
 
     // An operator corrects last month, weeks later.
@@ -129,7 +129,7 @@ async fn final_period_that_agrees_is_frozen_and_thawed_only_by_what_comes_after_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn command_prints_the_three_side_by_side_and_fails_on_drift() {
+async fn the_command_prints_the_three_counts_and_fails_on_drift() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[10]).await;

@@ -32,7 +32,7 @@ use crate::SERVICES;
 pub const TYPES: [&str; 3] = ["api_call", "export", "sentiment_analysis"];
 pub const HOUR: i64 = 3_600;
 pub const DAY: i64 = 24 * HOUR;
-/// Not on a minute: periods begin whenever someone subscribes.
+/// Not on a full minute: periods begin whenever someone subscribes.
 pub const START: i64 = 1_800_000_017;
 
 /// Fields are dropped in order: the double before servers.
@@ -126,7 +126,7 @@ impl Rig {
         rig
     }
 
-    /// What needs someone.
+    /// What needs attention.
     pub async fn attention(&self) -> Attention {
         list::attention(&self.db, &self.reporter.catalogue).await.unwrap()
     }
@@ -135,7 +135,7 @@ impl Rig {
         self.stripe.now()
     }
 
-    /// What `billing-worker` as a process needs to know.
+    /// The environment of `billing-worker` as a process.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         vec![
             ("DATABASE_URL", self.database_url.clone()),
@@ -168,7 +168,7 @@ impl Rig {
         (worker, format!("http://127.0.0.1:{public}"))
     }
 
-    /// A call of the test's own.
+    /// A call that the test itself makes.
     pub async fn call(&self, method: Method, path: &str, params: &[(&str, String)]) -> Value {
         let escaped = |text: &str| -> String {
             let byte = |byte: u8| match byte {
@@ -333,7 +333,7 @@ impl Rig {
             .unwrap()
     }
 
-    /// The ledger check of reports: of every line, told = counted + carried in − carried out, and nothing is under way.
+    /// The ledger check of reports: for every line, reported = counted + carried in − carried out, and no report is open.
     pub async fn assert_told_is_counted(&self, accounts: &[Account], periods: &[Period]) {
         let counted = self.sums().await;
         let lines = self.lines().await;

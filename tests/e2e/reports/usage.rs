@@ -1,4 +1,4 @@
-//! Usage as ClickHouse has it, without the way there.
+//! Inserts usage directly into ClickHouse.
 
 use clickhouse::{Client, Row};
 use schema::{AccountId, Period, period::instant};

@@ -31,7 +31,7 @@ fn is(status: u16, error: &str) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused_with_its_reason() {
+async fn impossible_requests_are_refused_with_a_reason() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;
@@ -92,7 +92,7 @@ async fn what_cannot_be_is_refused_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_told_of_another_account() {
+async fn no_caller_sees_another_account() {
     let rig = Rig::start().await;
     let ada = rig.subscriber("ada").await;
     let url = format!("{}/billing/subscription", rig.url);
@@ -133,7 +133,7 @@ async fn prices_that_stripe_lacks_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stripe_that_does_not_answer_is_a_503_and_nothing_is_billed() {
+async fn without_a_response_from_stripe_the_answer_is_503_and_nothing_is_billed() {
     let rig = Rig::start().await;
     let ada = rig.subscriber("ada").await;
     for kind in [
@@ -158,7 +158,7 @@ async fn a_stripe_that_does_not_answer_is_a_503_and_nothing_is_billed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_account_pays_for_is_not_changed_behind_stripes_back() {
+async fn an_operator_cannot_change_a_plan_that_is_paid_in_stripe() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscribed("ada", "pro").await;
@@ -174,7 +174,7 @@ async fn what_an_account_pays_for_is_not_changed_behind_stripes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_stripe_does_not_take_is_told_at_the_start_and_the_rest_runs() {
+async fn a_key_that_stripe_rejects_is_logged_at_the_start_and_the_rest_runs() {
     let rig = Rig::start().await;
     let place = Place::new().await;
     let (options, url) = place.worker("billing-worker");

@@ -1,4 +1,4 @@
-//! A catalogue that bills what it did not: checkouts that are open and subscriptions that run are brought along, each once.
+//! The catalogue starts to bill a usage type: open checkouts and running subscriptions follow, each once.
 
 use billing_worker::{reports::list, subscriptions::unbilled};
 use devstack::stripe_double::{FaultKind, FaultRule};
@@ -26,7 +26,7 @@ async fn billed(rig: &Rig, who: &Subscriber) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_subscription_is_billed_for_what_its_plan_bills_since() {
+async fn a_running_subscription_gets_a_price_for_what_its_plan_now_bills() {
     let mut rig = Rig::start().await;
     rig.listen();
     let (ada, ben) = (rig.subscriber("ada").await, rig.subscriber("ben").await);
@@ -49,7 +49,7 @@ async fn a_running_subscription_is_billed_for_what_its_plan_bills_since() {
     );
     assert!(lacking.iter().all(|of| of.usage_types == ["export"]));
 
-    // It is done, and the answer is lost: done again, it is done once.
+    // The change is made and its response is lost: repeated, it is made once.
     let reset = FaultRule::new(FaultKind::Reset)
         .method("POST")
         .path("/v1/subscriptions")
@@ -68,7 +68,7 @@ async fn a_running_subscription_is_billed_for_what_its_plan_bills_since() {
         unbilled(&rig).await.iter().map(|of| of.account_id).collect::<Vec<_>>(),
         [ben.account]
     );
-    // Without a schedule it is brought along, too.
+    // Without a schedule it follows too.
     rig.post(&ben, "resume", json!({})).await.ok().unwrap();
     assert_eq!(unbilled::mend(&rig.billing, ben.account).await.unwrap(), Mended::Added);
     assert_eq!(
@@ -78,7 +78,7 @@ async fn a_running_subscription_is_billed_for_what_its_plan_bills_since() {
     assert_eq!(billed(&rig, &ben).await, ["export"]);
     assert_eq!(unbilled(&rig).await, []);
 
-    // Of an Enterprise plan's exports a thousand are included, and each further one is four cents.
+    // The Enterprise plan includes a thousand exports; each further one is four cents.
     rig.use_units(&ada, "export", 1_025).await;
     rig.use_units(&ben, "export", 1_000).await;
     rig.end_period(&ada).await;
@@ -95,11 +95,11 @@ async fn a_running_subscription_is_billed_for_what_its_plan_bills_since() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_of_stripes_does_not_stand_in_the_way_of_the_next_try() {
+async fn a_failure_of_stripe_does_not_block_the_next_attempt() {
     let mut rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscribed("ada", "enterprise").await;
-    // Whether it was done or not, once it failed its key gets the same answer for a day.
+    // Whether it took effect or not, Stripe repeats a failure under its key for a day.
     let fails = FaultRule::new(FaultKind::ServerError).method("POST").times(1);
     for fault in [
         fails.clone().path("/v1/products"),
@@ -122,7 +122,7 @@ async fn ask(rig: &Rig, who: &Subscriber, path: &str, field: &str) -> String {
     answer[field].as_str().unwrap().to_owned()
 }
 
-/// What is asked for twice is the same thing, until the catalogue bills more than it did; those of before and since.
+/// Two requests give the same thing until the catalogue bills more; returns the one before and the one after.
 async fn asked_over_a_roll_out(rig: &mut Rig, who: &Subscriber, path: &str, field: &str) -> (String, String) {
     let before = ask(rig, who, path, field).await;
     assert_eq!(ask(rig, who, path, field).await, before);
@@ -134,7 +134,7 @@ async fn asked_over_a_roll_out(rig: &mut Rig, who: &Subscriber, path: &str, fiel
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkout_at_prices_of_before_is_not_handed_out_again() {
+async fn a_checkout_at_old_prices_is_not_handed_out_again() {
     let mut rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;
@@ -148,7 +148,7 @@ async fn a_checkout_at_prices_of_before_is_not_handed_out_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_that_waits_for_its_payment_at_prices_of_before_is_begun_anew() {
+async fn an_unpaid_subscription_at_old_prices_is_replaced() {
     let mut rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;

@@ -32,7 +32,7 @@ async fn sixteen_checkouts_at_once_are_one_customer_and_one_session() {
         .collect();
     assert!(opened.iter().all(|one| one == &opened[0]), "{opened:?}");
     assert_eq!(rig.customers(&ada).len(), 1);
-    // One for another plan closes it, and of both only one can be paid.
+    // A checkout for another plan closes it: only one of the two can be paid.
     let other = rig
         .post(&ada, "create-checkout-session", json!({ "tier": "enterprise" }))
         .await
@@ -56,9 +56,9 @@ async fn sixteen_checkouts_at_once_are_one_customer_and_one_session() {
     rig.assert_valid();
 }
 
-/// A gateway shares the account's row to open a pool, and everybody's leases wait behind it.
+/// A gateway locks the account's row in share mode to open a pool, and all leases wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stripe_that_takes_its_time_keeps_no_gateway_from_an_account() {
+async fn a_slow_stripe_keeps_no_gateway_from_an_account() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscribed("ada", "pro").await;
@@ -69,7 +69,7 @@ async fn a_stripe_that_takes_its_time_keeps_no_gateway_from_an_account() {
         let share = "select id from accounts where id = $1 for share nowait";
         let share = sqlx::query(share).bind(ada.account.0).execute(&rig.pool).await;
         assert_eq!(share.unwrap().rows_affected(), 1);
-        assert_eq!(rig.changes().await, 1, "it was asked all the while");
+        assert_eq!(rig.changes().await, 1, "Stripe was asked during that time");
         rig.control().clear_faults();
     };
     let upgrade = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" }));
@@ -79,7 +79,7 @@ async fn a_stripe_that_takes_its_time_keeps_no_gateway_from_an_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_stripe_answers_an_account_is_one_customer_with_one_subscription() {
+async fn whatever_stripe_responds_an_account_is_one_customer_with_one_subscription() {
     for kind in KINDS {
         for rule in [FaultRule::new(kind), FaultRule::new(kind).after()] {
             let what = format!("{kind:?} {:?}", rule.moment);
@@ -116,7 +116,7 @@ async fn whatever_stripe_answers_an_account_is_one_customer_with_one_subscriptio
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_after_stripe_made_the_customer_makes_no_second_one_also_a_day_later() {
+async fn a_crash_after_stripe_made_the_customer_leads_to_no_second_one_even_a_day_later() {
     for later_s in [0, 2 * DAY_S] {
         let rig = Rig::start().await;
         rig.listen();
@@ -144,7 +144,7 @@ async fn a_crash_after_stripe_made_the_customer_makes_no_second_one_also_a_day_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_whose_answer_was_lost_is_charged_once() {
+async fn an_upgrade_whose_response_was_lost_is_charged_once() {
     for kind in [
         FaultKind::Reset,
         FaultKind::CutBody,
@@ -181,7 +181,7 @@ async fn an_upgrade_whose_answer_was_lost_is_charged_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn webhooks_wait_while_stripe_answers_nothing() {
+async fn events_wait_while_stripe_does_not_respond() {
     let rig = Rig::with(StripeDoubleOptions::default(), Catalogue::built_in()).await;
     rig.listen();
     let ada = rig.subscriber("ada").await;

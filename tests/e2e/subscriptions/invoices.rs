@@ -1,4 +1,4 @@
-//! What an invoice bills by the unit is what was counted of its period, and stands there with its name.
+//! An invoice bills by the unit what was counted in its period, with the name of the usage type.
 
 use billing_worker::{reports, webhook::comparison};
 use devstack::StripeDoubleOptions;
@@ -13,7 +13,7 @@ async fn an_invoice_bills_all_that_was_counted_until_its_period_ended() {
     let ada = rig.subscribed("ada", "pro").await;
     let first = rig.period(&ada).await;
 
-    // Stripe is told of some of it in the period, and of the rest while the invoice is a draft.
+    // Some of it is reported in the period, the rest while the invoice is a draft.
     rig.use_units(&ada, "export", 135).await;
     rig.turn_by(DAY_S);
     let reporter = rig.billing.reporter().unwrap();
@@ -50,7 +50,7 @@ async fn an_invoice_bills_all_that_was_counted_until_its_period_ended() {
         assert_eq!((quantity, cents), (expected_quantity, expected_cents), "{name}");
     }
 
-    // The next one bills the next period, of which nothing was used.
+    // The next invoice bills the next period, in which nothing was used.
     assert_eq!(rig.period(&ada).await.start, first.end);
     rig.end_period(&ada).await;
     assert_eq!(rig.get(&ada, "invoices").await["items"][0]["total_cents"], 2_900);
@@ -58,7 +58,7 @@ async fn an_invoice_bills_all_that_was_counted_until_its_period_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_of_a_period_whose_invoice_nobody_heard_of_is_on_the_next_one() {
+async fn usage_of_a_period_whose_invoice_no_event_reported_is_on_the_next_one() {
     let rig = Rig::with(StripeDoubleOptions::default(), with_overage()).await;
     let ada = rig.subscriber("ada").await;
     rig.check_out(&ada, "pro").await;

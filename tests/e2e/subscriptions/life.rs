@@ -68,7 +68,7 @@ async fn a_subscription_lives_from_checkout_to_its_end_over_three_periods() {
         .ok()
         .unwrap();
     assert_eq!(shown(&upgraded), ("enterprise", "active", None));
-    assert_eq!(upgraded["period_start"], pro["period_start"], "the period goes on");
+    assert_eq!(upgraded["period_start"], pro["period_start"], "the period continues");
     let invoices = rig.get(&ada, "invoices").await;
     assert_eq!(
         invoices["items"][0]["amount_due_cents"].as_i64(),
@@ -93,7 +93,7 @@ async fn a_subscription_lives_from_checkout_to_its_end_over_three_periods() {
     rig.post(&ada, "upgrade", json!({ "tier": "pro" })).await.ok().unwrap();
 
     rig.turn_by(21 * DAY_S + 7_200);
-    // Before any news of it has come, the scheduled plan is in force.
+    // The scheduled plan is in force before any event about it arrives.
     assert_eq!(rig.subscription(&ada).await["tier"], "pro");
     rig.settle().await;
     let second = rig.subscription(&ada).await;
@@ -120,7 +120,7 @@ async fn a_subscription_lives_from_checkout_to_its_end_over_three_periods() {
     assert_eq!(shown(&rig.subscription(&ada).await), ("free", "none", None));
     assert_eq!(rig.customers(&ada).len(), 1);
 
-    // Stripe's own page for what else there is to do.
+    // Stripe's own page for everything else.
     let portal = rig.post(&ada, "portal-session", json!({})).await.ok().unwrap();
     let page = rig.http.get(portal["portal_url"].as_str().unwrap(), "").await.unwrap();
     assert_eq!(page.status.as_u16(), 200);
@@ -245,7 +245,7 @@ async fn doubled_shuffled_and_delayed_webhooks_change_nothing() {
     rig.assert_valid();
 }
 
-/// A subscriber to Pro whose card is declined from now on, and tried again so many days later; who that is in Stripe.
+/// A subscriber to Pro whose card is declined from now on and tried again after this many days, and its customer in Stripe.
 async fn declined(again_days: i64) -> (Rig, Subscriber, String) {
     let rig = Rig::start().await;
     rig.control().set_dunning(vec![again_days], AfterDunning::Unpaid);
@@ -257,7 +257,7 @@ async fn declined(again_days: i64) -> (Rig, Subscriber, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_payment_is_borne_for_the_grace_period_and_no_longer() {
+async fn after_a_failed_payment_the_subscription_works_for_the_grace_period_and_no_longer() {
     let (rig, ada, customer) = declined(10).await;
     // Into the next period and past the draft hour.
     rig.turn_by(31 * DAY_S + 7_200);
@@ -292,7 +292,7 @@ async fn a_failed_payment_is_borne_for_the_grace_period_and_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_invoice_that_is_not_paid_gives_no_new_grace() {
+async fn another_unpaid_invoice_starts_no_new_grace_period() {
     let (rig, ada, customer) = declined(70).await;
     rig.end_period(&ada).await;
     let until = async || {
@@ -302,7 +302,7 @@ async fn another_invoice_that_is_not_paid_gives_no_new_grace() {
         current["grace_until"].as_str().unwrap().to_owned()
     };
     let first = until().await;
-    // An upgrade that waits for its payment is no debt, and the next month's invoice no younger one.
+    // An upgrade that waits for its payment is not a debt, and the next month's invoice does not replace the older one.
     let upgrade = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
     assert_eq!(upgrade.status.as_u16(), 402);
     rig.settle().await;
@@ -329,7 +329,7 @@ async fn a_subscription_begins_without_the_hosted_page_once_its_payment_is_confi
     assert!(begun["client_secret"].as_str().unwrap().contains("_secret_"), "{begun}");
     rig.settle().await;
     assert_eq!(shown(&rig.subscription(&ada).await), ("free", "none", None));
-    // Asked again, the same one is handed out.
+    // A second request gets the same one.
     let again = rig
         .post(&ada, "subscriptions", json!({ "tier": "pro" }))
         .await

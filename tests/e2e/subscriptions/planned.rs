@@ -1,4 +1,4 @@
-//! What is planned for a subscription stays planned until something else is done.
+//! A planned change stays planned until another change replaces it.
 
 use billing_worker::reports;
 use devstack::{
@@ -28,7 +28,7 @@ id = \"enterprise\"";
     Catalogue::parse(&text).unwrap()
 }
 
-/// A Team subscription, and whose it is.
+/// A Team subscription, its account and its id.
 async fn team() -> (Rig, Subscriber, String) {
     let rig = Rig::with(StripeDoubleOptions::default(), with_team()).await;
     rig.listen();
@@ -58,7 +58,7 @@ async fn upgrade(rig: &Rig, who: &Subscriber) -> (u16, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_that_is_not_paid_takes_no_plans_back() {
+async fn an_upgrade_that_is_not_paid_keeps_what_was_planned() {
     for (path, body, then) in [
         ("cancel", json!({}), None),
         ("upgrade", json!({ "tier": "pro" }), Some("pro")),
@@ -88,7 +88,7 @@ async fn an_upgrade_that_is_not_paid_takes_no_plans_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_that_is_paid_later_leaves_a_cancellation_to_be_taken_back() {
+async fn an_upgrade_that_is_paid_later_leaves_a_cancellation_that_can_be_undone() {
     let (rig, ada, customer) = team().await;
     rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
     rig.control().set_card(&customer, Some(Card::Declines)).unwrap();
@@ -110,9 +110,9 @@ async fn an_upgrade_that_is_paid_later_leaves_a_cancellation_to_be_taken_back() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_stripe_fails_takes_no_plans_back() {
+async fn a_change_that_fails_at_stripe_keeps_what_was_planned() {
     let (rig, ada, _) = team().await;
-    // Of a cancellation, by a smaller plan.
+    // A smaller plan would replace a cancellation.
     rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
     let fails = FaultRule::new(FaultKind::ServerError).method("POST").times(1);
     rig.control()
@@ -121,7 +121,7 @@ async fn a_change_that_stripe_fails_takes_no_plans_back() {
     assert_eq!(failed.status.as_u16(), 503);
     assert_eq!(planned(&rig, &ada).await, is("team", true, None));
 
-    // Of a smaller plan, by a larger one.
+    // A larger plan would replace a smaller one.
     rig.post(&ada, "upgrade", json!({ "tier": "pro" })).await.ok().unwrap();
     assert_eq!(planned(&rig, &ada).await, is("team", true, Some("pro")));
     rig.control().add_fault(fails.path("/v1/subscriptions/"));
@@ -133,7 +133,7 @@ async fn a_change_that_stripe_fails_takes_no_plans_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_beside_a_planned_one_whose_answer_was_lost_is_done() {
+async fn an_upgrade_whose_response_was_lost_is_made_beside_a_planned_change() {
     let (rig, ada, _) = team().await;
     rig.post(&ada, "upgrade", json!({ "tier": "pro" })).await.ok().unwrap();
     let lost = FaultRule::new(FaultKind::ServerError).after().method("POST");
@@ -144,7 +144,7 @@ async fn an_upgrade_beside_a_planned_one_whose_answer_was_lost_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_answer_is_lost_what_was_planned_stays_or_what_was_asked_for_is_done() {
+async fn whichever_response_is_lost_the_planned_change_stays_or_the_new_one_is_made() {
     let lost = |path: &str| FaultRule::new(FaultKind::ServerError).after().path(path).times(1);
     for path in [
         "/v1/subscription_schedules",
@@ -175,7 +175,7 @@ async fn whatever_answer_is_lost_what_was_planned_stays_or_what_was_asked_for_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_now_that_stripe_fails_takes_no_plan_back_and_a_lost_release_is_one() {
+async fn a_failed_cancellation_keeps_the_planned_change_and_a_lost_release_counts() {
     let (rig, ada, _) = team().await;
     rig.post(&ada, "upgrade", json!({ "tier": "pro" })).await.ok().unwrap();
     let fails = FaultRule::new(FaultKind::ServerError);
@@ -194,7 +194,7 @@ async fn the_end_now_that_stripe_fails_takes_no_plan_back_and_a_lost_release_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_smaller_plan_whose_beginnings_were_lost_leaves_nothing_in_the_way() {
+async fn a_downgrade_that_was_cut_off_does_not_block_the_next_one() {
     let (rig, ada, _) = team().await;
     let lost = FaultRule::new(FaultKind::ServerError).after().method("POST");
     rig.control()
@@ -212,11 +212,11 @@ async fn a_smaller_plan_whose_beginnings_were_lost_leaves_nothing_in_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_that_waits_behind_a_report_of_before_keeps_a_subscription_from_ending() {
+async fn usage_behind_an_older_report_keeps_a_subscription_from_ending() {
     let (rig, ada) = with_exports(140).await;
     rig.end_period(&ada).await;
     rig.use_units(&ada, "export", 150).await;
-    // One of the period before, which nobody can tell.
+    // A report of the period before that cannot be sent.
     sqlx::query(
         "insert into meter_reports (id, identifier, account_id, usage_type, period_start, customer_id, from_units, to_units,
              reported_for, next_attempt_at, created_at, state)
@@ -268,7 +268,7 @@ async fn usage_that_another_worker_counts_keeps_a_subscription_from_ending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_is_seen_through_though_its_caller_hangs_up() {
+async fn a_change_is_completed_even_if_its_caller_hangs_up() {
     let (rig, ada, _) = team().await;
     rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
     let slow = FaultRule::new(FaultKind::Hang { ms: 1_000 })
@@ -289,7 +289,7 @@ async fn a_change_is_seen_through_though_its_caller_hangs_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancellation_in_the_portal_is_taken_back_here() {
+async fn a_cancellation_in_the_portal_is_undone_here() {
     let (rig, ada, _) = team().await;
     let id = rig.subscription(&ada).await["stripe_subscription_id"]
         .as_str()
@@ -340,8 +340,8 @@ async fn with_exports(units: i64) -> (Rig, Subscriber) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_of_before_an_upgrade_is_billed_at_its_own_prices() {
-    // Forty past those that are included, which nobody has told to Stripe yet.
+async fn usage_recorded_before_an_upgrade_keeps_the_old_prices() {
+    // Forty more than are included, not reported to Stripe yet.
     let (rig, ada) = with_exports(140).await;
     rig.turn_by(3_600);
     assert_eq!(upgrade(&rig, &ada).await.0, 200);

@@ -1,5 +1,5 @@
-//! A billing worker's public API and its inbox on a real PostgreSQL, with Stripe's double, in this process: so that one clock
-//! can be turned for both.
+//! A billing worker's public API and its inbox on a real PostgreSQL, with Stripe's double, in this process: one clock is advanced for
+//! both.
 
 use std::sync::Arc;
 
@@ -42,14 +42,14 @@ use crate::reports::usage;
 pub const GRACE_S: i64 = 3 * 86_400;
 pub const DAY_S: i64 = 86_400;
 
-/// Fields are dropped in order: what calls before what is called.
+/// Fields are dropped in order: callers before what they call.
 pub struct Rig {
     pub billing: Billing,
     pub metrics: Metrics,
     pub url: String,
     pub http: Http,
     pub pool: PgPool,
-    /// Those of before a roll-out go on taking webhooks.
+    /// Servers from before a roll-out still accept webhooks.
     serving: Vec<AbortOnDropHandle<()>>,
     pub stripe: StripeDouble,
     _servers: Arc<Servers>,
@@ -101,7 +101,7 @@ impl Rig {
         self.serving.push(serving);
     }
 
-    /// With a Stripe that nobody has synced.
+    /// With a Stripe that has no products, prices or meters.
     pub async fn without_prices(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
         let servers = Servers::shared().await.unwrap();
         let name = format!("subs_{:016x}", rand::random::<u64>());
@@ -161,7 +161,7 @@ impl Rig {
         self.stripe.control()
     }
 
-    /// Stripe's webhooks come to us from now on.
+    /// From now on Stripe sends webhooks here.
     pub fn listen(&self) {
         self.control().add_webhook(&self.webhook_url()).unwrap();
     }
@@ -197,12 +197,12 @@ impl Rig {
         self.http.get(&url, &who.key).await.unwrap().ok().unwrap()
     }
 
-    /// The account's subscription, as its owner is shown it.
+    /// The account's subscription as its owner sees it.
     pub async fn subscription(&self, who: &Subscriber) -> Value {
         self.get(who, "subscription").await
     }
 
-    /// The account's running period, as its owner is shown it.
+    /// The account's running period as its owner sees it.
     pub async fn period(&self, who: &Subscriber) -> Period {
         let subscription = self.subscription(who).await;
         let at = |field: &str| OffsetDateTime::parse(subscription[field].as_str().unwrap(), &Rfc3339).unwrap();
@@ -236,7 +236,7 @@ impl Rig {
             .unwrap()
     }
 
-    /// Goes through a checkout to its end, as a person would.
+    /// Completes a checkout, as a person would.
     pub async fn check_out(&self, who: &Subscriber, tier: &str) {
         let opened = self
             .post(who, "create-checkout-session", json!({ "tier": tier }))
@@ -248,7 +248,7 @@ impl Rig {
             .unwrap();
     }
 
-    /// A subscriber who went through a checkout, whose events were worked on.
+    /// A subscriber who completed a checkout, with its events worked on.
     pub async fn subscribed(&self, name: &str, tier: &str) -> Subscriber {
         let who = self.subscriber(name).await;
         self.check_out(&who, tier).await;
@@ -256,7 +256,7 @@ impl Rig {
         who
     }
 
-    /// Turns both clocks; Stripe does everything that is due until then.
+    /// Advances both clocks; Stripe does everything that is due until then.
     pub fn turn_to(&self, at_s: i64) {
         self.control().advance_to(at_s);
         self.billing.clock.turn_to(self.control().now());
@@ -266,13 +266,13 @@ impl Rig {
         self.turn_to(self.control().now() + seconds);
     }
 
-    /// Waits until Stripe has delivered what it has to deliver, and works on all of it.
+    /// Waits until Stripe has delivered all webhooks, and works on all of them.
     pub async fn settle(&self) {
         self.control().settle_webhooks(PATIENCE).await.unwrap();
         self.work().await;
     }
 
-    /// Works on what is in the inbox until it is empty, also on what failed and would wait.
+    /// Works on the inbox until it is empty, even on events that failed and would wait.
     pub async fn work(&self) {
         loop {
             sqlx::query("update webhook_events set next_attempt_at = now() where state = 'received'")
@@ -285,7 +285,7 @@ impl Rig {
         }
     }
 
-    /// Customers of Stripe's that are this account.
+    /// Customers in Stripe that belong to this account.
     pub fn customers(&self, who: &Subscriber) -> Vec<String> {
         let customers = self.control().customers().into_iter();
         let ours = customers.filter(|customer| customer["metadata"]["trendit_account"] == who.account.to_string());
@@ -293,13 +293,13 @@ impl Rig {
             .collect()
     }
 
-    /// Every request that Stripe got was valid by its schema.
+    /// Every request to Stripe was valid by its schema.
     pub fn assert_valid(&self) {
         assert_eq!(self.control().violations(), Vec::<String>::new());
     }
 
-    /// All that is stored of an account's subscriptions, without the times of writing and the prices of periods, which only
-    /// those know who heard of them in time.
+    /// All that is stored of an account's subscriptions, without the times of writing, and without the prices of periods, which are
+    /// known only if an event arrived in time.
     pub async fn state(&self, who: &Subscriber) -> Result<Value> {
         let subscriptions: Vec<Value> = sqlx::query_scalar(
             "select to_jsonb(s) - 'created_at' - 'updated_at' from subscriptions s where account_id = $1 order by id",

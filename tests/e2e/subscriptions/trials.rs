@@ -1,4 +1,4 @@
-//! A plan that is tried before it is paid: once, with a card by its end, and until another plan is chosen.
+//! Trials: one for each account, with a card by its end, and until another plan is chosen.
 
 use devstack::{
     StripeDoubleOptions,
@@ -56,7 +56,7 @@ async fn a_trial_is_free_until_it_ends() {
 async fn a_period_that_is_cut_short_in_stripe_ends_where_the_next_begins() {
     let (rig, ada) = trialing().await;
     rig.turn_by(3 * DAY_S);
-    // Somebody ends the trial in Stripe.
+    // An operator ends the trial in Stripe.
     let id = rig.subscription(&ada).await["stripe_subscription_id"]
         .as_str()
         .unwrap()
@@ -95,7 +95,7 @@ async fn an_account_has_one_trial() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trial_by_a_form_goes_on_for_who_gave_a_card_and_ends_for_who_did_not() {
+async fn a_trial_by_a_form_continues_with_a_card_and_ends_without_one() {
     let rig = with_trial().await;
     let (ada, ben) = (rig.subscriber("ada").await, rig.subscriber("ben").await);
     for who in [&ada, &ben] {
@@ -124,7 +124,7 @@ async fn a_trial_by_a_form_goes_on_for_who_gave_a_card_and_ends_for_who_did_not(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trial_whose_form_was_lost_is_handed_out_until_it_has_a_card() {
+async fn a_trial_whose_form_was_lost_is_handed_out_again_until_it_has_a_card() {
     let rig = with_trial().await;
     let ada = rig.subscriber("ada").await;
     let lost = FaultRule::new(FaultKind::ServerError).after().method("POST");

@@ -1,4 +1,4 @@
-//! Of what waits for a first payment one thing at the most can be paid.
+//! Of all that waits for an account's first payment, only the latest can be paid.
 
 use devstack::stripe_double::{Card, FaultKind, FaultRule};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn pay(rig: &Rig, who: &Subscriber, begun: &Value) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_begun_last_is_the_one_that_can_be_paid() {
+async fn only_the_latest_checkout_or_form_can_be_paid() {
     for [first, second] in [
         [(CHECKOUT, "pro"), (FORM, "pro")],
         [(FORM, "pro"), (CHECKOUT, "pro")],
@@ -71,7 +71,7 @@ async fn whatever_is_begun_last_is_the_one_that_can_be_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_paid_a_moment_ago_is_not_begun_anew() {
+async fn a_subscription_that_was_just_paid_is_not_begun_again() {
     for path in [CHECKOUT, FORM] {
         let rig = Rig::start().await;
         let ada = rig.subscriber("ada").await;
@@ -91,7 +91,7 @@ async fn what_was_paid_a_moment_ago_is_not_begun_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_form_whose_subscription_could_not_be_given_up_is_not_handed_out_again() {
+async fn a_form_whose_subscription_could_not_be_cancelled_is_not_handed_out_again() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;

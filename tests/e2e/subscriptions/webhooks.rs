@@ -52,7 +52,7 @@ async fn states(rig: &Rig) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_stripe_signed_for_us_a_moment_ago_is_stored() {
+async fn only_fresh_events_that_stripe_signed_for_us_are_stored() {
     let rig = Rig::start().await;
     let secret = rig.stripe.webhook_secret().to_owned();
     let now = schema::clock::now_s();
@@ -86,7 +86,7 @@ async fn only_what_stripe_signed_for_us_a_moment_ago_is_stored() {
     assert_eq!(send(&rig, &sign(&secret, now, &large), &large).await.0, 413);
     assert_eq!(states(&rig).await, []);
 
-    // What Stripe signed is kept, whatever it is.
+    // Everything that Stripe signed is kept.
     for odd in [&b"\xff\xfe not UTF-8"[..], b"{}", b"[1, 2"] {
         assert_eq!(send(&rig, &sign(&secret, now, odd), odd).await.0, 200);
     }
@@ -110,7 +110,7 @@ async fn a_rotated_secret_loses_no_event() {
     let rig = Rig::start().await;
     let endpoint = rig.control().add_webhook(&rig.webhook_url()).unwrap();
     let ada = rig.subscriber("ada").await;
-    // Both sign for a while; we still know the old one only.
+    // Stripe signs with both for a while; this service knows only the old one.
     rig.control().roll_webhook_secret(&endpoint, 3_600).unwrap();
     rig.check_out(&ada, "pro").await;
     rig.settle().await;
@@ -118,7 +118,7 @@ async fn a_rotated_secret_loses_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_of_an_older_version_tells_the_same() {
+async fn an_endpoint_of_an_older_version_has_the_same_effect() {
     let rig = Rig::start().await;
     rig.control()
         .add_webhook_of_version(&rig.webhook_url(), "2024-06-20")
@@ -138,9 +138,9 @@ async fn an_endpoint_of_an_older_version_tells_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_never_delivered_is_asked_for() {
+async fn events_that_were_never_delivered_are_fetched() {
     let rig = Rig::start().await;
-    // An address at which nobody listens.
+    // Nothing listens at this address.
     rig.control().add_webhook("http://127.0.0.1:9/nobody").unwrap();
     let ada: Subscriber = rig.subscriber("ada").await;
     rig.check_out(&ada, "pro").await;
@@ -154,7 +154,7 @@ async fn what_was_never_delivered_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_are_done_with_are_deleted_once_stripe_has_them_no_more() {
+async fn done_events_are_deleted_once_stripe_no_longer_has_them() {
     let rig = Rig::start().await;
     let secret = rig.stripe.webhook_secret().to_owned();
     let now = schema::clock::now_s();
@@ -177,7 +177,7 @@ async fn events_that_are_done_with_are_deleted_once_stripe_has_them_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_finds_others_at_work_has_not_been_tried() {
+async fn an_event_whose_account_is_busy_has_not_been_tried() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;
@@ -200,7 +200,7 @@ async fn an_event_that_finds_others_at_work_has_not_been_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_stripe_accounts_key_or_the_other_modes_makes_nobody_free() {
+async fn a_key_of_another_stripe_account_or_mode_makes_no_account_free() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscribed("ada", "pro").await;
@@ -227,7 +227,7 @@ async fn another_stripe_accounts_key_or_the_other_modes_makes_nobody_free() {
             .await
             .unwrap();
     }
-    // Of the other mode's customer nothing is asked, told or changed.
+    // A customer of the other mode is neither read, reported nor changed.
     assert_eq!(rig.get(&ada, "invoices").await["items"], json!([]));
     let refused = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
     assert_eq!(refused.json().unwrap()["error"], "not_subscribed");
@@ -243,7 +243,7 @@ async fn another_stripe_accounts_key_or_the_other_modes_makes_nobody_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_is_told_to_stripe_which_tries_again() {
+async fn without_a_database_the_answer_makes_stripe_send_the_event_again() {
     let rig = Rig::start().await;
     let secret = rig.stripe.webhook_secret().to_owned();
     let body = event("evt_1", json!({}));
