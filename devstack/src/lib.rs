@@ -35,6 +35,7 @@ pub mod nats;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+mod python;
 pub mod reaper;
 pub mod server;
 pub mod servers;

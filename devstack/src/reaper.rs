@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{checkout, wheels};
+use crate::{checkout, python};
 
 /// How long the reaper leaves processes to end by themselves before it kills them.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -63,7 +63,7 @@ fn start() -> Result<ChildStdin> {
         .append(true)
         .open(&log)
         .with_context(|| format!("opening {}", log.display()));
-    let mut reaper = Command::new(wheels::any_python()?)
+    let mut reaper = Command::new(python::any()?)
         .args(["-I", "-c", include_str!("../reaper.py")])
         .arg(PATIENCE.as_secs().to_string())
         // Its own group: a terminal's Ctrl-C goes to ours only. No inherited output: whoever reads ours through a pipe

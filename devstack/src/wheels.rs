@@ -11,25 +11,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{checkout, reaper};
+use crate::python::WHAT_TO_INSTALL;
+use crate::{checkout, python, reaper};
 
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
 const STRIPE_REQUIREMENTS: &str = include_str!("../requirements-stripe.txt");
-const PYTHONS: [&str; 6] = [
-    "python3",
-    "python3.14",
-    "python3.13",
-    "python3.12",
-    "python3.11",
-    "python3.10",
-];
-const WHAT_TO_INSTALL: &str = "devstack needs Python 3.10 or newer with venv and pip to fetch its servers \
-    (Debian, Ubuntu: apt install python3 python3-venv python3-pip; Fedora: dnf install python3 python3-pip; \
-    macOS: brew install python3)";
-
 /// The installed wheels.
 #[derive(Clone, Debug)]
 pub struct Wheels {
@@ -76,12 +65,6 @@ pub async fn install_with_stripe_sdk() -> Result<Wheels> {
         .context("installing Stripe's SDK")?
 }
 
-/// A Python that runs scripts without third-party modules, whether or not the wheels are there.
-pub fn any_python() -> Result<PathBuf> {
-    let ours = checkout::cache()?.join("venv/bin/python");
-    if ours.exists() { Ok(ours) } else { find_python() }
-}
-
 fn installed(venv: &Path) -> Option<Wheels> {
     let stamp = fs::read_to_string(venv.join("complete")).ok()?;
     if stamp != expected_stamp(venv)? {
@@ -109,7 +92,7 @@ fn install_now(venv: &Path) -> Result<Wheels> {
     if let Some(wheels) = installed(venv) {
         return Ok(wheels);
     }
-    let python = find_python()?;
+    let python = python::find()?;
     eprintln!(
         "devstack: installing NATS, PostgreSQL and ClickHouse into {} (once)",
         venv.display()
@@ -164,7 +147,7 @@ fn run(lock: &fs::File, exe: &Path, args: &[OsString]) -> Result<()> {
     let output = std::os::fd::AsFd::as_fd(&std::io::stderr())
         .try_clone_to_owned()
         .context("sharing standard error")?;
-    let mut command = clean(Command::new(exe));
+    let mut command = python::clean(Command::new(exe));
     command
         .args(args)
         .process_group(0)
@@ -181,37 +164,4 @@ fn run(lock: &fs::File, exe: &Path, args: &[OsString]) -> Result<()> {
         args.join(" ".as_ref()).display()
     );
     Ok(())
-}
-
-/// Without what would lead Python or pip to another place (`-I` covers PYTHONPATH and its like).
-fn clean(mut command: Command) -> Command {
-    for name in [
-        "VIRTUAL_ENV",
-        "__PYVENV_LAUNCHER__",
-        "PIP_TARGET",
-        "PIP_PREFIX",
-        "PIP_ROOT",
-        "PIP_PYTHON",
-        "PIP_DRY_RUN",
-    ] {
-        command.env_remove(name);
-    }
-    command.env("PIP_USER", "0");
-    command
-}
-
-fn find_python() -> Result<PathBuf> {
-    let test = "import sys; sys.version_info >= (3, 10) or sys.exit(1); print(sys.executable)";
-    for name in PYTHONS {
-        let output = clean(Command::new(name))
-            .args(["-I", "-c", test])
-            .stdin(Stdio::null())
-            .output();
-        let Ok(output) = output else { continue };
-        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if output.status.success() && !path.is_empty() {
-            return Ok(path.into());
-        }
-    }
-    bail!("found no Python 3.10 or newer on the PATH: {WHAT_TO_INSTALL}")
 }

@@ -181,26 +181,12 @@ fn insert(map: &mut BTreeMap<String, Param>, path: &[String], value: String) -> 
     }
 }
 
-/// Percent and plus; what is not UTF-8 is replaced.
+/// Percent and plus. Bytes that are not UTF-8 are replaced, and a broken percent sign stays as it is.
 fn decode(encoded: &str) -> String {
-    let bytes = encoded.as_bytes();
-    let (mut decoded, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while let Some(&byte) = bytes.get(at) {
-        let hex = || u8::from_str_radix(encoded.get(at + 1..at + 3)?, 16).ok();
-        match byte {
-            b'+' => decoded.push(b' '),
-            b'%' => match hex() {
-                Some(byte) => {
-                    decoded.push(byte);
-                    at += 2;
-                }
-                None => decoded.push(b'%'),
-            },
-            byte => decoded.push(byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+    // Without a "&" there is one pair, and without a "=" all of it is the key.
+    let escaped = encoded.replace('=', "%3D");
+    let pair = form_urlencoded::parse(escaped.as_bytes()).next();
+    pair.map(|(key, _)| key.into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

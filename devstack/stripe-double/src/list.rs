@@ -75,7 +75,6 @@ pub(crate) fn is(params: &Param, name: &str, value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Table;
 
     fn ids(query: &str) -> (Vec<String>, bool) {
         let rows = (1..=5)
@@ -97,17 +96,5 @@ mod tests {
         assert_eq!(ids("limit=2&starting_after=r2"), (vec!["r1".into()], false));
         assert_eq!(ids("limit=2&ending_before=r2"), (vec!["r4".into(), "r3".into()], true));
         assert_eq!(ids("limit=2&ending_before=r4"), (vec!["r5".into()], false));
-    }
-
-    #[test]
-    fn trimmed_table_still_finds_what_is_left() {
-        let mut table = Table::default();
-        for n in 0..20 {
-            table.insert(&n.to_string(), n);
-            table.trim(8);
-        }
-        assert!(table.iter().count() <= 10);
-        assert_eq!(table.get("19"), Some(&19));
-        assert_eq!(table.get("1"), None);
     }
 }

@@ -1,35 +1,30 @@
 //! Objects of one kind in order of creation, found by id.
 
-use std::collections::HashMap;
+use indexmap::IndexMap;
 
 /// Most rows are never removed: what Stripe deletes stays readable as deleted.
 #[derive(Clone, Debug)]
 pub(crate) struct Table<T> {
-    rows: Vec<(String, T)>,
-    by_id: HashMap<String, usize>,
+    rows: IndexMap<String, T>,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self {
-            rows: Vec::new(),
-            by_id: HashMap::new(),
-        }
+        Self { rows: IndexMap::new() }
     }
 }
 
 impl<T> Table<T> {
     pub fn insert(&mut self, id: &str, row: T) {
-        self.by_id.insert(id.to_owned(), self.rows.len());
-        self.rows.push((id.to_owned(), row));
+        self.rows.insert(id.to_owned(), row);
     }
 
     pub fn get(&self, id: &str) -> Option<&T> {
-        self.by_id.get(id).map(|at| &self.rows[*at].1)
+        self.rows.get(id)
     }
 
     pub fn get_mut(&mut self, id: &str) -> Option<&mut T> {
-        self.by_id.get(id).map(|at| &mut self.rows[*at].1)
+        self.rows.get_mut(id)
     }
 
     /// Oldest first.
@@ -38,30 +33,35 @@ impl<T> Table<T> {
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.rows.iter_mut().map(|(_, row)| row)
+        self.rows.values_mut()
     }
 
     pub fn remove(&mut self, id: &str) {
-        self.rows.retain(|(row, _)| row != id);
-        self.index();
-    }
-
-    fn index(&mut self) {
-        self.by_id = self
-            .rows
-            .iter()
-            .enumerate()
-            .map(|(at, (id, _))| (id.clone(), at))
-            .collect();
+        self.rows.shift_remove(id);
     }
 
     /// Keeps the newest `max` rows.
     pub fn trim(&mut self, max: usize) {
-        // Rebuilding costs the whole table: not before there is a quarter too many.
-        if self.rows.len() <= max + max / 4 {
-            return;
+        // Removing the oldest rows moves all others, so do it only when a quarter too many are there.
+        if self.rows.len() > max + max / 4 {
+            self.rows.drain(..self.rows.len() - max);
         }
-        self.rows.drain(..self.rows.len() - max);
-        self.index();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trimmed_table_still_finds_what_is_left() {
+        let mut table = Table::default();
+        for n in 0..20 {
+            table.insert(&n.to_string(), n);
+            table.trim(8);
+        }
+        assert!(table.iter().count() <= 10);
+        assert_eq!(table.get("19"), Some(&19));
+        assert_eq!(table.get("1"), None);
     }
 }
