@@ -254,7 +254,7 @@ class Engine:
 
     def execute(self, connection, statement, fmt, rows, database, settings):
         if database:
-            connection.query("USE `%s`" % database.replace("`", "``"), "Null", params={})
+            connection.query("USE `{}`".format(database.replace("`", "``")), "Null", params={})
         if settings:
             pairs = ", ".join(f"{name} = {quote(value)}" for name, value in settings.items())
             connection.query(f"SET {pairs}", "Null", params={})
@@ -344,7 +344,7 @@ class Handler(BaseHTTPRequestHandler):
         settings = {name: value for name, value in (given | settings).items() if name not in profile} | profile
         out, *counts = ENGINE.run(statement, fmt, rows, database, settings, session)
 
-        summary = dict(zip(("read_rows", "read_bytes", "written_rows", "written_bytes"), counts))
+        summary = dict(zip(("read_rows", "read_bytes", "written_rows", "written_bytes"), counts, strict=True))
         summary |= {"total_rows_to_read": 0, "result_bytes": len(out), "elapsed_ns": time.perf_counter_ns() - started}
         default_type = "application/json" if fmt.startswith("JSON") else "application/octet-stream"
         headers = {

@@ -1,15 +1,16 @@
-"""Ends what its parent started once the parent is gone, however it went: return, panic, Ctrl-C or kill -9.
+"""Ends the processes of its parent when the parent has ended, by return, panic, Ctrl-C or kill -9.
 
-    python3 reaper.py SECONDS          (orders on standard input, one JSON object a line)
+    python3 reaper.py SECONDS          (orders on standard input, one JSON object per line)
 
-    {"process": pid, "signal": n}      a process group's leader and the signal that ends it
-    {"forget": pid}                    it has ended
-    {"directory": path}                remove this at the end
-    {"keep": path}                     do not
+    {"process": pid, "signal": n}      the leader of a process group, and the signal that ends it
+    {"forget": pid}                    this process has ended
+    {"directory": path}                remove this directory at the end
+    {"keep": path}                     keep this directory
 
-The end of standard input is the only trigger: the kernel closes the parent's end of the pipe whatever happened to it.
-Every process gets its signal at once; what is still there after SECONDS gets SIGKILL. Then the directories go.
+The end of standard input is the only trigger: the kernel closes the parent's end of the pipe, however the parent ends.
+Every process gets its signal immediately, and SIGKILL if it still runs after SECONDS. Then the directories are removed.
 """
+import contextlib
 import json
 import os
 import shutil
@@ -33,7 +34,7 @@ def follow(orders):
     for line in orders:
         try:
             order = json.loads(line)
-        except ValueError:  # cut off by the parent's death
+        except ValueError:  # the parent ended while it wrote this line
             continue
         if "process" in order:
             processes[order["process"]] = order["signal"]
@@ -50,12 +51,12 @@ def end(processes, seconds):
     if not processes:
         return
     deadline = time.monotonic() + seconds
-    # PostgreSQL's backends each lead a group of their own, so the children are ended by number.
+    # Each PostgreSQL backend leads its own process group, so signals go to each process.
     members = family(processes)
     for leader, number in processes.items():
         send(leader, number)
     for member in members:
-        send(member, signal.SIGCONT)  # a stopped process would sleep through its signal
+        send(member, signal.SIGCONT)  # a stopped process does not handle its signal
     while living := (members & alive()) | family(processes):
         if time.monotonic() > deadline:
             for member in living:
@@ -65,14 +66,12 @@ def end(processes, seconds):
 
 
 def send(pid, number):
-    try:
+    with contextlib.suppress(OSError):  # it has ended already
         os.kill(pid, number)
-    except OSError:  # gone already
-        pass
 
 
 def family(leaders):
-    """The leaders, the members of their groups and all their descendants, as far as they are alive."""
+    """The leaders, the members of their groups and all their descendants that are alive."""
     members, table = set(), process_table()
     while True:
         more = {
@@ -90,7 +89,7 @@ def alive():
 
 
 def process_table():
-    """(pid, parent, group, state) of every process. `ps` is not everywhere, /proc is only on Linux."""
+    """(pid, parent, group, state) of every process. Some systems have no `ps`, and only Linux has /proc."""
     if not os.path.exists("/proc/self/stat"):
         rows = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid=,stat="], capture_output=True, text=True).stdout
         return [(int(a), int(b), int(c), d[0]) for a, b, c, d in (row.split()[:4] for row in rows.splitlines())]

@@ -1,5 +1,5 @@
-//! What the gateway is compared with: a bare axum handler that reads the same body and answers the same fields, and records
-//! nothing. In a process of its own, as the gateway is.
+//! The baseline of the gateway: a bare axum handler that reads the same body and responds with the same fields, but records
+//! nothing. Like the gateway, it runs in a process of its own.
 
 use std::{
     ffi::OsString,
@@ -14,7 +14,7 @@ use devstack::ports;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The bare server; ends when it is dropped.
+/// The bare server. Dropping it ends it.
 pub struct Bare {
     child: Child,
     pub address: String,
@@ -24,7 +24,7 @@ impl Bare {
     pub async fn start() -> Result<Self> {
         let address = format!("127.0.0.1:{}", ports::free()?);
         let exe = std::env::current_exe().context("finding our own executable")?;
-        // It ends at the end of its standard input, so it cannot outlive us.
+        // It ends when its standard input is closed, so it cannot outlive us.
         let child = Command::new(exe)
             .args(["bare", &address])
             .stdin(Stdio::piped())
@@ -49,7 +49,7 @@ impl Drop for Bare {
     }
 }
 
-/// Serves, if we were called as `<exe> bare <address>`.
+/// Runs the bare server if we were started as `<exe> bare <address>`.
 pub fn run_if_asked() -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let [command, address] = args.as_slice() else {

@@ -1,6 +1,6 @@
-//! Rows a second from the stream into ClickHouse, verified and recorded, beside the same rows inserted raw into a twin of the
-//! table, in batches of the same size; and once more with an idempotency key on every event, none of them a duplicate, by an
-//! ingestor that has just begun: the most that looking for duplicates costs.
+//! Rows per second from the stream into ClickHouse, verified and recorded, compared with the same rows inserted directly into a copy of
+//! the table in batches of the same size. A second run has a unique idempotency key on every event and an
+//! ingestor that has just started, which is the highest cost of looking for duplicates.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{median, system::BenchSystem};
 
 const EVENTS_A_MESSAGE: u64 = 500;
-/// The ingestor's own default.
+/// The default of the ingestor.
 const ROWS_A_BATCH: usize = 50_000;
 const WITHIN: Duration = Duration::from_secs(300);
 
@@ -51,7 +51,7 @@ pub async fn compare(system: &mut BenchSystem, rounds: u8, rows: u64) -> Result<
     ))
 }
 
-/// Fills the stream while the ingestor is stopped, starts it, and takes the time from its first row to the last.
+/// Fills the stream while the ingestor is stopped, starts it, and measures the time from its first row to its last.
 async fn ingest(system: &mut BenchSystem, client: &clickhouse::Client, rows: u64, keys: Keys) -> Result<f64> {
     let stored = async || {
         client

@@ -1,4 +1,4 @@
-//! What the gateway adds to a request: proxied beside direct, at a load that queues nothing.
+//! The latency that the gateway adds to a request: proxied compared with direct requests, at a load without queues.
 
 use std::time::Duration;
 

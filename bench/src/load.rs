@@ -1,5 +1,5 @@
-//! A load generator that costs little: one prepared request, sent again as soon as its answer is there, on each of a number
-//! of connections.
+//! A load generator that needs little CPU: on each of several connections it sends one prepared request again as soon as the
+//! response arrives.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// What came back in one measurement.
+/// The result of one measurement.
 pub struct Measured {
     pub requests_per_second: f64,
     /// Sorted.
@@ -21,14 +21,14 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Latency that this share of the requests stayed below, in milliseconds.
+    /// The latency in milliseconds that this share of the requests did not exceed.
     pub fn percentile(&self, share: f64) -> f64 {
         let at = ((self.latencies_us.len() - 1) as f64 * share) as usize;
         f64::from(self.latencies_us[at]) / 1_000.0
     }
 }
 
-/// A whole HTTP/1.1 request in bytes.
+/// A complete HTTP/1.1 request in bytes.
 pub fn request(method: &str, target: &str, key: &str, body: &str) -> Vec<u8> {
     format!(
         "{method} {target} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
@@ -38,7 +38,7 @@ pub fn request(method: &str, target: &str, key: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Loads `address` (host and port) for `time`. Any answer but a 200 is an error: a refusal is cheaper than the real thing.
+/// Sends load to `address` (host and port) for `time`. Any status other than 200 is an error, because a refusal costs less.
 pub async fn run(address: &str, request: &[u8], connections: usize, time: Duration) -> Result<Measured> {
     let over = AtomicBool::new(false);
     let started = Instant::now();
@@ -75,7 +75,7 @@ async fn connection(address: &str, request: &[u8], over: &AtomicBool) -> Result<
     Ok(latencies)
 }
 
-/// Reads one answer: a head with a content length, then that many bytes.
+/// Reads one response: a head with a content length, then that many bytes.
 async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<()> {
     let mut filled = 0;
     loop {

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine on which the figures are measured.
 
 use std::{
     fs::{self, File},
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::system::BenchSystem;
 
-/// Machine, versions and the disk's mood, for the head of a report.
+/// Machine, versions and speed of the disk, for the head of a report.
 pub async fn describe(system: &BenchSystem) -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu
@@ -34,7 +34,7 @@ pub async fn describe(system: &BenchSystem) -> Result<String> {
     ))
 }
 
-/// How long the disk takes to make 4 KiB durable: every durable figure moves with it.
+/// The time that the disk needs to make 4 KiB durable. All figures of durable writes depend on it.
 pub fn fsync_probe(dir: &Path) -> Result<String> {
     let path = dir.join("fsync-probe");
     let mut file = File::create(&path).context("making the fsync probe's file")?;

@@ -1,8 +1,8 @@
-//! What the system does beside what the machine can do, in one run: figures are ratios, because machines and their moods
+//! Compares the system with what the machine can do, in one run. The figures are ratios, because machines
 //! differ.
 //!
-//! `cargo run --release -p bench` prints the machine, the versions, and for each comparison the medians of several rounds,
-//! taken in turns.
+//! `cargo run --release -p bench` prints the machine, the versions, and for each comparison the medians of several alternating
+//! rounds.
 
 mod bare;
 mod ingest;
@@ -23,10 +23,10 @@ use clap::Parser;
     about = "Compares the gateway and the ingestor with bare servers, in one run"
 )]
 struct Args {
-    /// Rounds of each comparison; medians are printed
+    /// Rounds of each comparison; the medians are printed
     #[arg(long, default_value = "3", value_parser = clap::value_parser!(u8).range(1..=20))]
     rounds: u8,
-    /// Seconds that one measurement of one round takes
+    /// Seconds of one measurement
     #[arg(long, default_value = "10", value_parser = clap::value_parser!(u16).range(1..=120))]
     seconds: u16,
     /// Connections of the load generator
@@ -72,7 +72,7 @@ async fn run(args: &Args) -> Result<()> {
     system.stop().await
 }
 
-/// The middle one.
+/// The median.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -1,4 +1,4 @@
-//! The system under load: one gateway, one ingestor, and one customer without a limit in reach.
+//! The system under load: one gateway, one ingestor, and customers whose limits are never reached.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct BenchSystem {
     pub customers: Vec<Customer>,
 }
 
-/// Far beyond what any run spends.
+/// More than any run spends.
 const LIMIT: i64 = 1_000_000_000_000;
 
 pub async fn start() -> Result<BenchSystem> {
@@ -29,7 +29,7 @@ pub async fn start() -> Result<BenchSystem> {
     };
     let system = System::start(endpoints, SystemOptions::new(servers.data().path().to_owned())).await?;
     let mut customers = Vec::new();
-    // Several, so that several lanes are used, as with real customers.
+    // Several customers, so that several lanes are used, as in production.
     for name in ["ada", "ben", "cleo", "dan", "eve", "finn", "gus", "hal"] {
         let customer = system.admin.customer(name, "enterprise").await?;
         system.admin.set_limit(customer.account_id, "api_call", LIMIT).await?;
@@ -75,7 +75,7 @@ impl BenchSystem {
         Ok(version)
     }
 
-    /// A counter of the gateway, from the start of it on.
+    /// A counter of the gateway since its start.
     pub async fn metric(&self, name: &str) -> Result<u64> {
         self.system.gateways[0].service.metric(name).await
     }

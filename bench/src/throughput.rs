@@ -1,5 +1,5 @@
-//! Durable accepted requests a second through one gateway, beside a bare handler that keeps nothing. First without an ingestor,
-//! which would take part of the same cores on one machine, then with it.
+//! Durably accepted requests per second through one gateway, compared with a bare handler that stores nothing. First without an ingestor,
+//! which would use some of the same cores, then with it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub async fn compare(system: &mut BenchSystem, rounds: u8, time: Duration, conne
         .map(|customer| load::request("POST", "/v1/usage", &customer.key, body))
         .collect();
     let each = connections.div_ceil(requests.len());
-    // All customers at once, each on its share of the connections.
+    // All customers at the same time, each on its share of the connections.
     let drive = async |address: &str| -> Result<(f64, f64, f64)> {
         let runs = requests.iter().map(|request| load::run(address, request, each, time));
         let measured = try_join_all(runs).await?;

@@ -1,4 +1,4 @@
-//! The billing worker's admin API, as an operator's script would call it.
+//! A client of the billing worker's admin API.
 
 use anyhow::{Context, Result};
 use schema::{AccountId, KeyId};
@@ -19,12 +19,12 @@ pub struct Customer {
     pub account_id: AccountId,
     pub plan: String,
     pub key_id: KeyId,
-    /// The whole key; it was shown this once.
+    /// The whole key, which the API shows only once.
     pub key: String,
 }
 
 impl Admin {
-    /// `url`: of the billing worker's admin port.
+    /// `url` is that of the billing worker's admin port.
     pub fn new(url: &str, token: &str) -> Self {
         Self {
             http: Http::default(),
@@ -33,7 +33,7 @@ impl Admin {
         }
     }
 
-    /// Makes an account on a plan, and a key.
+    /// Creates an account on a plan, with a key.
     pub async fn customer(&self, name: &str, plan: &str) -> Result<Customer> {
         let account = json!({ "name": name, "email": format!("{name}@example.com"), "plan": plan });
         let account = self.post("/accounts", &account).await.context("creating an account")?;
@@ -47,7 +47,7 @@ impl Admin {
         })
     }
 
-    /// Makes a key.
+    /// Creates a key.
     pub async fn key(&self, account: AccountId) -> Result<(KeyId, String)> {
         let key = self
             .post(&format!("/accounts/{account}/keys"), &json!({}))

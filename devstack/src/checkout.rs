@@ -1,7 +1,7 @@
 //! The checkout that this binary was built from, and the cache inside it.
 //!
-//! Everything that devstack keeps lies under one directory: `.devstack` in the checkout, or `DEVSTACK_DIR`. Locks are
-//! files that the kernel unlocks when their holder dies, so none is ever stale.
+//! Everything that devstack keeps is in one directory: `.devstack` in the checkout, or `DEVSTACK_DIR`. Locks are
+//! files that the kernel unlocks when their holder ends, so no lock is stale.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::os::unix::fs::PermissionsExt;
@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// A lock is usually held for milliseconds; a longer wait (100 × 5 ms) is worth a line.
+/// A lock is usually held for milliseconds. A longer wait (100 × 5 ms) prints a line.
 const SILENT_TRIES: usize = 100;
 
-/// The workspace's root, as it was when this was built.
+/// The root of the workspace at the time of the build.
 pub fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
-/// The cache directory, made on first use.
+/// The cache directory, created on first use.
 pub fn cache() -> Result<PathBuf> {
     let path = match std::env::var_os("DEVSTACK_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) => std::path::absolute(PathBuf::from(dir)).context("resolving DEVSTACK_DIR")?,
@@ -29,7 +29,7 @@ pub fn cache() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Makes a directory that everyone may search, whatever the umask: PostgreSQL runs as `nobody` when we are root.
+/// Creates a directory that every user can search, whatever the umask: PostgreSQL runs as `nobody` if we are root.
 pub fn make_dir(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -38,8 +38,8 @@ pub fn make_dir(path: &Path) -> Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o755)).with_context(|| format!("opening up {}", path.display()))
 }
 
-/// Waits for the named lock of this cache and holds it until the file is dropped, in every process that inherited it.
-/// Blocks: call it off the async threads. `waiting_for` is shown if it takes long.
+/// Waits for the named lock of this cache. The lock is held until every process that has the file has closed it.
+/// Blocks, so do not call it on an async thread. `waiting_for` is printed if the wait is long.
 pub fn lock(name: &str, waiting_for: &str) -> Result<File> {
     let path = cache()?.join(format!("{name}.lock"));
     let file = File::options().create(true).append(true).open(&path);

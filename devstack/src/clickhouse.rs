@@ -1,4 +1,4 @@
-//! ClickHouse 26.9: the engine in one Python process behind ClickHouse's HTTP interface (`clickhouse_http.py`).
+//! ClickHouse 26.9: its engine in one Python process, behind ClickHouse's HTTP interface (`clickhouse_http.py`).
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
@@ -13,16 +13,16 @@ const VARIABLE: &str = "CLICKHOUSE_URL";
 
 #[derive(Clone, Debug, Default)]
 pub struct ClickHouseOptions {
-    /// `None`: a free one.
+    /// `None`: a free port.
     pub port: Option<u16>,
 }
 
-/// One server; see [`Server`] for what can be done to it.
+/// One server. [`Server`] has its operations: stop, kill, restart, pause.
 #[derive(Debug)]
 pub struct ClickHouse(Server);
 
 impl ClickHouse {
-    /// Starts a server of our own with its data in `dir`, which it makes or finds.
+    /// Starts a server with its data in `dir`, which is created if it does not exist.
     pub async fn start(dir: &Path, options: &ClickHouseOptions) -> Result<Self> {
         let wheels = wheels::install().await?;
         checkout::make_dir(dir)?;
@@ -42,7 +42,7 @@ impl ClickHouse {
         .await
     }
 
-    /// The server that `CLICKHOUSE_URL` names, or else one of our own.
+    /// The server that `CLICKHOUSE_URL` names, or one that we start.
     pub async fn existing_or_start(dir: &Path, options: &ClickHouseOptions) -> Result<Self> {
         match Server::existing(VARIABLE) {
             Some(server) => Ok(Self(server)),
@@ -50,12 +50,12 @@ impl ClickHouse {
         }
     }
 
-    /// A client of this server, in no database of ours.
+    /// A client of this server, without a database.
     pub fn client(&self) -> clickhouse::Client {
         clickhouse::Client::default().with_url(self.url())
     }
 
-    /// Makes a new database and returns a client that works in it.
+    /// Creates a database and returns a client for it.
     pub async fn create_database(&self, name: &str) -> Result<clickhouse::Client> {
         ensure!(is_plain_name(name), "{name:?} is no plain database name");
         let create = format!("create database {name}");

@@ -1,5 +1,5 @@
-//! A data directory of one run: `<cache>/data/<pid>-<random>`, removed when it is dropped, and by the reaper when we are
-//! killed. What is left even so (the machine went down) is removed by the next run that makes one.
+//! The data directory of one run: `<cache>/data/<pid>-<random>`. It is removed when it is dropped, and by the reaper if we are
+//! killed. If both fail (the machine crashed), the next run that creates a directory removes it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{checkout, reaper};
 
-/// Its lock is held while its run lives. A directory without one is never swept.
+/// Locked while its run lives. A directory without this file is never removed.
 const OWNER: &str = "owner";
 
 /// Drop the servers inside before this.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// Locked. `None`: kept, or never ours to remove.
+    /// The locked file. `None`: the directory is kept.
     owner: Option<File>,
 }
 
@@ -26,7 +26,7 @@ impl DataDir {
         Self::create_in(&checkout::cache()?.join("data"))
     }
 
-    /// A directory of the caller's choosing, with what it holds; never removed.
+    /// An existing directory with its content; it is never removed.
     pub fn existing(path: &Path) -> Result<Self> {
         checkout::make_dir(path)?;
         Ok(Self {
@@ -35,7 +35,7 @@ impl DataDir {
         })
     }
 
-    /// A new directory in the system's temporary directory, for what must be reachable by other users.
+    /// A new directory in the system's temporary directory, for files that other users must reach.
     pub(crate) fn create_in_temp() -> Result<Self> {
         let us = nix::unistd::geteuid().as_raw();
         let base = std::env::temp_dir().join(format!("trendit-devstack-{us}"));
@@ -52,7 +52,7 @@ impl DataDir {
 
     fn create_in(base: &Path) -> Result<Self> {
         checkout::make_dir(base)?;
-        // Between making a directory and locking its owner file it looks abandoned.
+        // Until its owner file is locked, a new directory looks abandoned.
         let _sweep = checkout::lock("data", "it removes old data directories")?;
         sweep(base);
         let path = base.join(format!("{}-{:08x}", std::process::id(), rand::random::<u32>()));
@@ -70,12 +70,12 @@ impl DataDir {
         &self.path
     }
 
-    /// Whether it stays when it is dropped.
+    /// Whether the directory stays when this is dropped.
     pub fn is_kept(&self) -> bool {
         self.owner.is_none()
     }
 
-    /// Leaves it where it is, for good.
+    /// Keeps the directory when this is dropped.
     pub fn keep(&mut self) -> Result<()> {
         if self.owner.take().is_some() {
             reaper::keep(&self.path)?;
@@ -97,7 +97,7 @@ impl Drop for DataDir {
     }
 }
 
-/// Removes what dead runs left. Failing to is no reason not to start.
+/// Removes the directories of runs that have ended. A failure does not stop the start.
 fn sweep(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().filter_map(Result::ok) {
         let Ok(owner) = File::open(entry.path().join(OWNER)) else {

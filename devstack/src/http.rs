@@ -1,4 +1,4 @@
-//! An HTTP client for the demo and the tests: what is sent is sent to the letter (no URL is tidied, no redirect followed).
+//! An HTTP client for the demo and the tests. It sends URLs unchanged and follows no redirects.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-/// No answer of ours takes longer; a hang must fail a test, not stop it.
+/// No response takes longer. A request that hangs must fail a test, not block it.
 const WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
@@ -75,10 +75,10 @@ impl Http {
 
 impl Answer {
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("{}: the body is no JSON", self.status))
+        serde_json::from_slice(&self.body).with_context(|| format!("{}: the body is not JSON", self.status))
     }
 
-    /// The body as JSON, if the status is a 2xx; else the answer as an error.
+    /// The body as JSON if the status is 2xx, otherwise an error with the response.
     pub fn ok(&self) -> Result<Value> {
         if !self.status.is_success() {
             bail!("{}: {}", self.status, String::from_utf8_lossy(&self.body));
@@ -91,7 +91,7 @@ impl Answer {
     }
 }
 
-/// A request with a bearer token (none if empty) and a JSON body.
+/// A request with a JSON body and, unless it is empty, a bearer token.
 pub fn request(method: Method, url: &str, bearer: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>> {
     let mut request = Request::builder().method(method).uri(url);
     if !bearer.is_empty() {

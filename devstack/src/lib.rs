@@ -6,24 +6,24 @@
 //! |---|---|
 //! | the three servers together, and one set shared by a test binary | [`servers`] |
 //! | how one server is started | [`nats`], [`postgres`], [`clickhouse`] |
-//! | what can be done to it: url, stop, kill -9, restart, pause | [`server`] |
+//! | operations on a server: stop, kill -9, restart, pause | [`server`] |
 //! | the HTTP interface in front of ClickHouse's engine | `clickhouse_http.py` |
 //! | a gateway, ingestor or billing worker as a child process | [`service`], [`services`] |
 //! | variables and commands for a person's shell | [`shell`] |
 //! | a child process and its log | [`process`] |
-//! | why no process and no directory outlives us | [`reaper`], `reaper.py` |
-//! | where the servers' binaries come from | [`wheels`], `requirements.txt` |
+//! | how every process and directory is removed at the end | [`reaper`], `reaper.py` |
+//! | where the servers' binaries come from | [`wheels`], `requirements.txt`, `python` |
 //! | data directories and ports | [`data_dir`], [`ports`] |
-//! | Stripe, doubled | [`stripe_double`], a crate of its own in `stripe-double/` |
+//! | a fake Stripe billing API with fault injection and a controllable clock | [`stripe_double`], a crate of its own in `stripe-double/` |
 //! | the cache inside the checkout and its locks | [`checkout`] |
 //!
 //! # Invariants
-//! - A process is told to the reaper before it runs: nothing outlives us, also after kill -9.
-//! - Only 127.0.0.1 is listened on.
-//! - "Ready" is read from the server's own log or its own readiness page, so another server on the port is never taken
-//!   for ours.
-//! - A server that was named by an environment variable is used, never stopped, and nothing in it is deleted that was
-//!   not made here.
+//! - The reaper knows every process before it runs, so no process outlives us, even after kill -9.
+//! - Servers listen on 127.0.0.1 only.
+//! - A server is ready when its own log or readiness page says so, so another server on the same port is never mistaken
+//!   for it.
+//! - A server that an environment variable names is used but never stopped, and nothing in it is deleted that we did
+//!   not create.
 
 pub mod admin;
 pub mod checkout;

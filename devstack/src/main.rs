@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[derive(Parser)]
 #[command(
     version,
-    about = "The whole system on one machine: real servers, our services, no container engine"
+    about = "The whole system on one machine: real servers and our services, without a container engine"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -21,11 +21,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show the main job: real traffic, then the check that every accepted request is stored once
+    /// Run the whole system with real traffic, then check that every accepted request is stored once
     Demo(demo::DemoArgs),
-    /// Start NATS, PostgreSQL and ClickHouse, print their URLs and stay until Ctrl-C
+    /// Start NATS, PostgreSQL and ClickHouse, print their URLs and run until Ctrl-C
     Servers(ServersArgs),
-    /// Start the double of Stripe, print how to reach it and stay until Ctrl-C
+    /// Start a fake Stripe billing API, print its URL and keys and run until Ctrl-C
     Stripe(StripeArgs),
 }
 
@@ -34,7 +34,7 @@ struct ServersArgs {
     /// Print the URLs as one JSON object instead of shell assignments
     #[arg(long)]
     json: bool,
-    /// Keep the data in this directory, and start with what it holds
+    /// Keep the data in this directory, and start with the data that it has
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -44,13 +44,13 @@ struct StripeArgs {
     /// Listen on this port of 127.0.0.1 [default: a free one]
     #[arg(long)]
     port: Option<u16>,
-    /// Send all events there
+    /// Send all webhook events to this URL
     #[arg(long, value_name = "URL")]
     webhook_url: Option<String>,
-    /// The secret key that callers need [default: made up]
+    /// The secret API key [default: random]
     #[arg(long, value_name = "KEY", env = "STRIPE_DOUBLE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
-    /// The secret that webhooks are signed with [default: made up]
+    /// The signing secret of webhooks [default: random]
     #[arg(
         long,
         value_name = "SECRET",
@@ -58,7 +58,7 @@ struct StripeArgs {
         hide_env_values = true
     )]
     webhook_secret: Option<String>,
-    /// Print it as one JSON object instead of shell assignments
+    /// Print one JSON object instead of shell assignments
     #[arg(long)]
     json: bool,
 }
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = runtime.context("starting the async runtime").and_then(|runtime| {
         let result = runtime.block_on(run(cli));
-        runtime.shutdown_background(); // an install under way must not hold us; the reaper ends it
+        runtime.shutdown_background(); // do not wait for an installation; the reaper ends it
         result
     });
     result.unwrap_or_else(|error| {
@@ -103,7 +103,7 @@ async fn servers(args: &ServersArgs, interrupts: &mut Interrupts) -> Result<Exit
     let options = ServersOptions::default();
     let servers = tokio::select! {
         started = Servers::start(data, &options) => started?,
-        code = interrupts.next() => return Ok(code), // what had been started is dropped, and so killed
+        code = interrupts.next() => return Ok(code), // dropping a server kills it
     };
     let (nats, database, clickhouse) = (servers.nats.url(), servers.postgres.url(), servers.clickhouse.url());
     if args.json {
@@ -113,11 +113,11 @@ async fn servers(args: &ServersArgs, interrupts: &mut Interrupts) -> Result<Exit
         println!("NATS_URL={nats}\nDATABASE_URL={database}\nCLICKHOUSE_URL={clickhouse}");
     }
     eprintln!(
-        "devstack: ready; data in {}; Ctrl-C ends it",
+        "devstack: ready; data in {}; press Ctrl-C to stop",
         servers.data().path().display()
     );
     let code = interrupts.next().await;
-    eprintln!("devstack: stopping (Ctrl-C again: at once)");
+    eprintln!("devstack: stopping (press Ctrl-C again to kill)");
     tokio::select! {
         stopped = servers.stop() => stopped.map(|()| code),
         code = interrupts.next() => Ok(code),
@@ -142,11 +142,11 @@ async fn stripe(args: StripeArgs, interrupts: &mut Interrupts) -> Result<ExitCod
     } else {
         println!("STRIPE_API_URL={url}\nSTRIPE_API_KEY={key}\nSTRIPE_WEBHOOK_SECRET={secret}");
     }
-    eprintln!("devstack: Stripe's double is ready; {url}/ shows it, {url}/_double/ controls it; Ctrl-C ends it");
+    eprintln!("devstack: the fake Stripe is ready; {url}/ shows it, {url}/_double/ controls it; press Ctrl-C to stop");
     Ok(interrupts.next().await)
 }
 
-/// Ctrl-C and SIGTERM, as the exit codes that a shell expects after them.
+/// Waits for Ctrl-C or SIGTERM and returns the exit code that a shell expects after it.
 struct Interrupts {
     ctrl_c: Signal,
     terminate: Signal,

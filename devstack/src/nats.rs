@@ -25,11 +25,11 @@ const PASSWORDS: [(&str, &str); 5] = [
 
 #[derive(Clone, Debug)]
 pub struct NatsOptions {
-    /// `None`: a free one.
+    /// `None`: a free port.
     pub port: Option<u16>,
     /// The largest message in bytes.
     pub max_payload: u64,
-    /// The most that all streams may hold on disk, in bytes.
+    /// The most bytes that all streams may have on disk.
     pub max_file_store: u64,
     /// More lines for the configuration file.
     pub extra_config: String,
@@ -46,12 +46,12 @@ impl Default for NatsOptions {
     }
 }
 
-/// One server; see [`Server`] for what can be done to it.
+/// One server. [`Server`] has its operations: stop, kill, restart, pause.
 #[derive(Debug)]
 pub struct Nats(Server);
 
 impl Nats {
-    /// Starts a server of our own with its data in `dir`, which it makes or finds.
+    /// Starts a server with its data in `dir`, which is created if it does not exist.
     pub async fn start(dir: &Path, options: &NatsOptions) -> Result<Self> {
         let wheels = wheels::install().await?;
         checkout::make_dir(dir)?;
@@ -67,7 +67,7 @@ impl Nats {
         .await
     }
 
-    /// The server that `NATS_URL` names, or else one of our own.
+    /// The server that `NATS_URL` names, or one that we start.
     pub async fn existing_or_start(dir: &Path, options: &NatsOptions) -> Result<Self> {
         match Server::existing(VARIABLE) {
             Some(server) => Ok(Self(server)),
@@ -90,16 +90,16 @@ impl DerefMut for Nats {
     }
 }
 
-/// Of a user of our own servers, which only this machine reaches.
+/// The password of a user of our own servers, which only this machine can reach.
 pub fn password(user: &str) -> String {
     format!("{user}-of-devstack")
 }
 
-/// `sync_interval: always`: by default an acknowledged message can be two minutes away from the disk.
+/// `sync_interval: always`, because by default an acknowledged message can reach the disk two minutes later.
 fn write_config(dir: &Path, port: u16, options: &NatsOptions) -> Result<PathBuf> {
     let (path, users) = (dir.join("nats.conf"), dir.join("users.conf"));
     fs::write(&users, USERS).with_context(|| format!("writing {}", users.display()))?;
-    // A quoted string of NATS's configuration knows JSON's escapes.
+    // A quoted string in the configuration of NATS has the escapes of JSON.
     let store = serde_json::to_string(&dir.join("jetstream")).context("the data directory's name is not UTF-8")?;
     let config = format!(
         "listen: \"127.0.0.1:{port}\"\n\

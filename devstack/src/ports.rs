@@ -1,8 +1,8 @@
 //! Free ports on 127.0.0.1.
 //!
-//! Ports are taken from below the range that the kernel hands to outgoing connections (32768 on Linux, 49152 on macOS):
-//! otherwise, while a killed server is being restarted, some client's own end could sit on its port. A port is only
-//! *probably* free until the server has bound it, so [`on_free_port`] tries again when it lost the race.
+//! Ports are below the range that the kernel uses for outgoing connections (32768 on Linux, 49152 on macOS):
+//! otherwise a client's connection could occupy the port of a killed server before it restarts. A port is only
+//! *probably* free until the server has bound it, so [`on_free_port`] retries with another one.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
@@ -12,10 +12,10 @@ use anyhow::{Result, bail};
 use rand::RngExt;
 
 const RANGE: std::ops::Range<u16> = 15_000..32_000;
-/// More than this many starts on a taken port in a row is no race any more.
+/// After this many starts on taken ports in a row, something else is wrong.
 const STARTS_MAX: usize = 5;
 
-/// A port that nothing listens on now and that this process has not been given before.
+/// A port that nobody listens on now and that this function has not returned before.
 pub fn free() -> Result<u16> {
     static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
     for _ in 0..1_000 {
@@ -34,7 +34,7 @@ pub fn free() -> Result<u16> {
     )
 }
 
-/// Starts something on `fixed`, or else on a free port: on another one if the first was taken meanwhile.
+/// Starts something on `fixed`, or on a free port, and retries on another one if that was taken in the meantime.
 pub async fn on_free_port<T>(fixed: Option<u16>, start: impl AsyncFn(u16) -> Result<T>) -> Result<T> {
     if let Some(port) = fixed {
         return start(port).await;
@@ -48,7 +48,7 @@ pub async fn on_free_port<T>(fixed: Option<u16>, start: impl AsyncFn(u16) -> Res
     start(free()?).await
 }
 
-/// Errors carry the server's log, and all servers use the system's words for EADDRINUSE.
+/// Errors contain the server's log, and all servers log the system's text for EADDRINUSE.
 fn is_taken(error: &anyhow::Error) -> bool {
     format!("{error:#}").to_lowercase().contains("address already in use")
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL 18, durable as in production (`fsync` stays on), on 127.0.0.1 only.
+//! PostgreSQL 18, as durable as in production (`fsync` stays on), on 127.0.0.1 only.
 
 mod home;
 
@@ -18,7 +18,7 @@ const VARIABLE: &str = "DATABASE_URL";
 
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// `None`: a free one.
+    /// `None`: a free port.
     pub port: Option<u16>,
     pub max_connections: u32,
     /// More settings, `("name", "value")`.
@@ -35,7 +35,7 @@ impl Default for PostgresOptions {
     }
 }
 
-/// One server; see [`Server`] for what can be done to it. Its process is dropped before its home.
+/// One server. [`Server`] has its operations. Its process is dropped before its home.
 #[derive(Debug)]
 pub struct Postgres {
     server: Server,
@@ -43,8 +43,8 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts a server of our own with its data in `dir`, which it makes or finds. As root it runs as `nobody`; if
-    /// that user cannot reach `dir`, its data lie in the system's temporary directory instead and end with it.
+    /// Starts a server with its data in `dir`, which is created if it does not exist. If we are root it runs as `nobody`; if
+    /// that user cannot reach `dir`, its data are in the system's temporary directory and are removed with the server.
     pub async fn start(dir: &Path, options: &PostgresOptions) -> Result<Self> {
         let wheels = wheels::install().await?;
         checkout::make_dir(dir)?;
@@ -71,7 +71,7 @@ impl Postgres {
         })
     }
 
-    /// The server that `DATABASE_URL` names, or else one of our own.
+    /// The server that `DATABASE_URL` names, or one that we start.
     pub async fn existing_or_start(dir: &Path, options: &PostgresOptions) -> Result<Self> {
         match Server::existing(VARIABLE) {
             Some(server) => Ok(Self { server, _home: None }),
@@ -79,13 +79,13 @@ impl Postgres {
         }
     }
 
-    /// Makes a new, empty database and returns its URL.
+    /// Creates an empty database and returns its URL.
     pub async fn create_database(&self, name: &str) -> Result<String> {
         ensure!(is_plain_name(name), "{name:?} is no plain database name");
         let mut connection = PgConnection::connect(self.url())
             .await
             .context("connecting to PostgreSQL")?;
-        // template0: nobody connects to it, so databases can be made side by side.
+        // Nobody connects to template0, so several databases can be created from it at the same time.
         let create = format!("create database {name} template template0");
         connection
             .execute(AssertSqlSafe(create.clone()))
@@ -146,7 +146,7 @@ fn program(home: &Home, dir: &Path, port: u16, options: &PostgresOptions) -> Pro
     program
 }
 
-/// The same server's URL with another database in its path.
+/// The URL of another database on the same server.
 fn with_database(url: &str, name: &str) -> String {
     let (base, query) = url
         .split_once('?')

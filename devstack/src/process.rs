@@ -1,7 +1,7 @@
-//! A child process: in a group of its own, with its output in a log file, ended when it is dropped.
+//! A child process in a group of its own, with its output in a log file. Dropping it ends it.
 //!
-//! Nothing of it runs before the reaper knows it: it is started as a shell that waits for a line from us and then
-//! becomes the program, so a kill -9 between the two leaves a shell that reads end-of-file and exits.
+//! It does not run before the reaper knows it: we start a shell that waits for a line from us and then
+//! becomes the program. After a kill -9 between the two, the shell reads end-of-file and exits.
 
 mod tree;
 
@@ -20,31 +20,31 @@ use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 
 use crate::reaper;
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 const TAIL_LINES: usize = 25;
 const TAIL_BYTES: u64 = 16 * 1024;
 
-/// How to start a process; kept, so that it can be started again.
+/// How to start a process, and start it again.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// For messages.
+    /// The name in messages.
     pub name: String,
     pub exe: PathBuf,
     pub args: Vec<OsString>,
-    /// The whole environment but for PATH, HOME, TMPDIR and the C locale: nothing else is inherited.
+    /// The environment, besides PATH, HOME, TMPDIR and the C locale. Nothing else is inherited.
     pub env: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub directory: PathBuf,
-    /// Where its output is appended.
+    /// The file to which its output is appended.
     pub log: PathBuf,
-    /// Whom it runs as, if not as us.
+    /// The user that it runs as, if it is not ours.
     pub user: Option<(Uid, Gid)>,
-    /// What asks it to end in order.
+    /// The signal that asks it to end.
     pub stop_signal: Signal,
-    /// What the reaper ends it with, when its data are about to be removed.
+    /// The signal that the reaper sends, before it removes the data.
     pub reap_signal: Signal,
-    /// Whether it has children that lead groups of their own, as PostgreSQL's backends do.
+    /// Whether it has children that lead process groups, as PostgreSQL has.
     pub children: Children,
 }
 
@@ -117,7 +117,7 @@ impl Program {
 pub struct Process {
     program: Program,
     child: Child,
-    /// Where this run begins in the log.
+    /// The position in the log at which this run begins.
     log_start: u64,
     ended: Option<ExitStatus>,
 }
@@ -135,13 +135,13 @@ impl Process {
         !matches!(self.try_wait(), Ok(Some(_)))
     }
 
-    /// Asks it to end and waits; past the deadline it is killed, and that is an error.
+    /// Asks it to end and waits. After the deadline it is killed, which is an error.
     pub async fn stop(&mut self, deadline: Duration) -> Result<ExitStatus> {
         if let Some(status) = self.try_wait()? {
             return Ok(status);
         }
         self.signal(Signal::SIGCONT)?; // a paused process would sleep through the other one
-        // To the leader only: it knows how to end its children.
+        // Only to the leader, which ends its children.
         nix::sys::signal::kill(self.pid(), self.program.stop_signal).context("signalling")?;
         match self.wait(deadline).await {
             Ok(status) => Ok(status),
@@ -156,14 +156,14 @@ impl Process {
         }
     }
 
-    /// kill -9, children included, as the kernel or an operator would; returns when they are gone.
+    /// kill -9, with its children; returns when they have ended.
     pub async fn kill(&mut self) -> Result<()> {
         self.kill_all()?;
         self.wait(Duration::from_secs(10)).await?;
         Ok(())
     }
 
-    /// Stops it where it is (SIGSTOP), its connections open and silent.
+    /// Pauses it (SIGSTOP). Its connections stay open and silent.
     pub fn pause(&mut self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
@@ -172,7 +172,8 @@ impl Process {
         self.signal(Signal::SIGCONT)
     }
 
-    /// No file that it writes may have more bytes from now on, as if its disk were full; `None`: any number.
+    /// Limits the size of the files that it writes, as if its disk were full; `None`: no limit. `nix` has no `prlimit`, so this
+    /// uses `rustix`; `rustix` cannot look up users, so `nix` does the rest.
     pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
         if self.ended.is_some() {
             bail!("{} has ended", self.program.name);
@@ -184,7 +185,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until it ends by itself.
     pub async fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + deadline;
         loop {
@@ -198,7 +199,7 @@ impl Process {
         }
     }
 
-    /// Waits until `ready` says so. An end of the process or of the time is an error with the log's tail.
+    /// Waits until `ready` returns true. If the process ends or the time is over, the error has the end of the log.
     pub async fn wait_until(
         &mut self,
         deadline: Duration,
@@ -215,8 +216,8 @@ impl Process {
         }
     }
 
-    /// Waits until it has logged `text`; fails as [`Self::wait_until`] does. (With a closure the same would be no future that
-    /// another thread may poll.)
+    /// Waits until it has logged `text`; fails like [`Self::wait_until`]. (With a closure the future could not move to
+    /// another thread.)
     pub async fn wait_until_logged(&mut self, deadline: Duration, text: &str) -> Result<()> {
         let end = Instant::now() + deadline;
         loop {
@@ -305,7 +306,7 @@ impl Process {
         }
         let mut children = Vec::new();
         if self.program.children == Children::InOwnGroups {
-            // Stopped first, so that it can neither fork nor tidy up between the two steps.
+            // Pause it first, so that it can neither fork nor clean up between the two steps.
             killpg(self.pid(), Signal::SIGSTOP).context("stopping before the kill")?;
             children = tree::children(self.pid())?;
         }
@@ -323,7 +324,7 @@ impl Drop for Process {
         if let Err(error) = self.kill_all() {
             eprintln!("devstack: {error:#}");
         }
-        // Bounded: it has been sent SIGKILL.
+        // This ends soon: it got SIGKILL.
         if self.child.wait().is_ok()
             && let Err(error) = reaper::forget(self.child.id())
         {

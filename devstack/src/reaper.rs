@@ -1,8 +1,8 @@
-//! The watch-dog that makes "no process left behind" hold, also after a panic, Ctrl-C or kill -9.
+//! Ends our processes and removes our directories when we end, also after a panic, Ctrl-C or kill -9.
 //!
-//! One small Python process (`reaper.py`) per process of ours, in a group of its own, holding the other end of a pipe.
-//! When we are gone, however we went, the kernel closes our end; the reaper then ends every process and removes every
-//! directory that it was told of. It is told of a process *before* that process runs (see [`crate::process`]).
+//! Each of our processes has one small Python process (`reaper.py`), in a group of its own, at the other end of a pipe.
+//! When we end, for whatever reason, the kernel closes our end. Then the reaper ends every process and removes every
+//! directory that it knows. It knows a process *before* that process runs (see [`crate::process`]).
 
 use std::fs::File;
 use std::io::Write;
@@ -18,25 +18,25 @@ use serde_json::{Value, json};
 
 use crate::{checkout, python};
 
-/// How long the reaper leaves processes to end by themselves before it kills them.
+/// How long the reaper waits for processes to end before it kills them.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Ends this process and its children when we are gone.
+/// Ends this process and its children when we end.
 pub fn watch(pid: u32, signal: Signal) -> Result<()> {
     tell(json!({ "process": pid, "signal": signal as i32 }))
 }
 
-/// This process has ended.
+/// Says that this process has ended.
 pub fn forget(pid: u32) -> Result<()> {
     tell(json!({ "forget": pid }))
 }
 
-/// Removes this directory when we are gone, after every process.
+/// Removes this directory when we end, after all processes have ended.
 pub fn remove_at_end(directory: &Path) -> Result<()> {
     tell(json!({ "directory": directory }))
 }
 
-/// Takes [`remove_at_end`] back.
+/// Undoes [`remove_at_end`].
 pub fn keep(directory: &Path) -> Result<()> {
     tell(json!({ "keep": directory }))
 }
@@ -51,7 +51,7 @@ fn tell(order: Value) -> Result<()> {
         Some(pipe) => pipe,
         none => none.insert(start()?),
     };
-    // Far below a pipe's atomic write (4096 bytes), so our death cannot cut an order in two.
+    // An order is far shorter than an atomic write to a pipe (4096 bytes), so it is never written in part.
     pipe.write_all(format!("{order}\n").as_bytes())
         .context("telling the reaper (has it been killed?)")
 }
@@ -66,7 +66,7 @@ fn start() -> Result<ChildStdin> {
     let mut reaper = Command::new(python::any()?)
         .args(["-I", "-c", include_str!("../reaper.py")])
         .arg(PATIENCE.as_secs().to_string())
-        // Its own group: a terminal's Ctrl-C goes to ours only. No inherited output: whoever reads ours through a pipe
+        // In a group of its own, it gets no Ctrl-C from the terminal. It does not inherit our output: a reader of our output
         // must not wait for the reaper.
         .process_group(0)
         .current_dir("/")

@@ -1,4 +1,4 @@
-//! What the three servers have in common: a URL, and a process if it is ours.
+//! The common part of the three servers: a URL, and a process if we started it.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::process::{Process, Program};
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
-/// A server: started by us, or somebody's that an environment variable names, which can only be used.
+/// A server that we started, or one that an environment variable names and that can only be used.
 #[derive(Debug)]
 pub struct Server {
     url: String,
-    /// Names a server to use instead of one of ours.
+    /// The environment variable that names an existing server.
     variable: &'static str,
-    /// The line in its log that says it takes connections.
+    /// The text in its log that says that it accepts connections.
     ready: &'static str,
     process: Option<Process>,
 }
@@ -33,7 +33,7 @@ impl Server {
         })
     }
 
-    /// Starts one of ours and waits until it has logged `ready`.
+    /// Starts a server and waits until it has logged `ready`.
     pub(crate) async fn start(
         program: &Program,
         url: String,
@@ -53,12 +53,12 @@ impl Server {
         &self.url
     }
 
-    /// Whether it can be stopped, killed, restarted and paused.
+    /// Whether we started it, so that it can be stopped, killed, restarted and paused.
     pub fn is_ours(&self) -> bool {
         self.process.is_some()
     }
 
-    /// In order; killed, and an error, if it takes longer than 30 s.
+    /// Stops it. After 30 s it is killed, which is an error.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
         self.process()?.stop(STOP_WITHIN).await
     }
@@ -68,7 +68,7 @@ impl Server {
         self.process()?.kill().await
     }
 
-    /// Starts it again on the same port and data; stops it first if it runs.
+    /// Starts it again with the same port and data. If it runs, it is stopped first.
     pub async fn restart(&mut self) -> Result<()> {
         let ready = self.ready;
         let process = self.process()?;
@@ -86,7 +86,7 @@ impl Server {
         self.process()?.resume()
     }
 
-    /// Its process, for the log's tail and the like. An error if it is not ours.
+    /// Its process, for example for the end of its log. An error if we did not start it.
     pub fn process(&mut self) -> Result<&mut Process> {
         let variable = self.variable;
         self.process
@@ -101,7 +101,7 @@ async fn launch(program: &Program, ready: &str) -> Result<Process> {
     Ok(process)
 }
 
-/// Names that need no quoting in either SQL.
+/// Accepts only names that need no quotes in PostgreSQL and ClickHouse.
 pub(crate) fn is_plain_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.len() <= 63

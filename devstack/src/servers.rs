@@ -1,7 +1,7 @@
 //! The three servers together.
 //!
-//! A test binary shares one set ([`Servers::shared`]) and gives each test a database of its own; a test that kills or
-//! pauses a server starts one for itself.
+//! The tests of a binary share one set ([`Servers::shared`]), and each test has its own databases. A test that kills or
+//! pauses a server starts its own.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct ServersOptions {
     pub clickhouse: ClickHouseOptions,
 }
 
-/// Fields are dropped in order: the servers before their data.
+/// Fields are dropped in order, so the servers end before their data are removed.
 #[derive(Debug)]
 pub struct Servers {
     pub nats: Nats,
@@ -27,13 +27,13 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts the three at once, or takes those that `NATS_URL`, `DATABASE_URL` and `CLICKHOUSE_URL` name.
+    /// Starts all three in parallel, or uses those that `NATS_URL`, `DATABASE_URL` and `CLICKHOUSE_URL` name.
     pub async fn start(data: DataDir, options: &ServersOptions) -> Result<Self> {
         if ["NATS_URL", "DATABASE_URL", "CLICKHOUSE_URL"]
             .iter()
             .any(|name| Server::existing(name).is_none())
         {
-            wheels::install().await?; // once, not by three who wait for each other
+            wheels::install().await?; // once, before three servers wait for it
         }
         let dir = |name| data.path().join(name);
         let (nats_dir, postgres_dir, clickhouse_dir) = (dir("nats"), dir("postgres"), dir("clickhouse"));
@@ -50,7 +50,7 @@ impl Servers {
         })
     }
 
-    /// One set for this process, started by who asks first and left to the reaper at the end.
+    /// One set for this process. The first caller starts it, and the reaper ends it.
     pub async fn shared() -> Result<Arc<Self>> {
         static SHARED: OnceCell<Arc<Servers>> = OnceCell::const_new();
         let start = async || {
@@ -65,7 +65,7 @@ impl Servers {
         &self.data
     }
 
-    /// Stops those that are ours, whatever happens to the others, and removes the data unless they are kept.
+    /// Stops all servers that we started, even if one fails to stop, and removes the data unless they are kept.
     pub async fn stop(mut self) -> Result<()> {
         let clickhouse = if self.clickhouse.is_ours() {
             self.clickhouse.stop().await.map(drop)

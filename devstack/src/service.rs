@@ -1,7 +1,7 @@
 //! One of our services (gateway, ingestor, billing worker) as a child process.
 //!
-//! The services are built into this very binary: the child is our own executable called as `<exe> service <name>`, so
-//! there is one set of artifacts and the process is the one that users run. See [`crate::run_if_asked`].
+//! The services are part of this binary. The child is our own executable, started as `<exe> service <name>`, so
+//! there is one set of artifacts, and the code is the same that users run. See [`crate::run_if_asked`].
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,17 +23,17 @@ const PROBE_WITHIN: Duration = Duration::from_secs(2);
 pub struct ServiceOptions {
     /// `gateway`, `ingestor` or `billing-worker`.
     pub service: String,
-    /// This instance, for messages and for its log: `gateway-1`.
+    /// The name of this instance in messages, and of its log: `gateway-1`.
     pub name: String,
     /// Its working directory; its log is `<name>.log` there.
     pub dir: PathBuf,
-    /// Where it answers `/readyz`: the caller gives it the same port by a setting.
+    /// The port of `/readyz`. The caller also has to set it in `env`.
     pub admin_port: u16,
-    /// Its settings: nothing else is inherited but PATH, HOME, TMPDIR, RUST_LOG and RUST_BACKTRACE.
+    /// Its settings. It inherits only PATH, HOME, TMPDIR, RUST_LOG and RUST_BACKTRACE.
     pub env: Vec<(OsString, OsString)>,
     /// More arguments, after `service <name>`.
     pub args: Vec<OsString>,
-    /// What to run if not this process's own executable.
+    /// The executable; `None`: that of this process.
     pub exe: Option<PathBuf>,
     pub ready_within: Duration,
 }
@@ -52,14 +52,14 @@ impl ServiceOptions {
         }
     }
 
-    /// With one setting more.
+    /// Adds a setting.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 }
 
-/// A service that was ready once. Dropping it kills it.
+/// A running service. Dropping it kills it.
 #[derive(Debug)]
 pub struct Service {
     process: Process,
@@ -111,7 +111,7 @@ impl Service {
         format!("http://127.0.0.1:{}", self.options.admin_port)
     }
 
-    /// A figure of its metrics, named with its labels.
+    /// The value of a metric, which is named with its labels.
     pub async fn metric<T>(&self, name: &str) -> Result<T>
     where
         T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
@@ -125,7 +125,7 @@ impl Service {
         value.parse().with_context(|| format!("metric {name}"))
     }
 
-    /// SIGTERM, then waits; past the deadline it is killed, and that is an error.
+    /// Sends SIGTERM and waits. After the deadline it is killed, which is an error.
     pub async fn stop(&mut self, deadline: Duration) -> Result<ExitStatus> {
         self.process.stop(deadline).await
     }
@@ -135,14 +135,14 @@ impl Service {
         self.process.kill().await
     }
 
-    /// Starts it again with the same settings and waits until it is ready; it must have been stopped or killed, or is
-    /// killed now.
+    /// Starts it again with the same settings and waits until it is ready. If it still runs, it is
+    /// killed first.
     pub async fn restart(&mut self) -> Result<()> {
         self.relaunch().await?;
         self.wait_ready().await
     }
 
-    /// The same without waiting: what it needs may be away.
+    /// Starts it again without waiting, because a server that it needs may be down.
     pub async fn relaunch(&mut self) -> Result<()> {
         self.process.kill().await?;
         self.process = self.process.program().clone().start()?;
@@ -162,7 +162,7 @@ impl Service {
         self.process.is_running()
     }
 
-    /// The process, for its number, its log and waiting for an end of its own.
+    /// The process, for its id, its log and its end.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -172,7 +172,7 @@ async fn is_ready(port: u16) -> bool {
     matches!(timeout(PROBE_WITHIN, probe(port)).await, Ok(Ok(200)))
 }
 
-/// The status of `GET /readyz`. By hand: one request, no connection to keep, and the status line is all we want.
+/// The status of `GET /readyz`, without an HTTP client: it is one request, and only the status line matters.
 async fn probe(port: u16) -> Result<u16> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n");

@@ -1,5 +1,5 @@
 //! Our services on top of the servers: a billing worker, ingestors and gateways, each a child process, the upstream they
-//! protect, and Stripe's double.
+//! protect, and a fake Stripe.
 
 use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
 
@@ -10,10 +10,10 @@ use crate::{
     Service, ServiceOptions, StripeDouble, StripeDoubleOptions, admin::Admin, nats, ports, upstream::Upstream,
 };
 
-/// Above the services' own shutdown deadline.
+/// Longer than the shutdown deadline of the services.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
 
-/// Where the servers are, and which database in them is this system's.
+/// The URLs of the servers, and this system's databases.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     pub nats_url: String,
@@ -28,18 +28,18 @@ pub struct SystemOptions {
     pub ingestors: usize,
     /// The executable that runs as `<exe> service <name>`; `None`: this one.
     pub exe: Option<PathBuf>,
-    /// Where logs go.
+    /// The directory for logs.
     pub dir: PathBuf,
-    /// Another upstream than the demo's own.
+    /// An upstream to use instead of the demo's own.
     pub upstream_url: Option<String>,
-    /// Whether the server is one of [`crate::Nats`]'s, where each kind of service has a user; if not, the environment says who
-    /// the services are.
+    /// Whether [`crate::Nats`] started the server, so that each kind of service has a user. If not, the environment has the
+    /// credentials of the services.
     pub nats_is_ours: bool,
-    /// With Stripe's double, which has all that the catalogue asks for and sends its webhooks to the billing worker.
+    /// With a fake Stripe that has the prices of the catalogue and sends its webhooks to the billing worker.
     pub stripe: bool,
-    /// Where each gateway has a directory for its spool; `None`: they have no spools.
+    /// The directory for the spools of the gateways; `None`: no spools.
     pub spool_dir: Option<PathBuf>,
-    /// Settings on top, for each kind of service.
+    /// More settings for each kind of service.
     pub gateway_env: Vec<(&'static str, String)>,
     pub ingestor_env: Vec<(&'static str, String)>,
     pub billing_env: Vec<(&'static str, String)>,
@@ -53,7 +53,7 @@ pub struct System {
     pub upstream: Option<Upstream>,
     pub stripe: Option<StripeDouble>,
     pub admin: Admin,
-    /// Of the billing worker's public port.
+    /// The URL of the billing worker's public port.
     pub billing_url: String,
     pub admin_token: String,
     options: SystemOptions,
@@ -94,7 +94,7 @@ impl System {
             true => Some(StripeDouble::start(StripeDoubleOptions::default()).await?),
             false => None,
         };
-        // The billing worker makes the Postgres tables, the ingestor the stream and the ClickHouse tables: a gateway waits
+        // The billing worker creates the Postgres tables, the ingestor the stream and the ClickHouse tables. A gateway waits
         // for both.
         let (billing, ingestors) = tokio::try_join!(
             start_billing(&endpoints, &options, &admin_token, stripe.as_ref()),
@@ -155,7 +155,7 @@ impl System {
         start_ingestor(&self.endpoints, &self.options, n).await
     }
 
-    /// SIGTERM to all, the gateways first, so that the ingestors store what they still publish. Fails if one did not end well.
+    /// Sends SIGTERM to all, first to the gateways, so that the ingestors store their last events. Fails if one ends with an error.
     pub async fn stop(&mut self) -> Result<()> {
         let gateways = self.gateways.iter_mut().map(|gateway| end(&mut gateway.service));
         try_join_all(gateways).await?;
@@ -192,7 +192,7 @@ async fn start_billing(
     .await
 }
 
-/// Products, prices and meters of the catalogue, made as an operator would.
+/// Creates the products, prices and meters of the catalogue with the operator's command.
 async fn sync_stripe(endpoints: &Endpoints, options: &SystemOptions, stripe: &StripeDouble) -> Result<()> {
     let exe = match &options.exe {
         Some(exe) => exe.clone(),
@@ -201,7 +201,7 @@ async fn sync_stripe(endpoints: &Endpoints, options: &SystemOptions, stripe: &St
     let mut command = tokio::process::Command::new(exe);
     command
         .args(["service", "billing-worker", "stripe", "sync"])
-        // As the services have it: settings of whoever started us are not theirs.
+        // The services do not inherit our environment either.
         .env_clear()
         .env("DATABASE_URL", &endpoints.database_url)
         .env("STRIPE_SECRET_KEY", stripe.api_key())
@@ -240,7 +240,7 @@ fn service(kind: &str, n: usize, options: &SystemOptions, settings: &[(&str, Str
     let mut service = ServiceOptions::new(kind, &format!("{kind}-{n}"), options.dir.clone(), admin_port)
         .env("ADMIN_ADDR", format!("127.0.0.1:{admin_port}"));
     service.exe.clone_from(&options.exe);
-    // Of servers that an environment variable names, the credentials too.
+    // A server that an environment variable names has its own credentials.
     for name in ["NATS_USER", "NATS_PASSWORD", "CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD"] {
         if let Some(value) = std::env::var_os(name) {
             service = service.env(name, value);

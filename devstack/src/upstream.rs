@@ -1,5 +1,5 @@
-//! The API that the demo's gateways protect: post search, CSV export and sentiment analysis. It stands for the business's own
-//! service; a request can ask it for a status (`X-Demo-Status`) or a delay (`X-Demo-Delay-Ms`), to see what is charged.
+//! The API behind the demo's gateways: post search, CSV export and sentiment analysis. It represents the business's own
+//! service. A request can ask for a status (`X-Demo-Status`) or a delay (`X-Demo-Delay-Ms`) to see what is charged.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Upstream {
         Self::serve(router()).await
     }
 
-    /// Serves any routes: a test has an upstream of its own making.
+    /// Serves other routes, for a test that needs its own upstream.
     pub async fn serve(router: Router) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await

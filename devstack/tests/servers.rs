@@ -1,4 +1,4 @@
-//! The real servers: they work, they keep what they acknowledged through kill -9, and nothing outlives who started them.
+//! Tests of the real servers: they work, they keep acknowledged data after kill -9, and they end with their parent.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -44,7 +44,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A server that was just killed takes clients a moment to find again.
+/// Clients need a moment to find a server again that was just killed.
 async fn retried<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(mut attempt: impl FnMut() -> F) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -137,7 +137,7 @@ async fn clickhouse_answers_as_the_real_server_does() {
     assert!(missing.to_string().contains("UNKNOWN_TABLE"), "{missing}");
 }
 
-/// The engine itself ends inline data at the first blank line and runs what follows.
+/// The engine itself ends inline data at the first blank line and runs the rest as SQL.
 #[tokio::test]
 async fn data_never_run_as_sql() {
     let servers = Servers::shared().await.unwrap();
@@ -329,7 +329,7 @@ async fn process_that_ignores_its_signal_is_killed_and_reported() {
     assert!(!process.is_running());
 }
 
-/// `devstack servers` as a child, to be ended from outside.
+/// `devstack servers` as a child process that the test ends.
 struct Devstack {
     child: std::process::Child,
     ports: Vec<u16>,

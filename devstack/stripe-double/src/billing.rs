@@ -1,4 +1,4 @@
-//! What happens to subscriptions and invoices: charges, payments, changes, cancellations, and what time brings.
+//! What happens to subscriptions and invoices: charges, payments, changes, cancellations, and the passing of time.
 
 pub(crate) mod advance;
 pub(crate) mod cancellation;

@@ -1,4 +1,4 @@
-//! Billing periods: the n-th one counts from the anchor, so that a month that is too short moves one date and not all after it.
+//! Billing periods. The n-th one is counted from the anchor, so a short month moves one date and not all later ones.
 
 use time::{Date, Month, OffsetDateTime};
 
@@ -31,9 +31,9 @@ impl Interval {
     }
 }
 
-/// The first end of a period after `after`: periods of `count` intervals, one of which begins at `anchor`.
+/// The first end of a period after `after`. A period has `count` intervals, and one period begins at `anchor`.
 pub(crate) fn period_end(anchor: i64, interval: Interval, count: i64, after: i64) -> i64 {
-    // No period is longer than this, so the estimate is never past the answer.
+    // No period is longer than this, so the estimate is never too high.
     let longest = count.max(1)
         * match interval {
             Interval::Day => 86_400,
@@ -51,7 +51,7 @@ pub(crate) fn period_end(anchor: i64, interval: Interval, count: i64, after: i64
     }
 }
 
-/// `anchor` and n × `count` intervals; the day of the month is the anchor's, or the month's last.
+/// `anchor` plus n × `count` intervals, on the anchor's day of the month or on the month's last day.
 pub(crate) fn nth(anchor: i64, interval: Interval, count: i64, n: i64) -> i64 {
     let months = match interval {
         Interval::Day => return anchor + n * count * 86_400,

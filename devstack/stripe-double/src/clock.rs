@@ -1,32 +1,32 @@
-//! The double's clock: real time plus an offset, so that it ticks between the turns of a test. While due work is done it stands
-//! at the time of that work: what happens at the end of a period carries that time, however late it is noticed.
+//! The double's clock: real time plus an offset, so that it ticks between the advances of a test. While due work is done, it is frozen
+//! at the time of that work: what happens at the end of a period has that time, however late it is done.
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
     offset_s: i64,
-    stands_at: Option<i64>,
+    frozen_at: Option<i64>,
 }
 
 impl Clock {
     pub fn starting_at(start: Option<i64>) -> Self {
         Self {
             offset_s: start.map_or(0, |start| start - now_s()),
-            stands_at: None,
+            frozen_at: None,
         }
     }
 
     /// Unix seconds.
     pub fn now(&self) -> i64 {
-        self.stands_at.unwrap_or_else(|| now_s() + self.offset_s)
+        self.frozen_at.unwrap_or_else(|| now_s() + self.offset_s)
     }
 
-    pub fn stand_at(&mut self, at: i64) {
-        self.stands_at = Some(at);
+    pub fn freeze_at(&mut self, at: i64) {
+        self.frozen_at = Some(at);
     }
 
-    /// Ticks on from where it would be had it not stood, or from `at` if that is later.
-    pub fn tick_from(&mut self, at: i64) {
-        self.stands_at = None;
+    /// Ticks on from where it would be without the freeze, or from `at` if that is later.
+    pub fn resume_from(&mut self, at: i64) {
+        self.frozen_at = None;
         self.offset_s += (at - self.now()).max(0);
     }
 }
@@ -34,7 +34,7 @@ impl Clock {
 /// The real time, Unix seconds.
 #[allow(
     clippy::disallowed_methods,
-    reason = "the double makes the time that others are told"
+    reason = "this is the edge of the double: it reads the clock here only"
 )]
 pub(crate) fn now_s() -> i64 {
     time::OffsetDateTime::now_utc().unix_timestamp()
@@ -47,11 +47,11 @@ mod tests {
     #[test]
     fn clock_never_goes_back() {
         let mut clock = Clock::starting_at(Some(1_000));
-        clock.stand_at(500);
+        clock.freeze_at(500);
         assert_eq!(clock.now(), 500);
-        clock.tick_from(500);
+        clock.resume_from(500);
         assert!((1_000..1_010).contains(&clock.now()), "it had been at 1000 before");
-        clock.tick_from(5_000);
+        clock.resume_from(5_000);
         assert!((5_000..5_010).contains(&clock.now()));
     }
 }

@@ -1,4 +1,4 @@
-//! What a test does to the double and asks of it. Everything here is immediate, except what waits for webhooks.
+//! How a test controls and inspects the double. Every method returns immediately, except those that wait for webhooks.
 
 pub(crate) mod over_http;
 
@@ -36,7 +36,7 @@ pub struct EmittedEvent {
     pub created: i64,
     /// Endpoints that have not acknowledged it.
     pub pending: usize,
-    /// As it is delivered to an endpoint of the double's own API version.
+    /// The event as an endpoint with the double's API version receives it.
     pub body: Value,
 }
 
@@ -46,7 +46,7 @@ impl Control {
         self.double.state().now()
     }
 
-    /// Turns the clock to `to`, never back, and does everything that is due until then, in order.
+    /// Advances the clock to `to`, never back, and does everything that is due until then, in order.
     pub fn advance_to(&self, to: i64) {
         advance::up_to(&mut self.double.state(), to);
         self.double.wake.notify_one();
@@ -56,7 +56,7 @@ impl Control {
         self.advance_to(self.now() + seconds);
     }
 
-    /// The calls so far, oldest first, as many as are kept.
+    /// The recorded calls, oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.double.edge().requests()
     }
@@ -65,12 +65,12 @@ impl Control {
         self.double.edge().clear_requests();
     }
 
-    /// What was wrong with calls, and with the double's own objects. A test ends with this being empty.
+    /// The mistakes in calls and in the double's own objects. At the end of a test there should be none.
     pub fn violations(&self) -> Vec<String> {
         self.double.state().violations()
     }
 
-    /// The same, forgotten afterwards: for a test that is wrong on purpose.
+    /// Returns and clears the violations, for a test that makes mistakes on purpose.
     pub fn take_violations(&self) -> Vec<String> {
         self.double.state().take_violations()
     }
@@ -104,18 +104,18 @@ impl Control {
         (settings.dunning_days, settings.after_dunning) = (days, after);
     }
 
-    /// Events from now on are delivered this way.
+    /// Sets how later events are delivered.
     pub fn set_webhooks(&self, behavior: WebhookBehavior) {
         self.double.state().outbox.behavior = behavior;
         self.double.wake.notify_one();
     }
 
-    /// An endpoint for all events, signed with [`crate::StripeDouble::webhook_secret`]. Gives its id.
+    /// Adds an endpoint for all events, signed with [`crate::StripeDouble::webhook_secret`], and returns its id.
     pub fn add_webhook(&self, url: &str) -> Result<String> {
         self.add_webhook_of_version(url, API_VERSION)
     }
 
-    /// The same, pinned to an API version; before `2025-03-31` objects have their older shape.
+    /// The same for another API version. Before `2025-03-31` objects have their older shape.
     pub fn add_webhook_of_version(&self, url: &str, api_version: &str) -> Result<String> {
         let mut state = self.double.state();
         let now = state.now();
@@ -128,7 +128,7 @@ impl Control {
         Ok(id)
     }
 
-    /// Gives an endpoint a new signing secret; for `overlap_s` of the double's clock both sign.
+    /// Gives an endpoint a new signing secret. Both secrets sign for `overlap_s` of the double's clock.
     pub fn roll_webhook_secret(&self, endpoint: &str, overlap_s: i64) -> Result<String> {
         let mut state = self.double.state();
         let secret = format!("whsec_{}", state.ids.text(32));
@@ -151,12 +151,12 @@ impl Control {
         state.events.iter().map(event).collect()
     }
 
-    /// Tries every endpoint that wants this event once, now; their statuses, `None` for no answer.
+    /// Sends this event once to every endpoint that wants it and returns the statuses; `None` means no answer.
     pub async fn deliver(&self, event: &str) -> Vec<Option<u16>> {
         webhooks::deliver_now(&self.double, event).await
     }
 
-    /// Waits until nothing is left to deliver; an error after `within`.
+    /// Waits until all events are delivered; fails after `within`.
     pub async fn settle_webhooks(&self, within: Duration) -> Result<()> {
         let settled = async {
             while !self.double.state().outbox.is_empty() {
@@ -167,21 +167,21 @@ impl Control {
         settled.map_err(|_| anyhow!("webhooks are still being delivered after {within:?}"))
     }
 
-    /// An event of a type that nobody knows; its id.
+    /// Emits an event of an unknown type and returns its id.
     pub fn emit_unknown(&self, kind: &str, object: Value) -> String {
         let id = self.double.state().emit_unknown(kind, object);
         self.double.wake.notify_one();
         id
     }
 
-    /// `v1.billing.meter.error_report_triggered`, in its thin form; its id.
+    /// Emits the thin event `v1.billing.meter.error_report_triggered` and returns its id.
     pub fn emit_meter_error(&self, meter: &str, code: &str, identifier: &str) -> String {
         let id = self.double.state().report_meter_error(meter, code, identifier);
         self.double.wake.notify_one();
         id
     }
 
-    /// An object, as the API would show it: of a customer, subscription, invoice, price, product, schedule or checkout session.
+    /// A customer, subscription, invoice, price, product, schedule or checkout session, as the API shows it.
     pub fn object(&self, id: &str) -> Option<Value> {
         let state = self.double.state_now();
         let session = state.sessions.get(id).map(|session| session.render(&state));
@@ -215,7 +215,7 @@ impl Control {
         theirs.map(|(_, invoice)| invoice.render(&state)).collect()
     }
 
-    /// Units metered with a timestamp in `from..to`, whatever the summaries show yet.
+    /// Units with a timestamp in `from..to`, even if the summaries do not show them yet.
     pub fn meter_total(&self, customer: &str, event_name: &str, from: i64, to: i64) -> i64 {
         self.double
             .state()
@@ -235,14 +235,14 @@ impl Control {
         Ok(())
     }
 
-    /// As if the customer had clicked *Pay* with a card that works.
+    /// Completes a checkout as if the customer had clicked *Pay* with a working card.
     pub fn complete_checkout(&self, session: &str) -> Result<()> {
         let completed = checkout::complete(&mut self.double.state_now(), session, Card::Ok);
         self.double.wake.notify_one();
         completed.map_err(error)
     }
 
-    /// As if the customer had confirmed the payment of an open invoice, with a card that works and is kept if there is none.
+    /// Pays an open invoice as if the customer had confirmed it with a working card, which is saved if the customer has none.
     pub fn pay_invoice(&self, invoice: &str) -> Result<()> {
         let mut state = self.double.state_now();
         if state.invoice(invoice).map_err(error)?.status != invoice::Status::Open {

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde_json::{Value, json};
 
-/// Boxed, because it rides in every result.
+/// Boxed, because every result contains it.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure(Box<Details>);
 
@@ -23,9 +23,9 @@ pub(crate) struct Details {
     pub retry_after: Option<u64>,
     /// `Stripe-Rate-Limited-Reason`.
     pub limited_by: Option<&'static str>,
-    /// Not the caller's fault but a gap of the double's: it fails the test that runs into it.
+    /// The double lacks this feature. This is not the caller's mistake, but it fails the test.
     pub is_gap: bool,
-    /// Stripe stores an answer under its idempotency key only once the call began to run.
+    /// Stripe stores a response under its idempotency key only if the call began to run.
     pub is_stored: bool,
 }
 
@@ -64,13 +64,13 @@ impl Failure {
         Self::new(400, "invalid_request_error", message)
     }
 
-    /// An id in the path that names nothing.
+    /// The id in the path does not exist.
     pub fn not_found(kind: &str, id: &str) -> Self {
         let failure = Self::new(404, "invalid_request_error", format!("No such {kind}: '{id}'"));
         failure.code("resource_missing").param("id")
     }
 
-    /// An id in a parameter that names nothing.
+    /// The id in a parameter does not exist.
     pub fn no_such(kind: &str, id: &str) -> Self {
         Self::invalid(format!("No such {kind}: '{id}'")).code("resource_missing")
     }
@@ -148,7 +148,7 @@ impl Failure {
         Self::new(500, "api_error", "An unknown error occurred")
     }
 
-    /// Valid for Stripe, but the double does not do it. Doing nothing and answering 200 would be a lie.
+    /// Valid for Stripe, but the double does not support it. It must not answer 200 without doing it.
     pub fn gap(what: &str) -> Self {
         let mut failure = Self::invalid(format!("The double does not do this: {what}"));
         failure.is_gap = true;

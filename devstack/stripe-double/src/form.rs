@@ -1,5 +1,5 @@
-//! Stripe's form encoding, `a[b]=1&c[0][d]=2&e[]=3`, as a tree. Two bodies that mean the same are equal here, however their
-//! pairs are ordered: idempotency compares parsed parameters.
+//! Stripe's form encoding, `a[b]=1&c[0][d]=2&e[]=3`, as a tree. Two bodies with the same meaning are equal, whatever the order of
+//! their pairs: idempotency compares parsed parameters. `serde_qs` cannot do this: it stops at the first mistake and accepts duplicates.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ impl Default for Param {
 }
 
 impl Param {
-    /// Parses a query or a body; also what is wrong with it, one line each.
+    /// Parses a query or a body. Also returns its mistakes, one line each.
     pub fn parse(encoded: &str) -> (Self, Vec<String>) {
         let (mut root, mut errors, mut seen) = (BTreeMap::new(), Vec::new(), std::collections::HashSet::new());
         for pair in encoded.split('&').filter(|pair| !pair.is_empty()) {
@@ -72,7 +72,7 @@ impl Param {
         self.text(path).filter(|text| !text.is_empty())
     }
 
-    /// The schema has let nothing but an integer through, where it asks for one.
+    /// Where the schema asks for an integer, it has let nothing else through.
     pub fn int(&self, path: &str) -> Option<i64> {
         self.text(path)?.parse().ok()
     }
@@ -81,7 +81,7 @@ impl Param {
         self.text(path).map(|text| text == "true")
     }
 
-    /// The elements of a list in order of their indices; none if it is absent or was emptied.
+    /// The elements of a list in the order of their indices; none if the list is absent or empty.
     pub fn list(&self, path: &str) -> Vec<&Self> {
         let Some(Self::Map(map)) = self.at(path) else {
             return Vec::new();
@@ -108,7 +108,7 @@ impl Param {
         }
     }
 
-    /// What is too large in a `metadata`, at any depth: Stripe takes 50 keys of 40 characters, and values of 500.
+    /// The limit that a `metadata` at any depth exceeds. Stripe accepts 50 keys of 40 characters, with values of 500.
     pub fn oversized_metadata(&self) -> Option<&'static str> {
         let Self::Map(map) = self else { return None };
         let metadata = map.get("metadata").and_then(|metadata| match metadata {
@@ -130,7 +130,7 @@ impl Param {
         map.values().find_map(Self::oversized_metadata)
     }
 
-    /// As JSON, for the record of requests: lists stay objects by index.
+    /// As JSON, for the record of requests. A list is an object with its indices as keys.
     pub fn to_json(&self) -> Value {
         match self {
             Self::Text(text) => Value::String(text.clone()),

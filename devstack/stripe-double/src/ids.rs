@@ -1,4 +1,4 @@
-//! Ids that look like Stripe's, `cus_…`: unique, and not to be guessed from each other, so that nobody builds one.
+//! Ids that look like Stripe's, `cus_…`. They are unique and unpredictable, so that no code builds one itself.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -18,7 +18,7 @@ impl Ids {
         }
     }
 
-    /// `<prefix>_<14 characters>`; the number of ids made so far is among them, which keeps them apart.
+    /// `<prefix>_<14 characters>`. The characters contain the number of ids so far, which makes each unique.
     pub fn next(&mut self, prefix: &str) -> String {
         self.made += 1;
         let (mut number, mut tail) = (self.made, String::new());

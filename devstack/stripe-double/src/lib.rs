@@ -1,5 +1,5 @@
-//! Stripe, doubled: the billing part of its API, stateful, strict about what it is sent and honest about what it sends, with faults
-//! and a clock that a test turns. In process, or as a program: `devstack stripe`.
+//! A fake Stripe billing API with fault injection and a controllable clock. It keeps state, and it checks every request and every
+//! object against Stripe's schema. It runs inside a test, or as a program: `devstack stripe`.
 //!
 //! ```no_run
 //! # async fn test() -> anyhow::Result<()> {
@@ -28,9 +28,9 @@
 //! | pages for people | `pages` |
 //!
 //! # Invariants
-//! - Every call is checked against Stripe's schema, every object that leaves here too; what is wrong is in `violations()`.
-//! - What Stripe would take and the double does not do is refused, and is a violation: nothing is ignored.
-//! - A call, a turn of the clock and a click happen at once or not at all.
+//! - Every call and every object that the double sends is checked against Stripe's schema. Mistakes are in `violations()`.
+//! - A valid request that the double does not support is refused and is a violation. Nothing is ignored.
+//! - A call, a clock advance and a click each happen completely or not at all.
 //!
 //! # Known to differ from Stripe
 //! No taxes, discounts, coupons, credit notes, invoices by mail (`send_invoice`), test clocks, or Connect; amounts below the minimum charge
@@ -88,7 +88,7 @@ impl StripeDouble {
     pub async fn start(options: StripeDoubleOptions) -> Result<Self> {
         let (listener, address) = server::listen(options.port)
             .await
-            .context("binding the port of Stripe's double")?;
+            .context("binding the port of the fake Stripe")?;
         let url = format!("http://{address}");
         let mut ids = Ids::new(rand::random()); // keys differ from run to run, whatever the seed
         let api_key = options.api_key.unwrap_or_else(|| format!("sk_test_{}", ids.text(32)));
@@ -117,7 +117,7 @@ impl StripeDouble {
         })
     }
 
-    /// `http://127.0.0.1:<port>`; the API is below `/v1`, an overview for people at `/`.
+    /// `http://127.0.0.1:<port>`. The API is below `/v1`, and `/` is an overview for people.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -127,8 +127,8 @@ impl StripeDouble {
         &self.control.double.api_key
     }
 
-    /// What the endpoints of [`StripeDoubleOptions::webhook_url`] and [`Control::add_webhook`] are signed with: known before there
-    /// is one, so that a receiver can start with it.
+    /// The signing secret of the endpoints of [`StripeDoubleOptions::webhook_url`] and [`Control::add_webhook`]. It is known before
+    /// there is an endpoint, so that a receiver can start with it.
     pub fn webhook_secret(&self) -> &str {
         &self.control.double.webhook_secret
     }

@@ -11,7 +11,7 @@ pub(crate) fn page(url: &str, params: &Param, rows: Vec<(String, Value)>) -> Res
     page_of(url, params, rows, Value::clone)
 }
 
-/// The same, rendering only what is on the page.
+/// The same, but renders only the rows of the page.
 pub(crate) fn page_of<T>(
     url: &str,
     params: &Param,
@@ -52,12 +52,12 @@ pub(crate) fn page_of<T>(
     Ok(json!({ "object": "list", "data": data, "has_more": has_more, "url": url }))
 }
 
-/// The whole list inside another object.
+/// A complete list inside another object.
 pub(crate) fn whole(url: &str, data: Vec<Value>) -> Value {
     json!({ "object": "list", "data": data, "has_more": false, "url": url })
 }
 
-/// `created=5` or `created[gte]=5` and its like.
+/// A filter such as `created=5` or `created[gte]=5`.
 pub(crate) fn in_range(params: &Param, name: &str, value: i64) -> bool {
     let bound = |bound: &str| params.int(&format!("{name}.{bound}"));
     params.int(name).is_none_or(|exact| value == exact)
@@ -67,7 +67,7 @@ pub(crate) fn in_range(params: &Param, name: &str, value: i64) -> bool {
         && bound("lte").is_none_or(|bound| value <= bound)
 }
 
-/// A filter by equality that is not asked for lets all pass.
+/// A filter by equality. Without the parameter, every value passes.
 pub(crate) fn is(params: &Param, name: &str, value: &str) -> bool {
     params.text(name).is_none_or(|wanted| wanted == value)
 }

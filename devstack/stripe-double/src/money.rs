@@ -1,4 +1,4 @@
-//! Amounts: whole cents where Stripe has whole cents, and exact decimals of a cent for unit prices.
+//! Amounts: whole cents where Stripe uses whole cents, and exact decimals of a cent for unit prices, with more digits than `rust_decimal` has.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ impl Decimal {
         Self(i128::from(cents) * ONE)
     }
 
-    /// `"0.05"`; `None` if it is no plain decimal of at most 12 places.
+    /// Parses `"0.05"`; `None` if it is not a plain decimal with at most 12 places.
     pub fn parse(text: &str) -> Option<Self> {
         let (sign, digits) = match text.strip_prefix('-') {
             Some(rest) => (-1, rest),
@@ -34,7 +34,7 @@ impl Decimal {
         (value < 10_i128.pow(20) * ONE / 1_000_000).then_some(Self(sign * value))
     }
 
-    /// Whole cents, if it is that.
+    /// The amount in cents, if it is a whole number of them.
     pub fn as_cents(self) -> Option<i64> {
         (self.0 % ONE == 0).then(|| i64::try_from(self.0 / ONE).ok()).flatten()
     }

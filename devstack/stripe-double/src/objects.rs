@@ -1,4 +1,4 @@
-//! The objects that the fake Stripe keeps. They hold data and render themselves; what needs other objects is in [`crate::state`].
+//! The objects of the fake Stripe. They hold data and render themselves. Code that needs other objects too is in [`crate::state`].
 
 pub(crate) mod customer;
 pub(crate) mod endpoint;

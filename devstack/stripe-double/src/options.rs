@@ -1,27 +1,27 @@
-//! How a double is set up.
+//! The options of a double.
 
 use std::time::Duration;
 
-/// Everything has a default that is quick and well-behaved; a test turns what it is about.
+/// By default the double is fast and correct. A test changes the options that it needs.
 #[derive(Clone, Debug)]
 pub struct StripeDoubleOptions {
-    /// On 127.0.0.1; a free one by default.
+    /// The port on 127.0.0.1; a free one by default.
     pub port: Option<u16>,
-    /// `sk_test_…`; made up by default.
+    /// `sk_test_…`; random by default.
     pub api_key: Option<String>,
-    /// The signing secret of the endpoints that the options and [`crate::Control::add_webhook`] make, `whsec_…`; made up by default.
+    /// The signing secret, `whsec_…`, of the endpoints of `webhook_url` and [`crate::Control::add_webhook`]; random by default.
     pub webhook_secret: Option<String>,
-    /// An endpoint for all events, from the start.
+    /// An endpoint that receives all events from the start.
     pub webhook_url: Option<String>,
-    /// Where the clock starts, Unix seconds; now by default.
+    /// The start of the clock in Unix seconds; now by default.
     pub start_at: Option<i64>,
-    /// Every API call takes this long, half of it before it does anything. Calls do not wait for each other.
+    /// Every API call takes this long, half of it before the call does its work. Calls do not wait for each other.
     pub latency: Duration,
-    /// More API calls in one second are answered 429.
+    /// The most API calls in one second; further calls get 429.
     pub calls_per_second: Option<u32>,
-    /// Of the record of requests; the oldest are dropped.
+    /// How many requests are recorded; the oldest are dropped.
     pub requests_kept: usize,
-    /// Of ids, faults and the order of webhooks.
+    /// The seed for ids, faults and the order of webhooks.
     pub seed: u64,
     pub billing: BillingSettings,
     pub webhooks: WebhookBehavior,
@@ -45,20 +45,20 @@ impl Default for StripeDoubleOptions {
     }
 }
 
-/// What an account's billing settings say at Stripe.
+/// The billing settings of a Stripe account.
 #[derive(Clone, Debug)]
 pub struct BillingSettings {
-    /// A renewal's invoice is a draft for this long. Stripe: one hour, up to 72.
+    /// How long the invoice of a renewal is a draft. At Stripe it is one hour, and can be up to 72.
     pub draft_for_s: i64,
-    /// A meter event shows in the summaries this much later.
+    /// How much later a meter event appears in the summaries.
     pub summary_lag_s: i64,
-    /// Days from each failed payment of a renewal to the next try.
+    /// Days from each failed payment of a renewal to the next attempt.
     pub dunning_days: Vec<i64>,
-    /// What becomes of the subscription after the last try.
+    /// What happens to the subscription after the last attempt.
     pub after_dunning: AfterDunning,
-    /// `invoice.upcoming` comes this many days before a renewal.
+    /// `invoice.upcoming` is sent this many days before a renewal.
     pub upcoming_days: i64,
-    /// The card that a new customer has, unless the call that makes it says otherwise.
+    /// The card of a new customer, unless the call that creates it names one.
     pub new_customers_card: Option<Card>,
 }
 
@@ -89,21 +89,21 @@ pub enum Card {
     Declines,
 }
 
-/// How events reach the endpoints.
+/// How events are delivered to the endpoints.
 #[derive(Clone, Debug)]
 pub struct WebhookBehavior {
-    /// Send nothing; a test takes `events()` and calls `deliver(event)` in its own order.
+    /// Send nothing. A test reads `events()` and calls `deliver(event)` in its own order.
     pub hold: bool,
-    /// Send each of them this many times.
+    /// Send each event this many times.
     pub copies: u32,
-    /// Send each a random part of 100 ms later, so that they overtake each other.
+    /// Delay each event by a random time up to 100 ms, so that they arrive in another order.
     pub shuffle: bool,
     /// Real time from the event to its first attempt.
     pub delay: Duration,
-    /// This many first attempts are lost on the way; they are tried again.
+    /// This many first attempts are lost and retried.
     pub drop_first: u32,
-    /// Real time between attempts, the last value repeated. Stripe takes hours; after three days of the double's clock, or
-    /// `attempts_max`, it gives up.
+    /// Real time between attempts; the last value repeats. Stripe waits hours. After three days of the double's clock, or
+    /// `attempts_max`, the double gives up.
     pub retry_after: Vec<Duration>,
     pub attempts_max: u32,
 }

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use crate::options::WebhookBehavior;
 
-/// Events of one moment that are shuffled come in this span, each when it likes.
+/// Shuffled events are delayed by a random time up to this.
 const SHUFFLE_WITHIN: Duration = Duration::from_millis(100);
 
-/// Looked at again at least this often: the clock may have been turned.
+/// The outbox is checked at least this often, because the clock may have advanced.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Attempts to be made.
+/// Delivery attempts that are still to be made.
 pub(crate) struct Outbox {
     pub behavior: WebhookBehavior,
     pub waiting: Vec<Waiting>,
@@ -66,7 +66,7 @@ impl Outbox {
         self.waiting.is_empty() && self.under_way == 0
     }
 
-    /// What is due, and when the next will be.
+    /// The attempts that are due, and the time of the next one.
     pub fn take(&mut self, now: Instant, max: usize) -> (Vec<Waiting>, Instant) {
         let (mut due, mut later): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|waiting| waiting.at <= now);
         due.sort_by_key(|waiting| waiting.at);

@@ -1,4 +1,4 @@
-//! The double's HTTP side: connections, and what is shared by all who serve them.
+//! The HTTP server of the double: connections and routes.
 
 pub(crate) mod auth;
 pub(crate) mod double;
@@ -28,7 +28,7 @@ use crate::control::over_http;
 use crate::pages;
 use crate::server::double::{Double, Reset};
 
-/// Every second does what has become due by then.
+/// Does everything that is due, once a second.
 pub(crate) async fn tick(double: Arc<Double>) {
     loop {
         sleep(Duration::from_secs(1)).await;
@@ -50,7 +50,7 @@ pub(crate) async fn serve(listener: TcpListener, double: Arc<Double>) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(connection(stream, router.clone()))),
-                // Out of descriptors, most likely: closing connections free some.
+                // Probably no file descriptor is free; closing connections free some.
                 Err(_) => sleep(Duration::from_millis(20)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -80,7 +80,7 @@ async fn answer_or_reset(
 ) -> std::io::Result<Response<Body>> {
     let Ok(response) = router.oneshot(request.map(Body::new)).await;
     if response.extensions().get::<Reset>().is_some() {
-        // An error ends the connection; without lingering that is a reset, not an orderly end.
+        // An error closes the connection; with a linger time of zero that sends a reset.
         TcpStream::from_std(twin.try_clone()?)?.set_zero_linger()?;
         return Err(std::io::ErrorKind::ConnectionReset.into());
     }

@@ -1,4 +1,4 @@
-//! Stripe's schema for the one API version that the double speaks: what a request may carry, and what an object must.
+//! Stripe's schema for the API version of the double: the parameters of requests and the fields of objects.
 
 use std::io::Read;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ pub const API_VERSION: &str = "2026-09-30.endive";
 
 static PACKED: &[u8] = include_bytes!("../spec/spec_2026-09-30.endive.billing.json.gz");
 
-/// What is wrong with one parameter.
+/// A mistake in one parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub code: &'static str,
@@ -23,7 +23,7 @@ pub(crate) struct Fault {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// No such path, or not with this method.
+    /// The path does not exist, or not with this method.
     Unknown(String),
     Faults(Vec<Fault>),
 }
@@ -59,7 +59,7 @@ impl Schema {
             .into_iter()
             .map(|(path, operations)| (segments(&path), object(Some(&operations))))
             .collect();
-        // Literal paths before templated ones: `/v1/invoices/create_preview` is no invoice.
+        // Literal paths come before templates: `/v1/invoices/create_preview` is not an invoice.
         routes.sort_by_key(|(segments, _)| segments.iter().filter(|s| matches!(s, Segment::Any)).count());
         let objects = object(document.pointer("/components/schemas"));
         Self { routes, objects }
@@ -165,7 +165,7 @@ impl Schema {
         faults
     }
 
-    /// The complaint of the alternative that has the right shape, if none fits.
+    /// If no alternative fits, the mistakes of the one with the right shape.
     fn any_of(&self, param: &Param, alternatives: &[Value], at: &str) -> Vec<Fault> {
         let results: Vec<_> = alternatives.iter().map(|a| (a, self.value(param, a, at))).collect();
         if results.iter().any(|(_, faults)| faults.is_empty()) {
@@ -184,8 +184,8 @@ impl Schema {
             .unwrap_or_default()
     }
 
-    /// What is wrong with an answer or an event's object: a list is checked element by element, an object by the type that
-    /// it names. Types that are not in the schema pass.
+    /// The mistakes in a response or in an event's object. A list is checked element by element, and an object by the type that
+    /// it names. Types that the schema does not have are accepted.
     pub fn check_object(&self, object: &Value) -> Vec<String> {
         let kind = object.get("object").and_then(Value::as_str).unwrap_or_default();
         if kind == "list" {
@@ -325,7 +325,7 @@ fn scalar(text: &str, kind: &str, schema: &Value, at: &str) -> Vec<Fault> {
         }
     }
     let fine = match kind {
-        // Also beyond 64 bits it would be no integer for Stripe.
+        // Stripe does not accept integers of more than 64 bits either.
         "integer" => text.parse::<i64>().is_ok() && !text.starts_with('+'),
         "number" => text.parse::<f64>().is_ok_and(f64::is_finite),
         "boolean" => matches!(text, "true" | "false"),

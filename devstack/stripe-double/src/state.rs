@@ -1,4 +1,4 @@
-//! All that the double knows, behind one lock: an API call, a turn of the clock and a click on a page each happen at once or
+//! The state of the double, behind one lock: an API call, a clock advance and a click on a page each happen completely or
 //! not at all.
 
 mod customers;
@@ -35,11 +35,11 @@ use crate::outbox::Outbox;
 use crate::spec::schema;
 use crate::table::Table;
 
-/// More are counted, not kept.
+/// More are dropped.
 const VIOLATIONS_MAX: usize = 1_000;
 
 pub(crate) struct State {
-    /// Where the double listens, for the links that it hands out.
+    /// The base URL of the double, for the links in its objects.
     pub url: String,
     pub clock: Clock,
     pub ids: Ids,
@@ -58,7 +58,7 @@ pub(crate) struct State {
     pub endpoints: Table<Endpoint>,
     pub events: Table<Event>,
     pub outbox: Outbox,
-    /// The call under way, for the events that it causes: its id and idempotency key.
+    /// The id and the idempotency key of the current call, for the events that it causes.
     pub cause: Option<(String, Option<String>)>,
     violations: VecDeque<String>,
 }
@@ -107,8 +107,8 @@ impl State {
         self.violations.drain(..).collect()
     }
 
-    /// Records what is wrong with an object that the double is about to send. A type of event that the schema does not know
-    /// is wrong where it is emitted, unless a test asked for it.
+    /// Checks an object that the double is about to send and records the mistakes. An event type that the schema does not know
+    /// is reported where the event is emitted, unless a test asked for it.
     pub fn check_own(&mut self, object: &Value, where_to: &str) {
         let errors = schema().check_object(object).into_iter();
         for error in errors.filter(|error| !error.starts_with("event.type:")) {

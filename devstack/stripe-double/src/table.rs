@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-/// Most rows are never removed: what Stripe deletes stays readable as deleted.
+/// Most rows are never removed: at Stripe, a deleted object can still be read as deleted.
 #[derive(Clone, Debug)]
 pub(crate) struct Table<T> {
     rows: IndexMap<String, T>,

@@ -1,4 +1,4 @@
-//! The fake Stripe as a program, and as Stripe's own SDK sees it.
+//! The fake Stripe as a program, and used by Stripe's own SDK.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 

@@ -1,4 +1,4 @@
-//! The double as a program, driven as by curl.
+//! The fake Stripe as a program, called over HTTP.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -167,7 +167,7 @@ pub(crate) fn expire(state: &mut State, call: &Call) -> Result<Value, Failure> {
     retrieve(state, call)
 }
 
-/// The customer has paid with this card: the subscription begins. A declined card leaves the session open.
+/// Completes the session with this card and starts the subscription. A declined card leaves the session open.
 pub(crate) fn complete(state: &mut State, id: &str, card: Card) -> Result<(), Failure> {
     let session = state.session(id)?.clone();
     if session.status != Status::Open {

@@ -70,7 +70,7 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
     retrieve(state, call)
 }
 
-/// Also cancels what the customer is subscribed to, at once.
+/// Deletes the customer and cancels all their subscriptions immediately.
 pub(crate) fn delete(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let before = state
         .living_customer(call.id)

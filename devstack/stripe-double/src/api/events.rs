@@ -49,6 +49,6 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Value, Failure> {
             && is(params, "delivery_success", &event.pending.is_empty().to_string())
     };
     let rows = state.events.iter().rev().filter(|(_, event)| wanted(event)).collect();
-    // There are many, and a page shows few of them.
+    // There are many events, but a page shows few: render only those.
     list::page_of("/v1/events", params, rows, |event| event.render(API_VERSION))
 }

@@ -1,4 +1,4 @@
-//! `expand[]`: ids become objects, and what is only shown on demand is shown.
+//! `expand[]`: replaces ids by objects and adds the fields that are shown only on demand.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::form::Param;
 use crate::list;
 use crate::state::State;
 
-/// Stripe's own limits.
+/// Stripe's limits.
 const DEPTH_MAX: usize = 4;
 
 const PATHS_MAX: usize = 20;
@@ -60,7 +60,7 @@ fn step(state: &State, object: &mut Value, names: &[&str]) -> Result<(), String>
     }
 }
 
-/// Fields that are left out unless they are asked for.
+/// Fields that are shown only when they are expanded.
 fn on_demand(state: &State, object: &Value, name: &str) -> Option<Value> {
     let id = object["id"].as_str()?;
     Some(match (object["object"].as_str()?, name) {
@@ -88,7 +88,7 @@ fn on_demand(state: &State, object: &Value, name: &str) -> Option<Value> {
 }
 
 pub(crate) fn by_id(state: &State, id: &str) -> Option<Value> {
-    // The longest prefix first: a schedule's id begins like a subscription's.
+    // The longest prefix comes first: the id of a schedule begins like that of a subscription.
     if id.starts_with("sub_sched_") {
         return state.schedules.get(id).map(|schedule| schedule.render());
     }

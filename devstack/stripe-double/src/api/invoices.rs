@@ -1,4 +1,4 @@
-//! The invoices' API.
+//! The API of invoices.
 
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ pub(crate) const UNDERSTOOD: &[&str] = &[
 
 pub(crate) const UPDATE_UNDERSTOOD: &[&str] = &["description", "metadata", "auto_advance"];
 
-/// A draft with what is pending, which somebody is to finalize, or `auto_advance` does.
+/// Creates a draft with the pending items. A call finalizes it later, or `auto_advance` does.
 pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let params = call.params;
     let subscription = match params.filled("subscription") {
@@ -57,7 +57,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     invoice.auto_advance = params.flag("auto_advance").unwrap_or(false);
     invoice.description = params.filled("description").map(str::to_owned);
     merge_metadata(&mut invoice.metadata, params);
-    // By default it takes nothing along, unless it is for a subscription.
+    // By default it takes the pending items only if it is for a subscription.
     let include = params
         .text("pending_invoice_items_behavior")
         .map_or(subscription.is_some(), |text| text == "include");
@@ -128,7 +128,7 @@ pub(crate) fn delete(state: &mut State, call: &Call) -> Result<Value, Failure> {
     if state.invoice(call.id)?.reason != "manual" {
         return Err(Failure::invalid("You can't delete invoices created by subscriptions."));
     }
-    // Nothing will be found under its id, and what was on it is pending again.
+    // Its id no longer exists, and its items are pending again.
     for item in state
         .invoice_items
         .iter_mut()
@@ -153,7 +153,7 @@ pub(crate) fn finalize(state: &mut State, call: &Call) -> Result<Value, Failure>
     retrieve(state, call)
 }
 
-/// With the customer's card, the one named, or `paid_out_of_band` without any.
+/// Pays with the customer's card or the given one, or without a card if `paid_out_of_band` is set.
 pub(crate) fn pay(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let status = state.invoice(call.id)?.status;
     match status {

@@ -1,4 +1,4 @@
-//! Meter events, their cancellation, and the summaries of them.
+//! The API of meter events, their adjustments and their summaries.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::objects::meter::Formula;
 use crate::objects::usage::Cancel;
 use crate::state::State;
 
-/// 35 days back, 5 minutes ahead.
+/// How far a timestamp may be in the past (35 days) or in the future (5 minutes).
 const BACK_S: i64 = 35 * 86_400;
 
 const AHEAD_S: i64 = 300;
@@ -23,7 +23,7 @@ pub(crate) const UNDERSTOOD: &[&str] = &["event_name", "payload", "identifier", 
 
 pub(crate) const ADJUSTMENT_UNDERSTOOD: &[&str] = &["event_name", "type", "cancel"];
 
-/// (customer, event name) of a meter event: Stripe takes one call at a time for each.
+/// (customer, event name) of a meter event. Stripe accepts one call at a time for each pair.
 pub(crate) fn counted(state: &State, params: &Param) -> Option<(String, String)> {
     let event_name = params.text("event_name")?;
     let meter = state.active_meter(event_name)?;
@@ -80,13 +80,13 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         timestamp,
         units,
     ) {
-        // Without a code, and not to be retried: a sender recognizes it by its words.
+        // Stripe sends no code and does not want a retry, so a client must recognize the message.
         let mut failure = Failure::invalid(format!("An event already exists with identifier {identifier}."));
         failure.should_retry = Some(false);
         return Err(failure);
     }
     if !known {
-        // The event was accepted all the same: that it counts for nobody is told later.
+        // The event is accepted anyway. A later event reports that no customer has it.
         state.report_meter_error(&meter_id, "meter_event_customer_not_found", &identifier);
     }
     Ok(json!({
@@ -122,7 +122,7 @@ pub(crate) fn adjust(state: &mut State, call: &Call) -> Result<Value, Failure> {
     }
 }
 
-/// One summary of the whole span, or one per hour or (UTC) day that has usage.
+/// One summary of the whole time span, or one for each hour or UTC day with usage.
 pub(crate) fn summaries(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let meter = state
         .meters
@@ -169,7 +169,7 @@ pub(crate) fn summaries(state: &mut State, call: &Call) -> Result<Value, Failure
     list::page(&format!("/v1/billing/meters/{meter_id}/event_summaries"), params, rows)
 }
 
-/// Whole numbers of up to 15 digits; negative ones take back.
+/// A whole number of at most 15 digits. A negative one reduces the sum.
 fn units(text: &str) -> Result<i64, Failure> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let whole = !digits.is_empty() && digits.len() <= DIGITS_MAX && digits.bytes().all(|b| b.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! `POST /v1/invoices/create_preview`: the next invoice, or the one that a change would make, without making it.
+//! `POST /v1/invoices/create_preview`: shows the next invoice, or the invoice of a change, without creating it.
 
 use serde_json::Value;
 

@@ -56,7 +56,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
             return Err(Failure::invalid(message));
         }
     };
-    // Everything that can be refused comes before the first thing that is made.
+    // Check everything that can fail before creating anything.
     let lookup_key = lookup_key(state, params, "")?;
     let product = match product {
         Some(product) => product,
@@ -159,7 +159,7 @@ pub(crate) fn recurring(state: &State, params: &Param) -> Result<Option<Recurrin
     let meter = recurring.filled("meter").map(str::to_owned);
     match (recurring.text("usage_type"), &meter) {
         (Some("metered"), None) => {
-            // Usage records are gone: since 2025-03-31.basil a metered price counts by a meter or not at all.
+            // Stripe removed usage records: since 2025-03-31.basil a metered price needs a meter.
             let message = "You must specify `recurring[meter]` for a price with `recurring[usage_type]=metered`.";
             return Err(Failure::invalid(message)
                 .code("parameter_missing")
@@ -233,7 +233,7 @@ fn decimal(params: &Param, name: &str) -> Result<Option<Decimal>, Failure> {
         .ok_or_else(|| Failure::invalid(format!("Invalid {name}")).param(name))
 }
 
-/// The key is taken from the price that has it, if that is asked for.
+/// With `transfer_lookup_key`, the price that has the key loses it.
 pub(crate) fn lookup_key(state: &mut State, params: &Param, id: &str) -> Result<Option<String>, Failure> {
     let Some(key) = params.filled("lookup_key") else {
         return Ok(None);

@@ -18,7 +18,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     retrieve(state, &Call { id: &product, ..*call })
 }
 
-/// Makes a product of `POST /v1/products` or of a price's `product_data`.
+/// Creates a product, for `POST /v1/products` or for the `product_data` of a price.
 pub(crate) fn make(state: &mut State, params: &Param, now: i64) -> Result<String, Failure> {
     let id = params
         .filled("id")

@@ -1,5 +1,5 @@
-//! The API's table of contents. Each route names the parameters that the double understands: another one, though valid for
-//! Stripe, is refused instead of being ignored.
+//! The API's table of contents. Each route names the parameters that the double supports. Any other parameter is refused,
+//! even if it is valid for Stripe; none is ignored.
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ pub(crate) struct Route<'a> {
     understood: &'static [&'static str],
 }
 
-/// What a list takes besides the page.
+/// The filters of lists.
 const LIST: &[&str] = &[
     "created",
     "email",
@@ -52,7 +52,7 @@ const PAGE: [&str; 4] = ["limit", "starting_after", "ending_before", "expand"];
 
 const NOTHING: &[&str] = &[];
 
-/// `None`: Stripe may know the path, the double does not.
+/// `None`: the double does not support this path.
 pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let (handler, id, understood): (Handler, &str, &'static [&'static str]) = match (method, parts.as_slice()) {

@@ -9,7 +9,7 @@ use crate::objects::prorate::Prorate;
 use crate::objects::schedule::{Phase, PhaseItem, Schedule};
 use crate::state::State;
 
-/// The phases of a call. The first must be the present one, as it is.
+/// The phases of a call. The first must be the current one, unchanged.
 pub(crate) fn phases(state: &State, schedule: &Schedule, given: &[&Param]) -> Result<Vec<Phase>, Failure> {
     const UNDERSTOOD: [&str; 6] = [
         "items",
@@ -101,7 +101,7 @@ pub(crate) fn phases(state: &State, schedule: &Schedule, given: &[&Param]) -> Re
     Ok(phases)
 }
 
-/// By date, by duration, or one interval of the first item.
+/// The end of a phase: a date, a duration, or one interval of the first item.
 fn phase_end(state: &State, params: &Param, items: &[PhaseItem], from: i64) -> Result<i64, Failure> {
     if let Some(end) = params.int("end_date") {
         return Ok(end);

@@ -115,14 +115,14 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
     Ok(after)
 }
 
-/// The subscription goes on as it is.
+/// The subscription continues unchanged.
 pub(crate) fn release(state: &mut State, call: &Call) -> Result<Value, Failure> {
     active(state, call.id)?;
     released(state, call.id);
     retrieve(state, call)
 }
 
-/// Ends the subscription too, at once.
+/// Also ends the subscription, immediately.
 pub(crate) fn cancel(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let schedule = active(state, call.id)?;
     let flag = |name: &str| call.params.flag(name).unwrap_or(true); // both are on by default here

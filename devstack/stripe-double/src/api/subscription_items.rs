@@ -1,4 +1,4 @@
-//! The items' own API: the same changes as by `items` of a subscription, one at a time.
+//! The API of subscription items: the same changes as with `items` of a subscription, one at a time.
 
 use serde_json::{Value, json};
 

@@ -68,7 +68,7 @@ pub(crate) fn cancel_times(subscription: &mut Subscription, params: &Param, now:
     Ok(())
 }
 
-/// The few parameters that `pending_if_incomplete` goes with.
+/// Refuses parameters that Stripe does not accept together with `pending_if_incomplete`.
 pub(crate) fn supported_by_pending(params: &Param) -> Result<(), Failure> {
     const SUPPORTED: [&str; 9] = [
         "expand",

@@ -213,7 +213,7 @@ pub(crate) fn cancel(state: &mut State, call: &Call) -> Result<Value, Failure> {
     retrieve(state, call)
 }
 
-/// Stops it until it is resumed: nothing renews, nothing is billed.
+/// Pauses the subscription: until it is resumed, it does not renew and nothing is billed.
 pub(crate) fn pause(state: &mut State, call: &Call) -> Result<Value, Failure> {
     if !matches!(state.subscription(call.id)?.status, Status::Active | Status::Trialing) {
         return Err(Failure::invalid("Only an active subscription can be paused."));
@@ -222,7 +222,7 @@ pub(crate) fn pause(state: &mut State, call: &Call) -> Result<Value, Failure> {
     retrieve(state, call)
 }
 
-/// A new period begins now, unless the anchor is to stay.
+/// Resumes the subscription with a new period that begins now.
 pub(crate) fn resume(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let subscription = state.subscription(call.id)?.clone();
     if subscription.status != Status::Paused {

@@ -1,5 +1,5 @@
-//! What time brings: renewals, trials that end, drafts that are finalized, payments tried again, phases, cancellations and
-//! expiries, each at its own time and in order of time.
+//! What happens as time passes: renewals, ends of trials, finalized drafts, payment retries, phases, cancellations and
+//! expiries, each at its own time and in that order.
 
 use crate::billing::invoicing::{self, Finalize};
 use crate::billing::payment::{self, Try};
@@ -9,13 +9,13 @@ use crate::objects::invoice::Status as InvoiceStatus;
 use crate::objects::subscription::{Status, Subscription, WithoutCard};
 use crate::state::State;
 
-/// Three days, or the trial's length if it is shorter.
+/// Three days before the end of the trial, or at its start if the trial is shorter.
 const TRIAL_NOTICE_S: i64 = 3 * 86_400;
 
-/// Of one turn of the clock: years of a busy account. An endless loop must not hang a test.
+/// The most steps of one clock advance, enough for years of a busy account. An endless loop must not hang a test.
 const STEPS_MAX: usize = 1_000_000;
 
-/// Declared in the order in which things due at the same second are done.
+/// The order of the variants is the order in which things due in the same second are done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     TrialWillEnd(String),
@@ -31,24 +31,24 @@ enum Due {
     ExpireSession(String),
 }
 
-/// Does all that is due by now.
+/// Does everything that is due by now.
 pub(crate) fn catch_up(state: &mut State) {
     let now = state.now();
     up_to(state, now);
 }
 
-/// Turns the clock to `to` (never back) and does all that is due until then.
+/// Advances the clock to `to`, never back, and does everything that is due until then.
 pub(crate) fn up_to(state: &mut State, to: i64) {
-    let mut stood_at = i64::MIN;
+    let mut frozen_at = i64::MIN;
     for _ in 0..STEPS_MAX {
         let Some((at, due)) = next(state).filter(|(at, _)| *at <= to) else {
             break;
         };
-        stood_at = stood_at.max(at);
-        state.clock.stand_at(stood_at);
+        frozen_at = frozen_at.max(at);
+        state.clock.freeze_at(frozen_at);
         act(state, due);
     }
-    state.clock.tick_from(to);
+    state.clock.resume_from(to);
 }
 
 fn next(state: &State) -> Option<(i64, Due)> {
@@ -156,7 +156,7 @@ fn upcoming(state: &State, subscription: &Subscription) -> Option<i64> {
     Some((renewal - state.settings.upcoming_days * 86_400).max(subscription.period().0))
 }
 
-/// The periods that have ended roll on: usage of the old one and charges for the new one make an invoice.
+/// Starts the next periods of the items whose periods have ended. The invoice has the usage of the old and the charges of the new ones.
 fn renew(state: &mut State, id: &str) {
     let now = state.now();
     let Some(old) = state.subscriptions.get(id).cloned() else {
@@ -196,7 +196,7 @@ fn renew(state: &mut State, id: &str) {
     }
     let mut rolled = Vec::new();
     for item in next.items.iter_mut().filter(|item| item.period_end <= now) {
-        // New ones have no period, and so are due.
+        // New items have no period yet, so they are due.
         Subscription::open_periods(state, std::slice::from_mut(item), old.anchor, now);
         rolled.push(item.clone());
     }
@@ -216,14 +216,14 @@ fn renew(state: &mut State, id: &str) {
     let paused = next.pause_collection.as_ref().map(|pause| pause.behavior.clone());
     state.change_subscription(id, "customer.subscription.updated", |row| *row = next);
     let Some(invoice) = invoice else { return };
-    // Nobody is asked to pay the drafts of an unpaid subscription, or of one whose collection is paused.
+    // Drafts of an unpaid subscription, or of one with paused collection, are not finalized.
     if unpaid || paused.as_deref() == Some("keep_as_draft") {
         state.change_invoice(&invoice, |invoice| invoice.auto_advance = false);
     }
     invoicing::issue(state, &invoice, Finalize::Later).unwrap_or_default(); // a draft owes nothing yet
 }
 
-/// Without a card a trial may end the subscription instead.
+/// `false`: there is no card, and the end of the trial has ended or paused the subscription.
 fn ends_trial_with_card(state: &mut State, subscription: &Subscription) -> bool {
     let card = state
         .customers
@@ -239,7 +239,7 @@ fn ends_trial_with_card(state: &mut State, subscription: &Subscription) -> bool 
     false
 }
 
-/// The draft hour is over.
+/// Finalizes a draft when its hour is over.
 fn finalize(state: &mut State, id: &str) {
     let subscription = state.invoices.get(id).and_then(|invoice| invoice.subscription.clone());
     let subscription = subscription.and_then(|id| state.subscriptions.get(&id));

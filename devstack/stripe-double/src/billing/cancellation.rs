@@ -7,7 +7,7 @@ use crate::form::Param;
 use crate::objects::subscription::{Cancellation, Status};
 use crate::state::State;
 
-/// How `DELETE /v1/subscriptions/<id>` ends it.
+/// The options of `DELETE /v1/subscriptions/<id>`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Terms {
     /// Bill usage and pending items now. Without it, usage of the open period is lost.
@@ -16,14 +16,14 @@ pub(crate) struct Terms {
     pub prorate: bool,
 }
 
-/// Cancels at once.
+/// Cancels immediately.
 pub(crate) fn now(state: &mut State, id: &str, terms: Terms) {
     let at = state.now();
     let Some(subscription) = state.subscriptions.get(id).cloned() else {
         return;
     };
     let before = state.render_subscription(id);
-    // A trial is free, and what was never paid for is not credited.
+    // A trial is free, and only a paid period is credited.
     let billed = matches!(subscription.status, Status::Active | Status::PastDue | Status::Unpaid);
     if terms.prorate && billed {
         let credits = subscription
@@ -36,7 +36,7 @@ pub(crate) fn now(state: &mut State, id: &str, terms: Terms) {
     }
     let invoice = terms.invoice_now.then(|| {
         let items: &[_] = if billed { &subscription.items } else { &[] };
-        // The second under way counts: what a caller has just sent must not be lost to a half-open span.
+        // Include the current second: the span is half-open, and usage that was just sent must not be lost.
         let metered = charges::usage(state, &subscription, items, at + 1);
         let period = (subscription.period().0, at);
         invoicing::invoice(state, id, "subscription_update", period, Vec::new(), metered)
@@ -44,7 +44,7 @@ pub(crate) fn now(state: &mut State, id: &str, terms: Terms) {
     let invoice = invoice.flatten();
     mark_canceled(state, id, "cancellation_requested", invoice.as_deref());
     state.tell_of_subscription(id, "customer.subscription.deleted", &before);
-    // An unpaid last invoice stays open; the subscription has ended all the same.
+    // If the last invoice is not paid, it stays open, and the subscription has ended anyway.
     if let Some(invoice) = invoice
         && invoicing::issue(state, &invoice, Finalize::Now).is_err()
     {
@@ -53,7 +53,7 @@ pub(crate) fn now(state: &mut State, id: &str, terms: Terms) {
     stop_collecting(state, id);
 }
 
-/// At the end of the period: the usage of it is billed after the usual draft hour.
+/// Cancels at the end of the period. The usage of the period is billed after the usual draft hour.
 pub(crate) fn at_period_end(state: &mut State, id: &str) {
     let at = state.now();
     let Some(subscription) = state.subscriptions.get(id).cloned() else {

@@ -22,7 +22,7 @@ pub(crate) struct Change {
     pub trial_end: Option<i64>,
 }
 
-/// Carries a change out. `next`: the subscription with all that costs nothing changed already.
+/// Applies a change. `next` is the subscription with all changes that cost nothing.
 pub(crate) fn apply(
     state: &mut State,
     current: &Subscription,
@@ -79,18 +79,18 @@ fn replace(state: &mut State, next: Subscription) {
     state.change_subscription(&id, "customer.subscription.updated", |row| *row = next);
 }
 
-/// What a change would do, before anything is done.
+/// The effects of a change, computed before it is applied.
 pub(crate) struct Plan {
     pub items: Vec<Item>,
     pub anchor: i64,
     pub lines: Vec<Line>,
-    /// The lines are invoiced at once, not with the next invoice.
+    /// The lines are invoiced now, not with the next invoice.
     pub immediate: bool,
     changes: bool,
 }
 
 impl Plan {
-    /// What an invoice made now would sum up to, without the balance.
+    /// The total of an invoice made now, before the customer's balance is applied.
     fn due_now(&self, state: &State, subscription: &Subscription) -> i64 {
         if !self.immediate {
             return 0;
@@ -119,7 +119,7 @@ pub(crate) fn plan(state: &mut State, current: &Subscription, change: &Change) -
         return trial(state, current, items, trial_end);
     }
     if current.status == Status::Trialing {
-        // A trial costs nothing, whatever is on trial; it ends when it was to end.
+        // A trial is free, whatever its items are, and its end does not move.
         items
             .iter_mut()
             .for_each(|item| (item.period_start, item.period_end) = (start, end));
@@ -138,7 +138,7 @@ pub(crate) fn plan(state: &mut State, current: &Subscription, change: &Change) -
         Subscription::open_periods(state, &mut items, now, now);
         lines = match change.prorate {
             Prorate::None => {
-                // No credit, but the period has ended: what was used in it is billed.
+                // There is no credit, but the period ends, so its usage is billed.
                 let metered = charges::usage(state, current, &current.items, now);
                 let used = metered
                     .iter()
@@ -170,7 +170,7 @@ pub(crate) fn plan(state: &mut State, current: &Subscription, change: &Change) -
     })
 }
 
-/// A trial that ends now starts a period and its invoice; one that ends later starts or moves a trial.
+/// A trial that ends now starts a period with an invoice. A trial that ends later starts a trial or moves its end.
 fn trial(state: &mut State, current: &Subscription, mut items: Vec<Item>, end: i64) -> Result<Plan, Failure> {
     let now = state.now();
     if end <= now {
@@ -199,7 +199,7 @@ fn trial(state: &mut State, current: &Subscription, mut items: Vec<Item>, end: i
     })
 }
 
-/// The invoice is made, the change waits for its payment.
+/// Creates the invoice. The change is applied when the invoice is paid.
 fn wait_for_payment(
     state: &mut State,
     current: &Subscription,

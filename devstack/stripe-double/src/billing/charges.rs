@@ -9,7 +9,7 @@ use crate::objects::subscription::Subscription;
 use crate::options::Card;
 use crate::state::State;
 
-/// What licensed items cost for their present period.
+/// The charges for licensed items for their current period.
 pub(crate) fn charges(state: &mut State, subscription: &Subscription, items: &[Item]) -> Vec<Line> {
     let mut lines = Vec::new();
     for item in items {
@@ -45,8 +45,8 @@ pub(crate) fn usage(state: &State, subscription: &Subscription, items: &[Item], 
     metered.map(|item| Metered::of(subscription, item, to)).collect()
 }
 
-/// What a change at `at` costs: for licensed items credit for the rest of the period and the new charge for it, for metered ones
-/// whose price changes the usage so far. `reset`: the items in a period that begins now, which ends all old ones.
+/// The cost of a change at `at`. Licensed items get a credit for the rest of the period and a new charge for it; metered items
+/// whose price changes are billed for their usage so far. `reset` has the items of a period that begins now and ends all others.
 pub(crate) fn prorations(
     state: &mut State,
     subscription: &Subscription,
@@ -61,7 +61,7 @@ pub(crate) fn prorations(
         let kept = new.iter().any(|other| same(item, other));
         if is_metered(state, item) {
             if !kept || reset.is_some() {
-                // Up to now, also with an earlier `proration_date`: from now on usage counts for the new price or period.
+                // Bill up to now, even with an earlier `proration_date`: later usage belongs to the new price or period.
                 lines.extend(Metered::of(subscription, item, state.now()).lines(state));
             }
         } else if !kept || reset.is_some() {

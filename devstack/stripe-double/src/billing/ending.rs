@@ -5,7 +5,7 @@ use crate::objects::invoice;
 use crate::objects::subscription::{Status, Subscription};
 use crate::state::State;
 
-/// Without any further invoice.
+/// Ends a subscription without another invoice.
 pub(crate) fn end(state: &mut State, id: &str, reason: &'static str) {
     let before = state.render_subscription(id);
     mark_canceled(state, id, reason, None);
@@ -13,7 +13,7 @@ pub(crate) fn end(state: &mut State, id: &str, reason: &'static str) {
     stop_collecting(state, id);
 }
 
-/// The first invoice was not paid in time.
+/// Expires a subscription whose first invoice was not paid in time.
 pub(crate) fn expire(state: &mut State, id: &str) {
     let invoice = state
         .subscriptions
@@ -29,7 +29,7 @@ pub(crate) fn expire(state: &mut State, id: &str) {
     });
 }
 
-/// Everything that a deleted customer is subscribed to.
+/// Cancels all subscriptions of a deleted customer.
 pub(crate) fn cancel_all_of(state: &mut State, customer: &str, _now: i64) {
     let theirs = |subscription: &Subscription| subscription.customer == customer && !subscription.status.has_ended();
     let subscriptions = state
@@ -64,7 +64,7 @@ pub(crate) fn mark_canceled(state: &mut State, id: &str, reason: &'static str, i
     }
 }
 
-/// Stripe tries no card for a subscription that has ended. Drafts of it are finalized all the same.
+/// After the end of a subscription Stripe no longer charges the card for its open invoices. It still finalizes the drafts.
 pub(crate) fn stop_collecting(state: &mut State, id: &str) {
     let open = |invoice: &&mut invoice::Invoice| {
         invoice.subscription.as_deref() == Some(id) && invoice.status == invoice::Status::Open

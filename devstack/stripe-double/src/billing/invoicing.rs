@@ -5,18 +5,18 @@ use crate::failure::Failure;
 use crate::objects::invoice::{Invoice, Line, Metered};
 use crate::state::State;
 
-/// When a new invoice stops being a draft.
+/// When a new invoice is finalized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finalize {
-    /// And is paid with the customer's card, if that works.
+    /// Now, and it is paid with the customer's card if the card works.
     Now,
-    /// And waits for somebody to pay it.
+    /// Now, and it waits for a payment.
     NowUnpaid,
     /// After the draft hour.
     Later,
 }
 
-/// Makes an invoice with these lines, the usage and what is pending. `None` if there would be nothing on it.
+/// Creates an invoice with these lines, the usage and the pending items. `None` if it would be empty.
 pub(crate) fn invoice(
     state: &mut State,
     subscription: &str,
@@ -45,7 +45,7 @@ pub(crate) fn invoice(
     Some(id)
 }
 
-/// Tells of a new invoice and finalizes it now or later. Ok: there is nothing that was not paid.
+/// Emits a new invoice and finalizes it now or later. An error means that it was due now and was not paid.
 pub(crate) fn issue(state: &mut State, id: &str, finalize: Finalize) -> Result<(), Failure> {
     if finalize == Finalize::Later {
         let at = state.now() + state.settings.draft_for_s;

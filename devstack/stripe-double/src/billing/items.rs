@@ -6,11 +6,11 @@ use crate::objects::item::Item;
 use crate::objects::metadata::{Metadata, merge_metadata};
 use crate::state::State;
 
-/// Stripe's own limit.
+/// Stripe's limit.
 const ITEMS_MAX: usize = 20;
 
-/// `current` changed by a list of items: one with an `id` changes or ends that item, one without is added. New and changed items
-/// have no period yet where `current` had none to keep.
+/// Applies a list of items to `current`: one with an `id` changes or removes that item, one without is added. New and changed items
+/// that had no period in `current` have none yet.
 pub(crate) fn changed(state: &mut State, current: &[Item], given: &[&Param], now: i64) -> Result<Vec<Item>, Failure> {
     let mut items = current.to_vec();
     for (n, params) in given.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! From a draft to an invoice that is paid, or not: finalizing, trying the card, trying again, and what each means for the
+//! Takes an invoice from draft to paid: finalizes it, charges the card, retries, and updates the
 //! subscription.
 
 use crate::billing::ending;
@@ -9,10 +9,10 @@ use crate::objects::subscription::{self, Subscription};
 use crate::options::{AfterDunning, Card};
 use crate::state::State;
 
-/// An unpaid first invoice, or the invoice of a pending update, is given up after 23 hours.
+/// An unpaid first invoice, or the unpaid invoice of a pending update, expires after 23 hours.
 pub(crate) const PATIENCE_S: i64 = 23 * 3_600;
 
-/// Who tries the card. Only the first try and automatic ones count for the schedule of further ones.
+/// Who charges the card. Only the first attempt and automatic attempts count for the schedule of retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Try {
     Automatic,
@@ -63,7 +63,7 @@ pub(crate) fn finalize(state: &mut State, id: &str) {
     state.emit("invoice.finalized", object, None);
 }
 
-/// What follows finalizing: nothing due is paid; else the card is tried, if it shall be.
+/// Settles a finalized invoice: one with nothing due is paid, otherwise the card is charged if `charge` says so.
 pub(crate) fn settle(state: &mut State, id: &str, charge: Option<Try>) -> Result<(), Failure> {
     let Some(invoice) = state.invoices.get(id).filter(|invoice| invoice.status == Status::Open) else {
         return Ok(());
@@ -78,7 +78,7 @@ pub(crate) fn settle(state: &mut State, id: &str, charge: Option<Try>) -> Result
     }
 }
 
-/// Tries the customer's card.
+/// Charges the customer's card.
 pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failure> {
     let now = state.now();
     let Some(invoice) = state.invoices.get(id).filter(|invoice| invoice.status == Status::Open) else {
@@ -100,7 +100,7 @@ pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failur
         .as_deref()
         .and_then(|id| state.subscriptions.get(id))
         .filter(|s| !s.status.has_ended());
-    // What an update waits for is given up by its own deadline, not by dunning.
+    // The invoice of a pending update has its own deadline; dunning does not apply to it.
     let pending = living.is_some_and(|s| s.pending_update.as_ref().is_some_and(|pending| pending.invoice == id));
     let dunned = renewal && !pending && living.is_some();
     if !counts {
@@ -126,7 +126,7 @@ pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failur
     Err(Failure::declined())
 }
 
-/// The customer has paid an invoice on a page, with a card that works and that is kept if there is no other.
+/// The customer has paid an invoice on a page with a working card. The card is saved if the customer has none.
 pub(crate) fn confirmed(state: &mut State, id: &str) {
     let payment_method = state.ids.next("pm");
     let customer = state
@@ -144,7 +144,7 @@ pub(crate) fn confirmed(state: &mut State, id: &str) {
     paid(state, id);
 }
 
-/// The invoice is paid, and so is what hung on it.
+/// Marks the invoice as paid and applies everything that waited for the payment.
 pub(crate) fn paid(state: &mut State, id: &str) {
     let now = state.now();
     let before = state.render_invoice(id);
@@ -164,7 +164,7 @@ pub(crate) fn paid(state: &mut State, id: &str) {
     }
 }
 
-/// A payment brings a subscription (back) to life and applies what waited for it.
+/// Activates the subscription of a paid invoice and applies a pending update.
 fn revive(state: &mut State, id: &str, invoice: &str) {
     let Some(subscription) = state.subscriptions.get(id) else {
         return;
@@ -223,7 +223,7 @@ fn apply_pending(state: &mut State, id: &str, now: i64) {
     });
 }
 
-/// A failed payment makes a subscription past due, and the last one what the settings say.
+/// A failed payment makes a subscription past due. The last one has the effect that the settings name.
 fn failed(state: &mut State, id: &str, last: bool) {
     use subscription::Status::{Active, PastDue, Trialing, Unpaid};
     let after = state.settings.after_dunning;

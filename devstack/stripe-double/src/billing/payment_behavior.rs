@@ -2,16 +2,16 @@
 
 use crate::form::Param;
 
-/// `payment_behavior`: what becomes of an invoice that cannot be paid at once.
+/// What happens if the invoice of a change cannot be paid now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Behavior {
-    /// `allow_incomplete`: the card is tried, the change stands either way.
+    /// `allow_incomplete`: the card is charged; the change is applied even if that fails.
     Try,
-    /// `default_incomplete`: somebody has to pay the invoice.
+    /// `default_incomplete`: the card is not charged; the customer pays the invoice.
     Wait,
-    /// `error_if_incomplete`: nothing changes.
+    /// `error_if_incomplete`: the call fails and nothing changes.
     Refuse,
-    /// `pending_if_incomplete`: the change waits for the payment.
+    /// `pending_if_incomplete`: the change is applied when the invoice is paid.
     Postpone,
 }
 

@@ -7,7 +7,7 @@ use crate::billing::phases::{Entered, enter_next, phase_items};
 use crate::objects::prorate::Prorate;
 use crate::state::State;
 
-/// A phase begins in mid-period: the items change as by an update.
+/// Begins a phase in the middle of a period. The items change as with an update.
 pub(crate) fn change_now(state: &mut State, id: &str) {
     let Some(subscription) = state
         .schedules

@@ -1,4 +1,4 @@
-//! The phases of a subscription schedule, as time and other changes move them.
+//! Moves a subscription schedule from phase to phase.
 
 use crate::objects::event;
 use crate::objects::item::Item;
@@ -6,16 +6,16 @@ use crate::objects::schedule::{PhaseItem, Status};
 use crate::objects::subscription::Subscription;
 use crate::state::State;
 
-/// What the end of a phase has led to.
+/// What follows the end of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entered {
     Next,
     Released,
-    /// The subscription is to end.
+    /// The subscription must end.
     End,
 }
 
-/// The present phase has ended: the next one begins, or the schedule ends.
+/// Begins the next phase, or ends the schedule after its last one.
 pub(crate) fn enter_next(state: &mut State, id: &str) -> Entered {
     let now = state.now();
     let Some(schedule) = state.schedules.get_mut(id) else {
@@ -37,7 +37,7 @@ pub(crate) fn enter_next(state: &mut State, id: &str) -> Entered {
     Entered::Released
 }
 
-/// The items of the present phase; an item whose price stays keeps its id and its period.
+/// The items of the current phase. An item whose price does not change keeps its id and its period.
 pub(crate) fn phase_items(state: &mut State, id: &str, subscription: &Subscription) -> Vec<Item> {
     let now = state.now();
     let Some(phase) = state
@@ -72,7 +72,7 @@ pub(crate) fn phase_items(state: &mut State, id: &str, subscription: &Subscripti
     items
 }
 
-/// The present phase shows what the subscription has become by an update of its own.
+/// Copies the items of an updated subscription to the current phase of its schedule.
 pub(crate) fn follow(state: &mut State, subscription: &Subscription) {
     let id = subscription.schedule.clone().unwrap_or_default();
     let Some(schedule) = state
@@ -93,7 +93,7 @@ pub(crate) fn follow(state: &mut State, subscription: &Subscription) {
     }
 }
 
-/// The subscription has ended by itself.
+/// Cancels the schedule of a subscription that has ended.
 pub(crate) fn subscription_ended(state: &mut State, id: &str) {
     let now = state.now();
     let Some(schedule) = state

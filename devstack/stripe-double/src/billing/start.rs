@@ -10,7 +10,7 @@ use crate::objects::metadata::Metadata;
 use crate::objects::subscription::{Cancellation, SetupIntent, Status, Subscription, WithoutCard};
 use crate::state::State;
 
-/// What a new subscription shall be.
+/// The values of a new subscription.
 pub(crate) struct New {
     pub customer: String,
     pub items: Vec<Item>,
@@ -21,7 +21,7 @@ pub(crate) struct New {
     pub behavior: Behavior,
 }
 
-/// Starts a subscription, with its first invoice. `incomplete` until that is paid.
+/// Starts a subscription with its first invoice. It is `incomplete` until that invoice is paid.
 pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
     let (now, id) = (state.now(), state.ids.next("sub"));
     let trial_end = new.trial_end.filter(|end| *end > now);

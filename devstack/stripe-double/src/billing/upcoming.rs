@@ -6,7 +6,7 @@ use crate::objects::item::Item;
 use crate::objects::subscription::Subscription;
 use crate::state::State;
 
-/// The invoice of the next renewal with these items; without what is pending.
+/// The invoice of the next renewal with these items, without the pending items.
 pub(crate) fn renewal(state: &mut State, subscription: &Subscription, items: &[Item], lines: Vec<Line>) -> Invoice {
     let (start, end) = subscription.period();
     let mut invoice = empty(state, subscription, (start, end), "upcoming");
@@ -18,7 +18,7 @@ pub(crate) fn renewal(state: &mut State, subscription: &Subscription, items: &[I
     invoice
 }
 
-/// If it ends, only the usage is left to bill.
+/// The invoice of the next renewal, or of the end of the subscription, which bills only usage.
 pub(crate) fn renewal_or_end(state: &mut State, subscription: &Subscription) -> Invoice {
     let mut invoice = renewal(state, subscription, &subscription.items, Vec::new());
     if subscription

@@ -1,9 +1,9 @@
-//! Invoices that nobody owes any more: void, or uncollectible.
+//! Writes invoices off: void, or uncollectible.
 
 use crate::objects::invoice::Status;
 use crate::state::State;
 
-/// Voids an open invoice: nobody owes it any more, and what the balance gave to it goes back.
+/// Voids an open invoice and gives back the part of the customer's balance that it used.
 pub(crate) fn void(state: &mut State, id: &str) {
     let now = state.now();
     let customer = state

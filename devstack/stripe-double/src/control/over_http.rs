@@ -1,4 +1,4 @@
-//! The control of the double over HTTP.
+//! The control of a double over HTTP, for one that runs as a program: JSON in, JSON out, no key.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ type Answer = Result<Json<Value>, (StatusCode, Json<Value>)>;
 
 pub(crate) fn router() -> Router<Arc<Double>> {
     Router::new()
-        .route("/clock", get(clock).post(turn))
+        .route("/clock", get(clock).post(advance))
         .route("/requests", get(requests))
         .route("/violations", get(violations))
         .route("/events", get(events))
@@ -43,14 +43,14 @@ async fn clock(State(double): Shared) -> Json<Value> {
 }
 
 #[derive(Deserialize)]
-struct Turn {
+struct Advance {
     to: Option<i64>,
     by: Option<i64>,
 }
 
-async fn turn(State(double): Shared, Json(turn): Json<Turn>) -> Json<Value> {
+async fn advance(State(double): Shared, Json(advance): Json<Advance>) -> Json<Value> {
     let control = control(&double);
-    control.advance_to(turn.to.unwrap_or_else(|| control.now() + turn.by.unwrap_or(0)));
+    control.advance_to(advance.to.unwrap_or_else(|| control.now() + advance.by.unwrap_or(0)));
     Json(json!({ "now": control.now() }))
 }
 

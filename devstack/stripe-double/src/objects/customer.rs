@@ -16,7 +16,7 @@ pub(crate) struct Customer {
     pub phone: Option<String>,
     pub metadata: Metadata,
     pub created: i64,
-    /// Cents; negative: a credit for the next invoices.
+    /// In cents; a negative balance is a credit for the next invoices.
     pub balance: i64,
     pub card: Option<Card>,
     pub payment_method: Option<String>,
@@ -82,7 +82,7 @@ impl Customer {
     }
 }
 
-/// Stripe's own names of test cards.
+/// Stripe's names of test cards.
 pub(crate) fn card_of(payment_method: &str) -> Result<Card, Failure> {
     match payment_method {
         declines if declines.starts_with("pm_card_chargeDeclined") || declines == "pm_card_chargeCustomerFail" => {

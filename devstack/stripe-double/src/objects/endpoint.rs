@@ -9,10 +9,10 @@ use crate::objects::metadata::Metadata;
 pub(crate) struct Endpoint {
     pub id: String,
     pub url: String,
-    /// The newest first; an older one is valid until the Unix second beside it.
+    /// Newest first. An older secret is valid until the Unix second beside it.
     pub secrets: Vec<(String, Option<i64>)>,
     pub enabled_events: Vec<String>,
-    /// None: the account's own version.
+    /// None: the version of the account.
     pub api_version: Option<String>,
     pub description: Option<String>,
     pub metadata: Metadata,
@@ -41,7 +41,7 @@ impl Endpoint {
         self.secrets.iter().filter(valid).map(|(secret, _)| secret.as_str())
     }
 
-    /// The secrets so far stay valid until `until`.
+    /// The current secrets stay valid until `until`.
     pub fn roll_secret(&mut self, secret: String, until: i64) {
         for (_, valid_until) in &mut self.secrets {
             *valid_until = Some(valid_until.map_or(until, |at| at.min(until)));
@@ -60,7 +60,7 @@ impl Endpoint {
 }
 
 pub(crate) fn check_url(url: &str) -> Result<String, Failure> {
-    // Stripe wants https and a public name in live mode; a double is for this machine.
+    // Stripe requires https and a public host name in live mode; the double is only for this machine.
     if url
         .parse::<http::Uri>()
         .is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some())

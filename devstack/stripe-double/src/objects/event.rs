@@ -28,14 +28,14 @@ pub(crate) enum Content {
         object: Value,
         previous: Option<Value>,
     },
-    /// Of the second API: names its object instead of showing it. `data` is for who asks for the event.
+    /// An event of API v2: it names its object instead of showing it. Only a call that retrieves the event gets `data`.
     Thin {
         related: Value,
         data: Value,
     },
 }
 
-/// The former values of what differs, on the top level; `None`: nothing differs.
+/// The former values of the top-level fields that differ; `None`: no field differs.
 pub(crate) fn changed(before: &Value, after: &Value) -> Option<Value> {
     let (before, after) = (before.as_object()?, after.as_object()?);
     let differing = before.iter().filter(|(name, value)| after.get(*name) != Some(value));
@@ -54,7 +54,7 @@ impl Event {
         matches!(self.content, Content::Thin { .. })
     }
 
-    /// As an endpoint of this API version receives it.
+    /// The event as an endpoint with this API version receives it.
     pub fn render(&self, api_version: &str) -> Value {
         match &self.content {
             Content::Snapshot { object, previous } => {

@@ -19,10 +19,10 @@ pub(crate) struct Invoice {
     pub created: i64,
     pub period: (i64, i64),
     pub lines: Vec<Line>,
-    /// Counted afresh until the invoice is finalized; then they are lines.
+    /// Counted again each time until the invoice is finalized, when they become lines.
     pub metered: Vec<Metered>,
     pub auto_advance: bool,
-    /// When a draft is finalized without being asked.
+    /// When a draft is finalized automatically.
     pub finalizes_at: Option<i64>,
     pub number: Option<String>,
     pub finalized_at: Option<i64>,
@@ -66,7 +66,7 @@ pub(crate) struct Line {
     pub metadata: Metadata,
 }
 
-/// What a meter counted in `from..to`, at a price.
+/// Usage that a meter counted in `from..to`, and its price.
 #[derive(Clone, Debug)]
 pub(crate) struct Metered {
     pub customer: String,
@@ -90,7 +90,7 @@ impl Status {
 }
 
 impl Metered {
-    /// A metered item's usage from its period's start, or from its last change of price, to `to`.
+    /// The usage of a metered item, from the start of its period or its last change of price up to `to`.
     pub fn of(subscription: &Subscription, item: &Item, to: i64) -> Self {
         Self {
             customer: subscription.customer.clone(),
@@ -104,7 +104,7 @@ impl Metered {
 }
 
 impl Invoice {
-    /// Shown when `confirmation_secret` is expanded: what a page needs to let the customer pay.
+    /// Shown when `confirmation_secret` is expanded. A page needs it to let the customer pay.
     pub fn render_confirmation_secret(&self) -> Value {
         match &self.payment {
             Some((_, secret)) if self.status == Status::Open => {

@@ -8,9 +8,9 @@ pub(crate) struct InvoiceItem {
     pub customer: String,
     pub date: i64,
     pub currency: String,
-    /// As it will stand on the invoice.
+    /// The line as the invoice will show it.
     pub line: Line,
-    /// The invoice that it is on; none yet: pending.
+    /// The invoice that has this item; none: the item is pending.
     pub invoice: Option<String>,
     pub deleted: bool,
 }

@@ -14,7 +14,7 @@ pub(crate) struct Item {
     pub metadata: Metadata,
     pub period_start: i64,
     pub period_end: i64,
-    /// Metered usage before this was billed with an earlier price, or never will be.
+    /// Usage before this time was billed with an earlier price, or is not billed.
     pub usage_from: i64,
 }
 

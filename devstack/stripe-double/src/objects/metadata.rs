@@ -6,7 +6,7 @@ use crate::form::Param;
 
 pub(crate) type Metadata = Map<String, Value>;
 
-/// Applies a `metadata` parameter: keys are merged, an empty value removes its key, an empty `metadata` removes all.
+/// Applies a `metadata` parameter: keys are merged, an empty value removes its key, and an empty `metadata` removes all keys.
 pub(crate) fn merge_metadata(metadata: &mut Map<String, Value>, params: &Param) {
     match params.get("metadata") {
         None => {}

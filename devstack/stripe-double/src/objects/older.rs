@@ -1,12 +1,12 @@
-//! Objects as older API versions showed them: an endpoint keeps the version that it was made with, whatever the account and the
-//! caller speak.
+//! Objects as older API versions show them. An endpoint keeps the version that it was created with, independent of the account and the
+//! caller.
 
 use serde_json::{Value, json};
 
-/// From here on periods are the items' and an invoice names its subscription under `parent`.
+/// Since this version, items have the periods, and an invoice names its subscription under `parent`.
 const SINCE: &str = "2025-03-31";
 
-/// The object as `api_version` shows it. Versions are dates, so they compare as text.
+/// The object as `api_version` shows it. Versions are dates, so they can be compared as text.
 pub(crate) fn shape(object: &Value, api_version: &str) -> Value {
     let mut object = object.clone();
     if api_version >= SINCE {

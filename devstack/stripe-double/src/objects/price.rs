@@ -32,7 +32,7 @@ pub(crate) struct Recurring {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Tier {
-    /// The last unit of the tier; none: without end.
+    /// The last unit of the tier; none: no limit.
     pub up_to: Option<i64>,
     pub unit: Option<Decimal>,
     pub flat: Option<Decimal>,
@@ -44,7 +44,7 @@ pub(crate) enum Mode {
     Volume,
 }
 
-/// What some units cost, as one line of an invoice.
+/// The cost of some units, as one line of an invoice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cost {
     pub quantity: i64,
@@ -72,7 +72,7 @@ impl Price {
         if self.is_metered() { "metered" } else { "licensed" }
     }
 
-    /// One line per tier that is reached; at least one line. Less than nothing costs nothing.
+    /// One line for each tier that is reached, and at least one. A negative quantity costs nothing.
     pub fn costs(&self, quantity: i64) -> Vec<Cost> {
         let quantity = quantity.max(0);
         let Some(mode) = self.mode else {
@@ -130,7 +130,7 @@ impl Price {
         })
     }
 
-    /// Only shown when it is asked for by `expand`.
+    /// Shown only when it is expanded.
     pub fn render_tiers(&self) -> Value {
         let tier = |tier: &Tier| {
             json!({ "flat_amount": tier.flat.and_then(Decimal::as_cents), "flat_amount_decimal": tier.flat.map(|d| d.to_string()),
@@ -140,7 +140,7 @@ impl Price {
         self.tiers.iter().map(tier).collect()
     }
 
-    /// The same as a plan: the older name, which items still carry.
+    /// The price as a plan, the older object that items still show.
     pub fn render_plan(&self) -> Value {
         let recurring = self.recurring.as_ref();
         json!({

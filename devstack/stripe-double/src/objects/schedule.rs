@@ -9,19 +9,19 @@ use crate::objects::prorate::Prorate;
 pub(crate) struct Schedule {
     pub id: String,
     pub customer: String,
-    /// None once it was released or has ended.
+    /// None after it is released or has ended.
     pub subscription: Option<String>,
     pub status: Status,
-    /// In order, each beginning where the one before ends.
+    /// In order. Each phase starts when the one before it ends.
     pub phases: Vec<Phase>,
-    /// The phase that we are in.
+    /// The index of the current phase.
     pub current: usize,
     pub cancels_at_end: bool,
     pub metadata: Metadata,
     pub created: i64,
     pub canceled_at: Option<i64>,
     pub completed_at: Option<i64>,
-    /// When, and which subscription goes on by itself.
+    /// When it was released, and the subscription that continues without it.
     pub released: Option<(i64, String)>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) enum Status {
 }
 
 impl Schedule {
-    /// When the present phase ends, while there is one.
+    /// When the current phase ends, if there is one.
     pub fn phase_end(&self) -> Option<i64> {
         self.phases
             .get(self.current)

@@ -41,7 +41,7 @@ pub(crate) enum Status {
 }
 
 impl Session {
-    /// When it expires, while it is open.
+    /// When it expires, if it is open.
     pub fn open_until(&self) -> Option<i64> {
         (self.status == Status::Open).then_some(self.expires_at)
     }

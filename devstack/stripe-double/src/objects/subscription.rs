@@ -11,7 +11,7 @@ pub(crate) struct Subscription {
     pub customer: String,
     pub status: Status,
     pub items: Vec<Item>,
-    /// Periods count from here.
+    /// Periods are counted from this time.
     pub anchor: i64,
     pub created: i64,
     pub currency: String,
@@ -26,12 +26,12 @@ pub(crate) struct Subscription {
     pub trial_end: Option<i64>,
     pub without_card: WithoutCard,
     pub latest_invoice: Option<String>,
-    /// What a form keeps a card with, for the end of a trial.
+    /// Lets a form save a card for the end of a trial.
     pub setup_intent: Option<SetupIntent>,
     pub schedule: Option<String>,
     pub pending_update: Option<PendingUpdate>,
     pub pause_collection: Option<PauseCollection>,
-    /// (since, why)
+    /// (since, reason)
     pub paused: Option<(i64, &'static str)>,
     /// When an `incomplete` one expires.
     pub expires_at: Option<i64>,
@@ -108,19 +108,19 @@ impl Status {
         matches!(self, Self::Canceled | Self::IncompleteExpired)
     }
 
-    /// Whether its periods roll.
+    /// Whether it renews at the end of a period.
     pub fn renews(self) -> bool {
         matches!(self, Self::Trialing | Self::Active | Self::PastDue | Self::Unpaid)
     }
 }
 
 impl Subscription {
-    /// The first end of a period of an item; `None` without items.
+    /// The earliest end of an item's period; `None` without items.
     pub fn next_renewal(&self) -> Option<i64> {
         self.items.iter().map(|item| item.period_end).min()
     }
 
-    /// The last one: where a subscription ends that was canceled for the end of its period.
+    /// The latest end of an item's period: a subscription that is canceled at the end of its period ends then.
     pub fn last_period_end(&self) -> Option<i64> {
         self.items.iter().map(|item| item.period_end).max()
     }

@@ -1,17 +1,17 @@
-//! What was metered: sums per customer and event name by second, and the identifiers of the last 24 hours, exactly.
+//! Metered usage: sums by customer, event name and second, and the identifiers of exactly the last 24 hours.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Stripe promises at least this; the double keeps to exactly this, so that leaning on more shows.
+/// Stripe guarantees at least this. The double keeps identifiers for exactly this long, so that code that relies on more fails.
 pub(crate) const REMEMBERED_S: i64 = 24 * 3_600;
 
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     counters: HashMap<Counted, Counter>,
     identifiers: HashMap<String, Recorded>,
-    /// By time of receipt, for forgetting.
+    /// In the order of receipt, to find the expired ones.
     received: VecDeque<(i64, String)>,
-    /// By the time at which they show in the summaries.
+    /// By the time at which they appear in the summaries.
     lagging: VecDeque<(i64, Counted, i64, i64)>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) enum Cancel {
 }
 
 impl Usage {
-    /// `false`: an event with this identifier was recorded less than 24 hours ago, and nothing is counted now.
+    /// `false`: an event with this identifier was recorded less than 24 hours ago, so this one is not counted.
     pub fn record(
         &mut self,
         now: i64,
@@ -67,7 +67,7 @@ impl Usage {
         true
     }
 
-    /// Takes back an event of the last 24 hours.
+    /// Cancels an event of the last 24 hours.
     pub fn cancel(&mut self, now: i64, lag_s: i64, event_name: &str, identifier: &str) -> Cancel {
         self.forget(now);
         let recorded = self
@@ -96,7 +96,7 @@ impl Usage {
         counter.map_or(0, |counter| sum(&counter.all, from, to))
     }
 
-    /// The same as far as the summaries know by now; `None`: nothing at all.
+    /// The units that the summaries already show; `None`: no event at all.
     pub fn summary(&mut self, now: i64, counted: &Counted, from: i64, to: i64) -> Option<i64> {
         while let Some((visible_at, counted, timestamp, units)) = self.lagging.front() {
             if *visible_at > now {

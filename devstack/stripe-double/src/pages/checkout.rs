@@ -15,7 +15,7 @@ pub(crate) async fn checkout_page(Shared(double): DoubleState, Path(id): Path<St
     render_checkout(&double, &id, "")
 }
 
-/// The page, with a word on why it is shown again.
+/// The page. `problem` says why it is shown again.
 fn render_checkout(double: &Double, id: &str, problem: &str) -> Response {
     let state = double.state_now();
     let Ok(session) = state.session(id) else {

@@ -1,4 +1,4 @@
-//! The frame of the double's pages: one style, no script, nothing from elsewhere.
+//! The frame of the double's pages: one style sheet, no script, nothing from other servers.
 
 use axum::response::Html;
 
@@ -46,12 +46,12 @@ pub(crate) fn button(action: &str, label: &str, class: &str) -> String {
     format!("<form method=\"post\" action=\"{action}\"><button class=\"{class}\">{label}</button></form>")
 }
 
-/// The same, as wide as the page.
+/// A button as wide as the page.
 pub(crate) fn wide_button(action: &str, label: &str, class: &str) -> String {
     button(action, label, class).replacen("<form ", "<form class=\"wide\" ", 1)
 }
 
-/// A link, if `url` is one that a browser may follow without running anything.
+/// A link, unless following `url` would run a script.
 pub(crate) fn link(url: &str, label: &str) -> String {
     match url.starts_with("http://") || url.starts_with("https://") || url.starts_with('/') {
         true => format!("<a href=\"{}\">{}</a>", escape(url), escape(label)),

@@ -1,4 +1,4 @@
-//! An invoice, and a button to pay it: where `hosted_invoice_url` leads.
+//! The page of `hosted_invoice_url`: an invoice, and a button to pay it.
 
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
@@ -40,7 +40,7 @@ pub(crate) async fn show(Shared(double): DoubleState, Path(id): Path<String>) ->
     html::page(&title, Width::Narrow, &body).into_response()
 }
 
-/// With a card that works, whatever the customer's own does.
+/// Pays with a working card, whatever card the customer has.
 pub(crate) async fn pay(Shared(double): DoubleState, Path(id): Path<String>) -> Response {
     let mut state = double.state_now();
     match state.invoice(&id).map(|invoice| invoice.status) {

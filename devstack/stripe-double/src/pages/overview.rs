@@ -1,4 +1,4 @@
-//! The double's dashboard: its clock, who is subscribed to what, what happened last and what went wrong.
+//! The dashboard of the double: its clock, the subscriptions, the latest events and the violations.
 
 use axum::extract::State as Shared;
 use axum::response::Html;
@@ -18,14 +18,14 @@ pub(crate) async fn show(Shared(double): DoubleState) -> Html<String> {
         .map(|now| now.to_string())
         .unwrap_or_default();
     let body = format!(
-        "<p class=\"dim\">The clock stands at {}</p>{}{}{}{}",
+        "<p class=\"dim\">The clock shows {}</p>{}{}{}{}",
         escape(&now),
         violations(&state),
         subscriptions(&state),
         checkouts(&state),
         events(&state),
     );
-    html::page("Stripe, doubled", Width::Wide, &body)
+    html::page("Fake Stripe", Width::Wide, &body)
 }
 
 fn violations(state: &State) -> String {

@@ -1,4 +1,4 @@
-//! The billing portal: what a customer is subscribed to, ending it at the period's end, taking that back, paying what is open.
+//! The billing portal: shows a customer's subscriptions, cancels them at the end of the period, takes that back, and pays open invoices.
 
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
@@ -60,7 +60,7 @@ pub(crate) async fn choose(
     let now = state.now();
     let done = match choice.as_str() {
         "cancel" | "keep" => {
-            // In flexible billing mode the portal cancels by a time, and says nothing of the period's end.
+            // In flexible billing mode the portal sets `cancel_at` and leaves `cancel_at_period_end` false.
             let at = if choice == "cancel" { "min_period_end" } else { "" };
             let params = Param::Map([("cancel_at".to_owned(), Param::Text(at.to_owned()))].into());
             subscriptions::update(

@@ -1,4 +1,4 @@
-//! Answers that several pages give.
+//! Responses that several pages use.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub(crate) type DoubleState = Shared<Arc<Double>>;
 pub(crate) fn see(url: &str) -> Response {
     match url.parse::<http::HeaderValue>() {
         Ok(_) => Redirect::to(url).into_response(),
-        Err(_) => gone("The address to go back to is no address."),
+        Err(_) => gone("The URL to return to is invalid."),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who may call: whoever has the secret key, as a bearer token or as the user name of basic authentication, like at Stripe.
+//! Checks the secret key, which comes as a bearer token or as the user name of basic authentication, as at Stripe.
 
 use http::{HeaderMap, header};
 
@@ -30,7 +30,7 @@ pub(crate) fn check(headers: &HeaderMap, api_key: &str) -> Result<(), Failure> {
     Err(Failure::unauthorized(&format!("Invalid API Key provided: ****{shown}")))
 }
 
-/// `curl -u KEY:`; what is no base64 is no key either.
+/// Decodes the credentials of `curl -u KEY:`. Invalid base64 gives an empty text, which is no key.
 fn decode_base64(encoded: &str) -> String {
     let mut bits = (0_u32, 0);
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! The double as calls, pages, webhooks and the test share it.
+//! The state that calls, pages, webhooks and the test share.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,21 +9,21 @@ use crate::billing::advance;
 use crate::server::edge::Edge;
 use crate::state::State;
 
-/// What calls, pages, webhooks and the test itself share. The lock of the state is never held across an await, and never
-/// together with the one of the edge.
+/// The state that calls, pages, webhooks and the test share. The lock of `state` is never held across an await, and never
+/// together with the lock of `edge`.
 pub(crate) struct Double {
     pub state: Mutex<State>,
     pub edge: Mutex<Edge>,
-    /// There may be something to deliver.
+    /// Notified when there may be an event to deliver.
     pub wake: Notify,
     pub api_key: String,
     pub webhook_secret: String,
-    /// The second up to which everything due has been done.
+    /// Everything that is due up to this second has been done.
     pub caught_up: AtomicI64,
     pub calls: AtomicU64,
 }
 
-/// In an answer's extensions: reset the connection instead of sending it.
+/// In a response's extensions: reset the connection instead of sending the response.
 #[derive(Clone, Copy)]
 pub(crate) struct Reset;
 
@@ -40,7 +40,7 @@ impl Double {
         }
     }
 
-    /// A panic under the lock has failed a test already; the others shall see why, not a poisoned lock.
+    /// A panic under the lock has already failed a test. Later callers must see that failure, not a poisoned lock.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,7 +49,7 @@ impl Double {
         self.edge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state with everything done that is due by now.
+    /// The state after everything that is due by now has been done.
     pub fn state_now(&self) -> MutexGuard<'_, State> {
         let mut state = self.state();
         let now = state.now();

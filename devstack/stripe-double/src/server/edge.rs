@@ -1,4 +1,4 @@
-//! What a call meets before the API: the limits and the faults, and the record of it.
+//! What happens to a call before the API sees it: limits and faults. Also records every call.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -10,15 +10,15 @@ use tokio::time::Instant;
 use crate::server::faults::Faults;
 use crate::server::idempotency::Idempotency;
 
-/// One call, as the double has seen it.
+/// One call that the double received.
 #[derive(Clone, Debug, Serialize)]
 pub struct RecordedRequest {
     pub method: String,
     pub path: String,
-    /// Query and body together, nested; lists by their indices.
+    /// The parameters of query and body, nested. A list is an object with its indices as keys.
     pub params: Value,
     pub idempotency_key: Option<String>,
-    /// Of the answer; 0: none was given.
+    /// The status of the response; 0 if there was none.
     pub status: u16,
     /// Unix seconds of the double's clock.
     pub at: i64,
@@ -30,7 +30,7 @@ pub(crate) struct Edge {
     pub latency: Duration,
     pub calls_per_second: Option<u32>,
     window: Option<(Instant, u32)>,
-    /// (customer, event name) of the meter events under way.
+    /// (customer, event name) of each meter event in progress.
     metering: HashSet<(String, String)>,
     requests: VecDeque<RecordedRequest>,
     requests_kept: usize,
@@ -50,7 +50,7 @@ impl Edge {
         }
     }
 
-    /// `false`: there were too many in this second.
+    /// `false`: the limit of this second is reached.
     pub fn admits(&mut self, now: Instant) -> bool {
         let Some(limit) = self.calls_per_second else {
             return true;
@@ -63,7 +63,7 @@ impl Edge {
         calls < limit
     }
 
-    /// `false`: another event for the same customer and meter is under way.
+    /// `false`: another event for the same customer and meter is in progress.
     pub fn begin_metering(&mut self, counted: &(String, String)) -> bool {
         self.metering.insert(counted.clone())
     }

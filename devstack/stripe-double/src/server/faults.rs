@@ -1,4 +1,4 @@
-//! Faults on demand: which calls fail, how, and whether before or after they did their work.
+//! Injected faults: which calls fail, how, and whether before or after they do their work.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-/// A rule; the first that fits a call and strikes, does.
+/// A fault rule. Of the rules that match a call, the first that applies is used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FaultRule {
-    /// Calls whose path begins with this; empty: all.
+    /// Calls whose path begins with this text; empty: all calls.
     #[serde(default)]
     pub path: String,
-    /// `POST`, …; none: all.
+    /// `POST` and so on; none: all methods.
     #[serde(default)]
     pub method: Option<String>,
     pub kind: FaultKind,
     #[serde(default)]
     pub moment: Moment,
-    /// Of the calls that fit.
+    /// The part of the matching calls that fail, from 0 to 1.
     #[serde(default = "always")]
     pub probability: f64,
-    /// Strikes left; none: without end.
+    /// How many more calls fail; none: no limit.
     #[serde(default)]
     pub count: Option<u32>,
-    /// Of `probability`.
+    /// The seed for `probability`.
     #[serde(default)]
     pub seed: u64,
 }
@@ -32,21 +32,21 @@ pub struct FaultRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// 429, with `Retry-After` in seconds or without.
+    /// 429, with or without `Retry-After` in seconds.
     TooManyRequests { retry_after_s: Option<u64> },
-    /// 500; stored under the idempotency key, as Stripe does.
+    /// 500, stored under the idempotency key, as at Stripe.
     ServerError,
-    /// The connection is reset without an answer.
+    /// Resets the connection without a response.
     Reset,
-    /// No answer until this much real time has passed, then a reset.
+    /// Sends nothing for this much real time, then resets the connection.
     Hang { ms: u64 },
     /// The head and half of the body, then a reset.
     CutBody,
-    /// 200 with a body that is no JSON.
+    /// 200 with a body that is not JSON.
     BrokenJson,
 }
 
-/// Whether the call does its work all the same.
+/// Whether the call does its work before it fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Moment {
@@ -56,7 +56,7 @@ pub enum Moment {
 }
 
 impl FaultRule {
-    /// Every call fails this way, `before` it does anything.
+    /// Every call fails this way before it does its work.
     pub fn new(kind: FaultKind) -> Self {
         Self {
             path: String::new(),
@@ -79,7 +79,7 @@ impl FaultRule {
         self
     }
 
-    /// After the work is done: the caller cannot know.
+    /// Fails after the work is done, which the caller cannot know.
     pub fn after(mut self) -> Self {
         self.moment = Moment::After;
         self
@@ -133,7 +133,7 @@ impl Faults {
         self.rules.clear();
     }
 
-    /// The fault that strikes this call, if one does.
+    /// The fault that this call gets, if any.
     pub fn strike(&mut self, method: &str, path: &str) -> Option<(FaultKind, Moment)> {
         let fitting = self.rules.iter_mut().filter(|(rule, _)| rule.fits(method, path));
         for (rule, random) in fitting {

@@ -1,5 +1,5 @@
-//! Idempotency keys as Stripe keeps them: 24 hours; the first answer, 500s too, is given to every later call with the key; other
-//! parameters or a call still under way are refused.
+//! Idempotency keys, kept for 24 hours as at Stripe. Every later call with a key gets the response of the first, also a 500. A call with other
+//! parameters, or during the first call, is refused.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,13 +10,13 @@ const KEPT_S: i64 = 24 * 3_600;
 
 const KEY_MAX: usize = 255;
 
-/// Bounds the memory of a long load run; the oldest are forgotten before their time.
+/// Bounds the memory of a long load test: the oldest keys expire early.
 const KEYS_MAX: usize = 200_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Idempotency {
     keys: HashMap<String, Entry>,
-    /// By the time of the first call, for forgetting.
+    /// In the order of their first calls, to find the expired ones.
     by_time: VecDeque<(i64, String)>,
 }
 
@@ -26,16 +26,16 @@ struct Entry {
     method: String,
     path: String,
     params: Param,
-    /// None while the call is under way.
+    /// None while the call is in progress.
     answer: Option<Stored>,
 }
 
-/// An answer to be given again.
+/// A stored response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub status: u16,
     pub body: Vec<u8>,
-    /// `Stripe-Should-Retry` of the first answer.
+    /// `Stripe-Should-Retry` of the first response.
     pub should_retry: Option<bool>,
 }
 
@@ -79,7 +79,7 @@ impl Idempotency {
         }
     }
 
-    /// The call did not run after all: its key is free again.
+    /// The call did not run, so its key is free again.
     pub fn abandon(&mut self, key: &str) {
         if self.keys.get(key).is_some_and(|entry| entry.answer.is_none()) {
             self.keys.remove(key);
@@ -142,7 +142,7 @@ mod tests {
         assert!(matches!(begin(&mut keys, 1, "a=2"), Begun::First));
         keys.finish("k", stored(200));
         keys.abandon("k");
-        // The first time's entry in the queue must not take the second one's place away.
+        // The queue entry of the first call must not expire the second call's key.
         assert!(matches!(begin(&mut keys, KEPT_S, "a=2"), Begun::Again(_)));
     }
 }

@@ -1,4 +1,4 @@
-//! One call of the API, from its head to its answer: key, limits, faults, schema, idempotency, and only then the call itself.
+//! One call of the API, from its head to its response: key, limits, faults, schema, idempotency, and then the call itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub(crate) async fn answer(Shared(double): Shared<Arc<Double>>, request: Request
         path: head.uri.path().to_owned(),
         params,
         malformed,
-        // Stripe looks at it in a POST only: the other methods repeat harmlessly.
+        // Stripe reads it only from a POST: the other methods are safe to repeat.
         key: key.filter(|_| head.method == http::Method::POST),
     };
     let outcome = call.run(&double, &head.headers).await;
@@ -69,24 +69,24 @@ struct Call {
     key: Option<String>,
 }
 
-enum Outcome {
-    Answer(Answer),
-    /// The head and half of the body.
-    Cut(Answer),
-    /// No JSON.
+enum CallOutcome {
+    Response(StripeResponse),
+    /// The head and half of the body, then a reset.
+    Cut(StripeResponse),
+    /// A body that is not JSON.
     Broken,
     Reset,
 }
 
-/// An answer, or one that was stored under its key and is given again.
-enum Answer {
+/// A new response, or the one that is stored under the idempotency key.
+enum StripeResponse {
     Fresh(Result<Value, Failure>),
     Again(Stored),
 }
 
 impl Call {
-    async fn run(&self, double: &Arc<Double>, headers: &HeaderMap) -> Outcome {
-        let fail = |failure| Outcome::Answer(Answer::Fresh(Err(failure)));
+    async fn run(&self, double: &Arc<Double>, headers: &HeaderMap) -> CallOutcome {
+        let fail = |failure| CallOutcome::Response(StripeResponse::Fresh(Err(failure)));
         if let Err(failure) = auth::check(headers, &double.api_key) {
             return fail(failure);
         }
@@ -108,7 +108,7 @@ impl Call {
             .map(|(kind, _)| kind);
         match before {
             Some(FaultKind::ServerError) | None => {}
-            Some(kind) => return self.struck(kind, Answer::Fresh(Ok(Value::Null)), latency).await,
+            Some(kind) => return self.struck(kind, StripeResponse::Fresh(Ok(Value::Null)), latency).await,
         }
         if let Err(failure) = self.check(double, headers) {
             sleep(latency).await;
@@ -118,7 +118,7 @@ impl Call {
             Ok(in_use) => in_use,
             Err(answer) => {
                 sleep(latency).await;
-                return Outcome::Answer(answer);
+                return CallOutcome::Response(answer);
             }
         };
         sleep(latency / 2).await;
@@ -136,27 +136,27 @@ impl Call {
         sleep(latency - latency / 2).await;
         drop(in_use);
         match after {
-            Some(FaultKind::ServerError) | None => Outcome::Answer(Answer::Fresh(result)),
-            Some(kind) => self.struck(kind, Answer::Fresh(result), Duration::ZERO).await,
+            Some(FaultKind::ServerError) | None => CallOutcome::Response(StripeResponse::Fresh(result)),
+            Some(kind) => self.struck(kind, StripeResponse::Fresh(result), Duration::ZERO).await,
         }
     }
 
-    async fn struck(&self, kind: FaultKind, answer: Answer, latency: Duration) -> Outcome {
+    async fn struck(&self, kind: FaultKind, answer: StripeResponse, latency: Duration) -> CallOutcome {
         sleep(kind.hang().unwrap_or(latency)).await;
         match kind {
             FaultKind::TooManyRequests { retry_after_s } => {
                 let mut failure = Failure::rate_limited();
                 failure.retry_after = retry_after_s;
-                Outcome::Answer(Answer::Fresh(Err(failure)))
+                CallOutcome::Response(StripeResponse::Fresh(Err(failure)))
             }
-            FaultKind::ServerError => Outcome::Answer(Answer::Fresh(Err(Failure::server_error()))),
-            FaultKind::Reset | FaultKind::Hang { .. } => Outcome::Reset,
-            FaultKind::CutBody => Outcome::Cut(answer),
-            FaultKind::BrokenJson => Outcome::Broken,
+            FaultKind::ServerError => CallOutcome::Response(StripeResponse::Fresh(Err(Failure::server_error()))),
+            FaultKind::Reset | FaultKind::Hang { .. } => CallOutcome::Reset,
+            FaultKind::CutBody => CallOutcome::Cut(answer),
+            FaultKind::BrokenJson => CallOutcome::Broken,
         }
     }
 
-    /// Everything that is wrong with the request itself, which fails the test that caused it.
+    /// Checks the request itself. A mistake is a violation, which fails the test.
     fn check(&self, double: &Double, headers: &HeaderMap) -> Result<(), Failure> {
         let complain = |what: &str| {
             double
@@ -197,7 +197,7 @@ impl Call {
     }
 
     /// Takes the idempotency key and, for a meter event, the customer and meter.
-    fn begin(&self, double: &Arc<Double>) -> Result<InUse, Answer> {
+    fn begin(&self, double: &Arc<Double>) -> Result<InUse, StripeResponse> {
         let mut in_use = InUse {
             double: double.clone(),
             key: None,
@@ -213,14 +213,14 @@ impl Call {
         if let Some(key) = &self.key {
             match edge.idempotency.begin(now, key, &self.method, &self.path, &self.params) {
                 Begun::First => in_use.key = Some(key.clone()),
-                Begun::Again(stored) => return Err(Answer::Again(stored)),
-                Begun::Refused(failure) => return Err(Answer::Fresh(Err(failure))),
+                Begun::Again(stored) => return Err(StripeResponse::Again(stored)),
+                Begun::Refused(failure) => return Err(StripeResponse::Fresh(Err(failure))),
             }
         }
         if let Some(counted) = counted {
             if !edge.begin_metering(&counted) {
                 drop(edge); // which `in_use` takes to free the key
-                return Err(Answer::Fresh(Err(Failure::lock_timeout())));
+                return Err(StripeResponse::Fresh(Err(Failure::lock_timeout())));
             }
             in_use.counted = Some(counted);
         }
@@ -261,7 +261,7 @@ impl Call {
         })
     }
 
-    fn respond(&self, outcome: Outcome) -> Response<Body> {
+    fn respond(&self, outcome: CallOutcome) -> Response<Body> {
         let mut response = Response::builder()
             .header(header::CONTENT_TYPE, "application/json")
             .header("request-id", &self.id)
@@ -270,9 +270,9 @@ impl Call {
             response = response.header("idempotency-key", key);
         }
         let response = match outcome {
-            Outcome::Reset => return Reset.response(),
-            Outcome::Broken => response.body(Body::from("{\"id\": \"cut_short_by_a_pr")),
-            Outcome::Cut(answer) => {
+            CallOutcome::Reset => return Reset.response(),
+            CallOutcome::Broken => response.body(Body::from("{\"id\": \"cut_short_by_a_pr")),
+            CallOutcome::Cut(answer) => {
                 let body = answer.body(&self.id);
                 let half = body.get(..body.len() / 2).unwrap_or_default().to_vec();
                 let cut = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
@@ -281,15 +281,15 @@ impl Call {
                     .header(header::CONTENT_LENGTH, body.len())
                     .body(Body::from_stream(chunks))
             }
-            Outcome::Answer(answer) => {
+            CallOutcome::Response(answer) => {
                 response = response.status(answer.status());
                 let (should_retry, failure) = match &answer {
-                    Answer::Again(stored) => {
+                    StripeResponse::Again(stored) => {
                         response = response.header("idempotent-replayed", "true");
                         (stored.should_retry, None)
                     }
-                    Answer::Fresh(Ok(_)) => (None, None),
-                    Answer::Fresh(Err(failure)) => (failure.should_retry, Some(failure)),
+                    StripeResponse::Fresh(Ok(_)) => (None, None),
+                    StripeResponse::Fresh(Err(failure)) => (failure.should_retry, Some(failure)),
                 };
                 if let Some(should_retry) = should_retry {
                     response = response.header("stripe-should-retry", should_retry.to_string());
@@ -307,7 +307,7 @@ impl Call {
     }
 }
 
-impl Answer {
+impl StripeResponse {
     fn status(&self) -> u16 {
         match self {
             Self::Fresh(Ok(_)) => 200,
@@ -333,8 +333,8 @@ impl Reset {
     }
 }
 
-/// What a call holds until it is answered. Dropped with the call if its client gives up: an answer that was made is stored
-/// all the same.
+/// What a call holds until it is answered. It is dropped with the call if the client disconnects; a response that exists by then
+/// is stored anyway.
 struct InUse {
     double: Arc<Double>,
     key: Option<String>,

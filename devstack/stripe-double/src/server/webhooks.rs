@@ -1,5 +1,5 @@
-//! Delivers events to the endpoints: at least once, in no promised order, signed anew at each attempt, tried again until the
-//! endpoint answers 2xx or three days of the double's clock are over.
+//! Delivers events to the endpoints at least once, in no guaranteed order. Each attempt has a new signature. An event is retried until the
+//! endpoint answers 2xx or three days of the double's clock have passed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const GIVE_UP_AFTER_S: i64 = 3 * 86_400;
 
 type Http = Client<HttpConnector, Full<Bytes>>;
 
-/// A signed attempt.
+/// A signed delivery attempt.
 pub(crate) struct Attempt {
     url: String,
     body: Vec<u8>,
@@ -35,13 +35,13 @@ pub(crate) struct Attempt {
 }
 
 impl State {
-    /// `None`: the endpoint or the event is gone.
+    /// `None`: the endpoint or the event no longer exists.
     fn attempt(&self, event: &str, endpoint: &str) -> Option<Attempt> {
         let event = self.events.get(event)?;
         let endpoint = self.endpoints.get(endpoint).filter(|endpoint| !endpoint.is_gone())?;
         let body = event.render(endpoint.api_version.as_deref().unwrap_or(API_VERSION));
         let body = serde_json::to_vec(&body).ok()?;
-        // Receivers compare with the real time, wherever the double's clock stands.
+        // Receivers compare the timestamp with the real time, not with the double's clock.
         let at = clock::now_s();
         let signature = signature::header(at, &body, endpoint.secrets(self.now()));
         Some(Attempt {
@@ -51,7 +51,7 @@ impl State {
         })
     }
 
-    /// Notes how an attempt went; `true`: it has to be made again.
+    /// Records the result of an attempt; `true`: it must be retried.
     fn attempted(&mut self, event: &str, endpoint: &str, ok: bool) -> bool {
         let now = self.now();
         let Some(event) = self.events.get_mut(event) else {
@@ -114,7 +114,7 @@ async fn deliver(double: Arc<Double>, http: Http, waiting: Waiting) {
     }
 }
 
-/// One attempt at every endpoint that wants the event, now; the statuses, `None` for no answer.
+/// Sends the event once to every endpoint that wants it and returns the statuses; `None` means no answer.
 pub(crate) async fn deliver_now(double: &Double, event: &str) -> Vec<Option<u16>> {
     let attempts: Vec<_> = {
         let state = double.state();

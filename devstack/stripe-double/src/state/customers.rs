@@ -14,7 +14,7 @@ impl State {
         customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
     }
 
-    /// One that was deleted is known.
+    /// The customer that a parameter names, which may be deleted.
     pub fn known_customer(&self, id: &str) -> Result<&Customer, Failure> {
         let customer = self.customers.get(id);
         customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))

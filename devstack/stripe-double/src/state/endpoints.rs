@@ -6,11 +6,11 @@ use crate::objects::metadata::Metadata;
 use crate::spec::API_VERSION;
 use crate::state::State;
 
-/// Stripe's own limit per account.
+/// Stripe's limit for one account.
 const ENDPOINTS_MAX: usize = 16;
 
 impl State {
-    /// An endpoint for all events in the double's own version.
+    /// Adds an endpoint for all events, in the double's API version.
     pub fn add_endpoint(&mut self, url: &str, secret: String, now: i64) -> Result<String, Failure> {
         if self.endpoints.iter().filter(|(_, endpoint)| !endpoint.deleted).count() >= ENDPOINTS_MAX {
             return Err(Failure::invalid(

@@ -8,7 +8,7 @@ use crate::objects::event::{Content, Event};
 use crate::spec::schema;
 use crate::state::State;
 
-/// Stripe lists 30 days of them; the double as many as this.
+/// Stripe keeps events for 30 days; the double keeps this many.
 const EVENTS_MAX: usize = 10_000;
 
 impl State {
@@ -26,7 +26,7 @@ impl State {
         self.emit_any(kind, Content::Snapshot { object, previous: None })
     }
 
-    /// That a meter could not count an event, in the thin form.
+    /// Emits the thin event for a meter event that could not be counted.
     pub fn report_meter_error(&mut self, meter: &str, code: &str, identifier: &str) -> String {
         let related = json!({ "id": meter, "type": "billing.meter", "url": format!("/v1/billing/meters/{meter}") });
         let sample = json!({ "error_message": code, "request": { "identifier": identifier } });

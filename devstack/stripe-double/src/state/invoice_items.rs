@@ -49,7 +49,7 @@ impl State {
         id
     }
 
-    /// Pending items that an invoice of this subscription takes: its own and those of no subscription.
+    /// The pending items for an invoice of this subscription: its own, and those without a subscription.
     pub fn pending_items(&self, customer: &str, subscription: Option<&str>) -> Vec<String> {
         let fits = |item: &InvoiceItem| {
             let of = item.line.subscription.as_deref();
@@ -59,7 +59,7 @@ impl State {
         pending.map(|(id, _)| id.to_owned()).collect()
     }
 
-    /// Marks an item as being on an invoice and gives its line.
+    /// Puts an item on an invoice and returns its line.
     pub fn put_item_on(&mut self, id: &str, invoice: &str) -> Option<Line> {
         let item = self.invoice_items.get_mut(id)?;
         item.invoice = Some(invoice.to_owned());

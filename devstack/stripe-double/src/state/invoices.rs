@@ -9,11 +9,11 @@ use crate::objects::metadata::Metadata;
 use crate::objects::price;
 use crate::state::State;
 
-/// An invoice shows this many lines itself; the rest has to be asked for.
+/// An invoice shows this many lines; another call lists the rest.
 const LINES_SHOWN: usize = 10;
 
 impl Metered {
-    /// One line per tier; none in a span that is empty.
+    /// One line for each tier; none if the time span is empty.
     pub fn lines(&self, state: &State) -> Vec<Line> {
         let Some(price) = state.prices.get(&self.price).filter(|_| self.from < self.to) else {
             return Vec::new();
@@ -127,7 +127,7 @@ impl Invoice {
             .fold(0, |sum, line| sum.saturating_add(line.amount))
     }
 
-    /// What is to be paid after the customer's balance: a credit (negative) lowers it, down to nothing.
+    /// The amount that is due after the customer's balance is applied. A credit, which is negative, lowers it to zero at most.
     pub fn amount_due(&self, state: &State) -> i64 {
         let balance = match self.balances {
             Some((before, _)) => before,

@@ -7,7 +7,7 @@ use crate::objects::session::{Session, SessionItem, Status};
 use crate::state::State;
 
 impl Session {
-    /// What is to be paid now, and its currency.
+    /// The amount that is due now, and its currency.
     pub fn total(&self, state: &State) -> (i64, String) {
         let prices = self
             .items

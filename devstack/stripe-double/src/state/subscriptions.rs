@@ -53,13 +53,13 @@ impl Subscription {
         object
     }
 
-    /// Until the customer has a card.
+    /// The setup intent, until the customer has a card.
     pub fn pending_setup(&self, state: &State) -> Option<&SetupIntent> {
         let customer = state.customers.get(&self.customer)?;
         self.setup_intent.as_ref().filter(|_| customer.card.is_none())
     }
 
-    /// Opens the periods of items that have none yet, or all of them, at `at`.
+    /// Starts the periods of these items at `at`.
     pub fn open_periods(state: &State, items: &mut [Item], anchor: i64, at: i64) {
         for item in items {
             let recurring = state.prices.get(&item.price).and_then(|price| price.recurring.as_ref());
@@ -84,7 +84,7 @@ impl State {
             .unwrap_or_default()
     }
 
-    /// Changes a subscription and tells of it: of `event`, or of nothing if nothing that shows has changed.
+    /// Changes a subscription and emits `event`, unless no visible field has changed.
     pub fn change_subscription(&mut self, id: &str, event: &str, change: impl FnOnce(&mut Subscription)) {
         let before = self.render_subscription(id);
         let Some(subscription) = self.subscriptions.get_mut(id) else {
@@ -97,7 +97,7 @@ impl State {
     pub fn tell_of_subscription(&mut self, id: &str, event: &str, before: &Value) {
         let after = self.render_subscription(id);
         if let Some(previous) = event::changed(before, &after) {
-            // A deletion shows what it left, not what it changed.
+            // The event of a deletion has no previous attributes.
             let previous = Some(previous).filter(|_| event != "customer.subscription.deleted");
             self.emit(event, after, previous);
         }

@@ -179,7 +179,7 @@ async fn schedule_follows_an_upgrade_and_then_downgrades_at_the_end() {
     rig.client.ok(&format!("/v1/subscriptions/{id}"), &upgrade).await;
     let (start, end) = period(&subscription);
     let now = format!("phases[0][start_date]={start}&phases[0][end_date]={end}");
-    // In another order than the subscription's: an order means nothing.
+    // Another order than in the subscription: the order has no meaning.
     let now = format!(
         "{now}&phases[0][items][0][price]={}&phases[0][items][1][price]={}",
         plans.calls, plans.enterprise

@@ -51,7 +51,7 @@ impl Client {
         self.send(Method::POST, path, body, "").await.unwrap()
     }
 
-    /// The answer of a call that must succeed.
+    /// The response of a call that must succeed.
     pub async fn ok(&self, path: &str, body: &str) -> Value {
         self.post(path, body).await.ok().unwrap()
     }
@@ -73,10 +73,10 @@ impl Client {
 
 impl Answer {
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("{}: the body is no JSON", self.status))
+        serde_json::from_slice(&self.body).with_context(|| format!("{}: the body is not JSON", self.status))
     }
 
-    /// The body as JSON, if the status is a 2xx; else the answer as an error.
+    /// The body as JSON if the status is 2xx, otherwise an error with the response.
     pub fn ok(&self) -> Result<Value> {
         if !self.status.is_success() {
             bail!("{}: {}", self.status, String::from_utf8_lossy(&self.body));
@@ -105,7 +105,9 @@ async fn send(request: Request<Full<Bytes>>) -> Result<Answer> {
             body: body.collect().await?.to_bytes(),
         })
     };
-    tokio::time::timeout(WITHIN, exchange).await.context("no answer")?
+    tokio::time::timeout(WITHIN, exchange)
+        .await
+        .context("no response in time")?
 }
 
 /// The message of an error in Stripe's form.

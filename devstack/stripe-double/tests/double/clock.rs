@@ -15,7 +15,7 @@ async fn three_periods_are_billed_for_what_was_counted_in_each() {
     );
     let id = rig.client.id("/v1/subscriptions", &items).await;
     let mut ends = Vec::new();
-    // Each period's usage past the 1,000 included is another power of ten: the invoices name a period that lost its own.
+    // The usage above the included 1,000 is another power of ten in each period, so the invoices show which period lost usage.
     for (n, past) in [1, 10, 100].into_iter().enumerate() {
         let (start, end) = period(&rig.control.object(&id).unwrap());
         ends.push(end);
@@ -48,7 +48,7 @@ async fn three_periods_are_billed_for_what_was_counted_in_each() {
         assert_eq!((time(&paid, "period_start"), time(&paid, "period_end")), (start, end));
         assert_eq!(rig.control.meter_total(&customer, "api_call", start, end), 1_000 + past);
     }
-    // 28 February, 31 March, 30 April, each at noon: the anchor is the 31st, whatever a short month makes of it.
+    // 28 February, 31 March, 30 April, each at noon: the anchor stays the 31st after a short month.
     let days: Vec<_> = ends.iter().map(|end| (end - START) / DAY).collect();
     assert_eq!(days, [28, 59, 89]);
     let kinds = rig.kinds(0);

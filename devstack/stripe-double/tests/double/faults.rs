@@ -1,4 +1,4 @@
-//! What goes wrong on demand, and the rules of retrying.
+//! Injected faults, and Stripe's rules for retries.
 
 use std::time::{Duration, Instant};
 
@@ -168,7 +168,7 @@ async fn latency_of_30_ms_leaves_room_for_2000_meter_events_a_second() {
     .await;
     let rate = (CLIENTS * EACH) as f64 / start.elapsed().as_secs_f64();
     println!("{rate:.0} meter events a second with {CLIENTS} clients and 30 ms each");
-    // 100 clients with 30 ms a call make 3,333 at most; a double that did one call after the other would make 33.
+    // 100 clients with 30 ms per call make at most 3,333. A double that served one call at a time would make 33.
     assert!(rate > 500.0, "{rate:.0} a second");
     for customer in &customers {
         assert_eq!(rig.control.meter_total(customer, "api_call", 0, i64::MAX), EACH as i64);

@@ -1,4 +1,4 @@
-//! The double of Stripe: its own SDK drives it, its clock rolls over years, and what it does wrong on demand is just that.
+//! Tests of the fake Stripe over its API and its pages, with its clock and its faults.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 

@@ -1,4 +1,4 @@
-//! Pages, clicked.
+//! Clicks on the pages.
 
 use http::Method;
 use stripe_double::StripeDoubleOptions;
@@ -87,7 +87,7 @@ async fn portal_page_ends_a_subscription_takes_that_back_and_pays() {
     let page = see(&url).await;
     assert!(page.contains("href=\"https://example.com/back\""));
     press(&rig, &page, &format!("/cancel/{id}")).await;
-    // By a time, as the portal does in flexible billing mode.
+    // The portal sets `cancel_at` in flexible billing mode.
     let canceled = rig.control.object(&id).unwrap();
     assert_eq!(
         canceled["cancel_at"],

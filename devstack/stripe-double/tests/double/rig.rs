@@ -1,4 +1,4 @@
-//! A double, a client of it, and a small catalogue.
+//! A double with a client and a small catalogue.
 
 use stripe_double::{Control, StripeDouble, StripeDoubleOptions};
 
@@ -50,14 +50,14 @@ impl Rig {
         }
     }
 
-    /// A customer with a card that works.
+    /// A customer with a working card.
     pub async fn customer(&self) -> String {
         self.client
             .id("/v1/customers", "email=a%40example.com&payment_method=pm_card_visa")
             .await
     }
 
-    /// The types of the events so far, oldest first, from the n-th on.
+    /// The types of the events from the n-th on, oldest first.
     pub fn kinds(&self, from: usize) -> Vec<String> {
         self.control
             .events()

@@ -1,4 +1,4 @@
-//! Events on their way to an endpoint.
+//! Delivery of events to an endpoint.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::rig::Rig;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What has arrived, and how many deliveries are still to be refused.
+/// The deliveries so far, and how many more it refuses.
 #[derive(Clone, Default)]
 struct Receiver {
     bodies: Arc<Mutex<Vec<Value>>>,
