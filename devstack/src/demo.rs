@@ -64,7 +64,7 @@ pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) ->
         code = interrupted() => return demo.stop().await.map(|()| code),
     };
 
-    steps.say("open a checkout, with which a Free account can be upgraded");
+    steps.say("open a checkout for a Free account");
     let upgrade = upgrade::open_checkout(&demo.system, &driven).await?;
     let report = report::Report::new(&demo.system, &driven, &check, upgrade);
     if args.json {

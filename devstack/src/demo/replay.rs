@@ -46,7 +46,7 @@ pub async fn drive(system: &System, log: &AccessLog, steps: &Steps) -> Result<Dr
         accounts.entry(entry.address).or_insert(next);
     }
     steps.say(&format!(
-        "create {} accounts on the Free plan, one for each client address",
+        "create an account on the Free plan for each client address: {}",
         accounts.len()
     ));
     let mut by_index: Vec<(IpAddr, usize)> = accounts.iter().map(|(address, index)| (*address, *index)).collect();
@@ -74,7 +74,7 @@ pub async fn drive(system: &System, log: &AccessLog, steps: &Steps) -> Result<Dr
     let calls: Vec<Call> = calls.collect();
     let skipped: usize = log.skipped.values().sum();
     steps.say(&format!(
-        "send {} requests of the log through {} gateways ({skipped} lines are skipped)",
+        "send {} requests of the log through {} gateways; lines that cannot be sent: {skipped}",
         calls.len(),
         system.gateways.len()
     ));
