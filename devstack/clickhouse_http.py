@@ -1,22 +1,21 @@
-"""ClickHouse's HTTP interface over ClickHouse's engine in this process (chdb: one process, one data directory).
+"""ClickHouse's HTTP interface in front of ClickHouse's engine in this process (chdb: one process, one data directory).
 
     clickhouse_http.py --path DIR --spool DIR --port N [--host 127.0.0.1]
 
-What a client may rely on, and why it is done this way:
+Guarantees for clients, with their reasons:
 
-- One engine connection per request (0.2 ms). A connection serialises its queries and keeps SET and USE, so sharing one
-  would both serialise requests and leak settings between them.
-- The whole request is read before the engine sees it: a cut-off upload inserts nothing.
+- One engine connection per request (0.2 ms). A connection runs one query at a time and keeps SET and USE, so a
+  shared one would serialise requests and leak settings between them.
+- The whole request is read before the engine gets it, so an interrupted upload inserts nothing.
 - The rows of an INSERT reach the engine through a file, never inside the query text: the engine's multi-statement mode
-  ends inline data at the first blank line and runs the rest as SQL. Nor through its streaming inserter, which reports
-  success for rows that violate a constraint and stores none of them.
-- One statement a request, as the real server has it.
-- An INSERT whose rows cannot be told from its text is refused: `insert … select … from input(…)` would store 0 rows.
+  ends inline data at the first blank line and runs the rest as SQL. The engine's streaming inserter is not used
+  either: it reports success for rows that violate a constraint, and stores none of them.
+- One statement per request, as in the real server.
+- An INSERT whose rows cannot be separated from its text is refused: `insert … select … from input(…)` would store 0 rows.
+- The user `analyst` can only read, within the limits of `deploy/clickhouse/users.xml`. They are set last in each of its requests,
+  and the engine enforces them.
 
-- The user `analyst` reads only, within the limits of `deploy/clickhouse/users.xml`: they are set last for each of its requests,
-  and the engine itself holds them.
-
-It buffers requests and answers whole, and knows no other users, no passwords, grants and quotas: the engine has no access
+It buffers whole requests and responses. It has no other users, passwords, grants or quotas, because the engine has no access
 management in process. Failed requests are logged on standard error.
 """
 import argparse
@@ -53,7 +52,7 @@ def load_engine():
     package.__path__ = list(importlib.util.find_spec("chdb").submodule_search_locations)
     sys.modules["chdb"] = package
     if sys.platform == "linux":
-        # As the package does: the engine's allocator must win over libstdc++'s operator new.
+        # Like the package: the engine's allocator must replace libstdc++'s operator new.
         deepbind = 0x00008
         ctypes.CDLL(os.path.join(package.__path__[0], "_chdb.abi3.so"), mode=sys.getdlopenflags() | deepbind)
     from chdb import _chdb
@@ -61,16 +60,16 @@ def load_engine():
     return _chdb
 
 
-# --- what the text of a request means -------------------------------------------------------------------------------
+# --- the text of a request -------------------------------------------------------------------------------
 
-# Parameters of the interface itself; every other one is a setting or a query parameter.
+# Parameters of the interface itself. All others are settings or query parameters.
 TRANSPORT = {
     "buffer_size", "client_protocol_version", "close_session", "compress", "database", "decompress", "default_format",
     "enable_http_compression", "http_headers_progress_interval_ms", "http_zlib_compression_level", "no_cache",
     "password", "query", "query_id", "quota_key", "role", "send_progress_in_http_headers", "session_check",
     "session_id", "session_timeout", "stacktrace", "user", "wait_end_of_query",
 }  # fmt: skip
-# Users with a profile of their own; all others may do everything.
+# Users with their own profile. All others may do everything.
 PROFILES = {"analyst": {"max_execution_time": "60", "max_memory_usage": "4000000000", "readonly": "1"}}
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*(?:SETTINGS\b.*)?\Z", re.I | re.S)
@@ -86,22 +85,22 @@ INSERT_WITH_ROWS = re.compile(
 )
 SETTINGS = re.compile(rb"(.*?)(\s+(SETTINGS\s.*))?\Z", re.I | re.S)
 COMMENT = rb"--[^\n]*|\#[ !][^\n]*|/\*(?:[^*]|\*(?!/))*\*/"
-# Everything in which a semicolon means nothing, or a semicolon with more than white space and comments after it.
+# Text in which a semicolon has no meaning, or a semicolon that more than white space and comments follow.
 TOKEN = re.compile(
     rb"'(?:\\.|''|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|`(?:\\.|[^`\\])*`|\$(\w*)\$.*?\$\1\$|" + COMMENT
     + rb"|(?P<second>;(?!(?:\s|;|" + COMMENT + rb")*\Z))",
     re.S,
 )  # fmt: skip
-# The longest query text whose rows follow it in the same body.
+# The longest query text that can have its rows in the same body.
 HEAD_BYTES = 1 << 16
 
 
 class QueryError(Exception):
-    """In the engine's words: `Code: N. DB::Exception: …`."""
+    """An error in the engine's format: `Code: N. DB::Exception: …`."""
 
 
 def parse(sql, body, default_format):
-    """(statement, format, rows or None) of a query from the URL (may be empty) and a body."""
+    """(statement, format, rows or None) of a query from the URL, which may be empty, and of a body."""
     head = sql or body[:HEAD_BYTES]
     insert = INSERT_WITH_ROWS.match(head)
     if insert:
@@ -128,7 +127,7 @@ def check_single(statement):
 
 
 def multipart(body, content_type):
-    """(name, value) of each part: how clients send query parameters."""
+    """(name, value) of each part, for clients that send query parameters this way."""
     boundary = b"--" + re.search(r'boundary="?([^";]+)', content_type).group(1).encode()
     for part in body.split(boundary)[1:-1]:
         head, _, value = part.partition(b"\r\n\r\n")
@@ -147,7 +146,7 @@ def checksum(block):
 
 
 def unframe(data):
-    """ClickHouse's own blocks, each with its checksum."""
+    """ClickHouse's compressed blocks, each with its checksum."""
     out, at = [], 0
     while at < len(data):
         if len(data) - at < CHECKSUM_BYTES + HEAD.size:
@@ -207,7 +206,7 @@ def quote(text):
 
 
 class Session:
-    """A connection that outlives its request: keeps temporary tables and SET, runs one query at a time."""
+    """A connection for several requests: it keeps temporary tables and SET, and runs one query at a time."""
 
     def __init__(self, connection):
         self.connection, self.busy = connection, threading.Lock()
@@ -217,7 +216,7 @@ class Engine:
     def __init__(self, path, spool):
         self.path, self.spool, self.module = path, spool, load_engine()
         self.sessions, self.lock = {}, threading.Lock()
-        self.keep = self.connect()  # holds the engine open between requests
+        self.keep = self.connect()  # keeps the engine open between requests
         answer = self.keep.query("SELECT version()", "TabSeparatedRaw", params={})
         self.version = bytes(answer.bytes()).decode().strip()
 
@@ -264,7 +263,7 @@ class Engine:
         with tempfile.NamedTemporaryFile(dir=self.spool) as file:
             file.write(rows)
             file.flush()
-            into, _, tail = SETTINGS.match(statement).groups()  # the grammar wants SETTINGS after the file
+            into, _, tail = SETTINGS.match(statement).groups()  # the grammar requires SETTINGS after the file
             name = quote(file.name).encode()
             insert = b"%s FROM INFILE %s COMPRESSION 'none' %s FORMAT %s" % (into, name, tail or b"", fmt.encode())
             r = connection.query(insert, "Null", params={})
@@ -317,7 +316,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.handle_query(query, query_id, body, settings)
             except ConnectionError:
                 raise
-            except Exception as error:  # whatever it was, the client gets an answer and the log a line
+            except Exception as error:  # the client gets a response and the log a line, whatever the error
                 self.answer_error(error, query_id)
 
     def handle_query(self, query, query_id, body, settings):
@@ -339,7 +338,7 @@ class Handler(BaseHTTPRequestHandler):
         given = {name: value for name, value in query.items() if name not in TRANSPORT and NAME.match(name)}
         database = query.get("database") or self.headers.get("X-ClickHouse-Database")
         profile = PROFILES.get(self.user(query), {})
-        # A profile is last, so that it holds, and its settings would stay in a session, where nothing could change them back.
+        # A profile comes last, so that nothing overrides it. In a session its settings would stay and could not be undone.
         session = None if profile else query.get("session_id")
         settings = {name: value for name, value in (given | settings).items() if name not in profile} | profile
         out, *counts = ENGINE.run(statement, fmt, rows, database, settings, session)
@@ -383,7 +382,7 @@ class Handler(BaseHTTPRequestHandler):
                     X_ClickHouse_Exception_Code=str(code), X_ClickHouse_Query_Id=query_id)  # fmt: skip
 
     def read_body(self):
-        """All of it, or an error: half an upload must never reach the engine."""
+        """The whole body, or an error: a part of an upload must never reach the engine."""
         if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
             return self.read_exactly(int(self.headers.get("Content-Length") or 0))
         chunks = []
@@ -412,14 +411,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, *args):
-        """Not every request: only those that fail, above."""
+        """Logs nothing here: failed requests are logged above."""
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads, request_queue_size, allow_reuse_address = True, 512, True
 
     def server_bind(self):
-        socketserver.TCPServer.server_bind(self)  # without the name look-up that HTTPServer adds
+        socketserver.TCPServer.server_bind(self)  # HTTPServer would add a name look-up
 
     def handle_error(self, *args):
         if not isinstance(sys.exc_info()[1], ConnectionError):
@@ -434,8 +433,8 @@ def main():
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args()
-    server = Server((args.host, args.port), Handler)  # before the engine: a taken port should fail at once
-    shutil.rmtree(args.spool, ignore_errors=True)  # what a kill left
+    server = Server((args.host, args.port), Handler)  # before the engine, so that a taken port fails immediately
+    shutil.rmtree(args.spool, ignore_errors=True)  # files of a killed process
     os.makedirs(args.spool)
     ENGINE = Engine(args.path, args.spool)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rack_would_refuse_is_named() {
+    fn mistakes_that_rack_refuses_are_named() {
         for (body, error) in [
             ("a", "a: no \"=\""),
             ("a=1&a=2", "a: given twice"),

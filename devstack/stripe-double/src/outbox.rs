@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_taken_stays_in_order() {
+    async fn events_that_are_not_taken_stay_in_order() {
         let mut outbox = outbox(WebhookBehavior::default());
         ["a", "b", "c"].iter().for_each(|event| outbox.put(event, "we"));
         let names = |due: Vec<Waiting>| due.into_iter().map(|waiting| waiting.event).collect::<Vec<_>>();

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trimmed_table_still_finds_what_is_left() {
+    fn trimmed_table_finds_the_remaining_rows() {
         let mut table = Table::default();
         for n in 0..20 {
             table.insert(&n.to_string(), n);

@@ -1,6 +1,6 @@
-"""Stripe's own SDK against the double: what a billing service does, from the catalogue to the cancellation.
+"""Stripe's own SDK calls the fake Stripe as a billing service does, from the catalogue to the cancellation.
 
-Called by sdk.rs with the double's URL, key and webhook secret; `/_double` stands for time and for the customer's clicks.
+Called by sdk.rs with the double's URL, key and webhook secret; `/_double` controls time and the customer's clicks.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ v1 = client.v1
 
 
 def double(path, body=None, method=None):
-    """One call to the double's control."""
+    """One call to `/_double`."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(
         f"{URL}/_double{path}", data, {"content-type": "application/json"}, method=method
@@ -60,7 +60,7 @@ def raises(kind, call, **expected):
     raise AssertionError(f"no {kind.__name__}")
 
 
-# --- a receiver of webhooks, which takes nothing that the SDK cannot verify
+# --- a receiver of webhooks that accepts only what the SDK can verify
 received = {}
 
 
@@ -81,7 +81,7 @@ receiver = HTTPServer(("127.0.0.1", 0), Receiver)
 threading.Thread(target=receiver.serve_forever, daemon=True).start()
 endpoint = double("/webhooks", {"url": f"http://127.0.0.1:{receiver.server_port}/"})
 
-# --- who may call
+# --- authentication
 stranger = stripe.StripeClient("sk_test_wrong", base_addresses={"api": URL}, http_client=stripe.UrllibClient())
 raises(stripe.AuthenticationError, lambda: stranger.v1.customers.list(), http_status=401)
 
@@ -156,7 +156,7 @@ raises(
     param="lookup_key",
 )
 
-# --- checkout: the subscription exists only afterwards
+# --- checkout, which creates the subscription when it is completed
 session = v1.checkout.sessions.create(
     {
         "mode": "subscription",
@@ -209,7 +209,7 @@ raises(
     lambda: v1.billing.meters.event_summaries.list(meter.id, {**span, "start_time": span["start_time"] + 1}),
 )
 
-# --- an upgrade in mid-period, seen first and then done
+# --- an upgrade in the middle of a period, previewed and then made
 half = turn(to=(start + end) // 2)
 change = {
     "items": [{"id": items[pro.id].id, "price": enterprise.id}, {"id": items[pro_calls.id].id, "price": enterprise_calls.id}],
@@ -266,7 +266,7 @@ draft = renewed.latest_invoice
 assert draft.status == "draft" and draft.billing_reason == "subscription_cycle"
 assert draft.parent.subscription_details.subscription == subscription.id
 assert draft.total == 2_900 + 100, draft.total  # 200 calls past the 10,000 included, at half a cent
-# Inside the draft hour the last usage of the period still counts.
+# During the draft hour, late usage of the period still counts.
 last = {"event_name": "api_call", "identifier": "last", "timestamp": end - 1}
 v1.billing.meter_events.create({**last, "payload": {"stripe_customer_id": customer.id, "value": "200"}})
 turn(by=3_600)
@@ -275,12 +275,12 @@ assert paid.status == "paid" and paid.total == 2_900 + 200 and paid.amount_paid 
 lines = list(v1.invoices.line_items.list(draft.id).auto_paging_iter())
 assert sum(line.amount for line in lines) == paid.total
 
-# --- the schedule is over after its second phase
+# --- the schedule ends after its second phase
 turn(by=MONTH)
 assert v1.subscription_schedules.retrieve(schedule.id).status == "released"
 assert v1.subscriptions.retrieve(subscription.id).schedule is None
 
-# --- a portal session, and what is asked for in pages
+# --- a portal session, and lists in pages
 portal = v1.billing_portal.sessions.create({"customer": customer.id, "return_url": "https://example.com/"})
 assert "Cancel at the end of the period" in urllib.request.urlopen(portal.url, timeout=30).read().decode()
 v1.invoice_items.create({"customer": customer.id, "amount": 500, "currency": "usd", "description": "Late usage"})
@@ -288,7 +288,7 @@ assert "Late usage" in [line.description for line in v1.invoices.create_preview(
 listed = [invoice.id for invoice in v1.invoices.list({"customer": customer.id, "limit": 1}).auto_paging_iter()]
 assert len(listed) == len(set(listed)) >= 4
 
-# --- the end: usage and what is pending are billed now
+# --- the cancellation, which bills usage and pending items
 turn(by=60)
 v1.billing.meter_events.create({**late, "identifier": "very-last", "payload": {"stripe_customer_id": customer.id, "value": "1100"}})
 turn(by=60)
@@ -316,7 +316,7 @@ assert v1.subscriptions.retrieve(incomplete.id).status == "active"
 assert v1.customers.delete(bob.id).deleted is True
 assert v1.subscriptions.retrieve(incomplete.id).status == "canceled"
 
-# --- what happened, in the list and at the endpoint
+# --- the events, in the list and at the endpoint
 events = list(v1.events.list({"limit": 100}).auto_paging_iter())
 kinds = {event.type for event in events}
 for kind in [
@@ -346,7 +346,7 @@ assert v1.events.retrieve(some.id).data.object.object == "subscription"
 ended = v1.events.list({"type": "customer.subscription.deleted", "created": {"gte": half}}).data
 assert len(ended) == 2
 
-# --- endpoints of one's own: a secret shown once, a version that stays
+# --- own endpoints: a secret that is shown once, and a fixed version
 mine = v1.webhook_endpoints.create(
     {"url": f"http://127.0.0.1:{receiver.server_port}/", "enabled_events": ["invoice.paid"], "api_version": "2026-09-30.endive"}
 )
@@ -358,7 +358,7 @@ raises(stripe.SignatureVerificationError, lambda: stripe.Webhook.construct_event
 
 assert double("/violations") == [], double("/violations")
 
-# --- what Stripe does not know is refused, and is a violation
+# --- unknown paths and parameters are refused, and are violations
 raises(stripe.InvalidRequestError, lambda: v1.customers.create({"nmae": "x"}), param="nmae", code="parameter_unknown")
 raises(stripe.InvalidRequestError, lambda: v1.subscriptions.update(subscription.id, {"proration_behavior": "immediately"}))
 raises(stripe.InvalidRequestError, lambda: v1.tax_rates.list(), http_status=404)

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_differs_is_a_previous_attribute() {
+    fn only_fields_that_differ_are_previous_attributes() {
         let before = json!({ "status": "active", "items": [1], "same": 1 });
         assert_eq!(changed(&before, &before), None);
         let after = json!({ "status": "past_due", "items": [1], "same": 1, "new": 2 });

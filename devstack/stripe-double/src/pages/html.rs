@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_callers_write_is_text_and_not_html() {
+    fn text_of_callers_is_escaped() {
         let page = page("<script>", Width::Wide, &link("javascript:alert(1)", "<b>\"x\"</b>")).0;
         assert!(!page.contains("<script>") && !page.contains("javascript:") && !page.contains("<b>"));
     }

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rule_strikes_what_it_names_and_as_often() {
+    fn rule_applies_to_the_calls_that_it_names_and_as_often_as_it_says() {
         let mut faults = Faults::default();
         faults.add(
             FaultRule::new(FaultKind::ServerError)

@@ -6,7 +6,7 @@ use crate::rig::Rig;
 use crate::timeline::{DAY, START, period, starting, subscribe, time};
 
 #[tokio::test]
-async fn three_periods_are_billed_for_what_was_counted_in_each() {
+async fn three_periods_are_each_billed_for_their_own_usage() {
     let rig = Rig::start(starting(BillingSettings::default())).await;
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
     let items = format!(
@@ -186,7 +186,7 @@ async fn trial_is_announced_ends_and_is_paid_or_not() {
 }
 
 #[tokio::test]
-async fn what_nobody_pays_expires_after_23_hours() {
+async fn unpaid_first_invoices_and_updates_expire_after_23_hours() {
     let rig = Rig::start(starting(BillingSettings::default())).await;
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
     let incomplete = format!(
@@ -224,7 +224,7 @@ async fn what_nobody_pays_expires_after_23_hours() {
 }
 
 #[tokio::test]
-async fn checkout_that_nobody_completes_expires() {
+async fn incomplete_checkout_expires() {
     let rig = Rig::start(starting(BillingSettings::default())).await;
     let plans = rig.catalogue().await;
     let items = format!("line_items[0][price]={}&line_items[0][quantity]=1", plans.pro);
