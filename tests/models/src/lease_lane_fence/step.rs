@@ -1,17 +1,18 @@
 //! What an action changes.
 
+mod leases;
+
 use super::{
     LeaseLaneFence,
-    action::{Action, Fate, Told},
+    action::{Action, Fate},
     bounds::Mutant,
     ending,
-    state::{Event, GiveBack, Lease, Local, Publish, Record, Run, Spooled, State, What, Writer},
+    state::{Event, Local, Publish, Record, Run, Spooled, State, What, Writer},
 };
+use leases::{refund, reserve, spend};
 use protocol::{
     fence::{self, Step},
-    give_back::{LeaseRow, LeaseState, Total},
     lane::{Answer, End, Lane, Next, Verdict},
-    lease,
     run::{RunState, Transition},
     spool_state::SpoolState,
 };
@@ -91,32 +92,6 @@ impl LeaseLaneFence {
                 }
             }
         }
-    }
-
-    fn acquire(&self, state: &mut State, gateway: u8, units: i64, answer: Told) {
-        let Some(run) = state.gateways[usize::from(gateway)].run else {
-            return;
-        };
-        let mut pool = self.pool(state);
-        if !pool.grant(units) {
-            return;
-        }
-        state.granted = pool.granted;
-        let local = match answer {
-            Told::Told => Local::Held {
-                lease: lease::Lease::new(units, 0).snapshot(),
-                told: 0,
-            },
-            Told::NotTold => {
-                state.faults.unclear += 1;
-                Local::Unknown
-            }
-        };
-        state.leases.push(Lease {
-            run,
-            row: LeaseRow::granted(units),
-            local,
-        });
     }
 
     fn admit(&self, state: &mut State, gateway: u8, lease: u8, anew: bool) {
@@ -244,51 +219,6 @@ impl LeaseLaneFence {
                 .retain(|publish| publish.run != run || u64::from(publish.expected) >= sequence);
         }
         sequence
-    }
-
-    fn give_back(&self, state: &mut State, lease: u8) {
-        let of_lease = &mut state.leases[usize::from(lease)];
-        let keeps_open = self.is(Mutant::ReturnBeforeClose) && of_lease.is_open();
-        if !keeps_open {
-            of_lease.step(lease::Lease::close);
-        }
-        let total = match of_lease.local {
-            Local::None => None,
-            Local::Unknown => Some(Total::ALL),
-            Local::Held { lease, .. } if keeps_open => Some(Total {
-                units: lease.unspent,
-                last: lease.reservations == 0,
-            }),
-            Local::Held { lease, told } => Total::due(lease, told),
-        };
-        let Some(total) = total else { return };
-        if !keeps_open {
-            of_lease.local = match of_lease.local {
-                Local::Held { lease, .. } if !total.last => Local::Held {
-                    lease,
-                    told: total.units,
-                },
-                _ => Local::None,
-            };
-        }
-        state.give_backs.insert(GiveBack { lease, total });
-    }
-
-    /// The transaction in PostgreSQL.
-    fn take_back(&self, state: &mut State, give_back: GiveBack) {
-        let lease = &mut state.leases[usize::from(give_back.lease)];
-        let run = state.runs[usize::from(lease.run)].row;
-        let row = &mut lease.row;
-        state.granted -= if self.is(Mutant::ReturnDifferences) {
-            if row.state != LeaseState::Live || !run.is_active() {
-                return;
-            }
-            let units = give_back.total.units.min(row.units);
-            row.returned += units;
-            units
-        } else {
-            row.give_back(run, give_back.total)
-        };
     }
 
     fn replace(&self, state: &mut State, gateway: u8) {
@@ -438,21 +368,6 @@ fn new_request(state: &mut State) -> u8 {
     let request = state.requests;
     state.requests += 1;
     request
-}
-
-/// A request takes one unit of the lease.
-fn reserve(state: &mut State, lease: u8) {
-    state.leases[usize::from(lease)].step(|lease| lease.try_spend(1));
-}
-
-/// The request's unit is gone.
-fn spend(state: &mut State, lease: u8) {
-    state.leases[usize::from(lease)].step(lease::Lease::spent);
-}
-
-/// The request's unit is unspent again.
-fn refund(state: &mut State, lease: u8) {
-    state.leases[usize::from(lease)].step(|lease| lease.refund(1));
 }
 
 fn code(batch: BatchId) -> u8 {
