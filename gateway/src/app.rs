@@ -5,6 +5,8 @@
 //! admin port answers until the end, so that a drain can be watched. While NATS is away, what is in the spool is waited for
 //! until shortly before the deadline, then left to the next start, which begins with it.
 
+mod keeper;
+mod recording_health;
 mod wrong_clock;
 
 use std::{
@@ -22,21 +24,19 @@ use lane::{
     spool::Spool,
 };
 use prometheus_client::registry::Registry;
-use schema::RunId;
 use service::{
-    Backoff, Health, Lifecycle,
+    Health, Lifecycle,
     boot::{self, Mistakes, Task},
     server::Server,
     settings::ServiceSettings,
 };
 use tokio::{
-    sync::watch,
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     accounts::{Accounts, announcements, refresh},
@@ -53,14 +53,8 @@ use crate::{
     },
 };
 
-/// A run that lived so long was no failed start: the next one begins at once.
-const RUN_SETTLED_IN: Duration = Duration::from_secs(60);
-
 /// For what has nothing to wait for any more.
 const LAST_WAIT: Duration = Duration::from_secs(5);
-
-/// How often it is looked at whether requests can be recorded.
-const LOOK: Duration = Duration::from_millis(100);
 
 pub struct GatewayService;
 
@@ -224,7 +218,7 @@ async fn start(
         spool
             .metrics()
             .register(registry.sub_registry_with_prefix("gateway_spool"));
-        ground.spawn(report_recording(
+        ground.spawn(recording_health::report(
             link.clone(),
             spool.clone(),
             health.clone(),
@@ -272,7 +266,7 @@ async fn start(
     quotas.start_run(run.id);
     let (run_changes, current_run) = CurrentRun::new(run.id, config.settings.lanes.outcome_deadline);
     let keeper_stop = CancellationToken::new();
-    let keeper = ground.spawn(keep(
+    let keeper = ground.spawn(keeper::keep(
         runs,
         run,
         publisher.clone(),
@@ -405,69 +399,6 @@ async fn drain(
                 bail!("NATS is away: {batches} acknowledged batches are left in the spool, for the next start with it")
             }
         },
-    }
-}
-
-/// Says whether requests can be recorded, in the stream or in the spool.
-async fn report_recording(link: Link, spool: Spool, health: Health, stopping: CancellationToken) {
-    const PART: &str = "recording";
-    let mut ticks = tokio::time::interval(LOOK);
-    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
-        let is_direct = link.is_up() && !spool.is_spooling();
-        match spool.room().why_not() {
-            Some(why) if !is_direct => health.down(PART, format!("NATS is away, and {why}")),
-            _ => health.up(PART),
-        }
-    }
-}
-
-/// Replaces a run that was fenced by a new one, until it is told to stop; then gives the run back, if there is one.
-async fn keep(
-    runs: Runs,
-    mut run: Run,
-    publisher: Publisher,
-    quotas: Quotas,
-    changes: watch::Sender<RunId>,
-    life: Lifecycle,
-    stop: CancellationToken,
-) -> Result<Option<Run>> {
-    let mut lost = quotas.run_lost();
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-    loop {
-        let began = Instant::now();
-        tokio::select! {
-            () = stop.cancelled() => return Ok(Some(run)),
-            () = run.fenced() => {}
-            found = async { lost.wait_for(|lost| *lost == Some(run.id)).await.is_ok() } => {
-                if !found {
-                    stop.cancelled().await;
-                    return Ok(Some(run));
-                }
-                run.give_up();
-            }
-        }
-        error!(run.id = %run.id, "the run was fenced: all it holds is dropped, a new run begins");
-        publisher.remove();
-        quotas.drop_run();
-        if began.elapsed() > RUN_SETTLED_IN {
-            backoff.reset();
-        }
-        let next = async {
-            tokio::time::sleep(backoff.next_delay()).await;
-            runs.begin().await
-        };
-        let Some(begun) = stop.run_until_cancelled(next).await else {
-            return Ok(None);
-        };
-        let (next, lanes) = begun.inspect_err(|failure| {
-            error!("no new run can be begun: {failure:#}");
-            life.stop();
-        })?;
-        publisher.install(lanes);
-        quotas.start_run(next.id);
-        // Last: who waits for it finds lanes and leases.
-        changes.send_replace(next.id);
-        run = next;
     }
 }
 

@@ -18,7 +18,7 @@ pub enum AccountStatus {
     Suspended,
 }
 
-/// Suspends or resumes an account. Does nothing if the account has that status already; fails if there is no such account.
+/// Suspends or resumes an account. Does nothing if the account has that status already, or does not exist.
 pub async fn set_status(admin: &Administration, id: AccountId, status: AccountStatus) -> Result<(), Error> {
     let mut tx = admin.db.begin().await?;
     let changed = sqlx::query!(

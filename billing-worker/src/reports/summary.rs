@@ -5,12 +5,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use protocol::reports::period::Window;
 use serde::Deserialize;
 use stripe_billing::{
     BillingMeterStatus, billing_meter::ListBillingMeter, billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
 
-use super::period::Window;
 use crate::stripe::{Stripe, StripeError, error::Refusal, names, object::List};
 
 /// Ids of the active meters by event name. They never change; a missing name is looked up again.

@@ -9,9 +9,8 @@ use http::{
 };
 use rand::RngExt;
 use schema::api_key;
-use serde::Serialize;
 
-use crate::{Kind, body};
+use crate::{Kind, Members, body};
 
 /// No problem shows an API key, even if the request did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,24 +19,6 @@ pub struct Problem {
     detail: Cow<'static, str>,
     members: Option<Box<Members>>,
     retry_after_s: Option<i64>,
-}
-
-/// What some problem types carry beside the members that all have. The outer `Option` says whether the member is there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Members {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage_type: Option<&'static str>,
-    /// Cost units. `null`: the gateway does not know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub current_usage: Option<Option<i64>>,
-    /// Cost units. `null`: there is no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<Option<i64>>,
-    /// Cost units. `null`: there is no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remaining: Option<Option<i64>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub upgrade_url: Option<String>,
 }
 
 impl Problem {
@@ -96,7 +77,7 @@ impl Problem {
 
     /// The problem document. `type_base` is the address of the API's documentation.
     pub fn body(&self, type_base: &str, request_id: &str) -> Vec<u8> {
-        body::document(self, type_base, request_id)
+        body::document(self.kind, &self.detail, self.members(), type_base, request_id)
     }
 }
 

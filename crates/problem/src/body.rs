@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::{Members, Problem};
+use crate::{Kind, Members};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
@@ -29,17 +29,22 @@ struct Document<'a> {
     members: Option<&'a Members>,
 }
 
-pub(crate) fn document(problem: &Problem, type_base: &str, request_id: &str) -> Vec<u8> {
-    let kind = problem.kind;
+pub(crate) fn document(
+    kind: Kind,
+    detail: &str,
+    members: Option<&Members>,
+    type_base: &str,
+    request_id: &str,
+) -> Vec<u8> {
     let document = Document {
         r#type: format!("{type_base}#{}", kind.error()),
         title: kind.title(),
         status: kind.status().as_u16(),
-        detail: problem.detail(),
+        detail,
         instance: instance(request_id),
         error: kind.error(),
-        message: problem.detail(),
-        members: problem.members(),
+        message: detail,
+        members,
     };
     serde_json::to_vec(&document).expect("strings and numbers are always JSON")
 }
@@ -64,7 +69,7 @@ pub fn instance(request_id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Kind;
+    use crate::Problem;
     use serde_json::{Value, json};
 
     #[test]

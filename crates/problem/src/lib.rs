@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the catalogue: each problem type with its code, status, title and sentences | [`Kind`] in `kind.rs` |
 //! | one problem: the answer to one request that failed | [`Problem`] in `answer.rs` |
+//! | members that only some problem types have | [`Members`] in `members.rs` |
 //! | the problem document, its `type` and its `instance` | `body.rs` |
 //! | why JSON could not be read, in words for the client | [`json`] |
 //!
@@ -20,7 +21,9 @@ mod body;
 mod documentation;
 pub mod json;
 mod kind;
+mod members;
 
-pub use answer::{Members, Problem};
+pub use answer::Problem;
 pub use body::{CONTENT_TYPE, PAGE, TYPE_BASE, instance};
 pub use kind::{Area, Kind};
+pub use members::Members;

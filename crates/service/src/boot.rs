@@ -68,7 +68,7 @@ pub fn boot<S: Service>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(read) => read,
         Err(refusal) => return refusal.show(S::NAME),
     };
-    if let Err(error) = telemetry::init(&settings) {
+    if let Err(error) = telemetry::init(&settings.log_filter, settings.log_format) {
         return failed::<S>(&error);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use http::Uri;
 use ipnet::IpNet;
 
-use crate::telemetry::log_filter;
+use crate::telemetry::{LogFormat, log_filter};
 
 #[derive(Args, Clone, Debug)]
 pub struct ServiceSettings {
@@ -32,14 +32,6 @@ pub struct ServiceSettings {
     /// Address of the API's documentation (docs/api.md), for the member `type` of error bodies
     #[arg(long, env = "PROBLEM_TYPE_BASE", default_value = problem::TYPE_BASE, value_name = "URL", value_parser = page)]
     pub problem_type_base: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// For machines: one JSON object a line
-    Json,
 }
 
 /// Reads a duration in seconds, which may have a fraction (`0.2`).

@@ -3,21 +3,28 @@
 use std::io::{IsTerminal, stderr};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::settings::{LogFormat, ServiceSettings};
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For machines: one JSON object a line
+    Json,
+}
 
 /// Starts logging for the process. Once; a second call fails.
-pub fn init(settings: &ServiceSettings) -> Result<()> {
-    let filter = EnvFilter::try_new(&settings.log_filter).context("reading the log filter")?;
+pub fn init(filter: &str, format: LogFormat) -> Result<()> {
+    let filter = EnvFilter::try_new(filter).context("reading the log filter")?;
     // A line that cannot be written (the disk of the log is full) is lost. Reporting that, where it cannot be written either,
     // would panic, and end the task that logged.
     let logs = fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
         .log_internal_errors(false);
-    match settings.log_format {
+    match format {
         LogFormat::Text => logs.with_ansi(stderr().is_terminal()).try_init(),
         LogFormat::Json => logs
             .json()

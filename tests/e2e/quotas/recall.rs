@@ -1,7 +1,9 @@
 //! No refusal while a gateway that answers holds unspent units, and refusals that are remembered cost nothing.
 
+mod history;
+
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,40 +20,9 @@ use service::Lifecycle;
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
 
+use history::{Call, History};
+
 use super::rig::{Customer, Database, Gateway, stop_all};
-
-/// One request, as its client saw it.
-struct Call {
-    cost: i64,
-    invoked: Instant,
-    answered: Instant,
-    admitted: bool,
-}
-
-/// What many clients did.
-#[derive(Clone, Default)]
-struct History(Arc<Mutex<Vec<Call>>>);
-
-impl History {
-    fn admitted_units(&self) -> i64 {
-        let calls = self.0.lock().unwrap();
-        calls.iter().filter(|call| call.admitted).map(|call| call.cost).sum()
-    }
-
-    /// Units that no request had asked for when a refusal was answered were unspent then: too few for what was refused.
-    fn assert_honest(&self, limit: i64) {
-        let calls = self.0.lock().unwrap();
-        for refused in calls.iter().filter(|call| !call.admitted) {
-            let asked_for = |call: &&Call| call.admitted && call.invoked <= refused.answered;
-            let unspent = limit - calls.iter().filter(asked_for).map(|call| call.cost).sum::<i64>();
-            assert!(
-                unspent < refused.cost,
-                "{} units were refused while {unspent} were unspent",
-                refused.cost
-            );
-        }
-    }
-}
 
 async fn four_gateways(database: &Database) -> Vec<Arc<Gateway>> {
     let mut gateways = Vec::new();

@@ -95,7 +95,7 @@ mod tests {
         #[arg(long, default_value = "1", value_parser = clap::value_parser!(i64).range(5..))]
         _bytes: i64,
         #[arg(long, value_enum, default_value = "text")]
-        _format: crate::settings::LogFormat,
+        _format: crate::telemetry::LogFormat,
         #[arg(long, action = clap::ArgAction::Set, default_value = "true")]
         _migrate: bool,
     }

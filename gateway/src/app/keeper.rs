@@ -1,0 +1,66 @@
+//! Keeps the gateway in a run: when the run is fenced, the next one begins.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use lane::run::{Run, Runs};
+use schema::RunId;
+use service::{Backoff, Lifecycle};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::{quota::quotas::Quotas, recording::publisher::Publisher};
+
+/// After a run of this length the next one begins at once. A shorter one counts as a failed start.
+const RUN_SETTLED_IN: Duration = Duration::from_secs(60);
+
+/// Replaces a fenced run by a new one until `stop`. Then returns the last run, if there is one.
+pub(super) async fn keep(
+    runs: Runs,
+    mut run: Run,
+    publisher: Publisher,
+    quotas: Quotas,
+    changes: watch::Sender<RunId>,
+    life: Lifecycle,
+    stop: CancellationToken,
+) -> Result<Option<Run>> {
+    let mut lost = quotas.run_lost();
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    loop {
+        let began = Instant::now();
+        tokio::select! {
+            () = stop.cancelled() => return Ok(Some(run)),
+            () = run.fenced() => {}
+            found = async { lost.wait_for(|lost| *lost == Some(run.id)).await.is_ok() } => {
+                if !found {
+                    stop.cancelled().await;
+                    return Ok(Some(run));
+                }
+                run.give_up();
+            }
+        }
+        error!(run.id = %run.id, "the run was fenced: all it holds is dropped, a new run begins");
+        publisher.remove();
+        quotas.drop_run();
+        if began.elapsed() > RUN_SETTLED_IN {
+            backoff.reset();
+        }
+        let next = async {
+            tokio::time::sleep(backoff.next_delay()).await;
+            runs.begin().await
+        };
+        let Some(begun) = stop.run_until_cancelled(next).await else {
+            return Ok(None);
+        };
+        let (next, lanes) = begun.inspect_err(|failure| {
+            error!("no new run can be begun: {failure:#}");
+            life.stop();
+        })?;
+        publisher.install(lanes);
+        quotas.start_run(next.id);
+        // Last: who waits for it finds lanes and leases.
+        changes.send_replace(next.id);
+        run = next;
+    }
+}

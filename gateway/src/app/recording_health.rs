@@ -1,0 +1,21 @@
+//! Reports on the admin port whether requests can be recorded, in the stream or in the spool.
+
+use std::time::Duration;
+
+use lane::{link::Link, spool::Spool};
+use service::Health;
+use tokio_util::sync::CancellationToken;
+
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) async fn report(link: Link, spool: Spool, health: Health, stopping: CancellationToken) {
+    const PART: &str = "recording";
+    let mut ticks = tokio::time::interval(CHECK_EVERY);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        let is_direct = link.is_up() && !spool.is_spooling();
+        match spool.room().why_not() {
+            Some(why) if !is_direct => health.down(PART, format!("NATS is away, and {why}")),
+            _ => health.up(PART),
+        }
+    }
+}

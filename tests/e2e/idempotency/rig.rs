@@ -1,0 +1,127 @@
+//! A system and a client that sends `Idempotency-Key`s.
+
+use std::time::Duration;
+
+use devstack::{
+    admin::Customer,
+    http::{Answer, Http, request},
+};
+use harness::{Stack, StackOptions, eventually};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::SERVICES;
+
+/// A system, and a client that sends keys.
+pub struct Keys {
+    pub stack: Stack,
+    pub http: Http,
+    pub ada: Customer,
+}
+
+impl Keys {
+    pub async fn start(options: StackOptions) -> Self {
+        let stack = Stack::start(SERVICES, options).await.unwrap();
+        let ada = stack.admin.customer("ada", "pro").await.unwrap();
+        let http = Http::default();
+        Self { stack, http, ada }
+    }
+
+    pub async fn of_gateways(gateways: usize) -> Self {
+        Self::start(StackOptions {
+            gateways,
+            ..StackOptions::default()
+        })
+        .await
+    }
+
+    pub async fn with(settings: &[(&'static str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        Self::start(StackOptions {
+            gateway_env: settings.collect(),
+            ..StackOptions::default()
+        })
+        .await
+    }
+
+    pub async fn post(&self, gateway: usize, path: &str, key: &str, body: &Value) -> Answer {
+        let url = format!("{}{path}", self.stack.gateway(gateway));
+        let mut request = request(Method::POST, &url, &self.ada.key, Some(body)).unwrap();
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        self.http.send(request).await.unwrap()
+    }
+
+    pub async fn spend(&self, gateway: usize, key: &str, units: i64) -> Answer {
+        self.post(gateway, "/v1/usage", key, &usage(units)).await
+    }
+
+    pub async fn assert_stored(&self, events: u64, units: i64) {
+        self.stack.assert_stored(self.ada.account_id, events, units).await;
+    }
+
+    /// Dropped events of the account, each position once, and the pool that has back what they spent: of it is granted what
+    /// is stored, once no gateway holds anything.
+    pub async fn assert_returned(&mut self, duplicates: u64, units: i64) {
+        self.stop_gateways().await;
+        eventually(&format!("{duplicates} duplicates are kept apart"), async || {
+            (self.duplicates().await? == duplicates).then_some(())
+        })
+        .await;
+        self.assert_all_returned(units).await;
+        assert_eq!(self.returned().await, Some(duplicates));
+    }
+
+    /// Of the pool is granted what is stored, and every dropped event has given back its units.
+    pub async fn assert_all_returned(&self, units: i64) {
+        eventually(&format!("{units} units are granted"), async || {
+            let granted: i64 = sqlx::query_scalar("select sum(granted_units)::bigint from quota_pool")
+                .fetch_one(&self.stack.pool)
+                .await
+                .ok()?;
+            assert!(granted >= units, "{granted} granted: more came back than was spent");
+            (granted == units && self.returned().await? == self.duplicates().await?).then_some(())
+        })
+        .await;
+    }
+
+    pub async fn stop_gateways(&mut self) {
+        for gateway in &mut self.stack.gateways {
+            let stopped = gateway.service.stop(Duration::from_secs(40)).await.unwrap();
+            assert!(stopped.success());
+        }
+    }
+
+    /// Dropped events whose units are back.
+    pub async fn returned(&self) -> Option<u64> {
+        let count = "select count(*) from duplicate_returns where returned_units = cost_units";
+        let count: i64 = sqlx::query_scalar(count).fetch_one(&self.stack.pool).await.ok()?;
+        Some(count as u64)
+    }
+
+    pub async fn duplicates(&self) -> Option<u64> {
+        let query = "select uniqExact(generation, shard, stream_seq, idx) from usage_duplicates where account_id = ?";
+        let query = self.stack.clickhouse.query(query);
+        query.bind(self.ada.account_id.to_string()).fetch_one().await.ok()
+    }
+
+    pub async fn metric(&self, name: &str) -> u64 {
+        self.stack.gateways[0].service.metric(name).await.unwrap()
+    }
+}
+
+pub fn usage(units: i64) -> Value {
+    json!({ "usage_type": "api_call", "cost_units": units })
+}
+
+pub fn replayed(answer: &Answer) -> bool {
+    answer.header("idempotent-replayed") == Some("true")
+}
+
+pub fn error(answer: &Answer) -> (u16, String) {
+    let named = answer.json().unwrap()["error"].as_str().unwrap_or_default().to_owned();
+    (answer.status.as_u16(), named)
+}
+
+pub fn event_of(answer: &Answer) -> String {
+    answer.ok().unwrap()["event_id"].as_str().unwrap().to_owned()
+}

@@ -1,0 +1,39 @@
+//! What many clients of several gateways saw, and whether each refusal was justified.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+/// One request, as its client saw it.
+pub struct Call {
+    pub cost: i64,
+    pub invoked: Instant,
+    pub answered: Instant,
+    pub admitted: bool,
+}
+
+/// What many clients did.
+#[derive(Clone, Default)]
+pub struct History(pub Arc<Mutex<Vec<Call>>>);
+
+impl History {
+    pub fn admitted_units(&self) -> i64 {
+        let calls = self.0.lock().unwrap();
+        calls.iter().filter(|call| call.admitted).map(|call| call.cost).sum()
+    }
+
+    /// Units that no request had asked for when a refusal was answered were unspent then: too few for what was refused.
+    pub fn assert_honest(&self, limit: i64) {
+        let calls = self.0.lock().unwrap();
+        for refused in calls.iter().filter(|call| !call.admitted) {
+            let asked_for = |call: &&Call| call.admitted && call.invoked <= refused.answered;
+            let unspent = limit - calls.iter().filter(asked_for).map(|call| call.cost).sum::<i64>();
+            assert!(
+                unspent < refused.cost,
+                "{} units were refused while {unspent} were unspent",
+                refused.cost
+            );
+        }
+    }
+}
