@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use prometheus_client::metrics::counter::Counter as Counted;
 use schema::{Mode, Period, UsageType, catalogue::Allowance, standing::Entitlement};
 use tokio::time::timeout;
 
@@ -17,16 +18,6 @@ use super::{
 };
 use crate::accounts::account::State;
 
-/// The decision by the units and refusals at hand, without asking PostgreSQL or other gateways.
-enum AtHand {
-    Admitted(Admission),
-    Refused(Refusal),
-    /// The remembered refusal still holds.
-    RefusalRemembered(QuotaView),
-    /// The units at hand do not cover the cost, and there may be more.
-    Unknown,
-}
-
 impl Quotas {
     /// Reserves `cost` units (1 or more), all or nothing.
     pub async fn admit(
@@ -37,14 +28,9 @@ impl Quotas {
         now_s: i64,
     ) -> Result<Admission, Refusal> {
         let metrics = &self.inner.requests.metrics;
-        let decided = match self.at_hand(account, usage_type, cost, now_s) {
-            AtHand::Admitted(admission) => return Ok(admission),
-            AtHand::Refused(refusal) => Err(refusal),
-            AtHand::RefusalRemembered(view) => {
-                metrics.refusals_remembered.inc();
-                Err(Refusal::LimitReached(view))
-            }
-            AtHand::Unknown => self.admit_in_turn(account, usage_type, cost, now_s).await,
+        let decided = match self.at_hand(account, usage_type, cost, now_s, &metrics.refusals_remembered) {
+            Some(decided) => decided,
+            None => self.admit_in_turn(account, usage_type, cost, now_s).await,
         };
         match &decided {
             Ok(_) => {}
@@ -61,32 +47,39 @@ impl Quotas {
         decided
     }
 
-    /// The fast path: no lock, no await, no PostgreSQL.
-    fn at_hand(&self, account: &AccountCounters, usage_type: UsageType, cost: i64, now_s: i64) -> AtHand {
+    /// The fast path, by the units and refusals at hand: no lock, no await, no PostgreSQL. `None`: the units at hand do not
+    /// cover the cost, and there may be more. `remembered` counts refusals that need no question.
+    fn at_hand(
+        &self,
+        account: &AccountCounters,
+        usage_type: UsageType,
+        cost: i64,
+        now_s: i64,
+        remembered: &Counted,
+    ) -> Option<Result<Admission, Refusal>> {
         let metrics = &self.inner.requests.metrics;
         let state = account.account.state(now_s);
         let allowance = match entitled(&state, usage_type) {
             Ok(allowance) => allowance,
-            Err(refusal) => return AtHand::Refused(refusal),
+            Err(refusal) => return Some(Err(refusal)),
         };
         let standing = &state.standing;
         if allowance.mode != Mode::Limited {
             metrics.admitted_unleased.inc();
             let view = view::unlimited_view(allowance, standing.period);
-            return AtHand::Admitted(Admission::unleased(usage_type, cost, standing, view));
+            return Some(Ok(Admission::unleased(usage_type, cost, standing, view)));
         }
         let counter = account.counter(usage_type);
         let Some(hit) = counter.spend(&standing.period, cost) else {
-            return match remembered_refusal(counter, allowance, &standing.period, cost) {
-                Some(view) => AtHand::RefusalRemembered(view),
-                None => AtHand::Unknown,
-            };
+            let view = remembered_refusal(counter, allowance, &standing.period, cost)?;
+            remembered.inc();
+            return Some(Err(Refusal::LimitReached(view)));
         };
         if hit.renew {
             counter.request_service();
         }
         metrics.admitted_local.inc();
-        AtHand::Admitted(admission(&state, usage_type, hit))
+        Some(Ok(admission(&state, usage_type, hit)))
     }
 
     /// Waits in the counter's queue, so that one request of a counter at a time asks for a lease.
@@ -103,14 +96,10 @@ impl Quotas {
         let in_turn = async {
             let _asking = slot.reached().await;
             // The request ahead may have brought units, or a refusal, for those behind it.
-            match self.at_hand(account, usage_type, cost, now_s) {
-                AtHand::Admitted(admission) => Ok(admission),
-                AtHand::Refused(refusal) => Err(refusal),
-                AtHand::RefusalRemembered(view) => {
-                    self.inner.requests.metrics.refusals_waited.inc();
-                    Err(Refusal::LimitReached(view))
-                }
-                AtHand::Unknown => self.admit_by_lease(account, usage_type, cost, now_s).await,
+            let waited = &self.inner.requests.metrics.refusals_waited;
+            match self.at_hand(account, usage_type, cost, now_s, waited) {
+                Some(decided) => decided,
+                None => self.admit_by_lease(account, usage_type, cost, now_s).await,
             }
         };
         timeout(self.inner.settings.wait_max, in_turn)
@@ -203,6 +192,8 @@ pub(super) fn remembered_refusal(
     Some(view::view(allowance, *period, seen))
 }
 
+// On the fast path: a call costs as much as its body.
+#[inline(always)]
 fn admission(state: &State, usage_type: UsageType, hit: Hit) -> Admission {
     let allowance = state.allowance(usage_type);
     let view = view::view(allowance, state.standing.period, hit.seen);
