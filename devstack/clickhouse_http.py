@@ -18,6 +18,7 @@ Guarantees for clients, with their reasons:
 It buffers whole requests and responses. It has no other users, passwords, grants or quotas, because the engine has no access
 management in process. Failed requests are logged on standard error.
 """
+
 import argparse
 import base64
 import ctypes
@@ -104,9 +105,9 @@ def parse(sql, body, default_format):
     head = sql or body[:HEAD_BYTES]
     insert = INSERT_WITH_ROWS.match(head)
     if insert:
-        rows = sql[insert.end():] + body if sql else memoryview(body)[insert.end():]
+        rows = sql[insert.end() :] + body if sql else memoryview(body)[insert.end() :]
         if sql and insert.end() < len(sql) and body:
-            rows = sql[insert.end():] + b"\n" + body
+            rows = sql[insert.end() :] + b"\n" + body
         if len(rows):
             check_single(insert.group(1))
             return insert.group(1), (insert.group(2) or b"Values").decode(), rows
@@ -152,10 +153,10 @@ def unframe(data):
         if len(data) - at < CHECKSUM_BYTES + HEAD.size:
             raise QueryError("Code: 33. DB::Exception: Cannot read all data of a block. (CANNOT_READ_ALL_DATA)")
         method, size, raw_size = HEAD.unpack_from(data, at + CHECKSUM_BYTES)
-        block = data[at + CHECKSUM_BYTES:at + CHECKSUM_BYTES + size]
-        if checksum(block) != data[at:at + CHECKSUM_BYTES]:
+        block = data[at + CHECKSUM_BYTES : at + CHECKSUM_BYTES + size]
+        if checksum(block) != data[at : at + CHECKSUM_BYTES]:
             raise QueryError("Code: 40. DB::Exception: Checksum doesn't match. (CHECKSUM_DOESNT_MATCH)")
-        payload = block[HEAD.size:]
+        payload = block[HEAD.size :]
         if method == LZ4:
             payload = lz4.block.decompress(payload, uncompressed_size=raw_size)
         elif method == ZSTD:
@@ -168,7 +169,7 @@ def unframe(data):
 def frame(data, step=1 << 20):
     out = []
     for at in range(0, len(data), step):
-        raw = data[at:at + step]
+        raw = data[at : at + step]
         payload = lz4.block.compress(raw, store_size=False)
         block = HEAD.pack(LZ4, len(payload) + HEAD.size, len(raw)) + payload
         out += [checksum(block), block]
@@ -371,7 +372,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer_error(self, error, query_id):
         text = str(error)
         if "Code:" in text:
-            text = text[text.find("Code:"):].strip()
+            text = text[text.find("Code:") :].strip()
         else:
             text = f"Code: 1002. DB::Exception: {type(error).__name__}: {text} (UNKNOWN_EXCEPTION)"
         number = re.match(r"Code: (\d+)", text)

@@ -10,6 +10,7 @@
 The end of standard input is the only trigger: the kernel closes the parent's end of the pipe, however the parent ends.
 Every process gets its signal immediately, and SIGKILL if it still runs after SECONDS. Then the directories are removed.
 """
+
 import contextlib
 import json
 import os

@@ -28,9 +28,7 @@ v1 = client.v1
 def double(path, body=None, method=None):
     """One call to `/_double`."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        f"{URL}/_double{path}", data, {"content-type": "application/json"}, method=method
-    )
+    request = urllib.request.Request(f"{URL}/_double{path}", data, {"content-type": "application/json"}, method=method)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
@@ -151,7 +149,13 @@ assert [t.up_to for t in with_tiers.tiers] == [1_000, None] and with_tiers.produ
 raises(
     stripe.InvalidRequestError,
     lambda: v1.prices.create(
-        {"product": pro.product, "currency": "usd", "unit_amount": 1, "recurring": {"interval": "month"}, "lookup_key": "pro_month"}
+        {
+            "product": pro.product,
+            "currency": "usd",
+            "unit_amount": 1,
+            "recurring": {"interval": "month"},
+            "lookup_key": "pro_month",
+        }
     ),
     param="lookup_key",
 )
@@ -220,7 +224,9 @@ amounts = sorted(line.amount for line in preview.lines.data)
 assert amounts[0] < 0 < amounts[-1] and preview.id.startswith("upcoming_in_")
 assert abs(preview.total - (29_900 - 2_900) / 2 - 56) < 2, preview.total  # and 111 calls past the 1,000 included at half a cent
 double(f"/customers/{customer.id}/card", {"card": "declines"})
-waiting = v1.subscriptions.update(subscription.id, {**change, "payment_behavior": "pending_if_incomplete", "expand": ["latest_invoice"]})
+waiting = v1.subscriptions.update(
+    subscription.id, {**change, "payment_behavior": "pending_if_incomplete", "expand": ["latest_invoice"]}
+)
 assert waiting.pending_update is not None and waiting.latest_invoice.status == "open"
 assert pro.id in [item.price.id for item in waiting["items"].data]
 raises(
@@ -290,7 +296,9 @@ assert len(listed) == len(set(listed)) >= 4
 
 # --- the cancellation, which bills usage and pending items
 turn(by=60)
-v1.billing.meter_events.create({**late, "identifier": "very-last", "payload": {"stripe_customer_id": customer.id, "value": "1100"}})
+v1.billing.meter_events.create(
+    {**late, "identifier": "very-last", "payload": {"stripe_customer_id": customer.id, "value": "1100"}}
+)
 turn(by=60)
 canceled = v1.subscriptions.cancel(subscription.id, {"invoice_now": True, "prorate": True, "expand": ["latest_invoice"]})
 assert canceled.status == "canceled" and canceled.ended_at is not None
