@@ -65,7 +65,10 @@ fn problem(error: &Error) -> String {
 fn plain(message: &str) -> String {
     if let Some((value, range)) = message.split_once(" is not in ") {
         return match range.split_once("..") {
-            Some((least, "")) => format!("must be {least} or more, got {value}"),
+            // clap shows a range without an end with the end of its type.
+            Some((least, most)) if most.ends_with(&i64::MAX.to_string()) || most.ends_with(&u64::MAX.to_string()) => {
+                format!("must be {least} or more, got {value}")
+            }
             Some((least, most)) => format!("must be from {least} to {}, got {value}", most.trim_start_matches('=')),
             None => message.to_owned(),
         };
@@ -92,7 +95,7 @@ mod tests {
         _listen: std::net::SocketAddr,
         #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..=9))]
         _shards: u16,
-        #[arg(long, default_value = "1", value_parser = clap::value_parser!(i64).range(5..))]
+        #[arg(long, default_value = "5", value_parser = clap::value_parser!(i64).range(5..))]
         _bytes: i64,
         #[arg(long, value_enum, default_value = "text")]
         _format: crate::telemetry::LogFormat,
