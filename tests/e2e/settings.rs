@@ -137,7 +137,7 @@ fn a_wrong_file_is_named_with_its_line() {
         assert_refused(&output, &["PLANS_FILE", &format!("{shown}:5: ")]);
     }
     let output = start(&["gateway"], &[("ROUTES_FILE", shown)], &[]);
-    assert_refused(&output, &["ROUTES_FILE", &format!("{shown}: line 1")]);
+    assert_refused(&output, &["ROUTES_FILE", &format!("{shown}: line 3")]);
     std::fs::remove_file(file).unwrap();
 }
 

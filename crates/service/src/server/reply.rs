@@ -12,7 +12,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Method,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
 use problem::{Kind, Problem};
 use tower::ServiceExt;
 use tracing::error;
@@ -30,6 +33,8 @@ pub async fn reply(router: Router, mut request: Request, type_base: &str) -> Res
         if asks_for_page && problem.kind == Kind::UnknownRoute {
             response = ([(CONTENT_TYPE, "text/markdown; charset=utf-8")], problem::PAGE).into_response();
         } else {
+            // The router has written the length of the empty body.
+            response.headers_mut().remove(CONTENT_LENGTH);
             *response.body_mut() = Body::from(problem.body(type_base, id.to_str().unwrap_or_default()));
         }
     }
@@ -89,6 +94,11 @@ mod tests {
                 (status, &"mine-1".parse().unwrap())
             );
             let Some(error) = error else { continue };
+            let length = response.headers().get(CONTENT_LENGTH);
+            assert!(
+                length.is_none_or(|length| *length == *body.len().to_string()),
+                "{path}: {length:?}"
+            );
             let body: Value = serde_json::from_str(&body).unwrap();
             assert_eq!(body["error"], error);
             assert_eq!(body["type"], format!("/errors#{error}"));
