@@ -63,6 +63,11 @@ impl Problem {
         }
     }
 
+    /// Adds the address where a payment or another plan helps.
+    pub fn offer_upgrade(&mut self, url: &str) {
+        self.members.get_or_insert_default().upgrade_url = Some(url.to_owned());
+    }
+
     pub fn status(&self) -> StatusCode {
         self.kind.status()
     }

@@ -288,6 +288,12 @@ mod tests {
     }
 
     #[test]
+    fn the_types_of_the_gateway_come_first() {
+        let is_others = |kind: &Kind| matches!(kind.area(), Area::Billing | Area::Admin);
+        assert!(Kind::ALL.is_sorted_by_key(is_others));
+    }
+
+    #[test]
     fn codes_are_anchors() {
         for kind in Kind::ALL {
             let is_anchor = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';

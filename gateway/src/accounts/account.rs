@@ -111,6 +111,11 @@ impl Account {
 }
 
 impl State {
+    /// By an operator. A payment does not end it.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.facts.suspended
+    }
+
     fn at(facts: Facts, catalogue: &Catalogue, now_s: i64) -> Self {
         let mut standing = Standing::at(facts.subscription.as_ref(), now_s);
         if facts.suspended {

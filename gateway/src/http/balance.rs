@@ -9,10 +9,10 @@ use crate::quota::QuotaView;
 /// so only ClickHouse knows its usage (`GET /billing/usage`), and it has no remaining units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Balance {
-    current_usage: Option<i64>,
+    pub(super) current_usage: Option<i64>,
     /// For a usage type that is billed past its limit: the units that are included.
-    limit: Option<i64>,
-    remaining: Option<i64>,
+    pub(super) limit: Option<i64>,
+    pub(super) remaining: Option<i64>,
 }
 
 impl From<&QuotaView> for Balance {

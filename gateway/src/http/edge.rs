@@ -2,29 +2,21 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::Instant,
 };
 
 use axum::http::{HeaderValue, header::CONNECTION};
 use axum::{
-    body::Body,
     extract::{ConnectInfo, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use futures_util::FutureExt;
-use service::server::request_id;
-use tracing::error;
+use problem::Problem;
+use service::server::or_internal_error;
 
 use crate::http::{
-    body::leftover,
-    client::Client,
-    framing,
-    gateway::Gateway,
-    problem::{Kind, Problem},
-    request_metrics::UpstreamTime,
+    body::leftover, client::Client, framing, gateway::Gateway, problem::offers_upgrade, request_metrics::UpstreamTime,
 };
 
 /// The server says who connected in [`ConnectInfo`]; the handlers find the [`Client`] in the request's extensions.
@@ -50,31 +42,22 @@ pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
             response
         }
         Ok(()) => {
-            let response = AssertUnwindSafe(next.run(Request::from_parts(parts, body)))
-                .catch_unwind()
-                .await;
-            response.unwrap_or_else(|_| {
-                // The panic itself, with its place, is logged by the panic hook.
-                error!(
-                    request_id = request_id.to_str().unwrap_or_default(),
-                    "a request panicked"
-                );
-                Problem::new(Kind::Internal, "an internal error occurred and was logged").into_response()
-            })
+            let answer = next.run(Request::from_parts(parts, body));
+            or_internal_error(&request_id, answer).await
         }
     };
 
     if let Some(upstream) = response.extensions_mut().remove::<UpstreamTime>() {
         gateway.metrics.took(started.elapsed(), upstream);
     }
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+    if let Some(problem) = response.extensions_mut().get_mut::<Problem>() {
         gateway.metrics.problem(problem.kind);
+        if offers_upgrade(problem.kind) {
+            problem.offer_upgrade(&gateway.settings.upgrade_url);
+        }
         if let Some(leftover) = leftover {
             leftover.discard().await;
         }
-        let request_id = request_id.to_str().unwrap_or_default();
-        *response.body_mut() = Body::from(problem.body(request_id, &gateway.settings.upgrade_url));
     }
-    response.headers_mut().insert(request_id::X_REQUEST_ID, request_id);
     response
 }

@@ -1,17 +1,17 @@
-//! What a client is told when its request is not served: RFC 9457 `application/problem+json`, with the seeds' words beside it.
-//! No problem echoes a key.
+//! Problems of the gateway: those of the catalogue in the crate `problem`, with the headers and members of limits.
 
 use std::{borrow::Cow, time::Duration};
 
-use axum::http::{
-    HeaderValue, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Response},
 };
-use axum::response::{IntoResponse, Response};
-use rand::RngExt;
-use schema::{Burst, UsageType, api_key, period};
+use problem::{Area, Members};
+use schema::{Burst, UsageType, period};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
+
+pub use problem::Kind;
 
 use crate::{
     accounts::burst::BurstView,
@@ -20,19 +20,14 @@ use crate::{
     quota::{QuotaView, Refusal},
 };
 
-mod kind;
-
-pub use kind::Kind;
-
-/// Becomes a response in two steps: [`IntoResponse`] sets the status and headers and leaves the problem in the response's
-/// extensions; [`crate::http::edge`] writes the body, since it knows the request's id.
+/// As a response it carries a [`problem::Problem`] in the extensions. [`crate::http::edge`] adds the address for an upgrade, and the
+/// server writes the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub kind: Kind,
-    detail: Cow<'static, str>,
+    problem: problem::Problem,
     limit: Option<Box<Limit>>,
     burst: Option<Burst>,
-    retry_after_s: Option<i64>,
 }
 
 /// The limit that was reached, as of `now_s`.
@@ -50,50 +45,30 @@ pub struct Item<'a> {
     error: &'static str,
     message: &'a str,
     #[serde(flatten)]
-    limit: Option<LimitBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upgrade_url: Option<&'a str>,
+    members: Members,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    r#type: &'static str,
-    title: &'static str,
-    detail: &'a str,
-    instance: &'a str,
-    #[serde(flatten)]
-    item: Item<'a>,
-}
-
-#[derive(Serialize)]
-struct LimitBody {
-    usage_type: &'static str,
-    #[serde(flatten)]
-    balance: Balance,
+impl From<problem::Problem> for Problem {
+    fn from(problem: problem::Problem) -> Self {
+        Self {
+            kind: problem.kind,
+            problem,
+            limit: None,
+            burst: None,
+        }
+    }
 }
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        let detail = match detail.into() {
-            // A detail can quote what was sent, a value of a body for one.
-            detail if detail.contains(api_key::PREFIX) => "the request contains an API key in a wrong place".into(),
-            detail => detail,
-        };
-        Self {
-            kind,
-            detail,
-            limit: None,
-            burst: None,
-            // Spread, so that those who wait do not come back all at once.
-            retry_after_s: kind.is_passing().then(|| rand::rng().random_range(1..=5)),
-        }
+        problem::Problem::new(kind, detail).into()
     }
 
     pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::InvalidRequest, detail)
+        problem::Problem::invalid(detail).into()
     }
 
-    /// What `cost` units of `usage_type` were refused for.
+    /// Why `cost` units of `usage_type` were refused.
     pub fn refused(refusal: Refusal, usage_type: UsageType, cost: i64, now_s: i64) -> Self {
         match refusal {
             Refusal::LimitReached(view) => {
@@ -102,19 +77,32 @@ impl Problem {
                     "monthly limit for `{usage_type}` reached: {} of {} used; the request costs {cost}; resets at {end}",
                     view.current_usage, view.limit
                 );
+                let balance = Balance::from(&view);
+                let problem = problem::Problem::new(Kind::RateLimitExceeded, detail)
+                    .retry_after(rate_limit::retry_after_s(&view, now_s))
+                    .with(Members {
+                        usage_type: Some(usage_type.name()),
+                        current_usage: Some(balance.current_usage),
+                        limit: Some(balance.limit),
+                        remaining: Some(balance.remaining),
+                        upgrade_url: None,
+                    });
                 Self {
                     limit: Some(Box::new(Limit {
                         usage_type,
                         view,
                         now_s,
                     })),
-                    retry_after_s: Some(rate_limit::retry_after_s(&view, now_s)),
-                    ..Self::new(Kind::RateLimitExceeded, detail)
+                    ..problem.into()
                 }
             }
             Refusal::PaymentRequired { plan } => Self::new(
                 Kind::SubscriptionRequired,
                 format!("the subscription to the plan `{plan}` must be paid before further requests"),
+            ),
+            Refusal::Suspended => Self::new(
+                Kind::AccountSuspended,
+                "the account is suspended: ask the operator of this API; a payment does not end a suspension",
             ),
             Refusal::Unavailable => Self::new(
                 Kind::QuotaUnavailable,
@@ -129,10 +117,10 @@ impl Problem {
             "each key may send {} requests at once and {} a second; nothing was counted: try again later",
             burst.size, burst.per_second
         );
+        let problem = problem::Problem::new(Kind::BurstLimitExceeded, detail);
         Self {
             burst: Some(burst),
-            retry_after_s: Some(rate_limit::whole_seconds(wait)),
-            ..Self::new(Kind::BurstLimitExceeded, detail)
+            ..problem.retry_after(rate_limit::whole_seconds(wait)).into()
         }
     }
 
@@ -140,61 +128,60 @@ impl Problem {
         self.kind.status()
     }
 
+    pub fn detail(&self) -> &str {
+        self.problem.detail()
+    }
+
     /// The problem as one result of a batch.
-    pub fn item<'a>(&'a self, upgrade_url: &'a str) -> Item<'a> {
-        let offers_upgrade = matches!(self.kind, Kind::RateLimitExceeded | Kind::SubscriptionRequired);
+    pub fn item<'a>(&'a self, upgrade_url: &str) -> Item<'a> {
+        let mut members = self.problem.members().cloned().unwrap_or_default();
+        if offers_upgrade(self.kind) {
+            members.upgrade_url = Some(upgrade_url.to_owned());
+        }
         Item {
             status: self.status().as_u16(),
             error: self.kind.error(),
-            message: &self.detail,
-            limit: self.limit.as_ref().map(|limit| LimitBody {
-                usage_type: limit.usage_type.name(),
-                balance: Balance::from(&limit.view),
-            }),
-            upgrade_url: offers_upgrade.then_some(upgrade_url),
+            message: self.problem.detail(),
+            members,
         }
     }
+}
 
-    /// The body of the response.
-    pub fn body(&self, request_id: &str, upgrade_url: &str) -> Vec<u8> {
-        let body = Body {
-            r#type: self.kind.urn(),
-            title: self.kind.title(),
-            detail: &self.detail,
-            instance: request_id,
-            item: self.item(upgrade_url),
-        };
-        serde_json::to_vec(&body).expect("strings and numbers are always JSON")
-    }
+/// A payment or another plan helps.
+pub fn offers_upgrade(kind: Kind) -> bool {
+    matches!(kind, Kind::RateLimitExceeded | Kind::SubscriptionRequired)
+}
+
+/// The problem types that the gateway answers with.
+pub fn of_the_gateway() -> impl Iterator<Item = Kind> {
+    let is_ours = |kind: &Kind| matches!(kind.area(), Area::Every | Area::Gateway);
+    Kind::ALL.iter().copied().filter(is_ours)
+}
+
+/// Was the request admitted before it failed?
+pub fn was_admitted(kind: Kind) -> bool {
+    use Kind::{Internal, NotRecorded, OutcomeUnknown, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable};
+    matches!(
+        kind,
+        UpstreamUnreachable | UpstreamInvalid | UpstreamTimeout | NotRecorded | OutcomeUnknown | Internal
+    )
+}
+
+/// The same body gets the same answer at any time: only the body is wrong.
+pub fn is_of_the_body(kind: Kind) -> bool {
+    matches!(kind, Kind::InvalidRequest | Kind::UnknownUsageType)
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.status().into_response();
+        let mut response = self.problem.into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        match self.kind {
-            Kind::MissingKey | Kind::KeyInUrl => {
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            Kind::InvalidKey => {
-                headers.insert(
-                    WWW_AUTHENTICATE,
-                    HeaderValue::from_static("Bearer error=\"invalid_token\""),
-                );
-            }
-            _ => {}
-        }
         if let Some(limit) = &self.limit {
             rate_limit::insert(headers, &[(limit.usage_type, limit.view)], limit.now_s);
         }
         if let Some(burst) = self.burst {
             rate_limit::insert_burst(headers, Some(BurstView { burst, remaining: 0 }));
         }
-        response.extensions_mut().insert(self);
         response
     }
 }
@@ -214,7 +201,7 @@ impl From<PathError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schema::{Catalogue, Mode, Period};
+    use schema::{Catalogue, Mode, Period, api_key};
     use serde_json::json;
 
     fn limit_reached() -> Problem {
@@ -233,7 +220,11 @@ mod tests {
     }
 
     fn body(problem: &Problem) -> serde_json::Value {
-        serde_json::from_slice(&problem.body("request-1", "/billing/plans")).unwrap()
+        let mut problem = problem.problem.clone();
+        if offers_upgrade(problem.kind) {
+            problem.offer_upgrade("/billing/plans");
+        }
+        serde_json::from_slice(&problem.body(problem::TYPE_BASE, "request-1")).unwrap()
     }
 
     #[test]
@@ -243,11 +234,11 @@ mod tests {
         assert_eq!(
             body(&limit_reached()),
             json!({
-                "type": "urn:trendit:problem:rate_limit_exceeded",
-                "title": "The limit of the plan is reached",
+                "type": "/docs/api.md#rate_limit_exceeded",
+                "title": "Monthly limit reached",
                 "status": 429,
                 "detail": message,
-                "instance": "request-1",
+                "instance": "/requests/request-1",
                 "error": "rate_limit_exceeded",
                 "message": message,
                 "usage_type": "api_call",
@@ -285,8 +276,8 @@ mod tests {
 
     #[test]
     fn every_problem_that_passes_says_when_to_come_back() {
-        for kind in Kind::ALL {
-            let response = Problem::new(*kind, "why").into_response();
+        for kind in of_the_gateway() {
+            let response = Problem::new(kind, "why").into_response();
             let retry_after = response
                 .headers()
                 .get("retry-after")

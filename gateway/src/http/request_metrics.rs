@@ -12,13 +12,16 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{http::problem::Kind, recording::recorder::RecorderMetrics};
+use crate::{
+    http::problem::{Kind, of_the_gateway, was_admitted},
+    recording::recorder::RecorderMetrics,
+};
 
 pub struct RequestMetrics {
     accepted: Counter,
     admitted_again: Counter,
     upstream_refused: Counter,
-    /// By [`Kind`].
+    /// By [`Kind`]: those of the gateway come first in the catalogue.
     problems: Vec<Counter>,
     added: Histogram,
     upstream: Histogram,
@@ -45,9 +48,8 @@ impl RequestMetrics {
             accepted: counter("accepted", ""),
             admitted_again: Counter::default(),
             upstream_refused: counter("failed", "upstream_status"),
-            problems: Kind::ALL
-                .iter()
-                .map(|kind| counter(if kind.was_admitted() { "failed" } else { "refused" }, kind.error()))
+            problems: of_the_gateway()
+                .map(|kind| counter(if was_admitted(kind) { "failed" } else { "refused" }, kind.error()))
                 .collect(),
             added: added.clone(),
             upstream: upstream.clone(),
@@ -93,7 +95,9 @@ impl RequestMetrics {
 
     pub fn problem(&self, kind: Kind) {
         // Kinds are numbered in the order of `ALL`.
-        self.problems[kind as usize].inc();
+        if let Some(counter) = self.problems.get(kind as usize) {
+            counter.inc();
+        }
     }
 
     pub fn took(&self, total: Duration, upstream: UpstreamTime) {

@@ -24,6 +24,8 @@ pub enum Refusal {
     PaymentRequired {
         plan: String,
     },
+    /// An operator suspended the account.
+    Suspended,
     /// PostgreSQL is away, and the units at hand do not cover the cost.
     Unavailable,
 }

@@ -37,7 +37,7 @@ impl Quotas {
             Err(Refusal::LimitReached(_)) => {
                 metrics.refused_limit.inc();
             }
-            Err(Refusal::PaymentRequired { .. }) => {
+            Err(Refusal::PaymentRequired { .. } | Refusal::Suspended) => {
                 metrics.refused_payment.inc();
             }
             Err(Refusal::Unavailable) => {
@@ -174,6 +174,7 @@ impl Quotas {
 pub(super) fn entitled(state: &State, usage_type: UsageType) -> Result<Allowance, Refusal> {
     match state.standing.entitlement {
         Entitlement::Granted => Ok(state.allowance(usage_type)),
+        Entitlement::PaymentRequired if state.is_suspended() => Err(Refusal::Suspended),
         Entitlement::PaymentRequired => Err(Refusal::PaymentRequired {
             plan: state.standing.plan.clone(),
         }),

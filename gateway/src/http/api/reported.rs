@@ -279,7 +279,7 @@ mod tests {
             let Err(problem) = read(body) else {
                 panic!("{field} {value} was accepted")
             };
-            let told = String::from_utf8(problem.body("", "")).unwrap();
+            let told = problem.detail().to_owned();
             assert_eq!(problem.kind, kind, "{told}");
             assert!(told.contains(named), "{field}: {told}");
         }

@@ -32,7 +32,7 @@ use crate::{
         client::{Client, TEXT_MAX},
         gateway::Gateway,
         idempotency_key,
-        problem::{self, Kind, Problem},
+        problem::{self, Kind, Problem, is_of_the_body},
         rate_limit,
     },
     quota::QuotaView,
@@ -208,7 +208,7 @@ fn settle(attempt: Try, outcomes: &[Outcome], response: &axum::http::Response<By
         Outcome::Recorded(_) | Outcome::Counted(_) => None,
     };
     let mut kinds = outcomes.iter().filter_map(kind);
-    if kinds.clone().all(Kind::is_of_the_body) {
+    if kinds.clone().all(is_of_the_body) {
         return attempt.answered(Answer::of(response));
     }
     let counted: Vec<_> = outcomes.iter().map(counted).collect();
