@@ -53,8 +53,7 @@ impl DdlFile {
 
     /// SHA-256 of the template, in hex: the same for every layout.
     pub fn checksum(&self) -> String {
-        let digest = Sha256::digest(self.template.as_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(self.template.as_bytes()))
     }
 }
 

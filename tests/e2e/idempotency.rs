@@ -209,7 +209,7 @@ async fn answers_take_no_more_memory_than_they_are_given() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_left_finds_its_answer() {
     // Without a spool a request waits for NATS, and for much longer than this test takes.
-    let settings = [("LANE_STUCK_AFTER", "120"), ("OUTCOME_DEADLINE", "120")];
+    let settings = [("LANE_STUCK_AFTER", "60"), ("OUTCOME_DEADLINE", "120")];
     let mut keys = Keys::start(StackOptions {
         gateway_env: settings.map(|(name, value)| (name, value.to_owned())).into(),
         no_spool: true,

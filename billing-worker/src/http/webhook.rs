@@ -63,7 +63,7 @@ pub async fn receive(
         Ok(envelope) => envelope,
         Err(why) => {
             // It comes from Stripe. Keeping an event that nobody can read is better than losing it.
-            let id = format!("sha256:{:x}", HexDigest(Sha256::digest(&body).into()));
+            let id = format!("sha256:{}", hex::encode(Sha256::digest(&body)));
             inbox::store_unreadable(&receiver.billing.admin.db, &id, &body, &why).await?;
             receiver.metrics.webhook_unreadable();
             error!(
@@ -103,12 +103,4 @@ pub async fn receive(
         receiver.inbox.notify_one();
     }
     Ok(StatusCode::OK)
-}
-
-struct HexDigest([u8; 32]);
-
-impl std::fmt::LowerHex for HexDigest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

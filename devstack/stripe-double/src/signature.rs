@@ -18,11 +18,7 @@ fn sign(at: i64, body: &[u8], secret: &str) -> String {
         .expect("any secret is a key, because HMAC hashes one that is too long");
     mac.update(format!("{at}.").as_bytes());
     mac.update(body);
-    mac.finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(mac.finalize().into_bytes())
 }
 
 #[cfg(test)]

@@ -18,12 +18,7 @@ fn sign(secret: &str, at: i64, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(format!("{at}.").as_bytes());
     mac.update(body);
-    let signature: String = mac
-        .finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let signature = hex::encode(mac.finalize().into_bytes());
     format!("t={at},v1={signature}")
 }
 

@@ -93,11 +93,7 @@ mod tests {
         mac.update(at.as_bytes());
         mac.update(b".");
         mac.update(body);
-        mac.finalize()
-            .into_bytes()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex::encode(mac.finalize().into_bytes())
     }
 
     fn secrets(secrets: &[&str]) -> Vec<String> {

@@ -36,8 +36,7 @@ pub fn identifier(customer: &str, line: &LineId, number: i32, from: i64, to: i64
     if whole.len() <= LENGTH_MAX {
         return whole;
     }
-    let digest = Sha256::digest(whole.as_bytes());
-    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex::encode(Sha256::digest(whole.as_bytes()));
     // The readable end of it: 64 + 1 + at most 10 + 1 characters and the number stay below the maximum.
     format!("{hash}.{start}.{number}")
 }
