@@ -6,7 +6,7 @@
 //!    auth: one look-up (accounts → account)
 //!    burst: one atomic beside the key, where the plan has such a limit
 //!    publisher: a place in the account's lane, before a unit is spent
-//!    quotas: an atomic over a lease (counter, lease); the broker takes and returns leases (leases) → PostgreSQL
+//!    quotas: an atomic over a lease (counter, lease); the lease client takes and returns leases (leases) → PostgreSQL
 //!    proxy: the upstream
 //!    metering → publisher → lane (the crate) → stream USAGE → the answer
 //! ```
