@@ -1,4 +1,4 @@
-//! What the lanes of one run share.
+//! The context that all lanes of one run share.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::{gathered::BatchLimits, link::Link, metrics::LaneMetrics};
 #[derive(Clone, Debug)]
 pub struct LaneLimits {
     pub batch: BatchLimits,
-    /// For one attempt to publish, and for one read of the last record.
+    /// For one publish attempt, and for one read of the last record.
     pub attempt_timeout: Duration,
     /// A message without an outcome for this long goes to the spool. Without a spool, the lane takes nothing more until the
     /// message has an outcome.
     pub stuck_after: Duration,
-    /// After this, counted from the first attempt to publish their message, waiters get "unknown".
+    /// Waiters get "unknown" after this time, counted from the first attempt to publish their message.
     pub outcome_deadline: Duration,
 }
 
@@ -27,6 +27,6 @@ pub struct LaneContext {
     pub link: Link,
     pub limits: LaneLimits,
     pub metrics: LaneMetrics,
-    /// Cancelled by the lane that finds itself fenced. All lanes of the run then end.
+    /// A lane that finds itself fenced cancels this token. Then all lanes of the run end.
     pub fenced: CancellationToken,
 }

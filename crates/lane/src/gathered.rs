@@ -1,4 +1,4 @@
-//! The entries that travel in one message: gathered, encoded together, told together what became of them.
+//! The entries of one message. They are gathered, encoded and settled together.
 
 use bytes::Bytes;
 use schema::{BatchId, RunId, lane_record::BatchBuilder};
@@ -6,23 +6,23 @@ use tokio::sync::oneshot;
 
 use crate::outgoing::{Outcome, Outgoing, Units};
 
-/// What one request has to record: stored whole, in one message.
+/// The events of one request. They are stored together, in one message.
 pub struct Entry<U> {
     events: Vec<Outgoing<U>>,
     bytes: usize,
-    /// `None`: nobody waits, or nobody any longer.
+    /// `None`: nobody waits for the outcome, or nobody does any more.
     waiter: Option<oneshot::Sender<Outcome>>,
 }
 
-/// Entries of one message. Dropped without [`Gathered::settle`] (a task was cut off), they count as spent and unknown:
-/// the message may be stored, and units given back could be spent twice.
+/// The entries of one message. If it is dropped without [`Gathered::settle`] (a task was aborted), its units are spent and
+/// its outcome is unknown. The message may be stored, so units that were given back could be spent twice.
 pub struct Gathered<U: Units> {
     entries: Vec<Entry<U>>,
     events: usize,
     bytes: usize,
 }
 
-/// The most that one message carries. A single entry always fits.
+/// The limits of one message. A single entry always fits.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
     pub events: usize,
@@ -35,12 +35,12 @@ impl<U: Units> Entry<U> {
         Self { events, bytes, waiter }
     }
 
-    /// Bytes in a batch, at the most.
+    /// The maximum size in a batch, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// It is the end of this entry: its units are spent or given back, its waiter told.
+    /// Ends this entry: spends its units or gives them back, and reports the outcome to its waiter.
     pub fn settle(mut self, outcome: Outcome) {
         self.tell(outcome);
         if !outcome.is_not_stored() {
@@ -48,12 +48,12 @@ impl<U: Units> Entry<U> {
                 units.spent();
             }
         }
-        // Units that are dropped are given back.
+        // Dropping units gives them back.
     }
 
     fn tell(&mut self, outcome: Outcome) {
         if let Some(waiter) = self.waiter.take() {
-            // A request that was given up has nobody who listens.
+            // An aborted request has no receiver.
             waiter.send(outcome).ok();
         }
     }
@@ -68,7 +68,7 @@ impl<U: Units> Gathered<U> {
         self.events
     }
 
-    /// Takes the entry, or gives it back for the next message: an entry is never split.
+    /// Takes the entry, or returns it for the next message. An entry is never split.
     pub fn push(&mut self, entry: Entry<U>, limits: BatchLimits) -> Result<(), Entry<U>> {
         let fits = self.events + entry.events.len() <= limits.events && self.bytes + entry.bytes <= limits.bytes;
         if !fits && !self.is_empty() {
@@ -92,7 +92,7 @@ impl<U: Units> Gathered<U> {
         builder.finish(run).into()
     }
 
-    /// The waiters have waited long enough; the units stay where they are until the outcome is known.
+    /// Reports "unknown" to the waiters. The units stay here until the outcome is known.
     pub fn stop_waiting(&mut self) {
         for entry in &mut self.entries {
             entry.tell(Outcome::Unknown);

@@ -1,22 +1,22 @@
-//! Writing to lanes: how a service that has usage to record (a gateway its requests, the billing worker its corrections)
-//! puts each event into the stream once, and learns whether it is there.
+//! Writes usage events to lanes. A service that records usage (a gateway its requests, the billing worker its corrections)
+//! publishes each event to the stream once, and learns whether it is stored.
 //!
 //! | what | file |
 //! |---|---|
 //! | a run: its row, its heartbeat, its lanes | [`run`] |
-//! | events on their way, and what became of them | [`publisher`] |
-//! | the protocol of a lane, pure | [`protocol::lane`] |
-//! | a lane at work: what waits, what is written; what travels in one message | [`task`], [`waiting`], [`writer`], [`gathered`] |
+//! | publishing events, and their outcomes | [`publisher`] |
+//! | the lane protocol, pure | [`protocol::lane`] |
+//! | a running lane: its queue, its writer, the content of one message | [`task`], [`waiting`], [`writer`], [`gathered`] |
 //! | while NATS is away: a lane that spools, and the spool | [`spooled`], [`spool`] |
 //! | a lane's subject: publish, read the last record | [`subject`] |
-//! | how the stream is cut; whether NATS is there | [`stream`], [`link`] |
+//! | the stream's shards and generation; whether NATS is connected | [`stream`], [`link`] |
 //! | ending a lane for its run | [`fence`] |
-//! | what is counted | [`metrics`] |
+//! | metrics | [`metrics`] |
 //!
 //! # Invariants
-//! - What was said to be stored is in the stream, once, or is in the spool and will be; what was said not to be never is,
-//!   and was given back ([`publisher::Units`]).
-//! - Units of an event whose outcome is not known are spent, never given back.
+//! - An event reported as stored is in the stream once, or is in the spool and will be. An event reported as not stored
+//!   never will be, and its units are given back ([`publisher::Units`]).
+//! - An event with an unknown outcome spends its units. They are never given back.
 //! - A run is closed only after all its lanes are.
 
 pub mod context;

@@ -1,7 +1,7 @@
-//! Whether NATS is connected, as the hot path and the lanes want to know it.
+//! Tells the hot path and the lanes whether NATS is connected.
 //!
-//! The client tells nobody when a connection ends under a request that waits for its answer; so its two public figures,
-//! the state and the count of connections, are looked at twenty times a second.
+//! The client does not report that a connection ended while a request waits for its answer. So this module polls the
+//! client's two public values, the connection state and the connection count, twenty times a second.
 
 use std::{
     sync::{
@@ -50,7 +50,7 @@ impl Link {
                 shown.store(now.up, Ordering::Relaxed);
                 tell.send_if_modified(|seen| std::mem::replace(seen, now) != now);
             }
-            // `tell` is dropped: who waits for a change waits no longer than its own time-out.
+            // This drops `tell`. A caller that still waits for a change waits until its own timeout.
         });
         Self { up, seen }
     }
@@ -60,7 +60,7 @@ impl Link {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// Waits until it is connected, at most `patience`. False: it is not.
+    /// Waits until NATS is connected, at most `patience`. Returns false if it is still not connected.
     pub async fn is_up_within(&self, patience: Duration) -> bool {
         let mut seen = self.seen.clone();
         matches!(
@@ -69,7 +69,7 @@ impl Link {
         )
     }
 
-    /// Resolves when it was down for so long without a break.
+    /// Resolves when the connection has been down for `patience` without a break.
     pub async fn is_down_for(&self, patience: Duration) {
         let mut seen = self.seen.clone();
         loop {
@@ -85,7 +85,7 @@ impl Link {
         }
     }
 
-    /// Resolves when the connection of now is lost; what was sent on it may not be answered any more.
+    /// Resolves when the current connection is lost. Requests sent on it may get no answer.
     pub async fn lost(&self) {
         let mut seen = self.seen.clone();
         let now = *seen.borrow_and_update();

@@ -1,4 +1,4 @@
-//! What the lanes count.
+//! Metrics of the lanes.
 
 use prometheus_client::{
     metrics::{
@@ -10,7 +10,7 @@ use prometheus_client::{
 
 use protocol::lane::Verdict;
 
-/// Of all lanes together: shards would multiply the series and say little more.
+/// Counts all lanes together: one series per shard would add little information.
 #[derive(Clone, Debug)]
 pub struct LaneMetrics {
     pub attempts: Counter,
@@ -27,7 +27,7 @@ pub struct LaneMetrics {
 }
 
 impl LaneMetrics {
-    /// Into `registry`, which the writer's own prefix is on.
+    /// Registers the metrics in `registry`, which already has the writer's own prefix.
     pub fn register(&self, registry: &mut Registry) {
         for (name, help, counter) in [
             ("publish_attempts", "Attempts to publish a message", &self.attempts),

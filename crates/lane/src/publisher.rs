@@ -1,7 +1,7 @@
-//! Takes events to their lanes and tells what became of them.
+//! Sends events to their lanes and reports the outcomes.
 //!
-//! The hot path is [`Publisher::reserve`] and [`Slot::publish`]: a few loads, one place in a bounded queue, one oneshot;
-//! no lock, no timer, no copy of the event. Time is kept by the lane's task, for all who wait on a message at once.
+//! The hot path is [`Publisher::reserve`] and [`Slot::publish`]. It needs a few loads, one slot in a bounded queue and one
+//! oneshot: no lock, no timer, no copy of the event. The lane's task keeps one deadline for all waiters of a message.
 
 use std::{
     fmt,
@@ -21,48 +21,49 @@ use crate::{gathered::Entry, link::Link, spool::room::Room};
 
 /// Cheap to clone; all clones publish through the same lanes.
 pub struct Publisher<U> {
-    /// The lanes of the run of now; none while there is no run.
+    /// The lanes of the current run. Empty while there is no run.
     lanes: Arc<ArcSwapOption<Lanes<U>>>,
     link: Link,
 }
 
-/// Room for one entry in the lane of an account; taken before a unit is spent.
+/// Room for one entry in the lane of an account. A caller takes it before it spends any units.
 pub struct Slot<U> {
     place: mpsc::OwnedPermit<Entry<U>>,
     gate: Arc<Gate>,
 }
 
-/// The lane cannot take anything now (NATS away and no room in a spool, lane not open, queue full), so no unit is to be spent.
+/// The lane accepts nothing now: NATS is away and the spool has no room, the lane is not open, or its queue is full. The
+/// caller must spend no units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("events cannot be recorded now")]
 pub struct Unavailable;
 
-/// The ways into the open lanes of one run, by shard.
+/// The entrances of one run's lanes, by shard.
 pub struct Lanes<U> {
     entrances: Vec<Entrance<U>>,
 }
 
-/// The way into one lane. The lane's queue ends when this and all slots are gone.
+/// The entrance of one lane. The lane's queue ends when its entrance and all slots are dropped.
 pub struct Entrance<U> {
     queue: mpsc::Sender<Entry<U>>,
     gate: Arc<Gate>,
 }
 
-/// What a lane's task and those who come to it tell each other.
+/// State that a lane's task shares with the senders.
 #[derive(Debug)]
 pub struct Gate {
     open: AtomicBool,
-    /// What comes in goes to the spool.
+    /// New entries go to the spool.
     spooled: AtomicBool,
-    /// Of the spool; there is none: NATS has to be there.
+    /// The spool's room. Unset without a spool: then NATS must be connected.
     room: OnceLock<Arc<Room>>,
-    /// Entries that were put into the queue and not taken from it.
+    /// The bytes of the entries in the queue.
     queued_bytes: AtomicUsize,
     queued_bytes_max: usize,
 }
 
 impl<U: Units> Publisher<U> {
-    /// Takes nothing until [`Self::install`].
+    /// Accepts nothing until [`Self::install`].
     pub fn new(link: Link) -> Self {
         Self {
             lanes: Arc::default(),
@@ -82,17 +83,17 @@ impl<U: Units> Publisher<U> {
         })
     }
 
-    /// From here on events go to these lanes.
+    /// Sends all later events to these lanes.
     pub fn install(&self, lanes: Lanes<U>) {
         self.lanes.store(Some(Arc::new(lanes)));
     }
 
-    /// From here on nothing is taken. The lanes end once all slots that were given out are used or dropped.
+    /// Accepts nothing from now on. The lanes end after all reserved slots are used or dropped.
     pub fn remove(&self) {
         self.lanes.store(None);
     }
 
-    /// Entries and bytes that wait, over all lanes.
+    /// The queued entries and bytes of all lanes.
     pub fn queued(&self) -> (usize, usize) {
         self.lanes.load().as_ref().map_or((0, 0), |lanes| {
             lanes.entrances.iter().fold((0, 0), |(entries, bytes), entrance| {
@@ -106,18 +107,19 @@ impl<U: Units> Publisher<U> {
 }
 
 impl<U: Units> Slot<U> {
-    /// What the events of one entry may have in bytes, together.
+    /// The maximum total size of one entry's events, in bytes.
     pub const BYTES_MAX: usize = 256 * 1024;
 
-    /// Sends the entry, whole, in one message (at most [`Slot::BYTES_MAX`] together), and waits for the outcome, at most for the deadline.
+    /// Sends the entry in one message (at most [`Slot::BYTES_MAX`] in total) and waits for the outcome, at most until the
+    /// deadline.
     pub async fn publish(self, entry: Vec<Outgoing<U>>) -> Outcome {
         let (waiter, outcome) = oneshot::channel();
         self.send(Entry::new(entry, Some(waiter)));
-        // An entry that is dropped without a word was never part of a message.
+        // An entry that is dropped without an outcome was never part of a message.
         outcome.await.unwrap_or(Outcome::NotStored)
     }
 
-    /// Sends the entry without waiting for what becomes of it: a failed request, of which nobody is charged.
+    /// Sends the entry without waiting for the outcome. For a failed request, which nobody is charged for.
     pub fn publish_and_forget(self, entry: Outgoing<U>) {
         self.send(Entry::new(vec![entry], None));
     }
@@ -136,7 +138,7 @@ impl<U: Units> Slot<U> {
 }
 
 impl<U: Units> Lanes<U> {
-    /// In the order of the shards.
+    /// `entrances` are in the order of the shards.
     pub fn new(entrances: Vec<Entrance<U>>) -> Self {
         Self { entrances }
     }
@@ -147,7 +149,7 @@ impl<U: Units> Lanes<U> {
 }
 
 impl<U: Units> Entrance<U> {
-    /// A closed one, and the two ends that its lane's task holds.
+    /// Creates a closed entrance, and the gate and the queue for its lane's task.
     pub fn new(limits: QueueLimits) -> (Self, Arc<Gate>, mpsc::Receiver<Entry<U>>) {
         let (queue, entries) = mpsc::channel(limits.entries);
         let gate = Arc::new(Gate {
@@ -165,7 +167,7 @@ impl<U: Units> Entrance<U> {
     }
 }
 
-/// What may wait for one lane. The bytes may be passed by what was reserved before they were reached.
+/// The limits of one lane's queue. Slots that were reserved before the byte limit was reached may exceed it.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
     pub entries: usize,
@@ -181,12 +183,12 @@ impl Gate {
         self.open.store(false, Relaxed);
     }
 
-    /// While NATS is away, what comes in has this room.
+    /// Sets the room of the spool, which takes new entries while NATS is away.
     pub fn set_room(&self, room: Arc<Room>) {
         self.room.get_or_init(|| room);
     }
 
-    /// Whether what comes in goes to the spool, also while NATS seems to be there.
+    /// Sets whether new entries go to the spool, even while NATS seems to be connected.
     pub fn spooled(&self, spooled: bool) {
         self.spooled.store(spooled, Relaxed);
     }

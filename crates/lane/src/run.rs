@@ -1,8 +1,9 @@
-//! One writer, as the others know it: a row that counts up while it lives, and a lane in every shard.
+//! One run of a writer, as other processes see it: a row with a counter that increases while the run lives, and a lane in
+//! every shard.
 //!
-//! A run begins with its row, then all its lanes are opened; before that it may take no lease. It ends in one of two ways:
-//! closed (every lane closed, every lease returned, then the row), or given up, when a lane, the heartbeat or a lease
-//! finds that it was fenced. Then a new run takes its place, and what the old one held is settled by others.
+//! A run begins with its row. Then it opens all its lanes, and only then may it take leases. It ends in one of two ways. A
+//! closed run has closed every lane, returned every lease and then closed its row. A run is given up when a lane, the
+//! heartbeat or a lease finds that it was fenced. Then a new run starts, and other processes settle what the old run held.
 
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use crate::{
 /// For one statement about a run.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a run is made of.
+/// Everything that is needed to begin a run.
 #[derive(Clone)]
 pub struct Runs {
     /// The writer's name, for people.
@@ -41,11 +42,11 @@ pub struct Runs {
     pub client: Client,
     pub link: Link,
     pub health: Health,
-    /// Its tasks outlive the last request: they are stopped after it.
+    /// The run's tasks stop after the last request.
     pub life: Lifecycle,
     pub metrics: LaneMetrics,
     pub limits: RunLimits,
-    /// Where batches go while NATS is away; `None`: nowhere, so nothing is taken.
+    /// Takes batches while NATS is away. `None`: the run accepts nothing then.
     pub spool: Option<Spool>,
 }
 
@@ -67,7 +68,7 @@ pub struct Run {
     _heartbeat: DropGuard,
 }
 
-/// A run's spool, and who keeps it.
+/// A run's spool and its keeper task.
 struct KeptSpool {
     spool: RunSpool,
     keeper: JoinHandle<()>,
@@ -75,7 +76,7 @@ struct KeptSpool {
 }
 
 impl Runs {
-    /// Registers a run and opens its lanes; tries until it has them all. Fails only where trying cannot help.
+    /// Registers a run and opens its lanes. Tries until all of them are open. Fails only where a retry cannot help.
     pub async fn begin<U: Units>(&self) -> Result<(Run, Lanes<U>)> {
         const PART: &str = "lanes";
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
@@ -116,7 +117,7 @@ impl Runs {
         }
     }
 
-    /// All lanes at once. `None`: one of them is fenced.
+    /// Opens all lanes at once. `None`: one of them is fenced.
     async fn open<U: Units>(
         &self,
         run: RunId,
@@ -139,7 +140,7 @@ impl Runs {
         join_all(lanes).await.into_iter().collect()
     }
 
-    /// Gives the lanes their ends of the run's spool.
+    /// Gives each lane its part of the run's spool.
     fn keep_spool<U: Units>(
         &self,
         run: RunId,
@@ -171,7 +172,7 @@ impl Runs {
     async fn register(&self, id: RunId, stream: &UsageStream) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            // Sent twice, it registers once: the id was made before.
+            // Sending it twice registers the run once, because the id is fixed.
             let insert = writers::register(&self.pool, id, &self.name, stream.generation, stream.shards);
             let failure = match timeout(STATEMENT_TIMEOUT, insert).await {
                 Ok(Ok(())) => return,
@@ -193,13 +194,13 @@ impl Run {
         self.fenced.cancelled().await;
     }
 
-    /// It was found elsewhere that the run is ended by others: its lanes take nothing more.
+    /// Gives the run up because other processes are ending it. Its lanes accept nothing more.
     pub fn give_up(&self) {
         self.fenced.cancel();
     }
 
-    /// Waits until every lane has sent what it has and is closed; then the spool is drained too. The publisher must have
-    /// let go of them. Fails when one ended otherwise; the run is then not to be closed.
+    /// Waits until every lane has sent its queue and is closed. The spool is then drained too. The caller removes the lanes
+    /// from the publisher first. Fails if a lane ended in another way. Then the run must not be closed.
     pub async fn lanes_closed(&mut self) -> Result<()> {
         let ends = join_all(&mut self.lanes).await;
         self.lanes.clear();
@@ -214,7 +215,7 @@ impl Run {
         Ok(())
     }
 
-    /// The run's last word: nothing of it is under way and nothing is held. Only after all lanes are closed and all
+    /// Closes the run: nothing of it is in flight, and it holds nothing. Call it only after all lanes are closed and all
     /// leases are returned.
     pub async fn close(mut self) -> Result<()> {
         if let Some(KeptSpool { keeper, stop, .. }) = self.spool.as_mut() {
@@ -232,9 +233,9 @@ impl Run {
         Ok(())
     }
 
-    /// Nothing more is published: what is in the spool is left there for the next start. Returns how many batches that are.
+    /// Stops publishing and leaves the spool for the next start. Returns the number of batches in the spool.
     pub async fn leave(self) -> u64 {
-        // Those that have ended may have been waited for already.
+        // Lanes that have ended may have been awaited already.
         let at_work = self.lanes.into_iter().filter(|lane| !lane.is_finished());
         join_all(at_work.inspect(JoinHandle::abort)).await;
         match self.spool {
@@ -248,7 +249,7 @@ impl Run {
     }
 }
 
-/// Counts up until `stop`, or until the row says that the run is being ended.
+/// Increases the counter until `stop`, or until the row says that the run is being ended.
 pub(crate) async fn beat(
     pool: PgPool,
     id: RunId,

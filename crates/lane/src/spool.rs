@@ -1,23 +1,23 @@
-//! The spool: where batches go while NATS is away, so that they can be acknowledged.
+//! The spool stores batches while NATS is away, so that they can be acknowledged.
 //!
 //! | what | file |
 //! |---|---|
-//! | bytes of a segment, pure | [`frame`] |
+//! | the bytes of a segment, pure | [`frame`] |
 //! | segments on the disk; their directory and its lock | [`log`], [`directory`] |
-//! | the thread that writes: one fsync for all who wait | [`appender`] |
-//! | who may append, and when it is over, pure; whether there is room | [`switch`], [`room`] |
+//! | the writer thread: one fsync for all waiting appends | [`appender`] |
+//! | who may append, and when spooling ends, pure; whether there is room | [`switch`], [`room`] |
 //! | the row in PostgreSQL | [`registry`] |
-//! | into the stream, in order, when NATS is back | [`drain`], [`reader`] |
+//! | publishing to the stream, in order, when NATS is back | [`drain`], [`reader`] |
 //! | the spool of a process that died | [`resume`], [`protocol::spool_state`] |
-//! | what is counted | [`metrics`] |
+//! | metrics | [`metrics`] |
 //!
 //! # Invariants
-//! - A batch is acknowledged when it is fsynced in the log and the row of its run says `spooling`. Such a row is not taken
-//!   to `fencing` for its silence, only by an operator.
-//! - Of one lane, the log has the batches in the order in which they go into the stream, and the first is the one that was
-//!   under way when NATS went away. A lane that has something in the log publishes nothing else before the log is empty. So
-//!   its last record tells how much of the log is stored.
-//! - Segments are removed from the front, each durably before the next, and only when all of it is stored.
+//! - A batch is acknowledged when it is fsynced in the log and the row of its run says `spooling`. Silence does not move
+//!   such a row to `fencing`; only an operator does.
+//! - The log has the batches of a lane in the order in which they go into the stream. The first is the one that was in
+//!   flight when NATS went away. A lane with a batch in the log publishes nothing else until the log is empty. So the
+//!   lane's last record shows how much of the log is stored.
+//! - Segments are removed from the front, each durably before the next, and only when all of the segment is stored.
 
 pub mod appender;
 pub mod directory;
@@ -58,27 +58,27 @@ use self::{
     switch::{Switch, Told},
 };
 
-/// How long an append waits for PostgreSQL to take it that the run spools.
+/// How long an append waits until PostgreSQL has recorded that the run spools.
 const ENTER_WITHIN: Duration = Duration::from_millis(1_800);
-/// Batches that are on their way from the log to one lane.
+/// The maximum number of batches between the log and one lane.
 const DELIVERED_MAX: usize = 2;
-/// A batch of the spool was stored so recently: it is being drained.
+/// The spool counts as draining for this time after one of its batches was stored.
 const MOVING_WITHIN: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug)]
 pub struct SpoolSettings {
     pub dir: PathBuf,
-    /// Of all segments together.
+    /// The maximum size of all segments together.
     pub bytes_max: u64,
-    /// Nothing is taken while something waits for longer.
+    /// The spool accepts nothing while a batch has waited for longer.
     pub age_max: Duration,
-    /// Of one segment, about.
+    /// The approximate size of one segment.
     pub segment_bytes: u64,
-    /// The most that one append may bring; the spool is full when it has no room for some of them.
+    /// The maximum size of one append. The spool is full when it has no room for some such appends.
     pub batch_bytes: u64,
 }
 
-/// Of one process. Cheap to clone.
+/// The spool of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Spool {
     inner: Arc<Inner>,
@@ -91,7 +91,7 @@ struct Inner {
     metrics: SpoolMetrics,
 }
 
-/// Of one run. Cheap to clone.
+/// The spool of one run. Cheap to clone.
 #[derive(Clone)]
 pub struct RunSpool {
     run: Arc<RunInner>,
@@ -101,35 +101,35 @@ struct RunInner {
     spool: Spool,
     owner: Owner,
     switch: Mutex<Switch>,
-    /// Told of every change of the switch.
+    /// Notified of every change of the switch.
     changed: watch::Sender<()>,
     orders: std::sync::mpsc::Sender<Order>,
-    /// The log as far as it is durable.
+    /// The durable part of the log.
     segments: Arc<Mutex<VecDeque<Segment>>>,
     began: Instant,
-    /// When a batch of the log was last stored: milliseconds since `began`, and one; 0: never.
+    /// The time when a batch of the log was last stored: milliseconds since `began`, plus one. 0: never.
     moved_ms: AtomicU64,
 }
 
-/// A lane's end of it.
+/// A lane's part of a run's spool.
 pub struct LaneSpool {
     pub spool: RunSpool,
     pub shard: u16,
-    /// What is to be published, in order.
+    /// The batches to publish, in order.
     pub delivered: mpsc::Receiver<Delivered>,
 }
 
 /// A batch of the log on its way into the stream.
 pub struct Delivered {
     pub batch: Batch,
-    /// Batches of its segment that were delivered and are not stored.
+    /// Batches of its segment that were delivered but are not yet stored.
     of_segment: Arc<AtomicUsize>,
 }
 
 /// Why a batch is not in the spool.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// PostgreSQL does not take it that the run spools, or the run is over.
+    /// PostgreSQL has not recorded that the run spools, or the run is over.
     #[error("the run may not spool now")]
     Refused,
     #[error("the spool is full")]
@@ -139,7 +139,7 @@ pub enum SpoolError {
 }
 
 impl Spool {
-    /// Locks the directory. Fails when another process uses it. Blocks.
+    /// Locks the directory. Fails if another process uses it. Blocks.
     pub fn open(settings: SpoolSettings) -> Result<Self> {
         Ok(Self {
             inner: Arc::new(Inner {
@@ -159,18 +159,19 @@ impl Spool {
         &self.inner.metrics
     }
 
-    /// A run of this process spools, as PostgreSQL has it.
+    /// Whether a run of this process spools, as PostgreSQL has it.
     pub fn is_spooling(&self) -> bool {
         self.inner.metrics.spooling.get() > 0
     }
 
-    /// Something was left here, by this process or another.
+    /// Whether this or another process has left a run here.
     pub fn has_runs(&self) -> Result<bool> {
         let runs = self.inner.directory.runs();
         Ok(!runs.context("reading the spool's directory")?.is_empty())
     }
 
-    /// The spool of a new run, with an end for each of its lanes and what [`drain::keep`] needs to serve them.
+    /// Creates the spool of a new run, with a part for each of its lanes and the senders that [`drain::keep`] needs to
+    /// serve them.
     pub(crate) fn of_run(&self, owner: Owner) -> Result<(RunSpool, Vec<LaneSpool>, Vec<mpsc::Sender<Delivered>>)> {
         let (orders, taken) = std::sync::mpsc::channel();
         let run = RunSpool {
@@ -210,7 +211,7 @@ impl RunSpool {
         &self.run.spool.inner.room
     }
 
-    /// The same, to keep.
+    /// The same room, as an owned reference.
     pub fn shared_room(&self) -> Arc<Room> {
         Arc::clone(&self.run.spool.inner.room)
     }
@@ -220,10 +221,10 @@ impl RunSpool {
         self.switch().backlog()
     }
 
-    /// Durable when it returns. Waits until the run may spool, for a short time. A lane that is not a member `joins` with
-    /// its batch: then the number of the release that ends this is returned, see [`Self::released`].
+    /// The batch is durable when this returns. Waits a short time until the run may spool. A lane that is not yet a member
+    /// sets `joins`. Then this returns the number of the release that ends the membership, see [`Self::released`].
     ///
-    /// To be awaited to its end: dropped, the batch may be in the log all the same.
+    /// Await it to its end: if the future is dropped, the batch may still be in the log.
     pub async fn append(&self, batch: Batch, joins: bool) -> Result<u64, SpoolError> {
         let metrics = &self.run.spool.inner.metrics;
         let granted = {
@@ -255,7 +256,7 @@ impl RunSpool {
         })
     }
 
-    /// Asks until there is an answer. False: refused.
+    /// Asks until the switch grants or refuses the append. False: refused.
     async fn granted(&self) -> bool {
         let mut changed = self.run.changed.subscribe();
         loop {
@@ -270,12 +271,12 @@ impl RunSpool {
         }
     }
 
-    /// This member appends nothing until [`Self::hold_no_more`].
+    /// Stops this member's appends until [`Self::hold_no_more`].
     pub fn hold(&self) {
         self.change(Switch::hold);
     }
 
-    /// False: it was released meanwhile.
+    /// False: the member was released meanwhile.
     pub async fn hold_no_more(&self, release: u64) -> bool {
         let mut changed = self.run.changed.subscribe();
         loop {
@@ -294,12 +295,12 @@ impl RunSpool {
         }
     }
 
-    /// Resolves when the log is empty and its members go on without it.
+    /// Resolves when the log is empty and its members continue without it.
     pub async fn released(&self, release: u64) {
         self.until(|switch| switch.releases() >= release).await;
     }
 
-    /// The batch is in the stream.
+    /// Records that the batch is in the stream.
     pub fn stored(&self, delivered: &Delivered) {
         delivered.of_segment.fetch_sub(1, Relaxed);
         let since = self.run.began.elapsed().as_millis() as u64;
@@ -308,7 +309,7 @@ impl RunSpool {
         self.change(Switch::stored);
     }
 
-    /// Batches of the log are reaching the stream.
+    /// Whether batches of the log are reaching the stream.
     pub fn is_moving(&self) -> bool {
         let since = self.run.began.elapsed().as_millis() as u64;
         match self.run.moved_ms.load(Relaxed) {
@@ -329,7 +330,7 @@ impl RunSpool {
         }
     }
 
-    /// Changes the switch and tells all who wait.
+    /// Changes the switch and notifies all waiters.
     fn change<T>(&self, change: impl FnOnce(&mut Switch) -> T) -> T {
         let (told, backlog) = {
             let mut switch = self.switch();
@@ -353,7 +354,7 @@ impl RunSpool {
     }
 }
 
-/// Somebody who wants to append.
+/// Marks a caller that wants to append, until it is dropped.
 struct Wanting<'a>(&'a RunSpool);
 
 impl<'a> Wanting<'a> {

@@ -1,5 +1,5 @@
-//! A lane while NATS is away and until its spool is drained: what comes in is appended to the spool and acknowledged, what
-//! is in the spool goes into the stream, both at once. It ends for all lanes together, when the spool is empty.
+//! A lane while NATS is away and until its spool is drained. It appends new entries to the spool and acknowledges them. At
+//! the same time it publishes the spool's batches to the stream. This ends for all lanes together, when the spool is empty.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -18,17 +18,17 @@ use crate::{
     writer::Writer,
 };
 
-/// A lane appends so often at the most: the fewer batches, the sooner they are drained. 8 lanes bring 1,600 a second.
+/// The minimum time between two appends of a lane. Fewer batches drain faster. 8 lanes append at most 1,600 a second.
 const APPEND_INTERVAL: Duration = Duration::from_millis(5);
-/// The same while the spool is drained, so that the drain gains on what comes in: 80 a second, of which a stream that
-/// fsyncs each in 3 ms takes 300.
+/// The same while the spool is drained, so that draining is faster than appending. 8 lanes append at most 80 a second, and
+/// a stream that fsyncs each in 3 ms takes 300.
 const APPEND_INTERVAL_DRAINING: Duration = Duration::from_millis(100);
-/// So few batches are left in the spool: what comes in waits for its end instead of prolonging it.
+/// At this backlog or less, new entries wait for the end of the drain instead of prolonging it.
 const LAST_BATCHES: u64 = 256;
-/// It waits so long at the most.
+/// The maximum time of that wait.
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
-/// `writing` is the lane's first message in the spool, `first`, which may still be under way.
+/// `writing` publishes the lane's first message in the spool, `first`, which may still be in flight.
 pub async fn until_released<U: Units>(
     context: &LaneContext,
     writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>,
@@ -56,7 +56,7 @@ pub async fn until_released<U: Units>(
                 next = delivered.recv() => next,
             };
             let Some(next) = next else {
-                // Its keeper is gone: the process stops, or the run is over.
+                // The keeper is gone: the process stops, or the run is over.
                 context.fenced.cancelled().await;
                 break;
             };
@@ -75,11 +75,11 @@ pub async fn until_released<U: Units>(
     tokio::join!(publishing, appending).0
 }
 
-/// `known`: this batch is in the stream already.
+/// `known`: this batch is already in the stream.
 async fn publish(writer: &mut Writer, delivered: &Delivered, known: Option<BatchId>) {
     let batch = &delivered.batch;
     if known != Some(batch.id) {
-        // Its own empty batch is none of a lane that lived on: had it been stored, the lane would know.
+        // A lane that kept running needs no empty batch here: if one had been stored, the lane would know.
         writer.store(batch.id, BatchId::NIL, batch.record.clone()).await;
     }
 }
@@ -104,7 +104,7 @@ async fn append<U: Units>(context: &LaneContext, waiting: &mut Waiting<U>, spool
     }
 }
 
-/// Something waits, and should be appended rather than wait for the end of the drain.
+/// Resolves when an entry waits that should be appended now, rather than wait for the end of the drain.
 async fn its_time<U: Units>(waiting: &mut Waiting<U>, spool: &RunSpool) {
     if !waiting.arrived().await {
         std::future::pending::<()>().await;

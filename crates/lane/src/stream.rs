@@ -1,4 +1,5 @@
-//! How the stream of lane records is cut, read from the stream itself. The ingestor creates it; who writes to it waits for it.
+//! Reads the shards and the generation of the lane records' stream from the stream itself. The ingestor creates the stream;
+//! writers wait for it.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,24 +12,24 @@ use schema::names::{META_GENERATION, META_SHARDS, USAGE_STREAM};
 use service::{Backoff, Health};
 use tracing::{info, warn};
 
-/// The stream as it is cut now.
+/// The stream with its current shards and generation.
 #[derive(Clone)]
 pub struct UsageStream {
     pub stream: Stream<()>,
     pub shards: u16,
     pub generation: u32,
-    /// Of its last record, when it was looked at.
+    /// The sequence of its last record when the stream was read.
     pub last_sequence: u64,
 }
 
-/// Waits until the stream is there. Fails when it can never take messages of `batch_bytes`.
+/// Waits until the stream exists. Fails if the stream can never take messages of `batch_bytes`.
 pub async fn wait_for(client: &Client, health: &Health, batch_bytes: usize) -> Result<UsageStream> {
     const PART: &str = "stream";
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         match look_closely(client).await {
             Ok((stream, message_bytes_max)) => {
-                // Around the events: the record's envelope and the headers.
+                // The record's envelope and the headers need room beside the events.
                 let needed = batch_bytes + 1024;
                 if let Some(most) = message_bytes_max.filter(|most| *most < needed) {
                     bail!(
@@ -56,12 +57,12 @@ pub async fn wait_for(client: &Client, health: &Health, batch_bytes: usize) -> R
     }
 }
 
-/// The stream as it is now.
+/// Reads the current stream.
 pub async fn look(client: &Client) -> Result<UsageStream> {
     Ok(look_closely(client).await?.0)
 }
 
-/// The stream, and the largest message that it takes.
+/// Reads the stream and the largest message that it accepts.
 async fn look_closely(client: &Client) -> Result<(UsageStream, Option<usize>)> {
     let context = jetstream::new(client.clone());
     let found = tokio::time::timeout(Duration::from_secs(5), context.get_stream(USAGE_STREAM)).await??;

@@ -1,7 +1,7 @@
-//! A lane's subject in the stream: one attempt to publish, one look at the last record.
+//! A lane's subject in the stream: makes one publish attempt, or reads the last record.
 //!
-//! Publishing is a plain request whose answer is read here, not `jetstream::Context::publish`: that waits for a permit of
-//! its own without a bound (`max_ack_inflight`) and has a time-out that is not ours.
+//! Publishing sends a plain request and reads the answer here. It does not use `jetstream::Context::publish`, which waits
+//! without a limit for its own permit (`max_ack_inflight`) and uses its own timeout.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl LaneSubject {
         self.run
     }
 
-    /// One attempt. `timeout` bounds the whole of it, also the wait for room in the client.
+    /// Makes one attempt. `timeout` limits all of it, including the wait for room in the client.
     pub async fn publish(&self, expected: u64, record: Bytes, timeout: Duration) -> Answer {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(expected));
@@ -59,7 +59,7 @@ impl LaneSubject {
             Ok(Err(error)) => {
                 debug!(subject = %self.subject, "publishing: {error}");
                 match error.kind() {
-                    // The client looks at the size before it sends anything.
+                    // The client checks the size before it sends anything.
                     RequestErrorKind::MaxPayloadExceeded => Answer::Refused,
                     _ => Answer::Unclear,
                 }
@@ -68,7 +68,7 @@ impl LaneSubject {
         }
     }
 
-    /// The last record, from the stream's leader: a direct get may be answered by a replica that lags.
+    /// Reads the last record from the stream's leader. A lagging replica may answer a direct get.
     pub async fn last_record(&self, timeout: Duration) -> anyhow::Result<LastRecord> {
         let get = self.stream.get_last_raw_message_by_subject(&self.subject);
         match tokio::time::timeout(timeout, get).await? {
@@ -82,7 +82,7 @@ impl LaneSubject {
     }
 }
 
-/// What the stream's answer proves. Whatever is not known to be a refusal *before* storing is unclear.
+/// Maps the stream's answer to what it proves. An answer is unclear unless it is a known refusal *before* storing.
 fn read_answer(payload: &[u8]) -> Answer {
     match serde_json::from_slice::<Response<PublishAck>>(payload) {
         Ok(Response::Ok(ack)) if ack.stream == names::USAGE_STREAM && ack.sequence > 0 => {
@@ -90,7 +90,7 @@ fn read_answer(payload: &[u8]) -> Answer {
         }
         Ok(Response::Err { error }) => match error.error_code() {
             ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Answer::WrongLast,
-            // The same code also stands for a write that failed half way; the text tells.
+            // A write that failed half way has the same code. Only the text differs.
             ErrorCode::STREAM_STORE_FAILED if is_full(&error) => Answer::Refused,
             ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
             | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM
@@ -107,7 +107,7 @@ fn read_answer(payload: &[u8]) -> Answer {
     }
 }
 
-/// `discard: new` and no room.
+/// The stream has `discard: new` and is full.
 fn is_full(error: &jetstream::Error) -> bool {
     ["maximum bytes exceeded", "maximum messages exceeded"]
         .iter()

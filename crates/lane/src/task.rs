@@ -1,5 +1,5 @@
-//! One lane at work: gathers what waits while a message is in flight, sends it, settles it, and sees to the end of the
-//! lane. Ends when everybody who could send has gone (then the lane is closed) or when the run is fenced.
+//! Runs one lane. It gathers waiting entries while a message is in flight, sends them, settles them, and ends the lane. It
+//! ends when all senders are gone (then it closes the lane) or when the run is fenced.
 
 use std::{
     future::Future,
@@ -29,10 +29,10 @@ use crate::{
     writer::Writer,
 };
 
-/// The connection is down for so long: NATS is away, and the spool is to be used. Shorter than a request minds, longer than
-/// most reconnects.
+/// After this time without a connection, NATS counts as away and the lane uses the spool. It is shorter than a delay that a
+/// request notices, and longer than most reconnects.
 const AWAY_AFTER: Duration = Duration::from_millis(250);
-/// After the spool did not take a message that is under way, until it is asked again.
+/// When the spool refuses a message in flight, the lane asks it again after this time.
 const ASK_SPOOL_AGAIN: Duration = Duration::from_millis(500);
 
 pub struct LaneTask<U> {
@@ -43,16 +43,16 @@ pub struct LaneTask<U> {
     context: LaneContext,
 }
 
-/// A batch, and those who wait for what becomes of it.
+/// A batch and the waiters for its outcome.
 struct Sent<U: Units> {
     gathered: Gathered<U>,
     started: Instant,
-    /// Writing it to the spool failed in a way that leaves open whether it is there.
+    /// A write to the spool failed, and it is unknown whether the batch is there.
     may_be_spooled: bool,
 }
 
 impl<U: Units> LaneTask<U> {
-    /// Opens the lane: tries until it is open. `None`: it was fenced before.
+    /// Opens the lane. Tries until it is open. `None`: it was fenced first.
     pub async fn open(
         context: LaneContext,
         subject: LaneSubject,
@@ -78,14 +78,14 @@ impl<U: Units> LaneTask<U> {
         None
     }
 
-    /// Has batches spooled while NATS is away.
+    /// Gives the lane a spool for the batches that arrive while NATS is away.
     pub fn with_spool(mut self, spool: LaneSpool) -> Self {
         self.waiting.gate.set_room(spool.spool.shared_room());
         self.spool = Some(spool);
         self
     }
 
-    /// Until the end of the lane.
+    /// Runs until the lane ends.
     pub async fn run(self) -> End {
         let Self {
             shard,
@@ -165,7 +165,7 @@ async fn publish<U: Units>(
                         return writer;
                     }
                 };
-                // First: its waiters are told that it will be stored, so nothing may take its place any more.
+                // Set this first. The waiters get "stored", so nothing may replace this message any more.
                 kept.store(true, Relaxed);
                 sent.gathered.settle(Outcome::Stored);
                 waiting.gate.spooled(true);
@@ -177,9 +177,9 @@ async fn publish<U: Units>(
     }
 }
 
-/// Waits so long. A wait that took far longer than it was to says that this process did not run for a while: nothing is known
-/// to be stuck, so it begins anew. Else what a gateway that was stopped, and fenced meanwhile, has in its queues would be
-/// refused, a moment before the fence is found and the next run can take it.
+/// Waits for `wait`. A wait that took much longer shows that this process was stopped. Then the message is not known to be
+/// stuck, and the wait starts again. Otherwise a gateway that was stopped and fenced meanwhile would refuse its queued
+/// entries just before it finds the fence and the next run can take them.
 async fn awake_for(wait: Duration) {
     loop {
         let began = Instant::now();
@@ -190,7 +190,7 @@ async fn awake_for(wait: Duration) {
     }
 }
 
-/// Without a spool: who waits behind this message was not sent, and can be told so at once.
+/// Without a spool, the entries behind this message were not sent. They are refused at once.
 async fn refuse_until_it_is_known<U: Units>(
     context: &LaneContext,
     mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>,
@@ -209,8 +209,8 @@ async fn refuse_until_it_is_known<U: Units>(
     writer
 }
 
-/// Until the message is in the spool, with the number of the release that ends that; or it has its verdict. While the spool
-/// takes nothing, what waits behind the message is refused.
+/// Waits until the message is in the spool, and returns the number of the release that ends spooling; or until the message
+/// has its verdict. While the spool accepts nothing, the entries behind the message are refused.
 async fn spool_or_wait<U: Units>(
     context: &LaneContext,
     mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>,
@@ -230,7 +230,7 @@ async fn spool_or_wait<U: Units>(
                 () = &mut writing, if !is_known => is_known = true,
                 () = sleep_until(deadline) => {
                     sent.gathered.stop_waiting();
-                    // An append is never given up half way: what is in the log is published.
+                    // Never abort an append: a batch in the log is published.
                     break appending.await;
                 }
             }
@@ -238,7 +238,7 @@ async fn spool_or_wait<U: Units>(
         match appended {
             Ok(release) => {
                 waiting.gate.open();
-                // A lane that has ended meanwhile says what became of it: no spool can add to it.
+                // If the lane has ended meanwhile, the lane decides the outcome: the spool cannot add to it.
                 let has_ended = (writing.as_mut().output_mut()).is_some_and(|(writer, _)| writer.lane.end().is_some());
                 return (sent, (!has_ended).then_some(release));
             }
@@ -273,9 +273,9 @@ impl<U: Units> Sent<U> {
         metrics.settled(verdict);
         self.gathered.settle(match verdict {
             Verdict::Stored => Outcome::Stored,
-            // A restart may find it in the spool.
+            // A restart may find the batch in the spool.
             Verdict::NotStored if self.may_be_spooled => Outcome::Unknown,
-            // What a fence has kept out, another run may take.
+            // If a fence kept the events out, another run may take them.
             Verdict::NotStored if lane.end().is_some() => Outcome::RunEnded(context.run),
             Verdict::NotStored => Outcome::NotStored,
             Verdict::Unknown => Outcome::Unknown,
@@ -283,11 +283,11 @@ impl<U: Units> Sent<U> {
     }
 }
 
-/// Says how the lane ended, and to the other lanes if they have to end too.
+/// Reports how the lane ended. Ends the other lanes too, unless the lane was closed.
 fn report_end(context: &LaneContext, shard: u16, lane: &Lane, gate: &Gate) -> End {
     let run = context.run;
     gate.close();
-    // Without an end of its own, it was told that the run is fenced.
+    // A lane without its own end stopped because the run is fenced.
     let end = lane.end().unwrap_or(End::Fenced);
     match end {
         End::Closed => debug!(run.id = %run, shard, "closed lane"),
@@ -318,7 +318,7 @@ mod tests {
     async fn process_that_was_stopped_does_not_take_its_message_for_stuck() {
         let (tell, told) = oneshot::channel();
         let stopped = async {
-            // Nothing runs meanwhile, and the verdict comes after the timers.
+            // Nothing else runs meanwhile, and the verdict arrives after the timers.
             std::thread::sleep(5 * STUCK_AFTER);
             for _ in 0..3 {
                 yield_now().await;

@@ -1,4 +1,4 @@
-//! What waits for its message in a lane's queue.
+//! The entries in a lane's queue that wait for their message.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
 pub struct Waiting<U> {
     pub gate: Arc<Gate>,
     queue: mpsc::Receiver<Entry<U>>,
-    /// Taken from the queue, and too large for the message it was taken for.
+    /// An entry that was taken from the queue but did not fit into the message.
     held_over: Option<Entry<U>>,
 }
 
@@ -27,7 +27,7 @@ impl<U: Units> Waiting<U> {
         }
     }
 
-    /// All that waits, up to the limits; waits for the first. `None`: nobody is left who could send.
+    /// Takes all waiting entries, up to the limits. Waits for the first one. `None`: all senders are gone.
     pub async fn gather(&mut self, limits: BatchLimits) -> Option<Gathered<U>> {
         if !self.arrived().await {
             return None;
@@ -35,7 +35,7 @@ impl<U: Units> Waiting<U> {
         Some(self.gather_now(limits))
     }
 
-    /// Something waits. False: nobody is left who could send. Dropped, it has lost nothing.
+    /// Waits until an entry is waiting. False: all senders are gone. Dropping the future loses no entry.
     pub async fn arrived(&mut self) -> bool {
         if self.held_over.is_none() {
             self.held_over = self.next().await;
@@ -43,7 +43,7 @@ impl<U: Units> Waiting<U> {
         self.held_over.is_some()
     }
 
-    /// All that waits, up to the limits.
+    /// Takes all waiting entries, up to the limits.
     pub fn gather_now(&mut self, limits: BatchLimits) -> Gathered<U> {
         let mut gathered = Gathered::default();
         let mut next = self.held_over.take();
@@ -64,8 +64,8 @@ impl<U: Units> Waiting<U> {
         self.queue.recv().await.inspect(|entry| self.gate.left(entry))
     }
 
-    /// Tells all that waits, and all that still comes, that it is not stored; and `gathered`, at its deadline, that
-    /// nobody knows. Never ends.
+    /// Reports "not stored" to all waiting entries and to all that still arrive. At the deadline, reports "unknown" to
+    /// `gathered`. Never ends.
     pub async fn refuse_while_stuck(&mut self, gathered: &mut Gathered<U>, deadline: Instant) {
         let refusing = async {
             self.refuse_all(Outcome::NotStored).await;
@@ -79,7 +79,7 @@ impl<U: Units> Waiting<U> {
         tokio::join!(refusing, stop_waiting);
     }
 
-    /// The lane has ended: nothing new comes in, and what has a slot already is refused.
+    /// The lane has ended. Accepts no new slots, and refuses the entries that already have one.
     pub async fn refuse_until_the_end(mut self, run: RunId) {
         self.queue.close();
         self.refuse_all(Outcome::RunEnded(run)).await;

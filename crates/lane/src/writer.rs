@@ -1,4 +1,4 @@
-//! Brings one message of a lane after the other to its verdict.
+//! Publishes a lane's messages one at a time, each until its outcome is known.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ pub struct Writer {
     pub lane: Lane,
     subject: LaneSubject,
     context: LaneContext,
-    /// Set by others while a message is under way: it is acknowledged now.
+    /// Set by other tasks while a message is in flight: the message is acknowledged now.
     kept: Arc<AtomicBool>,
 }
 
@@ -36,12 +36,12 @@ impl Writer {
         }
     }
 
-    /// What acknowledges the message that is under way: see [`Lane::keep`].
+    /// The flag that acknowledges the message in flight: see [`Lane::keep`].
     pub fn kept(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.kept)
     }
 
-    /// Tries until there is a verdict. `empty` is a batch id of its own, for an empty batch.
+    /// Tries until there is a verdict. `empty` is the batch id of an empty batch that may replace the message.
     pub async fn write(mut self, message: Message, empty: BatchId, record: Bytes) -> (Self, Verdict) {
         self.kept.store(false, Relaxed);
         let begun = self.lane.begin(message, empty);
@@ -101,7 +101,8 @@ impl Writer {
 
     async fn attempt(&self, expected: u64, record: Bytes) -> Answer {
         let (link, limits) = (&self.context.link, &self.context.limits);
-        // What is not sent cannot land: without a connection the client would keep it, and send it when nobody wants it.
+        // Do not send without a connection. The client would keep the message and send it later, when it is no longer
+        // wanted.
         if !link.is_up() && !link.is_up_within(limits.stuck_after).await {
             return Answer::Refused;
         }

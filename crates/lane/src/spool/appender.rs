@@ -1,4 +1,4 @@
-//! The thread that owns a run's log: writes what waits in one write with one fsync, and removes segments.
+//! The thread that owns a run's log. It writes all waiting appends in one write with one fsync, and removes segments.
 
 use std::{
     sync::{
@@ -19,10 +19,10 @@ use super::{
     room::{Reason, Room},
 };
 
-/// Appends of one write. All lanes together bring fewer; the bound is on memory.
+/// The limits of one write. All lanes together bring fewer batches; the limit bounds the memory.
 const WRITE_BATCHES_MAX: usize = 1_024;
 const WRITE_BYTES_MAX: usize = 16 << 20;
-/// After a failure, until the disk is tried again.
+/// The time from a disk failure to the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 pub enum Order {
@@ -30,7 +30,7 @@ pub enum Order {
         batch: Batch,
         reply: oneshot::Sender<Result<(), SpoolError>>,
     },
-    /// Everything of the first segment is stored.
+    /// Removes the first segment, after all of it is stored.
     RemoveFront {
         reply: oneshot::Sender<std::io::Result<()>>,
     },
@@ -38,7 +38,7 @@ pub enum Order {
 
 type Waiter = oneshot::Sender<Result<(), SpoolError>>;
 
-/// Ends when the run's spool is dropped.
+/// Starts the thread, which ends when the run's spool is dropped.
 pub(super) fn start(run: &RunSpool, orders: Receiver<Order>) -> std::io::Result<()> {
     let inner = &run.run.spool.inner;
     let appender = Appender {
@@ -61,11 +61,11 @@ struct Appender {
     settings: SpoolSettings,
     room: Arc<Room>,
     metrics: SpoolMetrics,
-    /// Weak: it holds the way that orders come in by.
+    /// Weak, because it holds the sender of this thread's orders.
     run: std::sync::Weak<super::RunInner>,
-    /// The disk failed then; it is tried again.
+    /// When the disk failed. The thread tries the disk again later.
     failed_at: Option<Instant>,
-    /// The log may end with what nobody was told of: nothing is written to it again.
+    /// The log may end with a batch that was not acknowledged. The thread appends nothing more to it.
     is_broken: bool,
 }
 
@@ -108,7 +108,7 @@ impl Appender {
                 Order::RemoveFront { reply } => {
                     let removed = self.log.remove_front();
                     if removed.is_ok() && self.log.bytes() == 0 {
-                        // What it may have ended with is gone with it.
+                        // Any unacknowledged batch at its end is gone too.
                         self.is_broken = false;
                     }
                     self.show();
@@ -123,7 +123,7 @@ impl Appender {
         if self.failed_at.is_some() || self.is_broken {
             return refuse(waiters);
         }
-        // Those that find room, in their order; a later one of a lane waits for nothing but the earlier one's answer.
+        // Take the batches that fit, in order. A later batch of a lane waits only for the answer to the earlier one.
         let mut bytes = self.log.bytes() + frame::frame_bytes(0);
         let fitting = batches.iter().take_while(|batch| {
             bytes += batch.size() as u64;
@@ -142,7 +142,7 @@ impl Appender {
         match appended {
             Ok(()) => {
                 if let Some(run) = self.run.upgrade() {
-                    // Before anybody can read it, and say that it is stored.
+                    // Before any reader can read the batches and report them as stored.
                     let mut switch = run.switch.lock().unwrap_or_else(PoisonError::into_inner);
                     switch.add(batches.len() as u64);
                 }
@@ -175,7 +175,7 @@ impl Appender {
         self.show();
     }
 
-    /// What has failed is never tried again: a new segment is.
+    /// A failed write is never repeated. The next write begins a new segment.
     fn try_disk_again(&mut self) {
         let Some(failed_at) = self.failed_at else { return };
         if self.is_broken || failed_at.elapsed() < RETRY_AFTER {
@@ -191,10 +191,10 @@ impl Appender {
         self.show();
     }
 
-    /// Tells the others how the log stands.
+    /// Publishes the current state of the log.
     fn show(&self) {
         let bytes = self.log.bytes();
-        // Every lane may bring a batch that was reserved before this was known.
+        // Each lane may still bring a batch that was reserved before it knew that the spool is full.
         let shards = u64::from(self.log.owner().shards);
         let headroom = (shards * self.settings.batch_bytes).min(self.settings.bytes_max / 2);
         self.room.set(Reason::Full, bytes + headroom >= self.settings.bytes_max);

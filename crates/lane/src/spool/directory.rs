@@ -1,4 +1,4 @@
-//! The spool's directory: one process at a time, one directory a run.
+//! The spool's directory. One process uses it at a time. Each run has its own directory in it.
 //!
 //! ```text
 //! lock                 held by the process that uses it
@@ -23,12 +23,12 @@ const GIVEN_UP: &str = "given-up";
 
 pub struct Directory {
     root: PathBuf,
-    /// Unlocked when it is closed, also by kill -9.
+    /// Closing the file unlocks it, also after kill -9.
     _lock: File,
 }
 
 impl Directory {
-    /// Makes it if need be. Fails when another process uses it.
+    /// Creates the directory if it does not exist. Fails if another process uses it.
     pub fn lock(root: &Path) -> Result<Self> {
         let shown = root.display();
         fs::create_dir_all(root).with_context(|| format!("making the spool's directory {shown}"))?;
@@ -67,7 +67,7 @@ impl Directory {
         self.root.join(run.to_string())
     }
 
-    /// Durably; repeating it changes nothing.
+    /// Creates the run's directory durably. Repeating it changes nothing.
     pub fn create(&self, run: RunId) -> io::Result<()> {
         match fs::create_dir(self.of_run(run)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -75,7 +75,7 @@ impl Directory {
         }
     }
 
-    /// Removes the directory of a run with all that is in it: everything of it is stored.
+    /// Removes the directory of a run with its content. All of the run's batches are stored.
     pub fn remove(&self, run: RunId) -> io::Result<()> {
         match fs::remove_dir_all(self.of_run(run)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -83,7 +83,7 @@ impl Directory {
         }
     }
 
-    /// Puts the directory of a run aside.
+    /// Moves the directory of a run to `given-up`.
     pub fn give_up(&self, run: RunId) -> io::Result<PathBuf> {
         let (from, aside) = (self.of_run(run), self.root.join(GIVEN_UP));
         fs::create_dir_all(&aside)?;

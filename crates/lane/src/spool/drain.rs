@@ -1,5 +1,5 @@
-//! Keeps a run's spool: says in PostgreSQL that the run spools when somebody wants to append, brings what is in the log to
-//! the lanes, and says that it is over when all of it is stored.
+//! Keeps a run's spool. It records in PostgreSQL that the run spools when a lane wants to append, delivers the log's
+//! batches to the lanes, and records the end of spooling when all of them are stored.
 
 use std::{
     collections::VecDeque,
@@ -22,29 +22,29 @@ use tracing::{error, info, warn};
 
 use super::{Delivered, RunSpool, appender::Order, log::Segment, reader::Reader, registry, room::Reason, switch::Mode};
 
-/// How often the age of what waits is looked at.
+/// How often the age of the oldest waiting batch is checked.
 const LOOK: Duration = Duration::from_millis(250);
-/// For appends under way, when others have ended the run.
+/// How long to wait for appends in progress after other processes have ended the run.
 const LAST_APPENDS: Duration = Duration::from_secs(5);
 
-/// What it takes.
+/// The task that keeps a run's spool.
 pub struct Keeper {
     pub spool: RunSpool,
     pub pool: PgPool,
-    /// To the lanes, in the order of the shards.
+    /// The senders to the lanes, in the order of the shards.
     pub feeds: Vec<mpsc::Sender<Delivered>>,
-    /// Others end the run.
+    /// Other processes are ending the run.
     pub fenced: CancellationToken,
-    /// The run was closed, or this process leaves its spool to the next.
+    /// The run was closed, or this process leaves its spool to the next process.
     pub stopped: CancellationToken,
 }
 
-/// A segment of which something was delivered.
+/// A segment with delivered batches.
 struct UnderWay {
     index: u64,
-    /// Delivered and not stored.
+    /// Batches that are delivered but not yet stored.
     batches: Arc<AtomicUsize>,
-    /// When the first batch of it was appended.
+    /// When its first batch was appended.
     oldest_at_ms: i64,
 }
 
@@ -81,7 +81,7 @@ impl Keeper {
         }
     }
 
-    /// Tries until it is known whether the run spools: a statement that was not answered may have been executed.
+    /// Tries until it is known whether the run spools. A statement without an answer may have been executed.
     async fn enter(&self, nth: i64) -> bool {
         let spool = &self.spool;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
@@ -114,7 +114,7 @@ impl Keeper {
             match registry::leave(&self.pool, spool.id(), nth).await {
                 Ok(left) => {
                     spool.room().set(Reason::Unregistered, false);
-                    // Its directory stays until here: a start that finds it sees to the row.
+                    // The directory stays until here, so that a start that finds it can correct the row.
                     if let Err(failure) = self.remove_directory().await {
                         warn!(run.id = %spool.id(), "removing the empty spool: {failure:#}");
                     }
@@ -131,7 +131,7 @@ impl Keeper {
         }
     }
 
-    /// Until the log is empty and every lane was let go.
+    /// Runs until the log is empty and every lane is released.
     async fn drain(&self) {
         let spool = &self.spool;
         let mut changed = spool.run.changed.subscribe();
@@ -188,7 +188,7 @@ impl Keeper {
                                 of_segment.fetch_add(1, Relaxed);
                                 place.send(Delivered { batch: read.batch, of_segment });
                             }
-                            // The lane has ended, and its run is about to be.
+                            // The lane has ended, and its run ends soon.
                             Err(_) => std::future::pending().await,
                         },
                         () = sleep(LOOK) => next = Some(read),
@@ -202,7 +202,7 @@ impl Keeper {
         }
     }
 
-    /// Removes segments of which everything is stored. What cannot be removed now is removed later.
+    /// Removes the segments that are completely stored. A segment that cannot be removed now is removed later.
     async fn remove_front(&self, reader: &Reader, under_way: &mut VecDeque<UnderWay>) {
         loop {
             let Some(front) = self.spool.segments().front().copied() else {
@@ -210,7 +210,7 @@ impl Keeper {
             };
             let is_stored = match under_way.front() {
                 Some(segment) if segment.index == front.index => segment.batches.load(Relaxed) == 0,
-                // It has no batch, as after a write that failed.
+                // It has no batch, for example after a failed write.
                 _ => true,
             };
             if front.index >= reader.segment() || !is_stored {
@@ -224,8 +224,8 @@ impl Keeper {
         }
     }
 
-    /// Everything is stored: removes what is left of the log, then lets the lanes go. False: it could not be removed, so
-    /// they stay.
+    /// Everything is stored: removes the rest of the log, then releases the lanes. False: the log could not be removed, so
+    /// the lanes stay members.
     async fn clear(&self) -> bool {
         let spool = &self.spool;
         let may = spool.change(|switch| {
@@ -276,14 +276,15 @@ impl Keeper {
         self.spool.remove_directory().await
     }
 
-    /// An answer of PostgreSQL says so: tells the lanes.
+    /// PostgreSQL says that other processes are ending the run. Gives up the lanes.
     async fn ended_by_others(&self) {
         error!(run.id = %self.spool.id(), "the run is being ended by another: it is given up");
         self.fenced.cancel();
         std::future::pending().await
     }
 
-    /// Others have ended the run: what is in the log and not in the stream is lost to it, and put aside.
+    /// Other processes have ended the run. Batches in the log that are not in the stream are lost to the run. Moves the log
+    /// to `given-up`.
     async fn give_up(&self) {
         let spool = &self.spool;
         spool.change(|switch| switch.set_mode(Mode::Ended));

@@ -1,4 +1,4 @@
-//! The bytes of a spool: what a segment file begins with, and how the batches of one write lie in it. Pure.
+//! The byte format of a spool: the header of a segment file, and the layout of the batches of one write. Pure.
 //!
 //! | | |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | payload | when it was appended (Unix ms) 8, then batches to its end |
 //! | batch | shard 2, batch id 16, empty batch's id 16, expected sequence 8, record's length 4, record |
 //!
-//! Integers are little-endian. **One write is one frame**, and each is on the disk before the next is begun: so after a
-//! crash only the last frame can be torn, and one that is not whole with a whole one behind it is damage.
-//! A frame's CRC also covers the segment's salt and the frame's offset: what clients send can never look like a frame.
+//! Integers are little-endian. **One write is one frame**, and each is on the disk before the next begins. So a crash can
+//! only tear the last frame. An incomplete frame with a complete one after it is damage. A frame's CRC also covers the
+//! segment's salt and the frame's offset, so data from clients can never look like a frame.
 
 use bytes::Bytes;
 use protocol::spool_state::Spooled;
@@ -21,14 +21,14 @@ pub const HEADER_BYTES: usize = 48;
 const MAGIC: &[u8; 8] = b"TRSPOOL\x01";
 const FRAME_HEAD_BYTES: usize = 8;
 const BATCH_HEAD_BYTES: usize = 2 + 16 + 16 + 8 + 4;
-/// No frame is larger: a few writes of batches, each smaller than what NATS takes (64 MiB at the most).
+/// The maximum size of a frame's payload: a few writes of batches, each smaller than the NATS limit (64 MiB at most).
 const PAYLOAD_BYTES_MAX: usize = 256 << 20;
 
-/// Whose spool it is.
+/// The owner of a spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub run: RunId,
-    /// Of the stream that the run's lanes are in.
+    /// The generation of the stream that has the run's lanes.
     pub generation: u32,
     pub shards: u16,
 }
@@ -36,20 +36,20 @@ pub struct Owner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     pub owner: Owner,
-    /// From 1, without gaps.
+    /// Counts from 1, without gaps.
     pub index: u64,
     /// Random.
     pub salt: u32,
 }
 
-/// One batch, as it lies in the spool: all that is needed to publish it, and to find out whether that was done.
+/// One batch in the spool, with everything needed to publish it and to find out whether it was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     pub shard: u16,
     pub id: BatchId,
-    /// Of the empty batch that may have been stored in its place before it was spooled ([`BatchId::NIL`]: none).
+    /// The id of the empty batch that may have been stored in its place before it was spooled ([`BatchId::NIL`]: none).
     pub empty: BatchId,
-    /// The lane's last sequence before it, when all that came before it in the lane was stored; 0: it follows another
+    /// The lane's last sequence before this batch, if everything before it in the lane was stored. 0: it follows another
     /// batch of the spool.
     pub expected: u64,
     /// The lane record, ready to be published.
@@ -63,7 +63,7 @@ pub struct Frame {
     pub batches: Vec<Batch>,
 }
 
-/// What is wrong with the bytes at an offset.
+/// The error in the bytes at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
     #[error("it ends in the middle")]
@@ -114,7 +114,7 @@ impl Header {
 }
 
 impl Batch {
-    /// Bytes in a frame.
+    /// Its size in a frame, in bytes.
     pub fn size(&self) -> usize {
         BATCH_HEAD_BYTES + self.record.len()
     }
@@ -130,12 +130,12 @@ impl From<&Batch> for Spooled {
     }
 }
 
-/// Bytes of a frame of batches of `size` together.
+/// The size of a frame whose batches have `size` bytes in total.
 pub fn frame_bytes(size: usize) -> u64 {
     (FRAME_HEAD_BYTES + 8 + size) as u64
 }
 
-/// A frame for `offset` of the segment with this salt.
+/// Encodes a frame for `offset` of the segment with this salt.
 pub fn encode<'a>(
     batches: impl IntoIterator<Item = &'a Batch>,
     appended_at_ms: i64,
@@ -159,7 +159,7 @@ pub fn encode<'a>(
     bytes
 }
 
-/// The frame that `bytes`, which begin at `offset` of the segment, begin with, and its length.
+/// Decodes the first frame of `bytes`, which begin at `offset` of the segment. Returns the frame and its length.
 pub fn decode(bytes: &Bytes, salt: u32, offset: u64) -> Result<(Frame, usize), Flaw> {
     let length = length(bytes).ok_or(Flaw::Incomplete)?;
     if !(8..=PAYLOAD_BYTES_MAX).contains(&length) {
@@ -177,12 +177,12 @@ pub fn decode(bytes: &Bytes, salt: u32, offset: u64) -> Result<(Frame, usize), F
     Ok((read_payload(&payload).ok_or(Flaw::Malformed)?, end))
 }
 
-/// How many bytes the frame that `bytes` begin with says it has.
+/// Returns the size that the first frame of `bytes` says it has.
 pub fn told_bytes(bytes: &[u8]) -> Option<usize> {
     Some(FRAME_HEAD_BYTES + length(bytes)?.min(PAYLOAD_BYTES_MAX))
 }
 
-/// A whole frame anywhere in `bytes`, which begin at `offset` of the segment.
+/// Whether there is a complete frame anywhere in `bytes`, which begin at `offset` of the segment.
 pub fn has_frame(bytes: &Bytes, salt: u32, offset: u64) -> bool {
     (0..bytes.len()).any(|at| decode(&bytes.slice(at..), salt, offset + at as u64).is_ok())
 }

@@ -1,7 +1,8 @@
-//! The segment log on the disk: appended to at its end, removed at its front, read from anywhere. Everything here blocks.
+//! The segment log on the disk. It is appended to at its end, removed at its front, and read from anywhere. Everything here
+//! blocks.
 //!
-//! What [`Log::append`] has returned `Ok` for is on the disk. A write or fsync that failed is never tried again as if it
-//! could still work: what it wrote is cut off, and the next append begins a new segment.
+//! Batches for which [`Log::append`] has returned `Ok` are on the disk. A failed write or fsync is never repeated: what it
+//! wrote is cut off, and the next append begins a new segment.
 
 use std::{
     collections::VecDeque,
@@ -20,15 +21,15 @@ const SUFFIX: &str = ".segment";
 pub struct Log {
     dir: PathBuf,
     owner: Owner,
-    /// A segment that has so many bytes is appended to no more.
+    /// A segment of this size gets no more appends.
     segment_bytes: u64,
     segments: VecDeque<Segment>,
     active: Option<Active>,
-    /// Makes what was written to a file durable; tests let it fail.
+    /// Makes the file's content durable. Tests let it fail.
     sync: fn(&File) -> io::Result<()>,
 }
 
-/// A file of the log, as far as it is whole.
+/// The valid part of a file of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     pub index: u64,
@@ -44,10 +45,10 @@ struct Active {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// It is not in the log, and will not be.
+    /// The batch is not in the log and never will be.
     #[error("writing the spool: {0}")]
     NotWritten(io::Error),
-    /// It may be in the log: writing failed, and cutting off what was written failed too. Nothing more can be appended.
+    /// The batch may be in the log: the write failed, and so did cutting it off. Nothing more can be appended.
     #[error("writing the spool failed, and so did taking it back: {0}")]
     Unknown(io::Error),
 }
@@ -66,15 +67,15 @@ pub enum OpenError {
 
 /// A log that was found on the disk.
 pub struct Found {
-    /// `None`: it has no segment.
+    /// `None`: the log has no segment.
     pub owner: Option<Owner>,
     pub segments: Vec<Segment>,
-    /// Bytes behind the last whole frame: a write that a crash has cut off, so nothing of it was acknowledged.
+    /// Bytes after the last complete frame. A crash cut off that write, so none of it was acknowledged.
     pub torn_bytes: u64,
 }
 
 impl Log {
-    /// An empty log in `dir`, which is there and empty.
+    /// Creates an empty log in `dir`. The directory must exist and be empty when the first segment is written.
     pub fn new(dir: PathBuf, owner: Owner, segment_bytes: u64) -> Self {
         Self {
             dir,
@@ -99,7 +100,7 @@ impl Log {
         self.segments.iter().copied()
     }
 
-    /// Appends all of them in one write and makes that durable.
+    /// Appends all batches in one write and makes it durable.
     pub fn append(&mut self, batches: &[Batch], now_ms: i64) -> Result<(), AppendError> {
         let size = frame::frame_bytes(batches.iter().map(Batch::size).sum());
         let mut active = match self.active.take() {
@@ -109,7 +110,7 @@ impl Log {
         let bytes = frame::encode(batches, now_ms, active.salt, active.bytes);
         let written = active.file.write_all_at(&bytes, active.bytes);
         if let Err(failure) = written.and_then(|()| (self.sync)(&active.file)) {
-            // The segment ends with what was durable before; it is not written to again.
+            // Cut the segment back to its durable part. It is not written to again.
             let cut = active.file.set_len(active.bytes);
             return Err(match cut.and_then(|()| active.file.sync_all()) {
                 Ok(()) => AppendError::NotWritten(failure),
@@ -124,7 +125,7 @@ impl Log {
         Ok(())
     }
 
-    /// Tries whether the disk takes something again.
+    /// Checks whether the disk accepts writes again.
     pub fn probe(&mut self) -> io::Result<()> {
         if self.active.is_none() {
             self.active = Some(self.begin_segment()?);
@@ -132,7 +133,7 @@ impl Log {
         Ok(())
     }
 
-    /// Removes the first segment, durably: before another is removed, so that what is left after a crash has no gap.
+    /// Removes the first segment durably before any other is removed. So a crash leaves no gap.
     pub fn remove_front(&mut self) -> io::Result<()> {
         let Some(front) = self.segments.front() else {
             return Ok(());
@@ -155,7 +156,7 @@ impl Log {
             salt: crc32fast::hash(uuid::Uuid::new_v4().as_bytes()),
         };
         let path = segment_file(&self.dir, header.index);
-        // One that could not be made whole is made anew.
+        // Overwrite a segment that could not be completed before.
         let file = File::options().write(true).create(true).truncate(true).open(&path)?;
         let made = file.write_all_at(&header.encode(), 0).and_then(|()| file.sync_all());
         if let Err(error) = made.and_then(|()| sync_dir(&self.dir)) {
@@ -175,7 +176,7 @@ impl Log {
     }
 }
 
-/// Reads all of a log and checks it.
+/// Reads a complete log and checks it.
 pub fn find(dir: &Path) -> Result<Found, OpenError> {
     let io = |error| OpenError::Io {
         dir: dir.to_owned(),
@@ -197,7 +198,7 @@ pub fn find(dir: &Path) -> Result<Found, OpenError> {
         let is_last = n + 1 == indices.len();
         let header = match Header::decode(&bytes) {
             Ok(header) => header,
-            // Its making was cut off.
+            // A crash interrupted its creation.
             Err(_) if is_last && bytes.len() <= HEADER_BYTES => {
                 found.torn_bytes = bytes.len() as u64;
                 break;
@@ -225,8 +226,8 @@ pub fn find(dir: &Path) -> Result<Found, OpenError> {
     Ok(found)
 }
 
-/// The frames of a segment from `offset` on: as many as have about `bytes_max` together, one at least. The bytes before
-/// `segment.bytes` are whole, unless the disk has damaged them since.
+/// Reads the frames of a segment from `offset` on: at least one, and about `bytes_max` in total. The bytes before
+/// `segment.bytes` are complete, unless the disk has damaged them since.
 pub fn read(dir: &Path, segment: Segment, offset: u64, bytes_max: usize) -> Result<(Vec<Frame>, u64), OpenError> {
     let path = segment_file(dir, segment.index);
     let io = |error| OpenError::Io {
@@ -264,8 +265,8 @@ pub fn read(dir: &Path, segment: Segment, offset: u64, bytes_max: usize) -> Resu
     Ok((frames, offset + at as u64))
 }
 
-/// Removes the segments of a log, all of which is stored: one after the other, durably, so that what is left after a crash
-/// is its end.
+/// Removes the segments of a log, all of which is stored. Removes one after the other, durably, so that a crash leaves only
+/// the end of the log.
 pub fn remove(dir: &Path, segments: &[Segment]) -> io::Result<()> {
     for segment in segments {
         fs::remove_file(segment_file(dir, segment.index))?;
@@ -274,12 +275,12 @@ pub fn remove(dir: &Path, segments: &[Segment]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes what was done to the entries of a directory durable.
+/// Makes changes to the entries of a directory durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Up to where the frames of a segment are whole; or the offset of the first that is not.
+/// Returns the end of a segment's complete frames, or the offset of the first frame that is not complete.
 fn whole_bytes(bytes: &Bytes, salt: u32) -> Result<u64, (u64, Flaw)> {
     let mut at = HEADER_BYTES;
     while at < bytes.len() {

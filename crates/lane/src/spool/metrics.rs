@@ -1,4 +1,4 @@
-//! What the spool counts.
+//! Metrics of the spool.
 
 use std::sync::atomic::AtomicU64;
 
@@ -27,7 +27,7 @@ pub struct SpoolMetrics {
 }
 
 impl SpoolMetrics {
-    /// Into `registry`, which the writer's own prefix is on.
+    /// Registers the metrics in `registry`, which already has the writer's own prefix.
     pub fn register(&self, registry: &mut Registry) {
         for (name, help, gauge) in [
             (

@@ -1,4 +1,4 @@
-//! Reads the batches of a log in their order, some at a time.
+//! Reads the batches of a log in order, some at a time.
 
 use std::{collections::VecDeque, path::PathBuf};
 
@@ -7,18 +7,18 @@ use super::{
     log::{self, OpenError, Segment},
 };
 
-/// Read at once, about.
+/// The approximate size of one read.
 const CHUNK_BYTES: usize = 1 << 20;
 
 pub struct Reader {
     dir: PathBuf,
-    /// Up to where it was read.
+    /// The current segment; `offset` is the read position in it.
     segment: Option<Segment>,
     offset: u64,
     read: VecDeque<Read>,
 }
 
-/// A batch, and where it was.
+/// A batch and its position in the log.
 pub struct Read {
     pub batch: Batch,
     pub segment: u64,
@@ -35,14 +35,14 @@ impl Reader {
         }
     }
 
-    /// Index of the segment that is being read; all before it were read whole.
+    /// The index of the segment that is being read. All segments before it were read completely.
     pub fn segment(&self) -> u64 {
         let waiting = self.read.front().map(|read| read.segment);
         waiting.or(self.segment.map(|segment| segment.index)).unwrap_or(0)
     }
 
-    /// The next batch of a log that has these segments now; `None`: that was the last. Dropped while it reads, it reads
-    /// the same again.
+    /// Returns the next batch of a log that currently has these segments. `None`: there are no more batches. If the future
+    /// is dropped, the next call reads the same again.
     pub async fn next(&mut self, segments: &[Segment]) -> Result<Option<Read>, OpenError> {
         loop {
             if let Some(read) = self.read.pop_front() {
@@ -69,7 +69,7 @@ impl Reader {
         }
     }
 
-    /// The segment that has more to read.
+    /// Returns the segment that has more to read.
     fn advance(&mut self, segments: &[Segment]) -> Option<Segment> {
         let at = self.segment.map_or(0, |segment| segment.index);
         for segment in segments.iter().filter(|segment| segment.index >= at) {

@@ -8,10 +8,10 @@ use schema::RunId;
 use sqlx::PgPool;
 use tokio::time::timeout;
 
-/// For one statement: requests wait for the first.
+/// For one statement. Requests wait for the first one.
 const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// A run, as PostgreSQL has it.
+/// The row of a run in PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub state: String,
@@ -20,17 +20,17 @@ pub struct Row {
     pub spooled: i64,
 }
 
-/// The run spools, for the `nth` time. False: others are ending the run.
+/// Records that the run spools, for the `nth` time. False: other processes are ending the run.
 pub async fn enter(pool: &PgPool, run: RunId, nth: i64) -> Result<bool> {
     within(spooling::start(pool, run, nth)).await
 }
 
-/// The run no longer spools, for the `nth` time. False: others are ending the run.
+/// Records that the run no longer spools, for the `nth` time. False: other processes are ending the run.
 pub async fn leave(pool: &PgPool, run: RunId, nth: i64) -> Result<bool> {
     within(spooling::stop(pool, run, nth)).await
 }
 
-/// The process of the run died and all its lanes have ended. Others settle its leases.
+/// Hands the run over after its process died and all its lanes have ended. Other processes settle its leases.
 pub async fn hand_over(pool: &PgPool, run: RunId) -> Result<()> {
     within(spooling::hand_over(pool, run)).await
 }

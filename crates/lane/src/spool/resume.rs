@@ -1,8 +1,8 @@
-//! The spool of a process that died, or was stopped before it was drained: publishes what is in it through the lanes of
-//! the same run, each batch once, and hands the run over to those who settle it.
+//! Drains the spool of a process that died, or that stopped before its spool was drained. Publishes its batches through the
+//! lanes of the same run, each batch once, and hands the run over to the processes that settle it.
 //!
-//! Nothing is removed before all of it is stored. Where something is not as it must be (another cluster, another
-//! generation of the stream, damage), it fails and leaves everything as it is.
+//! Nothing is removed before all of it is stored. If something is wrong (another cluster, another generation of the stream,
+//! damage), it fails and changes nothing.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -37,7 +37,7 @@ use crate::{
 
 const PART: &str = "spool";
 
-/// A log on the disk, with what PostgreSQL knows of its run.
+/// A log on the disk, and the row of its run in PostgreSQL.
 struct Left {
     run: RunId,
     dir: PathBuf,
@@ -46,15 +46,15 @@ struct Left {
     row: Row,
 }
 
-/// A lane of it: the first so many batches in the log are stored.
+/// A lane of the run. The first `stored` batches of the lane in the log are in the stream.
 struct Standpoint {
     writer: Writer,
     stored: u64,
 }
 
 impl Runs {
-    /// Drains what other processes have left in the spool. Waits for the servers that it takes; fails where an operator
-    /// has to decide.
+    /// Drains what other processes left in the spool. Waits for the servers that it needs. Fails where an operator must
+    /// decide.
     pub async fn drain_what_is_left(&self) -> Result<()> {
         let Some(spool) = &self.spool else { return Ok(()) };
         let directory = &spool.inner.directory;
@@ -74,7 +74,7 @@ impl Runs {
         Ok(())
     }
 
-    /// False: others have begun to end the run meanwhile, so it is to be looked at again.
+    /// False: other processes have begun to end the run, so the caller checks it again.
     async fn drain_run(&self, spool: &Spool, run: RunId) -> Result<bool> {
         self.health.down(PART, "draining what was left");
         let left = self.look(spool, run).await?;
@@ -92,7 +92,7 @@ impl Runs {
             stream.generation,
             stream.shards
         );
-        // Under a number of its own: what the dead process sent to PostgreSQL changes nothing from here on.
+        // Use a new number. Then statements that the dead process sent to PostgreSQL change nothing from here on.
         let nth = left.row.spooled + 1;
         if !until_answered("taking the run over", || registry::enter(&self.pool, run, nth)).await {
             return Ok(false);
@@ -220,7 +220,7 @@ impl Runs {
         }
     }
 
-    /// Where each lane stands, and how much of the log is before that.
+    /// Finds the state of each lane, and how much of the log is already stored.
     async fn standpoints(&self, left: &Left, stream: &UsageStream, context: &LaneContext) -> Result<Vec<Standpoint>> {
         let lanes = (0..left.owner.shards).map(|shard| async move {
             let subject = LaneSubject::new(&self.client, &stream.stream, shard, left.run);
@@ -246,7 +246,7 @@ impl Runs {
         lanes.into_iter().enumerate().map(stands).collect()
     }
 
-    /// Ends all lanes, then says that the run is over: what its leases have left is settled by others.
+    /// Ends all lanes, then records that the run is over. Other processes settle its remaining leases.
     async fn hand_over(&self, left: &Left, stream: &UsageStream) {
         let timeout = self.limits.lane.attempt_timeout;
         let ends = (0..left.owner.shards).map(|shard| async move {
@@ -258,7 +258,7 @@ impl Runs {
         info!(run.id = %left.run, "handed the drained run over to be settled");
     }
 
-    /// Others have ended the run: what is in the log and not in its lanes never will be.
+    /// Other processes have ended the run. Batches in the log that are not in its lanes never will be.
     async fn give_up(&self, spool: &Spool, left: &Left) -> Result<()> {
         let mut batches = 0u64;
         let mut reader = Reader::new(left.dir.clone());
@@ -289,7 +289,7 @@ fn put_aside(spool: &Spool, run: RunId, batches: u64) -> Result<()> {
     Ok(())
 }
 
-/// Tries until a server answers: a start waits for what is not there yet.
+/// Tries until the server answers. A start waits for servers that are not ready yet.
 async fn until_answered<T>(what: &str, ask: impl AsyncFn() -> Result<T>) -> T {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {

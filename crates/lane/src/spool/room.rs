@@ -1,24 +1,24 @@
-//! Whether the spool takes batches now: one atomic, read on the hot path while NATS is away, and why not.
+//! Whether the spool accepts batches now, and why not: one atomic, which the hot path reads while NATS is away.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-/// Of one process.
+/// The room in the spool of one process.
 #[derive(Debug, Default)]
 pub struct Room {
     reasons: AtomicU8,
 }
 
-/// Why nothing more is taken.
+/// Why the spool accepts nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reason {
     /// Its bytes are used up.
     Full = 1,
-    /// What waits in it has waited for too long.
+    /// A batch in it has waited too long.
     Old = 2,
     /// The disk failed, or is full.
     Disk = 4,
-    /// PostgreSQL has not taken it that the run spools.
+    /// PostgreSQL has not recorded that the run spools.
     Unregistered = 8,
 }
 
@@ -40,7 +40,7 @@ impl Room {
         self.reasons.load(Relaxed) & reason as u8 != 0
     }
 
-    /// For people; `None`: it takes.
+    /// The reason as text for people. `None`: the spool accepts batches.
     pub fn why_not(&self) -> Option<&'static str> {
         let texts = [
             (Reason::Disk, "the spool's disk failed or is full"),

@@ -1,19 +1,19 @@
-//! When a run spools and when it does not, pure: who wants to append, who has, and when all of it is over.
+//! Decides when a run spools, pure: it tracks who wants to append, who has appended, and when spooling ends.
 //!
 //! ```text
 //! Direct ─ somebody wants to ─> Entering ─ committed ─> Spooling ─ all is stored ─> Clearing ─ removed ─> Leaving ─ committed ─> Direct
 //!                               Entering <─> Refused: PostgreSQL does not answer      └─ not removed ─> Spooling
 //! ```
-//! A lane **joins** with its first batch, and is let go with all others, when nothing is left in the spool: a lane that
-//! published on its own while batches of it are still in the log would make a restart publish those again.
+//! A lane **joins** with its first batch. All lanes are released together, when the spool is empty. If a lane published on
+//! its own while its batches are still in the log, a restart would publish those batches again.
 
-/// Of one run.
+/// The switch of one run.
 #[derive(Debug)]
 pub struct Switch {
     mode: Mode,
-    /// Who asks to append.
+    /// Callers that ask to append.
     wanting: usize,
-    /// Appends under way.
+    /// Appends in progress.
     appending: usize,
     /// Lanes that have joined.
     members: usize,
@@ -21,7 +21,7 @@ pub struct Switch {
     holding: usize,
     /// Batches in the log that are not known to be stored.
     backlog: u64,
-    /// How often all members were let go.
+    /// How often all members were released.
     releases: u64,
 }
 
@@ -33,11 +33,11 @@ pub enum Mode {
     Spooling,
     Clearing,
     Leaving,
-    /// The run is over, or ended by others.
+    /// The run is over, or other processes have ended it.
     Ended,
 }
 
-/// What a lane that asks to append is told.
+/// The answer to a lane that asks to append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     Granted,
@@ -77,7 +77,7 @@ impl Switch {
         self.releases
     }
 
-    /// Somebody wants to append; [`Self::want_no_more`] ends it.
+    /// A caller wants to append, until [`Self::want_no_more`].
     pub fn want(&mut self) {
         self.wanting += 1;
     }
@@ -90,7 +90,7 @@ impl Switch {
         self.wanting > 0
     }
 
-    /// Granted, an append is under way until [`Self::appended`].
+    /// If granted, an append is in progress until [`Self::appended`].
     pub fn ask(&mut self) -> Told {
         match self.mode {
             Mode::Spooling => {
@@ -110,7 +110,8 @@ impl Switch {
         self.appending > 0
     }
 
-    /// A lane has its first batch in the log. Only while its append is under way. Its release has this number.
+    /// A lane has its first batch in the log. Call it only while that append is in progress. Returns the number of the
+    /// release that will release the lane.
     pub fn join(&mut self) -> u64 {
         self.members += 1;
         self.releases + 1
@@ -120,7 +121,7 @@ impl Switch {
         self.holding += 1;
     }
 
-    /// A member wants to append again. False: not now, the log is being cleared.
+    /// A member wants to append again. False: it must wait, because the log is being cleared.
     pub fn hold_no_more(&mut self) -> bool {
         let may = self.mode == Mode::Spooling;
         if may {
@@ -129,17 +130,17 @@ impl Switch {
         may
     }
 
-    /// So many are durable in the log.
+    /// `batches` more batches are durable in the log.
     pub fn add(&mut self, batches: u64) {
         self.backlog += batches;
     }
 
-    /// One of them is in the stream.
+    /// One batch of the log is in the stream.
     pub fn stored(&mut self) {
         self.backlog -= 1;
     }
 
-    /// Nothing is in the log that is not stored, and nobody is about to append.
+    /// Everything in the log is stored, and nobody is about to append.
     pub fn is_drained(&self) -> bool {
         self.mode == Mode::Spooling
             && self.backlog == 0
@@ -148,7 +149,7 @@ impl Switch {
             && self.holding == self.members
     }
 
-    /// The log is empty: all members go on without it.
+    /// The log is empty: releases all members, which continue without it.
     pub fn release(&mut self) {
         self.set_mode(Mode::Leaving);
         self.members = 0;

@@ -33,7 +33,7 @@ impl Dir {
         segment_file(&self.0, *segment_indices(&self.0).unwrap().last().unwrap())
     }
 
-    /// All that a start would find.
+    /// Everything that a start would find.
     fn found(&self) -> Result<Vec<BatchId>, OpenError> {
         let found = find(&self.0)?;
         let mut ids = Vec::new();
@@ -72,7 +72,7 @@ fn ids(batches: &[Batch]) -> Vec<BatchId> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// A crash leaves of the last write any beginning, or any bytes in its place; all before it was made durable.
+    /// A crash leaves any prefix of the last write, or any bytes in its place. Everything before the last write is durable.
     #[test]
     fn a_crash_at_any_byte_loses_nothing_that_was_acknowledged(
         writes in prop::collection::vec(prop::collection::vec(0usize..200, 1..4), 0..12),
@@ -102,12 +102,12 @@ proptest! {
         log.append(&batches, NOW).unwrap();
         let file = File::options().write(true).open(dir.last_segment()).unwrap();
         let whole = file.metadata().unwrap().len();
-        // Its segment is new, or had something before.
+        // The segment is new, or had content before.
         let durable = if log.segments().count() > segments { 0 } else { whole - (log.bytes() - before) };
         let keep = durable + cut.index((whole - durable) as usize) as u64;
         file.set_len(keep).unwrap();
         if let Some(byte) = garbage.filter(|_| keep >= HEADER_BYTES as u64) {
-            // The file's length was durable, its content was not. (A header is durable before anything follows it.)
+            // The file's length was durable, but its content was not. (A header is durable before anything follows it.)
             file.write_all_at(&vec![byte; (whole - keep) as usize], keep).unwrap();
         }
         let found = dir.found().unwrap();
