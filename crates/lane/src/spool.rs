@@ -170,7 +170,7 @@ impl Spool {
         Ok(!runs.context("reading the spool's directory")?.is_empty())
     }
 
-    /// Creates the spool of a new run, with a part for each of its lanes and the senders that [`drain::keep`] needs to
+    /// Creates the spool of a new run, with a part for each of its lanes and the senders that [`drain::Keeper`] needs to
     /// serve them.
     pub(crate) fn of_run(&self, owner: Owner) -> Result<(RunSpool, Vec<LaneSpool>, Vec<mpsc::Sender<Delivered>>)> {
         let (orders, taken) = std::sync::mpsc::channel();

@@ -1,10 +1,10 @@
 //! Comparing a closed record of the stream with its rows in ClickHouse.
 //!
-//! The audit is for what the checks of [`crate::storing`] cannot see: an ingestor that was paused between its check and its
+//! The audit finds what the checks of [`crate::storing`] cannot see: an ingestor that paused between its check and its
 //! insert for longer than ClickHouse remembers tokens.
 //!
 //! # Promises
-//! - An event that was dropped as a duplicate has its place in another table: it is not missing.
+//! - An event that was dropped as a duplicate is recorded in another table, so it is not missing.
 //! - A position with several rows keeps one.
 //!
 //! The model `manifest` checks these in its scenario `window`. Its mutants `AuditStoresDuplicates` and `NoAudit` fail.
@@ -13,21 +13,21 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub rows: u64,
-    /// Different positions of those rows.
+    /// The number of different positions of those rows.
     pub positions: u64,
 }
 
 /// What differs from the stream, in rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// To store.
+    /// Rows to store.
     pub missing: u64,
-    /// To remove.
+    /// Rows to remove.
     pub doubled: u64,
 }
 
 impl Held {
-    /// With `dropped` events of the record, each position counted once.
+    /// Adds `dropped` events of the record, with each position counted once.
     pub fn with_dropped(self, dropped: u64) -> Self {
         Self {
             rows: self.rows + dropped,
@@ -35,7 +35,7 @@ impl Held {
         }
     }
 
-    /// For a record of so many events.
+    /// Compares with a record of `events` events.
     pub fn difference(self, events: u64) -> Difference {
         Difference {
             missing: events.saturating_sub(self.positions),
@@ -72,7 +72,7 @@ mod tests {
         let held = Held { rows: 2, positions: 2 };
         assert_eq!(held.with_dropped(1).difference(3), Difference::default());
         assert_eq!(held.with_dropped(1).difference(4).missing, 1);
-        // A dropped event that has a row all the same is none that is doubled.
+        // A dropped event that still has a row is not doubled.
         assert_eq!(Held { rows: 2, positions: 1 }.with_dropped(1).difference(1).doubled, 1);
     }
 }

@@ -1,17 +1,17 @@
-//! When an ingestor may claim a shard, and where it then begins.
+//! When an ingestor may claim a shard, and where it begins then.
 //!
-//! A shard has one entry, its manifest, that is written only by compare-and-set on its revision. To claim a shard is to write
-//! the entry with the own name over the revision that was read. So of two ingestors that claim one shard at the same time one
-//! fails, and an owner that lost its shard finds out at its next write or look.
+//! Each shard has one entry, its manifest, which is written only by compare-and-set on its revision. An ingestor claims a
+//! shard by writing the entry with its own name over the revision that it read. If two ingestors claim one shard at the
+//! same time, one of them fails. An owner that lost its shard finds out at its next write or read.
 //!
 //! # Promises
-//! - A shard begins behind everything that is verified, and never behind something that is not.
-//! - A pending range is replayed identically, or found whole. Rows beyond it mean that the manifest is old, so ClickHouse
-//!   says where to begin.
-//! - A stream that ends before what is stored is another stream: nothing is read from it.
+//! - A shard begins after everything that is verified, and never after something that is not.
+//! - A pending range is replayed identically, or found complete. Rows after it mean that the manifest is old, so ClickHouse
+//!   decides where to begin.
+//! - A stream that ends before the stored records is a different stream: nothing is read from it.
 //!
-//! The model `manifest` checks these through the properties "no position has two rows" and "everything that is done is stored"; its
-//! mutants `NoCompareAndSet`, `NoSecondLook` and `TokenFromFetch` deviate and fail.
+//! The model `manifest` checks these through the properties "no position has two rows" and "everything that is done is
+//! stored". Its mutants `NoCompareAndSet`, `NoSecondLook` and `TokenFromFetch` deviate and fail.
 
 use schema::Manifest;
 
@@ -21,7 +21,7 @@ pub struct StreamState {
     pub generation: u32,
     pub last_seq: u64,
     pub bytes: u64,
-    /// 0: no bound.
+    /// 0: no limit.
     pub max_bytes: u64,
 }
 
@@ -42,7 +42,7 @@ pub enum Beginning {
     Alarm(String),
 }
 
-/// A shard may be claimed if it has no owner, if its owner is gone, or if it is ours from before a failure.
+/// A shard may be claimed if it has no owner, if its owner is gone, or if we owned it before a failure.
 pub fn claim(manifest: Option<&Manifest>, me: &str, is_gone: impl FnOnce(&str) -> bool) -> Claim {
     match manifest.and_then(|manifest| manifest.owner.as_deref()) {
         None => Claim::Take,
@@ -91,7 +91,7 @@ fn without_manifest(stream: StreamState, stored: Option<u64>) -> Beginning {
         Some(stored) if stream.last_seq < stored => behind(stream, stored),
         Some(_) => Beginning::Moved(fresh),
         None if stream.generation == 1 => Beginning::At(fresh),
-        // Records of an earlier generation may be stored already. Only a comparison can tell.
+        // Records of an earlier generation may be stored already. Only a comparison can show that.
         None => Beginning::Alarm(format!(
             "it has no manifest and no rows in generation {} (see `ingestor raise-generation`)",
             stream.generation

@@ -1,4 +1,4 @@
-//! Ending a lane for its run: the fence, and when everything before it is stored.
+//! Ends a lane for its run: appends the fence, and tells when everything before it is stored.
 //!
 //! A fence is the last record of a lane. It names the last batch before it, so a writer that finds the fence knows which of
 //! its messages are stored ([`crate::lane::Lane::read`]).
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! # Promises
-//! - A fence is appended under the sequence that was read, so nothing lies between the batch that it names and the fence.
+//! - A fence is appended under the sequence that was read, so no record is between the batch that it names and the fence.
 //! - After the fence NATS refuses every message of the run. No clock decides this.
 //! - Leases are counted only when ClickHouse has everything up to the end of each lane ([`is_stored`]).
 //!
@@ -20,7 +20,7 @@ use schema::{BatchId, Manifest};
 
 use crate::lane::{LastRecord, Message, Seen};
 
-/// What the lane's last record asks for.
+/// The next step, decided by the lane's last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Append a fence that names this batch ([`BatchId::NIL`]: none), under this expected sequence.
@@ -29,11 +29,11 @@ pub enum Step {
     Ended { sequence: u64 },
 }
 
-/// Fails where the lane's last record is not the run's own.
+/// Fails if the lane's last record is not the run's own.
 pub fn step(last: LastRecord) -> Result<Step, &'static str> {
     let (sequence, record) = match last {
         LastRecord::At { sequence, record } => (sequence, record),
-        // The lane is not open yet, and with a record in it it never will be. Or it ended long ago and was trimmed.
+        // Either the lane is not open yet, and after a fence it never will be. Or it ended long ago and was trimmed.
         LastRecord::None => {
             return Ok(Step::Append {
                 expected: 0,
@@ -56,8 +56,9 @@ pub fn step(last: LastRecord) -> Result<Step, &'static str> {
     }
 }
 
-/// Whether a shard is stored up to the sequence `end`, where a lane in it ended. `generation` and `last_sequence` are the
-/// stream's. A manifest of another stream (one before a restore or a reset) proves nothing, whatever its `done_through` is.
+/// Whether a shard is stored up to the sequence `end`, where a lane in it ended. `generation` and `last_sequence` belong to
+/// the stream. A manifest of another stream (one before a restore or a reset) proves nothing, whatever its `done_through`
+/// is.
 pub fn is_stored(manifest: &Manifest, end: u64, generation: u32, last_sequence: u64) -> bool {
     let is_of_stream = manifest.generation == generation && manifest.done_through <= last_sequence;
     is_of_stream && end <= manifest.done_through
@@ -97,7 +98,8 @@ mod tests {
             (manifest(2, 70), 71, false),
             (manifest(1, 70), 70, false),
             (manifest(3, 70), 70, false),
-            // Restored to an older state: it is behind its manifest, and nobody has raised the generation.
+            // The stream was restored to an older state, so it ends before its manifest, and nobody has raised the
+            // generation.
             (manifest(2, 101), 70, false),
         ] {
             assert_eq!(is_stored(&manifest, end, 2, 100), stored, "{manifest:?} {end}");

@@ -1,4 +1,4 @@
-//! Giving units of a lease back: what the holder tells PostgreSQL, and what the lease's row makes of it.
+//! Gives units of a lease back: the total that the holder sends to PostgreSQL, and its effect on the lease's row.
 //!
 //! ```text
 //! row:  Live ─ give back (not final) ─> Live ─ give back (final) ─> Returned
@@ -6,17 +6,17 @@
 //! ```
 //!
 //! # Promises
-//! - The holder closes its lease first ([`crate::lease`]). After that the unspent units only grow, so an **absolute total**
-//!   can be sent any number of times, in any order: the row keeps the largest.
-//! - The row becomes `Returned` only by a final total: no request holds units of the lease any more.
-//! - A run that is being ended gives nothing back. Settling counts instead.
+//! - The holder closes its lease first ([`crate::lease`]). From then on the unspent units only grow. So an **absolute
+//!   total** can be sent any number of times, in any order: the row keeps the largest.
+//! - Only a final total sets the row to `Returned`: no request holds units of the lease any more.
+//! - A run that is being ended gives nothing back. Settling counts the spent units instead.
 //!
 //! The model `lease_lane_fence` checks the property "what came back of a lease was never spent, and of an ended one all of it
 //! came back". Its mutants `ReturnBeforeClose` and `ReturnDifferences` deviate from this and fail.
 
 use crate::{lease::Snapshot, run::RunState};
 
-/// Units of one lease to give back, in all.
+/// The total units of one lease to give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Total {
     pub units: i64,
@@ -33,7 +33,7 @@ pub struct LeaseRow {
     pub state: LeaseState,
 }
 
-/// As `quota_leases.state` has it.
+/// The values of `quota_leases.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseState {
     Live,
@@ -41,24 +41,24 @@ pub enum LeaseState {
     Settled,
 }
 
-/// How many units of a lease were spent, by a count of its events.
+/// How many units of a lease were spent, according to a count of its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spent {
     /// The rest goes back to the pool.
     Units(i64),
-    /// The count is higher than what the lease had, by this many units. The lease stays live until somebody has looked.
+    /// The count exceeds the units of the lease by this many. The lease stays live until an operator has looked at it.
     TooMany(i64),
 }
 
 impl Total {
-    /// All units that the lease has. For a grant whose outcome is unknown: nothing of it was spent.
+    /// All units of the lease. For a grant whose outcome is unknown: none of its units were spent.
     pub const ALL: Self = Self {
         units: i64::MAX,
         last: true,
     };
 
-    /// What to send for a closed lease; `None`: PostgreSQL knows everything. `acknowledged`: units that PostgreSQL has back.
-    /// The units and the finality come from one snapshot, so they agree.
+    /// Returns the total to send for a closed lease. `None`: PostgreSQL knows everything. `acknowledged`: units that
+    /// PostgreSQL has back. The units and the finality come from one snapshot, so they agree.
     pub fn due(now: Snapshot, acknowledged: i64) -> Option<Self> {
         let total = Self {
             units: now.unspent,
@@ -82,7 +82,7 @@ impl LeaseRow {
         self.units - self.returned
     }
 
-    /// Takes a total back while the run is active, and returns the units that go to the pool.
+    /// Applies a total while the run is active, and returns the units that go to the pool.
     pub fn give_back(&mut self, run: RunState, total: Total) -> i64 {
         if self.state != LeaseState::Live || !run.is_active() {
             return 0;
@@ -95,7 +95,7 @@ impl LeaseRow {
         self.returned - before
     }
 
-    /// What a count of the lease's events says. No event is negative: corrections have no lease.
+    /// Interprets a count of the lease's events. No event is negative: corrections have no lease.
     pub fn spent(&self, counted: i64) -> Spent {
         match counted - self.had() {
             too_many @ 1.. => Spent::TooMany(too_many),
@@ -103,8 +103,8 @@ impl LeaseRow {
         }
     }
 
-    /// Settles a live lease of a run that is being ended, and returns the units that go to the pool. A lease that is counted
-    /// to have spent more than it had stays as it is.
+    /// Settles a live lease of a run that is being ended, and returns the units that go to the pool. A lease whose count
+    /// exceeds its units stays as it is.
     pub fn settle(&mut self, run: RunState, counted: i64) -> i64 {
         let Spent::Units(spent) = self.spent(counted) else {
             return 0;
@@ -152,7 +152,7 @@ mod tests {
             (0, 100, Spent::Units(100)),
             (0, 101, Spent::TooMany(1)),
             (40, 60, Spent::Units(60)),
-            // Units that the run has given back, and spent all the same.
+            // The run gave these units back and spent them anyway.
             (40, 61, Spent::TooMany(1)),
             (100, 0, Spent::Units(0)),
         ] {

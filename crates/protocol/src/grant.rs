@@ -1,10 +1,10 @@
 //! How many units a counter asks for, and how many the pool grants.
 //!
 //! # Promises
-//! - A grant never passes the limit: granted + units <= limit ([`Pool::grant`]). The conditional update in PostgreSQL repeats
-//!   this condition.
+//! - A grant never exceeds the limit: granted + units <= limit ([`Pool::grant`]). The conditional update in PostgreSQL
+//!   repeats this condition.
 //! - A request gets at least its cost, or nothing. Near the limit it gets exactly its cost.
-//! - No gateway takes more than its fair half of the rest, unless one request costs more.
+//! - No gateway takes more than its fair half of the remaining units, unless one request costs more.
 //!
 //! Only an active run is granted units ([`crate::run::RunState::is_active`]). The model `lease_lane_fence` checks the property
 //! "no request is admitted past the limit" for any number of units.
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::lease::UNITS_MAX;
 
-/// A lease lasts about this long. So a counter asks PostgreSQL about twice in this time, at any rate of requests.
+/// A lease lasts about this long. So a counter asks PostgreSQL about twice in this time, at any request rate.
 const LASTS: Duration = Duration::from_secs(2);
 /// The first lease of a counter, and the smallest, covers this many requests of the current cost.
 const FIRST_REQUESTS: i64 = 16;
@@ -29,7 +29,7 @@ pub struct Pool {
 /// How fast a counter spent since its last grant.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Units of that grant.
+    /// The units of that grant.
     pub granted: i64,
     pub spent: i64,
     pub elapsed: Duration,

@@ -1,9 +1,9 @@
 //! The protocol of one lane: which message to publish next, and whether it is stored.
 //!
-//! A lane is one subject of the stream. One run writes it, with **one message in flight**. Each attempt to publish carries the
-//! sequence of the lane's last record, and NATS refuses the attempt when that record is not the subject's last. So of all
-//! attempts with the same expected sequence NATS stores one at most, whenever they arrive. While the expected sequence is the
-//! same, a message can be sent any number of times.
+//! A lane is one subject of the stream. One run writes it, with **one message in flight**. Each publish attempt carries the
+//! sequence of the lane's last record. NATS refuses the attempt if that record is not the last of the subject. So of all
+//! attempts with the same expected sequence, NATS stores at most one, whenever they arrive. A message can be sent any
+//! number of times under the same expected sequence.
 //!
 //! ```text
 //! begin ─> Publish ─ stored ─> Done(Stored)
@@ -20,32 +20,33 @@
 //! | answer | what it proves |
 //! |---|---|
 //! | an acknowledgement | the attempt is stored |
-//! | wrong last sequence (10071) | *this* attempt is not stored. An earlier one may be, or a fence is: read the lane's last record |
-//! | a refusal (full, too large) | *this* attempt is not stored and never will be: core NATS delivers a publish once at most |
+//! | wrong last sequence (10071) | *this* attempt is not stored. An earlier one or a fence may be: read the lane's last record |
+//! | a refusal (full, too large) | *this* attempt is not stored and never will be: core NATS delivers a publish at most once |
 //! | a timeout, a disconnect, anything else | nothing: read the lane's last record |
 //! | the last record is our message | it is stored |
-//! | the last record is the one before | it is not stored **yet**: an attempt may still be under way. Send it again |
-//! | the last record is a fence | it is stored if the fence names it. Otherwise it never will be: attempts under way expect a sequence that is gone |
+//! | the last record is the one before | it is not stored **yet**: an attempt may still be in flight. Send it again |
+//! | the last record is a fence | it is stored if the fence names it, else never: attempts in flight expect an old sequence |
 //!
 //! # Saying "not stored"
-//! A refusal is final only when no other attempt of the same message can still land: every attempt was answered. Otherwise an
-//! attempt under way (in the client's buffer, in a socket, in a server that restarts) could land after the waiters were told
-//! that the message is not stored. So after an unanswered attempt the lane **moves on**: it publishes an empty batch, small
-//! enough to find room, under the same expected sequence. NATS stores one of the two and never the other. The empty batch means
-//! "not stored", the message means "stored".
+//! A refusal is final only when no other attempt of the same message can still be stored, that is, when every attempt was
+//! answered. Otherwise an attempt in flight (in the client's buffer, in a socket, in a server that restarts) could be
+//! stored after the waiters got "not stored". So after an unanswered attempt the lane **moves on**: it publishes an empty
+//! batch, small enough to find room, under the same expected sequence. NATS stores one of the two and never the other. The
+//! empty batch means "not stored", the message means "stored".
 //!
 //! # A message that is kept
-//! While NATS is away, a batch is acknowledged from the spool. After that ([`Lane::keep`]) nobody waits for a verdict. The lane
-//! sends the batch until it is stored, whatever the refusals, and does not move on past it. A lane that had moved on before may
-//! hold the empty batch. Then the verdict is "not stored", and the batch begins again. A restart reads the lane's last record
-//! ([`Lane::resume`]). The batches of the spool up to that record are stored ([`crate::spool_state`]).
+//! While NATS is away, a batch is acknowledged from the spool. After that ([`Lane::keep`]) nobody waits for a verdict. The
+//! lane sends the batch until it is stored, despite any refusals, and does not move on past it. If the lane had moved on
+//! before, the empty batch may be stored. Then the verdict is "not stored", and the batch begins again. A restart reads the
+//! lane's last record ([`Lane::resume`]). The batches of the spool up to that record are stored ([`crate::spool_state`]).
 //!
 //! # The end of a lane
-//! A lane is fenced by others, closed by its run, or failed: it saw something impossible (a sequence that went back, the record
-//! of another run). A failed lane answers "unknown" for the message in flight, and never publishes again.
+//! A lane ends in one of three ways: another process fences it, its run closes it, or it fails. It fails when it sees
+//! something impossible (a sequence that went back, the record of another run). A failed lane answers "unknown" for the
+//! message in flight, and never publishes again.
 //!
 //! # Promises
-//! - A verdict is final: what is reported as stored is stored once, and what is reported as not stored never is.
+//! - A verdict is final: a message reported as stored is stored once, and a message reported as not stored never is.
 //! - Batches are stored in the order in which they begin.
 //!
 //! The tests of this module check this against a NATS that delays, repeats and loses messages. The model `lease_lane_fence`
@@ -71,7 +72,7 @@ pub enum Message {
     Close,
 }
 
-/// What the caller does next.
+/// The next action of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Next {
     /// Publish `message` under `expected`, then call [`Lane::answered`]. A batch other than the one that began is empty.
@@ -82,14 +83,14 @@ pub enum Next {
     Done(Verdict),
 }
 
-/// How an attempt to publish ended.
+/// The result of a publish attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     Stored {
         sequence: u64,
     },
     WrongLast,
-    /// This attempt is not stored and never will be, or it was not sent.
+    /// This attempt is not stored and never will be. Or it was not sent.
     Refused,
     /// Nothing is known: a timeout, a disconnect, or an answer that this version does not understand.
     Unclear,
@@ -142,11 +143,11 @@ struct Last {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct InFlight {
     message: Message,
-    /// The content of the attempt under way: the message, or the empty batch.
+    /// The content of the attempt in flight: the message, or the empty batch.
     sent: Message,
     /// The empty batch that would move the lane on.
     empty: BatchId,
-    /// An attempt of `message` has no answer: it may still land.
+    /// An attempt of `message` has no answer, so it may still be stored.
     unclear: bool,
     /// The empty batch was sent in its place, or may have been.
     moved_on: bool,
@@ -167,8 +168,8 @@ impl Lane {
         }
     }
 
-    /// The lane of a run whose process died, from the lane's last record on the stream's leader. Fails where nothing can be
-    /// written after that record. A fence and a close record are ends.
+    /// Resumes the lane of a run whose process died, from the lane's last record on the stream's leader. Fails if nothing
+    /// can be written after that record. A fence and a close record are ends.
     pub fn resume(last: LastRecord) -> Result<Self, &'static str> {
         let (sequence, record) = match last {
             LastRecord::At { sequence, record } => (sequence, record),
@@ -195,15 +196,15 @@ impl Lane {
         (self.last.sequence, self.last.batch)
     }
 
-    /// How the lane ended. Nothing is written to it after that.
+    /// How the lane ended. Nothing is written to it afterwards.
     pub fn end(&self) -> Option<End> {
         self.end
     }
 
-    /// Takes the next message. `empty` is a new batch id, for an empty batch.
+    /// Begins the next message. `empty` is a new batch id, for an empty batch.
     ///
     /// # Panics
-    /// When a message is in flight, when the lane has ended, or when it does not begin with [`Message::Open`].
+    /// If a message is in flight, if the lane has ended, or if it does not begin with [`Message::Open`].
     pub fn begin(&mut self, message: Message, empty: BatchId) -> Next {
         assert!(self.in_flight.is_none() && self.end.is_none(), "one message in flight");
         assert_eq!(
@@ -222,7 +223,7 @@ impl Lane {
         self.send()
     }
 
-    /// Takes a batch that is kept from the start. `empty`: the empty batch with which a process that died may have moved the
+    /// Begins a batch that is kept from the start. `empty`: the empty batch with which a dead process may have moved the
     /// lane on; [`BatchId::NIL`]: none.
     ///
     /// # Panics
@@ -235,14 +236,15 @@ impl Lane {
         next
     }
 
-    /// The message in flight is acknowledged: the lane sends it until it is stored, or until an empty batch from before is.
+    /// The message in flight is acknowledged. The lane sends it until it is stored, or until an earlier empty batch is
+    /// stored.
     pub fn keep(&mut self) {
         if let Some(current) = &mut self.in_flight {
             current.kept = true;
         }
     }
 
-    /// How the attempt of [`Next::Publish`] ended.
+    /// Handles the answer to the attempt of [`Next::Publish`].
     pub fn answered(&mut self, answer: Answer) -> Next {
         let last = self.last.sequence;
         let current = self.current();
@@ -270,7 +272,7 @@ impl Lane {
         }
     }
 
-    /// The lane's last record, for [`Next::Read`].
+    /// Handles the lane's last record, for [`Next::Read`].
     pub fn read(&mut self, read: LastRecord) -> Next {
         let last = self.last;
         let current = *self.current();

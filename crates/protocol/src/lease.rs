@@ -10,7 +10,7 @@
 //! and no thread sees half of one.
 //!
 //! # Promises
-//! - One request at most reserves a unit, and no request does once the lease is closed.
+//! - At most one request reserves a unit, and no request does after the lease is closed.
 //! - After closing, the unspent units only grow (a request that failed puts its units back). So they are an absolute total to
 //!   give back ([`crate::give_back`]): giving it back twice gives back once.
 //! - Closed without reservations is final: nothing about the lease changes any more.
@@ -25,7 +25,7 @@ const RESERVATION: u64 = 1 << 43;
 const UNSPENT: u64 = RESERVATION - 1;
 const RESERVATIONS: u64 = !CLOSED & !UNSPENT;
 
-/// Units that one lease can hold, and so the largest cost of one request: 8.8 million million.
+/// The maximum units of one lease, and so the maximum cost of one request: about 8.8 trillion (8.8 × 10¹²).
 pub const UNITS_MAX: i64 = UNSPENT as i64;
 
 /// A lease over the standard library's atomics.
@@ -43,7 +43,7 @@ pub struct LeaseOver<A: Atomics> {
 pub struct Snapshot {
     /// Not reserved and not spent.
     pub unspent: i64,
-    /// Requests under way that hold units.
+    /// Requests in progress that hold units.
     pub reservations: u64,
     pub closed: bool,
 }
@@ -77,7 +77,7 @@ impl<A: Atomics> LeaseOver<A> {
         }
     }
 
-    /// Units at the start.
+    /// The units at the start.
     pub fn units(&self) -> i64 {
         self.units
     }
@@ -92,7 +92,7 @@ impl<A: Atomics> LeaseOver<A> {
         if now.closed { 0 } else { now.unspent }
     }
 
-    /// Reserves `cost` units if that many are left, and returns how many are left then.
+    /// Reserves `cost` units if that many are left, and returns how many are left afterwards.
     pub fn try_spend(&self, cost: i64) -> Option<i64> {
         let take = u64::try_from(cost).ok()?;
         let reserve = |word: u64| {
@@ -120,7 +120,7 @@ impl<A: Atomics> LeaseOver<A> {
         unpack(self.word.fetch_sub(change, Ordering::AcqRel) - change)
     }
 
-    /// From here on nothing can be reserved. The unspent units go back to the pool.
+    /// Closes the lease: nothing can be reserved any more. The unspent units go back to the pool.
     pub fn close(&self) -> Snapshot {
         unpack(self.word.fetch_or(CLOSED, Ordering::AcqRel) | CLOSED)
     }

@@ -10,11 +10,11 @@
 //! | runs: who may take leases, spool, or be ended | [`run`] | gateway, billing worker |
 //! | fence and settle: end a dead run, count its leases | [`fence`], [`give_back`] | billing worker |
 //! | ingest: store each record once | [`claim`], [`storing`], [`audit`], [`trim`] | ingestor |
-//! | reports: tell Stripe each unit once | [`reports`] | billing worker |
+//! | reports: report each unit to Stripe once | [`reports`] | billing worker |
 //!
-//! Each module says its states and transitions, its promises, and which properties check them. A service does the effects: it
-//! reads the clock, sends the statement or the message, and feeds the result back. Statements in PostgreSQL repeat a condition
-//! where two processes may act at the same time; the module names it.
+//! Each module describes its states and transitions, its promises, and which properties check them. A service performs the
+//! effects: it reads the clock, sends the statement or the message, and feeds the result back. Statements in PostgreSQL
+//! repeat a condition where two processes may act at the same time. The module names that condition.
 //!
 //! The atomics of [`lease`] and [`queued`] are generic ([`atomics`]), so that loom can replace them.
 

@@ -1,6 +1,6 @@
 //! A flag that says whether a counter is already in the queue of the lease client.
 //!
-//! The first caller with news queues the counter. Later callers do not, until the lease client looks.
+//! The first caller with news queues the counter. Later callers do not queue it again until the lease client has looked.
 //!
 //! # Promise
 //! The look that follows [`QueuedOver::ask`] sees all news from before it. loom checks this (`tests/atomics`).

@@ -1,11 +1,11 @@
-//! Meter reports: telling Stripe exactly the units that ClickHouse counts.
+//! Meter reports: they report to Stripe exactly the units that ClickHouse counts.
 //!
 //! | what | module |
 //! |---|---|
-//! | a line of the ledger: one account, usage type and period; what a count means for it | [`ledger`] |
-//! | one report: when to send it, when to compare, what an answer makes of it | [`report`], [`outcome`] |
-//! | the identifier of a report, by which Stripe knows it | [`identifier`] |
-//! | which timestamps a period's reports carry, and whether it takes any more | [`period`] |
+//! | a line of the ledger: one account, usage type and period; how to handle a count for it | [`ledger`] |
+//! | one report: when to send it, when to compare it, how to handle an answer | [`report`], [`outcome`] |
+//! | the identifier of a report at Stripe | [`identifier`] |
+//! | the timestamps of a period's reports, and whether the period takes more reports | [`period`] |
 //!
 //! ```text
 //! line:    Even ─ usage ─> Report ─ delivered ─> Even        too late for the period: Carry        unexplained loss: Drift
@@ -17,12 +17,12 @@
 //! ```
 //!
 //! # Promises
-//! - A report is written before it is sent, and its identifier never changes. Stripe counts it once at most.
+//! - A report is written before it is sent, and its identifier never changes. Stripe counts it at most once.
 //! - reported + (the open report, once delivered) = counted + carried in − carried out.
-//! - What a correction does not explain is drift. It raises an alarm and is never sent.
+//! - A loss that no correction explains is drift. It raises an alarm and is never sent.
 //!
-//! The tests of this module hold the protocol to these promises over 4,000 random schedules of usage, corrections, lost
-//! answers, deaths between any two writes, and a Stripe that forgets identifiers after 24 hours.
+//! The tests of this module check these promises over 4,000 random schedules of usage, corrections, lost answers, deaths
+//! between any two writes, and a Stripe that forgets identifiers after 24 hours.
 
 pub mod identifier;
 pub mod ledger;

@@ -24,19 +24,19 @@
 
 use serde::{Deserialize, Serialize};
 
-/// As `gateway_runs.state` has it.
+/// The values of `gateway_runs.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
     /// It takes leases and records.
     Live,
-    /// NATS is away: it records in its spool.
+    /// NATS is away, so it records in its spool.
     Spooling,
-    /// Others end it: its lanes are fenced, then its leases are settled.
+    /// Other processes end it: they fence its lanes, then settle its leases.
     Fencing,
     /// It ended in order: all lanes are closed and all leases are returned.
     Closed,
-    /// Nothing of it is open.
+    /// Nothing of the run is open.
     Settled,
 }
 
@@ -94,8 +94,8 @@ impl RunState {
 
     /// The writer still owns the run: its heartbeat counts, and it takes leases and gives them back.
     ///
-    /// A run that spools takes leases too: it acknowledges what it records with them from its own spool only, and that
-    /// reaches the run's lanes before they end.
+    /// A run that spools takes leases too. It acknowledges the events of these leases only from its own spool, and the
+    /// spool reaches the run's lanes before they end.
     pub fn is_active(self) -> bool {
         matches!(self, Self::Live | Self::Spooling)
     }
@@ -105,7 +105,7 @@ impl RunState {
         self == Self::Spooling
     }
 
-    /// A restarted process resumes the run and drains its spool. In any other state others have ended the run.
+    /// A restarted process resumes the run and drains its spool. In any other state other processes have ended the run.
     pub fn is_resumable(self) -> bool {
         self.is_active()
     }

@@ -1,4 +1,5 @@
-//! How many of a lane's batches in the spool are already in the stream, by the lane's last record. A restart decides this.
+//! How many of a lane's batches in the spool are already in the stream, according to the lane's last record. Used by a
+//! restart.
 //!
 //! # Promises
 //! - The batches up to the lane's last record are stored, the others are not.
@@ -28,7 +29,7 @@ pub struct SpoolState {
     fenced: bool,
     first: Option<Spooled>,
     seen: u64,
-    /// How many batches there are up to the lane's last batch.
+    /// The number of batches up to the lane's last batch.
     stored: Option<u64>,
 }
 
@@ -56,7 +57,7 @@ impl SpoolState {
         }
     }
 
-    /// How many of the first batches are stored. Fails when the lane's last record contradicts the spool.
+    /// Returns how many of the first batches are stored. Fails if the lane's last record contradicts the spool.
     pub fn stored(&self) -> Result<u64, &'static str> {
         match (self.stored, self.first) {
             (Some(stored), _) => Ok(stored),
@@ -65,8 +66,8 @@ impl SpoolState {
             (None, Some(first)) if self.last_sequence < first.expected => {
                 Err("the lane's last sequence went back: the stream was restored or reset")
             }
-            // Only the first batch, or the empty one in its place, was ever sent under that sequence. (A fence has a sequence
-            // of its own, and names a batch that is not in the spool.)
+            // Only the first batch, or the empty batch in its place, was ever sent under that sequence. (A fence has its
+            // own sequence, and names a batch that is not in the spool.)
             (None, Some(first))
                 if first.expected != 0
                     && !self.fenced
@@ -100,7 +101,7 @@ mod tests {
         BatchId(Uuid::from_u128(n))
     }
 
-    /// Batches 1, 2, 3: the first was under way behind sequence 5, with the empty batch 9.
+    /// Batches 1, 2, 3. The first was in flight after sequence 5, with the empty batch 9.
     fn spool() -> Vec<Spooled> {
         let one = |n, empty, expected| Spooled {
             batch: id(n),

@@ -1,8 +1,8 @@
-//! Storing one range in ClickHouse: when to look, when to insert, and under which deduplication token.
+//! Stores one range in ClickHouse: when to look, when to insert, and under which deduplication token.
 //!
-//! A confirmed insert proves nothing by itself. ClickHouse writes its log of deduplication tokens shortly before it moves the
-//! part into place. A kill between the two leaves a token without rows, and that token swallows every retry. So each insert
-//! is looked for by position.
+//! A confirmed insert alone proves nothing. ClickHouse writes its log of deduplication tokens shortly before it moves the
+//! part into place. A kill between the two leaves a token without rows, and that token swallows every retry. So after each
+//! insert the ingestor looks for its rows by position.
 //!
 //! ```text
 //! sealed just now ─> Insert(1)          another owner may have tried ─> Look
@@ -15,27 +15,27 @@
 //! ```
 //!
 //! # Promises
-//! - Another token is used only after ClickHouse has confirmed the one before, no row is there and nothing is running. So two
-//!   inserts with different tokens are never under way together.
-//! - A range is stored only when its rows were seen, all of them.
+//! - Another token is used only after ClickHouse has confirmed the previous one, no row is there, and no insert is running.
+//!   So two inserts with different tokens are never in progress together.
+//! - A range counts as stored only after all its rows were seen.
 //!
 //! The model `manifest` checks these through the properties "no position has two rows", "everything that is done is
 //! stored" and "a range is stored whole or not at all". Its mutants `NextTokenWhileUnclear` and `DoneUnseen` deviate and fail.
 
-/// Tokens of one range that may be swallowed before somebody has to look.
+/// How many tokens of one range may be swallowed before an operator must look.
 pub const TOKENS_MAX: u32 = 5;
 
-/// How far the storing of a range's rows has come.
+/// The progress of storing a range's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Storing {
-    /// Number of the token: from 1.
+    /// The number of the token, from 1.
     token: u32,
     /// ClickHouse confirmed an insert under this token.
     confirmed: bool,
     look_first: bool,
 }
 
-/// What to do next.
+/// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Ask ClickHouse what it holds of the range, then [`Storing::looked`].
@@ -47,13 +47,13 @@ pub enum Next {
 /// Whether rows of the range may already be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tried {
-    /// It was sealed just now.
+    /// The range was sealed just now.
     Never,
-    /// Somebody may have inserted it at some time.
+    /// An ingestor may have inserted it at some time.
     Perhaps,
 }
 
-/// No row of the range is there, and no insert of it is running: what that means.
+/// The next action when the range has no rows and no insert of it is running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absent {
     /// Insert under the same token.
@@ -77,12 +77,12 @@ impl Storing {
         if self.look_first { Next::Look } else { Next::Insert }
     }
 
-    /// Number of the token under which the next insert goes out: 1 is the range's own token, 2 is `<token>#2`.
+    /// The number of the next insert's token: 1 is the range's own token, 2 is `<token>#2`.
     pub fn token(&self) -> u32 {
         self.token
     }
 
-    /// The token under which the next insert goes out.
+    /// The next insert's token.
     pub fn name_token(&self, token: &str) -> String {
         match self.token {
             1 => token.to_owned(),
@@ -96,7 +96,7 @@ impl Storing {
         self.look_first = true;
     }
 
-    /// A look found no row, and no insert that is running.
+    /// A look found no row and no running insert.
     pub fn absent(&mut self) -> Absent {
         self.look_first = false;
         if !std::mem::take(&mut self.confirmed) {
@@ -110,7 +110,7 @@ impl Storing {
         }
     }
 
-    /// The last look is too old: an earlier insert may have come since.
+    /// The last look is too old: an earlier insert may have arrived since.
     pub fn look_again(&mut self) {
         self.look_first = true;
     }
@@ -121,11 +121,11 @@ impl Storing {
 pub enum Verdict {
     Absent,
     Whole,
-    /// All rows, and some of them more than once.
+    /// All rows are there, and some of them more than once.
     Doubled {
         rows: u64,
     },
-    /// Some rows, which one part cannot be.
+    /// Some rows are there. One insert cannot cause that.
     Partial {
         rows: u64,
         positions: u64,
@@ -133,7 +133,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Of a range that has `expected` rows, when `rows` were counted at `positions` different positions.
+    /// Judges a range of `expected` rows, of which `rows` were counted at `positions` different positions.
     pub fn of(expected: u64, rows: u64, positions: u64) -> Self {
         match (rows, positions) {
             (0, _) => Self::Absent,

@@ -1,9 +1,9 @@
-//! What may leave the stream.
+//! Decides which records may be removed from the stream.
 //!
 //! # Promises
-//! - Only what is verified in ClickHouse leaves the stream, and only when it is older than the replay window or the stream is
-//!   nearly full.
-//! - The last record of a lane stays until nobody can ask for it any more: it says what the lane's writer has stored.
+//! - Only records that are verified in ClickHouse are removed, and only when they are older than the replay window or the
+//!   stream is nearly full.
+//! - The last record of a lane stays until nobody can need it any more: it shows what the lane's writer has stored.
 //!
 //! The model `manifest` checks the property "everything that is trimmed is stored"; its mutant `TrimPending` deviates and fails.
 
@@ -13,16 +13,16 @@ use schema::lane_record::Kind;
 
 use crate::claim::StreamState;
 
-/// Percentage of the stream's bytes in use, above which stored records are trimmed whatever their age.
+/// Above this percentage of the stream's bytes, stored records are trimmed whatever their age.
 const PRESSURE: u64 = 80;
 
-/// Shortest time that a fence stays: far longer than settling its run takes, unless ClickHouse is away that long.
+/// The minimum time that a fence stays: far longer than settling its run takes, unless ClickHouse is away that long.
 const FENCE_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// The last record of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LaneEnd {
-    /// It stays, because it has the position of the lane.
+    /// The record stays, because it has the position of the lane.
     Kept(u64),
     /// The lane ended long ago, so nobody needs its position. A fenced run that comes back cannot write: it expects a last
     /// record that is gone, so NATS refuses the write, as it did before. If the run's leases are not settled by then, the
@@ -31,7 +31,7 @@ pub enum LaneEnd {
 }
 
 impl LaneEnd {
-    /// `kind`: of the last record. `None`: it cannot be decoded.
+    /// `kind`: the kind of the last record. `None`: it cannot be decoded.
     pub fn of(kind: Option<&Kind>, sequence: u64, age: Duration, replay_window: Duration) -> Self {
         match kind {
             Some(Kind::Close) if age > replay_window => Self::Forgotten,

@@ -1,4 +1,4 @@
-//! The lane against a NATS that delays, repeats and loses what it can, and against others that fence.
+//! Tests the lane against a NATS that delays, repeats and loses messages, and against other processes that fence.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::spool_state::{Spooled, stored_before};
 
-/// The lane's subject in the stream, and what is on its way there. Sequences are the stream's: they have gaps.
+/// The lane's subject in the stream, and the messages in flight to it. Sequences belong to the stream, so they have gaps.
 #[derive(Default)]
 struct Nats {
     log: Vec<(u64, Record)>,
@@ -28,22 +28,22 @@ enum Record {
 enum Fate {
     /// Delivered and answered.
     Delivered,
-    /// Delivered, the answer is lost.
+    /// Delivered, but the answer is lost.
     AnswerLost,
-    /// On its way; it may land at any time later, or more than once, or never.
+    /// In flight. It may arrive at any later time, or more than once, or never.
     Delayed,
-    /// Refused for want of room, and told so.
+    /// Refused because the stream is full, and the answer arrives.
     Refused,
-    /// Refused, and the answer is lost.
+    /// Refused, but the answer is lost.
     RefusalLost,
-    /// It never leaves.
+    /// It is never sent.
     Lost,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Move {
     fate: Fate,
-    /// One of those on the wire lands before the attempt, and stays there to land again.
+    /// One of the messages in flight arrives before the attempt, and stays in flight to arrive again.
     lands: Option<prop::sample::Index>,
     fence: bool,
     /// Other lanes write to the stream.
@@ -71,7 +71,7 @@ impl Nats {
         }
     }
 
-    /// What a fencer does: reads the last batch, appends under the last sequence.
+    /// Fences the lane: reads the last batch, appends under the last sequence.
     fn fence(&mut self) {
         let last_batch = match self.log.last() {
             Some((_, Record::Ours(Message::Batch(batch)))) => *batch,
@@ -100,7 +100,7 @@ impl Nats {
                 self.wire.push((message, expected));
                 Answer::Unclear
             }
-            // NATS looks at the expected sequence first.
+            // NATS checks the expected sequence first.
             Fate::Refused if expected == self.last() => Answer::Refused,
             Fate::Refused => Answer::WrongLast,
             Fate::RefusalLost | Fate::Lost => Answer::Unclear,
@@ -163,7 +163,7 @@ proptest! {
     #[test]
     fn verdicts_hold_for_ever_and_nothing_is_stored_twice(moves in moves()) {
         let (mut nats, mut lane) = (Nats::default(), Lane::new());
-        // Once the adversary has had its moves, everything works again.
+        // After the adversary has made its moves, everything works again.
         let calm = Move { fate: Fate::Delivered, lands: None, fence: false, gap: 0 };
         let mut moves = moves.into_iter().chain(std::iter::repeat(calm));
         let mut verdicts = Vec::new();
@@ -192,7 +192,7 @@ proptest! {
             };
             verdicts.push((message, verdict));
         }
-        // Whatever is still under way lands now, twice, in both orders.
+        // All messages still in flight arrive now, twice, in both orders.
         for (message, expected) in nats.wire.clone().into_iter().chain(nats.wire.clone().into_iter().rev()) {
             nats.deliver(message, expected);
         }
@@ -213,8 +213,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 
-    /// Batches are acknowledged from the spool while the first of them is under way; the process dies and resumes, again
-    /// and again, while its old attempts still land. In the end each is stored once, and in order.
+    /// Batches are acknowledged from the spool while the first of them is in flight. The process dies and resumes several
+    /// times, while its old attempts still arrive. In the end each batch is stored once, in order.
     #[test]
     fn what_was_kept_is_stored_once_and_in_order_whatever_dies(moves in moves(), kept_after in 0usize..6, deaths in prop::collection::vec(1usize..9, 0..4)) {
         let (mut nats, mut lane) = (Nats::default(), Lane::new());
@@ -229,7 +229,7 @@ proptest! {
         while !matches!(next, Next::Done(_)) {
             next = step(&mut lane, &mut nats, next);
         }
-        // The first goes out as any other does; it is spooled when it has had no verdict for some steps.
+        // The first batch is sent like any other. It is spooled when it has had no verdict for some steps.
         let spool: Vec<Spooled> = (1..=6).map(|n| Spooled { batch: id(n), empty: if n == 1 { id(1_001) } else { BatchId::NIL }, expected: if n == 1 { lane.last().0 } else { 0 } }).collect();
         next = lane.begin(Message::Batch(id(1)), id(1_001));
         for _ in 0..kept_after {
@@ -237,7 +237,7 @@ proptest! {
         }
         lane.keep();
         if next == Next::Done(Verdict::Stored) || next == Next::Done(Verdict::NotStored) {
-            // It was not spooled at all: there is nothing to hold it to here.
+            // It was not spooled, so there is nothing to check here.
             return Ok(());
         }
         let mut done = 0;
@@ -248,7 +248,7 @@ proptest! {
             steps += 1;
             prop_assert!(steps < 2_000, "it has no end");
             if left == Some(0) {
-                // Its attempt under way may be anywhere.
+                // Its attempt in flight may be anywhere.
                 if let Next::Publish { message, expected } = next {
                     nats.wire.push((message, expected));
                 }

@@ -1,24 +1,24 @@
-//! A report's identifier: names one meter event for ever, whoever sends it and however often.
+//! A report's identifier. It names one meter event permanently, whichever process sends it and however often.
 
 use schema::AccountId;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// What Stripe allows.
+/// Stripe's maximum length.
 const LENGTH_MAX: usize = 100;
 
-/// Which line of the ledger.
+/// Identifies a line of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LineId {
     pub account: AccountId,
-    /// First second of the period.
+    /// The first second of the period.
     pub start: i64,
     pub usage_type: String,
 }
 
 impl LineId {
-    /// As PostgreSQL's tables have it.
+    /// Builds the id from the columns of PostgreSQL's tables.
     pub fn of_row(account_id: Uuid, period_start: OffsetDateTime, usage_type: String) -> Self {
         Self {
             account: AccountId(account_id),
@@ -28,8 +28,8 @@ impl LineId {
     }
 }
 
-/// Of the report that is the `number`th of its line. The number is needed: a correction may bring a counter back to where it
-/// was, and the report from there is another one.
+/// Returns the identifier of the `number`th report of a line. The number is needed because a correction may bring a counter
+/// back to an earlier value, and a report from there is a different report.
 pub fn identifier(customer: &str, line: &LineId, number: i32, from: i64, to: i64) -> String {
     let (usage_type, start) = (&line.usage_type, line.start);
     let whole = format!("{customer}.{usage_type}.{start}.{number}.{from}-{to}");
@@ -37,7 +37,7 @@ pub fn identifier(customer: &str, line: &LineId, number: i32, from: i64, to: i64
         return whole;
     }
     let hash = hex::encode(Sha256::digest(whole.as_bytes()));
-    // The readable end of it: 64 + 1 + at most 10 + 1 characters and the number stay below the maximum.
+    // Keep the readable end: 64 + 1 + at most 10 + 1 characters and the number stay below the maximum.
     format!("{hash}.{start}.{number}")
 }
 

@@ -1,19 +1,20 @@
-//! One line of the ledger, and what a count of ClickHouse means for it. Pure.
+//! One line of the ledger, and how to handle a count of ClickHouse for it. Pure.
 //!
-//! What it promises: reported + (the open report, once delivered) = counted + carried in − carried out.
+//! Promise: reported + (the open report, once delivered) = counted + carried in − carried out.
 
 use super::period::{Late, Way};
 
-/// Whole numbers of up to 15 digits are what a meter event's value may be. What is more comes with the next report.
+/// The value of a meter event may have up to 15 digits. The rest follows in the next report.
 const VALUE_MAX: i64 = 999_999_999_999_999;
 
-/// What is known of an account's usage type in one period.
+/// The known totals of an account's usage type in one period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Line {
     pub reported: i64,
     pub carried_in: i64,
     pub carried_out: i64,
-    /// Of the corrections and carried credits, what reports and carries have taken back, or usage has outweighed; 0 or negative.
+    /// The part of the corrections and carried credits that reports and carries have taken back, or that usage has
+    /// outweighed; 0 or negative.
     pub corrected: i64,
     /// Reports written so far.
     pub reports: i32,
@@ -21,18 +22,18 @@ pub struct Line {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Stripe was told all of it.
+    /// Everything is reported.
     Even,
-    /// To be told.
+    /// Units to report.
     Report { from: i64, to: i64, reported_for: i64 },
     /// Too late for this period.
     Carry { units: i64, late: Late },
-    /// Fewer units than Stripe was told, by this many (negative), and no correction explains it: never to be sent.
+    /// Fewer units are counted than were reported, by this many (negative), and no correction explains it. Never sent.
     Drift { units: i64 },
 }
 
 impl Line {
-    /// What Stripe is still to be told: negative, take back. `None`: no such numbers.
+    /// The units that are not yet reported. Negative: units to take back. `None`: the result does not fit into 64 bits.
     pub fn delta(&self, counted: i64) -> Option<i64> {
         let delta = i128::from(counted) + i128::from(self.carried_in)
             - i128::from(self.carried_out)
@@ -40,8 +41,8 @@ impl Line {
         i64::try_from(delta).ok()
     }
 
-    /// What to do about `counted` units. `credits`: all corrections of the period and credits carried into it, 0 or negative;
-    /// needed where the delta is negative.
+    /// Decides what to do about `counted` units. `credits`: all corrections of the period and credits carried into it, 0 or
+    /// negative. Needed only if the delta is negative.
     pub fn decide(&self, counted: i64, credits: i64, way: Way) -> Decision {
         let Some(delta) = self.delta(counted) else {
             return Decision::Drift { units: i64::MIN };
@@ -75,7 +76,7 @@ impl Line {
         self.corrected = self.corrected.saturating_add(units.min(0));
     }
 
-    /// These units leave for another period, or for an invoice item.
+    /// These units move to another period, or to an invoice item.
     pub fn carry_out(&mut self, units: i64) {
         self.carried_out = self.carried_out.saturating_add(units);
         self.corrected = self.corrected.saturating_add(units.min(0));
@@ -85,8 +86,8 @@ impl Line {
         self.carried_in = self.carried_in.saturating_add(units);
     }
 
-    /// A count that had these credits was not below what Stripe was told: they were netted with usage, or taken back before,
-    /// and explain nothing that is missing later.
+    /// A count with these credits was not below the reported units. So the credits were netted with usage, or taken back
+    /// before, and explain no later loss.
     pub fn net(&mut self, credits: i64) {
         self.corrected = self.corrected.min(credits);
     }
@@ -123,7 +124,7 @@ mod tests {
             (line(12, 0, 3, 0), 15, 0, Decision::Even),
             (line(10, 0, 0, 0), 7, -3, report(10, 7)),
             (line(10, 0, 0, 0), 7, -2, Decision::Drift { units: -3 }),
-            // Explained once, and then no more.
+            // A correction explains a loss once.
             (line(7, 0, 0, -3), 6, -3, Decision::Drift { units: -1 }),
             (line(7, 0, 0, -3), 6, -4, report(7, 6)),
             // A credit that was carried in.

@@ -8,7 +8,7 @@ pub enum Outcome {
     Delivered,
     /// This attempt had no effect, and a later one may.
     NotNow { why: String, after: Option<Duration> },
-    /// It had an effect or not.
+    /// It is not known whether this attempt had an effect.
     Unknown { why: String },
     /// This attempt had no effect, and none will.
     Refused { why: String },

@@ -1,9 +1,9 @@
-//! A billing period as Stripe has to be told of it: which timestamps its meter events carry, and whether it takes any more.
+//! A billing period for reports to Stripe: the timestamps of its meter events, and whether it takes more reports.
 
 use schema::AccountId;
 
 const MINUTE: i64 = 60;
-/// Stripe takes timestamps of the past 35 days. An hour less: the event has to get there.
+/// Stripe accepts timestamps of the past 35 days. An hour less leaves time for the event to arrive.
 const OLDEST: i64 = 35 * 24 * 3_600 - 3_600;
 
 /// A period whose totals are not frozen.
@@ -19,12 +19,12 @@ pub struct BillingPeriod {
     pub final_at: Option<i64>,
 }
 
-/// What is to be done with units that Stripe does not know of.
+/// How to handle units that are not reported yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// A meter event with this timestamp.
     Report { reported_for: i64 },
-    /// Nothing more can be told in this period.
+    /// Nothing more can be reported in this period.
     Carry(Late),
 }
 
@@ -35,7 +35,7 @@ pub enum Late {
     TooOld,
 }
 
-/// Whole minutes, half-open, in which the timestamps of one period lie and those of no other: what summaries are asked for.
+/// Whole minutes, half-open, that contain the timestamps of one period and of no other. Summaries are requested for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     pub start: i64,
@@ -50,8 +50,9 @@ impl BillingPeriod {
         } else if last < now - OLDEST {
             Way::Carry(Late::TooOld)
         } else {
-            // Not in a minute that began before the period: summaries are of whole minutes. It may lie up to a minute ahead;
-            // Stripe allows five. Before now: a change of prices in this very second bills what was used until then as before.
+            // Not in a minute that began before the period, because summaries have whole minutes. The timestamp may be up
+            // to a minute ahead; Stripe allows five. One second before now, so that a price change in this very second
+            // bills earlier usage at the old prices.
             let first = minute_from(self.start).min(last);
             Way::Report {
                 reported_for: (now - 1).clamp(first, last),
@@ -59,7 +60,7 @@ impl BillingPeriod {
         }
     }
 
-    /// The same for a report that was written with a timestamp, which never changes.
+    /// The same for a report that already has a timestamp, which never changes.
     pub fn way_of(&self, reported_for: i64, now: i64) -> Way {
         if reported_for < now - OLDEST {
             return Way::Carry(Late::TooOld);
@@ -67,11 +68,11 @@ impl BillingPeriod {
         self.way(now)
     }
 
-    /// The window ends in the middle of no minute either, and the next period's begins there or later.
+    /// The window ends at a whole minute, and the next period's window begins there or later.
     pub fn window(&self) -> Window {
         let (start, end) = (minute_from(self.start), minute_from(self.end));
         Window {
-            // A period within one minute, such as a subscription that was cancelled at once: that minute.
+            // For a period within one minute, such as a subscription that was cancelled at once: that minute.
             start: if start < self.end { start } else { end - MINUTE },
             end,
         }

@@ -1,8 +1,8 @@
-//! One report's life: when it is sent, when it is compared with Stripe's summaries instead, and what an answer makes of it.
-//! Pure: whoever sends writes to the database what this says, before and after each attempt.
+//! The life of one report: when to send it, when to compare it with Stripe's summaries instead, and how to handle an
+//! answer. Pure: the sender writes the results to the database before and after each attempt.
 //!
-//! What it promises: a value is counted by Stripe once at the most, whatever is answered and wherever the sender dies; and it
-//! is called delivered only if it was counted.
+//! Promise: Stripe counts a value at most once, whatever it answers and wherever the sender dies. A report is marked
+//! delivered only if it was counted.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use super::{
     period::{Late, Way},
 };
 
-/// Stripe remembers an identifier for at least 24 hours from the first event that had an effect. Four hours less: clocks
-/// differ, and an attempt may be under way for a while.
+/// Stripe remembers an identifier for at least 24 hours from the first event that had an effect. Four hours less, because
+/// clocks differ and an attempt may take a while.
 const IDENTIFIER_TRUSTED: i64 = 20 * 3_600;
-/// Until then an event may not show in the summaries.
+/// An event may be missing from the summaries for this time.
 pub const SUMMARY_LAG: i64 = 3_600;
-/// How long a worker has for what it claimed: attempts wait for the meters' rate.
+/// How long a worker has for the reports that it claimed. Attempts wait for the meters' rate limit.
 pub const CLAIM: i64 = 300;
 const DELAY_FIRST: i64 = 15;
 const DELAY_MAX: i64 = 3_600;
 
-/// As far as its life depends on it.
+/// The part of a report that its life depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub attempts: i32,
-    /// When the first attempt was begun that may have had an effect; `None`: Stripe has certainly not got it.
+    /// When the first attempt began that may have had an effect. `None`: Stripe certainly does not have it.
     pub first_sent_at: Option<i64>,
     pub last_attempt_at: Option<i64>,
 }
@@ -33,15 +33,15 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Send,
-    /// Ask Stripe's summaries whether it has it: sending it again might count it twice, or in no invoice.
+    /// Check Stripe's summaries for it. Sending it again might count it twice, or in no invoice.
     Compare,
-    /// Not before then.
+    /// Wait until this time.
     Wait(i64),
-    /// Stripe has not got it, and its period takes no more.
+    /// Stripe does not have it, and its period takes no more reports.
     Withdraw(Late),
 }
 
-/// What an attempt made of it.
+/// The result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     Delivered,
@@ -73,7 +73,7 @@ impl Report {
         }
     }
 
-    /// To be stored before the attempt: should this process die in it, the outcome is not known.
+    /// Store this before the attempt: if the process dies during it, the outcome is not known.
     pub fn sending(&self, now: i64) -> Self {
         Self {
             attempts: self.attempts.saturating_add(1),
@@ -90,7 +90,7 @@ impl Report {
         }
     }
 
-    /// `self`: as it was before the attempt.
+    /// `self`: the report before the attempt.
     pub fn sent(&self, outcome: Outcome, now: i64) -> Mark {
         let began = self.sending(now);
         match outcome {
@@ -105,7 +105,7 @@ impl Report {
                 next_attempt_at: now + delay(began.attempts, None),
                 error: Some(why),
             },
-            // An attempt before it may have had an effect all the same.
+            // An earlier attempt may still have had an effect.
             Outcome::Refused { why } => Mark::Parked {
                 first_sent_at: self.first_sent_at,
                 error: why,
@@ -113,7 +113,7 @@ impl Report {
         }
     }
 
-    /// Stripe has `told` units of the line: without this report it is `from`, with it `to`.
+    /// Stripe has `told` units of the line. Without this report it is `from`, with it `to`.
     pub fn compared(&self, from: i64, to: i64, told: i64, now: i64) -> Mark {
         if told == to {
             Mark::Delivered
@@ -143,7 +143,7 @@ impl Report {
     }
 }
 
-/// Doubling up to an hour, or what Stripe asks for if that is longer; never 0, so that one step tries a report once.
+/// Doubles up to an hour, or uses Stripe's delay if that is longer. Never 0, so that one step tries a report once.
 fn delay(attempts: i32, after: Option<Duration>) -> i64 {
     let doubled = DELAY_FIRST << (attempts - 1).clamp(0, 8);
     let asked = after.map_or(0, |after| i64::try_from(after.as_secs()).unwrap_or(DELAY_MAX));

@@ -1,4 +1,4 @@
-//! Everything that may happen to one line, stepped: usage, corrections, answers that are lost, a Stripe that forgets
+//! Steps through everything that may happen to one line: usage, corrections, lost answers, a Stripe that forgets
 //! identifiers after exactly 24 hours, and workers that die between any two of their writes.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ enum Event {
     Use(i64),
     Correct(i64),
     Pass(i64),
-    /// One step, and where and how it goes wrong.
+    /// One step, and where and how it fails.
     Step(Fault),
     Finalize,
 }
@@ -32,14 +32,14 @@ enum Fault {
     DiesBeforeWriting,
     DiesAfterWriting,
     DiesAfterClaiming,
-    /// Stripe did it, and the worker died before it wrote that down.
+    /// Stripe recorded it, and the worker died before it wrote that down.
     DiesAfterSending,
     LostBefore,
     LostAfter,
     Busy,
 }
 
-/// What is in PostgreSQL of the one report that is not done.
+/// The row in PostgreSQL of the one report that is not done.
 #[derive(Clone, Debug)]
 struct Stored {
     identifier: String,
@@ -248,7 +248,7 @@ fn event() -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         4 => (1i64..1_000).prop_map(Event::Use),
-        // Back to the same numbers, and there again.
+        // Back to the same numbers, and forward again.
         2 => Just(Event::Use(10)),
         2 => Just(Event::Correct(10)),
         1 => (1i64..500).prop_map(Event::Correct),
@@ -266,7 +266,7 @@ proptest! {
     fn units_told_are_units_counted(events in prop::collection::vec(event(), 1..60)) {
         let mut world = World::new();
         events.iter().for_each(|event| world.happen(event));
-        // The faults are over: it must come to rest, and soon.
+        // The faults are over. The line must come to rest soon.
         for _ in 0..60 {
             world.happen(&Event::Step(Fault::None));
             world.happen(&Event::Pass(HOUR));
@@ -276,7 +276,7 @@ proptest! {
         prop_assert_eq!(world.line.reported, world.stripe_total);
         prop_assert_eq!(world.stripe_total, world.counted - world.carried);
         prop_assert_eq!(world.carried, world.line.carried_out);
-        // What is lost from now on is explained by no correction of before.
+        // No earlier correction explains units that are lost from now on.
         let way = world.period.way(world.now);
         let missing = world.line.decide(world.counted - 1, world.corrections, way);
         prop_assert_eq!(missing, Decision::Drift { units: -1 });
