@@ -1,4 +1,4 @@
-//! The admin port: `/healthz` (the process answers), `/readyz` (each part that must be there is), `/metrics` (Prometheus text).
+//! The admin port: `/healthz` (the process answers), `/readyz` (every required part is up), `/metrics` (Prometheus text).
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::{
     settings::ServiceSettings,
 };
 
-/// What a service needs to be ready, by name; each part says for itself whether it is there.
+/// The parts that a service needs to be ready, by name. Each part reports its own state.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     parts: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
@@ -33,12 +33,12 @@ impl Health {
         Self::default()
     }
 
-    /// The part is there.
+    /// Marks the part as up.
     pub fn up(&self, part: &'static str) {
         self.set(part, Ok(()));
     }
 
-    /// The part is not there; `why` is shown on `/readyz`, so it carries no secret.
+    /// Marks the part as down. `why` is shown on `/readyz`, so it must not contain a secret.
     pub fn down(&self, part: &'static str, why: impl Into<String>) {
         self.set(part, Err(why.into()));
     }
@@ -50,7 +50,7 @@ impl Health {
             .insert(part, state);
     }
 
-    /// Ready, and a line for each part.
+    /// Whether the service is ready, and a line for each part.
     pub fn report(&self) -> (bool, String) {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let line = |(part, state): (&&str, &Result<(), String>)| match state {
@@ -110,7 +110,7 @@ pub fn bind(settings: &ServiceSettings) -> Result<Server> {
     )
 }
 
-/// Serves until the service has stopped, so that an operator sees a drain, too.
+/// Serves until the service has stopped, so that an operator can watch a drain too.
 pub fn serve(life: &Lifecycle, server: Server, router: Router) -> Result<()> {
     let stopping = life.token();
     let listening = server.listen()?;

@@ -1,10 +1,11 @@
-//! How long to wait before the next try: doubling, jittered, bounded.
+//! The delay before the next try: it doubles, with jitter and an upper limit.
 
 use std::time::Duration;
 
 use rand::RngExt;
 
-/// Delays of `first`, twice that, and so on up to `most`; each between half of that and all of it.
+/// The delays are `first`, twice that, and so on up to `most`. Each delay is random, between half of that value and all of
+/// it.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -29,7 +30,7 @@ impl Backoff {
         self.tries
     }
 
-    /// It worked: the next trouble starts from the first delay again.
+    /// Call it after a success: the next failure starts from the first delay again.
     pub fn reset(&mut self) {
         self.tries = 0;
     }

@@ -1,16 +1,16 @@
 //! How every service starts: settings → check → build → run → drain. One function, so that the services cannot differ.
 //!
 //! 1. Settings come from the command line and the environment. Sub-commands take the same settings as the service.
-//! 2. All settings are checked before anything is connected or bound. All mistakes are shown together, each with the setting's flag
-//!    and environment variable.
+//! 2. All settings are checked before anything is connected or bound. All mistakes are shown together, each with the
+//!    setting's flag and environment variable.
 //! 3. Logging starts, then the async runtime.
 //! 4. The service is built (its ports are bound), runs until SIGTERM or SIGINT, and drains; or the sub-command runs.
 //!
-//! | exit code | means |
+//! | exit code | meaning |
 //! |---|---|
-//! | 0 | all went well |
-//! | 1 | it failed, or something was left at the end |
-//! | 2 | a setting or an argument is wrong |
+//! | 0 | success |
+//! | 1 | a failure, or something was left at the end |
+//! | 2 | a wrong setting or argument |
 
 use std::{ffi::OsString, future::Future, pin::Pin, process::ExitCode, time::Duration};
 
@@ -24,31 +24,31 @@ mod reading;
 
 pub use mistakes::Mistakes;
 
-/// The runtime waits so long for what blocks (a name being looked up) when all else has ended.
+/// How long the runtime waits for blocking tasks (such as a DNS look-up) after everything else has ended.
 const BLOCKED_WAIT: Duration = Duration::from_secs(1);
 
 /// A service and its sub-commands.
 pub trait Service {
-    /// As messages name the service.
+    /// The name of the service in messages.
     const NAME: &'static str;
-    /// The log filter of sub-commands, unless a setting says otherwise.
+    /// The default log filter of sub-commands.
     const COMMAND_LOG_FILTER: &'static str = "info";
-    /// Settings, and the sub-command if there are any.
+    /// The settings, and the sub-command if there is one.
     type Arguments: Parser;
-    /// Settings after the check, with the content of the files that they name.
+    /// The checked settings, with the content of the files that they name.
     type Config;
     type Application: Application;
 
     fn settings(arguments: &mut Self::Arguments) -> &mut ServiceSettings;
 
-    /// Checks what one setting alone cannot tell, and reads the files. `None` only if a mistake was added.
+    /// Checks rules that involve several settings, and reads the files. Returns `None` only if it added a mistake.
     fn check(arguments: Self::Arguments, mistakes: &mut Mistakes) -> Option<Task<Self::Config>>;
 
     /// Binds the ports.
     fn build(config: Self::Config) -> impl Future<Output = Result<Self::Application>>;
 }
 
-/// What the process does.
+/// The task of the process.
 pub enum Task<Config> {
     Serve(Config),
     Command(Pin<Box<dyn Future<Output = Result<()>>>>),
@@ -95,12 +95,12 @@ async fn run<S: Service>(task: Task<S::Config>) -> Result<()> {
 }
 
 fn failed<S: Service>(error: &Error) -> ExitCode {
-    // To standard error directly: the log filter could hide it.
+    // Write to standard error directly, because the log filter could hide the message.
     eprintln!("{}: {error:#}", S::NAME);
     ExitCode::FAILURE
 }
 
-/// The settings, checked.
+/// Reads and checks the settings.
 pub fn read<S: Service>(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<(Task<S::Config>, ServiceSettings), Refusal> {
@@ -112,7 +112,7 @@ pub fn read<S: Service>(
     }
 }
 
-/// The settings, each checked alone.
+/// Reads the settings and checks each one alone.
 pub fn arguments<S: Service>(args: impl IntoIterator<Item = OsString>) -> Result<(S::Arguments, Mistakes), Refusal> {
     let args: Vec<OsString> = args.into_iter().collect();
     let command = S::Arguments::command();
@@ -137,7 +137,7 @@ fn is_command(matches: &ArgMatches) -> bool {
     matches.subcommand_name().is_some_and(|name| name != "run")
 }
 
-/// Why the process ends before it started.
+/// Why the process ends before it starts.
 #[derive(Debug)]
 pub enum Refusal {
     /// Unknown or missing arguments; also `--help` and `--version`.

@@ -1,4 +1,4 @@
-//! The ClickHouse client: HTTP, one connection a request in flight.
+//! The ClickHouse client: HTTP, with one connection for each request in flight.
 
 use std::time::Duration;
 
@@ -40,10 +40,10 @@ pub struct ClickHouseSettings {
     pub clickhouse_password: String,
 }
 
-/// A client, without asking the server anything.
+/// Creates a client without contacting the server.
 pub fn client(settings: &ClickHouseSettings) -> Client {
     let client = Client::default()
-        // Whatever stands before an `@` is not used, and would be in log lines of the HTTP client.
+        // Text before an `@` is not used, and would appear in log lines of the HTTP client.
         .with_url(redacted(&settings.clickhouse_url))
         .with_database(&settings.clickhouse_database)
         .with_user(&settings.clickhouse_user);
@@ -53,13 +53,14 @@ pub fn client(settings: &ClickHouseSettings) -> Client {
     }
 }
 
-/// A client, once the server has answered and knows us: tries until it does; fails at once where trying cannot help.
+/// Creates a client after the server has accepted our credentials. Tries until it does. Fails at once where a retry cannot
+/// help.
 pub async fn connect(settings: &ClickHouseSettings, health: &Health) -> Result<Client> {
     const PART: &str = "clickhouse";
     health.down(PART, "connecting");
     let server = redacted(&settings.clickhouse_url);
     let client = client(settings);
-    // Without the database: it is made by the migrations.
+    // Do not use the database: the migrations create it.
     let probe = client.clone().with_database("default");
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {

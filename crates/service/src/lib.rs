@@ -1,15 +1,15 @@
-//! The manners that every service shares with the others: how it is configured, logs, connects, is watched and stops.
+//! The behaviour that all services share: how a service is configured, logs, connects, is monitored and stops.
 //!
 //! | what | file |
 //! |---|---|
 //! | how every service starts | [`boot`] |
-//! | settings that every service has, and how values are read | [`settings`] |
+//! | common settings, and how setting values are read | [`settings`] |
 //! | logs, as text or JSON | [`telemetry`] |
 //! | `/healthz`, `/readyz`, `/metrics` on the admin port | [`admin`] |
-//! | the HTTP server of every port, and how long its clients may take | [`server`] |
-//! | how many files may be open | [`open_files`] |
+//! | the HTTP server of every port, and the time limits of its clients | [`server`] |
+//! | the limit of open files | [`open_files`] |
 //! | signals, tasks, the deadline of a shutdown | [`lifecycle`] |
-//! | waiting between tries | [`backoff`] |
+//! | delays between tries | [`backoff`] |
 //! | connections: NATS, PostgreSQL, ClickHouse | [`nats`], [`postgres`], [`clickhouse`] |
 
 pub mod admin;

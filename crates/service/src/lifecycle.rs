@@ -1,4 +1,5 @@
-//! A service's life: tasks are spawned on a tracker so that shutdown can wait for them, and one token tells them to stop.
+//! The life of a service. Tasks are spawned on a tracker so that a shutdown can wait for them, and one token stops them
+//! all.
 
 use std::{
     future::Future,
@@ -21,12 +22,12 @@ use tokio_util::{
 };
 use tracing::{error, info};
 
-/// Cheap to clone; all clones are one life.
+/// Cheap to clone. All clones share one life.
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
     stopping: CancellationToken,
     tasks: TaskTracker,
-    /// Vital tasks that have not ended well (those that run, failed or panicked), and others that panicked.
+    /// Counts vital tasks that have not ended successfully (running, failed or panicked), and other tasks that panicked.
     vital: Arc<AtomicUsize>,
 }
 
@@ -35,8 +36,8 @@ impl Lifecycle {
         Self::default()
     }
 
-    /// Spawns a task that shutdown waits for. The task watches [`Self::stopping`] and ends by itself. When it panics, the
-    /// service stops: it must not go on without a part of it.
+    /// Spawns a task that a shutdown waits for. The task watches [`Self::stopping`] and ends by itself. If it panics, the
+    /// service stops: a service must not continue without one of its parts.
     pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -49,7 +50,7 @@ impl Lifecycle {
         })
     }
 
-    /// The same for a task that is one of many, or that is begun anew: its panic is its own.
+    /// The same for a task that is one of many, or that is restarted. Its panic does not stop the service.
     pub fn spawn_apart<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -58,8 +59,8 @@ impl Lifecycle {
         self.tasks.spawn(task)
     }
 
-    /// Spawns a task that the service cannot live without: its failure is logged, stops the service and is told by
-    /// [`Self::finished`]. When it ends well, it stops the service too.
+    /// Spawns a task that the service cannot run without. Its failure is logged, stops the service, and makes
+    /// [`Self::finished`] fail. If it ends successfully, it stops the service too.
     pub fn spawn_vital<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = Result<()>> + Send + 'static,
@@ -67,7 +68,7 @@ impl Lifecycle {
         let (stopping, vital) = (self.stopping.clone(), self.vital.clone());
         vital.fetch_add(1, Ordering::Relaxed);
         self.tasks.spawn(async move {
-            // Also when the task panics: a service must not go on without a part of it.
+            // Stop also when the task panics: a service must not continue without one of its parts.
             let _stop = stopping.drop_guard();
             match task.await {
                 Ok(()) => {
@@ -78,7 +79,7 @@ impl Lifecycle {
         });
     }
 
-    /// Resolves when the service shall stop.
+    /// Resolves when the service must stop.
     pub fn stopping(&self) -> WaitForCancellationFuture<'_> {
         self.stopping.cancelled()
     }
@@ -91,14 +92,14 @@ impl Lifecycle {
         self.stopping.clone()
     }
 
-    /// Tells everyone to stop.
+    /// Stops all tasks.
     pub fn stop(&self) {
         self.stopping.cancel();
     }
 
-    /// Stops at SIGTERM or SIGINT; goes on at SIGXFSZ: a write past `ulimit -f` fails, as one to a full disk does.
+    /// Stops on SIGTERM or SIGINT. Continues on SIGXFSZ: a write past `ulimit -f` then fails like a write to a full disk.
     pub fn stop_on_signals(&self) -> Result<()> {
-        // Whoever listens once is not ended by it any more.
+        // A process that has listened for a signal once is no longer killed by it.
         let outlived = SignalKind::from_raw(Signal::SIGXFSZ as i32);
         drop(signal(outlived).context("listening for SIGXFSZ")?);
         let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
@@ -116,7 +117,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// The life of a service that is ready once `start` returns: starts it, waits until it is stopped, and drains it.
+    /// Runs a service that is ready when `start` returns: starts it, waits until it is stopped, and drains it.
     pub async fn run(&self, start: impl Future<Output = Result<()>>, drain_within: Duration) -> Result<()> {
         let started = tokio::select! {
             started = start => started,
@@ -132,7 +133,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Waits for all tasks, after [`Self::stop`]. Fails when the deadline passes first, or a vital task failed.
+    /// Waits for all tasks, after [`Self::stop`]. Fails if the deadline passes first, or if a vital task failed.
     pub async fn finished(&self, deadline: Duration) -> Result<()> {
         self.tasks.close();
         if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {

@@ -1,9 +1,9 @@
-//! The connection to NATS. It reconnects by itself for ever; only a refusal of our credentials at the start is final.
+//! The connection to NATS. It reconnects without end. Only rejected credentials at the start are final.
 //!
-//! Answers come into an inbox of the user's own, `_INBOX.<user>.…`: where users have permissions (`deploy/nats/users.conf`),
-//! no service can listen to what another is answered.
+//! Answers arrive in an inbox of the user's own, `_INBOX.<user>.…`. So where users have permissions
+//! (`deploy/nats/users.conf`), no service can read the answers to another.
 //!
-//! User and password are taken out of the URLs before the client gets them: its log lines show URLs whole.
+//! User and password are removed from the URLs before the client gets them, because its log lines show complete URLs.
 
 use std::{str::FromStr, time::Duration};
 
@@ -35,7 +35,7 @@ pub struct NatsSettings {
     pub nats_password: Option<String>,
 }
 
-/// Reads a list of servers. Passwords in it are not shown.
+/// Reads a list of servers. Does not show passwords in it.
 fn nats_urls(text: &str) -> Result<String, String> {
     match text.split(',').map(str::trim).find(|url| !is_nats_url(url)) {
         Some(url) => Err(format!(
@@ -46,13 +46,13 @@ fn nats_urls(text: &str) -> Result<String, String> {
     }
 }
 
-/// The parser takes `http//host` for a host named `http` and a path, which NATS has no use for.
+/// The parser reads `http//host` as a host named `http` and a path. NATS has no paths.
 fn is_nats_url(url: &str) -> bool {
     ServerAddr::from_str(url)
         .is_ok_and(|server| !server.host().is_empty() && matches!(server.into_inner().path(), "" | "/"))
 }
 
-/// Connects, trying until it works; fails at once where trying again cannot help. `health` follows the connection.
+/// Connects. Tries until it works. Fails at once where a retry cannot help. `health` follows the connection.
 pub async fn connect(settings: &NatsSettings, name: &str, health: &Health) -> Result<Client> {
     const PART: &str = "nats";
     let servers = redacted(&settings.nats_url);
@@ -65,7 +65,7 @@ pub async fn connect(settings: &NatsSettings, name: &str, health: &Health) -> Re
             .name(name)
             .custom_inbox_prefix(credentials.inbox_prefix())
             .connection_timeout(Duration::from_secs(5))
-            // A dead peer is noticed after two unanswered pings.
+            // A dead peer is detected after two unanswered pings.
             .ping_interval(Duration::from_secs(5))
             .max_reconnects(None)
             .reconnect_delay_callback(|tries| Duration::from_millis(50 << tries.min(6)))
@@ -118,7 +118,7 @@ fn follow(event: Event, health: &Health, part: &'static str) {
     }
 }
 
-/// Who we are.
+/// Our credentials.
 #[derive(Clone, PartialEq, Eq)]
 enum Credentials {
     None,
@@ -127,7 +127,7 @@ enum Credentials {
 }
 
 impl Credentials {
-    /// Those of the first URL that has any, or else those of the settings.
+    /// The credentials of the first URL that has any, otherwise those of the settings.
     fn of(settings: &NatsSettings) -> Self {
         let mut in_urls = settings.nats_url.split(',').filter_map(|url| {
             let (before, _) = url.trim().rsplit_once('@')?;
@@ -157,11 +157,11 @@ impl Credentials {
     }
 }
 
-/// URLs without user and password: what may be shown.
+/// Returns the URLs without user and password, safe to show.
 pub fn redacted(urls: &str) -> String {
     let one = |url: &str| match url.rfind('@') {
         Some(at) => {
-            // A scheme may be missing: `user:password@host` is an address too.
+            // The scheme may be missing: `user:password@host` is an address too.
             let user = url[..at].find("://").map_or(0, |scheme| scheme + 3);
             format!("{}{}", &url[..user], &url[at + 1..])
         }

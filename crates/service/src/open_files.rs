@@ -1,9 +1,9 @@
-//! How many files the process may have open: each connection is one.
+//! The limit of open files of the process. Each connection is one.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-/// Raises the limit to what the process may give itself, and warns where that is less than `wanted`.
+/// Raises the limit to the maximum of the process, and warns if that is less than `wanted`.
 pub fn raise(wanted: u64) {
     let (soft, hard) = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok(limits) => limits,

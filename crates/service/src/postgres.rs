@@ -29,9 +29,9 @@ pub struct PostgresSettings {
     pub database_connections: u32,
 }
 
-/// Reads a URL of PostgreSQL. A password in it is not shown.
+/// Reads a URL of PostgreSQL. Does not show a password in it.
 fn database_url(text: &str) -> Result<String, String> {
-    // The parser takes any scheme.
+    // The parser accepts any scheme.
     let is_postgres = ["postgres://", "postgresql://"]
         .iter()
         .any(|scheme| text.starts_with(scheme));
@@ -44,7 +44,7 @@ fn database_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// A pool, once a first connection works: tries until it does; fails at once where trying again cannot help.
+/// Returns a pool after a first connection works. Tries until it does. Fails at once where a retry cannot help.
 pub async fn connect(settings: &PostgresSettings, name: &str, health: &Health) -> Result<PgPool> {
     const PART: &str = "postgres";
     health.down(PART, "connecting");
@@ -74,7 +74,7 @@ pub async fn connect(settings: &PostgresSettings, name: &str, health: &Health) -
     }
 }
 
-/// Wrong user or password (class 28), or no such database (3D000).
+/// Wrong user or password (class 28), or unknown database (3D000).
 fn is_final(error: &sqlx::Error) -> bool {
     error
         .as_database_error()

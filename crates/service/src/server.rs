@@ -1,19 +1,19 @@
-//! The HTTP/1 server of every port: connections, their bounds and their end. What is answered is the router's.
+//! The HTTP/1 server of every port: its connections, their limits and their end. The router decides the answers.
 //!
-//! hyper's own server rather than `axum::serve`, which installs no timer: a head or a body that never comes would hold its
-//! connection for ever.
+//! It uses hyper's own server rather than `axum::serve`, which installs no timer. Without a timer, a head or a body that
+//! never arrives would hold its connection without end.
 //!
 //! | what | file |
 //! |---|---|
 //! | one connection | [`connection`] |
-//! | what every response has: an id, and a body if it is a problem | [`reply`], [`request_id`] |
-//! | responses of hyper itself, to invalid heads | [`refused_head`] |
+//! | common parts of every response: an id, and a body if it is a problem | [`reply`], [`request_id`] |
+//! | hyper's own responses to invalid heads | [`refused_head`] |
 //!
-//! | what | bounded by |
+//! | what | limited by |
 //! |---|---|
-//! | connections, together and of one address | [`ServerLimits::connections`], [`addresses`] |
-//! | a head, an idle connection, an answer that the client does not take | [`pulse`] |
-//! | a body that comes slowly or not at all | [`paced`] |
+//! | connections, in total and of one address | [`ServerLimits::connections`], [`addresses`] |
+//! | a head, an idle connection, an answer that the client does not read | [`pulse`] |
+//! | a body that arrives slowly or not at all | [`paced`] |
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -46,10 +46,10 @@ pub use reply::or_internal_error;
 use addresses::Addresses;
 use connection::Serving;
 
-/// Connections that the kernel keeps until they are accepted.
+/// How many connections the kernel queues until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// An address that is ours; connections to it are refused until [`Server::listen`].
+/// A bound address. Connections to it are refused until [`Server::listen`].
 pub struct Server {
     socket: TcpSocket,
     limits: ServerLimits,
@@ -65,14 +65,14 @@ pub struct Listening {
 }
 
 impl Server {
-    /// `setting` names the setting that the address comes from.
+    /// `setting` names the setting of the address.
     pub fn bind(address: SocketAddr, setting: &str, limits: ServerLimits, service: &ServiceSettings) -> Result<Self> {
         let bind = || {
             let socket = match address {
                 SocketAddr::V4(_) => TcpSocket::new_v4()?,
                 SocketAddr::V6(_) => TcpSocket::new_v6()?,
             };
-            // What a process before us left in TIME_WAIT does not keep us from its address.
+            // Connections of an earlier process in TIME_WAIT do not block the address.
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             std::io::Result::Ok(socket)
@@ -96,7 +96,7 @@ impl Server {
         self.metrics.clone()
     }
 
-    /// Counts with metrics that are registered already.
+    /// Uses metrics that are registered already.
     pub fn with_metrics(self, metrics: ServerMetrics) -> Self {
         Self { metrics, ..self }
     }
@@ -112,8 +112,8 @@ impl Server {
 }
 
 impl Listening {
-    /// Serves until `stopping`; then accepts nothing more, lets every request under way be answered (with
-    /// `Connection: close`), and returns when the last connection has ended, or all are `cut`.
+    /// Serves until `stopping`. Then accepts nothing more and answers every request in progress (with `Connection: close`).
+    /// Returns when the last connection has ended, or when all are `cut`.
     pub async fn run(self, router: Router, stopping: CancellationToken, cut: CancellationToken) {
         let Self {
             listener,
@@ -165,7 +165,7 @@ impl Listening {
                 }
                 Err(error) if is_of_the_connection(&error) => debug!("accepting a connection: {error}"),
                 Err(error) => {
-                    // Out of file descriptors, mostly: without a pause this loop would only spin.
+                    // Usually out of file descriptors. Without a pause this loop would spin.
                     let delay = backoff.next_delay();
                     warn!("could not accept a connection ({error}): next try in {delay:.1?}");
                     tokio::time::sleep(delay).await;

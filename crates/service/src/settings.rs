@@ -1,4 +1,4 @@
-//! Settings that every service has, and how values of settings are read. `--help` names each with its variable and default.
+//! Settings that every service has, and how setting values are read. `--help` shows each with its variable and default.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -53,19 +53,19 @@ pub fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads an address of an HTTP server. A password in it is not shown.
+/// Reads an address of an HTTP server. Does not show a password in it.
 pub fn http_url(text: &str) -> Result<String, String> {
     let is_url = |url: Uri| {
         let (Some("http" | "https"), Some(server)) = (url.scheme_str(), url.authority()) else {
             return false;
         };
         let (host, whole) = (server.host(), server.as_str());
-        // The parser takes any text for a port.
+        // The parser accepts any text as a port.
         !host.is_empty() && (whole.ends_with(host) || server.port_u16().is_some())
     };
     match text.parse().is_ok_and(is_url) {
         true => Ok(text.to_owned()),
-        // It is not shown: it can contain a password, or be a secret that was set here by mistake.
+        // Do not show the text: it can contain a password, or be a secret that was set here by mistake.
         false => Err("must be a URL such as http://127.0.0.1:8123".to_owned()),
     }
 }
@@ -77,7 +77,7 @@ pub fn network(text: &str) -> Result<IpNet, String> {
     network.map_err(|_| format!("must be addresses such as 10.1.2.3 and networks such as 10.0.0.0/8, got `{text}`"))
 }
 
-/// A URL, or the path of one. The name of a problem follows it as its fragment.
+/// Reads a URL, or the path of one. The name of a problem is appended as its fragment.
 fn page(text: &str) -> Result<String, String> {
     let is_page = text.parse::<Uri>().is_ok() && !text.contains('#');
     match is_page {

@@ -15,10 +15,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging for the process. Once; a second call fails.
+/// Starts logging for the process. A second call fails.
 pub fn init(filter: &str, format: LogFormat) -> Result<()> {
     let filter = EnvFilter::try_new(filter).context("reading the log filter")?;
-    // A line that cannot be written (the disk of the log is full) is lost. Reporting that, where it cannot be written either,
+    // A line that cannot be written (the disk of the log is full) is lost. A report of that could not be written either: it
     // would panic, and end the task that logged.
     let logs = fmt()
         .with_env_filter(filter)
@@ -36,7 +36,8 @@ pub fn init(filter: &str, format: LogFormat) -> Result<()> {
     .map_err(|error| anyhow::anyhow!("could not start logging: {error}"))
 }
 
-/// Reads a log filter. A directive names a level: `tracing` itself takes a misspelled level for the name of a module.
+/// Reads a log filter. Each directive must name a level, because `tracing` reads a misspelled level as the name of a
+/// module.
 pub fn log_filter(text: &str) -> Result<String, String> {
     let refused = |why: String| {
         Err(format!(
@@ -46,7 +47,7 @@ pub fn log_filter(text: &str) -> Result<String, String> {
     if let Err(error) = EnvFilter::try_new(text) {
         return refused(error.to_string());
     }
-    // A filter of spans, `[span{field=value}]=level`, may have commas and equals signs of its own.
+    // A span filter, `[span{field=value}]=level`, may contain commas and equals signs.
     if text.contains('[') {
         return Ok(text.to_owned());
     }

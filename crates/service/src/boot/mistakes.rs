@@ -6,7 +6,7 @@ use clap::Command;
 
 #[derive(Debug)]
 pub struct Mistakes {
-    /// Of each setting, by its id.
+    /// The name of each setting, by its id.
     names: HashMap<String, String>,
     found: Vec<String>,
 }
@@ -28,7 +28,7 @@ impl Mistakes {
         }
     }
 
-    /// The setting is wrong. `setting` is the name of its field.
+    /// Adds a mistake. `setting` is the name of the setting's field.
     pub fn add(&mut self, setting: &str, problem: impl Display) {
         let name = self.names.get(setting).map_or(setting, String::as_str);
         self.found.push(format!("{name}: {problem}"));
@@ -41,7 +41,7 @@ impl Mistakes {
         }
     }
 
-    /// What was made of the setting, or a mistake more.
+    /// Returns the value of the setting, or adds a mistake.
     pub fn take<T, E: Display>(&mut self, setting: &str, made: Result<T, E>) -> Option<T> {
         made.map_err(|problem| self.add(setting, format_args!("{problem:#}")))
             .ok()
@@ -51,7 +51,7 @@ impl Mistakes {
         self.found.is_empty()
     }
 
-    /// A line for each.
+    /// One line for each mistake.
     pub(super) fn shown(&self, name: &str) -> String {
         self.found
             .iter()

@@ -1,4 +1,4 @@
-//! Reads arguments and environment with clap, and goes on behind a wrong value to find all of them.
+//! Reads arguments and environment with clap. Continues after a wrong value to find all wrong values.
 
 use std::ffi::OsString;
 
@@ -10,7 +10,7 @@ use clap::{
 
 use super::Mistakes;
 
-/// `None`: values are wrong, and are among the mistakes.
+/// `None`: some values are wrong, and were added to the mistakes.
 pub fn matches(mut command: Command, args: &[OsString], mistakes: &mut Mistakes) -> Result<Option<ArgMatches>, Error> {
     let mut wrong: Vec<String> = Vec::new();
     loop {
@@ -28,7 +28,7 @@ pub fn matches(mut command: Command, args: &[OsString], mistakes: &mut Mistakes)
                 });
                 wrong.push(id);
             }
-            // An error that could follow from the first mistakes is not shown.
+            // Do not show an error that could be caused by the first mistakes.
             None if !wrong.is_empty() && error.use_stderr() => return Ok(None),
             None => return Err(error),
         }
@@ -50,7 +50,7 @@ fn wrong_setting(command: &Command, error: &Error) -> Option<String> {
     Some(command.get_arguments().find(is_named)?.get_id().to_string())
 }
 
-/// What is wrong, in one line. The value of a secret setting is not in the message of its parser.
+/// Describes the error in one line. The message of a parser does not contain the value of a secret setting.
 fn problem(error: &Error) -> String {
     if let Some(ContextValue::Strings(allowed)) = error.get(ContextKind::ValidValue) {
         return format!("must be one of {}", allowed.join(", "));
@@ -61,11 +61,11 @@ fn problem(error: &Error) -> String {
     }
 }
 
-/// In words that name no type of Rust.
+/// Rewrites a message so that it names no Rust type.
 fn plain(message: &str) -> String {
     if let Some((value, range)) = message.split_once(" is not in ") {
         return match range.split_once("..") {
-            // clap shows a range without an end with the end of its type.
+            // clap shows an open range with the maximum of its type.
             Some((least, most)) if most.ends_with(&i64::MAX.to_string()) || most.ends_with(&u64::MAX.to_string()) => {
                 format!("must be {least} or more, got {value}")
             }

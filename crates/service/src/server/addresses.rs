@@ -1,4 +1,4 @@
-//! Connections of one address: none may take the places of all others.
+//! Limits the connections of one address, so that no address can use up all connections.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 
-/// Asked once a connection, never for a request. Holds an entry for each address that is connected.
+/// Called once for each connection, never for a request. Holds an entry for each connected address.
 #[derive(Clone)]
 pub struct Addresses {
     inner: Arc<Inner>,
@@ -20,10 +20,10 @@ struct Inner {
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection. Dropped, it makes room for another one.
+/// One counted connection. Dropping it makes room for another one.
 pub struct Counted {
     inner: Arc<Inner>,
-    /// `None`: of an address that is not limited.
+    /// `None`: the address is not limited.
     address: Option<IpAddr>,
 }
 
@@ -38,7 +38,7 @@ impl Addresses {
         }
     }
 
-    /// `None`: the address has as many connections as it may.
+    /// `None`: the address has reached its limit.
     pub fn admit(&self, peer: IpAddr) -> Option<Counted> {
         let peer = peer.to_canonical();
         let counted = |address| Counted {
@@ -78,7 +78,8 @@ impl Drop for Counted {
     }
 }
 
-/// What one party is given: an IPv4 address, or an IPv6 network of 64 bits, in which it chooses addresses as it likes.
+/// The addresses that one party gets: an IPv4 address, or an IPv6 network of 64 bits, in which the party chooses its own
+/// addresses.
 fn household(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(_) => peer,

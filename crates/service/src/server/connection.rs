@@ -1,4 +1,4 @@
-//! One connection: its requests, until the client, a bound or the end of the service closes it.
+//! One connection: its requests, until the client, a limit or the end of the service closes it.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
@@ -17,16 +17,16 @@ use super::{
     reply::reply,
 };
 
-/// Less than hyper's least is no buffer. It holds a head, and pieces of bodies.
+/// The buffer holds a head, and pieces of bodies. hyper accepts no smaller buffer than its minimum.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// What all connections of a port share.
+/// State that all connections of a port share.
 pub struct Serving {
     pub http: http1::Builder,
     pub limits: ServerLimits,
     pub router: Router,
     pub metrics: ServerMetrics,
-    /// Address of the documentation of problems.
+    /// The address of the documentation of problems.
     pub type_base: Arc<str>,
     pub stopping: CancellationToken,
     pub cut: CancellationToken,
@@ -34,7 +34,7 @@ pub struct Serving {
 
 impl Serving {
     pub async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
-        // Answers are small and whole: waiting to fill a packet only delays them.
+        // Answers are small and complete. Waiting to fill a packet would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%peer, "setting TCP_NODELAY: {error}");
         }
@@ -85,8 +85,9 @@ impl Serving {
     }
 }
 
-/// hyper's own time-out for heads stays off: it sets a timer for every request, and [`pulse`] one for every few seconds. Its
-/// least bound of headers (100; more is answered `431`) is kept, since another one costs an allocation a request.
+/// hyper's own timeout for heads stays off, because it sets a timer for every request. [`pulse`] sets one every few
+/// seconds. The header limit stays at hyper's default (100; more is answered `431`), because another limit costs an
+/// allocation for each request.
 pub fn http(limits: &ServerLimits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.header_read_timeout(None)

@@ -1,4 +1,4 @@
-//! What a port's connections may take, and the settings that say so.
+//! The limits of a port's connections, and the settings for them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,26 +10,26 @@ use crate::settings::{at_least, seconds};
 
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Connections at once; further ones wait in the kernel's queue.
+    /// The maximum number of connections. Further ones wait in the kernel's queue.
     pub connections: usize,
-    /// Connections of one address at once; a further one is closed when it is accepted.
+    /// The maximum number of connections of one address. A further one is closed when it is accepted.
     pub connections_per_address: usize,
-    /// Addresses that this does not hold for: a load balancer's are as many clients as it has.
+    /// Addresses without this limit. A load balancer's address stands for many clients.
     pub unlimited: Arc<[IpNet]>,
-    /// For a request's head, from its first byte, or from the connection's begin.
+    /// The time for a request's head, from its first byte, or from the start of the connection.
     pub head_timeout: Duration,
-    /// Of a request's head; more is answered `431`.
+    /// The size of a request's head. A larger one is answered `431`.
     pub head_bytes: usize,
-    /// For a connection between two requests.
+    /// The time that a connection may be idle between two requests.
     pub idle_timeout: Duration,
-    /// For a request's body.
+    /// The pace of a request's body.
     pub body: Pace,
-    /// For a client that takes nothing of its answer.
+    /// The time that a client may read nothing of its answer.
     pub answer_timeout: Duration,
 }
 
 impl ServerLimits {
-    /// Of an admin port: a few operators and their monitoring.
+    /// The limits of an admin port, for a few operators and their monitoring.
     pub fn admin() -> Self {
         Self {
             connections: 256,
@@ -85,7 +85,7 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
-    /// `unlimited`: addresses that may have as many connections as there are.
+    /// `unlimited`: addresses that have no limit of their own.
     pub fn limits(&self, unlimited: &[IpNet]) -> ServerLimits {
         ServerLimits {
             connections: self.connections_max,

@@ -1,4 +1,4 @@
-//! What became of connections, counted.
+//! Metrics of connections.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -8,7 +8,7 @@ use prometheus_client::{
 
 use super::pulse::Overdue;
 
-/// Cheap to clone; all clones count together.
+/// Cheap to clone. All clones share their counts.
 #[derive(Clone, Debug, Default)]
 pub struct ServerMetrics {
     open: Gauge,
@@ -22,7 +22,7 @@ struct Cut {
     overdue: &'static str,
 }
 
-/// A connection that is there, until it is dropped.
+/// Counts a connection as open until it is dropped.
 pub(super) struct Open(Gauge);
 
 impl ServerMetrics {

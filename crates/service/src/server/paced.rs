@@ -1,6 +1,7 @@
-//! A request's body that has to keep a pace: one that comes byte by byte, or stops, would hold its request for ever.
+//! A request's body with a minimum pace. Without it, a body that arrives byte by byte, or stops, would hold its request
+//! without end.
 //!
-//! Only the time counts in which somebody waits for the client: a body that is passed on to a slow upstream is not slow.
+//! Only the time spent waiting for the client counts. A body that is forwarded to a slow upstream is not slow.
 
 use std::{
     error::Error,
@@ -15,12 +16,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// For each next piece, and what a whole body may lag behind its rate.
+    /// The maximum wait for the next piece, and how far a whole body may fall behind its rate.
     pub idle: Duration,
     pub bytes_per_second: u64,
 }
 
-/// The client sends too slowly, or no more.
+/// The client sends too slowly, or has stopped sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body does not come in time")]
 pub struct BodyStalled;
@@ -38,7 +39,7 @@ struct Waiting {
     end: Pin<Box<Sleep>>,
 }
 
-/// Whether a body ended because its client was too slow: the error, or what caused it.
+/// Whether a body ended because its client was too slow. Checks the error and its causes.
 pub fn has_stalled(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -51,7 +52,7 @@ pub fn has_stalled(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Pace {
-    /// How long the next piece may take, after `waited` for the `bytes` before it.
+    /// Returns how long the next piece may take, after `waited` for the previous `bytes`.
     fn patience(&self, bytes: u64, waited: Duration) -> Duration {
         let earned = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second.max(1) as f64);
         (self.idle + earned).saturating_sub(waited).min(self.idle)
@@ -135,10 +136,10 @@ mod tests {
         for (bytes, waited, patience) in [
             (0, s(0), s(10)),
             (0, s(10), s(0)),
-            // Byte by byte: each comes at once, and together they took too long.
+            // Byte by byte: each byte arrives at once, but together they take too long.
             (20, s(9), Duration::from_millis(1_200)),
             (20, s(60), s(0)),
-            // As fast as it must be.
+            // Exactly as fast as required.
             (6_000, s(60), s(10)),
             (1_000_000, s(1), s(10)),
         ] {
@@ -187,7 +188,7 @@ mod tests {
         drop(sender);
         while let Some(frame) = body.frame().await {
             frame.unwrap();
-            // The reader is busy elsewhere, for longer than the client may be.
+            // The reader is busy elsewhere, for longer than the client may pause.
             tokio::time::sleep(Duration::from_millis(60)).await;
         }
         assert_eq!((body.bytes, body.waited), (3, Duration::ZERO));

@@ -1,7 +1,7 @@
-//! What a connection is doing, and since when: what it is cut by when it does nothing for too long.
+//! Tracks what a connection is doing and since when, to cut it when it does nothing for too long.
 //!
-//! Who moves a connection on notes it in an atomic; one timer a connection looks every few seconds. A timer set anew for every
-//! request would cost each request what only a slow one is to pay.
+//! The tasks that advance a connection note it in an atomic, and one timer for each connection checks it every few seconds.
+//! A new timer for every request would slow down all requests because of a few slow ones.
 
 use std::{
     fmt,
@@ -28,9 +28,9 @@ use super::ServerLimits;
 enum Phase {
     /// Between two requests.
     Idle,
-    /// A head has begun, or was never sent.
+    /// A head has begun, or none was sent yet.
     Head,
-    /// A request is being served: its body and its answer have bounds of their own.
+    /// A request is being served. Its body and its answer have their own limits.
     Serving,
 }
 
@@ -44,9 +44,9 @@ pub enum Overdue {
 
 pub struct Pulse {
     begun: Instant,
-    /// Milliseconds since `begun`, and the [`Phase`] that began then in the last two bits.
+    /// Milliseconds since `begun`, and in the last two bits the [`Phase`] that began then.
     phase: AtomicU64,
-    /// Milliseconds since `begun`, and 1, from when on the client has taken nothing of what was to be written; 0: it takes it.
+    /// Milliseconds since `begun`, plus 1, of the moment when the client stopped reading its answer. 0: it reads.
     blocked: AtomicU64,
 }
 
@@ -59,7 +59,7 @@ impl Pulse {
         }
     }
 
-    /// A head is whole: its request is served now.
+    /// A head is complete, and its request is being served now.
     pub fn asked(&self) {
         self.enter(Phase::Serving);
     }
@@ -87,7 +87,7 @@ impl Pulse {
     }
 }
 
-/// Returns when the connection has to be cut; up to half a head's time later than its bound says.
+/// Returns when the connection must be cut, up to half the shortest limit later than its own limit.
 pub async fn overdue(pulse: &Pulse, limits: &ServerLimits) -> Overdue {
     let shortest = limits.head_timeout.min(limits.idle_timeout).min(limits.answer_timeout);
     loop {
@@ -99,7 +99,7 @@ pub async fn overdue(pulse: &Pulse, limits: &ServerLimits) -> Overdue {
     }
 }
 
-/// How long the connection has yet as things are, or why it has no more time. All times from its begin.
+/// Returns the remaining time of the connection in its current state, or why it has none. All times count from its start.
 fn judge(
     now: Duration,
     (phase, since): (Phase, Duration),
@@ -120,7 +120,7 @@ fn judge(
 }
 
 impl Overdue {
-    /// For metrics.
+    /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Head => "head",
@@ -140,7 +140,7 @@ impl fmt::Display for Overdue {
     }
 }
 
-/// The connection's bytes, seen as they pass.
+/// Observes the connection's bytes as they pass.
 pub struct Observed<S> {
     stream: S,
     pulse: Arc<Pulse>,
@@ -166,7 +166,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // What follows an answer is the next request's.
+        // Bytes after an answer belong to the next request.
         if buffer.filled().len() > before && self.pulse.phase().0 == Phase::Idle {
             self.pulse.enter(Phase::Head);
         }
@@ -202,7 +202,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
     }
 }
 
-/// An answer's body. Dropped when it is written, it says that the connection waits for the next request.
+/// An answer's body. It is dropped when it has been written. Then the connection waits for the next request.
 pub struct Answer {
     body: Body,
     pulse: Arc<Pulse>,
@@ -269,7 +269,7 @@ mod tests {
             (s(9_999), (Phase::Serving, s(0)), None, Ok(Duration::MAX)),
             (s(50), (Phase::Serving, s(0)), Some(s(21)), Ok(s(1))),
             (s(51), (Phase::Serving, s(0)), Some(s(21)), Err(Overdue::Answer)),
-            // The whole answer was handed on, and stands before a client that does not take it.
+            // The whole answer was handed over, and the client does not read it.
             (s(51), (Phase::Idle, s(22)), Some(s(21)), Err(Overdue::Answer)),
         ] {
             assert_eq!(

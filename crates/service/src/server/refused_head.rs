@@ -1,8 +1,9 @@
-//! Problem bodies for the responses that hyper gives by itself: to a request whose head is invalid (400), or too large (414, 431).
+//! Adds problem bodies to hyper's own responses to an invalid head (400) or a head that is too large (414, 431).
 //!
-//! hyper has no setting for these responses, and writes them with an empty body. They are recognized as they are written: every
-//! response of a router has an `X-Request-Id`, theirs has none. A client that leaves the responses of pipelined requests unread, and
-//! then sends an invalid head, may get hyper's own response: the two are written together.
+//! hyper has no setting for these responses, and writes them with an empty body. This module recognizes them as they are
+//! written: every response of a router has an `X-Request-Id`, and they have none. A client that leaves the responses of
+//! pipelined requests unread, and then sends an invalid head, may get hyper's own response, because the two are written
+//! together.
 
 use std::{
     io::{IoSlice, Result},
@@ -17,14 +18,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::request_id;
 
-/// hyper's responses to refused heads are shorter, in bytes.
+/// The maximum size of hyper's responses to refused heads, in bytes.
 const LENGTH_MAX: usize = 256;
 const NO_BODY: &str = "content-length: 0\r\n";
 
 pub struct RefusedHeads<S> {
     stream: S,
     type_base: Arc<str>,
-    /// What is written instead, and has not been yet.
+    /// The rest of the replacement that is not yet written.
     instead: Option<Bytes>,
 }
 
@@ -38,9 +39,9 @@ impl<S> RefusedHeads<S> {
     }
 }
 
-/// The same response with a problem body. `None`: `head` is another response.
+/// Returns the same response with a problem body. `None`: `head` is another response.
 fn with_body(head: &[u8], type_base: &str) -> Option<Bytes> {
-    // The cheapest test first: this is asked for every write.
+    // The cheapest test comes first, because this runs for every write.
     if head.len() > LENGTH_MAX || !head.starts_with(b"HTTP/1.") || head.get(8..10) != Some(b" 4") {
         return None;
     }
@@ -93,7 +94,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RefusedHeads<S> {
             drop(instead.split_to(written));
         }
         this.instead = None;
-        // All of hyper's bytes are dealt with, whatever took their place.
+        // All of hyper's bytes are handled, whatever replaced them.
         Poll::Ready(Ok(bytes.len()))
     }
 

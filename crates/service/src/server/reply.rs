@@ -1,7 +1,7 @@
-//! What every response of every port has, whatever the router answered: an id, and a body if it is a problem.
+//! The common parts of every response of every port: an id, and a body if it is a problem.
 //!
-//! Not `tower-http`'s layers: its request-id layer keeps any id that a client sends, of any length and number, and its panic layer
-//! puts every response's body into another box.
+//! This does not use the layers of `tower-http`. Its request-id layer keeps any id from a client, of any length and number.
+//! Its panic layer puts the body of every response into another box.
 
 use std::{future::Future, panic::AssertUnwindSafe};
 
@@ -22,7 +22,7 @@ use tracing::error;
 
 use super::request_id::{self, X_REQUEST_ID};
 
-/// The router's response to `request`. The request's `X-Request-Id` is valid when the router sees it.
+/// Returns the router's response to `request`. The request's `X-Request-Id` is valid when the router sees it.
 pub async fn reply(router: Router, mut request: Request, type_base: &str) -> Response {
     let id = request_id::of(request.headers());
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
@@ -42,11 +42,11 @@ pub async fn reply(router: Router, mut request: Request, type_base: &str) -> Res
     response
 }
 
-/// A panic of the `answer` becomes an internal error.
+/// Returns the `answer`, or an internal error if it panics.
 pub async fn or_internal_error(request_id: &HeaderValue, answer: impl Future<Output = Response>) -> Response {
     let answered = AssertUnwindSafe(answer).catch_unwind().await;
     answered.unwrap_or_else(|_| {
-        // The panic hook logs the panic itself, with its place.
+        // The panic hook logs the panic itself, with its location.
         error!(
             request_id = request_id.to_str().unwrap_or_default(),
             "a request panicked"

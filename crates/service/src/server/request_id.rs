@@ -1,14 +1,14 @@
-//! The id that a request is followed by: `X-Request-Id` of its response, `instance` of its problem, in the log and in its event.
+//! The id of a request. It is in `X-Request-Id` of the response, in `instance` of a problem, in the log and in the event.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::{Uuid, fmt::Hyphenated};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest id of a client's that is kept, in bytes. A longer one is replaced.
+/// The maximum length of a client's id, in bytes. A longer id is replaced.
 pub const REQUEST_ID_MAX: usize = 128;
 
-/// The client's own id if it sent one valid id, or else a new UUID.
+/// Returns the client's own id if it sent exactly one valid id, otherwise a new UUID.
 pub fn of(headers: &HeaderMap) -> HeaderValue {
     let mut ids = headers.get_all(X_REQUEST_ID).iter();
     match (ids.next(), ids.next()) {
@@ -23,7 +23,7 @@ pub fn new() -> HeaderValue {
     HeaderValue::from_str(id.encode_lower(&mut text)).expect("a UUID is visible ASCII")
 }
 
-/// Visible ASCII, of a bounded length.
+/// Whether the text is visible ASCII of a valid length.
 pub fn is_request_id(text: &[u8]) -> bool {
     (1..=REQUEST_ID_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
 }
