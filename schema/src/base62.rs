@@ -1,4 +1,5 @@
-//! Base 62: digits, then capital letters, then small letters. Safe for a double click, a URL and a shell.
+//! Base 62: digits, then uppercase letters, then lowercase letters. Safe in URLs and shells, and a double click selects all
+//! of it.
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 

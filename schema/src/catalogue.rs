@@ -58,7 +58,7 @@ pub struct Plan {
     pub price_cents: i64,
     /// Trial days for a new subscriber. 0: no trial.
     pub trial_days: u32,
-    /// Days for which events are kept. `None`: without end.
+    /// How many days events are kept. `None`: without limit.
     pub retention_days: Option<u32>,
     /// For each key, at each gateway. `None`: no burst limit.
     pub burst: Option<Burst>,

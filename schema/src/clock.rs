@@ -19,7 +19,7 @@ impl Clock {
         now_s() + self.ahead_s.load(Ordering::Relaxed)
     }
 
-    /// Sets the clock, and all its clones, to `at_s`. It runs on from there.
+    /// Sets the clock, and all its clones, to `at_s`. The clock continues from there.
     pub fn turn_to(&self, at_s: i64) {
         self.ahead_s.store(at_s - now_s(), Ordering::Relaxed);
     }
@@ -33,7 +33,7 @@ pub fn set_wrong_by(ms: i64) {
     WRONG_BY_MS.store(ms, Ordering::Relaxed);
 }
 
-/// Now, UTC.
+/// The current time in UTC.
 #[allow(clippy::disallowed_methods, reason = "this is the edge that the rule points to")]
 pub fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();

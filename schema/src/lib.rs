@@ -1,8 +1,8 @@
 //! The contract between the services: the nouns, the wire format, the names and the plans.
 //!
-//! Everything that two services must understand in the same way is here, once. Nothing here is async or does I/O: no files, no
-//! network, no environment. The code reads the wall clock (in [`clock`], and for the time in new ids) and takes random numbers
-//! for new ids and keys, nothing else. `clippy.toml` of this crate holds the promise.
+//! Everything that two services must understand in the same way is defined here, once. Nothing here is async or does I/O:
+//! no files, no network, no environment. The code reads the wall clock (in [`clock`], and for the time in new ids) and
+//! takes random numbers for new ids and keys, nothing else. The `clippy.toml` of this crate enforces this promise.
 //!
 //! | noun | file |
 //! |---|---|

@@ -45,7 +45,7 @@ pub fn notices(account: AccountId) -> String {
     format!("notices.v1.{account}")
 }
 
-/// The subjects of the answers to all recalls of one gateway. `asker` is a token of its own.
+/// The subjects of the answers to all recalls of one gateway. `asker` is a separate token of the subject.
 pub fn recall_answers(asker: Uuid) -> String {
     format!("quota.v1.recalled.{asker}.*")
 }
@@ -85,7 +85,7 @@ pub fn shard_of(account: AccountId, shards: u16) -> u16 {
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
-    // The high bits: FNV mixes them best.
+    // Use the high bits, because FNV mixes them best.
     ((hash >> 32) % u64::from(shards.max(1))) as u16
 }
 

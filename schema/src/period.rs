@@ -34,7 +34,7 @@ impl Period {
         let boundary = |months: i32| add_months(anchor, months).unix_timestamp();
         let mut months =
             (at.year() - anchor.year()) * 12 + i32::from(u8::from(at.month())) - i32::from(u8::from(anchor.month()));
-        // The boundary in the month of `at_s` may be after `at_s`. The previous boundary never is.
+        // The boundary in the month of `at_s` may be after `at_s`. The previous boundary is never after it.
         if boundary(months) > at_s {
             months -= 1;
         }

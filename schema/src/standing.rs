@@ -1,5 +1,5 @@
-//! What an account may do at a moment: its plan, its period, and whether it must pay first. Pure and shared, so that the gateway
-//! and the billing worker come to the same result.
+//! What an account may do at one moment: its plan, its period, and whether it must pay first. Pure and shared, so that the
+//! gateway and the billing worker come to the same result.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,9 +32,9 @@ pub struct Subscription {
     pub anchor: i64,
     /// When the subscription will end. From then on the account has `then_plan`.
     pub ends_at: Option<i64>,
-    /// The plan after `ends_at`; `None`: Free.
+    /// The plan after `ends_at`. `None`: Free.
     pub then_plan: Option<String>,
-    /// Until when a past-due subscription keeps working.
+    /// When the grace period of a past-due subscription ends.
     pub grace_until: Option<i64>,
 }
 
