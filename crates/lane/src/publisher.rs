@@ -128,7 +128,7 @@ impl<U: Units> Slot<U> {
         if entry.bytes() > Self::BYTES_MAX {
             error!(
                 bytes = entry.bytes(),
-                "an entry is larger than a slot takes: it is not stored"
+                "an entry exceeds the size limit of a slot and is not stored"
             );
             return entry.settle(Outcome::NotStored);
         }

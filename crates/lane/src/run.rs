@@ -112,7 +112,7 @@ impl Runs {
                 return Ok((run, Lanes::new(entrances)));
             }
             let delay = backoff.next_delay();
-            warn!(run.id = %id, "the run was fenced before its lanes were open: another one in {delay:.1?}");
+            warn!(run.id = %id, "the run was fenced before its lanes were open: beginning a new run in {delay:.1?}");
             tokio::time::sleep(delay).await;
         }
     }
@@ -265,7 +265,7 @@ pub(crate) async fn beat(
         match stop.run_until_cancelled(timeout(STATEMENT_TIMEOUT, count_up)).await {
             None => return,
             Some(Ok(Ok(false))) => {
-                error!(run.id = %id, "the run is being ended by another: it is given up");
+                error!(run.id = %id, "another process is ending the run: giving it up");
                 fenced.cancel();
                 return;
             }

@@ -297,7 +297,7 @@ fn report_end(context: &LaneContext, shard: u16, lane: &Lane, gate: &Gate) -> En
         }
         End::Failed(why) => {
             context.metrics.fenced.inc();
-            error!(run.id = %run, shard, "lane failed, its run is given up: {why}");
+            error!(run.id = %run, shard, "lane failed, giving up its run: {why}");
         }
     }
     if end != End::Closed {

@@ -20,8 +20,8 @@ pub fn raise(wanted: u64) {
         warn!(
             open_files = now,
             wanted,
-            "fewer files may be open than connections are allowed: further clients wait (raise `ulimit -n`, or lower \
-             CONNECTIONS_MAX)"
+            "the limit of open files is lower than the limit of connections: further clients wait (raise `ulimit -n`, or \
+             lower CONNECTIONS_MAX)"
         );
     } else if now > soft {
         info!(open_files = now, "raised the limit of open files");

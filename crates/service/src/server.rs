@@ -154,7 +154,7 @@ impl Listening {
                     backoff.reset();
                     let Some(counted) = addresses.admit(peer.ip()) else {
                         serving.metrics.refused.inc();
-                        debug!(%peer, "a connection is refused: its address has as many as it may");
+                        debug!(%peer, "refused a connection: its address has reached its limit");
                         continue;
                     };
                     let serving = serving.clone();

@@ -161,8 +161,8 @@ impl Appender {
         self.failed_at = Some(Instant::now());
         self.is_broken = matches!(failure, AppendError::Unknown(_));
         match self.is_broken {
-            true => error!("the spool takes nothing more until it is drained: {failure}"),
-            false => warn!("the spool takes nothing for {RETRY_AFTER:?}: {failure}"),
+            true => error!("the spool accepts nothing more until it is drained: {failure}"),
+            false => warn!("the spool accepts nothing for {RETRY_AFTER:?}: {failure}"),
         }
         let kind = |error: &std::io::Error| std::io::Error::new(error.kind(), error.to_string());
         for waiter in waiters {
@@ -184,7 +184,7 @@ impl Appender {
         match self.log.probe() {
             Ok(()) => {
                 self.failed_at = None;
-                info!("the spool's disk takes writes again");
+                info!("the spool's disk accepts writes again");
             }
             Err(_) => self.failed_at = Some(Instant::now()),
         }

@@ -122,7 +122,7 @@ impl Keeper {
                 }
                 Err(failure) => {
                     if backoff.tries() == 0 {
-                        warn!(run.id = %spool.id(), "cannot say that the spool is drained: {failure:#}");
+                        warn!(run.id = %spool.id(), "cannot record that the spool is drained: {failure:#}");
                     }
                     spool.room().set(Reason::Unregistered, true);
                     sleep(backoff.next_delay()).await;
@@ -165,7 +165,7 @@ impl Keeper {
                     let Some(feed) = self.feeds.get(usize::from(read.batch.shard)) else {
                         error!(
                             shard = read.batch.shard,
-                            "the spool has a batch of a lane that is not there"
+                            "the spool has a batch for a lane that does not exist"
                         );
                         spool.change(|switch| switch.stored());
                         continue;
@@ -278,7 +278,7 @@ impl Keeper {
 
     /// PostgreSQL says that other processes are ending the run. Gives up the lanes.
     async fn ended_by_others(&self) {
-        error!(run.id = %self.spool.id(), "the run is being ended by another: it is given up");
+        error!(run.id = %self.spool.id(), "another process is ending the run: giving it up");
         self.fenced.cancel();
         std::future::pending().await
     }

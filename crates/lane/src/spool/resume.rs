@@ -62,7 +62,7 @@ impl Runs {
             let dir = directory.of_run(run);
             let drained = async {
                 while !self.drain_run(spool, run).await? {
-                    warn!(run.id = %run, "the run was ended by others while its spool was drained");
+                    warn!(run.id = %run, "other processes ended the run while its spool was drained");
                 }
                 anyhow::Ok(())
             };
@@ -265,7 +265,7 @@ impl Runs {
         while reader.next(&left.segments).await?.is_some() {
             batches += 1;
         }
-        warn!(run.id = %left.run, state = left.row.state, "the spool is of a run that has been ended by others");
+        warn!(run.id = %left.run, state = left.row.state, "the spool belongs to a run that other processes have ended");
         match batches {
             0 => spool
                 .inner

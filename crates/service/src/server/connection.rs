@@ -74,7 +74,7 @@ impl Serving {
                         return debug!(%peer, "a connection is cut: {overdue}");
                     }
                     () = self.cut.cancelled() => {
-                        return warn!(%peer, "a request under way is cut off: the deadline of the shutdown");
+                        return warn!(%peer, "cut off a request in progress: the shutdown deadline has passed");
                     }
                 }
             }
