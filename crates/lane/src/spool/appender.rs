@@ -61,7 +61,7 @@ struct Appender {
     settings: SpoolSettings,
     room: Arc<Room>,
     metrics: SpoolMetrics,
-    /// Weak, because it holds the sender of this thread's orders.
+    /// Weak, because the run holds the sender of this thread's orders.
     run: std::sync::Weak<super::RunInner>,
     /// When the disk failed. The thread tries the disk again later.
     failed_at: Option<Instant>,
@@ -175,7 +175,7 @@ impl Appender {
         self.show();
     }
 
-    /// A failed write is never repeated. The next write begins a new segment.
+    /// Checks a failed disk again. A failed write is never repeated: the next write begins a new segment.
     fn try_disk_again(&mut self) {
         let Some(failed_at) = self.failed_at else { return };
         if self.is_broken || failed_at.elapsed() < RETRY_AFTER {

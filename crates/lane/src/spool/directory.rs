@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! lock                 held by the process that uses it
-//! <run>/….segment      the log of a run; the directory is there from before its run says that it spools until after it
-//!                      says that it does not
-//! given-up/<run>/      logs of runs that others have ended: nothing of them is published any more
+//! <run>/….segment      the log of a run; the directory exists before PostgreSQL has the run as spooling, and until after
+//!                      PostgreSQL no longer has it so
+//! given-up/<run>/      logs of runs that other processes have ended; nothing of them is published any more
 //! ```
 
 use std::{

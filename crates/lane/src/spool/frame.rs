@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | segment | header (48 bytes), then frames |
-//! | header | magic 8, run 16, generation 4, shards 2, zero 2, index 8, salt 4, CRC-32 of all that 4 |
+//! | header | magic 8, run 16, generation 4, shards 2, zero 2, index 8, salt 4, CRC-32 of everything before it 4 |
 //! | frame | payload's length 4, CRC-32 4, payload |
 //! | payload | when it was appended (Unix ms) 8, then batches to its end |
 //! | batch | shard 2, batch id 16, empty batch's id 16, expected sequence 8, record's length 4, record |

@@ -1,8 +1,8 @@
 //! Decides when a run spools, pure: it tracks who wants to append, who has appended, and when spooling ends.
 //!
 //! ```text
-//! Direct ─ somebody wants to ─> Entering ─ committed ─> Spooling ─ all is stored ─> Clearing ─ removed ─> Leaving ─ committed ─> Direct
-//!                               Entering <─> Refused: PostgreSQL does not answer      └─ not removed ─> Spooling
+//! Direct ─ wanted ─> Entering ─ committed ─> Spooling ─ all stored ─> Clearing ─ removed ─> Leaving ─ committed ─> Direct
+//!                    Entering <─> Refused: PostgreSQL does not answer └─ not removed ─> Spooling
 //! ```
 //! A lane **joins** with its first batch. All lanes are released together, when the spool is empty. If a lane published on
 //! its own while its batches are still in the log, a restart would publish those batches again.
@@ -140,7 +140,7 @@ impl Switch {
         self.backlog -= 1;
     }
 
-    /// Everything in the log is stored, and nobody is about to append.
+    /// Whether everything in the log is stored, and nobody is about to append.
     pub fn is_drained(&self) -> bool {
         self.mode == Mode::Spooling
             && self.backlog == 0
