@@ -1,9 +1,9 @@
-//! API keys and accounts, cached.
+//! The cache of API keys and accounts.
 //!
 //! | to find | open |
 //! |---|---|
 //! | one look-up for each request | [`cache`] |
-//! | a key; how quickly it may send requests | [`key`], [`burst`] |
+//! | a key, and its burst limit | [`key`], [`burst`] |
 //! | an account: its rows, and what they allow | [`account`] |
 //! | the rows in PostgreSQL; reading them again | `stored`, [`refresh`] |
 //! | changes that other services announce | [`announcements`] |

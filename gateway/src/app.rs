@@ -1,9 +1,13 @@
 //! The service: starts in order, serves, drains, stops.
 //!
-//! The order of a stop is the order of what depends on what: requests under way are answered (they need lanes and
-//! units), then the lanes send what they have and are closed, then all leases are returned, then the run is closed. The
-//! admin port answers until the end, so that a drain can be watched. While NATS is away, what is in the spool is waited for
-//! until shortly before the deadline, then left to the next start, which begins with it.
+//! Each step of a stop needs the parts that stop after it:
+//! 1. Requests under way are answered. They need lanes and units.
+//! 2. The lanes publish their events and are closed.
+//! 3. All leases are returned.
+//! 4. The run is closed.
+//!
+//! The admin port answers until the end, so that operators can watch the drain. If NATS is unavailable, the drain waits for the
+//! spool until shortly before the deadline. Then the spool stays for the next start, which publishes it first.
 
 mod keeper;
 mod recording_health;
@@ -53,7 +57,7 @@ use crate::{
     },
 };
 
-/// For what has nothing to wait for any more.
+/// How long the last background tasks may take to stop.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
 pub struct GatewayService;
@@ -77,28 +81,28 @@ impl boot::Service for GatewayService {
     }
 }
 
-/// The service, with its ports bound and nothing else there yet.
+/// The service with its ports bound, before anything else is started.
 pub struct Application {
     config: Config,
     /// Locked by this process.
     spool: Option<Spool>,
     server: Server,
     admin: Server,
-    /// What takes requests: stops first.
+    /// Tasks that take requests: stop first.
     life: Lifecycle,
-    /// What requests and the drain need: stops last.
+    /// Tasks that requests and the drain need: stop last.
     ground: Lifecycle,
 }
 
-/// What is there once the service serves.
+/// The parts of the started service.
 struct Started {
     router: Router,
     under_way: Arc<UnderWay>,
-    /// Requests under way, also of clients that left. Told to stop, they are cut off.
+    /// Requests under way, including those whose client left. Stopping this lifecycle cuts them off.
     requests: Lifecycle,
     publisher: Publisher,
     quotas: Quotas,
-    /// Sees to it that there is always a run; gives the last one back when it is told to.
+    /// Replaces a fenced run. When `keeper_stop` is cancelled, it returns the last run.
     keeper: JoinHandle<Result<Option<Run>>>,
     keeper_stop: CancellationToken,
 }
@@ -111,7 +115,7 @@ impl Application {
             None => None,
         };
         let limits = config.server_limits();
-        // As many again for the upstream, and some for the rest.
+        // The same number again for upstream connections, and some spare files.
         service::open_files::raise(2 * limits.connections as u64 + 200);
         let service = &config.settings.service;
         let server = Server::bind(config.settings.listen, "--listen, GATEWAY_LISTEN", limits, service)?;
@@ -126,7 +130,7 @@ impl Application {
         })
     }
 
-    /// Address that requests are taken on.
+    /// The address of the public port.
     pub fn address(&self) -> Result<SocketAddr> {
         self.server.address()
     }
@@ -157,7 +161,7 @@ impl boot::Application for Application {
         service::admin::serve(&ground, admin, admin_pages(&health, &pages))?;
 
         let stopping = life.token();
-        // A part that nothing can go on without (the admin port) stops the rest with it.
+        // If a vital part such as the admin port fails, the whole service stops.
         life.spawn({
             let (life, ground) = (life.clone(), ground.clone());
             async move {
@@ -176,7 +180,7 @@ impl boot::Application for Application {
                 serve(started, server, &life, &health, drain_within).await
             }
             Some(Err(failure)) => Err(failure),
-            // Told to stop before it served anybody: nothing is held, but for what an earlier process has left.
+            // Stopped before it served: it holds nothing except a spool that an earlier process left.
             None => match spool.as_ref().map(Spool::has_runs).transpose()? {
                 Some(true) => Err(anyhow!("the spool was not drained: it is left to the next start")),
                 _ => Ok(()),
@@ -191,7 +195,7 @@ impl boot::Application for Application {
     }
 }
 
-/// Everything, in the order in which it needs each other; waits for what is not there yet.
+/// Starts all parts in the order of their dependencies. Waits for servers that are not available yet.
 async fn start(
     config: Config,
     spool: Option<Spool>,
@@ -204,7 +208,7 @@ async fn start(
         wrong_clock::follow(file.clone(), ground);
     }
     let name = &config.gateway_name;
-    // With a spool, NATS may be away and the service is ready all the same.
+    // With a spool, the service is ready even if NATS is unavailable.
     let nats_health = match spool {
         Some(_) => Health::new(),
         None => health.clone(),
@@ -227,7 +231,7 @@ async fn start(
     }
     let publisher = Publisher::new(link.clone());
     registry.register_collector(Box::new(Queues(publisher.clone())));
-    // Quotas outlive the requests: what they hold is returned when the lanes are closed.
+    // Quotas outlive the requests: their leases are returned after the lanes are closed.
     let quotas = Quotas::new(
         pool.clone(),
         client.clone(),
@@ -297,7 +301,7 @@ async fn start(
     })
 }
 
-/// Serves until the service is told to stop, then drains.
+/// Serves until a stop is requested, then drains.
 async fn serve(
     started: Started,
     server: Server,
@@ -314,7 +318,7 @@ async fn serve(
     health.down("gateway", "stopping");
     let began = Instant::now();
     let deadline = began + drain_within;
-    // Requests get two thirds of it: the rest is for what they leave behind.
+    // Requests get two thirds of the time. The rest is for lanes, leases and the run.
     let answering = async {
         (&mut serving).await.context("serving")?;
         requests.finished(drain_within).await
@@ -322,12 +326,12 @@ async fn serve(
     let answered = match timeout_at(began + drain_within * 2 / 3, answering).await {
         Ok(answered) => answered,
         Err(_) => {
-            // A stream was recorded before its head was sent: cutting it loses nothing. Tasks of `requests` are requests whose
-            // clients left.
+            // A streamed response was recorded before its head was sent, so cutting it loses nothing. The tasks of `requests`
+            // are requests whose clients left.
             let streams = started.under_way.streams();
             let lost = started.under_way.unanswered() > 0 || requests.finished(Duration::ZERO).await.is_err();
             requests.stop();
-            // It may have ended, while requests of clients that left go on.
+            // The server may have ended already, while requests of clients that left still run.
             if !serving.is_finished() {
                 serving.await.ok();
             }
@@ -345,7 +349,7 @@ async fn serve(
         started.quotas,
         started.keeper,
         started.keeper_stop,
-        // The rest is for the leases, should the lanes not come to an end.
+        // If the lanes do not close in time, the last tenth is for the leases.
         deadline - drain_within / 10,
     );
     let drained = match timeout_at(deadline, drain).await {
@@ -366,7 +370,7 @@ async fn serve(
     }
 }
 
-/// After the last request: lanes, leases, run.
+/// Closes the lanes, returns the leases and closes the run. Called after the last request.
 async fn drain(
     publisher: Publisher,
     quotas: Quotas,
@@ -394,7 +398,7 @@ async fn drain(
         Err(_) => match run.leave().await {
             0 => bail!("the deadline passed before all was recorded: the run is settled by others"),
             batches => {
-                // What was acknowledged is in the spool with its units; the others go back.
+                // Acknowledged events are in the spool, and their units are spent. All other units are returned.
                 quotas.return_all().await;
                 bail!("NATS is away: {batches} acknowledged batches are left in the spool, for the next start with it")
             }
@@ -402,7 +406,7 @@ async fn drain(
     }
 }
 
-/// The admin port from the first moment on; its metrics once there are any.
+/// The pages of the admin port. They are served from the start; metrics are added once they exist.
 fn admin_pages(health: &Health, pages: &Arc<OnceLock<Router>>) -> Router {
     let (early, pages) = (
         service::admin::router(health.clone(), Registry::default()),

@@ -139,10 +139,10 @@ pub struct LeaseSettings {
     pub refresh_interval: Duration,
 }
 
-/// Of one segment of the spool: its room comes back when all of it is drained.
+/// Largest segment of the spool. Its disk space is freed when the whole segment is drained.
 const SPOOL_SEGMENT_BYTES: u64 = 8 << 20;
 
-/// Settings that were checked, and what was made of them.
+/// The checked settings, and the parts built from them.
 pub struct Config {
     pub settings: Settings,
     pub catalogue: Arc<Catalogue>,
@@ -152,7 +152,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks what one setting alone cannot tell, and reads the files.
+    /// Checks settings that depend on each other, and reads the files.
     pub fn check(settings: Settings, mistakes: &mut Mistakes) -> Option<Self> {
         mistakes.ensure(
             settings.listen != settings.service.admin_addr || settings.listen.port() == 0,

@@ -3,14 +3,14 @@
 //! | to find | open |
 //! |---|---|
 //! | the routes | [`router`] |
-//! | what every request is decided with | [`gateway`] |
-//! | what every request gets; which are refused because two readers could differ | [`edge`], [`framing`] |
+//! | everything that requests share | [`gateway`] |
+//! | handling common to all requests; refusing ambiguous requests | [`edge`], [`framing`] |
 //! | `/v1` | [`api`] |
 //! | the reverse proxy | [`proxy`] |
-//! | who sent a request, its API key, its `Idempotency-Key`, its body | [`client`], [`auth`], [`idempotency_key`], [`body`] |
-//! | what a client is told of its limits | [`rate_limit`], [`balance`] |
+//! | a request's client, API key, `Idempotency-Key` and body | [`client`], [`auth`], [`idempotency_key`], [`body`] |
+//! | showing a client its limits | [`rate_limit`], [`balance`] |
 //! | problem bodies; which error becomes which problem | [`problem`], `failures` |
-//! | what is counted, and what is under way | [`request_metrics`], [`under_way`] |
+//! | request metrics; requests under way | [`request_metrics`], [`under_way`] |
 
 pub mod api;
 pub mod auth;

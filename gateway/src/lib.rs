@@ -1,35 +1,36 @@
-//! The gateway: decides on a request, passes it on, records it, answers it.
+//! The gateway: admits a request, passes it to the upstream, records it, and sends the answer.
 //!
 //! # The flow, and where to find it
 //! ```text
-//! connection ─ server (the crate service) ─ edge ─ router (the crate's `http`)
-//!    auth: one look-up (accounts → account)
-//!    burst: one atomic beside the key, where the plan has such a limit
-//!    publisher: a place in the account's lane, before a unit is spent
-//!    quotas: an atomic over a lease (counter, lease); the lease client takes and returns leases (leases) → PostgreSQL
-//!    proxy: the upstream
-//!    metering → publisher → lane (the crate) → stream USAGE → the answer
+//! connection ─ server (crate `service`) ─ edge ─ router (http)
+//!    auth: one look-up in the cache of keys (accounts)
+//!    burst: one atomic beside the key, if the plan has a burst limit (accounts::burst)
+//!    slot: a slot in the account's lane, before a unit is spent (recording::publisher)
+//!    quota: one atomic on a lease at hand (quota::counter); the lease client takes and returns leases → PostgreSQL
+//!    proxy: the request goes to the upstream (http::proxy)
+//!    record: recorder → publisher → lane (crate `lane`) → stream USAGE → the answer
 //! ```
 //! | to find | open |
 //! |---|---|
 //! | settings, checked before any socket is bound | [`config`] |
 //! | start, drain, stop | [`app`] |
-//! | connections and their bounds | [`service::server`] |
+//! | connections and their limits | [`service::server`] |
 //! | the public port: routes, `/v1`, the reverse proxy, problem bodies | [`http`] |
 //! | what a call costs | [`pricing`] |
-//! | keys and accounts, cached; burst limits | [`accounts`] |
-//! | admitted or refused; units of other gateways | [`quota`] |
-//! | events on their way, and the units that they spend; answers to an `Idempotency-Key` | [`recording`] |
-//! | a run of this gateway: its row, its heartbeat, its lanes; how a lane is written; the spool | the crate [`lane`] |
+//! | the cache of keys and accounts; burst limits | [`accounts`] |
+//! | the decision to admit or refuse a request; recalling units from other gateways | [`quota`] |
+//! | publishing events and spending their units; answers to an `Idempotency-Key` | [`recording`] |
+//! | a run of this gateway: its row, heartbeat and lanes; writing a lane; the spool | the crate [`lane`] |
 //!
 //! # Invariants
-//! - A 2xx leaves only after the event is stored, in the stream or in the spool ([`recording::publisher::Outcome::Stored`]).
-//! - A place in the lane is taken before a unit is spent, and a unit before the upstream is asked.
-//! - No lease is taken before all lanes of the run are open; a run is closed only after all lanes are closed and all
-//!   leases returned.
-//! - A counter is closed before its units are given back, and a recall is answered after Postgres has them.
-//! - Units of an event whose outcome is not known are spent, never given back.
-//! - All leases of a run that ended are dropped before the next one begins, so no event in a lane is paid for by another run.
+//! - The gateway sends a 2xx only after the event is stored, in the stream or in the spool
+//!   ([`recording::publisher::Outcome::Stored`]).
+//! - A request takes a slot in the lane before it spends units, and units before the upstream receives it.
+//! - The gateway takes no lease before all lanes of the run are open. It closes a run only after all lanes are closed and all
+//!   leases are returned.
+//! - A counter is closed before its units are given back. A recall is answered after PostgreSQL has the units.
+//! - Units of an event with an unknown outcome count as spent. They are never given back.
+//! - All leases of an ended run are dropped before the next run begins, so an event never spends units of another run.
 
 pub mod accounts;
 pub mod app;

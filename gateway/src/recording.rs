@@ -1,12 +1,12 @@
-//! Recording: events on their way to the stream, and the units that they spend.
+//! Recording: publishes events to the stream, and spends their units.
 //!
 //! | to find | open |
 //! |---|---|
 //! | admit before a request is served, record after it | [`recorder`] |
 //! | the event of a request | [`event`] |
-//! | events and the units that pay for them, on their way to their lanes | [`publisher`] |
-//! | which run records now | [`current_run`] |
-//! | work that goes on after its client left | [`completion`] |
+//! | publishing events to their lanes, with the units that they spend | [`publisher`] |
+//! | the current run | [`current_run`] |
+//! | work that continues after its client left | [`completion`] |
 //! | one answer for each `Idempotency-Key` | [`answers`] |
 
 pub mod answers;

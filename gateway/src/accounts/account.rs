@@ -1,4 +1,4 @@
-//! An account as the gateway knows it: its rows, and what they allow at a moment.
+//! An account in the gateway: its rows, and the standing that they give at a moment.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct Account {
 pub struct Facts {
     pub suspended: bool,
     pub subscription: Option<Subscription>,
-    /// When the subscription's row last changed. By it PostgreSQL recognizes a standing that was computed from an older row.
+    /// When the subscription's row last changed. PostgreSQL uses it to detect a standing that was computed from an older row.
     pub subscription_changed: Option<OffsetDateTime>,
     /// Limits agreed with this account, indexed by [`UsageType::index`].
     pub overrides: Box<[Option<i64>]>,
@@ -57,8 +57,8 @@ impl Account {
         self.state(now_s).burst
     }
 
-    /// The state never goes back by a little: a request that read the clock just before a period's end finds the new period once
-    /// another request has opened it. It does go back when a clock that was ahead is corrected.
+    /// The state does not follow small steps back in time: once a request has opened a new period, a request that read the clock
+    /// just before the period's end uses the new period, too. The state goes back only when a clock that was ahead is corrected.
     pub(crate) fn state(&self, now_s: i64) -> Guard<Arc<State>> {
         /// The longest time between two readings of the clock.
         const AHEAD_MAX_S: i64 = 60;
@@ -111,7 +111,7 @@ impl Account {
 }
 
 impl State {
-    /// By an operator. A payment does not end it.
+    /// Whether an operator suspended the account. A payment does not end this.
     pub(crate) fn is_suspended(&self) -> bool {
         self.facts.suspended
     }
@@ -200,7 +200,7 @@ mod tests {
         let second = account.standing(first.valid_until);
         assert_eq!(second.period.start, first.period.end);
         assert!(Arc::ptr_eq(&second, &account.standing(first.valid_until - 1)));
-        // The clock was ahead and is corrected.
+        // The clock was ahead and has been corrected.
         let right = account.standing(NOW);
         assert_eq!(right.period, first.period);
         assert!(Arc::ptr_eq(&right, &account.standing(NOW + 1)));

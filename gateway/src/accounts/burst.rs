@@ -1,8 +1,9 @@
-//! The burst limit of a key: how quickly it may send requests, as its plan says. It is decided before anything else of a
-//! request, and a refused request counts as no usage.
+//! The burst limit of a key: how quickly it may send requests, according to its plan. It is checked right after the key, and a
+//! refused request does not count as usage.
 //!
-//! Each gateway counts for itself: a shared count would cost a question for every request, and the limit protects this gateway
-//! and the API behind it. A key's bucket is one atomic beside the key in the cache. A changed plan gives it a new, full bucket.
+//! Each gateway counts separately. A shared count would need a network call for each request, and the limit only protects this
+//! gateway and the API behind it. A key's bucket is one atomic next to the key in the cache. When the plan changes, the key gets
+//! a new, full bucket.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use governor::{
 };
 use schema::Burst;
 
-/// What may be shown of a key's bucket, at one moment.
+/// A key's bucket at one moment, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BurstView {
     pub burst: Burst,
@@ -23,14 +24,14 @@ pub struct BurstView {
     pub remaining: u32,
 }
 
-/// A request that came before its key's bucket had one again: the next one is there after `wait`.
+/// The key's bucket is empty. The next request is possible after `wait`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooFast {
     pub burst: Burst,
     pub wait: Duration,
 }
 
-/// A key's bucket. It is made with the first request that has a limit.
+/// A key's bucket. The first request with a limit creates it.
 #[derive(Default)]
 pub struct Bucket {
     limiter: ArcSwapOption<Limiter>,
@@ -47,7 +48,7 @@ impl Bucket {
         if let Some(limiter) = self.limiter.load().as_ref().filter(|limiter| limiter.burst == burst) {
             return limiter.take();
         }
-        // The first request makes it, and all others take from that one.
+        // The first request creates the limiter. Concurrent requests use the same one.
         self.limiter.rcu(|limiter| match limiter {
             Some(limiter) if limiter.burst == burst => Some(Arc::clone(limiter)),
             _ => Some(Arc::new(Limiter::new(burst))),

@@ -20,19 +20,19 @@ use crate::quota::{Counters, LeaseRequests, Quotas};
 
 #[derive(Clone, Debug)]
 pub struct AccountSettings {
-    /// Most keys in the cache. The least used make room.
+    /// Maximum number of keys in the cache. The least used keys are evicted.
     pub keys_max: u64,
     /// A key that is not used for this long leaves the cache.
     pub key_idle: Duration,
-    /// Most keys that do not exist and are remembered, in a cache of their own.
+    /// Maximum number of unknown keys to remember. They have their own cache.
     pub unknown_keys_max: u64,
     /// How long the cache remembers that a key does not exist.
     pub unknown_key_for: Duration,
     /// How often everything in the cache is read again, in case an announcement was lost: at most 60 s.
     pub refresh_interval: Duration,
-    /// Cold keys that are loaded at the same time. The bound leaves connections for leases.
+    /// Maximum number of concurrent loads of keys that are not cached. The limit leaves connections for leases.
     pub loads_max: usize,
-    /// How long loading a cold key may take. Then the request fails as unavailable.
+    /// How long loading a key may take. After that the request fails as unavailable.
     pub load_deadline: Duration,
 }
 
@@ -76,7 +76,7 @@ pub enum AuthError {
     Malformed(#[from] ParseKeyError),
     #[error("unknown, expired or revoked API key")]
     Unknown,
-    /// The key is not cached and PostgreSQL is away.
+    /// The key is not cached and PostgreSQL is unavailable.
     #[error("the key cannot be checked now")]
     Unavailable,
 }
@@ -120,7 +120,7 @@ impl Accounts {
         }
     }
 
-    /// The key behind the text of an `Authorization: Bearer` header. A text with a wrong checksum reaches no cache and no store.
+    /// Returns the key for the text of an `Authorization: Bearer` header. A text with a wrong checksum fails before any look-up.
     pub async fn authenticate(&self, key: &str, now_s: i64) -> Result<Arc<Key>, AuthError> {
         let (id, hash) = schema::api_key::identify(key)?;
         let key = match self.inner.keys.get(&id).await {
@@ -139,7 +139,7 @@ impl Accounts {
 }
 
 impl Inner {
-    /// Loads a key that is not cached; once, however many requests wait for it.
+    /// Loads a key that is not cached. All requests that wait for the key share one load.
     async fn load(&self, id: KeyId) -> Result<Arc<Key>, AuthError> {
         if self.unknown.contains_key(&id) {
             self.metrics.unknown.inc();

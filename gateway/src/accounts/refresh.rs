@@ -1,4 +1,4 @@
-//! Keeps the cache true: everything is read again at intervals, and announced changes at once.
+//! Keeps the cache up to date: reads everything again at intervals, and announced changes at once.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::quota::AccountCounters;
 
 /// Keys or accounts read by one statement.
 const CHUNK: usize = 1_000;
-/// After that, PostgreSQL counts as away, and the cache stays in use as it is.
+/// After this time PostgreSQL counts as unavailable, and the cache stays in use unchanged.
 const QUERY_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Until the service stops: reads everything again every interval, and accounts that turned out to be stale at once.
+/// Runs until the service stops. Reads everything again at each interval, and stale accounts at once.
 pub fn follow(accounts: Accounts, life: &Lifecycle) {
     life.spawn(run(accounts, life.clone()));
 }
@@ -52,12 +52,13 @@ impl Accounts {
         inner.reread("the cache", &keys, &accounts).await;
     }
 
-    /// A change of these was announced. It holds when this returns, unless PostgreSQL is away.
+    /// Applies an announced change of these keys and accounts. When it returns, the change is in effect, unless PostgreSQL is
+    /// unavailable.
     pub async fn refresh(&self, keys: &[KeyId], accounts: &[AccountId]) {
         let inner = &self.inner;
         inner.note_change();
         let known: Vec<_> = accounts.iter().filter_map(|id| inner.counters.known(*id)).collect();
-        // Also where nothing of the account itself changed: a refusal may rest on anything that was announced.
+        // Also for accounts whose rows did not change: the announced change may make a remembered refusal wrong.
         known.iter().for_each(|account| account.void_refusals());
         let mut cached = Vec::new();
         for id in keys {
@@ -87,7 +88,7 @@ impl Inner {
     }
 
     async fn reread_keys(&self, keys: &[Arc<Key>]) -> anyhow::Result<()> {
-        // One at a time: rows that were read first must not be written last.
+        // One at a time, so that older rows never overwrite newer ones.
         let _permit = self.rereading.lock().await;
         let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
         let rows = timeout(QUERY_DEADLINE, stored::keys(&self.pool, &ids)).await??;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{account::Facts, key::StoredKey};
 
-/// The keys with these ids that exist.
+/// Returns the existing keys among these ids.
 pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, AccountId, StoredKey)>, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
@@ -25,7 +25,7 @@ pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, Acc
         let stored = StoredKey {
             hash: KeyHash::from_stored(&row.secret_sha256)?,
             expires_at: row.expires_at.map(OffsetDateTime::unix_timestamp),
-            // At any time: the time is the database's, and a revoked key is never valid again.
+            // The time of revocation does not matter: it is the database's time, and a revoked key is never valid again.
             revoked: row.revoked_at.is_some(),
         };
         Some((KeyId(row.id), AccountId(row.account_id), stored))
@@ -33,7 +33,7 @@ pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, Acc
     Ok(keys.collect())
 }
 
-/// The accounts with these ids that exist. One statement, so that all facts of an account are of the same moment.
+/// Returns the existing accounts among these ids. One statement reads all facts of an account at the same moment.
 pub(crate) async fn accounts(
     pool: &PgPool,
     ids: &[AccountId],

@@ -59,7 +59,7 @@ pub(super) async fn keep(
         })?;
         publisher.install(lanes);
         quotas.start_run(next.id);
-        // Last: who waits for it finds lanes and leases.
+        // Last, so that requests that wait for the new run find its lanes and leases.
         changes.send_replace(next.id);
         run = next;
     }

@@ -1,4 +1,4 @@
-//! A clock that is wrong, for tests of what a machine's wrong clock does. Nobody who runs a gateway for others sets this.
+//! A wrong clock, to test how the gateway behaves on a machine with a wrong clock. Never set it in production.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,8 +9,8 @@ use tracing::warn;
 
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Keeps the clock wrong by as many milliseconds as stand in `file`, until the service stops. No file, or no number in it:
-/// the clock is right.
+/// Shifts the clock by the number of milliseconds in `file`, until the service stops. Without a file or a number in it, the
+/// clock is not shifted.
 pub fn follow(file: PathBuf, life: &Lifecycle) {
     warn!(file = %file.display(), "WRONG_CLOCK_FILE is set: this gateway's clock is as wrong as the file says");
     let stopping = life.token();

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::quota::QuotaView;
 
-/// `null` where the gateway does not know the number, or there is none. A usage type that is never refused needs no lease,
-/// so only ClickHouse knows its usage (`GET /billing/usage`), and it has no remaining units.
+/// A number is `null` if the gateway does not know it or it does not exist. A usage type that is never refused needs no lease, so
+/// only ClickHouse knows its usage (`GET /billing/usage`), and it has no remaining units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Balance {
     pub(super) current_usage: Option<i64>,

@@ -61,7 +61,7 @@ pub fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Reads a JSON object. The problem names the field that is wrong, what it must be, and what came.
+/// Reads a JSON object. The problem names the wrong field, what it must be, and what was sent.
 pub fn parse<'a, T: Deserialize<'a> + Fields>(json: &'a [u8]) -> Result<T, Problem> {
     serde_json::from_slice(json).map_err(|error| Problem::invalid(fields::explain(json, &error, T::FIELDS)))
 }

@@ -1,4 +1,4 @@
-//! Who sent a request: the address, the user agent, and the id that the request is followed by.
+//! The sender of a request: its address and user agent, and the request id for tracing.
 
 use std::net::IpAddr;
 
@@ -8,16 +8,16 @@ use service::server::request_id;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The most that is stored of a text that a client sends, in bytes.
+/// Longer texts from clients are cut to this many bytes before they are stored.
 pub const TEXT_MAX: usize = 2048;
 
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// The client's own if it is valid, or else a new one.
+    /// The client's own id if it is valid, otherwise a new one.
     pub request_id: HeaderValue,
     /// The other end of the connection.
     pub peer: IpAddr,
-    /// The client's address: the peer's, or what a trusted proxy says it is.
+    /// The client's address: the peer's, or the one that a trusted proxy names.
     pub address: IpAddr,
     pub behind_trusted_proxy: bool,
     pub user_agent: Option<HeaderValue>,
@@ -59,12 +59,12 @@ pub fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 
-/// The right-most hop that is no trusted proxy: all to its left is only what it said itself.
+/// The right-most hop that is not a trusted proxy. It may have made up everything to its left.
 fn forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let mut nearest = peer;
     for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
         for hop in line.to_str().unwrap_or_default().rsplit(',') {
-            // What is no address was not written by a proxy of ours: the hop that passed it on is the last one known.
+            // No trusted proxy writes an invalid address, so the hop that passed it on is the last known one.
             let Some(hop) = hop_address(hop.trim()) else {
                 return nearest;
             };
@@ -151,7 +151,7 @@ mod tests {
             ("[::ffff:10.0.0.9]:1, 10.0.0.2", "10.0.0.9"),
             (" \t203.0.113.9 ", "203.0.113.9"),
             ("10.0.0.4, 203.0.113.9, fd00::2, 10.0.0.3", "203.0.113.9"),
-            // As nobody honest does.
+            // As only attackers write them.
             ("", PROXY),
             (",", PROXY),
             ("203.0.113.9,", PROXY),

@@ -1,4 +1,4 @@
-//! What every request gets, whatever it asks for: an id, a problem body where it went wrong, a count, and no panic.
+//! Handling common to all requests: a request id, a problem body for errors, metrics, and protection from panics.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -19,7 +19,7 @@ use crate::http::{
     body::leftover, client::Client, framing, gateway::Gateway, problem::offers_upgrade, request_metrics::UpstreamTime,
 };
 
-/// The server says who connected in [`ConnectInfo`]; the handlers find the [`Client`] in the request's extensions.
+/// Reads the peer's address from the server's [`ConnectInfo`]. Handlers find the [`Client`] in the request's extensions.
 pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let _unanswered = gateway.under_way.begin();

@@ -1,4 +1,4 @@
-//! How the errors of other rooms become problems.
+//! Converts errors of other modules into problems.
 
 use crate::{
     accounts::burst::TooFast,

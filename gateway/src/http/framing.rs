@@ -1,9 +1,9 @@
-//! What must be clear of a request to all who read it: which host it is for, and where it ends. Where two readers could
-//! differ, it is refused: what one takes for a body, the next would take for a request that nobody counted.
+//! Refuses requests that two HTTP parsers could read differently: which host they are for, and where their body ends. Otherwise
+//! the upstream could read a part of a body as a second request, which the gateway never counted (request smuggling).
 //!
-//! hyper refuses before us what is no HTTP (RFC 9112, 2.2 to 5.2, 6.3): white space around names and in targets, folded lines,
-//! control bytes, lengths that are no numbers or differ, codings that do not end in `chunked`, any coding in HTTP/1.0. Of a
-//! length beside a coding it believes the coding, drops the length, and closes the connection after the answer.
+//! hyper has already refused invalid HTTP (RFC 9112, 2.2 to 5.2, 6.3): white space around names and in targets, folded lines,
+//! control bytes, lengths that differ or are not numbers, codings that do not end in `chunked`, any coding in HTTP/1.0. If a
+//! request has both a length and a coding, hyper uses the coding, drops the length, and closes the connection after the answer.
 
 use axum::extract::Request;
 use axum::http::{
@@ -14,14 +14,14 @@ use axum::http::{
 
 use crate::http::problem::Problem;
 
-/// Fails for a request after which the connection must be closed.
+/// Fails if the request is ambiguous or invalid. Then the connection must be closed.
 pub fn check(request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
     coding(headers)?;
     target(request.uri(), host(headers, request.version())?)
 }
 
-/// A body is sent in chunks or as it is. Any other coding would reach the upstream without its name.
+/// Accepts only `chunked` or no coding. The upstream would receive a body in any other coding without the coding's name.
 fn coding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {

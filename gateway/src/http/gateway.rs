@@ -56,7 +56,7 @@ pub struct Gateway {
     pub settings: HttpSettings,
     pub metrics: RequestMetrics,
     pub under_way: Arc<UnderWay>,
-    /// Requests under way, also of clients that left. Told to stop, it cuts them off.
+    /// Requests under way, including those whose client left. Stopping it cuts them off.
     pub life: Lifecycle,
 }
 

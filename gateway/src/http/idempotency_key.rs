@@ -34,8 +34,8 @@ pub fn of_item(key: &str, index: usize) -> String {
     format!("{key} {index}")
 }
 
-/// The event of a request that is passed on or authorized: another method, path, query or cost under the same key is another
-/// event, so that no expensive request passes as a cheap one. The body is not part of it.
+/// The event id of a request that is passed on or authorized. Another method, path, query or cost with the same key gives
+/// another event, so an expensive request cannot pass as a cheap one. The body is not part of the id.
 pub fn event_of(account: AccountId, key: &str, method: &Method, uri: &Uri, units: i64) -> EventId {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     // No key has a space in it, and no item's number is a method.

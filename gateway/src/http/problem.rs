@@ -111,7 +111,7 @@ impl Problem {
         }
     }
 
-    /// A request that came before its key's bucket had one again.
+    /// A request that came while its key's bucket was empty.
     pub fn too_fast(burst: Burst, wait: Duration) -> Self {
         let detail = format!(
             "each key may send {} requests at once and {} a second; nothing was counted: try again later",
@@ -147,7 +147,7 @@ impl Problem {
     }
 }
 
-/// A payment or another plan helps.
+/// Whether a payment or another plan would solve the problem.
 pub fn offers_upgrade(kind: Kind) -> bool {
     matches!(kind, Kind::RateLimitExceeded | Kind::SubscriptionRequired)
 }
@@ -158,7 +158,7 @@ pub fn of_the_gateway() -> impl Iterator<Item = Kind> {
     Kind::ALL.iter().copied().filter(is_ours)
 }
 
-/// Was the request admitted before it failed?
+/// Whether the request was admitted before it failed.
 pub fn was_admitted(kind: Kind) -> bool {
     use Kind::{Internal, NotRecorded, OutcomeUnknown, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable};
     matches!(
@@ -167,7 +167,7 @@ pub fn was_admitted(kind: Kind) -> bool {
     )
 }
 
-/// The same body gets the same answer at any time: only the body is wrong.
+/// Whether only the body is wrong, so that the same body always gets the same answer.
 pub fn is_of_the_body(kind: Kind) -> bool {
     matches!(kind, Kind::InvalidRequest | Kind::UnknownUsageType)
 }

@@ -108,7 +108,7 @@ pub async fn pass(
         body,
     };
     let life = gateway.life.clone();
-    // From here on units are reserved and the upstream works: the result is recorded, even if the client leaves.
+    // Units are reserved and the upstream starts to work: from here on the result is recorded even if the client leaves.
     let mut response = see_through(&life, finish(gateway, admitted, charge, request)).await?;
     rate_limit::insert_burst(response.headers_mut(), burst);
     Ok(response)
@@ -145,7 +145,7 @@ async fn finish(
     let mut response = answer.map(|body| Body::new(gateway.under_way.stream(body)));
     headers::drop_hop_by_hop(response.headers_mut(), |_| false);
     if is_head && !response.headers().contains_key(CONTENT_LENGTH) {
-        // Of unknown length: otherwise axum would announce a length of 0, which the upstream did not.
+        // A body of unknown length: otherwise axum would announce a length of 0, which the upstream did not announce.
         *response.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
     }
     Ok(told(response, receipt, upstream_time))

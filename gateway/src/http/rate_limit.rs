@@ -1,9 +1,10 @@
 //! The headers about a client's limits: `RateLimit-Policy` and `RateLimit`, as structured fields
 //! (draft-ietf-httpapi-ratelimit-headers-10), and `Retry-After`.
 //!
-//! `RateLimit-Policy: "api_call";q=10000;w=2592000` says the limit and the length of the period in seconds,
-//! `RateLimit: "api_call";r=9999;t=86400` what remains (a lower bound) and the seconds until the period ends. Where the plan has a
-//! burst limit, a second line of each says it: `"burst";q=50;w=3`, 50 requests at once and again within three seconds.
+//! `RateLimit-Policy: "api_call";q=10000;w=2592000` gives the limit and the length of the period in seconds.
+//! `RateLimit: "api_call";r=9999;t=86400` gives the remaining units (a lower bound) and the seconds until the period ends. If the
+//! plan has a burst limit, each header gets a second line: `"burst";q=50;w=3` means 50 requests at once, and 50 again after three
+//! seconds.
 
 use std::{fmt::Write, time::Duration};
 

@@ -88,7 +88,7 @@ impl RequestMetrics {
         }
     }
 
-    /// Admitted and passed on, but the status of the upstream's response is not charged.
+    /// Counts a request that was passed on and is not charged because of the upstream's status.
     pub fn upstream_refused(&self) {
         self.upstream_refused.inc();
     }

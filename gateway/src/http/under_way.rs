@@ -1,5 +1,5 @@
-//! Counts requests without an answer, and responses whose body is still being sent: at the deadline of a shutdown, a request
-//! without an answer is lost, while a stream that is cut was recorded before its head was sent.
+//! Counts requests without an answer, and responses whose body is still being sent. At the deadline of a shutdown, a request
+//! without an answer is lost. A response that is cut off was recorded before its head was sent.
 
 use std::{
     pin::Pin,

@@ -4,7 +4,7 @@ use schema::{LeaseId, Period, Standing, SubscriptionId, UsageType};
 
 use super::{reservation::Reservation, view::QuotaView};
 
-/// Units reserved for one request. Dropped without [`Admission::spent`], it gives them back.
+/// Units reserved for one request. If it is dropped without [`Admission::spent`], the units are given back.
 #[derive(Debug)]
 pub struct Admission {
     pub usage_type: UsageType,
@@ -26,12 +26,12 @@ pub enum Refusal {
     },
     /// An operator suspended the account.
     Suspended,
-    /// PostgreSQL is away, and the units at hand do not cover the cost.
+    /// PostgreSQL is unavailable, and the units at hand do not cover the cost.
     Unavailable,
 }
 
 impl Admission {
-    /// Without a lease, because the usage type is never refused.
+    /// An admission without a lease, for a usage type that is never refused.
     pub fn unleased(usage_type: UsageType, cost_units: i64, standing: &Standing, quota: QuotaView) -> Self {
         Self {
             usage_type,
@@ -61,7 +61,7 @@ impl Admission {
         }
     }
 
-    /// The event is stored: the units are gone.
+    /// Marks the units as spent, because the event is stored.
     pub fn spent(self) {
         if let Some(reservation) = self.reservation {
             reservation.spent();

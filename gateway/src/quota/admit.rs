@@ -47,8 +47,8 @@ impl Quotas {
         decided
     }
 
-    /// The fast path, by the units and refusals at hand: no lock, no await, no PostgreSQL. `None`: the units at hand do not
-    /// cover the cost, and there may be more. `remembered` counts refusals that need no question.
+    /// The fast path: uses only the units and refusals at hand, without a lock, an await or PostgreSQL. `None`: the units at hand
+    /// do not cover the cost, and there may be more. `remembered` counts refusals that need no request to PostgreSQL.
     fn at_hand(
         &self,
         account: &AccountCounters,
@@ -82,7 +82,7 @@ impl Quotas {
         Some(Ok(admission(&state, usage_type, hit)))
     }
 
-    /// Waits in the counter's queue, so that one request of a counter at a time asks for a lease.
+    /// Waits in the counter's queue, so that one request of a counter asks for a lease at a time.
     async fn admit_in_turn(
         &self,
         account: &AccountCounters,
@@ -107,7 +107,7 @@ impl Quotas {
             .unwrap_or(Err(Refusal::Unavailable))
     }
 
-    /// Requests a lease. Refused, it tries again together with the pieces at hand, then with the units of other gateways.
+    /// Requests a lease. After a refusal, it tries again together with the units at hand, then with the units of other gateways.
     async fn admit_by_lease(
         &self,
         account: &AccountCounters,
@@ -135,7 +135,7 @@ impl Quotas {
                     let at_hand = if surrender { 0 } else { held.max(before) };
                     let remained = pool.remaining().saturating_add(at_hand);
                     if !surrender && at_hand > 0 && remained >= cost {
-                        // The pieces at hand may cover the cost together with the pool.
+                        // Together, the units at hand and the pool may cover the cost.
                         surrender = true;
                         continue;
                     }
@@ -181,7 +181,7 @@ pub(super) fn entitled(state: &State, usage_type: UsageType) -> Result<Allowance
     }
 }
 
-/// The remembered refusal of `cost`, with the numbers of now.
+/// The remembered refusal of `cost`, with current numbers.
 pub(super) fn remembered_refusal(
     counter: &Counter,
     allowance: Allowance,
@@ -193,7 +193,7 @@ pub(super) fn remembered_refusal(
     Some(view::view(allowance, *period, seen))
 }
 
-// On the fast path: a call costs as much as its body.
+// This is on the fast path, where a function call would cost as much as the body.
 #[inline(always)]
 fn admission(state: &State, usage_type: UsageType, hit: Hit) -> Admission {
     let allowance = state.allowance(usage_type);

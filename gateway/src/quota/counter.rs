@@ -45,7 +45,7 @@ use crate::accounts::account::State;
 pub(crate) struct Counter {
     held: ArcSwap<Held>,
     core: Mutex<Core>,
-    /// The cost for which a renewal was requested; 0: none is.
+    /// The cost for which a renewal was requested. 0: no renewal is requested.
     renewal: AtomicI64,
     signals: Arc<Signals>,
     /// Requests that the fast path did not serve.
@@ -113,8 +113,8 @@ impl Counter {
         if held.period == *period { held.open_units() } else { 0 }
     }
 
-    /// Units of this period that PostgreSQL counts as granted to this gateway and no request has: open ones, and closed ones on
-    /// their way back.
+    /// Units of this period that PostgreSQL counts as granted to this gateway and that no request has reserved: open units, and
+    /// units of closed leases on their way back.
     pub fn unspent_units(&self, period: &Period) -> i64 {
         let core = self.core();
         let on_their_way = core
@@ -129,8 +129,8 @@ impl Counter {
         self.signals.request_service();
     }
 
-    /// Requests a lease that covers `cost`, and waits for the answer. One request of a counter at a time does so: the caller
-    /// has reached its slot in the queue. `surrender`: see [`LeaseRequest::surrender`].
+    /// Requests a lease that covers `cost`, and waits for the answer. The caller must be first in the queue, so that one request
+    /// of a counter asks at a time. `surrender`: see [`LeaseRequest::surrender`].
     pub async fn request_lease(&self, state: &Arc<State>, cost: i64, surrender: bool) -> LeaseAnswer {
         let Some(_permit) = self.signals.requests.permit() else {
             return LeaseAnswer::Unavailable;
@@ -146,20 +146,19 @@ impl Counter {
         answer.await.unwrap_or(LeaseAnswer::Unavailable)
     }
 
-    /// Leaves a request for the lease client. A request that is still there belongs to a client that left.
+    /// Leaves a request for the lease client. It replaces an earlier request, whose client has left.
     fn leave(&self, request: LeaseRequest) {
         self.core().request = Some(request);
     }
 
-    /// Closes every lease and has the unspent units given back. No refusal that is remembered holds any more, since the limit
-    /// may have changed.
+    /// Closes every lease and has the unspent units given back. Forgets remembered refusals, because the limit may have changed.
     pub fn close(&self) {
         // Close the counter before giving units back: the other order admits the same unit twice.
         self.close_leases();
         self.request_service();
     }
 
-    /// Closes every lease, and forgets the leases and all that is owed: their run was ended by others, who settle it.
+    /// Closes and forgets every lease, and all that is owed: another service ended their run and settles it.
     pub fn abandon(&self) {
         self.close_leases();
         let mut core = self.core();
@@ -168,7 +167,7 @@ impl Counter {
         core.forget_recalls();
     }
 
-    /// It has spent nothing for `idle_after`.
+    /// Whether the counter has spent nothing for `idle_after`.
     pub fn is_idle(&self, now: Instant, idle_after: Duration) -> bool {
         let held = self.held.load();
         let Some(newest) = &held.newer else {
@@ -191,18 +190,18 @@ impl Counter {
         }
     }
 
-    /// Nothing is held and nothing is owed.
+    /// Whether the counter holds nothing and owes nothing.
     pub fn is_empty(&self) -> bool {
         let core = self.core();
         core.closing.is_empty() && self.held.load().leases().next().is_none()
     }
 
-    /// Units wait to be given back. (A lease that is merely used up waits for the next transaction.)
+    /// Whether units wait to be given back. (A lease that is only used up waits for the next transaction.)
     pub fn has_units_to_give(&self) -> bool {
         self.core().owes_units()
     }
 
-    /// Something is owed to PostgreSQL, if only the end of a lease.
+    /// Whether the counter owes PostgreSQL anything, even if it is only the end of a lease.
     pub fn owes(&self) -> bool {
         !self.core().closing.is_empty()
     }
@@ -274,7 +273,7 @@ impl Counter {
         }
     }
 
-    /// A lease that is used up goes back along with the next request, instead of in a transaction of its own.
+    /// Closes leases that are used up. They go back with the next request, not in a transaction of their own.
     fn close_used_up(&self, core: &mut Core) {
         let held = self.held.load();
         let Some(older) = held.older.as_ref().filter(|older| older.units.left() == 0) else {

@@ -22,9 +22,9 @@ pub struct AccountCounters {
 
 pub(crate) struct Counters {
     requests: Arc<LeaseRequests>,
-    /// One object for each account, as long as any key or lease refers to it: two would count apart.
+    /// One object for each account, as long as a key or a lease refers to it. Two objects would count separately.
     known: Mutex<HashMap<AccountId, Weak<AccountCounters>>>,
-    /// Accounts that hold or owe leases: even when the cache forgets an account, what it holds is given back.
+    /// Accounts that hold or owe leases. They stay here even if the cache forgets them, so that their units are given back.
     holders: Mutex<HashMap<AccountId, Arc<AccountCounters>>>,
     emptied: Notify,
 }
@@ -55,7 +55,7 @@ impl AccountCounters {
         self.account.usage_types().iter().copied().zip(&self.counters)
     }
 
-    /// Units may have come back somewhere: no refusal that is remembered holds any more.
+    /// Forgets remembered refusals, because units may have come back somewhere.
     pub(crate) fn void_refusals(&self) {
         self.each().for_each(|(_, counter)| counter.refusals().void());
     }
@@ -76,7 +76,7 @@ impl Counters {
         lock(&self.known).get(&id)?.upgrade()
     }
 
-    /// All accounts in memory. Those that nothing refers to any more are forgotten.
+    /// Returns all accounts in memory, and forgets those that nothing refers to any more.
     pub fn all_known(&self) -> Vec<Arc<AccountCounters>> {
         let mut known = Vec::new();
         lock(&self.known).retain(|_, account| {
@@ -86,7 +86,7 @@ impl Counters {
         known
     }
 
-    /// The one object of this account: the one that another key brought meanwhile, or a new one.
+    /// Returns the account's only object: an existing one that another key uses, or a new one.
     pub fn share(&self, account: Account) -> Arc<AccountCounters> {
         let mut known = lock(&self.known);
         if let Some(shared) = known.get(&account.id).and_then(Weak::upgrade) {
@@ -98,8 +98,8 @@ impl Counters {
         counters
     }
 
-    /// Holders, under their lock: whoever makes a counter hold something calls [`Holders::note`] under the same lock, so that
-    /// nobody sees the account in between.
+    /// Locks the holders. Code that makes a counter hold something calls [`Holders::note`] under the same lock, so that no other
+    /// code sees the account in between.
     pub fn holders(&self) -> Holders<'_> {
         Holders {
             counters: self,
@@ -111,7 +111,7 @@ impl Counters {
         lock(&self.holders).values().cloned().collect()
     }
 
-    /// Waits until nothing is held and nothing is owed.
+    /// Waits until no account holds or owes anything.
     pub async fn emptied(&self) {
         loop {
             let notified = self.emptied.notified();
@@ -129,7 +129,7 @@ impl Counters {
         }
     }
 
-    /// The run that all leases belong to was ended by others, who settle it: nothing of it is kept or given back.
+    /// Drops all leases without giving them back, because another service ended their run and settles it.
     pub fn abandon_all(&self) {
         let mut holders = lock(&self.holders);
         for holder in holders.values() {
@@ -140,7 +140,8 @@ impl Counters {
         self.emptied.notify_waiters();
     }
 
-    /// Until the service stops: gives back what nobody spends, and asks again for service where units could not be given back.
+    /// Runs until the service stops. Gives back units of idle counters, and requests service again for counters that still owe
+    /// units.
     pub async fn sweep(self: Arc<Self>, idle_after: Duration, life: Lifecycle) {
         let mut ticks = tokio::time::interval((idle_after / 4).max(Duration::from_millis(10)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

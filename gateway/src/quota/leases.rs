@@ -1,4 +1,4 @@
-//! Leases: what counters request and owe, gathered into few transactions of PostgreSQL.
+//! Leases: gathers the requests and returns of all counters into few PostgreSQL transactions.
 //!
 //! | to find | open |
 //! |---|---|
@@ -25,14 +25,15 @@ use crate::accounts::account::State;
 pub(crate) struct LeaseRequest {
     pub state: Arc<State>,
     pub cost: i64,
-    /// Close and give back what the counter holds, in the same transaction: together with the pool it may cover the cost.
+    /// Close the counter's leases and give their units back in the same transaction. Together with the pool they may cover the
+    /// cost.
     pub surrender: bool,
     pub reply: oneshot::Sender<LeaseAnswer>,
 }
 
 #[derive(Debug)]
 pub(crate) enum LeaseAnswer {
-    /// If nobody takes the answer, dropping it puts the units back.
+    /// If no request takes the answer, dropping it puts the units back.
     Granted(Hit),
     Refused {
         pool: Pool,
@@ -45,31 +46,32 @@ pub(crate) enum LeaseAnswer {
 /// Other gateways that hold leases of a pool that does not cover a cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Others {
-    /// They live: their unspent units can be recalled.
+    /// Live runs. Their unspent units can be recalled.
     pub runs: Vec<RunId>,
-    /// There is one more that cannot be asked now, and may be later: it spools, or its heartbeat stopped.
+    /// Another run holds leases and cannot be asked now: it spools, or its heartbeat stopped.
     pub out_of_reach: bool,
 }
 
 pub(crate) type Delivery = (oneshot::Sender<LeaseAnswer>, LeaseAnswer);
 
-/// What a counter wants done.
+/// The work of one counter in a transaction.
 pub(crate) struct Work {
     pub give_backs: Vec<GiveBack>,
     pub want: Option<Want>,
 }
 
-/// Units of a closed lease, as an absolute total: giving back twice gives back once.
+/// Units of a closed lease, as an absolute total, so that repeating it changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GiveBack {
     pub lease_id: LeaseId,
     pub period_start: i64,
     pub total: i64,
-    /// No reservation remains: the lease is returned.
+    /// No reservation remains, so the lease is returned.
     pub last: bool,
 }
 
-/// A lease to be granted. The id is made here, once: requested again after an unknown outcome, the lease is granted once.
+/// A lease to be granted. The gateway chooses its id once, so a request that is repeated after an unknown outcome grants one
+/// lease.
 pub(crate) struct Want {
     pub lease_id: LeaseId,
     pub period: Period,
@@ -77,7 +79,7 @@ pub(crate) struct Want {
     pub wanted: i64,
     /// The counter's epoch at the request.
     pub epoch: u64,
-    /// `None`: a renewal, for which nobody waits.
+    /// `None`: a renewal, for which no request waits.
     pub ask: Option<LeaseRequest>,
 }
 

@@ -1,4 +1,4 @@
-//! Looks at quotas without spending: all usage types of an account, or whether one cost would be admitted.
+//! Reads quotas without spending: all usage types of an account, or whether one cost would be admitted.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl Quotas {
         Ok(account.each().map(view).collect())
     }
 
-    /// Would `cost` units be admitted now? Spends nothing, reserves nothing.
+    /// Checks whether `cost` units would be admitted now. Spends and reserves nothing.
     pub async fn check(
         &self,
         account: &AccountCounters,
@@ -64,7 +64,7 @@ impl Quotas {
         }
     }
 
-    /// PostgreSQL's answer, within the time that a request may wait for a permit and the answer.
+    /// Runs a query. The wait for a permit and for the answer has one time limit, the same as for requests.
     async fn answered<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Refusal> {
         let answer = async {
             let _permit = self.inner.reads.acquire().await;
@@ -81,7 +81,8 @@ impl Quotas {
     }
 }
 
-/// One usage type as PostgreSQL has just described it, less the units that are unspent here. `None`: nothing was requested yet.
+/// The view of one usage type from PostgreSQL's current pool, less the units that are unspent here. `None`: nothing was
+/// requested yet.
 fn stored_view(account: &AccountCounters, state: &State, usage_type: UsageType, pool: Option<Pool>) -> QuotaView {
     let (allowance, period) = (state.allowance(usage_type), state.standing.period);
     if allowance.mode != Mode::Limited {

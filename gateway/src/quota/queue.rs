@@ -1,5 +1,5 @@
-//! The queue before a counter: one request at a time asks for a lease, in the order of arrival. The lease that it brings serves
-//! the requests behind it, and so does its refusal ([`super::refusals`]).
+//! The queue of a counter: requests ask for a lease one at a time, in the order of arrival. The requests behind use the same
+//! lease, or the same refusal ([`super::refusals`]).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,16 +18,16 @@ pub(crate) struct Slot<'a> {
 }
 
 impl Queue {
-    /// A slot, unless `most` are taken.
+    /// Takes a slot, unless `most` are taken.
     pub fn join(&self, most: usize) -> Option<Slot<'_>> {
         let slot = Slot { queue: self };
-        // When all are taken, the slot is dropped here, and counts itself out again.
+        // If all are taken, the slot is dropped here, which decrements the count again.
         (self.waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(slot)
     }
 }
 
 impl<'a> Slot<'a> {
-    /// Waits until no request ahead asks. While the guard lives, no request behind asks.
+    /// Waits until no request ahead asks for a lease. While the guard exists, no request behind asks.
     pub async fn reached(&self) -> MutexGuard<'a, ()> {
         self.queue.asking.lock().await
     }

@@ -1,4 +1,4 @@
-//! The quota core of one gateway: its parts, the run that leases are taken for, and giving everything back at the end.
+//! The quotas of one gateway: their parts, the run that leases are taken for, and returning everything at the end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use super::{
     recall::{self, Recalls},
 };
 
-/// Queries at once of requests that only look.
+/// Maximum number of concurrent queries of requests that only read quotas.
 const READS_MAX: usize = 2;
 
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub struct QuotaSettings {
     pub recall_wait: Duration,
     /// Counters served by one transaction.
     pub transaction_counters_max: usize,
-    /// How long a transaction is tried before PostgreSQL counts as away.
+    /// How long a transaction is tried before PostgreSQL counts as unavailable.
     pub transaction_deadline: Duration,
     /// How long [`Quotas::return_all`] waits for requests under way and for PostgreSQL.
     pub return_deadline: Duration,
@@ -70,7 +70,7 @@ pub(super) struct Inner {
     pub counters: Arc<Counters>,
     pub recalls: Arc<Recalls>,
     pub pool: PgPool,
-    /// Permits of requests that only look: however often they come, leases and heartbeats find a connection.
+    /// Permits of requests that only read quotas. They leave connections for leases and heartbeats.
     pub reads: Semaphore,
     pub settings: QuotaSettings,
     /// Ends the lease client.
@@ -78,8 +78,8 @@ pub(super) struct Inner {
 }
 
 impl Quotas {
-    /// Starts the lease client, which lives until [`Quotas::return_all`] has ended, and the sweep, which stops with the service.
-    /// Other gateways are heard once [`recall::follow`] is called.
+    /// Starts the lease client, which runs until [`Quotas::return_all`] has ended, and the sweep, which stops with the service.
+    /// [`recall::follow`] starts listening to other gateways.
     pub fn new(
         pool: PgPool,
         client: Client,
@@ -125,7 +125,7 @@ impl Quotas {
         }
     }
 
-    /// All lanes of `run` are open: leases may be taken for it. Leases of another run are dropped.
+    /// Starts to take leases for `run`, whose lanes are all open. Drops leases of another run.
     pub fn start_run(&self, run: RunId) {
         if self.inner.requests.run().is_some_and(|before| before != run) {
             self.drop_run();
@@ -133,27 +133,27 @@ impl Quotas {
         self.inner.requests.set_run(Some(run));
     }
 
-    /// The run was fenced: every lease of it is dropped. Nothing of it is given back, since settling does that.
+    /// Drops every lease of the run, because it was fenced. Gives nothing back, because settling does that.
     pub fn drop_run(&self) {
         self.inner.requests.set_run(None);
         self.inner.counters.abandon_all();
     }
 
-    /// The run that PostgreSQL does not call live any more, as found out by a request for a lease: it has to be dropped and
+    /// The run that is no longer active in PostgreSQL, as a transaction of the lease client found out. It must be dropped and
     /// replaced. Until then requests are served from the leases at hand.
     pub fn run_lost(&self) -> watch::Receiver<Option<RunId>> {
         self.inner.requests.run_lost()
     }
 
-    /// Closes every counter, gives all unspent units back and waits until no reservation remains, or until the deadline.
-    /// Nothing is admitted under a limit afterwards.
+    /// Closes every counter, gives all unspent units back, and waits until no reservation remains or the deadline passes.
+    /// Afterwards nothing is admitted under a limit.
     pub async fn return_all(&self) {
         let Inner { requests, counters, .. } = &*self.inner;
         requests.drain();
         let emptied = async {
             loop {
                 counters.close_all();
-                // Again and again: a request may give units back just before it can know that the gateway stops.
+                // Repeat this: a request may give units back just before it can notice that the gateway stops.
                 if timeout(Duration::from_millis(100), counters.emptied()).await.is_ok() {
                     return;
                 }

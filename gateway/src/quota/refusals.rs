@@ -19,7 +19,7 @@ use schema::Period;
 
 use super::view::Seen;
 
-/// The longest time that a refusal is remembered, whatever is announced or lost.
+/// The longest time that a refusal is remembered. It limits the effect of lost announcements.
 pub(crate) const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 /// The same where a gateway may hold units but could not be asked, or announcements do not arrive: returned units would not be
 /// announced.
@@ -52,11 +52,11 @@ struct Known {
 impl Refusals {
     /// `units` can be spent again, here or at another gateway.
     pub fn came_back(&self, units: i64) {
-        // It wraps, and only differences are looked at.
+        // It may wrap around, because only differences are used.
         self.came_back.fetch_add(units, Ordering::SeqCst);
     }
 
-    /// Any number of units may have come back: no refusal holds that is remembered, or is being asked for.
+    /// Invalidates the remembered refusal and one that is being asked for: any number of units may have come back.
     pub fn void(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }

@@ -14,7 +14,7 @@ pub(crate) struct HeldLease {
     signals: Arc<Signals>,
 }
 
-/// Units of one request. Dropped without [`Reservation::spent`], it puts them back.
+/// Reserved units of one request. If it is dropped without [`Reservation::spent`], the units are put back.
 pub(crate) struct Reservation {
     lease: Arc<HeldLease>,
     cost: i64,

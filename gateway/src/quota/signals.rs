@@ -1,5 +1,5 @@
-//! The signals of one counter: to the lease client, that there is work; to other gateways, that units came back. The counter and
-//! its leases share them, so that leases need not know the counter.
+//! The signals of one counter. They tell the lease client that there is work, and other gateways that units came back. The
+//! counter and its leases share them, so that leases need no reference to the counter.
 
 use std::{
     sync::{
@@ -52,10 +52,10 @@ impl Signals {
         self.queued.look();
     }
 
-    /// A request ended without spending the `units` that it had reserved. `closed`: nobody can spend them here any more.
+    /// Handles a request that ended without spending its reserved `units`. `closed`: they can no longer be spent here.
     ///
-    /// Called after the units are back in the lease: a gateway that hears of them too early asks in vain, and remembers a
-    /// refusal.
+    /// Call it only after the units are back in the lease. A gateway that is notified too early gets none of them, and remembers
+    /// a refusal.
     pub fn units_came_back(&self, units: i64, closed: bool) {
         self.refusals.came_back(units);
         if self.is_watched() {
@@ -67,7 +67,7 @@ impl Signals {
         }
     }
 
-    /// Other gateways are told of units that come back here, until `until`.
+    /// Announces units that come back here to other gateways, until `until`.
     pub fn watch(&self, until: Instant) {
         *self.until() = Some(until);
         self.watched.store(true, Ordering::Release);

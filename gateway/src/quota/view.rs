@@ -24,7 +24,7 @@ pub struct Seen {
     pub held: i64,
     /// As PostgreSQL last answered.
     pub pool: Pool,
-    /// The pool cannot have changed since: PostgreSQL has just answered, or no other gateway lived.
+    /// The pool cannot have changed since: PostgreSQL has just answered, or no other gateway was alive.
     pub is_current: bool,
 }
 

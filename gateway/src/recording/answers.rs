@@ -1,12 +1,11 @@
-//! First answers to requests with an `Idempotency-Key`: the same request again gets the same answer, byte for byte, and
-//! spends nothing.
+//! Stores the first answer to each `Idempotency-Key`. A repeated request gets the same answer, byte for byte, and spends nothing.
 //!
-//! Remembered are only answers that say "counted". Whatever was not counted (`429`, `402`, `503`, a mistake in the body)
-//! leaves no trace, so that the same key may be used again. What may have been counted (`504`, a batch of which some items
-//! were not) may be retried by the same request only; another request is refused.
+//! Only answers to counted requests are stored. If a request was not counted (`429`, `402`, `503`, an invalid body), nothing is
+//! stored, and the client may use the key again. If it may have been counted (`504`, or a batch with items that were not
+//! counted), only the same request may be retried. Another request with the key is refused.
 //!
-//! Of this gateway only, and only as long as there is room: it spares the client a second spend and keeps the answer. That a
-//! key is counted once, through all gateways and restarts, is the ingestor's doing.
+//! The store belongs to one gateway and has limited memory. It returns the first answer and avoids a second spend. The ingestor
+//! ensures that a key is counted once across all gateways and restarts.
 
 mod store;
 
@@ -55,7 +54,7 @@ pub struct Answers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
-/// An answer that said "counted".
+/// The answer to a counted request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     status: StatusCode,
@@ -63,19 +62,18 @@ pub struct Answer {
     body: Bytes,
 }
 
-/// Results of a batch, by index: of the items that were counted, as they were answered.
+/// Results of the counted items of a batch, by index, as they were sent.
 pub type Counted = Arc<[Option<Box<RawValue>>]>;
 
 /// How to treat a request with a key.
 pub enum Claim {
-    /// To be done, as the only one with this key.
+    /// No other request with this key is under way: try it now.
     Try(Try),
-    /// It was done: this was its answer.
+    /// It was done before, with this answer.
     Again(Answer),
 }
 
-/// The right to work on a key. Dropped without a word (a panic, a shutdown), it leaves behind that the request may have been
-/// counted.
+/// The right to work on a key. If it is dropped without a result (a panic, a shutdown), the request counts as maybe counted.
 pub struct Try {
     answers: Arc<Answers>,
     name: EventId,
@@ -153,7 +151,7 @@ impl Answers {
 impl Fingerprint {
     pub fn of(method: &Method, path: &str, body: &[u8]) -> Self {
         let mut hash = Sha256::new();
-        // No method and no path holds a zero byte, so no two requests run together to one text.
+        // No method or path contains a zero byte, so different requests never give the same text.
         for part in [method.as_str().as_bytes(), b"\0", path.as_bytes(), b"\0", body] {
             hash.update(part);
         }
@@ -162,7 +160,7 @@ impl Fingerprint {
 }
 
 impl Answer {
-    /// Of a response with its body at hand.
+    /// The answer of a complete response.
     pub fn of(response: &axum::http::Response<Bytes>) -> Self {
         let headers = response.headers().iter();
         Self {
@@ -173,7 +171,7 @@ impl Answer {
         }
     }
 
-    /// The answer again, which says so.
+    /// The stored answer, with a header that marks it as replayed.
     pub fn again(self) -> Response {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
@@ -191,12 +189,12 @@ impl Answer {
 }
 
 impl Try {
-    /// It was counted, and this is the answer for good.
+    /// It was counted, and this is the final answer.
     pub fn answered(mut self, answer: Answer) {
         self.end = Some(End::Answered(answer));
     }
 
-    /// Certainly nothing was counted: as if it had never been asked.
+    /// Certainly nothing was counted: the key is free again.
     pub fn not_counted(mut self) {
         self.end = Some(match self.counted.take() {
             None => End::NotCounted,
@@ -204,12 +202,12 @@ impl Try {
         });
     }
 
-    /// Nobody knows: the same request may be retried, another one may not use the key.
+    /// It is unknown whether it was counted: the same request may be retried, and another one may not use the key.
     pub fn maybe_counted(self) {
         drop(self);
     }
 
-    /// Some items of a batch were counted, and others may yet be.
+    /// Some items of a batch were counted. The other items may still be counted later.
     pub fn counted_in_part(mut self, counted: Counted) {
         self.end = Some(End::Open(Some(counted)));
     }

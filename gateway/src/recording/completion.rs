@@ -1,5 +1,5 @@
-//! Work that is completed even if nobody waits for it any more: when a client hangs up while the upstream works, that work
-//! is still recorded, and its units are still spent or given back.
+//! Completes work even if its client disconnects. If a client leaves while the upstream works, the request is still recorded,
+//! and its units are still spent or given back.
 
 use std::{
     future::Future,
@@ -9,8 +9,8 @@ use std::{
 
 use service::Lifecycle;
 
-/// Runs where it is awaited. Dropped before its end, it goes on as a task of `life`, for which shutdown waits, until `life`
-/// stops.
+/// Runs where it is awaited. If it is dropped before its end, it continues as a task of `life` until `life` stops. Shutdown waits
+/// for it.
 pub struct Completion<F>
 where
     F: Future + Send + 'static,
@@ -39,7 +39,7 @@ where
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Taken out while it runs: work that panics must not be polled again when this is dropped.
+        // Take the work out while it runs: after a panic it must not be polled again when this is dropped.
         let mut work = self.work.take().expect("a future is not polled after its end");
         let poll = work.as_mut().poll(context);
         if poll.is_pending() {
@@ -55,11 +55,11 @@ where
     F::Output: Send + 'static,
 {
     fn drop(&mut self) {
-        // Outside a runtime there is nothing left that could run it.
+        // Outside a runtime nothing can run it.
         if let Some(work) = self.work.take()
             && tokio::runtime::Handle::try_current().is_ok()
         {
-            // Until the deadline of a shutdown. Work that is dropped then gives its reserved units back.
+            // It runs until the deadline of a shutdown at most. Work that is dropped then gives its reserved units back.
             let cut = self.life.token();
             drop(
                 self.life

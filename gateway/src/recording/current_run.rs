@@ -1,4 +1,4 @@
-//! The run that records now. Requests whose run ended before they were recorded wait here for the next one.
+//! The current run. Requests whose run ended before they were recorded wait here for the next run.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ pub struct CurrentRun {
 }
 
 impl CurrentRun {
-    /// `run`, until the sender names another. If the sender is dropped, there will be no other.
+    /// Starts with `run`. The sender replaces it. If the sender is dropped, there will be no other run.
     pub fn new(run: RunId, patience: Duration) -> (watch::Sender<RunId>, Self) {
         let (changes, run) = watch::channel(run);
         (changes, Self { run, patience })
     }
 
-    /// Waits for the run that replaces `ended`. False: there is none by `deadline`, or there will never be one.
+    /// Waits for the run that replaces `ended`. `false`: there is none by `deadline`, or there will never be one.
     pub async fn is_after(&self, ended: RunId, deadline: Instant) -> bool {
         let mut run = self.run.clone();
         matches!(timeout_at(deadline, run.wait_for(|run| *run != ended)).await, Ok(Ok(_)))

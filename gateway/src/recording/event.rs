@@ -1,4 +1,4 @@
-//! The event of one request, and what its client is told about it.
+//! The event of one request, and the receipt for its client.
 
 use std::net::IpAddr;
 
@@ -17,13 +17,13 @@ pub struct Facts {
     pub address: IpAddr,
     pub user_agent: String,
     pub idempotency_key: Option<String>,
-    /// Retries with the same key name the same event, through any gateway: it is counted once. `None`: a new event.
+    /// Retries with the same key name the same event at every gateway, so it is counted once. `None`: a new event.
     pub event_id: Option<EventId>,
     /// When the request was admitted, in Unix milliseconds.
     pub time_ms: i64,
 }
 
-/// What is recorded of a request.
+/// The facts about a recorded request that its client sees.
 #[derive(Clone, Copy, Debug)]
 pub struct Receipt {
     pub event_id: EventId,
@@ -49,7 +49,7 @@ pub fn charged(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (
 pub(super) fn failed(key: &Key, admission: &Admission, facts: Facts, status: u16) -> (Receipt, UsageEvent) {
     let event = UsageEvent {
         event_id: EventId::new(),
-        // Without the client's key: otherwise the retry that succeeds would count as a duplicate of this one.
+        // Without the client's key: otherwise a later successful retry would count as a duplicate of this event.
         idempotency_key: String::new(),
         ..event(key, admission, facts, status)
     };

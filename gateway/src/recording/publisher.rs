@@ -1,4 +1,4 @@
-//! Events on their way to their lanes, each with the admission that pays for it.
+//! Publishes events to their lanes, each with the admission that holds its units.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ impl lane::publisher::Units for Admission {
     }
 }
 
-/// The lengths of the lanes' queues. They are measured when metrics are read, so that a request counts nothing.
+/// The lengths of the lanes' queues. They are measured when metrics are read, so that requests need not count them.
 #[derive(Debug)]
 pub struct Queues(pub Publisher);
 

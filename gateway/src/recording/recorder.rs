@@ -1,8 +1,10 @@
-//! Decides before a request is served and records after it. What is acknowledged is stored; what is not stored is given back.
+//! Admits a request before it is served and records it afterwards. An acknowledged event is stored. Units of an event that is not
+//! stored are given back.
 //!
-//! Others may end a run while its gateway lives: it was silent for too long. An event that had not reached its lane by then
-//! never will, so its request is **admitted again**, in the next run and with units of that run. The units of the ended run are
-//! settled by others. Only an event that is certainly not stored is treated so, and the upstream is not asked again.
+//! A billing worker may end the run of a live gateway whose heartbeat stopped for too long. An event that has not reached its
+//! lane by then never will. So its request is **admitted again**, in the next run and with units of that run. The billing worker
+//! settles the units of the ended run. Only requests whose events are certainly not stored are admitted again, and the upstream
+//! is not called again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,10 +24,10 @@ use crate::{
     quota::{Admission, Quotas, Refusal},
 };
 
-/// Further runs that one request may be admitted in after its first. A gateway that loses more runs in a row reports it.
+/// How often one request may be admitted again after its first run. If the gateway loses more runs in a row, it reports that.
 const RUNS_AFTER_MAX: u32 = 2;
 
-/// What recording takes: units, a slot in the account's lane, and the run that both belong to.
+/// The parts that recording needs: quotas, lanes, and the current run.
 pub struct Recorder {
     pub quotas: Quotas,
     pub publisher: Publisher,
@@ -43,22 +45,22 @@ pub struct RecorderMetrics {
 /// Why a request is not recorded.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RecordError {
-    /// Before anything was spent: the account's lane takes no more events now.
+    /// The account's lane accepts no more events now. Nothing was spent.
     LaneClosed,
-    /// Before anything was spent: its units are refused.
+    /// The units were refused. Nothing was spent.
     Refused {
         refusal: Refusal,
         usage_type: UsageType,
         cost: i64,
         now_s: i64,
     },
-    /// Certainly not stored: the units are given back.
+    /// The event is certainly not stored. The units are given back.
     NotStored,
-    /// Stored once or not at all; nobody knows yet.
+    /// It is unknown yet whether the event is stored. It is stored at most once.
     OutcomeUnknown,
 }
 
-/// An admitted request with its slot in the lane. Dropped, it gives back both.
+/// An admitted request with its slot in the lane. Dropping it gives back the slot and the units.
 pub struct Admitted {
     slot: Slot,
     admission: Admission,
@@ -67,7 +69,7 @@ pub struct Admitted {
 }
 
 impl RecordError {
-    /// Trying again soon may help.
+    /// Whether a retry may soon succeed.
     fn is_passing(&self) -> bool {
         matches!(
             self,
@@ -82,13 +84,13 @@ impl RecordError {
 }
 
 impl Recorder {
-    /// A slot in the account's lane. It comes before a unit is spent.
+    /// Takes a slot in the account's lane. Call it before any unit is spent.
     pub fn reserve(&self, key: &Key) -> Result<Slot, RecordError> {
         let slot = self.publisher.reserve(key.account.id);
         slot.map_err(|_| RecordError::LaneClosed)
     }
 
-    /// The units of a request, without a slot in the lane.
+    /// Reserves the units of a request, without a slot in the lane.
     pub async fn admit_units(
         &self,
         key: &Key,
@@ -105,7 +107,7 @@ impl Recorder {
         })
     }
 
-    /// A slot in the lane, then the units.
+    /// Takes a slot in the lane, then reserves the units.
     pub async fn admit(
         &self,
         key: Arc<Key>,
@@ -124,9 +126,9 @@ impl Recorder {
         })
     }
 
-    /// The request succeeded: records it with its units, and returns once the record is durable.
+    /// Records a successful request with its units, and returns when the record is durable.
     ///
-    /// Dropped while it waits, it changes nothing: the lane has the event and its units, and completes both.
+    /// Dropping it while it waits changes nothing: the lane has the event and its units, and completes both.
     pub async fn charge(&self, admitted: Admitted, status: u16) -> Result<Receipt, RecordError> {
         let deadline = Instant::now() + self.current_run.patience;
         let (receipt, event) = event::charged(&admitted.key, &admitted.admission, admitted.facts, status);
@@ -140,9 +142,8 @@ impl Recorder {
         }
     }
 
-    /// Charges an event that is certainly not stored, because the run `ended` before it was: waits for the next run and admits
-    /// the request there, by `deadline`. If it cannot be admitted any more, it is refused like a new request. The event keeps
-    /// its id.
+    /// Charges an event that is certainly not stored, because its run `ended` first. Waits for the next run and admits the
+    /// request there, by `deadline`. If it cannot be admitted, it is refused like a new request. The event keeps its id.
     pub async fn charge_again(
         &self,
         key: &Key,
@@ -156,7 +157,7 @@ impl Recorder {
                 break;
             }
             let (slot, admission, time_ms) = self.admit_again(key, &receipt, deadline).await?;
-            // The period is that of the new admission, so the time is, too.
+            // The event gets the period of the new admission, and so its time, too.
             event::stamp(&mut event, &admission, time_ms);
             let receipt = event::receipt(&event, &admission);
             let outgoing = Outgoing {
@@ -165,7 +166,7 @@ impl Recorder {
             };
             self.metrics.admitted_again.inc();
             debug!(event.id = %event.event_id, run.ended = %ended, "admitted a request again: its run had ended");
-            // Dropped at the deadline, it changes nothing: the lane has the event and its units.
+            // A drop at the deadline changes nothing: the lane has the event and its units.
             match timeout_at(deadline, slot.publish(vec![outgoing])).await {
                 Ok(Outcome::RunEnded(run)) => ended = run,
                 Ok(outcome) => return self.settled(outcome).map(|()| receipt),
@@ -175,8 +176,8 @@ impl Recorder {
         self.settled(Outcome::RunEnded(ended)).map(|()| receipt)
     }
 
-    /// A slot and units of the current run for a request that was served already. PostgreSQL may have been out of reach for as
-    /// long as the run was ending. Errors that pass are waited out until `deadline`, since nobody can take the work back.
+    /// Takes a slot and units of the current run for a request that was already served. PostgreSQL may have been unavailable
+    /// while the run ended. The served request cannot be undone, so temporary errors are retried until `deadline`.
     async fn admit_again(
         &self,
         key: &Key,
@@ -187,7 +188,8 @@ impl Recorder {
         loop {
             let time_ms = clock::now_ms();
             let now_s = time_ms.div_euclid(1_000);
-            // In the order of every request: a slot in the new run's lane, then units, which cannot be of an older run.
+            // The same order as for every request: first a slot in the new run's lane, then units, which are never of an older
+            // run.
             let admitted = match self.reserve(key) {
                 Ok(slot) => self
                     .admit_units(key, receipt.usage_type, receipt.cost_units, now_s)
@@ -203,7 +205,7 @@ impl Recorder {
         }
     }
 
-    /// What an outcome of the lane means to the request that waits for it.
+    /// Converts an outcome of the lane into the result of the request that waits for it.
     pub fn settled(&self, outcome: Outcome) -> Result<(), RecordError> {
         match outcome {
             Outcome::Stored => {
@@ -217,7 +219,7 @@ impl Recorder {
 }
 
 impl Admitted {
-    /// The request failed after it was admitted: gives the units back, and records it with none.
+    /// Handles a request that failed after it was admitted: gives the units back, and records it without units.
     pub fn fail(self, status: u16) -> Receipt {
         let (receipt, event) = event::failed(&self.key, &self.admission, self.facts, status);
         // First, so that the next request has the units at once.

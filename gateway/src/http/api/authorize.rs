@@ -1,13 +1,13 @@
 //! `/v1/authorize`: for a proxy that asks before it passes a request on (nginx `auth_request`, Traefik ForwardAuth, Envoy
-//! ext_authz). Charges at the decision: what the upstream answers is not seen here.
+//! ext_authz). It charges when it decides, because the gateway never sees the upstream's answer.
 //!
-//! | proxy | says which request it asks about in |
+//! | proxy | names the original request in |
 //! |---|---|
 //! | nginx | `X-Original-Method` and `X-Original-URI`, both set by `proxy_set_header` |
 //! | Traefik | `X-Forwarded-Method` and `X-Forwarded-Uri` |
 //! | Envoy | the method, and the path after `/v1/authorize` |
 //!
-//! nginx takes `401` as it is and turns `402`, `429` and `503` into its own `500`, unless an `error_page` says otherwise.
+//! nginx passes `401` on. It turns `402`, `429` and `503` into its own `500`, unless an `error_page` changes that.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
-/// The request that is asked about.
+/// The original request, which the proxy asks about.
 #[derive(Debug, PartialEq, Eq)]
 struct Original {
     method: Method,
@@ -75,8 +75,8 @@ pub async fn decide(
         }
     };
     let account = key.account.id;
-    // The client's own key, which the proxy sends along: a retry that is charged again at the decision is dropped as a
-    // duplicate, as if it had passed through this gateway.
+    // The client's own key, which the proxy forwards: the event of a retry is dropped as a duplicate, as if the request had
+    // passed through this gateway.
     let idempotency_key = idempotency_key::of(request.headers())?.map(Cow::into_owned);
     let event_id = idempotency_key.as_deref().map(|idempotency_key| {
         idempotency_key::event_of(account, idempotency_key, &original.method, &original.uri, cost)

@@ -1,4 +1,5 @@
-//! `POST /v1/check`: would this cost be admitted? Spends and reserves nothing, so the answer holds for this moment only.
+//! `POST /v1/check`: checks whether a cost would be admitted now. It spends and reserves nothing, so the answer is valid only for
+//! this moment.
 
 use std::sync::Arc;
 

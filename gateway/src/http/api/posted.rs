@@ -63,8 +63,8 @@ impl Posted {
     }
 }
 
-/// Lets `work` answer, unless the same request was answered before: then that answer is sent again. With a key, `work`
-/// reports its result in its [`Try`], and completes even when the client leaves: the client's retry then finds the answer.
+/// Runs `work` to answer the request. If the same request was answered before, sends that answer again. With a key, `work`
+/// reports its result in its [`Try`] and completes even if the client leaves, so the client's retry finds the answer.
 pub async fn once<F>(
     gateway: Arc<Gateway>,
     posted: Posted,

@@ -200,8 +200,8 @@ fn told<'a>(outcome: &'a Outcome, upgrade_url: &'a str) -> Told<'a> {
     }
 }
 
-/// The answer is final if every item was counted, or can never be. Otherwise the counted items are kept, and the next try is
-/// about the others only: near a limit, there would not be units for all of them again.
+/// The answer is final if each item was counted or can never be counted. Otherwise the counted items are kept, and the next try
+/// handles only the other items: near a limit, there would not be enough units to count all of them again.
 fn settle(attempt: Try, outcomes: &[Outcome], response: &axum::http::Response<Bytes>) {
     let kind = |outcome: &Outcome| match outcome {
         Outcome::Problem(problem) => Some(problem.kind),
@@ -228,7 +228,7 @@ fn counted(outcome: &Outcome) -> Option<Box<RawValue>> {
 
 /// Decides in the order of the batch, and records in as few messages as possible.
 ///
-/// Dropped while it decides, it gives all units back. Dropped later, it changes nothing: the lane has the events.
+/// If it is dropped while it decides, all units are given back. Dropping it later changes nothing: the lane has the events.
 async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(items.len());
     let mut entries: Vec<Entry> = Vec::new();

@@ -1,4 +1,4 @@
-//! What is wrong with a JSON body, in the words of its fields: which field, what it must be, and what came.
+//! Explains an invalid JSON body: which field is wrong, what it must be, and what was sent.
 
 use serde_json::{Error, Map, Value, error::Category};
 
@@ -30,14 +30,14 @@ pub fn explain(json: &[u8], error: &Error, fields: &[Field]) -> String {
                 _ if text.starts_with("duplicate field") => text,
                 Ok(Value::Object(object)) => wrong_field(&object, fields).unwrap_or(text),
                 Ok(other) => format!("the body must be a JSON object, not {}", shown(&other)),
-                // What comes behind the wrong field is no JSON either.
+                // The text after the wrong field is not JSON either.
                 Err(error) => syntax(&error),
             }
         }
     }
 }
 
-/// A text that is no JSON, with the place where that shows.
+/// Explains that a text is not JSON, with the position of the error.
 pub fn syntax(error: &Error) -> String {
     match error.classify() {
         Category::Eof => format!(
@@ -49,7 +49,7 @@ pub fn syntax(error: &Error) -> String {
     }
 }
 
-/// Without the place, which says nothing to the reader of a message that names a field.
+/// The reason without the position: a message that names the field does not need it.
 fn reason(error: &Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {

@@ -27,8 +27,8 @@ struct Lent {
 #[derive(Clone, Default)]
 pub struct Leftover(Arc<Mutex<Option<Body>>>);
 
-/// The body to work with, and where what is left of it will be. `None`: there is nothing to be left, or the client waits for
-/// `100 Continue` before it sends anything.
+/// Returns the body for the handler, and a `Leftover` that receives its unread rest. `None`: the body is empty, or the client
+/// waits for `100 Continue` before it sends anything.
 pub fn lend(headers: &HeaderMap, body: Body) -> (Body, Option<Leftover>) {
     if body.is_end_stream() || headers.contains_key(EXPECT) {
         return (body, None);
@@ -56,7 +56,7 @@ impl Leftover {
                 }
             }
         };
-        // Either way the answer is sent now.
+        // The answer is sent in any case, also after the time-out.
         drop(tokio::time::timeout(TIME_MAX, discarding).await);
     }
 }
@@ -110,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_not_read_is_taken_in_within_bounds() {
-        // One by the handler; then 16, and the one that is too much.
+        // One piece read by the handler, then 16, and one that exceeds the limit.
         for (pieces, taken) in [(10, 10), (1_000, 1 + 16 + 1)] {
             let read = Arc::new(AtomicUsize::new(0));
             let (mut body, leftover) = lend(&HeaderMap::new(), counted(pieces, read.clone()));

@@ -1,5 +1,5 @@
-//! Which headers pass the gateway. What belongs to one connection stays on it (RFC 9110, 7.6.1); what the gateway itself says
-//! about a request, no client can say; the API key stays here.
+//! Decides which headers the gateway forwards. It drops hop-by-hop headers (RFC 9110, 7.6.1), the API key, and client headers
+//! that imitate the gateway's own.
 
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -22,11 +22,11 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// What only the gateway says: `x-trendit-…`.
+/// Only the gateway may set headers with this prefix.
 const OWN: &str = "x-trendit-";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 
-/// Headers of one connection, besides those that `Connection` names.
+/// Hop-by-hop headers, in addition to those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     KEEP_ALIVE,
@@ -39,14 +39,16 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
-/// Never passed on to the upstream, whoever sends it.
+/// Whether a header is never forwarded to the upstream.
 pub fn is_withheld(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name) || [AUTHORIZATION, HOST, EXPECT].contains(name) || name.as_str().starts_with(OWN)
 }
 
-/// Makes a client's headers the upstream's. `account` is the account's id, `cost` the header that the route's cost is read from.
+/// Turns a client's headers into the headers for the upstream. `account` is the account's id. `cost` names the header that
+/// holds the route's cost.
 ///
-/// A name with `_` for `-` counts as the name that it imitates: many an upstream reads both as one (CGI and its heirs).
+/// A name with `_` instead of `-` counts as the name that it imitates, because many upstreams treat both as the same (CGI and
+/// its successors).
 pub fn to_upstream(
     headers: &mut HeaderMap,
     client: &Client,
@@ -54,13 +56,13 @@ pub fn to_upstream(
     account: HeaderValue,
     cost: Option<&HeaderName>,
 ) {
-    // What was read here the upstream reads, too: `Connection` does not take it away.
+    // The upstream must see the headers that the gateway reads, even if `Connection` names them.
     drop_hop_by_hop(headers, |name| *name == IDEMPOTENCY_KEY || Some(name) == cost);
     drop_imitations(headers, cost);
     headers.remove(AUTHORIZATION);
-    // The upstream's own is set where the request is sent.
+    // The HTTP client sets the upstream's own host.
     headers.remove(HOST);
-    // Answered here, by reading the body.
+    // The gateway answers `Expect` itself when it reads the body.
     headers.remove(EXPECT);
     drop_prefixed(headers, OWN);
     if !client.behind_trusted_proxy {
@@ -78,7 +80,7 @@ pub fn to_upstream(
         headers.insert(X_FORWARDED_FOR, hops);
     }
     if !headers.contains_key(X_FORWARDED_PROTO) {
-        // The gateway itself speaks no TLS.
+        // The gateway itself does not use TLS.
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
     if let Some(host) = host.filter(|_| !headers.contains_key(X_FORWARDED_HOST)) {
@@ -88,7 +90,7 @@ pub fn to_upstream(
     headers.insert(X_REQUEST_ID, client.request_id.clone());
 }
 
-/// Drops what belongs to one connection, both ways, but for what `is_kept`.
+/// Drops hop-by-hop headers of a request or a response, except the headers that `Connection` names and `is_kept` accepts.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap, is_kept: impl Fn(&HeaderName) -> bool) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -97,7 +99,7 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap, is_kept: impl Fn(&HeaderName) ->
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-            // What is said of where a request came from is not of one connection, and not for the client to take away.
+            // Headers about a request's origin are not hop-by-hop, and a client must not remove them.
             .filter(|name| !is_of_origin(name.as_str()) && !is_kept(name))
             .collect();
         for name in named {
@@ -109,8 +111,8 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap, is_kept: impl Fn(&HeaderName) ->
     }
 }
 
-/// A protocol that the client asks to change to and that would not work without it. (An offer of h2c is ignored, as RFC 9110,
-/// 7.8 allows: the request is served as it is.)
+/// Whether the client asks to change to another protocol. An offer of h2c does not count: RFC 9110, 7.8 allows to ignore it and
+/// to serve the request without it.
 pub fn asks_to_upgrade(headers: &HeaderMap) -> bool {
     let protocols = headers.get_all(UPGRADE).iter();
     protocols
@@ -118,12 +120,12 @@ pub fn asks_to_upgrade(headers: &HeaderMap) -> bool {
         .any(|protocol| !protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }
 
-/// What proxies before us say of where a request came from.
+/// Whether a proxy in front of the gateway uses this header to describe a request's origin.
 fn is_of_origin(name: &str) -> bool {
     name.starts_with(FORWARDED_PREFIX) || name == FORWARDED.as_str() || name == X_REAL_IP.as_str()
 }
 
-/// Drops names with a `_` that stand for one that is withheld, believed of proxies only, or read here.
+/// Drops names with `_` that imitate a header that is withheld, accepted from proxies only, or read by the gateway.
 fn drop_imitations(headers: &mut HeaderMap, cost: Option<&HeaderName>) {
     let names: Vec<HeaderName> = headers
         .keys()

@@ -1,4 +1,5 @@
-//! A request's body on its way to the upstream. It notes when it last moved: a long upload is no slow upstream.
+//! Sends a request's body to the upstream and records when the last bytes moved, so that a long upload does not count as a slow
+//! upstream.
 
 use std::{
     pin::Pin,
@@ -50,22 +51,22 @@ impl Progress {
         self.started
     }
 
-    /// When the upstream last took some of the body, or its end.
+    /// When the upstream last took bytes of the body, or its end.
     pub fn moved_at(&self) -> Instant {
         self.started + Duration::from_millis(self.moved_ms.load(Relaxed))
     }
 
-    /// The upstream would take more, and the client sends nothing.
+    /// Whether the upstream is ready for more bytes and the client sends none.
     pub fn waits_for_client(&self) -> bool {
         self.waiting.load(Relaxed)
     }
 
-    /// The client broke the body off.
+    /// Whether the client aborted the body.
     pub fn is_broken(&self) -> bool {
         self.broken.load(Relaxed)
     }
 
-    /// The client was too slow, so the server gave the body up.
+    /// Whether the server gave the body up because the client was too slow.
     pub fn has_stalled(&self) -> bool {
         self.stalled.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The API behind the gateway: a pool of kept-alive connections, and time-outs for what has to happen on them.
+//! The API behind the gateway: a pool of keep-alive connections, with time-outs for each step of a request.
 
 use std::{error::Error, pin::pin, time::Duration};
 
@@ -54,14 +54,13 @@ pub struct Upstream {
     client: Client<HttpsConnector<HttpConnector>, Body>,
     scheme: Scheme,
     authority: Authority,
-    /// Put before each path; without a slash at its end.
+    /// Prefix of each path, without a slash at its end.
     base: String,
     answer_timeout: Duration,
     upload_timeout: Duration,
 }
 
-/// Why there is no answer. Nothing is charged for any of these.
-/// A request as the upstream gets it.
+/// A request as the upstream receives it.
 pub struct Passed {
     pub method: Method,
     pub path: PathAndQuery,
@@ -69,25 +68,26 @@ pub struct Passed {
     pub body: Body,
 }
 
+/// Why there is no answer. None of these errors is charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
     #[error("the upstream cannot be reached")]
     Unreachable,
-    /// No HTTP, a connection closed before an answer, a change of protocol that was not asked for.
+    /// The answer is not HTTP, the connection was closed before it, or it changes the protocol without a request to do so.
     #[error("the upstream gave no valid answer")]
     Invalid,
     #[error("the upstream did not answer in time")]
     Timeout,
-    /// The client's doing.
+    /// Caused by the client.
     #[error("the request's body broke off")]
     BodyBroken,
-    /// The client's doing, too.
+    /// Caused by the client.
     #[error("the request's body did not arrive in time")]
     BodyStalled,
 }
 
 impl Upstream {
-    /// `None` where the settings name no upstream. Connects to nothing yet.
+    /// `None`: the settings name no upstream. It does not connect yet.
     pub fn new(settings: &UpstreamSettings) -> Result<Option<Self>> {
         let Some(url) = &settings.upstream_url else {
             return Ok(None);
@@ -117,7 +117,7 @@ impl Upstream {
         }))
     }
 
-    /// Sends a request and returns once the head of its answer is there.
+    /// Sends a request and returns when the head of the answer has arrived.
     pub async fn send(&self, request: Passed) -> Result<Response<Incoming>, UpstreamError> {
         let mut parts = axum::http::uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
@@ -138,7 +138,7 @@ impl Upstream {
                 (moved_at + self.answer_timeout).min(progress.started() + self.upload_timeout + self.answer_timeout);
             match timeout_at(deadline, &mut answer).await {
                 Ok(answer) => break answer,
-                // It moved on meanwhile, and has time again.
+                // The body moved meanwhile, so the time-out starts again.
                 Err(_)
                     if progress.moved_at() > moved_at && Instant::now() < progress.started() + self.upload_timeout => {}
                 Err(_) if progress.waits_for_client() => return Err(UpstreamError::BodyStalled),
@@ -155,7 +155,7 @@ impl Upstream {
                     error if error.is_connect() => UpstreamError::Unreachable,
                     _ => UpstreamError::Invalid,
                 };
-                // Counted in the metrics; a line for each would be a flood just when the upstream is down.
+                // Metrics count the errors. While the upstream is down, a log line for each would flood the log.
                 debug!(upstream = %self.authority, "{kind}: {}", chain(&error));
                 Err(kind)
             }

@@ -15,7 +15,7 @@ pub(super) struct Held {
     pub newer: Option<Arc<HeldLease>>,
     /// As PostgreSQL last answered.
     pub pool: Pool,
-    /// No other gateway lived at that time.
+    /// No other gateway was alive at that time.
     pub alone: bool,
 }
 

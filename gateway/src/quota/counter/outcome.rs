@@ -1,4 +1,4 @@
-//! Takes over what a transaction of the lease client decided.
+//! Applies the decision of a lease client's transaction.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,7 +17,7 @@ use crate::quota::{
 };
 
 impl Counter {
-    /// Takes over what a transaction decided at `now`. `alone`: no other gateway lived. Returns the answer to deliver, if a
+    /// Applies a transaction's decision at `now`. `alone`: no other gateway was alive. Returns the answer to deliver, if a
     /// request waits for it.
     pub fn publish(&self, work: Work, decision: Decision, alone: bool, now: Instant) -> Option<Delivery> {
         let mut core = self.core();
@@ -60,7 +60,7 @@ impl Counter {
         }
     }
 
-    /// The transaction failed. `perhaps_committed`: the requested lease may exist all the same, so it is owed.
+    /// Handles a failed transaction. `perhaps_committed`: the requested lease may exist, so it is owed.
     pub fn give_up(&self, work: Work, perhaps_committed: bool) -> Option<Delivery> {
         let mut core = self.core();
         core.transaction_ended(false);
@@ -76,7 +76,7 @@ impl Counter {
         want.ask.map(|ask| (ask.reply, LeaseAnswer::Unavailable))
     }
 
-    /// The run that the transaction was for was ended by others: nothing of it is kept.
+    /// Drops the transaction's work, because another service ended its run.
     pub fn drop_work(&self) {
         self.core().transaction_ended(false);
     }
@@ -90,8 +90,8 @@ impl Counter {
         alone: bool,
         now: Instant,
     ) -> Option<Delivery> {
-        // The units of the waiting request are reserved before the lease is published: otherwise others could spend them, again
-        // and again.
+        // Reserve the units of the waiting request before the lease is published. Otherwise other requests could spend them each
+        // time.
         let reserved = want.ask.as_ref().map_or(0, |ask| ask.cost);
         let lease = Lease::new(units, reserved);
         let lease = Arc::new(HeldLease::new(want.lease_id, lease, &self.signals));
@@ -121,7 +121,7 @@ impl Counter {
             }
             open_units
         } else {
-            // The counter was closed meanwhile (limit, plan, period): only the request that waited gets units of it.
+            // The counter was closed meanwhile (limit, plan, period), so only the waiting request gets units of the lease.
             core.close(Arc::clone(&lease), want.period);
             0
         };

@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 use super::{Counter, closing::Closing, locked::Core};
 use crate::quota::refusals::REMEMBERED_FOR;
 
-/// After a recall, other gateways are told of units that come back here: for as long as they remember the refusal, plus the
-/// time from the recall to the refusal.
+/// How long after a recall this gateway announces units that come back: as long as others remember the refusal, plus the time
+/// from the recall to the refusal.
 const WATCHED_FOR: Duration = REMEMBERED_FOR.saturating_add(Duration::from_secs(10));
 /// Recalls of one counter that can wait for its transaction at the same time. More are answered "cannot".
 const WAITING_MAX: usize = 64;
@@ -17,12 +17,13 @@ const WAITING_MAX: usize = 64;
 #[derive(Default)]
 pub(super) struct Recalls {
     waiting: Vec<Waiting>,
-    /// Until then a lease covers just the cost of its request: more would be held here while the gateway that recalled refuses.
+    /// Until then a lease covers only the cost of its request. Otherwise this gateway would hold spare units while the gateway
+    /// that recalled refuses requests.
     scarce_until: Option<Instant>,
 }
 
 struct Waiting {
-    /// Transactions of this counter until all its units are given back.
+    /// How many transactions of this counter must end before all its units are given back.
     transactions: u8,
     /// Whether they committed.
     told: oneshot::Sender<bool>,
@@ -38,8 +39,8 @@ pub(crate) enum RecallFound {
 }
 
 impl Counter {
-    /// Another gateway is about to refuse, since the pool is nearly spent. From here on, others are told of units that come
-    /// back.
+    /// Notes that another gateway is about to refuse, because the pool is nearly spent. From now on, this gateway announces units
+    /// that come back.
     pub fn note_recall(&self, now: Instant, scarce_for: Duration) {
         self.core().recalls.scarce_until = Some(now + scarce_for);
         self.signals.watch(now + WATCHED_FOR);
@@ -48,7 +49,7 @@ impl Counter {
     /// Closes the leases of this period and has their units given back.
     pub fn recall(&self, period_start: i64) -> RecallFound {
         let mut core = self.core();
-        // A lease that is on its way here is closed when it comes: otherwise it would be held after the answer "nothing".
+        // Close a lease that is on its way when it arrives. Otherwise this gateway would hold it after it answered "nothing".
         core.epoch += 1;
         if self.held.load().period.start == period_start {
             core.last_grant = None;
@@ -92,7 +93,7 @@ impl Core {
             if committed && !all_back && waiting.transactions > 0 {
                 self.recalls.waiting.push(waiting);
             } else {
-                // The recall may not wait any more.
+                // The recall may have timed out already.
                 waiting.told.send(committed).ok();
             }
         }

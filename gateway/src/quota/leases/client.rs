@@ -34,7 +34,7 @@ pub(crate) struct LeaseClient {
 pub(crate) struct LeaseClientLimits {
     /// Counters served by one transaction.
     pub counters_max: usize,
-    /// How long a transaction is tried before PostgreSQL counts as away.
+    /// How long a transaction is tried before PostgreSQL counts as unavailable.
     pub deadline: Duration,
 }
 
@@ -73,13 +73,13 @@ impl LeaseClient {
     }
 
     async fn serve(&mut self, queued: &mut Vec<CounterId>) {
-        // All are out of the queue before the first is looked at: a counter that queues again comes in the next transaction, so
-        // none is twice in one.
+        // Take all counters out of the queue before reading the first. A counter that queues again is in the next transaction, so
+        // none is in this one twice.
         let now = Instant::now();
         let jobs: Vec<Job> = queued
             .drain(..)
             .filter_map(|(account, usage_type)| {
-                // A counter that nothing refers to any more holds nothing and owes nothing.
+                // A counter that nothing refers to holds nothing and owes nothing.
                 let counters = self.counters.known(account)?;
                 let work = counters.counter(usage_type).work(now)?;
                 Some(Job {
@@ -188,7 +188,7 @@ impl LeaseClient {
             Err(elapsed) => Err(elapsed.into()),
         };
         if result.is_err() {
-            // Back in the pool, the connection might hold a transaction open or wait for an answer that never comes.
+            // Do not put it back into the pool: it might hold a transaction open or wait for an answer that never comes.
             drop(connection.detach());
         }
         result
@@ -201,7 +201,7 @@ impl LeaseClient {
         {
             let mut holders = self.counters.holders();
             if self.requests.run() != Some(run) {
-                // The run was dropped meanwhile: these leases are settled, not spent. The requests that wait find theirs gone.
+                // The run was dropped meanwhile: its leases are settled elsewhere, so the waiting requests get no units.
                 for job in &jobs {
                     job.counters.counter(job.usage_type).drop_work();
                 }
@@ -226,7 +226,7 @@ impl LeaseClient {
                 }
             }
         }
-        // Outside the lock: an answer that nobody takes is dropped here, and puts its units back.
+        // Outside the lock: an answer that no request takes is dropped here, which puts its units back.
         for (reply, answer) in deliveries {
             drop(reply.send(answer));
         }

@@ -1,5 +1,5 @@
-//! What passes between counters and the lease client: the queue of counters that need service, the run that leases are taken
-//! for, and whether PostgreSQL answers.
+//! The state that counters and the lease client share: the queue of counters that need service, the run that leases are taken
+//! for, and whether PostgreSQL is available.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -18,7 +18,7 @@ pub(crate) struct LeaseRequests {
     queue: mpsc::UnboundedSender<CounterId>,
     run: Mutex<Option<RunId>>,
     lost: watch::Sender<Option<RunId>>,
-    /// PostgreSQL is away: every request for a lease is refused at once.
+    /// PostgreSQL is unavailable, so every request for a lease is refused at once.
     away: AtomicBool,
     draining: AtomicBool,
     permits: Semaphore,
@@ -29,9 +29,9 @@ pub(crate) struct LeaseRequests {
     pub metrics: QuotaMetrics,
 }
 
-/// Requests for leases that may wait at the same time, over all counters.
+/// Maximum number of waiting requests for leases, over all counters.
 const REQUESTS_MAX: usize = 4_096;
-/// Accounts that wait to be read again. One more is read with all the others at the next refresh.
+/// Maximum number of accounts that wait to be read again. Further accounts are read at the next refresh.
 const STALE_MAX: usize = 1_024;
 
 impl LeaseRequests {
@@ -52,7 +52,8 @@ impl LeaseRequests {
         (Arc::new(requests), counters)
     }
 
-    /// The permit to ask for a lease. `None` where asking cannot help: no run, stopping, PostgreSQL away, too many ask.
+    /// The permit to ask for a lease. `None`: there is no run, the gateway stops, PostgreSQL is unavailable, or too many requests
+    /// wait.
     pub fn permit(&self) -> Option<SemaphorePermit<'_>> {
         if self.run().is_none() || self.is_draining() || self.is_away() {
             return None;
@@ -61,7 +62,8 @@ impl LeaseRequests {
     }
 
     pub fn enqueue(&self, counter: CounterId) {
-        // It fails only after the lease client ended: all was given back, or its deadline passed and settling does the rest.
+        // It fails only after the lease client ended. Then all units were given back, or the deadline passed and settling
+        // returns the rest.
         self.queue.send(counter).ok();
     }
 
@@ -69,12 +71,12 @@ impl LeaseRequests {
         *lock(&self.run)
     }
 
-    /// Leases are taken for this run from here on; `None`: none are taken.
+    /// Takes leases for this run from now on. `None`: takes no leases.
     pub fn set_run(&self, run: Option<RunId>) {
         *lock(&self.run) = run;
     }
 
-    /// PostgreSQL says that the run is not live any more.
+    /// Reports that the run is no longer active in PostgreSQL.
     pub fn lose_run(&self, run: RunId) {
         let mut current = lock(&self.run);
         if *current == Some(run) {
@@ -92,12 +94,12 @@ impl LeaseRequests {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// From here on no lease is asked for, and a lease that arrives is not kept.
+    /// From now on no lease is requested, and a lease that arrives is not kept.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Whether PostgreSQL answers, as the lease client finds out.
+    /// Records whether PostgreSQL is unavailable. The lease client calls this.
     pub fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::Release);
     }
@@ -106,7 +108,7 @@ impl LeaseRequests {
         self.away.load(Ordering::Acquire)
     }
 
-    /// PostgreSQL has another state of the account than this gateway: it has to be read again soon.
+    /// Reports that PostgreSQL has another state of the account than this gateway, so that it is read again soon.
     pub fn report_stale(&self, account: AccountId) {
         let mut stale = lock(&self.stale);
         if stale.len() < STALE_MAX && !stale.contains(&account) {

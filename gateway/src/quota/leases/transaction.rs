@@ -1,5 +1,5 @@
-//! The transaction that gives units back and takes leases, for many counters at once. `quota_store` has its statements, and the
-//! order of its locks: the run, the pools, the leases. Everything is decided on locked rows.
+//! The transaction that gives units back and takes leases, for many counters at once. `quota_store` contains its statements and
+//! defines its lock order: the run, the pools, the leases. All decisions are made on locked rows.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use sqlx::{Connection, PgConnection};
 
 use super::{Job, Others, Want};
 
-/// What became of one job's question.
+/// The result of one job's lease request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// It asked for nothing.
+    /// The job requested no lease.
     Nothing,
     Granted {
         units: i64,
@@ -26,19 +26,19 @@ pub(crate) enum Decision {
     },
     Refused {
         pool: Pool,
-        /// Of a request's question; a renewal does not recall.
+        /// Set for requests only: a renewal does not recall.
         others: Others,
     },
-    /// There is no pool to take from: the plan that was asked for is not the account's any more, or has no limit stored.
+    /// There is no pool: the requested plan is no longer the account's plan, or it has no stored limit.
     NoPool,
 }
 
 #[derive(Debug)]
 pub(crate) enum Executed {
-    /// The run is not ours any more: nothing was done.
+    /// The run is no longer active, so nothing was done.
     RunLost { state: Option<String> },
     Done {
-        /// One a job, in their order.
+        /// One for each job, in the order of the jobs.
         decisions: Vec<Decision>,
         gateways: i64,
         units_returned: i64,
@@ -53,10 +53,10 @@ pub(crate) enum TransactionError {
     Inconsistent { granted: u64, decided: usize },
 }
 
-/// How far an execution came, in case it fails.
+/// The progress of an execution, in case it fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// A commit was sent once, so what was granted then may exist.
+    /// A commit was sent, so the leases that it granted may exist.
     pub commit_sent: bool,
 }
 
@@ -67,8 +67,8 @@ struct Pools {
     rows: Vec<Option<Pool>>,
 }
 
-/// Executes all jobs or none. Sent again after a failure with the same jobs, it grants once what may have been granted
-/// before: a lease id that is there already is read, not granted again.
+/// Executes all jobs or none. It can be repeated with the same jobs after a failure: a lease id that already exists is read,
+/// not granted again.
 pub(crate) async fn execute(
     connection: &mut PgConnection,
     run: RunId,
@@ -83,8 +83,8 @@ pub(crate) async fn execute(
             None => (None, 1),
             Some(writer) => (Some(writer.state), writer.gateways.max(1)),
         };
-        // A run that spools gets leases too: what it records with them is acknowledged only from the spool of this very
-        // run, and is in the run's lanes before they end. As of a live one, all its leases are there when it is fenced.
+        // A spooling run gets leases, too. Its events are acknowledged only from the spool of this run, and are in the run's
+        // lanes before the lanes end. As with a live run, all its leases exist when it is fenced.
         if !state
             .as_deref()
             .and_then(RunState::parse)
@@ -96,7 +96,7 @@ pub(crate) async fn execute(
         pools.lock(&mut transaction).await?;
         let missing = pools.missing(jobs);
         if !missing.is_empty() && !opened {
-            // In a transaction of its own, before any pool is locked: it locks accounts, as those do who change limits.
+            // Open pools in a separate transaction, before any pool is locked: it locks accounts, like changes of limits do.
             transaction.rollback().await?;
             open_pools(connection, &missing).await?;
             opened = true;
@@ -121,7 +121,7 @@ pub(crate) async fn execute(
     }
 }
 
-/// Decides on locked pools, in the jobs' order, and counts in the pools what it granted.
+/// Decides on locked pools, in the order of the jobs, and adds the granted units to the pools.
 fn decide(
     jobs: &[Job],
     pools: &mut Pools,
@@ -178,9 +178,9 @@ async fn insert(connection: &mut PgConnection, run: RunId, grants: &[Grant]) -> 
     Ok(())
 }
 
-/// Fills in who else holds leases of the pools that could not cover a question's cost: under the pools' locks, so that every
-/// unit that was granted and is not theirs is ours or spent. A run that is being fenced is left out: its units come back
-/// with its settling, which is announced.
+/// Finds other holders of leases, for the pools that could not cover a request's cost. It runs under the pools' locks, so every
+/// granted unit that is not theirs is ours or spent. A run that is being fenced is left out: settling returns its units and
+/// announces them.
 async fn find_others(
     connection: &mut PgConnection,
     run: RunId,
@@ -209,7 +209,7 @@ async fn find_others(
     Ok(())
 }
 
-/// Gives back absolute totals, and only of live leases: repeating it changes nothing. Returns the units that came back.
+/// Gives back units as absolute totals, and only of live leases, so repeating it changes nothing. Returns how many came back.
 async fn give_back(
     connection: &mut PgConnection,
     run: RunId,
@@ -237,7 +237,7 @@ async fn give_back(
     Ok(units)
 }
 
-/// The leases that an earlier execution with an unknown outcome has granted.
+/// Leases that an earlier execution with an unknown outcome granted.
 async fn known_leases(connection: &mut PgConnection, jobs: &[Job]) -> Result<BTreeMap<LeaseId, i64>, TransactionError> {
     let ids: Vec<_> = jobs.iter().filter_map(Job::want).map(|want| want.lease_id).collect();
     Ok(leases::granted(connection, &ids).await?)
@@ -289,7 +289,7 @@ impl Pools {
         Ok(())
     }
 
-    /// Questions for which there is no pool.
+    /// Jobs whose lease request has no pool.
     fn missing<'a>(&mut self, jobs: &'a [Job]) -> Vec<&'a Job> {
         let is_missing = |job: &&Job| job.want().is_some_and(|want| self.of_want(job, want).is_none());
         jobs.iter().filter(is_missing).collect()

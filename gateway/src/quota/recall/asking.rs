@@ -23,9 +23,9 @@ use tokio::{
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-/// Recalls of this gateway under way at the same time. One more gets no answers. (Each counter has at most one.)
+/// Maximum number of concurrent recalls of this gateway. Further recalls get no answers. (Each counter has at most one.)
 const RECALLS_MAX: usize = 64;
-/// For this long, recalls ask a gateway that did not answer but do not wait for it, unless it is heard again.
+/// How long recalls do not wait for a gateway that did not answer. They still ask it, and its next answer ends this.
 const SILENT_FOR: Duration = Duration::from_secs(10);
 
 /// The side that asks.
@@ -34,7 +34,7 @@ pub(crate) struct Recalls {
     pub(super) link: Link,
     /// Names our answers' subject.
     pub(super) asker: Uuid,
-    /// How long a request waits for answers in all.
+    /// How long a request waits for answers in total.
     pub(super) patience: Duration,
     timed_out: Counter,
     permits: Semaphore,
@@ -44,7 +44,7 @@ pub(crate) struct Recalls {
     silent: Mutex<HashMap<RunId, Instant>>,
 }
 
-/// Ends a recall: answers that come later are dropped.
+/// A recall under way. Dropping it ends the recall, and later answers are ignored.
 struct Open<'a> {
     recalls: &'a Recalls,
     number: u64,
@@ -71,13 +71,13 @@ impl Recalls {
         self.link.is_up()
     }
 
-    /// The gateway's own recalls reach it, too.
+    /// Whether a recall is our own. The gateway receives its own recalls, too.
     pub(super) fn is_ours(&self, reply: &str) -> bool {
         let answers = names::recall_answers(self.asker);
         reply.starts_with(answers.trim_end_matches('*'))
     }
 
-    /// The answers until the deadline, or until all holders have answered that are not known to be silent.
+    /// Collects answers until the deadline, or until all holders have answered except those known to be silent.
     pub async fn ask(&self, recall: &Recall, deadline: Instant) -> BTreeMap<RunId, RecallOutcome> {
         let mut outcomes = BTreeMap::new();
         let Ok(_permit) = self.permits.try_acquire() else {
@@ -117,9 +117,9 @@ impl Recalls {
         outcomes
     }
 
-    /// An answer came in.
+    /// Delivers an answer to its recall.
     pub(super) fn answered(&self, number: u64, answer: RecallAnswer) {
-        // Also an answer that comes too late: the gateway is heard again.
+        // Even a late answer shows that the gateway is no longer silent.
         lock(&self.silent).remove(&answer.run_id);
         if let Some(recall) = lock(&self.open).get(&number) {
             // The receiver may be gone already.

@@ -17,7 +17,7 @@ use crate::quota::{
 /// One is enough, unless another gateway took the returned units, or a lease, during the recall.
 const RECALLS_MAX: u8 = 3;
 
-/// It may last [`Recalls::patience`] from its first recall.
+/// The recalls of one request. They may take [`Recalls::patience`] from the first one.
 pub(crate) struct Attempt<'a> {
     recalls: &'a Recalls,
     deadline: Option<Instant>,

@@ -1,5 +1,5 @@
-//! Listens to other gateways: their recalls, their answers, and units that came back to them. Nothing here waits for
-//! PostgreSQL: a recall is answered when its transaction has ended, and other messages are read meanwhile.
+//! Listens to other gateways: their recalls, their answers, and units that came back to them. The listener never waits for
+//! PostgreSQL: it answers a recall when its transaction has ended, and reads other messages meanwhile.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -77,7 +77,7 @@ impl Listener {
         let answers = names::recall_answers(self.recalls.asker);
         let subscribe = async |subject: String| {
             let subscriber = self.client.subscribe(subject).await.context("subscribing")?;
-            // A subscription that ends yields `None`, so that the others do not go on without it.
+            // A subscription that ends yields `None`, which ends the others, too.
             anyhow::Ok(subscriber.map(Some).chain(futures_util::stream::iter([None])))
         };
         let mut messages = select_all([
@@ -102,7 +102,7 @@ impl Listener {
                     let connects = statistics.connects.load(Ordering::Relaxed);
                     if connects != connects_seen {
                         connects_seen = connects;
-                        // Announcements of the time without a connection were missed.
+                        // Announcements were missed while there was no connection.
                         self.counters.all_known().iter().for_each(|account| account.void_refusals());
                     }
                 }
@@ -172,13 +172,13 @@ impl Listener {
             };
         };
         let counter = account.counter(usage_type);
-        // For as long as the asker may go on asking.
+        // As long as the gateway that recalls may repeat its recall.
         counter.note_recall(Instant::now(), self.recalls.patience);
         let Some(run) = addressed else {
             return Ok(());
         };
         if self.requests.is_away() || pending.len() >= ANSWERS_MAX {
-            // While PostgreSQL is away, the units are spent here.
+            // While PostgreSQL is unavailable, this gateway keeps the units and spends them itself.
             return self.answer_at_once(reply, run, RecallOutcome::Cannot).await;
         }
         match counter.recall(recall.period_start) {

@@ -1,5 +1,5 @@
-//! Announces to other gateways the units that came back here. They add the units to what remained at their last refusal. If
-//! that may cover a request, they ask PostgreSQL again, and recall the units if this gateway holds them.
+//! Announces units that came back here to other gateways. They add the units to those that remained at their last refusal. If
+//! the sum may cover a request, they ask PostgreSQL again, and recall the units if this gateway holds them.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::Recalls;
 
-/// Between two announcements, so that a counter is announced at most a hundred times a second, however many requests fail.
+/// Time between two announcements. A counter is announced at most a hundred times a second, even if many requests fail.
 const GATHER: Duration = Duration::from_millis(10);
 /// For the last announcements when the service stops.
 const LAST_ANNOUNCEMENTS: Duration = Duration::from_millis(500);
@@ -42,7 +42,7 @@ impl Returns {
     }
 }
 
-/// Announces until the service stops. While NATS is away it waits.
+/// Announces until the service stops. Waits while NATS is unavailable.
 pub(crate) async fn tell(returns: Arc<Returns>, recalls: Arc<Recalls>, life: Lifecycle) {
     let stopping = life.token();
     let telling = async {

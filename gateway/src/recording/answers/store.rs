@@ -1,7 +1,7 @@
-//! What is kept of each key, in the order of the answers: bounded in time and bytes. Pure: the clock is the caller's.
+//! The entry of each key, in the order of the answers, limited in time and bytes. Pure: the caller passes the time.
 //!
-//! All answers are kept equally long, so the oldest is the first to go for either reason: a queue is enough. Keys under way
-//! are not in it and never make room (each is a request that somebody works on, so they are bounded as requests are).
+//! All answers are kept for the same time, so the oldest answer always leaves first, and a queue is enough. Keys under way are
+//! not in the queue and are never evicted. Each belongs to a request in progress, so the limit of requests limits them, too.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,9 +16,9 @@ pub(super) struct Store {
     ttl: Duration,
     bytes_max: usize,
     entries: HashMap<EventId, Entry>,
-    /// Of what is not under way, the oldest first; and some that were claimed again since.
+    /// Keys that are not under way, oldest first. It may also contain positions of keys that were claimed again since.
     order: VecDeque<Placed>,
-    /// Of all entries in `order`, and of `order` itself.
+    /// Bytes of all entries in `order`, and of `order` itself.
     bytes: usize,
     next_place: u64,
 }
@@ -26,7 +26,7 @@ pub(super) struct Store {
 struct Entry {
     asked: Fingerprint,
     state: State,
-    /// Where it stands in `order`.
+    /// Its position in `order`.
     place: u64,
     at: Instant,
     bytes: usize,
@@ -34,7 +34,7 @@ struct Entry {
 
 enum State {
     UnderWay {
-        /// It was open before: not counted now may still be counted then.
+        /// An earlier try may have been counted, even if this one is not.
         was_open: bool,
     },
     Answered(Answer),
@@ -48,14 +48,14 @@ struct Placed {
 }
 
 pub(super) enum Found {
-    /// To be tried; with what an earlier try has counted.
+    /// To be tried, with the items that an earlier try counted.
     Nothing(Option<Counted>),
     Answer(Answer),
     UnderWay,
     OtherRequest,
 }
 
-/// Of a key without its answer: its entry, at most twice for the room that a hash map keeps free, and its place in the order.
+/// Bytes of a key without its answer: its entry (twice, because a hash map keeps free space) and its position in the order.
 const KEY_BYTES: usize = 2 * size_of::<(EventId, Entry)>() + PLACE_BYTES;
 const PLACE_BYTES: usize = 2 * size_of::<Placed>();
 
@@ -71,12 +71,12 @@ impl Store {
         }
     }
 
-    /// Keys, and bytes of those that are not under way.
+    /// The number of keys, and the bytes of keys that are not under way.
     pub fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)
     }
 
-    /// What is kept of the key; if it is to be tried, it is under way from here on.
+    /// Returns the state of the key. If the request is to be tried, the key is under way from now on.
     pub fn claim(&mut self, name: EventId, asked: Fingerprint, now: Instant) -> Found {
         let ttl = self.ttl;
         let is_kept =
@@ -102,7 +102,7 @@ impl Store {
         Found::Nothing(counted)
     }
 
-    /// The key is under way no longer. Returns how many others made room before their time.
+    /// Ends the work on a key. Returns how many other keys were evicted before their time.
     pub fn end(&mut self, name: EventId, end: End, now: Instant) -> u64 {
         let Some(mut entry) = self.entries.remove(&name) else {
             return 0;
@@ -111,7 +111,7 @@ impl Store {
         entry.state = match end {
             End::Answered(answer) => State::Answered(answer),
             End::Open(counted) => State::Open(counted),
-            // An earlier try of unknown outcome still has this key's event.
+            // The outcome of an earlier try is unknown, so the key's event may still be counted.
             End::NotCounted if was_open => State::Open(None),
             End::NotCounted => return 0,
         };
@@ -138,7 +138,7 @@ impl Store {
             let (place, name) = (oldest.place, oldest.name);
             self.order.pop_front();
             self.bytes -= PLACE_BYTES;
-            // Unless it was claimed since: then this place is not its own any more.
+            // If the key was claimed since, this position is outdated.
             if self
                 .entries
                 .get(&name)
@@ -151,7 +151,7 @@ impl Store {
         evicted
     }
 
-    /// Its place in the order stays, for [`Self::make_room`].
+    /// Removes the entry. Its position in the order stays until [`Self::make_room`] removes it.
     fn remove(&mut self, name: EventId) {
         if let Some(entry) = self.entries.remove(&name) {
             self.bytes -= entry.bytes;
@@ -271,7 +271,7 @@ mod tests {
     }
 
     proptest! {
-        /// Beside a map without bounds: nothing is made up, one try at a time, and the bounds hold after every step.
+        /// Compares the store with an unlimited map: it invents nothing, allows one try at a time, and keeps its limits.
         #[test]
         fn bounds_hold_and_no_answer_is_another_requests(steps in prop::collection::vec(step(), 1..300)) {
             const MAX: usize = 6_000;

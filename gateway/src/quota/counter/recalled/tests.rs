@@ -262,7 +262,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Limits are hard and honest, whatever is under way: admitted iff the cost is unspent anywhere.
+    /// At any time, a request is admitted if and only if its cost is unspent in the pool and at all gateways together.
     #[test]
     fn a_request_is_refused_only_if_no_gateway_and_no_pool_has_its_units(
         limit in 1i64..300,
