@@ -1,4 +1,4 @@
-//! What an administrative change needs: connections, the catalogue, who makes the change, the audit log, announcements.
+//! The parts of every administrative change: connections, the catalogue, the requester, the audit log, announcements.
 
 pub mod announce;
 pub mod audit;
@@ -20,12 +20,12 @@ pub struct Administration {
     pub clickhouse: clickhouse::Client,
     /// Notified of corrections that wait to be published.
     pub corrections_wait: Arc<Notify>,
-    /// For the logs: by which way the change came, and the requester's name if it was given.
+    /// For the logs: the interface that the change came through, and the requester's name if it was given.
     pub by: By,
     pub name: Option<String>,
 }
 
-/// By which way a change comes.
+/// The interface that a change comes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     AdminApi,

@@ -46,7 +46,7 @@ pub struct BillingWorker;
 
 impl boot::Service for BillingWorker {
     const NAME: &'static str = "billing-worker";
-    /// Whoever types a command wants to read what it did, not how it connected.
+    /// Users of a command want to see its result, not how it connected.
     const COMMAND_LOG_FILTER: &'static str = "warn,billing_worker=info";
     type Arguments = Arguments;
     type Config = Settings;

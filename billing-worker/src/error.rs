@@ -1,4 +1,4 @@
-//! What can go wrong with a request or a command. `http::error_response` turns them into HTTP responses.
+//! The errors of requests and commands. `http::error_response` turns them into HTTP responses.
 
 use crate::stripe::StripeError;
 
@@ -47,7 +47,7 @@ pub enum Error {
     NoKey,
     #[error("the API key is malformed, unknown, expired or revoked")]
     InvalidKey,
-    /// While a key was checked. Not as its source: its text tells the whole chain already.
+    /// The database failed while a key was checked. Not a source: the text already contains the whole chain.
     #[error("database: {0}")]
     KeyUnchecked(sqlx::Error),
     #[error("the account already has a subscription to `{plan}`: change it with POST /billing/upgrade, or cancel it")]

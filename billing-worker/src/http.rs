@@ -1,4 +1,4 @@
-//! Everything that this service answers over HTTP.
+//! The HTTP APIs of this service.
 
 pub mod admin;
 pub mod body;

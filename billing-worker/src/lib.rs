@@ -1,37 +1,38 @@
-//! The billing worker: accounts, API keys, plans and limits; who owes what, and who may do what.
+//! The billing worker: manages accounts, API keys, plans, limits and subscriptions, and reports usage to Stripe.
 //!
-//! It owns the database: it migrates it, copies the plan catalogue into it, and changes accounts, keys, subscriptions and
-//! limits. Gateways read what it wrote; each change is announced over NATS after its commit, so that they read it at once.
+//! It owns the database. It migrates the database, copies the plan catalogue into it, and changes accounts, keys, subscriptions
+//! and limits. Gateways read these rows. The billing worker announces each change over NATS after its commit, so that gateways
+//! read it at once.
 //!
 //! | what | file |
 //! |---|---|
 //! | settings, from arguments and environment | [`config`] |
-//! | the service: start, drain, stop; what it does again and again | [`app`] |
+//! | the service: start, drain, stop; periodic jobs | [`app`] |
 //! | sub-commands: the same changes from a shell | [`cli`] |
 //! | the admin API `/admin/*`, the public API `/billing/*`, Stripe's webhooks | [`http`] |
-//! | what an administrative change needs: who makes it, the audit log, telling the gateways, lists in pages | [`administration`] |
+//! | parts of every administrative change: requester, audit log, announcements to gateways, pagination | [`administration`] |
 //! | accounts, their API keys, limits and plans, their customer in Stripe | [`accounts`] |
-//! | which plan an account has, since when | [`subscriptions`] |
-//! | usage that is lowered afterwards; units of dropped duplicates, back to their pools | [`corrections`] |
-//! | runs that died, and what they had not spent | [`runs`] |
+//! | the plan of an account, and its subscription in Stripe | [`subscriptions`] |
+//! | lowering recorded usage; returning units of dropped duplicates to their pools | [`corrections`] |
+//! | ending dead runs, and returning their unspent units | [`runs`] |
 //! | deleting rows whose retention is over | [`retention`] |
-//! | telling Stripe what was used | [`reports`] |
-//! | telling accounts of their usage | [`notices`] |
-//! | what Stripe tells us, worked on | [`webhook`] |
-//! | migrations, and whether the database is there | [`database`] |
-//! | what can go wrong, as an HTTP answer | [`error`] |
-//! | Stripe's API | [`stripe`] |
-//! | counters for the operator | [`metrics`] |
+//! | reporting usage to Stripe | [`reports`] |
+//! | notifying accounts of their usage | [`notices`] |
+//! | applying Stripe's events | [`webhook`] |
+//! | migrations, and the availability of the database | [`database`] |
+//! | errors of requests and commands | [`error`] |
+//! | the client of Stripe's API | [`stripe`] |
+//! | metrics | [`metrics`] |
 //!
 //! # Invariants
-//! - Whoever changes an account's plan, status or limits holds the lock of its row in `accounts` until the commit.
-//! - An account has one current subscription at the most; none means Free.
+//! - A transaction that changes an account's plan, status or limits holds the lock of its row in `accounts` until the commit.
+//! - An account has at most one current subscription. Without one, the account has the Free plan.
 //! - `quota_pool.limit_units` of a running period is the override, or else the plan's limit, as soon as the change commits.
 //! - An administrative change and its entry in the audit log are one transaction.
-//! - Of an account, usage type and billing period: units told to Stripe = units counted + carried in − carried out. A report is
-//!   in the database before it is sent, and never under another identifier.
-//! - A lease is settled once, after its lane is ended and all that is in it is in ClickHouse.
-//! - An API key's text exists in one answer, the one to its making: never in a log, never in a table.
+//! - For each account, usage type and billing period: units reported to Stripe = units counted + carried in − carried out. A
+//!   report is in the database before it is sent, and its identifier never changes.
+//! - A lease is settled once, after its lane is ended and all of the lane's events are in ClickHouse.
+//! - An API key's text appears only in the response to its creation, never in a log or a table.
 
 pub mod accounts;
 pub mod administration;

@@ -1,13 +1,13 @@
 //! Metered usage: reports to Stripe what ClickHouse has counted.
 //!
-//! What it promises (G4): for every customer, meter and billing period, units reported to Stripe = `sum(cost_units)` in ClickHouse +
-//! carried in − carried out, and each carry is a row. A report is in the database before it is sent, its identifier never changes,
-//! and a customer and meter have one open report at a time. Any number of workers may do this at once; a step may be cut off
-//! anywhere.
+//! The guarantee (G4): for each customer, meter and billing period, units reported to Stripe = `sum(cost_units)` in ClickHouse +
+//! carried in − carried out, and each carry is a row. A report is in the database before it is sent, and its identifier never
+//! changes. A customer and meter have at most one open report. Any number of workers may do this at the same time, and a step may
+//! be interrupted at any point.
 //!
 //! | what | file |
 //! |---|---|
-//! | settings, and what reports need | [`settings`], [`Reporter`] |
+//! | settings, and the connections of reports | [`settings`], [`Reporter`] |
 //! | a billing period: the timestamps of its meter events, and until when it takes reports | [`period`] |
 //! | sums and corrections in ClickHouse | [`count`] |
 //! | a line of the ledger, and what a count means for it | [`ledger`] |
@@ -15,7 +15,7 @@
 //! | one step over all accounts | [`step`](fn@step) |
 //! | writing reports before they are sent | [`draft`] |
 //! | a report's life: send, compare, wait, withdraw | [`report`] |
-//! | what Stripe's response proves | [`outcome`] |
+//! | the outcome of an attempt, from Stripe's response | [`outcome`] |
 //! | sending | [`send`] |
 //! | reporting all usage of one account now | [`flush`](mod@flush) |
 //! | the units that Stripe has | [`summary`] |

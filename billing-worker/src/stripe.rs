@@ -5,7 +5,7 @@
 //! |---|---|
 //! | settings: key, address, time-outs, rates | [`settings`] |
 //! | one call: kept-alive connections, time-out, retries, rates | [`transport`] |
-//! | how a call can fail, and what that proves | [`error`] |
+//! | how a call can fail, and whether it took effect | [`error`] |
 //! | the fields of Stripe's objects that are read | [`object`] |
 //! | the names of our objects in Stripe | [`names`] |
 //! | the plan catalogue as products, prices and meters | [`catalogue`] |

@@ -5,11 +5,11 @@
 //! | what | file |
 //! |---|---|
 //! | starting it: by a hosted checkout, or by a payment form | [`checkout`], [`payment_form`], [`eligibility`] |
-//! | what waits for a first payment: one thing at most | [`unpaid`] |
+//! | the checkout or subscription that waits for a first payment: at most one | [`unpaid`] |
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
-//! | what is planned for the next period | [`planned`] |
-//! | a plan's prices, and the items that become them | [`prices`], [`swap`] |
+//! | planned changes for the next period | [`planned`] |
+//! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |

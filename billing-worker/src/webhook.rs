@@ -1,5 +1,5 @@
-//! Events from Stripe: verified, stored, answered, then worked on. An event is a hint to look: only ids of its payload are used, and
-//! the objects that they name are fetched again, so events may come twice, late and in any order.
+//! Events from Stripe are verified, stored, acknowledged, and then processed. Only the ids in an event's payload are used. The
+//! objects that they name are fetched again, so events may arrive twice, late and in any order.
 //!
 //! | what | file |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | the effect of an event | [`effect`] |
 //! | the rows: stored, deleted, tried again | [`inbox`] |
 //! | claims on rows, and the result of the work | [`claims`] |
-//! | working on claimed events | [`worker`] |
+//! | processing claimed events | [`worker`] |
 //! | events that were never delivered | [`catch_up`] |
 //! | subscriptions compared with Stripe, without an event | [`comparison`] |
 

@@ -1,5 +1,5 @@
-//! Tells gateways what changed, after the commit. An announcement only makes a change faster: a gateway that misses one finds
-//! the change in the database within a minute. So nothing fails here when NATS is unavailable.
+//! Announces changes to gateways after the commit. Gateways apply an announced change at once; a gateway that misses the
+//! announcement finds the change in the database within a minute. So nothing fails here when NATS is unavailable.
 
 use std::{sync::Arc, time::Duration};
 

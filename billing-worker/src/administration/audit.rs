@@ -30,7 +30,7 @@ pub struct Entry<'a> {
     pub actor: Actor<'a>,
 }
 
-/// Who made the change: by which way it came, and the given name.
+/// Who made the change: the interface that it came through, and the given name.
 #[derive(Clone, Copy, Debug)]
 pub struct Actor<'a> {
     pub by: By,

@@ -63,8 +63,8 @@ struct Stored {
     time_ms: i64,
 }
 
-/// Those of the events that are stored for the account. One that was recorded twice has the units of both; rows of one
-/// record (an insert that was doubled, until an audit removes it) count once.
+/// Returns the events that are stored for the account. An event with two records has the units of both. Repeated rows of one
+/// record count once: an insert may have stored them twice, until an audit removes them.
 pub async fn read(
     clickhouse: &Client,
     account: AccountId,

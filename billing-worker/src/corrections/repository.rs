@@ -146,7 +146,7 @@ pub async fn has_unhanded(db: &PgPool) -> Result<bool, Error> {
     Ok(unhanded.fetch_one(db).await?)
 }
 
-/// Hands waiting rows to a run, oldest first. It commits, so that nobody else publishes them. Returns no rows if none wait.
+/// Hands waiting rows to a run, oldest first. It commits, so that no other run publishes them. Returns no rows if none wait.
 pub async fn hand(db: &PgPool, run: RunId) -> Result<Vec<Handed>, Error> {
     let rows = sqlx::query!(
         r#"with next as (
@@ -192,7 +192,7 @@ pub async fn hand(db: &PgPool, run: RunId) -> Result<Vec<Handed>, Error> {
     handed.collect()
 }
 
-/// Lets rows wait again that the run certainly did not store and never will.
+/// Makes rows wait again that the run certainly did not store and never will.
 pub async fn not_stored(db: &PgPool, run: RunId, events: &[EventId]) -> Result<(), Error> {
     if events.is_empty() {
         return Ok(());
@@ -208,8 +208,8 @@ pub async fn not_stored(db: &PgPool, run: RunId, events: &[EventId]) -> Result<(
     Ok(())
 }
 
-/// These correcting events are in the stream: says so, and gives their units back to the pools that they came from, in one
-/// transaction, once. Returns the accounts that got units back.
+/// Marks correcting events as published, and returns their units to the original pools. Both happen in one transaction, once.
+/// Returns the accounts that got units back.
 pub async fn stored(db: &PgPool, events: &[EventId]) -> Result<Vec<AccountId>, Error> {
     if events.is_empty() {
         return Ok(Vec::new());

@@ -1,5 +1,5 @@
 //! Publishes waiting corrections in a run of its own, which exists only while there are corrections to publish. At other times
-//! the billing worker has no lanes and no run, so nobody has to watch it as a writer.
+//! the billing worker has no lanes and no run, so it needs no supervision as a writer.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -162,7 +162,7 @@ impl Work {
         Ok(())
     }
 
-    /// Once, and again when there are more or less of them.
+    /// Logs the number of rows that are too old, each time that it changes.
     fn tell_too_old(&self, now: usize) {
         if self.too_old_told.swap(now, Relaxed) != now && now > 0 {
             error!(

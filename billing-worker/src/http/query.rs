@@ -1,16 +1,16 @@
-//! Query strings, and why one could not be read.
+//! Explains why a query string is invalid.
 
 use axum::extract::rejection::QueryRejection;
 
 use crate::error::Error;
 
-/// Names the parameter.
+/// The error names the wrong parameter.
 pub fn malformed(rejection: QueryRejection) -> Error {
     let text = rejection.body_text();
     let text = text
         .strip_prefix("Failed to deserialize query string: ")
         .unwrap_or(&text);
-    // `limit: invalid digit found in string`, or what is wrong with the parameters as a whole.
+    // Either `limit: invalid digit found in string`, or a problem of the whole query string.
     let (path, problem) = match text.split_once(": ") {
         Some((path, problem)) if !path.contains(' ') => (path, problem),
         _ => ("", text),

@@ -62,7 +62,7 @@ pub async fn receive(
     let envelope = match Envelope::parse(&body) {
         Ok(envelope) => envelope,
         Err(why) => {
-            // It comes from Stripe. Keeping an event that nobody can read is better than losing it.
+            // It is signed by Stripe, so store the unreadable event instead of losing it.
             let id = format!("sha256:{}", hex::encode(Sha256::digest(&body)));
             inbox::store_unreadable(&receiver.billing.admin.db, &id, &body, &why).await?;
             receiver.metrics.webhook_unreadable();

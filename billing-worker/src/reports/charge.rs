@@ -1,7 +1,7 @@
 //! Late usage and late credits as invoice items (`LATE_USAGE=credit_or_charge`): on the customer's next invoice.
 //!
-//! What it promises: one item for each carry. An attempt is in the database before it is made, under a key of its own. After an
-//! attempt with an unknown outcome, the item is looked for in Stripe before the next one.
+//! It guarantees one item for each carry. An attempt is in the database before it is made, under a key of its own. After an
+//! attempt with an unknown outcome, the item is looked for in Stripe before the next attempt.
 
 mod late;
 

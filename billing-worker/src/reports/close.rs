@@ -1,5 +1,6 @@
-//! Closes periods: usage that is reported after a period's invoice is final would be on no invoice. An event says that an invoice is
-//! final. Where no event came, because the endpoint was wrong or the service was down, Stripe is asked before usage is reported.
+//! Closes periods whose invoice is final, because usage that is reported later would be on no invoice. An event reports that an
+//! invoice is final. The event may be missing, because the endpoint was wrong or the service was down. So Stripe is asked before
+//! usage is reported.
 
 use std::collections::HashSet;
 
@@ -18,21 +19,21 @@ const DUE: i64 = 3_600;
 /// Stripe makes the invoice at the end of the period, or a little later.
 const MADE_WITHIN: i64 = 24 * 3_600;
 
-/// What Stripe said about the invoices of periods.
+/// Stripe's answer about the invoices of periods.
 #[derive(Debug, Default)]
 pub struct Asked {
-    /// The periods of which it is known now whether their invoice is final.
+    /// The periods for which it is known whether their invoice is final.
     pub periods: HashSet<AccountPeriod>,
     /// How many of them were final.
     pub closed: u64,
 }
 
-/// Whether the period's invoice may be final although no event has said so.
+/// Whether the period's invoice may be final although no event has reported it.
 pub fn is_due(period: &BillingPeriod, now: i64) -> bool {
     period.final_at.is_none() && period.end + DUE <= now
 }
 
-/// Closes the period that the invoice bills, if it is final. True: it was open.
+/// Closes the period that the invoice bills, if the invoice is final. `true`: the period was open.
 pub async fn close(
     db: impl PgExecutor<'_>,
     account: AccountId,

@@ -1,4 +1,4 @@
-//! What may explain that a line has fewer units than were reported: corrections, and credits that were carried into it.
+//! Corrections, and credits that were carried into a line. They may explain why a line has fewer units than were reported.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
 //! Counts a page of accounts and writes the reports to send, before they are sent.
 //!
-//! What it promises: a line is read before its usage is counted and decided on only if it is still the same when it is locked
-//! afterwards, so no count is older than the line it is compared with. No transaction is open while ClickHouse counts. A line with a
-//! report that is not done is left alone.
+//! A line is read before its usage is counted, and locked afterwards. If it has changed in between, it is left for the next step.
+//! So no count is older than the line that it is compared with. No transaction is open while ClickHouse counts. A line with an
+//! unfinished report is not touched.
 
 mod rows;
 
@@ -88,7 +88,7 @@ pub async fn page(
         held: page.keep_unchanged(&locked),
         ..Drafted::default()
     };
-    // After the locks: it sees the reports of those that held them before.
+    // Read after locking, so that this sees the reports of the previous lock holders.
     busy.extend(rows::busy(&mut *tx, accounts).await.context("reading open reports")?);
     let occupied: HashSet<_> = busy.iter().map(|id| (id.account, id.usage_type.clone())).collect();
     let mut drafts = Vec::new();
@@ -115,7 +115,7 @@ pub async fn page(
         drafted.drifts += u64::from(page.drifted(&id, drift));
         match decision {
             Decision::Even | Decision::Drift { .. } => {}
-            // One at a time for a customer and a meter, whatever the period.
+            // One report at a time for a customer and a meter, across all periods.
             Decision::Report { .. } if occupied.contains(&(id.account, id.usage_type.clone())) => drafted.held.push(id),
             Decision::Report { .. } if close::is_due(&period, now) && !asked.contains(&(id.account, id.start)) => {
                 drafted.held.push(id);

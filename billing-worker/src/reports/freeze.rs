@@ -17,15 +17,15 @@ use super::{
 };
 use crate::stripe::StripeError;
 
-/// The most periods that one step looks at: Stripe is asked for each, at the rate that all calls share.
+/// Maximum number of periods per step. Stripe is asked for each, within the rate limit that all calls share.
 const PERIODS_MAX: i64 = 200;
 const READS_AT_ONCE: usize = 8;
 
-/// What one step did.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frozen {
     pub periods: u64,
-    /// Periods whose summaries at Stripe differ from what was reported.
+    /// Periods whose summaries at Stripe differ from the reported units.
     pub differing: u64,
 }
 
@@ -132,7 +132,7 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
         .collect())
 }
 
-/// The first line of which Stripe has other units than were reported.
+/// Returns the first line for which Stripe has other units than were reported.
 async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(LineId, i64)>, StripeError> {
     let told_of: Vec<_> = candidate
         .lines
@@ -159,8 +159,9 @@ async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(Li
     Ok(None)
 }
 
-/// Counts once more, then freezes if the ledger's lines are still as they were read before. `false`: something has changed or does
-/// not agree, the next step sees. No transaction is open while ClickHouse counts: usage that is stored after the count thaws the period.
+/// Counts once more, then freezes the period if the ledger's lines have not changed since they were read. `false`: something
+/// has changed or does not agree, and the next step checks again. No transaction is open while ClickHouse counts: usage that is
+/// stored after the count thaws the period.
 async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<bool> {
     let start = instant(candidate.start);
     let mut sums = count::sums(&reporter.clickhouse, &[(candidate.account, candidate.start)]).await?;

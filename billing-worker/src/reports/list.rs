@@ -53,7 +53,7 @@ pub struct ReportView {
     pub error: Option<String>,
 }
 
-/// A line of which ClickHouse has fewer units than were reported to Stripe.
+/// A line for which ClickHouse has fewer units than were reported to Stripe.
 #[derive(Clone, Debug, Serialize)]
 pub struct DriftView {
     pub account_id: AccountId,

@@ -1,4 +1,4 @@
-//! What Stripe's answer to a meter event proves.
+//! Derives the outcome of an attempt from Stripe's response to a meter event.
 
 pub use protocol::reports::outcome::Outcome;
 
@@ -7,7 +7,7 @@ use crate::stripe::StripeError;
 /// The timestamp lies ahead of Stripe's clock, because ours was fast when the report was written. It passes.
 const IN_FUTURE: &str = "timestamp_in_future";
 
-/// What became of one attempt. Every error is named: a new one is to be thought about here.
+/// The outcome of one attempt. Each kind of error has its own arm, so a new kind needs a decision here.
 pub fn outcome(answer: Result<(), StripeError>) -> Outcome {
     let error = match answer {
         Ok(()) => return Outcome::Delivered,
@@ -31,7 +31,7 @@ pub fn outcome(answer: Result<(), StripeError>) -> Outcome {
     }
 }
 
-/// Every report is refused like this until an operator repairs it: none is parked for it.
+/// Whether Stripe refuses every report for this reason until an operator fixes it. No report is parked for such a refusal.
 pub fn is_everybodys(error: &StripeError) -> bool {
     match error {
         StripeError::Unauthorized(_) | StripeError::NotConfigured => true,
@@ -44,8 +44,8 @@ pub fn is_everybodys(error: &StripeError) -> bool {
     }
 }
 
-/// Stripe has the identifier already. It says so with a 400 of type `invalid_request_error` without a code, to be recognised by
-/// its words only.
+/// Whether Stripe already has the identifier. Stripe then responds with a 400 of type `invalid_request_error` without a code, so
+/// only its message identifies the error.
 fn is_duplicate(status: u16, message: &str) -> bool {
     status == 400 && message.starts_with("An event already exists with identifier")
 }

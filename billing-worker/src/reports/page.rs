@@ -17,7 +17,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Locked {
     pub line: Line,
-    /// What may explain that it has fewer units than were reported; 0 or negative.
+    /// Corrections and credits that may explain why it has fewer units than were reported; 0 or negative.
     pub credits: i64,
     pub drift: i64,
     pub changed: bool,
@@ -117,7 +117,7 @@ impl Page {
         periods
     }
 
-    /// Stores by how many units a line is below what was reported; returns whether that is a new drift.
+    /// Stores how many units a line lacks compared with the reported units. Returns whether this is a new drift.
     pub fn drifted(&mut self, id: &LineId, drift: i64) -> bool {
         let Some(locked) = self.lines.get_mut(id) else {
             return false;

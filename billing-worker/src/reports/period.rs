@@ -1,4 +1,4 @@
-//! The accounts that have billing periods to report. How Stripe is told of a period is in [`protocol::reports::period`].
+//! The accounts that have billing periods to report. [`protocol::reports::period`] defines how a period is reported to Stripe.
 
 pub use protocol::reports::period::{BillingPeriod, Late, Way, Window};
 use schema::{AccountId, period::instant};

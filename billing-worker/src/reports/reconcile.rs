@@ -99,7 +99,7 @@ async fn reconcile(reporter: &Reporter, question: &Question, now: i64) -> Result
 }
 
 async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now: i64) -> Result<Vec<Row>> {
-    // Before ClickHouse is asked: a report that is delivered meanwhile looks like units that are not reported yet, never like drift.
+    // Read before ClickHouse is asked. Then a report that is delivered meanwhile looks like unreported units, never like drift.
     let mut lines = rows::lines(reporter, periods, now)
         .await
         .context("reading the ledger")?;

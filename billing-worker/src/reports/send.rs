@@ -1,7 +1,7 @@
 //! Sends reports: claims open ones, sends each once, and stores the outcome.
 //!
-//! What it promises: an attempt is in the database before it is made; at most one is in flight for a customer and a meter; the
-//! response to one customer's report delays no other customer's.
+//! It guarantees: an attempt is in the database before it is made. At most one attempt is in flight for a customer and a meter.
+//! A slow response for one customer delays no other customer.
 
 mod claim;
 mod outcomes;

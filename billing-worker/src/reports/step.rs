@@ -23,7 +23,7 @@ const PAGE: i64 = 500;
 /// The most rows of done reports that one step deletes.
 const FORGOTTEN_MAX: i64 = 50_000;
 
-/// What a step did.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// Reports written.
@@ -34,7 +34,7 @@ pub struct Step {
     /// Lines newly found to drift.
     pub drifts: u64,
     pub frozen: Frozen,
-    /// Periods whose invoice was final although no event had said so.
+    /// Periods whose invoice was final although no event had reported it.
     pub closed: u64,
     /// Frozen periods for which events arrived later.
     pub thawed: u64,
@@ -92,8 +92,8 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Step> {
     }
 }
 
-/// Counts, reports and bills a page of accounts; returns the lines that could not be counted or have to wait. Reports that were
-/// written earlier are sent even if ClickHouse is away.
+/// Counts, reports and bills a page of accounts. Returns the lines that could not be counted or have to wait. Reports that were
+/// written earlier are sent even if ClickHouse is unavailable.
 pub(super) async fn page(
     reporter: &Reporter,
     accounts: &[AccountId],

@@ -36,7 +36,7 @@ impl Meters {
         if let Some(id) = self.known(&name) {
             return Ok(id);
         }
-        // Without the lock: a listing that hangs is in nobody's way.
+        // Without the lock, so that a slow listing blocks no other caller.
         let mut after: Option<String> = None;
         loop {
             let mut request = ListBillingMeter::new().status(BillingMeterStatus::Active).limit(100);
@@ -68,7 +68,7 @@ impl Meters {
             .cloned()
     }
 
-    /// The units that Stripe has of a customer and a usage type in a window.
+    /// The units that Stripe has for a customer and a usage type in a window.
     pub async fn told(
         &self,
         stripe: &Stripe,

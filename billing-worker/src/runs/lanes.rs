@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Lanes that are checked or ended at the same time.
 const LANES_AT_ONCE: usize = 16;
 
-/// The current stream in NATS, in whatever generation a run began. Events of an earlier generation are in ClickHouse or lost,
-/// and a live run can only write to the current stream.
+/// The lanes in the current stream of NATS, even if a run began in an earlier generation. Events of an earlier generation are in
+/// ClickHouse or lost, and a live run can only write to the current stream.
 pub struct Lanes {
     client: Client,
     stream: UsageStream,

@@ -19,8 +19,8 @@ impl SettleSettings {
         (self.run_dead_after / 12).clamp(Duration::from_millis(50), Duration::from_secs(5))
     }
 
-    /// Checks that are farther apart do not count together, because nobody watched in between. A run needs at least five
-    /// checks to count as dead, and a worker that was stopped meanwhile starts again.
+    /// Checks that are farther apart do not count together, because the worker saw nothing in between. A run needs at least five
+    /// checks to count as dead. A worker that was stopped meanwhile starts the count again.
     pub fn gap_max(&self) -> Duration {
         self.run_dead_after / 4
     }

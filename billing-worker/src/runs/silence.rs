@@ -27,7 +27,7 @@ pub struct Silence {
 #[derive(Clone, Copy, Debug)]
 struct Heartbeat {
     count: i64,
-    /// It had been read by then.
+    /// The heartbeat was read before this time.
     since: Instant,
 }
 
@@ -76,7 +76,7 @@ mod tests {
     const DEAD_AFTER: Duration = Duration::from_secs(60);
     const GAP_MAX: Duration = Duration::from_secs(15);
 
-    /// Looks at these seconds, each at one heartbeat of one run; the seconds at which it was taken for dead.
+    /// Checks one run at these seconds with these heartbeats. Returns the seconds at which it counted as dead.
     fn dead_at(looks: &[(u64, i64)]) -> Vec<u64> {
         let (start, run) = (Instant::now(), RunId::new());
         let mut silence = Silence::new(DEAD_AFTER, GAP_MAX);
@@ -96,7 +96,7 @@ mod tests {
     fn run_is_dead_when_its_heartbeat_stood_still_for_the_whole_time() {
         assert_eq!(dead_at(&every_five(0, 65, 7)), [60, 65]);
         assert_eq!(dead_at(&every_five(0, 55, 7)), [0; 0]);
-        // The last beat counts, wherever it came; also one that goes back, as in a database that was restored.
+        // Every change of the heartbeat counts, also a decrease, as in a restored database.
         for moved in [8, 6] {
             let looks = [every_five(0, 40, 7), every_five(45, 105, moved)].concat();
             assert_eq!(dead_at(&looks), [105]);
@@ -111,10 +111,10 @@ mod tests {
 
     #[test]
     fn gap_between_looks_begins_the_count_anew() {
-        // One look before and one after prove nothing, however far apart.
+        // One check before and one after a gap prove nothing, no matter how long the gap is.
         assert_eq!(dead_at(&[(0, 7), (61, 7)]), [0; 0]);
         assert_eq!(dead_at(&[(0, 7), (3_600, 7), (3_605, 7)]), [0; 0]);
-        // The database was away for twenty seconds in the last minute.
+        // The database was unavailable for twenty seconds in the last minute.
         let looks = [every_five(0, 35, 7), every_five(55, 115, 7)].concat();
         assert_eq!(dead_at(&looks), [115]);
     }
@@ -133,7 +133,7 @@ mod tests {
         };
         assert_eq!(look(0, 0), 0);
         assert_eq!(look(5, 105), 0, "asked before it was stopped, answered after");
-        // What that look read may be of before the stop: it begins no count either.
+        // That check may have read the heartbeat before the stop, so it does not start the count either.
         for second in (110..170).step_by(5) {
             assert_eq!(look(second, second), 0);
         }

@@ -18,7 +18,7 @@ use super::{
 /// For one statement. A late answer is useless.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Until the service stops. Several workers may watch: each concludes from what it saw itself, and one update ends a run.
+/// Runs until the service stops. Several workers may watch: each decides from its own checks, and one update ends a run.
 pub async fn watch(db: PgPool, settings: SettleSettings, metrics: SettleMetrics, life: Lifecycle) {
     let mut silence = Silence::new(settings.run_dead_after, settings.gap_max());
     let mut ticks = interval(settings.look_every());

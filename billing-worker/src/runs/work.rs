@@ -32,7 +32,7 @@ const OVERSPENT_AGAIN: Duration = Duration::from_secs(60);
 /// Maximum number of log lines about leases of one run.
 const TOLD_MAX: usize = 10;
 
-/// Several workers may run this: each finds done what another did.
+/// Several workers may run this at the same time: each one skips what another has done.
 pub struct Settler {
     db: PgPool,
     clickhouse: ClickHouse,
@@ -137,7 +137,7 @@ impl Settler {
                 return;
             }
             Ok(Come::NotStored) => {
-                // Let other runs proceed, however many wait.
+                // Let other runs proceed, no matter how many wait.
                 debug!(run.id = %run, "a run waits for the ingestors to store what it published");
                 entry.backoff.next_delay()
             }
@@ -155,7 +155,7 @@ impl Settler {
         entry.again_at = Instant::now() + pause;
     }
 
-    /// Runs that are over and due: those that died first, and those that closed in order once it is a while ago.
+    /// Returns runs that are over and due. Dead runs come first. Runs that closed normally follow after a delay.
     async fn overs(&self, waiting: &mut HashMap<RunId, Waiting>) -> Result<Vec<Over>> {
         let now = Instant::now();
         let not_due: Vec<_> = waiting
@@ -271,7 +271,7 @@ impl Settler {
     }
 }
 
-/// `before`: leases of the run that were told of in this try.
+/// Logs an overspent lease. `before`: leases of the run that this attempt has logged already.
 fn tell_overspent(run: RunId, lease: &Lease, units: i64, before: usize) {
     if before < TOLD_MAX {
         error!(run.id = %run, lease.id = %lease.id, account.id = %lease.account, had = lease.had(), too_many = units,

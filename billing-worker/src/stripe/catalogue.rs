@@ -1,12 +1,12 @@
-//! The plan catalogue as products, prices and meters in Stripe: what should be there, what has to change, and changing it.
-//! Everything is found by id, event name or lookup key, so a sync that was interrupted or is repeated changes nothing more.
+//! The plan catalogue as products, prices and meters in Stripe: compares Stripe with the catalogue, and makes the changes.
+//! Objects are found by id, event name or lookup key, so an interrupted or repeated sync makes no change twice.
 //!
 //! | what | file |
 //! |---|---|
 //! | products and prices that the catalogue asks for | [`wanted`](mod@wanted) |
-//! | what Stripe has of them | [`found`] |
-//! | what has to change | [`change`] |
-//! | changing it | [`apply`](mod@apply) |
+//! | products and prices that exist in Stripe | [`found`] |
+//! | the changes to make | [`change`] |
+//! | making the changes | [`apply`](mod@apply) |
 
 mod apply;
 mod change;

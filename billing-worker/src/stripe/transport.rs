@@ -49,7 +49,7 @@ struct Inner {
 pub enum Write<'a> {
     /// Under this idempotency key. Repeated on failure.
     Keyed(&'a str),
-    /// It sets a state, however often it is made (an update, a deletion). Repeated on failure.
+    /// An idempotent call that sets a state (an update, a deletion). Repeated on failure.
     Settable,
     /// Made once; the caller handles the outcome. Under the rate limit of meter events.
     MeterEvent,
@@ -124,7 +124,7 @@ impl Stripe {
         attempts: u32,
     ) -> Result<T, StripeError> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
-        // Once an attempt is unclear the call stays unclear, whatever later attempts get.
+        // If the outcome of one attempt is unclear, the call stays unclear, no matter how later attempts end.
         let mut unclear = None;
         let mut attempt = 0;
         loop {

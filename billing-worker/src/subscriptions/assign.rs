@@ -1,4 +1,4 @@
-//! Assigns a plan to an account without Stripe: what an operator does.
+//! Assigns a plan to an account without Stripe, for operators.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What all of billing needs: the database, Stripe, ClickHouse, the settings and the clock.
+//! The shared parts of billing: the database, Stripe, ClickHouse, the settings and the clock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -58,7 +58,7 @@ impl BillingSettings {
         mistakes.ensure(
             !self.stripe_webhook_secrets.iter().any(is_empty),
             "stripe_webhook_secrets",
-            // An empty secret would verify anything that anybody signs.
+            // With an empty secret, anyone could create a valid signature.
             "must not contain an empty secret: remove it, or unset the variable",
         );
     }

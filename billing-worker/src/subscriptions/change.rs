@@ -1,7 +1,8 @@
 //! Changes of a running subscription: another plan, cancelling it, and undoing either.
 //!
 //! A larger plan begins at once and is prorated. A smaller plan begins with the next period. A cancellation also takes effect
-//! then, unless it is asked for now. Each change is decided on what Stripe says at that moment, made, and read back, while the account's lease is held.
+//! with the next period, unless an immediate one is requested. Each change is decided from Stripe's current state, made, and read
+//! back, while the account's lease is held.
 
 use schema::{AccountId, Plan, standing::SubscriptionStatus};
 use stripe_billing::subscription::{
@@ -30,8 +31,8 @@ pub enum CancelWhen {
     Now,
 }
 
-/// Changes the plan: to a larger one now, to a smaller one at the end of the period. The latest request counts: it undoes what was
-/// planned before, unless the change fails.
+/// Changes the plan: to a larger one now, to a smaller one at the end of the period. A new request cancels earlier planned
+/// changes, unless the new change fails.
 pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> Result<(), Error> {
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
@@ -70,7 +71,7 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
     read_back(billing, lease, &running.customer, done).await
 }
 
-/// Undoes a cancellation or a smaller plan that has not begun.
+/// Undoes a planned cancellation or downgrade.
 pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> {
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
@@ -81,7 +82,7 @@ pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> 
     read_back(billing, lease, &running.customer, done).await
 }
 
-/// Stores what Stripe has now, also after a change that failed: a part of it may have been made.
+/// Stores Stripe's current state, also after a failed change: a part of the change may have been made.
 async fn read_back(billing: &Billing, lease: Lease, customer: &str, changed: Result<(), Error>) -> Result<(), Error> {
     let account = lease.account();
     let mut stored = refresh::store(billing, &lease, customer).await;
@@ -94,7 +95,7 @@ async fn read_back(billing: &Billing, lease: Lease, customer: &str, changed: Res
     changed.and(stored.map(drop))
 }
 
-/// Before a change that bills the usage so far.
+/// Reports usage before a change that bills the usage so far.
 async fn report_usage(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
     billing.flush(account, &running.subscription.id).await?;
     if running.status() == Some(SubscriptionStatus::Trialing) {
@@ -104,7 +105,7 @@ async fn report_usage(billing: &Billing, account: AccountId, running: &Running) 
     billing.refuse_told_ahead(account, &running.subscription.id).await
 }
 
-/// What was planned is undone once the larger plan is paid: a failed payment changes nothing.
+/// Earlier planned changes are cancelled after the larger plan is paid, so a failed payment changes nothing.
 async fn upgrade(
     billing: &Billing,
     lease: &Lease,
@@ -114,10 +115,10 @@ async fn upgrade(
 ) -> Result<(), Error> {
     let account = lease.account();
     if running.is_metered() {
-        // Usage recorded before the upgrade keeps the old prices; what is reported later has those of the larger plan.
+        // Usage that is reported before the upgrade keeps the old prices. Usage that is reported later has the new prices.
         report_usage(billing, account, running).await?;
     }
-    // The flush took its time, and an upgrade charges.
+    // The flush may have taken long, and an upgrade charges the customer.
     lease.renew().await?;
     let swapped = async {
         // A schedule would undo the new prices.
@@ -232,7 +233,7 @@ async fn cancel_now(billing: &Billing, account: AccountId, running: &Running) ->
     or_put_back(billing, account, running, cancelled.await).await
 }
 
-/// Where the change failed, restores what was planned before.
+/// If the change failed, restores the changes that were planned before.
 async fn or_put_back(
     billing: &Billing,
     account: AccountId,

@@ -48,8 +48,8 @@ struct Session {
     expires_at: i64,
 }
 
-/// Opens a checkout, or hands out the one that is open for this plan. A new checkout cancels what else is still unpaid: a checkout
-/// for another plan, one at prices that the plan had before, a payment form.
+/// Opens a checkout, or returns the one that is open for this plan. A new checkout cancels everything else that is still unpaid:
+/// a checkout for another plan or at earlier prices, or a payment form.
 pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
@@ -88,8 +88,8 @@ async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -
     }
 }
 
-/// The row is there before the call: its id is the idempotency key. A row without a session is one whose creation failed or was cut
-/// off; the next checkout ends it.
+/// The row is written before the call: its id is the idempotency key. If the creation fails or is interrupted, the row has no
+/// session, and the next checkout ends it.
 async fn create_session(
     billing: &Billing,
     lease: &Lease,
@@ -124,7 +124,7 @@ async fn create_session(
         url,
         expires_at: instant(session.expires_at),
     };
-    // Where the lease was lost the session is shown to nobody, and expires.
+    // If the lease was lost, the session is never shown, and expires.
     let mut tx = lease.begin().await?;
     sqlx::query!(
         "update checkout_sessions set session_id = $2, url = $3, expires_at = $4 where id = $1",

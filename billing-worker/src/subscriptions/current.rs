@@ -1,4 +1,4 @@
-//! Reads the current subscription of accounts, and what an account may do because of it.
+//! Reads the current subscription of accounts, and the standing that results from it.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use crate::error::Error;
 
-/// Returns what an account may do at `now`.
+/// Returns the standing of an account at `now`.
 pub async fn standing(db: impl PgExecutor<'_>, account: AccountId, now: i64) -> Result<Standing, Error> {
     let current = subscriptions(db, &[account]).await?;
     Ok(Standing::at(current.get(&account), now))

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::error::Error;
 
-/// A customer who has a subscription changes it: a second one would be paid as well.
+/// Fails if the customer already has a subscription, because a second one would be billed as well.
 pub(super) async fn refuse_second(billing: &Billing, customer: &str) -> Result<(), Error> {
     match Running::of_customer(billing, customer.to_owned()).await {
         Ok(running) => Err(Error::AlreadySubscribed {
@@ -21,7 +21,7 @@ pub(super) async fn refuse_second(billing: &Billing, customer: &str) -> Result<(
     }
 }
 
-/// Cancels what was begun and not paid. Fails with [`Error::AlreadySubscribed`] if one of them was paid meanwhile.
+/// Cancels subscriptions that were begun and not paid. Fails with [`Error::AlreadySubscribed`] if one was paid meanwhile.
 pub(super) async fn cancel_unpaid(billing: &Billing, customer: &str, begun: &[Begun]) -> Result<(), Error> {
     if begun.is_empty() {
         return Ok(());
@@ -31,7 +31,7 @@ pub(super) async fn cancel_unpaid(billing: &Billing, customer: &str, begun: &[Be
     given_up
 }
 
-/// An account has one trial, whatever the plan. A trial that no event has reported yet counts too.
+/// Returns the days of the trial. An account has one trial, for any plan. A trial that no event has reported yet also counts.
 pub(super) async fn trial_days(
     db: &PgPool,
     billing: &Billing,

@@ -1,8 +1,8 @@
 //! An account's lease: one worker at a time reads and changes the account's subscriptions in Stripe.
 //!
 //! The lease is a row with a deadline in the database's time. No transaction is open while Stripe is asked. The holder renews
-//! the lease while it works; the transaction that stores the result checks the holder first and fails if another has taken over.
-//! A worker that dies gives way after [`LENGTH_S`].
+//! the lease while it works. The transaction that stores the result checks the holder first and fails if another has taken over.
+//! The lease of a dead worker expires after [`LENGTH_S`].
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// Dropped, it is released a moment later; [`Self::release`] waits for that.
+/// If it is dropped, it is released a moment later. [`Self::release`] waits for that.
 pub struct Lease {
     account: AccountId,
     holder: Uuid,
@@ -73,7 +73,7 @@ impl Lease {
         self.account
     }
 
-    /// A transaction that stores a result. While it is open nobody else can take the lease; fails if somebody has.
+    /// A transaction that stores a result. While it is open, no other worker can take the lease. Fails if another worker has it.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
         let mut tx = self.db.begin().await?;
         // A worker that is paused in this transaction must not keep the row from others.

@@ -8,7 +8,7 @@ use crate::stripe::{
     object::{List, Subscription},
 };
 
-/// Of a customer with more subscriptions than ten pages of a hundred, ended ones included, the latest thousand are read.
+/// Pages of a hundred subscriptions. If a customer has more, including ended ones, only the latest thousand are read.
 const PAGES_MAX: usize = 10;
 
 /// The latest first, ended ones too.
@@ -32,8 +32,8 @@ pub async fn all(stripe: &Stripe, customer: &str) -> Result<Vec<Subscription>, S
     Ok(all)
 }
 
-/// The subscription that says what its account may do: of those that run, to a plan of ours, the newest. A customer who subscribed
-/// twice meant the later one. Ids break a tie, so that every reader picks the same.
+/// The subscription that decides what its account may do: the newest running one to a plan of ours. If a customer subscribed
+/// twice, the later one counts. Ids break a tie, so that every reader picks the same one.
 pub fn current<'a>(subscriptions: impl IntoIterator<Item = &'a Subscription>) -> Option<&'a Subscription> {
     let running = subscriptions
         .into_iter()

@@ -1,5 +1,5 @@
-//! A customer's subscriptions in Stripe as they are stored here. Pure, and a function of all that Stripe says now: the same state
-//! results from any events in any order.
+//! A customer's subscriptions in Stripe as they are stored here. Pure: the result depends only on Stripe's current state, so the
+//! order of events does not matter.
 
 use schema::{Catalogue, SubscriptionId, UsageType};
 
@@ -32,7 +32,7 @@ pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64
                 }
                 mirror.subscriptions.push(mirrored);
             }
-            // Somebody else's product in the same Stripe account.
+            // A product of another service in the same Stripe account.
             Err(Unmirrored::NotOurs) => {}
             Err(Unmirrored::Unreadable(why)) => mirror.alarms.push(format!("{}: {why}", one.subscription.id)),
         }
@@ -51,7 +51,7 @@ pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64
     mirror
 }
 
-/// Names what a subscription's plan bills and the subscription does not: it began before the catalogue billed that.
+/// Names usage types that the plan bills and the subscription does not, because it began before the catalogue billed them.
 fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
     let is_billed = |usage_type: &UsageType| {
         of.items

@@ -8,7 +8,7 @@ use crate::stripe::{
     object::{Invoice, Item, Schedule, Subscription, subscription::Price},
 };
 
-/// A subscription with what belongs to it in Stripe.
+/// A subscription with its related objects in Stripe.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub subscription: Subscription,
@@ -55,7 +55,7 @@ pub fn subscription_id(stripe_id: &str) -> SubscriptionId {
 }
 
 impl Mirrored {
-    /// It decides what its account may do.
+    /// Whether it can decide what its account may do.
     pub fn is_live(&self) -> bool {
         self.status.is_live()
     }

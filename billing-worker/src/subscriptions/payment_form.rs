@@ -28,12 +28,12 @@ use crate::{
 pub struct Pending {
     pub subscription_id: String,
     pub status: String,
-    /// What a payment form confirms: a payment, or for a trial the card that pays after it.
+    /// The secret that a payment form confirms: for a payment, or in a trial for the card that pays later.
     pub client_secret: Option<String>,
 }
 
-/// Begins a subscription whose first payment the caller's own form confirms, or hands out the one that waits for it. It cancels
-/// what else is still unpaid.
+/// Begins a subscription whose first payment the caller's own form confirms, or returns the one that waits for it. Cancels
+/// everything else that is still unpaid.
 pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;

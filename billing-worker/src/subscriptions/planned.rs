@@ -1,5 +1,5 @@
-//! What is planned for a subscription: another plan with its next period, or its end. Planning it, undoing it, and restoring it
-//! where the change that replaced it failed.
+//! Planned changes of a subscription: another plan from the next period on, or its end. Plans them, undoes them, and restores
+//! them if the change that replaced them failed.
 
 use schema::AccountId;
 use serde::Serialize;
@@ -87,14 +87,14 @@ impl Running {
         Ok(())
     }
 
-    /// Undoes what is planned.
+    /// Undoes all planned changes.
     pub async fn take_back(&self, billing: &Billing) -> Result<(), Error> {
         self.release_schedule(billing).await?;
         self.keep(billing).await
     }
 
-    /// Restores what [`Self::take_back`] undid, as far as it is gone. If that fails too, an operator must know: the customer relies
-    /// on it.
+    /// Restores planned changes that [`Self::take_back`] undid. If that fails, too, an error is logged for the operator, because
+    /// the customer relies on them.
     pub async fn put_back(&self, billing: &Billing, account: AccountId) {
         if let Err(failure) = self.try_to_put_back(billing, account).await {
             error!(
@@ -137,7 +137,7 @@ impl Running {
 
     async fn try_to_put_back(&self, billing: &Billing, account: AccountId) -> Result<(), Error> {
         let now = match self.now(billing).await {
-            // Another plan: the change was made after all, and what was planned before does not apply to it.
+            // The plan is another one, so the change was made after all. The earlier planned changes do not apply to it.
             Ok(now) if now.subscription.id == self.subscription.id && now.plan() == self.plan() => now,
             Ok(_) | Err(Error::NotSubscribed) => return Ok(()),
             Err(failure) => return Err(failure),

@@ -1,5 +1,5 @@
-//! Updates the rows of one account's subscriptions to Stripe's current state. The caller holds the account's lease from
-//! before the fetch to the commit: otherwise what was fetched first could be written last.
+//! Updates the rows of one account's subscriptions to Stripe's current state. The caller holds the account's lease from before
+//! the fetch to the commit. Otherwise older state could overwrite newer state.
 
 use schema::{AccountId, Catalogue, announcement::Announcement, period::instant, standing::SubscriptionStatus};
 use serde_json::json;
@@ -39,7 +39,7 @@ pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Erro
     changed
 }
 
-/// The same under the caller's lease, of the account's customer. Where the lease was lost, nothing is stored.
+/// Does the same for the account's customer, under the caller's lease. If the lease was lost, nothing is stored.
 pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<bool, Error> {
     let (account, now) = (lease.account(), billing.clock.now_s());
     let known = fetch(billing.stripe()?, customer).await?;
@@ -66,7 +66,7 @@ pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<b
     Ok(changed)
 }
 
-/// What Stripe has of a customer.
+/// The state of a customer in Stripe.
 enum Known {
     /// All subscriptions, with their schedules and unpaid invoices.
     Customer(Vec<Fetched>),
@@ -77,7 +77,7 @@ enum Known {
 async fn fetch(stripe: &Stripe, customer: &str) -> Result<Known, StripeError> {
     let subscriptions = match listing::all(stripe, customer).await {
         Ok(subscriptions) => subscriptions,
-        // With the key of another Stripe account our customers are missing too, and have lost nothing.
+        // Our customers are also missing if the key belongs to another Stripe account. Then they are not deleted.
         Err(error) if error.is_missing() => {
             let customer: Customer = stripe.read(&RetrieveCustomer::new(customer)).await?;
             return customer.deleted.then_some(Known::Deleted).ok_or(error);

@@ -12,16 +12,16 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Se
 
 use crate::administration::By;
 
-/// Accounts that this worker works on with Stripe at once. A slot costs no database connection while Stripe is asked, so a Stripe
-/// that hangs for a few accounts leaves the others theirs.
+/// How many accounts this worker processes with Stripe at the same time. A slot holds no database connection while Stripe is
+/// asked, so slow calls for a few accounts do not block the others.
 const SLOTS: usize = 32;
-/// Slots of each side, callers and the service: a quarter of all is left to the other side.
+/// Slots that one side, callers or the service, may use at most. A quarter of all slots is left to the other side.
 pub const SLOTS_OF_A_SIDE: usize = 24;
 
 /// Callers that may wait for one account at a time: their work is done even if they hang up.
 const CALLERS_MAX: usize = 32;
 
-/// How long a caller waits for the account, its lease and a slot; and the service itself: two others may be ahead of it.
+/// How long a caller waits for the account, its lease and a slot. The service waits longer: two others may be ahead of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 const OWN_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -42,11 +42,11 @@ struct Inner {
 #[derive(Default)]
 struct Account {
     queue: Arc<AsyncMutex<()>>,
-    /// One caller at a time is in the queue: the service's own work has two others ahead of it at most, however many call.
+    /// Only one caller at a time is in the queue, so the service's own work has at most two others ahead of it.
     gate: AsyncMutex<()>,
 }
 
-/// The account's position at the head of its queue. Dropped, the next one moves up.
+/// The position at the head of the account's queue. When it is dropped, the next one moves up.
 pub struct Position {
     slots: Slots,
     by: By,
@@ -54,7 +54,7 @@ pub struct Position {
     account: Arc<Account>,
 }
 
-/// Permission to work on an account with Stripe. Dropped, the next one gets it.
+/// Permission to work on an account with Stripe. When it is dropped, the next one gets it.
 pub struct Slot {
     _permits: [OwnedSemaphorePermit; 2],
     _queue: OwnedMutexGuard<()>,

@@ -1,5 +1,5 @@
-//! What waits for an account's first payment: an open checkout, and subscriptions that wait for a payment form. At most one of
-//! them can be paid: two would be two subscriptions, each with its invoices.
+//! An account's open checkout, and its subscriptions that wait for a payment form. At most one of them can be paid: two payments
+//! would start two subscriptions, each with its own invoices.
 
 use std::collections::HashMap;
 
@@ -35,7 +35,7 @@ pub struct OpenCheckout {
     pub expires_at: OffsetDateTime,
 }
 
-/// A subscription with what its payment form needs.
+/// A subscription with the fields that its payment form needs.
 #[derive(Deserialize)]
 pub struct Begun {
     pub id: String,
@@ -58,7 +58,7 @@ struct Session {
 pub const EXPANDED: [&str; 2] = ["latest_invoice.confirmation_secret", "pending_setup_intent"];
 
 impl Begun {
-    /// What a payment form confirms.
+    /// The secret that a payment form confirms.
     pub fn client_secret(&self) -> Option<String> {
         let invoice = self.latest_invoice.as_ref();
         let payment = invoice.and_then(|invoice| invoice.confirmation_secret.as_ref());
@@ -92,7 +92,7 @@ pub async fn begun(billing: &Billing, customer: &str) -> Result<Vec<Begun>, Erro
     list(billing, customer, ListSubscriptionStatus::Incomplete).await
 }
 
-/// Those on trial.
+/// The subscriptions of the customer that are on trial.
 pub async fn tried(billing: &Billing, customer: &str) -> Result<Vec<Begun>, Error> {
     list(billing, customer, ListSubscriptionStatus::Trialing).await
 }
@@ -108,11 +108,12 @@ async fn list(billing: &Billing, customer: &str, status: ListSubscriptionStatus)
     Ok(found.data)
 }
 
-/// Cancels them. Fails if one was paid a moment ago, or its payment is under way: the caller looks again for a running one.
+/// Cancels these subscriptions. Fails if one was just paid or its payment is in progress. Then the caller looks again for a
+/// running subscription.
 pub async fn give_up(billing: &Billing, begun: &[Begun]) -> Result<(), Error> {
     let stripe = billing.stripe()?;
     for one in begun {
-        // The invoice first: once it is void it cannot be paid. A subscription that is cancelled first might be paid meanwhile.
+        // Void the invoice first, so that it cannot be paid. Otherwise it might be paid while the subscription is cancelled.
         if let Some(invoice) = &one.latest_invoice
             && !void(billing, &invoice.id).await?
         {

@@ -8,13 +8,13 @@ use tracing::warn;
 use super::{envelope::Envelope, inbox};
 use crate::{error::Error, stripe::object::List, subscriptions::billing::Billing};
 
-/// This far back is looked at again each time: an event may appear late in the list, and its delivery may still be in progress.
+/// How far each check overlaps the one before: an event may appear late in the list, and its delivery may still be in progress.
 const OVERLAP_S: i64 = 3 * 3_600;
 /// Stripe keeps events for thirty days.
 const KEPT_S: i64 = 30 * 86_400;
 
-/// Stores events that were not delivered since the last look; returns how many were new. The list begins with the newest, and
-/// undelivered events stay in it. It is read to its end, otherwise the next look starts where this one did.
+/// Stores events that were not delivered since the last check. Returns how many were new. The list begins with the newest, and
+/// undelivered events stay in it. If it could not be read to its end, the next check starts where this one did.
 pub async fn step(billing: &Billing) -> Result<usize, Error> {
     let stripe = billing.stripe()?;
     let now = billing.clock.now_s();

@@ -1,5 +1,5 @@
-//! Claims on events of the inbox: rows with a deadline in the database's time. A worker renews its claims while it works; what a
-//! dead worker had claimed is free after [`LENGTH_S`].
+//! Claims on events of the inbox: rows with a deadline in the database's time. A worker renews its claims while it works. The
+//! claims of a dead worker expire after [`LENGTH_S`].
 
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use crate::error::Error;
 
 /// Two renewals may fail before another worker claims the events.
 const LENGTH_S: i32 = 30;
-/// Due events looked at for one claim. Those beyond are looked at by the next, which follows at once.
+/// Maximum number of due events that one claim reads. The next claim follows at once and reads the others.
 const WINDOW: i64 = 512;
 
 /// An event to work on.
@@ -22,7 +22,7 @@ pub struct Received {
     pub attempts: i32,
 }
 
-/// Events of one customer, or one event that names nobody: they are worked on together.
+/// Events of one customer, which are processed together, or one event without a customer.
 #[derive(Debug)]
 pub struct Group {
     pub customer: Option<String>,
@@ -30,14 +30,14 @@ pub struct Group {
     claim: Uuid,
 }
 
-/// What to write about an event after an attempt.
+/// The result of an attempt, as it is stored.
 #[derive(Clone, Debug)]
 pub enum Settlement {
-    /// It had its effect, or it is about nobody here.
+    /// It was applied, or it concerns no account here.
     Done {
         is_applied: bool,
     },
-    /// It was not worked on: not an attempt.
+    /// It was not processed, so this is not an attempt.
     Postponed {
         delay_s: i64,
     },
@@ -50,8 +50,8 @@ pub enum Settlement {
     },
 }
 
-/// Claims due events of up to `most` customers, the longest due first. A customer with an event that is claimed already is left
-/// out: it takes up one group in all workers, however many events arrive.
+/// Claims due events of up to `most` customers, the longest due first. Customers with an event that is claimed already are left
+/// out, so each customer has at most one group in all workers.
 pub async fn claim(db: &PgPool, most: usize) -> Result<Vec<Group>, Error> {
     let claim = Uuid::new_v4();
     let events = sqlx::query_as!(
@@ -96,7 +96,7 @@ pub async fn renew(db: &PgPool, group: &Group) -> Result<bool, Error> {
     Ok(renewed.rows_affected() > 0)
 }
 
-/// Writes what became of an event and ends the claim on it. Where another worker has claimed it, nothing is written.
+/// Stores the result of an event and ends the claim on it. If another worker has claimed it, nothing is written.
 pub async fn settle(db: &PgPool, group: &Group, event: &Received, settlement: &Settlement) -> Result<(), Error> {
     let (state, delay_s, why, is_attempt) = match settlement {
         Settlement::Done { is_applied: true } => ("done", None, None, true),

@@ -9,7 +9,7 @@ use crate::{
     subscriptions::{billing::Billing, refresh},
 };
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
     pub accounts: usize,
@@ -19,7 +19,8 @@ pub struct Compared {
     pub failed: usize,
 }
 
-/// Compares all, in pages; one that fails keeps no other from being compared. Accounts that another worker works on come last.
+/// Compares all accounts, in pages. A failure for one account does not stop the others. Accounts that another worker uses come
+/// last.
 pub async fn run(billing: &Billing) -> Result<Compared, Error> {
     const PAGE: i64 = 500;
     let (mut compared, mut busy) = (Compared::default(), Vec::new());

@@ -1,4 +1,4 @@
-//! The effect of events.
+//! Applies events.
 
 use schema::AccountId;
 use stripe_billing::invoice::RetrieveInvoice;
@@ -27,12 +27,12 @@ pub fn is_ours(kind: &str) -> bool {
         .any(|prefix| kind.starts_with(prefix))
 }
 
-/// Applies the events of one customer, or one event without a customer. Repeated, it changes nothing. However many events there are,
-/// the customer's subscriptions are read once. False: they are about no account here.
+/// Applies the events of one customer, or one event without a customer. Repeating it changes nothing. The customer's
+/// subscriptions are read once for all events. `false`: the events concern no account here.
 pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received]) -> Result<bool, Error> {
     for event in events {
         if event.kind == "v1.billing.meter.error_report_triggered" {
-            // It carries samples only: comparing totals finds what is missing.
+            // The event only contains samples. Comparing totals finds the missing units.
             error!(
                 event.id = event.id,
                 meter = event.object_id,
@@ -61,7 +61,7 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
         invoiced(billing, account, invoice).await?;
     }
     if events.iter().any(|event| event.kind == "customer.deleted") {
-        // Last: its subscriptions were read first.
+        // Last, because its subscriptions must be read first.
         customers::deleted(&billing.admin.db, customer, billing.clock.now_s()).await?;
     }
     Ok(true)

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// What is read of an event.
+/// The fields that are read from an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     pub id: String,
@@ -14,7 +14,7 @@ pub struct Envelope {
     pub livemode: bool,
     /// `None`: a thin event.
     pub api_version: Option<String>,
-    /// Set where the event is of an account that is connected to ours.
+    /// Set if the event belongs to an account that is connected to ours.
     pub account: Option<String>,
     pub object_id: Option<String>,
     pub customer_id: Option<String>,

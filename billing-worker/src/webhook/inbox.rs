@@ -1,4 +1,4 @@
-//! The inbox: each event is stored once, kept while it waits for its effect, and forgotten long after.
+//! The inbox: each event is stored once, kept until it is applied, and deleted long after.
 
 use schema::period::instant;
 use serde_json::json;
@@ -49,8 +49,8 @@ pub async fn store_unreadable(db: &PgPool, id: &str, body: &[u8], why: &str) -> 
     Ok(())
 }
 
-/// Deletes done events that are older than Stripe keeps them: asking for undelivered events does not store them again. Returns how
-/// many.
+/// Deletes done events that Stripe no longer keeps, so that a request for undelivered events does not store them again. Returns
+/// their number.
 pub async fn forget(db: &PgPool) -> Result<u64, Error> {
     const KEPT_DAYS: i32 = 40;
     /// Rows of one statement.
@@ -74,7 +74,7 @@ pub async fn forget(db: &PgPool) -> Result<u64, Error> {
     }
 }
 
-/// Lets a parked event, or one that is done, be worked on again.
+/// Lets a parked or done event be processed again.
 pub async fn retry(admin: &Administration, id: &str) -> Result<(), Error> {
     let mut tx = admin.db.begin().await?;
     let found = sqlx::query!(

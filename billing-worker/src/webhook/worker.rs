@@ -1,5 +1,5 @@
-//! Works on the inbox: each event until its effect is there. Customers are worked on side by side, up to [`GROUPS_MAX`] in one
-//! worker; none waits for another.
+//! Processes the inbox: retries each event until it is applied. A worker processes up to [`GROUPS_MAX`] customers at the same
+//! time, independently of each other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     subscriptions::{billing::Billing, slots::SLOTS_OF_A_SIDE},
 };
 
-/// As many as can have a slot for work with Stripe.
+/// The number of slots for work with Stripe.
 const GROUPS_MAX: usize = SLOTS_OF_A_SIDE;
 
 /// A third of a claim's length.
@@ -30,12 +30,12 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How long an event waits while another worker, or a caller, works on the account.
 const POSTPONED_S: i64 = 2;
 
-/// After so many attempts, over some two days, an event is parked.
+/// After this many attempts, over about two days, an event is parked.
 const ATTEMPTS_MAX: i32 = 20;
 
-/// Works on events as they arrive, and on those that are due again, until the service stops. Groups that are begun end first.
+/// Processes new events, and events that are due again, until the service stops. Then waits for the groups in progress.
 pub async fn run(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: Lifecycle) {
-    /// Events that another worker stored, or that are due again, are found then.
+    /// How often to look for events that another worker stored, or that are due again.
     const EVERY: Duration = Duration::from_secs(1);
     const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
     let mut groups = JoinSet::new();
@@ -51,7 +51,7 @@ pub async fn run(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: L
         };
         tokio::select! {
             () = life.stopping() => {}
-            // A failure is waited out.
+            // After a failure, only the pause or a stop ends the wait.
             Some(ended) = groups.join_next(), if !is_failure => seen(ended),
             () = inbox.notified(), if !is_failure => {}
             () = sleep(pause) => {}
@@ -62,7 +62,7 @@ pub async fn run(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: L
     }
 }
 
-/// Works on what is due, to its end; returns how many groups that were.
+/// Processes all claimed groups of due events to their end. Returns their number.
 pub async fn step(billing: &Billing, metrics: &Metrics) -> Result<usize, Error> {
     let mut groups = JoinSet::new();
     let begun = claim(billing, metrics, &mut groups).await?;
@@ -85,7 +85,7 @@ async fn claim(billing: &Billing, metrics: &Metrics, groups: &mut JoinSet<()>) -
     Ok(count)
 }
 
-/// A panic of a group is the worker's.
+/// Resumes a panic of a group in the worker.
 fn seen(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()

@@ -7,7 +7,7 @@ use sha2::Sha256;
 /// How old a signature may be, and how far ahead of our clock.
 pub const TOLERANCE_S: i64 = 300;
 
-/// Signatures and secrets that are looked at, each: more than any rotation has.
+/// Maximum number of signatures, and of secrets, that are checked: more than any rotation needs.
 const MOST: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,11 +32,11 @@ pub fn verify(header: &str, body: &[u8], secrets: &[String], now: i64) -> Result
             Some(("v1", signature)) if signatures.len() < MOST => {
                 signatures.extend(from_hex(signature));
             }
-            // Other schemes are none of ours, and a test endpoint adds v0.
+            // Ignore other schemes: a test endpoint adds v0.
             _ => {}
         }
     }
-    // The text that was signed: not the number that it parses to.
+    // Sign the original text of the timestamp, not the parsed number.
     let signed_text = signed_at.ok_or(SignatureError::Unreadable)?;
     let at: i64 = signed_text.parse().map_err(|_| SignatureError::Unreadable)?;
     if signatures.is_empty() {

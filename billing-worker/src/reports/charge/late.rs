@@ -151,8 +151,8 @@ pub(super) async fn postpone(reporter: &Reporter, late: &Late, failure: StripeEr
     Ok(())
 }
 
-/// Committed before the call: after a crash the item is looked for before another is made, and not while the call may be in progress.
-/// `false`: another worker has the carry.
+/// Records the attempt and commits before the call. After a crash the item is looked for before another one is made, but not
+/// while the call may still be in progress. `false`: another worker has the carry.
 pub(super) async fn begin(reporter: &Reporter, late: &Late, amount: i64, currency: &str, now: i64) -> Result<bool> {
     let ours = sqlx::query!(
         "update meter_carries set attempts = $2 + 1, first_sent_at = coalesce(first_sent_at, $3), amount = $4,

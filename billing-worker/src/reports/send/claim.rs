@@ -89,7 +89,7 @@ pub(super) async fn claim(
         };
         let reported_for = row.reported_for.unix_timestamp();
         let attempt = match report.next(period.way_of(reported_for, now), now) {
-            // Stripe accepts events of a deleted customer and bills them to nobody.
+            // Stripe accepts events of a deleted customer, but bills them to no one.
             Next::Send if row.deleted_at.is_some() => {
                 error!(report.identifier = row.identifier, account.id = %period.account, "parked a report: its customer was deleted");
                 sent.parked += 1;

@@ -1,4 +1,4 @@
-//! Stores what attempts made of reports.
+//! Stores the outcomes of attempts to send reports.
 
 use schema::period::instant;
 use time::OffsetDateTime;

@@ -25,8 +25,8 @@ use super::{
 };
 use crate::stripe::{Stripe, StripeError, Write, names, object::subscription::Price};
 
-/// Makes the changes. Two workers that do so at once use the same idempotency keys. Stripe repeats a 5xx under its key for a day:
-/// the call may have had its effect all the same, so Stripe is read again, and another key is tried once.
+/// Makes the changes. Two workers that do so at the same time use the same idempotency keys. Stripe repeats a 5xx under its key
+/// for a day, although the call may have taken effect. So Stripe is read again, and another key is tried once.
 pub async fn apply(
     stripe: &Stripe,
     catalogue: &Catalogue,

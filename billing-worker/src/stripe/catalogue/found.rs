@@ -1,4 +1,4 @@
-//! What Stripe has of the catalogue.
+//! The objects of the catalogue that exist in Stripe.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::stripe::{
     object::{List, subscription::Price},
 };
 
-/// What Stripe has now.
+/// The objects that Stripe has now.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Meter ids by event name.
@@ -36,7 +36,7 @@ pub(super) struct Product {
     name: String,
 }
 
-/// Reads from Stripe what it has of the catalogue's meters, products and prices.
+/// Reads the existing meters, products and prices of the catalogue from Stripe.
 pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<Found, StripeError> {
     let mut found = Found::default();
     let mut after: Option<String> = None;
