@@ -29,7 +29,7 @@ impl Alarms {
         }
     }
 
-    /// The shard waits, and why. Logged once for each reason.
+    /// Reports that the shard waits, and why. Logged once for each reason.
     pub fn raise(&self, shard: u16, why: &str) {
         let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
         if raised.get(&shard).is_none_or(|before| before != why) {
@@ -41,7 +41,7 @@ impl Alarms {
         self.show(&raised);
     }
 
-    /// The shard continues, or is no longer ours.
+    /// Clears the alarm: the shard continues, or is no longer ours.
     pub fn clear(&self, shard: u16) {
         let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
         if raised.remove(&shard).is_some() {

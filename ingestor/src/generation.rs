@@ -33,7 +33,7 @@ pub async fn check_continuity(ingest: &Ingest, shard: u16, manifest: &Manifest) 
     }
     let message = match ingest.stream.handle().await?.get_raw_message(seq).await {
         Ok(message) => message,
-        // It was trimmed.
+        // The record was trimmed.
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
         Err(error) => {
             return Err(anyhow::Error::from(error)

@@ -62,7 +62,7 @@ impl Owned {
             .remove(&shard);
     }
 
-    /// A shard may get another owner at any moment. How far it is stored only grows.
+    /// The owned shards and their progress. A shard may get another owner at any moment. Its progress only grows.
     pub fn all(&self) -> BTreeMap<u16, u64> {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -79,8 +79,8 @@ impl Budget {
         }
     }
 
-    /// Waits for room for a record of this many bytes, which it holds until the permit is dropped. A record larger than the whole
-    /// memory waits until it is alone.
+    /// Waits for memory for a record of this many bytes. The permit holds the memory until it is dropped. A record larger than
+    /// the whole memory waits until it is alone.
     pub fn take(&self, bytes: u64) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static {
         let kilobytes = u32::try_from(bytes.div_ceil(1024).max(1))
             .unwrap_or(u32::MAX)

@@ -5,16 +5,16 @@
 //! | settings and sub-commands | [`config`] |
 //! | starting and stopping the service | [`app`] |
 //! | the NATS stream and buckets | [`stream`]; [`generation`] after a restore or reset |
-//! | how far each shard is stored | [`manifests`] |
-//! | which ingestor has which shard | [`shards`] |
+//! | the progress of each shard | [`manifests`] |
+//! | which ingestor owns which shard | [`shards`] |
 //! | reading records and storing them as rows | [`pipeline`] |
 //! | audits, repairs, trimming, closing days | [`upkeep`] |
-//! | the tables of ClickHouse | [`migrate`] |
-//! | what all shards share; why work on a shard stops | [`ingest`]; [`stop`] |
-//! | what an operator sees | [`alarms`], [`metrics`] |
+//! | creating and updating the tables of ClickHouse | [`migrate`] |
+//! | the state that all shards share; why work on a shard stops | [`ingest`]; [`stop`] |
+//! | alarms and metrics for operators | [`alarms`], [`metrics`] |
 //!
 //! # Invariants
-//! - A range is inserted only after its manifest was written, and completed only after each of its rows was verified once.
+//! - A range is inserted only after its manifest was written. It is completed only after ClickHouse verifiably has its rows.
 //! - A replay inserts the same rows with the same `ingested_at`, or nothing.
 //! - No record is skipped or removed from the stream unless it is in ClickHouse or among the dead letters.
 

@@ -1,4 +1,4 @@
-//! From the records of one shard to its rows in ClickHouse.
+//! Turns the records of one shard into rows in ClickHouse.
 //!
 //! | step | module |
 //! |---|---|

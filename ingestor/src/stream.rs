@@ -33,7 +33,7 @@ pub struct UsageStream {
 }
 
 impl UsageStream {
-    /// Creates what is missing, and returns the stream.
+    /// Creates missing streams and buckets, and returns the stream.
     pub async fn ensure(client: &Client, settings: &Settings) -> Result<Self> {
         let context = jetstream::new(client.clone());
         let replicas = settings.stream.replicas();
@@ -161,7 +161,7 @@ fn usage(settings: &StreamSettings, generation: u32) -> Config {
     }
 }
 
-/// Kept for operators. A replayed range must not add its dead letters again, hence the window.
+/// Kept for operators. The window prevents a replayed range from adding its dead letters again.
 fn dead_letters(replicas: usize) -> Config {
     Config {
         name: names::DEAD_STREAM.to_owned(),
@@ -233,7 +233,7 @@ async fn ensure(context: &Context, wanted: Config) -> Result<Config> {
                         info!(stream = %name, "created the stream");
                         return Ok(stream.cached_info().config.clone());
                     }
-                    // Another ingestor was quicker, with other settings.
+                    // Another ingestor created it first, with other settings.
                     Err(error) if exists(&error.kind()) => {
                         let stream = context.get_stream(&name).await;
                         stream

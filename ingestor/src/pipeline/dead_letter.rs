@@ -1,4 +1,4 @@
-//! Keeps records that cannot be decoded in a stream of their own, with the reason. Returns only when they are kept there.
+//! Stores records that cannot be decoded in a separate stream, with the reason.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::reader::Message;
 /// Room for the headers, which are short. A payload that does not fit beside them is truncated.
 const HEADERS_MAX: usize = 2 << 10;
 
-/// Keeps the record. Retries until it is kept: the shard must not skip it.
+/// Stores the record. Retries until it is stored, because the shard must not skip it.
 pub async fn bury(jetstream: &Context, generation: u32, shard: u16, message: &Message, why: &str) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     error!(

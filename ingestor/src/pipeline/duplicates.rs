@@ -1,13 +1,13 @@
-//! Finds the events of a range that are duplicates. All requests with one `Idempotency-Key` have the same event id, through
-//! whichever gateway they come. The first event counts, the others are dropped. Pure: [`stored_before`](super::stored_before)
-//! asks ClickHouse, and the caller passes the clock.
+//! Finds the events of a range that are duplicates. All requests with one `Idempotency-Key` have the same event id at every
+//! gateway. The first event counts, and the others are dropped. Pure: [`stored_before`](super::stored_before) asks ClickHouse,
+//! and the caller passes the clock.
 //!
 //! An event is a duplicate if an event with its id is earlier in the range, or was sealed at most one window
 //! (`IDEMPOTENCY_WINDOW`) before the stream stored this one. Gateways' clocks do not matter. An event without a key costs only
 //! the check that it has none.
 //!
-//! The owner of a shard remembers the ids that it sealed itself, up to a bound. For ids that were sealed earlier, or that it
-//! has forgotten, it asks ClickHouse, once for each id, as long as they can matter.
+//! The owner of a shard remembers a limited number of ids that it sealed itself. It asks ClickHouse, once for each id, about ids
+//! that it does not remember and that may have been sealed within the window.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -126,10 +126,10 @@ impl Remembered {
             if at >= self.since_ms(sealed_ms) && self.order.len() <= self.keys_max {
                 break;
             }
-            // Also if its window has passed: the stream may still deliver records that it stored long ago.
+            // Even if its window has passed: the stream may still deliver records that it stored long ago.
             self.complete_since_ms = self.complete_since_ms.max(at);
             self.order.pop_front();
-            // Not if its key was used again since.
+            // Keep the entry if its key was used again since.
             if self.at.get(&id) == Some(&at) {
                 self.at.remove(&id);
             }

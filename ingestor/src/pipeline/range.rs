@@ -7,7 +7,7 @@ use super::record::Record;
 /// The position of an event in a shard: the sequence of its record, and its index there.
 pub type At = (u64, u32);
 
-/// What was sealed.
+/// The result of sealing.
 #[derive(Debug)]
 pub enum Sealed {
     /// Events to insert, or duplicates.
@@ -65,8 +65,8 @@ impl Range {
         Some(range)
     }
 
-    /// Rebuilds a range from records that were read again. Fails if they are not those that were sealed: storing them could
-    /// store an event twice or never.
+    /// Rebuilds a range from records that were read again. Fails if they are not the sealed records, because an event could then
+    /// be stored twice or never.
     pub fn replayed(pending: &Pending, records: Vec<Record>) -> Result<Self, String> {
         let again = Self::of(records, pending.dropped.clone(), Vec::new(), pending.sealed_at_ms)
             .ok_or_else(|| format!("the stream has no records in {}-{}", pending.first, pending.last))?;

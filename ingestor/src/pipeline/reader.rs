@@ -1,9 +1,9 @@
 //! Reads the records of one shard in stream order, each exactly once.
 //!
-//! The consumer is ephemeral and acknowledges nothing, because the manifest has how far the shard is stored. It is a plain pull
-//! consumer with an order check of our own. The ordered consumer of async-nats recreates itself internally without end, so a
-//! stream that was restored or recreated would look like one without traffic. Here each new consumer first compares the stream
-//! with the records read so far. Prefetch is bounded in bytes, too: 5,000 messages of 25 kB in one pull did not arrive.
+//! The consumer is ephemeral and acknowledges nothing, because the manifest records the progress. It is a plain pull consumer
+//! with its own order check. The ordered consumer of async-nats recreates itself internally without end, so a stream that was
+//! restored or recreated would look like a stream without traffic. Here each new consumer first compares the stream with the
+//! records read so far. Prefetch is limited in bytes, too: 5,000 messages of 25 kB in one pull did not arrive.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ impl Reader {
         }
     }
 
-    /// The next record. Waits for it, and while NATS is away. Fails when the stream is not the one that was read.
+    /// Waits for the next record, and while NATS is unavailable. Fails if the stream is not the one that was read before.
     ///
     /// Cancelling it discards a consumer that is being created, so do not cancel and call it in quick succession.
     pub async fn next(&mut self) -> Result<Message, Stop> {
@@ -135,7 +135,7 @@ impl Reader {
         Some(self.consumer.as_ref()?.unread)
     }
 
-    /// The same, asked now. Does not count messages that are on their way.
+    /// Asks the server for the same number. It does not count messages that are on their way.
     pub async fn ask_unread(&self) -> Option<u64> {
         Some(self.consumer.as_ref()?.handle.get_info().await.ok()?.num_pending)
     }

@@ -1,5 +1,5 @@
-//! Inserts one part of a range, its events or its duplicates, as one block, and returns ClickHouse's answer. Whether the rows
-//! are stored is for [`verify`](super::verify) to find out.
+//! Inserts one part of a range, its events or its duplicates, as one block, and returns ClickHouse's answer. Then
+//! [`verify`](super::verify) checks whether the rows are stored.
 
 use std::time::Duration;
 

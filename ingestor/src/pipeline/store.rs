@@ -40,7 +40,7 @@ pub enum Stored {
     Doubled,
 }
 
-/// What ClickHouse holds of one part of a range.
+/// Whether ClickHouse has one part of a range.
 enum Presence {
     Stored(Stored),
     Absent,
@@ -49,7 +49,7 @@ enum Presence {
 }
 
 impl Store {
-    /// Returns when the range is stored. Waits while ClickHouse is away; meanwhile the records stay in the stream.
+    /// Returns when the range is stored. Waits while ClickHouse is unavailable. Meanwhile the records stay in the stream.
     pub async fn store(
         &self,
         range: &Range,
@@ -59,7 +59,7 @@ impl Store {
         mut fence: Fence<'_>,
     ) -> Result<Stored, Stop> {
         if !range.pending.dropped.is_empty() {
-            // First, so that every reader that finds the events of a range finds its duplicates too.
+            // Duplicates first, so that every reader that finds the events of a range also finds its duplicates.
             let token = format!("{token}/duplicates");
             self.store_part(range, Part::Duplicates, span, &token, tried, &mut fence)
                 .await?;
@@ -157,7 +157,8 @@ impl Store {
 
     async fn presence(&self, pending: &Pending, part: Part, span: Span, token: &str) -> Result<Presence, Stop> {
         let rows = pending.rows;
-        // Twice, with a check for running inserts between: an insert that ended before that check shows its rows by now.
+        // Look twice, with a check for running inserts in between: the second look sees the rows of an insert that ended before
+        // that check.
         for running_checked in [false, true] {
             let verdict = match part {
                 Part::Events => self.verifier.verdict(span, rows).await?,
@@ -189,8 +190,8 @@ impl Store {
         Ok(Presence::Absent)
     }
 
-    /// Whether every dropped position has a row. It may have several, because readers of duplicates count positions. Some may
-    /// be from an earlier range of the same records that has no manifest any more.
+    /// Whether every dropped position has a row. Several rows are allowed, because readers of duplicates count positions. Some
+    /// may be from an earlier range of the same records whose manifest no longer exists.
     async fn duplicates_verdict(&self, pending: &Pending, span: Span) -> anyhow::Result<Verdict> {
         let stored = self.verifier.dropped(span).await?;
         let is_stored = |at: &(u64, u32)| {

@@ -28,7 +28,7 @@ struct Stored {
     sealed_ms: i64,
 }
 
-/// Those of the ids that have a row before the range, in this generation of the stream or an earlier one, and when each was
+/// Returns the ids that have a row before the range, in this generation of the stream or an earlier one, and when each was
 /// sealed.
 pub async fn ask(verifier: &Verifier, generation: u32, shard: u16, question: &Question) -> Result<SealedAt> {
     // Rows of this shard and generation from `first` on are not before the range. They can be the range itself, if it was

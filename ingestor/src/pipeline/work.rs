@@ -39,7 +39,7 @@ use crate::{ingest::Ingest, manifests::Held, metrics, stop::Stop};
 /// When a shard is given up, its running insert may still take this long. Its manifest stays, so the next owner finishes the
 /// range.
 pub const RELEASE_WITHIN: Duration = Duration::from_secs(10);
-/// How often the lag is shown.
+/// How often the lag metric is updated.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 /// An alarm ends when the shard was read without errors for this long.
 const CALM: Duration = Duration::from_secs(1);
@@ -254,7 +254,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Writes how far the shard is done, and the next range.
+    /// Writes the progress of the shard, and the next range.
     async fn write(&mut self, pending: Option<Pending>) -> Result<(), Stop> {
         let next = Manifest {
             done_through: self.done,

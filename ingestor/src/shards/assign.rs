@@ -1,4 +1,4 @@
-//! Shares the shards among the ingestors: starts work on shards that this ingestor should own, stops work on the others.
+//! Distributes the shards: starts work on shards that this ingestor should own, and stops work on the others.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -92,7 +92,7 @@ impl View {
     }
 
     fn look(&mut self, present: BTreeSet<String>, now: Instant) {
-        // After a break (NATS was away) all entries may have expired although their owners are alive: start counting again.
+        // After a gap (NATS was unavailable) all entries may have expired although their owners are alive: start counting again.
         if self.looked_at.is_none_or(|before| now - before > self.ttl) {
             self.absent.clear();
         }
@@ -114,8 +114,8 @@ impl View {
     }
 }
 
-/// Shard i belongs to member i modulo the number of members, in the order of their ids. All who see the same members agree, and
-/// the numbers of their shards differ by at most one.
+/// Shard i belongs to member i modulo the number of members, in the order of their ids. All ingestors that see the same members
+/// agree, and the numbers of their shards differ by at most one.
 fn assigned(members: &BTreeSet<String>, me: &str, shards: u16) -> BTreeSet<u16> {
     let Some(mine) = members.iter().position(|id| id == me) else {
         return BTreeSet::new();

@@ -1,6 +1,6 @@
-//! Compares the stream with ClickHouse, record by record. Each range was verified when it was stored; the audit finds what that
-//! check cannot: rows of an ingestor that was paused between its check and its insert, and faults that nobody thought of. It
-//! stores missing rows, removes doubled ones, and logs both.
+//! Compares the stream with ClickHouse, record by record. Each range was verified when it was stored. The audit finds problems
+//! that this check cannot find: rows of an ingestor that was paused between its check and its insert, and unknown faults. It
+//! stores missing rows, removes doubled rows, and logs both.
 
 use std::{collections::HashMap, ops::AddAssign, sync::Arc};
 

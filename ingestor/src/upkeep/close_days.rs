@@ -24,7 +24,7 @@ const LATEST_DAYS: i64 = 5;
 /// between reading its clock and writing its manifest. The only cost is that days close a day later.
 const SEAL_MARGIN: time::Duration = time::Duration::DAY;
 
-/// Most days that one call closes. The rest waits for the next call.
+/// Maximum number of days that one call closes. The next call closes the rest.
 const DAYS_AT_ONCE: usize = 31;
 
 /// Limit for one statement. If ClickHouse continues after it, that attempt is never recorded, so it has no effect.
@@ -199,7 +199,8 @@ async fn close(client: &Client, day: Date) -> Result<()> {
     Ok(())
 }
 
-/// Checks that no closed day got more rows: then an ingestor's clock is slow by more than the margin, and no sum has its rows.
+/// Checks that no closed day got new rows. Such rows are in no sum. They mean that an ingestor's clock is slow by more than the
+/// margin.
 async fn check_closed(client: &Client) -> Result<()> {
     let late = client
         .query(

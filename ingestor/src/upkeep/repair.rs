@@ -1,4 +1,4 @@
-//! Repairs what an audit found: removes doubled rows and stores missing ones.
+//! Repairs differences that an audit found: removes doubled rows and stores missing rows.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -36,7 +36,7 @@ pub struct Repair<'a> {
     pub duplicates: &'a DuplicateSettings,
 }
 
-/// A row and the insertion that made it. Insert ids are in the order of time (UUID version 7).
+/// A row and the insert that created it. Insert ids sort by time (UUID version 7).
 #[derive(Row, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Inserted {
     stream_seq: u64,
@@ -45,7 +45,7 @@ struct Inserted {
     insert_id: Uuid,
 }
 
-/// Rows of one insertion that must be removed.
+/// Rows of one insert that must be removed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Surplus {
     /// All its rows of these records.
@@ -55,7 +55,7 @@ struct Surplus {
 }
 
 impl Repair<'_> {
-    /// For each position with several rows, removes the rows of the later insertions.
+    /// For each position with several rows, removes the rows of the later inserts.
     pub async fn remove_doubled(&self, records: &[u64]) -> Result<()> {
         if records.is_empty() {
             return Ok(());
@@ -172,7 +172,7 @@ impl Repair<'_> {
     }
 }
 
-/// The rows to remove, by insertion. Rows of one insertion at one position cannot be told apart, so they stay.
+/// The rows to remove, by insert. Rows of one insert at one position cannot be distinguished, so they stay.
 fn surplus(mut rows: Vec<Inserted>) -> BTreeMap<Uuid, Surplus> {
     rows.sort_unstable();
     rows.dedup();

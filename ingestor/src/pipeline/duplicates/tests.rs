@@ -80,7 +80,7 @@ fn ids_sealed_here_need_no_question_within_the_window() {
     assert_eq!(remembered.question(&[record(2, start + HOUR, &[1])]), None);
     assert_eq!(dropped(&remembered, start + 25 * HOUR), [(2, 0)]);
     assert_eq!(dropped(&remembered, start + 25 * HOUR + 1), []);
-    // Once everything that others sealed is older than the window, nothing is asked.
+    // When everything that others sealed is older than the window, there is no question.
     let other = |hours: i64| [record(3, start + hours * HOUR, &[2])];
     assert!(remembered.question(&other(26)).is_some());
     assert_eq!(remembered.question(&other(27)), None);

@@ -1,4 +1,4 @@
-//! Records that were cut, while ClickHouse is asked which of their events it has.
+//! Holds records that were cut, while ClickHouse is asked which of their events it has.
 
 use std::{future::pending, pin::Pin, time::Duration};
 

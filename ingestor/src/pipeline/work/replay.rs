@@ -63,7 +63,7 @@ impl Work<'_> {
         while let Some(message) = reader.next_until(pending.last).await? {
             let (run_id, events) = match Content::of(&message.payload) {
                 Content::Events(run_id, events) => (run_id, events),
-                // It was kept as a dead letter before the range was sealed.
+                // The record was stored as a dead letter before the range was sealed.
                 Content::Dead(_) => (RunId::NIL, Vec::new()),
                 Content::Newer(why) => return Err(Stop::Alarm(why)),
             };
