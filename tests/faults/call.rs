@@ -1,4 +1,4 @@
-//! One call: what is sent, and what the answer to it means.
+//! One call: the request that is sent, and how its response is interpreted.
 
 use anyhow::Result;
 use http::{HeaderValue, Method, Request, StatusCode};
@@ -16,25 +16,25 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Call {
     pub way: Way,
-    /// Indexes in the catalogue, and units: one of each event.
+    /// Index in the catalogue and units of each event.
     pub events: Vec<(usize, i64)>,
-    /// What the upstream shall answer with.
+    /// The status that the upstream must respond with.
     pub upstream_status: Option<u16>,
-    /// How long the upstream shall take.
+    /// How long the upstream must take.
     pub upstream_ms: Option<u64>,
-    /// The client leaves after so long.
+    /// The client hangs up after this time.
     pub hangs_up_ms: Option<u64>,
-    /// Two tries of one operation, through two gateways at once.
+    /// Two concurrent tries of one operation, through two gateways.
     pub twice: bool,
-    /// Each event is as large as events get.
+    /// Each event is as large as an event can get.
     pub is_fat: bool,
 }
 
-/// Events of a fat batch, and bytes of each of its texts.
+/// Number of events in a fat batch, and the length in bytes of each of its texts.
 const FAT_EVENTS: usize = 25;
 const FAT_TEXT: usize = 2_000;
 
-/// Makes up a call of an account.
+/// Makes a random call for an account.
 pub fn make_up(random: &mut StdRng, role: Role) -> Call {
     let way = match random.random_range(0..100) {
         0..62 => Way::Usage,
@@ -81,7 +81,7 @@ pub fn make_up(random: &mut StdRng, role: Role) -> Call {
 }
 
 impl Call {
-    /// A batch that takes a lot of room.
+    /// A batch that takes a lot of space.
     pub fn fat() -> Self {
         Self {
             way: Way::Batch,
@@ -94,7 +94,7 @@ impl Call {
         }
     }
 
-    /// Id of the n-th event.
+    /// Request id of the n-th event.
     pub fn request_id(number: u32, item: usize) -> RequestId {
         RequestId {
             call: number,
@@ -156,7 +156,7 @@ impl Call {
         Ok(request)
     }
 
-    /// What became of each event.
+    /// The outcome of each event.
     pub fn outcomes(&self, answered: Result<Answer, Failure>) -> Vec<Outcome> {
         let all = |outcome: Outcome| vec![outcome; self.events.len()];
         match answered {

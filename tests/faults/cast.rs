@@ -1,18 +1,18 @@
-//! Who takes part: accounts of every kind that the guarantees speak of, and their keys.
+//! The test population: accounts of every kind that the guarantees cover, and their API keys.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::{RngExt, rngs::StdRng};
 use schema::{AccountId, KeyId};
 
-/// What an account is there for.
+/// The purpose of an account in the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// At its limits nearly all the time; they are raised a little, now and then.
+    /// Near its limits almost all the time; the limits are raised a little from time to time.
     Near,
     /// Never refused by a limit.
     Far,
-    /// Subscribed in Stripe, to a plan that bills what is past its limit.
+    /// Subscribed in Stripe, to a plan that bills usage past its limit.
     Paying,
     /// Its billing period ends in the middle of the run.
     RollsOver,
@@ -24,11 +24,11 @@ pub enum Role {
 pub struct Member {
     pub id: AccountId,
     pub role: Role,
-    /// Of Stripe, where it pays.
+    /// The customer id in Stripe, if the account pays.
     pub customer: Option<String>,
 }
 
-/// One API key; its place in the list is its number.
+/// One API key. Its index in the list is its number.
 #[derive(Clone, Debug)]
 pub struct CastKey {
     pub id: KeyId,
@@ -52,7 +52,7 @@ pub const ROLES: [(Role, usize); 5] = [
 
 pub const USAGE_TYPES: [&str; 3] = ["api_call", "export", "sentiment_analysis"];
 
-/// The built-in catalogue, and a plan that is billed past its limit.
+/// The built-in catalogue, plus a plan that bills usage past its limit.
 pub const PLANS: &str = r#"
 usage_types = ["api_call", "export", "sentiment_analysis"]
 
@@ -90,7 +90,7 @@ usage.sentiment_analysis = { limit = 20_000 }
 "#;
 
 impl Cast {
-    /// One key for each member, in their order.
+    /// `keys` has one key for each member, in the order of the members.
     pub fn new(members: Vec<Member>, keys: Vec<CastKey>) -> Self {
         Self {
             members: Arc::new(members),
@@ -98,13 +98,13 @@ impl Cast {
         }
     }
 
-    /// The number of a key that a client of this account uses: the newest, or now and then an older one that it has not let go of.
+    /// Picks a key that a client of this account uses: the newest, or sometimes an older one that the client still uses.
     pub fn pick_key(&self, random: &mut StdRng, account: usize) -> (usize, CastKey) {
         let keys = self.lock();
         let own: Vec<usize> = (0..keys.len()).filter(|n| keys[*n].account == account).collect();
         let pick = match random.random_bool(0.2) {
             true => own[random.random_range(0..own.len())],
-            false => *own.last().expect("every member has a key from the start"),
+            false => *own.last().expect("every member has a key"),
         };
         (pick, keys[pick].clone())
     }

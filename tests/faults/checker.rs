@@ -1,6 +1,6 @@
-//! Holds what clients were told against what the stores hold. Pure: it is given all of it, and says what cannot be.
+//! Compares the responses that clients got with the data in the stores. Pure: it gets all evidence and reports contradictions.
 //!
-//! It convicts only of what is certain: where a fault allows several outcomes, each of them is right.
+//! It convicts only when it is certain: if a fault allows several outcomes, it accepts each of them.
 
 mod events;
 mod figures;
@@ -18,45 +18,45 @@ use super::evidence::Evidence;
 
 pub use figures::Figures;
 
-/// What a guarantee forbids.
+/// A violation of a guarantee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Crime {
-    /// Accepted, and not stored.
+    /// Accepted, but not stored.
     Lost,
     /// Stored more than once.
     Doubled,
-    /// Stored, and nobody asked for it.
+    /// Stored, but nobody sent it.
     Invented,
-    /// Stored, though the client was told that it was not counted.
+    /// Stored, although the client was told that it was not counted.
     Refused,
-    /// Stored with other units, or of another account, key or usage type.
+    /// Stored with the wrong units, account, key or usage type.
     Different,
     /// Admitted past the limit in force.
     OverAdmitted,
-    /// Accepted with a key that was revoked.
+    /// Accepted with a revoked key.
     Late,
     /// Granted units that are neither spent nor held, or spent units that were not granted.
     PoolDrift,
-    /// A position of the stream that is neither a row nor dropped, a row that is at none, or a shard that is not done.
+    /// A stream position that is neither a row nor dropped, a row without a position, or a shard that is not stored to its end.
     Position,
-    /// Stripe was told other than what was counted.
+    /// The units reported to Stripe differ from the counted units.
     StripeDrift,
-    /// The system, healed and left alone, did not come to rest.
+    /// The system did not settle after all faults were removed and the load had stopped.
     Restless,
 }
 
-/// All that was found: counts by crime, and the first few of each in words.
+/// All violations: the count of each kind, and descriptions of the first few.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verdict {
     pub counts: BTreeMap<Crime, u64>,
     pub examples: Vec<String>,
 }
 
-/// Examples of one crime.
+/// Examples kept for each kind.
 const EXAMPLES_MAX: u64 = 5;
 
-/// Judges everything.
+/// Runs all checks.
 pub fn check(evidence: &Evidence) -> (Verdict, Figures) {
     let (mut verdict, mut figures) = (Verdict::default(), Figures::of(&evidence.history));
     figures.rolled_over = rolled_over(evidence);
@@ -91,7 +91,7 @@ impl Verdict {
         }
     }
 
-    /// What another check found, too.
+    /// Adds the violations that another check found.
     pub fn add(&mut self, other: Self) {
         for (crime, count) in other.counts {
             *self.counts.entry(crime).or_default() += count;

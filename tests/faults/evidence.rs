@@ -1,4 +1,4 @@
-//! What the checker is given: the history, what the stores hold at the end, and what was done to the system meanwhile.
+//! The input of the checker: the history, the contents of the stores at the end, and the faults during the run.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,20 +20,20 @@ pub struct Evidence {
     pub limits: Limits,
     pub revocations: Vec<Revocation>,
     pub timeline: Timeline,
-    /// Accounts whose one period and limits are known all the time, and no operation shares their units.
+    /// Accounts with one period and always-known limits, whose units no retried operation shares.
     pub steady: HashSet<usize>,
     pub pools: Vec<Pool>,
     pub leases: Vec<Lease>,
     pub stream: Stream,
     pub told: Vec<Told>,
-    /// Units of what died, or has an unknown outcome, are back after so long.
+    /// After this time, units of a dead gateway or of an unknown outcome are available again.
     pub settled_ms: i64,
 }
 
 /// One row of `usage_events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// `None`: not one of the suite's.
+    /// `None`: the row does not come from the suite.
     pub request: Option<RequestId>,
     pub event: EventId,
     pub account: AccountId,
@@ -45,7 +45,7 @@ pub struct Row {
     pub position: Position,
 }
 
-/// Where an event stands: shard, sequence in the stream, index in the batch.
+/// The position of an event: shard, sequence in the stream, index in the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     pub shard: u16,
@@ -53,7 +53,7 @@ pub struct Position {
     pub idx: u32,
 }
 
-/// A key that was revoked: the admin call was answered at `completed_ms`.
+/// A revoked key. The admin call was answered at `completed_ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revocation {
     pub key: usize,
@@ -73,32 +73,32 @@ pub struct Pool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub id: LeaseId,
-    /// Whose run took it.
+    /// The run that took the lease.
     pub gateway: String,
     pub account: AccountId,
     pub usage_type: String,
     pub period_start: i64,
-    /// Less what was given back.
+    /// Returned units are subtracted.
     pub units: i64,
-    /// Neither returned nor settled: what it has not spent is held.
+    /// Neither returned nor settled: its unspent units are held.
     pub is_live: bool,
 }
 
-/// What the stream holds, and how far the manifests say that it is stored.
+/// The contents of the stream, and how far the manifests record it as stored.
 #[derive(Clone, Debug, Default)]
 pub struct Stream {
-    /// Events at their positions, as far as the stream still holds them.
+    /// Events at their positions, for the records that the stream still holds.
     pub events: BTreeMap<Position, EventId>,
-    /// Of each shard: below this sequence records may be missing, since they were trimmed. A trim leaves the last record of
-    /// each lane, so only what follows another record of its lane is certainly behind the trim.
+    /// For each shard: records below this sequence may be missing because they were trimmed. A trim keeps the last record of
+    /// each lane, so only a record that follows another record of its lane is certainly behind the trim.
     pub whole_from: HashMap<u16, u64>,
-    /// Events that were dropped as duplicates, with the lease that paid for each and its units.
+    /// Events that were dropped as duplicates, each with its units and the lease that paid for it.
     pub dropped: HashMap<Position, (LeaseId, i64)>,
-    /// Of each shard: its last record's sequence, `done_through`, and whether a range is pending.
+    /// For each shard: the sequence of its last record, `done_through`, and whether a range is pending.
     pub shards: Vec<(u64, u64, bool)>,
 }
 
-/// One line of Stripe's: what it was told, and what ClickHouse has, of an account, usage type and period.
+/// One line of an account, usage type and period: the units reported to Stripe, and the units in ClickHouse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     pub line: String,

@@ -1,4 +1,4 @@
-//! What clients did and what they were told: one record an attempt, kept in memory for the checker and in a file for people.
+//! The history of all attempts and their outcomes: one record per attempt, in memory for the checker and in a file for people.
 
 use std::{
     fmt,
@@ -13,14 +13,14 @@ use anyhow::{Context, Result};
 use schema::EventId;
 use serde::{Deserialize, Serialize};
 
-/// Names one attempt, or one event of a batch; it travels as the request id and comes back as a column of the row.
+/// Identifies one attempt, or one event of a batch. It is sent as the request id and is stored in a column of the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId {
     pub call: u32,
     pub item: u16,
 }
 
-/// How a client asks.
+/// The endpoint that a client uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
@@ -34,7 +34,7 @@ pub enum Way {
     Authorize,
 }
 
-/// One attempt, or one event of a batch. Times are milliseconds since the suite's start, of one monotonic clock.
+/// One attempt, or one event of a batch. Times are milliseconds since the start of the suite, on one monotonic clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attempt {
     #[serde(rename = "r")]
@@ -54,7 +54,7 @@ pub struct Attempt {
     pub usage_type: usize,
     #[serde(rename = "c")]
     pub cost: i64,
-    /// Attempts with one of these are tries of one operation.
+    /// Attempts with the same number are tries of one operation.
     #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<u32>,
     #[serde(rename = "b")]
@@ -70,9 +70,9 @@ pub struct Attempt {
 pub enum Outcome {
     /// Charged: stored exactly once, with its units.
     Accepted { event: EventId },
-    /// Admitted, then failed upstream: stored at most once, with no units.
+    /// Admitted, but failed upstream: stored at most once, with no units.
     Failed { event: EventId, status: u16 },
-    /// A definite no: not stored.
+    /// Definitely refused: not stored.
     Refused { status: u16, error: String },
     /// Stored once or not at all.
     Unknown(Doubt),
@@ -86,15 +86,15 @@ pub enum Doubt {
     /// `504 outcome_unknown`
     OutcomeUnknown,
     ConnectionLost,
-    /// The client had no answer within its patience.
+    /// The client's timeout passed without an answer.
     NoAnswer,
-    /// The client left on purpose.
+    /// The client hung up on purpose.
     HungUp,
-    /// `500`, or an answer that cannot be read.
+    /// `500`, or a response that cannot be parsed.
     Nonsense,
 }
 
-/// Where clients write; all clones write to one.
+/// Collects the attempts of all clients. All clones write to the same history.
 #[derive(Clone)]
 pub struct History {
     inner: Arc<Mutex<Inner>>,
@@ -106,7 +106,7 @@ struct Inner {
 }
 
 impl History {
-    /// One JSON object a line in `path`, with names of one letter.
+    /// Writes one JSON object per line to `path`, with one-letter names.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
         let inner = Inner {
@@ -128,7 +128,7 @@ impl History {
         Ok(())
     }
 
-    /// All of it, and an empty history from here on.
+    /// Takes all attempts and leaves an empty history.
     pub fn take(&self) -> Result<Vec<Attempt>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.file.flush().context("writing the history")?;

@@ -1,26 +1,26 @@
-//! Which limits may have been in force, by what was asked of the admin API and when. Pure.
+//! Which limits may have been in force, derived from the admin API calls and their times. Pure.
 
 use super::timeline::LOST_MS;
 
-/// What an operator asked for; a change whose outcome is not known may have happened at any time after it was asked for.
+/// A change that an operator requested. If its outcome is unknown, it may have happened at any time after the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     pub account: usize,
     pub usage_type: usize,
     pub limit: i64,
     pub invoked_ms: i64,
-    /// `None`: nobody knows whether it happened.
+    /// `None`: it is unknown whether the change happened.
     pub completed_ms: Option<i64>,
 }
 
-/// All changes, in the order in which they were asked for; those of one account one after the other.
+/// All changes, in the order of their requests. Changes of one account do not overlap.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     changes: Vec<Change>,
 }
 
 impl Limits {
-    /// The limit that an account begins with.
+    /// The limit of an account at the start.
     pub fn begin(&mut self, account: usize, usage_type: usize, limit: i64) {
         self.changes.push(Change {
             account,
@@ -35,8 +35,8 @@ impl Limits {
         self.changes.push(change);
     }
 
-    /// The highest limit by which a gateway may have admitted at a moment between the two; `heard_by` says until when it may
-    /// go on with what was replaced. `None`: none is known.
+    /// The highest limit that a gateway may have applied between the two times. `heard_by` returns until when a gateway may
+    /// still use a replaced limit. `None`: no limit is known.
     pub fn highest(
         &self,
         of: (usize, usize),
@@ -47,7 +47,7 @@ impl Limits {
         self.possible(of, from_ms, to_ms, heard_by).into_iter().max()
     }
 
-    /// The lowest limit that may have been in force anywhere between the two.
+    /// The lowest limit that may have been in force on any gateway between the two times.
     pub fn lowest(&self, of: (usize, usize), from_ms: i64, to_ms: i64) -> Option<i64> {
         let heard_by = |completed: i64| completed.saturating_add(LOST_MS);
         self.possible(of, from_ms, to_ms, heard_by).into_iter().min()
@@ -67,7 +67,7 @@ impl Limits {
             if change.invoked_ms > to_ms {
                 continue;
             }
-            // What may have happened late may also come after its replacement, and so be in force for ever.
+            // A change with an unknown outcome may also happen after its replacement, and then stay in force.
             let mut later = changes.clone();
             let replaced = later
                 .find_map(|next| next.completed_ms)

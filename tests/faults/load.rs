@@ -1,4 +1,4 @@
-//! Clients: each sends one call after the other, of any account through any gateway, and writes down what became of it.
+//! The clients: each sends one call after the other, for any account through its gateway, and records the outcome.
 
 use std::{
     sync::{
@@ -24,13 +24,14 @@ use super::{
     wire::{Failure, Wire},
 };
 
-/// More than any answer may take: outcomes are answered by their deadline, and a drain by its own.
+/// Longer than any answer may take: both outcomes and drains have a deadline.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// Between two calls of a burst: it fills a spool within a second, and is not much work when that is full.
+/// The pause between two calls of a burst. A burst fills a spool within a second, and causes little work once the spool is
+/// full.
 const BETWEEN_FAT: Duration = Duration::from_millis(25);
 
-/// What all clients share.
+/// The state that all clients share.
 #[derive(Clone)]
 pub struct Load {
     pub cast: Cast,
@@ -38,7 +39,7 @@ pub struct Load {
     pub stopwatch: Stopwatch,
     /// Host and port of each gateway.
     pub gateways: Arc<Vec<String>>,
-    /// Of all clients together.
+    /// The rate of all clients together.
     pub calls_per_second: f64,
     pub clients: usize,
     pub seed: u64,
@@ -49,11 +50,11 @@ struct Client {
     load: Load,
     random: StdRng,
     wires: Vec<Wire>,
-    /// The gateway that it asks: one that does not answer holds up its own clients, and not those of others.
+    /// The gateway that this client calls. A gateway that does not answer delays only its own clients.
     gateway: usize,
 }
 
-/// Clients at work.
+/// The running clients.
 pub struct Loading {
     stop: CancellationToken,
     clients: JoinSet<Result<()>>,
@@ -74,7 +75,7 @@ impl Load {
         }
     }
 
-    /// Sends large batches to one gateway, one after the other, for so long.
+    /// Sends large batches to one gateway, one after the other, for this time.
     pub async fn burst(&self, gateway: usize, length: Duration) -> Result<()> {
         let mut client = self.client(gateway, &TaskTracker::new());
         let (accounts, end) = (self.cast.with_role(&[Role::Far]), Instant::now() + length);
@@ -102,7 +103,7 @@ impl Load {
 }
 
 impl Loading {
-    /// Every client finishes its call, and no more is sent.
+    /// Lets every client finish its call, and sends nothing more.
     pub async fn stop(mut self) -> Result<()> {
         self.stop.cancel();
         while let Some(ended) = self.clients.join_next().await {
@@ -120,7 +121,7 @@ impl Client {
         let mut next = Instant::now();
         loop {
             next += Duration::from_secs_f64(pause * self.random.random_range(0.0..2.0));
-            // Who was held up does not catch up: that would be another load.
+            // A delayed client does not catch up, because that would change the load.
             next = next.max(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -152,7 +153,7 @@ impl Client {
         self.load.history.write(attempts)
     }
 
-    /// Two tries of one operation that overlap, and one more if no answer says that it was done.
+    /// Sends two overlapping tries of one operation, and a third one if neither was accepted.
     async fn send_twice(&mut self, call: Call, by: By) -> Result<()> {
         let (first, gateways) = (self.gateway, self.wires.len());
         let second = (first + self.random.random_range(1..gateways)) % gateways;
@@ -176,14 +177,14 @@ impl Client {
     }
 }
 
-/// Whose call it is.
+/// The account and key of a call.
 struct By {
     account: usize,
     key: usize,
     secret: String,
 }
 
-/// One sending of a call.
+/// One transmission of a call.
 struct Try<'a> {
     call: &'a Call,
     by: &'a By,

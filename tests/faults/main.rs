@@ -1,4 +1,4 @@
-//! `faults`: tries to break the guarantees on the whole system, and exits with 1 if it could.
+//! `faults`: tries to break the guarantees on the whole system, and exits with 1 if it succeeds.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -7,23 +7,23 @@ use clap::Parser;
 use harness::faults::{self, Options, plan};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The fault suite: kills, stops, restarts, cuts, full disks and wrong clocks, under load; then every answer is held
-/// against what is stored.
+/// The fault suite: kills, stops, restarts, network faults, full disks and wrong clocks, under load. Afterwards it compares
+/// every answer with the stored data.
 #[derive(Parser)]
 struct Cli {
     /// How long faults strike
     #[arg(long, default_value = "10")]
     minutes: f64,
-    /// Of the plan and of what clients do [default: any]
+    /// Seed of the plan and of the clients [default: any]
     #[arg(long)]
     seed: Option<u64>,
-    /// Calls a second, of all clients
+    /// Calls per second, of all clients together
     #[arg(long, default_value = "200")]
     rate: f64,
     /// Kinds of faults, comma separated [default: all]
     #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(plan::KINDS))]
     only: Vec<String>,
-    /// Print the plan and end
+    /// Print the plan and exit
     #[arg(long)]
     plan: bool,
     /// Print the figures as one JSON object on standard output
@@ -66,7 +66,7 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let report = tokio::select! {
         report = faults::run(&options) => report?,
-        // What was started is dropped, and so killed, with its data.
+        // Dropping the services and servers kills them and deletes their data.
         _ = interrupt.recv() => return Ok(ExitCode::from(130)),
         _ = terminate.recv() => return Ok(ExitCode::from(143)),
     };

@@ -2,20 +2,20 @@
 //!
 //! ```text
 //! plan (from a seed) ─> strike: kills, stops, restarts, cuts … ─┐
-//! clients ─> history: what was asked, what was answered ────────┤─> evidence ─> checker ─> verdict, figures
+//! clients ─> history: every call and its outcome ───────────────┤─> evidence ─> checker ─> verdict, figures
 //! operator: limits, plans, keys, and when they changed ─────────┤
-//! healed, drained: what ClickHouse, Postgres, NATS and Stripe hold┘
+//! healed, drained: the data in ClickHouse, Postgres, NATS, Stripe ┘
 //! ```
 //! | to find | open |
 //! |---|---|
 //! | a run from its start to its report | [`suite`], [`report`] |
-//! | what is struck when | [`plan`], [`strike`] |
-//! | what the network does | [`proxy`] |
-//! | who asks for what | [`cast`], [`setup`], [`call`], [`load`], [`wire`], [`operator`] |
-//! | what was answered | [`history`] |
-//! | how the system is put together, healed and brought to rest | [`system`], [`rest`] |
-//! | what the stores hold | [`stores`], [`evidence`] |
-//! | what may be, and what may not | [`checker`], [`limits`], [`timeline`] |
+//! | which fault happens when | [`plan`], [`strike`] |
+//! | the network faults | [`proxy`] |
+//! | the clients and their calls | [`cast`], [`setup`], [`call`], [`load`], [`wire`], [`operator`] |
+//! | the recorded outcomes | [`history`] |
+//! | how the system is assembled, healed and settled | [`system`], [`rest`] |
+//! | the contents of the stores | [`stores`], [`evidence`] |
+//! | which outcomes are allowed | [`checker`], [`limits`], [`timeline`] |
 
 pub mod call;
 pub mod cast;

@@ -1,4 +1,4 @@
-//! What operators do meanwhile: limits, plans and keys change, and when is written down.
+//! The operator during a run: changes limits, plans and keys, and records the time of each change.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,22 +26,22 @@ pub struct Operator {
     cast: Cast,
     stopwatch: Stopwatch,
     state: Mutex<State>,
-    /// One change at a time: the order in which they were asked for is the order in which they happened.
+    /// One change at a time, so the order of the requests is the order of the changes.
     turn: tokio::sync::Mutex<StdRng>,
 }
 
-/// What was done.
+/// The recorded changes.
 #[derive(Clone, Default)]
 pub struct State {
     pub limits: Limits,
     pub revocations: Vec<Revocation>,
 }
 
-/// When something was asked for and done; `None`: nobody knows whether it was.
+/// When a change was requested and completed. `None`: it is unknown whether the change happened.
 struct Done {
     invoked_ms: i64,
     completed_ms: Option<i64>,
-    /// A try without an answer: it may also have happened later.
+    /// A try had no answer, so the change may also have happened later.
     in_doubt: bool,
 }
 
@@ -76,7 +76,7 @@ impl Operator {
         })
     }
 
-    /// Sets a limit of an account that lives at its limits: mostly higher, sometimes lower.
+    /// Sets a limit of an account that is near its limits: usually higher, sometimes lower.
     pub async fn change_limit(&self) {
         let mut random = self.turn.lock().await;
         let accounts = self.cast.with_role(&[Role::Near, Role::RollsOver]);
@@ -104,7 +104,7 @@ impl Operator {
         self.note(account, &plan_limits(plan), &done);
     }
 
-    /// Gives an account a new key and revokes the one that was in use.
+    /// Creates a new key for an account and revokes the previous one.
     pub async fn revoke(&self) -> Result<()> {
         let mut random = self.turn.lock().await;
         let account = random.random_range(0..self.cast.members.len());
@@ -113,7 +113,7 @@ impl Operator {
             return Ok(());
         };
         let admin = &self.admins[random.random_range(0..self.admins.len())];
-        // Not to be had now: another time.
+        // The admin API is unavailable now. The next revocation tries again.
         let Ok(Ok((key_id, secret))) = tokio::time::timeout(PATIENCE, admin.key(id)).await else {
             return Ok(());
         };

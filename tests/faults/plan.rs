@@ -1,7 +1,7 @@
-//! What shall happen when: made from a seed before anything starts, so that a run can be read, and run again. Pure.
+//! Which fault happens when. The plan is made from a seed before the run starts, so a run can be read and repeated. Pure.
 //!
-//! Faults are dealt from a shuffled deck that holds each of them: a long run has them all, several times, in any order and
-//! company; a short one has a sample.
+//! Faults are drawn from a shuffled deck that contains each of them. A long run has every fault several times, in any order and
+//! combination. A short run has a sample.
 
 use std::{fmt, time::Duration};
 
@@ -26,11 +26,11 @@ pub enum Store {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
-    /// kill -9, and a new start after the hold.
+    /// `kill -9`, and a restart after the hold.
     Kill,
     /// SIGSTOP, and SIGCONT after the hold.
     Pause,
-    /// SIGTERM, and a new start when it has ended and the hold is over.
+    /// SIGTERM, and a restart after the process has ended and the hold is over.
     Restart,
 }
 
@@ -39,27 +39,27 @@ pub enum Fault {
     Service(Part, Blow),
     Server(Store, Blow),
     Link(Part, Store, Weather),
-    /// The link loses what goes one way, and then, with a write under way on it, the service is killed.
+    /// The link loses one direction. Then the service is killed while a write on this link is in progress.
     Torn(Part, Store, Weather),
-    /// The stream may not grow.
+    /// The stream cannot grow.
     StreamFull,
-    /// This gateway's spool takes no more, while NATS is out of its reach.
+    /// The spool of this gateway is full while the gateway cannot reach NATS.
     SpoolFull(usize, Shortage),
-    /// This gateway's clock, in milliseconds; turned back after the hold.
+    /// Moves the clock of this gateway by these milliseconds, and back after the hold.
     Clock(usize, i64),
     Stripe(StripeFault),
-    /// A limit is set anew: raised, mostly.
+    /// A limit is changed: usually raised.
     Limit,
     PlanChange,
     Revocation,
 }
 
-/// What a spool has too little of.
+/// Why a spool is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// It may not be larger: `SPOOL_MAX_BYTES`.
+    /// It has reached its maximum size, `SPOOL_MAX_BYTES`.
     Allowance,
-    /// The disk takes no more: no file grows past so many bytes, and the write that would fails, half done.
+    /// The disk is full: no file grows past this many bytes, and the write that would exceed the size fails half way.
     Disk(u64),
 }
 
@@ -67,11 +67,11 @@ pub enum Shortage {
 pub enum StripeFault {
     /// Calls fail before they do anything.
     Before,
-    /// Calls do their work, and the answer is lost.
+    /// Calls take effect, and the response is lost.
     After,
     TooMany,
     Hangs,
-    /// Webhooks come twice and shuffled, some first attempts are lost.
+    /// Webhooks arrive twice and shuffled, and some first attempts are lost.
     Webhooks,
 }
 
@@ -82,17 +82,17 @@ pub struct Step {
     pub hold: Duration,
 }
 
-/// What there is to strike.
+/// The parts of the system that can fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets {
     pub gateways: usize,
     pub ingestors: usize,
     pub billing_workers: usize,
-    /// A gateway that was silent for so long is ended by others.
+    /// After this time without a heartbeat, others presume a gateway dead.
     pub dead_after: Duration,
 }
 
-/// Names of faults, as `--only` takes them and the figures have them.
+/// Names of faults, as in `--only` and in the report.
 pub const KINDS: [&str; 16] = [
     "kill",
     "pause",
@@ -153,7 +153,7 @@ pub fn plan(seed: u64, length: Duration, targets: &Targets, only: &[String]) -> 
             deck.shuffle(random);
         }
         busy.retain(|(_, until)| *until > at);
-        // The first that strikes nothing that is struck already; if there is none, time passes.
+        // Takes the first fault that does not collide with an active one. If there is none, time passes.
         let free = deck
             .iter()
             .position(|fault| busy.iter().all(|(other, _)| !collide(fault, other)));
@@ -181,7 +181,7 @@ pub fn plan(seed: u64, length: Duration, targets: &Targets, only: &[String]) -> 
     steps
 }
 
-/// Links of a service: what it is connected to.
+/// The servers that a service is connected to.
 pub fn links(part: Part) -> &'static [Store] {
     match part {
         Part::Gateway(_) => &[Store::Nats, Store::Postgres],
@@ -228,7 +228,7 @@ fn new_deck(random: &mut StdRng, targets: &Targets) -> Vec<Fault> {
         if let Part::Gateway(n) = part {
             let jump_ms = random.random_range(500..120_000) * [1, -1][random.random_range(0..2)];
             deck.push(Fault::Clock(n, jump_ms));
-            // What a gateway holds is in most of the protocols.
+            // Most protocols involve units or events that a gateway holds, so gateways are killed more often.
             deck.push(Fault::Service(part, Blow::Kill));
             let room = [0, 64 << 10][random.random_range(0..2)];
             deck.extend([Shortage::Allowance, Shortage::Disk(room)].map(|shortage| Fault::SpoolFull(n, shortage)));
@@ -254,7 +254,7 @@ fn new_deck(random: &mut StdRng, targets: &Targets) -> Vec<Fault> {
 fn hold(fault: &Fault, random: &mut StdRng, targets: &Targets) -> Duration {
     let dead_ms = u64::try_from(targets.dead_after.as_millis()).unwrap_or(u64::MAX);
     match fault {
-        // Every second one is taken for dead by the others, and goes on.
+        // Half of the pauses are long enough that others presume the service dead. Then it continues.
         Fault::Service(_, Blow::Pause) if random.random_bool(0.5) => between(random, dead_ms + 1_000, dead_ms + 6_000),
         Fault::Service(_, Blow::Pause) | Fault::Server(_, Blow::Pause) => between(random, 200, 4_000),
         Fault::Service(_, Blow::Kill) if random.random_bool(0.2) => between(random, dead_ms, dead_ms + 4_000),
@@ -268,7 +268,7 @@ fn hold(fault: &Fault, random: &mut StdRng, targets: &Targets) -> Duration {
     }
 }
 
-/// One thing is not struck twice at a time, and one server at a time is.
+/// A part has at most one fault of a kind at a time, and only one server fails at a time.
 fn collide(one: &Fault, other: &Fault) -> bool {
     match (one, other) {
         (Fault::Service(a, _) | Fault::Torn(a, ..), Fault::Service(b, _) | Fault::Torn(b, ..)) => a == b,
@@ -293,7 +293,7 @@ fn between(random: &mut StdRng, from_ms: u64, to_ms: u64) -> Duration {
 }
 
 impl Part {
-    /// What the service is called.
+    /// The name of the service.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Gateway(_) => "gateway",

@@ -1,7 +1,7 @@
-//! A TCP proxy between one service and one server, which does to the bytes what a network does.
+//! A TCP proxy between one service and one server that simulates network faults.
 //!
-//! Bytes are lost only together with their connection: as long as a connection lives, what it delivers is what was sent,
-//! in order, so each failure is one that TCP really has.
+//! Bytes are lost only when their connection is reset. A living connection delivers all bytes in order, so each failure is one
+//! that real TCP can have.
 
 use std::{
     io,
@@ -21,24 +21,24 @@ use tokio::{
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-/// What happens on the way.
+/// The state of the link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weather {
     #[default]
     Clear,
-    /// Every connection is reset, and every new one at once.
+    /// Every connection is reset, and every new one immediately.
     Cut,
-    /// Connections stay open and nothing moves, either way; what was sent arrives when it is over.
+    /// Connections stay open but no bytes move in either direction. The bytes arrive when the fault is over.
     HalfOpen,
-    /// Each read is passed on so much later.
+    /// Each read is delayed by this time.
     Slow(Duration),
-    /// Before the write: requests never arrive. Their connections are reset when it is over.
+    /// Before the write: requests never arrive. Their connections are reset when the fault is over.
     LosesRequests,
-    /// After the write: requests arrive, answers do not. Their connections are reset when it is over.
+    /// After the write: requests arrive, responses do not. Their connections are reset when the fault is over.
     LosesAnswers,
 }
 
-/// Listens on a port of 127.0.0.1 and passes on to one address. Dropped, it closes what is open.
+/// Listens on a port of 127.0.0.1 and forwards to one address. Dropping it closes its connections.
 pub struct Proxy {
     address: SocketAddr,
     weather: watch::Sender<Weather>,
@@ -51,7 +51,7 @@ enum Direction {
     Answer,
 }
 
-/// What becomes of bytes that go in one direction.
+/// How the bytes of one direction are handled.
 #[derive(Clone, Copy)]
 enum Fate {
     Passed(Duration),
@@ -74,12 +74,12 @@ impl Proxy {
         })
     }
 
-    /// Where the service connects to.
+    /// The address that the service connects to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Holds from now on, also for what is open.
+    /// Applies immediately, also to open connections.
     pub fn set(&self, weather: Weather) {
         self.weather.send_replace(weather);
     }
@@ -100,7 +100,7 @@ async fn accept(listener: TcpListener, to: SocketAddr, weather: watch::Receiver<
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            // A failure (no descriptor left) passes; the peer sees a connection that is not answered.
+            // An accept error (such as too few file descriptors) is temporary. The peer sees a connection without an answer.
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
                     connections.spawn(connection(client, to, weather.clone()));
@@ -119,7 +119,7 @@ async fn connection(mut client: TcpStream, to: SocketAddr, mut weather: watch::R
     let Ok(mut server) = TcpStream::connect(to).await else {
         return reset(&client);
     };
-    // Where it fails, packets only take longer.
+    // If this fails, packets only take longer.
     client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).ok();
     let (requests, answers) = (weather.clone(), weather.clone());
     let (mut from_client, mut to_client) = client.split();
@@ -140,12 +140,12 @@ async fn connection(mut client: TcpStream, to: SocketAddr, mut weather: watch::R
     }
 }
 
-/// What is dropped after this ends with a reset, not in order.
+/// Closing the connection after this sends a reset instead of an orderly end.
 fn reset(stream: &TcpStream) {
     stream.set_zero_linger().ok();
 }
 
-/// Passes bytes on until the end of the stream; fails when the connection has to be reset.
+/// Forwards bytes until the end of the stream. Returns an error if the connection must be reset.
 async fn pump(
     from: &mut ReadHalf<'_>,
     to: &mut WriteHalf<'_>,
@@ -160,7 +160,7 @@ async fn pump(
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let read = tokio::select! {
-            // It ends with the proxy.
+            // The task ends with the proxy.
             changed = weather.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return Err(io::ErrorKind::ConnectionReset.into()),

@@ -1,4 +1,4 @@
-//! What a run found, for people and for machines.
+//! The result of a run, for people and for machines.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -9,26 +9,26 @@ use super::checker::{Crime, Figures, Verdict};
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub seed: u64,
-    /// How long faults struck.
+    /// How long faults were injected.
     pub seconds: u64,
     #[serde(flatten)]
     pub figures: Figures,
-    /// By kind.
+    /// Number of faults, by kind.
     pub faults: BTreeMap<&'static str, u64>,
     pub rows: usize,
     pub revocations: usize,
-    /// Services that ended by themselves, and why.
+    /// Services that exited on their own, and why.
     pub gave_up: Vec<String>,
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// Where logs and data of a failure are.
+    /// Where the logs and data of a failed run are.
     pub kept: Option<PathBuf>,
 }
 
 impl Report {
     pub fn json(&self) -> serde_json::Value {
         let mut json = serde_json::to_value(self).unwrap_or_default();
-        // A figure that is 0 is a figure.
+        // Also print figures that are 0.
         for (name, crime) in NAMES {
             json[name] = self.verdict.count(crime).into();
         }
@@ -37,7 +37,7 @@ impl Report {
     }
 }
 
-/// Of the figures that must be 0.
+/// The figures that must be 0.
 const NAMES: [(&str, Crime); 11] = [
     ("lost", Crime::Lost),
     ("doubled", Crime::Doubled),

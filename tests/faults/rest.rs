@@ -1,4 +1,4 @@
-//! Heals the system and brings it to rest: each wait is for a condition, and has an end.
+//! Removes all faults and lets the system settle. Each wait has a condition and a deadline.
 
 use std::{
     future::Future,
@@ -18,18 +18,18 @@ use super::{
     system::{DEAD_AFTER, Reach},
 };
 
-/// Above a service's own shutdown deadline.
+/// Longer than a service's own shutdown deadline.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
-/// Until all that was acknowledged is stored and all that was held is given back.
+/// Within this time, all acknowledged events are stored and all held units are returned.
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
-/// Until Stripe was told of all of it.
+/// Within this time, all usage is reported to Stripe.
 const REPORTED_WITHIN: Duration = Duration::from_secs(120);
-/// Until the units of a gateway that died are back: as long again as it takes to be sure that it is dead, and the way through
-/// the stream.
+/// Within this time, the units of a dead gateway are returned: twice the time until a gateway is presumed dead, plus the time
+/// that its events need through the stream.
 pub const SETTLED_WITHIN: Duration = Duration::from_secs(DEAD_AFTER.as_secs() * 2 + 8);
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Takes every fault away and waits until every service is ready.
+/// Removes every fault and waits until every service is ready.
 pub async fn heal(reach: &Reach) -> Result<()> {
     reach.links.values().for_each(|link| link.set(Weather::Clear));
     reach.stripe.control().clear_faults();
@@ -39,11 +39,13 @@ pub async fn heal(reach: &Reach) -> Result<()> {
         }
         let end = Instant::now() + READY_WITHIN;
         loop {
-            // The keeper may start it once more meanwhile.
+            // The keeper may restart the service meanwhile.
             let ready = handle.service.lock().await.wait_ready().await;
             match ready {
                 Ok(()) => break,
-                Err(why) if Instant::now() > end => return Err(why).context(format!("{part} is not ready, healed")),
+                Err(why) if Instant::now() > end => {
+                    return Err(why).context(format!("{part} is not ready after all faults were removed"));
+                }
                 Err(_) => sleep(LOOK).await,
             }
         }
@@ -51,7 +53,7 @@ pub async fn heal(reach: &Reach) -> Result<()> {
     Ok(())
 }
 
-/// SIGTERM to all gateways at once; each must end well, since nothing is wrong.
+/// Sends SIGTERM to all gateways at once. Each must exit cleanly, because no fault is active.
 pub async fn stop_gateways(reach: &Reach) -> Result<()> {
     let gateways = reach
         .services
@@ -61,13 +63,16 @@ pub async fn stop_gateways(reach: &Reach) -> Result<()> {
         handle.wanted.store(false, Ordering::Release);
         let status = handle.service.lock().await.stop(STOP_WITHIN).await;
         let status = status.with_context(|| format!("stopping {part}"))?;
-        ensure!(status.success(), "{part}, with nothing wrong, ended with {status}");
+        ensure!(
+            status.success(),
+            "{part} ended with {status} although no fault was active"
+        );
         Ok(())
     });
     futures_util::future::try_join_all(stops).await.map(drop)
 }
 
-/// Every shard is stored to its end, every run is closed or settled, and the units of every duplicate are given back.
+/// Every shard is stored to its end, every run is closed or settled, and the units of every duplicate are returned.
 pub async fn drained(reach: &Reach) -> Result<()> {
     until(DRAINED_WITHIN, async || {
         let shards = stores::shards(reach).await?;
@@ -89,17 +94,17 @@ pub async fn drained(reach: &Reach) -> Result<()> {
             .await?;
         ensure!(held == 0, "{held} leases are neither returned nor settled");
         let (paid, returned) = stores::duplicates_returned(reach).await?;
-        ensure!(paid == returned, "of {paid} duplicates {returned} were given back");
+        ensure!(paid == returned, "only {returned} of {paid} duplicates were given back");
         Ok(())
     })
     .await
 }
 
-/// Stripe was told of all usage, and `reconcile` finds nothing wrong.
+/// All usage is reported to Stripe, and `reconcile` finds no difference.
 pub async fn reported(reach: &Reach) -> Result<()> {
     until(REPORTED_WITHIN, async || {
-        // What failed is tried again after longer than a test has, and what a dead worker had claimed is free after minutes:
-        // as if they had passed.
+        // The retry delay of a failed report and the claim of a dead worker are longer than a test, so pretend that they have
+        // passed.
         for passed in [
             "update meter_reports set claimed_until = null where claimed_until > now() + interval '20 s'",
             "update meter_reports set next_attempt_at = now() - interval '1 minute'
@@ -125,14 +130,14 @@ pub async fn reported(reach: &Reach) -> Result<()> {
         let violations = reach.stripe.control().violations();
         ensure!(
             violations.is_empty(),
-            "Stripe's double was called wrongly: {violations:?}"
+            "invalid calls to the fake Stripe: {violations:?}"
         );
         Ok(())
     })
     .await
 }
 
-/// Looks again and again until it is so.
+/// Polls until the condition holds.
 async fn until<F: Future<Output = Result<()>>>(within: Duration, look: impl Fn() -> F) -> Result<()> {
     let end = Instant::now() + within;
     loop {

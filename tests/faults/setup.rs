@@ -1,4 +1,4 @@
-//! Makes the cast, before anything goes wrong.
+//! Creates the test population before any fault happens.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use super::{
     system::Reach,
 };
 
-/// Near their limits they are from the first seconds on.
+/// Low enough that these accounts are near their limits within seconds.
 const NEAR: [i64; 3] = [300, 60, 150];
 const FAR: i64 = 1_000_000_000;
 const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(30);
 
-/// The cast, and the limits that it begins with. `length`: of the run, in which periods shall end.
+/// Creates the accounts, keys and initial limits. Periods end within `length`, the length of the run.
 pub async fn make(system: &Reach, length: Duration) -> Result<(Cast, Limits)> {
     let (mut members, mut keys, mut limits) = (Vec::new(), Vec::new(), Limits::default());
     let roles = ROLES
@@ -54,7 +54,7 @@ pub async fn make(system: &Reach, length: Duration) -> Result<(Cast, Limits)> {
             }
             Role::Changes => of_plan(&mut limits, account, "free"),
             Role::RollsOver => {
-                // One after the other, in the middle of the run.
+                // The periods end one after the other in the middle of the run.
                 let share = f64::from(u32::try_from(n + 1).unwrap_or(1)) / 4.0;
                 end_period_in(system, &customer, length.mul_f64(share)).await?;
             }
@@ -74,9 +74,9 @@ pub async fn make(system: &Reach, length: Duration) -> Result<(Cast, Limits)> {
     Ok((Cast::new(members, keys), limits))
 }
 
-/// Limits that a plan of ours has; of a usage type that is billed past its limit, or has none, nothing is refused.
+/// The limits of a plan. A usage type that is billed past its limit, or that has no limit, is never refused.
 pub fn plan_limits(plan: &str) -> Vec<(usize, i64)> {
-    let catalogue = Catalogue::parse(PLANS).expect("it is tested by every run");
+    let catalogue = Catalogue::parse(PLANS).expect("every run parses this catalogue");
     let Some(plan) = catalogue.plan(plan) else {
         return Vec::new();
     };
@@ -93,7 +93,7 @@ fn of_plan(limits: &mut Limits, account: usize, plan: &str) {
     }
 }
 
-/// Through Stripe's checkout, as a customer does; returns Stripe's id of the customer.
+/// Subscribes through Stripe's checkout, as a customer does. Returns the customer id in Stripe.
 async fn subscribe(system: &Reach, customer: &Customer) -> Result<String> {
     let url = format!("{}/billing/create-checkout-session", system.billing_url);
     let opened = Http::default()
@@ -124,11 +124,11 @@ async fn subscribe(system: &Reach, customer: &Customer) -> Result<String> {
     }
 }
 
-/// Moves the anchor of the account's billing, so that its period ends so much later than now, by everybody's clock.
+/// Moves the billing anchor of the account so that its period ends after this time, by the real clock.
 async fn end_period_in(system: &Reach, customer: &Customer, after: Duration) -> Result<()> {
     let now = clock::now_s();
     let end = now + i64::try_from(after.as_secs())?;
-    // Any anchor a whole month before the end gives such a period; days up to the 28th exist in every month.
+    // Any anchor a whole month before the end gives such a period. Days up to the 28th exist in every month.
     let anchor = (1..=31)
         .map(|days| end - days * 86_400)
         .find(|anchor| Period::anchored_month(*anchor, now).end == end)

@@ -1,4 +1,4 @@
-//! The one clock of the suite: monotonic, in milliseconds since it was started. No clock of the system's is compared with it.
+//! The only clock of the suite: monotonic, in milliseconds since its start. It is never compared with a clock of the system.
 
 use tokio::time::Instant;
 

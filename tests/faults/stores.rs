@@ -1,4 +1,4 @@
-//! Reads what the stores hold, once nothing moves any more.
+//! Reads the contents of the stores after the system has settled.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -108,7 +108,7 @@ pub async fn leases(system: &Reach) -> Result<Vec<Lease>> {
     Ok(rows.into_iter().map(lease).collect())
 }
 
-/// Duplicates that a lease paid for, and how many of them are in the ledger of what went back to the pools.
+/// Duplicates that a lease paid for, and how many of them are recorded as returned to the pools.
 pub async fn duplicates_returned(system: &Reach) -> Result<(u64, u64)> {
     let query = "select uniqExact((generation, shard, stream_seq, idx)) from usage_duplicates \
                  where cost_units > 0 and lease_id != toUUID('00000000-0000-0000-0000-000000000000')";
@@ -125,7 +125,7 @@ pub async fn duplicates_returned(system: &Reach) -> Result<(u64, u64)> {
     Ok((paid, returned.cast_unsigned()))
 }
 
-/// Of each shard: its last record, how far it is done, and whether a range is pending.
+/// For each shard: its last record, how far it is stored, and whether a range is pending.
 pub async fn shards(system: &Reach) -> Result<Vec<(u64, u64, bool)>> {
     let context = jetstream::new(async_nats::connect(&system.nats_url).await?);
     let stream = context.get_stream(names::USAGE_STREAM).await?;
@@ -146,7 +146,7 @@ pub async fn shards(system: &Reach) -> Result<Vec<(u64, u64, bool)>> {
     Ok(shards)
 }
 
-/// All that the stream still holds.
+/// Everything that the stream still holds.
 pub async fn stream(system: &Reach) -> Result<Stream> {
     let context = jetstream::new(async_nats::connect(&system.nats_url).await?);
     let stream = context.get_stream(names::USAGE_STREAM).await?;
@@ -204,7 +204,7 @@ pub async fn stream(system: &Reach) -> Result<Stream> {
     })
 }
 
-/// What Stripe was told, beside what was counted, of every period that is billed.
+/// For every billed period: the reported units and the counted units.
 pub async fn told(system: &Reach, cast: &Cast, rows: &[Row]) -> Result<Vec<Told>> {
     let periods: Vec<(Uuid, OffsetDateTime, OffsetDateTime)> =
         sqlx::query_as("select account_id, period_start, period_end from billing_periods")

@@ -1,4 +1,4 @@
-//! Does what the plan says, and undoes it; whatever it does is written down as trouble while it lasts.
+//! Executes the plan: starts each fault, ends it, and records it as trouble while it lasts.
 
 use std::{
     collections::BTreeMap,
@@ -26,11 +26,11 @@ use super::{
     timeline::{Timeline, Trouble},
 };
 
-/// Above the services' own shutdown deadline.
+/// Longer than a service's own shutdown deadline.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
-/// How long a part may take from its start until it is ready, with all it needs there.
+/// How long a part may take from its start until it is ready, if everything that it needs is available.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How often the keeper looks.
+/// The polling interval of the keeper.
 const LOOK: Duration = Duration::from_millis(100);
 
 pub struct Striker {
@@ -39,14 +39,14 @@ pub struct Striker {
     pub load: Load,
     pub stopwatch: Stopwatch,
     pub timeline: Arc<Mutex<Timeline>>,
-    /// Faults that struck, by kind.
+    /// Number of injected faults, by kind.
     pub struck: Arc<Mutex<BTreeMap<&'static str, u64>>>,
-    /// Services that ended though nobody had told them to.
+    /// Services that exited although nobody stopped them.
     pub gave_up: Arc<Mutex<Vec<String>>>,
 }
 
 impl Striker {
-    /// Strikes, holds, heals.
+    /// Starts the fault, holds it, and ends it.
     pub async fn strike(&self, step: Step) -> Result<()> {
         let kind = step.fault.kind();
         *self
@@ -99,7 +99,7 @@ impl Striker {
             Fault::Service(Part::Gateway(n), _) | Fault::Torn(Part::Gateway(n), ..) => (Some(n - 1), Trouble::Stopped),
             Fault::Link(Part::Gateway(n), Store::Nats, _) | Fault::SpoolFull(n, _) => (Some(n - 1), Trouble::Deaf),
             Fault::Link(Part::Gateway(n), _, _) => (Some(n - 1), Trouble::Blind),
-            // Nobody is told, or everybody late.
+            // Announcements are lost or late for every gateway.
             Fault::Link(Part::Billing(_), Store::Nats, _) | Fault::Server(Store::Nats, _) => (None, Trouble::Deaf),
             Fault::Server(Store::Postgres, _) => (None, Trouble::Blind),
             _ => (None, Trouble::Elsewhere),
@@ -112,7 +112,7 @@ impl Striker {
         let handle = &self.reach.services[&part];
         match blow {
             Blow::Pause => {
-                // It may have ended by itself just now.
+                // The service may have exited on its own just now.
                 if handle.service.lock().await.pause().is_ok() {
                     sleep(hold).await;
                     handle.service.lock().await.resume().ok();
@@ -126,7 +126,7 @@ impl Striker {
             }
             Blow::Restart => {
                 handle.wanted.store(false, Ordering::Release);
-                // What it cannot bring to an end in time is left to others: that is part of the game.
+                // Work that the service cannot finish in time is taken over by others. The suite includes this case.
                 handle.service.lock().await.stop(STOP_WITHIN).await.ok();
                 sleep(hold).await;
             }
@@ -158,14 +158,14 @@ impl Striker {
                 return server.lock().await.resume();
             }
             Blow::Kill => server.lock().await.kill().await?,
-            // One that takes too long was killed.
+            // A server that takes too long is killed.
             Blow::Restart => drop(server.lock().await.stop().await.ok()),
         }
         sleep(hold).await;
         server.lock().await.restart().await
     }
 
-    /// NATS may be struck at the same time: then this fault does not happen.
+    /// NATS may have another fault at the same time. Then this fault is skipped.
     async fn stream_full(&self, hold: Duration) -> Result<()> {
         let filled = timeout(Duration::from_secs(3), fill(self.reach.nats_url.clone())).await;
         let Ok(Ok((context, config))) = filled else {
@@ -177,11 +177,11 @@ impl Striker {
             .context("making the stream larger again")
     }
 
-    /// NATS is out of this gateway's reach, and clients send it more than its spool takes.
+    /// The gateway cannot reach NATS, and clients send it more than its spool can hold.
     async fn spool_full(&self, n: usize, shortage: Shortage, hold: Duration) -> Result<()> {
         let part = Part::Gateway(n);
         let (handle, link) = (&self.reach.services[&part], &self.reach.links[&(part, Store::Nats)]);
-        // One that is started anew meanwhile has a disk with room again.
+        // A gateway that is restarted meanwhile has free disk space again.
         let limit = async |bytes| handle.service.lock().await.process().limit_files(bytes).ok();
         let room = match shortage {
             Shortage::Disk(room) => Some(room),
@@ -227,7 +227,7 @@ async fn turn_clock(file: PathBuf, ms: i64, hold: Duration) -> Result<()> {
     Ok(tokio::fs::write(file, "0").await?)
 }
 
-/// From now on the stream may not hold more than it does; returns what it was set to.
+/// From now on the stream cannot grow. Returns its previous configuration.
 async fn fill(nats_url: String) -> Result<(jetstream::Context, jetstream::stream::Config)> {
     let context = jetstream::new(async_nats::connect(nats_url).await?);
     let stream = context.get_stream(names::USAGE_STREAM).await?;
@@ -240,18 +240,18 @@ async fn fill(nats_url: String) -> Result<(jetstream::Context, jetstream::stream
     Ok((context, config))
 }
 
-/// Until NATS takes it: nothing else makes the stream larger again.
+/// Retries until NATS accepts the change, because nothing else enlarges the stream again.
 async fn restore(context: jetstream::Context, config: jetstream::stream::Config) {
     while context.update_stream(config.clone()).await.is_err() {
         sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// Starts services again that ended by themselves, as whoever runs them would, until `stop`.
+/// Restarts services that exited on their own, as a supervisor would, until `stop`.
 pub async fn keep(reach: Arc<Reach>, gave_up: Arc<Mutex<Vec<String>>>, stop: Arc<AtomicBool>) -> Result<()> {
     while !stop.load(Ordering::Acquire) {
         for (part, handle) in &reach.services {
-            // Somebody is at it: then it is in good hands.
+            // Another task holds the service and takes care of it.
             let Ok(mut service) = handle.service.try_lock() else {
                 continue;
             };

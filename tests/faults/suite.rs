@@ -31,20 +31,20 @@ use super::{
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Runs as `<exe> service <name>`.
+    /// Services run as `<exe> service <name>`.
     pub exe: PathBuf,
     pub seed: u64,
-    /// How long faults strike.
+    /// How long faults are injected.
     pub length: Duration,
-    /// How long the load, and the changes of operators, go on after that, with everything well. What is only certain without
-    /// trouble (a change is heard within a second, no refusal is false) is certain again in the last part of it, if it is longer
-    /// than a minute.
+    /// How long the load and the operator's changes continue after the last fault. Some claims hold only without trouble: a
+    /// change takes effect within a second, and no refusal is false. If this time is longer than a minute, the last part of it
+    /// checks these claims.
     pub calm: Duration,
     pub calls_per_second: f64,
     pub clients: usize,
     /// Kinds of faults; empty: all.
     pub only: Vec<String>,
-    /// Say what happens, on standard error.
+    /// Print progress to standard error.
     pub talk: bool,
 }
 
@@ -76,19 +76,17 @@ impl Options {
     }
 }
 
-/// Runs it all. An error is the suite's own; what the system did wrong is in the report.
+/// Runs the suite. An error is a failure of the suite itself; failures of the system are in the report.
 pub async fn run(options: &Options) -> Result<Report> {
     let say = |line: String| {
         if options.talk {
             eprintln!("faults: {line}");
         }
     };
-    say(
-        "starting NATS, PostgreSQL, ClickHouse, Stripe's double, 3 gateways, 2 ingestors, 2 billing workers".to_owned(),
-    );
+    say("starting NATS, PostgreSQL, ClickHouse, a fake Stripe, 3 gateways, 2 ingestors, 2 billing workers".to_owned());
     let mut system = System::start(options.exe.clone(), &options.targets()).await?;
     let judged = judge(options, &mut system, &say).await;
-    // Also of a run that failed half-way: the logs say why.
+    // Keep the data of a failed run, too: the logs show the reason.
     let is_clean = judged.as_ref().is_ok_and(|report| report.verdict.is_clean());
     if !is_clean {
         system.data.keep()?;
@@ -104,7 +102,9 @@ pub async fn run(options: &Options) -> Result<Report> {
 }
 
 async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) -> Result<Report> {
-    let (cast, limits) = setup::make(system, options.length).await.context("making the cast")?;
+    let (cast, limits) = setup::make(system, options.length)
+        .await
+        .context("creating the accounts")?;
     let history = History::create(&system.data.path().join("history.jsonl"))?;
     let (stopwatch, timeline) = (Stopwatch::start(), Arc::<Mutex<Timeline>>::default());
     let load = Load {
@@ -135,14 +135,14 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
         over.clone(),
     ));
 
-    say(format!("clients send; faults strike for {:?}", options.length));
+    say(format!("clients send; faults for {:?}", options.length));
     let loading = load.start();
     strike_all(options, &striker, stopwatch, say).await?;
     say("healing".to_owned());
     let mut verdict = Verdict::default();
     let well = rest::heal(system).await;
     convict_of_unrest(&mut verdict, well);
-    say(format!("all is well; clients go on for {:?}", options.calm));
+    say(format!("no more faults; clients continue for {:?}", options.calm));
     keep_operating(&operator, options.calm).await?;
     loading.stop().await.context("stopping the clients")?;
     over.store(true, Ordering::Release);
@@ -150,7 +150,7 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
         kept??;
     }
 
-    say("stopping the gateways, and waiting until nothing moves".to_owned());
+    say("stopping the gateways, and waiting until the system has settled".to_owned());
     convict_of_unrest(&mut verdict, rest::stop_gateways(system).await);
     convict_of_unrest(&mut verdict, rest::drained(system).await);
     let reconciled = rest::reported(system).await;
@@ -193,7 +193,7 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
     })
 }
 
-/// Each step at its time, as many at once as there are; returns when the last is healed.
+/// Starts each step at its time, in parallel. Returns when the last fault is over.
 async fn strike_all(options: &Options, striker: &Arc<Striker>, since: Stopwatch, say: &impl Fn(String)) -> Result<()> {
     let mut striking = JoinSet::new();
     for step in options.plan() {
@@ -212,7 +212,7 @@ async fn strike_all(options: &Options, striker: &Arc<Striker>, since: Stopwatch,
     Ok(())
 }
 
-/// Changes go on while nothing is wrong: now each must be heard of within a second.
+/// Changes continue while no fault is active. Now each change must take effect within a second.
 async fn keep_operating(operator: &Operator, length: Duration) -> Result<()> {
     let end = Instant::now() + length;
     let mut turns = tokio::time::interval(Duration::from_millis(500));

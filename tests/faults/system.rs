@@ -1,4 +1,4 @@
-//! The whole system with a fault proxy on every connection between a service and a server, and every process within reach.
+//! The whole system, with a fault proxy on every connection between a service and a server, and control of every process.
 
 mod services;
 
@@ -23,27 +23,27 @@ use super::{
     proxy::Proxy,
 };
 
-/// Settings of a run of the suite that shorten what takes minutes in production.
+/// Settings of the suite that shorten periods that take minutes in production.
 pub const DEAD_AFTER: Duration = Duration::from_secs(6);
 pub const SHARDS: u16 = 4;
 
-/// A service with the means to do things to it; whoever does one holds the lock.
+/// A service that faults can act on. A fault holds the lock while it acts.
 pub struct Handle {
     pub service: Mutex<Service>,
-    /// It shall run: the keeper starts it again if it does not.
+    /// The service should run: the keeper restarts it if it does not.
     pub wanted: AtomicBool,
 }
 
 /// One of the three servers.
 pub type Running = Box<dyn DerefMut<Target = Server> + Send>;
 
-/// The system and its data, which outlive it if they are kept.
+/// The system and its data. The data outlives the system if it is kept.
 pub struct System {
     pub reach: Arc<Reach>,
     pub data: DataDir,
 }
 
-/// Everything that can be struck. Fields are dropped in order: services before servers.
+/// Everything that faults can act on. Fields are dropped in order: services before servers.
 pub struct Reach {
     pub services: BTreeMap<Part, Arc<Handle>>,
     pub links: BTreeMap<(Part, Store), Proxy>,
@@ -63,12 +63,12 @@ pub struct Reach {
 }
 
 impl System {
-    /// Starts everything and waits until all of it is ready. `exe` runs as `<exe> service <name>`.
+    /// Starts everything and waits until all parts are ready. `exe` runs as `<exe> service <name>`.
     pub async fn start(exe: PathBuf, targets: &Targets) -> Result<Self> {
         for name in ["NATS_URL", "DATABASE_URL", "CLICKHOUSE_URL"] {
             ensure!(
                 std::env::var_os(name).is_none(),
-                "{name} names a server of somebody's: this suite kills servers, so it starts its own"
+                "{name} is set, but this suite kills servers, so it must start its own"
             );
         }
         devstack::wheels::install().await?;
@@ -136,7 +136,7 @@ impl Deref for System {
 }
 
 impl Reach {
-    /// A file that a gateway's clock follows.
+    /// The file that sets the clock offset of a gateway.
     pub fn clock_file(&self, gateway: usize) -> PathBuf {
         clock_file(&self.dir, gateway)
     }
@@ -146,14 +146,14 @@ fn clock_file(dir: &Path, gateway: usize) -> PathBuf {
     dir.join(format!("gateway-{gateway}.clock"))
 }
 
-/// The address in a URL of ours: they all are on 127.0.0.1 and name their port.
+/// The address in a URL of the suite. All of them are on 127.0.0.1 with an explicit port.
 fn port_of(url: &str) -> Result<std::net::SocketAddr> {
     let uri: http::Uri = url.parse().with_context(|| format!("reading {url}"))?;
     let port = uri.port_u16().with_context(|| format!("{url} names no port"))?;
     Ok((std::net::Ipv4Addr::LOCALHOST, port).into())
 }
 
-/// How a service reaches a server: through its own proxy.
+/// The URL through which a service reaches a server: its own proxy.
 fn through(links: &BTreeMap<(Part, Store), Proxy>, part: Part, store: Store) -> String {
     links[&(part, store)].address().to_string()
 }

@@ -1,15 +1,15 @@
-//! When which part was in trouble, and so by when a gateway must have heard of a change. Pure.
+//! When each part was in trouble, and so by when a gateway must have learned of a change. Pure.
 
-/// What a fault does to a gateway's hearing.
+/// How a fault delays a gateway in learning of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// It is dead or stopped, so it answers nothing; what it does first when it goes on, it does with what it knew.
+    /// Dead or stopped: it answers nothing. When it continues, its first actions use outdated data.
     Stopped,
     /// Announcements may be lost (NATS or its connection): a change takes effect within [`LOST_MS`].
     Deaf,
-    /// Postgres cannot be read either, so nothing else tells it of a change.
+    /// PostgreSQL cannot be read either, so the gateway learns of no change.
     Blind,
-    /// Of another part: it hears, but units that others hold may come back late.
+    /// Another part is in trouble: the gateway learns of changes, but units that others hold may return late.
     Elsewhere,
 }
 
@@ -17,27 +17,27 @@ pub enum Trouble {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     pub from_ms: i64,
-    /// `i64::MAX` while it lasts.
+    /// `i64::MAX` while the trouble lasts.
     pub to_ms: i64,
 }
 
 /// All trouble of one run of the suite.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
-    /// `None`: of all gateways.
+    /// `None`: all gateways.
     spans: Vec<(Option<usize>, Trouble, Span)>,
 }
 
-/// A change that is announced takes effect within this.
+/// An announced change takes effect within this time.
 pub const HEARD_MS: i64 = 1_000;
-/// A change whose announcement was lost takes effect within this.
+/// A change whose announcement was lost takes effect within this time.
 pub const LOST_MS: i64 = 60_000;
-/// Trouble is over for those that it struck when they have noticed, and connected again: a half-open connection to NATS is
-/// noticed after two unanswered pings, 15 s, and the pause before the next try is 3.2 s at the most.
+/// Trouble is over for an affected part after it has noticed the fault and reconnected. A half-open connection to NATS is
+/// noticed after two unanswered pings (15 s), and the pause before the next attempt is at most 3.2 s.
 const AFTERMATH_MS: i64 = 20_000;
 
 impl Timeline {
-    /// Returns a number for [`Self::end`].
+    /// Returns the number to pass to [`Self::end`].
     pub fn begin(&mut self, gateway: Option<usize>, trouble: Trouble, from_ms: i64) -> usize {
         let span = Span {
             from_ms,
@@ -53,8 +53,8 @@ impl Timeline {
         }
     }
 
-    /// From when on `gateway` must act on a change that was committed and announced by `completed_ms`. A stop, or Postgres
-    /// being away, adds as long as it lasted.
+    /// By when `gateway` must apply a change that was committed and announced at `completed_ms`. The time that the gateway was
+    /// stopped, or that PostgreSQL was unavailable, is added.
     pub fn heard_by(&self, gateway: usize, completed_ms: i64) -> i64 {
         let mut by = completed_ms.saturating_add(HEARD_MS);
         if self
@@ -63,7 +63,7 @@ impl Timeline {
         {
             by = completed_ms.saturating_add(LOST_MS);
         }
-        // What is added may reach into further trouble.
+        // The added time may overlap further trouble.
         loop {
             let excusing = self.of(gateway).filter(|(trouble, _)| *trouble != Trouble::Deaf);
             let spans: Vec<Span> = excusing
@@ -82,7 +82,8 @@ impl Timeline {
         }
     }
 
-    /// Whether any gateway was in any trouble between the two: then others' units may rightly have been out of reach.
+    /// Whether any part was in trouble between the two times. Then the units of other gateways may legitimately have been
+    /// unavailable.
     pub fn is_troubled(&self, from_ms: i64, to_ms: i64) -> bool {
         self.spans
             .iter()

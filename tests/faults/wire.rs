@@ -1,5 +1,5 @@
-//! One client's connections, one to each gateway, with nothing between it and the bytes: no pool, no retry, so that what is known of
-//! an attempt is all there is to know.
+//! One client's connections, one to each gateway, with direct access to the bytes: no pool and no retries, so the client knows
+//! everything there is to know about an attempt.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 pub enum Failure {
     /// Nothing was sent.
     NotSent,
@@ -47,7 +47,8 @@ impl Wire {
         }
     }
 
-    /// Sends, and waits for the answer at most so long. Dropped meanwhile, the connection is closed: the client hung up.
+    /// Sends the request and waits up to this time for the response. Dropping the future closes the connection, as if the
+    /// client hung up.
     pub async fn send(&mut self, request: Request<Full<Bytes>>, patience: Duration) -> Result<Answer, Failure> {
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
@@ -63,7 +64,7 @@ impl Wire {
         let exchange = async {
             let sent = sender.try_send_request(request).await;
             let (head, body) = sent
-                // Given back: not a byte of it went out.
+                // The request is returned unsent: no byte of it was written.
                 .map_err(|mut error| match error.take_message() {
                     Some(_) => Failure::NotSent,
                     None => Failure::Doubt(Doubt::ConnectionLost),
@@ -90,7 +91,7 @@ impl Wire {
         let stream = TcpStream::connect(&self.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the sender.
+        // The task ends with its sender.
         self.connections.spawn(connection);
         Ok(sender)
     }

@@ -1,4 +1,4 @@
-//! A customer's own client: calls, and what they were answered.
+//! A customer's client: sends calls and records the responses.
 
 use anyhow::Result;
 use devstack::{
@@ -40,14 +40,14 @@ impl Client {
     }
 }
 
-/// Runs `calls` of them, at most 64 at a time, in any order.
+/// Sends `calls` calls, at most 64 at a time, in any order.
 pub async fn concurrently<F: Future<Output = Result<Answer>>>(
     calls: impl IntoIterator<Item = F>,
 ) -> Vec<Result<Answer>> {
     stream::iter(calls).buffer_unordered(64).collect().await
 }
 
-/// How many were answered with this status.
+/// The number of responses with this status.
 pub fn count(answers: &[Result<Answer>], status: u16) -> usize {
     answers
         .iter()

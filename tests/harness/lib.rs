@@ -1,4 +1,4 @@
-//! What the end-to-end tests stand on: servers and services of their own, waiting for conditions, and the ledger check.
+//! Shared code of the end-to-end tests: their own servers and services, waiting for conditions, and the ledger check.
 
 pub mod client;
 #[path = "../faults/mod.rs"]

@@ -1,4 +1,4 @@
-//! The services in one executable, for the tests to start: `services service gateway`.
+//! All services in one executable, for the tests to start: `services service gateway`.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! One test's system: a NATS of its own, a database of its own in the shared PostgreSQL and ClickHouse, and its services.
+//! The system of one test: its own NATS, its own database in the shared PostgreSQL and ClickHouse, and its own services.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -17,17 +17,17 @@ use sqlx::PgPool;
 
 use crate::wait::eventually;
 
-/// What a test may choose.
+/// The options of a test.
 #[derive(Clone, Debug, Default)]
 pub struct StackOptions {
-    /// 0: one.
+    /// 0 means one.
     pub gateways: usize,
-    /// 0: one.
+    /// 0 means one.
     pub ingestors: usize,
     pub upstream_url: Option<String>,
-    /// With Stripe's double.
+    /// Start the fake Stripe, too.
     pub stripe: bool,
-    /// Gateways have no spool.
+    /// Start gateways without a spool.
     pub no_spool: bool,
     pub gateway_env: Vec<(&'static str, String)>,
     pub ingestor_env: Vec<(&'static str, String)>,
@@ -44,7 +44,7 @@ pub struct Stack {
     pub data: DataDir,
 }
 
-/// What is stored of an account.
+/// The stored usage of an account.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, Row)]
 pub struct Sums {
     pub events: u64,
@@ -92,12 +92,12 @@ impl Stack {
         })
     }
 
-    /// URL of the n-th gateway, from 0.
+    /// URL of the n-th gateway, counted from 0.
     pub fn gateway(&self, n: usize) -> &str {
         &self.gateways[n].url
     }
 
-    /// What is stored of an account: rows, distinct events, units.
+    /// The stored usage of an account: rows, distinct events, units.
     pub async fn sums(&self, account: AccountId) -> Result<Sums> {
         let query = "select count() as events, uniqExact(event_id) as distinct, sum(cost_units) as units \
                      from usage_events where account_id = ?";
@@ -109,8 +109,8 @@ impl Stack {
             .await?)
     }
 
-    /// The ledger check: waits until the account has `events` rows, then holds that each is stored once and that the units
-    /// are these.
+    /// The ledger check: waits until the account has `events` rows, then asserts that each event is stored once and that the
+    /// units match.
     pub async fn assert_stored(&self, account: AccountId, events: u64, units: i64) {
         let sums = eventually(&format!("{events} events of {account} are stored"), async || {
             self.sums(account).await.ok().filter(|sums| sums.events >= events)

@@ -1,15 +1,15 @@
-//! Waiting for conditions, never for a time.
+//! Waits for conditions, never for a fixed time.
 
 use std::time::{Duration, Instant};
 
-/// Far longer than anything takes, so that it is a failure and no slow machine.
+/// Far longer than any operation takes, so that exceeding it is a failure and not a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// An announced change is seen within this time. Without the announcement a gateway would see it when it reads again by
-/// itself: after 20 seconds (`REFRESH_INTERVAL`), or after a minute where it remembers a refusal.
+/// A gateway applies an announced change within this time. Without the announcement it would find the change at its next
+/// refresh: after 20 seconds (`REFRESH_INTERVAL`), or after a minute if it remembers a refusal.
 pub const SOON: Duration = Duration::from_secs(15);
 
-/// Waits until `probe` gives something; panics with `what` when it does not in time.
+/// Polls until `probe` returns a value; panics with `what` if the deadline passes.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {

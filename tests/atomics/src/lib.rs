@@ -1,8 +1,8 @@
-//! loom's atomics under the parts of `protocol` in which atomics meet. loom runs a test in every order of its threads, with
-//! every stale read that the memory model allows: a fault that never shows on x86 can show on ARM.
+//! Runs the code of `protocol` that shares atomics between threads with loom's atomics. loom runs each test in every order of
+//! its threads, with every stale read that the memory model allows. A bug that never shows on x86 can show on ARM.
 //!
-//! Other atomics of the product have no test here. Either one atomic stands alone, so that loom has nothing to reorder, or its
-//! partner is no atomic of ours (`arc-swap`, channels).
+//! Other atomics of the product have no test here. Either a single atomic is used on its own, so that loom has nothing to
+//! reorder, or it works together with something that is not our atomic (`arc-swap`, channels).
 
 use std::sync::atomic::Ordering;
 

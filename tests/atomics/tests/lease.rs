@@ -1,10 +1,10 @@
-//! Requests that spend and put back, while a counter is closed and given back.
+//! Requests spend and return units while a counter is closed and its units are given back.
 
 use atomics::Lease;
 use loom::{sync::Arc, thread};
 use protocol::lease::Snapshot;
 
-/// Two requests, and a lease client that sends two totals: one while the requests may be under way, one when they are done.
+/// Two requests, and a lease client that sends two totals: one while the requests may be in progress, one after they are done.
 /// Checks the units that the requests spent, both totals, and the end of the lease.
 fn give_back_under_requests(first: impl Fn(&Lease) -> Snapshot + Sync + Send + 'static) {
     loom::model(move || {

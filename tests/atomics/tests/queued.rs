@@ -1,4 +1,4 @@
-//! A request that leaves news, while the lease client looks.
+//! A request queues a counter for the lease client while the lease client examines it.
 
 use atomics::{Lease, Queued};
 use loom::{
@@ -10,12 +10,12 @@ use loom::{
 };
 
 #[test]
-fn units_that_come_back_to_a_closed_lease_are_seen_by_the_look_or_queued_again() {
+fn units_refunded_to_a_closed_lease_are_seen_or_queued_again() {
     loom::model(|| {
         let lease = Arc::new(Lease::new(1, 1));
         lease.close();
         let queued = Arc::new(Queued::default());
-        assert!(queued.ask(), "it is queued");
+        assert!(queued.ask(), "the counter is queued");
         let request = {
             let (lease, queued) = (Arc::clone(&lease), Arc::clone(&queued));
             thread::spawn(move || {
@@ -26,19 +26,19 @@ fn units_that_come_back_to_a_closed_lease_are_seen_by_the_look_or_queued_again()
         queued.look();
         let seen = lease.snapshot().is_final();
         let again = request.join().unwrap();
-        assert!(seen || again, "the news is lost");
+        assert!(seen || again, "the notification is lost");
     });
 }
 
-/// A wrong flag: cleared by a store.
+/// An incorrect flag that is cleared by a store.
 #[derive(Default)]
 struct Stored {
     waits: AtomicBool,
 }
 
 #[test]
-#[should_panic(expected = "the news is lost")]
-fn a_look_that_only_stores_comes_too_early() {
+#[should_panic(expected = "the notification is lost")]
+fn a_flag_that_is_cleared_by_a_store_loses_a_notification() {
     loom::model(|| {
         let lease = Arc::new(Lease::new(1, 1));
         lease.close();
@@ -55,6 +55,6 @@ fn a_look_that_only_stores_comes_too_early() {
         queued.waits.store(false, Ordering::Release);
         let seen = lease.snapshot().is_final();
         let again = request.join().unwrap();
-        assert!(seen || again, "the news is lost");
+        assert!(seen || again, "the notification is lost");
     });
 }

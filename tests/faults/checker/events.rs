@@ -1,5 +1,5 @@
-//! Every accepted event exactly once and as it was asked for, every refused one not at all, every unknown one at most once, and
-//! none that nobody asked for.
+//! Every accepted event is stored exactly once and as requested, no refused event is stored, an unknown event is stored at most
+//! once, and no event is stored that nobody sent.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
     for row in &evidence.rows {
         match row.request {
             Some(request) => by_request.entry(request).or_default().push(row),
-            None => verdict.convict(Crime::Invented, || format!("a row that no client asked for: {row:?}")),
+            None => verdict.convict(Crime::Invented, || format!("a row that no client sent: {row:?}")),
         }
         by_event.entry(row.event).or_default().push(row);
     }
@@ -26,7 +26,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
             format!("{event} is stored {} times: {:?}", rows.len(), rows[0])
         });
     }
-    // Of an operation with several tries, one row answers for all: which try it is of does not matter.
+    // For an operation with several tries, one row covers all tries. It does not matter which try the row belongs to.
     let mut operations: HashMap<u32, Vec<&Attempt>> = HashMap::new();
     for attempt in &evidence.history {
         let rows = by_request.remove(&attempt.request).unwrap_or_default();
@@ -47,16 +47,14 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
         }
     }
     for rows in by_request.values() {
-        verdict.convict(Crime::Invented, || {
-            format!("a row that no client asked for: {:?}", rows[0])
-        });
+        verdict.convict(Crime::Invented, || format!("a row that no client sent: {:?}", rows[0]));
     }
     for tries in operations.values() {
         together(tries, &by_event, verdict);
     }
 }
 
-/// One attempt that no other one answers for.
+/// An attempt that is the only try of its operation.
 fn alone(attempt: &Attempt, rows: &[&Row], verdict: &mut Verdict) {
     match &attempt.outcome {
         Outcome::Accepted { event } => match rows {
@@ -70,7 +68,7 @@ fn alone(attempt: &Attempt, rows: &[&Row], verdict: &mut Verdict) {
     }
 }
 
-/// Tries of one operation: one event, stored once if any was accepted.
+/// Tries of one operation: one event, stored once if any try was accepted.
 fn together(tries: &[&Attempt], by_event: &HashMap<EventId, Vec<&Row>>, verdict: &mut Verdict) {
     let told = tries.iter().filter_map(|attempt| match attempt.outcome {
         Outcome::Accepted { event } => Some((attempt, event)),
@@ -80,7 +78,7 @@ fn together(tries: &[&Attempt], by_event: &HashMap<EventId, Vec<&Row>>, verdict:
     for (attempt, event) in told {
         if *first.get_or_insert(event) != event {
             verdict.convict(Crime::Doubled, || {
-                format!("tries of one operation were told of different events: {attempt:?}")
+                format!("tries of one operation got different events: {attempt:?}")
             });
         }
         if !by_event.contains_key(&event) {
@@ -89,7 +87,7 @@ fn together(tries: &[&Attempt], by_event: &HashMap<EventId, Vec<&Row>>, verdict:
     }
 }
 
-/// The client may count on it that nothing of this request was stored; another try of its operation may have been.
+/// The client may rely on it that this request stored nothing. Another try of the same operation may have stored an event.
 fn is_definite_no(attempt: &Attempt) -> bool {
     matches!(attempt.outcome, Outcome::Refused { .. } | Outcome::NotSent)
 }
@@ -98,7 +96,7 @@ fn as_asked(evidence: &Evidence, attempt: &Attempt, row: &Row, verdict: &mut Ver
     let units = match attempt.outcome {
         Outcome::Accepted { .. } => Some(attempt.cost),
         Outcome::Failed { .. } => Some(0),
-        // It may have been charged, or have failed upstream.
+        // The attempt may have been charged, or may have failed upstream.
         _ => Some(row.units).filter(|units| [0, attempt.cost].contains(units)),
     };
     let same = units == Some(row.units)

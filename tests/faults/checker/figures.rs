@@ -1,4 +1,4 @@
-//! What happened, in numbers.
+//! The statistics of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,26 +8,27 @@ use crate::faults::history::{Attempt, Doubt, Outcome};
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
-    /// Attempts; each event of a batch is one.
+    /// Attempts. Each event of a batch counts as one.
     pub requests: u64,
     pub accepted: u64,
-    /// Admitted, then failed upstream.
+    /// Admitted, but failed upstream.
     pub failed_upstream: u64,
-    /// By status and `error`.
+    /// By status and `error` code.
     pub refused: BTreeMap<String, u64>,
     pub unknown: BTreeMap<Doubt, u64>,
     pub not_sent: u64,
-    /// `429` while unspent units covered the cost, with no part in trouble for as long as settling takes.
+    /// `429` although unspent units covered the cost, and nothing was in trouble during the preceding settling time.
     pub falsely_refused: u64,
-    /// The same while some part was in trouble, or had just been: units may rightly have been out of reach.
+    /// The same while some part was in trouble, or shortly after. Units may legitimately have been unavailable.
     pub refused_while_troubled: u64,
-    /// How long after its revocation was answered a key was accepted at the latest, in milliseconds; 0: it never was.
+    /// The longest time, in milliseconds, after the answer to its revocation at which a key was still accepted. 0: never
+    /// accepted.
     pub longest_after_revocation_ms: i64,
     /// Accounts with usage in more than one period.
     pub rolled_over: usize,
-    /// The longest time without an answer that says more than "not now", by gateway, in milliseconds.
+    /// The longest time, in milliseconds, that each gateway gave no answer other than "not now".
     pub unavailable_ms: BTreeMap<usize, i64>,
-    /// The same of all gateways together, and when it began.
+    /// The same for all gateways together, and when that time began.
     pub all_unavailable_ms: i64,
     pub all_unavailable_from_ms: i64,
 }

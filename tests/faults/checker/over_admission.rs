@@ -1,8 +1,9 @@
-//! No request is admitted past the limit in force, whoever admitted it.
+//! No request is admitted past the limit in force, on any gateway.
 //!
-//! A request was admitted somewhere between its invocation and its completion. What was accepted and answered before the
-//! invocation was admitted before it: so these units and its own must be within the highest limit that was in force anywhere
-//! in that time. Of requests with an unknown outcome only the total is known: all together are within the highest limit.
+//! A request is admitted between its invocation and its completion. Every request that was accepted and answered before this
+//! invocation was admitted earlier. So the units of those requests plus the units of this one must fit the highest limit that
+//! was in force on any gateway in that time. For requests with an unknown outcome only the total is known: all requests
+//! together must fit the highest limit.
 
 use std::collections::HashMap;
 
@@ -56,7 +57,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
                 let by = || evidence.timeline.heard_by(attempt.gateway, completed);
                 *heard.entry((attempt.gateway, completed)).or_insert_with(by)
             };
-            // A type without a limit (overage) has none here.
+            // A usage type without a limit (overage) has no entry here.
             let Some(limit) = evidence.limits.highest(of, attempt.invoked_ms, until, heard_by) else {
                 continue;
             };
@@ -64,7 +65,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
             let before = before.checked_sub(1).map_or(0, |last| certain[last].1);
             if before + units > limit {
                 verdict.convict(Crime::OverAdmitted, || {
-                    format!("{before} units of {pool:?} were admitted before {attempt:?}, and the limit was {limit}")
+                    format!("{before} units of {pool:?} were admitted before {attempt:?}, but the limit was {limit}")
                 });
             }
         }
@@ -73,14 +74,14 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
             let ever = evidence.limits.highest(of, i64::MIN, i64::MAX, |_| i64::MAX);
             if let Some(ever) = ever.filter(|ever| total > *ever) {
                 verdict.convict(Crime::OverAdmitted, || {
-                    format!("{total} units of {pool:?} in all, and the limit never was more than {ever}")
+                    format!("{total} units of {pool:?} in total, but the limit was never above {ever}")
                 });
             }
         }
     }
 }
 
-/// Rows that spent units, each with its attempt; a row that is stored twice was admitted once.
+/// Rows that spent units, each with its attempt. A row that is stored twice was admitted once.
 fn admitted<'a>(
     rows: &'a [Row],
     attempts: &HashMap<RequestId, &'a Attempt>,

@@ -1,5 +1,5 @@
-//! Units that were granted are spent or held: granted − held = stored, of every pool. And of every lease that is over: what was
-//! not given back was spent, on an event that is stored or on a duplicate of one.
+//! Granted units are spent or held. For every pool: granted − held = stored. For every lease that has ended: the units that
+//! were not returned were spent, by a stored event or by a duplicate of one.
 
 use std::collections::HashMap;
 
@@ -34,12 +34,12 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
     }
     for (pool, units) in stored {
         verdict.convict(Crime::PoolDrift, || {
-            format!("{units} units of {pool:?} are stored, and there is no such pool")
+            format!("{units} units of {pool:?} are stored, but there is no such pool")
         });
     }
 }
 
-/// Returns what live leases hold of each pool.
+/// Returns the units that live leases hold of each pool.
 fn leases<'a>(
     evidence: &'a Evidence,
     spent: &HashMap<LeaseId, i64>,
@@ -50,7 +50,7 @@ fn leases<'a>(
         let unspent = lease.units - spent.get(&lease.id).copied().unwrap_or(0);
         if unspent < 0 || (unspent > 0 && !lease.is_live) {
             verdict.convict(Crime::PoolDrift, || {
-                format!("{unspent} units are neither spent nor given back of {lease:?}")
+                format!("{unspent} units of {lease:?} are neither spent nor given back")
             });
         }
         let pool = (lease.account, lease.usage_type.as_str(), lease.period_start);

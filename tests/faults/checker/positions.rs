@@ -1,4 +1,4 @@
-//! Every event of the stream is a row at its position, or was dropped as a duplicate; every row is at such a position; every
+//! Every event in the stream is a row at its position or was dropped as a duplicate, every row is at such a position, and every
 //! shard is stored to its end.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
         }
     }
     for (position, row) in rows {
-        // What was trimmed cannot be looked at any more.
+        // Records that were trimmed can no longer be checked.
         let from = stream.whole_from.get(&position.shard);
         let is_there = from.is_some_and(|from| position.seq >= *from);
         if is_there && !stream.events.contains_key(&position) {

@@ -1,5 +1,5 @@
-//! Refusals that were wrong: a `429` while unspent units covered the cost. Counted low: whatever may have been spent or reserved is
-//! taken for spent, and the lowest limit that may have been in force for the limit.
+//! False refusals: a `429` although unspent units covered the cost. The count is a lower bound: all units that may have been
+//! spent or reserved count as spent, and the lowest limit that may have been in force counts as the limit.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::faults::{
     history::{Attempt, Outcome, RequestId},
 };
 
-/// Units that attempts of one account and usage type took, or may have had reserved for a while: running totals.
+/// Running totals of the units that attempts of one account and usage type spent, or may have reserved for a while.
 #[derive(Default)]
 struct Claims {
     begun: Vec<(i64, i64)>,
@@ -28,7 +28,7 @@ pub fn count(evidence: &Evidence, figures: &mut Figures) {
         let claims = claims.entry((attempt.account, attempt.usage_type)).or_default();
         claims.begun.push((attempt.invoked_ms, attempt.cost));
         if stored.get(&attempt.request).is_none_or(|units| *units == 0) {
-            // It may have held its units until it was answered; one that was not, for longer.
+            // The attempt may have held its units until it was answered, or longer if it had no answer.
             let ended_ms = match attempt.outcome {
                 Outcome::Unknown(_) => attempt.completed_ms.saturating_add(evidence.settled_ms),
                 _ => attempt.completed_ms,
@@ -46,7 +46,7 @@ pub fn count(evidence: &Evidence, figures: &mut Figures) {
         let (Some(claims), Some(limit)) = (claims.get(&of), evidence.limits.lowest(of, from_ms, to_ms)) else {
             continue;
         };
-        // Its own cost is among them.
+        // The total includes the cost of the refused attempt itself.
         let claimed = before(&claims.begun, to_ms.saturating_add(1)) - before(&claims.ended, from_ms);
         if claimed > limit {
             continue;
@@ -70,7 +70,7 @@ fn add_up(moments: &mut [(i64, i64)]) {
     }
 }
 
-/// The total of all moments earlier than `at_ms`.
+/// The total of all moments before `at_ms`.
 fn before(totals: &[(i64, i64)], at_ms: i64) -> i64 {
     let n = totals.partition_point(|(moment, _)| *moment < at_ms);
     n.checked_sub(1).map_or(0, |last| totals[last].1)

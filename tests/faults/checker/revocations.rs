@@ -1,4 +1,5 @@
-//! A key that was revoked admits nothing that is sent later than [`crate::faults::timeline`] gives a gateway to hear of it.
+//! A revoked key admits no request that is sent after the time that [`crate::faults::timeline`] allows for a gateway to learn
+//! of it.
 
 use std::collections::HashMap;
 

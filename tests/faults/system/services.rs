@@ -1,4 +1,4 @@
-//! How the services are set and started.
+//! The settings of the services, and their start.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +19,14 @@ use crate::faults::{
     proxy::Proxy,
 };
 
-/// What services are set to.
+/// The settings of the services.
 pub struct Env {
     exe: PathBuf,
     dir: PathBuf,
     plans: PathBuf,
     admin_token: String,
     of_part: BTreeMap<Part, Vec<(&'static str, String)>>,
-    /// What a command of an operator's needs: straight to the servers.
+    /// The environment of an operator's command: it connects directly to the servers.
     pub of_command: Vec<(&'static str, String)>,
 }
 
@@ -37,7 +37,7 @@ pub struct Started {
     pub billing_url: String,
 }
 
-/// Of all services; seconds.
+/// Shared by all services, in seconds.
 const OF_ALL: [(&str, &str); 2] = [("LOG_FILTER", "info"), ("SHUTDOWN_DEADLINE", "20")];
 const OF_GATEWAYS: [(&str, &str); 6] = [
     ("HEARTBEAT_INTERVAL", "0.5"),
@@ -45,7 +45,7 @@ const OF_GATEWAYS: [(&str, &str); 6] = [
     ("PUBLISH_TIMEOUT", "1"),
     ("LANE_STUCK_AFTER", "0.5"),
     ("LEASE_IDLE", "5"),
-    // Room for any outage of the plan's under the load of all days, and soon full under a burst.
+    // Large enough for any planned outage under normal load, and soon full under a burst.
     ("SPOOL_MAX_BYTES", "4194304"),
 ];
 const OF_INGESTORS: [(&str, &str); 4] = [
@@ -133,7 +133,7 @@ impl Env {
         })
     }
 
-    /// A command of the billing worker's, as an operator runs it.
+    /// A billing worker command, as an operator runs it.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.exe);
         command
@@ -147,7 +147,8 @@ impl Env {
     }
 }
 
-/// The billing workers make the Postgres tables and the ingestors the stream and the ClickHouse tables: a gateway waits for both.
+/// Billing workers create the PostgreSQL tables, ingestors create the stream and the ClickHouse tables. A gateway waits for
+/// both.
 pub async fn start_all(env: &Env, targets: &Targets, stripe: &StripeDouble) -> Result<Started> {
     let (mut billing, ingestors) = tokio::try_join!(
         try_join_all((1..=targets.billing_workers).map(|n| start_billing(env, n))),
