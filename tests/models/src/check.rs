@@ -1,4 +1,4 @@
-//! Explores a model: all its states for what always holds, and from each of them whether everything can still come to rest.
+//! Explores a model: checks the claims in all its states, and from each state whether the system can still come to rest.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -9,27 +9,27 @@ use std::{
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
-/// A model whose parts, left alone, come to rest.
+/// A model that comes to rest when no more faults happen.
 ///
-/// stateright's `eventually` looks at paths without cycles only; parts that try again for ever would pass. So it is asked of
-/// every state whether steps of progress alone lead from it to rest.
+/// stateright's `eventually` considers only paths without cycles, so parts that retry forever would pass. Therefore every state
+/// is checked: do steps of progress alone lead from it to rest?
 pub trait Rests: Model {
-    /// Not a fault and not a choice of somebody outside.
+    /// The action is neither a fault nor a choice made from outside.
     fn is_progress(&self, state: &Self::State, action: &Self::Action) -> bool;
 
     fn is_at_rest(&self, state: &Self::State) -> bool;
 }
 
-/// What an exploration found.
+/// The result of an exploration.
 #[derive(Debug)]
 pub struct Found {
     pub states: usize,
-    /// Steps to the farthest state.
+    /// Number of steps to the farthest state.
     pub depth: usize,
     pub took: Duration,
-    /// A claim that does not hold, and the steps to a state in which it does not.
+    /// A claim that does not hold, and the steps to a state that violates it.
     pub violated: Option<Violation>,
-    /// What should be possible and never happened.
+    /// Situations that should be possible but never happened.
     pub never: Vec<&'static str>,
 }
 
@@ -39,9 +39,9 @@ pub struct Violation {
     pub steps: Vec<String>,
 }
 
-pub const COMES_TO_REST: &str = "left alone, everything comes to rest with nothing lost and nothing held";
+pub const COMES_TO_REST: &str = "without further faults, everything comes to rest with nothing lost and nothing held";
 
-/// All states, unless a claim fails: `claim`, or any if none is named.
+/// Explores all states, and stops at the first violation of `claim`, or of any claim if it is `None`.
 pub fn states<M>(model: M, claim: Option<&'static str>, threads: usize) -> Found
 where
     M: Model + Send + Sync + 'static,
@@ -82,7 +82,7 @@ where
     }
 }
 
-/// Whether progress leads to rest from every state. In memory: about 100 bytes a state.
+/// Checks that progress leads to rest from every state. Runs in memory: about 100 bytes per state.
 pub fn rest<M>(model: &M) -> Found
 where
     M: Rests,
@@ -104,13 +104,13 @@ where
     }
 }
 
-/// The states by number, in the order in which they were found.
+/// All states, numbered in the order in which they were found.
 struct Graph {
     numbers: HashMap<u64, u32>,
-    /// From which it was found first; its own number: it is a beginning.
+    /// The state from which each state was found first. An initial state has its own number.
     parents: Vec<u32>,
     at_rest: Vec<bool>,
-    /// Steps of progress, from and to.
+    /// Steps of progress, from one state to another.
     progress: Vec<(u32, u32)>,
 }
 

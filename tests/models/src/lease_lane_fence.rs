@@ -1,11 +1,12 @@
-//! Leases, lanes, fence and settle, over every interleaving. A gateway spends units that it took from PostgreSQL and records
-//! each event in its lane. A gateway that seems dead is fenced, and its unspent units come back by counting.
+//! Leases, lanes, fences and settling, over every interleaving. A gateway spends units that it leased from PostgreSQL and
+//! records each event in its lane. A gateway that seems dead is fenced, and its unspent units are returned after its events are
+//! counted.
 //!
-//! The model steps the code of `crates/protocol`: the lane, the lease, the states of a run, give-backs, the fence and the count.
-//! PostgreSQL, NATS, the processes and the network are modelled here, one action for each of their steps ([`action`] names the
-//! function of the product). Simplifications, each without losing an interleaving: one pool, one shard, one event of one unit in
-//! a batch, and steps that nobody else can observe are one step. There is no clock: a heartbeat may stop at any time, a message
-//! may arrive at any later time.
+//! The model runs the code of `crates/protocol`: the lane, the lease, the states of a run, give-backs, the fence and the count.
+//! PostgreSQL, NATS, the processes and the network are modelled here, with one action for each of their steps ([`action`] names
+//! the function of the product). The simplifications lose no interleaving: one pool, one shard, batches with one event of one
+//! unit, and steps that no other part can observe are merged. There is no clock: a heartbeat may stop at any time, and a
+//! message may arrive at any later time.
 
 pub mod action;
 pub mod bounds;
@@ -84,7 +85,7 @@ impl Rests for LeaseLaneFence {
         !action.is_fault_or_choice()
     }
 
-    /// Everything that was granted and not spent is back in the pool, and no spool holds anything.
+    /// All units that were granted and not spent are back in the pool, and no spool holds an event.
     fn is_at_rest(&self, state: &State) -> bool {
         let is_held = |lease: &state::Lease| lease.row.state == LeaseState::Live;
         !state.leases.iter().any(is_held)
@@ -105,7 +106,8 @@ impl LeaseLaneFence {
                 .runs
                 .iter()
                 .any(|run| run.gateway == g && run.row.acknowledges_from_spool());
-            // Without a spool it is a gateway like any other: there is one already, or there are bounds.
+            // Without a spool, a restarted gateway is like any other gateway. The model has one already, or its bounds exclude
+            // it.
             if spools {
                 actions.push(Action::Restart { gateway: g });
             }
@@ -273,7 +275,7 @@ impl LeaseLaneFence {
     }
 }
 
-/// How the process that writes to a run ends it: a run that was resumed to drain its spool is handed over.
+/// How the process that writes to a run ends it. A run that was resumed to drain its spool is handed over.
 fn ending(state: &State, run: u8, writer: &Writer) -> Transition {
     if writer.resumed {
         return Transition::HandOver;
@@ -283,7 +285,7 @@ fn ending(state: &State, run: u8, writer: &Writer) -> Transition {
     }
 }
 
-/// The stream has one generation, and one shard that the ingestor stores in order.
+/// The stream has one generation and one shard, which the ingestor stores in order.
 fn is_stored(run: &Run, end: u64) -> bool {
     let manifest = Manifest {
         generation: 1,
@@ -293,14 +295,14 @@ fn is_stored(run: &Run, end: u64) -> bool {
     fence::is_stored(&manifest, end, manifest.generation, run.log.len() as u64)
 }
 
-/// What a mutant breaks, within its bounds.
+/// Runs a mutant within its bounds and returns the violation that it causes.
 pub fn try_mutant(mutant: Mutant) -> Found {
     let model = LeaseLaneFence {
         bounds: mutant.bounds(),
         mutant: Some(mutant),
     };
     match mutant.breaks() {
-        // One thread finds the shortest way there.
+        // A single thread finds the shortest path.
         Some(claim) => check::states(model, Some(claim), 1),
         None => check::rest(&model),
     }

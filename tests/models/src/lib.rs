@@ -1,15 +1,17 @@
-//! The protocols as models. Each model visits every state of a small world in which every fault can happen at every moment. The
-//! tests of the services try some of these interleavings; a model tries all of them, at small numbers.
+//! Models of the protocols. Each model visits every state of a small world in which every fault can happen at every moment. The
+//! tests of the services try some of these interleavings; a model tries all of them, with small numbers.
 //!
 //! | model | properties | the product's code |
 //! |---|---|---|
-//! | [`lease_lane_fence`] | no unit is spent twice, what was answered is recorded once, units come back | `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`protocol::lane`] itself), `billing-worker/src/runs` |
+//! | [`lease_lane_fence`] | no unit is spent twice, an answered event is recorded once, units are returned |
+//! `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`protocol::lane`] itself), `billing-worker/src/runs` |
 //! | [`manifest`] | each event is stored once, or dropped once as a duplicate | `ingestor/src/{shards,pipeline,upkeep}` |
 //!
-//! The decisions are those of `crates/protocol`, which the services run too. Each model has `state`, `action` (one step of one
-//! part, with the function of the product that it represents), `step` (what an action changes), `properties` (what always holds,
-//! and what must be possible so that this proves something) and `bounds` (how many of everything, and the **mutants**: each does
-//! one step wrong, goes around the real code there, and must break a property).
+//! The decisions are made by the code in `crates/protocol`, which the services run, too. Each model has `state`, `action` (one
+//! step of one part, with the function of the product that it represents), `step` (the effect of each action), `properties`
+//! (the claims that always hold, and the situations that must be possible so that the claims prove something) and `bounds` (the
+//! numbers of everything, and the **mutants**: each does one step incorrectly, bypasses the real code there, and must violate a
+//! property).
 //!
 //! ```sh
 //! cargo test -p models                           # small bounds

@@ -1,5 +1,5 @@
-//! `cargo run --release -p models -- [--large]`: explores the protocols, then each mutant. Exit code 1 when a claim does not
-//! hold, when something that should be possible never happened, or when a mutant passes.
+//! `cargo run --release -p models -- [--large]`: explores the protocols, then each mutant. The exit code is 1 if a claim does
+//! not hold, if something that should be possible never happened, or if a mutant passes.
 
 use std::process::ExitCode;
 
@@ -14,10 +14,10 @@ use stateright::{Expectation, Model};
 /// Explores the models of the protocols, and shows that each mutant fails.
 #[derive(Parser)]
 struct Options {
-    /// Larger bounds: some minutes, and some gigabytes of memory.
+    /// Use larger bounds: takes some minutes and some gigabytes of memory
     #[arg(long)]
     large: bool,
-    /// One scenario alone, and no mutants: fence, parts, return, spool; takeover, loss, window.
+    /// Run only one scenario, without mutants: fence, parts, return, spool; takeover, loss, window
     #[arg(long)]
     only: Option<String>,
     #[arg(long, default_value_t = default_threads())]
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         };
         print_claims(&model);
         failed += u32::from(!print_found(&check::states(model.clone(), None, threads)));
-        // Every state and step is kept in memory for this one.
+        // This check keeps every state and step in memory.
         if !large {
             failed += u32::from(!print_found(&check::rest(&model)));
         }
@@ -73,16 +73,16 @@ fn main() -> ExitCode {
     match failed {
         0 => ExitCode::SUCCESS,
         n => {
-            println!("\n{n} of these are not as they should be");
+            println!("\n{n} of these checks failed");
             ExitCode::FAILURE
         }
     }
 }
 
-/// How many pass, and should not.
+/// Returns the number of mutants that pass although they should fail.
 fn mutants() -> u32 {
     let mut failed = 0;
-    println!("\nmutants: each has to fail");
+    println!("\nmutants: each must fail");
     for mutant in lease_lane_fence::bounds::Mutant::ALL {
         failed += u32::from(!print_mutant(
             &format!("{mutant:?}"),
@@ -105,7 +105,7 @@ fn print_claims<M: Model>(model: &M) {
     }
 }
 
-/// True: as it should be.
+/// Returns true if the result is as it should be.
 fn print_found(found: &Found) -> bool {
     let Found {
         states,

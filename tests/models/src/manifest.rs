@@ -1,13 +1,13 @@
 //! One shard and its manifest, over every interleaving of two ingestors. Each range is written to the manifest before it is
-//! inserted, seen in ClickHouse before it is done, and replayed identically by the next owner.
+//! inserted, verified in ClickHouse before it is done, and replayed identically by the next owner.
 //!
-//! The model steps the code of `crates/protocol`: claim, storing, audit and trim. NATS, ClickHouse and the processes are modelled
-//! here ([`action`] names the functions of the product). Simplifications, each without losing an interleaving: one event a record,
-//! all records are there from the start (a range may end at any of them), and steps that nobody else can observe are one step.
-//! There is no clock: an owner may seem gone at any time, an insert may arrive at any later time.
+//! The model runs the code of `crates/protocol`: claim, storing, audit and trim. NATS, ClickHouse and the processes are
+//! modelled here ([`action`] names the functions of the product). The simplifications lose no interleaving: records have one
+//! event, all records exist from the start (a range may end at any of them), and steps that no other part can observe are
+//! merged. There is no clock: an owner may seem dead at any time, and an insert may arrive at any later time.
 //!
-//! ClickHouse's window of tokens is an assumption here, as in the code: a token is not forgotten while an insert with it is under
-//! way. In the scenario [`bounds::Bounds::audited`] even that does not hold, and an audit has to repair.
+//! ClickHouse's window of tokens is an assumption here, as in the code: a token is not forgotten while an insert with it is on
+//! its way. In the scenario [`bounds::Bounds::audited`] not even that holds, and an audit must repair the rows.
 
 pub mod action;
 pub mod bounds;
@@ -64,7 +64,7 @@ impl Model for ManifestModel {
         if bounds.expires && !state.expired {
             actions.push(Action::Expire);
         }
-        // The replay window is longer than an insert is late, and than it takes the next audit to come.
+        // The replay window is longer than the delay of any insert and than the time until the next audit.
         let settled =
             !bounds.audited || self.is(Mutant::NoAudit) || (state.air.is_empty() && self.audit(state) == state.rows);
         if self.trim_through(state) > state.trimmed && settled {
@@ -94,7 +94,7 @@ impl Rests for ManifestModel {
         }
     }
 
-    /// Every event is stored once, or dropped once, and the manifest says so. (That it is lost is noticed by the next write.)
+    /// Every event is stored once or dropped once, and the manifest says so. (The next write notices a lost manifest.)
     fn is_at_rest(&self, state: &State) -> bool {
         let is_told = state.manifest.done_through == self.last() || !state.manifest.exists;
         is_told
@@ -110,7 +110,7 @@ impl ManifestModel {
         self.mutant == Some(mutant)
     }
 
-    /// The stream's last position.
+    /// The last position of the stream.
     fn last(&self) -> u8 {
         self.bounds.events.len() as u8
     }
@@ -161,7 +161,8 @@ impl ManifestModel {
         }
     }
 
-    /// The window holds more tokens than are used while one insert is on its way, or while the shard's owner stores a range.
+    /// The window holds more tokens than are used while an insert is on its way, or while the owner of the shard stores a
+    /// range.
     fn may_be_forgotten(&self, state: &State, token: &Token) -> bool {
         let is_of = |first, last| (first, last) == (token.first, token.last);
         let on_its_way = state
@@ -180,11 +181,11 @@ impl ManifestModel {
     fn trim_through(&self, state: &State) -> u8 {
         let pending = state.manifest.pending.filter(|_| self.is(Mutant::TrimPending));
         let done_through = pending.map_or(state.manifest.done_through, |pending| pending.last);
-        // The replay window is over whenever this step is taken.
+        // The model assumes that the replay window has passed when this step happens.
         trim::boundary(self.stream(), done_through.into(), None) as u8 - 1
     }
 
-    /// The rows as an audit leaves them.
+    /// The rows after an audit.
     fn audit(&self, state: &State) -> Vec<u8> {
         let closed = state.trimmed + 1..=state.manifest.done_through;
         let audited = |position: u8| {
@@ -203,9 +204,10 @@ impl ManifestModel {
         (1..=self.last()).map(audited).collect()
     }
 
-    /// Positions of a range whose event has a row at an **earlier** position, or came earlier in the range. (Its own row may
-    /// be there: it is no duplicate of itself.) What was dropped once stays dropped, also if its key has expired since: here
-    /// because it is looked up, in the code it may be because a key's age is reckoned from when the stream got the event.
+    /// Positions in a range whose event has a row at an **earlier** position, or occurs earlier in the range. (The event's own
+    /// row may exist; it is not a duplicate of itself.) A dropped event stays dropped, even if its key has expired since: in
+    /// the model because it is looked up, in the code possibly because the age of a key is computed from the time when the
+    /// stream got the event.
     fn duplicates_in(&self, state: &State, first: u8, last: u8) -> Positions {
         let is_earlier = |other: u8| other >= first || (state.rows_at(other) > 0 && !state.expired);
         let is_duplicate = |position: &u8| {
@@ -216,14 +218,14 @@ impl ManifestModel {
     }
 }
 
-/// What a mutant breaks, within its bounds.
+/// Runs a mutant within its bounds and returns the violation that it causes.
 pub fn try_mutant(mutant: Mutant) -> Found {
     let model = ManifestModel {
         bounds: mutant.bounds(),
         mutant: Some(mutant),
     };
     match mutant.breaks() {
-        // One thread finds the shortest way there.
+        // A single thread finds the shortest path.
         Some(claim) => check::states(model, Some(claim), 1),
         None => check::rest(&model),
     }

@@ -1,5 +1,5 @@
-//! One step of one part. Between any two steps every other part may take any number of its own: a process that is stopped
-//! (SIGSTOP) and goes on later is one that takes no step for a while, so pauses need no action of their own.
+//! One step of one part. Between any two steps, every other part may take any number of steps. A process that is paused
+//! (SIGSTOP) and continues later is a process that takes no step for a while, so pauses need no action.
 
 use std::fmt;
 
@@ -15,7 +15,8 @@ pub enum Action {
         units: i64,
         answer: Told,
     },
-    /// `gateway/src/metering.rs`, `admit` and `charge`: a unit (`lease.rs`, `try_spend`), then a message (`lane.rs`, `begin`).
+    /// `gateway/src/metering.rs`, `admit` and `charge`: reserves a unit (`lease.rs`, `try_spend`), then begins a message
+    /// (`lane.rs`, `begin`).
     Admit {
         gateway: u8,
         lease: u8,
@@ -30,58 +31,60 @@ pub enum Action {
     Read {
         run: u8,
     },
-    /// NATS takes or refuses an attempt whose writer does not wait for it any more.
+    /// NATS accepts or refuses an attempt that its writer no longer waits for.
     Lands(Publish),
-    /// `gateway/src/counter.rs`, `close` and `work`: idle, shutdown, recall. Or more of a lease that was closed before.
+    /// `gateway/src/counter.rs`, `close` and `work`: idle, shutdown, recall. Or returns more units of a lease that is already
+    /// closed.
     GiveBack {
         lease: u8,
     },
-    /// A mutant's: the lease is closed only now.
+    /// Only in a mutant: the lease is closed after its units were given back.
     CloseLate {
         lease: u8,
     },
-    /// `gateway/src/leases/transaction.rs`, `give_back`. `again`: its answer is lost, so it will be sent again.
+    /// `gateway/src/leases/transaction.rs`, `give_back`. `again`: the response is lost, so the request will be sent again.
     GiveBackLands {
         give_back: GiveBack,
         again: bool,
     },
-    /// `gateway/src/app.rs`, `keep`: the run is given up, every lease dropped, a new run registered, its lane being opened.
+    /// `gateway/src/app.rs`, `keep`: gives the run up, drops every lease, and registers a new run with a new lane.
     Replace {
         gateway: u8,
     },
     Crash {
         gateway: u8,
     },
-    /// A process starts again: with a new run, and if it finds a spool, with the run that the spool belongs to.
+    /// A process starts again with a new run. If it finds a spool, it also resumes the run of the spool.
     Restart {
         gateway: u8,
     },
-    /// `billing-worker/src/settle`: the heartbeat stood still, the row goes `live → fencing`.
+    /// `billing-worker/src/settle`: the heartbeat has stopped, so the row changes from `live` to `fencing`.
     Suspect {
         run: u8,
     },
-    /// `crates/lane/src/fence.rs`, `fence`. One step: it carries the sequence that it has read, so it lands right behind it.
+    /// `crates/lane/src/fence.rs`, `fence`. One step: the fence carries the sequence that was read, so it lands directly behind
+    /// it.
     Fence {
         run: u8,
     },
-    /// The ingestor has stored what the lane holds. Only of a run that is being ended does anybody ask for that.
+    /// The ingestor has stored the records of the lane. This matters only for a run that is being ended.
     Store {
         run: u8,
     },
-    /// `billing-worker/src/settle`: each lease's events are counted in ClickHouse, the rest goes back to the pool.
+    /// `billing-worker/src/settle`: counts each lease's events in ClickHouse and returns the remaining units to the pool.
     Settle {
         run: u8,
     },
-    /// `live → spooling`, one conditional update. The message in flight, if there is one, goes into the spool first.
+    /// `live → spooling`, one conditional update. A message in flight is written to the spool first.
     StartSpooling {
         gateway: u8,
     },
-    /// A unit, then the spool's file, then the answer.
+    /// Spends a unit, writes to the spool file, then answers.
     Spool {
         gateway: u8,
         lease: u8,
     },
-    /// The spool's first batch goes out through the lane.
+    /// The first batch of the spool is sent through the lane.
     Drain {
         run: u8,
     },
@@ -89,15 +92,15 @@ pub enum Action {
     EndSpooling {
         gateway: u8,
     },
-    /// Nothing more is taken; leases are given back.
+    /// No more requests are accepted; leases are given back.
     Stop {
         gateway: u8,
     },
-    /// The lane's close record goes out: of a gateway that stops, or of a spool that was drained.
+    /// The lane's close record is sent, by a gateway that stops or after a spool was drained.
     CloseLane {
         run: u8,
     },
-    /// `crates/lane/src/run.rs`, `close`; a run that was resumed to drain its spool is left to be settled.
+    /// `crates/lane/src/run.rs`, `close`. A run that was resumed to drain its spool is left to be settled.
     CloseRun {
         run: u8,
     },
@@ -106,21 +109,21 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     Told,
-    /// It was done, and the answer is lost.
+    /// The change took effect, but the response is lost.
     NotTold,
 }
 
-/// What becomes of one attempt to publish.
+/// The fate of one attempt to publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Answered,
-    /// The writer stops waiting. It may land at once (then only its answer is lost), later, or never.
+    /// The writer stops waiting. The record may land at once (then only its response is lost), later, or never.
     Delayed,
     Refused,
 }
 
 impl Action {
-    /// A fault, or a choice of the clients'. Without any of these everything comes to rest with all units back.
+    /// A fault, or a choice of the clients. Without these actions, everything comes to rest and all units are returned.
     pub fn is_fault_or_choice(&self) -> bool {
         match self {
             Self::Acquire { .. } | Self::Admit { .. } | Self::Spool { .. } | Self::StartSpooling { .. } => true,
@@ -142,7 +145,7 @@ impl fmt::Display for Action {
                 answer,
             } => {
                 let lost = if *answer == Told::NotTold {
-                    ", and the answer is lost"
+                    ", and the response is lost"
                 } else {
                     ""
                 };
@@ -164,9 +167,9 @@ impl fmt::Display for Action {
                 f,
                 "the writer of run {run} publishes: {}",
                 match fate {
-                    Fate::Answered => "it is answered",
-                    Fate::Delayed => "it is delayed, the writer stops waiting",
-                    Fate::Refused => "NATS has no room",
+                    Fate::Answered => "NATS responds",
+                    Fate::Delayed => "delayed, and the writer stops waiting",
+                    Fate::Refused => "the stream is full",
                 }
             ),
             Self::Read { run } => write!(f, "the writer of run {run} reads the lane's last record"),
@@ -181,7 +184,7 @@ impl fmt::Display for Action {
                     publish.run, publish.expected
                 )
             }
-            Self::GiveBack { lease } => write!(f, "lease {lease} is closed, and what is unspent is given back"),
+            Self::GiveBack { lease } => write!(f, "lease {lease} is closed, and its unspent units are given back"),
             Self::CloseLate { lease } => write!(f, "lease {lease} is closed only now"),
             Self::GiveBackLands { give_back, again } => {
                 let all = match give_back.total {
@@ -189,21 +192,21 @@ impl fmt::Display for Action {
                     total => format!("{} in all", total.units),
                 };
                 let last = if give_back.total.last { ", the last" } else { "" };
-                let lost = if *again { "; the answer is lost" } else { "" };
+                let lost = if *again { "; the response is lost" } else { "" };
                 write!(f, "Postgres takes {all} of lease {} back{last}{lost}", give_back.lease)
             }
             Self::Replace { gateway: g } => {
                 write!(
                     f,
-                    "gateway {} finds its run ended: it drops it and begins another",
+                    "gateway {} finds its run ended: it gives the run up and begins a new one",
                     gateway(g)
                 )
             }
             Self::Crash { gateway: g } => write!(f, "gateway {} is killed", gateway(g)),
             Self::Restart { gateway: g } => write!(f, "gateway {} starts again", gateway(g)),
-            Self::Suspect { run } => write!(f, "the worker takes run {run} for dead: its row says fencing"),
+            Self::Suspect { run } => write!(f, "the worker presumes run {run} dead: its row is now fencing"),
             Self::Fence { run } => write!(f, "the worker ends the lane of run {run}: a fence, if it has no end"),
-            Self::Store { run } => write!(f, "the ingestor stores what the lane of run {run} holds"),
+            Self::Store { run } => write!(f, "the ingestor stores the records of the lane of run {run}"),
             Self::Settle { run } => write!(f, "the worker settles the leases of run {run}"),
             Self::StartSpooling { gateway: g } => write!(f, "gateway {} begins to spool", gateway(g)),
             Self::Spool { gateway: g, lease } => {
@@ -215,7 +218,7 @@ impl fmt::Display for Action {
             }
             Self::Drain { run } => write!(f, "the spool of run {run} sends its first batch"),
             Self::EndSpooling { gateway: g } => write!(f, "gateway {} has drained its spool: live again", gateway(g)),
-            Self::Stop { gateway: g } => write!(f, "gateway {} is told to stop", gateway(g)),
+            Self::Stop { gateway: g } => write!(f, "gateway {} gets SIGTERM", gateway(g)),
             Self::CloseLane { run } => write!(f, "the writer of run {run} begins to close the lane"),
             Self::CloseRun { run } => write!(f, "run {run} is closed"),
         }

@@ -1,6 +1,6 @@
-//! How many of everything there are, and the mutants.
+//! The bounds of an exploration, and the mutants.
 
-/// The most of each, in one exploration.
+/// The maximum number of each thing in one exploration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     pub gateways: u8,
@@ -14,22 +14,22 @@ pub struct Bounds {
     pub suspicions: u8,
     pub unclear: u8,
     pub refusals: u8,
-    /// Requests that are admitted again after a fence refused them.
+    /// Whether requests are admitted again after a fence refused them.
     pub anew: bool,
     pub spooled: usize,
     pub stop: bool,
 }
 
-/// Does one step of the protocol wrong.
+/// An incorrect version of one step of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// Units are given back while requests can still spend from the lease.
     ReturnBeforeClose,
     /// Give-backs are differences, not absolute totals.
     ReturnDifferences,
-    /// A run is settled as soon as its row says fencing.
+    /// A run is settled as soon as its row is `fencing`.
     SettleWithoutFence,
-    /// A run is settled after the fence, but before the ingestor has stored the records before it.
+    /// A run is settled after the fence, but before the ingestor has stored the records that precede the fence.
     SettleBeforeStored,
     /// A fenced gateway keeps its leases.
     KeepLeases,
@@ -39,15 +39,15 @@ pub enum Mutant {
     GrantToFenced,
     /// A request is answered 2xx before its batch is stored.
     AnswerBeforeStored,
-    /// Units are given back while the outcome is unknown.
+    /// Units are given back while the outcome of their request is unknown.
     RefundUnknown,
-    /// A request is admitted again before the fenced lane has given its verdict.
+    /// A request is admitted again before its outcome in the fenced lane is known.
     AdmitAnewBeforeVerdict,
     /// A spooling run can be fenced.
     FenceSpooling,
     /// A request is answered 2xx from the spool before `spooling` is committed.
     SpoolBeforeCommitted,
-    /// The message in flight stays out of the spool.
+    /// The message in flight is not written to the spool.
     SpoolWithoutInFlight,
 }
 
@@ -97,7 +97,7 @@ impl Mutant {
 }
 
 impl Bounds {
-    /// Two gateways. One is wrongly taken for dead, and one outcome stays unknown.
+    /// Two gateways. One is wrongly presumed dead, and one outcome stays unknown.
     pub const FENCE: Self = Self {
         gateways: 2,
         leases: 2,
@@ -132,7 +132,7 @@ impl Bounds {
         spooled: 1,
         ..NOTHING
     };
-    /// Leases of several units, given back in part.
+    /// Leases of several units that are given back in parts.
     pub const PARTS: Self = Self {
         gateways: 2,
         limit: 2,

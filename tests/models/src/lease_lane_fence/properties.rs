@@ -1,4 +1,4 @@
-//! What holds in every state, and what has to be possible so that it says something.
+//! The claims that hold in every state, and the situations that must be possible for the claims to mean anything.
 
 use protocol::{give_back::LeaseState, lane::End, run::RunState};
 use stateright::Property;
@@ -12,11 +12,11 @@ use super::{
 const LIMIT: &str = "no request is admitted past the limit";
 const ONCE: &str = "no event is recorded twice";
 const ANSWERED: &str = "an answered request is recorded, or in a spool that cannot be fenced";
-const CONSERVED: &str = "units that come back from a lease are never spent, and an ended lease gives all of them back";
+const CONSERVED: &str = "units that a lease returns are never spent, and an ended lease returns all its unspent units";
 const POSSIBLE: &str = "no lane sees anything impossible";
 
 impl Mutant {
-    /// The claim that it breaks; `None`: that everything comes to rest.
+    /// The claim that the mutant violates. `None`: the claim that everything comes to rest.
     pub fn breaks(self) -> Option<&'static str> {
         match self {
             Self::ReturnBeforeClose | Self::SettleWithoutFence | Self::SettleBeforeStored => Some(LIMIT),
@@ -81,7 +81,7 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
     }
     if bounds.suspicions > 0 {
         properties.push(Property::sometimes(
-            "a fence follows an event whose gateway does not know of the fence yet",
+            "a fence follows an event whose gateway does not know about the fence yet",
             |_: &LeaseLaneFence, state: &State| {
                 state.runs.iter().any(|run| {
                     let sending = run.writer.as_ref().and_then(|writer| writer.sending);
@@ -116,7 +116,7 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
     }
     if bounds.refusals > 0 {
         properties.push(Property::sometimes(
-            "an empty batch takes the place of one that may be on its way",
+            "an empty batch replaces a batch that may be on its way",
             |_: &LeaseLaneFence, state: &State| {
                 state
                     .runs
@@ -143,7 +143,7 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
     }
     if bounds.spooled > 0 {
         properties.push(Property::sometimes(
-            "a restarted process drains what another acknowledged",
+            "a restarted process drains events that its predecessor acknowledged",
             |_: &LeaseLaneFence, state: &State| {
                 state.runs.iter().any(|run| {
                     let writer = run.writer.as_ref().filter(|writer| writer.resumed);

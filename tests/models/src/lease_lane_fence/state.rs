@@ -1,4 +1,4 @@
-//! What there is: Postgres, NATS, ClickHouse and the gateways, as far as units and events depend on them.
+//! The state of Postgres, NATS, ClickHouse and the gateways, as far as units and events depend on it.
 
 use std::collections::BTreeSet;
 
@@ -19,39 +19,39 @@ pub struct State {
     pub gateways: Vec<Gateway>,
     /// `gateway_runs`, each with its lane (one shard).
     pub runs: Vec<Run>,
-    /// `quota_leases`, each with what its gateway has of it.
+    /// `quota_leases`, each with the gateway's copy.
     pub leases: Vec<Lease>,
     /// Attempts to publish that may still reach NATS.
     pub wire: BTreeSet<Publish>,
-    /// Transactions that give back, on their way to Postgres.
+    /// Give-back transactions that are on their way to Postgres.
     pub give_backs: BTreeSet<GiveBack>,
-    /// Requests so far; each is one event of one unit.
+    /// Number of requests so far. Each is one event of one unit.
     pub requests: u8,
-    /// Requests that were answered 2xx, a bit each.
+    /// Requests that were answered 2xx, one bit each.
     pub answered: u16,
     pub faults: Faults,
 }
 
-/// Faults that have happened.
+/// The faults so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
     pub crashes: u8,
-    /// Runs of living gateways that were taken for dead.
+    /// Runs of living gateways that were presumed dead.
     pub suspicions: u8,
-    /// Publishes and lease transactions whose outcome was not told.
+    /// Publishes and lease transactions whose outcome is unknown to their sender.
     pub unclear: u8,
-    /// Publishes that NATS refused for want of room.
+    /// Publishes that NATS refused because the stream is full.
     pub refusals: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Gateway {
     pub alive: bool,
-    /// The run that it takes leases for and publishes in.
+    /// The run in which it takes leases and publishes.
     pub run: Option<u8>,
     /// A request that a fence refused, to be admitted again under the next run.
     pub anew: Option<u8>,
-    /// `spooling` is committed: it acknowledges from its spool.
+    /// `spooling` is committed: the gateway acknowledges requests from its spool.
     pub spooling: bool,
     pub stopping: bool,
 }
@@ -60,13 +60,13 @@ pub struct Gateway {
 pub struct Run {
     pub gateway: u8,
     pub row: RunState,
-    /// The lane's records. A record's sequence is its place, from 1.
+    /// The lane's records. The sequence of a record is its position, counted from 1.
     pub log: Vec<Record>,
     /// Records that the ingestor has stored.
     pub passed: u8,
-    /// The lane's task, while its process lives.
+    /// The lane's task, while its process is alive.
     pub writer: Option<Writer>,
-    /// The spool's file: it outlives the process.
+    /// The spool file. It outlives the process.
     pub spool: Vec<Spooled>,
 }
 
@@ -74,16 +74,17 @@ pub struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Spooled {
     pub event: Event,
-    /// It was in flight when the spooling began: the lane's last sequence then. Its empty batch may have been sent.
+    /// If the event was in flight when spooling began: the lane's last sequence at that time. The empty batch may have been
+    /// sent for it.
     pub in_flight: Option<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Writer {
-    /// The code's own state machine.
+    /// The state machine of the product.
     pub lane: Lane,
     pub sending: Option<Sending>,
-    /// Of a run that a restarted process drains: nothing new is put into it.
+    /// The writer belongs to a restarted process that drains the spool, and accepts nothing new.
     pub resumed: bool,
 }
 
@@ -92,16 +93,16 @@ pub struct Writer {
 pub struct Sending {
     pub what: What,
     pub next: Next,
-    /// Its unit was given back before the outcome was known (a mutant does that).
+    /// Its unit was given back before the outcome was known (only in a mutant).
     pub refunded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     Open,
-    /// Somebody waits for it, and its unit is reserved until the verdict.
+    /// A client waits for the request, and its unit is reserved until the outcome is known.
     Request(Event),
-    /// Acknowledged from the spool, and its unit is spent.
+    /// Acknowledged from the spool, with its unit spent.
     Spooled(Event),
     Close,
 }
@@ -119,9 +120,9 @@ pub struct Event {
 pub enum Record {
     Open,
     Batch(Event),
-    /// An empty batch, by its code: it moves the lane on.
+    /// An empty batch, identified by its code. It advances the lane.
     Empty(u8),
-    /// With the code of the last batch before it.
+    /// A fence, with the code of the last batch before it.
     Fence(u8),
     Close,
 }
@@ -140,14 +141,14 @@ pub struct Lease {
     pub local: Local,
 }
 
-/// What the gateway has of a lease.
+/// The gateway's copy of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Local {
     /// Nothing: dropped, or returned.
     None,
-    /// The code's own lease, between two steps. Units `told` were sent to PostgreSQL already.
+    /// The lease of the product, between two steps. The units in `told` were already sent to PostgreSQL.
     Held { lease: Snapshot, told: i64 },
-    /// The grant's answer was lost: all of it is owed, if there is any.
+    /// The response to the grant was lost. If the lease exists, all of its units must be returned.
     Unknown,
 }
 
@@ -159,7 +160,7 @@ pub struct GiveBack {
 }
 
 impl Lease {
-    /// The gateway's lease takes a step; nothing happens where the gateway has dropped it.
+    /// Runs a step of the gateway's lease. Does nothing if the gateway has dropped the lease.
     pub fn step<T>(&mut self, step: impl FnOnce(&lease::Lease) -> T) -> Option<T> {
         let Local::Held { lease, .. } = &mut self.local else {
             return None;
@@ -178,14 +179,14 @@ impl Lease {
         }
     }
 
-    /// The gateway holds it, and requests can still spend from it.
+    /// The gateway holds the lease, and requests can still spend from it.
     pub fn is_open(&self) -> bool {
         matches!(self.local, Local::Held { lease, .. } if !lease.closed)
     }
 }
 
 impl Spooled {
-    /// As the spool's log has it.
+    /// The entry in the spool's log.
     pub fn batch(&self) -> spool_state::Spooled {
         spool_state::Spooled {
             batch: batch(self.event.code()),
@@ -236,7 +237,7 @@ impl State {
             .flat_map(|run| run.log.iter().filter_map(Record::event))
     }
 
-    /// Of those, what the ingestor has put into ClickHouse.
+    /// The recorded events that the ingestor has stored in ClickHouse.
     pub fn stored(&self) -> impl Iterator<Item = Event> + '_ {
         let passed = |run: &Run| usize::from(run.passed);
         self.runs
@@ -244,7 +245,7 @@ impl State {
             .flat_map(move |run| run.log[..passed(run)].iter().filter_map(Record::event))
     }
 
-    /// Events in spools that are not in their lane.
+    /// Events in spools that are not in their lane yet.
     pub fn spooled(&self) -> impl Iterator<Item = (&Run, Event)> {
         self.runs.iter().flat_map(|run| {
             let drained = |spooled: &Spooled| run.log.contains(&Record::Batch(spooled.event));
@@ -253,7 +254,7 @@ impl State {
         })
     }
 
-    /// Requests under way that hold a unit of this lease.
+    /// Requests in progress that hold a unit of this lease.
     pub fn reservations(&self, lease: u8) -> usize {
         let sending = self.runs.iter().filter_map(|run| run.writer.as_ref()?.sending);
         sending
@@ -284,7 +285,7 @@ impl Run {
         }
     }
 
-    /// What a look at the lane's last record finds.
+    /// The result of reading the lane's last record.
     pub fn last_record(&self) -> LastRecord {
         let Some(record) = self.log.last() else {
             return LastRecord::None;
@@ -305,7 +306,7 @@ impl Run {
 }
 
 impl Writer {
-    /// Of a lane whose last record, of our own, has this sequence.
+    /// The writer of a lane whose last record, written by itself, has this sequence.
     pub fn behind(sequence: u64, resumed: bool) -> Self {
         let mut lane = Lane::new();
         lane.begin(Message::Open, batch(0));
@@ -317,7 +318,7 @@ impl Writer {
         }
     }
 
-    /// Of a lane that is not open yet.
+    /// The writer of a lane that is not open yet.
     pub fn opening() -> Self {
         let mut writer = Self {
             lane: Lane::new(),
@@ -328,7 +329,7 @@ impl Writer {
         writer
     }
 
-    /// Nothing is in flight and the lane goes on.
+    /// Nothing is in flight, and the lane has not ended.
     pub fn is_idle(&self) -> bool {
         self.sending.is_none() && self.lane.end().is_none()
     }
@@ -343,7 +344,7 @@ impl Writer {
         self.send(what, next);
     }
 
-    /// A batch of the spool goes out. A lane that lived on would know if the empty batch were stored.
+    /// Sends a batch of the spool. A lane that was not restarted would know whether the empty batch is stored.
     pub fn drain(&mut self, first: Spooled) {
         let empty = if self.resumed { first.empty() } else { BatchId::NIL };
         let next = self.lane.begin_kept(batch(first.event.code()), empty);
@@ -367,7 +368,7 @@ impl What {
         }
     }
 
-    /// The record that goes out for `message`: its own, or the empty batch in its place.
+    /// The record that is sent for `message`: its own, or the empty batch in its place.
     pub fn record(&self, message: Message) -> Record {
         match (message, self.event()) {
             (Message::Open, _) => Record::Open,
@@ -379,12 +380,12 @@ impl What {
 }
 
 impl Event {
-    /// Batch ids are small numbers here.
+    /// The batch id. In the model, batch ids are small numbers.
     pub fn code(&self) -> u8 {
         1 + 2 * self.request + u8::from(self.anew)
     }
 
-    /// Of the empty batch that takes its place.
+    /// The batch id of the empty batch that replaces this one.
     pub fn empty_code(&self) -> u8 {
         100 + self.code()
     }

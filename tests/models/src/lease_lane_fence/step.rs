@@ -1,4 +1,4 @@
-//! What an action changes.
+//! The effect of each action.
 
 mod leases;
 
@@ -48,7 +48,7 @@ impl LeaseLaneFence {
             Action::Restart { gateway } => self.restart(state, gateway),
             Action::Suspect { run } => {
                 let of_run = &mut state.runs[usize::from(run)];
-                // The mutant that fences a run that spools ignores the table.
+                // The mutant that fences a spooling run ignores the table of transitions.
                 of_run.row = of_run.row.after(Transition::Suspect).unwrap_or(RunState::Fencing);
                 let gateway = &state.gateways[usize::from(of_run.gateway)];
                 if gateway.alive && gateway.run == Some(run) {
@@ -131,7 +131,7 @@ impl LeaseLaneFence {
             }
             Fate::Refused => {
                 state.faults.refusals += 1;
-                // NATS looks at the expected sequence first.
+                // NATS checks the expected sequence first.
                 if self.can_land(state, &publish) {
                     Answer::Refused
                 } else {
@@ -151,7 +151,7 @@ impl LeaseLaneFence {
         self.go_on(state, run, next);
     }
 
-    /// What the lane wants next of its writer; a verdict ends the message.
+    /// Does what the lane requests of its writer next. A verdict ends the message.
     fn go_on(&self, state: &mut State, run: u8, next: Next) {
         let gateway = state.runs[usize::from(run)].gateway;
         let of_writer = writer(state, run);
@@ -213,7 +213,7 @@ impl LeaseLaneFence {
         log.push(record);
         let sequence = log.len() as u64;
         if !self.is(Mutant::NoExpectedSequence) {
-            // What expects an earlier sequence is refused for ever: it may as well be gone.
+            // An attempt that expects an earlier sequence can never succeed, so it is removed.
             state
                 .wire
                 .retain(|publish| publish.run != run || u64::from(publish.expected) >= sequence);
@@ -236,7 +236,7 @@ impl LeaseLaneFence {
         {
             of_gateway.anew.get_or_insert(event.request);
         }
-        // What is in flight there still gets its verdict.
+        // The message that is in flight in the old run still gets its verdict.
         state.runs[usize::from(old)]
             .writer
             .take_if(|writer| writer.sending.is_none());
@@ -247,8 +247,8 @@ impl LeaseLaneFence {
         self.begin_run(state, gateway);
     }
 
-    /// The message in flight is the spool's first, and acknowledged with it: so nothing else of this process can be under way
-    /// when another drains.
+    /// The message in flight becomes the first one of the spool and is acknowledged with it. So nothing else of this process
+    /// can be in progress when another process drains the spool.
     fn start_spooling(&self, state: &mut State, gateway: u8) {
         let of_gateway = &mut state.gateways[usize::from(gateway)];
         of_gateway.spooling = true;
@@ -278,7 +278,8 @@ impl LeaseLaneFence {
             if of_run.gateway != gateway || !of_run.row.acknowledges_from_spool() {
                 continue;
             }
-            // A message may still be under way from before: the spool's first batch. Sent again, it is stored once.
+            // A message of the previous process may still be on its way: the first batch of the spool. Sent again, it is stored
+            // once.
             let Ok(lane) = Lane::resume(of_run.last_record()) else {
                 continue;
             };
@@ -338,13 +339,13 @@ fn settle(state: &mut State, run: u8) {
     change(state, run, Transition::Settle { holds_leases });
 }
 
-/// A conditional update of the run's row: nothing happens where its state does not allow it.
+/// A conditional update of the run's row: does nothing if the row's state does not allow the transition.
 fn change(state: &mut State, run: u8, transition: Transition) {
     let row = &mut state.runs[usize::from(run)].row;
     *row = row.after(transition).unwrap_or(*row);
 }
 
-/// What the process had in memory is gone; what is on the wire, in Postgres and in the spool is not.
+/// The memory of the process is lost. Messages on the wire, Postgres and the spool remain.
 fn crash(state: &mut State, gateway: u8) {
     state.faults.crashes += 1;
     drop_leases(state, gateway);

@@ -1,5 +1,5 @@
-//! One step of one part. An ingestor that is stopped and goes on later is one that takes no step for a while, so pauses
-//! need no action of their own: between any two steps everything else may happen.
+//! One step of one part. Between any two steps everything else may happen. An ingestor that is paused and continues later is
+//! one that takes no step for a while, so pauses need no action.
 
 use std::fmt;
 
@@ -7,51 +7,53 @@ use super::state::{Insert, Token};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `ingestor/src/shards/own.rs`, `claim_when_free`: the manifest is read, `claim.rs` says where to begin, and it is written over that
-    /// revision. Whether the owner is gone is nobody's to know, so it may be taken from the living.
+    /// `ingestor/src/shards/own.rs`, `claim_when_free`: reads the manifest, `claim.rs` decides where to begin, and the manifest
+    /// is written over the revision that was read. Nobody can know whether the owner is dead, so the shard may be taken from a
+    /// living owner.
     Take {
         ingestor: u8,
     },
-    /// `ingestor/src/pipeline/work.rs`, `seal`: a range is cut (`range.rs`), its duplicates are found, its manifest is written.
+    /// `ingestor/src/pipeline/work.rs`, `seal`: cuts a range (`range.rs`), finds its duplicates, and writes its manifest.
     Seal {
         ingestor: u8,
         last: u8,
     },
-    /// The manifest is still ours, and the range's duplicates go into `usage_duplicates`, before its rows: so rows never
-    /// speak for a range whose duplicates are not recorded.
+    /// Checks that the manifest is still ours, and stores the range's duplicates in `usage_duplicates` before its rows. So no
+    /// range has rows without its duplicates being recorded.
     StoreDuplicates {
         ingestor: u8,
     },
-    /// `ingestor/src/pipeline/fence.rs`, `check` and `sink.rs`, `insert`: the manifest is still ours, and the rows go out. One step:
-    /// a pause between the two is an insert that is on its way for long.
+    /// `ingestor/src/pipeline/fence.rs`, `check` and `sink.rs`, `insert`: checks that the manifest is still ours, and sends the
+    /// rows. One step: a pause between the two equals an insert that is on its way for a long time.
     Send {
         ingestor: u8,
     },
-    /// ClickHouse executes an insert: a block under its token, there or not, or nothing if it remembers the token. (One that
-    /// is lost is one that is late for ever.)
+    /// ClickHouse executes an insert: stores the whole block under its token, or nothing if it remembers the token. (A lost
+    /// insert equals one that never arrives.)
     Lands(Insert),
-    /// ClickHouse is killed when the token is logged and the part is not in place yet.
+    /// ClickHouse is killed after it logged the token and before it stored the part.
     Swallowed(Insert),
-    /// `ingestor/src/pipeline/store.rs`, `presence` and `verify.rs`, `verdict`. Of an insert whose answer did not come, at any time.
+    /// `ingestor/src/pipeline/store.rs`, `presence` and `verify.rs`, `verdict`. For an insert without a response, this may
+    /// happen at any time.
     Look {
         ingestor: u8,
     },
-    /// `ingestor/src/pipeline/work.rs`, `write`: done, and nothing pending.
+    /// `ingestor/src/pipeline/work.rs`, `write`: the range is done, and nothing is pending.
     WriteDone {
         ingestor: u8,
     },
     /// A token falls out of ClickHouse's window.
     Forget(Token),
-    /// Events with an Idempotency-Key so old are no duplicates any more.
+    /// The key of an old event expires: a later event with the same Idempotency-Key is no duplicate.
     Expire,
     Crash {
         ingestor: u8,
     },
-    /// `ingestor/src/upkeep/trim.rs`: what is stored leaves the stream.
+    /// `ingestor/src/upkeep/trim.rs`: stored records are removed from the stream.
     Trim,
-    /// The bucket's entry is lost, with no insert on its way.
+    /// The entry in the bucket is lost while no insert is on its way.
     LoseManifest,
-    /// `ingestor/src/upkeep/audit.rs` and `repair.rs`: closed positions are compared with their rows; one row each is left.
+    /// `ingestor/src/upkeep/audit.rs` and `repair.rs`: compares closed positions with their rows and leaves one row for each.
     Audit,
 }
 
@@ -78,7 +80,7 @@ impl fmt::Display for Action {
             Self::Send { ingestor } => {
                 write!(
                     f,
-                    "ingestor {} looks whether the shard is its own, and sends the rows",
+                    "ingestor {} checks that it still owns the shard, and sends the rows",
                     name(ingestor)
                 )
             }
@@ -86,19 +88,19 @@ impl fmt::Display for Action {
             Self::Swallowed(insert) => {
                 write!(
                     f,
-                    "ClickHouse is killed in the insert {insert}: it keeps the token and not the rows"
+                    "ClickHouse is killed during the insert {insert}: it keeps the token but not the rows"
                 )
             }
             Self::Look { ingestor } => {
                 write!(
                     f,
-                    "ingestor {} looks what ClickHouse holds of its range",
+                    "ingestor {} reads which rows of its range ClickHouse has",
                     name(ingestor)
                 )
             }
-            Self::WriteDone { ingestor } => write!(f, "ingestor {} writes how far the shard is done", name(ingestor)),
+            Self::WriteDone { ingestor } => write!(f, "ingestor {} records how far the shard is done", name(ingestor)),
             Self::Forget(token) => write!(f, "ClickHouse forgets the token {token}"),
-            Self::Expire => write!(f, "the time passes for which keys are remembered"),
+            Self::Expire => write!(f, "the keys expire"),
             Self::Crash { ingestor } => write!(f, "ingestor {} is killed", name(ingestor)),
             Self::Trim => write!(f, "the stream is trimmed"),
             Self::LoseManifest => write!(f, "the manifest is lost"),

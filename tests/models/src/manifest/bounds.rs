@@ -1,8 +1,8 @@
-//! How many of everything there are, and the mutants.
+//! The bounds of an exploration, and the mutants.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The event ids in the stream, by position: one that comes again is a retry with the same Idempotency-Key.
+    /// The event ids in the stream, by position. A repeated id is a retry with the same Idempotency-Key.
     pub events: &'static [u8],
     pub ingestors: u8,
     pub crashes: u8,
@@ -10,34 +10,34 @@ pub struct Bounds {
     pub swallowed: u8,
     pub forgotten: u8,
     pub manifests: u8,
-    /// Keys may be forgotten, and so what is a duplicate.
+    /// Keys may expire, so a repeated event is no longer a duplicate.
     pub expires: bool,
-    /// Tokens are forgotten while inserts are under way: then only the audit makes it right.
+    /// Tokens are forgotten while inserts are on their way. Then only the audit repairs the rows.
     pub audited: bool,
 }
 
-/// Does one step of the protocol wrong.
+/// An incorrect version of one step of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// A token names the records of one fetch, and the manifest has no pending range.
     TokenFromFetch,
     /// A replay looks the duplicates up again.
     DuplicatesNotInManifest,
-    /// Rows are sent without another look at the manifest.
+    /// Rows are sent without checking the manifest again.
     NoSecondLook,
     /// The manifest is written over any revision.
     NoCompareAndSet,
-    /// A range is done as soon as it is sealed.
+    /// A range counts as done as soon as it is sealed.
     DoneBeforeInsert,
-    /// A range is done as soon as ClickHouse has confirmed the insert.
+    /// A range counts as done as soon as ClickHouse has confirmed the insert.
     DoneUnseen,
-    /// An insert with an unknown outcome is followed by another token.
+    /// An insert with an unknown outcome is retried with another token.
     NextTokenWhileUnclear,
     /// The pending range is trimmed from the stream.
     TrimPending,
     /// Duplicates are stored after the rows.
     DuplicatesAfterRows,
-    /// The audit takes a dropped duplicate for a missing row.
+    /// The audit treats a dropped duplicate as a missing row.
     AuditStoresDuplicates,
     NoAudit,
 }

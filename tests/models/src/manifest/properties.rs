@@ -1,4 +1,4 @@
-//! What holds in every state, and what has to be possible so that it says something.
+//! The claims that hold in every state, and the situations that must be possible for the claims to mean anything.
 
 use stateright::Property;
 
@@ -9,14 +9,14 @@ use super::{
 };
 
 const ONCE: &str = "no position has two rows";
-const KEPT_ONCE: &str = "of events with one id at most one is kept";
+const KEPT_ONCE: &str = "at most one event of each id is kept";
 const KEPT_OR_DROPPED: &str = "no position is both kept and dropped";
 const DONE: &str = "everything that is done is stored";
 const TRIMMED: &str = "everything that is trimmed is stored";
 const WHOLE: &str = "a range is stored whole or not at all";
 
 impl Mutant {
-    /// The claim that it breaks; `None`: that everything comes to rest with one row each.
+    /// The claim that the mutant violates. `None`: the claim that everything comes to rest with one row for each event.
     pub fn breaks(self) -> Option<&'static str> {
         match self {
             Self::TokenFromFetch | Self::NoSecondLook | Self::NoCompareAndSet | Self::NextTokenWhileUnclear => {
@@ -39,11 +39,12 @@ pub(super) fn all(bounds: &Bounds) -> Vec<Property<ManifestModel>> {
         Property::always(TRIMMED, |_: &ManifestModel, state: &State| {
             (1..=state.trimmed).all(|position| state.is_stored(position))
         }),
-        Property::sometimes("all is done and trimmed", |model: &ManifestModel, state: &State| {
-            state.trimmed == model.last()
-        }),
         Property::sometimes(
-            "a range is replayed that somebody else sealed",
+            "everything is done and trimmed",
+            |model: &ManifestModel, state: &State| state.trimmed == model.last(),
+        ),
+        Property::sometimes(
+            "an ingestor replays a range that another one sealed",
             |_: &ManifestModel, state: &State| {
                 state.ingestors.iter().any(|ingestor| {
                     matches!(
@@ -57,7 +58,7 @@ pub(super) fn all(bounds: &Bounds) -> Vec<Property<ManifestModel>> {
             },
         ),
         Property::sometimes(
-            "an insert is on its way whose sender has lost the shard",
+            "an insert is on its way although its sender has lost the shard",
             |_: &ManifestModel, state: &State| {
                 state.air.iter().any(|insert| insert.waits.is_none()) && state.manifest.pending.is_none()
             },
@@ -65,7 +66,7 @@ pub(super) fn all(bounds: &Bounds) -> Vec<Property<ManifestModel>> {
     ];
     if bounds.audited {
         properties.push(Property::sometimes(
-            "there is something to repair",
+            "an audit has something to repair",
             |_: &ManifestModel, state: &State| state.rows.iter().any(|rows| *rows > 1),
         ));
     } else {
@@ -90,7 +91,7 @@ pub(super) fn all(bounds: &Bounds) -> Vec<Property<ManifestModel>> {
     }));
     if bounds.swallowed > 0 {
         properties.push(Property::sometimes(
-            "a swallowed token is followed by another",
+            "a token without rows is followed by another token",
             |_: &ManifestModel, state: &State| state.tokens.iter().any(|token| token.number > 1),
         ));
     }

@@ -1,4 +1,4 @@
-//! What there is of one shard: its stream, its manifest, its rows, what is on its way, and the ingestors.
+//! The state of one shard: its stream, its manifest, its rows, the inserts on their way, and the ingestors.
 
 use std::collections::BTreeSet;
 
@@ -11,20 +11,20 @@ pub struct Positions(u16);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub manifest: Manifest,
-    /// Rows in `usage_events`, by position: how many of each.
+    /// Number of rows in `usage_events`, by position.
     pub rows: Vec<u8>,
-    /// Positions in `usage_duplicates`. Who counts them counts distinct ones.
+    /// Positions in `usage_duplicates`. Readers count distinct positions.
     pub duplicates: Positions,
-    /// What ClickHouse remembers of deduplication tokens.
+    /// The deduplication tokens that ClickHouse remembers.
     pub tokens: BTreeSet<Token>,
     /// Inserts on their way: sent, and neither done nor lost.
     pub air: BTreeSet<Insert>,
     pub ingestors: Vec<Ingestor>,
-    /// Removed from the stream, through here.
+    /// The stream is trimmed through this position.
     pub trimmed: u8,
-    /// An ingestor found what no insert can have left.
+    /// An ingestor found rows that no insert can have left.
     pub alarmed: bool,
-    /// Idempotency-Keys are remembered for a stated time, and that has passed.
+    /// The time for which Idempotency-Keys are remembered has passed.
     pub expired: bool,
     pub faults: Faults,
 }
@@ -32,17 +32,17 @@ pub struct State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Faults {
     pub crashes: u8,
-    /// Shards taken from an owner that lived.
+    /// Shards taken from a living owner.
     pub suspicions: u8,
     /// Tokens that were logged without their rows.
     pub swallowed: u8,
     /// Tokens that fell out of the window.
     pub forgotten: u8,
-    /// The bucket's entry, gone.
+    /// Lost entries in the bucket.
     pub manifests: u8,
 }
 
-/// The entry of the shard. Its revision is not here: each ingestor knows whether the one it holds is still the entry's.
+/// The entry of the shard. Its revision is not stored here: each ingestor knows whether its own revision is still current.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Manifest {
     /// False: there is no entry.
@@ -71,22 +71,22 @@ pub struct Token {
 pub struct Insert {
     pub token: Token,
     pub rows: Positions,
-    /// Who waits for its answer.
+    /// The ingestor that waits for the response.
     pub waits: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ingestor {
-    /// The revision that it holds is the entry's. (It finds out when it writes, or looks.)
+    /// The ingestor's revision of the entry is the current one. (It finds out when it writes or reads the entry.)
     pub current: bool,
     pub phase: Phase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// It has not got the shard, or has just started.
+    /// The ingestor does not own the shard, or has just started.
     Away,
-    /// Verified through `done`. `told`: the manifest says so, and has nothing pending.
+    /// Verified through `done`. `told`: the manifest records this, and has no pending range.
     Ready {
         done: u8,
         told: bool,
@@ -101,13 +101,13 @@ pub enum Phase {
 pub enum Stage {
     /// Duplicates are stored first.
     Duplicates { tried: Tried },
-    /// To look before anything is sent.
+    /// Rows are looked up before anything is sent.
     Look(Storing),
-    /// To look at the manifest again, and send.
+    /// The manifest is checked again, then the rows are sent.
     Send(Storing),
-    /// Sent. `confirmed`: ClickHouse said so.
+    /// Sent. `confirmed`: ClickHouse has confirmed the insert.
     Sent { storing: Storing, confirmed: bool },
-    /// A mutant's: duplicates are stored after the rows.
+    /// Only in a mutant: duplicates are stored after the rows.
     DuplicatesLate,
 }
 
@@ -142,7 +142,7 @@ impl State {
         self.rows[usize::from(position) - 1] += 1;
     }
 
-    /// In ClickHouse, kept or dropped.
+    /// The event is stored in ClickHouse, kept or dropped.
     pub fn is_stored(&self, position: u8) -> bool {
         self.rows_at(position) > 0 || self.duplicates.has(position)
     }
@@ -155,7 +155,7 @@ impl State {
             .unwrap_or(0)
     }
 
-    /// The entry is written by `writer`: what everybody else knows of it is old.
+    /// `writer` writes the entry, so all other ingestors hold an outdated revision.
     pub fn write(&mut self, writer: u8, manifest: Manifest) {
         self.manifest = manifest;
         for (number, ingestor) in (0..).zip(&mut self.ingestors) {
@@ -165,7 +165,7 @@ impl State {
 }
 
 impl Stage {
-    /// What the code does next for the range's rows.
+    /// The next step of the code for the range's rows.
     pub fn of(storing: Storing) -> Self {
         match storing.next() {
             Next::Look => Self::Look(storing),
@@ -175,7 +175,7 @@ impl Stage {
 }
 
 impl Manifest {
-    /// As the code has it; `None`: there is no entry.
+    /// The entry in the product's type. `None`: there is no entry.
     pub fn encode(&self) -> Option<schema::Manifest> {
         let entry = || schema::Manifest {
             owner: self.owner.map(|owner| owner.to_string()),
@@ -186,7 +186,7 @@ impl Manifest {
         self.exists.then(entry)
     }
 
-    /// Of an entry of the code that `owner` is about to write.
+    /// From an entry that `owner` is about to write, in the product's type.
     pub fn decode(entry: &schema::Manifest, owner: u8) -> Self {
         Self {
             exists: true,
@@ -221,7 +221,7 @@ impl Pending {
         self.first..=self.last
     }
 
-    /// What has to have a row.
+    /// The positions that must have a row.
     pub fn rows(&self) -> Positions {
         self.positions()
             .filter(|position| !self.dropped.has(*position))

@@ -1,4 +1,4 @@
-//! What an action changes.
+//! The effect of each action.
 
 use super::{
     ManifestModel,
@@ -66,7 +66,7 @@ impl ManifestModel {
         }
     }
 
-    /// By compare-and-set: false, and the shard given up, if somebody else wrote meanwhile.
+    /// Compare-and-set: returns false and gives the shard up if another ingestor wrote meanwhile.
     fn write(&self, state: &mut State, ingestor: u8, manifest: Manifest) -> bool {
         if !state.ingestors[usize::from(ingestor)].current && !self.is(Mutant::NoCompareAndSet) {
             give_up(state, ingestor);
@@ -186,7 +186,7 @@ impl ManifestModel {
         set(state, ingestor, Phase::Storing { pending, stage });
     }
 
-    /// Its answer reaches whoever waits for it.
+    /// The response reaches the ingestor that waits for it.
     fn confirm(&self, state: &mut State, insert: Insert) {
         let Some(waits) = insert.waits else { return };
         if let Phase::Storing {
@@ -210,7 +210,7 @@ impl ManifestModel {
             }
             _ => return,
         };
-        // From here on nobody waits for the answer of what was sent.
+        // From here on, nobody waits for the response to the insert.
         stop_waiting(state, ingestor);
         let rows = |position: u8| u64::from(state.rows_at(position));
         let all: u64 = pending.positions().map(rows).sum();
@@ -231,7 +231,7 @@ impl ManifestModel {
                 state.alarmed = true;
                 return;
             }
-            // A false alarm: it tries again from the beginning, and finds that the shard is another's.
+            // A false alarm: the ingestor starts over and finds that another one owns the shard.
             Verdict::Partial { .. } => Phase::Away,
         };
         set(state, ingestor, phase);

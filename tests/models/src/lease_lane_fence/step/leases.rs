@@ -85,12 +85,12 @@ impl LeaseLaneFence {
     }
 }
 
-/// A request takes one unit of the lease.
+/// A request reserves one unit of the lease.
 pub(super) fn reserve(state: &mut State, lease: u8) {
     state.leases[usize::from(lease)].step(|lease| lease.try_spend(1));
 }
 
-/// The request's unit is gone.
+/// The request's unit is spent.
 pub(super) fn spend(state: &mut State, lease: u8) {
     state.leases[usize::from(lease)].step(lease::Lease::spent);
 }
