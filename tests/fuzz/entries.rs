@@ -1,5 +1,5 @@
-//! What the fuzz targets call, one function a parser: bytes that anybody may send, and what has to hold of whatever is read from
-//! them. The regular tests call the same functions for a moment (`tests/e2e/parsers.rs`), so that they cannot rot.
+//! The functions that the fuzz targets call, one per parser: they parse bytes that anybody may send and check properties of the
+//! result. The regular tests also call them for a short time (`tests/e2e/parsers.rs`), so they cannot break unnoticed.
 
 use std::{net::IpAddr, str::from_utf8};
 
@@ -18,7 +18,7 @@ use schema::{
 
 pub type Parser = fn(&[u8]);
 
-/// Each parser by the name of its target.
+/// Each parser, with the name of its fuzz target.
 pub const ALL: &[(&str, Parser)] = &[
     ("key", key),
     ("headers", request_headers),
@@ -29,7 +29,7 @@ pub const ALL: &[(&str, Parser)] = &[
     ("webhook", webhook),
 ];
 
-/// An API key: one that is read is its own text, and is read alike with and without a copy.
+/// An API key: a parsed key has exactly the text that was parsed, and both parsers agree.
 pub fn key(data: &[u8]) {
     let Ok(text) = from_utf8(data) else { return };
     let (borrowed, owned) = (api_key::identify(text), ApiKey::parse(text));
@@ -41,8 +41,8 @@ pub fn key(data: &[u8]) {
     }
 }
 
-/// Headers of a request, one a line: whose request it is, and what of them passes. The first byte says whether a trusted proxy
-/// sent them.
+/// Headers of a request, one per line: the client that is derived from them, and the headers that are forwarded. The first byte
+/// decides whether a trusted proxy sent them.
 pub fn request_headers(data: &[u8]) {
     let Some((first, lines)) = data.split_first() else {
         return;
@@ -71,7 +71,7 @@ pub fn request_headers(data: &[u8]) {
     assert!(!client.request_id().is_empty());
     assert!(
         client.behind_trusted_proxy || client.address == peer,
-        "a stranger chose its address"
+        "an untrusted client chose its address"
     );
     assert!(client.user_agent().len() <= gateway::http::client::TEXT_MAX);
     if let Ok(target) = http::Uri::try_from(target) {
@@ -91,10 +91,11 @@ pub fn request_headers(data: &[u8]) {
     assert_eq!(map.keys().filter(imitates).count(), 1);
 }
 
-/// One event, in a batch that is otherwise in order.
+/// One event, in an otherwise valid batch.
 pub fn event(data: &[u8]) {
     const ID: [u8; 16] = [1; 16];
-    // The numbers of `usage.proto`: of a batch its id 1 and its events 2, of a record its version 1, run 2 and batch 4.
+    // Field numbers of `usage.proto`: in a batch, 1 is its id and 2 its events; in a record, 1 is the version, 2 the run and 4
+    // the batch.
     let batch = [field(1, &ID), field(2, data)].concat();
     let record = [vec![0x08, 1], field(2, &ID), field(4, &batch)].concat();
     lane_record(&record);
@@ -112,13 +113,13 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What a lane carries: whatever is read is written again as what it is, and an ingestor knows what to do with it.
+/// A lane record: it survives encoding and decoding, and an ingestor stores no events of a record that cannot be decoded.
 pub fn lane_record(data: &[u8]) {
     let content = Content::of(data);
     let Ok(record) = LaneRecord::decode(data) else {
         assert!(
             !matches!(content, Content::Events(..)),
-            "nobody can read it, and it is stored"
+            "a record that cannot be decoded is stored"
         );
         return;
     };
@@ -134,7 +135,7 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
-/// A body whose array is counted: no more elements than commas and one.
+/// A body whose array is counted: an array has at most one element more than the body has commas.
 pub fn body(data: &[u8]) {
     if let Ok(length) = json_array::length(data, "texts") {
         let commas = data.iter().filter(|byte| **byte == b',').count();
@@ -142,7 +143,7 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// A webhook: its header, a line end, its body. Nobody signs it, so none is verified.
+/// A webhook: its header, a line end, its body. Nobody signs it, so it must never verify.
 pub fn webhook(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (header, body) = (&data[..at], data.get(at + 1..).unwrap_or_default());
