@@ -1,4 +1,4 @@
-//! What bad input gets: a problem body with the right status, nothing charged, nothing stored, and no panic.
+//! Bad input gets a problem body with the right status. It charges nothing, stores nothing and causes no panic.
 
 use anyhow::Result;
 use devstack::{admin::Customer, http::Http};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::SERVICES;
 
-/// One bad request. `{key}` stands for the customer's key.
+/// One bad request. `{key}` is replaced by the customer's key.
 struct Case {
     name: &'static str,
     method: Method,
@@ -19,7 +19,7 @@ struct Case {
     body: Bytes,
     status: u16,
     error: &'static str,
-    /// Stands in the message.
+    /// A part of the message.
     says: &'static str,
 }
 
@@ -42,7 +42,7 @@ impl Case {
         self.header("content-type", "application/json").body(body)
     }
 
-    /// Sends the request, and holds that the answer is the problem expected.
+    /// Sends the request and asserts that the response is the expected problem.
     async fn check(&self, http: &Http, gateway: &str, customer: &Customer) -> Result<()> {
         let with_key = |text: &str| text.replace("{key}", &customer.key);
         let mut request = Request::builder()
@@ -73,7 +73,7 @@ impl Case {
         let instance = answer.header("x-request-id").map(|id| format!("urn:uuid:{id}"));
         assert_eq!(body["instance"].as_str(), instance.as_deref(), "{name}");
         assert_eq!(body["type"], format!("/docs/api.md#{}", self.error), "{name}");
-        assert!(!text.contains("tr_live_"), "{name}: the key is echoed");
+        assert!(!text.contains("tr_live_"), "{name}: the response contains the key");
         let retry_after = answer.header("retry-after").is_some();
         assert_eq!(retry_after, matches!(self.status, 429 | 503), "{name}");
         assert_eq!(
@@ -121,7 +121,7 @@ fn keys() -> Vec<Case> {
         ),
         get("another scheme", API, 401, "invalid_api_key", "Bearer").header("authorization", "Basic dTpw"),
         get(
-            "a cut key",
+            "a truncated key",
             API,
             401,
             "invalid_api_key",
@@ -372,7 +372,7 @@ async fn bad_requests_get_a_problem_and_cost_nothing() {
         case.check(&http, gateway, &customer).await.unwrap();
     }
 
-    // Whole and well: one request is served, and it is all that was ever counted.
+    // A valid request is served, and it is the only one that was ever counted.
     let answer = http
         .get(&format!("{gateway}/api/posts/search"), &customer.key)
         .await

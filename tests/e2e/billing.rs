@@ -166,7 +166,7 @@ async fn a_rotated_key_works_until_the_end_of_the_overlap() {
         "{overlap}"
     );
 
-    // A longer overlap does not bring back what was about to end.
+    // A longer overlap does not extend the life of an old key that already has an end.
     let again = rotate(&old, json!({ "overlap_hours": 48 })).await.ok().unwrap();
     assert_eq!(again["replaces"]["expires_at"], new["replaces"]["expires_at"]);
 
@@ -178,7 +178,7 @@ async fn a_rotated_key_works_until_the_end_of_the_overlap() {
         (StatusCode::CONFLICT, &json!("key_ended"))
     );
 
-    // What gateways compare with: the hash of exactly the text that was shown.
+    // Gateways compare hashes: the stored hash is the hash of exactly the text that was shown.
     let (_, hash) = schema::api_key::identify(text(&new["key"])).unwrap();
     let stored: Vec<u8> = sqlx::query_scalar("select secret_sha256 from api_keys where id = $1::uuid")
         .bind(text(&new["id"]))

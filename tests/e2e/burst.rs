@@ -1,4 +1,4 @@
-//! The burst limit: what comes too fast is refused before anything is spent, and the quota stays exact.
+//! The burst limit: requests that come too fast are refused before anything is spent, and the quota stays exact.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::SERVICES;
 
-/// Ten at once and two a second, of each key of Pro; none of the others.
+/// Pro: ten requests at once and two per second for each key. The other plans have no burst limit.
 async fn stack() -> Result<(Stack, catalogue::Plans)> {
     let plans = catalogue::Plans::with_burst("pro", "{ per_second = 2, size = 10 }")?;
     let env = vec![("PLANS_FILE", plans.path())];
@@ -24,7 +24,7 @@ async fn stack() -> Result<(Stack, catalogue::Plans)> {
 mod catalogue {
     use anyhow::Result;
 
-    /// A catalogue of this test's own; removed when it is dropped.
+    /// A plan catalogue for this test. Dropping it removes the file.
     pub struct Plans(std::path::PathBuf);
 
     impl Plans {
@@ -53,11 +53,11 @@ fn is_burst(answer: &Answer) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_too_fast_is_refused_and_spends_nothing() {
+async fn requests_that_come_too_fast_are_refused_and_spend_nothing() {
     let (stack, _plans) = stack().await.unwrap();
     let customer = stack.admin.customer("ada", "pro").await.unwrap();
     let client = Client::new(stack.gateway(0), &customer);
-    // The key is known and its units are there: from here on only the bucket decides.
+    // The plan has units for all requests, so only the burst limit refuses.
     let began = Instant::now();
     let answers = concurrently((0..100).map(|_| client.spend("api_call", 1))).await;
     let refilled = began.elapsed().as_secs() as usize * 2 + 2;
@@ -83,7 +83,7 @@ async fn what_comes_too_fast_is_refused_and_spends_nothing() {
     );
     assert_eq!(policies[1], "\"burst\";q=10;w=5");
 
-    // Another key of the account, and an account without such a limit, are not slowed.
+    // Another key of the account, and an account without a burst limit, are not slowed down.
     let (_, key) = stack.admin.key(customer.account_id).await.unwrap();
     let http = Http::default();
     let url = format!("{}/v1/usage", stack.gateway(0));
@@ -93,12 +93,12 @@ async fn what_comes_too_fast_is_refused_and_spends_nothing() {
     let free = stack.admin.customer("bob", "free").await.unwrap();
     let free_client = Client::new(stack.gateway(0), &free);
     let fast = concurrently((0..150).map(|_| free_client.spend("api_call", 1))).await;
-    assert_eq!(count(&fast, 200), 100, "only the plan's limit refuses");
+    assert_eq!(count(&fast, 200), 100, "only the monthly limit refuses");
 
-    // What was refused for its pace was never counted, in the quota as in the stream.
+    // Requests that the burst limit refused were never counted, neither in the quota nor in the stream.
     let units = accepted as i64 + 10;
     stack.assert_stored(customer.account_id, units as u64, units).await;
-    let used = harness::eventually("the bucket has one again", async || {
+    let used = harness::eventually("the burst limit admits a request again", async || {
         let answer = http.get(&url, &key).await.ok()?;
         (answer.status == 200).then(|| answer.json().unwrap()["usage"][0]["current_usage"].clone())
     })
@@ -107,7 +107,7 @@ async fn what_comes_too_fast_is_refused_and_spends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_one_request_and_a_proxied_one_too_fast_never_reaches_the_upstream() {
+async fn a_batch_counts_as_one_request_and_a_refused_request_never_reaches_the_upstream() {
     let (stack, _plans) = stack().await.unwrap();
     let customer = stack.admin.customer("ada", "pro").await.unwrap();
     let client = Client::new(stack.gateway(0), &customer);
@@ -124,14 +124,14 @@ async fn a_batch_is_one_request_and_a_proxied_one_too_fast_never_reaches_the_ups
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_plan_changes_the_pace_at_once() {
+async fn a_change_of_plan_changes_the_burst_limit_at_once() {
     let (stack, _plans) = stack().await.unwrap();
     let customer = stack.admin.customer("ada", "enterprise").await.unwrap();
     let client = Client::new(stack.gateway(0), &customer);
     let fast = concurrently((0..50).map(|_| client.spend("api_call", 1))).await;
     assert_eq!(count(&fast, 200), 50);
     stack.admin.assign(customer.account_id, "pro").await.unwrap();
-    let refused = harness::eventually("the new plan holds", async || {
+    let refused = harness::eventually("the new plan applies", async || {
         let answers = concurrently((0..30).map(|_| client.spend("api_call", 1))).await;
         answers.into_iter().flatten().find(is_burst)
     })

@@ -1,4 +1,4 @@
-//! An announcement brings a change by an operator to every gateway, long before the gateways look again by themselves.
+//! An operator's change reaches every gateway by an announcement, long before the gateways refresh by themselves.
 
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ async fn a_revoked_key_is_refused_once_announced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_larger_plan_counts_within_a_second() {
+async fn a_larger_plan_applies_within_a_second() {
     let (stack, ada, clients) = two_gateways().await;
     assert_eq!(
         clients[0].spend("api_call", 101).await.unwrap().status,
@@ -107,6 +107,6 @@ async fn a_new_key_works_at_once_even_if_it_was_tried_before() {
     assert_eq!(
         clients[1].spend("api_call", 1).await.unwrap().status,
         200,
-        "the old one goes on"
+        "the old key still works"
     );
 }

@@ -133,7 +133,7 @@ async fn units_from_no_pool_are_returned_to_no_pool() {
     .await;
     let exports = books.spend("export", &[4]).await;
     let calls = books.spend("api_call", &[3]).await;
-    // A pool that these units are not granted from must not be told of them: it would admit past the limit.
+    // A pool that did not grant these units must not get them back, because it would then admit past the limit.
     sqlx::query(
         "insert into quota_pool select account_id, 'export', period_start, period_end, 100, 50 from quota_pool",
     )

@@ -18,7 +18,7 @@ async fn costs_of_1_10_100_and_1000_total_1111() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn proxied_calls_are_stored_with_their_facts() {
+async fn proxied_calls_are_stored_with_method_path_and_status() {
     let stack = Stack::start(SERVICES, StackOptions::default()).await.unwrap();
     let ada = stack.admin.customer("ada", "pro").await.unwrap();
     let client = Client::new(stack.gateway(0), &ada);
@@ -53,7 +53,7 @@ async fn an_event_is_visible_within_a_second_at_low_load() {
     let ada = stack.admin.customer("ada", "pro").await.unwrap();
     let client = Client::new(stack.gateway(0), &ada);
     let mut quickest = std::time::Duration::MAX;
-    // One fast event is enough: other tests share the machine, and the claim is about the delays of the ingestor itself.
+    // One fast event is enough: other tests share the machine, and the claim is only about the delays in the ingestor.
     for n in 1..=100 {
         client.spend("api_call", 1).await.unwrap().ok().unwrap();
         let acknowledged = std::time::Instant::now();

@@ -1,7 +1,7 @@
-//! The documentation is true: what README and docs/ show works on the running system, and what they name exists.
+//! The documentation is true: the examples in README and docs/ work on the running system, and the names in them exist.
 //!
-//! The info string of a fence says what is done with it (CONTRIBUTING.md, "Documentation"); a fence that says nothing known
-//! fails. Every message names document and line.
+//! The info string of a fence determines how the test uses it (CONTRIBUTING.md, "Documentation"). An unknown info string fails.
+//! Every message names the document and the line.
 
 mod document;
 mod expected;
@@ -27,7 +27,7 @@ fn assert_none(mistakes: &[String]) {
 }
 
 #[test]
-fn every_fence_says_what_it_is_and_the_exceptions_are_printed() {
+fn every_fence_has_a_known_info_string_and_blocks_that_do_not_run_are_printed() {
     let documents = document::all(&root());
     let mistakes: Vec<_> = documents
         .iter()
@@ -44,7 +44,7 @@ fn every_fence_says_what_it_is_and_the_exceptions_are_printed() {
 }
 
 #[test]
-fn links_anchors_and_paths_lead_somewhere() {
+fn links_anchors_and_paths_exist() {
     let (root, documents) = (root(), document::all(&root()));
     let mut mistakes = Vec::new();
     for document in &documents {

@@ -1,4 +1,4 @@
-//! Slow clients, and too many of them: each is bounded in time and in number, and the others do not notice.
+//! Slow clients and too many clients: each is limited in time and in number, and other clients are not affected.
 
 mod slow;
 
@@ -24,10 +24,10 @@ use tokio::{
 
 use crate::SERVICES;
 
-/// A hang must fail a test, not stop it.
+/// A hang must fail a test, not block it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Bounds that a test can wait for.
+/// Timeouts and limits that a test can wait for.
 fn short() -> Vec<(&'static str, String)> {
     [
         ("HEAD_TIMEOUT", "0.6"),
@@ -50,7 +50,7 @@ async fn stack(upstream: &Upstream) -> Result<Stack> {
     Stack::start(SERVICES, options).await
 }
 
-/// An upstream with an answer that no socket's buffers hold.
+/// An upstream with a response that is larger than all socket buffers.
 async fn upstream() -> Result<Upstream> {
     let large = get(async || vec![b'x'; 64 << 20]);
     let upload = post(async |body: Bytes| body.len().to_string());
@@ -64,14 +64,14 @@ async fn connect(url: &str) -> Result<TcpStream> {
 }
 
 fn address(url: &str) -> Result<SocketAddr> {
-    Ok(url.strip_prefix("http://").context("no http URL")?.parse()?)
+    Ok(url.strip_prefix("http://").context("not an http URL")?.parse()?)
 }
 
-/// All that the server sends until it closes the connection. A reset is a close.
+/// Everything that the server sends until it closes the connection. A reset counts as a close.
 async fn until_closed(stream: &mut TcpStream) -> Result<String> {
     let mut said = Vec::new();
     let reading = async { while let Ok(1..) = stream.read_buf(&mut said).await {} };
-    timeout(PATIENCE, reading).await.context("it stays open")?;
+    timeout(PATIENCE, reading).await.context("the connection stays open")?;
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
@@ -83,12 +83,12 @@ fn request(customer: &Customer, method: &str, path: &str, headers: &str) -> Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_go_on_is_cut_off() {
+async fn a_client_that_stops_sending_is_cut_off() {
     let upstream = upstream().await.unwrap();
     let stack = stack(&upstream).await.unwrap();
     let customer = stack.admin.customer("eve", "pro").await.unwrap();
     for url in [stack.gateway(0), &stack.billing_url] {
-        // Nothing; a part of a head; a head that comes byte by byte.
+        // No byte at all; a part of a head; a head that arrives byte by byte.
         for begun in ["", "GET /api/x HTTP/1.1\r\nhost: a"] {
             let opened = Instant::now();
             let mut stream = connect(url).await.unwrap();
@@ -103,12 +103,12 @@ async fn a_client_that_does_not_go_on_is_cut_off() {
         while stream.write_all(b"a").await.is_ok() {
             assert!(
                 began.elapsed() < PATIENCE,
-                "{url}: a head that never ends is read for ever"
+                "{url}: the server never stops reading an endless head"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
 
-        // Between two requests.
+        // An idle connection between two requests.
         let opened = Instant::now();
         let mut stream = connect(url).await.unwrap();
         let whole = request(&customer, "GET", "/billing/plans", "");
@@ -155,9 +155,12 @@ async fn a_body_that_stops_or_trickles_is_answered_408_and_not_charged() {
             .unwrap();
         let mut said = Vec::new();
         let began = Instant::now();
-        // Each byte is in time, and all of them together are not.
+        // Each byte arrives in time, but all of them together take too long.
         while !said.starts_with(b"HTTP/1.1 408 ") || said.len() < 100 {
-            assert!(began.elapsed() < PATIENCE, "{path}: a body is waited for byte by byte");
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{path}: the server waits for each byte of a body"
+            );
             trickling.write_all(b" ").await.ok();
             match timeout(Duration::from_millis(100), trickling.read_buf(&mut said)).await {
                 Ok(Ok(1..)) | Err(_) => {}
@@ -167,7 +170,7 @@ async fn a_body_that_stops_or_trickles_is_answered_408_and_not_charged() {
     }
     let client = Client::new(stack.gateway(0), &customer);
     assert_eq!(client.spend("api_call", 1).await.unwrap().status, 200);
-    let units = eventually("the last is stored", async || {
+    let units = eventually("the charged request is stored", async || {
         let sums = stack.sums(customer.account_id).await.ok()?;
         (sums.units > 0).then_some(sums.units)
     })
@@ -176,7 +179,7 @@ async fn a_body_that_stops_or_trickles_is_answered_408_and_not_charged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
+async fn a_client_that_does_not_read_its_response_is_cut_off() {
     let upstream = upstream().await.unwrap();
     let stack = stack(&upstream).await.unwrap();
     let customer = stack.admin.customer("eve", "pro").await.unwrap();
@@ -185,7 +188,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
         .write_all(request(&customer, "GET", "/api/large", "").as_bytes())
         .await
         .unwrap();
-    eventually("the gateway has cut it", async || {
+    eventually("the gateway has cut the connection", async || {
         let cut = "gateway_connections_cut_total{overdue=\"answer\"}";
         let cut = stack.gateways[0].service.metric::<u64>(cut).await.ok()?;
         (cut == 1).then_some(())
@@ -197,7 +200,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
         "{} bytes",
         said.len()
     );
-    // The upstream had answered: it is charged.
+    // The upstream has responded, so the request is charged.
     stack.assert_stored(customer.account_id, 1, 1).await;
 }
 
@@ -225,7 +228,7 @@ async fn a_head_that_is_too_large_or_has_too_many_lines_is_answered_431() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_has_so_many_connections_and_leaves_the_rest_to_others() {
+async fn connections_of_an_address_are_limited_and_others_are_still_served() {
     let upstream = upstream().await.unwrap();
     let options = StackOptions {
         upstream_url: Some(upstream.url().to_owned()),
@@ -255,7 +258,7 @@ async fn an_address_has_so_many_connections_and_leaves_the_rest_to_others() {
     for _ in 0..40 {
         greedy.push(from("127.0.0.2").await);
     }
-    eventually("the address has as many as it may", async || {
+    eventually("the address has reached its connection limit", async || {
         (!served("127.0.0.2").await).then_some(())
     })
     .await;
@@ -266,13 +269,13 @@ async fn an_address_has_so_many_connections_and_leaves_the_rest_to_others() {
     }
     assert!(served("127.0.0.9").await, "a trusted proxy");
     drop(greedy);
-    eventually("its places are free again", async || {
+    eventually("connections of the address are accepted again", async || {
         served("127.0.0.2").await.then_some(())
     })
     .await;
 }
 
-/// The time of a request, in turns without and with slow connections.
+/// Measures the time of a request, alternating without and with slow connections.
 async fn compare(
     stack: &Stack,
     customer: &Customer,
@@ -305,10 +308,10 @@ async fn compare(
         without.push(measure().await);
         let crowd = Slow::start(gateway, slow);
         let open = async || (crowd.open() >= slow * 9 / 10).then_some(());
-        eventually("they are there", open).await;
+        eventually("the slow connections are open", open).await;
         with.push(measure().await);
         println!(
-            "p99 of the others: {:.2?} without, {:.2?} with {} slow connections ({} were cut)",
+            "p99 of other requests: {:.2?} without, {:.2?} with {} slow connections ({} were cut)",
             without[without.len() - 1],
             with[with.len() - 1],
             crowd.open(),
@@ -320,7 +323,7 @@ async fn compare(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn some_hundred_slow_connections_do_not_keep_the_others_from_being_served() {
+async fn hundreds_of_slow_connections_do_not_block_other_clients() {
     let upstream = upstream().await.unwrap();
     let options = StackOptions {
         upstream_url: Some(upstream.url().to_owned()),
@@ -329,14 +332,14 @@ async fn some_hundred_slow_connections_do_not_keep_the_others_from_being_served(
     };
     let stack = Stack::start(SERVICES, options).await.unwrap();
     let customer = stack.admin.customer("ada", "enterprise").await.unwrap();
-    // How fast is a matter of the machine, and of the command below.
+    // This test does not check the speed, which depends on the machine. The command below measures it.
     compare(&stack, &customer, 300, 1, 50).await;
 }
 
 /// `cargo test --release -p tests --test e2e -- --ignored five_thousand --nocapture`
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement, on a machine that does nothing else"]
-async fn five_thousand_slow_connections_leave_the_others_within_twice_their_time() {
+#[ignore = "a measurement: needs an otherwise idle machine"]
+async fn five_thousand_slow_connections_at_most_double_the_time_of_other_requests() {
     service::open_files::raise(12_000);
     let upstream = upstream().await.unwrap();
     let options = StackOptions {

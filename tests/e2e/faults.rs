@@ -1,4 +1,5 @@
-//! The fault suite itself: its checker convicts, its proxy does what it says, and the system passes its short form.
+//! Tests of the fault suite: its checker finds violations, its proxy simulates network faults, and the system passes the short
+//! form.
 
 mod checker;
 mod proxy;

@@ -1,5 +1,5 @@
-//! One `Idempotency-Key` is counted once, and asked again it gets its first answer: through one gateway or several, at once
-//! or later, whatever dies in between; and what it spent twice comes back once.
+//! A request with an `Idempotency-Key` is counted once, and every repetition gets the first response: through one gateway or
+//! several, at once or later, even if processes die meanwhile. Units that were spent twice are returned once.
 
 mod rig;
 
@@ -18,7 +18,7 @@ use serde_json::json;
 use rig::{Keys, error, event_of, replayed, usage};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_request_again_gets_its_first_answer_and_another_is_refused() {
+async fn a_repeated_request_gets_the_first_response_and_a_different_one_is_refused() {
     let mut keys = Keys::of_gateways(1).await;
     let first = keys.spend(0, "order-17", 3).await;
     assert_eq!(first.status, 200);
@@ -49,7 +49,7 @@ async fn the_same_request_again_gets_its_first_answer_and_another_is_refused() {
         );
     }
 
-    // Another account's key of the same name is another key.
+    // The same key of another account is a different key.
     let bob = keys.stack.admin.customer("bob", "free").await.unwrap();
     let ada = std::mem::replace(&mut keys.ada, bob);
     let of_bob = keys.spend(0, "order-17", 3).await;
@@ -61,7 +61,7 @@ async fn the_same_request_again_gets_its_first_answer_and_another_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_at_once_through_one_gateway_are_one() {
+async fn fifty_concurrent_requests_with_one_key_are_counted_once() {
     let mut keys = Keys::of_gateways(1).await;
     let answers = join_all((0..50).map(|_| keys.spend(0, "k", 7))).await;
     let (done, waiting): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
@@ -77,7 +77,7 @@ async fn fifty_at_once_through_one_gateway_are_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_keys_through_two_gateways_at_once_are_counted_once_each_and_their_units_come_back() {
+async fn keys_used_at_two_gateways_at_once_are_counted_once_and_the_extra_units_return() {
     let mut keys = Keys::of_gateways(2).await;
     let both = (0..50).map(async |n| {
         let key = format!("key-{n}");
@@ -85,7 +85,7 @@ async fn fifty_keys_through_two_gateways_at_once_are_counted_once_each_and_their
         assert_eq!(event_of(&a), event_of(&b));
     });
     join_all(both).await;
-    // With other content, through a gateway that does not know the key: the first stands.
+    // The same key with a different body, through a gateway that does not know the key: the first event counts.
     assert_eq!(keys.spend(0, "misused", 5).await.status, 200);
     assert_eq!(keys.spend(1, "misused", 500).await.status, 200);
     keys.assert_stored(51, 155).await;
@@ -110,14 +110,14 @@ async fn items_of_a_batch_are_counted_once_each() {
     let again = keys.post(0, path, "b", &batch).await;
     assert!(replayed(&again));
     assert_eq!(again.body, a.body);
-    // A key of its own that looks like an item's is another.
+    // A client's key that looks like the derived key of an item is a different key.
     assert_eq!(keys.spend(0, "b/0", 1_000).await.status, 200);
     keys.assert_stored(4, 1_111).await;
     keys.assert_returned(3, 1_111).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_was_counted_in_part_is_tried_anew_for_the_rest_alone() {
+async fn a_retry_of_a_partly_counted_batch_counts_only_the_rest() {
     let keys = Keys::of_gateways(1).await;
     let account = keys.ada.account_id;
     keys.stack.admin.set_limit(account, "api_call", 3).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_batch_that_was_counted_in_part_is_tried_anew_for_the_rest_alone() {
     assert_eq!(
         statuses(&second),
         [200, 200, 200, 429, 429],
-        "what was counted is not spent again"
+        "counted items are not spent again"
     );
     assert_eq!(error(&keys.spend(0, "b", 1).await).0, 422);
 
@@ -151,7 +151,7 @@ async fn a_batch_that_was_counted_in_part_is_tried_anew_for_the_rest_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_counted_is_tried_anew() {
+async fn a_request_that_was_not_counted_can_be_retried() {
     let keys = Keys::of_gateways(1).await;
     keys.stack
         .admin
@@ -173,13 +173,13 @@ async fn what_was_not_counted_is_tried_anew() {
     })
     .await;
     assert!(!replayed(&answer));
-    // Nothing is left, and its answer is all the same.
+    // No units are left, but the stored response is still returned.
     assert!(replayed(&keys.spend(0, "k", 6).await));
     keys.assert_stored(1, 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_whose_answer_is_forgotten_is_still_counted_once() {
+async fn a_key_is_counted_once_even_after_its_response_is_forgotten() {
     let mut keys = Keys::with(&[("IDEMPOTENCY_TTL", "0.5")]).await;
     let first = event_of(&keys.spend(0, "k", 4).await);
     assert_eq!(keys.spend(0, "k", 5).await.status, 422);
@@ -194,21 +194,24 @@ async fn a_key_whose_answer_is_forgotten_is_still_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_take_no_more_memory_than_they_are_given() {
+async fn stored_responses_stay_within_their_memory_limit() {
     let keys = Keys::with(&[("IDEMPOTENCY_MEMORY_MAX", "50000")]).await;
     for n in 0..200 {
         assert_eq!(keys.spend(0, &format!("key-{n}"), 1).await.status, 200);
     }
     assert!(keys.metric("idempotency_memory_bytes").await <= 50_000);
     assert!(keys.metric("idempotency_evicted_total").await > 0);
-    assert!(replayed(&keys.spend(0, "key-199", 1).await), "the latest are kept");
+    assert!(
+        replayed(&keys.spend(0, "key-199", 1).await),
+        "the latest responses are kept"
+    );
     assert!(!replayed(&keys.spend(0, "key-0", 1).await));
     keys.assert_stored(200, 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_left_finds_its_answer() {
-    // Without a spool a request waits for NATS, and for much longer than this test takes.
+async fn a_client_that_hung_up_gets_its_response_on_retry() {
+    // Without a spool a request waits for NATS, and here much longer than this test takes.
     let settings = [("LANE_STUCK_AFTER", "60"), ("OUTCOME_DEADLINE", "120")];
     let mut keys = Keys::start(StackOptions {
         gateway_env: settings.map(|(name, value)| (name, value.to_owned())).into(),
@@ -216,10 +219,11 @@ async fn a_client_that_left_finds_its_answer() {
         ..StackOptions::default()
     })
     .await;
-    // The key is cached and the units are leased.
+    // Afterwards the key is cached and units are leased.
     assert_eq!(keys.spend(0, "before", 1).await.status, 200);
     keys.stack.nats.pause().unwrap();
-    // Every client that is not answered leaves. Once the request of one has reached the gateway, the next is told so.
+    // Every client that gets no response hangs up. Once one request has reached the gateway, the next client is told that the
+    // key is in use.
     let answer = eventually("the key is in use", async || {
         tokio::time::timeout(Duration::from_millis(300), keys.spend(0, "k", 10))
             .await
@@ -229,22 +233,22 @@ async fn a_client_that_left_finds_its_answer() {
     assert_eq!(error(&answer), (409, "idempotency_key_under_way".into()));
     assert_eq!(keys.spend(0, "k", 11).await.status, 422);
     keys.stack.nats.resume().unwrap();
-    let answer = eventually("the answer is there", async || {
+    let answer = eventually("the response is available", async || {
         let answer = keys.spend(0, "k", 10).await;
         (answer.status == 200).then_some(answer)
     })
     .await;
-    assert!(replayed(&answer), "it was recorded for the client that left");
+    assert!(replayed(&answer), "the response was stored for the client that hung up");
     keys.assert_stored(2, 11).await;
     assert_eq!(keys.duplicates().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_unknown_outcome_may_be_tried_anew_by_the_same_request_alone() {
+async fn a_key_with_an_unknown_outcome_accepts_only_the_same_request_again() {
     let settings = [("LANE_STUCK_AFTER", "1"), ("OUTCOME_DEADLINE", "2")];
     let mut keys = Keys::start(StackOptions {
         gateway_env: settings.map(|(name, value)| (name, value.to_owned())).into(),
-        // With one, the outcome would be known: it is spooled.
+        // With a spool the outcome would be known, because the event would be spooled.
         no_spool: true,
         ..StackOptions::default()
     })
@@ -256,19 +260,19 @@ async fn a_key_of_unknown_outcome_may_be_tried_anew_by_the_same_request_alone() 
     assert_eq!(keys.spend(0, "k", 10).await.status, 503);
     assert_eq!(keys.spend(0, "k", 11).await.status, 422);
     keys.stack.nats.resume().unwrap();
-    eventually("it is counted", async || {
+    eventually("the request is counted", async || {
         (keys.spend(0, "k", 10).await.status == 200).then_some(())
     })
     .await;
     assert!(replayed(&keys.spend(0, "k", 10).await));
     keys.assert_stored(2, 11).await;
-    // One was dropped, or none should the first not have been stored.
+    // One event was dropped as a duplicate, or none if the first one was not stored.
     keys.stop_gateways().await;
     keys.assert_all_returned(11).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_proxy_passes_the_key_on_and_counts_it_once() {
+async fn the_proxy_forwards_the_key_and_counts_it_once() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
     let upstream = Router::new().fallback(any(async move |request: Request| {
@@ -289,13 +293,13 @@ async fn the_proxy_passes_the_key_on_and_counts_it_once() {
         (&b"answer 1"[..], &b"answer 2"[..])
     );
     assert_eq!(first.header("usage-event-id"), second.header("usage-event-id"));
-    // Another request is another event, whatever key it carries.
+    // A different request is a different event, even with the same key.
     let other = keys
         .post(0, "/api/export/posts/csv?all=1", "\"order-17\"", &json!({}))
         .await;
     assert_ne!(first.header("usage-event-id"), other.header("usage-event-id"));
     assert_eq!(*seen.lock().unwrap(), ["\"order-17\""; 3]);
-    // The same at a proxy that asks first.
+    // The same for a proxy that asks for authorization first.
     for _ in 0..2 {
         let asked = keys
             .post(0, "/v1/authorize/api/export/posts/csv", "order-18", &json!({}))
@@ -307,7 +311,7 @@ async fn the_proxy_passes_the_key_on_and_counts_it_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn units_come_back_once_though_billing_workers_and_ingestors_die() {
+async fn units_return_once_although_billing_workers_and_ingestors_die() {
     let mut keys = Keys::of_gateways(2).await;
     for round in 0..6 {
         let both = (0..40).map(async |n| {
@@ -321,9 +325,9 @@ async fn units_come_back_once_though_billing_workers_and_ingestors_die() {
             count.fetch_one(&keys.stack.pool).await.ok()
         };
         match round % 3 {
-            // In the middle of it, as near as can be.
+            // As close to the middle of it as possible.
             0 => {
-                eventually("some came back", async || {
+                eventually("some units are returned", async || {
                     given_back().await.filter(|count| *count > round * 40)
                 })
                 .await

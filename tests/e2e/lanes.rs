@@ -1,5 +1,5 @@
-//! G1 and G2 at the lane: what was said to be stored is in the stream once, what was said not to be never is, whatever
-//! NATS goes through.
+//! G1 and G2 for lanes: an event that was reported as stored is in the stream once, an event that was reported as not stored is
+//! never in it, whatever happens to NATS.
 
 use std::{
     collections::HashMap,
@@ -36,7 +36,7 @@ use tokio::task::JoinSet;
 
 const SHARDS: u16 = 4;
 
-/// A run with its lanes, a NATS of its own and a database of its own.
+/// A run with its lanes, its own NATS and its own database.
 struct Lanes {
     publisher: Publisher<NoUnits>,
     run: Run,
@@ -50,7 +50,7 @@ struct Lanes {
     _data: DataDir,
 }
 
-/// What was said of each event.
+/// The outcome that was reported for each event.
 type Told = HashMap<EventId, Outcome>;
 
 impl Lanes {
@@ -107,7 +107,7 @@ impl Lanes {
         }
     }
 
-    /// Writers that publish until they are told to stop, and note what they are told.
+    /// Starts writers that publish until `stop` and record their outcomes.
     fn load(&self, writers: usize) -> Load {
         let (told, stop) = (Arc::new([const { AtomicU64::new(0) }; 3]), Lifecycle::new());
         let mut tasks = JoinSet::new();
@@ -118,7 +118,7 @@ impl Lanes {
                 while !stopping.is_cancelled() {
                     let account = AccountId::new();
                     let Ok(slot) = publisher.reserve(account) else {
-                        // A client that was told to come back later.
+                        // A refused client waits before it retries.
                         tokio::time::sleep(Duration::from_millis(5)).await;
                         continue;
                     };
@@ -133,7 +133,7 @@ impl Lanes {
         Load { told, stop, tasks }
     }
 
-    /// Every lane closed, the run closed; then what is in the stream, in order.
+    /// Closes every lane and the run, then returns the records of the stream in order.
     async fn end(mut self) -> Vec<LaneRecord> {
         self.publisher.remove();
         self.run.lanes_closed().await.unwrap();
@@ -149,7 +149,7 @@ impl Lanes {
     }
 }
 
-/// Writers at work.
+/// The running writers.
 struct Load {
     told: Arc<[AtomicU64; 3]>,
     stop: Lifecycle,
@@ -164,7 +164,7 @@ impl Load {
     async fn stored_more(&self, more: u64) {
         let before = self.told(Outcome::Stored);
         let enough = async || (self.told(Outcome::Stored) >= before + more).then_some(());
-        eventually("more is stored", enough).await;
+        eventually("more events are stored", enough).await;
     }
 
     async fn end(self) -> Told {
@@ -173,7 +173,7 @@ impl Load {
     }
 }
 
-/// The ledger check of the lanes: what was told is what is there, and no lane has a record out of its place.
+/// The ledger check of the lanes: the stream matches the reported outcomes, and no lane has a record out of order.
 fn assert_told_the_truth(told: &Told, records: &[LaneRecord]) {
     let mut stored: HashMap<EventId, u32> = HashMap::new();
     for record in records {
@@ -186,8 +186,8 @@ fn assert_told_the_truth(told: &Told, records: &[LaneRecord]) {
     for (event, outcome) in told {
         let times = stored.remove(event).unwrap_or(0);
         match outcome {
-            Outcome::Stored => assert_eq!(times, 1, "{event} was said to be stored"),
-            Outcome::NotStored | Outcome::RunEnded(_) => assert_eq!(times, 0, "{event} was said not to be stored"),
+            Outcome::Stored => assert_eq!(times, 1, "{event} was reported as stored"),
+            Outcome::NotStored | Outcome::RunEnded(_) => assert_eq!(times, 0, "{event} was reported as not stored"),
             Outcome::Unknown => assert!(times <= 1, "{event} is stored {times} times"),
         }
     }
@@ -195,7 +195,7 @@ fn assert_told_the_truth(told: &Told, records: &[LaneRecord]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nats_killed_ten_times_under_load_stores_each_event_once_or_never_as_told() {
+async fn each_event_is_stored_as_reported_although_nats_is_killed_ten_times() {
     let mut lanes = Lanes::open(-1).await;
     let load = lanes.load(48);
     for _ in 0..10 {
@@ -216,20 +216,20 @@ async fn nats_killed_ten_times_under_load_stores_each_event_once_or_never_as_tol
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn paused_nats_is_unknown_at_the_deadline_refused_meanwhile_and_resolved_after() {
+async fn with_nats_paused_events_are_unknown_at_the_deadline_and_new_ones_are_refused() {
     let mut lanes = Lanes::open(-1).await;
     let load = lanes.load(16);
     load.stored_more(100).await;
     lanes.nats.pause().unwrap();
-    // What was in flight is unknown at its deadline; everything else is refused before a unit would be spent.
-    eventually("waiters are told that nobody knows", async || {
+    // The events in flight are unknown at their deadline. All others are refused before a unit would be spent.
+    eventually("waiting requests get an unknown outcome", async || {
         (load.told(Outcome::Unknown) > 0).then_some(())
     })
     .await;
     for _ in 0..64 {
         assert!(
             lanes.publisher.reserve(AccountId::new()).is_err(),
-            "a stuck lane takes nothing"
+            "a stuck lane accepts nothing"
         );
     }
     lanes.nats.resume().unwrap();
@@ -239,7 +239,7 @@ async fn paused_nats_is_unknown_at_the_deadline_refused_meanwhile_and_resolved_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_stream_refuses_and_says_so_then_takes_again() {
+async fn a_full_stream_refuses_with_a_known_outcome_and_recovers() {
     let mut lanes = Lanes::open(600_000).await;
     let load = lanes.load(16);
     eventually("the stream is full", async || {
@@ -256,7 +256,7 @@ async fn a_full_stream_refuses_and_says_so_then_takes_again() {
     let told = load.end().await;
     assert!(
         !told.values().any(|outcome| *outcome == Outcome::Unknown),
-        "a refusal is no riddle"
+        "a refusal has a known outcome"
     );
     lanes.stream = jetstream::new(lanes.client.clone())
         .get_stream(names::USAGE_STREAM)
@@ -266,7 +266,7 @@ async fn a_full_stream_refuses_and_says_so_then_takes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fenced_run_is_given_up_and_its_waiters_are_told_the_truth() {
+async fn a_fenced_run_is_given_up_and_its_events_get_their_true_outcome() {
     let mut lanes = Lanes::open(-1).await;
     let load = lanes.load(16);
     load.stored_more(100).await;
@@ -277,7 +277,7 @@ async fn a_fenced_run_is_given_up_and_its_waiters_are_told_the_truth() {
         .unwrap();
     for shard in 0..SHARDS {
         let lane = LaneSubject::new(&lanes.client, &stream, shard, first);
-        // The run lives and moves on under it.
+        // The run is alive and continues to write to the lane meanwhile.
         eventually("the lane is fenced", async || {
             fence(&lane, Duration::from_secs(5)).await.ok()
         })
@@ -302,13 +302,13 @@ async fn a_fenced_run_is_given_up_and_its_waiters_are_told_the_truth() {
     assert_told_the_truth(&told, &records);
     let mut of_first = records.iter().filter(|record| record.run_id == first);
     for _ in 0..SHARDS {
-        // Nothing of the first run follows the fence of its lane: NATS itself refuses it.
+        // No record of the first run follows the fence of its lane, because NATS refuses it.
         assert!(of_first.any(|record| matches!(record.kind, Kind::Fence { .. })));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_whose_row_is_being_ended_notices_it_by_its_heartbeat() {
+async fn a_heartbeat_notices_that_its_run_is_being_ended() {
     let lanes = Lanes::open(-1).await;
     sqlx::query("update gateway_runs set state = 'fencing'")
         .execute(&lanes.pool)
@@ -321,7 +321,7 @@ async fn a_run_whose_row_is_being_ended_notices_it_by_its_heartbeat() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_is_too_large_is_not_stored_and_harms_no_other() {
+async fn an_entry_that_is_too_large_is_not_stored_and_affects_no_other() {
     let lanes = Lanes::open(-1).await;
     let account = AccountId::new();
     let mut large = event(account);
@@ -341,7 +341,7 @@ async fn an_entry_that_is_too_large_is_not_stored_and_harms_no_other() {
     assert_told_the_truth(&told, &lanes.end().await);
 }
 
-/// What an ingestor creates.
+/// The stream as an ingestor creates it.
 fn usage_stream(max_bytes: i64) -> Config {
     let metadata = [
         (names::META_SHARDS, SHARDS.to_string()),
@@ -357,7 +357,7 @@ fn usage_stream(max_bytes: i64) -> Config {
     }
 }
 
-/// As in production, but quicker to give up.
+/// As in production, but with shorter timeouts.
 fn limits() -> RunLimits {
     RunLimits {
         heartbeat_interval: Duration::from_millis(200),

@@ -1,4 +1,4 @@
-//! Limits hold to the unit, and what a client is told about them is true.
+//! Limits are exact to the unit, and clients get correct information about them.
 
 use harness::{Client, Stack, StackOptions, concurrently, count, eventually};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::SERVICES;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn call_101_of_a_free_month_is_refused_and_says_why() {
+async fn call_101_of_a_free_month_is_refused_with_the_reason() {
     let stack = Stack::start(SERVICES, StackOptions::default()).await.unwrap();
     let ada = stack.admin.customer("ada", "free").await.unwrap();
     let client = Client::new(stack.gateway(0), &ada);
@@ -34,7 +34,7 @@ async fn call_101_of_a_free_month_is_refused_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_of_texts_that_would_pass_the_limit_is_refused_whole() {
+async fn a_batch_of_texts_that_exceeds_the_limit_is_refused_as_a_whole() {
     let stack = Stack::start(SERVICES, StackOptions::default()).await.unwrap();
     let ada = stack.admin.customer("ada", "free").await.unwrap();
     let client = Client::new(stack.gateway(0), &ada);
@@ -47,7 +47,7 @@ async fn a_batch_of_texts_that_would_pass_the_limit_is_refused_whole() {
             .status
             .as_u16()
     };
-    // 50 are included.
+    // The plan includes 50.
     assert_eq!(analyze(48).await, 200);
     assert_eq!(analyze(3).await, 429);
     assert_eq!(analyze(2).await, 200);
@@ -70,7 +70,7 @@ async fn a_limit_is_exact_with_64_clients_on_2_gateways() {
     let ada = stack.admin.customer("ada", "pro").await.unwrap();
     stack.admin.set_limit(ada.account_id, "api_call", LIMIT).await.unwrap();
     let clients = [Client::new(stack.gateway(0), &ada), Client::new(stack.gateway(1), &ada)];
-    // Until both gateways refuse: one may still hold units while the other has none.
+    // Continue until both gateways refuse: one may still hold units when the other has none.
     let mut admitted = 0;
     loop {
         let answers = concurrently((0..256).map(|n| clients[n % 2].spend("api_call", 1))).await;
@@ -99,7 +99,7 @@ async fn a_request_that_fails_upstream_is_stored_and_not_charged() {
         assert_eq!(
             http.send(request).await.unwrap().status,
             500,
-            "past the limit of 100 if failures were charged"
+            "failures count against the limit of 100"
         );
     }
     stack.assert_stored(ada.account_id, 150, 0).await;
@@ -140,5 +140,5 @@ async fn a_new_period_begins_with_all_its_units() {
         .fetch_all()
         .await
         .unwrap();
-    assert_eq!(per_period, [3, 3], "sums group by the stamp");
+    assert_eq!(per_period, [3, 3], "each event belongs to the period that admitted it");
 }

@@ -1,4 +1,4 @@
-//! The gateway's own API, for services and proxies that ask it themselves.
+//! The gateway's own API, for services and proxies that call it directly.
 
 use devstack::http::{Http, request};
 use harness::{Stack, StackOptions};
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::SERVICES;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn authorize_charges_at_the_decision_and_tells_whose_request_it_is() {
+async fn authorize_charges_when_it_admits_and_names_the_account() {
     let stack = Stack::start(SERVICES, StackOptions::default()).await.unwrap();
     let customer = stack.admin.customer("ada", "free").await.unwrap();
     let (http, authorize) = (Http::default(), format!("{}/v1/authorize", stack.gateway(0)));
@@ -64,7 +64,8 @@ async fn a_check_spends_nothing() {
     stack.assert_stored(customer.account_id, 1, 5).await;
 }
 
-/// A failed request is stored without units. Named like its retry, it would make the retry a duplicate, and its units be lost.
+/// A failed request is stored without units. With the same event id as its retry, it would make the retry a duplicate, and the
+/// units of the retry would be lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_succeeds_after_a_failure_is_counted() {
     let stack = Stack::start(SERVICES, StackOptions::default()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The fuzz targets' own functions, for a moment each, on what is not even close to right and on what almost is.
+//! Runs the functions of the fuzz targets for a short time, on random bytes and on almost valid input.
 
 #[path = "../fuzz/entries.rs"]
 mod entries;
@@ -6,7 +6,7 @@ mod entries;
 use proptest::{prelude::*, test_runner::TestRunner};
 use schema::{BatchId, LaneRecord, Manifest, RunId, api_key::ApiKey};
 
-/// Well-formed examples of what the parsers read; the tests change some of their bytes.
+/// Valid examples of input for the parsers. The tests change some of their bytes.
 fn examples() -> Vec<Vec<u8>> {
     let run = RunId::new();
     vec![
@@ -26,7 +26,7 @@ fn examples() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_parser_panics_or_reads_what_is_not_there() {
+fn parsers_never_panic_on_random_or_changed_input() {
     let mut runner = TestRunner::new(ProptestConfig::with_cases(500));
     let examples = examples();
     let changed = (

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::SERVICES;
 
-/// A connection as a user, and the refusals of the server.
+/// A connection as one user, and the refusals that the server sent.
 struct User {
     client: async_nats::Client,
     refusals: UnboundedReceiver<String>,
@@ -272,7 +272,7 @@ async fn the_grants_of_the_clickhouse_users_are_valid() {
     assert_eq!(changed, 1);
 }
 
-/// A name that no service may use is refused only where it is used: here it is missed at once.
+/// The NATS server rejects a subject without a permission only when it is used. This test finds a missing one at once.
 #[test]
 fn the_nats_users_cover_every_subject_name() {
     use schema::names;

@@ -1,5 +1,5 @@
-//! The metered reverse proxy before an upstream that fails in every way: what was not served is not charged, what was served
-//! is, whoever leaves in between.
+//! The metered reverse proxy with an upstream that fails in every way: a request that was not served is not charged, a served
+//! one is charged, even if the client hangs up in between.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::SERVICES;
 
-/// An upstream that speaks bytes: the path says which.
+/// An upstream that answers with raw bytes. The path selects the response.
 struct Upstream {
     url: String,
-    /// Requests that reached it.
+    /// Requests that have arrived.
     reached: Arc<Semaphore>,
-    /// Each permit lets one held request be answered.
+    /// Each permit releases the response to one held request.
     release: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -83,13 +83,13 @@ async fn serve(mut stream: TcpStream, reached: Arc<Semaphore>, release: Arc<Sema
             release.acquire().await.map(SemaphorePermit::forget).ok();
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_owned()
         }
-        // What the upstream was sent.
+        // Echoes the head of the request.
         _ => format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-Own: 1\r\n\r\n{head}",
             head.len()
         ),
     };
-    // A gateway that has given up is no failure of the upstream.
+    // If the gateway has given up, this is not a failure of the upstream.
     stream.write_all(answer.as_bytes()).await.ok();
     stream.shutdown().await.ok();
 }
@@ -104,7 +104,7 @@ async fn stack(upstream: &Upstream) -> Result<Stack> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_fails_is_told_apart_and_never_charged_for() {
+async fn upstream_failures_have_distinct_errors_and_are_not_charged() {
     let upstream = Upstream::start().await.unwrap();
     let stack = stack(&upstream).await.unwrap();
     let customer = stack.admin.customer("ada", "free").await.unwrap();
@@ -126,7 +126,8 @@ async fn an_upstream_that_fails_is_told_apart_and_never_charged_for() {
         assert!(answer.header("usage-event-id").is_some(), "{path}");
     }
     drop(upstream);
-    // Until the port is closed, a connection may still be taken and dropped: that is an invalid answer, not an absent upstream.
+    // Until the port is closed, a connection may still be accepted and dropped. The error is then an invalid response, not an
+    // unreachable upstream.
     let answer = eventually("the upstream is down", async || {
         let answer = get("/api/down").await;
         (answer.json().ok()?["error"] == "upstream_unreachable").then_some(answer)
@@ -139,7 +140,7 @@ async fn an_upstream_that_fails_is_told_apart_and_never_charged_for() {
         let query = "select toString(event_id), status, cost_units from usage_events where account_id = ?";
         let rows = stack.clickhouse.query(query).bind(customer.account_id.0.to_string());
         let rows: Vec<(String, u16, i64)> = rows.fetch_all().await.ok()?;
-        // An account's events are stored in their order: with the last one all are there.
+        // The events of an account are stored in order, so when the last one is stored, all are.
         let all = rows.iter().any(|(event_id, ..)| *event_id == last);
         all.then(|| {
             rows.into_iter()
@@ -169,7 +170,7 @@ async fn an_upstream_that_fails_is_told_apart_and_never_charged_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_the_upstream_cuts_off_is_passed_on_broken_and_stays_counted() {
+async fn a_body_that_the_upstream_cuts_off_arrives_broken_and_is_charged() {
     let upstream = Upstream::start().await.unwrap();
     let stack = stack(&upstream).await.unwrap();
     let customer = stack.admin.customer("ada", "free").await.unwrap();
@@ -177,13 +178,13 @@ async fn a_body_that_the_upstream_cuts_off_is_passed_on_broken_and_stays_counted
         let cut = Http::default()
             .get(&format!("{}{path}", stack.gateway(0)), &customer.key)
             .await;
-        assert!(cut.is_err(), "{path}: {cut:?} looks whole");
+        assert!(cut.is_err(), "{path}: {cut:?} looks complete");
     }
     stack.assert_stored(customer.account_id, 2, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_while_the_upstream_works_is_still_accounted_for() {
+async fn a_request_is_charged_although_its_client_hangs_up_while_the_upstream_works() {
     let upstream = Upstream::start().await.unwrap();
     let stack = stack(&upstream).await.unwrap();
     let customer = stack.admin.customer("ada", "free").await.unwrap();
@@ -198,7 +199,7 @@ async fn a_client_that_leaves_while_the_upstream_works_is_still_accounted_for() 
         let http = Http::default();
         let mut leaving = std::pin::pin!(http.send(request));
         tokio::select! {
-            answer = &mut leaving => panic!("answered before the upstream was: {answer:?}"),
+            answer = &mut leaving => panic!("answered before the upstream responded: {answer:?}"),
             held = upstream.reached.acquire() => held.unwrap().forget(),
         }
     }

@@ -1,5 +1,5 @@
-//! G3 at the gateway's decisions: limits are hard and honest with several gateways on one pool, through lost connections,
-//! lost answers, new periods and changed limits; and in the end Postgres has back all that was not spent.
+//! G3 for the decisions of gateways: limits are hard and refusals are correct with several gateways on one pool, through lost
+//! connections, lost responses, new periods and changed limits. In the end all unspent units are back in Postgres.
 
 mod changes;
 mod cuts;
@@ -18,7 +18,7 @@ use schema::clock;
 use self::rig::{Database, drain, stop_all};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_gateways_with_64_clients_each_admit_the_limit_to_the_unit() {
+async fn two_gateways_with_64_clients_each_admit_exactly_the_limit() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     database.set_limit(&customer, calls, 1_000).await;
@@ -46,12 +46,12 @@ async fn costs_of_all_sizes_fill_the_limit_to_the_last_unit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_gateway_refuses_only_what_its_pieces_and_the_pool_do_not_cover_together() {
+async fn a_gateway_refuses_only_if_its_leases_and_the_pool_together_have_too_few_units() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let gateway = database.gateway().await;
     let account = gateway.account(&customer).await;
-    // Free: 100 calls. Two leases of odd sizes, and a rest in the pool.
+    // Free: 100 calls. Afterwards the gateway holds leases of different sizes, and the pool has units left.
     let mut spent = 0;
     for cost in [3, 11, 9] {
         gateway.admit(&account, calls, cost).await.unwrap().spent();
@@ -115,7 +115,7 @@ async fn a_fenced_run_gets_no_lease_and_the_next_one_does() {
     let (granted, _) = database.pools().await;
 
     database.set_run_state(gateway.run, "fencing").await;
-    // What is held is spent on; then nothing more comes.
+    // Held units are still spent. After that, every request is refused.
     let mut admitted = 1;
     while let Ok(admission) = gateway.admit(&account, calls, 1).await {
         admission.spent();
@@ -137,13 +137,13 @@ async fn a_fenced_run_gets_no_lease_and_the_next_one_does() {
     assert_eq!(
         live.iter().map(|(_, units)| units).sum::<i64>(),
         granted,
-        "the fenced run's are left to settling"
+        "the leases of the fenced run remain until it is settled"
     );
     assert!(live.iter().all(|(run, _)| *run != next.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spooling_run_gets_leases_as_a_live_one() {
+async fn a_spooling_run_gets_leases_like_a_live_one() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let gateway = database.gateway().await;
@@ -158,7 +158,7 @@ async fn a_spooling_run_gets_leases_as_a_live_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn return_all_waits_for_requests_under_way() {
+async fn return_all_waits_for_requests_in_progress() {
     let database = Database::open().await;
     let customer = database.customer().await;
     let gateway = database.gateway().await;
@@ -170,7 +170,7 @@ async fn return_all_waits_for_requests_under_way() {
     }
     let (spent, failed) = (held.split_off(3), held);
     let finish = async {
-        eventually("all but what is reserved is given back", async || {
+        eventually("all units except reserved ones are returned", async || {
             (database.pools().await.0 == 9).then_some(())
         })
         .await;

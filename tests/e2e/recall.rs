@@ -1,5 +1,5 @@
-//! Limits are hard and honest over several gateways, as clients see it: what one gateway holds is recalled before another
-//! refuses, and a refusal costs nothing while it is known to hold.
+//! Limits are hard and refusals are correct across several gateways, from the view of clients: units that one gateway holds are
+//! recalled before another gateway refuses, and a refusal costs nothing while it is remembered.
 
 use std::{
     future::IntoFuture,
@@ -25,11 +25,11 @@ use crate::SERVICES;
 struct Rig {
     stack: Stack,
     ada: Customer,
-    /// One a gateway.
+    /// One per gateway.
     clients: Vec<Client>,
 }
 
-/// A slow machine is no silent gateway.
+/// With these timeouts a slow machine is not mistaken for a silent gateway.
 fn patient() -> StackOptions {
     let settings = [("RECALL_WAIT", "1.5"), ("QUOTA_WAIT", "20")];
     StackOptions {
@@ -61,7 +61,7 @@ impl Rig {
             .as_u16()
     }
 
-    /// Spends one unit after the other until it is refused; returns how many, and the refusal.
+    /// Spends single units until a request is refused. Returns the number of accepted requests and the refusal.
     async fn exhaust(&self, gateway: usize) -> (i64, Answer) {
         let mut accepted = 0;
         loop {
@@ -74,7 +74,7 @@ impl Rig {
         }
     }
 
-    /// Refused at every gateway, and remembered there.
+    /// Asserts that every gateway refuses twice. The second refusal comes from memory.
     async fn is_refused_everywhere(&self) {
         for gateway in 0..self.clients.len() {
             for _ in 0..2 {
@@ -85,14 +85,14 @@ impl Rig {
 
     async fn is_admitted_soon(&self, gateway: usize) {
         let since = Instant::now();
-        eventually("it is admitted", async || {
+        eventually("a request is admitted", async || {
             (self.status(gateway).await == 200).then_some(())
         })
         .await;
         assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
     }
 
-    /// A counter of all gateways together, such as `refusals_total{source="asked"}`.
+    /// The sum of a counter over all gateways, such as `refusals_total{source="asked"}`.
     async fn metric(&self, name: &str) -> u64 {
         let each = (0..self.clients.len()).map(|gateway| self.metric_of(gateway, name));
         join_all(each).await.iter().sum()
@@ -105,7 +105,7 @@ impl Rig {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_gateways_with_64_clients_admit_the_limit_refuse_honestly_and_then_without_asking() {
+async fn four_gateways_admit_exactly_the_limit_and_remember_their_refusals() {
     const LIMIT: i64 = 1_500;
     const REFUSALS: usize = 40;
     let rig = Rig::start(4, LIMIT).await;
@@ -126,7 +126,7 @@ async fn four_gateways_with_64_clients_admit_the_limit_refuse_honestly_and_then_
     let calls = calls.into_inner().unwrap();
     let admitted = calls.iter().filter(|(_, _, admitted)| *admitted);
     assert_eq!(admitted.clone().count() as i64, LIMIT);
-    // Each admitted call costs one unit, so at the first refusal all of them were spent, or reserved by calls under way.
+    // Each admitted call costs one unit, so at the first refusal all units were spent, or reserved by calls in progress.
     let first_refusal = calls
         .iter()
         .filter(|(_, _, admitted)| !admitted)
@@ -145,7 +145,7 @@ async fn four_gateways_with_64_clients_admit_the_limit_refuse_honestly_and_then_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_raised_limit_and_a_correction_void_refusals_within_a_second() {
+async fn a_raised_limit_and_a_correction_discard_refusals_within_a_second() {
     let rig = Rig::start(2, 60).await;
     let (accepted, refusal) = rig.exhaust(0).await;
     assert_eq!(accepted, 60);
@@ -191,7 +191,7 @@ async fn a_raised_limit_and_a_correction_void_refusals_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn units_of_calls_that_fail_upstream_are_admitted_at_the_other_gateway() {
+async fn units_of_calls_that_fail_upstream_are_available_at_the_other_gateway() {
     let release = Arc::new(Semaphore::new(0));
     let upstream_life = Lifecycle::new();
     let options = StackOptions {
@@ -204,7 +204,7 @@ async fn units_of_calls_that_fail_upstream_are_admitted_at_the_other_gateway() {
         assert_eq!(answer.status, 500);
     };
     let refusing = async {
-        eventually("they are under way", async || {
+        eventually("the calls are in progress", async || {
             let local = rig.metric("admitted_total{source=\"local\"}").await;
             let asked = rig.metric("admitted_total{source=\"postgres\"}").await;
             (local + asked == 10).then_some(())
@@ -224,7 +224,7 @@ async fn units_of_calls_that_fail_upstream_are_admitted_at_the_other_gateway() {
     upstream_life.stop();
 }
 
-/// Fails every request, and not before it is released.
+/// An upstream that fails every request, but only after its release.
 async fn failing_upstream(release: Arc<Semaphore>, life: &Lifecycle) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -238,13 +238,17 @@ async fn failing_upstream(release: Arc<Semaphore>, life: &Lifecycle) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_gateway_that_holds_units_slows_nobody_down() {
+async fn a_paused_gateway_that_holds_units_slows_no_client_down() {
     let mut rig = Rig::start_with(3, 200, StackOptions::default()).await;
     assert_eq!(rig.status(0).await, 200);
     assert_eq!(rig.status(1).await, 200);
     rig.stack.gateways[0].service.pause().unwrap();
     let (accepted, _) = rig.exhaust(1).await;
-    assert_eq!(accepted, 200 - 1 - 16, "what the stopped one holds is out of reach");
+    assert_eq!(
+        accepted,
+        200 - 1 - 16,
+        "the units of the paused gateway are not available"
+    );
     let began = Instant::now();
     let mut refused = 0;
     while began.elapsed() < Duration::from_secs(3) || refused < 20 {
@@ -258,14 +262,17 @@ async fn a_stopped_gateway_that_holds_units_slows_nobody_down() {
         "once a second, not at every request: {incomplete} in {seconds} s of {refused} requests"
     );
     let timed_out = rig.metric_of(1, "recalls_timed_out_total").await;
-    assert_eq!(timed_out, 1, "it is not waited for again");
+    assert_eq!(timed_out, 1, "no request waits for it again");
 
     rig.stack.gateways[0].service.resume().unwrap();
     let since = Instant::now();
     let mut more = 0;
     while more < 15 {
         more += i64::from(rig.status(2).await == 200);
-        assert!(since.elapsed() < Duration::from_secs(15), "{more} of 15 came back");
+        assert!(
+            since.elapsed() < Duration::from_secs(15),
+            "{more} of 15 units came back"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     rig.is_refused_everywhere().await;
@@ -275,7 +282,7 @@ async fn a_stopped_gateway_that_holds_units_slows_nobody_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn far_from_its_limit_a_counter_asks_postgres_for_less_than_one_request_in_a_hundred() {
     let rig = Rig::start(2, 1_000_000).await;
-    // Sixteen clients at full speed, from a cold counter on.
+    // Sixteen clients at full speed, starting with a cold counter.
     let until = Instant::now() + Duration::from_secs(3);
     let client = async |client: &Client| {
         let mut accepted = 0;

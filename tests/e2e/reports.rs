@@ -1,4 +1,4 @@
-//! Metered usage: what is reported to Stripe is what ClickHouse has counted, whatever fails on the way.
+//! Metered usage: Stripe gets exactly the units that ClickHouse has counted, whatever fails on the way.
 
 mod faults;
 mod killed;
@@ -63,7 +63,7 @@ async fn a_correction_lowers_stripes_units_and_an_unexplained_loss_is_never_sent
     rig.correct(&account, month(0), "api_call", 30).await;
     assert_eq!(rig.step().await.sent.delivered, 1);
     assert_eq!(rig.told(&account, month(0), "api_call"), 120);
-    // Up and down between the same numbers: these are other reports, not repetitions.
+    // The numbers rise and fall between the same values: each change is a new report, not a repetition.
     for _ in 0..3 {
         rig.use_units(&account, month(0), "api_call", &[30]).await;
         rig.step().await;
@@ -125,7 +125,7 @@ async fn a_refused_customer_is_parked_and_the_others_continue() {
     rig.stripe.advance_by(2 * HOUR);
     let usage = accounts.iter().map(|account| (account.id, "api_call", 1));
     rig.insert(month(0), usage, Uuid::nil()).await;
-    assert_eq!(rig.step().await.sent.delivered, 18, "parked ones are left alone");
+    assert_eq!(rig.step().await.sent.delivered, 18, "parked reports are not retried");
 
     let page = Page {
         limit: None,
@@ -218,7 +218,7 @@ async fn two_thousand_accounts_are_reported_in_seconds() {
     let began = Instant::now();
     let step = rig.step().await;
     let took = began.elapsed();
-    println!("{count} accounts told of in {took:.2?}");
+    println!("{count} accounts reported in {took:.2?}");
     assert_eq!(step.sent.delivered, count as u64);
     // One call after the other would take 30 ms for each account.
     assert!(took < Duration::from_millis(count as u64 * 30), "{took:?}");

@@ -1,4 +1,4 @@
-//! No log contains a secret: a complete run of the system with all its failures, at the most verbose log level, is searched for
+//! No log contains a secret. A full run of the system with all its failures, at the most verbose log level, is searched for
 //! every secret that was used in it.
 
 use std::{fs, path::Path, process::Stdio};
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::SERVICES;
 
-/// Not that of any server: what refuses it, or cannot be reached, has it in its hands.
+/// Not the password of any server. It is sent to servers that refuse it or cannot be reached.
 const PASSWORD: &str = "hunter2-of-the-test";
 
-/// All levels of all crates, ours and others'.
+/// All levels of all crates, including dependencies.
 const ALL: &str = "trace";
 
 /// Starts a service whose servers are missing or refuse it. Returns its log until it ended or was stopped.
@@ -36,14 +36,14 @@ async fn failing(service: &str, env: &[(&str, String)]) -> Result<String> {
         command.env(name, value);
     }
     let mut child = command.spawn()?;
-    let stderr = child.stderr.take().context("no standard error")?;
+    let stderr = child.stderr.take().context("standard error is not piped")?;
     let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stderr));
     let mut said = String::new();
     let reading = async {
         while let Some(line) = lines.next_line().await? {
             said.push_str(&line);
             said.push('\n');
-            // It retries forever. By now the log shows how.
+            // The service retries forever. By now the log shows the failure.
             if said.matches("trying again").count() >= 3 {
                 break;
             }
@@ -52,13 +52,13 @@ async fn failing(service: &str, env: &[(&str, String)]) -> Result<String> {
     };
     tokio::time::timeout(std::time::Duration::from_secs(30), reading)
         .await
-        .with_context(|| format!("{service} with {env:?} says nothing of its trouble"))??;
+        .with_context(|| format!("{service} with {env:?} does not log its failure"))??;
     child.kill().await?;
     Ok(said)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_log_of_a_run_holds_a_secret() {
+async fn no_log_of_a_run_contains_a_secret() {
     let env = || {
         vec![
             ("LOG_FILTER", ALL.to_owned()),
@@ -97,7 +97,7 @@ async fn no_log_of_a_run_holds_a_secret() {
     };
     let (get, post) = (Method::GET, Method::POST);
 
-    // Well used.
+    // Valid requests.
     let usage = json!({ "usage_type": "api_call", "cost_units": 1 });
     for url in [
         format!("{gateway}/api/posts/search"),
@@ -135,7 +135,7 @@ async fn no_log_of_a_run_holds_a_secret() {
     .await;
     assert_eq!(session.status, 201, "{session:?}");
 
-    // Wrong use: each is refused, and some log says so.
+    // Invalid requests: each is refused, and some of them are logged.
     let in_urls = |key: &str| {
         vec![
             format!("{gateway}/api/x?api_key={key}"),
@@ -182,7 +182,7 @@ async fn no_log_of_a_run_holds_a_secret() {
     })
     .await;
 
-    // Its servers disappear and come back: the services reconnect.
+    // A server disappears and comes back, so the services reconnect.
     stack.nats.restart().await.unwrap();
     eventually("the gateway serves again", async || {
         let answer = http.post(&url, &second_key, &usage).await.ok()?;
@@ -252,7 +252,7 @@ async fn no_log_of_a_run_holds_a_secret() {
         ("an API key", &customer.key),
         ("another API key", &second_key),
         ("an unknown API key", &unknown_key),
-        ("a cut API key", &cut_key),
+        ("a truncated API key", &cut_key),
         ("the admin token", &stack.admin_token),
         ("Stripe's key", &stripe_key),
         ("Stripe's webhook secret", &webhook_secret),

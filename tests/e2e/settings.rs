@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use crate::SERVICES;
 
-/// Of every service.
+/// Settings that every service has, each with an invalid value.
 const COMMON: &[(&str, &str, &str)] = &[
     ("--admin-addr", "ADMIN_ADDR", "9090"),
     ("--log-format", "LOG_FORMAT", "xml"),
@@ -79,7 +79,7 @@ const BILLING_SERVICE: &[(&str, &str, &str)] = &[
 
 fn start(service: &[&str], env: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(SERVICES);
-    // Settings of whoever runs the tests are not ours.
+    // Do not inherit settings from the environment of the tests.
     command.env_clear().arg("service").args(service).args(args);
     command.envs(env.iter().copied()).output().unwrap()
 }
@@ -95,7 +95,7 @@ fn assert_refused(output: &Output, named: &[&str]) {
 }
 
 #[test]
-fn a_wrong_setting_ends_every_service_with_exit_code_2_and_is_named() {
+fn a_wrong_setting_ends_every_service_with_exit_code_2_and_its_name() {
     for (service, settings) in [
         (&["gateway"][..], &[COMMON, GATEWAY][..]),
         (&["ingestor"], &[COMMON, INGESTOR]),
@@ -170,7 +170,7 @@ fn sub_commands_take_the_connections_of_their_service() {
             .flat_map(|pair| [pair[0].to_owned(), format!("{}{nowhere}", pair[1])])
             .collect();
         let mut args: Vec<&str> = flags.iter().map(String::as_str).collect();
-        // Only this is wrong: the rest is accepted where it stands.
+        // Only this setting is wrong. All others are accepted.
         args.extend(["--log-filter", "loud"]);
         let output = start(service, &[], &args);
         assert_refused(&output, &["LOG_FILTER"]);

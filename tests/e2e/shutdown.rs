@@ -1,4 +1,4 @@
-//! Stopping and dying: what was answered is stored, what was held comes back.
+//! Stopping and dying: acknowledged events are stored, and held units are returned.
 
 use std::{
     convert::Infallible,
@@ -20,11 +20,11 @@ use tokio::{
 
 use crate::SERVICES;
 
-/// Clients that spend one unit after the other until told to stop, and count what was accepted.
+/// Clients that spend single units until `stop` is set, and count the accepted requests.
 async fn load(client: &Client, clients: usize, stop: Arc<AtomicBool>, accepted: Arc<AtomicU64>) {
     let one = async || {
         while !stop.load(Ordering::Relaxed) {
-            // A gateway that went away refuses connections, or cuts one before it read the request.
+            // A stopped gateway refuses connections, or closes one before it has read the request.
             if let Ok(answer) = client.spend("api_call", 1).await
                 && answer.status == 200
             {
@@ -51,11 +51,11 @@ async fn sigterm_under_load_loses_nothing_and_gives_everything_back() {
     let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients = [Client::new(stack.gateway(0), &ada), Client::new(stack.gateway(1), &ada)];
     let stopping = async {
-        // Well under way, then one of each kind is stopped, and then the rest.
+        // Under load, one gateway and one ingestor are stopped first, then the other gateway.
         let reached = |count| {
             let accepted = accepted.clone();
             async move {
-                eventually("load is under way", async || {
+                eventually("requests are accepted under load", async || {
                     (accepted.load(Ordering::Relaxed) >= count).then_some(())
                 })
                 .await;
@@ -85,11 +85,7 @@ async fn sigterm_under_load_loses_nothing_and_gives_everything_back() {
     .fetch_one(&stack.pool)
     .await
     .unwrap();
-    assert_eq!(
-        (granted, live),
-        (accepted as i64, 0),
-        "what was not spent was given back"
-    );
+    assert_eq!((granted, live), (accepted as i64, 0), "unspent units were returned");
     let runs: Vec<String> = sqlx::query_scalar("select distinct state from gateway_runs")
         .fetch_all(&stack.pool)
         .await
@@ -133,9 +129,12 @@ async fn sigterm_with_an_open_event_stream_is_a_normal_end() {
 
     let ended = stack.gateways[0].service.stop(Duration::from_secs(40)).await.unwrap();
 
-    assert!(ended.success(), "nothing is left, but the gateway ended with {ended}");
+    assert!(
+        ended.success(),
+        "nothing was left in the spool, but the gateway ended with {ended}"
+    );
     let mut rest = Vec::new();
-    // Cut, with or without a reset.
+    // The connection is closed, with or without a reset.
     connection.read_to_end(&mut rest).await.ok();
     stack.assert_stored(ada.account_id, 1, 1).await;
 }
@@ -179,7 +178,7 @@ async fn nats_killed_under_load_ten_times_loses_and_doubles_nothing() {
         futures_util::future::join_all((0..16).map(|_| spending(stop.clone())))
     );
     let (accepted, unknown) = (accepted.load(Ordering::Relaxed), unknown.load(Ordering::Relaxed));
-    let sums = eventually("what was accepted is stored", async || {
+    let sums = eventually("the accepted requests are stored", async || {
         stack
             .sums(ada.account_id)
             .await

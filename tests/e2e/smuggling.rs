@@ -1,5 +1,5 @@
-//! Request smuggling: bytes that two readers could take for different requests. Whatever is sent, the upstream gets requests
-//! that are framed to the letter, each of them was counted, and none is one that hides in another.
+//! Request smuggling: bytes that two parsers could read as different requests. Whatever a client sends, the upstream gets only
+//! well-framed requests, each of them is counted, and none is hidden in another.
 
 mod upstream;
 mod wire;
@@ -12,14 +12,14 @@ use wire::Wire;
 
 use crate::SERVICES;
 
-/// What stands in the bytes of a case: `{path}` is a path of its own, `{host}` and `{key}` are the headers that a request needs,
-/// `{inner}` is a whole request that nobody may see.
+/// Placeholders in the bytes of a case: `{path}` is a path of its own, `{host}` and `{key}` are headers that a request needs,
+/// and `{inner}` is a whole request that must never reach the upstream.
 struct Case {
     name: &'static str,
     sends: &'static str,
-    /// The statuses that are answered, in order.
+    /// The statuses of the responses, in order.
     answers: &'static [u16],
-    /// Whether the connection goes on.
+    /// Whether the connection stays open.
     then: Then,
     /// What the upstream sees: `METHOD target body`.
     upstream: &'static [&'static str],
@@ -29,7 +29,8 @@ struct Case {
 enum Then {
     Open,
     Closed,
-    /// Closed, or not yet: then what comes next is read as the rest of the body that was announced, and what is left is refused.
+    /// The connection is closed, or still expects the announced body. Then the next bytes are read as that body, and the rest
+    /// is refused.
     Refused,
 }
 
@@ -50,7 +51,7 @@ const LENGTHS: &[Case] = cases! {
     "chunks, as they should be":
         "POST {path} HTTP/1.1\r\n{host}{key}Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
         => [200], Open, ["POST {path} abc"];
-    // RFC 9112, 6.3: the coding counts, and the connection ends, so that what follows is read by nobody.
+    // RFC 9112, 6.3: the coding takes precedence and the connection ends, so nothing reads the bytes that follow.
     "a length and a coding":
         "POST {path} HTTP/1.1\r\n{host}{key}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}"
         => [200], Closed, ["POST {path} "];
@@ -113,14 +114,14 @@ const BYTES: &[Case] = cases! {
     "two spaces": "GET  {path} HTTP/1.1\r\n{host}{key}\r\n" => [400], Closed, [];
     "a request line of nothing": " {path} HTTP/1.1\r\n{host}{key}\r\n" => [400], Closed, [];
     "an empty line before the request": "\r\nGET {path} HTTP/1.1\r\n{host}{key}\r\n" => [200], Open, ["GET {path} "];
-    // RFC 9112, 2.2: a line feed alone may end a line. What follows it is then a header to all who come after.
+    // RFC 9112, 2.2: a line feed alone may end a line. The text after it is then a header for every later reader.
     "line feeds alone": "GET {path} HTTP/1.1\nHost: a.example\nAuthorization: Bearer {secret}\n\n" => [200], Open, ["GET {path} "];
     "a coding behind a line feed":
         "POST {path} HTTP/1.1\r\n{host}{key}Content-Length: 5\r\nX-A: 1\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}"
         => [200], Closed, ["POST {path} "];
 };
 
-/// Which request, and for which host.
+/// The request target and the host.
 const TARGETS: &[Case] = cases! {
     "no host": "GET {path} HTTP/1.1\r\n{key}\r\n" => [400], Closed, [];
     "two hosts": "GET {path} HTTP/1.1\r\n{host}Host: b.example\r\n{key}\r\n" => [400], Closed, [];
@@ -162,7 +163,7 @@ const CHUNKS: &[Case] = cases! {
     "a trailer that is none": "POST {path} HTTP/1.1\r\n{host}{key}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n{inner}" => [400], Closed, [];
 };
 
-/// Headers of one connection, and changes of protocol.
+/// Hop-by-hop headers and protocol changes.
 const HOPS: &[Case] = cases! {
     "a header that Connection names": "GET {path} HTTP/1.1\r\n{host}{key}Connection: close, X-Hop\r\nX-Hop: 1\r\n\r\n" => [200], Closed, ["GET {path} "];
     "Connection names the length": "POST {path} HTTP/1.1\r\n{host}{key}Connection: Content-Length\r\nContent-Length: 3\r\n\r\nabc" => [200], Open, ["POST {path} abc"];
@@ -178,7 +179,7 @@ const HOPS: &[Case] = cases! {
     "an expectation that nobody knows": "POST {path} HTTP/1.1\r\n{host}{key}Expect: miracles\r\nContent-Length: 3\r\n\r\nabc" => [200], Open, ["POST {path} abc"];
 };
 
-/// What no request of a client brings to the upstream.
+/// Headers that never reach the upstream.
 const NEVER_PASSED: &[&str] = &[
     "authorization",
     "connection",
@@ -195,7 +196,7 @@ const NEVER_PASSED: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_hides_in_another_and_each_that_is_passed_on_is_counted() {
+async fn no_request_hides_in_another_and_each_forwarded_request_is_counted() {
     let upstream = Upstream::start().await.unwrap();
     let options = StackOptions {
         upstream_url: Some(upstream.url.clone()),
@@ -223,7 +224,7 @@ async fn no_request_hides_in_another_and_each_that_is_passed_on_is_counted() {
         wrong.join("\n")
     );
 
-    // Each that the upstream answered costs its unit, and nothing else does.
+    // Each request that the upstream answered costs one unit, and nothing else is charged.
     let charged = eventually("all of them are stored", async || {
         let query = "select toUInt64(countIf(cost_units > 0)) as charged, toUInt64(sum(cost_units)) as units,
                             toUInt64(countIf(endpoint = '/api/smuggled')) as smuggled
@@ -236,7 +237,8 @@ async fn no_request_hides_in_another_and_each_that_is_passed_on_is_counted() {
     assert_eq!(charged, (served, served, 0));
 }
 
-/// Sends a case's bytes. The number of requests that the upstream answered, or what was not as it should be.
+/// Sends the bytes of a case. Returns the number of requests that the upstream answered, or an error that describes the
+/// difference.
 async fn check(case: &Case, n: usize, gateway: &str, customer: &Customer, upstream: &Upstream) -> Result<u64> {
     let path = format!("/api/case-{n}");
     let filled = |text: &str| {
@@ -256,7 +258,7 @@ async fn check(case: &Case, n: usize, gateway: &str, customer: &Customer, upstre
     if answers != case.answers {
         bail!("answered {answers:?}, not {:?}", case.answers);
     }
-    // One more request ends it: what was left of the bytes would be answered, or be read as part of it.
+    // A probe at the end: bytes left over from the case would be answered, or would be read as part of the probe.
     wire.send(filled("GET /api/probe HTTP/1.1\r\n{host}{key}\r\n").as_bytes())
         .await;
     let probed = wire.answer().await?;
@@ -280,7 +282,7 @@ async fn check(case: &Case, n: usize, gateway: &str, customer: &Customer, upstre
     Ok(told.len() as u64)
 }
 
-/// What the upstream should not have got, or got more or less than once.
+/// Something that the upstream should not get, or that is missing or repeated.
 fn foreign(request: &Request, customer: &Customer) -> Option<String> {
     for (name, value) in &request.headers {
         let name = name.to_ascii_lowercase();
@@ -296,7 +298,8 @@ fn foreign(request: &Request, customer: &Customer) -> Option<String> {
         named.map(|(_, value)| value.as_str()).collect()
     };
     if all("x-trendit-account") != [customer.account_id.to_string()] {
-        return Some("no account of ours".to_owned());
+        return Some("not exactly our account header".to_owned());
     }
-    (all("x-forwarded-for") != ["127.0.0.1"] || all("x-request-id").len() != 1).then(|| "no origin of ours".to_owned())
+    (all("x-forwarded-for") != ["127.0.0.1"] || all("x-request-id").len() != 1)
+        .then(|| "not exactly our origin headers".to_owned())
 }

@@ -1,4 +1,4 @@
-//! While NATS is away: what is accepted is stored once, nothing is refused that the spool has room for, limits stay exact.
+//! NATS is unavailable: accepted events are stored once, nothing is refused while the spool has room, and limits stay exact.
 
 mod bounds;
 mod faults;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::SERVICES;
 
-/// A stack, and a customer with room for any load.
+/// A stack, and a customer with a very high limit.
 async fn stack(gateways: usize, gateway_env: &[(&'static str, &str)]) -> (Stack, Customer) {
     let options = StackOptions {
         gateways,
@@ -45,7 +45,7 @@ async fn customer(stack: &Stack, name: &str, limit: i64) -> Customer {
     customer
 }
 
-/// Clients that spend one unit after the other and note what they are told.
+/// Clients that spend single units and record the responses.
 struct Load {
     told: Arc<Told>,
     stop: Arc<AtomicBool>,
@@ -58,7 +58,7 @@ struct Told {
     refused: AtomicU64,
     over_limit: AtomicU64,
     unknown: AtomicU64,
-    /// No answer: the gateway was killed.
+    /// No response: the gateway was killed.
     cut: AtomicU64,
     slowest_ms: AtomicU64,
 }
@@ -85,7 +85,7 @@ impl Load {
                     let took = began.elapsed().as_millis() as u64;
                     told.slowest_ms.fetch_max(took, Relaxed);
                     if !std::ptr::eq(counter, &told.accepted) {
-                        // A client that was told to come back later.
+                        // A refused client waits before it retries.
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                 }
@@ -101,7 +101,7 @@ impl Load {
     async fn accepts(&self, more: u64) {
         let before = self.told.accepted.load(Relaxed);
         let enough = async || (self.told.accepted.load(Relaxed) >= before + more).then_some(());
-        eventually("more is accepted", enough).await;
+        eventually("more requests are accepted", enough).await;
     }
 
     async fn end(self) -> Arc<Told> {
@@ -124,14 +124,14 @@ impl Told {
     }
 }
 
-/// The ledger check, when some outcomes are not known: every accepted request is stored, none twice, none invented.
+/// The ledger check if some outcomes are unknown: every accepted request is stored, none twice, and no others.
 async fn assert_stored_between(stack: &Stack, customer: &Customer, told: &Told) -> u64 {
     let [accepted, _, _, unknown, cut] = told.counts();
     let stored = async || {
         let sums = stack.sums(customer.account_id).await.ok()?;
         (sums.events >= accepted).then_some(sums)
     };
-    let sums = eventually("what was accepted is stored", stored).await;
+    let sums = eventually("the accepted requests are stored", stored).await;
     assert_eq!(sums.events, sums.distinct, "nothing is stored twice");
     assert!(
         (accepted..=accepted + unknown + cut).contains(&sums.events),
@@ -141,7 +141,7 @@ async fn assert_stored_between(stack: &Stack, customer: &Customer, told: &Told) 
     sums.events
 }
 
-/// A figure of a gateway's metrics.
+/// The value of one of a gateway's metrics.
 async fn metric(stack: &Stack, gateway: usize, name: &str) -> f64 {
     stack.gateways[gateway].service.metric(name).await.unwrap()
 }
@@ -172,7 +172,7 @@ async fn is_drained(stack: &Stack) {
     .await;
 }
 
-/// Units that are granted and not given back.
+/// Units that are granted and not returned.
 async fn granted(stack: &Stack) -> i64 {
     sqlx::query_scalar("select coalesce(sum(granted_units), 0)::bigint from quota_pool")
         .fetch_one(&stack.pool)
@@ -184,7 +184,7 @@ fn spool_dir(stack: &Stack, gateway: usize) -> PathBuf {
     stack.data.path().join("spool").join(format!("gateway-{}", gateway + 1))
 }
 
-/// Directories of runs that are in a gateway's spool.
+/// The run directories in a gateway's spool.
 fn runs_in(dir: PathBuf) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! Subscriptions against Stripe's double: the whole life of one, over the API and by webhooks, with the clock turned, in every
-//! order of events, under faults, and what bad input gets.
+//! Subscriptions with the fake Stripe: the whole life cycle over the API and by webhooks, with a controlled clock, in every
+//! order of events, under faults, and with bad input.
 
 mod bad_input;
 mod catalogue;

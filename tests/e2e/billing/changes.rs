@@ -142,7 +142,7 @@ async fn concurrent_assignments_leave_one_current_subscription() {
             .fetch_one(&worker.pool)
             .await
             .unwrap();
-    assert_eq!(unended, 0, "what was replaced has an end");
+    assert_eq!(unended, 0, "the replaced subscription has an end");
 }
 
 #[tokio::test]

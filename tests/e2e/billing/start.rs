@@ -41,7 +41,7 @@ async fn a_start_that_loses_postgres_starts_over() {
         let dropped = async {
             let first = drop_waiting(pool).await;
             let second = drop_waiting(pool).await;
-            assert_ne!(first, second, "it asked again");
+            assert_ne!(first, second, "it connected again");
             held.commit().await.unwrap();
         };
         let (started, ()) = tokio::join!(started, dropped);

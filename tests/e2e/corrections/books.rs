@@ -42,7 +42,7 @@ impl Books {
             let answer = self.client.spend(usage_type, *cost).await.unwrap().ok().unwrap();
             events.push(answer["event_id"].as_str().unwrap().parse().unwrap());
         }
-        eventually("what was spent is stored", async || {
+        eventually("the spent units are stored", async || {
             let stored = "select event_id from usage_events where account_id = ? and usage_type = ?";
             let query = self.stack.clickhouse.query(&format!("select count() from ({stored})"));
             let rows = query
@@ -121,9 +121,9 @@ impl Books {
                  = (o.account_id, o.usage_type, o.period_start, o.ts, o.endpoint, o.method, o.ip_address, o.subscription_id)
                  and toString(c.lease_id) = '00000000-0000-0000-0000-000000000000'
              order by toString(c.event_id)";
-        // Nobody writes any more, so this is final.
+        // Nobody writes any more, so this result is final.
         let in_stream = events_in_stream(&self.stack).await;
-        eventually("all that is in the stream is in ClickHouse", async || {
+        eventually("every event of the stream is in ClickHouse", async || {
             let rows = self
                 .stack
                 .clickhouse

@@ -140,7 +140,7 @@ async fn a_worker_that_counts_as_dead_publishes_nothing_more() {
         .execute(&admin.db)
         .await
         .unwrap();
-    eventually("what it was handed waits again", async || {
+    eventually("its corrections wait again", async || {
         let resolved = resolve::step(&admin.db, &admin.clickhouse, &client).await.unwrap();
         (resolved.not_stored == 1).then_some(())
     })

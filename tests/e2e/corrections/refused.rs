@@ -126,7 +126,7 @@ async fn an_impossible_correction_is_refused_as_a_whole_with_the_reason() {
     let mut request = books.request(json!([void(&bobs)]));
     request["account_id"] = json!(bob.account_id);
     books.correct(&request).await.ok().unwrap();
-    eventually("bob's is taken back", async || {
+    eventually("bob's event is corrected", async || {
         let sums = books.stack.sums(bob.account_id).await.unwrap();
         (sums.units == 0 && sums.events == 2).then_some(())
     })

@@ -8,15 +8,15 @@ pub struct Document {
     /// From the repository's root: `docs/api.md`.
     pub path: String,
     pub fences: Vec<Fence>,
-    /// What a link can name behind `#`.
+    /// The anchors that a link can name after `#`.
     pub anchors: HashSet<String>,
-    /// Targets of links.
+    /// The targets of links.
     pub links: Vec<Found>,
-    /// What stands between backticks.
+    /// The text of code spans.
     pub code: Vec<Found>,
-    /// Rows of tables, as cells.
+    /// The rows of tables, as cells.
     pub rows: Vec<Vec<String>>,
-    /// What is wrong with its fences.
+    /// Errors in its fences.
     pub mistakes: Vec<String>,
 }
 
@@ -25,7 +25,7 @@ pub struct Found {
     pub line: usize,
 }
 
-/// README.md and its neighbours, and everything in docs/, in the order of their names.
+/// README.md and the other documents beside it, and everything in docs/, sorted by name.
 pub fn all(root: &Path) -> Vec<Document> {
     let mut paths = vec!["CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"]
         .into_iter()
@@ -121,7 +121,7 @@ impl Document {
     }
 }
 
-/// As GitHub names a heading.
+/// The anchor that GitHub generates for a heading.
 fn slug(heading: &str) -> String {
     let kept = heading.to_lowercase();
     let kept = kept

@@ -1,13 +1,14 @@
-//! Compares what was answered with what a document shows. Shapes are compared, not values: ids and times change from run to run.
+//! Compares an output with the text in a document. Shapes are compared, not values, because ids and times change from run to
+//! run.
 //!
-//! - JSON: the same keys, each with a value of the same type. `"…": …` as a key allows further keys; an empty array or an empty
-//!   string allows anything of its type. `error` and `status` are compared as they are.
-//! - Text: `…` stands for anything; numbers may differ; spaces are one space.
+//! - JSON: the same keys, each with a value of the same type. The key `"…"` allows further keys. An empty array or an empty
+//! string allows anything of its type. `error` and `status` must be equal.
+//! - Text: `…` matches anything, numbers may differ, and any amount of space is one space.
 //! - A response: the status, every header that is shown (as text), and the body if one is shown.
 
 use serde_json::Value;
 
-/// What a block produced.
+/// The output of a block.
 #[derive(Clone, Debug, Default)]
 pub struct Output(pub String);
 
@@ -20,7 +21,7 @@ impl Output {
         }
     }
 
-    /// Head and body of the last response; interim ones come before it.
+    /// Head and body of the final response, without the interim responses before it.
     fn response(&self) -> Option<(&str, &str)> {
         let mut rest = self.0.as_str();
         loop {
@@ -43,14 +44,14 @@ pub fn json(expected: &str, output: &Output) -> Result<(), String> {
     let expected: Value = serde_json::from_str(expected).map_err(|error| format!("the document's JSON: {error}"))?;
     let actual = output.body();
     let actual: Value = serde_json::from_str(actual).map_err(|error| format!("{error}: {actual}"))?;
-    shape(&expected, &actual, "$").map_err(|difference| format!("{difference}\nit answered {actual}"))
+    shape(&expected, &actual, "$").map_err(|difference| format!("{difference}\nthe response is {actual}"))
 }
 
 fn shape(expected: &Value, actual: &Value, at: &str) -> Result<(), String> {
     match (expected, actual) {
         (Value::Object(expected), Value::Object(actual)) => {
             for (key, expected) in expected.iter().filter(|(key, _)| *key != "…") {
-                let actual = actual.get(key).ok_or_else(|| format!("{at}.{key} is not there"))?;
+                let actual = actual.get(key).ok_or_else(|| format!("{at}.{key} is missing"))?;
                 let is_exact = matches!(key.as_str(), "error" | "status") && !expected.is_null();
                 if is_exact && expected != actual {
                     return Err(format!("{at}.{key} is {actual}"));
@@ -65,7 +66,7 @@ fn shape(expected: &Value, actual: &Value, at: &str) -> Result<(), String> {
         (Value::Array(expected), Value::Array(actual)) => match (expected.as_slice(), actual.as_slice()) {
             ([], _) => Ok(()),
             (_, []) => Err(format!("{at} is empty")),
-            // Elements of one kind are shown once; elements that differ are shown one by one.
+            // One element describes all elements of an array. Several elements are compared one by one.
             ([one], all) => all.iter().try_for_each(|actual| shape(one, actual, &format!("{at}[]"))),
             (several, all) if several.len() == all.len() => {
                 let mut pairs = several.iter().zip(all).enumerate();
@@ -77,7 +78,7 @@ fn shape(expected: &Value, actual: &Value, at: &str) -> Result<(), String> {
         | (Value::Bool(_), Value::Bool(_))
         | (Value::Number(_), Value::Number(_))
         | (Value::String(_), Value::String(_)) => Ok(()),
-        _ => Err(format!("{at} is {actual}, not as in {expected}")),
+        _ => Err(format!("{at} is {actual}, which has another type than {expected}")),
     }
 }
 
@@ -100,7 +101,7 @@ pub fn response(expected: &str, output: &Output) -> Result<(), String> {
         return Err(format!("the status is {}\n{}", got.unwrap_or_default(), output.0));
     }
     for line in lines {
-        let (name, value) = line.split_once(':').ok_or_else(|| format!("no header: {line}"))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| format!("not a header: {line}"))?;
         let has = head
             .lines()
             .skip(1)
@@ -117,7 +118,7 @@ pub fn response(expected: &str, output: &Output) -> Result<(), String> {
     }
 }
 
-/// Whether `…` in `expected` can stand for something so that the two are alike.
+/// Whether the texts match when each `…` in `expected` stands for some text.
 fn is_like(expected: &str, actual: &str) -> bool {
     let (expected, actual) = (normal(expected), normal(actual));
     let pieces: Vec<&str> = expected.split('…').collect();
@@ -136,7 +137,7 @@ fn is_like(expected: &str, actual: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// Numbers as 0, spaces as one, none at the ends of lines.
+/// Replaces each number by 0 and each run of spaces by one space, and trims lines.
 fn normal(text: &str) -> String {
     let mut normal = String::new();
     for line in text.lines() {
@@ -173,7 +174,7 @@ fn shapes_are_compared_and_values_are_not() {
 }
 
 #[test]
-fn texts_are_alike_but_for_numbers_and_what_is_left_out() {
+fn texts_may_differ_in_numbers_and_omitted_parts() {
     let printed = Output("plan   sent\nfree    260\nok: 17 = 17\n".into());
     for like in ["plan sent\nfree 1\nok: 2 = 3", "plan sent\n…\nok: 1 = 1", "plan…"] {
         assert_eq!(text(like, &printed), Ok(()), "{like}");

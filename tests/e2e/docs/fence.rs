@@ -1,23 +1,23 @@
-//! A fenced block of a document, and what its info string says must be done with it.
+//! A fenced block of a document, and how its info string says to use it.
 
-/// What a block is for.
+/// How a block is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `sh`: run by bash, in one session for the document.
+    /// `sh`: run by bash, in one session per document.
     Shell(Shell),
     /// `http` that begins with a method: sent as it is.
     Request,
-    /// `http` that begins with `HTTP/1.1`: what the block before it answered.
+    /// `http` that begins with `HTTP/1.1`: the response to the previous block.
     Response,
-    /// `json`: the body that the block before it answered, or what it printed.
+    /// `json`: the response body or the output of the previous block.
     Json,
-    /// `text`: what the block before it printed.
+    /// `text`: the output of the previous block.
     Text,
     /// `sql`: a query that ClickHouse runs.
     Sql,
-    /// `toml plans`: a plan catalogue that can be read.
+    /// `toml plans`: a plan catalogue that must be valid.
     Plans,
-    /// `… no-run reason="…"`: for readers only.
+    /// `… no-run reason="…"`: not run, only for readers.
     NotRun { reason: String },
 }
 
@@ -25,7 +25,7 @@ pub enum Kind {
 pub struct Shell {
     /// `exit=2`: the status that the block must end with.
     pub exit: i32,
-    /// `repeat`: run again until its output is as the next block says.
+    /// `repeat`: run again until the output matches the next block.
     pub repeat: bool,
 }
 
@@ -33,12 +33,12 @@ pub struct Shell {
 pub struct Fence {
     pub kind: Kind,
     pub text: String,
-    /// Of its first line of text, from 1.
+    /// The line of its first line of text, counted from 1.
     pub line: usize,
 }
 
 impl Kind {
-    /// What an info string means; the error says what is wrong with it.
+    /// Parses an info string. The error says what is wrong with it.
     pub fn read(info: &str, text: &str) -> Result<Self, String> {
         let mut words = words(info)?.into_iter();
         let language = words.next().unwrap_or_default();
@@ -59,7 +59,7 @@ impl Kind {
                     match (name.as_str(), value) {
                         ("repeat", None) => shell.repeat = true,
                         ("exit", Some(code)) => shell.exit = code.parse().map_err(|_| format!("exit={code}"))?,
-                        _ => return Err(format!("`sh` has no mark `{name}`")),
+                        _ => return Err(format!("`sh` has no attribute `{name}`")),
                     }
                 }
                 Self::Shell(shell)
@@ -74,16 +74,16 @@ impl Kind {
                 Self::Plans
             }
             "" => return Err("a fence needs an info string".to_owned()),
-            other => return Err(format!("nothing is known to do with `{other}`")),
+            other => return Err(format!("unknown info string `{other}`")),
         };
         match marks.first() {
             None => Ok(kind),
-            Some((name, _)) => Err(format!("`{language}` has no mark `{name}`")),
+            Some((name, _)) => Err(format!("`{language}` has no attribute `{name}`")),
         }
     }
 }
 
-/// A word as `name` or `name=value`.
+/// Splits a word into `name` or `name=value`.
 fn mark(word: String) -> (String, Option<String>) {
     match word.split_once('=') {
         Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -91,7 +91,7 @@ fn mark(word: String) -> (String, Option<String>) {
     }
 }
 
-/// Words between spaces; double quotes keep spaces together.
+/// Splits at spaces, except within double quotes.
 fn words(info: &str) -> Result<Vec<String>, String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
     for letter in info.trim().chars() {

@@ -17,7 +17,7 @@ pub fn settings() -> BTreeMap<String, Option<String>> {
         .collect()
 }
 
-/// From `--help`: `[env: NAME=…] [default: …]`, on one line or on several.
+/// Parses `--help`: `[env: NAME=…] [default: …]`, on one line or on several.
 fn settings_of(service: &str) -> Vec<(String, Option<String>)> {
     let output = Command::new(crate::SERVICES)
         .args(["service", service, "--help"])
@@ -54,7 +54,7 @@ fn is_upper_case(name: &str) -> bool {
     name.len() > 3 && name.starts_with(|first: char| first.is_ascii_uppercase()) && name.chars().all(letters)
 }
 
-/// Names in a document that look like metrics: `gateway_…`, perhaps with labels or a `*` at their end.
+/// Names in a document that look like metrics: `gateway_…`, possibly with labels or a trailing `*`.
 pub fn metrics_in(document: &Document) -> impl Iterator<Item = &Found> {
     let prefixes = ["gateway_", "ingestor_", "billing_", "http_", "idempotency_", "process_"];
     document.code.iter().filter(move |found| {
@@ -64,7 +64,7 @@ pub fn metrics_in(document: &Document) -> impl Iterator<Item = &Found> {
     })
 }
 
-/// The names of the samples that a page of metrics has.
+/// The metric names on a metrics page.
 pub fn metrics_of(page: &str) -> BTreeSet<String> {
     let described = page
         .lines()
@@ -76,8 +76,8 @@ pub fn metrics_of(page: &str) -> BTreeSet<String> {
     described.chain(samples).map(str::to_owned).collect()
 }
 
-/// Whether a service's source names it, should no scrape have it yet: metrics with labels appear with their first value. Error codes
-/// look like metrics and are found here too.
+/// Whether the source of a service contains the metric, for metrics that no scrape shows yet: a metric with labels appears with
+/// its first value. This also finds error codes, which look like metrics.
 pub fn is_registered(metric: &str, sources: &str) -> bool {
     let metric = metric.trim_end_matches("_total").trim_end_matches("_seconds");
     let parts = metric.match_indices('_').map(|(at, _)| &metric[at + 1..]);
@@ -105,7 +105,7 @@ fn add_sources(dir: &Path, text: &mut String) {
     }
 }
 
-/// Tables and columns that a word could mean: what the SQL files name.
+/// The names of tables and columns: all words in the SQL files.
 pub fn words_of_schema(root: &Path) -> BTreeSet<String> {
     let files = ["schema/postgres", "schema/clickhouse"]
         .into_iter()
@@ -121,7 +121,7 @@ pub fn words_of_schema(root: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// What a code span names in the repository, if it looks like a path: `gateway/src/app.rs`, `docs/`.
+/// The path that a code span names in the repository, if it looks like a path: `gateway/src/app.rs`, `docs/`.
 pub fn path_in(code: &str, root: &Path) -> Option<String> {
     let first = code.split('/').next()?;
     let letters = |letter: char| letter.is_alphanumeric() || "-_./".contains(letter);

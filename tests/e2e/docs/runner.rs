@@ -1,4 +1,4 @@
-//! Does what a document shows, block by block, and compares what comes of it with what the document says.
+//! Runs a document block by block and compares each output with the text of the document.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// The first mistake, with the document's line.
+    /// Returns the first error, with its line in the document.
     pub async fn run(&mut self, document: &Document) -> Result<()> {
         let mut last = None;
         for (n, fence) in document.fences.iter().enumerate() {
@@ -35,12 +35,12 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Gives the output that the blocks behind it are compared with.
+    /// Returns the output that the following blocks are compared with.
     async fn fence(&mut self, fence: &Fence, next: Option<&Fence>, last: Option<Output>) -> Result<Option<Output>> {
         match &fence.kind {
             Kind::NotRun { .. } => Ok(None),
             Kind::Shell(shell) if shell.repeat => {
-                let next = next.context("`repeat` needs a block behind it that shows the output")?;
+                let next = next.context("`repeat` needs a following block that shows the output")?;
                 let end = Instant::now() + REPEAT_WITHIN;
                 loop {
                     let output = Output::from(self.session.run(fence, shell).await?);
@@ -62,14 +62,14 @@ impl Runner<'_> {
                 Err(error) => bail!("line {}: {}", error.line, error.problem),
             },
             Kind::Response | Kind::Json | Kind::Text => {
-                let last = last.context("there is no block before it that answers something")?;
+                let last = last.context("there is no previous block with an output")?;
                 compare(fence, &last).map_err(|difference| anyhow!(difference))?;
                 Ok(Some(last))
             }
         }
     }
 
-    /// A request as it stands, with variables filled in; its path says which service it is for.
+    /// Sends a request, with its variables replaced. The path determines the service.
     async fn send(&self, text: &str) -> Result<Output> {
         let text = self.filled_in(text);
         let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -88,7 +88,7 @@ impl Runner<'_> {
             .method(Method::from_bytes(method.as_bytes())?)
             .uri(url);
         for line in lines {
-            let (name, value) = line.split_once(": ").with_context(|| format!("no header: {line}"))?;
+            let (name, value) = line.split_once(": ").with_context(|| format!("not a header: {line}"))?;
             request = request.header(name, value);
         }
         let answer = Http::default()
@@ -104,7 +104,7 @@ impl Runner<'_> {
             .with_context(|| format!("no variable {name}"))
     }
 
-    /// `$NAME` replaced by its value, the longest name first.
+    /// Replaces each `$NAME` by its value, the longest name first.
     fn filled_in(&self, text: &str) -> String {
         let mut variables: Vec<_> = self.variables.iter().collect();
         variables.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
@@ -119,7 +119,7 @@ fn compare(fence: &Fence, output: &Output) -> Result<(), String> {
         Kind::Response => expected::response(&fence.text, output),
         Kind::Json => expected::json(&fence.text, output),
         Kind::Text => expected::text(&fence.text, output),
-        _ => Err("the block behind it shows no output".to_owned()),
+        _ => Err("the following block shows no output".to_owned()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! One bash for a document: its blocks run in it one after the other, so variables of earlier blocks stay.
+//! One bash process per document. All blocks run in it, so variables of earlier blocks stay set.
 
 use std::{
     ffi::OsString,
@@ -17,7 +17,7 @@ use tokio::{
 
 use super::fence::{Fence, Shell};
 
-/// No block of the documentation takes longer.
+/// Longer than any block of the documentation takes.
 const WITHIN: Duration = Duration::from_secs(120);
 
 pub struct Session {
@@ -26,12 +26,12 @@ pub struct Session {
     bash: Child,
     input: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
-    /// Blocks that have run.
+    /// The number of blocks run so far.
     count: usize,
 }
 
 impl Session {
-    /// A shell in a directory of its own that has read `env` and sees nothing else of our environment.
+    /// Starts a shell in its own directory. It reads `env` and inherits nothing else of our environment.
     pub async fn start(dir: &Path, document: &str, env: &Path) -> Result<Self> {
         let dir = dir.join(document.replace('/', "-"));
         fs::create_dir_all(&dir)?;
@@ -63,13 +63,13 @@ impl Session {
         })
     }
 
-    /// Runs a block and gives what it printed. The error holds what it said on standard error.
+    /// Runs a block and returns its output. The error contains its standard error.
     pub async fn run(&mut self, fence: &Fence, shell: &Shell) -> Result<String> {
         self.count += 1;
         let dir = self.dir.join(format!(".block-{}", self.count));
         fs::create_dir_all(&dir)?;
         let (script, out, err) = (dir.join(&self.name), dir.join("out"), dir.join("err"));
-        // Its lines have the numbers that they have in the document: bash's messages name them.
+        // The script has the same line numbers as the document, because bash prints them in its messages.
         fs::write(&script, format!("{}{}\n", "\n".repeat(fence.line - 1), fence.text))?;
         let (script, streams) = (
             script.display(),

@@ -1,4 +1,4 @@
-//! The running system that documents are about: the demo's, with its customers and variables.
+//! The running system that the documents describe: the demo, with its customers and variables.
 
 use anyhow::Result;
 use devstack::{
@@ -17,7 +17,7 @@ pub struct System {
 }
 
 impl System {
-    /// As the demo leaves it: the Free account ada@example.com has no API calls left.
+    /// As in the demo: the Free account ada@example.com has no API calls left.
     pub async fn start() -> Result<Self> {
         let options = StackOptions {
             stripe: true,

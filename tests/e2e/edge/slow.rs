@@ -1,4 +1,4 @@
-//! Clients as slow as can be: each sends a head byte by byte, for ever, and comes again when it is cut off.
+//! Very slow clients: each sends a head byte by byte without an end, and reconnects when it is cut off.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -12,10 +12,10 @@ use std::{
 use tokio::{io::AsyncWriteExt, net::TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Of one address; below what a gateway allows.
+/// Connections per address, below the limit of a gateway.
 const OF_AN_ADDRESS: usize = 900;
 
-/// Goes on until it is dropped.
+/// Continues until it is dropped.
 pub struct Slow {
     open: Arc<AtomicUsize>,
     cut: Arc<AtomicUsize>,
@@ -23,7 +23,7 @@ pub struct Slow {
 }
 
 impl Slow {
-    /// `connections` of them, from addresses of this machine.
+    /// Starts `connections` connections from addresses of this machine.
     pub fn start(server: SocketAddr, connections: usize) -> Self {
         let slow = Self {
             open: Arc::default(),
@@ -39,12 +39,12 @@ impl Slow {
         slow
     }
 
-    /// How many are connected now.
+    /// The number of connections that are open now.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// How often one was cut off.
+    /// How often the server has cut a connection off.
     pub fn cut(&self) -> usize {
         self.cut.load(Relaxed)
     }
@@ -57,7 +57,7 @@ impl Drop for Slow {
 }
 
 async fn crawl(server: SocketAddr, source: Ipv4Addr, open: Arc<AtomicUsize>, cut: Arc<AtomicUsize>) {
-    // Not all at the same moment.
+    // Spread the starts over a second.
     tokio::time::sleep(Duration::from_millis(rand::random_range(0..1_000))).await;
     loop {
         let connected = async {

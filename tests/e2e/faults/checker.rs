@@ -1,4 +1,4 @@
-//! Hand-made histories with one crime in each: every one is convicted of that crime, and of no other.
+//! Hand-made histories with known violations. The checker must report exactly these.
 
 use harness::faults::{
     checker::{self, Crime, Figures, Verdict},
@@ -12,7 +12,7 @@ use schema::{AccountId, EventId, KeyId, LeaseId};
 const PERIOD: i64 = 1_800_000_000;
 const LIMIT: i64 = 100;
 
-/// One account with one key, ten requests of ten units each that were accepted, and what was left in the stores.
+/// One account with one key, ten accepted requests of ten units each, and the matching contents of the stores.
 fn innocent() -> Evidence {
     let (account, key, lease) = (AccountId::new(), KeyId::new(), LeaseId::new());
     let mut evidence = Evidence {
@@ -61,7 +61,7 @@ fn innocent() -> Evidence {
     evidence
 }
 
-/// The n-th, each after the one before.
+/// The n-th attempt. Attempts do not overlap.
 fn attempt(n: u32, outcome: Outcome) -> Attempt {
     Attempt {
         request: RequestId { call: n, item: 0 },
@@ -82,7 +82,7 @@ fn check(evidence: &Evidence) -> (Verdict, Figures) {
     checker::check(evidence)
 }
 
-/// Of exactly these crimes.
+/// Asserts that the checker reports exactly these kinds of violations.
 #[track_caller]
 fn assert_convicted(evidence: &Evidence, of: &[Crime]) {
     let verdict = check(evidence).0;
@@ -97,7 +97,7 @@ fn refused(status: u16, error: &str) -> Outcome {
     }
 }
 
-/// As if the n-th had never reached the stream.
+/// Changes the stores as if the n-th event had never reached the stream.
 fn unstore(evidence: &mut Evidence, n: usize) {
     let row = evidence.rows.remove(n);
     evidence.stream.events.remove(&row.position);
@@ -105,7 +105,7 @@ fn unstore(evidence: &mut Evidence, n: usize) {
 }
 
 #[test]
-fn an_innocent_history_is_not_convicted() {
+fn a_correct_history_has_no_violation() {
     let (verdict, figures) = check(&innocent());
     assert!(verdict.is_clean(), "{:#?}", verdict.examples);
     assert_eq!((figures.requests, figures.accepted), (10, 10));
@@ -113,14 +113,14 @@ fn an_innocent_history_is_not_convicted() {
 }
 
 #[test]
-fn one_that_was_accepted_and_is_not_stored_is_lost() {
+fn an_accepted_event_that_is_not_stored_is_lost() {
     let mut evidence = innocent();
     unstore(&mut evidence, 4);
     assert_convicted(&evidence, &[Crime::Lost]);
 }
 
 #[test]
-fn one_that_is_stored_twice_is_doubled() {
+fn an_event_that_is_stored_twice_is_doubled() {
     let mut evidence = innocent();
     let mut again = evidence.rows[4].clone();
     again.position.seq = 12;
@@ -129,7 +129,7 @@ fn one_that_is_stored_twice_is_doubled() {
     evidence.rows.push(again);
     evidence.pools[0].granted += 10;
     assert_convicted(&evidence, &[Crime::Doubled]);
-    // The same range inserted twice: not a word of it in the stream.
+    // The same range inserted twice: the stream shows nothing of it.
     let mut evidence = innocent();
     evidence.rows.push(evidence.rows[4].clone());
     evidence.pools[0].granted += 10;
@@ -137,7 +137,7 @@ fn one_that_is_stored_twice_is_doubled() {
 }
 
 #[test]
-fn a_row_that_nobody_asked_for_is_invented() {
+fn a_row_that_no_client_sent_is_invented() {
     for request in [None, Some(RequestId { call: 77, item: 0 })] {
         let mut evidence = innocent();
         evidence.history[9].outcome = refused(429, "rate_limit_exceeded");
@@ -152,7 +152,7 @@ fn a_row_that_nobody_asked_for_is_invented() {
 }
 
 #[test]
-fn a_definite_no_is_not_stored_and_an_unknown_one_at_most_once() {
+fn a_refused_event_is_not_stored_and_an_unknown_one_at_most_once() {
     for no in [
         refused(503, "recording_unavailable"),
         refused(401, "invalid_api_key"),
@@ -185,7 +185,7 @@ fn a_failure_is_stored_at_most_once_and_without_units() {
 }
 
 #[test]
-fn a_row_says_what_was_asked_for() {
+fn a_row_matches_its_request() {
     let falsify: [fn(&mut Row); 3] = [
         |row| row.key = KeyId::new(),
         |row| row.units = 9,
@@ -204,7 +204,7 @@ fn a_row_says_what_was_asked_for() {
 #[test]
 fn tries_of_one_operation_are_one_event() {
     let mut evidence = innocent();
-    // The second try was told of the first one's event.
+    // The second try was answered with the event of the first one.
     let event = evidence.rows[8].event;
     evidence.history[9].outcome = Outcome::Accepted { event };
     (evidence.history[8].operation, evidence.history[9].operation) = (Some(8), Some(8));
@@ -220,7 +220,7 @@ fn tries_of_one_operation_are_one_event() {
 }
 
 #[test]
-fn one_past_the_limit_is_over_admitted() {
+fn a_request_past_the_limit_is_over_admitted() {
     let mut evidence = innocent();
     evidence.limits = Limits::default();
     evidence.limits.begin(0, 0, LIMIT - 1);
@@ -228,7 +228,7 @@ fn one_past_the_limit_is_over_admitted() {
 }
 
 #[test]
-fn a_lower_limit_holds_from_when_it_must_have_been_heard() {
+fn a_lower_limit_applies_once_the_gateway_must_know_it() {
     let lowered_at = |completed_ms| {
         let mut evidence = innocent();
         let (usage_type, limit, invoked_ms) = (0, 50, completed_ms);
@@ -251,7 +251,7 @@ fn a_lower_limit_holds_from_when_it_must_have_been_heard() {
     let mut other = lowered_at(-101);
     other.timeline.begin(Some(1), Trouble::Deaf, -200);
     assert_convicted(&other, &[Crime::OverAdmitted]);
-    // Raised again, perhaps: nobody knows.
+    // The limit may have been raised again, with an unknown outcome.
     let mut raised = lowered_at(-101);
     raised.limits.change(Change {
         account: 0,
@@ -264,7 +264,7 @@ fn a_lower_limit_holds_from_when_it_must_have_been_heard() {
 }
 
 #[test]
-fn one_after_the_revocation_is_late() {
+fn a_request_accepted_after_the_revocation_is_late() {
     let revoked_at = |completed_ms| {
         let mut evidence = innocent();
         evidence.revocations.push(Revocation { key: 0, completed_ms });
@@ -295,7 +295,7 @@ fn units_are_spent_or_held() {
     assert_convicted(&evidence, &[]);
     evidence.leases[0].is_live = false;
     assert_convicted(&evidence, &[Crime::PoolDrift]);
-    // On a duplicate, whose unit went back to the pool.
+    // Spent on a duplicate, whose unit was returned to the pool.
     let position = Position {
         shard: 0,
         seq: 13,
@@ -339,14 +339,14 @@ fn every_position_is_a_row_or_dropped() {
 }
 
 #[test]
-fn stripe_has_what_was_counted() {
+fn stripe_has_the_counted_units() {
     let mut evidence = innocent();
     evidence.told[0].stripe = 99;
     assert_convicted(&evidence, &[Crime::StripeDrift]);
 }
 
 #[test]
-fn a_refusal_is_false_when_units_were_left_and_nothing_was_wrong() {
+fn a_refusal_is_false_if_units_were_left_and_nothing_was_in_trouble() {
     let mut evidence = innocent();
     evidence.history[9].outcome = refused(429, "rate_limit_exceeded");
     unstore(&mut evidence, 9);
@@ -360,7 +360,7 @@ fn a_refusal_is_false_when_units_were_left_and_nothing_was_wrong() {
     let number = troubled.timeline.begin(None, Trouble::Elsewhere, 0);
     troubled.timeline.end(number, 10);
     assert_eq!(counted(&troubled), (0, 1));
-    // Ten more may have been reserved by one that nobody can say more of.
+    // Ten more units may have been reserved by a request with an unknown outcome.
     let mut unknown = evidence.clone();
     let mut other = attempt(8, Outcome::Unknown(Doubt::HungUp));
     other.request.call = 20;
@@ -371,18 +371,18 @@ fn a_refusal_is_false_when_units_were_left_and_nothing_was_wrong() {
 }
 
 #[test]
-fn a_gateway_hears_within_a_second_unless_something_kept_it_from_hearing() {
+fn a_gateway_learns_of_a_change_within_a_second_unless_it_is_in_trouble() {
     let mut timeline = Timeline::default();
     assert_eq!(timeline.heard_by(0, 0), 1_000);
     let number = timeline.begin(Some(0), Trouble::Deaf, 500);
     timeline.end(number, 600);
     assert_eq!(timeline.heard_by(0, 0), LOST_MS);
     assert_eq!(timeline.heard_by(1, 0), 1_000);
-    assert_eq!(timeline.heard_by(0, 21_000), 22_000, "it has long recovered");
+    assert_eq!(timeline.heard_by(0, 21_000), 22_000, "the gateway recovered long ago");
     let number = timeline.begin(Some(1), Trouble::Stopped, 900);
     timeline.end(number, 10_900);
     let (stop, aftermath) = (10_000, 20_000);
     assert_eq!(timeline.heard_by(1, 0), LOST_MS + stop + aftermath);
     timeline.begin(None, Trouble::Blind, 0);
-    assert_eq!(timeline.heard_by(2, 0), i64::MAX, "it never ended");
+    assert_eq!(timeline.heard_by(2, 0), i64::MAX, "the trouble never ended");
 }

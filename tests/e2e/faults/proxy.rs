@@ -1,4 +1,4 @@
-//! The fault proxy, between a client and a server that echoes lines and keeps what it was sent.
+//! The fault proxy, between a client and a server that echoes bytes and records them.
 
 use std::{
     net::Ipv4Addr,
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-/// Long for a byte on this machine, short for a test.
+/// Long enough for a byte on this machine, short enough for a test.
 const SOON: Duration = Duration::from_millis(300);
 
 struct Server {
@@ -84,7 +84,7 @@ async fn rig() -> (Server, Proxy, TcpStream) {
 }
 
 #[tokio::test]
-async fn a_cut_resets_what_is_open_and_what_is_new() {
+async fn a_cut_resets_open_and_new_connections() {
     let (_server, proxy, mut stream) = rig().await;
     proxy.set(Weather::Cut);
     assert!(timeout(PATIENCE, stream.read_u8()).await.unwrap().is_err());
@@ -96,7 +96,7 @@ async fn a_cut_resets_what_is_open_and_what_is_new() {
 }
 
 #[tokio::test]
-async fn a_half_open_connection_is_silent_and_delivers_when_it_is_over() {
+async fn a_half_open_connection_delivers_its_bytes_when_the_fault_is_over() {
     let (server, proxy, mut stream) = rig().await;
     proxy.set(Weather::HalfOpen);
     assert!(timeout(SOON, echo(&mut stream, "b")).await.is_err());
@@ -112,7 +112,7 @@ async fn a_request_lost_before_the_write_never_arrives() {
     proxy.set(Weather::LosesRequests);
     assert!(timeout(SOON, echo(&mut stream, "b")).await.is_err());
     proxy.set(Weather::Clear);
-    // Its connection is not one that goes on with a hole in it.
+    // The connection does not continue with missing bytes.
     assert!(timeout(PATIENCE, stream.read_u8()).await.unwrap().is_err());
     let mut again = TcpStream::connect(proxy.address()).await.unwrap();
     assert_eq!(echo(&mut again, "c").await.unwrap(), "c");
@@ -120,7 +120,7 @@ async fn a_request_lost_before_the_write_never_arrives() {
 }
 
 #[tokio::test]
-async fn an_answer_lost_after_the_write_leaves_the_write() {
+async fn a_write_takes_effect_although_its_response_is_lost() {
     let (server, proxy, mut stream) = rig().await;
     proxy.set(Weather::LosesAnswers);
     assert!(timeout(SOON, echo(&mut stream, "b")).await.is_err());

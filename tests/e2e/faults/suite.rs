@@ -1,4 +1,4 @@
-//! The short form of `cargo run --release -p tests --bin faults`: the same code, a minute of it.
+//! The short form of `cargo run --release -p tests --bin faults`: the same code, for about a minute.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use harness::faults::{self, Options, plan};
 use crate::SERVICES;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guarantees_hold_for_a_short_while_of_every_kind_of_fault() {
+async fn guarantees_hold_in_a_short_run_of_the_fault_suite() {
     let seed = u64::from(rand::random::<u32>());
     let mut options = Options::new(SERVICES.into(), seed, Duration::from_secs(40));
     options.calls_per_second = 100.0;
@@ -20,7 +20,7 @@ async fn guarantees_hold_for_a_short_while_of_every_kind_of_fault() {
 }
 
 #[test]
-fn a_seed_gives_one_plan_and_a_long_run_has_every_kind() {
+fn a_seed_determines_the_plan_and_a_long_run_has_every_kind_of_fault() {
     let options = |seed| Options::new(SERVICES.into(), seed, Duration::from_secs(600));
     let steps = options(7).plan();
     assert_eq!(steps, options(7).plan());

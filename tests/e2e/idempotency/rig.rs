@@ -59,11 +59,11 @@ impl Keys {
         self.stack.assert_stored(self.ada.account_id, events, units).await;
     }
 
-    /// Dropped events of the account, each position once, and the pool that has back what they spent: of it is granted what
-    /// is stored, once no gateway holds anything.
+    /// Stops the gateways and waits until the account has this many dropped events, counted once per position. Their
+    /// units are returned to the pool, so the pool has granted exactly the stored units.
     pub async fn assert_returned(&mut self, duplicates: u64, units: i64) {
         self.stop_gateways().await;
-        eventually(&format!("{duplicates} duplicates are kept apart"), async || {
+        eventually(&format!("{duplicates} duplicates are stored separately"), async || {
             (self.duplicates().await? == duplicates).then_some(())
         })
         .await;
@@ -71,14 +71,17 @@ impl Keys {
         assert_eq!(self.returned().await, Some(duplicates));
     }
 
-    /// Of the pool is granted what is stored, and every dropped event has given back its units.
+    /// Waits until the pool has granted exactly the stored units and the units of every dropped event are returned.
     pub async fn assert_all_returned(&self, units: i64) {
         eventually(&format!("{units} units are granted"), async || {
             let granted: i64 = sqlx::query_scalar("select sum(granted_units)::bigint from quota_pool")
                 .fetch_one(&self.stack.pool)
                 .await
                 .ok()?;
-            assert!(granted >= units, "{granted} granted: more came back than was spent");
+            assert!(
+                granted >= units,
+                "{granted} granted: more units were returned than were spent twice"
+            );
             (granted == units && self.returned().await? == self.duplicates().await?).then_some(())
         })
         .await;
@@ -91,7 +94,7 @@ impl Keys {
         }
     }
 
-    /// Dropped events whose units are back.
+    /// Dropped events whose units are returned.
     pub async fn returned(&self) -> Option<u64> {
         let count = "select count(*) from duplicate_returns where returned_units = cost_units";
         let count: i64 = sqlx::query_scalar(count).fetch_one(&self.stack.pool).await.ok()?;

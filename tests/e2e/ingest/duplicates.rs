@@ -55,7 +55,7 @@ async fn dropped(rig: &Rig) -> Option<Dropped> {
 /// The ledger check for both tables.
 async fn assert_exact(rig: &Rig, expected: Expected) {
     rig.assert_stored(expected.stored).await;
-    eventually(&format!("{:?} are kept apart", expected.dropped), async || {
+    eventually(&format!("{:?} are stored separately", expected.dropped), async || {
         dropped(rig)
             .await
             .filter(|there| there.events >= expected.dropped.events)

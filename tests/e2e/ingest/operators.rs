@@ -66,7 +66,7 @@ async fn a_record_of_a_newer_version_stops_its_shard_and_no_other() {
     rig.assert_stored(stored).await;
     assert!(
         rig.manifests().await[0].done_through < lane.last,
-        "it is not passed over"
+        "the record is not skipped"
     );
 }
 

@@ -362,7 +362,7 @@ impl Lane {
 }
 
 impl Load {
-    /// Stops the load and returns what was written.
+    /// Stops the load and returns the written events.
     pub async fn stop(self) -> Written {
         drop(self.stop);
         let mut all = Written::default();

@@ -86,7 +86,7 @@ async fn an_endless_response_is_not_read_and_a_missing_one_times_out_after_15_s(
     // A server must not respond before the request.
     let mut asked = Vec::new();
     while !asked.ends_with(b"}}") {
-        assert_ne!(endless.read_buf(&mut asked).await.unwrap(), 0, "it hung up");
+        assert_ne!(endless.read_buf(&mut asked).await.unwrap(), 0, "the worker hung up");
     }
     let head = "HTTP/1.1 500 Internal Server Error\r\n\r\n";
     endless.write_all(head.as_bytes()).await.unwrap();

@@ -174,7 +174,7 @@ async fn a_notice_that_is_given_up_is_not_held_against_the_next_one() {
     let receiver = Receiver::start(&[500; 10]).await;
     set(&stack, ada.account_id, &receiver.url()).await;
     endpoint(&stack, Method::POST, ada.account_id, "/test", Value::Null).await;
-    notices(&stack, ada.account_id, "it was tried", |listed| {
+    notices(&stack, ada.account_id, "the delivery was tried", |listed| {
         listed[0]["attempts"].as_i64() >= Some(1)
     })
     .await;

@@ -1,4 +1,4 @@
-//! New periods, limits, plans and keys, announced or found.
+//! New periods, limits, plans and keys, announced or found by a refresh.
 
 use std::{
     sync::Arc,
@@ -36,7 +36,7 @@ async fn a_new_period_is_a_new_pool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_limit_holds_from_its_announcement_on() {
+async fn a_changed_limit_applies_from_its_announcement() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let gateway = database.gateway().await;
@@ -52,14 +52,17 @@ async fn a_changed_limit_holds_from_its_announcement_on() {
     assert_eq!(admission.quota.limit, 14);
     admission.spent();
     assert!(gateway.admit(&account, calls, 1).await.is_err());
-    // A request that was under way fails: its units are there again, but no more than the new limit.
+    // A request in progress fails. Its units can be spent again, but only up to the new limit.
     drop(in_flight);
     gateway.admit(&account, calls, 3).await.unwrap().spent();
     assert!(gateway.admit(&account, calls, 1).await.is_err());
 
     database.set_limit(&customer, calls, 5).await;
     gateway.accounts.refresh(&[], &[customer.id]).await;
-    assert!(gateway.admit(&account, calls, 1).await.is_err(), "14 are spent of 5");
+    assert!(
+        gateway.admit(&account, calls, 1).await.is_err(),
+        "14 units are spent, but the limit is 5"
+    );
     database.set_limit(&customer, calls, 15).await;
     gateway.accounts.refresh(&[], &[customer.id]).await;
     gateway.admit(&account, calls, 1).await.unwrap().spent();
@@ -69,7 +72,7 @@ async fn a_changed_limit_holds_from_its_announcement_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_that_changed_unannounced_opens_no_pool_with_the_old_limit() {
+async fn an_unannounced_change_of_plan_opens_no_pool_with_the_old_limit() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let exports = database.usage_type("export");
@@ -81,7 +84,7 @@ async fn a_plan_that_changed_unannounced_opens_no_pool_with_the_old_limit() {
     gateway.admit(&account, calls, 1).await.unwrap().spent();
 
     database.subscribe(&customer, "enterprise", period).await;
-    // 503 until the account was read again: at once, not at the next refresh.
+    // Answers 503 until the account is read again, which happens at once and not at the next refresh.
     let admission = eventually("the account is read again", async || {
         gateway.admit(&account, exports, 1).await.ok()
     })
@@ -149,7 +152,7 @@ async fn changes_take_effect_when_they_are_announced() {
     assert_eq!(
         authenticate().await.err(),
         Some(AuthError::Unknown),
-        "it is remembered that it is unknown"
+        "the gateway remembers that the key is unknown"
     );
     announce(key_changed.clone()).await;
     let key = eventually("the new key works", async || authenticate().await.ok()).await;
@@ -167,7 +170,7 @@ async fn changes_take_effect_when_they_are_announced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_that_nobody_announced_are_found_by_the_refresh() {
+async fn unannounced_changes_are_found_by_the_refresh() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let settings = AccountSettings {

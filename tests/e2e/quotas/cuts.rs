@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL that are lost: whatever was said on them, units are granted once.
+//! Lost connections to PostgreSQL: units are granted once, whatever was sent on the connection.
 
 use std::{
     sync::{
@@ -21,13 +21,13 @@ use tokio::{
 use super::rig::{Database, drain, stop_all};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_killed_all_the_time_neither_lose_nor_double_a_unit() {
+async fn killed_connections_neither_lose_nor_double_a_unit() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     database.set_limit(&customer, calls, 5_000).await;
     let gateways = vec![Arc::new(database.gateway().await), Arc::new(database.gateway().await)];
     for gateway in &gateways {
-        // The killing is about leases: a cold key would be answered 503.
+        // This test is about leases: a key that is not cached would be answered 503.
         gateway.account(&customer).await;
     }
     let kills = AtomicUsize::new(0);
@@ -41,22 +41,22 @@ async fn connections_that_are_killed_all_the_time_neither_lose_nor_double_a_unit
             .await
             .unwrap_or(0);
             kills.fetch_add(killed as usize, SeqCst);
-            // Long enough for some transactions to end, short enough to meet others at any of their statements.
+            // Long enough for some transactions to finish, short enough to hit others at any statement.
             tokio::time::sleep(Duration::from_millis(rand::random_range(1..40))).await;
         }
     };
     let spent = tokio::select! {
         spent = drain(&gateways, &customer, calls, &[1, 1, 2, 5, 1, 13, 1, 1]) => spent,
-        () = killing => unreachable!("it goes on until the others have ended"),
+        () = killing => unreachable!("the killing ends only with the clients"),
     };
 
     assert_eq!(spent, 5_000);
-    assert!(kills.load(SeqCst) > 3, "only {kills:?} transactions were met");
+    assert!(kills.load(SeqCst) > 3, "only {kills:?} transactions were killed");
     stop_all(gateways).await;
     database.assert_settled(5_000).await;
 }
 
-/// Where the connection is cut at a transaction's commit.
+/// Whether the connection is cut before or after a commit reaches the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Before,
@@ -84,7 +84,7 @@ impl Proxy {
         };
         let (server, cuts, up) = (server.to_owned(), Arc::clone(&proxy.cuts), proxy.up.subscribe());
         let mut connections = JoinSet::new();
-        #[allow(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+        #[allow(clippy::disallowed_methods, reason = "the task ends with the test's runtime")]
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (server, cuts, mut up) = (server.clone(), Arc::clone(&cuts), up.clone());
@@ -107,7 +107,7 @@ impl Proxy {
     }
 }
 
-/// Until a commit that is to be cut comes by.
+/// Forwards bytes until a commit is cut.
 async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cut: Cut, cuts: &AtomicUsize) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
@@ -120,7 +120,7 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cut: Cut, cuts
 }
 
 async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    // Whichever side ends it, the connection is over.
+    // When either side closes, the connection ends.
     drop(tokio::io::copy(&mut from, &mut to).await);
 }
 
@@ -132,19 +132,19 @@ async fn commits_that_are_cut_grant_once(cut: Cut) {
     let account = gateway.account(&customer).await;
     gateway.admit(&account, calls, 1).await.unwrap().spent();
 
-    // More than a batch tries again, so the question is given up with an outcome that nobody knows.
+    // More cuts than a batch has retries, so the request is given up with an unknown outcome.
     proxy.cuts.store(1_000, SeqCst);
     assert_eq!(
         gateway.admit(&account, calls, 50).await.unwrap_err(),
         Refusal::Unavailable
     );
     proxy.cuts.store(0, SeqCst);
-    eventually("Postgres is found again", async || {
+    eventually("the gateway reconnects to Postgres", async || {
         gateway.admit(&account, calls, 50).await.ok()
     })
     .await
     .spent();
-    // One cut: tried again at once, and granted once.
+    // One cut: the transaction is retried at once and grants once.
     proxy.cuts.store(1, SeqCst);
     gateway.admit(&account, calls, 16).await.unwrap().spent();
     assert_eq!(proxy.cuts.load(SeqCst), 0);
@@ -158,7 +158,7 @@ async fn commits_that_are_cut_grant_once(cut: Cut) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_whose_answer_is_lost_grants_once() {
+async fn a_commit_whose_response_is_lost_grants_once() {
     commits_that_are_cut_grant_once(Cut::After).await;
 }
 
@@ -168,7 +168,7 @@ async fn a_commit_that_never_arrives_grants_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_postgres_what_is_held_is_spent_and_then_refused_at_once() {
+async fn without_postgres_held_units_are_spent_and_then_requests_are_refused_at_once() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let proxy = Proxy::start(&database.url, Cut::Before, 0).await;
@@ -177,7 +177,7 @@ async fn without_postgres_what_is_held_is_spent_and_then_refused_at_once() {
     let held = gateway.admit(&account, calls, 1).await.unwrap().quota;
     proxy.up.send_replace(false);
 
-    // The first lease is for 16 requests; a renewal may have come before Postgres went.
+    // The first lease has 16 units. A renewal may have been granted before Postgres disappeared.
     let mut admitted = 1;
     while let Ok(admission) = gateway.admit(&account, calls, 1).await {
         admission.spent();
@@ -191,21 +191,21 @@ async fn without_postgres_what_is_held_is_spent_and_then_refused_at_once() {
             Refusal::Unavailable
         );
     }
-    // Each would take two seconds if it waited for PostgreSQL.
+    // Each request would take two seconds if it waited for PostgreSQL.
     assert!(asked.elapsed() < Duration::from_secs(100), "{:?}", asked.elapsed());
-    // The key goes on working, and one that is not cached cannot be checked.
+    // A cached key still works. A key that is not cached cannot be checked.
     gateway.account(&customer).await;
     let other = ApiKey::generate();
     let cold = gateway.accounts.authenticate(other.reveal(), clock::now_s()).await;
     assert_eq!(cold.err(), Some(AuthError::Unavailable));
 
     proxy.up.send_replace(true);
-    eventually("it is admitted again", async || {
+    eventually("requests are admitted again", async || {
         gateway.admit(&account, calls, 1).await.ok()
     })
     .await
     .spent();
-    // The very first was put back when its admission was dropped.
+    // The unit of the first request was returned when its admission was dropped.
     gateway.stop().await;
     database.assert_settled(admitted).await;
 }

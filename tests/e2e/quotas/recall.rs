@@ -1,4 +1,4 @@
-//! No refusal while a gateway that answers holds unspent units, and refusals that are remembered cost nothing.
+//! No request is refused while a responding gateway holds unspent units, and remembered refusals cost nothing.
 
 mod history;
 
@@ -32,7 +32,7 @@ async fn four_gateways(database: &Database) -> Vec<Arc<Gateway>> {
     gateways
 }
 
-/// A slow machine is no silent gateway.
+/// With these timeouts a slow machine is not mistaken for a silent gateway.
 async fn patient_gateway(database: &Database) -> Gateway {
     let settings = QuotaSettings {
         recall_wait: Duration::from_millis(1_500),
@@ -44,7 +44,7 @@ async fn patient_gateway(database: &Database) -> Gateway {
         .await
 }
 
-/// Sixteen clients of every gateway, each with a cost of its own, that go on until they are refused `refusals` times.
+/// Sixteen clients per gateway, each with its own cost. Each continues until it has been refused `refusals` times.
 async fn exhaust(
     gateways: &[Arc<Gateway>],
     customer: &Customer,
@@ -67,7 +67,7 @@ async fn exhaust(
                     let answered = Instant::now();
                     let admitted = match decided {
                         Ok(admission) => {
-                            // Let others between the decision and its outcome, as publishing does.
+                            // Let other tasks run between the decision and its outcome, as publishing does.
                             tokio::task::yield_now().await;
                             admission.spent();
                             true
@@ -99,7 +99,7 @@ fn refusals(gateways: &[Arc<Gateway>], source: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_gateways_with_64_clients_refuse_only_when_nothing_is_unspent_and_then_without_asking() {
+async fn four_gateways_refuse_only_when_nothing_is_unspent_and_remember_it() {
     const LIMIT: i64 = 2_000;
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
@@ -136,7 +136,7 @@ async fn costs_of_1_7_and_50_are_refused_only_when_fewer_units_remain_anywhere()
     database.assert_settled(LIMIT).await;
 }
 
-/// Admits until it is refused.
+/// Admits requests until one is refused.
 async fn take_all(
     gateway: &Gateway,
     account: &Arc<AccountCounters>,
@@ -159,10 +159,10 @@ async fn is_refused(gateway: &Gateway, account: &Arc<AccountCounters>, usage_typ
     }
 }
 
-/// Waits until one more unit is admitted, which is soon.
+/// Waits until one more unit is admitted, and asserts that this takes less than [`SOON`].
 async fn is_admitted_soon(gateway: &Gateway, account: &Arc<AccountCounters>, usage_type: UsageType) {
     let since = Instant::now();
-    eventually("it is admitted", async || {
+    eventually("one more unit is admitted", async || {
         gateway.admit(account, usage_type, 1).await.ok()
     })
     .await
@@ -171,13 +171,13 @@ async fn is_admitted_soon(gateway: &Gateway, account: &Arc<AccountCounters>, usa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn units_of_a_request_that_fails_are_admitted_at_other_gateways_at_once() {
+async fn units_of_a_failed_request_are_available_at_other_gateways_at_once() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     database.set_limit(&customer, calls, 40).await;
     let (first, second) = (patient_gateway(&database).await, patient_gateway(&database).await);
     let (here, there) = (first.account(&customer).await, second.account(&customer).await);
-    // The first lease goes here, open and closed ones; then all is reserved.
+    // The first gateway takes all leases, open and closed ones. Then all units are reserved.
     let (mut held, view) = take_all(&first, &here, calls).await;
     assert_eq!(
         (held.len(), view.current_usage, view.limit, view.remaining),
@@ -189,7 +189,7 @@ async fn units_of_a_request_that_fails_are_admitted_at_other_gateways_at_once() 
     }
     assert_eq!(second.metric("refusals_total{source=\"remembered\"}"), 2);
     assert_eq!(second.metric("recalls_total{outcome=\"complete\"}"), 1);
-    // One of each lease: they come back, whether the lease is open or not.
+    // Return units of different leases. They become available whether or not the lease is open.
     for at in [0, 20, 37] {
         drop(held.remove(at));
         is_admitted_soon(&second, &there, calls).await;
@@ -203,7 +203,7 @@ async fn units_of_a_request_that_fails_are_admitted_at_other_gateways_at_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_fail_all_the_time_leave_the_limit_exact() {
+async fn the_limit_stays_exact_while_many_requests_fail() {
     const LIMIT: i64 = 500;
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
@@ -233,7 +233,7 @@ async fn requests_that_fail_all_the_time_leave_the_limit_exact() {
     while let Some(client) = clients.join_next().await {
         client.unwrap();
     }
-    // Nothing is reserved any more: every unit that is left can be spent, at any gateway.
+    // Nothing is reserved any more, so every unspent unit can be spent at any gateway.
     let mut spent = spent.load(std::sync::atomic::Ordering::SeqCst);
     let account = gateways[3].account(&customer).await;
     while spent < LIMIT {
@@ -255,7 +255,7 @@ async fn a_gateway_that_does_not_answer_is_waited_for_once() {
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let (gateway, deaf) = (database.gateway().await, deaf_gateway(&database).await);
     let account = gateway.account(&customer).await;
-    // Of 100, it holds 16 at first.
+    // It initially holds 16 of the 100 units.
     let theirs = deaf.accounts.authenticate(customer.key.reveal(), clock::now_s()).await;
     let theirs = Arc::clone(&theirs.unwrap().counters);
     deaf.quotas
@@ -269,10 +269,14 @@ async fn a_gateway_that_does_not_answer_is_waited_for_once() {
         spent += 1;
     }
     assert_eq!(spent, 84);
-    assert_eq!(gateway.metric("recalls_timed_out_total"), 1, "it was waited for");
+    assert_eq!(
+        gateway.metric("recalls_timed_out_total"),
+        1,
+        "the gateway waited for it once"
+    );
     assert_eq!(gateway.metric("recalls_total{outcome=\"incomplete\"}"), 1);
-    // What it holds may be had again at any time, so it is asked every second, and not waited for.
-    eventually("it was asked three times", async || {
+    // Its units may become available at any time, so it is asked every second, but not waited for.
+    eventually("it is asked three times", async || {
         is_refused(&gateway, &account, calls).await;
         (gateway.metric("recalls_total{outcome=\"incomplete\"}") == 3).then_some(())
     })
@@ -280,11 +284,11 @@ async fn a_gateway_that_does_not_answer_is_waited_for_once() {
     assert_eq!(
         gateway.metric("recalls_timed_out_total"),
         1,
-        "others are not slowed down by it"
+        "later requests do not wait for it"
     );
-    // It stops, and its units are there again.
+    // It stops, and its units are available again.
     deaf.quotas.return_all().await;
-    eventually("its units are admitted", async || {
+    eventually("its units are available", async || {
         gateway.admit(&account, calls, 1).await.ok()
     })
     .await
@@ -300,7 +304,7 @@ struct Deaf {
     life: Lifecycle,
 }
 
-/// It takes leases and hears nothing, like one that is stopped or cut off.
+/// A gateway that takes leases but does not answer recalls, like one that is paused or disconnected.
 async fn deaf_gateway(database: &Database) -> Deaf {
     let pool = PgPoolOptions::new()
         .max_connections(8)
@@ -324,7 +328,7 @@ async fn deaf_gateway(database: &Database) -> Deaf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_nats_limits_are_exact_and_refusals_quick_and_with_it_they_are_honest_again() {
+async fn without_nats_limits_stay_exact_and_refusals_fast_and_held_units_are_recalled_later() {
     let mut database = Database::open().await;
     let data = DataDir::create().unwrap();
     let mut nats = Nats::start(&data.path().join("nats"), &NatsOptions::default())
@@ -334,7 +338,7 @@ async fn without_nats_limits_are_exact_and_refusals_quick_and_with_it_they_are_h
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let (first, second) = (database.gateway().await, database.gateway().await);
     let (here, there) = (first.account(&customer).await, second.account(&customer).await);
-    // Of 100, it holds 16.
+    // The first gateway holds 16 of the 100 units.
     first.admit(&here, calls, 1).await.unwrap().spent();
     nats.stop().await.unwrap();
     let mut spent = 1;
@@ -348,7 +352,7 @@ async fn without_nats_limits_are_exact_and_refusals_quick_and_with_it_they_are_h
                 assert_eq!(
                     (view.current_usage, view.remaining),
                     (100, 0),
-                    "what others hold counts as used"
+                    "units that others hold count as used"
                 );
                 break;
             }
@@ -357,11 +361,11 @@ async fn without_nats_limits_are_exact_and_refusals_quick_and_with_it_they_are_h
         longest(began);
         spent += 1;
     }
-    assert_eq!(spent, 85, "15 units are out of reach");
+    assert_eq!(spent, 85, "15 units are not available");
     nats.restart().await.unwrap();
     let reconnected = Instant::now();
     for _ in 0..15 {
-        eventually("what the other holds is recalled", async || {
+        eventually("the units of the other gateway are recalled", async || {
             second.admit(&there, calls, 1).await.ok()
         })
         .await
@@ -376,7 +380,7 @@ async fn without_nats_limits_are_exact_and_refusals_quick_and_with_it_they_are_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_raised_limit_voids_what_is_remembered() {
+async fn a_raised_limit_discards_remembered_refusals() {
     let database = Database::open().await;
     let (customer, exports) = (database.customer().await, database.usage_type("export"));
     let (first, second) = (patient_gateway(&database).await, patient_gateway(&database).await);
@@ -384,13 +388,13 @@ async fn a_raised_limit_voids_what_is_remembered() {
     let (held, _) = take_all(&first, &here, exports).await;
     held.into_iter().for_each(Admission::spent);
     is_refused(&second, &there, exports).await;
-    // A limit that changes with the catalogue: nothing of the account itself is another.
+    // A limit that changes with the catalogue: the account itself is unchanged.
     sqlx::query("update quota_pool set limit_units = 6 where usage_type = 'export'")
         .execute(&database.pool)
         .await
         .unwrap();
     let view = is_refused(&second, &there, exports).await;
-    assert_eq!((view.limit, view.current_usage), (5, 5), "it is remembered");
+    assert_eq!((view.limit, view.current_usage), (5, 5), "the refusal is remembered");
     second.accounts.refresh(&[], &[customer.id]).await;
     second.admit(&there, exports, 1).await.unwrap().spent();
     is_refused(&second, &there, exports).await;
@@ -400,7 +404,7 @@ async fn a_raised_limit_voids_what_is_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn above_ten_requests_a_second_at_least_99_of_100_are_admitted_from_units_at_hand() {
+async fn above_ten_requests_a_second_at_least_99_of_100_are_admitted_from_held_units() {
     let database = Database::open().await;
     let (calls, gateways) = (
         database.usage_type("api_call"),

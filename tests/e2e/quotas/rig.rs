@@ -1,4 +1,4 @@
-//! What quotas are tested with: gateways' deciding halves in this process, on a real PostgreSQL and a real NATS.
+//! The rig of the quota tests: the quota parts of gateways in this process, with a real PostgreSQL and a real NATS.
 
 use std::{
     sync::{
@@ -20,17 +20,17 @@ use service::{Health, Lifecycle, nats::NatsSettings};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
 
-/// A database of its own with the catalogue's plans in it.
+/// Its own database, with the plans of the catalogue.
 pub struct Database {
     pub url: String,
     pub pool: PgPool,
     pub catalogue: Arc<Catalogue>,
-    /// Where gateways meet; a test that cuts it has its own.
+    /// The NATS server that connects the gateways. A test that stops it uses its own.
     pub nats_url: String,
     _servers: Arc<Servers>,
 }
 
-/// The deciding half of one gateway, with a run.
+/// The quota part of one gateway, with a run.
 pub struct Gateway {
     pub accounts: Accounts,
     pub quotas: Quotas,
@@ -194,7 +194,7 @@ impl Database {
             .unwrap();
     }
 
-    /// As the billing worker does: under the account's lock, the override and the pools that are there.
+    /// Updates the override and the existing pools under the account's lock, as the billing worker does.
     pub async fn set_limit(&self, customer: &Customer, usage_type: UsageType, units: i64) {
         let mut transaction = self.pool.begin().await.unwrap();
         sqlx::query("select id from accounts where id = $1 for update")
@@ -245,7 +245,7 @@ impl Database {
         transaction.commit().await.unwrap();
     }
 
-    /// Units granted of all periods, and leases that are live.
+    /// Granted units of all periods, and the number of live leases.
     pub async fn pools(&self) -> (i64, i64) {
         sqlx::query_as(
             "select (select coalesce(sum(granted_units), 0)::bigint from quota_pool),
@@ -256,7 +256,7 @@ impl Database {
         .unwrap()
     }
 
-    /// Units of all leases that were not given back.
+    /// Units of all leases that were not returned.
     pub async fn kept_by_leases(&self) -> i64 {
         sqlx::query_scalar("select coalesce(sum(units - returned_units), 0)::bigint from quota_leases")
             .fetch_one(&self.pool)
@@ -264,10 +264,10 @@ impl Database {
             .unwrap()
     }
 
-    /// The ledger check of quotas: everything is given back but what was spent.
+    /// The ledger check of quotas: all unspent units are returned.
     pub async fn assert_settled(&self, spent: i64) {
         assert_eq!(self.pools().await, (spent, 0), "units granted, live leases");
-        assert_eq!(self.kept_by_leases().await, spent, "units that leases keep");
+        assert_eq!(self.kept_by_leases().await, spent, "units that leases did not return");
     }
 }
 
@@ -286,7 +286,7 @@ impl Gateway {
         self.quotas.admit(account, usage_type, cost, clock::now_s()).await
     }
 
-    /// Spends `cost` again and again until it is refused; returns the refusal.
+    /// Spends `cost` repeatedly until a request is refused. Returns the refusal.
     pub async fn spend_all(
         &self,
         account: &Arc<AccountCounters>,
@@ -297,7 +297,7 @@ impl Gateway {
         loop {
             match self.admit(account, usage_type, cost).await {
                 Ok(admission) => {
-                    // Let others between the decision and its outcome, as publishing does.
+                    // Let other tasks run between the decision and its outcome, as publishing does.
                     tokio::task::yield_now().await;
                     spent.fetch_add(cost, SeqCst);
                     admission.spent();
@@ -325,7 +325,8 @@ impl Gateway {
     }
 }
 
-/// Every gateway with so many clients, each of which spends costs of its own size until it is refused. Returns the units.
+/// Lets clients of every gateway spend until they are refused. `clients`: the cost of each client's requests. Returns the spent
+/// units.
 pub async fn drain(gateways: &[Arc<Gateway>], customer: &Customer, usage_type: UsageType, clients: &[i64]) -> i64 {
     let spent = Arc::new(AtomicI64::new(0));
     let mut tasks = JoinSet::new();

@@ -98,7 +98,7 @@ async fn unexpected_summaries_park_the_report() {
     rig.stripe.advance_by(25 * HOUR);
     let step = rig.step().await;
     assert_eq!((step.sent.delivered, step.sent.parked), (0, 1));
-    assert_eq!(rig.told(&account, month(0), "api_call"), 3, "nothing is sent on top");
+    assert_eq!(rig.told(&account, month(0), "api_call"), 3, "no further event is sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +125,7 @@ async fn rate_limits_locks_and_an_unreachable_stripe_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_accounts_end_equal_to_the_unit_through_faults_and_deaths() {
+async fn two_hundred_accounts_match_stripe_exactly_through_faults_and_deaths() {
     const ACCOUNTS: usize = 200;
     let rig = Rig::start().await;
     let accounts = rig.accounts(ACCOUNTS, month(0)).await;

@@ -1,5 +1,5 @@
-//! Billing as a process that is killed again and again: a thousand accounts subscribe and use, Stripe fails one call in ten, and in
-//! the end no account is two customers and Stripe has what ClickHouse has.
+//! The billing worker is killed many times: a thousand accounts subscribe and use units, and one in ten calls to Stripe fails.
+//! In the end no account is two customers, and Stripe has the same units as ClickHouse.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -90,7 +90,7 @@ async fn billed(rig: &Rig) -> Vec<(Uuid, String, i64, i64)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_twenty_times() {
+async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_twenty_times() {
     let options = StripeDoubleOptions {
         // The worker is a process and has the machine's clock.
         start_at: Some(clock::now_s()),
@@ -119,7 +119,7 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
     add_faults(&rig);
 
     let (http, subscribed, over) = (Http::default(), AtomicUsize::new(0), AtomicBool::new(false));
-    // Each asks until it has a checkout, as a client would, and pays.
+    // Each client retries until it has a checkout, as a real client would, and pays.
     let subscribing = stream::iter(&subscribers).for_each_concurrent(16, async |one| {
         let opened = eventually("a checkout is opened", async || {
             let tier = json!({ "tier": "pro" });
@@ -150,7 +150,7 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
         }
     };
     let killing = async {
-        // While accounts subscribe: after each share of them.
+        // After each share of the accounts has subscribed.
         for kill in 1..=KILLS_WHILE_SUBSCRIBING {
             eventually("more accounts subscribe", async || {
                 let share = kill * ACCOUNTS / (KILLS_WHILE_SUBSCRIBING + 1);
@@ -200,7 +200,7 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
         })
         .collect();
     let sums = rig.sums().await;
-    eventually("Stripe has all that was counted", async || {
+    eventually("Stripe has all counted units", async || {
         // A report that failed would wait longer than this test.
         sqlx::query(
             "update meter_reports set next_attempt_at = now() - interval '1 minute'
@@ -236,7 +236,8 @@ async fn a_thousand_accounts_end_equal_to_the_unit_though_the_worker_is_killed_t
     );
 }
 
-/// kill -9, and a new start. Claims and leases of the dead one end after half a minute or minutes, as if those had passed.
+/// `kill -9` and a restart. The claims and leases of the dead worker would expire after up to some minutes, so pretend that
+/// they have.
 async fn die(rig: &Rig, worker: &mut Service) {
     worker.kill().await.unwrap();
     for freed in [

@@ -18,7 +18,7 @@ async fn the_last_usage_of_a_period_is_reported_in_it_while_its_invoice_is_a_dra
     rig.stripe.advance_to(month(0).end + HOUR / 2);
     rig.add_period(std::slice::from_ref(&account), month(1)).await;
     rig.use_units(&account, month(1), "api_call", &[7]).await;
-    // One at a time for a customer and a meter, whatever the period.
+    // Only one report at a time for a customer and a meter, in whatever period.
     rig.step().await;
     rig.step().await;
     assert_eq!(rig.told(&account, month(0), "api_call"), 5);
@@ -50,7 +50,7 @@ async fn late_usage_and_late_credits_are_carried_into_the_next_period() {
     assert_eq!(
         rig.told(&account, month(0), "api_call"),
         100,
-        "a final period is left alone"
+        "a final period does not change"
     );
     assert_eq!(rig.told(&account, month(1), "api_call"), 5);
     let carries: Vec<(i64, String)> = sqlx::query_as("select units, reason from meter_carries order by id")
@@ -187,7 +187,7 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     let waiting = rig.attention().await.waiting_carries;
     assert_eq!(waiting.len(), 1, "its outcome is unknown");
     rig.stripe.clear_faults();
-    // Longer than Stripe remembers an idempotency key.
+    // Later than Stripe remembers an idempotency key.
     rig.stripe.advance_by(25 * HOUR);
     rig.step().await;
     assert_eq!(items(&rig, &account).await, [70], "the item was found, not made again");
@@ -203,7 +203,7 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_usage_costs_what_its_own_period_cost_whatever_plan_followed() {
+async fn late_usage_has_the_price_of_its_own_period_whatever_plan_followed() {
     let (rig, account, price) = charging().await;
     let known = "update billing_periods set prices = jsonb_build_object('export', $1::text)";
     sqlx::query(known).bind(price).execute(&rig.db).await.unwrap();

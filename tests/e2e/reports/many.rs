@@ -14,7 +14,7 @@ const ACCOUNTS: usize = 10_000;
 const LATENCY: Duration = Duration::from_millis(30);
 /// 10,000 reports at the 500 meter events a second that are the default take 20 s; the rest is for a busy machine.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Of memory, over what the worker takes when it has nothing to report: a few batches, not all accounts.
+/// Memory in addition to that of an idle worker: a few batches, not all accounts.
 const GROWTH_MAX_KIB: u64 = 64 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,7 +97,7 @@ async fn a_final_period_that_agrees_is_frozen_and_thawed_only_by_late_events() {
     assert_eq!(
         all(&rig, false).await.totals.drifting,
         1,
-        "the one that someone else reported"
+        "the units that someone else reported"
     );
 
     // Never summed again: lost rows do not change a stored total.
@@ -143,7 +143,7 @@ async fn the_command_prints_the_three_counts_and_fails_on_drift() {
             .unwrap()
             .unwrap()
     };
-    // The process has the real clock: the double's periods lie elsewhere.
+    // The process uses the real clock, and the periods of the fake Stripe are at other times.
     let day = schema::period::instant(month(0).start).date().to_string();
     let table = run(&["reconcile", "--period", &day]).await;
     let text = String::from_utf8_lossy(&table.stdout);

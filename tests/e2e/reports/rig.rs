@@ -1,4 +1,5 @@
-//! Accounts with customers at the double, usage in ClickHouse, and a reporter between them. Its clock is the double's.
+//! Accounts with customers in the fake Stripe, usage in ClickHouse, and a reporter between them. The reporter uses the fake
+//! Stripe's clock.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -32,10 +33,10 @@ use crate::SERVICES;
 pub const TYPES: [&str; 3] = ["api_call", "export", "sentiment_analysis"];
 pub const HOUR: i64 = 3_600;
 pub const DAY: i64 = 24 * HOUR;
-/// Not on a full minute: periods begin whenever someone subscribes.
+/// Not on a full minute, because periods begin whenever someone subscribes.
 pub const START: i64 = 1_800_000_017;
 
-/// Fields are dropped in order: the double before servers.
+/// Fields are dropped in order: the fake Stripe before servers.
 pub struct Rig {
     pub reporter: Reporter,
     pub db: PgPool,
@@ -53,7 +54,7 @@ pub struct Account {
     pub customer: String,
 }
 
-/// A month from [`START`] on.
+/// The month that begins at [`START`].
 pub fn month(n: i64) -> Period {
     Period {
         start: START + n * 30 * DAY,
@@ -126,7 +127,7 @@ impl Rig {
         rig
     }
 
-    /// What needs attention.
+    /// Everything that needs an operator's attention.
     pub async fn attention(&self) -> Attention {
         list::attention(&self.db, &self.reporter.catalogue).await.unwrap()
     }
@@ -149,7 +150,7 @@ impl Rig {
         ]
     }
 
-    /// A `billing-worker` as a process of its own, by the machine's clock, and the URL of its public API.
+    /// A `billing-worker` process that uses the real clock, and the URL of its public API.
     pub async fn start_worker(&self, data: &DataDir, nats: &Nats, settings: &[(&str, &str)]) -> (Service, String) {
         let (admin, public) = (ports::free().unwrap(), ports::free().unwrap());
         let mut worker = ServiceOptions::new("billing-worker", "billing-worker", data.path().to_owned(), admin)
@@ -168,7 +169,7 @@ impl Rig {
         (worker, format!("http://127.0.0.1:{public}"))
     }
 
-    /// A call that the test itself makes.
+    /// A call that the test itself makes to Stripe.
     pub async fn call(&self, method: Method, path: &str, params: &[(&str, String)]) -> Value {
         let escaped = |text: &str| -> String {
             let byte = |byte: u8| match byte {
@@ -299,7 +300,7 @@ impl Rig {
         reports::step(&self.reporter, self.now()).await.unwrap()
     }
 
-    /// Units that Stripe has of a period.
+    /// Units of a period that Stripe has.
     pub fn told(&self, account: &Account, period: Period, usage_type: &str) -> i64 {
         let name = format!("trendit_{usage_type}");
         self.stripe
@@ -355,7 +356,7 @@ impl Rig {
         assert_eq!(self.stripe.violations(), Vec::<String>::new());
     }
 
-    /// What ClickHouse has counted of each line.
+    /// Units of each line that ClickHouse has counted.
     pub async fn sums(&self) -> HashMap<(AccountId, i64, String), i64> {
         #[derive(Row, serde::Deserialize)]
         struct Counted {

@@ -38,7 +38,7 @@ async fn gateways_killed_one_after_the_other_give_back_exactly_their_unspent_uni
         };
         tokio::join!(killing, load(&urls, 6, &ada, &history, &stop));
         let live = runs(&stack.pool, "live").await;
-        assert_eq!(live.len(), GATEWAYS - 1, "the others live");
+        assert_eq!(live.len(), GATEWAYS - 1, "the other gateways are alive");
         assert!(live.iter().all(|run| before.contains(run)), "in their runs");
         history.assert_true(&stack, ada.account_id).await;
         assert_granted_is_stored(&stack, ada.account_id).await;

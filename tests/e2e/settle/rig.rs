@@ -28,7 +28,7 @@ use service::{Health, Lifecycle, nats::NatsSettings};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-/// Far above the heartbeat interval, far below the patience of a test.
+/// Far longer than the heartbeat interval, far shorter than the timeout of a test.
 const DEAD_AFTER: &str = "3";
 
 pub fn options(gateways: usize) -> StackOptions {
@@ -192,8 +192,8 @@ pub struct Left {
     pub spent: i64,
 }
 
-/// A run that took leases, published the units it spent, and died as by `kill -9`, without a word. The test makes it itself,
-/// because a gateway does not take chosen leases.
+/// A run that took leases, published the events of the units it spent, and died as if by `kill -9`. The test creates it itself,
+/// because a gateway does not take leases of chosen sizes.
 pub fn dead_run(stack: &Stack, left: Vec<Left>) -> RunId {
     let (database_url, nats_url) = (stack.endpoints.database_url.clone(), stack.endpoints.nats_url.clone());
     let die = move || {

@@ -141,5 +141,5 @@ async fn several_workers_settle_each_lease_once() {
     })
     .await;
     assert_settled_once(&stack, &left).await;
-    assert_eq!(runs(&stack.pool, "live").await.len(), 1, "the gateway lives on");
+    assert_eq!(runs(&stack.pool, "live").await.len(), 1, "the gateway is still alive");
 }

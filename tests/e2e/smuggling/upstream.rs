@@ -1,4 +1,4 @@
-//! An upstream that reads to the letter and records what it read: one byte that is not of a well-framed request, and it says so.
+//! A strict upstream that records the requests it reads. It reports any byte that does not belong to a well-framed request.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Request {
     pub method: String,
     pub target: String,
-    /// Names as they came, in their order.
+    /// Header names as received, in order.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -43,7 +43,7 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// What was read since it was asked last.
+    /// Takes everything that was read since the last call.
     pub fn take(&self) -> Vec<Result<Request, String>> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
@@ -70,7 +70,7 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Result<Request, String
                     return;
                 }
             }
-            // A request that is not whole is none: a body that the client broke off.
+            // An incomplete request does not count: the client broke off its body.
             Ok(None) => match stream.read_buf(&mut bytes).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
@@ -83,12 +83,13 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Result<Request, String
     }
 }
 
-/// A request and its length, if it is whole. Takes what RFC 9112 lets a sender send, and nothing that it lets a recipient take.
+/// Returns a request and its length if it is complete. Accepts only what RFC 9112 allows a sender to send, and nothing that it
+/// merely allows a recipient to accept.
 fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, &'static str> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
     };
-    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "the head is no text")?;
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "the head is not UTF-8")?;
     let mut lines = head.split("\r\n");
     let mut words = lines.next().unwrap_or_default().split(' ');
     let (Some(method), Some(target), Some("HTTP/1.1"), None) = (words.next(), words.next(), words.next(), words.next())
@@ -96,7 +97,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, &'static str> {
         return Err("no request line");
     };
     if !is_token(method) || !target.starts_with('/') {
-        return Err("no method, or no path");
+        return Err("invalid method or path");
     }
     let mut headers = Vec::new();
     for line in lines {
@@ -114,7 +115,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, &'static str> {
         named.map(|(_, value)| value.as_str()).collect()
     };
     if all("host").len() != 1 {
-        return Err("not one host");
+        return Err("not exactly one host");
     }
     let rest = &bytes[end + 4..];
     let framed = match (all("content-length").as_slice(), all("transfer-encoding").as_slice()) {
@@ -124,7 +125,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, &'static str> {
             (rest.len() >= length).then(|| (rest[..length].to_vec(), length))
         }
         ([], ["chunked"]) => chunks(rest)?,
-        _ => return Err("the body's length is not told once"),
+        _ => return Err("the body does not have exactly one length"),
     };
     Ok(framed.map(|(body, length)| {
         let request = Request {
@@ -137,7 +138,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, &'static str> {
     }))
 }
 
-/// Chunks without extensions and trailers.
+/// Parses chunks without extensions and trailers.
 fn chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Nothing here takes longer; a hang must fail a test, not stop it.
+/// Longer than anything here takes. A hang must fail a test, not block it.
 const WITHIN: Duration = Duration::from_secs(10);
 
 pub struct Wire {
@@ -20,19 +20,19 @@ pub struct Wire {
 impl Wire {
     /// `url`: `http://host:port`.
     pub async fn connect(url: &str) -> Result<Self> {
-        let address = url.strip_prefix("http://").context("no http URL")?;
+        let address = url.strip_prefix("http://").context("not an http URL")?;
         Ok(Self {
             stream: TcpStream::connect(address).await?,
             read: Vec::new(),
         })
     }
 
-    /// Sends bytes; a server that has closed already is not the sender's concern.
+    /// Sends bytes. An error because the server has already closed the connection is ignored.
     pub async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.ok();
     }
 
-    /// The status of the next answer; `None`: the server closed instead.
+    /// The status of the next response. `None`: the server closed the connection instead.
     pub async fn answer(&mut self) -> Result<Option<u16>> {
         loop {
             if let Some(status) = self.whole()? {
@@ -47,7 +47,7 @@ impl Wire {
         }
     }
 
-    /// An answer that is there whole: one with a length, or without a body.
+    /// A complete response: one with a length, or without a body.
     fn whole(&mut self) -> Result<Option<u16>> {
         let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(None);

@@ -1,5 +1,5 @@
-//! What the spool does not take is refused: before a unit is spent where that can be known, and with the unit given back
-//! where it cannot.
+//! Requests that the spool cannot take are refused: before a unit is spent if this is known in advance, otherwise the unit is
+//! returned.
 
 use devstack::process::Process;
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 
-/// Replaces the first gateway by one that was started otherwise, at the same address.
+/// Replaces the first gateway by one with a changed start command, at the same address.
 async fn replaced(stack: &mut Stack, change: impl FnOnce(&mut devstack::process::Program)) -> Process {
     let mut program = stack.gateways[0].service.process().program().clone();
     let ended = stack.gateways[0].service.stop(Duration::from_secs(40)).await.unwrap();
@@ -25,7 +25,7 @@ async fn replaced(stack: &mut Stack, change: impl FnOnce(&mut devstack::process:
     process
 }
 
-/// What an account has used, as its gateway shows it.
+/// The usage of the account, as the gateway shows it.
 async fn current_usage(client: &Client) -> i64 {
     let shown = client.get("/v1/usage").await.unwrap().json().unwrap();
     let shown = shown["usage"].as_array().unwrap_or_else(|| panic!("{shown}")).clone();
@@ -34,7 +34,7 @@ async fn current_usage(client: &Client) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_spool_refuses_before_a_unit_is_spent_and_goes_on_when_it_is_drained() {
+async fn a_full_spool_refuses_before_a_unit_is_spent_and_accepts_again_once_drained() {
     let (mut stack, ada) = stack(1, &[("SPOOL_MAX_BYTES", "1048576"), ("LEASE_IDLE", "600")]).await;
     let load = Load::start(&stack, &ada, 16);
     load.accepts(100).await;
@@ -46,7 +46,7 @@ async fn a_full_spool_refuses_before_a_unit_is_spent_and_goes_on_when_it_is_drai
     assert!(metric(&stack, 0, "gateway_spool_bytes").await <= 1_048_576.0);
     let told = load.end().await;
     let ready = format!("{}/readyz", stack.gateways[0].service.admin_url());
-    eventually("it says that it is not ready", async || {
+    eventually("the gateway is not ready", async || {
         let ready = devstack::http::Http::default().get(&ready, "").await.unwrap();
         (ready.status == 503).then_some(())
     })
@@ -74,12 +74,12 @@ async fn a_full_spool_refuses_before_a_unit_is_spent_and_goes_on_when_it_is_drai
     assert_eq!(
         granted(&stack).await,
         accepted as i64,
-        "the units of what was refused are back"
+        "the units of refused requests are returned"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_too_long_closes_the_spool() {
+async fn a_spool_with_too_old_events_refuses_new_ones() {
     let (mut stack, ada) = stack(1, &[("SPOOL_MAX_AGE", "3")]).await;
     let client = Client::new(stack.gateway(0), &ada);
     stack.nats.kill().await.unwrap();
@@ -91,13 +91,13 @@ async fn what_waits_for_too_long_closes_the_spool() {
         accepted.fetch_add(u64::from(status == 200), Relaxed);
         status == 200
     };
-    eventually("what is in the spool is too old", async || {
+    eventually("the events in the spool are too old", async || {
         (!takes().await).then_some(())
     })
     .await;
     stack.nats.restart().await.unwrap();
     is_drained(&stack).await;
-    eventually("it takes again", async || takes().await.then_some(())).await;
+    eventually("the spool accepts again", async || takes().await.then_some(())).await;
     let accepted = accepted.load(Relaxed);
     stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
     stack.stop().await.unwrap();
@@ -105,9 +105,9 @@ async fn what_waits_for_too_long_closes_the_spool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_gives_units_back_and_harms_nothing_that_was_accepted() {
+async fn a_full_disk_refuses_requests_returns_their_units_and_loses_no_accepted_event() {
     let (mut stack, ada) = stack(1, &[]).await;
-    // No file of this process may have more than 64 KiB: the write that passes it fails half way. Its log is full at once.
+    // No file of this process may exceed 64 KiB: the write that exceeds it fails half way. Its log file is full immediately.
     let mut gateway = replaced(&mut stack, |program| {
         let script = "ulimit -f 128; exec \"$@\"";
         let exe = std::mem::replace(&mut program.exe, "/bin/sh".into());
@@ -125,7 +125,7 @@ async fn a_full_disk_refuses_gives_units_back_and_harms_nothing_that_was_accepte
             (metric(&stack, 0, "gateway_spool_failed_total").await > failures).then_some(())
         })
         .await;
-        // The next segment takes something again.
+        // The next segment has room again.
         load.accepts(20).await;
     }
     stack.nats.restart().await.unwrap();
@@ -140,7 +140,7 @@ async fn a_full_disk_refuses_gives_units_back_and_harms_nothing_that_was_accepte
     assert_eq!(granted(&stack).await, accepted as i64);
 }
 
-/// Passes connections on to PostgreSQL, until it is told not to.
+/// Forwards connections to PostgreSQL while it is plugged in.
 struct Cable {
     port: u16,
     is_plugged_in: watch::Sender<bool>,
@@ -183,7 +183,7 @@ impl Cable {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_away_as_well_refuses_and_spools_when_it_is_back() {
+async fn without_postgres_requests_are_refused_until_it_is_back() {
     let (mut stack, ada) = stack(1, &[]).await;
     let database_url = stack.endpoints.database_url.clone();
     let (before, port) = database_url.rsplit_once(':').unwrap();
@@ -205,7 +205,7 @@ async fn postgres_away_as_well_refuses_and_spools_when_it_is_back() {
     .await;
     let before = load.told.accepted.load(Relaxed);
     let refused = load.told.refused.load(Relaxed);
-    eventually("more is refused", async || {
+    eventually("more requests are refused", async || {
         (load.told.refused.load(Relaxed) > refused + 100).then_some(())
     })
     .await;
@@ -220,7 +220,7 @@ async fn postgres_away_as_well_refuses_and_spools_when_it_is_back() {
     assert_eq!(state_of_runs(&stack).await, ["closed", "spooling"]);
     stack.nats.restart().await.unwrap();
     is_drained(&stack).await;
-    // Away while it is drained: it is live again when PostgreSQL says so, and publishes meanwhile.
+    // The run is live again once PostgreSQL has recorded it. The gateway keeps publishing meanwhile.
     load.accepts(100).await;
     let told = load.end().await;
     let stored = assert_stored_between(&stack, &ada, &told).await;

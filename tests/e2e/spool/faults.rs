@@ -1,8 +1,8 @@
-//! NATS killed, paused and flickering under load, PostgreSQL away as well.
+//! NATS is killed, paused and flickering under load.
 
 use super::*;
 
-/// How long NATS is away; `SPOOL_OUTAGE_SECONDS` for a longer try by hand.
+/// How long NATS is unavailable. Set `SPOOL_OUTAGE_SECONDS` to try a longer outage by hand.
 fn outage() -> Duration {
     let seconds = std::env::var("SPOOL_OUTAGE_SECONDS").ok();
     Duration::from_secs(seconds.map_or(15, |seconds| seconds.parse().unwrap()))
@@ -11,7 +11,7 @@ fn outage() -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_killed_under_load_refuses_nothing_and_loses_nothing_on_two_gateways() {
     let (mut stack, ada) = stack(2, &[]).await;
-    // Of several shards, so that lanes share writes.
+    // Customers of several shards, so that lanes share writes.
     let others = [
         customer(&stack, "bob", 100_000_000).await,
         customer(&stack, "eve", 100_000_000).await,
@@ -20,7 +20,7 @@ async fn nats_killed_under_load_refuses_nothing_and_loses_nothing_on_two_gateway
     let other_loads = others.each_ref().map(|other| Load::start(&stack, other, 8));
     load.accepts(500).await;
     stack.nats.kill().await.unwrap();
-    // An outage has a length: this is one.
+    // An outage needs a fixed length, so this waits for a time instead of a condition.
     tokio::time::sleep(outage()).await;
     assert_eq!(state_of_runs(&stack).await, ["spooling", "spooling"]);
     for gateway in 0..2 {
@@ -54,11 +54,7 @@ async fn nats_killed_under_load_refuses_nothing_and_loses_nothing_on_two_gateway
     }
     assert!(runs_in(spool_dir(&stack, 0)).is_empty() && runs_in(spool_dir(&stack, 1)).is_empty());
     stack.stop().await.unwrap();
-    assert_eq!(
-        granted(&stack).await,
-        accepted_by_all,
-        "what was not spent was given back"
-    );
+    assert_eq!(granted(&stack).await, accepted_by_all, "unspent units were returned");
     assert_eq!(state_of_runs(&stack).await, ["closed", "closed"]);
 }
 
@@ -69,7 +65,7 @@ async fn nats_paused_under_load_refuses_nothing_and_loses_nothing() {
     load.accepts(200).await;
     stack.nats.pause().unwrap();
     is_spooling(&stack, 1).await;
-    // Long enough for the client to take the connection for dead.
+    // Long enough for the client to treat the connection as dead.
     tokio::time::sleep(outage()).await;
     load.accepts(200).await;
     stack.nats.resume().unwrap();
@@ -97,7 +93,7 @@ async fn a_nats_that_comes_and_goes_loses_and_doubles_nothing() {
                 stack.nats.restart().await.unwrap();
             }
             _ => {
-                // Also in the middle of the drain of the one before.
+                // This may also interrupt the drain of the previous outage.
                 stack.nats.kill().await.unwrap();
                 stack.nats.restart().await.unwrap();
             }
@@ -121,14 +117,14 @@ async fn a_limit_is_exact_across_an_outage_on_two_gateways() {
     load.accepts(300).await;
     stack.nats.kill().await.unwrap();
     is_spooling(&stack, 2).await;
-    // Leases are taken while it spools: the limit is reached in the middle of the outage.
+    // Leases are also granted while a run spools, so the limit is reached during the outage.
     eventually("the limit is reached", async || {
         (load.told.over_limit.load(Relaxed) > 20).then_some(())
     })
     .await;
     stack.nats.restart().await.unwrap();
     is_drained(&stack).await;
-    eventually("what was left is given back and spent", async || {
+    eventually("the remaining units are returned and spent", async || {
         (load.told.accepted.load(Relaxed) >= LIMIT as u64).then_some(())
     })
     .await;

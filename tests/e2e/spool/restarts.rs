@@ -1,10 +1,10 @@
-//! Gateways that die or are stopped while they spool, or while they drain: the next start goes on.
+//! Gateways that die or are stopped while they spool or drain: the next start continues.
 
 use rand::RngExt;
 
 use super::*;
 
-/// Spools something and kills the gateway. Returns what clients were told.
+/// Spools some events and kills the gateway. Returns the recorded responses.
 async fn killed_while_spooling(stack: &mut Stack, ada: &Customer, requests: u64) -> Arc<Told> {
     let load = Load::start(stack, ada, 16);
     load.accepts(100).await;
@@ -38,7 +38,7 @@ async fn a_gateway_killed_while_it_spools_drains_at_its_next_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_killed_ten_times_while_it_drains_stores_each_event_once() {
-    // One event a batch: the drain takes its time.
+    // One event per batch, so that the drain takes longer.
     let (mut stack, ada) = stack(1, &[("BATCH_EVENTS", "1")]).await;
     let told = killed_while_spooling(&mut stack, &ada, 3_000).await;
     stack.nats.restart().await.unwrap();
@@ -46,9 +46,9 @@ async fn a_gateway_killed_ten_times_while_it_drains_stores_each_event_once() {
     let mut cut_short = 0;
     for _ in 0..10 {
         let mut gateway = program.clone().start().unwrap();
-        // From before it has looked at its lanes until well into the drain.
+        // The kill comes between the connection to NATS and the middle of the drain.
         let wait = rand::rng().random_range(0..100);
-        eventually("it starts", async || {
+        eventually("the gateway starts", async || {
             gateway.has_logged("connected to NATS").then_some(())
         })
         .await;
@@ -78,7 +78,7 @@ async fn a_gateway_killed_while_it_drains_and_serves_stores_each_event_once() {
         is_spooling(&stack, 1).await;
         load.accepts(400).await;
         stack.nats.restart().await.unwrap();
-        eventually("it drains", async || {
+        eventually("the gateway drains its spool", async || {
             (metric(&stack, 0, "gateway_spool_drained_total").await > 0.0).then_some(())
         })
         .await;
@@ -94,7 +94,7 @@ async fn a_gateway_killed_while_it_drains_and_serves_stores_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_while_nats_is_away_leaves_the_spool_to_the_next_start_and_says_so() {
+async fn sigterm_while_nats_is_unavailable_leaves_the_spool_to_the_next_start() {
     let (mut stack, ada) = stack(1, &[("SHUTDOWN_DEADLINE", "4")]).await;
     let load = Load::start(&stack, &ada, 8);
     load.accepts(100).await;
@@ -103,11 +103,11 @@ async fn sigterm_while_nats_is_away_leaves_the_spool_to_the_next_start_and_says_
     load.accepts(200).await;
     let ended = stack.gateways[0].service.stop(Duration::from_secs(20)).await.unwrap();
     let told = load.end().await;
-    assert_eq!(ended.code(), Some(1), "something was left");
+    assert_eq!(ended.code(), Some(1), "events were left in the spool");
     let process = stack.gateways[0].service.process();
     assert!(process.has_logged("left in the spool"), "{}", process.log_tail());
     let accepted = told.accepted.load(Relaxed);
-    assert_eq!(granted(&stack).await, accepted as i64, "unspent units went back");
+    assert_eq!(granted(&stack).await, accepted as i64, "unspent units were returned");
 
     stack.nats.restart().await.unwrap();
     stack.gateways[0].service.restart().await.unwrap();
@@ -136,7 +136,7 @@ async fn sigterm_while_it_spools_drains_when_nats_comes_back_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_that_is_not_this_systems_or_in_use_is_refused_and_kept() {
+async fn a_foreign_spool_or_one_in_use_is_refused_and_kept() {
     let (mut stack, ada) = stack(1, &[]).await;
     let other = stack.gateways[0].service.process().program().clone();
     let mut other = other.start().unwrap();

@@ -182,7 +182,7 @@ async fn a_key_that_stripe_rejects_is_logged_at_the_start_and_the_rest_runs() {
         .env("STRIPE_SECRET_KEY", "sk_test_expired")
         .env("STRIPE_API_BASE", rig.stripe.url());
     let mut service = Service::start(options).await.unwrap();
-    eventually("the log tells", || {
+    eventually("the key is logged as rejected", || {
         let told = service.process().has_logged("Stripe does not accept STRIPE_SECRET_KEY");
         std::future::ready(told.then_some(()))
     })

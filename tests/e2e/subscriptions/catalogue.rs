@@ -26,7 +26,7 @@ async fn billed(rig: &Rig, who: &Subscriber) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_subscription_gets_a_price_for_what_its_plan_now_bills() {
+async fn a_running_subscription_gets_a_price_for_each_newly_billed_usage_type() {
     let mut rig = Rig::start().await;
     rig.listen();
     let (ada, ben) = (rig.subscriber("ada").await, rig.subscriber("ben").await);

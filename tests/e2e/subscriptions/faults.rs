@@ -90,7 +90,7 @@ async fn whatever_stripe_responds_an_account_is_one_customer_with_one_subscripti
                 rig.control().add_fault(rule.clone().path(path).times(1));
             }
             let mut session = None;
-            // The client tries again, as it is told to.
+            // The client retries, as the response asks.
             for _ in 0..6 {
                 let answer = rig
                     .post(&ada, "create-checkout-session", json!({ "tier": "pro" }))
@@ -128,7 +128,7 @@ async fn a_crash_after_stripe_made_the_customer_leads_to_no_second_one_even_a_da
         let made = eventually("Stripe has made the customer", async || {
             (rig.customers(&ada).len() == 1).then_some(())
         });
-        // Given up while Stripe's answer is on its way: nothing of it was written down.
+        // The request is cancelled while Stripe's response is on its way, so nothing of it was stored.
         tokio::select! {
             _ = call => panic!("Stripe's answer hangs"),
             () = made => {}
@@ -166,7 +166,11 @@ async fn an_upgrade_whose_response_was_lost_is_charged_once() {
             assert_eq!(first.status.as_u16(), 503, "{kind:?}");
             rig.settle().await;
             let again = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
-            assert_eq!(again.json().unwrap()["error"], "same_plan", "{kind:?}: it happened");
+            assert_eq!(
+                again.json().unwrap()["error"],
+                "same_plan",
+                "{kind:?}: the first upgrade took effect"
+            );
         }
         rig.settle().await;
         assert_eq!(rig.subscription(&ada).await["tier"], "enterprise", "{kind:?}");

@@ -1,4 +1,4 @@
-//! An invoice bills by the unit what was counted in its period, with the name of the usage type.
+//! An invoice bills the counted units of its period, with the name of the usage type.
 
 use billing_worker::{reports, webhook::comparison};
 use devstack::StripeDoubleOptions;

@@ -212,9 +212,12 @@ async fn a_lease_is_renewed_while_it_is_held_and_released_when_it_is_dropped() {
         .execute(&rig.pool)
         .await
         .unwrap();
-    eventually("it is renewed", async || (rig.changes().await == 1).then_some(())).await;
+    eventually("the lease is renewed", async || {
+        (rig.changes().await == 1).then_some(())
+    })
+    .await;
     drop(lease);
-    eventually("it is released", async || {
+    eventually("the lease is released", async || {
         let rows: i64 = sqlx::query_scalar("select count(*) from subscription_leases")
             .fetch_one(&rig.pool)
             .await

@@ -60,7 +60,7 @@ async fn a_subscription_lives_from_checkout_to_its_end_over_three_periods() {
         .ok()
         .unwrap();
     let due = preview["amount_due_cents"].as_i64().unwrap();
-    // Some two thirds of $299 - $29.
+    // About two thirds of $299 - $29.
     assert!((16_000..21_000).contains(&due), "{preview}");
     let upgraded = rig
         .post(&ada, "upgrade", json!({ "tier": "enterprise" }))
@@ -120,12 +120,12 @@ async fn a_subscription_lives_from_checkout_to_its_end_over_three_periods() {
     assert_eq!(shown(&rig.subscription(&ada).await), ("free", "none", None));
     assert_eq!(rig.customers(&ada).len(), 1);
 
-    // Stripe's own page for everything else.
+    // Other changes are made on Stripe's own page.
     let portal = rig.post(&ada, "portal-session", json!({})).await.ok().unwrap();
     let page = rig.http.get(portal["portal_url"].as_str().unwrap(), "").await.unwrap();
     assert_eq!(page.status.as_u16(), 200);
 
-    // Back again: the same customer.
+    // A new subscription uses the same customer.
     rig.check_out(&ada, "enterprise").await;
     rig.settle().await;
     let now = rig.post(&ada, "cancel", json!({ "when": "now" })).await.ok().unwrap();
@@ -156,7 +156,7 @@ async fn the_same_state_results_from_every_order_of_events() {
         let rig = Rig::with(options, Catalogue::built_in()).await;
         rig.listen();
         let ada = rig.subscriber("ada").await;
-        // Nothing is delivered while it happens: `settle` would wait for nothing.
+        // Nothing is delivered during this time, so `settle` would not wait for anything.
         rig.check_out(&ada, "pro").await;
         rig.turn_by(5 * DAY_S);
         rig.post(&ada, "upgrade", json!({ "tier": "enterprise" }))
@@ -170,7 +170,7 @@ async fn the_same_state_results_from_every_order_of_events() {
         rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
         rig.turn_by(32 * DAY_S);
 
-        // Then all of it, some twice, shuffled, and worked on in between or not.
+        // Then all events are delivered, some twice, shuffled, and processed in between or not.
         let mut events: Vec<String> = rig.control().events().into_iter().map(|event| event.id).collect();
         let twice: Vec<String> = events.iter().filter(|_| rng.random_bool(0.3)).cloned().collect();
         events.extend(twice);
@@ -199,7 +199,7 @@ async fn the_same_state_results_from_every_order_of_events() {
             "seed {seed}: {told}"
         );
 
-        // What no event told would be found now; in order, from the start, the same results.
+        // A comparison with Stripe finds nothing that the events missed. Processed again, in order, they give the same result.
         let compared = comparison::run(&rig.billing).await.unwrap();
         assert_eq!(compared.mended, 0, "seed {seed}");
         for event in rig.control().events() {

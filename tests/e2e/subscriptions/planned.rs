@@ -58,7 +58,7 @@ async fn upgrade(rig: &Rig, who: &Subscriber) -> (u16, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_that_is_not_paid_keeps_what_was_planned() {
+async fn an_unpaid_upgrade_keeps_the_planned_change() {
     for (path, body, then) in [
         ("cancel", json!({}), None),
         ("upgrade", json!({ "tier": "pro" }), Some("pro")),
@@ -73,7 +73,7 @@ async fn an_upgrade_that_is_not_paid_keeps_what_was_planned() {
             (402, &json!("payment_failed")),
             "{problem}"
         );
-        // At once, and as every event tells.
+        // Immediately, and after every event.
         assert_eq!(planned(&rig, &ada).await, is("team", true, then), "{path}");
         rig.settle().await;
         assert_eq!(planned(&rig, &ada).await, is("team", true, then), "{path}");
@@ -110,7 +110,7 @@ async fn an_upgrade_that_is_paid_later_leaves_a_cancellation_that_can_be_undone(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_fails_at_stripe_keeps_what_was_planned() {
+async fn a_change_that_fails_in_stripe_keeps_the_planned_change() {
     let (rig, ada, _) = team().await;
     // A smaller plan would replace a cancellation.
     rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
@@ -133,7 +133,7 @@ async fn a_change_that_fails_at_stripe_keeps_what_was_planned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_whose_response_was_lost_is_made_beside_a_planned_change() {
+async fn an_upgrade_whose_response_was_lost_replaces_the_planned_change() {
     let (rig, ada, _) = team().await;
     rig.post(&ada, "upgrade", json!({ "tier": "pro" })).await.ok().unwrap();
     let lost = FaultRule::new(FaultKind::ServerError).after().method("POST");
@@ -281,7 +281,7 @@ async fn a_change_is_completed_even_if_its_caller_hangs_up() {
         answer = upgrade => panic!("answered with {}", answer.status),
         () = asked => {}
     }
-    eventually("it is done", async || {
+    eventually("the change is done", async || {
         (planned(&rig, &ada).await == is("enterprise", false, None)).then_some(())
     })
     .await;
@@ -309,7 +309,7 @@ async fn a_cancellation_in_the_portal_is_undone_here() {
     rig.assert_valid();
 }
 
-/// What was billed of exports on Pro, by line: its name and cents.
+/// The export lines that were billed on Pro: name and cents.
 fn billed(rig: &Rig, who: &Subscriber) -> Vec<(String, i64)> {
     let invoices = rig.control().invoices(&rig.customers(who)[0]);
     let lines = invoices
@@ -341,7 +341,7 @@ async fn with_exports(units: i64) -> (Rig, Subscriber) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_recorded_before_an_upgrade_keeps_the_old_prices() {
-    // Forty more than are included, not reported to Stripe yet.
+    // Forty units more than are included, not reported to Stripe yet.
     let (rig, ada) = with_exports(140).await;
     rig.turn_by(3_600);
     assert_eq!(upgrade(&rig, &ada).await.0, 200);

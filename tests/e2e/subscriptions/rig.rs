@@ -1,5 +1,5 @@
-//! A billing worker's public API and its inbox on a real PostgreSQL, with Stripe's double, in this process: one clock is advanced for
-//! both.
+//! The public API and the inbox of a billing worker with a real PostgreSQL and the fake Stripe, in this process. One clock is
+//! advanced for both.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ use uuid::Uuid;
 
 use crate::reports::usage;
 
-/// Three days, as the rig's settings say.
+/// Three days, as in the settings of the rig.
 pub const GRACE_S: i64 = 3 * 86_400;
 pub const DAY_S: i64 = 86_400;
 
@@ -49,7 +49,7 @@ pub struct Rig {
     pub url: String,
     pub http: Http,
     pub pool: PgPool,
-    /// Servers from before a roll-out still accept webhooks.
+    /// All HTTP servers. Earlier ones still accept webhooks, as during a roll-out.
     serving: Vec<AbortOnDropHandle<()>>,
     pub stripe: StripeDouble,
     _servers: Arc<Servers>,
@@ -236,7 +236,7 @@ impl Rig {
             .unwrap()
     }
 
-    /// Completes a checkout, as a person would.
+    /// Completes a checkout, as a customer would.
     pub async fn check_out(&self, who: &Subscriber, tier: &str) {
         let opened = self
             .post(who, "create-checkout-session", json!({ "tier": tier }))
@@ -248,7 +248,7 @@ impl Rig {
             .unwrap();
     }
 
-    /// A subscriber who completed a checkout, with its events worked on.
+    /// A subscriber who completed a checkout, with its events processed.
     pub async fn subscribed(&self, name: &str, tier: &str) -> Subscriber {
         let who = self.subscriber(name).await;
         self.check_out(&who, tier).await;
@@ -266,13 +266,13 @@ impl Rig {
         self.turn_to(self.control().now() + seconds);
     }
 
-    /// Waits until Stripe has delivered all webhooks, and works on all of them.
+    /// Waits until Stripe has delivered all webhooks, and processes all of them.
     pub async fn settle(&self) {
         self.control().settle_webhooks(PATIENCE).await.unwrap();
         self.work().await;
     }
 
-    /// Works on the inbox until it is empty, even on events that failed and would wait.
+    /// Processes the inbox until it is empty, including failed events that would wait.
     pub async fn work(&self) {
         loop {
             sqlx::query("update webhook_events set next_attempt_at = now() where state = 'received'")

@@ -105,7 +105,7 @@ async fn a_trial_by_a_form_continues_with_a_card_and_ends_without_one() {
             .ok()
             .unwrap();
         assert_eq!(begun["status"], "trialing");
-        // What the form keeps a card with.
+        // The secret of a SetupIntent, with which the form stores a card.
         assert!(begun["client_secret"].as_str().unwrap().starts_with("seti_"), "{begun}");
     }
     rig.settle().await;
@@ -118,7 +118,7 @@ async fn a_trial_by_a_form_continues_with_a_card_and_ends_without_one() {
     let invoices = rig.control().invoices(&rig.customers(&ben)[0]);
     assert!(
         invoices.iter().all(|invoice| invoice["amount_due"] == 0),
-        "he owes nothing: {invoices:?}"
+        "ben owes nothing: {invoices:?}"
     );
     rig.assert_valid();
 }
@@ -154,7 +154,7 @@ async fn a_plan_without_a_trial_is_paid_from_its_first_day_on() {
     let refused = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
     assert_eq!(refused.status.as_u16(), 402);
     rig.settle().await;
-    assert_eq!(shown(&rig, &ada).await, is("trialing", "pro"), "the trial goes on");
+    assert_eq!(shown(&rig, &ada).await, is("trialing", "pro"), "the trial continues");
 
     rig.control().set_card(&customer, Some(Card::Ok)).unwrap();
     let now = rig.control().now();

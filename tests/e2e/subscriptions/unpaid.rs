@@ -1,4 +1,4 @@
-//! Of all that waits for an account's first payment, only the latest can be paid.
+//! Of an account's unpaid checkouts and forms, only the latest can be paid.
 
 use devstack::stripe_double::{Card, FaultKind, FaultRule};
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ async fn a_subscription_that_was_just_paid_is_not_begun_again() {
         let rig = Rig::start().await;
         let ada = rig.subscriber("ada").await;
         let begun = begin(&rig, &ada, path, "pro").await;
-        // And no webhook has told of it.
+        // No webhook has reported it yet.
         pay(&rig, &ada, &begun).unwrap();
         for again in [CHECKOUT, FORM] {
             let refused = rig.post(&ada, again, json!({ "tier": "pro" })).await;

@@ -172,7 +172,7 @@ async fn done_events_are_deleted_once_stripe_no_longer_has_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_account_is_busy_has_not_been_tried() {
+async fn an_event_whose_account_is_busy_does_not_count_as_tried() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;

@@ -1,4 +1,4 @@
-//! What many clients of several gateways saw, and whether each refusal was justified.
+//! The calls of many clients at several gateways, and whether each refusal was justified.
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,7 +13,7 @@ pub struct Call {
     pub admitted: bool,
 }
 
-/// What many clients did.
+/// All calls of the clients.
 #[derive(Clone, Default)]
 pub struct History(pub Arc<Mutex<Vec<Call>>>);
 
@@ -23,7 +23,8 @@ impl History {
         calls.iter().filter(|call| call.admitted).map(|call| call.cost).sum()
     }
 
-    /// Units that no request had asked for when a refusal was answered were unspent then: too few for what was refused.
+    /// For each refusal: the units that no request had asked for by the time of the refusal were unspent. They must be too few
+    /// for the refused request.
     pub fn assert_honest(&self, limit: i64) {
         let calls = self.0.lock().unwrap();
         for refused in calls.iter().filter(|call| !call.admitted) {
