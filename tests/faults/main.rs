@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// every answer with the stored data.
 #[derive(Parser)]
 struct Cli {
-    /// How long faults strike
+    /// How long faults are injected
     #[arg(long, default_value = "10")]
     minutes: f64,
     /// Seed of the plan and of the clients [default: any]

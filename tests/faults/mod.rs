@@ -1,4 +1,4 @@
-//! The fault suite: tries to break the guarantees, and says whether it could.
+//! The fault suite: tries to break the guarantees, and reports whether it succeeded.
 //!
 //! ```text
 //! plan (from a seed) ─> strike: kills, stops, restarts, cuts … ─┐

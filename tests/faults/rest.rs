@@ -94,7 +94,7 @@ pub async fn drained(reach: &Reach) -> Result<()> {
             .await?;
         ensure!(held == 0, "{held} leases are neither returned nor settled");
         let (paid, returned) = stores::duplicates_returned(reach).await?;
-        ensure!(paid == returned, "only {returned} of {paid} duplicates were given back");
+        ensure!(paid == returned, "{returned} of {paid} duplicates were given back");
         Ok(())
     })
     .await
