@@ -1,4 +1,4 @@
-//! The actions on leases: take one, spend from it, give it back.
+//! The actions on leases: take a lease, spend from it, give it back.
 
 use protocol::{
     give_back::{LeaseRow, LeaseState, Total},
