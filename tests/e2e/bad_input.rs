@@ -395,7 +395,7 @@ async fn bad_requests_get_a_problem_and_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_event_of_a_batch_has_a_result_of_its_own() {
+async fn each_event_of_a_batch_has_its_own_result() {
     let stack = Stack::start(SERVICES, StackOptions::default()).await.unwrap();
     let customer = stack.admin.customer("eve", "free").await.unwrap();
     let events = json!({ "events": [

@@ -189,7 +189,7 @@ async fn a_rotated_key_works_until_the_end_of_the_overlap() {
 }
 
 #[tokio::test]
-async fn lists_are_walked_in_pages_without_gap_or_repetition() {
+async fn pages_of_a_list_have_no_gap_and_no_repetition() {
     let worker = Worker::start().await;
     let mut made = Vec::new();
     for n in 0..7 {

@@ -1,4 +1,4 @@
-//! The tables of ClickHouse: migrations, and sums that stay exact through retries, kills, closed days and retention.
+//! The tables in ClickHouse: migrations, and sums that stay exact through retries, kills, closed days and retention.
 
 mod days;
 mod rig;
@@ -139,8 +139,8 @@ async fn sums_and_positions_are_read_from_projections() {
     }
 }
 
-/// As the ingestor does: insert, verify, send missing rows again, first with the same token, then with another one, because the
-/// server may remember a token without its rows.
+/// Inserts like the ingestor: insert, verify, send missing rows again. First with the same token, then with another one,
+/// because the server may remember a token without its rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_during_an_insert_loses_nothing_and_doubles_nothing() {
     const KILLS: u64 = 10;
@@ -167,7 +167,7 @@ async fn kill_9_during_an_insert_loses_nothing_and_doubles_nothing() {
         let (sent, after) = tokio::join!(insert(&client, &token, &events), kill);
         server.restart().await.unwrap();
 
-        // The old connections are dead, so make a new client.
+        // The old connections are dead, so this creates a new client.
         let client = server.client().with_database("killed");
         let there = || async {
             sums(&client, "usage_events", "count()", &format!("stream_seq = {seq}"))

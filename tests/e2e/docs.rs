@@ -81,7 +81,7 @@ fn links_anchors_and_paths_exist() {
 }
 
 #[test]
-fn settings_and_their_defaults_are_those_of_help() {
+fn documented_settings_and_defaults_match_the_help() {
     let (documents, settings) = (document::all(&root()), names::settings());
     let operations = documents
         .iter()

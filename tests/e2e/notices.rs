@@ -114,7 +114,7 @@ async fn units_held_by_a_gateway_are_not_usage() {
         .unwrap();
     compared(&stack.billing).await;
     assert!(receiver.received().is_empty(), "79 of 100 are spent, 21 are held");
-    // The limit in force now: 79 of 90 is above 80 % and below 100 %.
+    // The current limit counts: 79 of 90 is above 80 % and below 100 %.
     stack.admin.set_limit(ada.account_id, "export", 90).await.unwrap();
     let data = receiver.nth(1).await.json()["data"].clone();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Each service may do in NATS what it needs, and nothing else; an analyst may only read, within limits.
+//! Each service may do only what it needs in NATS. An analyst may only read in ClickHouse, within limits.
 
 use std::time::Duration;
 
@@ -157,7 +157,7 @@ async fn a_service_may_not_use_the_permissions_of_another() {
         }
     }
 
-    // None of it had an effect.
+    // None of these operations had an effect.
     assert_eq!(client.spend("api_call", 1).await.unwrap().status, 200);
     stack.assert_stored(customer.account_id, 2, 8).await;
 }

@@ -101,7 +101,7 @@ async fn a_correction_that_usage_outweighed_explains_no_later_loss() {
     let step = rig.step().await;
     assert_eq!((step.written, step.drifts), (0, 1));
     assert_eq!(rig.told(&account, month(0), "api_call"), 50);
-    // A correction since then explains only itself.
+    // A later correction explains only its own units.
     rig.use_units(&account, month(0), "api_call", &[15]).await;
     rig.correct(&account, month(0), "api_call", 5).await;
     let step = rig.step().await;
@@ -199,7 +199,7 @@ async fn flush_reports_all_of_one_account_at_once() {
     rig.use_units(&accounts[0], month(0), "api_call", &[5]).await;
     rig.use_units(&accounts[1], month(0), "api_call", &[5]).await;
     for account in &accounts {
-        // One of them waits after its failure: a flush does not.
+        // One of them waits for its next retry. A flush does not wait.
         let flushed = reports::flush(&rig.reporter, account.id, rig.now()).await.unwrap();
         assert_eq!((flushed.open, flushed.parked), (0, 0));
         assert_eq!(rig.told(account, month(0), "api_call"), 15);
@@ -220,7 +220,7 @@ async fn two_thousand_accounts_are_reported_in_seconds() {
     let took = began.elapsed();
     println!("{count} accounts reported in {took:.2?}");
     assert_eq!(step.sent.delivered, count as u64);
-    // One call after the other would take 30 ms for each account.
+    // Sequential calls would take 30 ms for each account.
     assert!(took < Duration::from_millis(count as u64 * 30), "{took:?}");
     rig.stripe.set_latency(Duration::ZERO);
     rig.assert_told_is_counted(&accounts, &[month(0)]).await;

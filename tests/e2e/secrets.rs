@@ -114,7 +114,7 @@ async fn no_log_of_a_run_contains_a_secret() {
         200
     );
     let endpoint = format!("{admin}/admin/accounts/{}/notice-endpoint", customer.account_id);
-    // Nobody listens there.
+    // Nobody listens at this address.
     let notice_url = format!("http://127.0.0.1:1/{PASSWORD}");
     let set = send(
         Method::PUT,

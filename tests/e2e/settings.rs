@@ -1,4 +1,4 @@
-//! Wrong settings: each service ends at once with exit code 2, and names the setting's flag and environment variable.
+//! Invalid settings: each service exits at once with code 2 and names the flag and the environment variable.
 
 use std::process::{Command, Output};
 

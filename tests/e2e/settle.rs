@@ -1,4 +1,4 @@
-//! G3 when a gateway dies, or is presumed dead: exactly its unspent units come back, once, and no unit is spent twice.
+//! G3 when a gateway dies or is presumed dead: exactly its unspent units are returned, once, and no unit is spent twice.
 
 mod away;
 mod killed;

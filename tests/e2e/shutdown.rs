@@ -106,7 +106,7 @@ async fn streaming_upstream() -> Upstream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_with_an_open_event_stream_is_a_normal_end() {
+async fn sigterm_with_an_open_event_stream_ends_normally() {
     let upstream = streaming_upstream().await;
     let options = StackOptions {
         upstream_url: Some(upstream.url().to_owned()),
@@ -129,10 +129,7 @@ async fn sigterm_with_an_open_event_stream_is_a_normal_end() {
 
     let ended = stack.gateways[0].service.stop(Duration::from_secs(40)).await.unwrap();
 
-    assert!(
-        ended.success(),
-        "nothing was left in the spool, but the gateway ended with {ended}"
-    );
+    assert!(ended.success(), "no work was left, but the gateway ended with {ended}");
     let mut rest = Vec::new();
     // The connection is closed, with or without a reset.
     connection.read_to_end(&mut rest).await.ok();

@@ -92,7 +92,7 @@ async fn every_change_is_in_the_audit_log_once_and_requests_without_a_change_are
     assert!(!text.contains("hunter2") && !text.contains("whsec_"));
     assert!(!text.contains("tr_live_") && !text.contains(rotated["key"].as_str().unwrap()));
 
-    // One account, in pages.
+    // The entries of one account, in pages.
     let page = worker
         .change(Method::GET, &format!("/audit?account={account}&limit=9"), Value::Null)
         .await;

@@ -53,7 +53,7 @@ async fn limits_in_force_are_written_into_open_pools() {
     let worker = Worker::start().await;
     let account = worker.account("ann@example.com", "pro").await;
     let path = |rest: &str| format!("/accounts/{account}/{rest}");
-    // Two usage types of the running period, and one of the previous period, which must not change any more.
+    // Two usage types of the current period, and one of the previous period, which must not change any more.
     sqlx::query(
         "insert into quota_pool (account_id, usage_type, period_start, period_end, limit_units, granted_units)
          select account_id, t, period_start - m, period_end - m, l, 3 from subscriptions,
@@ -152,14 +152,14 @@ async fn changes_succeed_while_nats_is_unavailable() {
     let account = worker.account("ann@example.com", "pro").await;
     let details = worker.place.json(&["accounts", "suspend", &account]).await;
     assert_eq!(details["status"], "suspended");
-    // A worker that starts now serves as well.
+    // A worker that starts during the outage serves, too.
     worker.service.restart().await.unwrap();
     let details = worker
         .change(Method::POST, &format!("/accounts/{account}/resume"), Value::Null)
         .await;
     assert_eq!(details["status"], "active");
 
-    // And it announces by itself when NATS is back.
+    // It announces changes on its own once NATS is back.
     worker.place.nats.restart().await.unwrap();
     let mut announcements = worker.announcements().await;
     let mut changes = JoinSet::new();

@@ -50,7 +50,7 @@ async fn a_start_that_loses_postgres_starts_over() {
     }
 }
 
-/// Ends the session that waits for a lock, as a restart of the server would; its process id.
+/// Ends the session that waits for a lock, as a restart of the server would. Returns its process id.
 async fn drop_waiting(pool: &PgPool) -> i32 {
     let pid: i32 = eventually("a session waits for a lock", async || {
         let waiting =
@@ -114,7 +114,7 @@ async fn a_plan_in_use_cannot_leave_the_catalogue() {
 }
 
 #[tokio::test]
-async fn wrong_settings_end_the_start_and_are_named() {
+async fn wrong_settings_prevent_the_start_and_are_named() {
     let place = Place::new().await;
     let typo = include_str!("../../../schema/plans.toml").replacen("usage.export", "usage.exprot", 1);
     let line = typo.lines().position(|line| line.contains("exprot")).unwrap() + 1;

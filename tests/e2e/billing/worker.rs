@@ -1,4 +1,4 @@
-//! A billing worker with a NATS and a database of its own, its admin API, and its sub-commands.
+//! A billing worker with its own NATS and its own database, its admin API, and its sub-commands.
 
 use std::{path::Path, process::Output, sync::Arc, time::Duration};
 
@@ -76,7 +76,7 @@ impl Place {
         output(command).await
     }
 
-    /// Runs a sub-command that must succeed; returns its output.
+    /// Runs a sub-command that must succeed. Returns its output.
     pub async fn json(&self, args: &[&str]) -> Value {
         let output = self.command(&[args, &["--json"]].concat()).await;
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -143,7 +143,7 @@ impl Announcements {
     }
 }
 
-/// Runs a program to its end; a hang fails the test.
+/// Runs a program until it exits. A hang fails the test.
 pub async fn output(mut command: Command) -> Output {
     let output = command.kill_on_drop(true).output();
     timeout(PATIENCE, output).await.unwrap().unwrap()

@@ -1,4 +1,4 @@
-//! The tables in a database for each test, and rows as the ingestor writes them.
+//! A database with the tables for each test, and rows as the ingestor writes them.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ pub async fn sums(client: &Client, table: &str, events: &str, condition: &str) -
     client.query_raw(&query).fetch_one().await.unwrap()
 }
 
-/// Events of one account with these costs, a minute apart from `ts` on, in one batch.
+/// Events of one account with these costs, in one batch. Their times are a minute apart, starting at `ts`.
 pub fn batch(account: AccountId, stream_seq: u64, ts: OffsetDateTime, costs: &[i64]) -> Vec<Event> {
     let period_start = Period::calendar_month(ts.unix_timestamp()).start;
     let event = |(idx, cost_units): (usize, &i64)| Event {

@@ -26,8 +26,8 @@ enum Dies {
 }
 
 impl Books {
-    /// A worker that takes the waiting rows and dies as by kill -9: its connections are cut without a message. Not a process,
-    /// because a process cannot be killed at such an exact moment.
+    /// A worker that takes the waiting rows and dies as if by `kill -9`: its connections are closed without a message. It is
+    /// not a process, because a process cannot be killed at such an exact moment.
     fn worker_that_dies(&self, dies: Dies) -> RunId {
         let (database_url, settings) = (self.stack.endpoints.database_url.clone(), nats_settings(&self.stack));
         let worker = move || {
@@ -51,7 +51,7 @@ impl Books {
                     assert!(told.iter().all(|told| told.outcome == Outcome::Stored), "{told:?}");
                 }
                 let run = session.run();
-                // Dropped, it would close its lanes.
+                // Dropping it would close its lanes.
                 std::mem::forget(session);
                 run
             });
@@ -196,7 +196,7 @@ async fn an_unknown_outcome_is_looked_up_and_not_guessed() {
         .ok()
         .unwrap();
     books.until_published().await;
-    // The worker's lanes are still open, and NATS does not answer what it publishes.
+    // The worker's lanes are still open, and NATS does not respond to its publishes.
     books.stack.nats.pause().unwrap();
     let voided = books.request(json!([void(&events[1])]));
     books.correct(&voided).await.ok().unwrap();

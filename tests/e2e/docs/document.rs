@@ -5,7 +5,7 @@ use std::{collections::HashSet, fs, path::Path};
 use super::fence::{Fence, Kind};
 
 pub struct Document {
-    /// From the repository's root: `docs/api.md`.
+    /// The path from the root of the repository: `docs/api.md`.
     pub path: String,
     pub fences: Vec<Fence>,
     /// The anchors that a link can name after `#`.

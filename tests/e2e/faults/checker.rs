@@ -333,7 +333,7 @@ fn every_position_is_a_row_or_dropped() {
     let position = evidence.rows[5].position;
     evidence.stream.events.remove(&position);
     assert_convicted(&evidence, &[Crime::Position]);
-    // A trim leaves the last record of each lane before the gap.
+    // A trim keeps the last record of each lane, so a gap may follow it.
     evidence.stream.whole_from = [(0, position.seq + 1)].into();
     assert_convicted(&evidence, &[]);
 }

@@ -1,5 +1,5 @@
-//! Events with the same `Idempotency-Key` in the stream: the first is stored, the others are dropped and kept in a table of their
-//! own, whichever process dies.
+//! Events with the same `Idempotency-Key` in the stream: the first is stored, the others are dropped and recorded in another
+//! table, whichever process dies.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ async fn retry(mut first: Lane, mut second: Lane, stopping: CancellationToken) -
         keys.iter().for_each(|key| expected.stored(cost(*key)));
         expected.stored(7);
 
-        // Immediately, after a long time, and twice in one record.
+        // The retry comes immediately, after a long time, and twice in one record.
         let again = [keys[0], keys[1], keys[1], 5 + round * 3 % (round * 5)];
         let mut events: Vec<_> = again
             .iter()
@@ -126,7 +126,7 @@ async fn stopped((tasks, stop): (JoinSet<Expected>, CancellationToken)) -> Expec
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_kills_of_an_ingestor_drop_each_duplicate_once() {
-    // Little memory, so that some ids are looked up in ClickHouse.
+    // Little memory, so that the ingestor must look some ids up in ClickHouse.
     let env = [("BATCH_AGE_MAX", "0.02"), ("IDEMPOTENCY_KEYS_MAX", "400")];
     let mut rig = Rig::start(1, &env).await;
     let load = load(&rig).await;
@@ -185,7 +185,7 @@ async fn a_key_that_is_used_after_the_window_counts_again() {
     expected.stored(1);
     expected.dropped(2);
     assert_exact(&rig, expected).await;
-    // Repeat it, each time after the last one was decided, until the window of the first is over.
+    // Repeat the event, each time after the previous one was decided, until the window of the first event is over.
     eventually("a later one is stored too", async || {
         let is_stored = rig.stored().await?.rows == 2;
         if !is_stored && dropped(&rig).await? == expected.dropped {

@@ -55,7 +55,7 @@ async fn a_record_of_a_newer_version_stops_its_shard_and_no_other() {
     let rig = Rig::start(1, &[]).await;
     let (mut lane, mut other) = (rig.lane(0).await, rig.lane(1).await);
     lane.batch(&[1, 10]).await;
-    // Only the version field: 2.
+    // Only the version field, with value 2.
     lane.append(vec![8, 2]).await;
     let before = lane.written;
     lane.batch(&[1_000]).await;
@@ -260,7 +260,7 @@ async fn a_restored_stream_is_stored_from_its_first_unstored_record() {
     copy(&backup, &store);
     rig.nats.restart().await.unwrap();
 
-    // Gateways were quicker than the operator: new records took the positions of the lost ones.
+    // The gateways were faster than the operator: new records took the positions of the lost ones.
     let mut new = rig.lane(0).await;
     new.batch(&[1_000]).await;
     new.batch(&[2_000]).await;

@@ -34,7 +34,7 @@ pub const SHARDS: u16 = 4;
 pub struct Rig {
     pub ingestors: Vec<Service>,
     pub nats: Nats,
-    /// A server of its own, if the test kills it.
+    /// Its own server, if the test kills it.
     pub own_clickhouse: Option<ClickHouse>,
     _shared: Option<Arc<Servers>>,
     pub clickhouse: clickhouse::Client,
@@ -83,7 +83,7 @@ pub enum ClickHouseIs {
 }
 
 impl Rig {
-    /// Starts this many ingestors, with extra settings beside those that make tests fast.
+    /// Starts this many ingestors, with extra settings in addition to those that make tests fast.
     pub async fn start(ingestors: usize, env: &[(&'static str, &'static str)]) -> Self {
         Self::on(ClickHouseIs::Shared, ingestors, env).await
     }
@@ -163,7 +163,7 @@ impl Rig {
         self.ingestors.push(Service::start(options).await.unwrap());
     }
 
-    /// Runs a sub-command to its end.
+    /// Runs a sub-command until it exits.
     pub async fn command(&self, command: &str) -> Output {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_services"))
             .args(["service", "ingestor", command])
@@ -200,7 +200,7 @@ impl Rig {
             let (mut lane, stopping) = (self.lane(shard).await, stop.clone());
             tasks.spawn(async move {
                 while !stopping.is_cancelled() {
-                    // The sum of units shows a lost or doubled event, and which one.
+                    // The sum of units shows whether an event is lost or doubled, and which cost it has.
                     let costs = [1, 10, 100, 1_000, -7];
                     lane.batch(&costs.repeat(1 + (lane.last % 20) as usize)).await;
                     tokio::time::sleep(Duration::from_millis(2)).await;
@@ -287,7 +287,7 @@ impl Rig {
         Some((answer.starts_with("HTTP/1.1 200"), answer))
     }
 
-    /// Waits until `/readyz` of the n-th ingestor says that a shard waits, and why.
+    /// Waits until `/readyz` of the n-th ingestor reports that a shard waits, and returns the reason.
     pub async fn until_alarm(&self, n: usize, why: &str) {
         eventually(&format!("an alarm: {why}"), async || {
             self.ready(n)

@@ -1,4 +1,4 @@
-//! A customer's endpoint: stores the requests and responds as the test says.
+//! A customer's endpoint: records the requests and responds as the test specifies.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ pub struct Receiver {
 
 #[derive(Default)]
 struct Seen {
-    /// The responses to the next requests; then 204.
+    /// The responses to the next requests. Later requests get 204.
     answers: VecDeque<StatusCode>,
     received: Vec<Received>,
 }

@@ -1,4 +1,4 @@
-//! A system whose billing worker compares usage all the time, with helpers for its API.
+//! A system whose billing worker compares usage with limits continuously, and helpers for its API.
 
 use std::path::Path;
 
@@ -63,7 +63,7 @@ pub async fn call(stack: &Stack, method: Method, path: &str, body: Value) -> Ans
     Http::default().send(request).await.unwrap()
 }
 
-/// Calls the API of the account's notice endpoint; the call must succeed.
+/// Calls the API of the account's notice endpoint. The call must succeed.
 pub async fn endpoint(stack: &Stack, method: Method, account: AccountId, action: &str, body: Value) -> Value {
     let path = format!("/accounts/{account}/notice-endpoint{action}");
     call(stack, method, &path, body).await.ok().unwrap()
@@ -74,13 +74,13 @@ pub async fn put(stack: &Stack, account: AccountId, url: &str) -> Value {
     endpoint(stack, Method::PUT, account, "", json!({ "url": url })).await
 }
 
-/// Does the same for the first time; returns the secret.
+/// Sets the account's endpoint for the first time. Returns the secret.
 pub async fn set(stack: &Stack, account: AccountId, url: &str) -> String {
     let set = put(stack, account, url).await;
     set["secret"].as_str().unwrap().to_owned()
 }
 
-/// Waits until the account's notices are as expected, and returns them.
+/// Waits until the account's notices are as expected. Returns them.
 pub async fn notices(stack: &Stack, account: AccountId, what: &str, expected: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     eventually(what, async || {
         let path = format!("/accounts/{account}/notices");

@@ -63,7 +63,7 @@ enum Cut {
     After,
 }
 
-/// A connection to PostgreSQL that can be cut.
+/// A proxy for connections to PostgreSQL that can cut them.
 struct Proxy {
     url: String,
     cuts: Arc<AtomicUsize>,

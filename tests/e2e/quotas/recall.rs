@@ -250,7 +250,7 @@ async fn the_limit_stays_exact_while_many_requests_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_does_not_answer_is_waited_for_once() {
+async fn requests_wait_only_once_for_a_gateway_that_does_not_answer() {
     let database = Database::open().await;
     let (customer, calls) = (database.customer().await, database.usage_type("api_call"));
     let (gateway, deaf) = (database.gateway().await, deaf_gateway(&database).await);

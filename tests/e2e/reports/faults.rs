@@ -1,4 +1,4 @@
-//! Calls that fail before and after they took effect, and workers that die in the middle.
+//! Calls that fail before or after they take effect, and workers that die in between.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn an_unreadable_response_was_a_success() {
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
 }
 
-/// Sent again without a comparison it would count twice: Stripe has forgotten the identifier.
+/// Without a comparison, sending it again would count the units twice, because Stripe has forgotten the identifier.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_report_with_an_unknown_outcome_is_compared_before_it_is_sent_again() {
     for is_applied in [true, false] {
@@ -140,7 +140,7 @@ async fn two_hundred_accounts_match_stripe_exactly_through_faults_and_deaths() {
         (FaultKind::TooManyRequests { retry_after_s: None }, false),
     ];
     for (seed, (kind, is_after)) in (0..).zip(faults) {
-        // Seven rules, each of what the others left: together some 10 %.
+        // Seven rules, each applied to the calls that the previous ones left: together about 10 %.
         let fault = rig.fault(kind).probability(0.015, seed);
         rig.stripe.add_fault(if is_after { fault.after() } else { fault });
     }
@@ -154,7 +154,7 @@ async fn two_hundred_accounts_match_stripe_exactly_through_faults_and_deaths() {
         let account = &accounts[round];
         rig.use_units(account, month(0), "api_call", &[20]).await;
         rig.correct(account, month(0), "api_call", 10).await;
-        // Some die while they count and write, most while they send.
+        // Some workers die while they count and write, most while they send.
         rig.stripe.clear_requests();
         let (calls, pause) = (rand::rng().random_range(0..300), rand::rng().random_range(0..60));
         let dies = async {
@@ -168,7 +168,8 @@ async fn two_hundred_accounts_match_stripe_exactly_through_faults_and_deaths() {
             () = dies => died += 1,
             done = reports::step(&rig.reporter, rig.now()) => drop(done.unwrap()),
         }
-        // Sometimes longer than Stripe remembers an identifier. By then a dead worker's calls have arrived: no call takes a day.
+        // Sometimes longer than Stripe remembers an identifier. The calls of a dead worker have arrived by then, because no
+        // call takes a day.
         if round % 7 == 6 {
             rig.step().await;
         }

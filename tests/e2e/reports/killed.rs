@@ -61,7 +61,7 @@ async fn subscribers(rig: &Rig) -> Vec<Subscriber> {
     subscribers
 }
 
-/// Calls that fail, some before and some after they had their effect: together about one in ten.
+/// Calls that fail, some before and some after they take effect: together about one in ten.
 fn add_faults(rig: &Rig) {
     let faults = [
         (FaultKind::ServerError, false),
@@ -78,7 +78,7 @@ fn add_faults(rig: &Rig) {
     }
 }
 
-/// Accounts with their billing periods, as the worker has written them.
+/// Accounts with their billing periods, as written by the worker.
 async fn billed(rig: &Rig) -> Vec<(Uuid, String, i64, i64)> {
     sqlx::query_as(
         "select account_id, customer_id, extract(epoch from period_start)::bigint, extract(epoch from period_end)::bigint
@@ -92,7 +92,7 @@ async fn billed(rig: &Rig) -> Vec<(Uuid, String, i64, i64)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_twenty_times() {
     let options = StripeDoubleOptions {
-        // The worker is a process and has the machine's clock.
+        // The worker is a process and uses the real clock.
         start_at: Some(clock::now_s()),
         requests_kept: 1_000,
         ..StripeDoubleOptions::default()
@@ -160,7 +160,7 @@ async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_
             die(&rig, &mut worker).await;
         }
         eventually("every account has its billing period", async || {
-            // An event that failed would wait longer than this test.
+            // A failed event would wait longer than this test.
             sqlx::query(
                 "update webhook_events set next_attempt_at = now()
                  where state = 'received' and error is not null
@@ -172,7 +172,7 @@ async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_
             (billed(&rig).await.len() == ACCOUNTS).then_some(())
         })
         .await;
-        // While all of them use.
+        // While all accounts use units.
         for _ in KILLS_WHILE_SUBSCRIBING..KILLS {
             let before = rounds.load(Ordering::Relaxed);
             eventually("all accounts use more", async || {
@@ -201,7 +201,7 @@ async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_
         .collect();
     let sums = rig.sums().await;
     eventually("Stripe has all counted units", async || {
-        // A report that failed would wait longer than this test.
+        // A failed report would wait longer than this test.
         sqlx::query(
             "update meter_reports set next_attempt_at = now() - interval '1 minute'
              where state = 'open' and claimed_until is null and next_attempt_at > now()",
@@ -226,7 +226,7 @@ async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_
     assert_eq!(sums.len(), ACCOUNTS * TYPES.len());
     assert_eq!(rig.stripe.violations(), Vec::<String>::new());
     worker.stop(Duration::from_secs(40)).await.unwrap();
-    // The ledger check, of every line, once nothing moves any more.
+    // The ledger check of every line, after the system has settled.
     assert_eq!(rig.sums().await, sums);
     let lines_of_ledger = rig.lines().await;
     assert_eq!(lines_of_ledger.len(), sums.len());
@@ -251,7 +251,7 @@ async fn die(rig: &Rig, worker: &mut Service) {
     worker.restart().await.unwrap();
 }
 
-/// Insert by period: each begins when its account paid.
+/// One insert per period, because each period begins when its account paid.
 fn by_start(billed: Vec<(Uuid, String, i64, i64)>) -> Vec<(i64, Vec<AccountId>)> {
     let mut starts: std::collections::BTreeMap<i64, Vec<AccountId>> = Default::default();
     for (account, _, start, _) in billed {

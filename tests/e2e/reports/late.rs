@@ -35,7 +35,7 @@ async fn late_usage_and_late_credits_are_carried_into_the_next_period() {
     rig.stripe.advance_to(month(0).end + 2 * HOUR);
     rig.finalize(month(0)).await;
     rig.use_units(&account, month(0), "api_call", &[8]).await;
-    // The next period's webhook has not come: the units wait, and are listed.
+    // The webhook of the next period has not arrived yet: the units wait and are listed.
     rig.step().await;
     let waiting = rig.attention().await.waiting_carries;
     assert_eq!(waiting.iter().map(|carry| carry.units).collect::<Vec<_>>(), [8]);
@@ -81,7 +81,7 @@ async fn usage_that_is_too_old_for_a_timestamp_is_carried_and_an_open_report_is_
     rig.assert_told_is_counted(&[account], &[month(0), month(2)]).await;
 }
 
-/// A report with an unknown outcome is not sent again once its period is final: it would be on no invoice.
+/// A report with an unknown outcome is not sent again once its period is final, because it would be on no invoice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_of_a_final_period_with_an_unknown_outcome_is_compared_and_then_delivered_or_carried() {
     for is_applied in [true, false] {
@@ -175,7 +175,7 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     rig.finalize(month(0)).await;
     // 98 were reported, 100 are included: 10 of 12 late ones cost 7 cents each. Stripe makes the item, and its response is lost.
     rig.use_units(&account, month(0), "export", &[12]).await;
-    // No metered price: nothing to bill.
+    // Without a metered price, nothing is billed.
     rig.use_units(&account, month(0), "api_call", &[5]).await;
     let fault = FaultRule::new(FaultKind::ServerError)
         .path("/v1/invoiceitems")
@@ -233,7 +233,7 @@ async fn late_usage_of_a_customer_without_a_subscription_gets_an_invoice_of_its_
     let ended = "update subscriptions set is_current = false";
     sqlx::query(ended).execute(&rig.db).await.unwrap();
     rig.use_units(&account, month(0), "export", &[10]).await;
-    // The item is made, and then Stripe is away: neither is made twice.
+    // Stripe creates the item, then the response for the invoice is lost. Neither is created twice.
     let fault = FaultRule::new(FaultKind::ServerError)
         .path("/v1/invoices")
         .method("POST");

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::rig::{DAY, Rig};
 
 const ACCOUNTS: usize = 10_000;
-/// Stripe's latency of each call.
+/// The latency of each call to Stripe.
 const LATENCY: Duration = Duration::from_millis(30);
-/// 10,000 reports at the 500 meter events a second that are the default take 20 s; the rest is for a busy machine.
+/// 10,000 reports take 20 s at the default rate of 500 meter events per second. The rest is a margin for a busy machine.
 const WITHIN: Duration = Duration::from_secs(60);
 /// Memory in addition to that of an idle worker: a few batches, not all accounts.
 const GROWTH_MAX_KIB: u64 = 64 * 1024;
@@ -21,7 +21,7 @@ const GROWTH_MAX_KIB: u64 = 64 * 1024;
 async fn ten_thousand_accounts_are_reported_within_a_minute_and_in_bounded_memory() {
     let now = clock::now_s();
     let options = StripeDoubleOptions {
-        // The worker is a process and has the machine's clock.
+        // The worker is a process and uses the real clock.
         start_at: Some(now),
         requests_kept: 100,
         ..StripeDoubleOptions::default()
@@ -65,7 +65,7 @@ async fn ten_thousand_accounts_are_reported_within_a_minute_and_in_bounded_memor
     assert!(grown_kib < GROWTH_MAX_KIB, "{grown_kib} KiB");
 }
 
-/// The most memory that the process has had so far.
+/// The maximum memory usage of the process so far.
 fn peak_kib(worker: &mut Service) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", worker.process().id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();

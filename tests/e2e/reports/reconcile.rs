@@ -1,4 +1,4 @@
-//! Freezing, and comparing the three counts.
+//! Freezing periods, and comparing the three counts.
 
 use std::time::Duration;
 

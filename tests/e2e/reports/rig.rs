@@ -136,7 +136,7 @@ impl Rig {
         self.stripe.now()
     }
 
-    /// The environment of `billing-worker` as a process.
+    /// The environment of a `billing-worker` process.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         vec![
             ("DATABASE_URL", self.database_url.clone()),
@@ -197,7 +197,7 @@ impl Rig {
         self.http.send(request).await.unwrap().ok().unwrap()
     }
 
-    /// Accounts with a customer each and this billing period.
+    /// Creates accounts, each with a customer and this billing period.
     pub async fn accounts(&self, count: usize, period: Period) -> Vec<Account> {
         let customers = stream::iter(0..count).map(async |n| {
             let customer = [("email", format!("{n}@example.com"))];
@@ -286,7 +286,7 @@ impl Rig {
         self.insert(period, [(account.id, usage_type, -units)], event).await;
     }
 
-    /// Units of many accounts, in one insert.
+    /// Inserts units of many accounts at once.
     pub async fn insert(
         &self,
         period: Period,
@@ -325,7 +325,7 @@ impl Rig {
         rows.into_iter().map(line).collect()
     }
 
-    /// How many reports are in a state.
+    /// The number of reports in a state.
     pub async fn count(&self, state: &str) -> i64 {
         sqlx::query_scalar("select count(*) from meter_reports where state = $1")
             .bind(state)

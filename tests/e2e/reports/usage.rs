@@ -6,7 +6,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// What the ingestor inserts, as far as sums need it.
+/// The columns that the ingestor inserts, as far as sums need them.
 #[derive(Clone, Row, Serialize)]
 struct Event {
     generation: u32,
@@ -27,7 +27,7 @@ struct Event {
     ingested_at: OffsetDateTime,
 }
 
-/// Units of a period, an event each, in one insert. They are used at its start.
+/// Inserts units of a period at once, one event each. They are used at its start.
 pub async fn insert(
     client: &Client,
     now_s: i64,
@@ -35,7 +35,7 @@ pub async fn insert(
     units: impl IntoIterator<Item = (AccountId, &str, i64)>,
     corrects: Uuid,
 ) {
-    // The columns that it leaves out have no default of their own, which validation asks for.
+    // The omitted columns have no default, so validation would refuse the insert.
     let client = client.clone().with_validation(false);
     let mut insert = client
         .insert::<Event>("usage_events")

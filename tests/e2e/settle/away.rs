@@ -1,4 +1,4 @@
-//! NATS, ClickHouse or PostgreSQL is away when a run must be ended and settled. It is settled later.
+//! NATS, ClickHouse or PostgreSQL is unavailable when a run must be ended and settled. The run is settled later.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use super::rig::{History, accepted, load, options, runs, until_settled};
 use crate::SERVICES;
 
-/// A system on servers of its own. Fields are dropped in order: services before servers.
+/// A system with its own servers. Fields are dropped in order: services before servers.
 struct Own {
     system: System,
     servers: Servers,
@@ -100,7 +100,7 @@ impl Own {
     }
 }
 
-/// Waits until the run is found dead, while a server that settling needs is away.
+/// Waits until the run is found dead, while a server that settling needs is unavailable.
 async fn until_fencing(pool: &PgPool) {
     eventually("the run is being ended", async || {
         (!runs(pool, "fencing").await.is_empty()).then_some(())
@@ -109,12 +109,12 @@ async fn until_fencing(pool: &PgPool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_away_only_postpones_settling() {
+async fn an_unavailable_server_only_postpones_settling() {
     let mut own = Own::start().await;
     own.settled_after(|servers| &mut servers.clickhouse, until_fencing)
         .await;
     own.settled_after(|servers| &mut servers.nats, until_fencing).await;
-    // Without PostgreSQL no heartbeat moves, and no run is presumed dead because of that.
+    // Without PostgreSQL no heartbeat advances, and no run is presumed dead because of that.
     let longer_than_dead_after = async |_: &PgPool| tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     own.settled_after(|servers| &mut servers.postgres, longer_than_dead_after)
         .await;

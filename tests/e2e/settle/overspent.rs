@@ -1,4 +1,4 @@
-//! Counting: each position counts once, stored or dropped. And a lease that spent more than it had.
+//! Counting: each position counts once, stored or dropped. A lease that spent more units than it had is reported.
 
 use harness::{Stack, eventually};
 use schema::{AccountId, LeaseId};
@@ -63,7 +63,7 @@ async fn events_count_once_even_if_stored_twice_or_dropped() {
     let (of, by) = (account.0.to_string(), leases[2].lease.0.to_string());
     let dropped = stack.clickhouse.query(dropped).bind(&of).bind(&by).bind(&of).bind(&by);
     dropped.execute().await.unwrap();
-    // And units that the run itself gave back.
+    // Units that the run itself gave back.
     sqlx::query(
         "with given as (update quota_leases set returned_units = 5 where id = $1)
          update quota_pool set granted_units = granted_units - 5 where account_id = $2",

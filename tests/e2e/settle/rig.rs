@@ -36,7 +36,7 @@ pub fn options(gateways: usize) -> StackOptions {
         gateways,
         gateway_env: vec![
             ("HEARTBEAT_INTERVAL", "0.3".into()),
-            // Idle units go back, so that no units are held at rest.
+            // Idle units are returned, so that the gateways hold none at the end.
             ("LEASE_IDLE", "1".into()),
         ],
         ingestor_env: vec![("BATCH_AGE_MAX", "0.1".into()), ("SHARDS", "4".into())],
@@ -63,7 +63,7 @@ pub enum Told {
 }
 
 impl History {
-    /// Spends one unit at a gateway.
+    /// Spends one unit through a gateway.
     pub async fn spend(&self, http: &Http, gateway: &str, customer: &Customer) -> Told {
         let endpoint = format!("/n/{}", self.next.fetch_add(1, Relaxed));
         let body = json!({ "usage_type": "api_call", "endpoint": endpoint });
@@ -116,7 +116,7 @@ pub fn told(status: Option<u16>) -> Told {
     }
 }
 
-/// Clients that spend one unit after the other at each of these gateways until `stop` is set.
+/// Clients that spend single units at each of these gateways until `stop` is set.
 pub async fn load(gateways: &[String], clients: usize, customer: &Customer, history: &History, stop: &AtomicBool) {
     let http = Http::default();
     let one = async |gateway: &str| {

@@ -1,4 +1,4 @@
-//! Gateways that are presumed dead while they are only stopped: SIGSTOP for longer than a heartbeat may take, then SIGCONT.
+//! Gateways that are presumed dead although they are only paused: SIGSTOP for longer than the heartbeat timeout, then SIGCONT.
 
 use std::{
     collections::HashMap,
@@ -104,7 +104,7 @@ async fn a_stopped_gateway_drops_its_leases_continues_in_a_new_run_and_loses_not
     let before = runs(&stack.pool, "live").await;
     let stopping = async {
         accepted(&history, 300).await;
-        // While the upstream works on all of them.
+        // The gateway is paused while the upstream works on all requests.
         upstream.works_on(20).await;
         let settled = stopped_and_settled(&mut stack, &before).await;
         upstream.go.send_replace(true);
@@ -246,7 +246,7 @@ async fn a_run_that_is_ended_under_load_is_settled_and_its_gateway_continues_in_
             let [run] = runs(&stack.pool, "live").await[..] else {
                 panic!("one gateway has one run");
             };
-            // As if it was found silent: the gateway reads its row at the next heartbeat and gives the run up.
+            // As if the run was found silent: the gateway reads its row at the next heartbeat and gives the run up.
             sqlx::query("update gateway_runs set state = 'fencing' where id = $1")
                 .bind(run)
                 .execute(&stack.pool)

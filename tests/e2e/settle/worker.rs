@@ -131,7 +131,7 @@ async fn several_workers_settle_each_lease_once() {
     let (mut left, mut dead) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let leases = leases(&accounts, 1_200);
-        // The workers find out by themselves that it is dead.
+        // The workers find out on their own that the run is dead.
         dead.push(dead_run(&stack, leases.clone()));
         left.extend(leases);
     }

@@ -80,7 +80,7 @@ async fn nats_paused_under_load_refuses_nothing_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_nats_that_comes_and_goes_loses_and_doubles_nothing() {
+async fn repeated_nats_outages_lose_and_double_nothing() {
     let (mut stack, ada) = stack(1, &[]).await;
     let load = Load::start(&stack, &ada, 16);
     for round in 0..8 {

@@ -15,7 +15,7 @@ async fn unbilled(rig: &Rig) -> Vec<Unbilled> {
     unbilled
 }
 
-/// Usage types that the account's subscription in Stripe has a price for.
+/// Usage types that have a price in the account's Stripe subscription.
 async fn billed(rig: &Rig, who: &Subscriber) -> Vec<Value> {
     let state = rig.state(who).await.unwrap();
     let items = state["items"].as_array().unwrap().iter();
@@ -49,7 +49,7 @@ async fn a_running_subscription_gets_a_price_for_each_newly_billed_usage_type() 
     );
     assert!(lacking.iter().all(|of| of.usage_types == ["export"]));
 
-    // The change is made and its response is lost: repeated, it is made once.
+    // Stripe makes the change and its response is lost. The change is retried and made once.
     let reset = FaultRule::new(FaultKind::Reset)
         .method("POST")
         .path("/v1/subscriptions")
@@ -116,13 +116,13 @@ async fn a_failure_of_stripe_does_not_block_the_next_attempt() {
     rig.assert_valid();
 }
 
-/// Asks for a Pro plan; the id in the field of that name.
+/// Requests a Pro plan. Returns the id in the field of that name.
 async fn ask(rig: &Rig, who: &Subscriber, path: &str, field: &str) -> String {
     let answer = rig.post(who, path, json!({ "tier": "pro" })).await.ok().unwrap();
     answer[field].as_str().unwrap().to_owned()
 }
 
-/// Two requests give the same thing until the catalogue bills more; returns the one before and the one after.
+/// Two requests return the same id until the catalogue bills more. Returns the ids before and after.
 async fn asked_over_a_roll_out(rig: &mut Rig, who: &Subscriber, path: &str, field: &str) -> (String, String) {
     let before = ask(rig, who, path, field).await;
     assert_eq!(ask(rig, who, path, field).await, before);

@@ -20,7 +20,7 @@ const KINDS: [FaultKind; 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixteen_checkouts_at_once_are_one_customer_and_one_session() {
+async fn sixteen_concurrent_checkouts_create_one_customer_and_one_session() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;
@@ -58,7 +58,7 @@ async fn sixteen_checkouts_at_once_are_one_customer_and_one_session() {
 
 /// A gateway locks the account's row in share mode to open a pool, and all leases wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_stripe_keeps_no_gateway_from_an_account() {
+async fn a_slow_stripe_blocks_no_gateway() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscribed("ada", "pro").await;
@@ -116,7 +116,7 @@ async fn whatever_stripe_responds_an_account_is_one_customer_with_one_subscripti
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_after_stripe_made_the_customer_leads_to_no_second_one_even_a_day_later() {
+async fn a_crash_after_stripe_created_the_customer_causes_no_second_one_even_a_day_later() {
     for later_s in [0, 2 * DAY_S] {
         let rig = Rig::start().await;
         rig.listen();

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::rig::{Rig, Subscriber};
 
-/// Another worker takes the account's lease, or has taken it over; it works, or died, until the deadline.
+/// Gives the account's lease to another worker, which holds it until the deadline. The worker may be alive or dead.
 async fn hold_elsewhere(rig: &Rig, who: &Subscriber, seconds: f64) {
     sqlx::query(
         "insert into subscription_leases (account_id, holder, held_until)
@@ -64,7 +64,7 @@ async fn is_done(rig: &Rig, event: &str) {
     .await;
 }
 
-/// The worker's loop over the inbox; stopped when it is dropped.
+/// The worker's loop over the inbox. Dropping it stops the loop.
 struct Working(Lifecycle);
 
 impl Working {
@@ -87,7 +87,7 @@ impl Drop for Working {
     }
 }
 
-/// A lock that was held across calls to Stripe kept all other accounts' events from any effect.
+/// A lock that is held across calls to Stripe would block the events of all other accounts.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_another_worker_holds_delays_no_other_account() {
     let rig = Rig::start().await;

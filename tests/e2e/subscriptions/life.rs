@@ -21,7 +21,7 @@ async fn live(rig: &Rig, who: &Subscriber) {
     rig.turn_by(3 * DAY_S);
     rig.post(who, "upgrade", json!({ "tier": "pro" })).await.ok().unwrap();
     rig.settle().await;
-    // Into the second period and past its draft invoice, then into the third.
+    // Advances into the second period and past its draft invoice, then into the third.
     for _ in 0..2 {
         rig.turn_by(31 * DAY_S);
         rig.settle().await;
@@ -245,7 +245,7 @@ async fn doubled_shuffled_and_delayed_webhooks_change_nothing() {
     rig.assert_valid();
 }
 
-/// A subscriber to Pro whose card is declined from now on and tried again after this many days, and its customer in Stripe.
+/// A subscriber to Pro, and its customer in Stripe. Its card is declined from now on and retried after this many days.
 async fn declined(again_days: i64) -> (Rig, Subscriber, String) {
     let rig = Rig::start().await;
     rig.control().set_dunning(vec![again_days], AfterDunning::Unpaid);
@@ -259,7 +259,7 @@ async fn declined(again_days: i64) -> (Rig, Subscriber, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failed_payment_the_subscription_works_for_the_grace_period_and_no_longer() {
     let (rig, ada, customer) = declined(10).await;
-    // Into the next period and past the draft hour.
+    // Advances into the next period and past the hour of the draft invoice.
     rig.turn_by(31 * DAY_S + 7_200);
     rig.settle().await;
     let owed = rig.subscription(&ada).await;

@@ -216,7 +216,7 @@ async fn usage_behind_an_older_report_keeps_a_subscription_from_ending() {
     let (rig, ada) = with_exports(140).await;
     rig.end_period(&ada).await;
     rig.use_units(&ada, "export", 150).await;
-    // A report of the period before that cannot be sent.
+    // A report of the previous period, which cannot be sent.
     sqlx::query(
         "insert into meter_reports (id, identifier, account_id, usage_type, period_start, customer_id, from_units, to_units,
              reported_for, next_attempt_at, created_at, state)
@@ -328,7 +328,7 @@ fn billed(rig: &Rig, who: &Subscriber) -> Vec<(String, i64)> {
 
 async fn with_exports(units: i64) -> (Rig, Subscriber) {
     let options = StripeDoubleOptions {
-        // Ten seconds into a minute.
+        // Ten seconds after a full minute.
         start_at: Some(1_800_000_010),
         ..StripeDoubleOptions::default()
     };

@@ -89,7 +89,7 @@ impl Rig {
         catalogue::apply(stripe, catalogue, &changes, found).await.unwrap();
     }
 
-    /// From now on with another catalogue, in Stripe and here.
+    /// Switches to another catalogue, in Stripe and here.
     pub async fn roll_out(&mut self, catalogue: Catalogue) {
         self.billing.admin.catalogue = Arc::new(catalogue);
         self.sync().await;
@@ -101,7 +101,7 @@ impl Rig {
         self.serving.push(serving);
     }
 
-    /// With a Stripe that has no products, prices or meters.
+    /// With a fake Stripe that has no products, prices or meters.
     pub async fn without_prices(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
         let servers = Servers::shared().await.unwrap();
         let name = format!("subs_{:016x}", rand::random::<u64>());
@@ -161,7 +161,7 @@ impl Rig {
         self.stripe.control()
     }
 
-    /// From now on Stripe sends webhooks here.
+    /// From now on, Stripe sends its webhooks to this rig.
     pub fn listen(&self) {
         self.control().add_webhook(&self.webhook_url()).unwrap();
     }
@@ -212,14 +212,14 @@ impl Rig {
         }
     }
 
-    /// Usage of the running period, as ClickHouse has it.
+    /// Usage of the current period, as stored in ClickHouse.
     pub async fn use_units(&self, who: &Subscriber, usage_type: &str, units: i64) {
         let (clickhouse, period) = (&self.billing.admin.clickhouse, self.period(who).await);
         let units = [(who.account, usage_type, units)];
         usage::insert(clickhouse, self.control().now(), period, units, Uuid::nil()).await;
     }
 
-    /// Into the next period, and past the hour in which the invoice of the one that ended is a draft.
+    /// Advances into the next period, and past the hour in which the previous period's invoice is a draft.
     pub async fn end_period(&self, who: &Subscriber) {
         let end = self.period(who).await.end;
         for after_s in [60, 2 * 3_600] {
@@ -293,13 +293,13 @@ impl Rig {
             .collect()
     }
 
-    /// Every request to Stripe was valid by its schema.
+    /// Asserts that every request to Stripe was valid by its schema.
     pub fn assert_valid(&self) {
         assert_eq!(self.control().violations(), Vec::<String>::new());
     }
 
-    /// All that is stored of an account's subscriptions, without the times of writing, and without the prices of periods, which are
-    /// known only if an event arrived in time.
+    /// Everything that is stored about an account's subscriptions, except the times of writes, and except the prices of
+    /// periods, which are known only if an event arrived in time.
     pub async fn state(&self, who: &Subscriber) -> Result<Value> {
         let subscriptions: Vec<Value> = sqlx::query_scalar(
             "select to_jsonb(s) - 'created_at' - 'updated_at' from subscriptions s where account_id = $1 order by id",

@@ -1,4 +1,4 @@
-//! Trials: one for each account, with a card by its end, and until another plan is chosen.
+//! Trials: each account gets one, it needs a card by its end, and it lasts until another plan is chosen.
 
 use devstack::{
     StripeDoubleOptions,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::rig::{DAY_S, Rig, Subscriber};
 
-/// The built-in catalogue, with 14 days of trial of the Pro plan.
+/// The built-in catalogue, with a trial of 14 days for the Pro plan.
 async fn with_trial() -> Rig {
     let text =
         include_str!("../../../schema/plans.toml").replace("price_cents = 2900", "price_cents = 2900\ntrial_days = 14");
@@ -20,7 +20,7 @@ async fn with_trial() -> Rig {
     rig
 }
 
-/// A subscriber on the first of 14 days of trial.
+/// A subscriber on the first day of a 14-day trial.
 async fn trialing() -> (Rig, Subscriber) {
     let rig = with_trial().await;
     let ada = rig.subscribed("ada", "pro").await;

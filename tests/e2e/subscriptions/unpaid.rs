@@ -71,7 +71,7 @@ async fn only_the_latest_checkout_or_form_can_be_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_that_was_just_paid_is_not_begun_again() {
+async fn a_subscription_that_was_just_paid_is_not_started_again() {
     for path in [CHECKOUT, FORM] {
         let rig = Rig::start().await;
         let ada = rig.subscriber("ada").await;

@@ -105,7 +105,7 @@ async fn a_rotated_secret_loses_no_event() {
     let rig = Rig::start().await;
     let endpoint = rig.control().add_webhook(&rig.webhook_url()).unwrap();
     let ada = rig.subscriber("ada").await;
-    // Stripe signs with both for a while; this service knows only the old one.
+    // Stripe signs with both secrets for a while. This service knows only the old one.
     rig.control().roll_webhook_secret(&endpoint, 3_600).unwrap();
     rig.check_out(&ada, "pro").await;
     rig.settle().await;
@@ -206,7 +206,7 @@ async fn a_key_of_another_stripe_account_or_mode_makes_no_account_free() {
         failed,
     };
     for (change, expected) in [
-        // As the key of another account sees it: nobody knows this customer.
+        // For the key of another account, this customer does not exist.
         (
             "update stripe_customers set customer_id = 'cus_elsewhere'",
             compared(1, 1),
