@@ -41,7 +41,7 @@ pub mod request_id;
 pub use limits::{ServerLimits, ServerSettings};
 pub use metrics::ServerMetrics;
 pub use paced::{BodyStalled, Pace, has_stalled};
-pub use reply::or_internal_error;
+pub use reply::{or_internal_error, reply};
 
 use addresses::Addresses;
 use connection::Serving;

@@ -2,7 +2,7 @@
 //! run.
 //!
 //! - JSON: the same keys, each with a value of the same type. The key `"…"` allows further keys. An empty array or an empty
-//! string allows anything of its type. `error` and `status` must be equal.
+//!   string allows anything of its type. `error` and `status` must be equal.
 //! - Text: `…` matches anything, numbers may differ, and any amount of space is one space.
 //! - A response: the status, every header that is shown (as text), and the body if one is shown.
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use axum::{Router, extract::Request};
 use billing_worker::{
     accounts::{
         create::{self, NewAccount},
@@ -29,7 +30,7 @@ use harness::PATIENCE;
 use ingestor::migrate::{self, MigrateSettings};
 use schema::{AccountId, Catalogue, Period, clock::Clock};
 use serde_json::{Value, json};
-use service::Lifecycle;
+use service::{Lifecycle, server};
 use sqlx::PgPool;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::net::TcpListener;
@@ -334,7 +335,13 @@ async fn serve(billing: &Billing, metrics: &Metrics) -> (String, AbortOnDropHand
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let serving = TaskTracker::new().spawn(async move {
-        axum::serve(listener, public::router(api)).await.unwrap();
+        // As the service does: it writes the bodies of problems.
+        let api = public::router(api);
+        let finished = Router::new().fallback(move |request: Request| {
+            let api = api.clone();
+            async move { server::reply(api, request, problem::TYPE_BASE).await }
+        });
+        axum::serve(listener, finished).await.unwrap();
     });
     (url, AbortOnDropHandle::new(serving))
 }
