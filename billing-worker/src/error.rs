@@ -151,7 +151,7 @@ pub fn has_nul_character(error: &sqlx::Error) -> bool {
 }
 
 /// Can the same request succeed later? True if the server is unavailable (no connection, or class 08, 53, 57), or if two
-/// transactions collided (class 40): https://www.postgresql.org/docs/18/errcodes-appendix.html.
+/// transactions collided (class 40): <https://www.postgresql.org/docs/18/errcodes-appendix.html>.
 pub fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,

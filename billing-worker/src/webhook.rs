@@ -3,9 +3,9 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | who signed it, and when | [`signature`] |
+//! | who signed it, and when | [`crate::http::webhook::signature`] |
 //! | the ids in a payload, in any of its forms | [`envelope`] |
-//! | `POST /billing/webhooks/stripe`: verify, store, answer | [`receive`] |
+//! | `POST /billing/webhooks/stripe`: verify, store, answer | [`crate::http::webhook::receive`] |
 //! | the effect of an event | [`effect`] |
 //! | the rows: stored, deleted, tried again | [`inbox`] |
 //! | claims on rows, and the result of the work | [`claims`] |

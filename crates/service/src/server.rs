@@ -6,7 +6,7 @@
 //! | what | file |
 //! |---|---|
 //! | one connection | [`connection`] |
-//! | common parts of every response: an id, and a body if it is a problem | [`reply`], [`request_id`] |
+//! | common parts of every response: an id, and a body if it is a problem | [`mod@reply`], [`request_id`] |
 //! | hyper's own responses to invalid heads | [`refused_head`] |
 //!
 //! | what | limited by |

@@ -85,7 +85,7 @@ impl Serving {
     }
 }
 
-/// hyper's own timeout for heads stays off, because it sets a timer for every request. [`pulse`] sets one every few
+/// hyper's own timeout for heads stays off, because it sets a timer for every request. [`super::pulse`] sets one every few
 /// seconds. The header limit stays at hyper's default (100; more is answered `431`), because another limit costs an
 /// allocation for each request.
 pub fn http(limits: &ServerLimits) -> http1::Builder {
