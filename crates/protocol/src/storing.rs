@@ -38,7 +38,7 @@ pub struct Storing {
 /// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Ask ClickHouse what it holds of the range, then [`Storing::looked`].
+    /// Ask ClickHouse what it holds of the range, then [`Storing::absent`] if there is nothing.
     Look,
     /// Check that the manifest is still ours, insert, then [`Storing::inserted`].
     Insert,
