@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_account_has_one_slot_whoever_takes_it() {
+    async fn each_account_has_one_slot_for_all_callers() {
         let (slots, ada) = (Slots::default(), AccountId::new());
         let first = take_soon(&slots, ada, By::Customer).await.unwrap();
         for by in [By::Customer, By::Stripe] {
