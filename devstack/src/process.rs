@@ -13,15 +13,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Gid, Pid, Uid};
-use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, prlimit, waitid};
 
 use crate::reaper;
 
 /// How often a condition is checked.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
+/// How long a paused process may take to stop; it needs microseconds, unless it waits for a disk.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
 const TAIL_LINES: usize = 25;
 const TAIL_BYTES: u64 = 16 * 1024;
 
@@ -163,9 +165,17 @@ impl Process {
         Ok(())
     }
 
-    /// Pauses it (SIGSTOP). Its connections stay open and silent.
+    /// Pauses it (SIGSTOP). Its connections stay open and silent. Returns when none of its threads and children runs: the
+    /// signal itself returns earlier, while a thread on another core still works.
     pub fn pause(&mut self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.signal(Signal::SIGSTOP)?;
+        self.wait_stopped()?;
+        if self.program.children == Children::InOwnGroups {
+            let children = tree::children(self.pid())?;
+            tree::signal(&children, Signal::SIGSTOP); // those that started before the parent stopped
+            tree::wait_stopped(&children)?;
+        }
+        Ok(())
     }
 
     pub fn resume(&mut self) -> Result<()> {
@@ -300,6 +310,26 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until every thread of the process itself has stopped.
+    fn wait_stopped(&self) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // The result stays, for the next pause and for `try_wait`.
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let end = Instant::now() + STOPS_WITHIN;
+        while waitid(WaitId::Pid(pid), options)
+            .context("waiting for the stop")?
+            .is_none()
+        {
+            ensure!(
+                Instant::now() < end,
+                "{} did not stop within {STOPS_WITHIN:?}",
+                self.program.name
+            );
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     fn kill_all(&mut self) -> Result<()> {
         if self.try_wait()?.is_some() {
             return Ok(());
@@ -308,6 +338,7 @@ impl Process {
         if self.program.children == Children::InOwnGroups {
             // Pause it first, so that it can neither fork nor clean up between the two steps.
             killpg(self.pid(), Signal::SIGSTOP).context("stopping before the kill")?;
+            self.wait_stopped()?;
             children = tree::children(self.pid())?;
         }
         killpg(self.pid(), Signal::SIGKILL).with_context(|| format!("killing {}", self.program.name))?;

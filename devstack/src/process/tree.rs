@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::POLL;
 
-const GONE_WITHIN: Duration = Duration::from_secs(5);
+const WITHIN: Duration = Duration::from_secs(5);
 
 /// The living children of `parent`.
 pub fn children(parent: Pid) -> Result<Vec<Pid>> {
@@ -32,9 +32,18 @@ pub fn signal(pids: &[Pid], signal: Signal) {
 /// Waits until none of them runs. We are not their parent, and their parent (init) may never reap them, so a zombie
 /// counts as ended.
 pub fn wait_gone(pids: &[Pid]) -> Result<()> {
-    let end = Instant::now() + GONE_WITHIN;
-    while !pids.is_empty() && table()?.iter().any(|row| pids.contains(&row.pid) && !row.zombie) {
-        ensure!(Instant::now() < end, "children survived SIGKILL for {GONE_WITHIN:?}");
+    wait_for_all(pids, "survived SIGKILL", |row| row.zombie)
+}
+
+/// Waits until none of them runs after SIGSTOP. Each has one thread, as PostgreSQL's processes do.
+pub fn wait_stopped(pids: &[Pid]) -> Result<()> {
+    wait_for_all(pids, "ignored SIGSTOP", |row| row.stopped || row.zombie)
+}
+
+fn wait_for_all(pids: &[Pid], otherwise: &str, done: impl Fn(&Row) -> bool) -> Result<()> {
+    let end = Instant::now() + WITHIN;
+    while !pids.is_empty() && table()?.iter().any(|row| pids.contains(&row.pid) && !done(row)) {
+        ensure!(Instant::now() < end, "children {otherwise} for {WITHIN:?}");
         std::thread::sleep(POLL);
     }
     Ok(())
@@ -44,6 +53,7 @@ struct Row {
     pid: Pid,
     parent: Pid,
     zombie: bool,
+    stopped: bool,
 }
 
 /// All processes. Small images have no `ps`, and macOS has no /proc.
@@ -84,6 +94,7 @@ fn row(pid: &str, parent: &str, state: &str) -> Option<Row> {
         pid,
         parent,
         zombie: state.starts_with('Z'),
+        stopped: state.starts_with('T'),
     })
 }
 
