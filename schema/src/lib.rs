@@ -10,7 +10,7 @@
 //! | API keys, `tr_live_…` | [`api_key`] |
 //! | usage types, plans and their limits (`plans.toml`) | [`catalogue`] |
 //! | half-open billing periods | [`period`] |
-//! | what an account may do now | [`standing`] |
+//! | subscriptions, and what an account may do now | [`subscription`] |
 //! | one metered request | [`usage_event`] |
 //! | the records of a lane: open, batch, fence, close | [`lane_record`] |
 //! | how far a shard is stored | [`manifest`] |
@@ -34,7 +34,7 @@ pub mod manifest;
 pub mod names;
 pub mod period;
 pub mod recall;
-pub mod standing;
+pub mod subscription;
 pub mod usage_event;
 
 pub use catalogue::{Burst, Catalogue, Mode, Plan, UsageType};
@@ -42,5 +42,5 @@ pub use id::{AccountId, BatchId, EventId, KeyId, LeaseId, RunId, SubscriptionId}
 pub use lane_record::LaneRecord;
 pub use manifest::Manifest;
 pub use period::Period;
-pub use standing::Standing;
+pub use subscription::CurrentPlan;
 pub use usage_event::UsageEvent;

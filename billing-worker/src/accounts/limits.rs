@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use quota_store::limits;
-use schema::{AccountId, Catalogue, Mode, Standing, UsageType};
+use schema::{AccountId, Catalogue, CurrentPlan, Mode, UsageType};
 use serde::Serialize;
 use sqlx::PgExecutor;
 
@@ -30,20 +30,20 @@ pub async fn in_force(
     db: impl PgExecutor<'_>,
     catalogue: &Catalogue,
     account: AccountId,
-    standing: &Standing,
+    current_plan: &CurrentPlan,
 ) -> Result<Vec<LimitInForce>, Error> {
     let usage_types = catalogue.usage_types();
     let names: Vec<_> = usage_types.iter().map(|known| known.name().to_owned()).collect();
-    let rows = limits::of_account(db, account, &names, standing.period.start).await?;
+    let rows = limits::of_account(db, account, &names, current_plan.period.start).await?;
     let rows: HashMap<_, _> = rows.iter().map(|row| (row.usage_type.as_str(), row)).collect();
     let in_force = |usage_type: &UsageType| {
         let row = rows.get(usage_type.name());
         let agreed = row.and_then(|row| row.agreed_units);
-        let mode = mode(catalogue, &standing.plan, *usage_type);
+        let mode = mode(catalogue, &current_plan.name, *usage_type);
         LimitInForce {
             usage_type: usage_type.name(),
             mode: mode.as_str(),
-            limit: limit_or_none(catalogue, &standing.plan, *usage_type, agreed),
+            limit: limit_or_none(catalogue, &current_plan.name, *usage_type, agreed),
             overridden: agreed.is_some(),
             granted_units: row.and_then(|row| row.granted_units).unwrap_or(0),
         }

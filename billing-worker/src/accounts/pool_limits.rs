@@ -4,7 +4,7 @@ use quota_store::{
     limits as stored_limits,
     pools::{self, PoolKey},
 };
-use schema::{AccountId, Catalogue, Standing, announcement::Announcement};
+use schema::{AccountId, Catalogue, CurrentPlan, announcement::Announcement};
 use sqlx::{Postgres, Transaction};
 
 use super::limits::limit;
@@ -85,11 +85,11 @@ async fn outdated(
     let current = current::subscriptions(&mut **tx, accounts).await?;
     let running = stored_limits::running(&mut **tx, accounts, now).await?;
     let outdated = running.into_iter().filter_map(|row| {
-        let standing = Standing::at(current.get(&row.key.account), now);
+        let current_plan = CurrentPlan::at(current.get(&row.key.account), now);
         // A usage type that is no longer in the catalogue keeps its last limit: no gateway asks for it.
         let usage_type = catalogue.usage_type(&row.key.usage_type)?;
-        let limit = limit(catalogue, &standing.plan, usage_type, row.agreed_units);
-        let is_outdated = row.key.period_start == standing.period.start && limit != row.limit_units;
+        let limit = limit(catalogue, &current_plan.name, usage_type, row.agreed_units);
+        let is_outdated = row.key.period_start == current_plan.period.start && limit != row.limit_units;
         is_outdated.then_some(Outdated { pool: row.key, limit })
     });
     Ok(outdated.collect())

@@ -1,6 +1,6 @@
 //! Accounts as they are shown: the list, and one account with what it may do now.
 
-use schema::{AccountId, SubscriptionId, period::instant, standing::Entitlement};
+use schema::{AccountId, SubscriptionId, period::instant, subscription::Entitlement};
 use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -60,8 +60,8 @@ pub async fn list(admin: &Administration, page: Page, now: i64) -> Result<Listed
     let ids: Vec<AccountId> = rows.iter().map(|row| AccountId(row.id)).collect();
     let current = current::subscriptions(&admin.db, &ids).await?;
     let account = |row: Row| {
-        let standing = schema::Standing::at(current.get(&AccountId(row.id)), now);
-        row.into_account(standing.plan)
+        let current_plan = schema::CurrentPlan::at(current.get(&AccountId(row.id)), now);
+        row.into_account(current_plan.name)
     };
     page.cut(rows.into_iter().map(account).collect(), |account: &Account| {
         account.id.0
@@ -77,14 +77,14 @@ pub async fn show(admin: &Administration, id: AccountId, now: i64) -> Result<Acc
     .fetch_optional(&admin.db)
     .await?
     .ok_or_else(|| Error::UnknownAccount(id.to_string()))?;
-    let standing = current::standing(&admin.db, id, now).await?;
+    let current_plan = current::plan(&admin.db, id, now).await?;
     Ok(AccountDetails {
-        limits: limits::in_force(&admin.db, &admin.catalogue, id, &standing).await?,
-        account: row.into_account(standing.plan),
-        subscription_id: Some(standing.subscription).filter(|id| !id.is_nil()),
-        payment_required: standing.entitlement == Entitlement::PaymentRequired,
-        period_start: instant(standing.period.start),
-        period_end: instant(standing.period.end),
+        limits: limits::in_force(&admin.db, &admin.catalogue, id, &current_plan).await?,
+        account: row.into_account(current_plan.name),
+        subscription_id: Some(current_plan.subscription).filter(|id| !id.is_nil()),
+        payment_required: current_plan.entitlement == Entitlement::PaymentRequired,
+        period_start: instant(current_plan.period.start),
+        period_end: instant(current_plan.period.end),
     })
 }
 

@@ -6,7 +6,7 @@ use std::{collections::HashMap, future::Future, time::Duration};
 use anyhow::{Context, Result};
 use clickhouse::{Client, Row};
 use quota_store::pools::PoolKey;
-use schema::{AccountId, Catalogue, Mode, Period, Standing, UsageType, period::instant};
+use schema::{AccountId, Catalogue, CurrentPlan, Mode, Period, UsageType, period::instant};
 use serde::Deserialize;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -114,16 +114,16 @@ pub async fn limited(db: &PgPool, catalogue: &Catalogue, counters: &[Counter], n
         .collect();
     let limited = |counter: &Counter| {
         let usage_type = catalogue.usage_type(&counter.usage_type)?;
-        let standing = Standing::at(current.get(&counter.account), now);
-        if standing.period.start != counter.period_start {
+        let current_plan = CurrentPlan::at(current.get(&counter.account), now);
+        if current_plan.period.start != counter.period_start {
             return None;
         }
         let agreed = agreed.get(&(counter.account, usage_type.name())).copied();
         Some(Limited {
             account: counter.account,
             usage_type,
-            period: standing.period,
-            limit: limits::limit_or_none(catalogue, &standing.plan, usage_type, agreed)?,
+            period: current_plan.period,
+            limit: limits::limit_or_none(catalogue, &current_plan.name, usage_type, agreed)?,
         })
     };
     Ok(counters.iter().filter_map(limited).collect())

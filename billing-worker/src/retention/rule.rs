@@ -1,6 +1,6 @@
 //! Decides from which day on an account's rows are kept. Pure.
 
-use schema::{Catalogue, Period, Standing, period::instant, standing::Subscription};
+use schema::{Catalogue, CurrentPlan, Period, period::instant, subscription::Subscription};
 use time::{Date, OffsetDateTime, ext::NumericalDuration};
 
 /// Returns the first day whose rows are kept, by the plan of the account at `now`; `None`: all rows are kept, also if the
@@ -11,17 +11,17 @@ pub fn keep_from(
     open: Option<OffsetDateTime>,
     now: OffsetDateTime,
 ) -> Option<Date> {
-    let standing = Standing::at(subscription, now.unix_timestamp());
-    let days = catalogue.plan(&standing.plan)?.retention_days?;
+    let current_plan = CurrentPlan::at(subscription, now.unix_timestamp());
+    let days = catalogue.plan(&current_plan.name)?.retention_days?;
     let by_plan = now.date().saturating_sub(i64::from(days).days());
-    Some(by_plan.min(first_needed(&standing, subscription, open)))
+    Some(by_plan.min(first_needed(&current_plan, subscription, open)))
 }
 
 /// Returns the first day of the oldest period whose rows may still be needed. Only this function decides it: the current period,
 /// the one before it, and `open`, the start of the oldest billing period that is not frozen (its corrections are read from the
 /// rows).
-fn first_needed(standing: &Standing, subscription: Option<&Subscription>, open: Option<OffsetDateTime>) -> Date {
-    let before = standing.period.start - 1;
+fn first_needed(current_plan: &CurrentPlan, subscription: Option<&Subscription>, open: Option<OffsetDateTime>) -> Date {
+    let before = current_plan.period.start - 1;
     let previous = match subscription {
         Some(subscription) => Period::anchored_month(subscription.anchor, before),
         None => Period::calendar_month(before),
@@ -33,7 +33,7 @@ fn first_needed(standing: &Standing, subscription: Option<&Subscription>, open: 
 
 #[cfg(test)]
 mod tests {
-    use schema::{SubscriptionId, standing::SubscriptionStatus};
+    use schema::{SubscriptionId, subscription::SubscriptionStatus};
     use time::macros::{date, datetime};
 
     use super::*;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use schema::{
-    AccountId, Catalogue, Period, Standing, SubscriptionId,
+    AccountId, Catalogue, CurrentPlan, Period, SubscriptionId,
     announcement::Announcement,
     period::instant,
-    standing::{Subscription, SubscriptionStatus},
+    subscription::{Subscription, SubscriptionStatus},
 };
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
@@ -118,7 +118,7 @@ fn decide(current: Option<&Subscription>, plan: &str, now: i64) -> Assignment {
             Some(_) => Assignment::Free,
         };
     }
-    let standing = Standing::at(current, now);
+    let current_plan = CurrentPlan::at(current, now);
     let ended_at = |current: &Subscription| current.ends_at.filter(|at| *at <= now);
     match current {
         Some(current)
@@ -126,8 +126,8 @@ fn decide(current: Option<&Subscription>, plan: &str, now: i64) -> Assignment {
         {
             Assignment::Keep
         }
-        Some(current) if standing.plan != Catalogue::FREE => Assignment::Paid {
-            period: standing.period,
+        Some(current) if current_plan.name != Catalogue::FREE => Assignment::Paid {
+            period: current_plan.period,
             anchor: ended_at(current).unwrap_or(current.anchor),
         },
         _ => Assignment::Paid {

@@ -4,7 +4,7 @@
 //! with the next period, unless an immediate one is requested. Each change is decided from Stripe's current state, made, and read
 //! back, while the account's lease is held.
 
-use schema::{AccountId, Plan, standing::SubscriptionStatus};
+use schema::{AccountId, Plan, subscription::SubscriptionStatus};
 use stripe_billing::subscription::{
     CancelSubscription, UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionPaymentBehavior,
     UpdateSubscriptionProrationBehavior, UpdateSubscriptionTrialEnd,

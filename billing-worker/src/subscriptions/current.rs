@@ -1,20 +1,20 @@
-//! Reads the current subscription of accounts, and the standing that results from it.
+//! Reads the current subscription of accounts, and the plan that results from it.
 
 use std::collections::HashMap;
 
 use schema::{
-    AccountId, Period, Standing, SubscriptionId,
-    standing::{Subscription, SubscriptionStatus},
+    AccountId, CurrentPlan, Period, SubscriptionId,
+    subscription::{Subscription, SubscriptionStatus},
 };
 use sqlx::PgExecutor;
 use time::OffsetDateTime;
 
 use crate::error::Error;
 
-/// Returns the standing of an account at `now`.
-pub async fn standing(db: impl PgExecutor<'_>, account: AccountId, now: i64) -> Result<Standing, Error> {
+/// Returns the plan of an account at `now`.
+pub async fn plan(db: impl PgExecutor<'_>, account: AccountId, now: i64) -> Result<CurrentPlan, Error> {
     let current = subscriptions(db, &[account]).await?;
-    Ok(Standing::at(current.get(&account), now))
+    Ok(CurrentPlan::at(current.get(&account), now))
 }
 
 /// Returns the current subscription of each account that has one.

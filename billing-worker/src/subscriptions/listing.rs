@@ -1,6 +1,6 @@
 //! A customer's subscriptions in Stripe, and the rule which of them is current.
 
-use schema::standing::SubscriptionStatus;
+use schema::subscription::SubscriptionStatus;
 use stripe_billing::subscription::{ListSubscription, ListSubscriptionStatus};
 
 use crate::stripe::{

@@ -1,6 +1,6 @@
 //! One subscription in Stripe as a row here. Pure.
 
-use schema::{Catalogue, Period, SubscriptionId, standing::SubscriptionStatus};
+use schema::{Catalogue, Period, SubscriptionId, subscription::SubscriptionStatus};
 use uuid::Uuid;
 
 use crate::stripe::{

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schema::{AccountId, Period, period::instant, standing::SubscriptionStatus};
+use schema::{AccountId, Period, period::instant, subscription::SubscriptionStatus};
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
 

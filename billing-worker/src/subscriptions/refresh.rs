@@ -1,7 +1,7 @@
 //! Updates the rows of one account's subscriptions to Stripe's current state. The caller holds the account's lease from before
 //! the fetch to the commit. Otherwise older state could overwrite newer state.
 
-use schema::{AccountId, Catalogue, announcement::Announcement, period::instant, standing::SubscriptionStatus};
+use schema::{AccountId, Catalogue, announcement::Announcement, period::instant, subscription::SubscriptionStatus};
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
 use stripe_billing::{InvoiceStatus, invoice::ListInvoice, subscription_schedule::RetrieveSubscriptionSchedule};

@@ -1,6 +1,6 @@
 //! The subscription that an account has in Stripe now.
 
-use schema::{AccountId, standing::SubscriptionStatus};
+use schema::{AccountId, subscription::SubscriptionStatus};
 use sqlx::PgExecutor;
 use stripe_billing::subscription_schedule::RetrieveSubscriptionSchedule;
 

@@ -1,12 +1,12 @@
-//! An account in the gateway: its rows, and the standing that they give at a moment.
+//! An account in the gateway: its rows, and the plan that they give at a moment.
 
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use schema::{
-    AccountId, Burst, Catalogue, Mode, Standing, UsageType,
+    AccountId, Burst, Catalogue, CurrentPlan, Mode, UsageType,
     catalogue::Allowance,
-    standing::{Entitlement, Subscription},
+    subscription::{Entitlement, Subscription},
 };
 use time::OffsetDateTime;
 
@@ -17,21 +17,21 @@ pub struct Account {
     state: ArcSwap<State>,
 }
 
-/// An account's rows, from which its standing is computed.
+/// An account's rows, from which its current plan is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub suspended: bool,
     pub subscription: Option<Subscription>,
-    /// When the subscription's row last changed. PostgreSQL uses it to detect a standing that was computed from an older row.
+    /// When the subscription's row last changed. PostgreSQL uses it to detect a plan that was computed from an older row.
     pub subscription_changed: Option<OffsetDateTime>,
     /// Limits agreed with this account, indexed by [`UsageType::index`].
     pub overrides: Box<[Option<i64>]>,
 }
 
-/// The state that is valid until `standing.valid_until`.
+/// The state that is valid until `current_plan.valid_until`.
 pub(crate) struct State {
     pub facts: Facts,
-    pub standing: Arc<Standing>,
+    pub current_plan: Arc<CurrentPlan>,
     allowances: Box<[Allowance]>,
     burst: Option<Burst>,
     /// When it was computed.
@@ -47,9 +47,9 @@ impl Account {
         }
     }
 
-    /// The standing at `now` (Unix seconds). Cheap: it is computed again only when it expired or a change was announced.
-    pub fn standing(&self, now: i64) -> Arc<Standing> {
-        Arc::clone(&self.state(now).standing)
+    /// The plan at `now` (Unix seconds). Cheap: it is computed again only when it expired or a change was announced.
+    pub fn current_plan(&self, now: i64) -> Arc<CurrentPlan> {
+        Arc::clone(&self.state(now).current_plan)
     }
 
     /// How quickly each key of the account may send requests.
@@ -63,7 +63,7 @@ impl Account {
         /// The longest time between two readings of the clock.
         const AHEAD_MAX_S: i64 = 60;
         let holds =
-            |state: &State| now_s < state.standing.valid_until && now_s >= state.at_s.saturating_sub(AHEAD_MAX_S);
+            |state: &State| now_s < state.current_plan.valid_until && now_s >= state.at_s.saturating_sub(AHEAD_MAX_S);
         let state = self.state.load();
         if holds(&state) {
             return state;
@@ -90,12 +90,12 @@ impl Account {
         let differs = |usage_type: &UsageType| {
             let seen = |state: &State| {
                 (
-                    state.standing.period,
-                    state.standing.entitlement,
+                    state.current_plan.period,
+                    state.current_plan.entitlement,
                     state.allowance(*usage_type),
                 )
             };
-            seen(&old) != seen(&new) || old.standing.plan != new.standing.plan
+            seen(&old) != seen(&new) || old.current_plan.name != new.current_plan.name
         };
         self.catalogue.usage_types().iter().copied().filter(differs).collect()
     }
@@ -117,13 +117,13 @@ impl State {
     }
 
     fn at(facts: Facts, catalogue: &Catalogue, now_s: i64) -> Self {
-        let mut standing = Standing::at(facts.subscription.as_ref(), now_s);
+        let mut current_plan = CurrentPlan::at(facts.subscription.as_ref(), now_s);
         if facts.suspended {
-            standing.entitlement = Entitlement::PaymentRequired;
+            current_plan.entitlement = Entitlement::PaymentRequired;
         }
         // A plan that this catalogue does not have counts as Free, as in the billing worker.
         let plan = catalogue
-            .plan(&standing.plan)
+            .plan(&current_plan.name)
             .or_else(|| catalogue.plan(Catalogue::FREE));
         let nothing = Allowance {
             limit: 0,
@@ -140,7 +140,7 @@ impl State {
         let allowances = catalogue.usage_types().iter().map(allowance).collect();
         Self {
             burst: plan.and_then(|plan| plan.burst),
-            standing: Arc::new(standing),
+            current_plan: Arc::new(current_plan),
             facts,
             allowances,
             at_s: now_s,
@@ -154,7 +154,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use schema::{Period, SubscriptionId, standing::SubscriptionStatus};
+    use schema::{Period, SubscriptionId, subscription::SubscriptionStatus};
 
     use super::*;
 
@@ -193,26 +193,26 @@ mod tests {
     }
 
     #[test]
-    fn a_standing_that_ran_out_is_computed_again_and_goes_back_only_with_the_clock() {
+    fn a_current_plan_that_ran_out_is_computed_again_and_goes_back_only_with_the_clock() {
         let (account, _) = account(pro());
-        let first = account.standing(NOW);
-        assert!(Arc::ptr_eq(&first, &account.standing(first.valid_until - 1)));
-        let second = account.standing(first.valid_until);
+        let first = account.current_plan(NOW);
+        assert!(Arc::ptr_eq(&first, &account.current_plan(first.valid_until - 1)));
+        let second = account.current_plan(first.valid_until);
         assert_eq!(second.period.start, first.period.end);
-        assert!(Arc::ptr_eq(&second, &account.standing(first.valid_until - 1)));
+        assert!(Arc::ptr_eq(&second, &account.current_plan(first.valid_until - 1)));
         // The clock was ahead and has been corrected.
-        let right = account.standing(NOW);
+        let right = account.current_plan(NOW);
         assert_eq!(right.period, first.period);
-        assert!(Arc::ptr_eq(&right, &account.standing(NOW + 1)));
+        assert!(Arc::ptr_eq(&right, &account.current_plan(NOW + 1)));
     }
 
     #[test]
     fn the_same_facts_change_nothing() {
         let facts = pro();
         let (account, _) = account(facts.clone());
-        let standing = account.standing(NOW);
+        let current_plan = account.current_plan(NOW);
         assert!(account.apply(facts, NOW + 50).is_empty());
-        assert!(Arc::ptr_eq(&standing, &account.standing(NOW)));
+        assert!(Arc::ptr_eq(&current_plan, &account.current_plan(NOW)));
     }
 
     #[test]
@@ -238,11 +238,11 @@ mod tests {
             ..pro.clone()
         };
         assert_eq!(account.apply(suspended, NOW), types);
-        assert_eq!(account.standing(NOW).entitlement, Entitlement::PaymentRequired);
+        assert_eq!(account.current_plan(NOW).entitlement, Entitlement::PaymentRequired);
         assert_eq!(account.apply(pro.clone(), NOW), types);
         let mut unpaid = pro;
         unpaid.subscription.as_mut().unwrap().status = SubscriptionStatus::Unpaid;
         assert_eq!(account.apply(unpaid, NOW), types);
-        assert_eq!(account.standing(NOW).entitlement, Entitlement::PaymentRequired);
+        assert_eq!(account.current_plan(NOW).entitlement, Entitlement::PaymentRequired);
     }
 }

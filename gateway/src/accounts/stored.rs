@@ -3,7 +3,7 @@
 use schema::{
     AccountId, Catalogue, KeyId, Period, SubscriptionId,
     api_key::KeyHash,
-    standing::{Subscription, SubscriptionStatus},
+    subscription::{Subscription, SubscriptionStatus},
 };
 use sqlx::PgPool;
 use time::OffsetDateTime;

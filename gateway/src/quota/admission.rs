@@ -1,6 +1,6 @@
 //! The decision on one request: an admission, which holds its units, or a refusal.
 
-use schema::{LeaseId, Period, Standing, SubscriptionId, UsageType};
+use schema::{CurrentPlan, LeaseId, Period, SubscriptionId, UsageType};
 
 use super::{reservation::Reservation, view::QuotaView};
 
@@ -32,13 +32,13 @@ pub enum Refusal {
 
 impl Admission {
     /// An admission without a lease, for a usage type that is never refused.
-    pub fn unleased(usage_type: UsageType, cost_units: i64, standing: &Standing, quota: QuotaView) -> Self {
+    pub fn unleased(usage_type: UsageType, cost_units: i64, current_plan: &CurrentPlan, quota: QuotaView) -> Self {
         Self {
             usage_type,
             cost_units,
             lease_id: LeaseId::NIL,
-            subscription_id: standing.subscription,
-            period: standing.period,
+            subscription_id: current_plan.subscription,
+            period: current_plan.period,
             quota,
             reservation: None,
         }
@@ -47,15 +47,15 @@ impl Admission {
     pub(crate) fn leased(
         usage_type: UsageType,
         reservation: Reservation,
-        standing: &Standing,
+        current_plan: &CurrentPlan,
         quota: QuotaView,
     ) -> Self {
         Self {
             usage_type,
             cost_units: reservation.cost(),
             lease_id: reservation.lease_id(),
-            subscription_id: standing.subscription,
-            period: standing.period,
+            subscription_id: current_plan.subscription,
+            period: current_plan.period,
             quota,
             reservation: Some(reservation),
         }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use prometheus_client::metrics::counter::Counter as Counted;
-use schema::{Mode, Period, UsageType, catalogue::Allowance, standing::Entitlement};
+use schema::{Mode, Period, UsageType, catalogue::Allowance, subscription::Entitlement};
 use tokio::time::timeout;
 
 use super::{
@@ -63,15 +63,15 @@ impl Quotas {
             Ok(allowance) => allowance,
             Err(refusal) => return Some(Err(refusal)),
         };
-        let standing = &state.standing;
+        let current_plan = &state.current_plan;
         if allowance.mode != Mode::Limited {
             metrics.admitted_unleased.inc();
-            let view = view::unlimited_view(allowance, standing.period);
-            return Some(Ok(Admission::unleased(usage_type, cost, standing, view)));
+            let view = view::unlimited_view(allowance, current_plan.period);
+            return Some(Ok(Admission::unleased(usage_type, cost, current_plan, view)));
         }
         let counter = account.counter(usage_type);
-        let Some(hit) = counter.spend(&standing.period, cost) else {
-            let view = remembered_refusal(counter, allowance, &standing.period, cost)?;
+        let Some(hit) = counter.spend(&current_plan.period, cost) else {
+            let view = remembered_refusal(counter, allowance, &current_plan.period, cost)?;
             remembered.inc();
             return Some(Err(Refusal::LimitReached(view)));
         };
@@ -118,7 +118,7 @@ impl Quotas {
         let counter = account.counter(usage_type);
         let state = Arc::clone(&account.account.state(now_s));
         let allowance = entitled(&state, usage_type)?;
-        let period = state.standing.period;
+        let period = state.current_plan.period;
         let mut surrender = false;
         let mut attempt = Attempt::new(&self.inner.recalls);
         loop {
@@ -172,11 +172,11 @@ impl Quotas {
 }
 
 pub(super) fn entitled(state: &State, usage_type: UsageType) -> Result<Allowance, Refusal> {
-    match state.standing.entitlement {
+    match state.current_plan.entitlement {
         Entitlement::Granted => Ok(state.allowance(usage_type)),
         Entitlement::PaymentRequired if state.is_suspended() => Err(Refusal::Suspended),
         Entitlement::PaymentRequired => Err(Refusal::PaymentRequired {
-            plan: state.standing.plan.clone(),
+            plan: state.current_plan.name.clone(),
         }),
     }
 }
@@ -197,6 +197,6 @@ pub(super) fn remembered_refusal(
 #[inline(always)]
 fn admission(state: &State, usage_type: UsageType, hit: Hit) -> Admission {
     let allowance = state.allowance(usage_type);
-    let view = view::view(allowance, state.standing.period, hit.seen);
-    Admission::leased(usage_type, hit.reservation, &state.standing, view)
+    let view = view::view(allowance, state.current_plan.period, hit.seen);
+    Admission::leased(usage_type, hit.reservation, &state.current_plan, view)
 }

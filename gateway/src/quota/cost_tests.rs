@@ -76,7 +76,7 @@ async fn admission_from_a_lease_at_hand() {
 
     // A lease with units for all.
     let counter = account.counter(usage_type);
-    let period = account.account.standing(NOW).period;
+    let period = account.account.current_plan(NOW).period;
     let work = Work {
         give_backs: Vec::new(),
         want: Some(Want {

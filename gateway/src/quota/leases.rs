@@ -85,6 +85,6 @@ pub(crate) struct Want {
 
 impl LeaseRequest {
     pub fn period(&self) -> Period {
-        self.state.standing.period
+        self.state.current_plan.period
     }
 }

@@ -22,7 +22,7 @@ impl Quotas {
     /// The quota of every usage type, in the catalogue's order. Asks PostgreSQL, spends nothing.
     pub async fn view(&self, account: &AccountCounters, now_s: i64) -> Result<Vec<(UsageType, QuotaView)>, Refusal> {
         let state = Arc::clone(&account.account.state(now_s));
-        let stored = pools::of_period(&self.inner.pool, account.account.id, state.standing.period.start);
+        let stored = pools::of_period(&self.inner.pool, account.account.id, state.current_plan.period.start);
         let stored = self.answered(stored).await?;
         let view = |(usage_type, _): (UsageType, &Counter)| {
             let pool = stored.get(usage_type.name()).copied();
@@ -41,7 +41,7 @@ impl Quotas {
     ) -> Result<QuotaView, Refusal> {
         let state = Arc::clone(&account.account.state(now_s));
         let allowance = entitled(&state, usage_type)?;
-        let period = state.standing.period;
+        let period = state.current_plan.period;
         if allowance.mode != Mode::Limited {
             return Ok(view::unlimited_view(allowance, period));
         }
@@ -84,7 +84,7 @@ impl Quotas {
 /// The view of one usage type from PostgreSQL's current pool, less the units that are unspent here. `None`: nothing was
 /// requested yet.
 fn stored_view(account: &AccountCounters, state: &State, usage_type: UsageType, pool: Option<Pool>) -> QuotaView {
-    let (allowance, period) = (state.allowance(usage_type), state.standing.period);
+    let (allowance, period) = (state.allowance(usage_type), state.current_plan.period);
     if allowance.mode != Mode::Limited {
         return view::unlimited_view(allowance, period);
     }

@@ -1,7 +1,7 @@
 //! `GET /billing/subscription`: the account's plan and subscription.
 
 use axum::{Json, extract::State};
-use schema::{AccountId, period::instant, standing::Entitlement};
+use schema::{AccountId, period::instant, subscription::Entitlement};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -46,7 +46,7 @@ pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Resu
 pub async fn view(billing: &Billing, account: AccountId) -> Result<View, Error> {
     let now = billing.clock.now_s();
     let db = &billing.admin.db;
-    let standing = current::standing(db, account, now).await?;
+    let current_plan = current::plan(db, account, now).await?;
     let row = sqlx::query!(
         "select status, cancel_at_period_end, ends_at, then_plan_id, grace_until, trial_ends_at, stripe_subscription_id
          from subscriptions where account_id = $1 and is_current",
@@ -57,16 +57,16 @@ pub async fn view(billing: &Billing, account: AccountId) -> Result<View, Error> 
     Ok(View {
         account_id: account,
         status: row.as_ref().map_or_else(|| "none".to_owned(), |row| row.status.clone()),
-        payment_required: standing.entitlement == Entitlement::PaymentRequired,
-        period_start: instant(standing.period.start),
-        period_end: instant(standing.period.end),
+        payment_required: current_plan.entitlement == Entitlement::PaymentRequired,
+        period_start: instant(current_plan.period.start),
+        period_end: instant(current_plan.period.end),
         cancel_at_period_end: row.as_ref().is_some_and(|row| row.cancel_at_period_end),
         ends_at: row.as_ref().and_then(|row| row.ends_at),
         then_tier: row.as_ref().and_then(|row| row.then_plan_id.clone()),
         grace_until: row.as_ref().and_then(|row| row.grace_until),
         trial_ends_at: row.as_ref().and_then(|row| row.trial_ends_at),
         stripe_subscription_id: row.and_then(|row| row.stripe_subscription_id),
-        limits: limits::in_force(db, &billing.admin.catalogue, account, &standing).await?,
-        tier: standing.plan,
+        limits: limits::in_force(db, &billing.admin.catalogue, account, &current_plan).await?,
+        tier: current_plan.name,
     })
 }

@@ -45,8 +45,8 @@ struct Sum {
 
 pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<Usage>, Error> {
     let billing = &api.billing;
-    let standing = current::standing(&billing.admin.db, account, billing.clock.now_s()).await?;
-    let in_force = limits::in_force(&billing.admin.db, &billing.admin.catalogue, account, &standing).await?;
+    let current_plan = current::plan(&billing.admin.db, account, billing.clock.now_s()).await?;
+    let in_force = limits::in_force(&billing.admin.db, &billing.admin.catalogue, account, &current_plan).await?;
     let sums = billing
         .admin
         .clickhouse
@@ -55,7 +55,7 @@ pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Resu
              where account_id = toUUID(?) and period_start = toDateTime(?, 'UTC') group by usage_type",
         )
         .bind(account.to_string())
-        .bind(standing.period.start)
+        .bind(current_plan.period.start)
         .fetch_all::<Sum>()
         .await
         .map_err(|error| Error::ClickHouse(error.to_string()))?;
@@ -79,8 +79,8 @@ pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Resu
     Ok(Json(Usage {
         account_id: account,
         usage: usage.collect(),
-        tier: standing.plan,
-        period_start: instant(standing.period.start),
-        period_end: instant(standing.period.end),
+        tier: current_plan.name,
+        period_start: instant(current_plan.period.start),
+        period_end: instant(current_plan.period.end),
     }))
 }

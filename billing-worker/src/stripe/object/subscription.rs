@@ -9,7 +9,7 @@ use crate::stripe::names;
 pub struct Subscription {
     pub id: String,
     pub customer: Reference,
-    /// In Stripe's words, as [`schema::standing::SubscriptionStatus`] has them.
+    /// In Stripe's words, as [`schema::subscription::SubscriptionStatus`] has them.
     pub status: String,
     pub livemode: bool,
     pub created: i64,

@@ -44,12 +44,12 @@ pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Resu
         .view(&key.counters, now_s)
         .await
         .map_err(|_| Problem::new(Kind::QuotaUnavailable, "the quota cannot be read now: try again later"))?;
-    let standing = key.account.standing(now_s);
+    let current_plan = key.account.current_plan(now_s);
     let mut response = json(&Summary {
         account_id: key.account.id.to_string(),
-        plan: &standing.plan,
-        period_start: instant(standing.period.start),
-        period_end: instant(standing.period.end),
+        plan: &current_plan.name,
+        period_start: instant(current_plan.period.start),
+        period_end: instant(current_plan.period.end),
         usage: views
             .iter()
             .map(|(usage_type, view)| Usage {

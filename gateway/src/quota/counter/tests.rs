@@ -41,7 +41,7 @@ impl Bench {
             overrides: vec![None; catalogue.usage_types().len()].into(),
         };
         let account = Account::new(AccountId::new(), facts, &catalogue, NOW);
-        let period = account.standing(NOW).period;
+        let period = account.current_plan(NOW).period;
         let (requests, _) = LeaseRequests::new(QuotaMetrics::register(&mut Registry::default()));
         Self {
             period,

@@ -255,7 +255,7 @@ async fn open_pools(connection: &mut PgConnection, jobs: &[&Job]) -> Result<(), 
         missing.push(NewPool {
             key: job.pool_key(want.period.start),
             period_end: want.period.end,
-            plan: state.map(|state| state.standing.plan.clone()),
+            plan: state.map(|state| state.current_plan.name.clone()),
             subscription: facts.and_then(|facts| Some(facts.subscription.as_ref()?.id.0)),
             subscription_changed: facts.and_then(|facts| facts.subscription_changed),
         });

@@ -1,5 +1,5 @@
-//! What an account may do at one moment: its plan, its period, and whether it must pay first. Pure and shared, so that the
-//! gateway and the billing worker come to the same result.
+//! An account's subscription, and the plan that it gives at one moment. Pure and shared, so that the gateway and the billing
+//! worker come to the same result.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +38,10 @@ pub struct Subscription {
     pub grace_until: Option<i64>,
 }
 
-/// What an account may do at one moment.
+/// What an account may do at one moment: its plan, its period, and whether it must pay first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub plan: String,
+pub struct CurrentPlan {
+    pub name: String,
     pub period: Period,
     pub subscription: SubscriptionId,
     pub entitlement: Entitlement,
@@ -95,8 +95,8 @@ impl SubscriptionStatus {
     }
 }
 
-impl Standing {
-    /// The standing at `now` (seconds since the Unix epoch) of an account with or without a subscription.
+impl CurrentPlan {
+    /// The plan at `now` (seconds since the Unix epoch) of an account with or without a subscription.
     pub fn at(subscription: Option<&Subscription>, now: i64) -> Self {
         let Some(subscription) = subscription.filter(|subscription| subscription.status.is_live()) else {
             return Self::free(now);
@@ -132,7 +132,7 @@ impl Standing {
             .min()
             .unwrap_or(period.end);
         Self {
-            plan: plan.to_owned(),
+            name: plan.to_owned(),
             period,
             subscription: subscription.id,
             entitlement,
@@ -143,7 +143,7 @@ impl Standing {
     fn free(now: i64) -> Self {
         let period = Period::calendar_month(now);
         Self {
-            plan: Catalogue::FREE.to_owned(),
+            name: Catalogue::FREE.to_owned(),
             period,
             subscription: SubscriptionId::NIL,
             entitlement: Entitlement::Granted,
@@ -177,22 +177,25 @@ mod tests {
     #[test]
     fn without_a_subscription_the_plan_is_free_by_calendar_month() {
         let now = datetime!(2026-11-23 12:00 UTC).unix_timestamp();
-        let standing = Standing::at(None, now);
+        let current_plan = CurrentPlan::at(None, now);
         assert_eq!(
-            (standing.plan.as_str(), standing.period),
+            (current_plan.name.as_str(), current_plan.period),
             ("free", Period::calendar_month(now))
         );
         for status in [SubscriptionStatus::Canceled, SubscriptionStatus::Incomplete] {
-            assert_eq!(Standing::at(Some(&Subscription { status, ..pro() }), now), standing);
+            assert_eq!(
+                CurrentPlan::at(Some(&Subscription { status, ..pro() }), now),
+                current_plan
+            );
         }
     }
 
     #[test]
     fn the_next_period_is_rolled_forward_until_its_webhook_arrives() {
         let pro = pro();
-        let standing = Standing::at(Some(&pro), pro.period.end);
-        assert_eq!(standing.plan, "pro");
-        assert_eq!(standing.period.start, pro.period.end);
+        let current_plan = CurrentPlan::at(Some(&pro), pro.period.end);
+        assert_eq!(current_plan.name, "pro");
+        assert_eq!(current_plan.period.start, pro.period.end);
     }
 
     #[test]
@@ -202,15 +205,18 @@ mod tests {
             ends_at: Some(end),
             ..pro()
         };
-        assert_eq!(Standing::at(Some(&due), end - 1).plan, "pro");
-        assert_eq!(Standing::at(Some(&due), end - 1).valid_until, end);
-        assert_eq!(Standing::at(Some(&due), end).plan, "free");
+        assert_eq!(CurrentPlan::at(Some(&due), end - 1).name, "pro");
+        assert_eq!(CurrentPlan::at(Some(&due), end - 1).valid_until, end);
+        assert_eq!(CurrentPlan::at(Some(&due), end).name, "free");
         let scheduled = Subscription {
             then_plan: Some("enterprise".into()),
             ..due
         };
-        let standing = Standing::at(Some(&scheduled), end);
-        assert_eq!((standing.plan.as_str(), standing.period.start), ("enterprise", end));
+        let current_plan = CurrentPlan::at(Some(&scheduled), end);
+        assert_eq!(
+            (current_plan.name.as_str(), current_plan.period.start),
+            ("enterprise", end)
+        );
     }
 
     #[test]
@@ -221,10 +227,10 @@ mod tests {
             grace_until: Some(grace),
             ..pro()
         };
-        assert_eq!(Standing::at(Some(&due), grace - 1).entitlement, Entitlement::Granted);
-        assert_eq!(Standing::at(Some(&due), grace - 1).valid_until, grace);
+        assert_eq!(CurrentPlan::at(Some(&due), grace - 1).entitlement, Entitlement::Granted);
+        assert_eq!(CurrentPlan::at(Some(&due), grace - 1).valid_until, grace);
         assert_eq!(
-            Standing::at(Some(&due), grace).entitlement,
+            CurrentPlan::at(Some(&due), grace).entitlement,
             Entitlement::PaymentRequired
         );
         let unpaid = Subscription {
@@ -232,7 +238,7 @@ mod tests {
             ..pro()
         };
         assert_eq!(
-            Standing::at(Some(&unpaid), grace).entitlement,
+            CurrentPlan::at(Some(&unpaid), grace).entitlement,
             Entitlement::PaymentRequired
         );
     }
