@@ -1,4 +1,5 @@
-//! What a call costs: the route table and the cost of one request.
+//! What a call costs: the route table, the cost of one request, and the headers that cannot hold it.
 
 pub mod cost;
 pub mod routes;
+pub mod withheld;

@@ -6,7 +6,7 @@ use std::{net::IpAddr, str::from_utf8};
 use billing_worker::{http::webhook::signature, webhook::envelope::Envelope};
 use gateway::{
     http::{client::Client, framing, idempotency_key, proxy::headers},
-    pricing::cost::json_array,
+    pricing::{cost::json_array, withheld},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use ingestor::pipeline::content::Content;
@@ -85,7 +85,7 @@ pub fn request_headers(data: &[u8]) {
     assert_eq!(map.get_all("x-trendit-account").iter().count(), 1);
     assert_eq!(map["x-trendit-account"], "account");
     assert!(map.get_all("x-forwarded-for").iter().count() == 1 && map.get_all("x-request-id").iter().count() == 1);
-    let withheld = |name: &&HeaderName| headers::is_withheld(name) && name.as_str() != "x-trendit-account";
+    let withheld = |name: &&HeaderName| withheld::is_withheld(name) && name.as_str() != "x-trendit-account";
     assert_eq!(map.keys().find(withheld), None);
     let imitates = |name: &&HeaderName| name.as_str().replace('_', "-").starts_with("x-trendit-");
     assert_eq!(map.keys().filter(imitates).count(), 1);

@@ -3,46 +3,24 @@
 
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-        TE, TRANSFER_ENCODING, UPGRADE,
-    },
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, UPGRADE},
 };
 use service::server::request_id::X_REQUEST_ID;
 
-use crate::http::{
-    client::{Client, X_FORWARDED_FOR},
-    idempotency_key::IDEMPOTENCY_KEY,
+use crate::{
+    http::{
+        client::{Client, X_FORWARDED_FOR},
+        idempotency_key::IDEMPOTENCY_KEY,
+    },
+    pricing::withheld::{HOP_BY_HOP, OWN_PREFIX, is_withheld},
 };
 
 pub const X_TRENDIT_ACCOUNT: HeaderName = HeaderName::from_static("x-trendit-account");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Only the gateway may set headers with this prefix.
-const OWN: &str = "x-trendit-";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
-
-/// Hop-by-hop headers, in addition to those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    HeaderName::from_static("trailer"),
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
-/// Whether a header is never forwarded to the upstream.
-pub fn is_withheld(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name) || [AUTHORIZATION, HOST, EXPECT].contains(name) || name.as_str().starts_with(OWN)
-}
 
 /// Turns a client's headers into the headers for the upstream. `account` is the account's id. `cost` names the header that
 /// holds the route's cost.
@@ -64,7 +42,7 @@ pub fn to_upstream(
     headers.remove(HOST);
     // The gateway answers `Expect` itself when it reads the body.
     headers.remove(EXPECT);
-    drop_prefixed(headers, OWN);
+    drop_prefixed(headers, OWN_PREFIX);
     if !client.behind_trusted_proxy {
         drop_prefixed(headers, FORWARDED_PREFIX);
         headers.remove(FORWARDED);

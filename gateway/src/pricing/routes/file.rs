@@ -11,9 +11,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Charge, Patterns, Route, RouteTable};
-use crate::{
-    http::proxy::headers,
-    pricing::cost::{Cost, UNITS_MAX},
+use crate::pricing::{
+    cost::{Cost, UNITS_MAX},
+    withheld::is_withheld,
 };
 
 /// A mistake, with its line.
@@ -160,7 +160,7 @@ fn cost(value: &toml::Value) -> Result<Cost, String> {
         toml::Value::Table(table) if table.len() == 1 => match table.iter().next() {
             Some((key, toml::Value::String(name))) if key == "header" => {
                 let header = HeaderName::try_from(name).map_err(|_| format!("cost: `{name}` is not a header name"))?;
-                if headers::is_withheld(&header) {
+                if is_withheld(&header) {
                     return Err(format!("cost: the header {name} is not passed on to the upstream"));
                 }
                 Ok(Cost::Header(header))
