@@ -10,6 +10,7 @@
 //! | a request's client, API key, `Idempotency-Key` and body | [`client`], [`auth`], [`idempotency_key`], [`body`] |
 //! | showing a client its limits | [`rate_limit`], [`balance`] |
 //! | problem bodies; which error becomes which problem | [`problem`], `failures` |
+//! | responses that are stored and replayed | `replay` |
 //! | request metrics; requests under way | [`request_metrics`], [`under_way`] |
 
 pub mod api;
@@ -25,6 +26,7 @@ pub mod idempotency_key;
 pub mod problem;
 pub mod proxy;
 pub mod rate_limit;
+mod replay;
 pub mod request_metrics;
 pub mod router;
 pub mod under_way;

@@ -7,11 +7,11 @@
 //! | publishing events to their lanes, with the units that they spend | [`publisher`] |
 //! | the current run | [`current_run`] |
 //! | work that continues after its client left | [`completion`] |
-//! | one answer for each `Idempotency-Key` | [`answers`] |
+//! | one response for each `Idempotency-Key` | [`responses`] |
 
-pub mod answers;
 pub mod completion;
 pub mod current_run;
 pub mod event;
 pub mod publisher;
 pub mod recorder;
+pub mod responses;

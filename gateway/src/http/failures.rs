@@ -3,12 +3,27 @@
 use crate::{
     accounts::burst::TooFast,
     http::problem::{Kind, Problem},
-    recording::recorder::RecordError,
+    recording::{recorder::RecordError, responses::ClaimError},
 };
 
 impl From<TooFast> for Problem {
     fn from(error: TooFast) -> Self {
         Self::too_fast(error.burst, error.wait)
+    }
+}
+
+impl From<ClaimError> for Problem {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::UnderWay => Self::new(
+                Kind::KeyUnderWay,
+                "the first request with this Idempotency-Key is still being processed: try again later for its response",
+            ),
+            ClaimError::OtherRequest => Self::new(
+                Kind::KeyReused,
+                "this Idempotency-Key was used for a request with another path or body: use a new key for a new request",
+            ),
+        }
     }
 }
 

@@ -14,10 +14,10 @@ use crate::{
     pricing::routes::RouteTable,
     quota::Quotas,
     recording::{
-        answers::{AnswerSettings, Answers},
         current_run::CurrentRun,
         publisher::Publisher,
         recorder::Recorder,
+        responses::{ResponseSettings, Responses},
     },
 };
 
@@ -40,7 +40,7 @@ pub struct HttpSettings {
     pub upgrade_url: String,
 
     #[command(flatten)]
-    pub answers: AnswerSettings,
+    pub responses: ResponseSettings,
 }
 
 pub struct Gateway {
@@ -51,8 +51,8 @@ pub struct Gateway {
     pub routes: RouteTable,
     /// `None`: only `/v1` is served.
     pub upstream: Option<Upstream>,
-    /// Answers to requests of `/v1` with an `Idempotency-Key`.
-    pub answers: Arc<Answers>,
+    /// Responses to requests of `/v1` with an `Idempotency-Key`.
+    pub responses: Arc<Responses>,
     pub settings: HttpSettings,
     pub metrics: RequestMetrics,
     pub under_way: Arc<UnderWay>,
@@ -86,7 +86,7 @@ impl Gateway {
             catalogue: parts.catalogue,
             routes: parts.routes,
             upstream: parts.upstream,
-            answers: Arc::new(Answers::new(&settings.answers, registry)),
+            responses: Arc::new(Responses::new(&settings.responses, registry)),
             settings,
             metrics,
             under_way: Arc::default(),

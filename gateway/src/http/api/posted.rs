@@ -1,4 +1,4 @@
-//! A report as it was posted, and the one answer to its `Idempotency-Key`.
+//! A report as it was posted, and the one response to its `Idempotency-Key`.
 
 use std::{future::Future, sync::Arc, time::Instant};
 
@@ -10,10 +10,10 @@ use schema::{EventId, clock};
 use super::authenticate;
 use crate::{
     accounts::{burst::BurstView, key::Key},
-    http::{body, client::Client, gateway::Gateway, idempotency_key, problem::Problem, rate_limit},
+    http::{body, client::Client, gateway::Gateway, idempotency_key, problem::Problem, rate_limit, replay},
     recording::{
-        answers::{Claim, Fingerprint, Try},
         completion::see_through,
+        responses::{Claim, Fingerprint, Try},
     },
 };
 
@@ -58,13 +58,13 @@ impl Posted {
             return Ok(None);
         };
         let name = EventId::of_idempotency_key(self.key.account.id, idempotency_key);
-        let asked = Fingerprint::of(&self.parts.method, self.path(), &self.content);
-        gateway.answers.claim(name, asked, Instant::now()).map(Some)
+        let request = Fingerprint::of(self.parts.method.as_str(), self.path(), &self.content);
+        Ok(Some(gateway.responses.claim(name, request, Instant::now())?))
     }
 }
 
-/// Runs `work` to answer the request. If the same request was answered before, sends that answer again. With a key, `work`
-/// reports its result in its [`Try`] and completes even if the client leaves, so the client's retry finds the answer.
+/// Runs `work` to answer the request. If the same request was answered before, sends that response again. With a key, `work`
+/// reports its result in its [`Try`] and completes even if the client leaves, so the client's retry finds the response.
 pub async fn once<F>(
     gateway: Arc<Gateway>,
     posted: Posted,
@@ -73,15 +73,15 @@ pub async fn once<F>(
 where
     F: Future<Output = Result<axum::http::Response<Bytes>, Problem>> + Send + 'static,
 {
-    // Each request takes from its key's bucket, so this is not part of a stored answer.
+    // Each request takes from its key's bucket, so this is not part of a stored response.
     let burst = posted.burst;
     let mut response = match posted.claim(&gateway)? {
         None => work(gateway, posted, None).await?.map(Body::from),
-        Some(Claim::Again(answer)) => answer.again(),
+        Some(Claim::Replay(response)) => replay::replayed(response),
         Some(Claim::Try(attempt)) => {
             let life = gateway.life.clone();
-            let answer = see_through(&life, work(gateway, posted, Some(attempt))).await;
-            answer?.map(Body::from)
+            let response = see_through(&life, work(gateway, posted, Some(attempt))).await;
+            response?.map(Body::from)
         }
     };
     rate_limit::insert_burst(response.headers_mut(), burst);

@@ -24,10 +24,10 @@ use crate::{
         gateway::Gateway,
         problem::{Kind, Problem},
         proxy::USAGE_EVENT_ID,
-        rate_limit,
+        rate_limit, replay,
         request_metrics::UpstreamTime,
     },
-    recording::answers::{Answer, Try},
+    recording::responses::Try,
 };
 
 pub async fn record(
@@ -47,7 +47,7 @@ async fn record_once(
     let recorded = record_now(&gateway, posted).await;
     if let Some(attempt) = attempt {
         match &recorded {
-            Ok(response) => attempt.answered(Answer::of(response)),
+            Ok(response) => attempt.answered(replay::stored(response)),
             // If this event is stored after all, the event of the next try is dropped.
             Err(problem) if problem.kind == Kind::OutcomeUnknown => attempt.maybe_counted(),
             Err(_) => attempt.not_counted(),

@@ -33,13 +33,13 @@ use crate::{
         gateway::Gateway,
         idempotency_key,
         problem::{self, Kind, Problem, is_of_the_body},
-        rate_limit,
+        rate_limit, replay,
     },
     quota::QuotaView,
     recording::{
-        answers::{Answer, Counted, Try},
         event::{self, Receipt},
         publisher::{self, Outgoing, Slot},
+        responses::{Counted, Try},
     },
 };
 
@@ -209,7 +209,7 @@ fn settle(attempt: Try, outcomes: &[Outcome], response: &axum::http::Response<By
     };
     let mut kinds = outcomes.iter().filter_map(kind);
     if kinds.clone().all(is_of_the_body) {
-        return attempt.answered(Answer::of(response));
+        return attempt.answered(replay::stored(response));
     }
     let counted: Vec<_> = outcomes.iter().map(counted).collect();
     if counted.iter().any(Option::is_some) || kinds.any(|kind| kind == Kind::OutcomeUnknown) {
