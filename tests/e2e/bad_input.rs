@@ -264,9 +264,9 @@ fn bodies() -> Vec<Case> {
     let batch = |events: usize| json!({ "events": vec![json!({ "usage_type": "api_call" }); events] }).to_string();
     const INVALID: &str = "invalid_request";
     vec![
-        usage("malformed JSON", 400, INVALID, "line 1 column 26").json(r#"{"usage_type":"api_call",}"#),
+        usage("malformed JSON", 400, INVALID, "line 1, column 26").json(r#"{"usage_type":"api_call",}"#),
         usage("no JSON", 400, INVALID, "the body is empty").json(""),
-        usage("no object", 400, INVALID, "must be a JSON object, not 7").json("7"),
+        usage("no object", 400, INVALID, "must be an object, got 7").json("7"),
         usage("no content type", 415, "unsupported_media_type", "application/json").body("{}"),
         usage(
             "another content type",
@@ -289,13 +289,13 @@ fn bodies() -> Vec<Case> {
             "cost 0",
             400,
             INVALID,
-            "`cost_units` must be an integer from 1 to 1,000,000, not 0",
+            "`cost_units` must be an integer from 1 to 1,000,000, got 0",
         )
         .json(r#"{"usage_type":"api_call","cost_units":0}"#),
-        usage("negative cost", 400, INVALID, "not -1").json(r#"{"usage_type":"api_call","cost_units":-1}"#),
-        usage("absurd cost", 400, INVALID, "from 1 to 1,000,000, not 1000001")
+        usage("negative cost", 400, INVALID, "got -1").json(r#"{"usage_type":"api_call","cost_units":-1}"#),
+        usage("absurd cost", 400, INVALID, "from 1 to 1,000,000, got 1000001")
             .json(r#"{"usage_type":"api_call","cost_units":1000001}"#),
-        usage("more absurd cost", 400, INVALID, "from 1 to 1,000,000, not 1e")
+        usage("more absurd cost", 400, INVALID, "from 1 to 1,000,000, got 1e")
             .json(r#"{"usage_type":"api_call","cost_units":1e300}"#),
         usage("key in the body", 400, INVALID, "an API key")
             .json(r#"{"usage_type":"api_call","cost_units":"tr_live_x"}"#),
@@ -326,7 +326,7 @@ fn bodies() -> Vec<Case> {
             "/v1/usage/batch",
             400,
             INVALID,
-            "must be a JSON object, not an array",
+            "must be an object, got an array",
         )
         .key()
         .json("[]"),
@@ -346,14 +346,14 @@ fn bodies() -> Vec<Case> {
             "/v1/check",
             400,
             INVALID,
-            "from 1 to 1,000,000, not 0",
+            "from 1 to 1,000,000, got 0",
         )
         .key()
         .json(r#"{"usage_type":"api_call","cost_units":0}"#),
-        texts("no texts", 400, INVALID, "missing field `texts`").json(r#"{"text":["a"]}"#),
+        texts("no texts", 400, INVALID, "`texts` is missing").json(r#"{"text":["a"]}"#),
         texts("empty texts", 400, INVALID, "empty").json(r#"{"texts":[]}"#),
         texts("texts twice", 400, INVALID, "duplicate field `texts`").json(r#"{"texts":["a"],"texts":["a","b"]}"#),
-        texts("broken texts", 400, INVALID, "line 1").json(r#"{"texts":["a""#),
+        texts("broken texts", 400, INVALID, "not complete JSON").json(r#"{"texts":["a""#),
         texts("texts of 10 MB", 413, "too_large", "1048576")
             .json(format!(r#"{{"texts":["{}"]}}"#, "x".repeat(10_000_000))),
         texts("more texts than the plan has", 429, "rate_limit_exceeded", "costs 51")

@@ -60,7 +60,11 @@ pub fn sentence(path: &str, text: &str) -> String {
         .strip_prefix("invalid length ")
         .and_then(|rest| rest.split_once(", expected "))
     {
-        return format!("{subject} has {length} elements, and must be {}", expectation(expected));
+        // serde also reads an array as an object, and misses elements in this one.
+        return match expected.strip_prefix("struct ") {
+            Some(_) => format!("{subject} must be an object, got an array"),
+            None => format!("{subject} has {length} elements, and must be {}", expectation(expected)),
+        };
     }
     let named = |start: &str| text.strip_prefix(start)?.strip_prefix('`')?.split_once('`');
     if let Some((field, _)) = named("missing field ") {
@@ -216,6 +220,7 @@ mod tests {
                 "duplicate field `cost_units`",
             ),
             ("7".into(), "the body must be an object, got 7"),
+            ("[]".into(), "the body must be an object, got an array"),
             ("".into(), "the body is empty, and must be JSON"),
             (
                 r#"{"usage_type":"#.into(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderValue, Uri, header::CONTENT_TYPE};
 use bytes::Bytes;
 use schema::{Catalogue, UsageType, period};
-use serde::Serialize;
+use serde::{Deserializer, Serialize};
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 
@@ -21,7 +21,7 @@ use crate::{
     accounts::key::Key,
     http::{
         auth,
-        body::fields::Field,
+        body::fields,
         gateway::Gateway,
         problem::{Kind, Problem},
     },
@@ -48,19 +48,10 @@ fn usage_type(catalogue: &Catalogue, name: &str) -> Result<UsageType, Problem> {
     })
 }
 
-/// The fields that several bodies have.
-const USAGE_TYPE: Field = Field {
-    name: "usage_type",
-    must_be: "a string",
-    accepts: Value::is_string,
-    required: true,
-};
-const COST_UNITS: Field = Field {
-    name: "cost_units",
-    must_be: cost::MUST_BE,
-    accepts: Value::is_i64,
-    required: false,
-};
+/// The field `cost_units` of a body. Its bounds are checked later, after the usage type.
+fn read_cost_units<'de, D: Deserializer<'de>>(field: D) -> Result<i64, D::Error> {
+    fields::required(field, cost::MUST_BE, Value::as_i64)
+}
 
 /// The default of `cost_units`.
 fn one() -> i64 {

@@ -15,8 +15,6 @@ use crate::http::problem::{Kind, Problem};
 pub mod fields;
 pub mod leftover;
 
-use fields::Fields;
-
 /// The whole body, of at most `max` bytes.
 pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Problem> {
     let too_large = || Problem::new(Kind::TooLarge, format!("the body is larger than {max} bytes"));
@@ -62,8 +60,12 @@ pub fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Reads a JSON object. The problem names the wrong field, what it must be, and what was sent.
-pub fn parse<'a, T: Deserialize<'a> + Fields>(json: &'a [u8]) -> Result<T, Problem> {
-    serde_json::from_slice(json).map_err(|error| Problem::invalid(fields::explain(json, &error, T::FIELDS)))
+pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
+    problem::json::read(json).map_err(|error| match json.trim_ascii_start() {
+        // serde takes an array for the fields of an object, and finds fault with its elements.
+        [b'[', ..] => Problem::invalid("the body must be an object, got an array"),
+        _ => Problem::invalid(error),
+    })
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -115,48 +117,49 @@ mod tests {
     #[allow(dead_code, reason = "only whether it can be read is tested")]
     struct Order {
         item: String,
+        #[serde(default, deserialize_with = "count")]
         count: Option<i64>,
     }
 
-    impl Fields for Order {
-        const FIELDS: &'static [fields::Field] = &[
-            fields::Field {
-                name: "item",
-                must_be: "a string",
-                accepts: serde_json::Value::is_string,
-                required: true,
-            },
-            fields::Field {
-                name: "count",
-                must_be: "an integer",
-                accepts: serde_json::Value::is_i64,
-                required: false,
-            },
-        ];
+    fn count<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<i64>, D::Error> {
+        fields::optional(field, "a small number", |value| {
+            value.as_i64().filter(|count| *count < 10)
+        })
     }
 
     #[test]
     fn a_wrong_body_is_explained_by_its_fields() {
         for (json, expected) in [
-            (r#"{"item":1}"#, "`item` must be a string, not 1"),
+            (r#"{"item":1}"#, "`item` must be a string, got 1"),
             (
                 r#"{"item":"a","count":"1"}"#,
-                "`count` must be an integer, not the string \"1\"",
+                "`count` must be a small number, got \"1\"",
             ),
-            (r#"{"item":"a","count":1.5}"#, "`count` must be an integer, not 1.5"),
-            (r#"{"count":1}"#, "missing field `item`: it must be a string"),
+            (r#"{"item":"a","count":1.5}"#, "`count` must be a small number, got 1.5"),
+            (r#"{"item":"a","count":10}"#, "`count` must be a small number, got 10"),
+            (
+                r#"{"item":"a","count":1e300}"#,
+                "`count` must be a small number, got 1e300",
+            ),
+            (
+                r#"{"item":"a","count":{}}"#,
+                "`count` must be a small number, got an object",
+            ),
+            (r#"{"count":1}"#, "`item` is missing"),
             (
                 r#"{"item":"a","cuont":1}"#,
-                "unknown field `cuont`; known fields: `item`, `count`",
+                "unknown field `cuont`; known: `item`, `count`",
             ),
             (r#"{"item":"a","item":"b"}"#, "duplicate field `item`"),
-            ("[1]", "the body must be a JSON object, not an array"),
+            ("[1]", "the body must be an object, got an array"),
+            (" []", "the body must be an object, got an array"),
+            ("7", "the body must be an object, got 7"),
             ("", "the body is empty"),
             (
                 "{\n \"item\":,",
-                "the body is not valid JSON: expected value at line 2 column 9",
+                "the body is not valid JSON: expected value (line 2, column 9)",
             ),
-            (r#"{"item":"#, "the body ends within its JSON text, at line 1 column 8"),
+            (r#"{"item":"#, "the body is not complete JSON: it ends too early"),
         ] {
             let problem = parse::<Order>(json.as_bytes()).unwrap_err();
             let body = problem.detail().to_owned();

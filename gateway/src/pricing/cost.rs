@@ -40,7 +40,7 @@ pub const MUST_BE: &str = "an integer from 1 to 1,000,000";
 pub fn bounded(what: &str, units: i64) -> Result<i64, CostError> {
     match units {
         1..=UNITS_MAX => Ok(units),
-        _ => Err(CostError(format!("{what} must be {MUST_BE}, not {units}").into())),
+        _ => Err(CostError(format!("{what} must be {MUST_BE}, got {units}").into())),
     }
 }
 

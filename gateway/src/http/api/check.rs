@@ -11,18 +11,9 @@ use axum::{
 use schema::clock;
 use serde::{Deserialize, Serialize};
 
-use super::{COST_UNITS, USAGE_TYPE, authenticate, json, one, usage_type};
+use super::{authenticate, json, one, read_cost_units, usage_type};
 use crate::{
-    http::{
-        balance::Balance,
-        body::{
-            self,
-            fields::{Field, Fields},
-        },
-        gateway::Gateway,
-        problem::Problem,
-        rate_limit,
-    },
+    http::{balance::Balance, body, gateway::Gateway, problem::Problem, rate_limit},
     pricing::cost,
     quota::Refusal,
 };
@@ -31,12 +22,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 struct Check {
     usage_type: String,
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "read_cost_units")]
     cost_units: i64,
-}
-
-impl Fields for Check {
-    const FIELDS: &'static [Field] = &[USAGE_TYPE, COST_UNITS];
 }
 
 #[derive(Serialize)]

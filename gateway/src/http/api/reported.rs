@@ -4,15 +4,14 @@ use std::net::IpAddr;
 
 use axum::http::Method;
 use schema::{AccountId, Catalogue, EventId, UsageType};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize};
 use service::server::request_id::{REQUEST_ID_MAX, is_request_id};
 
-use super::{COST_UNITS, USAGE_TYPE, instant, one, usage_type};
+use super::{instant, one, read_cost_units, usage_type};
 use crate::{
     http::{
         balance::Balance,
-        body::fields::{Field, Fields},
+        body::fields,
         client::{Client, TEXT_MAX},
         problem::Problem,
     },
@@ -25,47 +24,29 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct Reported {
     usage_type: String,
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "read_cost_units")]
     cost_units: i64,
     endpoint: Option<String>,
     method: Option<String>,
+    #[serde(default, deserialize_with = "read_status")]
     status: Option<u16>,
     request_id: Option<String>,
+    #[serde(default, deserialize_with = "read_address")]
     ip_address: Option<IpAddr>,
     user_agent: Option<String>,
 }
 
-impl Fields for Reported {
-    const FIELDS: &'static [Field] = &[
-        USAGE_TYPE,
-        COST_UNITS,
-        text_field("endpoint", "a string"),
-        text_field("method", "an HTTP method"),
-        Field {
-            name: "status",
-            must_be: "an HTTP status from 100 to 599",
-            accepts: |value| value.as_u64().is_some_and(|status| (100..=599).contains(&status)),
-            required: false,
-        },
-        text_field("request_id", "a string"),
-        Field {
-            name: "ip_address",
-            must_be: "an IPv4 or IPv6 address",
-            accepts: |value| value.as_str().is_some_and(|text| text.parse::<IpAddr>().is_ok()),
-            required: false,
-        },
-        text_field("user_agent", "a string"),
-    ];
+/// Its bounds are checked later, after the usage type.
+fn read_status<'de, D: Deserializer<'de>>(field: D) -> Result<Option<u16>, D::Error> {
+    fields::optional(field, STATUS, |value| u16::try_from(value.as_u64()?).ok())
 }
 
-const fn text_field(name: &'static str, must_be: &'static str) -> Field {
-    Field {
-        name,
-        must_be,
-        accepts: Value::is_string,
-        required: false,
-    }
+fn read_address<'de, D: Deserializer<'de>>(field: D) -> Result<Option<IpAddr>, D::Error> {
+    fields::optional(field, "an IPv4 or IPv6 address", |value| value.as_str()?.parse().ok())
 }
+
+/// What a status must be, in messages.
+const STATUS: &str = "an HTTP status from 100 to 599";
 
 /// A report that can be decided on.
 pub struct Usage {
@@ -102,9 +83,7 @@ impl Reported {
         let cost_units = cost::bounded("`cost_units`", self.cost_units)?;
         let status = self.status.unwrap_or(200);
         if !(100..=599).contains(&status) {
-            return Err(Problem::invalid(format!(
-                "`status` must be an HTTP status from 100 to 599, not {status}"
-            )));
+            return Err(Problem::invalid(format!("`status` must be {STATUS}, got {status}")));
         }
         let method = match self.method {
             None => "POST".to_owned(),
@@ -222,29 +201,29 @@ mod tests {
                 "usage_type",
                 json!(1),
                 Kind::InvalidRequest,
-                "`usage_type` must be a string, not 1",
+                "`usage_type` must be a string, got 1",
             ),
             (
                 "cost_units",
                 json!(0),
                 Kind::InvalidRequest,
-                "`cost_units` must be an integer from 1 to 1,000,000, not 0",
+                "`cost_units` must be an integer from 1 to 1,000,000, got 0",
             ),
-            ("cost_units", json!(-1), Kind::InvalidRequest, "not -1"),
+            ("cost_units", json!(-1), Kind::InvalidRequest, "got -1"),
             (
                 "cost_units",
                 json!(1_000_001),
                 Kind::InvalidRequest,
-                "1,000,000, not 1000001",
+                "1,000,000, got 1000001",
             ),
-            ("cost_units", json!(1.5), Kind::InvalidRequest, "1,000,000, not 1.5"),
+            ("cost_units", json!(1.5), Kind::InvalidRequest, "1,000,000, got 1.5"),
             (
                 "cost_units",
                 json!("1"),
                 Kind::InvalidRequest,
-                "`cost_units` must be an integer from 1 to 1,000,000, not the string",
+                "`cost_units` must be an integer from 1 to 1,000,000, got \"1\"",
             ),
-            ("cost_units", json!(1e300), Kind::InvalidRequest, "1,000,000, not 1e"),
+            ("cost_units", json!(1e300), Kind::InvalidRequest, "1,000,000, got 1e"),
             ("costs", json!(1), Kind::InvalidRequest, "unknown field `costs`"),
             (
                 "endpoint",
@@ -264,14 +243,14 @@ mod tests {
                 "status",
                 json!(70_000),
                 Kind::InvalidRequest,
-                "from 100 to 599, not 70000",
+                "from 100 to 599, got 70000",
             ),
             ("request_id", json!("a b"), Kind::InvalidRequest, "`request_id`"),
             (
                 "ip_address",
                 json!("localhost"),
                 Kind::InvalidRequest,
-                "`ip_address` must be an IPv4 or IPv6 address",
+                "`ip_address` must be an IPv4 or IPv6 address, got \"localhost\"",
             ),
         ] {
             let mut body = json!({ "usage_type": "api_call" });
@@ -279,9 +258,9 @@ mod tests {
             let Err(problem) = read(body) else {
                 panic!("{field} {value} was accepted")
             };
-            let told = problem.detail().to_owned();
-            assert_eq!(problem.kind, kind, "{told}");
-            assert!(told.contains(named), "{field}: {told}");
+            let detail = problem.detail();
+            assert_eq!(problem.kind, kind, "{detail}");
+            assert!(detail.contains(named), "{field}: {detail}");
         }
         assert!(read(json!({})).is_err_and(|problem| problem.kind == Kind::InvalidRequest));
     }

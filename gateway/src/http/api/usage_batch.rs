@@ -11,10 +11,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use schema::{UsageEvent, UsageType, clock};
 use serde::{Deserialize, Serialize};
-use serde_json::{
-    Value,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
 use super::{
@@ -25,10 +22,7 @@ use super::{
 use crate::{
     accounts::key::Key,
     http::{
-        body::{
-            self,
-            fields::{Field, Fields},
-        },
+        body,
         client::{Client, TEXT_MAX},
         gateway::Gateway,
         idempotency_key,
@@ -52,15 +46,6 @@ struct Batch<'a> {
     /// Not parsed yet, so that a wrong event does not spoil the others.
     #[serde(borrow)]
     events: Vec<&'a RawValue>,
-}
-
-impl Fields for Batch<'_> {
-    const FIELDS: &'static [Field] = &[Field {
-        name: "events",
-        must_be: "an array of events",
-        accepts: Value::is_array,
-        required: true,
-    }];
 }
 
 /// A report to be decided on, or its known result.
@@ -145,7 +130,7 @@ async fn record_once(
 fn read(gateway: &Gateway, posted: Posted, counted: Option<Counted>) -> Result<(Arc<Key>, Vec<Item>), Problem> {
     let Batch { events } = body::parse(&posted.content)?;
     if events.len() > EVENTS_MAX {
-        let detail = format!("`events` must have at most {EVENTS_MAX} items, not {}", events.len());
+        let detail = format!("`events` must have at most {EVENTS_MAX} items, got {}", events.len());
         return Err(Problem::new(Kind::TooLarge, detail));
     }
     let read = |index: usize, event: &RawValue| {

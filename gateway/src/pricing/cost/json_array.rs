@@ -5,8 +5,6 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use serde_json::error::Category;
-
 use super::{CostError, bounded};
 
 /// The length of the array `name`, as a cost.
@@ -19,27 +17,17 @@ pub fn length(body: &[u8], name: &str) -> Result<i64, CostError> {
     match length {
         Some(0) => Err(CostError(format!("`{name}` must not be empty").into())),
         Some(length) => bounded(&format!("the length of `{name}`"), length),
-        None => Err(CostError(format!("missing field `{name}`: it must be an array").into())),
+        None => Err(CostError(format!("`{name}` is missing").into())),
     }
 }
 
 fn explain(error: &serde_json::Error, name: &str) -> String {
-    let text = error.to_string();
-    match error.classify() {
-        Category::Data if text.starts_with("duplicate field") => format!("duplicate field `{name}`"),
-        Category::Data if text.contains(ARRAY) => format!("`{name}` must be an array"),
-        Category::Data => format!("the body must be a JSON object with an array `{name}`"),
-        Category::Eof => format!(
-            "the body ends within its JSON text, at line {} column {}",
-            error.line(),
-            error.column()
-        ),
-        Category::Syntax | Category::Io => format!("the body is not valid JSON: {text}"),
-    }
+    let is_of_field = error.to_string().contains(ARRAY);
+    problem::json::explain(if is_of_field { name } else { "" }, error)
 }
 
-/// How serde calls what it expected.
-const ARRAY: &str = "expected an array of items";
+/// What the field must be, in messages.
+const ARRAY: &str = "an array of items";
 
 struct Top<'a> {
     name: &'a str,
@@ -75,7 +63,7 @@ impl<'de> Visitor<'de> for Top<'_> {
                 length = Some(map.next_value_seed(Length)?);
             } else {
                 // It is unknown which of the two the upstream takes.
-                return Err(A::Error::custom("duplicate field"));
+                return Err(A::Error::custom(format_args!("duplicate field `{}`", self.name)));
             }
         }
         Ok(length)
@@ -114,7 +102,7 @@ impl<'de> Visitor<'de> for Length {
     type Value = i64;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an array of items")
+        f.write_str(ARRAY)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<i64, A::Error> {
@@ -161,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_its_place() {
         let error = length(b"{\"texts\":[\"a\",]}", "texts").unwrap_err();
-        assert!(error.to_string().contains("line 1 column 15"), "{error}");
+        assert!(error.to_string().contains("line 1, column 15"), "{error}");
     }
 
     #[test]
