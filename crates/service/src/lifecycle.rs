@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn failure_of_a_vital_task_stops_the_service_and_is_told_at_the_end() {
+    async fn failure_of_a_vital_task_stops_the_service_and_is_reported_at_the_end() {
         let life = Lifecycle::new();
         let stopping = life.token();
         life.spawn_vital("well", async move {
@@ -173,8 +173,8 @@ mod tests {
         life.spawn_vital("failing", async { bail!("out of paper") });
         life.spawn_vital("panicking", async { panic!("out of ink") });
         life.stopping().await;
-        let told = life.finished(Duration::from_secs(5)).await.unwrap_err().to_string();
-        assert!(told.contains("2 vital tasks"), "{told}");
+        let error = life.finished(Duration::from_secs(5)).await.unwrap_err().to_string();
+        assert!(error.contains("2 vital tasks"), "{error}");
     }
 
     #[tokio::test]
@@ -188,7 +188,7 @@ mod tests {
             panic!("out of time")
         });
         life.stopping().await;
-        let told = life.finished(Duration::from_secs(5)).await.unwrap_err().to_string();
-        assert!(told.contains("1 vital tasks"), "{told}");
+        let error = life.finished(Duration::from_secs(5)).await.unwrap_err().to_string();
+        assert!(error.contains("1 vital tasks"), "{error}");
     }
 }

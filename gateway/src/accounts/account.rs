@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 pub struct Account {
     pub id: AccountId,
     catalogue: Arc<Catalogue>,
-    state: ArcSwap<State>,
+    state: ArcSwap<AccountState>,
 }
 
 /// An account's rows, from which its current plan is computed.
@@ -29,7 +29,7 @@ pub struct Facts {
 }
 
 /// The state that is valid until `current_plan.valid_until`.
-pub(crate) struct State {
+pub(crate) struct AccountState {
     pub facts: Facts,
     pub current_plan: Arc<CurrentPlan>,
     allowances: Box<[Allowance]>,
@@ -42,7 +42,7 @@ impl Account {
     pub fn new(id: AccountId, facts: Facts, catalogue: &Arc<Catalogue>, now_s: i64) -> Self {
         Self {
             id,
-            state: ArcSwap::from_pointee(State::at(facts, catalogue, now_s)),
+            state: ArcSwap::from_pointee(AccountState::at(facts, catalogue, now_s)),
             catalogue: Arc::clone(catalogue),
         }
     }
@@ -59,11 +59,12 @@ impl Account {
 
     /// The state does not follow small steps back in time: once a request has opened a new period, a request that read the clock
     /// just before the period's end uses the new period, too. The state goes back only when a clock that was ahead is corrected.
-    pub(crate) fn state(&self, now_s: i64) -> Guard<Arc<State>> {
+    pub(crate) fn state(&self, now_s: i64) -> Guard<Arc<AccountState>> {
         /// The longest time between two readings of the clock.
         const AHEAD_MAX_S: i64 = 60;
-        let holds =
-            |state: &State| now_s < state.current_plan.valid_until && now_s >= state.at_s.saturating_sub(AHEAD_MAX_S);
+        let holds = |state: &AccountState| {
+            now_s < state.current_plan.valid_until && now_s >= state.at_s.saturating_sub(AHEAD_MAX_S)
+        };
         let state = self.state.load();
         if holds(&state) {
             return state;
@@ -72,7 +73,7 @@ impl Account {
             if holds(state) {
                 Arc::clone(state)
             } else {
-                Arc::new(State::at(state.facts.clone(), &self.catalogue, now_s))
+                Arc::new(AccountState::at(state.facts.clone(), &self.catalogue, now_s))
             }
         });
         self.state.load()
@@ -85,10 +86,10 @@ impl Account {
         if old.facts == facts {
             return Vec::new();
         }
-        let new = Arc::new(State::at(facts, &self.catalogue, now_s));
+        let new = Arc::new(AccountState::at(facts, &self.catalogue, now_s));
         self.state.store(Arc::clone(&new));
         let differs = |usage_type: &UsageType| {
-            let seen = |state: &State| {
+            let seen = |state: &AccountState| {
                 (
                     state.current_plan.period,
                     state.current_plan.entitlement,
@@ -110,7 +111,7 @@ impl Account {
     }
 }
 
-impl State {
+impl AccountState {
     /// Whether an operator suspended the account. A payment does not end this.
     pub(crate) fn is_suspended(&self) -> bool {
         self.facts.suspended

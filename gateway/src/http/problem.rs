@@ -40,7 +40,7 @@ struct Limit {
 
 /// A problem among the results of a batch.
 #[derive(Serialize)]
-pub struct Item<'a> {
+pub struct ItemProblem<'a> {
     status: u16,
     error: &'static str,
     message: &'a str,
@@ -133,12 +133,12 @@ impl Problem {
     }
 
     /// The problem as one result of a batch.
-    pub fn item<'a>(&'a self, upgrade_url: &str) -> Item<'a> {
+    pub fn item<'a>(&'a self, upgrade_url: &str) -> ItemProblem<'a> {
         let mut members = self.problem.members().cloned().unwrap_or_default();
         if offers_upgrade(self.kind) {
             members.upgrade_url = Some(upgrade_url.to_owned());
         }
-        Item {
+        ItemProblem {
             status: self.status().as_u16(),
             error: self.kind.error(),
             message: self.problem.detail(),
@@ -256,16 +256,16 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_comes_too_fast_is_told_when_to_come_back() {
+    fn a_request_that_comes_too_fast_learns_when_to_come_back() {
         let some = |n| std::num::NonZeroU32::new(n).unwrap();
         let burst = Burst {
             per_second: some(20),
             size: some(50),
         };
         let problem = Problem::too_fast(burst, Duration::from_millis(1_001));
-        let told = body(&problem);
+        let document = body(&problem);
         assert_eq!(
-            (&told["status"], &told["error"]),
+            (&document["status"], &document["error"]),
             (&json!(429), &json!("burst_limit_exceeded"))
         );
         let response = problem.into_response();

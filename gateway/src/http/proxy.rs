@@ -132,7 +132,7 @@ async fn finish(
         Err(error) => {
             let problem = Problem::from(error);
             let receipt = admitted.fail(problem.status().as_u16());
-            return Ok(told(problem.into_response(), receipt, upstream_time));
+            return Ok(with_usage(problem.into_response(), receipt, upstream_time));
         }
     };
     let status = answer.status().as_u16();
@@ -148,11 +148,11 @@ async fn finish(
         // A body of unknown length: otherwise axum would announce a length of 0, which the upstream did not announce.
         *response.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
     }
-    Ok(told(response, receipt, upstream_time))
+    Ok(with_usage(response, receipt, upstream_time))
 }
 
 /// The response, with the headers about the client's usage.
-fn told(mut response: Response, receipt: Receipt, upstream_time: UpstreamTime) -> Response {
+fn with_usage(mut response: Response, receipt: Receipt, upstream_time: UpstreamTime) -> Response {
     let headers = response.headers_mut();
     rate_limit::insert(headers, &[(receipt.usage_type, receipt.quota)], clock::now_s());
     headers.insert(USAGE_EVENT_ID, uuid_value(receipt.event_id.0));

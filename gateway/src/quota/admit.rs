@@ -16,7 +16,7 @@ use super::{
     reservation::Hit,
     view::{self, QuotaView, Seen},
 };
-use crate::accounts::account::State;
+use crate::accounts::account::AccountState;
 
 impl Quotas {
     /// Reserves `cost` units (1 or more), all or nothing.
@@ -171,7 +171,7 @@ impl Quotas {
     }
 }
 
-pub(super) fn entitled(state: &State, usage_type: UsageType) -> Result<Allowance, Refusal> {
+pub(super) fn entitled(state: &AccountState, usage_type: UsageType) -> Result<Allowance, Refusal> {
     match state.current_plan.entitlement {
         Entitlement::Granted => Ok(state.allowance(usage_type)),
         Entitlement::PaymentRequired if state.is_suspended() => Err(Refusal::Suspended),
@@ -195,7 +195,7 @@ pub(super) fn remembered_refusal(
 
 // This is on the fast path, where a function call would cost as much as the body.
 #[inline(always)]
-fn admission(state: &State, usage_type: UsageType, hit: Hit) -> Admission {
+fn admission(state: &AccountState, usage_type: UsageType, hit: Hit) -> Admission {
     let allowance = state.allowance(usage_type);
     let view = view::view(allowance, state.current_plan.period, hit.seen);
     Admission::leased(usage_type, hit.reservation, &state.current_plan, view)

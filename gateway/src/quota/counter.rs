@@ -40,7 +40,7 @@ use super::{
     signals::Signals,
     view::Seen,
 };
-use crate::accounts::account::State;
+use crate::accounts::account::AccountState;
 
 pub(crate) struct Counter {
     held: ArcSwap<Held>,
@@ -131,7 +131,7 @@ impl Counter {
 
     /// Requests a lease that covers `cost`, and waits for the answer. The caller must be first in the queue, so that one request
     /// of a counter asks at a time. `surrender`: see [`LeaseRequest::surrender`].
-    pub async fn request_lease(&self, state: &Arc<State>, cost: i64, surrender: bool) -> LeaseAnswer {
+    pub async fn request_lease(&self, state: &Arc<AccountState>, cost: i64, surrender: bool) -> LeaseAnswer {
         let Some(_permit) = self.signals.requests.permit() else {
             return LeaseAnswer::Unavailable;
         };

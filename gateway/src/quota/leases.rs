@@ -19,11 +19,11 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::{job::Job, transaction::Decision};
 use super::reservation::Hit;
-use crate::accounts::account::State;
+use crate::accounts::account::AccountState;
 
 /// One request for a lease: units for itself, and more for the requests behind it.
 pub(crate) struct LeaseRequest {
-    pub state: Arc<State>,
+    pub state: Arc<AccountState>,
     pub cost: i64,
     /// Close the counter's leases and give their units back in the same transaction. Together with the pool they may cover the
     /// cost.

@@ -16,7 +16,7 @@ use super::{
     quotas::Quotas,
     view::{self, QuotaView, Seen},
 };
-use crate::accounts::account::State;
+use crate::accounts::account::AccountState;
 
 impl Quotas {
     /// The quota of every usage type, in the catalogue's order. Asks PostgreSQL, spends nothing.
@@ -83,7 +83,12 @@ impl Quotas {
 
 /// The view of one usage type from PostgreSQL's current pool, less the units that are unspent here. `None`: nothing was
 /// requested yet.
-fn stored_view(account: &AccountCounters, state: &State, usage_type: UsageType, pool: Option<Pool>) -> QuotaView {
+fn stored_view(
+    account: &AccountCounters,
+    state: &AccountState,
+    usage_type: UsageType,
+    pool: Option<Pool>,
+) -> QuotaView {
     let (allowance, period) = (state.allowance(usage_type), state.current_plan.period);
     if allowance.mode != Mode::Limited {
         return view::unlimited_view(allowance, period);

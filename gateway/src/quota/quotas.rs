@@ -107,7 +107,7 @@ impl Quotas {
         life.spawn(Arc::clone(&counters).sweep(settings.idle_after, life.clone()));
         let timed_out = requests.metrics.recalls_timed_out.clone();
         let recalls = Recalls::new(client, link, settings.recall_wait, timed_out);
-        life.spawn(recall::tell(
+        life.spawn(recall::announce(
             Arc::clone(&requests.returns),
             Arc::clone(&recalls),
             life.clone(),

@@ -22,6 +22,6 @@ mod returns;
 pub(crate) use self::{
     asking::Recalls,
     attempt::Attempt,
-    returns::{Returns, tell},
+    returns::{Returns, announce},
 };
 pub use listening::follow;

@@ -1,4 +1,4 @@
-//! The signals of one counter. They tell the lease client that there is work, and other gateways that units came back. The
+//! The signals of one counter. They notify the lease client of work, and other gateways of units that came back. The
 //! counter and its leases share them, so that leases need no reference to the counter.
 
 use std::{

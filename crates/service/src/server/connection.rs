@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::{
     ServerLimits, ServerMetrics,
     paced::Paced,
-    pulse::{Answer, Observed, Pulse, overdue},
+    pulse::{Observed, Pulse, ResponseBody, overdue},
     refused_head::RefusedHeads,
     reply::reply,
 };
@@ -51,7 +51,7 @@ impl Serving {
             request.extensions_mut().insert(ConnectInfo(peer));
             async move {
                 let response = reply(router, request, type_base).await;
-                Ok::<_, Infallible>(response.map(|body| Answer::new(body, pulse)))
+                Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, pulse)))
             }
         });
         let observed = TokioIo::new(RefusedHeads::new(

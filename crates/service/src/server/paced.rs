@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_stops_is_told_through_all_that_wrap_it() {
+    async fn a_stalled_body_is_recognized_through_its_wrappers() {
         let pace = Pace {
             idle: Duration::from_millis(30),
             bytes_per_second: 1,

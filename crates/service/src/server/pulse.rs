@@ -202,19 +202,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
     }
 }
 
-/// An answer's body. It is dropped when it has been written. Then the connection waits for the next request.
-pub struct Answer {
+/// A response's body. It is dropped when it has been written. Then the connection waits for the next request.
+pub struct ResponseBody {
     body: Body,
     pulse: Arc<Pulse>,
 }
 
-impl Answer {
+impl ResponseBody {
     pub fn new(body: Body, pulse: Arc<Pulse>) -> Self {
         Self { body, pulse }
     }
 }
 
-impl hyper::body::Body for Answer {
+impl hyper::body::Body for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -234,7 +234,7 @@ impl hyper::body::Body for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.pulse.enter(Phase::Idle);
     }
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(phase(), Phase::Head);
         pulse.asked();
         assert_eq!(phase(), Phase::Serving);
-        drop(Answer::new(Body::empty(), pulse.clone()));
+        drop(ResponseBody::new(Body::empty(), pulse.clone()));
         assert_eq!(phase(), Phase::Idle);
 
         client.write_all(b"G").await.unwrap();

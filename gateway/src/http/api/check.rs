@@ -1,5 +1,5 @@
-//! `POST /v1/check`: checks whether a cost would be admitted now. It spends and reserves nothing, so the answer is valid only for
-//! this moment.
+//! `POST /v1/check`: checks whether a cost would be admitted now. It spends and reserves nothing, so the response is valid only
+//! for this moment.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ struct Check {
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct CheckResponse {
     allowed: bool,
     #[serde(flatten)]
     balance: Balance,
@@ -51,7 +51,7 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
         Err(Refusal::LimitReached(view)) => (false, view),
         Err(refusal) => return Err(Problem::refused(refusal, usage_type, cost, now_s)),
     };
-    let mut response = json(&Answer {
+    let mut response = json(&CheckResponse {
         allowed,
         balance: Balance::from(&view),
     });

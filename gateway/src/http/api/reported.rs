@@ -56,9 +56,9 @@ pub struct Usage {
     pub facts: Facts,
 }
 
-/// The answer to a report.
+/// The response to a report.
 #[derive(Serialize)]
-pub struct Answer {
+pub struct UsageResponse {
     event_id: String,
     usage_type: &'static str,
     cost_units: i64,
@@ -126,7 +126,7 @@ impl Reported {
     }
 }
 
-impl From<&Receipt> for Answer {
+impl From<&Receipt> for UsageResponse {
     fn from(receipt: &Receipt) -> Self {
         Self {
             event_id: receipt.event_id.to_string(),

@@ -13,7 +13,7 @@ use schema::clock;
 use super::{
     json,
     posted::{Posted, once},
-    reported::{self, Reported, Usage},
+    reported::{Reported, Usage, UsageResponse},
 };
 use crate::http::uuid_value::uuid_value;
 use crate::{
@@ -65,7 +65,7 @@ async fn record_now(gateway: &Gateway, posted: Posted) -> Result<axum::http::Res
     // Nothing is awaited between the two: if the client leaves, its report is either not admitted or in the lane.
     let receipt = gateway.recorder.charge(admitted, usage.status).await?;
 
-    let mut response = json(&reported::Answer::from(&receipt));
+    let mut response = json(&UsageResponse::from(&receipt));
     rate_limit::insert(
         response.headers_mut(),
         &[(receipt.usage_type, receipt.quota)],

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{
     json,
     posted::{Posted, once},
-    reported::{self, Reported, Usage},
+    reported::{Reported, Usage, UsageResponse},
 };
 use crate::{
     accounts::key::Key,
@@ -48,35 +48,35 @@ struct Batch<'a> {
     events: Vec<&'a RawValue>,
 }
 
-/// A report to be decided on, or its known result.
+/// A report that waits for its decision, or its known result.
 enum Item {
     Read(Usage),
     Wrong(Problem),
-    /// An earlier try of this batch has counted it, with this answer.
+    /// An earlier try of this batch counted it, with this result.
     Counted(Box<RawValue>),
 }
 
 /// The result of one report.
-enum Outcome {
+enum ItemOutcome {
     Recorded(Receipt),
     Problem(Problem),
     Counted(Box<RawValue>),
 }
 
 #[derive(Serialize)]
-struct Results<'a> {
-    results: Vec<Told<'a>>,
+struct BatchResponse<'a> {
+    results: Vec<ItemResult<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Told<'a> {
+enum ItemResult<'a> {
     Recorded {
         status: u16,
         #[serde(flatten)]
-        answer: reported::Answer,
+        response: UsageResponse,
     },
-    Problem(problem::Item<'a>),
+    Problem(problem::ItemProblem<'a>),
     Counted(&'a RawValue),
 }
 
@@ -115,11 +115,11 @@ async fn record_once(
     };
     let outcomes = record_each(&gateway, &key, items).await;
     for outcome in &outcomes {
-        if let Outcome::Problem(problem) = outcome {
+        if let ItemOutcome::Problem(problem) = outcome {
             gateway.metrics.problem(problem.kind);
         }
     }
-    let response = answer(&gateway, &outcomes);
+    let response = respond(&gateway, &outcomes);
     if let Some(attempt) = attempt {
         settle(attempt, &outcomes, &response);
     }
@@ -156,41 +156,42 @@ fn read(gateway: &Gateway, posted: Posted, counted: Option<Counted>) -> Result<(
     Ok((posted.key, items))
 }
 
-fn answer(gateway: &Gateway, outcomes: &[Outcome]) -> axum::http::Response<Bytes> {
+fn respond(gateway: &Gateway, outcomes: &[ItemOutcome]) -> axum::http::Response<Bytes> {
     let mut quotas: Vec<(UsageType, QuotaView)> = Vec::new();
     for outcome in outcomes {
-        if let Outcome::Recorded(receipt) = outcome {
+        if let ItemOutcome::Recorded(receipt) = outcome {
             quotas.retain(|(usage_type, _)| *usage_type != receipt.usage_type);
             quotas.push((receipt.usage_type, receipt.quota));
         }
     }
-    let told = outcomes
-        .iter()
-        .map(|outcome| told(outcome, &gateway.settings.upgrade_url));
-    let mut response = json(&Results {
-        results: told.collect(),
+    let upgrade_url = &gateway.settings.upgrade_url;
+    let mut response = json(&BatchResponse {
+        results: outcomes.iter().map(|outcome| outcome.result(upgrade_url)).collect(),
     });
     rate_limit::insert(response.headers_mut(), &quotas, clock::now_s());
     response
 }
 
-fn told<'a>(outcome: &'a Outcome, upgrade_url: &'a str) -> Told<'a> {
-    match outcome {
-        Outcome::Recorded(receipt) => Told::Recorded {
-            status: 200,
-            answer: reported::Answer::from(receipt),
-        },
-        Outcome::Problem(problem) => Told::Problem(problem.item(upgrade_url)),
-        Outcome::Counted(item) => Told::Counted(item),
+impl ItemOutcome {
+    /// As the response shows it.
+    fn result<'a>(&'a self, upgrade_url: &str) -> ItemResult<'a> {
+        match self {
+            Self::Recorded(receipt) => ItemResult::Recorded {
+                status: 200,
+                response: UsageResponse::from(receipt),
+            },
+            Self::Problem(problem) => ItemResult::Problem(problem.item(upgrade_url)),
+            Self::Counted(item) => ItemResult::Counted(item),
+        }
     }
 }
 
-/// The answer is final if each item was counted or can never be counted. Otherwise the counted items are kept, and the next try
-/// handles only the other items: near a limit, there would not be enough units to count all of them again.
-fn settle(attempt: Try, outcomes: &[Outcome], response: &axum::http::Response<Bytes>) {
-    let kind = |outcome: &Outcome| match outcome {
-        Outcome::Problem(problem) => Some(problem.kind),
-        Outcome::Recorded(_) | Outcome::Counted(_) => None,
+/// The response is final if each item was counted or can never be counted. Otherwise the counted items are kept, and the next
+/// try handles only the other items: near a limit, there would not be enough units to count all of them again.
+fn settle(attempt: Try, outcomes: &[ItemOutcome], response: &axum::http::Response<Bytes>) {
+    let kind = |outcome: &ItemOutcome| match outcome {
+        ItemOutcome::Problem(problem) => Some(problem.kind),
+        ItemOutcome::Recorded(_) | ItemOutcome::Counted(_) => None,
     };
     let mut kinds = outcomes.iter().filter_map(kind);
     if kinds.clone().all(is_of_the_body) {
@@ -203,28 +204,28 @@ fn settle(attempt: Try, outcomes: &[Outcome], response: &axum::http::Response<By
     attempt.not_counted();
 }
 
-fn counted(outcome: &Outcome) -> Option<Box<RawValue>> {
+fn counted(outcome: &ItemOutcome) -> Option<Box<RawValue>> {
     match outcome {
-        Outcome::Recorded(_) => to_raw_value(&told(outcome, "")).ok(),
-        Outcome::Counted(item) => Some(item.clone()),
-        Outcome::Problem(_) => None,
+        ItemOutcome::Recorded(_) => to_raw_value(&outcome.result("")).ok(),
+        ItemOutcome::Counted(item) => Some(item.clone()),
+        ItemOutcome::Problem(_) => None,
     }
 }
 
 /// Decides in the order of the batch, and records in as few messages as possible.
 ///
 /// If it is dropped while it decides, all units are given back. Dropping it later changes nothing: the lane has the events.
-async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outcome> {
+async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<ItemOutcome> {
     let mut outcomes = Vec::with_capacity(items.len());
     let mut entries: Vec<Entry> = Vec::new();
     for (index, item) in items.into_iter().enumerate() {
         outcomes.push(match item {
             Item::Read(usage) => match admit(gateway, key, usage, &mut entries, index).await {
-                Ok(receipt) => Outcome::Recorded(receipt),
-                Err(problem) => Outcome::Problem(problem),
+                Ok(receipt) => ItemOutcome::Recorded(receipt),
+                Err(problem) => ItemOutcome::Problem(problem),
             },
-            Item::Wrong(problem) => Outcome::Problem(problem),
-            Item::Counted(item) => Outcome::Counted(item),
+            Item::Wrong(problem) => ItemOutcome::Problem(problem),
+            Item::Counted(item) => ItemOutcome::Counted(item),
         });
     }
     let deadline = Instant::now() + gateway.recorder.current_run.patience;
@@ -235,7 +236,7 @@ async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outc
     for (lane, events) in join_all(published).await {
         for (index, event) in events {
             match (lane, &outcomes[index]) {
-                (publisher::Outcome::RunEnded(run), Outcome::Recorded(receipt)) => {
+                (publisher::Outcome::RunEnded(run), ItemOutcome::Recorded(receipt)) => {
                     let receipt = *receipt;
                     again.push(async move {
                         let charged = gateway.recorder.charge_again(key, receipt, event, run, deadline).await;
@@ -244,14 +245,14 @@ async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Outc
                 }
                 _ => {
                     if let Err(error) = gateway.recorder.settled(lane) {
-                        outcomes[index] = Outcome::Problem(error.into());
+                        outcomes[index] = ItemOutcome::Problem(error.into());
                     }
                 }
             }
         }
     }
     for (index, charged) in join_all(again).await {
-        outcomes[index] = charged.map_or_else(|error| Outcome::Problem(error.into()), Outcome::Recorded);
+        outcomes[index] = charged.map_or_else(|error| ItemOutcome::Problem(error.into()), ItemOutcome::Recorded);
     }
     outcomes
 }

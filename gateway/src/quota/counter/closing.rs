@@ -18,7 +18,7 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    /// What to tell PostgreSQL, if there is news. The lease is read once, so that total and finality agree.
+    /// What to report to PostgreSQL, if there is anything new. The lease is read once, so that total and finality agree.
     pub fn give_back(&self) -> Option<GiveBack> {
         let total = match &self.lease {
             Some(lease) => Total::due(lease.units.snapshot(), self.acknowledged)?,

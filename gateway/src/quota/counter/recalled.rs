@@ -26,7 +26,7 @@ struct Waiting {
     /// How many transactions of this counter must end before all its units are given back.
     transactions: u8,
     /// Whether they committed.
-    told: oneshot::Sender<bool>,
+    result: oneshot::Sender<bool>,
 }
 
 /// The result of a recall at this gateway.
@@ -58,17 +58,17 @@ impl Counter {
         if !core.owes_units() && !core.asking {
             return RecallFound::Nothing;
         }
-        core.recalls.waiting.retain(|waiting| !waiting.told.is_closed());
+        core.recalls.waiting.retain(|waiting| !waiting.result.is_closed());
         if core.recalls.waiting.len() >= WAITING_MAX {
             return RecallFound::TooMany;
         }
-        let (told, tells) = oneshot::channel();
+        let (result, receiver) = oneshot::channel();
         // A transaction that is under way began before the counter was closed.
         let transactions = if core.under_way { 2 } else { 1 };
-        core.recalls.waiting.push(Waiting { transactions, told });
+        core.recalls.waiting.push(Waiting { transactions, result });
         drop(core);
         self.request_service();
-        RecallFound::Units(tells)
+        RecallFound::Units(receiver)
     }
 }
 
@@ -94,7 +94,7 @@ impl Core {
                 self.recalls.waiting.push(waiting);
             } else {
                 // The recall may have timed out already.
-                waiting.told.send(committed).ok();
+                waiting.result.send(committed).ok();
             }
         }
     }

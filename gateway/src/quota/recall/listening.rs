@@ -184,9 +184,9 @@ impl Listener {
         match counter.recall(recall.period_start) {
             RecallFound::Nothing => self.answer_at_once(reply, run, RecallOutcome::Nothing).await,
             RecallFound::TooMany => self.answer_at_once(reply, run, RecallOutcome::Cannot).await,
-            RecallFound::Units(told) => {
+            RecallFound::Units(result) => {
                 pending.push(Box::pin(async move {
-                    let outcome = match timeout(ANSWER_WITHIN, told).await {
+                    let outcome = match timeout(ANSWER_WITHIN, result).await {
                         Ok(Ok(true)) => RecallOutcome::Returned,
                         _ => RecallOutcome::Cannot,
                     };

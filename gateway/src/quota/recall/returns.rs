@@ -43,9 +43,9 @@ impl Returns {
 }
 
 /// Announces until the service stops. Waits while NATS is unavailable.
-pub(crate) async fn tell(returns: Arc<Returns>, recalls: Arc<Recalls>, life: Lifecycle) {
+pub(crate) async fn announce(returns: Arc<Returns>, recalls: Arc<Recalls>, life: Lifecycle) {
     let stopping = life.token();
-    let telling = async {
+    let announcing = async {
         loop {
             returns.noted.notified().await;
             tokio::time::sleep(GATHER).await;
@@ -54,7 +54,7 @@ pub(crate) async fn tell(returns: Arc<Returns>, recalls: Arc<Recalls>, life: Lif
             }
         }
     };
-    stopping.run_until_cancelled(telling).await;
+    stopping.run_until_cancelled(announcing).await;
     let last = async {
         publish(&returns, &recalls).await;
         recalls.client.flush().await

@@ -20,15 +20,15 @@ const SCARCE: Duration = Duration::from_secs(60);
 fn a_recall_closes_first_and_is_answered_when_postgres_has_the_units() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
-    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut result) = bench.counter().recall(bench.period.start) else {
         panic!("15 units are held");
     };
     assert!(bench.spend(1).is_none(), "closed before anything is given back");
     let work = bench.counter().work(Instant::now()).unwrap();
-    assert_eq!(told.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!(result.try_recv(), Err(TryRecvError::Empty));
     let decision = bench.decide(&work, &mut Vec::new());
     bench.publish(work, decision);
-    assert_eq!((told.try_recv(), bench.pool.granted), (Ok(true), 1));
+    assert_eq!((result.try_recv(), bench.pool.granted), (Ok(true), 1));
     assert!(matches!(
         bench.counter().recall(bench.period.start),
         RecallFound::Nothing
@@ -63,26 +63,26 @@ fn a_lease_on_its_way_here_serves_its_request_and_goes_back_before_the_answer() 
     let work = bench.counter().work(Instant::now()).unwrap();
     let decision = bench.decide(&work, &mut returned);
     assert_eq!(bench.pool.granted, 16);
-    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut result) = bench.counter().recall(bench.period.start) else {
         panic!("16 units may be on their way");
     };
     bench.publish(work, decision);
     assert!(matches!(answer.try_recv(), Ok(LeaseAnswer::Granted(_))));
-    assert_eq!(told.try_recv(), Err(TryRecvError::Empty), "15 of them are still here");
+    assert_eq!(result.try_recv(), Err(TryRecvError::Empty), "15 of them are still here");
     bench.serve(&mut returned);
-    assert_eq!(told.try_recv(), Ok(true));
+    assert_eq!(result.try_recv(), Ok(true));
 }
 
 #[test]
 fn a_failed_transaction_is_reported_and_its_units_stay_owed() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
-    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut result) = bench.counter().recall(bench.period.start) else {
         panic!("15 units are held");
     };
     let work = bench.counter().work(Instant::now()).unwrap();
     assert!(bench.counter().give_up(work, true).is_none());
-    assert_eq!(told.try_recv(), Ok(false));
+    assert_eq!(result.try_recv(), Ok(false));
     bench.serve(&mut Vec::new());
     assert_eq!(bench.pool.granted, 1);
 }
@@ -95,22 +95,22 @@ fn a_lease_of_unknown_outcome_is_given_back_before_the_answer() {
     // Granted, but its answer was lost.
     bench.decide(&work, &mut Vec::new());
     bench.counter().give_up(work, true);
-    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut result) = bench.counter().recall(bench.period.start) else {
         panic!("PostgreSQL may have granted 16 units");
     };
     bench.serve(&mut Vec::new());
-    assert_eq!(told.try_recv(), Ok(true));
+    assert_eq!(result.try_recv(), Ok(true));
 }
 
 #[test]
-fn an_abandoned_counter_has_nothing_to_tell() {
+fn an_abandoned_counter_does_not_answer() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
-    let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
+    let RecallFound::Units(mut result) = bench.counter().recall(bench.period.start) else {
         panic!("15 units are held");
     };
     bench.counter().abandon();
-    assert_eq!(told.try_recv(), Err(TryRecvError::Closed));
+    assert_eq!(result.try_recv(), Err(TryRecvError::Closed));
 }
 
 #[test]
@@ -217,18 +217,18 @@ impl Gateways {
     fn recall(&mut self, holder: usize) {
         let bench = &self.benches[holder];
         bench.counter().note_recall(Instant::now(), self.scarce_for);
-        let RecallFound::Units(mut told) = bench.counter().recall(bench.period.start) else {
+        let RecallFound::Units(mut result) = bench.counter().recall(bench.period.start) else {
             return;
         };
         for _ in 0..2 {
-            if told.try_recv() == Ok(true) {
+            if result.try_recv() == Ok(true) {
                 return;
             }
             self.end(holder);
             self.begin(holder);
         }
         self.end(holder);
-        assert_eq!(told.try_recv(), Ok(true), "answered after at most two transactions");
+        assert_eq!(result.try_recv(), Ok(true), "answered after at most two transactions");
     }
 
     fn unspent(&self) -> i64 {
