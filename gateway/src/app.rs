@@ -180,9 +180,9 @@ impl boot::Application for Application {
                 serve(started, server, &life, &health, drain_within).await
             }
             Some(Err(failure)) => Err(failure),
-            // Stopped before it served: it holds nothing except a spool that an earlier process left.
+            // Stopped before it served, so it has only the spool of an earlier process.
             None => match spool.as_ref().map(Spool::has_runs).transpose()? {
-                Some(true) => Err(anyhow!("the spool was not drained: it is left to the next start")),
+                Some(true) => Err(anyhow!("the spool was not drained: the next start drains it")),
                 _ => Ok(()),
             },
         };
@@ -339,7 +339,7 @@ async fn serve(
                 info!(streams, "cut open streams at the deadline: their requests are recorded");
             }
             match lost {
-                true => Err(anyhow!("requests without an answer were cut off at the deadline")),
+                true => Err(anyhow!("requests without a response were cut off at the deadline")),
                 false => Ok(()),
             }
         }
@@ -355,7 +355,7 @@ async fn serve(
     let drained = match timeout_at(deadline, drain).await {
         Ok(drained) => drained,
         Err(_) => Err(anyhow!(
-            "the deadline passed before all was recorded and returned: the run is settled by others"
+            "the deadline passed before all was recorded and returned: another service settles the run"
         )),
     };
     let finished = life.finished(LAST_WAIT).await;
@@ -366,7 +366,7 @@ async fn serve(
         .collect();
     match left.is_empty() {
         true => Ok(()),
-        false => bail!("something was left: {}", left.join("; ")),
+        false => bail!("the shutdown is incomplete: {}", left.join("; ")),
     }
 }
 
@@ -383,7 +383,7 @@ async fn drain(
     let Some(mut run) = keeper.await.context("keeping a run")?? else {
         quotas.drop_run();
         quotas.return_all().await;
-        bail!("the last run was fenced: it is settled by others");
+        bail!("the last run was fenced: another service settles it");
     };
     match timeout_at(lanes_deadline, run.lanes_closed()).await {
         Ok(Ok(())) => {
@@ -396,11 +396,13 @@ async fn drain(
             Err(failure)
         }
         Err(_) => match run.leave().await {
-            0 => bail!("the deadline passed before all was recorded: the run is settled by others"),
+            0 => bail!("the deadline passed before all was recorded: another service settles the run"),
             batches => {
                 // Acknowledged events are in the spool, and their units are spent. All other units are returned.
                 quotas.return_all().await;
-                bail!("NATS is away: {batches} acknowledged batches are left in the spool, for the next start with it")
+                bail!(
+                    "NATS is unavailable: {batches} acknowledged batches stay in the spool; start the gateway again with this spool"
+                )
             }
         },
     }

@@ -25,23 +25,23 @@ use crate::{
     recording::publisher::Slot,
 };
 
-/// The gateway of Trendit Usage: meters an API, holds its limits, and records every request before it is answered.
+/// The gateway of Trendit Usage: meters an API, enforces its limits, and records every request before it is answered.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "gateway", version, max_term_width = 120)]
 pub struct Settings {
-    /// Address that requests are taken on
+    /// Address of the public port
     #[arg(long, env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// What people call this gateway; absent: the host's name
+    /// Name of this gateway, for people; without it, the host name is used
     #[arg(long, env = "GATEWAY_NAME")]
     pub gateway_name: Option<String>,
 
-    /// Plan catalogue that takes the place of the built-in one
+    /// TOML file of the plan catalogue; without it, the built-in one is used
     #[arg(long, env = "PLANS_FILE", value_name = "FILE")]
     pub plans: Option<PathBuf>,
 
-    /// For tests of a wrong clock: a file with the milliseconds by which it is wrong, looked at ten times a second
+    /// For tests: a file with the milliseconds by which the clock is wrong; it is read ten times a second
     #[arg(long, env = "WRONG_CLOCK_FILE", value_name = "FILE", hide = true)]
     pub wrong_clock_file: Option<PathBuf>,
 
@@ -53,7 +53,7 @@ pub struct Settings {
     pub server: ServerSettings,
     #[command(flatten, next_help_heading = "Recording")]
     pub lanes: LaneSettings,
-    #[command(flatten, next_help_heading = "Spool: recording while NATS is away")]
+    #[command(flatten, next_help_heading = "Spool: recording while NATS is unavailable")]
     pub spool: SpoolArgs,
     #[command(flatten, next_help_heading = "Quotas")]
     pub quota: LeaseSettings,
@@ -67,27 +67,28 @@ pub struct Settings {
 
 #[derive(Args, Clone, Debug)]
 pub struct LaneSettings {
-    /// Events in one message, at the most
+    /// Maximum number of events in one message
     #[arg(long, env = "BATCH_EVENTS", default_value = "2000", value_parser = at_least::<1>)]
     pub batch_events: usize,
 
-    /// Bytes of one message, at the most; NATS's max_payload must be larger
+    /// Maximum size of one message; must be less than max_payload of NATS (bytes)
     #[arg(long, env = "BATCH_BYTES", default_value = "524288", value_parser = at_least::<{ Slot::BYTES_MAX }>)]
     pub batch_bytes: usize,
 
-    /// Requests that may wait for one lane; more are answered 503
+    /// Maximum number of requests that wait for one lane; further ones are answered 503
     #[arg(long, env = "LANE_QUEUE", default_value = "4096", value_parser = at_least::<1>)]
     pub lane_queue: usize,
 
-    /// Bytes that may wait for one lane; more are answered 503
+    /// Maximum size of the events that wait for one lane; further requests are answered 503 (bytes)
     #[arg(long, env = "LANE_QUEUE_BYTES", default_value = "4194304", value_parser = at_least::<1>)]
     pub lane_queue_bytes: usize,
 
-    /// How long an attempt to publish may take before the stream is asked what became of it (seconds)
+    /// How long an attempt to publish may take; after that, the gateway checks whether the stream has the message (seconds)
     #[arg(long, env = "PUBLISH_TIMEOUT", default_value = "2", value_parser = seconds)]
     pub publish_timeout: Duration,
 
-    /// A lane whose message has no outcome for so long has it spooled; without a spool it takes no more requests: 503 (seconds)
+    /// How long the outcome of a message may be unknown; after that, the lane spools it, or, without a spool, answers further
+    /// requests 503 (seconds)
     #[arg(long, env = "LANE_STUCK_AFTER", default_value = "1", value_parser = seconds)]
     pub lane_stuck_after: Duration,
 
@@ -95,23 +96,23 @@ pub struct LaneSettings {
     #[arg(long, env = "OUTCOME_DEADLINE", default_value = "10", value_parser = seconds)]
     pub outcome_deadline: Duration,
 
-    /// How often the run says that it lives; others end it after a minute of silence (seconds)
+    /// How often the gateway writes a heartbeat; after a minute without one, another service ends its run (seconds)
     #[arg(long, env = "HEARTBEAT_INTERVAL", default_value = "5", value_parser = seconds)]
     pub heartbeat_interval: Duration,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct SpoolArgs {
-    /// Directory of this gateway's own, on a disk that outlives it: requests are recorded there while NATS is away; absent:
-    /// they are answered 503
+    /// Directory that only this gateway uses, on a disk that outlives the process: requests are recorded there while NATS is
+    /// unavailable; without it, they are answered 503
     #[arg(long, env = "SPOOL_DIR", value_name = "DIR")]
     pub spool_dir: Option<PathBuf>,
 
-    /// Bytes that the spool may have; when they are used up, requests are answered 503
+    /// Maximum size of the spool; when it is full, requests are answered 503 (bytes)
     #[arg(long, env = "SPOOL_MAX_BYTES", default_value = "1073741824", value_parser = at_least::<1_048_576>)]
     pub spool_max_bytes: usize,
 
-    /// When something has waited in the spool for so long, requests are answered 503 (seconds)
+    /// Maximum age of an event in the spool; when one is older, requests are answered 503 (seconds)
     #[arg(long, env = "SPOOL_MAX_AGE", default_value = "86400", value_parser = seconds)]
     pub spool_max_age: Duration,
 }
@@ -122,19 +123,19 @@ pub struct LeaseSettings {
     #[arg(long, env = "QUOTA_WAIT", default_value = "2", value_parser = seconds)]
     pub quota_wait: Duration,
 
-    /// A counter that spent nothing for so long gives its units back (seconds)
+    /// How long a counter may spend nothing before it gives its units back (seconds)
     #[arg(long, env = "LEASE_IDLE", default_value = "30", value_parser = seconds)]
     pub lease_idle: Duration,
 
-    /// How long other gateways may take to give back what they hold before a request is refused (seconds)
+    /// How long other gateways may take to give their units back before a request is refused (seconds)
     #[arg(long, env = "RECALL_WAIT", default_value = "0.1", value_parser = seconds)]
     pub recall_wait: Duration,
 
-    /// API keys kept at the most
+    /// Maximum number of API keys in the cache
     #[arg(long, env = "KEYS_MAX", default_value = "100000")]
     pub keys_max: u64,
 
-    /// How often all that is kept of keys and plans is read again, should an announcement be lost; 60 at the most (seconds)
+    /// How often all cached keys and accounts are read again, in case an announcement was lost; at most 60 (seconds)
     #[arg(long, env = "REFRESH_INTERVAL", default_value = "20", value_parser = seconds)]
     pub refresh_interval: Duration,
 }
@@ -168,17 +169,17 @@ impl Config {
         mistakes.ensure(
             lanes.heartbeat_interval <= Duration::from_secs(15),
             "heartbeat_interval",
-            "must be at most 15 seconds, or other services take this one for dead",
+            "must be at most 15 seconds, otherwise other services consider this one dead",
         );
         mistakes.ensure(
             settings.quota.refresh_interval <= Duration::from_secs(60),
             "refresh_interval",
-            "must be at most 60 seconds: a change whose announcement is lost takes effect that late",
+            "must be at most 60 seconds: if the announcement of a change is lost, the change takes effect only then",
         );
         mistakes.ensure(
             settings.quota.recall_wait < settings.quota.quota_wait,
             "recall_wait",
-            "must be less than QUOTA_WAIT: PostgreSQL is asked before and after it",
+            "must be less than QUOTA_WAIT, which includes this wait and two requests to PostgreSQL",
         );
         if let Some(dir) = &settings.spool.spool_dir {
             let made = fs::create_dir_all(dir).with_context(|| format!("creating the directory {}", dir.display()));

@@ -1,4 +1,4 @@
-//! The gateway: admits a request, passes it to the upstream, records it, and sends the answer.
+//! The gateway: admits a request, forwards it to the upstream, records it, and sends the response.
 //!
 //! # The flow, and where to find it
 //! ```text
@@ -8,7 +8,7 @@
 //!    slot: a slot in the account's lane, before a unit is spent (recording::publisher)
 //!    quota: one atomic on a lease at hand (quota::counter); the lease client takes and returns leases → PostgreSQL
 //!    proxy: the request goes to the upstream (http::proxy)
-//!    record: recorder → publisher → lane (crate `lane`) → stream USAGE → the answer
+//!    record: recorder → publisher → lane (crate `lane`) → stream USAGE → the response
 //! ```
 //! | to find | open |
 //! |---|---|
@@ -19,7 +19,7 @@
 //! | what a call costs | [`pricing`] |
 //! | the cache of keys and accounts; burst limits | [`accounts`] |
 //! | the decision to admit or refuse a request; recalling units from other gateways | [`quota`] |
-//! | publishing events and spending their units; answers to an `Idempotency-Key` | [`recording`] |
+//! | publishing events and spending their units; responses to an `Idempotency-Key` | [`recording`] |
 //! | a run of this gateway: its row, heartbeat and lanes; writing a lane; the spool | the crate [`lane`] |
 //!
 //! # Invariants

@@ -1,4 +1,4 @@
-//! One problem: the answer to one request that failed.
+//! One problem: the response to one request that failed.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use schema::api_key;
 
 use crate::{Kind, Members, body};
 
-/// No problem shows an API key, even if the request did.
+/// A problem never shows an API key, even if the request contains one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub kind: Kind,
@@ -39,7 +39,7 @@ impl Problem {
         }
     }
 
-    /// With the catalogue's own sentence.
+    /// A problem with the catalogue's own sentence.
     pub fn of(kind: Kind) -> Self {
         Self::new(kind, kind.detail())
     }
@@ -48,7 +48,7 @@ impl Problem {
         Self::new(Kind::InvalidRequest, detail)
     }
 
-    /// With a time of its own in `Retry-After`, in seconds.
+    /// Sets the seconds of `Retry-After`.
     pub fn retry_after(self, seconds: i64) -> Self {
         Self {
             retry_after_s: Some(seconds),
@@ -63,7 +63,7 @@ impl Problem {
         }
     }
 
-    /// Adds the address where a payment or another plan helps.
+    /// Adds the address where the client can pay or change its plan.
     pub fn offer_upgrade(&mut self, url: &str) {
         self.members.get_or_insert_default().upgrade_url = Some(url.to_owned());
     }

@@ -1,4 +1,4 @@
-//! The problem document of RFC 9457, with the members `error` and `message` for programs that know no problem documents.
+//! The problem document of RFC 9457, with the members `error` and `message` for clients that do not know this standard.
 
 use std::fmt::Write;
 
@@ -9,8 +9,8 @@ use crate::{Kind, Members};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// Where the API's documentation is, unless a setting names another address. Relative, with its full path, as RFC 9457 asks of
-/// relative URIs: the services serve the page there.
+/// The default address of the API's documentation. The services serve the page there. It is a relative URI with its full path, as
+/// RFC 9457 recommends.
 pub const TYPE_BASE: &str = "/docs/api.md";
 
 /// The API's documentation, as it is served at [`TYPE_BASE`].
@@ -50,7 +50,7 @@ pub(crate) fn document(
 }
 
 /// The URI of one occurrence of a problem: `urn:uuid:<id>` if the request's id is a UUID, as ours are, or else the relative URI
-/// `/requests/<id>` of an id that the client chose. Both are names only: RFC 9457 does not ask that they can be opened.
+/// `/requests/<id>` for an id that the client chose. Both are only names: RFC 9457 does not require that they can be opened.
 pub fn instance(request_id: &str) -> String {
     if request_id.len() == uuid::fmt::Hyphenated::LENGTH && Uuid::try_parse(request_id).is_ok() {
         return format!("urn:uuid:{}", request_id.to_ascii_lowercase());
@@ -58,7 +58,7 @@ pub fn instance(request_id: &str) -> String {
     let mut uri = "/requests/".to_owned();
     for byte in request_id.bytes() {
         match byte {
-            // The characters that RFC 3986 reserves for no purpose.
+            // The unreserved characters of RFC 3986.
             byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => uri.push(char::from(byte)),
             byte => write!(uri, "%{byte:02X}").expect("writing into a String cannot fail"),
         }

@@ -1,20 +1,20 @@
-//! Why JSON could not be read, in words for the client: which field, what it must be, and what came. serde's own texts name
-//! Rust's types (`i64`, `a sequence`) and count columns.
+//! Explains to a client why its JSON could not be read: which field, what it must be, and what was sent. The texts of serde
+//! itself name types of Rust (`i64`, `a sequence`).
 
 use serde::Deserialize;
 use serde_json::error::Category;
 
-/// A string that came is shown up to this length, in characters.
+/// A string of the client is shown up to this length, in characters.
 const SHOWN_CHARACTERS: usize = 60;
 
 /// Reads one JSON value. The error is a sentence for the client.
 pub fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(json).map_err(|error| {
-        // Read again, and follow the path of each field: only what is wrong pays for it.
+        // Read it again, this time with the path of each field. Only invalid JSON is read twice.
         let mut reader = serde_json::Deserializer::from_slice(json);
         match serde_path_to_error::deserialize::<_, T>(&mut reader) {
             Err(error) => explain(&error.path().to_string(), error.inner()),
-            // The value is right, and something follows it.
+            // The value is valid, and something follows it.
             Ok(_) => explain("", &error),
         }
     })
@@ -48,19 +48,19 @@ pub fn sentence(path: &str, text: &str) -> String {
         "" => "the body".to_owned(),
         path => format!("`{path}`"),
     };
-    // serde says `expected` last, but a string that came can contain the word as well.
-    let came_and_expected = ["invalid type: ", "invalid value: "]
+    // `expected` is at the end, but a string of the client can contain the word, too.
+    let sent_and_expected = ["invalid type: ", "invalid value: "]
         .iter()
         .find_map(|start| text.strip_prefix(start))
         .and_then(|rest| rest.rsplit_once(", expected "));
-    if let Some((came, expected)) = came_and_expected {
-        return format!("{subject} must be {}, got {}", expectation(expected), received(came));
+    if let Some((sent, expected)) = sent_and_expected {
+        return format!("{subject} must be {}, got {}", expectation(expected), received(sent));
     }
     if let Some((length, expected)) = text
         .strip_prefix("invalid length ")
         .and_then(|rest| rest.split_once(", expected "))
     {
-        // serde also reads an array as an object, and misses elements in this one.
+        // serde reads an array as an object, too, and this one has too few elements.
         return match expected.strip_prefix("struct ") {
             Some(_) => format!("{subject} must be an object, got an array"),
             None => format!("{subject} has {length} elements, and must be {}", expectation(expected)),
@@ -126,9 +126,9 @@ fn expectation(expected: &str) -> &str {
     }
 }
 
-/// What came, as JSON.
-fn received(came: &str) -> String {
-    if let Some(string) = came.strip_prefix("string ") {
+/// What was sent, as JSON.
+fn received(sent: &str) -> String {
+    if let Some(string) = sent.strip_prefix("string ") {
         return match string.char_indices().nth(SHOWN_CHARACTERS) {
             Some((end, _)) => format!("{}…\"", &string[..end]),
             None => string.to_owned(),
@@ -136,12 +136,12 @@ fn received(came: &str) -> String {
     }
     let quoted = ["integer ", "floating point ", "boolean ", "character "]
         .iter()
-        .find_map(|start| came.strip_prefix(start));
-    match came {
+        .find_map(|start| sent.strip_prefix(start));
+    match sent {
         "map" => "an object".to_owned(),
         "sequence" => "an array".to_owned(),
         "unit value" | "null" | "Option value" => "null".to_owned(),
-        came => quoted.unwrap_or(came).trim_matches('`').to_owned(),
+        sent => quoted.unwrap_or(sent).trim_matches('`').to_owned(),
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_field_what_it_must_be_and_what_came() {
+    fn an_error_names_the_field_what_it_must_be_and_what_was_sent() {
         let usage = |rest: &str| format!(r#"{{"usage_type":"api_call",{rest}}}"#);
         for (json, expected) in [
             (
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_speaks_rust() {
+    fn no_error_names_a_type_of_rust() {
         for json in ["1", "\"a\"", "[]", "{}", "null", "true", "1.5", "-1", "1e300"] {
             let errors = [
                 read::<Usage>(json.as_bytes()).err(),

@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 
-/// Which APIs answer with a problem type.
+/// The APIs that use a problem type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
-    /// More than one.
+    /// More than one API.
     Every,
     Gateway,
     /// The public billing API.
@@ -57,13 +57,13 @@ kinds! {
     Every {
         InvalidRequest BAD_REQUEST "invalid_request" "Invalid request"
             "The request is malformed, or a field has a value that is not allowed."
-            "`message` names the field, what it must be, and what came. Correct the request; the same request fails again."
+            "`message` names the field, what it must be, and what was sent. Correct the request; the same request fails again."
         MissingKey UNAUTHORIZED "missing_api_key" "Missing API key"
             "The request has no `Authorization` header."
             "Send `Authorization: Bearer <API key>`."
         InvalidKey UNAUTHORIZED "invalid_api_key" "Invalid API key"
             "The API key is malformed, unknown, expired or revoked."
-            "Check that the whole key is sent. Ask the operator for a new key if it is."
+            "Check that the whole key is sent. If it is, ask the operator for a new key."
         UnknownRoute NOT_FOUND "unknown_route" "Unknown route"
             "No route has this method and path."
             "Check the path and the method."
@@ -89,7 +89,7 @@ kinds! {
             "The service failed. The failure is in its log, with the request's id."
             "Report the request's id to the operator."
         KeyUnchecked SERVICE_UNAVAILABLE "authentication_unavailable" "API keys cannot be checked"
-            "The database is away, and the key is not cached. Nothing was counted."
+            "The database is unavailable, and the key is not cached. Nothing was counted."
             "Try again after `Retry-After` seconds."
     }
     Gateway {
@@ -165,10 +165,10 @@ kinds! {
             "Stripe has no price for the plan."
             "The operator runs `billing-worker stripe sync`."
         WrongMode CONFLICT "wrong_mode" "Wrong Stripe mode"
-            "The account is a customer in Stripe's live mode and this service uses the test mode, or the other way round."
+            "The account is a customer in Stripe's live mode, and this service uses the test mode, or vice versa."
             "The operator uses the key of the right mode."
         UsageNotReported SERVICE_UNAVAILABLE "usage_not_reported" "Usage not reported yet"
-            "The change needs that all usage is reported to Stripe first, and that failed. Nothing was changed."
+            "Before the change, all usage must be reported to Stripe, and that failed. Nothing was changed."
             "Try again after `Retry-After` seconds."
         StripeRefused BAD_GATEWAY "stripe_refused" "Stripe refused the request"
             "Stripe refused a request of this service."
@@ -258,7 +258,7 @@ kinds! {
             "Wait: the service itself tries all other reports again."
         RunNotSpooling CONFLICT "run_not_spooling" "Run not spooling"
             "Only a run that is spooling can be given up by hand."
-            "Wait: a dead run is found by its silence, and settled."
+            "Wait: a run without heartbeats is found and settled automatically."
     }
 }
 
@@ -268,7 +268,7 @@ impl Kind {
         self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::KeyUnderWay
     }
 
-    /// The default for `detail`: [`Self::meaning`] as a problem body has it.
+    /// The default of `detail`: [`Self::meaning`] without its full stop.
     pub fn detail(self) -> &'static str {
         self.meaning().trim_end_matches('.')
     }

@@ -3,14 +3,14 @@
 //! | what | file |
 //! |---|---|
 //! | the catalogue: each problem type with its code, status, title and sentences | [`Kind`] in `kind.rs` |
-//! | one problem: the answer to one request that failed | [`Problem`] in `answer.rs` |
+//! | one problem: the response to one request that failed | [`Problem`] in `answer.rs` |
 //! | members that only some problem types have | [`Members`] in `members.rs` |
 //! | the problem document, its `type` and its `instance` | `body.rs` |
-//! | why JSON could not be read, in words for the client | [`json`] |
+//! | explaining to a client why its JSON could not be read | [`json`] |
 //!
 //! # How a problem becomes a body
-//! A handler returns a [`Problem`]. As a response it has a status, headers and an empty body, and carries itself in the response's
-//! extensions. The server writes the body, because the server knows the id of the request and where the documentation is.
+//! A handler returns a [`Problem`]. Converted to a response, it has a status, headers and an empty body, and the problem is in the
+//! response's extensions. The server writes the body, because the server knows the id of the request and where the documentation is.
 //!
 //! The section "Errors" of `docs/api.md` is generated from the catalogue. A test compares the two;
 //! `UPDATE_DOCS=1 cargo test -p problem` writes the section.

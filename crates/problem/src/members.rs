@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// What some problem types carry beside the members that all have. The outer `Option` says whether the member is there.
+/// Members in addition to those of every problem type. The outer `Option` says whether the member is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Members {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -22,7 +22,7 @@ use crate::{
     settings::ServiceSettings,
 };
 
-/// The parts that a service needs to be ready, by name. Each part reports its own state.
+/// The parts that must be up for the service to be ready, by name. Each part reports its own state.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     parts: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
@@ -110,7 +110,7 @@ pub fn bind(settings: &ServiceSettings) -> Result<Server> {
     )
 }
 
-/// Serves until the service has stopped, so that an operator can watch a drain too.
+/// Serves until the service has stopped, so that an operator can watch a drain, too.
 pub fn serve(life: &Lifecycle, server: Server, router: Router) -> Result<()> {
     let stopping = life.token();
     let listening = server.listen()?;
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_means_that_every_part_is_there() {
+    fn a_service_is_ready_when_every_part_is_up() {
         let health = Health::new();
         assert!(!health.report().0, "a service that has not said anything is not ready");
         health.up("nats");

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-/// The delays are `first`, twice that, and so on up to `most`. Each delay is random, between half of that value and all of
-/// it.
+/// The values are `first`, twice that, and so on up to `most`. Each delay is random, from half of its value to the whole value.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_double_up_to_their_bound() {
+    fn delays_double_up_to_their_limit() {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::new(ms(100), ms(1_000));
         for whole in [100, 200, 400, 800, 1_000, 1_000] {

@@ -9,7 +9,7 @@
 //! | exit code | meaning |
 //! |---|---|
 //! | 0 | success |
-//! | 1 | a failure, or something was left at the end |
+//! | 1 | a failure, or an incomplete shutdown |
 //! | 2 | a wrong setting or argument |
 
 use std::{ffi::OsString, future::Future, pin::Pin, process::ExitCode, time::Duration};
@@ -58,7 +58,7 @@ pub enum Task<Config> {
 pub trait Application {
     fn life(&self) -> Lifecycle;
 
-    /// Serves until [`Lifecycle::stop`], then drains within the deadline. Fails if something was left.
+    /// Serves until [`Lifecycle::stop`], then drains within the deadline. Fails if the drain is incomplete.
     fn run_until_stopped(self) -> impl Future<Output = Result<()>>;
 }
 

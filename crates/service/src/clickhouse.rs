@@ -11,7 +11,7 @@ use crate::{Backoff, Health, nats::redacted, settings::http_url};
 
 #[derive(Args, Clone, Debug)]
 pub struct ClickHouseSettings {
-    /// ClickHouse's HTTP interface; user and password have their own settings
+    /// URL of ClickHouse's HTTP interface; user and password have settings of their own
     #[arg(
         long,
         env = "CLICKHOUSE_URL",
@@ -83,7 +83,7 @@ pub async fn connect(settings: &ClickHouseSettings, health: &Health) -> Result<C
             failure => {
                 let why = match failure {
                     Ok(Err(error)) => error.to_string(),
-                    _ => "no answer in 10 s".to_owned(),
+                    _ => "no response within 10 s".to_owned(),
                 };
                 let delay = backoff.next_delay();
                 warn!(%server, "no connection to ClickHouse ({why}): trying again in {delay:.1?}");

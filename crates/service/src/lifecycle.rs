@@ -50,7 +50,7 @@ impl Lifecycle {
         })
     }
 
-    /// The same for a task that is one of many, or that is restarted. Its panic does not stop the service.
+    /// Spawns a task that is one of many, or that is restarted. A shutdown waits for it, but its panic does not stop the service.
     pub fn spawn_apart<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -59,8 +59,8 @@ impl Lifecycle {
         self.tasks.spawn(task)
     }
 
-    /// Spawns a task that the service cannot run without. Its failure is logged, stops the service, and makes
-    /// [`Self::finished`] fail. If it ends successfully, it stops the service too.
+    /// Spawns a task that the service needs. If it fails, the failure is logged, the service stops, and [`Self::finished`] fails.
+    /// If it ends successfully, the service stops, too.
     pub fn spawn_vital<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = Result<()>> + Send + 'static,

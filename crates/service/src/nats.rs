@@ -1,7 +1,7 @@
 //! The connection to NATS. It reconnects without end. Only rejected credentials at the start are final.
 //!
-//! Answers arrive in an inbox of the user's own, `_INBOX.<user>.…`. So where users have permissions
-//! (`deploy/nats/users.conf`), no service can read the answers to another.
+//! Replies arrive in an inbox of the user, `_INBOX.<user>.…`. So where users have permissions (`deploy/nats/users.conf`), no
+//! service can read the replies to another one.
 //!
 //! User and password are removed from the URLs before the client gets them, because its log lines show complete URLs.
 
@@ -16,7 +16,7 @@ use crate::{Backoff, Health};
 
 #[derive(Args, Clone, Debug)]
 pub struct NatsSettings {
-    /// NATS servers, comma separated
+    /// URLs of the NATS servers, comma-separated
     #[arg(
         long,
         env = "NATS_URL",
@@ -26,7 +26,7 @@ pub struct NatsSettings {
     )]
     pub nats_url: String,
 
-    /// User, unless the URL has one
+    /// User, if the URL names none
     #[arg(long, env = "NATS_USER", requires = "nats_password")]
     pub nats_user: Option<String>,
 
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_user_is_answered_in_an_inbox_of_its_own() {
+    fn each_user_has_an_inbox_of_its_own() {
         let read = |url: &str, user: Option<&str>| {
             let credentials = Credentials::of(&NatsSettings {
                 nats_url: url.to_owned(),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_of_a_url_has_no_password() {
+    fn a_url_is_shown_without_its_password() {
         assert_eq!(
             redacted("nats://u:p@h:4222, nats://i:4222"),
             "nats://h:4222, nats://i:4222"

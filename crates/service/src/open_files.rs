@@ -20,7 +20,7 @@ pub fn raise(wanted: u64) {
         warn!(
             open_files = now,
             wanted,
-            "the limit of open files is lower than the limit of connections: further clients wait (raise `ulimit -n`, or \
+            "the limit of open files is too low for the limit of connections: clients may have to wait (raise `ulimit -n`, or \
              lower CONNECTIONS_MAX)"
         );
     } else if now > soft {

@@ -14,7 +14,7 @@ use crate::{Backoff, Health, nats::redacted};
 
 #[derive(Args, Clone, Debug)]
 pub struct PostgresSettings {
-    /// PostgreSQL, as postgres://user:password@host:port/database
+    /// URL of PostgreSQL: postgres://user:password@host:port/database
     #[arg(
         long,
         env = "DATABASE_URL",
@@ -24,7 +24,7 @@ pub struct PostgresSettings {
     )]
     pub database_url: String,
 
-    /// Most connections at once
+    /// Maximum number of connections
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..))]
     pub database_connections: u32,
 }

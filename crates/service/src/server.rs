@@ -1,4 +1,4 @@
-//! The HTTP/1 server of every port: its connections, their limits and their end. The router decides the answers.
+//! The HTTP/1 server of every port: its connections, their limits and their end. The router decides the responses.
 //!
 //! It uses hyper's own server rather than `axum::serve`, which installs no timer. Without a timer, a head or a body that
 //! never arrives would hold its connection without end.
@@ -12,7 +12,7 @@
 //! | what | limited by |
 //! |---|---|
 //! | connections, in total and of one address | [`ServerLimits::connections`], [`addresses`] |
-//! | a head, an idle connection, an answer that the client does not read | [`pulse`] |
+//! | a head, an idle connection, a response that the client does not read | [`pulse`] |
 //! | a body that arrives slowly or not at all | [`paced`] |
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -87,9 +87,7 @@ impl Server {
     }
 
     pub fn address(&self) -> Result<SocketAddr> {
-        self.socket
-            .local_addr()
-            .context("reading the address that is listened on")
+        self.socket.local_addr().context("reading the address of the socket")
     }
 
     pub fn metrics(&self) -> ServerMetrics {

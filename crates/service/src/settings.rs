@@ -25,7 +25,7 @@ pub struct ServiceSettings {
     #[arg(long, env = "LOG_FILTER", default_value = "info", value_parser = log_filter)]
     pub log_filter: String,
 
-    /// How long a shutdown may take before the rest is dropped (seconds)
+    /// How long a shutdown may take; work that is left after that is dropped (seconds)
     #[arg(long, env = "SHUTDOWN_DEADLINE", default_value = "30", value_parser = seconds)]
     pub shutdown_deadline: Duration,
 
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_contains_what_shares_its_prefix() {
+    fn a_network_contains_the_addresses_with_its_prefix() {
         for (text, address, inside) in [
             ("10.0.0.0/8", "10.255.0.1", true),
             ("10.9.9.9/8", "10.255.0.1", true),

@@ -11,15 +11,15 @@ use tracing_subscriber::{EnvFilter, fmt};
 pub enum LogFormat {
     /// For people
     Text,
-    /// For machines: one JSON object a line
+    /// For machines: one JSON object per line
     Json,
 }
 
 /// Starts logging for the process. A second call fails.
 pub fn init(filter: &str, format: LogFormat) -> Result<()> {
     let filter = EnvFilter::try_new(filter).context("reading the log filter")?;
-    // A line that cannot be written (the disk of the log is full) is lost. A report of that could not be written either: it
-    // would panic, and end the task that logged.
+    // A line that cannot be written (the disk of the log is full) is lost. A message about it could not be written either: it
+    // would panic and end the task that logged.
     let logs = fmt()
         .with_env_filter(filter)
         .with_writer(stderr)

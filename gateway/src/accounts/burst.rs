@@ -20,7 +20,7 @@ use schema::Burst;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BurstView {
     pub burst: Burst,
-    /// Requests that may follow at once.
+    /// How many requests may follow at once.
     pub remaining: u32,
 }
 
@@ -125,7 +125,7 @@ mod tests {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
-        // A slow machine lets one a second come back meanwhile.
+        // On a slow machine, one request per second comes back meanwhile.
         assert!((100..105).contains(&taken), "{taken}");
     }
 }

@@ -22,7 +22,7 @@ use crate::quota::{Counters, LeaseRequests, Quotas};
 pub struct AccountSettings {
     /// Maximum number of keys in the cache. The least used keys are evicted.
     pub keys_max: u64,
-    /// A key that is not used for this long leaves the cache.
+    /// A key that was not used for this long is dropped from the cache.
     pub key_idle: Duration,
     /// Maximum number of unknown keys to remember. They have their own cache.
     pub unknown_keys_max: u64,

@@ -1,4 +1,4 @@
-//! An API key in the cache: what a request's one look-up gives.
+//! An API key in the cache: the result of a request's one look-up.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct Key {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StoredKey {
     pub hash: KeyHash,
-    /// Unix seconds; from then on it is refused.
+    /// Unix seconds. From this time on, the key is refused.
     pub expires_at: Option<i64>,
     pub revoked: bool,
 }

@@ -21,11 +21,15 @@ impl KeyMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("gateway_keys");
         let lookups = Family::<[(&'static str, &'static str); 1], Counter>::default();
-        registry.register("lookups", "Keys looked up, by what the cache knew", lookups.clone());
+        registry.register(
+            "lookups",
+            "Look-ups of keys, by the result in the cache",
+            lookups.clone(),
+        );
         let refreshes_failed = Counter::default();
         registry.register(
             "refreshes_failed",
-            "Times that cached keys and accounts could not be read again",
+            "Failed attempts to read cached keys and accounts again",
             refreshes_failed.clone(),
         );
         let (keys, accounts) = (Gauge::default(), Gauge::default());

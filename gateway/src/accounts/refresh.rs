@@ -83,7 +83,7 @@ impl Inner {
         };
         if let Err(error) = read.await {
             self.metrics.refreshes_failed.inc();
-            warn!("cannot read {what} again, going on with the cached rows: {error:#}");
+            warn!("cannot read {what} again; the cached rows stay in use: {error:#}");
         }
     }
 

@@ -25,7 +25,8 @@ pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, Acc
         let stored = StoredKey {
             hash: KeyHash::from_stored(&row.secret_sha256)?,
             expires_at: row.expires_at.map(OffsetDateTime::unix_timestamp),
-            // The time of revocation does not matter: it is the database's time, and a revoked key is never valid again.
+            // Only whether it is set matters: the clocks of the database and of this gateway differ, and a revoked key is never
+            // valid again.
             revoked: row.revoked_at.is_some(),
         };
         Some((KeyId(row.id), AccountId(row.account_id), stored))

@@ -40,7 +40,7 @@ pub(super) async fn keep(
                 run.give_up();
             }
         }
-        error!(run.id = %run.id, "the run was fenced: all it holds is dropped, a new run begins");
+        error!(run.id = %run.id, "the run was fenced: its leases and lanes are dropped, and a new run begins");
         publisher.remove();
         quotas.drop_run();
         if began.elapsed() > RUN_SETTLED_IN {
@@ -54,7 +54,7 @@ pub(super) async fn keep(
             return Ok(None);
         };
         let (next, lanes) = begun.inspect_err(|failure| {
-            error!("no new run can be begun: {failure:#}");
+            error!("cannot begin a new run: {failure:#}");
             life.stop();
         })?;
         publisher.install(lanes);

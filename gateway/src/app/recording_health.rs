@@ -14,7 +14,7 @@ pub(super) async fn report(link: Link, spool: Spool, health: Health, stopping: C
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         let is_direct = link.is_up() && !spool.is_spooling();
         match spool.room().why_not() {
-            Some(why) if !is_direct => health.down(PART, format!("NATS is away, and {why}")),
+            Some(why) if !is_direct => health.down(PART, format!("NATS is unavailable, and {why}")),
             _ => health.up(PART),
         }
     }

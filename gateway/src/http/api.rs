@@ -1,4 +1,5 @@
-//! The gateway's own API, `/v1`: for services that meter themselves, and for proxies that ask before they pass a request on.
+//! The gateway's own API, `/v1`: for services that report their usage themselves, and for proxies that ask before they forward a
+//! request.
 //!
 //! | path | file |
 //! |---|---|

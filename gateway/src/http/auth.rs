@@ -10,7 +10,7 @@ use crate::{
     http::problem::{Kind, Problem},
 };
 
-/// The key that a request is sent with.
+/// The API key of a request.
 pub async fn authenticate(
     accounts: &Accounts,
     uri: &Uri,
@@ -66,7 +66,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     }
 }
 
-/// A key in one of the parameters that clients use for keys.
+/// Whether one of the parameters that clients use for keys has a key.
 fn holds_key(query: &str) -> bool {
     // Most queries end here.
     query.contains(api_key::PREFIX)

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::quota::QuotaView;
 
-/// A number is `null` if the gateway does not know it or it does not exist. A usage type that is never refused needs no lease, so
+/// A number is `null` if the gateway does not know it, or if there is none. A usage type that is never refused needs no lease, so
 /// only ClickHouse knows its usage (`GET /billing/usage`), and it has no remaining units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Balance {
@@ -33,7 +33,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn only_what_the_gateway_knows_is_shown() {
+    fn only_numbers_that_the_gateway_knows_are_shown() {
         let shown = |mode| {
             let view = QuotaView {
                 mode,

@@ -1,4 +1,4 @@
-//! Bodies that are read whole: bounded in bytes here, and in time by the server ([`service::server`]).
+//! Bodies that are read completely. Their size is limited here, and their time by the server ([`service::server`]).
 
 use axum::body::Body;
 use axum::http::{
@@ -21,7 +21,7 @@ pub async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, 
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    // Before a byte of it is read.
+    // Refuse it before a byte of it is read.
     if announced.is_some_and(|length| length > max as u64) {
         return Err(too_large());
     }
@@ -62,7 +62,7 @@ pub fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
 /// Reads a JSON object. The problem names the wrong field, what it must be, and what was sent.
 pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
     problem::json::read(json).map_err(|error| match json.trim_ascii_start() {
-        // serde takes an array for the fields of an object, and finds fault with its elements.
+        // serde reads an array as the fields of an object, and its error is about an element.
         [b'[', ..] => Problem::invalid("the body must be an object, got an array"),
         _ => Problem::invalid(error),
     })
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_json_by_its_type_and_bounded() {
+    async fn a_body_has_the_type_of_json_and_a_limited_size() {
         const JSON: &str = "application/json; charset=utf-8";
         assert_eq!(kind(&[(CONTENT_TYPE, JSON)], "0123456789").await, Ok(10));
         assert_eq!(kind(&[(CONTENT_TYPE, "application/vnd.x+json")], "1").await, Ok(1));

@@ -54,17 +54,17 @@ impl Client {
     }
 }
 
-/// As much of `text` as fits into `max` bytes, in whole characters.
+/// The start of `text` that fits into `max` bytes, cut between characters.
 pub fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 
-/// The right-most hop that is not a trusted proxy. It may have made up everything to its left.
+/// The right-most hop that is not a trusted proxy. Everything to its left can be forged.
 fn forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let mut nearest = peer;
     for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
         for hop in line.to_str().unwrap_or_default().rsplit(',') {
-            // No trusted proxy writes an invalid address, so the hop that passed it on is the last known one.
+            // No trusted proxy writes an invalid address, so the hop before is the last known one.
             let Some(hop) = hop_address(hop.trim()) else {
                 return nearest;
             };
@@ -77,7 +77,7 @@ fn forwarded_for(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr
     nearest
 }
 
-/// An address, as some proxies write it with a port.
+/// An address, with or without a port.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let is_port = |text: &str| text.parse::<u16>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit());
     let address = hop.parse().ok().or_else(|| match hop.strip_prefix('[') {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hop_in_any_form_is_an_address_or_ends_what_is_believed() {
+    fn an_invalid_hop_ends_the_trusted_part() {
         const PROXY: &str = "10.0.0.1";
         for (hops, expected) in [
             // As proxies write them.
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sane_request_id_is_kept_and_another_replaced() {
+    fn a_valid_request_id_is_kept_and_another_replaced() {
         let peer = "192.0.2.1".parse().unwrap();
         let id = |ids: &[&str]| {
             let ids: Vec<_> = ids.iter().map(|id| (X_REQUEST_ID, *id)).collect();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_of_a_text_is_whole_characters() {
+    fn a_stored_text_is_cut_between_characters() {
         assert_eq!(cut("abc", 512), "abc");
         assert_eq!(cut("aé", 2), "a");
         let headers = [(USER_AGENT, HeaderValue::from_bytes(b"caf\xe9 bot").unwrap())]

@@ -3,7 +3,7 @@
 //!
 //! hyper has already refused invalid HTTP (RFC 9112, 2.2 to 5.2, 6.3): white space around names and in targets, folded lines,
 //! control bytes, lengths that differ or are not numbers, codings that do not end in `chunked`, any coding in HTTP/1.0. If a
-//! request has both a length and a coding, hyper uses the coding, drops the length, and closes the connection after the answer.
+//! request has both a length and a coding, hyper uses the coding, drops the length, and closes the connection after the response.
 
 use axum::extract::Request;
 use axum::http::{
@@ -48,7 +48,7 @@ fn host(headers: &HeaderMap, version: Version) -> Result<Option<&[u8]>, Problem>
     }
 }
 
-/// A name or an IPv4 address with or without a port: nearly every host, recognized without a copy.
+/// Whether it is a name or an IPv4 address, with or without a port. This recognizes nearly every host without a copy.
 fn is_name(host: &[u8]) -> bool {
     let (name, port) = match host.iter().position(|byte| *byte == b':') {
         Some(colon) => (&host[..colon], &host[colon + 1..]),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn which_host_is_meant_is_clear_or_the_request_is_refused() {
+    fn a_request_with_an_ambiguous_host_is_refused() {
         let h11 = |target: &str, hosts: &[&str]| {
             let lines: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
             accepts(Version::HTTP_11, target, &lines)
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_chunks_are_read() {
+    fn only_the_chunked_coding_is_accepted() {
         let coded = |codings: &[&str]| {
             let codings = codings.iter().map(|coding| ("transfer-encoding", *coding));
             let lines: Vec<_> = std::iter::once(("host", "a")).chain(codings).collect();

@@ -23,19 +23,19 @@ use crate::{
 
 #[derive(Args, Clone, Debug)]
 pub struct HttpSettings {
-    /// TOML file of the route table: what each call costs; absent: the built-in one
+    /// TOML file of the route table, which says what each call costs; without it, the built-in one is used
     #[arg(long, env = "ROUTES_FILE", value_name = "FILE")]
     pub routes: Option<PathBuf>,
 
-    /// Addresses and networks, comma separated, whose X-Forwarded-For, -Proto and -Host are believed
+    /// Addresses and networks of trusted proxies, comma-separated; only their X-Forwarded-For, -Proto and -Host are used
     #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// The largest body that is read here: of /v1, and where the cost is the length of an array in it (bytes)
+    /// Maximum size of a body that the gateway reads itself: on /v1, and where the cost is the length of an array (bytes)
     #[arg(long, env = "BODY_MAX", default_value = "1048576")]
     pub body_max: usize,
 
-    /// What 402 and 429 answers name as `upgrade_url`
+    /// The `upgrade_url` in 402 and 429 responses
     #[arg(long, env = "UPGRADE_URL", default_value = "/billing/plans")]
     pub upgrade_url: String,
 

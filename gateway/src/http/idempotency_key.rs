@@ -14,7 +14,7 @@ pub const LENGTH_MAX: usize = 255;
 
 /// The key, if there is one: a single header of visible ASCII, without a space.
 ///
-/// In the draft it is in quotes (a string of RFC 9651), but many clients send it bare: `"order-17"` and `order-17` are one key.
+/// In the draft it is in quotes (a string of RFC 9651), but many clients send it without quotes: `"order-17"` and `order-17` are one key.
 pub fn of(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     match (keys.next(), keys.next()) {
@@ -34,7 +34,7 @@ pub fn of_item(key: &str, index: usize) -> String {
     format!("{key} {index}")
 }
 
-/// The event id of a request that is passed on or authorized. Another method, path, query or cost with the same key gives
+/// The event id of a request that is forwarded or authorized. Another method, path, query or cost with the same key gives
 /// another event, so an expensive request cannot pass as a cheap one. The body is not part of the id.
 pub fn event_of(account: AccountId, key: &str, method: &Method, uri: &Uri, units: i64) -> EventId {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());

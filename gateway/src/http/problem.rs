@@ -20,8 +20,8 @@ use crate::{
     quota::{QuotaView, Refusal},
 };
 
-/// As a response it carries a [`problem::Problem`] in the extensions. [`crate::http::edge`] adds the address for an upgrade, and the
-/// server writes the body.
+/// Converted to a response, it is a [`problem::Problem`] in the extensions. [`crate::http::edge`] adds the address for an upgrade,
+/// and the server writes the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub kind: Kind,
@@ -111,7 +111,7 @@ impl Problem {
         }
     }
 
-    /// A request that came while its key's bucket was empty.
+    /// The problem of a request whose key has an empty bucket.
     pub fn too_fast(burst: Burst, wait: Duration) -> Self {
         let detail = format!(
             "each key may send {} requests at once and {} a second; nothing was counted: try again later",
@@ -152,7 +152,7 @@ pub fn offers_upgrade(kind: Kind) -> bool {
     matches!(kind, Kind::RateLimitExceeded | Kind::SubscriptionRequired)
 }
 
-/// The problem types that the gateway answers with.
+/// The problem types that the gateway uses.
 pub fn of_the_gateway() -> impl Iterator<Item = Kind> {
     let is_ours = |kind: &Kind| matches!(kind.area(), Area::Every | Area::Gateway);
     Kind::ALL.iter().copied().filter(is_ours)
@@ -167,7 +167,7 @@ pub fn was_admitted(kind: Kind) -> bool {
     )
 }
 
-/// Whether only the body is wrong, so that the same body always gets the same answer.
+/// Whether only the body is wrong, so that the same body always gets the same response.
 pub fn is_of_the_body(kind: Kind) -> bool {
     matches!(kind, Kind::InvalidRequest | Kind::UnknownUsageType)
 }
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_comes_too_fast_learns_when_to_come_back() {
+    fn too_fast_requests_learn_when_to_try_again() {
         let some = |n| std::num::NonZeroU32::new(n).unwrap();
         let burst = Burst {
             per_second: some(20),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_that_passes_says_when_to_come_back() {
+    fn temporary_problems_say_when_to_try_again() {
         for kind in of_the_gateway() {
             let response = Problem::new(kind, "why").into_response();
             let retry_after = response
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_never_echoes_a_key() {
+    fn a_problem_never_shows_a_key() {
         let key = api_key::ApiKey::generate();
         let problem = Problem::invalid(format!("invalid type: string \"{}\"", key.reveal()));
         assert!(!body(&problem).to_string().contains(api_key::PREFIX));

@@ -1,4 +1,4 @@
-//! The metered reverse proxy: admits a request that a route names, passes it to the upstream, records it, and answers.
+//! The metered reverse proxy: admits a request that has a route, forwards it to the upstream, records it, and responds.
 
 use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Instant};
 
@@ -151,7 +151,7 @@ async fn finish(
     Ok(with_usage(response, receipt, upstream_time))
 }
 
-/// The response, with the headers about the client's usage.
+/// Adds the headers about the client's usage.
 fn with_usage(mut response: Response, receipt: Receipt, upstream_time: UpstreamTime) -> Response {
     let headers = response.headers_mut();
     rate_limit::insert(headers, &[(receipt.usage_type, receipt.quota)], clock::now_s());

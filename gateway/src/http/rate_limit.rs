@@ -39,12 +39,13 @@ pub fn insert(headers: &mut HeaderMap, views: &[(UsageType, QuotaView)], now_s: 
             (view.period.end - now_s).max(0)
         )
     });
-    // The upstream's headers of these names would be about its own limits.
+    // The upstream may have set headers of these names, for limits of its own.
     headers.insert(RATELIMIT_POLICY, policy);
     headers.insert(RATELIMIT, rest);
 }
 
-/// Adds a line to both headers, after [`insert`]: the requests that may follow at once, and the seconds until all may.
+/// Adds a line to both headers, after [`insert`]: how many requests may follow at once, and in how many seconds the bucket is
+/// full again.
 pub fn insert_burst(headers: &mut HeaderMap, view: Option<BurstView>) {
     let Some(BurstView { burst, remaining }) = view else {
         return;
@@ -78,7 +79,7 @@ fn list<'a>(
     let mut out = BytesMut::with_capacity(64);
     for (usage_type, view) in views {
         let comma = if out.is_empty() { "" } else { ", " };
-        // Names of usage types are of a-z, 0-9 and _: they need no escape in a quoted string.
+        // Names of usage types consist of a-z, 0-9 and _, so they need no escape in a quoted string.
         write!(out, "{comma}\"{usage_type}\"")
             .and_then(|()| item(&mut out, view))
             .expect("a BytesMut grows as needed");
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn overage_never_shows_a_negative_rest_and_metered_shows_nothing() {
+    fn overage_never_shows_negative_units_and_metered_shows_nothing() {
         let overage = QuotaView {
             mode: Mode::Overage,
             ..view(100, -7)
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_takes_until_the_end_of_the_period() {
+    fn retry_after_ends_with_the_period() {
         assert_eq!(retry_after_s(&view(100, 0), 2_592_990), 10);
         assert_eq!(retry_after_s(&view(100, 0), 2_593_000), 1);
     }

@@ -21,7 +21,7 @@ pub struct RequestMetrics {
     accepted: Counter,
     admitted_again: Counter,
     upstream_refused: Counter,
-    /// By [`Kind`]: those of the gateway come first in the catalogue.
+    /// Indexed by [`Kind`]: the kinds of the gateway come first in the catalogue.
     problems: Vec<Counter>,
     added: Histogram,
     upstream: Histogram,
@@ -57,23 +57,23 @@ impl RequestMetrics {
         let registry = registry.sub_registry_with_prefix("http");
         registry.register(
             "requests",
-            "Metered requests: accepted (recorded and charged), failed (admitted, then not charged), refused; items of a batch singly",
+            "Metered requests and items of batches: accepted (recorded and charged), failed (admitted, but not charged) or refused",
             requests,
         );
         registry.register(
             "admitted_anew",
-            "Requests admitted in another run, because theirs had ended before they were recorded",
+            "Requests admitted again in a new run, because their run had ended before they were recorded",
             metrics.admitted_again.clone(),
         );
         registry.register_with_unit(
             "added",
-            "Time to the answer's head, less the upstream's",
+            "Time until the response begins, without the time of the upstream",
             Unit::Seconds,
             added,
         );
         registry.register_with_unit(
             "upstream",
-            "Time to the head of the upstream's answer",
+            "Time until the response of the upstream begins",
             Unit::Seconds,
             upstream,
         );

@@ -1,5 +1,5 @@
-//! Counts requests without an answer, and responses whose body is still being sent. At the deadline of a shutdown, a request
-//! without an answer is lost. A response that is cut off was recorded before its head was sent.
+//! Counts requests without a response, and responses whose body is still being sent. At the deadline of a shutdown, a request
+//! without a response is lost. The request of a response that is cut off is recorded: that happens before the head is sent.
 
 use std::{
     pin::Pin,
@@ -19,7 +19,7 @@ pub struct UnderWay {
     streams: AtomicUsize,
 }
 
-/// A request without an answer, until it is dropped.
+/// A request without a response, until it is dropped.
 pub struct Unanswered<'a>(&'a UnderWay);
 
 /// A body that counts as a stream until it is dropped.

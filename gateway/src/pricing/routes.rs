@@ -32,10 +32,10 @@ pub enum Charge {
     #[default]
     #[serde(rename = "below_400")]
     Below400,
-    /// Successful ones, and errors of the client.
+    /// Successful ones, and those for a client's mistake.
     #[serde(rename = "below_500")]
     Below500,
-    /// All responses. A call without any response is never charged.
+    /// All of them. A call without a response is never charged.
     #[serde(rename = "always")]
     Always,
 }

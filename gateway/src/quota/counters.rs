@@ -170,7 +170,7 @@ impl Counters {
 }
 
 impl Holders<'_> {
-    /// Keeps the account if it holds or owes anything, and lets it go otherwise.
+    /// Keeps the account if it holds or owes anything, and removes it otherwise.
     pub fn note(&mut self, holder: &Arc<AccountCounters>) {
         let id = holder.account.id;
         if holder.each().any(|(_, counter)| !counter.is_empty()) {

@@ -21,7 +21,7 @@ pub(crate) use self::{job::Job, transaction::Decision};
 use super::reservation::Hit;
 use crate::accounts::account::AccountState;
 
-/// One request for a lease: units for itself, and more for the requests behind it.
+/// One request for a lease: units for the request itself, and more for those behind it in the queue.
 pub(crate) struct LeaseRequest {
     pub state: Arc<AccountState>,
     pub cost: i64,

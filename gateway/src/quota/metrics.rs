@@ -49,13 +49,13 @@ impl QuotaMetrics {
         let refusals = Labelled::default();
         registry.register(
             "refusals",
-            "Requests refused by their limit, by how that was known: remembered (no I/O), waited for another's question, asked",
+            "Requests refused at their limit, by the source: remembered (no I/O), waited (for the request ahead), asked (PostgreSQL)",
             refusals.clone(),
         );
         let recalls = Labelled::default();
         registry.register(
             "recalls",
-            "Refusals before which other gateways were asked for units, by whether all answered",
+            "Refusals after other gateways were asked for their units, by whether all of them answered",
             recalls.clone(),
         );
         let recalls_answered = Labelled::default();
@@ -94,7 +94,7 @@ impl QuotaMetrics {
             recalls_timed_out: counter(
                 registry,
                 "recalls_timed_out",
-                "Recalls that waited in vain for a gateway that holds units",
+                "Recalls that a gateway with units did not answer in time",
             ),
             recalls_returned: one(&recalls_answered, "outcome", "returned"),
             recalls_nothing: one(&recalls_answered, "outcome", "nothing"),
@@ -105,7 +105,7 @@ impl QuotaMetrics {
             transactions_failed: one(&transactions, "outcome", "failed"),
             leases_granted: counter(registry, "leases_granted", "Leases granted to this gateway"),
             units_granted: counter(registry, "units_granted", "Units granted to this gateway"),
-            leases_returned: counter(registry, "leases_returned", "Leases wholly given back"),
+            leases_returned: counter(registry, "leases_returned", "Leases given back completely"),
             units_returned: counter(registry, "units_returned", "Units given back by this gateway"),
             gateways_live,
         }

@@ -21,8 +21,8 @@ use super::view::Seen;
 
 /// The longest time that a refusal is remembered. It limits the effect of lost announcements.
 pub(crate) const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// The same where a gateway may hold units but could not be asked, or announcements do not arrive: returned units would not be
-/// announced.
+/// The same if a gateway that may hold units could not be asked, or if announcements do not arrive: then the return of units would
+/// not be announced.
 pub(crate) const UNSURE_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn units_that_come_back_are_added_to_what_remained_also_while_it_is_being_asked() {
+    fn returned_units_are_added_even_if_they_come_back_before_the_answer() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         let known = |cost| refusals.known(&PERIOD, cost, || start);
         let question = refusals.question();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_changed_voids_it_also_while_it_is_being_asked() {
+    fn a_change_voids_a_refusal_even_if_it_comes_before_the_answer() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         let known = || refusals.known(&PERIOD, 4, || start);
         let question = refusals.question();

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn next_run_is_waited_for_until_the_deadline_and_not_longer_than_there_can_be_one() {
+    async fn the_wait_for_the_next_run_ends_at_the_deadline_or_when_no_run_can_follow() {
         let (first, second) = (RunId::new(), RunId::new());
         let (changes, current) = CurrentRun::new(first, Duration::from_secs(10));
         let soon = || Instant::now() + Duration::from_millis(10);
@@ -43,7 +43,7 @@ mod tests {
         changes.send_replace(second);
         assert!(current.is_after(first, soon()).await);
         drop(changes);
-        let for_ever = Instant::now() + Duration::from_secs(3_600);
-        assert!(!current.is_after(second, for_ever).await);
+        let long = Instant::now() + Duration::from_secs(3_600);
+        assert!(!current.is_after(second, long).await);
     }
 }

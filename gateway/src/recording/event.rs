@@ -9,7 +9,7 @@ use crate::{
     quota::{Admission, QuotaView},
 };
 
-/// Facts about a request that go into its event, besides who is charged how much.
+/// Facts about a request that go into its event. The account and the units are not among them.
 pub struct Facts {
     pub endpoint: String,
     pub method: String,

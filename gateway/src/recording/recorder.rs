@@ -70,7 +70,7 @@ pub struct Admitted {
 
 impl RecordError {
     /// Whether a retry may soon succeed.
-    fn is_passing(&self) -> bool {
+    fn is_temporary(&self) -> bool {
         matches!(
             self,
             Self::LaneClosed
@@ -199,7 +199,7 @@ impl Recorder {
             };
             let next = Instant::now() + pauses.next_delay();
             match admitted {
-                Err(error) if error.is_passing() && next < deadline => sleep_until(next).await,
+                Err(error) if error.is_temporary() && next < deadline => sleep_until(next).await,
                 admitted => return admitted,
             }
         }

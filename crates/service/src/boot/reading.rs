@@ -1,4 +1,4 @@
-//! Reads arguments and environment with clap. Continues after a wrong value to find all wrong values.
+//! Reads arguments and environment with clap. After a wrong value it continues, to find all wrong values.
 
 use std::ffi::OsString;
 

@@ -48,7 +48,7 @@ impl Addresses {
         if self.inner.unlimited.iter().any(|network| network.contains(&peer)) {
             return Some(counted(None));
         }
-        let address = household(peer);
+        let address = counted_address(peer);
         let mut open = self.inner.open();
         let connections = open.entry(address).or_default();
         if *connections >= self.inner.max {
@@ -78,9 +78,8 @@ impl Drop for Counted {
     }
 }
 
-/// The addresses that one party gets: an IPv4 address, or an IPv6 network of 64 bits, in which the party chooses its own
-/// addresses.
-fn household(peer: IpAddr) -> IpAddr {
+/// The addresses that count as one: an IPv4 address, or an IPv6 network of 64 bits, because its owner can use any address in it.
+fn counted_address(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(_) => peer,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_so_many_connections_and_a_trusted_one_as_many_as_it_likes() {
+    fn an_address_has_a_limit_of_connections_and_a_trusted_one_has_none() {
         let trusted: Arc<[IpNet]> = ["10.0.0.0/8".parse().unwrap()].into();
         let addresses = Addresses::new(2, trusted);
         let admit = |text: &str| addresses.admit(text.parse().unwrap());
@@ -115,6 +114,9 @@ mod tests {
         assert!(admit("2001:db8::ffff:2").is_none());
         assert!(admit("2001:db8:0:1::1").is_some());
         drop(held);
-        assert!(addresses.inner.open().is_empty(), "nothing is kept of who left");
+        assert!(
+            addresses.inner.open().is_empty(),
+            "no entry is kept without a connection"
+        );
     }
 }

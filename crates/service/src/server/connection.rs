@@ -34,7 +34,7 @@ pub struct Serving {
 
 impl Serving {
     pub async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
-        // Answers are small and complete. Waiting to fill a packet would only delay them.
+        // Responses are small and complete. Waiting to fill a packet would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%peer, "setting TCP_NODELAY: {error}");
         }
@@ -63,7 +63,7 @@ impl Serving {
             ended = connection.as_mut() => ended,
             overdue = overdue(&pulse, &self.limits) => {
                 self.metrics.cut(overdue);
-                return debug!(%peer, "a connection is cut: {overdue}");
+                return debug!(%peer, "cut a connection: {overdue}");
             }
             () = self.stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
@@ -71,7 +71,7 @@ impl Serving {
                     ended = connection => ended,
                     overdue = overdue(&pulse, &self.limits) => {
                         self.metrics.cut(overdue);
-                        return debug!(%peer, "a connection is cut: {overdue}");
+                        return debug!(%peer, "cut a connection: {overdue}");
                     }
                     () = self.cut.cancelled() => {
                         return warn!(%peer, "cut off a request in progress: the shutdown deadline has passed");

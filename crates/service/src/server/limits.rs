@@ -24,7 +24,7 @@ pub struct ServerLimits {
     pub idle_timeout: Duration,
     /// The pace of a request's body.
     pub body: Pace,
-    /// The time that a client may read nothing of its answer.
+    /// The time that a client may read nothing of its response.
     pub answer_timeout: Duration,
 }
 
@@ -49,37 +49,37 @@ impl ServerLimits {
 
 #[derive(Args, Clone, Debug)]
 pub struct ServerSettings {
-    /// Connections at once; further ones wait to be accepted
+    /// Maximum number of connections; further ones wait until one ends
     #[arg(long, env = "CONNECTIONS_MAX", default_value = "10000", value_parser = at_least::<1>)]
     pub connections_max: usize,
 
-    /// Connections of one address (of IPv6: of one /64) at once; further ones are closed. A gateway's
-    /// TRUSTED_PROXIES are exempt
+    /// Maximum number of connections of one address (IPv6: of one /64 network); further ones are closed. The gateway's
+    /// TRUSTED_PROXIES have no such limit
     #[arg(long, env = "CONNECTIONS_PER_ADDRESS", default_value = "1000", value_parser = at_least::<1>)]
     pub connections_per_address: usize,
 
-    /// How long a request's head may take, from its first byte or from the connection's begin (seconds)
+    /// How long a request's head may take, from its first byte or from the start of the connection (seconds)
     #[arg(long, env = "HEAD_TIMEOUT", default_value = "10", value_parser = seconds)]
     pub head_timeout: Duration,
 
-    /// Bytes of a request's head; more is answered 431, as are more than 100 headers
+    /// Maximum size of a request's head; a larger one, or more than 100 headers, is answered 431 (bytes)
     #[arg(long, env = "HEAD_BYTES_MAX", default_value = "32768", value_parser = at_least::<1024>)]
     pub head_bytes_max: usize,
 
-    /// How long a connection may wait for its next request; more than a load balancer keeps it, or requests meet its end
-    /// (seconds)
+    /// How long a connection may be idle between two requests; must be longer than a load balancer keeps it, otherwise some
+    /// requests fail (seconds)
     #[arg(long, env = "IDLE_TIMEOUT", default_value = "75", value_parser = seconds)]
     pub idle_timeout: Duration,
 
-    /// How long nothing of a request's body may come before it is answered 408 (seconds)
+    /// How long a request's body may pause before the request is answered 408 (seconds)
     #[arg(long, env = "BODY_TIMEOUT", default_value = "15", value_parser = seconds)]
     pub body_timeout: Duration,
 
-    /// Bytes a second that a request's body comes with, at the least, once BODY_TIMEOUT is used up
+    /// Minimum rate of a request's body; the body may fall behind it by BODY_TIMEOUT (bytes per second)
     #[arg(long, env = "BODY_RATE_MIN", default_value = "1024", value_parser = at_least::<1>)]
     pub body_rate_min: usize,
 
-    /// How long a client may take nothing of its answer before it is cut off (seconds)
+    /// How long a client may read nothing of its response before its connection is cut (seconds)
     #[arg(long, env = "ANSWER_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub answer_timeout: Duration,
 }

@@ -27,10 +27,10 @@ pub(super) struct Open(Gauge);
 
 impl ServerMetrics {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("connections_open", "Connections of clients now", self.open.clone());
+        registry.register("connections_open", "Open connections of clients", self.open.clone());
         registry.register(
             "connections_refused",
-            "Connections closed when they were accepted, because their address had as many as it may (CONNECTIONS_PER_ADDRESS)",
+            "Connections closed at once, because their address had reached its limit (CONNECTIONS_PER_ADDRESS)",
             self.refused.clone(),
         );
         registry.register(
@@ -40,7 +40,7 @@ impl ServerMetrics {
         );
         registry.register(
             "connections_full",
-            "Times that no connection more was accepted until one had ended (CONNECTIONS_MAX)",
+            "Times that the limit of connections was reached, so that new ones had to wait (CONNECTIONS_MAX)",
             self.full.clone(),
         );
     }

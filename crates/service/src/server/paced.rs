@@ -23,7 +23,7 @@ pub struct Pace {
 
 /// The client sends too slowly, or has stopped sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body does not come in time")]
+#[error("the body did not arrive in time")]
 pub struct BodyStalled;
 
 pub struct Paced<B> {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_is_a_piece_at_a_time_and_grows_with_what_has_come() {
+    fn patience_is_limited_for_each_piece_and_grows_with_the_received_bytes() {
         let pace = Pace {
             idle: s(10),
             bytes_per_second: 100,
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn time_in_which_nobody_reads_does_not_count() {
+    async fn time_during_which_nobody_reads_does_not_count() {
         let pace = Pace {
             idle: Duration::from_millis(50),
             bytes_per_second: 1_000_000,

@@ -1,4 +1,4 @@
-//! Tracks what a connection is doing and since when, to cut it when it does nothing for too long.
+//! Tracks what a connection is doing and since when, to cut it when it is inactive for too long.
 //!
 //! The tasks that advance a connection note it in an atomic, and one timer for each connection checks it every few seconds.
 //! A new timer for every request would slow down all requests because of a few slow ones.
@@ -30,7 +30,7 @@ enum Phase {
     Idle,
     /// A head has begun, or none was sent yet.
     Head,
-    /// A request is being served. Its body and its answer have their own limits.
+    /// A request is being served. Its body and its response have their own limits.
     Serving,
 }
 
@@ -46,7 +46,7 @@ pub struct Pulse {
     begun: Instant,
     /// Milliseconds since `begun`, and in the last two bits the [`Phase`] that began then.
     phase: AtomicU64,
-    /// Milliseconds since `begun`, plus 1, of the moment when the client stopped reading its answer. 0: it reads.
+    /// Milliseconds since `begun`, plus 1, of the moment when the client stopped reading its response. 0: it reads.
     blocked: AtomicU64,
 }
 
@@ -133,9 +133,9 @@ impl Overdue {
 impl fmt::Display for Overdue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Head => "the head of a request did not come in time",
-            Self::Idle => "no further request came",
-            Self::Answer => "the client takes nothing of its answer",
+            Self::Head => "the head of a request did not arrive in time",
+            Self::Idle => "no further request arrived",
+            Self::Answer => "the client does not read its response",
         })
     }
 }
@@ -166,7 +166,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // Bytes after an answer belong to the next request.
+        // Bytes after a response belong to the next request.
         if buffer.filled().len() > before && self.pulse.phase().0 == Phase::Idle {
             self.pulse.enter(Phase::Head);
         }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn each_phase_has_its_own_bound_and_a_request_under_way_has_none() {
+    fn each_phase_has_its_own_limit_and_a_request_under_way_has_none() {
         for (now, phase, blocked, expected) in [
             (s(9), (Phase::Head, s(0)), None, Ok(s(1))),
             (s(10), (Phase::Head, s(0)), None, Err(Overdue::Head)),
@@ -269,7 +269,7 @@ mod tests {
             (s(9_999), (Phase::Serving, s(0)), None, Ok(Duration::MAX)),
             (s(50), (Phase::Serving, s(0)), Some(s(21)), Ok(s(1))),
             (s(51), (Phase::Serving, s(0)), Some(s(21)), Err(Overdue::Answer)),
-            // The whole answer was handed over, and the client does not read it.
+            // The whole response is in the kernel's buffer, and the client does not read it.
             (s(51), (Phase::Idle, s(22)), Some(s(21)), Err(Overdue::Answer)),
         ] {
             assert_eq!(

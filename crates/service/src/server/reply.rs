@@ -27,8 +27,8 @@ pub async fn reply(router: Router, mut request: Request, type_base: &str) -> Res
     let id = request_id::of(request.headers());
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let asks_for_page = request.method() == Method::GET && request.uri().path() == problem::TYPE_BASE;
-    let answer = async { router.oneshot(request).await.unwrap_or_else(|never| match never {}) };
-    let mut response = or_internal_error(&id, answer).await;
+    let respond = async { router.oneshot(request).await.unwrap_or_else(|never| match never {}) };
+    let mut response = or_internal_error(&id, respond).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         if asks_for_page && problem.kind == Kind::UnknownRoute {
             response = ([(CONTENT_TYPE, "text/markdown; charset=utf-8")], problem::PAGE).into_response();
@@ -42,10 +42,10 @@ pub async fn reply(router: Router, mut request: Request, type_base: &str) -> Res
     response
 }
 
-/// Returns the `answer`, or an internal error if it panics.
-pub async fn or_internal_error(request_id: &HeaderValue, answer: impl Future<Output = Response>) -> Response {
-    let answered = AssertUnwindSafe(answer).catch_unwind().await;
-    answered.unwrap_or_else(|_| {
+/// Returns the response, or an internal error if `respond` panics.
+pub async fn or_internal_error(request_id: &HeaderValue, respond: impl Future<Output = Response>) -> Response {
+    let responded = AssertUnwindSafe(respond).catch_unwind().await;
+    responded.unwrap_or_else(|_| {
         // The panic hook logs the panic itself, with its location.
         error!(
             request_id = request_id.to_str().unwrap_or_default(),

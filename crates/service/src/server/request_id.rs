@@ -1,4 +1,5 @@
-//! The id of a request. It is in `X-Request-Id` of the response, in `instance` of a problem, in the log and in the event.
+//! The id of a request. It is in the header `X-Request-Id` of the response, in `instance` of a problem, in the log, and in the
+//! usage event.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::{Uuid, fmt::Hyphenated};

@@ -1,5 +1,5 @@
-//! `/v1/authorize`: for a proxy that asks before it passes a request on (nginx `auth_request`, Traefik ForwardAuth, Envoy
-//! ext_authz). It charges when it decides, because the gateway never sees the upstream's answer.
+//! `/v1/authorize`: for a proxy that asks before it forwards a request (nginx `auth_request`, Traefik ForwardAuth, Envoy
+//! ext_authz). It charges when it decides, because the gateway never sees the upstream's response.
 //!
 //! | proxy | names the original request in |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | Traefik | `X-Forwarded-Method` and `X-Forwarded-Uri` |
 //! | Envoy | the method, and the path after `/v1/authorize` |
 //!
-//! nginx passes `401` on. It turns `402`, `429` and `503` into its own `500`, unless an `error_page` changes that.
+//! nginx forwards `401` to the client. It replaces `402`, `429` and `503` by its own `500`, unless an `error_page` changes that.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -105,7 +105,7 @@ pub async fn decide(
 }
 
 /// There are three ways to name the original request. All that are used must name the same one. Otherwise a client could add the
-/// headers of another way, which its proxy passes on, and be charged for a cheaper request.
+/// headers of another way, which its proxy forwards, and be charged for a cheaper request.
 fn original(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Original, Problem> {
     let appended = uri
         .path_and_query()
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_cannot_name_another_request_beside_its_proxy() {
+    fn a_client_cannot_name_another_request_than_its_proxy() {
         for line in [
             ("X-Forwarded-Method", "GET"),
             ("X-Forwarded-Uri", "/api/cheap"),

@@ -48,7 +48,7 @@ fn read_address<'de, D: Deserializer<'de>>(field: D) -> Result<Option<IpAddr>, D
 /// What a status must be, in messages.
 const STATUS: &str = "an HTTP status from 100 to 599";
 
-/// A report that can be decided on.
+/// A valid report.
 pub struct Usage {
     pub usage_type: UsageType,
     pub cost_units: i64,
@@ -69,7 +69,7 @@ pub struct UsageResponse {
 }
 
 impl Reported {
-    /// `path` is that of the report.
+    /// `path` is the path of the report's own request.
     pub fn read(
         self,
         catalogue: &Catalogue,

@@ -1,4 +1,4 @@
-//! `POST /v1/usage`: decides on one report and records it, whole or not at all.
+//! `POST /v1/usage`: decides on one report and records it, completely or not at all.
 
 use std::{sync::Arc, time::Duration};
 

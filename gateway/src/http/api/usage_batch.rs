@@ -1,4 +1,4 @@
-//! `POST /v1/usage/batch`: up to 1,000 reports, each decided on and recorded by itself, whole or not at all.
+//! `POST /v1/usage/batch`: up to 1,000 reports, each decided on and recorded by itself, completely or not at all.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub const EVENTS_MAX: usize = 1_000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Batch<'a> {
-    /// Not parsed yet, so that a wrong event does not spoil the others.
+    /// Not parsed yet, so that the others are recorded even if one is wrong.
     #[serde(borrow)]
     events: Vec<&'a RawValue>,
 }

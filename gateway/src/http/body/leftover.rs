@@ -14,11 +14,11 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
-/// Most bytes that are read. A client that sends more sees the connection reset.
+/// The maximum number of bytes that are read. For a client that sends more, the connection is reset.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 const TIME_MAX: Duration = Duration::from_secs(2);
 
-/// A body that comes back when it is dropped.
+/// A body that puts its unread rest into `back` when it is dropped.
 struct Lent {
     body: Option<Body>,
     back: Leftover,
@@ -56,7 +56,7 @@ impl Leftover {
                 }
             }
         };
-        // The answer is sent in any case, also after the time-out.
+        // The response is sent in any case, also after the time-out.
         drop(tokio::time::timeout(TIME_MAX, discarding).await);
     }
 }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_read_is_taken_in_within_bounds() {
+    async fn the_unread_rest_is_read_within_bounds() {
         // One piece read by the handler, then 16, and one that exceeds the limit.
         for (pieces, taken) in [(10, 10), (1_000, 1 + 16 + 1)] {
             let read = Arc::new(AtomicUsize::new(0));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_waits_to_be_asked_is_not_asked() {
+    async fn a_client_that_waits_for_100_continue_is_not_asked_to_send() {
         let headers = [(EXPECT, axum::http::HeaderValue::from_static("100-continue"))]
             .into_iter()
             .collect();

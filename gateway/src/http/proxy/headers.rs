@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_here_is_passed_on_and_imitated_by_nobody() {
+    fn headers_that_the_gateway_reads_are_forwarded_and_cannot_be_imitated() {
         let headers = passed(
             &[
                 ("connection", "x-cost-units, idempotency-key, x-hop"),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_one_connection_stay_on_it() {
+    fn hop_by_hop_headers_are_dropped() {
         let mut headers = map(&[
             ("connection", "close, X-Hop"),
             ("connection", "x-other,, not a name"),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_request_came_from_is_believed_of_trusted_proxies_only() {
+    fn only_trusted_proxies_say_where_a_request_came_from() {
         let lines = [
             ("x-forwarded-for", "203.0.113.9"),
             ("x-forwarded-for", "198.51.100.7"),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_an_underscore_imitates_none_of_ours() {
+    fn names_with_underscores_do_not_imitate_other_headers() {
         let lines = [
             ("x_trendit_account", "another"),
             ("x-trendit_account", "another"),
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_takes_away_nothing_that_a_proxy_says_of_the_client() {
+    fn connection_does_not_remove_what_a_proxy_says_about_the_client() {
         let lines = [
             (
                 "connection",
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_of_h2c_is_no_upgrade() {
+    fn an_offer_of_h2c_does_not_ask_to_upgrade() {
         assert!(!asks_to_upgrade(&map(&[])));
         assert!(!asks_to_upgrade(&map(&[("upgrade", "h2c")])));
         assert!(asks_to_upgrade(&map(&[("upgrade", "websocket")])));

@@ -24,16 +24,16 @@ use super::upload::Upload;
 
 #[derive(Args, Clone, Debug)]
 pub struct UpstreamSettings {
-    /// The API behind the gateway, as http://host:port or https://host, with a path to put before each request's if need be;
-    /// absent: only /v1 is served
+    /// URL of the API behind the gateway, such as http://host:port or https://host/base, whose path is put before the path of
+    /// each request; without it, only /v1 is served
     #[arg(long, env = "UPSTREAM_URL", hide_env_values = true)]
     pub upstream_url: Option<String>,
 
-    /// How long a connection to the upstream may take (seconds)
+    /// How long connecting to the upstream may take (seconds)
     #[arg(long, env = "UPSTREAM_CONNECT_TIMEOUT", default_value = "2", value_parser = seconds)]
     pub upstream_connect_timeout: Duration,
 
-    /// How long the upstream may take to begin its answer, from the request's last byte (seconds)
+    /// How long the upstream may take to begin its response, after the last byte of the request (seconds)
     #[arg(long, env = "UPSTREAM_ANSWER_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub upstream_answer_timeout: Duration,
 
@@ -41,11 +41,12 @@ pub struct UpstreamSettings {
     #[arg(long, env = "UPSTREAM_UPLOAD_TIMEOUT", default_value = "300", value_parser = seconds)]
     pub upstream_upload_timeout: Duration,
 
-    /// How long an idle connection is kept; less than the upstream keeps it, or requests meet its end (seconds)
+    /// How long an idle connection to the upstream is kept; must be shorter than the upstream keeps it, otherwise some requests
+    /// fail (seconds)
     #[arg(long, env = "UPSTREAM_IDLE_TIMEOUT", default_value = "4", value_parser = seconds)]
     pub upstream_idle_timeout: Duration,
 
-    /// Idle connections kept at the most
+    /// Maximum number of idle connections to the upstream
     #[arg(long, env = "UPSTREAM_IDLE_MAX", default_value = "256")]
     pub upstream_idle_max: usize,
 }
@@ -68,13 +69,13 @@ pub struct Passed {
     pub body: Body,
 }
 
-/// Why there is no answer. None of these errors is charged.
+/// Why there is no response. A request that ends with one of these errors is not charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
     #[error("the upstream cannot be reached")]
     Unreachable,
-    /// The answer is not HTTP, the connection was closed before it, or it changes the protocol without a request to do so.
-    #[error("the upstream gave no valid answer")]
+    /// The response is not HTTP, the connection was closed before it, or it changes the protocol although nobody asked for it.
+    #[error("the upstream sent no valid response")]
     Invalid,
     #[error("the upstream did not answer in time")]
     Timeout,
@@ -117,7 +118,7 @@ impl Upstream {
         }))
     }
 
-    /// Sends a request and returns when the head of the answer has arrived.
+    /// Sends a request and returns when the head of the response has arrived.
     pub async fn send(&self, request: Passed) -> Result<Response<Incoming>, UpstreamError> {
         let mut parts = axum::http::uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());

@@ -1,5 +1,4 @@
-//! The length of an array at the top of a JSON object. Reads the whole text, so that what follows is JSON too, and builds
-//! nothing of it.
+//! The length of an array at the top of a JSON object. Checks that the whole text is JSON, and keeps nothing of it in memory.
 
 use std::fmt;
 
@@ -62,7 +61,7 @@ impl<'de> Visitor<'de> for Top<'_> {
             } else if length.is_none() {
                 length = Some(map.next_value_seed(Length)?);
             } else {
-                // It is unknown which of the two the upstream takes.
+                // It is unknown which of the two the upstream uses.
                 return Err(A::Error::custom(format_args!("duplicate field `{}`", self.name)));
             }
         }
@@ -147,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_place() {
+    fn a_syntax_error_has_its_position() {
         let error = length(b"{\"texts\":[\"a\",]}", "texts").unwrap_err();
         assert!(error.to_string().contains("line 1, column 15"), "{error}");
     }
 
     #[test]
-    fn an_absurd_depth_or_length_is_no_crash() {
+    fn absurd_depth_and_length_do_not_crash() {
         let deep = format!("{{\"texts\":[{}{}]}}", "[".repeat(300_000), "]".repeat(300_000));
         assert_eq!(length(deep.as_bytes(), "texts").ok(), Some(1));
         let long = format!("{{\"texts\":[{}1]}}", "1,".repeat(1_000_000));
@@ -179,7 +178,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_count_is_that_of_a_full_reader(texts in prop::collection::vec(json(), 0..20), other in json()) {
+        fn the_length_is_the_same_as_that_of_a_full_parser(texts in prop::collection::vec(json(), 0..20), other in json()) {
             let body = serde_json::json!({ "a": other, "texts": texts, "z": [1, 2] });
             let counted = length(&serde_json::to_vec_pretty(&body).unwrap(), "texts").ok();
             prop_assert_eq!(counted, (!texts.is_empty()).then_some(texts.len() as i64));

@@ -91,12 +91,12 @@ pub(super) fn parse(text: &str, catalogue: &Catalogue) -> Result<RouteTable, Rou
     let build = |method: Option<&Method>| -> Result<Patterns, RouteError> {
         let mut patterns = Patterns::default();
         for (index, route) in read.iter().enumerate() {
-            let meant = match (&route.method, method) {
-                // A route that names the method goes before one for any.
+            let applies = match (&route.method, method) {
+                // A route for this method takes precedence over a route for any method.
                 (None, Some(method)) => !named.contains(&(&Some(method.clone()), &route.pattern)),
                 (own, method) => own.as_ref() == method,
             };
-            if meant {
+            if applies {
                 patterns
                     .insert(&route.pattern, index)
                     .map_err(|error| fail(route.at.clone(), format!("path: {error}")))?;
@@ -139,7 +139,7 @@ fn pattern(path: &str) -> Result<String, String> {
         _ => segment.to_owned(),
     };
     let pattern = normal.split('/').map(segment).collect::<Vec<_>>().join("/");
-    // Alone, so that a mistake in the pattern itself differs from a conflict.
+    // Insert it into an empty table first, to tell a mistake in the pattern itself from a conflict.
     match Patterns::default().insert(&pattern, 0) {
         Ok(()) => Ok(pattern),
         Err(error) => Err(format!("path `{path}`: {error}")),

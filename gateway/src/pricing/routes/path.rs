@@ -3,15 +3,15 @@
 
 use std::borrow::Cow;
 
-/// Servers read such a path differently, so its cost is unknown.
+/// Servers understand such a path in different ways, so its cost is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     #[error("the path must not have `.` or `..` segments")]
     Dots,
-    /// Data in a segment to one server, and two segments to the next.
+    /// For one server it is a character in a segment, for another one it ends the segment.
     #[error("the path must not have a backslash, an encoded slash (%2F) or an encoded backslash (%5C)")]
     Slash,
-    /// Another method here, and the same for servers that convert it to capitals.
+    /// It is another method here, and the same one for servers that convert it to capital letters.
     #[error("the method must be in capital letters")]
     Method,
 }
@@ -55,7 +55,8 @@ fn rebuilt(path: &str) -> String {
     out
 }
 
-/// The character of a segment that `text` begins with, percent-encoded: unreserved, a sub-delimiter, `:` or `@`.
+/// The percent-encoded character at the start of `text`, if a segment may hold it unencoded: an unreserved character, a
+/// sub-delimiter, `:` or `@`.
 fn encoded(text: &str) -> Option<char> {
     let byte = encoded_byte(text)?;
     (byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)).then_some(char::from(byte))
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slash_that_may_be_data_or_not_is_refused() {
+    fn an_encoded_slash_or_a_backslash_is_refused() {
         for path in ["/a%2Fb", "/a%2fb", "/a%5Cb", "/a%5c", "/a\\b"] {
             assert_eq!(normal_form(path), Err(PathError::Slash), "{path}");
         }
@@ -110,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_normal_form_is_its_own(path in "/[a-c/.%2ef]{0,24}") {
+        fn a_normal_form_does_not_change_again(path in "/[a-c/.%2ef]{0,24}") {
             // The path is decoded once: a percent sign that is encoded itself stays as it is.
             prop_assume!(!path.contains("%2"));
             if let Ok(normal) = normal_form(&path) {

@@ -39,7 +39,7 @@ impl Held {
     }
 }
 
-/// Spends of this lease, and returns how many units are left.
+/// Spends units of this lease, and returns the lease and how many units are left.
 pub(super) fn spend_from(lease: Option<&Arc<HeldLease>>, cost: i64) -> Option<(&Arc<HeldLease>, i64)> {
     let lease = lease?;
     lease.units.try_spend(cost).map(|left| (lease, left))

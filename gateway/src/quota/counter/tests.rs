@@ -1,4 +1,4 @@
-//! A counter with a lease client that the test plays: nothing here waits, and there is no database.
+//! A counter whose lease client is the test itself: nothing here waits, and there is no database.
 
 use std::{
     sync::Arc,
@@ -145,7 +145,7 @@ fn a_lease_serves_its_request_first_then_all_of_its_period() {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_puts_its_units_back() {
+fn an_answer_that_no_request_takes_puts_its_units_back() {
     let mut bench = Bench::new(1_000);
     let answer = bench.ask(3, false);
     let work = bench.counter().work(Instant::now()).unwrap();
@@ -163,7 +163,7 @@ fn a_request_for_a_lease_whose_client_left_is_dropped() {
 }
 
 #[test]
-fn one_renewal_is_asked_when_half_is_left_and_comes_before_the_lease_runs_dry() {
+fn one_renewal_is_requested_at_half_and_arrives_before_the_lease_is_used_up() {
     let mut bench = Bench::new(1_000);
     bench.acquire(1).reservation.spent();
     let mut renewals = 0;
@@ -196,7 +196,7 @@ fn a_third_lease_closes_the_oldest_and_its_rest_is_owed() {
 }
 
 #[test]
-fn surrender_closes_all_pieces_and_asks_in_the_same_transaction() {
+fn surrender_closes_all_leases_and_asks_in_the_same_transaction() {
     let mut bench = Bench::new(40);
     bench.acquire(10).reservation.spent();
     bench.spend(5).unwrap().reservation.spent();
@@ -279,7 +279,7 @@ fn a_new_period_closes_the_leases_of_the_old_one() {
 }
 
 #[test]
-fn idle_means_that_nothing_was_spent_between_two_looks() {
+fn a_counter_is_idle_if_nothing_was_spent_between_two_checks() {
     let mut bench = Bench::new(1_000);
     let (start, idle_after) = (Instant::now(), Duration::from_secs(30));
     let later = |seconds| start + Duration::from_secs(seconds);

@@ -115,7 +115,7 @@ impl LeaseClient {
             }
             Err(error) => {
                 self.requests.metrics.transactions_failed.inc();
-                warn!("leases cannot be taken or given back; requests spend what is held: {error:#}");
+                warn!("cannot take or give back leases; requests spend the units at hand: {error:#}");
                 let owing: Vec<_> = jobs
                     .iter()
                     .map(|job| (Arc::clone(&job.counters), job.usage_type))
@@ -150,7 +150,7 @@ impl LeaseClient {
                 result
             };
             if let Ok(Ok(_)) = tokio::time::timeout(self.limits.deadline, probe).await {
-                info!("PostgreSQL answers: leases can be taken and given back again");
+                info!("PostgreSQL is available again: leases are taken and given back");
                 return;
             }
         }

@@ -52,7 +52,7 @@ impl LeaseRequests {
         (Arc::new(requests), counters)
     }
 
-    /// The permit to ask for a lease. `None`: there is no run, the gateway stops, PostgreSQL is unavailable, or too many requests
+    /// Returns a permit to ask for a lease. `None`: there is no run, the gateway stops, PostgreSQL is unavailable, or too many requests
     /// wait.
     pub fn permit(&self) -> Option<SemaphorePermit<'_>> {
         if self.run().is_none() || self.is_draining() || self.is_away() {

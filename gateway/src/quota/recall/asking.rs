@@ -25,14 +25,14 @@ use uuid::Uuid;
 
 /// Maximum number of concurrent recalls of this gateway. Further recalls get no answers. (Each counter has at most one.)
 const RECALLS_MAX: usize = 64;
-/// How long recalls do not wait for a gateway that did not answer. They still ask it, and its next answer ends this.
+/// After a gateway did not answer, recalls do not wait for it for this long. They still ask it, and its next answer ends this.
 const SILENT_FOR: Duration = Duration::from_secs(10);
 
-/// The side that asks.
+/// The recalls that this gateway makes.
 pub(crate) struct Recalls {
     pub(super) client: Client,
     pub(super) link: Link,
-    /// Names our answers' subject.
+    /// Part of the subject on which answers arrive.
     pub(super) asker: Uuid,
     /// How long a request waits for answers in total.
     pub(super) patience: Duration,
@@ -66,7 +66,7 @@ impl Recalls {
         })
     }
 
-    /// Whether this gateway and the others can hear each other.
+    /// Whether recalls and their answers can be sent.
     pub fn is_connected(&self) -> bool {
         self.link.is_up()
     }
@@ -139,7 +139,7 @@ impl Recalls {
         let now = Instant::now();
         let mut silent = lock(&self.silent);
         for run in runs {
-            warn!(run.id = %run, "a gateway that holds units did not answer a recall: requests go on without it");
+            warn!(run.id = %run, "a gateway that holds units did not answer a recall: requests do not wait for it for some time");
             silent.insert(run, now);
         }
     }

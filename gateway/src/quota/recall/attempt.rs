@@ -14,7 +14,7 @@ use crate::quota::{
     refusals::{REMEMBERED_FOR, UNSURE_FOR},
 };
 
-/// One is enough, unless another gateway took the returned units, or a lease, during the recall.
+/// One recall is enough, unless another gateway took the returned units, or a lease, during the recall.
 const RECALLS_MAX: u8 = 3;
 
 /// The recalls of one request. They may take [`Recalls::patience`] from the first one.
@@ -24,7 +24,7 @@ pub(crate) struct Attempt<'a> {
     made: u8,
     /// The last answer of each holder that answered.
     outcomes: BTreeMap<RunId, RecallOutcome>,
-    /// The last recall brought units.
+    /// The last recall returned units.
     brought: bool,
     asked: Vec<RunId>,
 }

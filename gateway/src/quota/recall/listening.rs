@@ -157,7 +157,7 @@ impl Listener {
         Some((account, usage_type))
     }
 
-    /// Closes the counter first, then gives back; answers when PostgreSQL has the units.
+    /// Closes the counter first, then gives its units back, and answers when PostgreSQL has them.
     async fn recalled(&self, recall: &Recall, reply: Subject, pending: &mut Pending) -> anyhow::Result<()> {
         if self.recalls.is_ours(&reply) {
             return Ok(());

@@ -18,7 +18,7 @@ use super::Recalls;
 const GATHER: Duration = Duration::from_millis(10);
 /// For the last announcements when the service stops.
 const LAST_ANNOUNCEMENTS: Duration = Duration::from_millis(500);
-/// How long one wait for NATS lasts; then the next one begins.
+/// The length of one wait for NATS. After it the next wait begins.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// Units to be announced. At most one entry for each counter.

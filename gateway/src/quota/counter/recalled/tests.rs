@@ -1,4 +1,4 @@
-//! Counters of several gateways over one pool. The test plays the lease clients and the messages.
+//! Counters of several gateways over one pool. The test takes the part of the lease clients and of the messages.
 
 use std::time::{Duration, Instant};
 
@@ -132,7 +132,7 @@ fn after_a_recall_leases_cover_just_the_cost_and_nothing_is_renewed_for_a_while(
     }
     assert!(
         bench.counter().work(now).is_none(),
-        "half is spent, and no renewal asked"
+        "half is spent, and no renewal is requested"
     );
     assert!(wanted(&bench, 3, now + SCARCE) >= 16);
 }
