@@ -30,6 +30,8 @@ use crate::{Backoff, settings::ServiceSettings};
 
 mod addresses;
 mod connection;
+#[cfg(test)]
+mod cost_tests;
 mod limits;
 mod metrics;
 mod paced;
