@@ -24,7 +24,7 @@
 //!
 //! # Invariants
 //! - The gateway sends a 2xx only after the event is stored, in the stream or in the spool
-//!   ([`recording::publisher::Outcome::Stored`]).
+//!   ([`recording::publisher::PublishOutcome::Stored`]).
 //! - A request takes a slot in the lane before it spends units, and units before the upstream receives it.
 //! - The gateway takes no lease before all lanes of the run are open. It closes a run only after all lanes are closed and all
 //!   leases are returned.

@@ -14,7 +14,7 @@ use async_nats::{
     },
 };
 use futures_util::TryStreamExt;
-pub use protocol::claim::StreamState;
+use protocol::claim::StreamState;
 use schema::names;
 use time::OffsetDateTime;
 use tracing::{info, warn};

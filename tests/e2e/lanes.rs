@@ -24,7 +24,7 @@ use lane::{
     gathered::BatchLimits,
     link::Link,
     metrics::LaneMetrics,
-    publisher::{NoUnits, Outcome, Outgoing, Publisher, QueueLimits, Slot},
+    publisher::{NoUnits, Outgoing, PublishOutcome, Publisher, QueueLimits, Slot},
     run::{Run, RunLimits, Runs},
     subject::LaneSubject,
     task::LaneLimits,
@@ -51,7 +51,7 @@ struct Lanes {
 }
 
 /// The outcome that was reported for each event.
-type Told = HashMap<EventId, Outcome>;
+type Told = HashMap<EventId, PublishOutcome>;
 
 impl Lanes {
     async fn open(stream_bytes: i64) -> Self {
@@ -157,13 +157,13 @@ struct Load {
 }
 
 impl Load {
-    fn told(&self, outcome: Outcome) -> u64 {
+    fn told(&self, outcome: PublishOutcome) -> u64 {
         self.told[index(outcome)].load(Relaxed)
     }
 
     async fn stored_more(&self, more: u64) {
-        let before = self.told(Outcome::Stored);
-        let enough = async || (self.told(Outcome::Stored) >= before + more).then_some(());
+        let before = self.told(PublishOutcome::Stored);
+        let enough = async || (self.told(PublishOutcome::Stored) >= before + more).then_some(());
         eventually("more events are stored", enough).await;
     }
 
@@ -186,9 +186,11 @@ fn assert_told_the_truth(told: &Told, records: &[LaneRecord]) {
     for (event, outcome) in told {
         let times = stored.remove(event).unwrap_or(0);
         match outcome {
-            Outcome::Stored => assert_eq!(times, 1, "{event} was reported as stored"),
-            Outcome::NotStored | Outcome::RunEnded(_) => assert_eq!(times, 0, "{event} was reported as not stored"),
-            Outcome::Unknown => assert!(times <= 1, "{event} is stored {times} times"),
+            PublishOutcome::Stored => assert_eq!(times, 1, "{event} was reported as stored"),
+            PublishOutcome::NotStored | PublishOutcome::RunEnded(_) => {
+                assert_eq!(times, 0, "{event} was reported as not stored")
+            }
+            PublishOutcome::Unknown => assert!(times <= 1, "{event} is stored {times} times"),
         }
     }
     assert!(stored.is_empty(), "{} events that nobody sent", stored.len());
@@ -223,7 +225,7 @@ async fn with_nats_paused_events_are_unknown_at_the_deadline_and_new_ones_are_re
     lanes.nats.pause().unwrap();
     // The events in flight are unknown at their deadline. All others are refused before a unit would be spent.
     eventually("waiting requests get an unknown outcome", async || {
-        (load.told(Outcome::Unknown) > 0).then_some(())
+        (load.told(PublishOutcome::Unknown) > 0).then_some(())
     })
     .await;
     for _ in 0..64 {
@@ -243,7 +245,7 @@ async fn a_full_stream_refuses_with_a_known_outcome_and_recovers() {
     let mut lanes = Lanes::open(600_000).await;
     let load = lanes.load(16);
     eventually("the stream is full", async || {
-        (load.told(Outcome::NotStored) > 200).then_some(())
+        (load.told(PublishOutcome::NotStored) > 200).then_some(())
     })
     .await;
     let mut config = usage_stream(-1);
@@ -255,7 +257,7 @@ async fn a_full_stream_refuses_with_a_known_outcome_and_recovers() {
     load.stored_more(200).await;
     let told = load.end().await;
     assert!(
-        !told.values().any(|outcome| *outcome == Outcome::Unknown),
+        !told.values().any(|outcome| *outcome == PublishOutcome::Unknown),
         "a refusal has a known outcome"
     );
     lanes.stream = jetstream::new(lanes.client.clone())
@@ -335,9 +337,12 @@ async fn an_entry_that_is_too_large_is_not_stored_and_affects_no_other() {
             .publish(vec![outgoing(event)])
             .await
     };
-    assert_eq!(outcome(&large).await, Outcome::NotStored);
-    assert_eq!(outcome(&small).await, Outcome::Stored);
-    let told = Told::from([(large.event_id, Outcome::NotStored), (small.event_id, Outcome::Stored)]);
+    assert_eq!(outcome(&large).await, PublishOutcome::NotStored);
+    assert_eq!(outcome(&small).await, PublishOutcome::Stored);
+    let told = Told::from([
+        (large.event_id, PublishOutcome::NotStored),
+        (small.event_id, PublishOutcome::Stored),
+    ]);
     assert_told_the_truth(&told, &lanes.end().await);
 }
 
@@ -388,11 +393,11 @@ async fn records(stream: &mut Stream) -> Vec<LaneRecord> {
     records
 }
 
-fn index(outcome: Outcome) -> usize {
+fn index(outcome: PublishOutcome) -> usize {
     match outcome {
-        Outcome::Stored => 0,
-        Outcome::NotStored | Outcome::RunEnded(_) => 1,
-        Outcome::Unknown => 2,
+        PublishOutcome::Stored => 0,
+        PublishOutcome::NotStored | PublishOutcome::RunEnded(_) => 1,
+        PublishOutcome::Unknown => 2,
     }
 }
 

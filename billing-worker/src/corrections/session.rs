@@ -10,7 +10,7 @@ use lane::{
     gathered::BatchLimits,
     link::Link,
     metrics::LaneMetrics,
-    publisher::{NoUnits, Outcome, Outgoing, Publisher, QueueLimits, Slot},
+    publisher::{NoUnits, Outgoing, PublishOutcome, Publisher, QueueLimits, Slot},
     run::{Run, RunLimits, Runs},
     task::LaneLimits,
 };
@@ -46,7 +46,7 @@ pub struct Nats {
 #[derive(Debug)]
 pub struct PublishedEvents {
     pub events: Vec<EventId>,
-    pub outcome: Outcome,
+    pub outcome: PublishOutcome,
 }
 
 impl Session {
@@ -87,7 +87,7 @@ impl Session {
         let entries = entries(handed).into_iter().map(async |entry| {
             let outcome = match self.publisher.reserve(entry.account) {
                 Ok(slot) => slot.publish(entry.outgoing).await,
-                Err(_) => Outcome::NotStored,
+                Err(_) => PublishOutcome::NotStored,
             };
             PublishedEvents {
                 events: entry.events,

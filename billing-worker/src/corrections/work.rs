@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, bail};
 use async_nats::{Client, connection::State};
 use clickhouse::Client as ClickHouse;
-use lane::{link::Link, publisher::Outcome};
+use lane::{link::Link, publisher::PublishOutcome};
 use schema::{AccountId, EventId, announcement::Announcement};
 use service::{Backoff, Lifecycle};
 use sqlx::PgPool;
@@ -141,17 +141,17 @@ impl Work {
             }
             idle_looks = 0;
             let told = session.publish(handed).await;
-            let of = |wanted: fn(Outcome) -> bool| -> Vec<EventId> {
+            let of = |wanted: fn(PublishOutcome) -> bool| -> Vec<EventId> {
                 let told = told.iter().filter(|told: &&PublishedEvents| wanted(told.outcome));
                 told.flat_map(|told| told.events.iter().copied()).collect()
             };
-            let stored = of(|outcome| outcome == Outcome::Stored);
-            let not_stored = of(Outcome::is_not_stored);
+            let stored = of(|outcome| outcome == PublishOutcome::Stored);
+            let not_stored = of(PublishOutcome::is_not_stored);
             let accounts = repository::stored(&self.db, &stored).await?;
             info!(events = stored.len(), "published corrections");
             self.announce(&accounts).await;
             repository::not_stored(&self.db, session.run(), &not_stored).await?;
-            let unknown = of(|outcome| outcome == Outcome::Unknown).len();
+            let unknown = of(|outcome| outcome == PublishOutcome::Unknown).len();
             if unknown > 0 {
                 bail!("nobody knows yet whether {unknown} correcting events are stored");
             }

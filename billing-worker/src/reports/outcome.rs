@@ -1,6 +1,6 @@
 //! Derives the outcome of an attempt from Stripe's response to a meter event.
 
-pub use protocol::reports::outcome::Outcome;
+use protocol::reports::outcome::DeliveryOutcome;
 
 use crate::stripe::StripeError;
 
@@ -8,26 +8,28 @@ use crate::stripe::StripeError;
 const IN_FUTURE: &str = "timestamp_in_future";
 
 /// The outcome of one attempt. Each kind of error has its own arm, so a new kind needs a decision here.
-pub fn outcome(answer: Result<(), StripeError>) -> Outcome {
+pub fn outcome(answer: Result<(), StripeError>) -> DeliveryOutcome {
     let error = match answer {
-        Ok(()) => return Outcome::Delivered,
+        Ok(()) => return DeliveryOutcome::Delivered,
         Err(error) => error,
     };
     let why = error.to_string();
     match error {
-        StripeError::Unreadable(_) => Outcome::Delivered,
-        StripeError::Busy { retry_after, .. } => Outcome::NotNow {
+        StripeError::Unreadable(_) => DeliveryOutcome::Delivered,
+        StripeError::Busy { retry_after, .. } => DeliveryOutcome::NotNow {
             why,
             after: retry_after,
         },
-        StripeError::Unknown(_) | StripeError::Failed(_) => Outcome::Unknown { why },
-        StripeError::Unauthorized(_) | StripeError::NotConfigured => Outcome::NotNow { why, after: None },
-        StripeError::Refused(ref refusal) if is_duplicate(refusal.status, &refusal.message) => Outcome::Delivered,
-        StripeError::Refused(_) if is_everybodys(&error) => Outcome::NotNow { why, after: None },
-        StripeError::Refused(ref refusal) if refusal.code.as_deref() == Some(IN_FUTURE) => {
-            Outcome::NotNow { why, after: None }
+        StripeError::Unknown(_) | StripeError::Failed(_) => DeliveryOutcome::Unknown { why },
+        StripeError::Unauthorized(_) | StripeError::NotConfigured => DeliveryOutcome::NotNow { why, after: None },
+        StripeError::Refused(ref refusal) if is_duplicate(refusal.status, &refusal.message) => {
+            DeliveryOutcome::Delivered
         }
-        StripeError::Refused(_) => Outcome::Refused { why },
+        StripeError::Refused(_) if is_everybodys(&error) => DeliveryOutcome::NotNow { why, after: None },
+        StripeError::Refused(ref refusal) if refusal.code.as_deref() == Some(IN_FUTURE) => {
+            DeliveryOutcome::NotNow { why, after: None }
+        }
+        StripeError::Refused(_) => DeliveryOutcome::Refused { why },
     }
 }
 

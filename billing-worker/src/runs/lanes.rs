@@ -8,8 +8,8 @@ use async_nats::{
     jetstream::{self, kv::Store},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use lane::{LastRecord, fence::fence, stream::UsageStream, subject::LaneSubject};
-use protocol::fence::is_stored;
+use lane::{fence::fence, stream::UsageStream, subject::LaneSubject};
+use protocol::{fence::is_stored, lane::LastRecord};
 use schema::{Manifest, RunId, names};
 use tokio::time::timeout;
 

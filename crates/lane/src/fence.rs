@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use bytes::Bytes;
 use protocol::{
     fence::{self, Step},
-    lane::Answer,
+    lane::AttemptOutcome,
 };
 use schema::LaneRecord;
 use service::Backoff;
@@ -32,7 +32,7 @@ pub async fn fence(lane: &LaneSubject, timeout: Duration) -> Result<u64> {
         };
         let record = Bytes::from(LaneRecord::fence(lane.run(), last_batch).encode());
         // After any other answer, the next read shows the state. At most one record is stored under one expected sequence.
-        if let Answer::Stored { sequence } = lane.publish(expected, record, timeout).await {
+        if let AttemptOutcome::Stored { sequence } = lane.publish(expected, record, timeout).await {
             return Ok(sequence);
         }
         sleep(backoff.next_delay()).await;

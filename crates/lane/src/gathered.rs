@@ -4,14 +4,14 @@ use bytes::Bytes;
 use schema::{BatchId, RunId, lane_record::BatchBuilder};
 use tokio::sync::oneshot;
 
-use crate::outgoing::{Outcome, Outgoing, Units};
+use crate::outgoing::{Outgoing, PublishOutcome, Units};
 
 /// The events of one request. They are stored together, in one message.
 pub struct Entry<U> {
     events: Vec<Outgoing<U>>,
     bytes: usize,
     /// `None`: nobody waits for the outcome, or nobody does any more.
-    waiter: Option<oneshot::Sender<Outcome>>,
+    waiter: Option<oneshot::Sender<PublishOutcome>>,
 }
 
 /// The entries of one message. If it is dropped without [`Gathered::settle`] (a task was aborted), its units are spent and
@@ -30,7 +30,7 @@ pub struct BatchLimits {
 }
 
 impl<U: Units> Entry<U> {
-    pub fn new(events: Vec<Outgoing<U>>, waiter: Option<oneshot::Sender<Outcome>>) -> Self {
+    pub fn new(events: Vec<Outgoing<U>>, waiter: Option<oneshot::Sender<PublishOutcome>>) -> Self {
         let bytes = events.iter().map(|outgoing| outgoing.event.size()).sum();
         Self { events, bytes, waiter }
     }
@@ -41,8 +41,8 @@ impl<U: Units> Entry<U> {
     }
 
     /// Ends this entry: spends its units or gives them back, and reports the outcome to its waiter.
-    pub fn settle(mut self, outcome: Outcome) {
-        self.tell(outcome);
+    pub fn settle(mut self, outcome: PublishOutcome) {
+        self.report(outcome);
         if !outcome.is_not_stored() {
             for units in self.events.into_iter().filter_map(|outgoing| outgoing.units) {
                 units.spent();
@@ -51,7 +51,7 @@ impl<U: Units> Entry<U> {
         // Dropping units gives them back.
     }
 
-    fn tell(&mut self, outcome: Outcome) {
+    fn report(&mut self, outcome: PublishOutcome) {
         if let Some(waiter) = self.waiter.take() {
             // An aborted request has no receiver.
             waiter.send(outcome).ok();
@@ -95,11 +95,11 @@ impl<U: Units> Gathered<U> {
     /// Reports "unknown" to the waiters. The units stay here until the outcome is known.
     pub fn stop_waiting(&mut self) {
         for entry in &mut self.entries {
-            entry.tell(Outcome::Unknown);
+            entry.report(PublishOutcome::Unknown);
         }
     }
 
-    pub fn settle(mut self, outcome: Outcome) {
+    pub fn settle(mut self, outcome: PublishOutcome) {
         for entry in self.entries.drain(..) {
             entry.settle(outcome);
         }
@@ -119,7 +119,7 @@ impl<U: Units> Default for Gathered<U> {
 impl<U: Units> Drop for Gathered<U> {
     fn drop(&mut self) {
         for entry in self.entries.drain(..) {
-            entry.settle(Outcome::Unknown);
+            entry.settle(PublishOutcome::Unknown);
         }
     }
 }
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::outgoing::NoUnits;
 
-    fn entry(events: usize) -> (Entry<NoUnits>, oneshot::Receiver<Outcome>) {
+    fn entry(events: usize) -> (Entry<NoUnits>, oneshot::Receiver<PublishOutcome>) {
         let event = UsageEvent {
             event_id: EventId::new(),
             account_id: AccountId::new(),
@@ -193,13 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn waiters_who_stopped_waiting_are_told_once() {
+    fn waiters_who_stopped_waiting_get_one_outcome() {
         let (one, mut outcome) = entry(1);
         let mut gathered = Gathered::default();
         assert!(gathered.push(one, BatchLimits { events: 1, bytes: 1 }).is_ok());
         gathered.stop_waiting();
-        assert_eq!(outcome.try_recv(), Ok(Outcome::Unknown));
-        gathered.settle(Outcome::Stored);
+        assert_eq!(outcome.try_recv(), Ok(PublishOutcome::Unknown));
+        gathered.settle(PublishOutcome::Stored);
     }
 
     #[test]
@@ -208,6 +208,6 @@ mod tests {
         let mut gathered = Gathered::default();
         assert!(gathered.push(one, BatchLimits { events: 1, bytes: 1 }).is_ok());
         drop(gathered);
-        assert_eq!(outcome.try_recv(), Ok(Outcome::Unknown));
+        assert_eq!(outcome.try_recv(), Ok(PublishOutcome::Unknown));
     }
 }

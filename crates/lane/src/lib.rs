@@ -34,6 +34,3 @@ pub mod subject;
 pub mod task;
 mod waiting;
 mod writer;
-
-pub use protocol::lane;
-pub use protocol::lane::{Answer, End, Lane, LastRecord, Message, Next, Seen, Verdict};

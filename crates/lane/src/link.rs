@@ -40,7 +40,7 @@ impl Link {
                 connects: statistics.connects.load(Ordering::Relaxed),
             }
         };
-        let (tell, seen) = watch::channel(look());
+        let (sender, seen) = watch::channel(look());
         let up = Arc::new(AtomicBool::new(seen.borrow().up));
         let (stopping, shown) = (life.token(), up.clone());
         life.spawn(async move {
@@ -48,9 +48,9 @@ impl Link {
             while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
                 let now = look();
                 shown.store(now.up, Ordering::Relaxed);
-                tell.send_if_modified(|seen| std::mem::replace(seen, now) != now);
+                sender.send_if_modified(|seen| std::mem::replace(seen, now) != now);
             }
-            // This drops `tell`. A caller that still waits for a change waits until its own timeout.
+            // This drops `sender`. A caller that still waits for a change waits until its own timeout.
         });
         Self { up, seen }
     }

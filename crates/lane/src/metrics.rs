@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use protocol::lane::Verdict;
+use protocol::lane::MessageOutcome;
 
 /// Counts all lanes together: one series per shard would add little information.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl LaneMetrics {
             ("events_per_message", "Events in a message", &self.events_per_message),
             (
                 "publish_seconds",
-                "From sending a message first to its verdict",
+                "From sending a message first to its outcome",
                 &self.publish_seconds,
             ),
         ] {
@@ -82,11 +82,11 @@ impl LaneMetrics {
         }
     }
 
-    pub fn settled(&self, verdict: Verdict) {
-        match verdict {
-            Verdict::Stored => self.stored.inc(),
-            Verdict::NotStored => self.not_stored.inc(),
-            Verdict::Unknown => self.unknown.inc(),
+    pub fn settled(&self, outcome: MessageOutcome) {
+        match outcome {
+            MessageOutcome::Stored => self.stored.inc(),
+            MessageOutcome::NotStored => self.not_stored.inc(),
+            MessageOutcome::Unknown => self.unknown.inc(),
         };
     }
 }

@@ -26,7 +26,7 @@ impl Units for NoUnits {
 
 /// The outcome of publishing an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PublishOutcome {
     /// The event is fsynced in the stream, or in the spool, which publishes it later.
     Stored,
     /// The event is not stored and never will be. Its units are given back. A gateway answers `503` and does not count the
@@ -39,7 +39,7 @@ pub enum Outcome {
     Unknown,
 }
 
-impl Outcome {
+impl PublishOutcome {
     /// The event is not stored and never will be.
     pub fn is_not_stored(self) -> bool {
         matches!(self, Self::NotStored | Self::RunEnded(_))

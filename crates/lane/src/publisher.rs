@@ -16,7 +16,7 @@ use schema::{AccountId, names};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-pub use crate::outgoing::{NoUnits, Outcome, Outgoing, Units};
+pub use crate::outgoing::{NoUnits, Outgoing, PublishOutcome, Units};
 use crate::{gathered::Entry, link::Link, spool::room::Room};
 
 /// Cheap to clone; all clones publish through the same lanes.
@@ -28,7 +28,7 @@ pub struct Publisher<U> {
 
 /// Room for one entry in the lane of an account. A caller takes it before it spends any units.
 pub struct Slot<U> {
-    place: mpsc::OwnedPermit<Entry<U>>,
+    permit: mpsc::OwnedPermit<Entry<U>>,
     gate: Arc<Gate>,
 }
 
@@ -78,7 +78,7 @@ impl<U: Units> Publisher<U> {
             return Err(Unavailable);
         }
         Ok(Slot {
-            place: entrance.queue.clone().try_reserve_owned().map_err(|_| Unavailable)?,
+            permit: entrance.queue.clone().try_reserve_owned().map_err(|_| Unavailable)?,
             gate: entrance.gate.clone(),
         })
     }
@@ -112,11 +112,11 @@ impl<U: Units> Slot<U> {
 
     /// Sends the entry in one message (at most [`Slot::BYTES_MAX`] in total) and waits for the outcome, at most until the
     /// deadline.
-    pub async fn publish(self, entry: Vec<Outgoing<U>>) -> Outcome {
+    pub async fn publish(self, entry: Vec<Outgoing<U>>) -> PublishOutcome {
         let (waiter, outcome) = oneshot::channel();
         self.send(Entry::new(entry, Some(waiter)));
         // An entry that is dropped without an outcome was never part of a message.
-        outcome.await.unwrap_or(Outcome::NotStored)
+        outcome.await.unwrap_or(PublishOutcome::NotStored)
     }
 
     /// Sends the entry without waiting for the outcome. For a failed request, which nobody is charged for.
@@ -130,10 +130,10 @@ impl<U: Units> Slot<U> {
                 bytes = entry.bytes(),
                 "an entry exceeds the size limit of a slot and is not stored"
             );
-            return entry.settle(Outcome::NotStored);
+            return entry.settle(PublishOutcome::NotStored);
         }
         self.gate.queued_bytes.fetch_add(entry.bytes(), Relaxed);
-        drop(self.place.send(entry));
+        drop(self.permit.send(entry));
     }
 }
 

@@ -55,7 +55,7 @@ use self::{
     log::{AppendError, Segment},
     metrics::SpoolMetrics,
     room::Room,
-    switch::{Switch, Told},
+    switch::{AppendPermission, Switch},
 };
 
 /// How long an append waits until PostgreSQL has recorded that the run spools.
@@ -261,9 +261,9 @@ impl RunSpool {
         let mut changed = self.run.changed.subscribe();
         loop {
             match self.switch().ask() {
-                Told::Granted => return true,
-                Told::Refused => return false,
-                Told::Wait => {}
+                AppendPermission::Granted => return true,
+                AppendPermission::Refused => return false,
+                AppendPermission::Wait => {}
             }
             if changed.changed().await.is_err() {
                 return false;
@@ -332,13 +332,13 @@ impl RunSpool {
 
     /// Changes the switch and notifies all waiters.
     fn change<T>(&self, change: impl FnOnce(&mut Switch) -> T) -> T {
-        let (told, backlog) = {
+        let (result, backlog) = {
             let mut switch = self.switch();
             (change(&mut switch), switch.backlog())
         };
         self.run.spool.inner.metrics.batches.set(backlog as i64);
         self.run.changed.send_replace(());
-        told
+        result
     }
 
     fn switch(&self) -> MutexGuard<'_, Switch> {

@@ -4,7 +4,7 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use futures_util::future::MaybeDone;
-use protocol::lane::Verdict;
+use protocol::lane::MessageOutcome;
 use schema::BatchId;
 use tokio::time::sleep;
 use tracing::debug;
@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::{
     context::LaneContext,
     gathered::Gathered,
-    outgoing::{Outcome, Units},
+    outgoing::{PublishOutcome, Units},
     spool::{Delivered, LaneSpool, RunSpool, SpoolError, frame::Batch, log::AppendError},
     waiting::Waiting,
     writer::Writer,
@@ -31,7 +31,7 @@ const LAST_WAIT: Duration = Duration::from_millis(500);
 /// `writing` publishes the lane's first message in the spool, `first`, which may still be in flight.
 pub async fn until_released<U: Units>(
     context: &LaneContext,
-    writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>,
+    writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, MessageOutcome)>>>,
     first: BatchId,
     waiting: &mut Waiting<U>,
     lane: &mut LaneSpool,
@@ -45,8 +45,8 @@ pub async fn until_released<U: Units>(
     let publishing = async {
         let mut writing = writing;
         (&mut writing).await;
-        let (writer, verdict) = writing.take_output().expect("it is taken once, when it is done");
-        let mut known = (verdict == Verdict::Stored).then_some(first);
+        let (writer, outcome) = writing.take_output().expect("it is taken once, when it is done");
+        let mut known = (outcome == MessageOutcome::Stored).then_some(first);
         let mut writer = writer;
         while writer.lane.end().is_none() {
             let next = tokio::select! {
@@ -62,7 +62,7 @@ pub async fn until_released<U: Units>(
             };
             publish(&mut writer, &next, known.take()).await;
             if writer.lane.end().is_none() {
-                context.metrics.settled(Verdict::Stored);
+                context.metrics.settled(MessageOutcome::Stored);
                 spool.stored(&next);
             }
         }
@@ -128,12 +128,12 @@ async fn append_one<U: Units>(context: &LaneContext, spool: &RunSpool, shard: u1
     let outcome = match spool.append(batch, false).await {
         Ok(_) => {
             context.metrics.events_per_message.observe(gathered.events() as f64);
-            Outcome::Stored
+            PublishOutcome::Stored
         }
-        Err(SpoolError::Failed(AppendError::Unknown(_))) => Outcome::Unknown,
+        Err(SpoolError::Failed(AppendError::Unknown(_))) => PublishOutcome::Unknown,
         Err(failure) => {
             debug!(run.id = %context.run, shard, "not spooled: {failure}");
-            Outcome::NotStored
+            PublishOutcome::NotStored
         }
     };
     gathered.settle(outcome);

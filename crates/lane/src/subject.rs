@@ -20,7 +20,7 @@ use bytes::Bytes;
 use schema::{RunId, names};
 use tracing::debug;
 
-use protocol::lane::{Answer, LastRecord, Seen};
+use protocol::lane::{AttemptOutcome, LastRecord, Seen};
 
 pub struct LaneSubject {
     client: Client,
@@ -49,7 +49,7 @@ impl LaneSubject {
     }
 
     /// Makes one attempt. `timeout` limits all of it, including the wait for room in the client.
-    pub async fn publish(&self, expected: u64, record: Bytes, timeout: Duration) -> Answer {
+    pub async fn publish(&self, expected: u64, record: Bytes, timeout: Duration) -> AttemptOutcome {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(expected));
         let request = Request::new().headers(headers).payload(record).timeout(None);
@@ -60,11 +60,11 @@ impl LaneSubject {
                 debug!(subject = %self.subject, "publishing: {error}");
                 match error.kind() {
                     // The client checks the size before it sends anything.
-                    RequestErrorKind::MaxPayloadExceeded => Answer::Refused,
-                    _ => Answer::Unclear,
+                    RequestErrorKind::MaxPayloadExceeded => AttemptOutcome::Refused,
+                    _ => AttemptOutcome::Unclear,
                 }
             }
-            Err(_) => Answer::Unclear,
+            Err(_) => AttemptOutcome::Unclear,
         }
     }
 
@@ -83,27 +83,29 @@ impl LaneSubject {
 }
 
 /// Maps the stream's answer to what it proves. An answer is unclear unless it is a known refusal *before* storing.
-fn read_answer(payload: &[u8]) -> Answer {
+fn read_answer(payload: &[u8]) -> AttemptOutcome {
     match serde_json::from_slice::<Response<PublishAck>>(payload) {
         Ok(Response::Ok(ack)) if ack.stream == names::USAGE_STREAM && ack.sequence > 0 => {
-            Answer::Stored { sequence: ack.sequence }
+            AttemptOutcome::Stored { sequence: ack.sequence }
         }
         Ok(Response::Err { error }) => match error.error_code() {
-            ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Answer::WrongLast,
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
+                AttemptOutcome::WrongLast
+            }
             // A write that failed half way has the same code. Only the text differs.
-            ErrorCode::STREAM_STORE_FAILED if is_full(&error) => Answer::Refused,
+            ErrorCode::STREAM_STORE_FAILED if is_full(&error) => AttemptOutcome::Refused,
             ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
             | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM
             | ErrorCode::STREAM_SEALED
             | ErrorCode::INSUFFICIENT_RESOURCES
             | ErrorCode::STORAGE_RESOURCES_EXCEEDED
-            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => Answer::Refused,
+            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => AttemptOutcome::Refused,
             _ => {
                 debug!("publishing: {error}");
-                Answer::Unclear
+                AttemptOutcome::Unclear
             }
         },
-        _ => Answer::Unclear,
+        _ => AttemptOutcome::Unclear,
     }
 }
 
@@ -126,19 +128,25 @@ mod tests {
         for (answer, expected) in [
             (
                 r#"{"stream":"USAGE","seq":7}"#.to_owned(),
-                Answer::Stored { sequence: 7 },
+                AttemptOutcome::Stored { sequence: 7 },
             ),
-            (r#"{"stream":"OTHER","seq":7}"#.to_owned(), Answer::Unclear),
-            ("not json".to_owned(), Answer::Unclear),
-            (String::new(), Answer::Unclear),
-            (error(10071, "wrong last sequence: 5"), Answer::WrongLast),
-            (error(10164, "wrong last sequence"), Answer::WrongLast),
-            (error(10077, "maximum bytes exceeded"), Answer::Refused),
-            (error(10077, "write usage/1.blk: input/output error"), Answer::Unclear),
-            (error(10054, "message size exceeds maximum allowed"), Answer::Refused),
+            (r#"{"stream":"OTHER","seq":7}"#.to_owned(), AttemptOutcome::Unclear),
+            ("not json".to_owned(), AttemptOutcome::Unclear),
+            (String::new(), AttemptOutcome::Unclear),
+            (error(10071, "wrong last sequence: 5"), AttemptOutcome::WrongLast),
+            (error(10164, "wrong last sequence"), AttemptOutcome::WrongLast),
+            (error(10077, "maximum bytes exceeded"), AttemptOutcome::Refused),
+            (
+                error(10077, "write usage/1.blk: input/output error"),
+                AttemptOutcome::Unclear,
+            ),
+            (
+                error(10054, "message size exceeds maximum allowed"),
+                AttemptOutcome::Refused,
+            ),
             (
                 error(10008, "JetStream system temporarily unavailable"),
-                Answer::Unclear,
+                AttemptOutcome::Unclear,
             ),
         ] {
             assert_eq!(read_answer(answer.as_bytes()), expected, "{answer}");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::{MaybeDone, maybe_done};
-use protocol::lane::{End, Lane, Message, Verdict};
+use protocol::lane::{End, Lane, Message, MessageOutcome};
 use schema::{BatchId, LaneRecord};
 use tokio::{
     sync::mpsc,
@@ -20,7 +20,7 @@ use tracing::{debug, error, warn};
 pub use crate::context::{LaneContext, LaneLimits};
 use crate::{
     gathered::{Entry, Gathered},
-    outgoing::{Outcome, Units},
+    outgoing::{PublishOutcome, Units},
     publisher::Gate,
     spool::{LaneSpool, SpoolError, frame::Batch, log::AppendError},
     spooled,
@@ -62,9 +62,9 @@ impl<U: Units> LaneTask<U> {
     ) -> Option<Self> {
         let writer = Writer::new(Lane::new(), subject, context.clone());
         let open = LaneRecord::open(context.run).encode().into();
-        let (writer, verdict) = writer.write(Message::Open, BatchId::new(), open).await;
+        let (writer, outcome) = writer.write(Message::Open, BatchId::new(), open).await;
         let waiting = Waiting::new(gate, queue);
-        if verdict == Verdict::Stored {
+        if outcome == MessageOutcome::Stored {
             waiting.gate.open();
             return Some(Self {
                 shard,
@@ -146,8 +146,8 @@ async fn publish<U: Units>(
     tokio::select! {
         biased;
         () = &mut writing => {
-            let (writer, verdict) = finished(writing);
-            sent.settle(context, &writer.lane, verdict);
+            let (writer, outcome) = finished(writing);
+            sent.settle(context, &writer.lane, outcome);
             writer
         }
         () = is_away => match spool {
@@ -160,14 +160,14 @@ async fn publish<U: Units>(
                 let (sent, release) = match spool_or_wait(context, writing.as_mut(), waiting, spool, sent, &spooled).await {
                     (sent, Some(release)) => (sent, release),
                     (sent, None) => {
-                        let (writer, verdict) = finished(writing);
-                        sent.settle(context, &writer.lane, verdict);
+                        let (writer, outcome) = finished(writing);
+                        sent.settle(context, &writer.lane, outcome);
                         return writer;
                     }
                 };
                 // Set this first. The waiters get "stored", so nothing may replace this message any more.
                 kept.store(true, Relaxed);
-                sent.gathered.settle(Outcome::Stored);
+                sent.gathered.settle(PublishOutcome::Stored);
                 waiting.gate.spooled(true);
                 let writer = spooled::until_released(context, writing, batch, waiting, spool, release).await;
                 waiting.gate.spooled(false);
@@ -193,7 +193,7 @@ async fn awake_for(wait: Duration) {
 /// Without a spool, the entries behind this message were not sent. They are refused at once.
 async fn refuse_until_it_is_known<U: Units>(
     context: &LaneContext,
-    mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>,
+    mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, MessageOutcome)>>>,
     waiting: &mut Waiting<U>,
     mut sent: Sent<U>,
 ) -> Writer {
@@ -204,16 +204,16 @@ async fn refuse_until_it_is_known<U: Units>(
         () = waiting.refuse_while_stuck(&mut sent.gathered, deadline) => unreachable!("it waits for ever"),
     }
     waiting.gate.open();
-    let (writer, verdict) = finished(writing);
-    sent.settle(context, &writer.lane, verdict);
+    let (writer, outcome) = finished(writing);
+    sent.settle(context, &writer.lane, outcome);
     writer
 }
 
 /// Waits until the message is in the spool, and returns the number of the release that ends spooling; or until the message
-/// has its verdict. While the spool accepts nothing, the entries behind the message are refused.
+/// has its outcome. While the spool accepts nothing, the entries behind the message are refused.
 async fn spool_or_wait<U: Units>(
     context: &LaneContext,
-    mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>,
+    mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, MessageOutcome)>>>,
     waiting: &mut Waiting<U>,
     spool: &LaneSpool,
     mut sent: Sent<U>,
@@ -261,24 +261,24 @@ async fn spool_or_wait<U: Units>(
     }
 }
 
-fn finished(writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, Verdict)>>>) -> (Writer, Verdict) {
+fn finished(writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, MessageOutcome)>>>) -> (Writer, MessageOutcome) {
     writing.take_output().expect("it is taken once, when it is done")
 }
 
 impl<U: Units> Sent<U> {
-    fn settle(self, context: &LaneContext, lane: &Lane, verdict: Verdict) {
+    fn settle(self, context: &LaneContext, lane: &Lane, outcome: MessageOutcome) {
         let metrics = &context.metrics;
         metrics.publish_seconds.observe(self.started.elapsed().as_secs_f64());
         metrics.events_per_message.observe(self.gathered.events() as f64);
-        metrics.settled(verdict);
-        self.gathered.settle(match verdict {
-            Verdict::Stored => Outcome::Stored,
+        metrics.settled(outcome);
+        self.gathered.settle(match outcome {
+            MessageOutcome::Stored => PublishOutcome::Stored,
             // A restart may find the batch in the spool.
-            Verdict::NotStored if self.may_be_spooled => Outcome::Unknown,
+            MessageOutcome::NotStored if self.may_be_spooled => PublishOutcome::Unknown,
             // If a fence kept the events out, another run may take them.
-            Verdict::NotStored if lane.end().is_some() => Outcome::RunEnded(context.run),
-            Verdict::NotStored => Outcome::NotStored,
-            Verdict::Unknown => Outcome::Unknown,
+            MessageOutcome::NotStored if lane.end().is_some() => PublishOutcome::RunEnded(context.run),
+            MessageOutcome::NotStored => PublishOutcome::NotStored,
+            MessageOutcome::Unknown => PublishOutcome::Unknown,
         });
     }
 }
@@ -316,22 +316,22 @@ mod tests {
 
     #[tokio::test]
     async fn process_that_was_stopped_does_not_take_its_message_for_stuck() {
-        let (tell, told) = oneshot::channel();
+        let (reporter, reported) = oneshot::channel();
         let stopped = async {
-            // Nothing else runs meanwhile, and the verdict arrives after the timers.
+            // Nothing else runs meanwhile, and the outcome arrives after the timers.
             std::thread::sleep(5 * STUCK_AFTER);
             for _ in 0..3 {
                 yield_now().await;
             }
-            tell.send(Verdict::Stored).unwrap();
+            reporter.send(MessageOutcome::Stored).unwrap();
         };
         let waiting = async {
             tokio::select! {
-                verdict = told => verdict.ok(),
+                outcome = reported => outcome.ok(),
                 () = awake_for(STUCK_AFTER) => None,
             }
         };
-        let (verdict, ()) = tokio::join!(waiting, stopped);
-        assert_eq!(verdict, Some(Verdict::Stored));
+        let (outcome, ()) = tokio::join!(waiting, stopped);
+        assert_eq!(outcome, Some(MessageOutcome::Stored));
     }
 }

@@ -7,7 +7,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     gathered::{BatchLimits, Entry, Gathered},
-    outgoing::{Outcome, Units},
+    outgoing::{PublishOutcome, Units},
     publisher::Gate,
 };
 
@@ -68,7 +68,7 @@ impl<U: Units> Waiting<U> {
     /// `gathered`. Never ends.
     pub async fn refuse_while_stuck(&mut self, gathered: &mut Gathered<U>, deadline: Instant) {
         let refusing = async {
-            self.refuse_all(Outcome::NotStored).await;
+            self.refuse_all(PublishOutcome::NotStored).await;
             std::future::pending::<()>().await
         };
         let stop_waiting = async {
@@ -82,10 +82,10 @@ impl<U: Units> Waiting<U> {
     /// The lane has ended. Accepts no new slots, and refuses the entries that already have one.
     pub async fn refuse_until_the_end(mut self, run: RunId) {
         self.queue.close();
-        self.refuse_all(Outcome::RunEnded(run)).await;
+        self.refuse_all(PublishOutcome::RunEnded(run)).await;
     }
 
-    async fn refuse_all(&mut self, outcome: Outcome) {
+    async fn refuse_all(&mut self, outcome: PublishOutcome) {
         if let Some(entry) = self.held_over.take() {
             entry.settle(outcome);
         }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 use bytes::Bytes;
-use protocol::lane::{Answer, Lane, LastRecord, Message, Next, Verdict};
+use protocol::lane::{AttemptOutcome, Lane, LastRecord, Message, MessageOutcome, Next};
 use schema::{BatchId, lane_record::BatchBuilder};
 use service::Backoff;
 use tokio::time::sleep;
@@ -41,25 +41,25 @@ impl Writer {
         Arc::clone(&self.kept)
     }
 
-    /// Tries until there is a verdict. `empty` is the batch id of an empty batch that may replace the message.
-    pub async fn write(mut self, message: Message, empty: BatchId, record: Bytes) -> (Self, Verdict) {
+    /// Tries until there is the outcome. `empty` is the batch id of an empty batch that may replace the message.
+    pub async fn write(mut self, message: Message, empty: BatchId, record: Bytes) -> (Self, MessageOutcome) {
         self.kept.store(false, Relaxed);
         let begun = self.lane.begin(message, empty);
-        let verdict = self.bring(begun, message, record).await;
-        (self, verdict)
+        let outcome = self.bring(begun, message, record).await;
+        (self, outcome)
     }
 
     /// Tries until the batch is stored, or the lane has ended. `empty`: see [`Lane::begin_kept`].
     pub async fn store(&mut self, batch: BatchId, empty: BatchId, record: Bytes) {
         while self.lane.end().is_none() {
             let begun = self.lane.begin_kept(batch, empty);
-            if self.bring(begun, Message::Batch(batch), record.clone()).await == Verdict::Stored {
+            if self.bring(begun, Message::Batch(batch), record.clone()).await == MessageOutcome::Stored {
                 return;
             }
         }
     }
 
-    async fn bring(&mut self, begun: Next, message: Message, record: Bytes) -> Verdict {
+    async fn bring(&mut self, begun: Next, message: Message, record: Bytes) -> MessageOutcome {
         let mut pauses = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
         let mut attempts = 0u32;
         let mut next = begun;
@@ -79,12 +79,12 @@ impl Writer {
                         }
                         _ => record.clone(),
                     };
-                    let answer = self.attempt(expected, record).await;
-                    self.count(answer, attempts);
+                    let outcome = self.attempt(expected, record).await;
+                    self.count(outcome, attempts);
                     if self.kept.load(Relaxed) {
                         self.lane.keep();
                     }
-                    self.lane.answered(answer)
+                    self.lane.attempted(outcome)
                 }
                 Next::Read => match self.last_record().await {
                     Ok(record) => self.lane.read(record),
@@ -94,21 +94,21 @@ impl Writer {
                         Next::Read
                     }
                 },
-                Next::Done(verdict) => return verdict,
+                Next::Done(outcome) => return outcome,
             }
         }
     }
 
-    async fn attempt(&self, expected: u64, record: Bytes) -> Answer {
+    async fn attempt(&self, expected: u64, record: Bytes) -> AttemptOutcome {
         let (link, limits) = (&self.context.link, &self.context.limits);
         // Do not send without a connection. The client would keep the message and send it later, when it is no longer
         // wanted.
         if !link.is_up() && !link.is_up_within(limits.stuck_after).await {
-            return Answer::Refused;
+            return AttemptOutcome::Refused;
         }
         tokio::select! {
-            answer = self.subject.publish(expected, record, limits.attempt_timeout) => answer,
-            () = link.lost() => Answer::Unclear,
+            outcome = self.subject.publish(expected, record, limits.attempt_timeout) => outcome,
+            () = link.lost() => AttemptOutcome::Unclear,
         }
     }
 
@@ -120,19 +120,19 @@ impl Writer {
         self.subject.last_record(limits.attempt_timeout).await
     }
 
-    fn count(&self, answer: Answer, attempt: u32) {
+    fn count(&self, outcome: AttemptOutcome, attempt: u32) {
         let metrics = &self.context.metrics;
         metrics.attempts.inc();
-        match answer {
-            Answer::Stored { .. } => {}
-            Answer::Unclear => {
+        match outcome {
+            AttemptOutcome::Stored { .. } => {}
+            AttemptOutcome::Unclear => {
                 metrics.unclear.inc();
                 debug!(run.id = %self.context.run, attempt, "a publish has an unknown outcome: reading the lane's last record");
             }
-            Answer::Refused => {
+            AttemptOutcome::Refused => {
                 metrics.refused.inc();
             }
-            Answer::WrongLast => {
+            AttemptOutcome::WrongLast => {
                 metrics.wrong_last.inc();
             }
         }

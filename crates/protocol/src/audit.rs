@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_and_doubled_rows_are_told_apart() {
+    fn missing_and_doubled_rows_are_distinguished() {
         for (events, rows, positions, missing, doubled) in [
             (2, 2, 2, 0, 0),
             (3, 1, 1, 2, 0),

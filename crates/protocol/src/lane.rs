@@ -35,9 +35,9 @@
 //! empty batch means "not stored", the message means "stored".
 //!
 //! # A message that is kept
-//! While NATS is away, a batch is acknowledged from the spool. After that ([`Lane::keep`]) nobody waits for a verdict. The
+//! While NATS is away, a batch is acknowledged from the spool. After that ([`Lane::keep`]) nobody waits for the outcome. The
 //! lane sends the batch until it is stored, despite any refusals, and does not move on past it. If the lane had moved on
-//! before, the empty batch may be stored. Then the verdict is "not stored", and the batch begins again. A restart reads the
+//! before, the empty batch may be stored. Then the outcome is "not stored", and the batch begins again. A restart reads the
 //! lane's last record ([`Lane::resume`]). The batches of the spool up to that record are stored ([`crate::spool_state`]).
 //!
 //! # The end of a lane
@@ -46,7 +46,7 @@
 //! message in flight, and never publishes again.
 //!
 //! # Promises
-//! - A verdict is final: a message reported as stored is stored once, and a message reported as not stored never is.
+//! - An outcome is final: a message reported as stored is stored once, and a message reported as not stored never is.
 //! - Batches are stored in the order in which they begin.
 //!
 //! The tests of this module check this against a NATS that delays, repeats and loses messages. The model `lease_lane_fence`
@@ -75,17 +75,17 @@ pub enum Message {
 /// The next action of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Next {
-    /// Publish `message` under `expected`, then call [`Lane::answered`]. A batch other than the one that began is empty.
+    /// Publish `message` under `expected`, then call [`Lane::attempted`]. A batch other than the one that began is empty.
     Publish { message: Message, expected: u64 },
     /// Read the lane's last record from the stream's leader, then call [`Lane::read`].
     Read,
-    /// Nothing: the message has its verdict.
-    Done(Verdict),
+    /// Nothing: the outcome of the message is known.
+    Done(MessageOutcome),
 }
 
-/// The result of a publish attempt.
+/// What is known after one publish attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum AttemptOutcome {
     Stored {
         sequence: u64,
     },
@@ -116,7 +116,7 @@ pub enum Seen {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub enum MessageOutcome {
     Stored,
     /// It is not stored and never will be.
     NotStored,
@@ -244,29 +244,29 @@ impl Lane {
         }
     }
 
-    /// Handles the answer to the attempt of [`Next::Publish`].
-    pub fn answered(&mut self, answer: Answer) -> Next {
+    /// Handles the outcome of the attempt of [`Next::Publish`].
+    pub fn attempted(&mut self, outcome: AttemptOutcome) -> Next {
         let last = self.last.sequence;
         let current = self.current();
-        match answer {
-            Answer::Stored { sequence } if sequence > last => {
+        match outcome {
+            AttemptOutcome::Stored { sequence } if sequence > last => {
                 let stored = current.sent;
                 self.stored(stored, sequence)
             }
-            Answer::Stored { .. } => self.fail("an acknowledged sequence lies before the lane's last"),
-            Answer::WrongLast => Next::Read,
-            Answer::Unclear => {
+            AttemptOutcome::Stored { .. } => self.fail("an acknowledged sequence lies before the lane's last"),
+            AttemptOutcome::WrongLast => Next::Read,
+            AttemptOutcome::Unclear => {
                 current.unclear = true;
                 Next::Read
             }
-            Answer::Refused => match current.message {
+            AttemptOutcome::Refused => match current.message {
                 Message::Batch(_) if current.kept => self.send(),
-                Message::Batch(_) if !current.unclear => self.done(Verdict::NotStored),
+                Message::Batch(_) if !current.unclear => self.done(MessageOutcome::NotStored),
                 Message::Batch(_) => {
                     current.moved_on = true;
                     self.send()
                 }
-                // Nobody waits for a verdict on these: send again, until the caller gives up.
+                // Nobody waits for the outcome of these: send again, until the caller gives up.
                 Message::Open | Message::Close => self.send(),
             },
         }
@@ -293,7 +293,11 @@ impl Lane {
                     _ => return self.fail("a fence names a batch that cannot be the last before it"),
                 };
                 self.end = Some(End::Fenced);
-                self.done(if stored { Verdict::Stored } else { Verdict::NotStored })
+                self.done(if stored {
+                    MessageOutcome::Stored
+                } else {
+                    MessageOutcome::NotStored
+                })
             }
             Seen::Ours(message) if current.may_be(message) => self.stored(message, sequence),
             Seen::Ours(_) => self.fail("a record of ours that was not in flight is the lane's last"),
@@ -322,22 +326,22 @@ impl Lane {
         if stored == Message::Close {
             self.end = Some(End::Closed);
         }
-        let verdict = if stored == self.current().message {
-            Verdict::Stored
+        let outcome = if stored == self.current().message {
+            MessageOutcome::Stored
         } else {
-            Verdict::NotStored
+            MessageOutcome::NotStored
         };
-        self.done(verdict)
+        self.done(outcome)
     }
 
     fn fail(&mut self, why: &'static str) -> Next {
         self.end = Some(End::Failed(why));
-        self.done(Verdict::Unknown)
+        self.done(MessageOutcome::Unknown)
     }
 
-    fn done(&mut self, verdict: Verdict) -> Next {
+    fn done(&mut self, outcome: MessageOutcome) -> Next {
         self.in_flight = None;
-        Next::Done(verdict)
+        Next::Done(outcome)
     }
 
     fn current(&mut self) -> &mut InFlight {

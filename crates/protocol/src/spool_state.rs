@@ -116,10 +116,10 @@ mod tests {
     }
 
     #[test]
-    fn the_last_record_tells_how_much_is_stored() {
+    fn the_last_record_shows_how_much_is_stored() {
         let batch = |n| Seen::Ours(Message::Batch(id(n)));
         let fence = |n| Seen::Fence { last_batch: id(n) };
-        for (sequence, record, told) in [
+        for (sequence, record, expected) in [
             (5, Seen::Ours(Message::Open), 0),
             (5, batch(7), 0),
             (8, batch(9), 0),
@@ -128,21 +128,25 @@ mod tests {
             (13, fence(2), 2),
             (13, fence(7), 0),
         ] {
-            assert_eq!(stored(sequence, record, &spool()), Ok(told), "{sequence} {record:?}");
+            assert_eq!(
+                stored(sequence, record, &spool()),
+                Ok(expected),
+                "{sequence} {record:?}"
+            );
         }
         assert_eq!(stored(70, batch(7), &[]), Ok(0), "a lane that has nothing in the spool");
         assert_eq!(stored(70, Seen::Ours(Message::Close), &[]), Ok(0));
     }
 
     #[test]
-    fn what_was_removed_from_the_front_was_stored() {
+    fn batches_removed_from_the_front_were_stored() {
         let left = &spool()[2..];
         assert_eq!(stored(9, Seen::Ours(Message::Batch(id(2))), left), Ok(0));
         assert_eq!(stored(10, Seen::Ours(Message::Batch(id(3))), left), Ok(1));
     }
 
     #[test]
-    fn what_cannot_be_is_not_guessed_at() {
+    fn contradictions_are_errors() {
         let batch = |n| Seen::Ours(Message::Batch(id(n)));
         for (sequence, record) in [(4, batch(7)), (6, batch(7)), (6, Seen::Ours(Message::Close))] {
             assert!(stored(sequence, record, &spool()).is_err(), "{sequence} {record:?}");

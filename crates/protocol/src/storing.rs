@@ -118,7 +118,7 @@ impl Storing {
 
 /// What ClickHouse holds of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum StoredRows {
     Absent,
     Whole,
     /// All rows are there, and some of them more than once.
@@ -132,7 +132,7 @@ pub enum Verdict {
     },
 }
 
-impl Verdict {
+impl StoredRows {
     /// Judges a range of `expected` rows, of which `rows` were counted at `positions` different positions.
     pub fn of(expected: u64, rows: u64, positions: u64) -> Self {
         match (rows, positions) {
@@ -149,15 +149,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_there_or_not_and_all_else_is_told_apart() {
-        let of_five = |rows, positions| Verdict::of(5, rows, positions);
-        assert_eq!(of_five(0, 0), Verdict::Absent);
-        assert_eq!(of_five(5, 5), Verdict::Whole);
-        assert_eq!(of_five(7, 5), Verdict::Doubled { rows: 7 });
-        assert_eq!(of_five(10, 5), Verdict::Doubled { rows: 10 });
-        assert_eq!(of_five(3, 3), Verdict::Partial { rows: 3, positions: 3 });
-        assert_eq!(of_five(5, 4), Verdict::Partial { rows: 5, positions: 4 });
-        assert_eq!(of_five(6, 6), Verdict::Partial { rows: 6, positions: 6 });
+    fn a_range_is_there_or_not_and_all_else_is_distinguished() {
+        let of_five = |rows, positions| StoredRows::of(5, rows, positions);
+        assert_eq!(of_five(0, 0), StoredRows::Absent);
+        assert_eq!(of_five(5, 5), StoredRows::Whole);
+        assert_eq!(of_five(7, 5), StoredRows::Doubled { rows: 7 });
+        assert_eq!(of_five(10, 5), StoredRows::Doubled { rows: 10 });
+        assert_eq!(of_five(3, 3), StoredRows::Partial { rows: 3, positions: 3 });
+        assert_eq!(of_five(5, 4), StoredRows::Partial { rows: 5, positions: 4 });
+        assert_eq!(of_five(6, 6), StoredRows::Partial { rows: 6, positions: 6 });
     }
 
     #[test]

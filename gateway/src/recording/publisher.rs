@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::gauge::ConstGauge,
 };
 
-pub use lane::publisher::Outcome;
+pub use lane::publisher::PublishOutcome;
 
 use crate::quota::Admission;
 

@@ -17,7 +17,7 @@ use tracing::debug;
 use super::{
     current_run::CurrentRun,
     event::{self, Facts, Receipt},
-    publisher::{Outcome, Outgoing, Publisher, Slot},
+    publisher::{Outgoing, PublishOutcome, Publisher, Slot},
 };
 use crate::{
     accounts::key::Key,
@@ -137,7 +137,7 @@ impl Recorder {
             units: Some(admitted.admission),
         };
         match admitted.slot.publish(vec![outgoing]).await {
-            Outcome::RunEnded(run) => self.charge_again(&admitted.key, receipt, event, run, deadline).await,
+            PublishOutcome::RunEnded(run) => self.charge_again(&admitted.key, receipt, event, run, deadline).await,
             outcome => self.settled(outcome).map(|()| receipt),
         }
     }
@@ -168,12 +168,12 @@ impl Recorder {
             debug!(event.id = %event.event_id, run.ended = %ended, "admitted a request again: its run had ended");
             // A drop at the deadline changes nothing: the lane has the event and its units.
             match timeout_at(deadline, slot.publish(vec![outgoing])).await {
-                Ok(Outcome::RunEnded(run)) => ended = run,
+                Ok(PublishOutcome::RunEnded(run)) => ended = run,
                 Ok(outcome) => return self.settled(outcome).map(|()| receipt),
-                Err(_) => return self.settled(Outcome::Unknown).map(|()| receipt),
+                Err(_) => return self.settled(PublishOutcome::Unknown).map(|()| receipt),
             }
         }
-        self.settled(Outcome::RunEnded(ended)).map(|()| receipt)
+        self.settled(PublishOutcome::RunEnded(ended)).map(|()| receipt)
     }
 
     /// Takes a slot and units of the current run for a request that was already served. PostgreSQL may have been unavailable
@@ -206,14 +206,14 @@ impl Recorder {
     }
 
     /// Converts an outcome of the lane into the result of the request that waits for it.
-    pub fn settled(&self, outcome: Outcome) -> Result<(), RecordError> {
+    pub fn settled(&self, outcome: PublishOutcome) -> Result<(), RecordError> {
         match outcome {
-            Outcome::Stored => {
+            PublishOutcome::Stored => {
                 self.metrics.accepted.inc();
                 Ok(())
             }
-            Outcome::NotStored | Outcome::RunEnded(_) => Err(RecordError::NotStored),
-            Outcome::Unknown => Err(RecordError::OutcomeUnknown),
+            PublishOutcome::NotStored | PublishOutcome::RunEnded(_) => Err(RecordError::NotStored),
+            PublishOutcome::Unknown => Err(RecordError::OutcomeUnknown),
         }
     }
 }

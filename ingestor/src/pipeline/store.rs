@@ -7,8 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-pub use protocol::storing::Tried;
-use protocol::storing::{Absent, Next, Storing, TOKENS_MAX};
+use protocol::storing::{Absent, Next, StoredRows, Storing, TOKENS_MAX, Tried};
 use schema::manifest::Pending;
 use service::{Backoff, Health};
 use tracing::{error, warn};
@@ -17,7 +16,7 @@ use super::{
     fence::{Fence, TRUSTED_FOR},
     range::Range,
     sink::{Part, Sink, SinkError},
-    verify::{Span, Verdict, Verifier},
+    verify::{Span, Verifier},
 };
 use crate::{
     metrics::{Metrics, Shard},
@@ -73,10 +72,10 @@ impl Store {
 
     /// Whether all of a range is stored already.
     pub async fn is_stored(&self, pending: &Pending, span: Span) -> anyhow::Result<bool> {
-        if !pending.dropped.is_empty() && self.duplicates_verdict(pending, span).await? != Verdict::Whole {
+        if !pending.dropped.is_empty() && self.stored_duplicates(pending, span).await? != StoredRows::Whole {
             return Ok(false);
         }
-        Ok(pending.rows == 0 || self.verifier.verdict(span, pending.rows).await? == Verdict::Whole)
+        Ok(pending.rows == 0 || self.verifier.stored_rows(span, pending.rows).await? == StoredRows::Whole)
     }
 
     async fn store_part(
@@ -160,27 +159,27 @@ impl Store {
         // Look twice, with a check for running inserts in between: the second look sees the rows of an insert that ended before
         // that check.
         for running_checked in [false, true] {
-            let verdict = match part {
-                Part::Events => self.verifier.verdict(span, rows).await?,
-                Part::Duplicates => self.duplicates_verdict(pending, span).await?,
+            let rows_there = match part {
+                Part::Events => self.verifier.stored_rows(span, rows).await?,
+                Part::Duplicates => self.stored_duplicates(pending, span).await?,
             };
-            match verdict {
-                Verdict::Whole => return Ok(Presence::Stored(Stored::Once)),
-                Verdict::Doubled { rows: all } => {
+            match rows_there {
+                StoredRows::Whole => return Ok(Presence::Stored(Stored::Once)),
+                StoredRows::Doubled { rows: all } => {
                     error!(
                         shard = span.shard,
                         token, rows, all, "part of a range is stored twice: an audit removes the second rows"
                     );
                     return Ok(Presence::Stored(Stored::Doubled));
                 }
-                Verdict::Partial { rows: some, positions } => {
+                StoredRows::Partial { rows: some, positions } => {
                     return Err(Stop::Alarm(format!(
                         "ClickHouse holds {some} rows at {positions} positions of {token}, which has {rows}: no insert can have \
                          left that"
                     )));
                 }
-                Verdict::Absent if running_checked => {}
-                Verdict::Absent => {
+                StoredRows::Absent if running_checked => {}
+                StoredRows::Absent => {
                     if self.verifier.is_running(token).await? {
                         return Ok(Presence::Inserting);
                     }
@@ -192,15 +191,15 @@ impl Store {
 
     /// Whether every dropped position has a row. Several rows are allowed, because readers of duplicates count positions. Some
     /// may be from an earlier range of the same records whose manifest no longer exists.
-    async fn duplicates_verdict(&self, pending: &Pending, span: Span) -> anyhow::Result<Verdict> {
+    async fn stored_duplicates(&self, pending: &Pending, span: Span) -> anyhow::Result<StoredRows> {
         let stored = self.verifier.dropped(span).await?;
         let is_stored = |at: &(u64, u32)| {
             let found = stored.binary_search_by_key(at, |row| (row.stream_seq, row.idx));
             found.is_ok()
         };
         Ok(match pending.dropped.iter().all(is_stored) {
-            true => Verdict::Whole,
-            false => Verdict::Absent,
+            true => StoredRows::Whole,
+            false => StoredRows::Absent,
         })
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clickhouse::{Client, Row, query::Query};
-pub use protocol::storing::Verdict;
+use protocol::storing::StoredRows;
 use schema::clickhouse::identifier;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -59,12 +59,12 @@ impl Verifier {
         &self.client
     }
 
-    pub async fn verdict(&self, span: Span, rows: u64) -> Result<Verdict> {
+    pub async fn stored_rows(&self, span: Span, rows: u64) -> Result<StoredRows> {
         let sql = "select count() as rows, uniqExact(stream_seq, idx) as positions from usage_events \
                    where generation = ? and shard = ? and stream_seq between ? and ?";
         let counted = bind(self.client.query(sql), span).fetch_one::<Count>();
         let Count { rows: all, positions } = within("counting the rows of a range", counted).await?;
-        Ok(Verdict::of(rows, all, positions))
+        Ok(StoredRows::of(rows, all, positions))
     }
 
     /// The highest sequence with rows; `None`: the shard has none in this generation.

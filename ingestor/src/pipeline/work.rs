@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::anyhow;
+use protocol::storing::Tried;
 use schema::{Manifest, RunId, manifest::Pending, names};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
@@ -31,7 +32,7 @@ use super::{
     read_ahead::{self, Item},
     reader::{Message, Reader},
     record::Record,
-    store::{Stored, Tried},
+    store::Stored,
     verify::Span,
 };
 use crate::{ingest::Ingest, manifests::Held, metrics, stop::Stop};

@@ -239,7 +239,7 @@ mod tests {
         );
         assert!(
             surplus(vec![row(1, 0, 1), row(1, 0, 1)]).is_empty(),
-            "rows of one insertion cannot be told apart"
+            "rows of one insertion cannot be distinguished"
         );
     }
 }

@@ -9,7 +9,7 @@ use billing_worker::corrections::{
     session::{Nats, Session},
 };
 use harness::{StackOptions, eventually};
-use lane::{link::Link, metrics::LaneMetrics, publisher::Outcome};
+use lane::{link::Link, metrics::LaneMetrics, publisher::PublishOutcome};
 use schema::{EventId, RunId};
 use serde_json::json;
 use service::{Health, Lifecycle};
@@ -48,7 +48,10 @@ impl Books {
                 assert!(!handed.is_empty());
                 if dies == Dies::AfterThePublish {
                     let told = session.publish(handed).await;
-                    assert!(told.iter().all(|told| told.outcome == Outcome::Stored), "{told:?}");
+                    assert!(
+                        told.iter().all(|told| told.outcome == PublishOutcome::Stored),
+                        "{told:?}"
+                    );
                 }
                 let run = session.run();
                 // Dropping it would close its lanes.

@@ -18,7 +18,7 @@ use lane::{
     gathered::BatchLimits,
     link::Link,
     metrics::LaneMetrics,
-    publisher::{NoUnits, Outcome, Outgoing, Publisher, QueueLimits},
+    publisher::{NoUnits, Outgoing, PublishOutcome, Publisher, QueueLimits},
     run::{RunLimits, Runs},
     task::LaneLimits,
 };
@@ -242,7 +242,7 @@ async fn live_and_leave(database_url: &str, nats_url: String, left: &[Left]) -> 
             event: event(left).encode(),
             units: None,
         };
-        assert_eq!(slot.publish(vec![event]).await, Outcome::Stored);
+        assert_eq!(slot.publish(vec![event]).await, PublishOutcome::Stored);
     });
     futures_util::future::join_all(publishing).await;
     let id = run.id;

@@ -22,7 +22,7 @@ pub trait Rests: Model {
 
 /// The result of an exploration.
 #[derive(Debug)]
-pub struct Found {
+pub struct Exploration {
     pub states: usize,
     /// Number of steps to the farthest state.
     pub depth: usize,
@@ -42,7 +42,7 @@ pub struct Violation {
 pub const COMES_TO_REST: &str = "without further faults, everything comes to rest with nothing lost and nothing held";
 
 /// Explores all states, and stops at the first violation of `claim`, or of any claim if it is `None`.
-pub fn states<M>(model: M, claim: Option<&'static str>, threads: usize) -> Found
+pub fn states<M>(model: M, claim: Option<&'static str>, threads: usize) -> Exploration
 where
     M: Model + Send + Sync + 'static,
     M::State: Clone + std::fmt::Debug + Hash + PartialEq + Send + Sync + 'static,
@@ -73,7 +73,7 @@ where
                 steps,
             })
         });
-    Found {
+    Exploration {
         states: checker.unique_state_count(),
         depth: checker.max_depth(),
         took: began.elapsed(),
@@ -83,7 +83,7 @@ where
 }
 
 /// Checks that progress leads to rest from every state. Runs in memory: about 100 bytes per state.
-pub fn rest<M>(model: &M) -> Found
+pub fn rest<M>(model: &M) -> Exploration
 where
     M: Rests,
     M::State: Hash,
@@ -92,7 +92,7 @@ where
     let began = Instant::now();
     let graph = Graph::of(model);
     let stuck = graph.stuck();
-    Found {
+    Exploration {
         states: graph.parents.len(),
         depth: 0,
         took: began.elapsed(),

@@ -25,11 +25,11 @@ use schema::Manifest;
 use stateright::{Model, Property};
 
 use self::{
-    action::{Action, Fate, Told},
+    action::{Action, Fate, GrantResponse},
     bounds::{Bounds, Mutant},
     state::{Local, Run, State, What, Writer},
 };
-use crate::check::{self, Found, Rests};
+use crate::check::{self, Exploration, Rests};
 
 #[derive(Clone, Debug)]
 pub struct LeaseLaneFence {
@@ -135,12 +135,12 @@ impl LeaseLaneFence {
         let may_take_leases = run.row.is_active() || self.is(Mutant::GrantToFenced);
         if may_take_leases && state.leases.len() < bounds.leases {
             for units in (1..=bounds.lease_units).filter(|units| self.pool(state).grant(*units)) {
-                for answer in [Told::Told, Told::NotTold] {
-                    if answer == Told::Told || state.faults.unclear < bounds.unclear {
+                for response in [GrantResponse::Received, GrantResponse::Lost] {
+                    if response == GrantResponse::Received || state.faults.unclear < bounds.unclear {
                         actions.push(Action::Acquire {
                             gateway: g,
                             units,
-                            answer,
+                            response,
                         });
                     }
                 }
@@ -166,14 +166,14 @@ impl LeaseLaneFence {
                     actions.push(Action::Admit {
                         gateway: g,
                         lease,
-                        anew: false,
+                        again: false,
                     });
                 }
-                if gateway.anew.is_some() {
+                if gateway.to_readmit.is_some() {
                     actions.push(Action::Admit {
                         gateway: g,
                         lease,
-                        anew: true,
+                        again: true,
                     });
                 }
             }
@@ -264,7 +264,7 @@ impl LeaseLaneFence {
         let has_news = match of_lease.local {
             Local::None => false,
             Local::Unknown => true,
-            Local::Held { lease, told } => !lease.closed || Total::due(lease, told).is_some(),
+            Local::Held { lease, sent } => !lease.closed || Total::due(lease, sent).is_some(),
         };
         if has_news {
             actions.push(Action::GiveBack { lease });
@@ -296,7 +296,7 @@ fn is_stored(run: &Run, end: u64) -> bool {
 }
 
 /// Runs a mutant within its bounds and returns the violation that it causes.
-pub fn try_mutant(mutant: Mutant) -> Found {
+pub fn try_mutant(mutant: Mutant) -> Exploration {
     let model = LeaseLaneFence {
         bounds: mutant.bounds(),
         mutant: Some(mutant),

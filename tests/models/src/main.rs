@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use models::{
-    check::{self, Found},
+    check::{self, Exploration},
     lease_lane_fence::{self, LeaseLaneFence},
     manifest::{self, ManifestModel},
 };
@@ -106,8 +106,8 @@ fn print_claims<M: Model>(model: &M) {
 }
 
 /// Returns true if the result is as it should be.
-fn print_found(found: &Found) -> bool {
-    let Found {
+fn print_found(found: &Exploration) -> bool {
+    let Exploration {
         states,
         depth,
         took,
@@ -131,7 +131,7 @@ fn print_found(found: &Found) -> bool {
     violated.is_none() && never.is_empty()
 }
 
-fn print_mutant(name: &str, found: &Found) -> bool {
+fn print_mutant(name: &str, found: &Exploration) -> bool {
     match &found.violated {
         Some(violation) => {
             println!(

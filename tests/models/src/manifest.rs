@@ -27,7 +27,7 @@ use self::{
     bounds::{Bounds, Mutant},
     state::{Phase, Positions, Stage, State, Token},
 };
-use crate::check::{self, Found, Rests};
+use crate::check::{self, Exploration, Rests};
 
 #[derive(Clone, Debug)]
 pub struct ManifestModel {
@@ -96,8 +96,8 @@ impl Rests for ManifestModel {
 
     /// Every event is stored once or dropped once, and the manifest says so. (The next write notices a lost manifest.)
     fn is_at_rest(&self, state: &State) -> bool {
-        let is_told = state.manifest.done_through == self.last() || !state.manifest.exists;
-        is_told
+        let is_recorded = state.manifest.done_through == self.last() || !state.manifest.exists;
+        is_recorded
             && (1..=self.last()).all(|position| {
                 let (rows, dropped) = (state.rows_at(position), state.duplicates.has(position));
                 (rows == 1) != dropped && rows <= 1
@@ -145,11 +145,11 @@ impl ManifestModel {
                     actions.push(Action::Take { ingestor });
                 }
             }
-            Phase::Ready { done, told } => {
+            Phase::Ready { done, recorded } => {
                 for last in done + 1..=self.last() {
                     actions.push(Action::Seal { ingestor, last });
                 }
-                if !told {
+                if !recorded {
                     actions.push(Action::WriteDone { ingestor });
                 }
             }
@@ -219,7 +219,7 @@ impl ManifestModel {
 }
 
 /// Runs a mutant within its bounds and returns the violation that it causes.
-pub fn try_mutant(mutant: Mutant) -> Found {
+pub fn try_mutant(mutant: Mutant) -> Exploration {
     let model = ManifestModel {
         bounds: mutant.bounds(),
         mutant: Some(mutant),

@@ -1,12 +1,12 @@
 //! The models at small bounds, and every mutant. At large bounds: `cargo run --release -p models -- --large`.
 
 use models::{
-    check::{self, Found},
+    check::{self, Exploration},
     lease_lane_fence::{self, LeaseLaneFence},
     manifest::{self, ManifestModel},
 };
 
-fn holds(name: &str, found: &Found) {
+fn holds(name: &str, found: &Exploration) {
     assert!(found.violated.is_none(), "{name}: {:#?}", found.violated);
     assert!(found.never.is_empty(), "{name}: never happened: {:?}", found.never);
 }

@@ -171,8 +171,8 @@ impl Keeper {
                         continue;
                     };
                     tokio::select! {
-                        place = feed.reserve() => match place {
-                            Ok(place) => {
+                        slot = feed.reserve() => match slot {
+                            Ok(slot) => {
                                 let of_segment = match under_way.back() {
                                     Some(segment) if segment.index == read.segment => Arc::clone(&segment.batches),
                                     _ => {
@@ -186,7 +186,7 @@ impl Keeper {
                                     }
                                 };
                                 of_segment.fetch_add(1, Relaxed);
-                                place.send(Delivered { batch: read.batch, of_segment });
+                                slot.send(Delivered { batch: read.batch, of_segment });
                             }
                             // The lane has ended, and its run ends soon.
                             Err(_) => std::future::pending().await,

@@ -90,7 +90,7 @@ impl Header {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, Flaw> {
         let mut header = bytes.get(..HEADER_BYTES).ok_or(Flaw::Incomplete)?;
-        let told = crc32fast::hash(&header[..HEADER_BYTES - 4]);
+        let computed = crc32fast::hash(&header[..HEADER_BYTES - 4]);
         let header = &mut header;
         let is_ours = take(header, MAGIC.len()) == Some(MAGIC);
         let read = (|| {
@@ -106,8 +106,8 @@ impl Header {
             Some((Self { owner, index, salt }, crc))
         })();
         match read {
-            Some((header, crc)) if crc == told && is_ours => Ok(header),
-            Some((_, crc)) if crc == told => Err(Flaw::Malformed),
+            Some((header, crc)) if crc == computed && is_ours => Ok(header),
+            Some((_, crc)) if crc == computed => Err(Flaw::Malformed),
             _ => Err(Flaw::Checksum),
         }
     }
@@ -178,7 +178,7 @@ pub fn decode(bytes: &Bytes, salt: u32, offset: u64) -> Result<(Frame, usize), F
 }
 
 /// Returns the size that the first frame of `bytes` says it has.
-pub fn told_bytes(bytes: &[u8]) -> Option<usize> {
+pub fn stated_bytes(bytes: &[u8]) -> Option<usize> {
     Some(FRAME_HEAD_BYTES + length(bytes)?.min(PAYLOAD_BYTES_MAX))
 }
 

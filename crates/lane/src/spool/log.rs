@@ -66,7 +66,7 @@ pub enum OpenError {
 }
 
 /// A log that was found on the disk.
-pub struct Found {
+pub struct FoundLog {
     /// `None`: the log has no segment.
     pub owner: Option<Owner>,
     pub segments: Vec<Segment>,
@@ -177,13 +177,13 @@ impl Log {
 }
 
 /// Reads a complete log and checks it.
-pub fn find(dir: &Path) -> Result<Found, OpenError> {
+pub fn find(dir: &Path) -> Result<FoundLog, OpenError> {
     let io = |error| OpenError::Io {
         dir: dir.to_owned(),
         error,
     };
     let indices = segment_indices(dir).map_err(io)?;
-    let mut found = Found {
+    let mut found = FoundLog {
         owner: None,
         segments: Vec::new(),
         torn_bytes: 0,
@@ -241,8 +241,8 @@ pub fn read(dir: &Path, segment: Segment, offset: u64, bytes_max: usize) -> Resu
         file.read_exact_at(&mut bytes, offset).map(|()| Bytes::from(bytes))
     };
     let mut bytes = read(bytes_max).map_err(io)?;
-    match frame::told_bytes(&bytes) {
-        Some(told) if told > bytes.len() => bytes = read(told).map_err(io)?,
+    match frame::stated_bytes(&bytes) {
+        Some(stated) if stated > bytes.len() => bytes = read(stated).map_err(io)?,
         _ => {}
     }
     let (mut frames, mut at) = (Vec::new(), 0);

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::{
     Spool,
     frame::{Batch, Owner},
-    log::{self, Found, Segment},
+    log::{self, FoundLog, Segment},
     reader::Reader,
     registry::{self, Row},
 };
@@ -116,7 +116,7 @@ impl Runs {
     async fn look(&self, spool: &Spool, run: RunId) -> Result<Left> {
         let dir = spool.inner.directory.of_run(run);
         let looking = dir.clone();
-        let Found {
+        let FoundLog {
             owner,
             segments,
             torn_bytes,

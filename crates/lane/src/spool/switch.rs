@@ -39,7 +39,7 @@ pub enum Mode {
 
 /// The answer to a lane that asks to append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum AppendPermission {
     Granted,
     /// Ask again when something has changed.
     Wait,
@@ -91,14 +91,14 @@ impl Switch {
     }
 
     /// If granted, an append is in progress until [`Self::appended`].
-    pub fn ask(&mut self) -> Told {
+    pub fn ask(&mut self) -> AppendPermission {
         match self.mode {
             Mode::Spooling => {
                 self.appending += 1;
-                Told::Granted
+                AppendPermission::Granted
             }
-            Mode::Refused | Mode::Ended => Told::Refused,
-            Mode::Direct | Mode::Entering | Mode::Clearing | Mode::Leaving => Told::Wait,
+            Mode::Refused | Mode::Ended => AppendPermission::Refused,
+            Mode::Direct | Mode::Entering | Mode::Clearing | Mode::Leaving => AppendPermission::Wait,
         }
     }
 
@@ -171,11 +171,11 @@ mod tests {
     fn spooling() -> Switch {
         let mut switch = Switch::new();
         switch.want();
-        assert_eq!(switch.ask(), Told::Wait);
+        assert_eq!(switch.ask(), AppendPermission::Wait);
         switch.set_mode(Mode::Entering);
-        assert_eq!(switch.ask(), Told::Wait, "nothing before it is committed");
+        assert_eq!(switch.ask(), AppendPermission::Wait, "nothing before it is committed");
         switch.set_mode(Mode::Spooling);
-        assert_eq!(switch.ask(), Told::Granted);
+        assert_eq!(switch.ask(), AppendPermission::Granted);
         switch.want_no_more();
         switch
     }
@@ -196,7 +196,7 @@ mod tests {
         switch.want_no_more();
         switch.set_mode(Mode::Clearing);
         assert!(!switch.hold_no_more());
-        assert_eq!(switch.ask(), Told::Wait);
+        assert_eq!(switch.ask(), AppendPermission::Wait);
         switch.release();
         assert_eq!((switch.mode(), switch.releases()), (Mode::Leaving, release));
     }
@@ -217,6 +217,6 @@ mod tests {
         let mut switch = Switch::new();
         switch.set_mode(Mode::Ended);
         switch.set_mode(Mode::Spooling);
-        assert_eq!(switch.ask(), Told::Refused);
+        assert_eq!(switch.ask(), AppendPermission::Refused);
     }
 }

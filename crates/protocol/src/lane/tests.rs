@@ -61,13 +61,13 @@ impl Nats {
         self.sequence
     }
 
-    fn deliver(&mut self, message: Message, expected: u64) -> Answer {
+    fn deliver(&mut self, message: Message, expected: u64) -> AttemptOutcome {
         if expected == self.last() {
-            Answer::Stored {
+            AttemptOutcome::Stored {
                 sequence: self.append(Record::Ours(message)),
             }
         } else {
-            Answer::WrongLast
+            AttemptOutcome::WrongLast
         }
     }
 
@@ -81,7 +81,7 @@ impl Nats {
         self.append(Record::Fence(last_batch));
     }
 
-    fn attempt(&mut self, message: Message, expected: u64, step: Move) -> Answer {
+    fn attempt(&mut self, message: Message, expected: u64, step: Move) -> AttemptOutcome {
         self.sequence += u64::from(step.gap);
         if let (Some(index), false) = (step.lands, self.wire.is_empty()) {
             let (message, expected) = self.wire[index.index(self.wire.len())];
@@ -94,16 +94,16 @@ impl Nats {
             Fate::Delivered => self.deliver(message, expected),
             Fate::AnswerLost => {
                 self.deliver(message, expected);
-                Answer::Unclear
+                AttemptOutcome::Unclear
             }
             Fate::Delayed => {
                 self.wire.push((message, expected));
-                Answer::Unclear
+                AttemptOutcome::Unclear
             }
             // NATS checks the expected sequence first.
-            Fate::Refused if expected == self.last() => Answer::Refused,
-            Fate::Refused => Answer::WrongLast,
-            Fate::RefusalLost | Fate::Lost => Answer::Unclear,
+            Fate::Refused if expected == self.last() => AttemptOutcome::Refused,
+            Fate::Refused => AttemptOutcome::WrongLast,
+            Fate::RefusalLost | Fate::Lost => AttemptOutcome::Unclear,
         }
     }
 
@@ -161,12 +161,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 
     #[test]
-    fn verdicts_hold_for_ever_and_nothing_is_stored_twice(moves in moves()) {
+    fn outcomes_are_final_and_nothing_is_stored_twice(moves in moves()) {
         let (mut nats, mut lane) = (Nats::default(), Lane::new());
         // After the adversary has made its moves, everything works again.
         let calm = Move { fate: Fate::Delivered, lands: None, fence: false, gap: 0 };
         let mut moves = moves.into_iter().chain(std::iter::repeat(calm));
-        let mut verdicts = Vec::new();
+        let mut outcomes = Vec::new();
         let mut batches = 0u128;
         for message in std::iter::once(Message::Open)
             .chain((1..=12).map(|n| Message::Batch(id(n))))
@@ -178,31 +178,31 @@ proptest! {
             batches += 1;
             let mut next = lane.begin(message, id(1_000 + batches));
             let mut steps = 0;
-            let verdict = loop {
+            let outcome = loop {
                 steps += 1;
                 prop_assert!(steps < 400, "{message:?} has no end");
                 next = match next {
                     Next::Publish { message, expected } => {
                         let step = moves.next().unwrap_or(calm);
-                        lane.answered(nats.attempt(message, expected, step))
+                        lane.attempted(nats.attempt(message, expected, step))
                     }
                     Next::Read => lane.read(nats.last_record()),
-                    Next::Done(verdict) => break verdict,
+                    Next::Done(outcome) => break outcome,
                 };
             };
-            verdicts.push((message, verdict));
+            outcomes.push((message, outcome));
         }
         // All messages still in flight arrive now, twice, in both orders.
         for (message, expected) in nats.wire.clone().into_iter().chain(nats.wire.clone().into_iter().rev()) {
             nats.deliver(message, expected);
         }
         prop_assert!(!matches!(lane.end(), Some(End::Failed(_))), "{:?}", lane.end());
-        for (message, verdict) in verdicts {
+        for (message, outcome) in outcomes {
             let Message::Batch(batch) = message else { continue };
-            match verdict {
-                Verdict::Stored => prop_assert_eq!(nats.holds(batch), 1),
-                Verdict::NotStored => prop_assert_eq!(nats.holds(batch), 0),
-                Verdict::Unknown => prop_assert!(false, "nothing impossible happened"),
+            match outcome {
+                MessageOutcome::Stored => prop_assert_eq!(nats.holds(batch), 1),
+                MessageOutcome::NotStored => prop_assert_eq!(nats.holds(batch), 0),
+                MessageOutcome::Unknown => prop_assert!(false, "nothing impossible happened"),
             }
         }
         let stored: Vec<_> = nats.log.iter().map(|(_, record)| format!("{record:?}")).collect();
@@ -216,12 +216,12 @@ proptest! {
     /// Batches are acknowledged from the spool while the first of them is in flight. The process dies and resumes several
     /// times, while its old attempts still arrive. In the end each batch is stored once, in order.
     #[test]
-    fn what_was_kept_is_stored_once_and_in_order_whatever_dies(moves in moves(), kept_after in 0usize..6, deaths in prop::collection::vec(1usize..9, 0..4)) {
+    fn kept_batches_are_stored_once_and_in_order_despite_crashes(moves in moves(), kept_after in 0usize..6, deaths in prop::collection::vec(1usize..9, 0..4)) {
         let (mut nats, mut lane) = (Nats::default(), Lane::new());
         let calm = Move { fate: Fate::Delivered, lands: None, fence: false, gap: 0 };
         let mut moves = moves.into_iter().map(|step| Move { fence: false, ..step }).chain(std::iter::repeat(calm));
         let mut step = |lane: &mut Lane, nats: &mut Nats, next: Next| match next {
-            Next::Publish { message, expected } => lane.answered(nats.attempt(message, expected, moves.next().unwrap_or(calm))),
+            Next::Publish { message, expected } => lane.attempted(nats.attempt(message, expected, moves.next().unwrap_or(calm))),
             Next::Read => lane.read(nats.last_record()),
             Next::Done(_) => next,
         };
@@ -229,14 +229,14 @@ proptest! {
         while !matches!(next, Next::Done(_)) {
             next = step(&mut lane, &mut nats, next);
         }
-        // The first batch is sent like any other. It is spooled when it has had no verdict for some steps.
+        // The first batch is sent like any other. It is spooled when it has had no outcome for some steps.
         let spool: Vec<Spooled> = (1..=6).map(|n| Spooled { batch: id(n), empty: if n == 1 { id(1_001) } else { BatchId::NIL }, expected: if n == 1 { lane.last().0 } else { 0 } }).collect();
         next = lane.begin(Message::Batch(id(1)), id(1_001));
         for _ in 0..kept_after {
             next = step(&mut lane, &mut nats, next);
         }
         lane.keep();
-        if next == Next::Done(Verdict::Stored) || next == Next::Done(Verdict::NotStored) {
+        if next == Next::Done(MessageOutcome::Stored) || next == Next::Done(MessageOutcome::NotStored) {
             // It was not spooled, so there is nothing to check here.
             return Ok(());
         }
@@ -255,17 +255,17 @@ proptest! {
                 left = deaths.next();
                 lane = Lane::resume(nats.last_record()).unwrap();
                 done = stored_before(&lane, &spool).unwrap();
-                next = Next::Done(Verdict::NotStored);
+                next = Next::Done(MessageOutcome::NotStored);
                 continue;
             }
             left = left.map(|left| left - 1);
             next = match next {
-                Next::Done(Verdict::Stored) => {
+                Next::Done(MessageOutcome::Stored) => {
                     done += 1;
-                    Next::Done(Verdict::NotStored)
+                    Next::Done(MessageOutcome::NotStored)
                 }
-                Next::Done(Verdict::Unknown) => return Err(TestCaseError::fail(format!("{:?}", lane.end()))),
-                Next::Done(Verdict::NotStored) => lane.begin_kept(spool[done].batch, spool[done].empty),
+                Next::Done(MessageOutcome::Unknown) => return Err(TestCaseError::fail(format!("{:?}", lane.end()))),
+                Next::Done(MessageOutcome::NotStored) => lane.begin_kept(spool[done].batch, spool[done].empty),
                 under_way => step(&mut lane, &mut nats, under_way),
             };
         }
@@ -291,8 +291,8 @@ fn open() -> Lane {
         }
     );
     assert_eq!(
-        lane.answered(Answer::Stored { sequence: 5 }),
-        Next::Done(Verdict::Stored)
+        lane.attempted(AttemptOutcome::Stored { sequence: 5 }),
+        Next::Done(MessageOutcome::Stored)
     );
     lane
 }
@@ -308,7 +308,10 @@ fn sending(batch: u128, expected: u64) -> Next {
 fn a_refusal_is_believed_when_every_attempt_was_answered() {
     let mut lane = open();
     assert_eq!(lane.begin(Message::Batch(id(1)), id(2)), sending(1, 5));
-    assert_eq!(lane.answered(Answer::Refused), Next::Done(Verdict::NotStored));
+    assert_eq!(
+        lane.attempted(AttemptOutcome::Refused),
+        Next::Done(MessageOutcome::NotStored)
+    );
     assert_eq!(lane.begin(Message::Batch(id(3)), id(4)), sending(3, 5));
 }
 
@@ -316,16 +319,16 @@ fn a_refusal_is_believed_when_every_attempt_was_answered() {
 fn a_refusal_after_an_unclear_attempt_moves_the_lane_on_first() {
     let mut lane = open();
     lane.begin(Message::Batch(id(1)), id(2));
-    assert_eq!(lane.answered(Answer::Unclear), Next::Read);
+    assert_eq!(lane.attempted(AttemptOutcome::Unclear), Next::Read);
     let before = LastRecord::At {
         sequence: 5,
         record: Seen::Ours(Message::Open),
     };
     assert_eq!(lane.read(before), sending(1, 5));
-    assert_eq!(lane.answered(Answer::Refused), sending(2, 5));
+    assert_eq!(lane.attempted(AttemptOutcome::Refused), sending(2, 5));
     assert_eq!(
-        lane.answered(Answer::Stored { sequence: 9 }),
-        Next::Done(Verdict::NotStored)
+        lane.attempted(AttemptOutcome::Stored { sequence: 9 }),
+        Next::Done(MessageOutcome::NotStored)
     );
     assert_eq!(
         lane.begin(Message::Batch(id(3)), id(4)),
@@ -335,22 +338,22 @@ fn a_refusal_after_an_unclear_attempt_moves_the_lane_on_first() {
 }
 
 #[test]
-fn a_fence_tells_what_was_stored_before_it() {
-    for (named, verdict) in [(1, Verdict::Stored), (0, Verdict::NotStored)] {
+fn a_fence_shows_what_was_stored_before_it() {
+    for (named, outcome) in [(1, MessageOutcome::Stored), (0, MessageOutcome::NotStored)] {
         let mut lane = open();
         lane.begin(Message::Batch(id(1)), id(2));
-        assert_eq!(lane.answered(Answer::WrongLast), Next::Read);
+        assert_eq!(lane.attempted(AttemptOutcome::WrongLast), Next::Read);
         let fence = LastRecord::At {
             sequence: 8,
             record: Seen::Fence { last_batch: id(named) },
         };
-        assert_eq!(lane.read(fence), Next::Done(verdict));
+        assert_eq!(lane.read(fence), Next::Done(outcome));
         assert_eq!(lane.end(), Some(End::Fenced));
     }
 }
 
 #[test]
-fn what_cannot_be_fails_the_lane_and_claims_nothing() {
+fn impossible_records_fail_the_lane_and_claim_nothing() {
     let at = |sequence, record| LastRecord::At { sequence, record };
     for impossible in [
         LastRecord::None,
@@ -364,20 +367,24 @@ fn what_cannot_be_fails_the_lane_and_claims_nothing() {
     ] {
         let mut lane = open();
         lane.begin(Message::Batch(id(1)), id(2));
-        lane.answered(Answer::Unclear);
-        assert_eq!(lane.read(impossible), Next::Done(Verdict::Unknown), "{impossible:?}");
+        lane.attempted(AttemptOutcome::Unclear);
+        assert_eq!(
+            lane.read(impossible),
+            Next::Done(MessageOutcome::Unknown),
+            "{impossible:?}"
+        );
         assert!(matches!(lane.end(), Some(End::Failed(_))));
     }
     let mut lane = open();
     lane.begin(Message::Batch(id(1)), id(2));
     assert_eq!(
-        lane.answered(Answer::Stored { sequence: 5 }),
-        Next::Done(Verdict::Unknown)
+        lane.attempted(AttemptOutcome::Stored { sequence: 5 }),
+        Next::Done(MessageOutcome::Unknown)
     );
 }
 
 #[test]
-fn records_are_told_apart() {
+fn records_are_distinguished() {
     let (run, other) = (RunId::new(), RunId::new());
     let batch = schema::lane_record::BatchBuilder::new(id(1)).finish(run);
     assert_eq!(Seen::decode(&batch, run), Seen::Ours(Message::Batch(id(1))));

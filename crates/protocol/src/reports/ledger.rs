@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stripe_was_not_told_is_reported_and_what_is_late_is_carried() {
+    fn unreported_units_are_reported_and_late_units_are_carried() {
         let report = |from, to| Decision::Report {
             from,
             to,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// Stripe has it.
     Delivered,
     /// This attempt had no effect, and a later one may.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    outcome::Outcome,
+    outcome::DeliveryOutcome,
     period::{Late, Way},
 };
 
@@ -91,33 +91,33 @@ impl Report {
     }
 
     /// `self`: the report before the attempt.
-    pub fn sent(&self, outcome: Outcome, now: i64) -> Mark {
+    pub fn sent(&self, outcome: DeliveryOutcome, now: i64) -> Mark {
         let began = self.sending(now);
         match outcome {
-            Outcome::Delivered => Mark::Delivered,
-            Outcome::NotNow { why, after } => Mark::Open {
+            DeliveryOutcome::Delivered => Mark::Delivered,
+            DeliveryOutcome::NotNow { why, after } => Mark::Open {
                 first_sent_at: self.first_sent_at,
                 next_attempt_at: now + delay(began.attempts, after),
                 error: Some(why),
             },
-            Outcome::Unknown { why } => Mark::Open {
+            DeliveryOutcome::Unknown { why } => Mark::Open {
                 first_sent_at: began.first_sent_at,
                 next_attempt_at: now + delay(began.attempts, None),
                 error: Some(why),
             },
             // An earlier attempt may still have had an effect.
-            Outcome::Refused { why } => Mark::Parked {
+            DeliveryOutcome::Refused { why } => Mark::Parked {
                 first_sent_at: self.first_sent_at,
                 error: why,
             },
         }
     }
 
-    /// Stripe has `told` units of the line. Without this report it is `from`, with it `to`.
-    pub fn compared(&self, from: i64, to: i64, told: i64, now: i64) -> Mark {
-        if told == to {
+    /// Stripe has `recorded` units of the line: `from` without this report, `to` with it.
+    pub fn compared(&self, from: i64, to: i64, recorded: i64, now: i64) -> Mark {
+        if recorded == to {
             Mark::Delivered
-        } else if told == from {
+        } else if recorded == from {
             Mark::Open {
                 first_sent_at: None,
                 next_attempt_at: now,
@@ -127,7 +127,7 @@ impl Report {
             Mark::Parked {
                 first_sent_at: self.first_sent_at,
                 error: format!(
-                    "Stripe has {told} units, which is neither {from} (without this report) nor {to} (with it)"
+                    "Stripe has {recorded} units, which is neither {from} (without this report) nor {to} (with it)"
                 ),
             }
         }
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn attempt_without_effect_does_not_start_the_clock_nor_stop_it() {
-        let busy = || Outcome::NotNow {
+        let busy = || DeliveryOutcome::NotNow {
             why: "lock".into(),
             after: None,
         };
@@ -194,11 +194,11 @@ mod tests {
         assert_eq!(first(Report::default().sent(busy(), 5)), None);
         assert_eq!(first(sent(1, 1).sent(busy(), 5)), Some(1));
         assert_eq!(
-            first(Report::default().sent(Outcome::Unknown { why: "500".into() }, 5)),
+            first(Report::default().sent(DeliveryOutcome::Unknown { why: "500".into() }, 5)),
             Some(5)
         );
         assert_eq!(
-            first(sent(1, 1).sent(Outcome::Refused { why: "gone".into() }, 5)),
+            first(sent(1, 1).sent(DeliveryOutcome::Refused { why: "gone".into() }, 5)),
             Some(1)
         );
     }

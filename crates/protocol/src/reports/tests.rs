@@ -9,7 +9,7 @@ use schema::AccountId;
 use super::{
     identifier::{LineId, identifier},
     ledger::{Decision, Line},
-    outcome::Outcome,
+    outcome::DeliveryOutcome,
     period::{BillingPeriod, Way},
     report::{CLAIM, Mark, Next, Report},
 };
@@ -177,10 +177,10 @@ impl World {
                 if fault == Fault::DiesAfterClaiming {
                     return;
                 }
-                let unknown = || Outcome::Unknown { why: "500".into() };
+                let unknown = || DeliveryOutcome::Unknown { why: "500".into() };
                 let outcome = match fault {
                     Fault::LostBefore => unknown(),
-                    Fault::Busy => Outcome::NotNow {
+                    Fault::Busy => DeliveryOutcome::NotNow {
                         why: "lock".into(),
                         after: None,
                     },
@@ -189,7 +189,7 @@ impl World {
                         match fault {
                             Fault::DiesAfterSending => return,
                             Fault::LostAfter => unknown(),
-                            _ => Outcome::Delivered,
+                            _ => DeliveryOutcome::Delivered,
                         }
                     }
                 };
@@ -224,7 +224,10 @@ impl World {
 
     /// An event at Stripe.
     fn receive(&mut self, stored: &Stored) {
-        assert!(self.period.final_at.is_none(), "told after the invoice was finalized");
+        assert!(
+            self.period.final_at.is_none(),
+            "reported after the invoice was finalized"
+        );
         assert!(self.now - stored.reported_for <= 35 * 24 * HOUR, "too old for Stripe");
         assert!(matches!(self.period.way(stored.reported_for), Way::Report { .. }));
         let (now, remembers) = (self.now, &mut self.stripe_remembers);
@@ -263,7 +266,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn units_told_are_units_counted(events in prop::collection::vec(event(), 1..60)) {
+    fn reported_units_are_counted_units(events in prop::collection::vec(event(), 1..60)) {
         let mut world = World::new();
         events.iter().for_each(|event| world.happen(event));
         // The faults are over. The line must come to rest soon.

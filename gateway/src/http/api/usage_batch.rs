@@ -236,7 +236,7 @@ async fn record_each(gateway: &Gateway, key: &Key, items: Vec<Item>) -> Vec<Item
     for (lane, events) in join_all(published).await {
         for (index, event) in events {
             match (lane, &outcomes[index]) {
-                (publisher::Outcome::RunEnded(run), ItemOutcome::Recorded(receipt)) => {
+                (publisher::PublishOutcome::RunEnded(run), ItemOutcome::Recorded(receipt)) => {
                     let receipt = *receipt;
                     again.push(async move {
                         let charged = gateway.recorder.charge_again(key, receipt, event, run, deadline).await;

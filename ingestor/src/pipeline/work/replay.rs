@@ -1,12 +1,13 @@
 //! Replay: the new owner of a shard stores the range that its manifest has as pending, with the same rows and the same token.
 
 use anyhow::Context;
+use protocol::storing::Tried;
 use schema::{RunId, manifest::Pending};
 use tracing::info;
 
 use super::Work;
 use crate::{
-    pipeline::{content::Content, range::Range, reader::Reader, record::Record, store::Tried},
+    pipeline::{content::Content, range::Range, reader::Reader, record::Record},
     stop::Stop,
 };
 

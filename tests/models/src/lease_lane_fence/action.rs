@@ -13,14 +13,14 @@ pub enum Action {
     Acquire {
         gateway: u8,
         units: i64,
-        answer: Told,
+        response: GrantResponse,
     },
     /// `gateway/src/metering.rs`, `admit` and `charge`: reserves a unit (`lease.rs`, `try_spend`), then begins a message
     /// (`lane.rs`, `begin`).
     Admit {
         gateway: u8,
         lease: u8,
-        anew: bool,
+        again: bool,
     },
     /// `crates/lane/src/task.rs`, `attempt`, then `lane.rs`, `answered`.
     Attempt {
@@ -107,10 +107,10 @@ pub enum Action {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    Told,
-    /// The change took effect, but the response is lost.
-    NotTold,
+pub enum GrantResponse {
+    Received,
+    /// The lease is granted, but the response is lost.
+    Lost,
 }
 
 /// The fate of one attempt to publish.
@@ -142,9 +142,9 @@ impl fmt::Display for Action {
             Self::Acquire {
                 gateway: g,
                 units,
-                answer,
+                response,
             } => {
-                let lost = if *answer == Told::NotTold {
+                let lost = if *response == GrantResponse::Lost {
                     ", and the response is lost"
                 } else {
                     ""
@@ -154,7 +154,7 @@ impl fmt::Display for Action {
             Self::Admit {
                 gateway: g,
                 lease,
-                anew: false,
+                again: false,
             } => write!(f, "gateway {} admits a request from lease {lease}", gateway(g)),
             Self::Admit { gateway: g, lease, .. } => {
                 write!(

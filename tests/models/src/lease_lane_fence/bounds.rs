@@ -15,7 +15,7 @@ pub struct Bounds {
     pub unclear: u8,
     pub refusals: u8,
     /// Whether requests are admitted again after a fence refused them.
-    pub anew: bool,
+    pub readmits: bool,
     pub spooled: usize,
     pub stop: bool,
 }
@@ -42,7 +42,7 @@ pub enum Mutant {
     /// Units are given back while the outcome of their request is unknown.
     RefundUnknown,
     /// A request is admitted again before its outcome in the fenced lane is known.
-    AdmitAnewBeforeVerdict,
+    ReadmitBeforeOutcome,
     /// A spooling run can be fenced.
     FenceSpooling,
     /// A request is answered 2xx from the spool before `spooling` is committed.
@@ -62,7 +62,7 @@ impl Mutant {
         Self::GrantToFenced,
         Self::AnswerBeforeStored,
         Self::RefundUnknown,
-        Self::AdmitAnewBeforeVerdict,
+        Self::ReadmitBeforeOutcome,
         Self::FenceSpooling,
         Self::SpoolBeforeCommitted,
         Self::SpoolWithoutInFlight,
@@ -80,7 +80,7 @@ const NOTHING: Bounds = Bounds {
     suspicions: 0,
     unclear: 0,
     refusals: 0,
-    anew: false,
+    readmits: false,
     spooled: 0,
     stop: false,
 };
@@ -89,7 +89,7 @@ impl Mutant {
     /// The bounds within which the mutant fails.
     pub fn bounds(self) -> Bounds {
         match self {
-            Self::AdmitAnewBeforeVerdict => Bounds::RETURN,
+            Self::ReadmitBeforeOutcome => Bounds::RETURN,
             Self::FenceSpooling | Self::SpoolBeforeCommitted | Self::SpoolWithoutInFlight => Bounds::SPOOL,
             _ => Bounds::FENCE,
         }
@@ -116,7 +116,7 @@ impl Bounds {
         suspicions: 1,
         unclear: 1,
         refusals: 1,
-        anew: true,
+        readmits: true,
         stop: true,
         ..NOTHING
     };

@@ -22,7 +22,7 @@ impl Mutant {
             Self::ReturnBeforeClose | Self::SettleWithoutFence | Self::SettleBeforeStored => Some(LIMIT),
             Self::KeepLeases | Self::RefundUnknown => Some(LIMIT),
             Self::ReturnDifferences => Some(CONSERVED),
-            Self::NoExpectedSequence | Self::AdmitAnewBeforeVerdict => Some(ONCE),
+            Self::NoExpectedSequence | Self::ReadmitBeforeOutcome => Some(ONCE),
             Self::AnswerBeforeStored | Self::FenceSpooling | Self::SpoolBeforeCommitted => Some(ANSWERED),
             Self::GrantToFenced => None,
             Self::SpoolWithoutInFlight => Some(POSSIBLE),
@@ -125,13 +125,13 @@ pub(super) fn all(model: &LeaseLaneFence) -> Vec<Property<LeaseLaneFence>> {
             },
         ));
     }
-    if bounds.anew {
+    if bounds.readmits {
         properties.push(Property::sometimes(
             "a request that a fence refused is admitted again and answered",
             |_: &LeaseLaneFence, state: &State| {
                 state
                     .recorded()
-                    .any(|event| event.anew && state.is_answered(event.request))
+                    .any(|event| event.readmitted && state.is_answered(event.request))
             },
         ));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use protocol::{
     give_back::{LeaseRow, LeaseState, Total},
-    lane::{Answer, Lane, LastRecord, Message, Next, Seen},
+    lane::{AttemptOutcome, Lane, LastRecord, Message, Next, Seen},
     lease::{self, Snapshot},
     run::RunState,
     spool_state,
@@ -50,7 +50,7 @@ pub struct Gateway {
     /// The run in which it takes leases and publishes.
     pub run: Option<u8>,
     /// A request that a fence refused, to be admitted again under the next run.
-    pub anew: Option<u8>,
+    pub to_readmit: Option<u8>,
     /// `spooling` is committed: the gateway acknowledges requests from its spool.
     pub spooling: bool,
     pub stopping: bool,
@@ -113,7 +113,7 @@ pub struct Event {
     pub request: u8,
     pub lease: u8,
     /// Admitted again after a fence refused it.
-    pub anew: bool,
+    pub readmitted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,8 +146,8 @@ pub struct Lease {
 pub enum Local {
     /// Nothing: dropped, or returned.
     None,
-    /// The lease of the product, between two steps. The units in `told` were already sent to PostgreSQL.
-    Held { lease: Snapshot, told: i64 },
+    /// The lease of the product, between two steps. The units in `sent` were already sent to PostgreSQL.
+    Held { lease: Snapshot, sent: i64 },
     /// The response to the grant was lost. If the lease exists, all of its units must be returned.
     Unknown,
 }
@@ -213,7 +213,7 @@ impl State {
         let gateways = (0..gateways).map(|run| Gateway {
             alive: true,
             run: Some(run),
-            anew: None,
+            to_readmit: None,
             spooling: false,
             stopping: false,
         });
@@ -310,7 +310,7 @@ impl Writer {
     pub fn behind(sequence: u64, resumed: bool) -> Self {
         let mut lane = Lane::new();
         lane.begin(Message::Open, batch(0));
-        lane.answered(Answer::Stored { sequence });
+        lane.attempted(AttemptOutcome::Stored { sequence });
         Self {
             lane,
             sending: None,
@@ -382,7 +382,7 @@ impl What {
 impl Event {
     /// The batch id. In the model, batch ids are small numbers.
     pub fn code(&self) -> u8 {
-        1 + 2 * self.request + u8::from(self.anew)
+        1 + 2 * self.request + u8::from(self.readmitted)
     }
 
     /// The batch id of the empty batch that replaces this one.

@@ -12,7 +12,7 @@ use super::{
 use leases::{refund, reserve, spend};
 use protocol::{
     fence::{self, Step},
-    lane::{Answer, End, Lane, Next, Verdict},
+    lane::{AttemptOutcome, End, Lane, MessageOutcome, Next},
     run::{RunState, Transition},
     spool_state::SpoolState,
 };
@@ -21,8 +21,12 @@ use schema::BatchId;
 impl LeaseLaneFence {
     pub(super) fn step(&self, state: &mut State, action: Action) {
         match action {
-            Action::Acquire { gateway, units, answer } => self.acquire(state, gateway, units, answer),
-            Action::Admit { gateway, lease, anew } => self.admit(state, gateway, lease, anew),
+            Action::Acquire {
+                gateway,
+                units,
+                response,
+            } => self.acquire(state, gateway, units, response),
+            Action::Admit { gateway, lease, again } => self.admit(state, gateway, lease, again),
             Action::Attempt { run, fate } => self.attempt(state, run, fate),
             Action::Read { run } => {
                 let record = state.runs[usize::from(run)].last_record();
@@ -94,15 +98,19 @@ impl LeaseLaneFence {
         }
     }
 
-    fn admit(&self, state: &mut State, gateway: u8, lease: u8, anew: bool) {
+    fn admit(&self, state: &mut State, gateway: u8, lease: u8, again: bool) {
         let of_gateway = &mut state.gateways[usize::from(gateway)];
         let Some(run) = of_gateway.run else { return };
-        let request = match of_gateway.anew.take_if(|_| anew) {
+        let request = match of_gateway.to_readmit.take_if(|_| again) {
             Some(request) => request,
             None => new_request(state),
         };
         reserve(state, lease);
-        writer(state, run).begin(What::Request(Event { request, lease, anew }));
+        writer(state, run).begin(What::Request(Event {
+            request,
+            lease,
+            readmitted: again,
+        }));
         if self.is(Mutant::AnswerBeforeStored) {
             state.answered |= 1 << request;
         }
@@ -120,26 +128,26 @@ impl LeaseLaneFence {
             expected: expected as u8,
             record: sending.what.record(message),
         };
-        let answer = match fate {
+        let outcome = match fate {
             Fate::Answered => self.deliver(state, publish),
             Fate::Delayed => {
                 state.faults.unclear += 1;
                 if self.can_land(state, &publish) {
                     state.wire.insert(publish);
                 }
-                Answer::Unclear
+                AttemptOutcome::Unclear
             }
             Fate::Refused => {
                 state.faults.refusals += 1;
                 // NATS checks the expected sequence first.
                 if self.can_land(state, &publish) {
-                    Answer::Refused
+                    AttemptOutcome::Refused
                 } else {
-                    Answer::WrongLast
+                    AttemptOutcome::WrongLast
                 }
             }
         };
-        if let (Answer::Unclear, What::Request(event), false) = (answer, sending.what, sending.refunded)
+        if let (AttemptOutcome::Unclear, What::Request(event), false) = (outcome, sending.what, sending.refunded)
             && self.is(Mutant::RefundUnknown)
         {
             refund(state, event.lease);
@@ -147,15 +155,15 @@ impl LeaseLaneFence {
                 sending.refunded = true;
             }
         }
-        let next = writer(state, run).lane.answered(answer);
+        let next = writer(state, run).lane.attempted(outcome);
         self.go_on(state, run, next);
     }
 
-    /// Does what the lane requests of its writer next. A verdict ends the message.
+    /// Does what the lane requests of its writer next. A outcome ends the message.
     fn go_on(&self, state: &mut State, run: u8, next: Next) {
         let gateway = state.runs[usize::from(run)].gateway;
         let of_writer = writer(state, run);
-        let Next::Done(verdict) = next else {
+        let Next::Done(outcome) = next else {
             if let Some(sending) = &mut of_writer.sending {
                 sending.next = next;
             }
@@ -169,29 +177,29 @@ impl LeaseLaneFence {
         if is_old {
             state.runs[usize::from(run)].writer = None;
         }
-        match (sending.what, verdict) {
-            (What::Request(event), Verdict::Stored) => {
+        match (sending.what, outcome) {
+            (What::Request(event), MessageOutcome::Stored) => {
                 state.answered |= 1 << event.request;
                 if !sending.refunded {
                     spend(state, event.lease);
                 }
             }
-            (What::Request(event), Verdict::NotStored) => {
+            (What::Request(event), MessageOutcome::NotStored) => {
                 if !sending.refunded {
                     refund(state, event.lease);
                 }
                 let of_gateway = &mut state.gateways[usize::from(gateway)];
-                if fenced && self.bounds.anew && !of_gateway.stopping {
-                    of_gateway.anew.get_or_insert(event.request);
+                if fenced && self.bounds.readmits && !of_gateway.stopping {
+                    of_gateway.to_readmit.get_or_insert(event.request);
                 }
             }
-            (What::Spooled(event), Verdict::Stored) => {
+            (What::Spooled(event), MessageOutcome::Stored) => {
                 state.runs[usize::from(run)]
                     .spool
                     .retain(|waiting| waiting.event != event);
             }
-            (What::Request(event), Verdict::Unknown) if !sending.refunded => spend(state, event.lease),
-            (What::Request(_), Verdict::Unknown) | (What::Spooled(_) | What::Open | What::Close, _) => {}
+            (What::Request(event), MessageOutcome::Unknown) if !sending.refunded => spend(state, event.lease),
+            (What::Request(_), MessageOutcome::Unknown) | (What::Spooled(_) | What::Open | What::Close, _) => {}
         }
     }
 
@@ -200,12 +208,12 @@ impl LeaseLaneFence {
         usize::from(publish.expected) == last || self.is(Mutant::NoExpectedSequence)
     }
 
-    fn deliver(&self, state: &mut State, publish: Publish) -> Answer {
+    fn deliver(&self, state: &mut State, publish: Publish) -> AttemptOutcome {
         if !self.can_land(state, &publish) {
-            return Answer::WrongLast;
+            return AttemptOutcome::WrongLast;
         }
         let sequence = self.append(state, publish.run, publish.record);
-        Answer::Stored { sequence }
+        AttemptOutcome::Stored { sequence }
     }
 
     fn append(&self, state: &mut State, run: u8, record: Record) -> u64 {
@@ -232,11 +240,11 @@ impl LeaseLaneFence {
         of_gateway.spooling = false;
         let in_flight = state.runs[usize::from(old)].writer.as_ref().and_then(|old| old.sending);
         if let Some(What::Request(event)) = in_flight.map(|sending| sending.what)
-            && self.is(Mutant::AdmitAnewBeforeVerdict)
+            && self.is(Mutant::ReadmitBeforeOutcome)
         {
-            of_gateway.anew.get_or_insert(event.request);
+            of_gateway.to_readmit.get_or_insert(event.request);
         }
-        // The message that is in flight in the old run still gets its verdict.
+        // The message that is in flight in the old run still gets its outcome.
         state.runs[usize::from(old)]
             .writer
             .take_if(|writer| writer.sending.is_none());
@@ -320,7 +328,7 @@ fn spool(state: &mut State, gateway: u8, lease: u8) {
     let event = Event {
         request,
         lease,
-        anew: false,
+        readmitted: false,
     };
     let spooled = Spooled { event, in_flight: None };
     state.runs[usize::from(run)].spool.push(spooled);
@@ -350,7 +358,7 @@ fn crash(state: &mut State, gateway: u8) {
     state.faults.crashes += 1;
     drop_leases(state, gateway);
     let of_gateway = &mut state.gateways[usize::from(gateway)];
-    (of_gateway.alive, of_gateway.run, of_gateway.anew) = (false, None, None);
+    (of_gateway.alive, of_gateway.run, of_gateway.to_readmit) = (false, None, None);
     of_gateway.spooling = false;
     for run in state.runs.iter_mut().filter(|run| run.gateway == gateway) {
         run.writer = None;

@@ -33,7 +33,7 @@ pub enum Action {
     Lands(Insert),
     /// ClickHouse is killed after it logged the token and before it stored the part.
     Swallowed(Insert),
-    /// `ingestor/src/pipeline/store.rs`, `presence` and `verify.rs`, `verdict`. For an insert without a response, this may
+    /// `ingestor/src/pipeline/store.rs`, `presence` and `verify.rs`, `stored_rows`. For an insert without a response, this may
     /// happen at any time.
     Look {
         ingestor: u8,

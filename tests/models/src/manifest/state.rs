@@ -86,10 +86,10 @@ pub struct Ingestor {
 pub enum Phase {
     /// The ingestor does not own the shard, or has just started.
     Away,
-    /// Verified through `done`. `told`: the manifest records this, and has no pending range.
+    /// Verified through `done`. `recorded`: the manifest records this, and has no pending range.
     Ready {
         done: u8,
-        told: bool,
+        recorded: bool,
     },
     Storing {
         pending: Pending,

@@ -8,7 +8,7 @@ use super::{
 };
 use protocol::{
     claim::{self, Beginning},
-    storing::{Absent, Storing, Tried, Verdict},
+    storing::{Absent, StoredRows, Storing, Tried},
 };
 
 impl ManifestModel {
@@ -42,7 +42,7 @@ impl ManifestModel {
                     pending: None,
                 };
                 if self.write(state, ingestor, manifest) {
-                    set(state, ingestor, Phase::Ready { done, told: true });
+                    set(state, ingestor, Phase::Ready { done, recorded: true });
                 }
             }
             Action::Forget(token) => {
@@ -103,7 +103,7 @@ impl ManifestModel {
             }
             None => Phase::Ready {
                 done: ours.done_through,
-                told: true,
+                recorded: true,
             },
         };
         set(state, ingestor, phase);
@@ -150,7 +150,7 @@ impl ManifestModel {
         state.duplicates.add(pending.dropped);
         let done = Phase::Ready {
             done: pending.last,
-            told: false,
+            recorded: false,
         };
         let phase = match stage {
             Stage::Duplicates { tried } if !pending.rows().is_empty() => Phase::Storing {
@@ -215,24 +215,24 @@ impl ManifestModel {
         let rows = |position: u8| u64::from(state.rows_at(position));
         let all: u64 = pending.positions().map(rows).sum();
         let positions = pending.positions().filter(|position| rows(*position) > 0).count() as u64;
-        let phase = match Verdict::of(pending.rows().len().into(), all, positions) {
+        let phase = match StoredRows::of(pending.rows().len().into(), all, positions) {
             _ if confirmed && self.is(Mutant::DoneUnseen) => self.seen(pending),
             // Only the mutant looks for the rows of a range that has none.
             _ if pending.rows().is_empty() => self.seen(pending),
-            Verdict::Whole | Verdict::Doubled { .. } => self.seen(pending),
-            Verdict::Absent => match storing.absent() {
+            StoredRows::Whole | StoredRows::Doubled { .. } => self.seen(pending),
+            StoredRows::Absent => match storing.absent() {
                 Absent::TryAgain | Absent::NextToken => Phase::Storing {
                     pending,
                     stage: Stage::of(storing),
                 },
                 Absent::GiveUp => Phase::Away,
             },
-            Verdict::Partial { .. } if state.ingestors[usize::from(ingestor)].current => {
+            StoredRows::Partial { .. } if state.ingestors[usize::from(ingestor)].current => {
                 state.alarmed = true;
                 return;
             }
             // A false alarm: the ingestor starts over and finds that another one owns the shard.
-            Verdict::Partial { .. } => Phase::Away,
+            StoredRows::Partial { .. } => Phase::Away,
         };
         set(state, ingestor, phase);
     }
@@ -244,7 +244,7 @@ impl ManifestModel {
         }
         Phase::Ready {
             done: pending.last,
-            told: false,
+            recorded: false,
         }
     }
 }

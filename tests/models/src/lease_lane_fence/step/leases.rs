@@ -7,13 +7,13 @@ use protocol::{
 
 use super::super::{
     LeaseLaneFence,
-    action::Told,
+    action::GrantResponse,
     bounds::Mutant,
     state::{GiveBack, Lease, Local, State},
 };
 
 impl LeaseLaneFence {
-    pub(super) fn acquire(&self, state: &mut State, gateway: u8, units: i64, answer: Told) {
+    pub(super) fn acquire(&self, state: &mut State, gateway: u8, units: i64, response: GrantResponse) {
         let Some(run) = state.gateways[usize::from(gateway)].run else {
             return;
         };
@@ -22,12 +22,12 @@ impl LeaseLaneFence {
             return;
         }
         state.granted = pool.granted;
-        let local = match answer {
-            Told::Told => Local::Held {
+        let local = match response {
+            GrantResponse::Received => Local::Held {
                 lease: lease::Lease::new(units, 0).snapshot(),
-                told: 0,
+                sent: 0,
             },
-            Told::NotTold => {
+            GrantResponse::Lost => {
                 state.faults.unclear += 1;
                 Local::Unknown
             }
@@ -52,14 +52,14 @@ impl LeaseLaneFence {
                 units: lease.unspent,
                 last: lease.reservations == 0,
             }),
-            Local::Held { lease, told } => Total::due(lease, told),
+            Local::Held { lease, sent } => Total::due(lease, sent),
         };
         let Some(total) = total else { return };
         if !keeps_open {
             of_lease.local = match of_lease.local {
                 Local::Held { lease, .. } if !total.last => Local::Held {
                     lease,
-                    told: total.units,
+                    sent: total.units,
                 },
                 _ => Local::None,
             };
