@@ -1,6 +1,7 @@
 //! G3 for the decisions of gateways: limits are hard and refusals are correct with several gateways on one pool, through lost
 //! connections, lost responses, new periods and changed limits. In the end all unspent units are back in Postgres.
 
+mod agreement;
 mod changes;
 mod cuts;
 mod recall;

@@ -73,7 +73,7 @@ fn run_row(run: &RunView) -> Vec<String> {
     row([
         &run.id.to_string(),
         &run.gateway,
-        &run.state,
+        run.state.as_str(),
         &instant(run.started_at),
         &run.age_s.to_string(),
         &run.heartbeat_age_s.to_string(),

@@ -25,7 +25,7 @@ pub struct RunView {
     pub id: Uuid,
     /// The name of the writer: of a gateway, or `billing-worker`.
     pub gateway: String,
-    pub state: String,
+    pub state: RunState,
     #[serde(with = "time::serde::rfc3339")]
     pub started_at: OffsetDateTime,
     /// By the clock of the database, like all ages here.
@@ -78,7 +78,7 @@ async fn read(
     after: Option<Uuid>,
     rows: i64,
 ) -> Result<Vec<RunView>, Error> {
-    let runs = writers::list(db, state.map(RunState::as_str), only, after, rows).await?;
+    let runs = writers::list(db, state, only, after, rows).await?;
     Ok(runs.into_iter().map(RunView::from).collect())
 }
 
@@ -95,11 +95,10 @@ pub async fn give_up(admin: &Administration, run: RunId, asked: GiveUp) -> Resul
     let mut tx = admin.db.begin().await?;
     let row = writers::lock(&mut tx, run).await?;
     let (gateway, state) = row.ok_or_else(|| Error::UnknownRun(run.to_string()))?;
-    let after = RunState::parse(&state).and_then(|state| state.after(Transition::GiveUp));
-    if after.is_none() {
+    if state.after(Transition::GiveUp).is_none() {
         return Err(Error::RunNotSpooling {
             run: run.to_string(),
-            state,
+            state: state.as_str().to_owned(),
         });
     }
     writers::fence(&mut tx, run).await?;

@@ -174,8 +174,8 @@ impl Settler {
                 run: row.id,
                 shards: u16::try_from(row.shards).unwrap_or(u16::MAX),
                 started_at: row.started_at,
-                ending: match row.state.as_str() {
-                    "closed" => Ending::Closed,
+                ending: match row.state {
+                    RunState::Closed => Ending::Closed,
                     _ => Ending::Fence,
                 },
             })
@@ -261,10 +261,7 @@ impl Settler {
             .await
             .context("counting runs")?
             .context("counting runs")?;
-        let counts: Vec<_> = rows
-            .iter()
-            .filter_map(|row| Some((RunState::parse(&row.state)?, row.writers)))
-            .collect();
+        let counts: Vec<_> = rows.iter().map(|row| (row.state, row.writers)).collect();
         let oldest = rows.iter().map(|row| row.oldest_s).max().unwrap_or(0);
         self.metrics.show(&counts, oldest);
         Ok(())

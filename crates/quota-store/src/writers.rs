@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use protocol::run::RunState;
 use schema::RunId;
 use sqlx::{PgConnection, PgExecutor};
 use time::OffsetDateTime;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 /// A writer, as its own process needs it after a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Writer {
-    pub state: String,
+    pub state: RunState,
     pub generation: i32,
     pub shards: i32,
     /// How often it started to spool.
@@ -31,7 +32,7 @@ pub struct Writer {
 /// A locked writer, and how many gateways share the pools with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granting {
-    pub state: String,
+    pub state: RunState,
     /// Writers whose heartbeat moved within the last 15 seconds.
     pub gateways: i64,
 }
@@ -40,8 +41,8 @@ pub struct Granting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub id: RunId,
-    /// `fencing` or `closed`.
-    pub state: String,
+    /// [`RunState::Fencing`] or [`RunState::Closed`].
+    pub state: RunState,
     pub shards: i32,
     pub started_at: OffsetDateTime,
 }
@@ -49,7 +50,7 @@ pub struct Ended {
 /// How many writers are in a state that is not `settled`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateCount {
-    pub state: String,
+    pub state: RunState,
     pub writers: i64,
     /// Of those that are being fenced: seconds since the oldest heartbeat. 0 for other states.
     pub oldest_s: i64,
@@ -60,7 +61,7 @@ pub struct StateCount {
 pub struct Listed {
     pub id: Uuid,
     pub gateway: String,
-    pub state: String,
+    pub state: RunState,
     pub started_at: OffsetDateTime,
     /// By the database's clock, as all ages here.
     pub age_s: i64,
@@ -69,6 +70,12 @@ pub struct Listed {
     pub live_leases: i64,
     /// Units of its live leases that it has not given back.
     pub held_units: i64,
+}
+
+/// The state of a row. Fails for a text that is no state of this build.
+fn state(text: &str) -> sqlx::Result<RunState> {
+    let unknown = || sqlx::Error::Decode(format!("gateway_runs.state is `{text}`, which is no state of a run").into());
+    RunState::parse(text).ok_or_else(unknown)
 }
 
 /// A correction whose writer ended before it was recorded as published.
@@ -186,11 +193,11 @@ pub async fn fence(connection: &mut PgConnection, id: RunId) -> sqlx::Result<()>
 }
 
 /// The writer's name and state. Locks the writer for update.
-pub async fn lock(connection: &mut PgConnection, id: RunId) -> sqlx::Result<Option<(String, String)>> {
+pub async fn lock(connection: &mut PgConnection, id: RunId) -> sqlx::Result<Option<(String, RunState)>> {
     let row = sqlx::query!("select gateway, state from gateway_runs where id = $1 for update", id.0)
         .fetch_optional(connection)
         .await?;
-    Ok(row.map(|row| (row.gateway, row.state)))
+    row.map(|row| Ok((row.gateway, state(&row.state)?))).transpose()
 }
 
 /// The writer's state, for a transaction that grants leases to it. `None`: there is no such writer.
@@ -210,10 +217,13 @@ pub async fn lock_for_grants(connection: &mut PgConnection, id: RunId) -> sqlx::
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| Granting {
-        state: row.state,
-        gateways: row.gateways,
-    }))
+    let granting = row.map(|row| {
+        Ok(Granting {
+            state: state(&row.state)?,
+            gateways: row.gateways,
+        })
+    });
+    granting.transpose()
 }
 
 /// Takes no lock, as all functions below.
@@ -224,12 +234,15 @@ pub async fn find(db: impl PgExecutor<'_>, id: RunId) -> sqlx::Result<Option<Wri
     )
     .fetch_optional(db)
     .await?;
-    Ok(row.map(|row| Writer {
-        state: row.state,
-        generation: row.generation,
-        shards: row.shards,
-        spooled: row.spooled,
-    }))
+    let writer = row.map(|row| {
+        Ok(Writer {
+            state: state(&row.state)?,
+            generation: row.generation,
+            shards: row.shards,
+            spooled: row.spooled,
+        })
+    });
+    writer.transpose()
 }
 
 /// The heartbeats of all live writers.
@@ -260,13 +273,15 @@ pub async fn ended(
     )
     .fetch_all(db)
     .await?;
-    let ended = rows.into_iter().map(|row| Ended {
-        id: RunId(row.id),
-        state: row.state,
-        shards: row.shards,
-        started_at: row.started_at,
+    let ended = rows.into_iter().map(|row| {
+        Ok(Ended {
+            id: RunId(row.id),
+            state: state(&row.state)?,
+            shards: row.shards,
+            started_at: row.started_at,
+        })
     });
-    Ok(ended.collect())
+    ended.collect()
 }
 
 /// How many writers are in each state, except `settled`.
@@ -279,25 +294,26 @@ pub async fn counts(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<StateCount>> {
     )
     .fetch_all(db)
     .await?;
-    let counts = rows.into_iter().map(|row| StateCount {
-        state: row.state,
-        writers: row.count,
-        oldest_s: row.oldest_s,
+    let counts = rows.into_iter().map(|row| {
+        Ok(StateCount {
+            state: state(&row.state)?,
+            writers: row.count,
+            oldest_s: row.oldest_s,
+        })
     });
-    Ok(counts.collect())
+    counts.collect()
 }
 
-/// A page of writers by id, after the writer `after`: those in `state` (`None`: all that are not settled), or the one writer
+/// A page of writers by id, after the writer `after`: those in `in_state` (`None`: all that are not settled), or the one writer
 /// `only`.
 pub async fn list(
     db: impl PgExecutor<'_>,
-    state: Option<&str>,
+    in_state: Option<RunState>,
     only: Option<RunId>,
     after: Option<Uuid>,
     page: i64,
 ) -> sqlx::Result<Vec<Listed>> {
-    sqlx::query_as!(
-        Listed,
+    let rows = sqlx::query!(
         r#"select r.id, r.gateway, r.state, r.started_at, r.ended_at,
                   extract(epoch from now() - r.started_at)::bigint as "age_s!",
                   extract(epoch from now() - r.heartbeat_at)::bigint as "heartbeat_age_s!",
@@ -309,13 +325,27 @@ pub async fn list(
            where (r.id = $2 or $2::uuid is null and (r.state = $1 or $1::text is null and r.state <> 'settled'))
              and ($3::uuid is null or r.id > $3)
            order by r.id limit $4"#,
-        state,
+        in_state.map(RunState::as_str),
         only.map(|id| id.0),
         after,
         page
     )
     .fetch_all(db)
-    .await
+    .await?;
+    let listed = rows.into_iter().map(|row| {
+        Ok(Listed {
+            id: row.id,
+            gateway: row.gateway,
+            state: state(&row.state)?,
+            started_at: row.started_at,
+            age_s: row.age_s,
+            heartbeat_age_s: row.heartbeat_age_s,
+            ended_at: row.ended_at,
+            live_leases: row.live_leases,
+            held_units: row.held_units,
+        })
+    });
+    listed.collect()
 }
 
 /// Corrections that are not recorded as published although their writer ended: first those that are not old, each in the

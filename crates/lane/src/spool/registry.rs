@@ -3,6 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use anyhow::{Context, Result};
+use protocol::run::RunState;
 use quota_store::{spooling, writers};
 use schema::RunId;
 use sqlx::PgPool;
@@ -14,7 +15,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The row of a run in PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    pub state: String,
+    pub state: RunState,
     pub generation: u32,
     pub shards: u16,
     pub spooled: i64,

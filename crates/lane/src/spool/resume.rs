@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::{join_all, try_join_all};
 use protocol::{
     lane::{End, Lane},
-    run::RunState,
     spool_state::SpoolState,
 };
 use schema::RunId;
@@ -78,7 +77,7 @@ impl Runs {
     async fn drain_run(&self, spool: &Spool, run: RunId) -> Result<bool> {
         self.health.down(PART, "draining what was left");
         let left = self.look(spool, run).await?;
-        if !RunState::parse(&left.row.state).is_some_and(RunState::is_resumable) {
+        if !left.row.state.is_resumable() {
             self.give_up(spool, &left).await?;
             return Ok(true);
         }
@@ -265,7 +264,7 @@ impl Runs {
         while reader.next(&left.segments).await?.is_some() {
             batches += 1;
         }
-        warn!(run.id = %left.run, state = left.row.state, "the spool belongs to a run that other processes have ended");
+        warn!(run.id = %left.run, state = left.row.state.as_str(), "the spool belongs to a run that other processes have ended");
         match batches {
             0 => spool
                 .inner

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use protocol::run::RunState;
 use schema::RunId;
 use service::Backoff;
 use sqlx::PgPool;
@@ -109,7 +110,7 @@ impl LeaseClient {
                 self.publish(run, jobs, decisions, gateways <= 1);
             }
             Ok(Executed::RunLost { state }) => {
-                warn!(run.id = %run, state = state.as_deref().unwrap_or("not registered"), "this run gets no more leases");
+                warn!(run.id = %run, state = state.map_or("not registered", RunState::as_str), "this run gets no more leases");
                 self.requests.lose_run(run);
                 self.give_up(jobs, progress);
             }

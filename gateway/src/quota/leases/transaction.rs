@@ -36,7 +36,7 @@ pub(crate) enum Decision {
 #[derive(Debug)]
 pub(crate) enum Executed {
     /// The run is no longer active, so nothing was done.
-    RunLost { state: Option<String> },
+    RunLost { state: Option<RunState> },
     Done {
         /// One for each job, in the order of the jobs.
         decisions: Vec<Decision>,
@@ -85,11 +85,7 @@ pub(crate) async fn execute(
         };
         // A spooling run gets leases, too. Its events are acknowledged only from the spool of this run, and are in the run's
         // lanes before the lanes end. As with a live run, all its leases exist when it is fenced.
-        if !state
-            .as_deref()
-            .and_then(RunState::parse)
-            .is_some_and(RunState::is_active)
-        {
+        if !state.is_some_and(RunState::is_active) {
             transaction.rollback().await?;
             return Ok(Executed::RunLost { state });
         }
