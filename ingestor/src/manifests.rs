@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use protocol::compare_and_set::{Next, UpdateOutcome, Write, WriteOutcome, is_held};
 use schema::{Manifest, names};
 use service::Backoff;
 use tracing::warn;
@@ -60,7 +61,7 @@ impl Manifests {
 
     /// Whether the manifest still has this revision.
     pub async fn is_at(&self, shard: u16, revision: u64) -> Result<bool> {
-        Ok(self.read(shard).await?.1 == revision)
+        Ok(is_held(revision, self.read(shard).await?.1))
     }
 
     /// Writes over `revision`, and returns the new revision. Resolves an unknown outcome by reading: the manifest is either the
@@ -78,24 +79,37 @@ impl Manifests {
     }
 
     async fn write_resolved(&self, shard: u16, manifest: &Manifest, revision: u64) -> Result<u64, WriteError> {
-        let (key, value) = (names::manifest_key(shard), manifest.encode());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut write = Write::over(revision);
+        let mut next = Next::Update;
         loop {
-            match self.bucket.update(&key, value.clone().into(), revision).await {
-                Ok(written) => return Ok(written),
-                Err(error) if backoff.tries() == 0 && error.kind() == UpdateErrorKind::WrongLastRevision => {
-                    return Err(WriteError::Lost);
+            next = match next {
+                Next::Update => write.updated(self.update(shard, manifest, revision).await),
+                Next::Read => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                    match self.read(shard).await {
+                        Ok((found, now)) => write.read(manifest, found.as_ref(), now),
+                        Err(error) => {
+                            warn!(shard, "{error:#}");
+                            Next::Read
+                        }
+                    }
                 }
-                Err(error) => warn!(shard, "could not write the manifest, reading it: {error}"),
-            }
-            // A write that timed out may still arrive. It has the same content over the same revision, so only one of the two
-            // writes can succeed.
-            tokio::time::sleep(backoff.next_delay()).await;
-            match self.read(shard).await {
-                Ok((_, now)) if now == revision => {}
-                Ok((Some(other), now)) if other == *manifest => return Ok(now),
-                Ok(_) => return Err(WriteError::Lost),
-                Err(error) => warn!(shard, "{error:#}"),
+                Next::Done(WriteOutcome::Written { revision }) => return Ok(revision),
+                Next::Done(WriteOutcome::Lost) => return Err(WriteError::Lost),
+            };
+        }
+    }
+
+    /// One attempt.
+    async fn update(&self, shard: u16, manifest: &Manifest, revision: u64) -> UpdateOutcome {
+        let key = names::manifest_key(shard);
+        match self.bucket.update(&key, manifest.encode().into(), revision).await {
+            Ok(revision) => UpdateOutcome::Written { revision },
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => UpdateOutcome::WrongRevision,
+            Err(error) => {
+                warn!(shard, "could not write the manifest, reading it: {error}");
+                UpdateOutcome::Unclear
             }
         }
     }

@@ -4,15 +4,14 @@
 //! |---|---|
 //! | run one shard through all steps below | [`work`] |
 //! | read records in order, decode them | [`reader`], [`read_ahead`], [`content`], [`record`] |
-//! | gather records, seal a range (pure) | [`gathering`], [`range`](mod@range) |
-//! | drop events whose `Idempotency-Key` is already stored | [`duplicates`] (pure), [`stored_before`] |
+//! | gather records, seal a range | [`gathering`], [`range`](mod@range) ([`protocol::range`] decides) |
+//! | drop events whose `Idempotency-Key` is already stored | [`stored_before`] ([`protocol::duplicates`] decides) |
 //! | store one range until all its rows are verified | [`store`], [`fence`] |
 //! | insert rows, verify rows | [`row`], [`sink`], [`verify`] |
 //! | keep records that cannot be decoded | [`dead_letter`] |
 
 pub mod content;
 pub mod dead_letter;
-pub mod duplicates;
 pub mod fence;
 pub mod gathering;
 pub mod range;

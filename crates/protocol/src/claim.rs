@@ -1,8 +1,8 @@
-//! When an ingestor may claim a shard, and where it begins then.
+//! Decides when an ingestor may claim a shard, and where its work begins.
 //!
 //! Each shard has one entry, its manifest, which is written only by compare-and-set on its revision. An ingestor claims a
 //! shard by writing the entry with its own name over the revision that it read. If two ingestors claim one shard at the
-//! same time, one of them fails. An owner that lost its shard finds out at its next write or read.
+//! same time, one of them fails ([`crate::compare_and_set`]). An owner that lost its shard finds out at its next write or read.
 //!
 //! # Promises
 //! - A shard begins after everything that is verified, and never after something that is not.
@@ -38,7 +38,7 @@ pub enum Beginning {
     At(Manifest),
     /// Where its rows in ClickHouse end, because the manifest is lost or outdated.
     Moved(Manifest),
-    /// Nowhere: an operator must look first.
+    /// Nowhere, for this reason. An operator must look first.
     Alarm(String),
 }
 
@@ -78,6 +78,14 @@ pub fn beginning(manifest: Option<Manifest>, stream: StreamState, stored: Option
             ..manifest
         }),
         _ => Beginning::At(manifest),
+    }
+}
+
+/// The entry with which `me` claims a shard whose work begins at `manifest`.
+pub fn claimed(manifest: Manifest, me: &str) -> Manifest {
+    Manifest {
+        owner: Some(me.to_owned()),
+        ..manifest
     }
 }
 
@@ -156,7 +164,7 @@ mod tests {
             assert_eq!(
                 begin(&plain, stored),
                 Beginning::At(plain.clone()),
-                "marks have no rows, and retention removes rows"
+                "records without events have no rows, and retention removes rows"
             );
         }
         assert_eq!(begin(&plain, Some(60)), Beginning::Moved(manifest(60, None)));

@@ -41,7 +41,7 @@ pub async fn bury(jetstream: &Context, generation: u32, shard: u16, message: &Me
                 warn!(
                     shard,
                     seq = message.seq,
-                    "could not keep a dead letter, retrying: {error:#}"
+                    "could not store a dead letter, retrying: {error:#}"
                 );
                 tokio::time::sleep(backoff.next_delay()).await;
             }

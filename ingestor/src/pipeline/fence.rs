@@ -27,7 +27,7 @@ impl<'a> Fence<'a> {
         }
     }
 
-    /// Fails with [`Stop::Lost`] if another ingestor wrote the manifest. Reads it only if the last look is too old.
+    /// Fails with [`Stop::Lost`] if another ingestor wrote the manifest. Reads the manifest only if the last look is too old.
     pub async fn check(&mut self) -> Result<(), Stop> {
         if self.seen_at.elapsed() < TRUSTED_FOR {
             return Ok(());

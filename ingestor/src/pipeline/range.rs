@@ -1,11 +1,10 @@
-//! Ranges of a shard: consecutive records, sealed without the duplicates among them. Pure: the caller passes the clock.
+//! Ranges of a shard: consecutive records, sealed without the duplicates among them. [`protocol::range`] decides, this holds
+//! the records. Pure: the caller passes the clock.
 
-use schema::{UsageEvent, manifest::Pending};
+use protocol::range::{self, EventPosition};
+use schema::{EventId, UsageEvent, manifest::Pending};
 
 use super::record::Record;
-
-/// The position of an event in a shard: the sequence of its record, and its index there.
-pub type At = (u64, u32);
 
 /// The result of sealing.
 #[derive(Debug)]
@@ -22,47 +21,38 @@ pub struct Range {
     pub pending: Pending,
     records: Vec<Record>,
     /// Positions that are already stored, in order. Only a repair has them.
-    stored: Vec<At>,
+    stored: Vec<EventPosition>,
 }
 
 /// Seals records without the `dropped` positions, which are in order. `None`: there are no records.
-pub fn seal(records: Vec<Record>, dropped: Vec<At>, now_ms: i64) -> Option<Sealed> {
-    let last = records.last()?.seq;
-    let range = Range::of(records, dropped, Vec::new(), now_ms)?;
-    Some(if range.is_empty() {
-        Sealed::Empty(last)
-    } else {
-        Sealed::Range(range)
+pub fn seal(records: Vec<Record>, dropped: Vec<EventPosition>, now_ms: i64) -> Option<Sealed> {
+    let (first, last) = (records.first()?.seq, records.last()?.seq);
+    let sealed = range::seal(first, last, ids(&records, &[]), dropped, now_ms);
+    Some(match sealed {
+        range::Sealed::Empty(last) => Sealed::Empty(last),
+        range::Sealed::Range(pending) => Sealed::Range(Range {
+            pending,
+            records,
+            stored: Vec::new(),
+        }),
     })
 }
 
 impl Range {
     /// `dropped` are positions of duplicates; both lists are in order. `None`: there are no records.
-    fn of(records: Vec<Record>, dropped: Vec<At>, stored: Vec<At>, sealed_at_ms: i64) -> Option<Self> {
+    fn of(
+        records: Vec<Record>,
+        dropped: Vec<EventPosition>,
+        stored: Vec<EventPosition>,
+        sealed_at_ms: i64,
+    ) -> Option<Self> {
         let (first, last) = (records.first()?.seq, records.last()?.seq);
-        let mut range = Self {
-            pending: Pending {
-                first,
-                last,
-                rows: 0,
-                checksum: 0,
-                dropped,
-                sealed_at_ms,
-            },
+        let pending = range::pending(first, last, ids(&records, &stored), dropped, sealed_at_ms);
+        Some(Self {
+            pending,
             records,
             stored,
-        };
-        let mut hash = crc32fast::Hasher::new();
-        let mut rows = 0;
-        for (record, idx, event) in range.events() {
-            hash.update(&record.seq.to_le_bytes());
-            hash.update(&idx.to_le_bytes());
-            hash.update(event.event_id.0.as_bytes());
-            rows += 1;
-        }
-        range.pending.rows = rows;
-        range.pending.checksum = hash.finalize();
-        Some(range)
+        })
     }
 
     /// Rebuilds a range from records that were read again. Fails if they are not the sealed records, because an event could then
@@ -70,46 +60,38 @@ impl Range {
     pub fn replayed(pending: &Pending, records: Vec<Record>) -> Result<Self, String> {
         let again = Self::of(records, pending.dropped.clone(), Vec::new(), pending.sealed_at_ms)
             .ok_or_else(|| format!("the stream has no records in {}-{}", pending.first, pending.last))?;
-        if again.pending == *pending {
-            Ok(again)
-        } else {
-            Err(format!(
-                "the manifest has {} rows in {}-{} (checksum {:08x}), the stream has {} in {}-{} (checksum {:08x})",
-                pending.rows,
-                pending.first,
-                pending.last,
-                pending.checksum,
-                again.pending.rows,
-                again.pending.first,
-                again.pending.last,
-                again.pending.checksum,
-            ))
-        }
+        range::check_replay(pending, &again.pending)?;
+        Ok(again)
     }
 
     /// The events of these records that are neither `stored` nor dropped, for a repair. Both lists are in order.
-    pub fn without(records: Vec<Record>, stored: Vec<At>, mut dropped: Vec<At>, sealed_at_ms: i64) -> Option<Self> {
-        dropped.retain(|at| stored.binary_search(at).is_err());
+    pub fn without(
+        records: Vec<Record>,
+        stored: Vec<EventPosition>,
+        mut dropped: Vec<EventPosition>,
+        sealed_at_ms: i64,
+    ) -> Option<Self> {
+        dropped.retain(|position| stored.binary_search(position).is_err());
         Self::of(records, dropped, stored, sealed_at_ms)
     }
 
     /// There is nothing to insert.
     pub fn is_empty(&self) -> bool {
-        self.pending.rows == 0 && self.pending.dropped.is_empty()
+        range::is_empty(&self.pending)
     }
 
     /// The events that get a row, with their records and indices.
     pub fn events(&self) -> impl Iterator<Item = (&Record, u32, &UsageEvent)> {
         self.all().filter(|(record, idx, _)| {
-            let at = (record.seq, *idx);
-            !self.is_dropped(&at) && self.stored.binary_search(&at).is_err()
+            let position = (record.seq, *idx);
+            range::has_row(&self.pending.dropped, position) && self.stored.binary_search(&position).is_err()
         })
     }
 
     /// The dropped events, with their records and indices.
     pub fn duplicates(&self) -> impl Iterator<Item = (&Record, u32, &UsageEvent)> {
         self.all()
-            .filter(|(record, idx, _)| self.is_dropped(&(record.seq, *idx)))
+            .filter(|(record, idx, _)| !range::has_row(&self.pending.dropped, (record.seq, *idx)))
     }
 
     /// How many records it has.
@@ -123,14 +105,21 @@ impl Range {
     }
 
     fn all(&self) -> impl Iterator<Item = (&Record, u32, &UsageEvent)> {
-        self.records
-            .iter()
-            .flat_map(|record| record.indexed().map(move |(idx, event)| (record, idx, event)))
+        all(&self.records)
     }
+}
 
-    fn is_dropped(&self, at: &At) -> bool {
-        self.pending.dropped.binary_search(at).is_ok()
-    }
+fn all(records: &[Record]) -> impl Iterator<Item = (&Record, u32, &UsageEvent)> {
+    records
+        .iter()
+        .flat_map(|record| record.indexed().map(move |(idx, event)| (record, idx, event)))
+}
+
+/// The ids of the events that are not `stored`, at their positions. `stored` is in order.
+fn ids(records: &[Record], stored: &[EventPosition]) -> impl Iterator<Item = (EventPosition, EventId)> {
+    all(records)
+        .map(|(record, idx, event)| ((record.seq, idx), event.event_id))
+        .filter(move |(position, _)| stored.binary_search(position).is_err())
 }
 
 #[cfg(test)]
@@ -154,7 +143,7 @@ pub mod tests {
         Range::of(records, Vec::new(), Vec::new(), 5).unwrap()
     }
 
-    pub fn positions<'a>(events: impl Iterator<Item = (&'a Record, u32, &'a UsageEvent)>) -> Vec<At> {
+    pub fn positions<'a>(events: impl Iterator<Item = (&'a Record, u32, &'a UsageEvent)>) -> Vec<EventPosition> {
         events.map(|(record, idx, _)| (record.seq, idx)).collect()
     }
 

@@ -4,14 +4,12 @@ use std::{collections::HashSet, time::Duration};
 
 use anyhow::Result;
 use clickhouse::Row;
+use protocol::duplicates::{Question, SealedAt};
 use schema::EventId;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{
-    duplicates::{Question, SealedAt},
-    verify::{Verifier, within},
-};
+use super::verify::{Verifier, within};
 
 /// Ids in one statement: with their accounts at most 160 kB of text, of the 256 kB that ClickHouse parses.
 const IDS: usize = 2_000;

@@ -14,8 +14,12 @@ use std::{
 };
 
 use anyhow::anyhow;
-use protocol::storing::Tried;
-use schema::{Manifest, RunId, manifest::Pending, names};
+use protocol::{
+    duplicates::{Remembered, SealedAt},
+    range::{cut, progress},
+    storing::Tried,
+};
+use schema::{RunId, manifest::Pending, names};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::interval,
@@ -25,13 +29,12 @@ use tokio_util::sync::{CancellationToken, DropGuard, PollSemaphore};
 use self::looking_up::{LookingUp, answered};
 use super::{
     dead_letter,
-    duplicates::{Remembered, SealedAt},
     fence::Fence,
     gathering::Gathering,
     range::{Range, Sealed, seal},
     read_ahead::{self, Item},
     reader::{Message, Reader},
-    record::Record,
+    record::{Record, has_key, keyed},
     store::Stored,
     verify::Span,
 };
@@ -65,17 +68,16 @@ struct Storing<'a> {
 
 impl<'a> Work<'a> {
     pub fn new(ingest: &'a Ingest, shard: u16, held: Held) -> Self {
+        let duplicates = &ingest.settings.duplicates;
+        // An ingestor may own all shards, so each gets its part of the memory.
+        let ids_max = duplicates.idempotency_keys_max / usize::from(ingest.stream.shards.max(1));
         Self {
             ingest,
             shard,
             done: held.manifest.done_through,
             held,
             gathering: Gathering::new(ingest.settings.batch),
-            remembered: Remembered::new(
-                &ingest.settings.duplicates,
-                ingest.stream.shards,
-                schema::clock::now_ms(),
-            ),
+            remembered: Remembered::new(duplicates.idempotency_window, ids_max, schema::clock::now_ms()),
         }
     }
 
@@ -113,7 +115,8 @@ impl<'a> Work<'a> {
                 () = stop.cancelled(), if !stopping => {}
                 permit = poll_fn(|cx| permits.poll_acquire(cx)), if due => {
                     let records = self.gathering.cut();
-                    match self.remembered.question(&records) {
+                    let first = records.first().map_or(0, |record| record.seq);
+                    match self.remembered.question(first, keyed(&records)) {
                         None => storing = self.seal(records, &SealedAt::new(), permit).await?,
                         Some(question) => {
                             let generation = self.held.manifest.generation;
@@ -201,8 +204,8 @@ impl<'a> Work<'a> {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Option<Storing<'a>>, Stop> {
         let now_ms = schema::clock::now_ms();
-        let (dropped, taken) = self.remembered.dropped(&records, stored);
-        let rest = records.split_off(taken);
+        let mut dropped = self.remembered.dropped(keyed(&records), stored);
+        let rest = records.split_off(cut(&records, |record| record.seq, &mut dropped));
         if !rest.is_empty() {
             self.gathering.put_back(rest, Instant::now());
         }
@@ -216,7 +219,8 @@ impl<'a> Work<'a> {
             Some(Sealed::Range(range)) => {
                 self.write(Some(range.pending.clone())).await?;
                 // Not earlier: an event whose range is in no manifest would become a duplicate of itself.
-                self.remembered.sealed(range.events().map(|(.., event)| event), now_ms);
+                let kept = range.events().filter(|(.., event)| has_key(event));
+                self.remembered.sealed(kept.map(|(.., event)| event.event_id), now_ms);
                 Ok(Some(self.begin(range, Tried::Never, permit)))
             }
         }
@@ -257,11 +261,7 @@ impl<'a> Work<'a> {
 
     /// Writes the progress of the shard, and the next range.
     async fn write(&mut self, pending: Option<Pending>) -> Result<(), Stop> {
-        let next = Manifest {
-            done_through: self.done,
-            pending,
-            ..self.held.manifest.clone()
-        };
+        let next = progress(&self.held.manifest, self.done, pending);
         if next != self.held.manifest {
             self.held = self
                 .ingest

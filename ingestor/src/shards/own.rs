@@ -97,11 +97,11 @@ async fn claim_when_free(ingest: &Ingest, shard: u16, stop: &CancellationToken) 
                 Beginning::Alarm(why) => return Err(Stop::Alarm(why)),
             };
             generation::check_continuity(ingest, shard, &manifest).await?;
-            let ours = Manifest {
-                owner: Some(ingest.me.clone()),
-                ..manifest
-            };
-            match ingest.manifests.write(shard, ours, revision).await {
+            match ingest
+                .manifests
+                .write(shard, claim::claimed(manifest, &ingest.me), revision)
+                .await
+            {
                 Ok(held) => return Ok(Some(held)),
                 Err(WriteError::Lost) => {}
                 Err(trouble) => return Err(trouble.into()),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, Result, anyhow};
 use clickhouse::Row;
+use protocol::{duplicates::Remembered, range::EventPosition};
 use schema::clock;
 use serde::Deserialize;
 use tracing::warn;
@@ -13,9 +14,8 @@ use crate::{
     config::DuplicateSettings,
     pipeline::{
         content::Content,
-        duplicates::{Question, Remembered},
-        range::{At, Range},
-        record::Record,
+        range::Range,
+        record::{Record, keyed},
         sink::{Part, Sink, SinkError},
         stored_before,
         verify::{Span, Verifier, bind, within},
@@ -51,7 +51,7 @@ struct Surplus {
     /// All its rows of these records.
     records: Vec<u64>,
     /// These of its rows.
-    positions: Vec<At>,
+    positions: Vec<EventPosition>,
 }
 
 impl Repair<'_> {
@@ -151,16 +151,13 @@ impl Repair<'_> {
             })
             .collect();
         let mut dropped = Vec::new();
-        let decide = Remembered::nothing(self.duplicates);
-        if let Some(question) = decide.question(&records) {
+        let decide = Remembered::nothing(self.duplicates.idempotency_window);
+        // Anywhere in the stream: an event without a row cannot find itself.
+        let anywhere = u64::MAX;
+        if let Some(question) = decide.question(anywhere, keyed(&records)) {
             let Span { generation, shard, .. } = self.span;
-            // Anywhere in the stream: an event without a row cannot find itself.
-            let anywhere = Question {
-                first: u64::MAX,
-                ..question
-            };
-            let stored_before = stored_before::ask(self.verifier, generation, shard, &anywhere).await?;
-            dropped = decide.all_dropped(&records, &stored_before);
+            let stored_before = stored_before::ask(self.verifier, generation, shard, &question).await?;
+            dropped = decide.dropped(keyed(&records), &stored_before);
         }
         let stored = stored_here
             .iter()
@@ -201,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_insertion_stays_and_later_ones_are_removed() {
+    fn rows_of_the_first_insert_stay_and_later_ones_are_removed() {
         let row = |stream_seq, idx, insertion| Inserted {
             stream_seq,
             idx,
@@ -239,7 +236,7 @@ mod tests {
         );
         assert!(
             surplus(vec![row(1, 0, 1), row(1, 0, 1)]).is_empty(),
-            "rows of one insertion cannot be distinguished"
+            "rows of one insert cannot be distinguished"
         );
     }
 }

@@ -191,9 +191,13 @@ impl Graph {
         M::State: Hash,
         M::Action: Clone + Display,
     {
-        let mut way = vec![state];
-        while let Some(last) = way.last().copied().filter(|last| self.parents[*last as usize] != *last) {
-            way.push(self.parents[last as usize]);
+        let mut path = vec![state];
+        while let Some(last) = path
+            .last()
+            .copied()
+            .filter(|last| self.parents[*last as usize] != *last)
+        {
+            path.push(self.parents[last as usize]);
         }
         let number = |state: &M::State| self.numbers.get(&fingerprint(state)).copied();
         let beginning = |first: u32| {
@@ -202,11 +206,11 @@ impl Graph {
                 .into_iter()
                 .find(|state| number(state) == Some(first))
         };
-        let Some(mut now) = way.pop().and_then(beginning) else {
+        let Some(mut now) = path.pop().and_then(beginning) else {
             return Vec::new();
         };
         let mut steps = Vec::new();
-        while let Some(next) = way.pop() {
+        while let Some(next) = path.pop() {
             let mut actions = Vec::new();
             model.actions(&now, &mut actions);
             let taken = actions.into_iter().find_map(|action| {

@@ -3,11 +3,10 @@
 //!
 //! | model | properties | the product's code |
 //! |---|---|---|
-//! | [`lease_lane_fence`] | no unit is spent twice, an answered event is recorded once, units are returned |
-//! `gateway/src/{counter,lease,leases,quotas}`, `crates/lane/src` (its [`protocol::lane`] itself), `billing-worker/src/runs` |
+//! | [`lease_lane_fence`] | units are spent once and returned, an answered event is recorded once | `gateway`, `crates/lane`, `billing-worker/src/runs` |
 //! | [`manifest`] | each event is stored once, or dropped once as a duplicate | `ingestor/src/{shards,pipeline,upkeep}` |
 //!
-//! The decisions are made by the code in `crates/protocol`, which the services run, too. Each model has `state`, `action` (one
+//! The code in `crates/protocol` makes the decisions. The services run the same code. Each model has `state`, `action` (one
 //! step of one part, with the function of the product that it represents), `step` (the effect of each action), `properties`
 //! (the claims that always hold, and the situations that must be possible so that the claims prove something) and `bounds` (the
 //! numbers of everything, and the **mutants**: each does one step incorrectly, bypasses the real code there, and must violate a

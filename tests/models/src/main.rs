@@ -17,7 +17,7 @@ struct Options {
     /// Use larger bounds: takes some minutes and some gigabytes of memory
     #[arg(long)]
     large: bool,
-    /// Run only one scenario, without mutants: fence, parts, return, spool; takeover, loss, window
+    /// Run only one scenario, without mutants: fence, parts, return, spool; takeover, loss, window, writes
     #[arg(long)]
     only: Option<String>,
     #[arg(long, default_value_t = default_threads())]

@@ -1,7 +1,7 @@
 //! One shard and its manifest, over every interleaving of two ingestors. Each range is written to the manifest before it is
 //! inserted, verified in ClickHouse before it is done, and replayed identically by the next owner.
 //!
-//! The model runs the code of `crates/protocol`: claim, storing, audit and trim. NATS, ClickHouse and the processes are
+//! The model runs the code of `crates/protocol`: claim, compare-and-set, duplicates, range, storing, audit and trim. NATS, ClickHouse and the processes are
 //! modelled here ([`action`] names the functions of the product). The simplifications lose no interleaving: records have one
 //! event, all records exist from the start (a range may end at any of them), and steps that no other part can observe are
 //! merged. There is no clock: an owner may seem dead at any time, and an insert may arrive at any later time.
@@ -15,19 +15,31 @@ pub mod properties;
 pub mod state;
 mod step;
 
+use std::time::Duration;
+
 use protocol::{
     audit::{Difference, Held},
-    claim::StreamState,
+    claim::{self, Claim, StreamState},
+    duplicates::{KeyedEvent, Question, Remembered, SealedAt},
+    range::{self, Sealed},
     trim,
 };
+use schema::{AccountId, EventId, manifest::Pending as SealedRange};
 use stateright::{Model, Property};
 
 use self::{
-    action::Action,
+    action::{Action, Response},
     bounds::{Bounds, Mutant},
-    state::{Phase, Positions, Stage, State, Token},
+    state::{Phase, Stage, State, Token, event_id},
 };
 use crate::check::{self, Exploration, Rests};
+
+/// For how long a key is remembered.
+const WINDOW: Duration = Duration::from_secs(1);
+/// When all ranges are sealed, in milliseconds.
+const SEALED_MS: i64 = 0;
+/// When an event is stored in the stream whose key is expired: after the window of every range.
+const EXPIRED_MS: i64 = 2_000;
 
 #[derive(Clone, Debug)]
 pub struct ManifestModel {
@@ -61,6 +73,7 @@ impl Model for ManifestModel {
         if faults.manifests < bounds.manifests && state.manifest.exists && state.air.is_empty() {
             actions.push(Action::LoseManifest);
         }
+        actions.extend(state.entry_writes.iter().copied().map(Action::EntryLands));
         if bounds.expires && !state.expired {
             actions.push(Action::Expire);
         }
@@ -89,7 +102,7 @@ impl Model for ManifestModel {
 impl Rests for ManifestModel {
     fn is_progress(&self, state: &State, action: &Action) -> bool {
         match action {
-            Action::Take { .. } => !self.owner_works(state),
+            Action::Take { .. } => !action.is_fault() && !self.owner_works(state),
             action => !action.is_fault(),
         }
     }
@@ -130,29 +143,45 @@ impl ManifestModel {
 
     fn owner_works(&self, state: &State) -> bool {
         let owner = state.manifest.owner.map(|owner| state.ingestors[usize::from(owner)]);
-        owner.is_some_and(|owner| owner.current && owner.phase != Phase::Away)
+        owner.is_some_and(|owner| match owner.phase {
+            Phase::Away => false,
+            Phase::Writing { .. } => true,
+            Phase::Ready { .. } | Phase::Storing { .. } => owner.current,
+        })
     }
 
     fn of_ingestor(&self, state: &State, ingestor: u8, actions: &mut Vec<Action>) {
         let (faults, bounds) = (&state.faults, &self.bounds);
         let phase = state.ingestors[usize::from(ingestor)].phase;
+        let may_lose = faults.unclear < bounds.unclear;
+        let responses = [Response::Received, Response::Lost]
+            .into_iter()
+            .take(1 + usize::from(may_lose));
         if phase != Phase::Away && faults.crashes < bounds.crashes {
             actions.push(Action::Crash { ingestor });
         }
         match phase {
             Phase::Away => {
-                if !self.owner_works(state) || faults.suspicions < bounds.suspicions {
-                    actions.push(Action::Take { ingestor });
+                // A living owner may seem gone.
+                let is_gone = |_: &str| !self.owner_works(state) || faults.suspicions < bounds.suspicions;
+                let entry = state.manifest.encode(bounds.events);
+                if claim::claim(entry.as_ref(), &ingestor.to_string(), is_gone) == Claim::Take {
+                    actions.extend(responses.map(|response| Action::Take { ingestor, response }));
                 }
             }
             Phase::Ready { done, recorded } => {
                 for last in done + 1..=self.last() {
-                    actions.push(Action::Seal { ingestor, last });
+                    actions.extend(responses.clone().map(|response| Action::Seal {
+                        ingestor,
+                        last,
+                        response,
+                    }));
                 }
                 if !recorded {
-                    actions.push(Action::WriteDone { ingestor });
+                    actions.extend(responses.map(|response| Action::WriteDone { ingestor, response }));
                 }
             }
+            Phase::Writing { .. } => actions.push(Action::ReadEntry { ingestor }),
             Phase::Storing { stage, .. } => match stage {
                 Stage::Duplicates { .. } | Stage::DuplicatesLate => actions.push(Action::StoreDuplicates { ingestor }),
                 Stage::Send(_) => actions.push(Action::Send { ingestor }),
@@ -204,17 +233,45 @@ impl ManifestModel {
         (1..=self.last()).map(audited).collect()
     }
 
-    /// Positions in a range whose event has a row at an **earlier** position, or occurs earlier in the range. (The event's own
-    /// row may exist; it is not a duplicate of itself.) A dropped event stays dropped, even if its key has expired since: in
-    /// the model because it is looked up, in the code possibly because the age of a key is computed from the time when the
-    /// stream got the event.
-    fn duplicates_in(&self, state: &State, first: u8, last: u8) -> Positions {
-        let is_earlier = |other: u8| other >= first || (state.rows_at(other) > 0 && !state.expired);
-        let is_duplicate = |position: &u8| {
-            state.duplicates.has(*position)
-                || (1..*position).any(|other| self.event(other) == self.event(*position) && is_earlier(other))
-        };
-        (first..=last).filter(is_duplicate).collect()
+    /// Seals the range from `first` to `last`, as an ingestor does that remembers no ids: asks ClickHouse which events it has, and
+    /// drops these. `None`: there is nothing to store.
+    fn sealed(&self, state: &State, first: u8, last: u8) -> Option<SealedRange> {
+        let positions: Vec<u8> = (first..=last).collect();
+        let remembered = Remembered::nothing(WINDOW);
+        let events = positions.iter().map(|position| self.keyed(state, *position));
+        let question = remembered.question(first.into(), events.clone());
+        let stored = question.map_or_else(SealedAt::new, |question| self.stored_before(state, &question));
+        let mut dropped = remembered.dropped(events, &stored);
+        let taken = range::cut(&positions, |position| u64::from(*position), &mut dropped);
+        let last = positions[taken - 1];
+        let events = (first..=last).map(|position| ((position.into(), 0), event_id(self.event(position))));
+        match range::seal(first.into(), last.into(), events, dropped, SEALED_MS) {
+            Sealed::Range(range) => Some(range),
+            Sealed::Empty(_) => None,
+        }
+    }
+
+    /// The event at a position. All events are in the stream from the start, so its time is chosen when it is needed. An event
+    /// that was dropped before had not expired then, and its time does not change.
+    fn keyed(&self, state: &State, position: u8) -> KeyedEvent {
+        let is_expired = state.expired && !state.duplicates.has(position);
+        KeyedEvent {
+            position: (position.into(), 0),
+            account_id: AccountId::NIL,
+            event_id: event_id(self.event(position)),
+            stored_ms: if is_expired { EXPIRED_MS } else { SEALED_MS },
+        }
+    }
+
+    /// The answer of ClickHouse: `ingestor/src/pipeline/stored_before.rs`, `ask`.
+    fn stored_before(&self, state: &State, question: &Question) -> SealedAt {
+        let is_asked = |id: &EventId| question.ids.iter().any(|(_, asked)| asked == id);
+        let is_before = |position: &u8| u64::from(*position) < question.first && SEALED_MS >= question.since_ms;
+        (1..=self.last())
+            .filter(|position| is_before(position) && state.rows_at(*position) > 0)
+            .map(|position| (event_id(self.event(position)), SEALED_MS))
+            .filter(|(id, _)| is_asked(id))
+            .collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{future::pending, pin::Pin, time::Duration};
 
+use protocol::duplicates::{Question, SealedAt};
 use service::Backoff;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
@@ -9,11 +10,7 @@ use tracing::warn;
 use crate::{
     ingest::Ingest,
     metrics,
-    pipeline::{
-        duplicates::{Question, SealedAt},
-        record::Record,
-        stored_before,
-    },
+    pipeline::{record::Record, stored_before},
 };
 
 pub struct LookingUp<'a> {

@@ -9,31 +9,31 @@ use super::state::{GiveBack, Publish, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `gateway/src/leases/transaction.rs`, `execute`: one conditional grant, if the run's row is live.
+    /// `gateway/src/quota/leases/transaction.rs`, `execute`: one conditional grant, if the run's row is live.
     Acquire {
         gateway: u8,
         units: i64,
         response: GrantResponse,
     },
-    /// `gateway/src/metering.rs`, `admit` and `charge`: reserves a unit (`lease.rs`, `try_spend`), then begins a message
-    /// (`lane.rs`, `begin`).
+    /// `gateway/src/recording/recorder.rs`, `admit` and `charge`: reserves a unit ([`protocol::lease`], `try_spend`), then begins
+    /// a message ([`protocol::lane`], `begin`).
     Admit {
         gateway: u8,
         lease: u8,
         again: bool,
     },
-    /// `crates/lane/src/task.rs`, `attempt`, then `lane.rs`, `answered`.
+    /// `crates/lane/src/writer.rs`, `attempt`, then [`protocol::lane`], `attempted`.
     Attempt {
         run: u8,
         fate: Fate,
     },
-    /// `crates/lane/src/task.rs`, `last_record`, then `lane.rs`, `read`.
+    /// `crates/lane/src/writer.rs`, `last_record`, then [`protocol::lane`], `read`.
     Read {
         run: u8,
     },
     /// NATS accepts or refuses an attempt that its writer no longer waits for.
     Lands(Publish),
-    /// `gateway/src/counter.rs`, `close` and `work`: idle, shutdown, recall. Or returns more units of a lease that is already
+    /// `gateway/src/quota/counter.rs`, `close` and `work`: idle, shutdown, recall. Or returns more units of a lease that is already
     /// closed.
     GiveBack {
         lease: u8,
@@ -42,12 +42,12 @@ pub enum Action {
     CloseLate {
         lease: u8,
     },
-    /// `gateway/src/leases/transaction.rs`, `give_back`. `again`: the response is lost, so the request will be sent again.
+    /// `gateway/src/quota/leases/transaction.rs`, `give_back`. `again`: the response is lost, so the request will be sent again.
     GiveBackLands {
         give_back: GiveBack,
         again: bool,
     },
-    /// `gateway/src/app.rs`, `keep`: gives the run up, drops every lease, and registers a new run with a new lane.
+    /// `gateway/src/app/keeper.rs`, `keep`: gives the run up, drops every lease, and registers a new run with a new lane.
     Replace {
         gateway: u8,
     },
@@ -58,7 +58,7 @@ pub enum Action {
     Restart {
         gateway: u8,
     },
-    /// `billing-worker/src/settle`: the heartbeat has stopped, so the row changes from `live` to `fencing`.
+    /// `billing-worker/src/runs/watch.rs`: the heartbeat has stopped, so the row changes from `live` to `fencing`.
     Suspect {
         run: u8,
     },
@@ -71,7 +71,7 @@ pub enum Action {
     Store {
         run: u8,
     },
-    /// `billing-worker/src/settle`: counts each lease's events in ClickHouse and returns the remaining units to the pool.
+    /// `billing-worker/src/runs/work.rs`: counts each lease's events in ClickHouse and returns the remaining units to the pool.
     Settle {
         run: u8,
     },

@@ -3,20 +3,23 @@
 
 use std::fmt;
 
-use super::state::{Insert, Token};
+use super::state::{EntryWrite, Insert, Token};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `ingestor/src/shards/own.rs`, `claim_when_free`: reads the manifest, `claim.rs` decides where to begin, and the manifest
+    /// `ingestor/src/shards/own.rs`, `claim_when_free`: reads the manifest, [`protocol::claim`] decides where to begin, and the manifest
     /// is written over the revision that was read. Nobody can know whether the owner is dead, so the shard may be taken from a
     /// living owner.
     Take {
         ingestor: u8,
+        response: Response,
     },
-    /// `ingestor/src/pipeline/work.rs`, `seal`: cuts a range (`range.rs`), finds its duplicates, and writes its manifest.
+    /// `ingestor/src/pipeline/work.rs`, `seal`: finds the duplicates among the gathered records, cuts and seals a range
+    /// ([`protocol::duplicates`], [`protocol::range`]), and writes its manifest ([`protocol::compare_and_set`]).
     Seal {
         ingestor: u8,
         last: u8,
+        response: Response,
     },
     /// Checks that the manifest is still ours, and stores the range's duplicates in `usage_duplicates` before its rows. So no
     /// range has rows without its duplicates being recorded.
@@ -41,6 +44,13 @@ pub enum Action {
     /// `ingestor/src/pipeline/work.rs`, `write`: the range is done, and nothing is pending.
     WriteDone {
         ingestor: u8,
+        response: Response,
+    },
+    /// The bucket stores an entry whose writer no longer waits for the response.
+    EntryLands(EntryWrite),
+    /// `ingestor/src/manifests.rs`, `write_resolved`: reads the entry to learn the outcome of a write.
+    ReadEntry {
+        ingestor: u8,
     },
     /// A token falls out of ClickHouse's window.
     Forget(Token),
@@ -57,12 +67,33 @@ pub enum Action {
     Audit,
 }
 
+/// Whether the writer of an entry gets the response of the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Response {
+    Received,
+    /// The entry may reach the bucket at any later time, or never.
+    Lost,
+}
+
 impl Action {
     pub fn is_fault(&self) -> bool {
-        matches!(
-            self,
-            Self::Swallowed(_) | Self::Forget(_) | Self::Crash { .. } | Self::LoseManifest | Self::Trim | Self::Expire
-        )
+        match self {
+            Self::Swallowed(_) | Self::Forget(_) | Self::Crash { .. } => true,
+            Self::LoseManifest | Self::Trim | Self::Expire => true,
+            Self::Take { response, .. } | Self::Seal { response, .. } | Self::WriteDone { response, .. } => {
+                *response == Response::Lost
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Received => "",
+            Self::Lost => "; the response of the bucket is lost",
+        })
     }
 }
 
@@ -70,9 +101,21 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |n: &u8| char::from(b'A' + n);
         match self {
-            Self::Take { ingestor } => write!(f, "ingestor {} takes the shard", name(ingestor)),
-            Self::Seal { ingestor, last } => {
-                write!(f, "ingestor {} seals a range that ends at {last}", name(ingestor))
+            Self::Take { ingestor, response } => write!(f, "ingestor {} takes the shard{response}", name(ingestor)),
+            Self::Seal {
+                ingestor,
+                last,
+                response,
+            } => {
+                write!(
+                    f,
+                    "ingestor {} seals a range that ends at {last}{response}",
+                    name(ingestor)
+                )
+            }
+            Self::EntryLands(write) => write!(f, "a delayed entry of ingestor {} is stored", name(&write.writer)),
+            Self::ReadEntry { ingestor } => {
+                write!(f, "ingestor {} reads whether its entry is stored", name(ingestor))
             }
             Self::StoreDuplicates { ingestor } => {
                 write!(f, "ingestor {} stores the range's duplicates", name(ingestor))
@@ -98,7 +141,13 @@ impl fmt::Display for Action {
                     name(ingestor)
                 )
             }
-            Self::WriteDone { ingestor } => write!(f, "ingestor {} records how far the shard is done", name(ingestor)),
+            Self::WriteDone { ingestor, response } => {
+                write!(
+                    f,
+                    "ingestor {} records how far the shard is done{response}",
+                    name(ingestor)
+                )
+            }
             Self::Forget(token) => write!(f, "ClickHouse forgets the token {token}"),
             Self::Expire => write!(f, "the keys expire"),
             Self::Crash { ingestor } => write!(f, "ingestor {} is killed", name(ingestor)),

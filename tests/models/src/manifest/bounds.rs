@@ -9,6 +9,8 @@ pub struct Bounds {
     pub suspicions: u8,
     pub swallowed: u8,
     pub forgotten: u8,
+    /// Writes of the entry whose response is lost. They may reach the bucket later, or never.
+    pub unclear: u8,
     pub manifests: u8,
     /// Keys may expire, so a repeated event is no longer a duplicate.
     pub expires: bool,
@@ -27,6 +29,8 @@ pub enum Mutant {
     NoSecondLook,
     /// The manifest is written over any revision.
     NoCompareAndSet,
+    /// A write of the manifest counts as done although its response is lost.
+    UnclearIsWritten,
     /// A range counts as done as soon as it is sealed.
     DoneBeforeInsert,
     /// A range counts as done as soon as ClickHouse has confirmed the insert.
@@ -43,11 +47,12 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::TokenFromFetch,
         Self::DuplicatesNotInManifest,
         Self::NoSecondLook,
         Self::NoCompareAndSet,
+        Self::UnclearIsWritten,
         Self::DoneBeforeInsert,
         Self::DoneUnseen,
         Self::NextTokenWhileUnclear,
@@ -70,24 +75,27 @@ impl Mutant {
                 ..Bounds::LOSS
             },
             Self::AuditStoresDuplicates | Self::NoAudit => Bounds::WINDOW,
+            Self::UnclearIsWritten => Bounds::WRITES,
             _ => Bounds::TAKEOVER,
         }
     }
 }
 
 impl Bounds {
-    pub const SMALL: [(&'static str, Self); 3] = [
+    pub const SMALL: [(&'static str, Self); 4] = [
         ("takeover", Self::TAKEOVER),
         ("loss", Self::LOSS),
         ("window", Self::WINDOW),
+        ("writes", Self::WRITES),
     ];
-    pub const LARGE: [(&'static str, Self); 3] = [
+    pub const LARGE: [(&'static str, Self); 4] = [
         ("takeover", Self::TAKEOVER_LARGE),
         ("loss", Self::LOSS_LARGE),
         ("window", Self::WINDOW_LARGE),
+        ("writes", Self::WRITES_LARGE),
     ];
 
-    /// All faults except those of the next two scenarios.
+    /// All faults except those of the next three scenarios.
     pub const TAKEOVER: Self = Self {
         events: &[0, 1, 0],
         ingestors: 2,
@@ -95,6 +103,7 @@ impl Bounds {
         suspicions: 1,
         swallowed: 1,
         forgotten: 1,
+        unclear: 0,
         manifests: 0,
         expires: false,
         audited: false,
@@ -113,6 +122,18 @@ impl Bounds {
         swallowed: 0,
         audited: true,
         ..Self::TAKEOVER
+    };
+    /// Responses of the bucket are lost.
+    pub const WRITES: Self = Self {
+        swallowed: 0,
+        forgotten: 0,
+        unclear: 1,
+        ..Self::TAKEOVER
+    };
+    pub const WRITES_LARGE: Self = Self {
+        suspicions: 2,
+        unclear: 2,
+        ..Self::WRITES
     };
     pub const TAKEOVER_LARGE: Self = Self {
         events: &[0, 1, 0, 2],

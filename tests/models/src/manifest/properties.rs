@@ -19,9 +19,8 @@ impl Mutant {
     /// The claim that the mutant violates. `None`: the claim that everything comes to rest with one row for each event.
     pub fn breaks(self) -> Option<&'static str> {
         match self {
-            Self::TokenFromFetch | Self::NoSecondLook | Self::NoCompareAndSet | Self::NextTokenWhileUnclear => {
-                Some(ONCE)
-            }
+            Self::TokenFromFetch | Self::NoSecondLook | Self::NextTokenWhileUnclear => Some(ONCE),
+            Self::NoCompareAndSet | Self::UnclearIsWritten => Some(ONCE),
             Self::DuplicatesNotInManifest => Some(KEPT_OR_DROPPED),
             Self::AuditStoresDuplicates => Some(KEPT_ONCE),
             Self::DoneBeforeInsert | Self::DoneUnseen => Some(DONE),
@@ -89,6 +88,19 @@ pub(super) fn all(bounds: &Bounds) -> Vec<Property<ManifestModel>> {
         };
         state.expired || !(1..=model.last()).filter(kept).any(twice)
     }));
+    if bounds.unclear > 0 {
+        properties.push(Property::sometimes(
+            "an entry is stored although its writer got no response",
+            |_: &ManifestModel, state: &State| state.unclear_writes().any(|(entry, _)| entry == state.manifest),
+        ));
+        properties.push(Property::sometimes(
+            "another ingestor writes before an entry arrives",
+            |_: &ManifestModel, state: &State| {
+                let mut writes = state.unclear_writes();
+                writes.any(|(entry, current)| !current && entry != state.manifest)
+            },
+        ));
+    }
     if bounds.swallowed > 0 {
         properties.push(Property::sometimes(
             "a token without rows is followed by another token",

@@ -1,8 +1,18 @@
-//! The state of one shard: its stream, its manifest, its rows, the inserts on their way, and the ingestors.
+//! The state of one shard: its stream, its manifest, its rows, the inserts and writes on their way, and the ingestors.
 
 use std::collections::BTreeSet;
 
-use protocol::storing::{Next, Storing, Tried};
+use protocol::{
+    compare_and_set::{Write, is_held},
+    range::{self, EventPosition},
+    storing::{Next, Storing, Tried},
+};
+use schema::EventId;
+use uuid::Uuid;
+
+/// The revision of the entry. It is not counted: after each write, all other ingestors hold [`OUTDATED`].
+pub const CURRENT: u64 = 2;
+pub const OUTDATED: u64 = 1;
 
 /// Positions of the stream, from 1, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +29,8 @@ pub struct State {
     pub tokens: BTreeSet<Token>,
     /// Inserts on their way: sent, and neither done nor lost.
     pub air: BTreeSet<Insert>,
+    /// Writes of the entry on their way, all over its current revision.
+    pub entry_writes: BTreeSet<EntryWrite>,
     pub ingestors: Vec<Ingestor>,
     /// The stream is trimmed through this position.
     pub trimmed: u8,
@@ -38,12 +50,14 @@ pub struct Faults {
     pub swallowed: u8,
     /// Tokens that fell out of the window.
     pub forgotten: u8,
+    /// Writes of the entry whose response was lost.
+    pub unclear: u8,
     /// Lost entries in the bucket.
     pub manifests: u8,
 }
 
-/// The entry of the shard. Its revision is not stored here: each ingestor knows whether its own revision is still current.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// The entry of the shard. Its revision is always [`CURRENT`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Manifest {
     /// False: there is no entry.
     pub exists: bool,
@@ -75,6 +89,12 @@ pub struct Insert {
     pub waits: Option<u8>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntryWrite {
+    pub writer: u8,
+    pub entry: Manifest,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ingestor {
     /// The ingestor's revision of the entry is the current one. (It finds out when it writes or reads the entry.)
@@ -91,9 +111,27 @@ pub enum Phase {
         done: u8,
         recorded: bool,
     },
+    /// The outcome of a write is unknown.
+    Writing {
+        entry: Manifest,
+        goal: Goal,
+        write: Write,
+    },
     Storing {
         pending: Pending,
         stage: Stage,
+    },
+}
+
+/// What an ingestor does once its entry is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Goal {
+    /// It owns the shard, and begins where the entry says.
+    Begin,
+    Store(Pending),
+    /// It seals the next range. The shard is verified through `done`.
+    Continue {
+        done: u8,
     },
 }
 
@@ -126,6 +164,7 @@ impl State {
             duplicates: Positions::default(),
             tokens: BTreeSet::new(),
             air: BTreeSet::new(),
+            entry_writes: BTreeSet::new(),
             ingestors: vec![ingestor; usize::from(ingestors)],
             trimmed: 0,
             alarmed: false,
@@ -142,6 +181,20 @@ impl State {
         self.rows[usize::from(position) - 1] += 1;
     }
 
+    /// The revision of the entry that the ingestor wrote last.
+    pub fn revision_of(&self, ingestor: u8) -> u64 {
+        if self.ingestors[usize::from(ingestor)].current {
+            CURRENT
+        } else {
+            OUTDATED
+        }
+    }
+
+    /// The ingestor still holds the shard, as it finds out when it reads the entry.
+    pub fn is_held_by(&self, ingestor: u8) -> bool {
+        is_held(self.revision_of(ingestor), CURRENT)
+    }
+
     /// The event is stored in ClickHouse, kept or dropped.
     pub fn is_stored(&self, position: u8) -> bool {
         self.rows_at(position) > 0 || self.duplicates.has(position)
@@ -155,12 +208,22 @@ impl State {
             .unwrap_or(0)
     }
 
-    /// `writer` writes the entry, so all other ingestors hold an outdated revision.
-    pub fn write(&mut self, writer: u8, manifest: Manifest) {
+    /// The bucket stores the entry. All ingestors now hold an outdated revision, except `informed`. No write over the old revision
+    /// can be stored any more.
+    pub fn write(&mut self, manifest: Manifest, informed: Option<u8>) {
         self.manifest = manifest;
+        self.entry_writes.clear();
         for (number, ingestor) in (0..).zip(&mut self.ingestors) {
-            ingestor.current = number == writer;
+            ingestor.current = Some(number) == informed;
         }
+    }
+
+    /// The writes with an unknown outcome: the entry, and whether no other entry was written since.
+    pub fn unclear_writes(&self) -> impl Iterator<Item = (Manifest, bool)> {
+        self.ingestors.iter().filter_map(|ingestor| match ingestor.phase {
+            Phase::Writing { entry, .. } => Some((entry, ingestor.current)),
+            _ => None,
+        })
     }
 }
 
@@ -175,22 +238,22 @@ impl Stage {
 }
 
 impl Manifest {
-    /// The entry in the product's type. `None`: there is no entry.
-    pub fn encode(&self) -> Option<schema::Manifest> {
+    /// The entry in the product's type, for a stream with these events. `None`: there is no entry.
+    pub fn encode(&self, events: &[u8]) -> Option<schema::Manifest> {
         let entry = || schema::Manifest {
             owner: self.owner.map(|owner| owner.to_string()),
             generation: 1,
             done_through: self.done_through.into(),
-            pending: self.pending.map(|pending| pending.encode()),
+            pending: self.pending.map(|pending| pending.encode(events)),
         };
         self.exists.then(entry)
     }
 
-    /// From an entry that `owner` is about to write, in the product's type.
-    pub fn decode(entry: &schema::Manifest, owner: u8) -> Self {
+    /// From an entry in the product's type.
+    pub fn decode(entry: &schema::Manifest) -> Self {
         Self {
             exists: true,
-            owner: Some(owner),
+            owner: entry.owner.as_ref().and_then(|owner| owner.parse().ok()),
             done_through: entry.done_through as u8,
             pending: entry.pending.as_ref().map(Pending::decode),
         }
@@ -198,18 +261,15 @@ impl Manifest {
 }
 
 impl Pending {
-    fn encode(&self) -> schema::manifest::Pending {
-        schema::manifest::Pending {
-            first: self.first.into(),
-            last: self.last.into(),
-            rows: self.rows().len().into(),
-            checksum: 0,
-            dropped: self.dropped.iter().map(|position| (position.into(), 0)).collect(),
-            sealed_at_ms: 0,
-        }
+    fn encode(&self, events: &[u8]) -> schema::manifest::Pending {
+        let ids = self.positions().map(|position| {
+            let event = events[usize::from(position) - 1];
+            ((position.into(), 0), event_id(event))
+        });
+        range::pending(self.first.into(), self.last.into(), ids, self.dropped.encode(), 0)
     }
 
-    fn decode(pending: &schema::manifest::Pending) -> Self {
+    pub fn decode(pending: &schema::manifest::Pending) -> Self {
         Self {
             first: pending.first as u8,
             last: pending.last as u8,
@@ -223,8 +283,9 @@ impl Pending {
 
     /// The positions that must have a row.
     pub fn rows(&self) -> Positions {
+        let dropped = self.dropped.encode();
         self.positions()
-            .filter(|position| !self.dropped.has(*position))
+            .filter(|position| range::has_row(&dropped, (u64::from(*position), 0)))
             .collect()
     }
 
@@ -254,6 +315,11 @@ impl Positions {
         self.0 == 0
     }
 
+    /// In the product's type. Each record has one event.
+    fn encode(self) -> Vec<EventPosition> {
+        self.iter().map(|position| (position.into(), 0)).collect()
+    }
+
     pub fn iter(self) -> impl Iterator<Item = u8> {
         (0..16).filter(move |position| self.has(*position))
     }
@@ -263,4 +329,9 @@ impl FromIterator<u8> for Positions {
     fn from_iter<I: IntoIterator<Item = u8>>(positions: I) -> Self {
         Self(positions.into_iter().fold(0, |all, position| all | 1 << position))
     }
+}
+
+/// The id of an event. Events with one Idempotency-Key have one id.
+pub fn event_id(event: u8) -> EventId {
+    EventId(Uuid::from_u128(event.into()))
 }

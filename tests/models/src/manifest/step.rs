@@ -1,21 +1,28 @@
 //! The effect of each action.
 
+mod writes;
+
 use super::{
     ManifestModel,
-    action::Action,
+    action::{Action, Response},
     bounds::Mutant,
-    state::{Insert, Manifest, Pending, Phase, Stage, State},
+    state::{Goal, Insert, Manifest, Pending, Phase, Stage, State},
 };
 use protocol::{
     claim::{self, Beginning},
+    range::progress,
     storing::{Absent, StoredRows, Storing, Tried},
 };
 
 impl ManifestModel {
     pub(super) fn step(&self, state: &mut State, action: Action) {
         match action {
-            Action::Take { ingestor } => self.take(state, ingestor),
-            Action::Seal { ingestor, last } => self.seal(state, ingestor, last),
+            Action::Take { ingestor, response } => self.take(state, ingestor, response),
+            Action::Seal {
+                ingestor,
+                last,
+                response,
+            } => self.seal(state, ingestor, last, response),
             Action::StoreDuplicates { ingestor } => self.store_duplicates(state, ingestor),
             Action::Send { ingestor } => self.send(state, ingestor),
             Action::Lands(insert) => {
@@ -31,20 +38,15 @@ impl ManifestModel {
                 state.tokens.insert(insert.token);
             }
             Action::Look { ingestor } => self.look(state, ingestor),
-            Action::WriteDone { ingestor } => {
+            Action::WriteDone { ingestor, response } => {
                 let Phase::Ready { done, .. } = state.ingestors[usize::from(ingestor)].phase else {
                     return;
                 };
-                let manifest = Manifest {
-                    exists: true,
-                    owner: Some(ingestor),
-                    done_through: done,
-                    pending: None,
-                };
-                if self.write(state, ingestor, manifest) {
-                    set(state, ingestor, Phase::Ready { done, recorded: true });
-                }
+                let next = Manifest::decode(&progress(&held(ingestor), done.into(), None));
+                self.write(state, ingestor, next, Goal::Continue { done }, response);
             }
+            Action::EntryLands(write) => state.write(write.entry, None),
+            Action::ReadEntry { ingestor } => self.read_entry(state, ingestor),
             Action::Forget(token) => {
                 state.faults.forgotten += 1;
                 state.tokens.remove(&token);
@@ -59,75 +61,65 @@ impl ManifestModel {
             Action::Trim => state.trimmed = self.trim_through(state),
             Action::LoseManifest => {
                 state.faults.manifests += 1;
-                state.manifest = Manifest::default();
-                state.ingestors.iter_mut().for_each(|ingestor| ingestor.current = false);
+                state.write(Manifest::default(), None);
             }
             Action::Audit => state.rows = self.audit(state),
         }
     }
 
-    /// Compare-and-set: returns false and gives the shard up if another ingestor wrote meanwhile.
-    fn write(&self, state: &mut State, ingestor: u8, manifest: Manifest) -> bool {
-        if !state.ingestors[usize::from(ingestor)].current && !self.is(Mutant::NoCompareAndSet) {
-            give_up(state, ingestor);
-            return false;
-        }
-        state.write(ingestor, manifest);
-        true
-    }
-
-    fn take(&self, state: &mut State, ingestor: u8) {
+    fn take(&self, state: &mut State, ingestor: u8, response: Response) {
         if self.owner_works(state) {
             state.faults.suspicions += 1;
         }
         let stored = Some(state.stored_through()).filter(|stored| *stored > 0);
-        let ours = match claim::beginning(state.manifest.encode(), self.stream(), stored.map(u64::from)) {
-            Beginning::At(manifest) | Beginning::Moved(manifest) => Manifest::decode(&manifest, ingestor),
+        let entry = state.manifest.encode(self.bounds.events);
+        let ours = match claim::beginning(entry, self.stream(), stored.map(u64::from)) {
+            Beginning::At(manifest) | Beginning::Moved(manifest) => {
+                Manifest::decode(&claim::claimed(manifest, &ingestor.to_string()))
+            }
             Beginning::Alarm(_) => {
                 state.alarmed = true;
                 return;
             }
         };
-        state.write(ingestor, ours);
-        let phase = match ours.pending {
-            Some(pending) => {
-                let has_row =
-                    |event| (1..=self.last()).any(|other| self.event(other) == event && state.rows_at(other) > 0);
-                let dropped = if self.is(Mutant::DuplicatesNotInManifest) {
-                    let positions = pending.positions();
-                    positions.filter(|position| has_row(self.event(*position))).collect()
-                } else {
-                    pending.dropped
-                };
-                self.storing(Pending { dropped, ..pending }, Tried::Perhaps)
-            }
-            None => Phase::Ready {
-                done: ours.done_through,
-                recorded: true,
-            },
-        };
-        set(state, ingestor, phase);
+        // The ingestor has read the entry in this step.
+        state.ingestors[usize::from(ingestor)].current = true;
+        self.write(state, ingestor, ours, Goal::Begin, response);
     }
 
-    fn seal(&self, state: &mut State, ingestor: u8, last: u8) {
+    /// The work on a claimed shard begins where its entry says.
+    fn begin_at(&self, state: &State, entry: Manifest) -> Phase {
+        let Some(pending) = entry.pending else {
+            return Phase::Ready {
+                done: entry.done_through,
+                recorded: true,
+            };
+        };
+        let has_row = |event| (1..=self.last()).any(|other| self.event(other) == event && state.rows_at(other) > 0);
+        let dropped = if self.is(Mutant::DuplicatesNotInManifest) {
+            let positions = pending.positions();
+            positions.filter(|position| has_row(self.event(*position))).collect()
+        } else {
+            pending.dropped
+        };
+        self.storing(Pending { dropped, ..pending }, Tried::Perhaps)
+    }
+
+    fn seal(&self, state: &mut State, ingestor: u8, last: u8, response: Response) {
         let Phase::Ready { done, .. } = state.ingestors[usize::from(ingestor)].phase else {
             return;
         };
-        let pending = Pending {
-            first: done + 1,
-            last,
-            dropped: self.duplicates_in(state, done + 1, last),
+        let Some(sealed) = self.sealed(state, done + 1, last) else {
+            return;
         };
-        let manifest = Manifest {
-            exists: true,
-            owner: Some(ingestor),
-            done_through: if self.is(Mutant::DoneBeforeInsert) { last } else { done },
-            pending: (!self.is(Mutant::TokenFromFetch) && !self.is(Mutant::DoneBeforeInsert)).then_some(pending),
+        let pending = Pending::decode(&sealed);
+        let (done, in_manifest) = match self.mutant {
+            Some(Mutant::DoneBeforeInsert) => (last, None),
+            Some(Mutant::TokenFromFetch) => (done, None),
+            _ => (done, Some(sealed)),
         };
-        if self.write(state, ingestor, manifest) {
-            let phase = self.storing(pending, Tried::Never);
-            set(state, ingestor, phase);
-        }
+        let next = Manifest::decode(&progress(&held(ingestor), done.into(), in_manifest));
+        self.write(state, ingestor, next, Goal::Store(pending), response);
     }
 
     fn storing(&self, pending: Pending, tried: Tried) -> Phase {
@@ -144,7 +136,7 @@ impl ManifestModel {
         let Phase::Storing { pending, stage } = state.ingestors[usize::from(ingestor)].phase else {
             return;
         };
-        if !state.ingestors[usize::from(ingestor)].current && !self.is(Mutant::NoSecondLook) {
+        if !state.is_held_by(ingestor) && !self.is(Mutant::NoSecondLook) {
             return give_up(state, ingestor);
         }
         state.duplicates.add(pending.dropped);
@@ -163,15 +155,14 @@ impl ManifestModel {
     }
 
     fn send(&self, state: &mut State, ingestor: u8) {
-        let of_ingestor = state.ingestors[usize::from(ingestor)];
         let Phase::Storing {
             pending,
             stage: Stage::Send(storing),
-        } = of_ingestor.phase
+        } = state.ingestors[usize::from(ingestor)].phase
         else {
             return;
         };
-        if !of_ingestor.current && !self.is(Mutant::NoSecondLook) {
+        if !state.is_held_by(ingestor) && !self.is(Mutant::NoSecondLook) {
             return give_up(state, ingestor);
         }
         state.air.insert(Insert {
@@ -246,6 +237,15 @@ impl ManifestModel {
             done: pending.last,
             recorded: false,
         }
+    }
+}
+
+/// The entry that an ingestor holds, as far as its next entry depends on it.
+fn held(ingestor: u8) -> schema::Manifest {
+    schema::Manifest {
+        owner: Some(ingestor.to_string()),
+        generation: 1,
+        ..schema::Manifest::default()
     }
 }
 

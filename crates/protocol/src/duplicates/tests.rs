@@ -1,56 +1,62 @@
-use super::*;
-use crate::pipeline::row::tests::event;
 use proptest::prelude::*;
-use schema::RunId;
+use uuid::Uuid;
+
+use super::*;
 
 const HOUR: i64 = 3_600_000;
-const SETTINGS: DuplicateSettings = DuplicateSettings {
-    idempotency_window: Duration::from_secs(25 * 3_600),
-    idempotency_keys_max: 100,
-};
+const WINDOW: Duration = Duration::from_secs(25 * 3_600);
 
-/// A record with one event for each key. 0: an event without a key.
+/// A record whose events have these keys. 0: an event without a key.
+#[derive(Clone, Debug)]
+struct Record {
+    seq: u64,
+    stored_ms: i64,
+    keys: Vec<u128>,
+}
+
 fn record(seq: u64, stored_ms: i64, keys: &[u128]) -> Record {
-    let event = |key: &u128| UsageEvent {
-        idempotency_key: match key {
-            0 => String::new(),
-            key => key.to_string(),
-        },
-        ..event(*key)
-    };
     Record {
         seq,
-        run_id: RunId(uuid::Uuid::from_u128(7)),
-        events: keys.iter().map(event).collect(),
-        bytes: 10,
         stored_ms,
-        permit: None,
+        keys: keys.to_vec(),
     }
 }
 
 fn id(key: u128) -> EventId {
-    event(key).event_id
+    EventId(Uuid::from_u128(key + 1))
 }
 
-fn remembered(keys_max: usize, now_ms: i64) -> Remembered {
-    let settings = DuplicateSettings {
-        idempotency_keys_max: keys_max,
-        ..SETTINGS
-    };
-    Remembered::new(&settings, 1, now_ms)
+fn keyed(records: &[Record]) -> impl Iterator<Item = KeyedEvent> + Clone {
+    records.iter().flat_map(|record| {
+        let keys = (0u32..).zip(&record.keys).filter(|(_, key)| **key != 0);
+        keys.map(move |(idx, key)| KeyedEvent {
+            position: (record.seq, idx),
+            account_id: AccountId(Uuid::from_u128(2)),
+            event_id: id(*key),
+            stored_ms: record.stored_ms,
+        })
+    })
 }
 
-fn events(records: &[Record]) -> impl Iterator<Item = &UsageEvent> {
-    records.iter().flat_map(|record| &record.events)
+fn question(remembered: &Remembered, records: &[Record]) -> Option<Question> {
+    remembered.question(records.first()?.seq, keyed(records))
+}
+
+fn seal(remembered: &mut Remembered, records: &[Record], sealed_ms: i64) {
+    remembered.sealed(keyed(records).map(|event| event.event_id), sealed_ms);
+}
+
+fn remembered(ids_max: usize, now_ms: i64) -> Remembered {
+    Remembered::new(WINDOW, ids_max, now_ms)
 }
 
 #[test]
 fn events_without_a_key_are_neither_asked_for_nor_dropped() {
     let records = [record(1, 0, &[0, 0]), record(2, 0, &[0])];
     let mut remembered = remembered(100, 0);
-    assert_eq!(remembered.question(&records), None);
-    assert_eq!(remembered.dropped(&records, &SealedAt::new()), (vec![], 2));
-    remembered.sealed(events(&records), 0);
+    assert_eq!(question(&remembered, &records), None);
+    assert_eq!(remembered.dropped(keyed(&records), &SealedAt::new()), []);
+    seal(&mut remembered, &records, 0);
     assert!(remembered.at.is_empty());
 }
 
@@ -58,14 +64,14 @@ fn events_without_a_key_are_neither_asked_for_nor_dropped() {
 fn the_first_event_counts_unless_it_was_stored_before() {
     let records = [record(3, 0, &[1, 0, 1]), record(5, 0, &[2, 1, 3])];
     let remembered = remembered(100, 0);
-    let question = remembered.question(&records).unwrap();
+    let question = question(&remembered, &records).unwrap();
     assert_eq!(
         question.ids.iter().map(|(_, id)| *id).collect::<Vec<_>>(),
         [id(1), id(2), id(3)]
     );
     assert_eq!((question.first, question.since_ms), (3, -25 * HOUR));
     let stored = SealedAt::from([(id(2), -HOUR)]);
-    assert_eq!(remembered.dropped(&records, &stored).0, [(3, 2), (5, 0), (5, 1)]);
+    assert_eq!(remembered.dropped(keyed(&records), &stored), [(3, 2), (5, 0), (5, 1)]);
 }
 
 #[test]
@@ -73,17 +79,17 @@ fn ids_sealed_here_need_no_question_within_the_window() {
     let start = 1_000 * HOUR;
     let mut remembered = remembered(100, start);
     let first = [record(1, start, &[1])];
-    assert!(remembered.question(&first).is_some());
-    remembered.sealed(events(&first), start);
+    assert!(question(&remembered, &first).is_some());
+    seal(&mut remembered, &first, start);
     let dropped =
-        |remembered: &Remembered, stored_ms| remembered.dropped(&[record(2, stored_ms, &[1])], &SealedAt::new()).0;
-    assert_eq!(remembered.question(&[record(2, start + HOUR, &[1])]), None);
+        |remembered: &Remembered, stored_ms| remembered.dropped(keyed(&[record(2, stored_ms, &[1])]), &SealedAt::new());
+    assert_eq!(question(&remembered, &[record(2, start + HOUR, &[1])]), None);
     assert_eq!(dropped(&remembered, start + 25 * HOUR), [(2, 0)]);
     assert_eq!(dropped(&remembered, start + 25 * HOUR + 1), []);
     // When everything that others sealed is older than the window, there is no question.
     let other = |hours: i64| [record(3, start + hours * HOUR, &[2])];
-    assert!(remembered.question(&other(26)).is_some());
-    assert_eq!(remembered.question(&other(27)), None);
+    assert!(question(&remembered, &other(26)).is_some());
+    assert_eq!(question(&remembered, &other(27)), None);
 }
 
 #[test]
@@ -94,28 +100,13 @@ fn forgotten_ids_are_asked_for_again() {
     for (n, key) in [1, 2, 3].into_iter().enumerate() {
         let at = later + n as i64;
         let records = [record(n as u64, at, &[key])];
-        assert_eq!(remembered.question(&records).is_some(), n > 2);
-        remembered.sealed(events(&records), at);
+        assert_eq!(question(&remembered, &records).is_some(), n > 2);
+        seal(&mut remembered, &records, at);
     }
     assert_eq!((remembered.at.len(), remembered.order.len()), (2, 2));
-    let question = remembered.question(&[record(9, later + 3, &[1, 3])]).unwrap();
-    assert_eq!(question.ids.len(), 1, "3 is remembered");
-    assert_eq!(remembered.question(&[record(9, later + 26 * HOUR, &[4])]), None);
-}
-
-#[test]
-fn a_range_drops_no_more_than_its_manifest_can_list() {
-    let many: Vec<u128> = vec![1; DROPPED_MAX / 2];
-    let records: Vec<_> = (1..=4).map(|seq| record(seq, 0, &many)).collect();
-    let (dropped, taken) = remembered(100, 0).dropped(&records, &SealedAt::new());
-    assert_eq!((dropped.len(), taken), (DROPPED_MAX - 1, 2));
-    let alone = [record(1, 0, &many.repeat(3)), record(2, 0, &[2])];
-    let (dropped, taken) = remembered(100, 0).dropped(&alone, &SealedAt::new());
-    assert_eq!(
-        (dropped.len(), taken),
-        (DROPPED_MAX / 2 * 3 - 1, 1),
-        "a record is never split"
-    );
+    let asked = question(&remembered, &[record(9, later + 3, &[1, 3])]).unwrap();
+    assert_eq!(asked.ids.len(), 1, "3 is remembered");
+    assert_eq!(question(&remembered, &[record(9, later + 26 * HOUR, &[4])]), None);
 }
 
 /// The life of a shard: random keys, random cuts, owners that change and forget, little memory.
@@ -140,9 +131,9 @@ proptest! {
     /// Compares with a list of everything ever sealed: a dropped event has an earlier one within the window, a kept event
     /// has none.
     #[test]
-    fn one_event_of_a_key_counts_in_each_window(steps in prop::collection::vec(step(), 1..80), keys_max in 0..20usize) {
+    fn one_event_of_a_key_counts_in_each_window(steps in prop::collection::vec(step(), 1..80), ids_max in 0..20usize) {
         let (mut now, mut seq) = (1_000 * HOUR, 0);
-        let mut owner = remembered(keys_max, now);
+        let mut owner = remembered(ids_max, now);
         let mut records: Vec<Record> = Vec::new();
         // ClickHouse: ids with the times at which they were sealed.
         let mut rows: Vec<(EventId, i64)> = Vec::new();
@@ -154,31 +145,30 @@ proptest! {
                 }
                 Step::Wait(hours) => now += hours * HOUR,
                 // The next owner reads the gathered records again.
-                Step::TakeOver => owner = remembered(keys_max, now),
+                Step::TakeOver => owner = remembered(ids_max, now),
                 Step::Seal => {
-                    let known = owner.question(&records).map_or_else(SealedAt::new, |question| {
+                    let known = question(&owner, &records).map_or_else(SealedAt::new, |question| {
                         let asked = |id: &EventId| question.ids.iter().any(|(_, of)| of == id);
                         let found = rows.iter().filter(|(id, at)| asked(id) && *at >= question.since_ms);
                         found.copied().collect()
                     });
-                    let (dropped, taken) = owner.dropped(&records, &known);
-                    prop_assert_eq!(taken, records.len());
+                    let dropped = owner.dropped(keyed(&records), &known);
                     let mut here = HashSet::new();
                     let mut kept = Vec::new();
-                    for (record, idx, event) in keyed(&records) {
+                    for event in keyed(&records) {
                         let earlier = rows.iter().any(|(id, at)| {
-                            *id == event.event_id && *at >= record.stored_ms - 25 * HOUR
+                            *id == event.event_id && *at >= event.stored_ms - 25 * HOUR
                         });
                         let is_duplicate = earlier || !here.insert(event.event_id);
-                        prop_assert_eq!(dropped.binary_search(&(record.seq, idx)).is_ok(), is_duplicate);
+                        prop_assert_eq!(dropped.binary_search(&event.position).is_ok(), is_duplicate);
                         if !is_duplicate {
-                            kept.push(event.clone());
+                            kept.push(event.event_id);
                         }
                     }
-                    owner.sealed(kept.iter(), now);
-                    rows.extend(kept.iter().map(|event| (event.event_id, now)));
+                    owner.sealed(kept.iter().copied(), now);
+                    rows.extend(kept.iter().map(|id| (*id, now)));
                     records.clear();
-                    prop_assert!(owner.order.len() <= keys_max && owner.at.len() <= keys_max);
+                    prop_assert!(owner.order.len() <= ids_max && owner.at.len() <= ids_max);
                 }
             }
         }
