@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_does_not_fit_waits_whole_for_the_next_message() {
+    fn an_entry_that_does_not_fit_is_not_split() {
         let limits = BatchLimits {
             events: 10,
             bytes: 1 << 20,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_never_more_than_was_counted() {
+    fn a_message_has_at_most_the_counted_bytes() {
         let limits = BatchLimits {
             events: 100,
             bytes: 1 << 20,
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_is_cut_off_is_unknown() {
+    fn a_dropped_batch_has_an_unknown_outcome() {
         let (one, mut outcome) = entry(1);
         let mut gathered = Gathered::default();
         assert!(gathered.push(one, BatchLimits { events: 1, bytes: 1 }).is_ok());

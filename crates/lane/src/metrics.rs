@@ -38,7 +38,7 @@ impl LaneMetrics {
             ),
             (
                 "publish_refused",
-                "Attempts refused before storing, or not sent for want of a connection",
+                "Attempts that the stream refused, or that were not sent because there was no connection",
                 &self.refused,
             ),
             (
@@ -48,7 +48,7 @@ impl LaneMetrics {
             ),
             (
                 "stuck",
-                "Messages that had no outcome for so long that their lane took nothing more",
+                "Messages without an outcome for so long that their lane refused new entries",
                 &self.stuck,
             ),
             (
@@ -64,7 +64,7 @@ impl LaneMetrics {
             ),
             (
                 "messages_unknown",
-                "Messages that nobody can say anything about: their lane failed",
+                "Messages with an unknown outcome, because their lane failed",
                 &self.unknown,
             ),
         ] {
@@ -74,7 +74,7 @@ impl LaneMetrics {
             ("events_per_message", "Events in a message", &self.events_per_message),
             (
                 "publish_seconds",
-                "From sending a message first to its outcome",
+                "Time from the first attempt to publish a message to its outcome",
                 &self.publish_seconds,
             ),
         ] {

@@ -180,8 +180,7 @@ impl Runs {
                 Err(_) => format!("no answer within {STATEMENT_TIMEOUT:?}"),
             };
             let delay = backoff.next_delay();
-            self.health
-                .down("lanes", "registering the run: PostgreSQL does not take it");
+            self.health.down("lanes", "registering the run in PostgreSQL fails");
             warn!(run.id = %id, "could not register the run ({failure}): trying again in {delay:.1?}");
             tokio::time::sleep(delay).await;
         }

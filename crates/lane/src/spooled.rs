@@ -91,13 +91,13 @@ async fn append<U: Units>(context: &LaneContext, waiting: &mut Waiting<U>, spool
             biased;
             () = spool.released(release) => return,
             () = context.fenced.cancelled() => return,
-            () = its_time(waiting, spool) => {}
+            () = append_due(waiting, spool) => {}
         }
-        let goes_on = tokio::select! {
-            goes_on = spool.hold_no_more(release) => goes_on,
+        let may_append = tokio::select! {
+            may_append = spool.hold_no_more(release) => may_append,
             () = context.fenced.cancelled() => false,
         };
-        if !goes_on {
+        if !may_append {
             return;
         }
         append_one(context, spool, shard, waiting.gather_now(context.limits.batch)).await;
@@ -105,7 +105,7 @@ async fn append<U: Units>(context: &LaneContext, waiting: &mut Waiting<U>, spool
 }
 
 /// Resolves when an entry waits that should be appended now, rather than wait for the end of the drain.
-async fn its_time<U: Units>(waiting: &mut Waiting<U>, spool: &RunSpool) {
+async fn append_due<U: Units>(waiting: &mut Waiting<U>, spool: &RunSpool) {
     if !waiting.arrived().await {
         std::future::pending::<()>().await;
     }

@@ -69,7 +69,7 @@ async fn look_closely(client: &Client) -> Result<(UsageStream, Option<usize>)> {
     let config = &found.cached_info().config;
     let of_stream = usize::try_from(config.max_message_size).ok().filter(|bytes| *bytes > 0);
     let message_bytes_max = of_stream.into_iter().chain([client.max_payload()]).min();
-    let (shards, generation) = cut(&config.metadata)?;
+    let (shards, generation) = shards_and_generation(&config.metadata)?;
     let stream = UsageStream {
         stream: context.get_stream_no_info(USAGE_STREAM).await?,
         shards,
@@ -79,7 +79,7 @@ async fn look_closely(client: &Client) -> Result<(UsageStream, Option<usize>)> {
     Ok((stream, message_bytes_max))
 }
 
-fn cut(metadata: &HashMap<String, String>) -> Result<(u16, u32)> {
+fn shards_and_generation(metadata: &HashMap<String, String>) -> Result<(u16, u32)> {
     let read = |key: &str| {
         metadata
             .get(key)
@@ -91,7 +91,7 @@ fn cut(metadata: &HashMap<String, String>) -> Result<(u16, u32)> {
         read(META_GENERATION),
     ) {
         (Some(shards), Some(generation)) => Ok((shards, generation)),
-        _ => bail!("its metadata do not say {META_SHARDS} and {META_GENERATION}"),
+        _ => bail!("its metadata lacks a valid {META_SHARDS} or {META_GENERATION}"),
     }
 }
 
@@ -100,10 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cut_is_read_or_refused_whole() {
+    fn shards_and_generation_are_both_read_or_refused() {
         let metadata = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         assert_eq!(
-            cut(&metadata(&[(META_SHARDS, "8"), (META_GENERATION, "1")])).unwrap(),
+            shards_and_generation(&metadata(&[(META_SHARDS, "8"), (META_GENERATION, "1")])).unwrap(),
             (8, 1)
         );
         for wrong in [
@@ -113,7 +113,7 @@ mod tests {
             metadata(&[(META_SHARDS, "65536"), (META_GENERATION, "1")]),
             metadata(&[(META_SHARDS, "8"), (META_GENERATION, "-1")]),
         ] {
-            assert!(cut(&wrong).is_err());
+            assert!(shards_and_generation(&wrong).is_err());
         }
     }
 }

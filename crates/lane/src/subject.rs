@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_refused_before_storing_is_a_refusal() {
+    fn only_a_refusal_before_storing_is_a_refusal() {
         let error = |code: u64, text: &str| {
             format!(r#"{{"error":{{"code":503,"err_code":{code},"description":"{text}"}},"stream":"USAGE","seq":0}}"#)
         };

@@ -153,7 +153,7 @@ async fn publish<U: Units>(
         () = is_away => match spool {
             None => {
                 context.metrics.stuck.inc();
-                refuse_until_it_is_known(context, writing, waiting, sent).await
+                refuse_until_outcome(context, writing, waiting, sent).await
             }
             Some(spool) => {
                 let spooled = Batch { shard: spool.shard, id: batch, empty, expected, record };
@@ -191,7 +191,7 @@ async fn awake_for(wait: Duration) {
 }
 
 /// Without a spool, the entries behind this message were not sent. They are refused at once.
-async fn refuse_until_it_is_known<U: Units>(
+async fn refuse_until_outcome<U: Units>(
     context: &LaneContext,
     mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, MessageOutcome)>>>,
     waiting: &mut Waiting<U>,
@@ -201,7 +201,7 @@ async fn refuse_until_it_is_known<U: Units>(
     let deadline = sent.started + context.limits.outcome_deadline;
     tokio::select! {
         () = &mut writing => {}
-        () = waiting.refuse_while_stuck(&mut sent.gathered, deadline) => unreachable!("it waits for ever"),
+        () = waiting.refuse_while_stuck(&mut sent.gathered, deadline) => unreachable!("it never ends"),
     }
     waiting.gate.open();
     let (writer, outcome) = finished(writing);
@@ -210,7 +210,7 @@ async fn refuse_until_it_is_known<U: Units>(
 }
 
 /// Waits until the message is in the spool, and returns the number of the release that ends spooling; or until the message
-/// has its outcome. While the spool accepts nothing, the entries behind the message are refused.
+/// has an outcome. While the spool accepts nothing, the entries behind the message are refused.
 async fn spool_or_wait<U: Units>(
     context: &LaneContext,
     mut writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, MessageOutcome)>>>,
@@ -251,7 +251,7 @@ async fn spool_or_wait<U: Units>(
             tokio::select! {
                 () = &mut writing => is_known = true,
                 () = sleep(ASK_SPOOL_AGAIN) => {}
-                () = waiting.refuse_while_stuck(&mut sent.gathered, deadline) => unreachable!("it waits for ever"),
+                () = waiting.refuse_while_stuck(&mut sent.gathered, deadline) => unreachable!("it never ends"),
             }
         }
         if is_known {
@@ -315,7 +315,7 @@ mod tests {
     const STUCK_AFTER: Duration = Duration::from_millis(20);
 
     #[tokio::test]
-    async fn process_that_was_stopped_does_not_take_its_message_for_stuck() {
+    async fn after_a_pause_of_the_process_its_message_is_not_stuck() {
         let (reporter, reported) = oneshot::channel();
         let stopped = async {
             // Nothing else runs meanwhile, and the outcome arrives after the timers.

@@ -41,28 +41,32 @@ impl Writer {
         Arc::clone(&self.kept)
     }
 
-    /// Tries until there is the outcome. `empty` is the batch id of an empty batch that may replace the message.
+    /// Tries until the outcome is known. `empty` is the batch id of an empty batch that may replace the message.
     pub async fn write(mut self, message: Message, empty: BatchId, record: Bytes) -> (Self, MessageOutcome) {
         self.kept.store(false, Relaxed);
-        let begun = self.lane.begin(message, empty);
-        let outcome = self.bring(begun, message, record).await;
+        let first = self.lane.begin(message, empty);
+        let outcome = self.publish_until_done(first, message, record).await;
         (self, outcome)
     }
 
     /// Tries until the batch is stored, or the lane has ended. `empty`: see [`Lane::begin_kept`].
     pub async fn store(&mut self, batch: BatchId, empty: BatchId, record: Bytes) {
         while self.lane.end().is_none() {
-            let begun = self.lane.begin_kept(batch, empty);
-            if self.bring(begun, Message::Batch(batch), record.clone()).await == MessageOutcome::Stored {
+            let first = self.lane.begin_kept(batch, empty);
+            if self
+                .publish_until_done(first, Message::Batch(batch), record.clone())
+                .await
+                == MessageOutcome::Stored
+            {
                 return;
             }
         }
     }
 
-    async fn bring(&mut self, begun: Next, message: Message, record: Bytes) -> MessageOutcome {
+    async fn publish_until_done(&mut self, first: Next, message: Message, record: Bytes) -> MessageOutcome {
         let mut pauses = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
         let mut attempts = 0u32;
-        let mut next = begun;
+        let mut next = first;
         loop {
             next = match next {
                 Next::Publish {

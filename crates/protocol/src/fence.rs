@@ -1,4 +1,4 @@
-//! Ends a lane for its run: appends the fence, and tells when everything before it is stored.
+//! Ends a lane for its run: appends the fence, and decides when everything before it is stored.
 //!
 //! A fence is the last record of a lane. It names the last batch before it, so a writer that finds the fence knows which of
 //! its messages are stored ([`crate::lane::Lane::read`]).
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fence_names_the_last_batch_and_a_lane_that_has_ended_gets_none() {
+    fn a_fence_names_the_last_batch_and_an_ended_lane_gets_no_fence() {
         let batch = BatchId::new();
         let at = |record| LastRecord::At { sequence: 7, record };
         let append = |expected, last_batch| Ok(Step::Append { expected, last_batch });
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_manifest_of_this_stream_says_how_far_it_is_stored() {
+    fn only_a_manifest_of_this_stream_proves_that_records_are_stored() {
         let manifest = |generation, done_through| Manifest {
             generation,
             done_through,

@@ -58,7 +58,7 @@ impl Total {
     };
 
     /// Returns the total to send for a closed lease. `None`: PostgreSQL knows everything. `acknowledged`: units that
-    /// PostgreSQL has back. The units and the finality come from one snapshot, so they agree.
+    /// PostgreSQL has back. The units and the finality come from one snapshot, so they are consistent.
     pub fn due(now: Snapshot, acknowledged: i64) -> Option<Self> {
         let total = Self {
             units: now.unspent,
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_says_what_goes_back() {
+    fn the_count_decides_how_many_units_go_back() {
         let row = |returned| LeaseRow {
             returned,
             ..LeaseRow::granted(100)

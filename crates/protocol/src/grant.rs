@@ -179,7 +179,7 @@ mod tests {
         }
 
         #[test]
-        fn a_renewal_takes_no_more_than_the_fair_half_and_less_than_it_needs_never(
+        fn a_renewal_gets_at_most_the_fair_half_and_at_least_its_need_or_nothing(
             remaining in 0i64..=i64::MAX,
             needed in 1i64..=1_000,
             wanted in 1_000i64..=UNITS_MAX,
@@ -192,7 +192,7 @@ mod tests {
         }
 
         #[test]
-        fn any_pace_asks_for_something_that_a_lease_can_hold(
+        fn at_any_pace_a_counter_asks_for_units_that_a_lease_can_hold(
             granted in 0i64..=UNITS_MAX,
             spent in any::<i64>(),
             ms in 0u64..=u64::MAX,

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_lease_does_not_touch_its_neighbours_in_the_word() {
+    fn the_largest_lease_does_not_change_the_other_fields_of_the_word() {
         let lease = Lease::new(UNITS_MAX, UNITS_MAX);
         assert_eq!(lease.refund(UNITS_MAX), Lease::new(UNITS_MAX, 0).snapshot());
         assert_eq!(lease.try_spend(UNITS_MAX), Some(0));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn one_renewal_is_asked_a_lease() {
+    fn a_lease_asks_for_one_renewal() {
         let lease = Lease::new(10, 0);
         assert_eq!([lease.ask_renewal(), lease.ask_renewal()], [true, false]);
     }

@@ -12,8 +12,8 @@
 //! report:  written ─> Send ─ "done", "exists already" ─> Delivered
 //!                          ─ not now ─> Send again, later
 //!                          ─ nothing is known ─> Send again under the same identifier, for 20 hours; then Compare
-//!                          ─ refused ─> Parked, until somebody looks
-//!          Compare ─ Stripe has it ─> Delivered; has it not ─> Send; has something else ─> Parked
+//!                          ─ refused ─> Parked, until an operator looks
+//!          Compare ─ Stripe has it ─> Delivered; does not have it ─> Send; has another total ─> Parked
 //! ```
 //!
 //! # Promises

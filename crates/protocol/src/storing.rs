@@ -6,12 +6,12 @@
 //!
 //! ```text
 //! sealed just now ─> Insert(1)          another owner may have tried ─> Look
-//! Insert(n) ─> Look                     (its outcome was an answer "done", or nothing is known)
+//! Insert(n) ─> Look                     (whether ClickHouse confirmed it or not)
 //! Look ─ all rows are there ─> stored
-//!      ─ no row, the insert was confirmed ─> Insert(n + 1): the token has swallowed the rows
-//!      ─ no row, and nothing is known of the insert ─> Insert(n): the same token, so that the late insert is no second one
+//!      ─ no row, the insert was confirmed ─> Insert(n + 1): the token swallowed the rows
+//!      ─ no row, the insert was not confirmed ─> Insert(n): the same token, so that a late insert stores nothing twice
 //!      ─ an insert is running ─> Look
-//!      ─ some rows ─> alarm: no insert leaves that
+//!      ─ some rows ─> alarm: no insert can leave that
 //! ```
 //!
 //! # Promises
@@ -90,7 +90,7 @@ impl Storing {
         }
     }
 
-    /// An insert was sent. `confirmed`: ClickHouse answered that it is done.
+    /// An insert was sent. `confirmed`: ClickHouse confirmed it.
     pub fn inserted(&mut self, confirmed: bool) {
         self.confirmed = confirmed;
         self.look_first = true;
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_there_or_not_and_all_else_is_distinguished() {
+    fn absent_whole_doubled_and_partial_ranges_are_distinguished() {
         let of_five = |rows, positions| StoredRows::of(5, rows, positions);
         assert_eq!(of_five(0, 0), StoredRows::Absent);
         assert_eq!(of_five(5, 5), StoredRows::Whole);

@@ -22,7 +22,7 @@ const FENCE_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// The last record of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LaneEnd {
-    /// The record stays, because it has the position of the lane.
+    /// The record stays, because it shows how far the lane is.
     Kept(u64),
     /// The lane ended long ago, so nobody needs its position. A fenced run that comes back cannot write: it expects a last
     /// record that is gone, so NATS refuses the write, as it did before. If the run's leases are not settled by then, the
@@ -137,7 +137,7 @@ mod tests {
                 Some(30)
             ),
             30,
-            "a stream without a bound is never short of space"
+            "a stream without a limit is never short of space"
         );
     }
 }

@@ -70,7 +70,7 @@ pub enum Flaw {
     Incomplete,
     #[error("its checksum is wrong")]
     Checksum,
-    #[error("it does not say what it should")]
+    #[error("its content is malformed")]
     Malformed,
 }
 
@@ -263,7 +263,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(records: Vec<Vec<u8>>, salt: u32, offset: u64, behind: Vec<u8>) {
+        fn a_written_frame_is_read_back(records: Vec<Vec<u8>>, salt: u32, offset: u64, behind: Vec<u8>) {
             let batches: Vec<Batch> = records.into_iter().map(batch).collect();
             let mut bytes = encode(&batches, 12, salt, offset);
             let size: usize = batches.iter().map(Batch::size).sum();
@@ -284,14 +284,14 @@ mod tests {
         }
 
         #[test]
-        fn nonsense_never_panics(bytes: Vec<u8>) {
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             drop(decode(&bytes.clone().into(), 0, 0));
             prop_assert!(Header::decode(&bytes).is_err());
         }
     }
 
     #[test]
-    fn a_frame_is_one_only_where_it_was_written() {
+    fn a_frame_is_valid_only_at_its_offset() {
         let bytes = Bytes::from(encode(&[batch(vec![1, 2, 3])], 12, 5, 48));
         assert!(decode(&bytes, 5, 49).is_err());
         assert!(decode(&bytes, 6, 48).is_err());
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_says_whose_it_is_or_is_refused() {
+    fn a_header_names_its_owner_or_is_refused() {
         let header = Header {
             owner: Owner {
                 run: RunId::new(),

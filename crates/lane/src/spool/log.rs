@@ -49,7 +49,7 @@ pub enum AppendError {
     #[error("writing the spool: {0}")]
     NotWritten(io::Error),
     /// The batch may be in the log: the write failed, and so did cutting it off. Nothing more can be appended.
-    #[error("writing the spool failed, and so did taking it back: {0}")]
+    #[error("writing the spool failed, and so did removing the partial write: {0}")]
     Unknown(io::Error),
 }
 

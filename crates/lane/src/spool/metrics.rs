@@ -32,7 +32,7 @@ impl SpoolMetrics {
         for (name, help, gauge) in [
             (
                 "spooling",
-                "1: the run spools, as PostgreSQL has it; 0: it does not",
+                "1: PostgreSQL has the run as spooling; 0: it does not",
                 &self.spooling,
             ),
             ("bytes", "Bytes of the spool's segments", &self.bytes),
@@ -58,7 +58,7 @@ impl SpoolMetrics {
             ("drained", "Batches of the spool that reached the stream", &self.drained),
             (
                 "refused",
-                "Batches that the spool did not take: full, or not registered",
+                "Batches that the spool refused, because it was full or PostgreSQL had not recorded that the run spools",
                 &self.refused,
             ),
             ("failed", "Writes to the spool that failed", &self.failed),
@@ -71,7 +71,7 @@ impl SpoolMetrics {
             registry.register(name, help, counter.clone());
         }
         for (name, help, histogram) in [
-            ("fsync_seconds", "One durable write", &self.fsync_seconds),
+            ("fsync_seconds", "Time of one durable write", &self.fsync_seconds),
             (
                 "batches_per_write",
                 "Batches in one durable write",

@@ -36,7 +36,7 @@ use crate::{
 
 const PART: &str = "spool";
 
-/// A log on the disk, and the row of its run in PostgreSQL.
+/// A spool that an earlier process left: its log, and the row of its run in PostgreSQL.
 struct Left {
     run: RunId,
     dir: PathBuf,
@@ -46,13 +46,13 @@ struct Left {
 }
 
 /// A lane of the run. The first `stored` batches of the lane in the log are in the stream.
-struct Standpoint {
+struct ResumedLane {
     writer: Writer,
     stored: u64,
 }
 
 impl Runs {
-    /// Drains what other processes left in the spool. Waits for the servers that it needs. Fails where an operator must
+    /// Drains the spools that earlier processes left. Waits for the servers that it needs. Fails where an operator must
     /// decide.
     pub async fn drain_what_is_left(&self) -> Result<()> {
         let Some(spool) = &self.spool else { return Ok(()) };
@@ -75,7 +75,7 @@ impl Runs {
 
     /// False: other processes have begun to end the run, so the caller checks it again.
     async fn drain_run(&self, spool: &Spool, run: RunId) -> Result<bool> {
-        self.health.down(PART, "draining what was left");
+        self.health.down(PART, "draining the spool of an earlier process");
         let left = self.look(spool, run).await?;
         if !left.row.state.is_resumable() {
             self.give_up(spool, &left).await?;
@@ -84,8 +84,8 @@ impl Runs {
         let stream = stream::wait_for(&self.client, &self.health, self.limits.lane.batch.bytes).await?;
         ensure!(
             (stream.generation, stream.shards) == (left.owner.generation, left.owner.shards),
-            "it is of generation {} of the stream ({} shards), and the stream is of generation {} ({} shards): what is in it \
-             cannot be published any more. See \"spool\" in the README",
+            "the spool belongs to generation {} of the stream ({} shards), but the stream has generation {} ({} shards): its \
+             batches cannot be published any more. See \"The spool\" in docs/operations.md",
             left.owner.generation,
             left.owner.shards,
             stream.generation,
@@ -121,12 +121,12 @@ impl Runs {
             torn_bytes,
         } = tokio::task::spawn_blocking(move || log::find(&looking)).await??;
         if torn_bytes > 0 {
-            warn!(run.id = %run, bytes = torn_bytes, "the last write to the spool was cut off, and had not been acknowledged");
+            warn!(run.id = %run, bytes = torn_bytes, "the last write to the spool was cut off; it was not acknowledged");
         }
         let Some(row) = until_answered("reading the run", || registry::find(&self.pool, run)).await else {
             bail!(
-                "it is of run {run}, which this PostgreSQL does not know: it belongs to another cluster (DATABASE_URL, \
-                 SPOOL_DIR). Nothing was changed"
+                "the spool belongs to run {run}, which this PostgreSQL does not know: is it the spool of another cluster \
+                 (DATABASE_URL, SPOOL_DIR)? Nothing was changed"
             );
         };
         let of_row = Owner {
@@ -135,7 +135,10 @@ impl Runs {
             shards: row.shards,
         };
         let owner = owner.unwrap_or(of_row);
-        ensure!(owner == of_row, "it says {owner:?}, and PostgreSQL {of_row:?}");
+        ensure!(
+            owner == of_row,
+            "the spool belongs to {owner:?}, but PostgreSQL has {of_row:?}"
+        );
         Ok(Left {
             run,
             dir,
@@ -159,7 +162,7 @@ impl Runs {
             metrics: self.metrics.clone(),
             fenced: fenced.clone(),
         };
-        let lanes = self.standpoints(left, stream, &context).await?;
+        let lanes = self.resumed_lanes(left, stream, &context).await?;
         let (feeds, fed): (Vec<_>, Vec<_>) = lanes
             .iter()
             .map(|_| mpsc::channel::<Batch>(super::DELIVERED_MAX))
@@ -206,7 +209,7 @@ impl Runs {
             let (dir, segments) = (left.dir.clone(), left.segments.clone());
             tokio::task::spawn_blocking(move || log::remove(&dir, &segments))
                 .await?
-                .context("removing what is drained")?;
+                .context("removing the drained segments")?;
         }
         self.hand_over(left, stream).await;
         match lost {
@@ -220,7 +223,12 @@ impl Runs {
     }
 
     /// Finds the state of each lane, and how much of the log is already stored.
-    async fn standpoints(&self, left: &Left, stream: &UsageStream, context: &LaneContext) -> Result<Vec<Standpoint>> {
+    async fn resumed_lanes(
+        &self,
+        left: &Left,
+        stream: &UsageStream,
+        context: &LaneContext,
+    ) -> Result<Vec<ResumedLane>> {
         let lanes = (0..left.owner.shards).map(|shard| async move {
             let subject = LaneSubject::new(&self.client, &stream.stream, shard, left.run);
             let timeout = self.limits.lane.attempt_timeout;
@@ -237,12 +245,12 @@ impl Runs {
                 .context("a batch is of a lane that the run does not have")?;
             spool_state.pass((&read.batch).into());
         }
-        let stands = |(shard, (spool_state, writer)): (usize, (SpoolState, Writer))| {
+        let resumed = |(shard, (spool_state, writer)): (usize, (SpoolState, Writer))| {
             let stored = spool_state.stored();
             let stored = stored.map_err(|why| anyhow::anyhow!("lane {shard} of run {}: {why}", left.run))?;
-            Ok(Standpoint { writer, stored })
+            Ok(ResumedLane { writer, stored })
         };
-        lanes.into_iter().enumerate().map(stands).collect()
+        lanes.into_iter().enumerate().map(resumed).collect()
     }
 
     /// Ends all lanes, then records that the run is over. Other processes settle its remaining leases.

@@ -45,8 +45,8 @@ impl Room {
         let texts = [
             (Reason::Disk, "the spool's disk failed or is full"),
             (Reason::Full, "the spool is full"),
-            (Reason::Old, "what is in the spool is too old"),
-            (Reason::Unregistered, "PostgreSQL is away too"),
+            (Reason::Old, "a batch in the spool is too old"),
+            (Reason::Unregistered, "PostgreSQL is unreachable, too"),
         ];
         texts
             .into_iter()
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_alone_is_enough() {
+    fn one_reason_is_enough_to_refuse() {
         let room = Room::default();
         assert!(room.takes() && room.why_not().is_none());
         room.set(Reason::Full, true);

@@ -173,7 +173,7 @@ mod tests {
         switch.want();
         assert_eq!(switch.ask(), AppendPermission::Wait);
         switch.set_mode(Mode::Entering);
-        assert_eq!(switch.ask(), AppendPermission::Wait, "nothing before it is committed");
+        assert_eq!(switch.ask(), AppendPermission::Wait, "spooling is not committed yet");
         switch.set_mode(Mode::Spooling);
         assert_eq!(switch.ask(), AppendPermission::Granted);
         switch.want_no_more();
@@ -181,9 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn lanes_are_let_go_together_when_all_is_stored() {
+    fn lanes_are_released_together_when_all_batches_are_stored() {
         let mut switch = spooling();
-        assert!(!switch.is_drained(), "an append is under way");
+        assert!(!switch.is_drained(), "an append is in progress");
         switch.add(1);
         let release = switch.join();
         switch.appended();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_appends_again_is_waited_for() {
+    fn the_spool_is_not_drained_while_a_member_appends() {
         let mut switch = spooling();
         switch.join();
         switch.appended();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_once_it_has_ended() {
+    fn an_ended_run_grants_nothing() {
         let mut switch = Switch::new();
         switch.set_mode(Mode::Ended);
         switch.set_mode(Mode::Spooling);

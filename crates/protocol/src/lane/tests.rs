@@ -305,7 +305,7 @@ fn sending(batch: u128, expected: u64) -> Next {
 }
 
 #[test]
-fn a_refusal_is_believed_when_every_attempt_was_answered() {
+fn a_refusal_is_final_if_every_attempt_was_answered() {
     let mut lane = open();
     assert_eq!(lane.begin(Message::Batch(id(1)), id(2)), sending(1, 5));
     assert_eq!(
@@ -333,7 +333,7 @@ fn a_refusal_after_an_unclear_attempt_moves_the_lane_on_first() {
     assert_eq!(
         lane.begin(Message::Batch(id(3)), id(4)),
         sending(3, 9),
-        "the first attempt expects 5, for ever in vain"
+        "the first attempt expects 5 and can never be stored"
     );
 }
 

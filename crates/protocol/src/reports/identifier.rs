@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn short_ones_can_be_read() {
+    fn short_identifiers_are_readable() {
         let readable = identifier("cus_1", &line("api_call", 1_790_000_000), 2, 10, 15);
         assert_eq!(readable, "cus_1.api_call.1790000000.2.10-15");
     }

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn comparison_delivers_sends_again_or_asks_for_someone() {
+    fn comparison_delivers_sends_again_or_parks() {
         let report = sent(0, 0);
         assert_eq!(report.compared(10, 15, 15, 9), Mark::Delivered);
         let again = Mark::Open {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_double_up_to_an_hour_and_heed_what_stripe_asks() {
+    fn delays_double_up_to_an_hour_and_are_at_least_what_stripe_asks() {
         let asked = |seconds| Some(Duration::from_secs(seconds));
         for (attempts, after, expected) in [
             (1, None, 15),

@@ -1,4 +1,4 @@
-//! Steps through everything that may happen to one line: usage, corrections, lost answers, a Stripe that forgets
+//! Random schedules of everything that may happen to one line: usage, corrections, lost answers, a Stripe that forgets
 //! identifiers after exactly 24 hours, and workers that die between any two of their writes.
 
 use std::collections::HashMap;

@@ -115,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_inside_is_never_passed_over(
+    fn damage_before_the_last_frame_is_an_error(
         sizes in prop::collection::vec(0usize..200, 3..12),
         at: prop::sample::Index,
         change in 1u8..,
@@ -148,7 +148,7 @@ proptest! {
 }
 
 #[test]
-fn a_missing_segment_is_noticed() {
+fn a_missing_segment_is_an_error() {
     let dir = Dir::new();
     let mut log = dir.log(1);
     for _ in 0..3 {
@@ -159,7 +159,7 @@ fn a_missing_segment_is_noticed() {
 }
 
 #[test]
-fn a_failed_fsync_is_taken_back_and_what_follows_begins_a_segment() {
+fn a_failed_fsync_is_undone_and_the_next_append_begins_a_segment() {
     let dir = Dir::new();
     let mut log = dir.log(1 << 20);
     let (kept, failed, next) = (batch(10), batch(20), batch(30));
@@ -174,7 +174,7 @@ fn a_failed_fsync_is_taken_back_and_what_follows_begins_a_segment() {
 }
 
 #[test]
-fn of_two_runs_in_one_directory_none_is_taken_for_the_other() {
+fn segments_of_two_runs_in_one_directory_are_an_error() {
     let dir = Dir::new();
     dir.log(1).append(&[batch(1)], NOW).unwrap();
     let mut other = dir.log(1);
