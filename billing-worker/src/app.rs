@@ -245,7 +245,7 @@ async fn connect_nats(settings: &Settings, life: &Lifecycle, announcer: &Announc
 
 #[cfg(test)]
 mod tests {
-    use std::{ffi::OsString, fs};
+    use std::ffi::OsString;
 
     use clap::CommandFactory;
     use service::boot;
@@ -287,15 +287,6 @@ mod tests {
                 "{args:?}: {problem}"
             );
         }
-    }
-
-    #[test]
-    fn mistake_in_a_catalogue_file_is_named_with_file_and_line() {
-        let path = std::env::temp_dir().join(format!("plans-{}.toml", uuid::Uuid::new_v4()));
-        fs::write(&path, "usage_types = [\"a\"]\n\n[[plan]]\nid = \"free\"\nprize = 1\n").unwrap();
-        let problem = problem(&["--plans", path.to_str().unwrap()]);
-        fs::remove_file(&path).unwrap();
-        assert!(problem.contains(&format!("{}:5: ", path.display())), "{problem}");
     }
 
     #[test]

@@ -5,16 +5,15 @@
 //! changes. A customer and meter have at most one open report. Any number of workers may do this at the same time, and a step may
 //! be interrupted at any point.
 //!
+//! The decisions are pure and in [`protocol::reports`]: what a count means for a line of the ledger, when to send or compare a
+//! report, and until when a period takes reports.
+//!
 //! | what | file |
 //! |---|---|
 //! | settings, and the connections of reports | [`settings`], [`Reporter`] |
-//! | a billing period: the timestamps of its meter events, and until when it takes reports | [`period`] |
 //! | sums and corrections in ClickHouse | [`count`] |
-//! | a line of the ledger, and what a count means for it | [`ledger`] |
-//! | a report's identifier | [`identifier`] |
 //! | one step over all accounts | [`step`](fn@step) |
 //! | writing reports before they are sent | [`draft`] |
-//! | a report's life: send, compare, wait, withdraw | [`report`] |
 //! | the outcome of an attempt, from Stripe's response | [`outcome`] |
 //! | sending | [`send`] |
 //! | reporting all usage of one account now | [`flush`](mod@flush) |
@@ -37,7 +36,6 @@ pub mod list;
 pub mod metrics;
 pub mod outcome;
 mod page;
-pub mod period;
 pub mod reconcile;
 mod reporter;
 pub mod send;
@@ -46,8 +44,6 @@ mod step;
 pub mod summary;
 pub mod thaw;
 pub mod tiers;
-
-pub use protocol::reports::{identifier, ledger, report};
 
 pub use self::{
     flush::{Flushed, flush},

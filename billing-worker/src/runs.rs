@@ -8,7 +8,7 @@
 //! | count the spent units of leases in ClickHouse | [`count`] |
 //! | return the unspent units | [`leases`] |
 //! | the loop that does all of this for each unsettled run | [`work`] |
-//! | states; what operators see and may do | [`state`], [`operator`] |
+//! | what operators see and may do | [`operator`] |
 //! | settings and metrics | [`settings`], [`metrics`] |
 //!
 //! # The order of the steps
@@ -43,7 +43,6 @@ pub mod metrics;
 pub mod operator;
 pub mod settings;
 pub mod silence;
-pub mod state;
 pub mod watch;
 pub mod work;
 

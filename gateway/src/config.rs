@@ -327,13 +327,4 @@ mod tests {
             );
         }
     }
-
-    #[test]
-    fn mistake_in_a_catalogue_file_is_named_with_file_and_line() {
-        let path = std::env::temp_dir().join(format!("plans-{}.toml", uuid::Uuid::new_v4()));
-        fs::write(&path, "usage_types = [\"a\"]\n\n[[plan]]\nid = \"free\"\nprize = 1\n").unwrap();
-        let problem = problem(&["--plans", path.to_str().unwrap()]);
-        fs::remove_file(&path).unwrap();
-        assert!(problem.contains(&format!("{}:5: ", path.display())), "{problem}");
-    }
 }

@@ -135,6 +135,8 @@ fn a_wrong_file_is_named_with_its_line() {
     for service in ["gateway", "billing-worker"] {
         let output = start(&[service], &[("PLANS_FILE", shown)], &[]);
         assert_refused(&output, &["PLANS_FILE", &format!("{shown}:5: ")]);
+        let output = start(&[service], &[], &["--plans", shown]);
+        assert_refused(&output, &["--plans", &format!("{shown}:5: ")]);
     }
     let output = start(&["gateway"], &[("ROUTES_FILE", shown)], &[]);
     assert_refused(&output, &["ROUTES_FILE", &format!("{shown}: line 3")]);

@@ -1,7 +1,11 @@
 //! `runs …`: list unsettled runs; give up a run whose spool is lost.
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{
+    Subcommand,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use protocol::run::RunState;
 use schema::RunId;
 
 use super::{
@@ -10,10 +14,7 @@ use super::{
 };
 use crate::{
     administration::Administration,
-    runs::{
-        operator::{self, GiveUp, RunView},
-        state::{self, RunState},
-    },
+    runs::operator::{self, GiveUp, RunView},
 };
 
 #[derive(Subcommand)]
@@ -21,7 +22,7 @@ pub enum RunsCommand {
     /// List unsettled runs, oldest first
     List {
         /// Only runs in this state; `settled` is possible too
-        #[arg(long, value_parser = state::parser())]
+        #[arg(long, value_parser = state_parser())]
         state: Option<RunState>,
         #[command(flatten)]
         page: PageArguments,
@@ -80,4 +81,20 @@ fn run_row(run: &RunView) -> Vec<String> {
         &run.live_leases.to_string(),
         &run.held_units.to_string(),
     ])
+}
+
+fn state_parser() -> impl TypedValueParser<Value = RunState> {
+    let values = RunState::ALL.map(|state| PossibleValue::new(state.as_str()).help(meaning(state)));
+    PossibleValuesParser::new(values)
+        .map(|name| RunState::parse(&name).expect("the parser takes no other names than those of the states"))
+}
+
+fn meaning(state: RunState) -> &'static str {
+    match state {
+        RunState::Live => "It takes leases and records events",
+        RunState::Spooling => "NATS is unreachable: it records events in its spool",
+        RunState::Fencing => "It is being ended and its leases are being settled",
+        RunState::Closed => "It ended normally",
+        RunState::Settled => "All its leases are settled",
+    }
 }

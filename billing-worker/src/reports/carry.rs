@@ -2,17 +2,16 @@
 //! their period, so that no unit is in two places or in none.
 
 use anyhow::Result;
+use protocol::reports::{
+    identifier::LineId,
+    period::{BillingPeriod, Late as Why},
+};
 use schema::{AccountId, period::instant};
 use sqlx::{PgPool, Postgres, Transaction};
 use tracing::info;
 use uuid::Uuid;
 
-use super::{
-    identifier::LineId,
-    page::Page,
-    period::{BillingPeriod, Late as Why},
-    settings::LateUsage,
-};
+use super::{page::Page, settings::LateUsage};
 
 /// Units that can no longer be on their period's invoice.
 pub(super) struct Late<'a> {

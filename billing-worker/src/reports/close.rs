@@ -5,13 +5,14 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, Result};
+use protocol::reports::period::BillingPeriod;
 use schema::{AccountId, period::instant};
 use sqlx::PgExecutor;
 use stripe_billing::invoice::ListInvoice;
 use stripe_types::{RangeBoundsTs, RangeQueryTs};
 use tracing::{error, warn};
 
-use super::{Reporter, count::AccountPeriod, period::BillingPeriod};
+use super::{Reporter, count::AccountPeriod};
 use crate::stripe::object::{Invoice, List};
 
 /// An invoice is final an hour after its period's end, and its event comes at once.

@@ -4,12 +4,11 @@ use std::{collections::HashMap, fmt::Write, time::Duration};
 
 use anyhow::{Context, Result};
 use clickhouse::{Client, Row};
+use protocol::reports::identifier::LineId;
 use schema::AccountId;
 use serde::Deserialize;
 use tokio::time::timeout;
 use uuid::Uuid;
-
-use super::identifier::LineId;
 
 /// One query. A page of accounts takes some 50 ms.
 const PATIENCE: Duration = Duration::from_secs(60);

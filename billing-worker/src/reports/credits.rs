@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use protocol::reports::identifier::LineId;
 use schema::period::instant;
 use sqlx::PgExecutor;
 
-use super::{count::AccountPeriod, identifier::LineId};
+use super::count::AccountPeriod;
 
 /// Both 0 or negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

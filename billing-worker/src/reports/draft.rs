@@ -9,16 +9,18 @@ mod rows;
 use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result};
+use protocol::reports::{
+    identifier::{LineId, identifier},
+    ledger::Decision,
+    period::BillingPeriod,
+};
 use schema::AccountId;
 
 use super::{
     Reporter, carry, close,
     count::{self, AccountPeriod},
     credits,
-    identifier::{LineId, identifier},
-    ledger::Decision,
     page::{Locked, Page},
-    period::BillingPeriod,
 };
 
 /// What was written.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use protocol::reports::identifier::LineId;
 use schema::AccountId;
 use serde::Serialize;
 use service::Backoff;
@@ -11,7 +12,6 @@ use tracing::info;
 
 use super::{
     Reporter,
-    identifier::LineId,
     send::Which,
     step::{Step, page},
 };

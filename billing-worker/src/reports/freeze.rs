@@ -5,16 +5,16 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
-use schema::{AccountId, period::instant};
-use tracing::{error, info};
-
-use super::{
-    Reporter, count,
+use protocol::reports::{
     identifier::LineId,
     ledger::Line,
     period::{BillingPeriod, Window},
     report::SUMMARY_LAG,
 };
+use schema::{AccountId, period::instant};
+use tracing::{error, info};
+
+use super::{Reporter, count};
 use crate::stripe::StripeError;
 
 /// Maximum number of periods per step. Stripe is asked for each, within the rate limit that all calls share.

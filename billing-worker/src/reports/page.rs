@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use schema::{AccountId, period::instant};
-use tracing::{error, info};
-
-use super::{
-    count::AccountPeriod,
-    credits::Credits,
+use protocol::reports::{
     identifier::LineId,
     ledger::Line,
     period::{BillingPeriod, Way},
 };
+use schema::{AccountId, period::instant};
+use tracing::{error, info};
+
+use super::{count::AccountPeriod, credits::Credits};
 
 /// A line of the ledger as it was read.
 #[derive(Clone, Debug)]

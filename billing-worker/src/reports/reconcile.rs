@@ -8,6 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use protocol::reports::{
+    identifier::LineId,
+    period::{BillingPeriod, Window},
+};
 use schema::{AccountId, period::instant};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -21,8 +25,6 @@ pub use self::{
 use super::{
     Reporter, count,
     credits::{self, Credits},
-    identifier::LineId,
-    period::{BillingPeriod, Window},
 };
 use crate::stripe::StripeError;
 

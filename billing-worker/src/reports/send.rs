@@ -9,6 +9,7 @@ mod sent;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, stream};
+use protocol::reports::report::Mark;
 use schema::AccountId;
 use serde::de::IgnoredAny;
 use stripe_billing::billing_meter_event::CreateBillingMeterEvent;
@@ -21,7 +22,6 @@ use self::{
 use super::{
     Reporter,
     outcome::{is_everybodys, outcome},
-    report::Mark,
 };
 use crate::stripe::{StripeError, Write, names};
 

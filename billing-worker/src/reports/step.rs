@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, Result, bail};
+use protocol::reports::identifier::LineId;
 use schema::{AccountId, period::instant};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -11,8 +12,6 @@ use super::{
     charge, close,
     draft::{self, Drafted},
     freeze::{self, Frozen},
-    identifier::LineId,
-    period,
     reporter::Reporter,
     send::{self, Sent, Which},
     thaw,
@@ -51,7 +50,7 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Step> {
     let thawed = thaw::step(reporter, now).await;
     step.thawed = thawed.as_ref().copied().unwrap_or(0);
     loop {
-        let accounts = period::accounts(reporter, after, PAGE, at())
+        let accounts = accounts(reporter, after, PAGE, at())
             .await
             .context("reading the accounts of billing periods")?;
         let Some(last) = accounts.last() else { break };
@@ -90,6 +89,23 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Step> {
             "{count} reports wait: Stripe has no meter for their usage types (`billing-worker stripe sync` makes them)"
         ),
     }
+}
+
+/// The next accounts, by id, that have periods which are not frozen, without the customers of Stripe's other mode.
+async fn accounts(reporter: &Reporter, after: AccountId, limit: i64, now: i64) -> sqlx::Result<Vec<AccountId>> {
+    let ids = sqlx::query_scalar!(
+        "select distinct account_id from billing_periods p
+         where frozen_at is null and period_start <= $2 and account_id > $1
+             and not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
+         order by account_id limit $3",
+        after.0,
+        instant(now),
+        limit,
+        reporter.stripe.is_live()
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    Ok(ids.into_iter().map(AccountId).collect())
 }
 
 /// Counts, reports and bills a page of accounts. Returns the lines that could not be counted or have to wait. Reports that were

@@ -5,13 +5,14 @@ use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result};
 use clickhouse::Row;
+use protocol::reports::identifier::LineId;
 use schema::period::instant;
 use serde::Deserialize;
 use tokio::time::timeout;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{Reporter, count, identifier::LineId};
+use super::{Reporter, count};
 
 /// How far back late events are looked for. After a longer absence `reconcile --recount` finds them.
 const LOOK_BACK: i64 = 3 * 24 * 3_600;

@@ -7,8 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-
-use super::state::RunState;
+use protocol::run::RunState;
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]

@@ -1,6 +1,6 @@
 //! Runs for operators: list them, and give up a run whose spool is lost.
 
-use protocol::run::Transition;
+use protocol::run::{RunState, Transition};
 use quota_store::writers;
 use schema::RunId;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,6 @@ use time::OffsetDateTime;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::state::RunState;
 use crate::{
     administration::{
         Administration, audit,

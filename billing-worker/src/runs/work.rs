@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use async_nats::{Client, connection::State as Connection};
 use clickhouse::Client as ClickHouse;
 use futures_util::{StreamExt, stream};
+use protocol::run::RunState;
 use quota_store::writers;
 use schema::{AccountId, LeaseId, RunId, announcement::Announcement};
 use service::{Backoff, Lifecycle};
@@ -18,7 +19,6 @@ use super::{
     SettleMetrics, SettleSettings, count,
     lanes::{Ending, Lanes},
     leases::{self, Lease, Verdict},
-    state::RunState,
 };
 use crate::administration::{Administration, announce::Announcer};
 

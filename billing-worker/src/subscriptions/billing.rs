@@ -129,7 +129,7 @@ impl Billing {
     }
 
     /// Before a change that bills the usage so far: fails if some of it was reported with a timestamp in the future. In a period's first
-    /// minute usage is reported for the next minute (see [`crate::reports::period`]), and would not be billed.
+    /// minute usage is reported for the next minute (see [`protocol::reports::period`]), and would not be billed.
     pub async fn refuse_told_ahead(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
         let now = self.clock.now_s();
         let ahead = sqlx::query_scalar!(

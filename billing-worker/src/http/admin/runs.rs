@@ -5,6 +5,7 @@ use axum::{
     extract::{FromRequestParts, Query},
     http::request::Parts,
 };
+use protocol::run::RunState;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -17,10 +18,7 @@ use crate::{
     error::Error,
     http::body::Body,
     http::query::malformed,
-    runs::{
-        operator::{self, GiveUp, RunView},
-        state::RunState,
-    },
+    runs::operator::{self, GiveUp, RunView},
 };
 
 /// `?state=&limit=&after=`

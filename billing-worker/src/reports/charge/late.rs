@@ -1,15 +1,13 @@
 //! Late usage and credits to bill, as PostgreSQL has them.
 
 use anyhow::{Context, Result};
+use protocol::reports::report::CLAIM;
 use schema::{AccountId, period::instant};
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use crate::{
-    reports::{Reporter, report::CLAIM},
-    stripe::StripeError,
-};
+use crate::{reports::Reporter, stripe::StripeError};
 
 /// The most items that one step makes for a page of accounts.
 const ITEMS_MAX: i64 = 100;

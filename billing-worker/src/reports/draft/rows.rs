@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use protocol::reports::{identifier::LineId, ledger::Line, period::BillingPeriod};
 use schema::{AccountId, period::instant};
 use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
@@ -11,10 +12,7 @@ use uuid::Uuid;
 use super::Draft;
 use crate::reports::{
     Reporter, count,
-    identifier::LineId,
-    ledger::Line,
     page::{Locked, Page},
-    period::BillingPeriod,
 };
 
 pub async fn periods(

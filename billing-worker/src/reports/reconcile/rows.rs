@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use protocol::reports::{identifier::LineId, ledger::Line, period::BillingPeriod, report::SUMMARY_LAG};
 use schema::{AccountId, period::instant};
 use time::{OffsetDateTime, Time};
 
 use super::question::{Question, Which};
-use crate::reports::{Reporter, identifier::LineId, ledger::Line, period::BillingPeriod, report::SUMMARY_LAG};
+use crate::reports::Reporter;
 
 /// Accounts of one page.
 const PAGE: i64 = 500;

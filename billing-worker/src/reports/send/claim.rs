@@ -1,5 +1,9 @@
 //! Claims of open reports, committed before the calls.
 
+use protocol::reports::{
+    period::{BillingPeriod, Window},
+    report::{CLAIM, Next, Report},
+};
 use schema::{AccountId, period::instant};
 use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
@@ -7,11 +11,7 @@ use tracing::{debug, error};
 use uuid::Uuid;
 
 use super::sent::Sent;
-use crate::reports::{
-    Reporter,
-    period::{BillingPeriod, Window},
-    report::{CLAIM, Next, Report},
-};
+use crate::reports::Reporter;
 
 /// Reports claimed at once: the bound of one transaction and of the memory they take.
 const CLAIMED: i64 = 256;

@@ -1,14 +1,12 @@
 //! Stores the outcomes of attempts to send reports.
 
+use protocol::reports::report::Mark;
 use schema::period::instant;
 use time::OffsetDateTime;
 use tracing::{error, warn};
 
 use super::{claim::Claimed, sent::Sent};
-use crate::{
-    reports::{Reporter, report::Mark},
-    stripe::StripeError,
-};
+use crate::{reports::Reporter, stripe::StripeError};
 
 pub(super) struct Attempted {
     pub(super) claimed: Claimed,
