@@ -7,6 +7,7 @@ mod many;
 mod reconcile;
 mod rig;
 pub mod usage;
+mod workers;
 
 use std::time::{Duration, Instant};
 
@@ -39,19 +40,6 @@ async fn usage_is_reported_once_and_then_only_new_usage() {
     assert_eq!(rig.step().await.sent.delivered, 1);
     assert_eq!(rig.told(&account, month(0), "export"), 1116);
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn workers_at_the_same_time_report_each_unit_once() {
-    let rig = Rig::start().await;
-    let accounts = rig.accounts(40, month(0)).await;
-    for _ in 0..5 {
-        let usage = accounts.iter().map(|account| (account.id, "api_call", 7));
-        rig.insert(month(0), usage, Uuid::nil()).await;
-        tokio::join!(rig.step(), rig.step(), rig.step(), rig.step());
-    }
-    rig.step().await;
-    rig.assert_told_is_counted(&accounts, &[month(0)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

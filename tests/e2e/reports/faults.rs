@@ -173,6 +173,7 @@ async fn two_hundred_accounts_match_stripe_exactly_through_faults_and_deaths() {
         if round % 7 == 6 {
             rig.step().await;
         }
+        rig.end_claims().await;
         rig.stripe.advance_by(if round % 7 == 6 { 26 * HOUR } else { 400 });
     }
     println!("{died} of 20 steps died");

@@ -325,6 +325,21 @@ impl Rig {
         rows.into_iter().map(line).collect()
     }
 
+    /// The number of meter events that Stripe was sent.
+    pub fn meter_events(&self) -> usize {
+        let requests = self.stripe.requests();
+        let is_event = |path: &str| path == "/v1/billing/meter_events";
+        requests.iter().filter(|request| is_event(&request.path)).count()
+    }
+
+    /// A dead worker's claims last for some minutes, so pretend that they have ended.
+    pub async fn end_claims(&self) {
+        sqlx::query("update meter_reports set claimed_until = null where claimed_until is not null")
+            .execute(&self.db)
+            .await
+            .unwrap();
+    }
+
     /// The number of reports in a state.
     pub async fn count(&self, state: &str) -> i64 {
         sqlx::query_scalar("select count(*) from meter_reports where state = $1")

@@ -1,4 +1,4 @@
-//! Late usage and credits to bill, as PostgreSQL has them.
+//! Late usage and credits to bill, as PostgreSQL has them. Claims end by the database's clock, like those of reports.
 
 use anyhow::{Context, Result};
 use protocol::reports::report::CLAIM;
@@ -44,10 +44,10 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
         r#"with claimed as (
                select c.id from meter_carries c
                where c.settled_at is null and c.policy = 'credit_or_charge' and c.account_id = any($1)
-                   and (c.claimed_until is null or c.claimed_until <= $2) and c.next_attempt_at <= $2
+                   and (c.claimed_until is null or c.claimed_until <= now()) and c.next_attempt_at <= $2
                order by c.id limit $3 for update skip locked
            )
-           update meter_carries c set claimed_until = $4
+           update meter_carries c set claimed_until = now() + $4::bigint * interval '1 second'
            from claimed
                join meter_carries late on late.id = claimed.id
                join billing_periods p on p.account_id = late.account_id and p.period_start = late.from_period
@@ -69,7 +69,7 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
         instant(now),
         ITEMS_MAX,
-        instant(now + CLAIM)
+        CLAIM
     )
     .fetch_all(&reporter.db)
     .await?;
@@ -154,14 +154,14 @@ pub(super) async fn postpone(reporter: &Reporter, late: &Late, failure: StripeEr
 pub(super) async fn begin(reporter: &Reporter, late: &Late, amount: i64, currency: &str, now: i64) -> Result<bool> {
     let ours = sqlx::query!(
         "update meter_carries set attempts = $2 + 1, first_sent_at = coalesce(first_sent_at, $3), amount = $4,
-             currency = $5, claimed_until = $6
+             currency = $5, claimed_until = now() + $6::bigint * interval '1 second'
          where id = $1 and attempts = $2 and settled_at is null",
         late.id,
         late.attempts,
         instant(now),
         amount,
         currency,
-        instant(now + CLAIM)
+        CLAIM
     )
     .execute(&reporter.db)
     .await

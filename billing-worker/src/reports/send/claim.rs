@@ -1,4 +1,5 @@
-//! Claims of open reports, committed before the calls.
+//! Claims of open reports, committed before the calls. A claim ends by the database's clock: the clocks of two workers may differ,
+//! and the billing clock can be moved.
 
 use protocol::reports::{
     period::{BillingPeriod, Window},
@@ -62,7 +63,7 @@ pub(super) async fn claim(
            from meter_reports r
                join billing_periods p on p.account_id = r.account_id and p.period_start = r.period_start
                left join stripe_customers c on c.customer_id = r.customer_id
-           where r.state = 'open' and r.account_id = any($1) and (r.claimed_until is null or r.claimed_until <= $2)
+           where r.state = 'open' and r.account_id = any($1) and (r.claimed_until is null or r.claimed_until <= now())
                and ($3 or r.next_attempt_at <= $2)
            order by r.account_id, r.usage_type limit $4 for update of r skip locked"#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
@@ -174,7 +175,7 @@ async fn begin(tx: &mut Transaction<'_, Postgres>, claimed: &[Claimed], now: i64
         .collect();
     sqlx::query!(
         "update meter_reports r set attempts = b.attempts, first_sent_at = b.first_sent_at,
-             last_attempt_at = b.last_attempt_at, claimed_until = $5
+             last_attempt_at = b.last_attempt_at, claimed_until = now() + $5::bigint * interval '1 second'
          from unnest($1::uuid[], $2::integer[], $3::timestamptz[], $4::timestamptz[])
              as b (id, attempts, first_sent_at, last_attempt_at)
          where r.id = b.id",
@@ -188,7 +189,7 @@ async fn begin(tx: &mut Transaction<'_, Postgres>, claimed: &[Claimed], now: i64
             .iter()
             .map(|report| report.last_attempt_at.map(instant))
             .collect::<Vec<_>>() as &[Option<OffsetDateTime>],
-        instant(now + CLAIM)
+        CLAIM
     )
     .execute(&mut **tx)
     .await?;
