@@ -71,18 +71,18 @@ pub enum Error {
     #[error("{0}")]
     Webhook(&'static str),
     #[error("usage could not be reported to Stripe: {0}")]
-    UsageUntold(String),
+    UsageUnreported(String),
     #[error(
         "the billing period has just begun and its usage can be billed in {wait_s} s; nothing was changed: try again then"
     )]
-    ToldAhead { wait_s: i64 },
+    ReportedAhead { wait_s: i64 },
     #[error("webhooks are disabled: set STRIPE_WEBHOOK_SECRETS and restart the billing worker to enable them")]
     WebhooksClosed,
     #[error(transparent)]
     Stripe(StripeError),
     /// Another worker holds the account's lease, or no slot was free. No call to Stripe was made.
     #[error("too many requests wait for Stripe; nothing was changed: try again")]
-    NoTurn,
+    NoSlot,
     /// The result of the work was not stored: another worker has the account's lease now.
     #[error("another worker took over the account's subscription, and nothing was stored here: try again")]
     LeaseLost,

@@ -15,7 +15,7 @@ use billing_worker::{
     administration::{Administration, By, announce::Announcer, page::Page},
     reports::{
         self, ReportSettings,
-        list::{self, State},
+        list::{self, ReportState},
     },
 };
 use devstack::{Service, StripeDoubleOptions, http::Http};
@@ -119,7 +119,10 @@ async fn a_refused_customer_is_parked_and_the_others_continue() {
         limit: None,
         after: None,
     };
-    let parked = list::list(&rig.db, Some(State::Parked), page).await.unwrap().items;
+    let parked = list::list(&rig.db, Some(ReportState::Parked), page)
+        .await
+        .unwrap()
+        .items;
     let accounts_parked: Vec<_> = parked.iter().map(|report| report.account_id).collect();
     assert!(accounts_parked.contains(&accounts[3].id) && accounts_parked.contains(&accounts[5].id));
     let refused = parked

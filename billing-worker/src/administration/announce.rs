@@ -60,12 +60,12 @@ impl Announcer {
         if announcements.is_empty() {
             return;
         }
-        let told = match timeout(PATIENCE, self.publish(announcements)).await {
-            Ok(told) => told,
+        let published = match timeout(PATIENCE, self.publish(announcements)).await {
+            Ok(published) => published,
             Err(_) => Err(anyhow!("no answer within {PATIENCE:?}")),
         };
         let count = announcements.len() as u64;
-        match told {
+        match published {
             Ok(()) => self.metrics.announced(count),
             Err(error) => {
                 self.metrics.not_announced(count);

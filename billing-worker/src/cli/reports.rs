@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     reports::{
         self, Reporter,
-        list::{self, State},
+        list::{self, ReportState},
         reconcile::{self, Question, Which},
     },
     stripe::{Stripe, StripeError},
@@ -30,7 +30,7 @@ pub enum ReportsCommand {
     List {
         /// Only reports in this state
         #[arg(long, value_enum)]
-        state: Option<State>,
+        state: Option<ReportState>,
         /// Only reports that Stripe refused (same as --state parked)
         #[arg(long, conflicts_with = "state")]
         parked: bool,
@@ -87,7 +87,7 @@ pub async fn run(command: &ReportsCommand, admin: &Administration, settings: &Se
     let now = clock::now_s();
     match command {
         ReportsCommand::List { state, parked, page } => {
-            let state = if *parked { Some(State::Parked) } else { *state };
+            let state = if *parked { Some(ReportState::Parked) } else { *state };
             print::reports(json, &list::list(&admin.db, state, page.page()).await?)
         }
         ReportsCommand::Attention => print::attention(json, &list::attention(&admin.db, &admin.catalogue).await?),

@@ -58,7 +58,7 @@ pub struct Shard {
 
 /// The position of a duplicate in its shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct StreamPosition {
     pub stream_seq: u64,
     pub idx: u32,
 }
@@ -80,7 +80,7 @@ pub async fn step(returns: &Returns) -> Result<Returned> {
             let Some(end) = page.last() else {
                 break;
             };
-            cursor = end.place();
+            cursor = end.position();
             returns.give_back(shard, &page, Some(cursor), &mut all).await?;
         }
     }
@@ -92,13 +92,13 @@ pub async fn step(returns: &Returns) -> Result<Returned> {
 pub async fn sweep(returns: &Returns) -> Result<Returned> {
     let mut all = Returned::default();
     for (shard, last) in stored::last_of_each(&returns.clickhouse).await? {
-        let mut cursor = Place::default();
+        let mut cursor = StreamPosition::default();
         while cursor < last {
             let page = stored::lately(&returns.clickhouse, shard, cursor, PAGE).await?;
             let Some(end) = page.last() else {
                 break;
             };
-            cursor = end.place();
+            cursor = end.position();
             returns.give_back(shard, &page, None, &mut all).await?;
         }
     }
@@ -111,7 +111,7 @@ impl Returns {
         &self,
         shard: Shard,
         page: &[Duplicate],
-        cursor: Option<Place>,
+        cursor: Option<StreamPosition>,
         all: &mut Returned,
     ) -> Result<()> {
         let returned = repository::give_back(&self.db, shard, page, cursor).await?;

@@ -41,7 +41,7 @@ pub struct Work {
     metrics: Metrics,
     /// Notified of new corrections.
     wait: Arc<Notify>,
-    too_old_told: Arc<AtomicUsize>,
+    too_old_logged: Arc<AtomicUsize>,
 }
 
 impl Work {
@@ -52,7 +52,7 @@ impl Work {
             announcer: admin.announcer.clone(),
             metrics: metrics.clone(),
             wait: admin.corrections_wait.clone(),
-            too_old_told: Arc::default(),
+            too_old_logged: Arc::default(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Work {
         match stopping.run_until_cancelled(resolving).await {
             Some(Ok(resolved)) => {
                 self.announce(&resolved.accounts).await;
-                self.tell_too_old(resolved.too_old);
+                self.log_too_old(resolved.too_old);
             }
             // Corrections left open must wait; new ones need not.
             Some(Err(failure)) => warn!("corrections that a run had left open stay open: {failure:#}"),
@@ -140,10 +140,12 @@ impl Work {
                 continue;
             }
             idle_looks = 0;
-            let told = session.publish(handed).await;
+            let published = session.publish(handed).await;
             let of = |wanted: fn(PublishOutcome) -> bool| -> Vec<EventId> {
-                let told = told.iter().filter(|told: &&PublishedEvents| wanted(told.outcome));
-                told.flat_map(|told| told.events.iter().copied()).collect()
+                let records = published
+                    .iter()
+                    .filter(|record: &&PublishedEvents| wanted(record.outcome));
+                records.flat_map(|record| record.events.iter().copied()).collect()
             };
             let stored = of(|outcome| outcome == PublishOutcome::Stored);
             let not_stored = of(PublishOutcome::is_not_stored);
@@ -163,8 +165,8 @@ impl Work {
     }
 
     /// Logs the number of rows that are too old, each time that it changes.
-    fn tell_too_old(&self, now: usize) {
-        if self.too_old_told.swap(now, Relaxed) != now && now > 0 {
+    fn log_too_old(&self, now: usize) {
+        if self.too_old_logged.swap(now, Relaxed) != now && now > 0 {
             error!(
                 corrections = now,
                 "corrections were left open too long ago to tell whether they are stored: look for their ids in usage_events, \

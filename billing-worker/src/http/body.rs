@@ -50,15 +50,15 @@ mod tests {
 
     #[test]
     fn an_error_says_where_and_what_is_expected() {
-        let told = |json: &str| read::<NewCorrection>(json.as_bytes()).unwrap_err().to_string();
-        let error = told(r#"{"correction_id":"mine"}"#);
+        let error_of = |json: &str| read::<NewCorrection>(json.as_bytes()).unwrap_err().to_string();
+        let error = error_of(r#"{"correction_id":"mine"}"#);
         assert!(error.contains("`correction_id`: ") && error.contains("UUID"), "{error}");
-        let error = told(r#"{"events":["01a21c0b-af6b-717e-bbf2-56621a502fc5"]}"#);
+        let error = error_of(r#"{"events":["01a21c0b-af6b-717e-bbf2-56621a502fc5"]}"#);
         assert!(
             error.contains("`events[0]`") && error.contains("{\"event_id\": …"),
             "{error}"
         );
-        assert!(told("{} {}").contains(" is missing"), "the body itself");
+        assert!(error_of("{} {}").contains(" is missing"), "the body itself");
         assert!(read::<Vec<i64>>(b"[1] 2").is_err());
         assert_eq!(read::<Vec<i64>>(b"[1]").unwrap(), [1]);
     }

@@ -14,7 +14,7 @@ impl IntoResponse for Error {
         let kind = kind(&self);
         let problem = Problem::new(kind, detail(&self, kind));
         match self {
-            Self::ToldAhead { wait_s } => problem.retry_after(wait_s),
+            Self::ReportedAhead { wait_s } => problem.retry_after(wait_s),
             _ if kind.is_temporary() => problem.retry_after(5),
             _ => problem,
         }
@@ -54,11 +54,11 @@ fn kind(error: &Error) -> Kind {
         Error::PricesMissing { .. } => Kind::PricesMissing,
         Error::WrongMode => Kind::WrongMode,
         Error::Webhook(_) => Kind::WebhookRefused,
-        Error::UsageUntold(_) | Error::ToldAhead { .. } => Kind::UsageNotReported,
+        Error::UsageUnreported(_) | Error::ReportedAhead { .. } => Kind::UsageNotReported,
         Error::WebhooksClosed => Kind::WebhooksClosed,
         Error::Stripe(StripeError::Refused(_)) => Kind::StripeRefused,
         Error::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => Kind::StripeNotConfigured,
-        Error::Stripe(_) | Error::NoTurn | Error::LeaseLost => Kind::StripeUnavailable,
+        Error::Stripe(_) | Error::NoSlot | Error::LeaseLost => Kind::StripeUnavailable,
         Error::UnknownEvent { .. } => Kind::UnknownEvent,
         Error::CorrectsCorrection(_) => Kind::CorrectsCorrection,
         Error::NothingToCorrect { .. } => Kind::NothingToCorrect,
@@ -101,7 +101,7 @@ fn detail(error: &Error, kind: Kind) -> String {
                 _ => "Stripe is unavailable; nothing is billed twice: try again".to_owned(),
             }
         }
-        Error::UsageUntold(why) => {
+        Error::UsageUnreported(why) => {
             warn!(status, "a request failed: usage could not be reported to Stripe: {why}");
             "usage cannot be reported to Stripe now and would not be billed: try again".to_owned()
         }
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(wrong.headers()[header::CONTENT_TYPE], "application/problem+json");
         let problem = wrong.extensions().get::<Problem>().unwrap();
         assert!(!problem.detail().contains("row"), "{problem:?}");
-        let ahead = Error::ToldAhead { wait_s: 60 }.into_response();
+        let ahead = Error::ReportedAhead { wait_s: 60 }.into_response();
         assert_eq!(ahead.headers()[header::RETRY_AFTER], "60");
     }
 }

@@ -39,14 +39,14 @@ mod tests {
 
     #[test]
     fn an_error_names_the_parameter() {
-        let told = |query: &str| {
+        let error_of = |query: &str| {
             let uri: Uri = format!("/accounts?{query}").parse().unwrap();
             malformed(Query::<Page>::try_from_uri(&uri).unwrap_err()).to_string()
         };
-        assert_eq!(told("limit=x"), "`limit` must be an integer");
-        assert_eq!(told("limit=-1"), "`limit` must be an integer");
-        assert_eq!(told("limit=99999"), "`limit` is too large");
-        assert_eq!(told("colour=1"), "unknown field `colour`; known: `limit`");
-        assert_eq!(told("limit=1&limit=2"), "duplicate field `limit`");
+        assert_eq!(error_of("limit=x"), "`limit` must be an integer");
+        assert_eq!(error_of("limit=-1"), "`limit` must be an integer");
+        assert_eq!(error_of("limit=99999"), "`limit` is too large");
+        assert_eq!(error_of("colour=1"), "unknown field `colour`; known: `limit`");
+        assert_eq!(error_of("limit=1&limit=2"), "duplicate field `limit`");
     }
 }

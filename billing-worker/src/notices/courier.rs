@@ -55,7 +55,7 @@ impl Courier {
                         life.spawn_apart(self.clone().deliver(claimed, permit));
                     }
                 }
-                // Another place logs that the database is unavailable.
+                // Another task logs that the database is unavailable.
                 Err(error) => debug!("could not look for notices: {error}"),
             }
         }

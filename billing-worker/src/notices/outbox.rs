@@ -187,7 +187,7 @@ pub async fn settle(db: &PgPool, claimed: &Claimed, settlement: &Settlement) -> 
     let held = sqlx::query!(
         "update notice_endpoints
          set lease_id = null, leased_until = null,
-             -- Of failures in a row: once nothing is tried any more, the next one begins anew.
+             -- The start of a series of failures. The series ends when no notice is pending any more.
              failing_since = case
                  when $3 or $5 and not exists (select from notices n
                      where n.account_id = $1 and n.state = 'pending' and n.id <> $6) then null

@@ -1,5 +1,5 @@
 //! Usage that arrived too late for its period's invoice. Each carry is a row, written in the transaction that takes the units out of
-//! their period, so that no unit is in two places or in none.
+//! their period, so that no unit is counted twice or not at all.
 
 use anyhow::Result;
 use protocol::reports::{

@@ -45,12 +45,12 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Frozen> {
         match agrees(reporter, &candidate).await {
             Ok(None) => frozen.periods += u64::from(freeze(reporter, &candidate, now).await?),
             Ok(Some(_)) if candidate.is_settling => {}
-            Ok(Some((line, told))) => {
+            Ok(Some((line, stripe))) => {
                 frozen.differing += 1;
                 let reported = candidate.lines.get(&line).map_or(0, |line| line.reported);
                 error!(
                     account.id = %line.account, usage_type = line.usage_type, period.start = %instant(line.start), reported,
-                    stripe = told, "Stripe has other units than were reported: the period is not frozen"
+                    stripe, "Stripe has other units than were reported: the period is not frozen"
                 );
             }
             Err(failure) => {
@@ -134,26 +134,26 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
 
 /// Returns the first line for which Stripe has other units than were reported.
 async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(LineId, i64)>, StripeError> {
-    let told_of: Vec<_> = candidate
+    let reported: Vec<_> = candidate
         .lines
         .iter()
         .filter(|(_, line)| line.reports > 0)
         .map(|(id, line)| (id.clone(), line.reported))
         .collect();
-    let mut answers = stream::iter(told_of)
+    let mut answers = stream::iter(reported)
         .map(async |(id, reported)| {
             let (stripe, customer) = (&reporter.stripe, &candidate.customer);
-            let told = reporter
+            let units = reporter
                 .meters
-                .told(stripe, customer, &id.usage_type, candidate.window)
+                .units(stripe, customer, &id.usage_type, candidate.window)
                 .await;
-            told.map(|told| (id, reported, told))
+            units.map(|units| (id, reported, units))
         })
         .buffer_unordered(READS_AT_ONCE);
     while let Some(answer) = answers.next().await {
-        let (id, reported, told) = answer?;
-        if told != reported {
-            return Ok(Some((id, told)));
+        let (id, reported, units) = answer?;
+        if units != reported {
+            return Ok(Some((id, units)));
         }
     }
     Ok(None)

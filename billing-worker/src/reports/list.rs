@@ -22,7 +22,7 @@ const ATTENTION_MAX: i64 = 1_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum ReportState {
     Open,
     Delivered,
     Withdrawn,
@@ -90,7 +90,7 @@ pub struct Attention {
     pub unbilled: Vec<Unbilled>,
 }
 
-impl State {
+impl ReportState {
     fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -102,13 +102,13 @@ impl State {
 }
 
 /// The oldest first.
-pub async fn list(db: &PgPool, state: Option<State>, page: Page) -> Result<Listed<ReportView>, Error> {
+pub async fn list(db: &PgPool, state: Option<ReportState>, page: Page) -> Result<Listed<ReportView>, Error> {
     let reports = sqlx::query_as!(
         ReportView,
         r#"select id, identifier, account_id as "account_id: Uuid", customer_id, usage_type, period_start, from_units, to_units,
                   state, attempts, created_at, last_attempt_at, next_attempt_at, done_at, error
            from meter_reports where ($1::text is null or state = $1) and ($2::uuid is null or id > $2) order by id limit $3"#,
-        state.map(State::as_str),
+        state.map(ReportState::as_str),
         page.after,
         page.rows()?
     )
@@ -178,7 +178,7 @@ pub async fn attention(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, 
     .fetch_all(db)
     .await?;
     Ok(Attention {
-        parked: list(db, Some(State::Parked), parked).await?.items,
+        parked: list(db, Some(ReportState::Parked), parked).await?.items,
         drifts,
         waiting_carries,
         unbilled: unbilled::list(db, catalogue, Some(ATTENTION_MAX)).await?,

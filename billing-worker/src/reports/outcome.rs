@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_apart_by_what_they_prove() {
+    fn each_response_has_the_outcome_that_it_proves() {
         let duplicate = refused(400, None, "An event already exists with identifier cus_1.x.");
         let no_meter = refused(400, Some("event_name"), "No active meter found for event name x.");
         let bad_time = refused(

@@ -1,6 +1,6 @@
 //! Compares ClickHouse, the ledger and Stripe, for operators and for accounting.
 
-mod judge;
+mod line_state;
 mod question;
 mod rows;
 
@@ -19,7 +19,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use self::rows::{Period, Stored};
 pub use self::{
-    judge::{Numbers, State},
+    line_state::{LineState, Numbers},
     question::{Question, Which},
 };
 use super::{
@@ -43,7 +43,7 @@ pub struct Row {
     pub numbers: Numbers,
     /// Stripe's units (the ledger's if Stripe's are unknown) − (ClickHouse + carried in − carried out).
     pub drift: i64,
-    pub state: State,
+    pub state: LineState,
     pub frozen: bool,
     pub note: Option<String>,
 }
@@ -150,7 +150,7 @@ async fn row(
     let stripe = match line.reports {
         // Nothing was ever reported: Stripe need not be asked.
         0 => Ok(Some(0)),
-        _ => told(reporter, &period.period, &id.usage_type).await?,
+        _ => stripe_units(reporter, &period.period, &id.usage_type).await?,
     };
     let (stripe_units, mut note) = match stripe {
         Ok(units) => (units, None),
@@ -171,7 +171,7 @@ async fn row(
         note.get_or_insert_with(|| "its report is parked".to_owned());
     }
     let explained = credits.saturating_sub(line.corrected).min(0);
-    let state = numbers.judge(explained, stored.is_some_and(|stored| stored.is_settling));
+    let state = numbers.state(explained, stored.is_some_and(|stored| stored.is_settling));
     Ok(Row {
         account_id: id.account,
         customer_id: period.period.customer.clone(),
@@ -187,13 +187,17 @@ async fn row(
 }
 
 /// The inner error: Stripe refuses to say. The outer error: Stripe cannot be asked now.
-async fn told(reporter: &Reporter, period: &BillingPeriod, usage_type: &str) -> Result<Result<Option<i64>, String>> {
+async fn stripe_units(
+    reporter: &Reporter,
+    period: &BillingPeriod,
+    usage_type: &str,
+) -> Result<Result<Option<i64>, String>> {
     let window: Window = period.window();
-    let told = reporter
+    let units = reporter
         .meters
-        .told(&reporter.stripe, &period.customer, usage_type, window)
+        .units(&reporter.stripe, &period.customer, usage_type, window)
         .await;
-    match told {
+    match units {
         Ok(units) => Ok(Ok(Some(units))),
         Err(StripeError::Refused(refusal)) => Ok(Err(refusal.to_string())),
         Err(error) => Err(error).context("reading Stripe's summaries"),
@@ -218,7 +222,7 @@ impl Totals {
         ] {
             *total = total.saturating_add(units);
         }
-        self.drifting += u64::from(row.state == State::Drift);
-        self.pending += u64::from(row.state == State::Pending);
+        self.drifting += u64::from(row.state == LineState::Drift);
+        self.pending += u64::from(row.state == LineState::Pending);
     }
 }

@@ -85,12 +85,12 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
             claimed.report.sent(outcome(answer.map(|_| ())), now)
         }
         Attempt::Compare => {
-            let told = reporter
+            let units = reporter
                 .meters
-                .told(&reporter.stripe, &claimed.customer, &claimed.usage_type, claimed.window)
+                .units(&reporter.stripe, &claimed.customer, &claimed.usage_type, claimed.window)
                 .await;
-            match told {
-                Ok(told) => claimed.report.compared(claimed.from, claimed.to, told, now),
+            match units {
+                Ok(units) => claimed.report.compared(claimed.from, claimed.to, units, now),
                 Err(error) => {
                     theirs(&error);
                     match error {

@@ -69,7 +69,7 @@ impl Meters {
     }
 
     /// The units that Stripe has for a customer and a usage type in a window.
-    pub async fn told(
+    pub async fn units(
         &self,
         stripe: &Stripe,
         customer: &str,
@@ -81,13 +81,13 @@ impl Meters {
         let request = ListIdBillingMeterEventSummary::new(meter, customer, window.end, window.start);
         let summaries: List<Summary> = stripe.read(&request).await?;
         // One summary covers the whole window; there is none without usage.
-        let told: f64 = summaries.data.iter().map(|summary| summary.aggregated_value).sum();
+        let units: f64 = summaries.data.iter().map(|summary| summary.aggregated_value).sum();
         // 2^53: beyond it a float does not represent every whole number.
-        if told.fract() != 0.0 || told.abs() > 9_007_199_254_740_992.0 {
+        if units.fract() != 0.0 || units.abs() > 9_007_199_254_740_992.0 {
             return Err(StripeError::Unreadable(format!(
-                "{told} is not a whole number of units"
+                "{units} is not a whole number of units"
             )));
         }
-        Ok(told as i64)
+        Ok(units as i64)
     }
 }

@@ -33,7 +33,7 @@ pub struct Lease {
 
 /// How a lease is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LeaseResult {
     /// This many units were spent; the rest is returned.
     Spent(i64),
     /// More units were counted than it had, by this many.
@@ -44,13 +44,13 @@ pub enum Verdict {
 
 impl Lease {
     /// `counted`: units of its events. None of them is negative, since corrections have no lease.
-    pub fn verdict(&self, counted: i64) -> Verdict {
+    pub fn result(&self, counted: i64) -> LeaseResult {
         if self.is_old {
-            return Verdict::Uncounted;
+            return LeaseResult::Uncounted;
         }
         match self.row().spent(counted) {
-            Spent::Units(units) => Verdict::Spent(units),
-            Spent::TooMany(units) => Verdict::Overspent(units),
+            Spent::Units(units) => LeaseResult::Spent(units),
+            Spent::TooMany(units) => LeaseResult::Overspent(units),
         }
     }
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_says_what_goes_back() {
+    fn a_lease_returns_the_units_that_were_not_counted() {
         let lease = |returned, is_old| Lease {
             id: LeaseId::NIL,
             account: AccountId::NIL,
@@ -116,17 +116,17 @@ mod tests {
             returned,
             is_old,
         };
-        for (returned, counted, verdict) in [
-            (0, 0, Verdict::Spent(0)),
-            (0, 100, Verdict::Spent(100)),
-            (0, 101, Verdict::Overspent(1)),
-            (40, 60, Verdict::Spent(60)),
+        for (returned, counted, expected) in [
+            (0, 0, LeaseResult::Spent(0)),
+            (0, 100, LeaseResult::Spent(100)),
+            (0, 101, LeaseResult::Overspent(1)),
+            (40, 60, LeaseResult::Spent(60)),
             // Units that the run returned but had spent.
-            (40, 61, Verdict::Overspent(1)),
-            (100, 0, Verdict::Spent(0)),
+            (40, 61, LeaseResult::Overspent(1)),
+            (100, 0, LeaseResult::Spent(0)),
         ] {
-            assert_eq!(lease(returned, false).verdict(counted), verdict, "{returned} {counted}");
+            assert_eq!(lease(returned, false).result(counted), expected, "{returned} {counted}");
         }
-        assert_eq!(lease(0, true).verdict(0), Verdict::Uncounted);
+        assert_eq!(lease(0, true).result(0), LeaseResult::Uncounted);
     }
 }

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_between_looks_begins_the_count_anew() {
+    fn a_gap_between_looks_starts_the_count_again() {
         // One check before and one after a gap prove nothing, no matter how long the gap is.
         assert_eq!(dead_at(&[(0, 7), (61, 7)]), [0; 0]);
         assert_eq!(dead_at(&[(0, 7), (3_600, 7), (3_605, 7)]), [0; 0]);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn stopped_in_mid_look_a_worker_concludes_nothing() {
+    fn a_worker_that_was_stopped_during_a_look_concludes_nothing() {
         let (start, run) = (Instant::now(), RunId::new());
         let at = |second| start + Duration::from_secs(second);
         let mut silence = Silence::new(DEAD_AFTER, GAP_MAX);

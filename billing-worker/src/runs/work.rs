@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     SettleMetrics, SettleSettings, count,
     lanes::{Ending, Lanes},
-    leases::{self, Lease, Verdict},
+    leases::{self, Lease, LeaseResult},
 };
 use crate::administration::{Administration, announce::Announcer};
 
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When overspent leases are counted again: the ingestor removes doubled rows within the hour.
 const OVERSPENT_AGAIN: Duration = Duration::from_secs(60);
 /// Maximum number of log lines about leases of one run.
-const TOLD_MAX: usize = 10;
+const LOGGED_MAX: usize = 10;
 
 /// Several workers may run this at the same time: each one skips what another has done.
 pub struct Settler {
@@ -52,7 +52,7 @@ struct Over {
 
 /// The result of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Come {
+enum SettleResult {
     Settled,
     /// Some of its records are not in ClickHouse yet.
     NotStored,
@@ -113,8 +113,8 @@ impl Settler {
         let lanes = &Lanes::open(client).await?;
         let tries: Vec<_> = overs.into_iter().map(|over| self.attempt(lanes, over)).collect();
         let mut tries = stream::iter(tries).buffer_unordered(RUNS_AT_ONCE);
-        while let Some((over, come)) = tries.next().await {
-            self.note(waiting, over, come);
+        while let Some((over, result)) = tries.next().await {
+            self.note(waiting, over, result);
         }
         let overspent: usize = waiting.values().map(|waiting| waiting.overspent).sum();
         self.metrics
@@ -124,24 +124,24 @@ impl Settler {
     }
 
     /// Returns when the run is tried again, if at all.
-    fn note(&self, waiting: &mut HashMap<RunId, Waiting>, over: Over, come: Result<Come>) {
+    fn note(&self, waiting: &mut HashMap<RunId, Waiting>, over: Over, result: Result<SettleResult>) {
         let run = over.run;
         let entry = waiting.entry(run).or_insert_with(|| Waiting {
             again_at: Instant::now(),
             backoff: Backoff::new(self.settings.look_every(), Duration::from_secs(30)),
             overspent: 0,
         });
-        let pause = match come {
-            Ok(Come::Settled) => {
+        let pause = match result {
+            Ok(SettleResult::Settled) => {
                 waiting.remove(&run);
                 return;
             }
-            Ok(Come::NotStored) => {
+            Ok(SettleResult::NotStored) => {
                 // Let other runs proceed, no matter how many wait.
                 debug!(run.id = %run, "a run waits for the ingestors to store what it published");
                 entry.backoff.next_delay()
             }
-            Ok(Come::Overspent(leases)) => {
+            Ok(SettleResult::Overspent(leases)) => {
                 entry.overspent = leases;
                 OVERSPENT_AGAIN
             }
@@ -185,19 +185,19 @@ impl Settler {
         Ok(overs)
     }
 
-    async fn attempt(&self, lanes: &Lanes, over: Over) -> (Over, Result<Come>) {
+    async fn attempt(&self, lanes: &Lanes, over: Over) -> (Over, Result<SettleResult>) {
         (over, self.settle(lanes, over).await)
     }
 
-    async fn settle(&self, lanes: &Lanes, over: Over) -> Result<Come> {
+    async fn settle(&self, lanes: &Lanes, over: Over) -> Result<SettleResult> {
         // Lanes first, then the count. In the other order, events stored in between would be missed and their units spent twice.
         if !lanes.are_final(over.run, over.shards, over.ending).await? {
-            return Ok(Come::NotStored);
+            return Ok(SettleResult::NotStored);
         }
         if over.ending == Ending::Fence {
             let overspent = self.settle_leases(over).await?;
             if overspent > 0 {
-                return Ok(Come::Overspent(overspent));
+                return Ok(SettleResult::Overspent(overspent));
             }
         }
         let settled = writers::settle(&self.db, over.run);
@@ -211,7 +211,7 @@ impl Settler {
                 info!(run.id = %over.run, "settled a run");
             }
         }
-        Ok(Come::Settled)
+        Ok(SettleResult::Settled)
     }
 
     /// Settles the run's live leases page by page. Returns the number of overspent leases, which stay unchanged.
@@ -227,16 +227,16 @@ impl Settler {
             let counted = count::spent(&self.clickhouse, &ids, over.started_at).await?;
             let mut spent: Vec<(LeaseId, i64)> = Vec::with_capacity(page.len());
             for lease in &page {
-                match lease.verdict(counted.get(&lease.id).copied().unwrap_or(0)) {
-                    Verdict::Spent(units) => spent.push((lease.id, units)),
-                    Verdict::Uncounted => {
+                match lease.result(counted.get(&lease.id).copied().unwrap_or(0)) {
+                    LeaseResult::Spent(units) => spent.push((lease.id, units)),
+                    LeaseResult::Uncounted => {
                         self.metrics.leases_uncounted.inc();
                         error!(run.id = %over.run, lease.id = %lease.id, account.id = %lease.account, units = lease.had(),
                                "a lease is too old to be counted: settling it as fully spent");
                         spent.push((lease.id, lease.had()));
                     }
-                    Verdict::Overspent(units) => {
-                        tell_overspent(over.run, lease, units, overspent);
+                    LeaseResult::Overspent(units) => {
+                        log_overspent(over.run, lease, units, overspent);
                         overspent += 1;
                     }
                 }
@@ -269,8 +269,8 @@ impl Settler {
 }
 
 /// Logs an overspent lease. `before`: leases of the run that this attempt has logged already.
-fn tell_overspent(run: RunId, lease: &Lease, units: i64, before: usize) {
-    if before < TOLD_MAX {
+fn log_overspent(run: RunId, lease: &Lease, units: i64, before: usize) {
+    if before < LOGGED_MAX {
         error!(run.id = %run, lease.id = %lease.id, account.id = %lease.account, had = lease.had(), too_many = units,
                "a lease is counted to have spent more than it had, and is not settled: look at its events in usage_events \
                 (doubled ones are mended by the ingestor's audit)");

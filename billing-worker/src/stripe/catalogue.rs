@@ -4,18 +4,18 @@
 //! | what | file |
 //! |---|---|
 //! | products and prices that the catalogue asks for | [`wanted`](mod@wanted) |
-//! | products and prices that exist in Stripe | [`found`] |
+//! | products and prices that exist in Stripe | [`existing`] |
 //! | the changes to make | [`change`] |
 //! | making the changes | [`apply`](mod@apply) |
 
 mod apply;
 mod change;
-mod found;
+mod existing;
 mod wanted;
 
 pub use self::{
     apply::apply,
     change::{Change, changes},
-    found::{Found, find, prices},
+    existing::{ExistingObjects, find, prices},
     wanted::{CURRENCY, Terms, WantedPrice, WantedProduct, of_plan, wanted},
 };

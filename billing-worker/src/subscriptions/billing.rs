@@ -101,17 +101,17 @@ impl Billing {
     pub async fn flush(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
         let flushed = reports::flush(self.reporter()?, account, self.clock.now_s())
             .await
-            .map_err(|failure| Error::UsageUntold(format!("{failure:#}")))?;
+            .map_err(|failure| Error::UsageUnreported(format!("{failure:#}")))?;
         let held = flushed.held.into_iter();
         let (starts, usage_types): (Vec<_>, Vec<_>) = held.map(|line| (instant(line.start), line.usage_type)).unzip();
-        let untold = sqlx::query_scalar!(
-            r#"select count(*) as "untold!" from (
+        let unreported = sqlx::query_scalar!(
+            r#"select count(*) as "unreported!" from (
                    select period_start, usage_type from meter_reports where account_id = $1 and state in ('open', 'parked')
                    union select * from unnest($3::timestamptz[], $4::text[]) as held (period_start, usage_type)
-               ) as untold
-                   join billing_periods p on p.account_id = $1 and p.period_start = untold.period_start
+               ) as unreported
+                   join billing_periods p on p.account_id = $1 and p.period_start = unreported.period_start
                    join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
-                   join subscription_items i on i.subscription_id = s.id and i.usage_type = untold.usage_type
+                   join subscription_items i on i.subscription_id = s.id and i.usage_type = unreported.usage_type
                where p.stripe_subscription_id = $2 and p.final_at is null"#,
             account.0,
             subscription,
@@ -120,17 +120,17 @@ impl Billing {
         )
         .fetch_one(&self.admin.db)
         .await?;
-        match untold {
+        match unreported {
             0 => Ok(()),
-            untold => Err(Error::UsageUntold(format!(
-                "{untold} of its counts wait for a report, or a report is parked"
+            unreported => Err(Error::UsageUnreported(format!(
+                "{unreported} of its counts wait for a report, or a report is parked"
             ))),
         }
     }
 
     /// Before a change that bills the usage so far: fails if some of it was reported with a timestamp in the future. In a period's first
     /// minute usage is reported for the next minute (see [`protocol::reports::period`]), and would not be billed.
-    pub async fn refuse_told_ahead(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
+    pub async fn refuse_reported_ahead(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
         let now = self.clock.now_s();
         let ahead = sqlx::query_scalar!(
             "select max(r.reported_for) from meter_reports r
@@ -146,7 +146,7 @@ impl Billing {
         .await?;
         match ahead {
             None => Ok(()),
-            Some(ahead) => Err(Error::ToldAhead {
+            Some(ahead) => Err(Error::ReportedAhead {
                 wait_s: ahead.unix_timestamp() - now + 1,
             }),
         }
@@ -171,12 +171,12 @@ impl Billing {
         let by = self.admin.by;
         let patience = Slots::patience(by);
         let taken = async {
-            let position = self.slots.queue(account, by).await.ok_or(Error::NoTurn)?;
+            let position = self.slots.queue(account, by).await.ok_or(Error::NoSlot)?;
             let ask_for = if by == By::Stripe { MOMENT } else { patience };
             let lease = Lease::take(&self.admin.db, &self.keepers, account, ask_for).await?;
-            let slot = position.slot().await.ok_or(Error::NoTurn)?;
+            let slot = position.slot().await.ok_or(Error::NoSlot)?;
             Ok(lease.with(slot))
         };
-        timeout(patience, taken).await.unwrap_or(Err(Error::NoTurn))
+        timeout(patience, taken).await.unwrap_or(Err(Error::NoSlot))
     }
 }

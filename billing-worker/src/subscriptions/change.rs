@@ -102,7 +102,7 @@ async fn report_usage(billing: &Billing, account: AccountId, running: &Running) 
         // A trial's usage is not billed.
         return Ok(());
     }
-    billing.refuse_told_ahead(account, &running.subscription.id).await
+    billing.refuse_reported_ahead(account, &running.subscription.id).await
 }
 
 /// Earlier planned changes are cancelled after the larger plan is paid, so a failed payment changes nothing.

@@ -151,7 +151,7 @@ impl Asking {
 
     async fn pause(&mut self) -> Result<(), Error> {
         if self.began.elapsed() >= self.patience {
-            return Err(Error::NoTurn);
+            return Err(Error::NoSlot);
         }
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);

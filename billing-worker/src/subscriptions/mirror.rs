@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_that_is_paid_for_is_current_in_whatever_order_they_come() {
+    fn the_newest_live_subscription_is_current_in_any_order() {
         let old = fetched("sub_a", "pro", "active", json!({ "created": START - 10 }));
         let new = fetched("sub_b", "enterprise", "active", json!({}));
         let gone = fetched(
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_live_subscription_without_a_price_for_what_its_plan_bills_is_told() {
+    fn a_live_subscription_without_a_price_for_billed_usage_raises_an_alarm() {
         let text = include_str!("../../../schema/plans.toml").replacen(
             "usage.export = { limit = 100 }",
             "usage.export = { mode = \"metered\", unit_price_micros = 1 }",
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_left_and_what_we_cannot_read_is_told() {
+    fn foreign_subscriptions_are_ignored_and_unreadable_ones_raise_an_alarm() {
         let foreign = json!({ "items": { "data": [{ "id": "si_1", "current_period_start": START, "current_period_end": END,
             "price": { "id": "price_x", "currency": "usd", "product": "prod_x" } }] } });
         assert_eq!(of(&[fetched("sub_a", "pro", "active", foreign)]), Mirror::default());

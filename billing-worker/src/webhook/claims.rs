@@ -109,7 +109,7 @@ pub async fn settle(db: &PgPool, group: &Group, event: &Received, settlement: &S
         "update webhook_events
          set state = $3, claimed_by = null, claimed_until = null, attempts = attempts - (not $6)::int,
              done_at = case when $3 <> 'received' then now() end,
-             -- What was not worked on keeps the error of the attempt before.
+             -- A postponed event keeps the error of its last attempt.
              error = case when $6 then $5 else error end,
              next_attempt_at = case when $4::bigint is null then next_attempt_at
                                     else now() + make_interval(secs => $4::bigint) end

@@ -41,7 +41,7 @@ pub async fn run(billing: &Billing) -> Result<Compared, Error> {
         after = *last;
         for account in page.into_iter().map(AccountId) {
             match refresh::refresh(billing, account).await {
-                Err(Error::NoTurn | Error::LeaseLost) => busy.push(account),
+                Err(Error::NoSlot | Error::LeaseLost) => busy.push(account),
                 refreshed => compared.add(account, refreshed),
             }
         }

@@ -75,7 +75,7 @@ impl Envelope {
     }
 }
 
-/// An id, or that of an object in its place.
+/// An id, or the id of the object if Stripe expanded it.
 fn id_of(value: Option<&Value>) -> Option<String> {
     let text = match value? {
         Value::String(id) => id,

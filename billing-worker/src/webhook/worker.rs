@@ -103,7 +103,7 @@ async fn work(billing: Billing, metrics: Metrics, group: Group) {
         let settlement = settlement(event, &done);
         let settled = claims::settle(&billing.admin.db, &group, event, &settlement).await;
         match settled {
-            Ok(()) => tell(&metrics, event, &settlement),
+            Ok(()) => note(&metrics, event, &settlement),
             Err(failure) => warn!(
                 event.id = event.id,
                 "could not store the result of an event, it is worked on again: {failure}"
@@ -138,7 +138,7 @@ fn settlement(event: &Received, done: &Result<bool, Error>) -> Settlement {
         Ok(is_applied) => Settlement::Done {
             is_applied: *is_applied,
         },
-        Err(Error::NoTurn | Error::LeaseLost) => Settlement::Postponed { delay_s: POSTPONED_S },
+        Err(Error::NoSlot | Error::LeaseLost) => Settlement::Postponed { delay_s: POSTPONED_S },
         Err(failure) if event.attempts >= ATTEMPTS_MAX => Settlement::Parked {
             why: failure.to_string(),
         },
@@ -149,7 +149,7 @@ fn settlement(event: &Received, done: &Result<bool, Error>) -> Settlement {
     }
 }
 
-fn tell(metrics: &Metrics, event: &Received, settlement: &Settlement) {
+fn note(metrics: &Metrics, event: &Received, settlement: &Settlement) {
     match settlement {
         Settlement::Done { .. } => metrics.webhook_done(),
         Settlement::Postponed { delay_s } => debug!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use billing_worker::reports::reconcile::{self, Question, Reconciliation, State, Which};
+use billing_worker::reports::reconcile::{self, LineState, Question, Reconciliation, Which};
 use devstack::stripe_double::FaultKind;
 use http::Method;
 use serde_json::Value;
@@ -67,7 +67,7 @@ async fn usage_that_is_not_reported_yet_is_pending_and_wrong_counts_drift() {
         .iter()
         .find(|row| row.usage_type == "api_call")
         .unwrap();
-    assert_eq!((row.drift, row.state), (3, State::Drift));
+    assert_eq!((row.drift, row.state), (3, LineState::Drift));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,10 +124,10 @@ pub fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Result<()>
         let lines = reconciliation.rows.iter().filter(is_used).map(|line| {
             let numbers = &line.numbers;
             let state = match line.state {
-                reconcile::State::Ok if line.frozen => "frozen",
-                reconcile::State::Ok => "ok",
-                reconcile::State::Pending => "pending",
-                reconcile::State::Drift => "DRIFT",
+                reconcile::LineState::Ok if line.frozen => "frozen",
+                reconcile::LineState::Ok => "ok",
+                reconcile::LineState::Pending => "pending",
+                reconcile::LineState::Drift => "DRIFT",
             };
             let note = line.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
             row([

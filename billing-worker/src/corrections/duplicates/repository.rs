@@ -6,10 +6,10 @@ use quota_store::pools::{self, PoolKey};
 use schema::{AccountId, period::instant};
 use sqlx::{PgPool, Postgres, Transaction};
 
-use super::{Place, Shard, stored::Duplicate};
+use super::{Shard, StreamPosition, stored::Duplicate};
 use crate::error::Error;
 
-pub async fn cursors(db: &PgPool) -> Result<BTreeMap<Shard, Place>, Error> {
+pub async fn cursors(db: &PgPool) -> Result<BTreeMap<Shard, StreamPosition>, Error> {
     let rows = sqlx::query!("select generation, shard, stream_seq, idx from duplicate_cursors")
         .fetch_all(db)
         .await?;
@@ -18,11 +18,11 @@ pub async fn cursors(db: &PgPool) -> Result<BTreeMap<Shard, Place>, Error> {
             generation: row.generation as u32,
             shard: row.shard as u16,
         };
-        let place = Place {
+        let position = StreamPosition {
             stream_seq: row.stream_seq.cast_unsigned(),
             idx: row.idx as u32,
         };
-        (shard, place)
+        (shard, position)
     });
     Ok(read.collect())
 }
@@ -33,14 +33,14 @@ pub async fn give_back(
     db: &PgPool,
     shard: Shard,
     duplicates: &[Duplicate],
-    cursor: Option<Place>,
+    cursor: Option<StreamPosition>,
 ) -> Result<Vec<(AccountId, i64)>, Error> {
     let mut tx = db.begin().await?;
     lock_shard(&mut tx, shard).await?;
     let known = known(&mut tx, shard, duplicates).await?;
     let new: Vec<&Duplicate> = duplicates
         .iter()
-        .filter(|duplicate| duplicate.was_leased() && !known.contains(&duplicate.place()))
+        .filter(|duplicate| duplicate.was_leased() && !known.contains(&duplicate.position()))
         .collect();
     let pool = |duplicate: &&Duplicate| -> (Option<PoolKey>, i64) {
         let key = PoolKey {
@@ -105,7 +105,7 @@ async fn known(
     tx: &mut Transaction<'_, Postgres>,
     shard: Shard,
     duplicates: &[Duplicate],
-) -> Result<HashSet<Place>, Error> {
+) -> Result<HashSet<StreamPosition>, Error> {
     let rows = sqlx::query!(
         "select r.stream_seq, r.idx from duplicate_returns r
          join unnest($3::bigint[], $4::bigint[]) as n (stream_seq, idx) using (stream_seq, idx)
@@ -117,11 +117,14 @@ async fn known(
     )
     .fetch_all(&mut **tx)
     .await?;
-    let place = |(stream_seq, idx): (i64, i64)| Place {
+    let position = |(stream_seq, idx): (i64, i64)| StreamPosition {
         stream_seq: stream_seq.cast_unsigned(),
         idx: idx as u32,
     };
-    Ok(rows.into_iter().map(|row| place((row.stream_seq, row.idx))).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| position((row.stream_seq, row.idx)))
+        .collect())
 }
 
 async fn insert(

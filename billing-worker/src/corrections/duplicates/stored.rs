@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Place, Shard};
+use super::{Shard, StreamPosition};
 
 /// For one query, which usually takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,8 +30,8 @@ pub struct Duplicate {
 }
 
 impl Duplicate {
-    pub fn place(&self) -> Place {
-        Place {
+    pub fn position(&self) -> StreamPosition {
+        StreamPosition {
             stream_seq: self.stream_seq,
             idx: self.idx,
         }
@@ -44,7 +44,7 @@ impl Duplicate {
 }
 
 /// Returns the last duplicate of every shard in stream order, from the last forty days: older pools no longer matter.
-pub async fn last_of_each(clickhouse: &Client) -> Result<BTreeMap<Shard, Place>> {
+pub async fn last_of_each(clickhouse: &Client) -> Result<BTreeMap<Shard, StreamPosition>> {
     #[derive(Row, Deserialize)]
     struct Last {
         generation: u32,
@@ -54,23 +54,23 @@ pub async fn last_of_each(clickhouse: &Client) -> Result<BTreeMap<Shard, Place>>
     let sql = "select generation, shard, max((stream_seq, idx)) as last from usage_duplicates
                where ingested_at >= now() - interval 40 day group by generation, shard";
     let rows = answered(sequential(clickhouse, sql).fetch_all::<Last>()).await?;
-    let place = |(stream_seq, idx)| Place { stream_seq, idx };
+    let position = |(stream_seq, idx)| StreamPosition { stream_seq, idx };
     Ok(rows
         .into_iter()
         .map(|row| {
             let (generation, shard) = (row.generation, row.shard);
-            (Shard { generation, shard }, place(row.last))
+            (Shard { generation, shard }, position(row.last))
         })
         .collect())
 }
 
 /// Returns the next duplicates of a shard after a position, in order, each position once.
-pub async fn behind(clickhouse: &Client, shard: Shard, after: Place, limit: u64) -> Result<Vec<Duplicate>> {
+pub async fn behind(clickhouse: &Client, shard: Shard, after: StreamPosition, limit: u64) -> Result<Vec<Duplicate>> {
     page(clickhouse, "", shard, after, limit).await
 }
 
 /// Does the same for the duplicates of the last two days, which is longer than a worker or an audit needs to find one.
-pub async fn lately(clickhouse: &Client, shard: Shard, after: Place, limit: u64) -> Result<Vec<Duplicate>> {
+pub async fn lately(clickhouse: &Client, shard: Shard, after: StreamPosition, limit: u64) -> Result<Vec<Duplicate>> {
     page(
         clickhouse,
         "and ingested_at >= now() - interval 2 day",
@@ -81,7 +81,13 @@ pub async fn lately(clickhouse: &Client, shard: Shard, after: Place, limit: u64)
     .await
 }
 
-async fn page(clickhouse: &Client, when: &str, shard: Shard, after: Place, limit: u64) -> Result<Vec<Duplicate>> {
+async fn page(
+    clickhouse: &Client,
+    when: &str,
+    shard: Shard,
+    after: StreamPosition,
+    limit: u64,
+) -> Result<Vec<Duplicate>> {
     let sql = format!(
         "select stream_seq, idx, event_id, account_id, lease_id, toString(usage_type) as usage_type,
                 toInt64(toUnixTimestamp(period_start)) as period_start, cost_units

@@ -17,14 +17,14 @@ use crate::{
     },
     error::Error,
     http::query::malformed,
-    reports::list::{self, Attention, ReportView, State},
+    reports::list::{self, Attention, ReportState, ReportView},
 };
 
 /// `?state=&limit=&after=`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReportsQuery {
-    state: Option<State>,
+    state: Option<ReportState>,
     limit: Option<u16>,
     after: Option<Uuid>,
 }

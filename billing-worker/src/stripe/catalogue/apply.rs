@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     change::{Change, changes},
-    found::{Found, Meter, Product, find},
+    existing::{ExistingObjects, Meter, Product, find},
     wanted::{Terms, WantedPrice, WantedProduct, words},
 };
 use crate::stripe::{Stripe, StripeError, Write, names, object::subscription::Price};
@@ -31,14 +31,14 @@ pub async fn apply(
     stripe: &Stripe,
     catalogue: &Catalogue,
     wanted: &[Change],
-    mut found: Found,
+    mut existing: ExistingObjects,
 ) -> Result<(), StripeError> {
     for change in wanted {
-        match make(stripe, change, &mut found.meters, "").await {
+        match make(stripe, change, &mut existing.meters, "").await {
             Err(StripeError::Failed(_)) => {
-                found = find(stripe, catalogue).await?;
-                if changes(catalogue, &found).iter().any(|lacks| lacks.makes_as(change)) {
-                    make(stripe, change, &mut found.meters, &format!("-{}", Uuid::now_v7())).await?;
+                existing = find(stripe, catalogue).await?;
+                if changes(catalogue, &existing).iter().any(|lacks| lacks.makes_as(change)) {
+                    make(stripe, change, &mut existing.meters, &format!("-{}", Uuid::now_v7())).await?;
                 }
             }
             made => made?,

@@ -5,7 +5,7 @@ use std::fmt;
 use schema::{Catalogue, UsageType};
 
 use super::{
-    found::Found,
+    existing::ExistingObjects,
     wanted::{WantedPrice, WantedProduct, products, wanted},
 };
 use crate::stripe::names;
@@ -24,18 +24,18 @@ pub enum Change {
 }
 
 /// The changes after which Stripe has what the catalogue asks for, in the order in which they can be made.
-pub fn changes(catalogue: &Catalogue, found: &Found) -> Vec<Change> {
+pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change> {
     let meters = catalogue.usage_types().iter().copied();
-    let meters = meters.filter(|usage_type| !found.meters.contains_key(&names::meter_event_name(*usage_type)));
+    let meters = meters.filter(|usage_type| !existing.meters.contains_key(&names::meter_event_name(*usage_type)));
     let products = products(catalogue)
         .into_iter()
-        .filter_map(|wanted| match found.products.get(&wanted.id) {
+        .filter_map(|wanted| match existing.products.get(&wanted.id) {
             None => Some(Change::CreateProduct(wanted)),
             Some(known) if *known != wanted.name => Some(Change::RenameProduct(wanted)),
             Some(_) => None,
         });
     let prices = wanted(catalogue).into_iter().filter_map(|wanted| {
-        let known = found.prices.get(&wanted.lookup_key);
+        let known = existing.prices.get(&wanted.lookup_key);
         let is_same = known.is_some_and(|price| price.metadata.get(names::META_TERMS) == Some(&wanted.terms.short()));
         (!is_same).then(|| Change::CreatePrice {
             replaces: known.map(|price| price.id.clone()),
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn an_empty_account_gets_meters_then_products_then_prices() {
-        let changes = changes(&overage(), &Found::default());
+        let changes = changes(&overage(), &ExistingObjects::default());
         let shown: Vec<String> = changes.iter().map(Change::to_string).collect();
         assert_eq!(
             shown,
@@ -125,7 +125,7 @@ mod tests {
             recurring: None,
             metadata: HashMap::from([(names::META_TERMS.to_owned(), terms)]),
         };
-        let mut found = Found {
+        let mut existing = ExistingObjects {
             meters: catalogue
                 .usage_types()
                 .iter()
@@ -143,11 +143,11 @@ mod tests {
                 .map(|wanted| (wanted.lookup_key.clone(), price(wanted.clone(), wanted.terms.short())))
                 .collect(),
         };
-        let dearer = found.prices.get_mut("trendit_pro").unwrap();
+        let dearer = existing.prices.get_mut("trendit_pro").unwrap();
         dearer
             .metadata
             .insert(names::META_TERMS.to_owned(), "usd-1900-month".to_owned());
-        let shown: Vec<String> = changes(&catalogue, &found).iter().map(Change::to_string).collect();
+        let shown: Vec<String> = changes(&catalogue, &existing).iter().map(Change::to_string).collect();
         assert_eq!(
             shown,
             [

@@ -15,7 +15,7 @@ use crate::stripe::{
 
 /// The objects that Stripe has now.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct ExistingObjects {
     /// Meter ids by event name.
     pub meters: HashMap<String, String>,
     /// Product names by product id.
@@ -37,8 +37,8 @@ pub(super) struct Product {
 }
 
 /// Reads the existing meters, products and prices of the catalogue from Stripe.
-pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<Found, StripeError> {
-    let mut found = Found::default();
+pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<ExistingObjects, StripeError> {
+    let mut existing = ExistingObjects::default();
     let mut after: Option<String> = None;
     loop {
         let mut list = ListBillingMeter::new()
@@ -49,7 +49,7 @@ pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<Found, Strip
         }
         let page: List<Meter> = stripe.read(&list).await?;
         after = page.data.last().map(|meter| meter.id.clone());
-        found
+        existing
             .meters
             .extend(page.data.into_iter().map(|meter| (meter.event_name, meter.id)));
         if !page.has_more {
@@ -58,14 +58,14 @@ pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<Found, Strip
     }
     for wanted in products(catalogue) {
         match stripe.read::<Product>(&RetrieveProduct::new(wanted.id)).await {
-            Ok(product) => drop(found.products.insert(product.id, product.name)),
+            Ok(product) => drop(existing.products.insert(product.id, product.name)),
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
     }
     let keys: Vec<String> = wanted(catalogue).into_iter().map(|wanted| wanted.lookup_key).collect();
-    found.prices = prices(stripe, &keys).await?;
-    Ok(found)
+    existing.prices = prices(stripe, &keys).await?;
+    Ok(existing)
 }
 
 /// Active prices by lookup key; one that Stripe lacks is absent.

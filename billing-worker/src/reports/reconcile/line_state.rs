@@ -17,7 +17,7 @@ pub struct Numbers {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum LineState {
     Ok,
     /// Not reported yet, an open report, or summaries that lag.
     Pending,
@@ -26,35 +26,35 @@ pub enum State {
 
 impl Numbers {
     pub fn drift(&self) -> i64 {
-        let told = self.stripe_units.unwrap_or(self.ledger_units);
-        clamped(i128::from(told) - self.expected())
+        let units = self.stripe_units.unwrap_or(self.ledger_units);
+        clamped(i128::from(units) - self.expected())
     }
 
     /// `explained`: corrections that are not taken back yet lower the expected units by this (0 or negative).
     /// `is_settling`: a report was delivered so recently that the summaries may not include it.
-    pub fn judge(&self, explained: i64, is_settling: bool) -> State {
+    pub fn state(&self, explained: i64, is_settling: bool) -> LineState {
         let ledger = i128::from(self.ledger_units);
-        let untold = self.expected() - ledger;
+        let unreported = self.expected() - ledger;
         let has_open = self.open_units != 0;
-        let by_ledger = match untold {
-            0 if !has_open => State::Ok,
+        let by_ledger = match unreported {
+            0 if !has_open => LineState::Ok,
             // The open report holds a part of it; usage since then follows.
-            _ if has_open => State::Pending,
-            1.. => State::Pending,
-            _ if untold >= i128::from(explained) => State::Pending,
-            _ => State::Drift,
+            _ if has_open => LineState::Pending,
+            1.. => LineState::Pending,
+            _ if unreported >= i128::from(explained) => LineState::Pending,
+            _ => LineState::Drift,
         };
         let by_stripe = match self.stripe_units.map(i128::from) {
-            Some(told) if told == ledger => State::Ok,
-            Some(told) if has_open && told == ledger + i128::from(self.open_units) => State::Pending,
-            Some(_) if is_settling => State::Pending,
-            None if ledger == 0 && !has_open => State::Ok,
-            _ => State::Drift,
+            Some(units) if units == ledger => LineState::Ok,
+            Some(units) if has_open && units == ledger + i128::from(self.open_units) => LineState::Pending,
+            Some(_) if is_settling => LineState::Pending,
+            None if ledger == 0 && !has_open => LineState::Ok,
+            _ => LineState::Drift,
         };
         match (by_ledger, by_stripe) {
-            (State::Drift, _) | (_, State::Drift) => State::Drift,
-            (State::Ok, State::Ok) => State::Ok,
-            _ => State::Pending,
+            (LineState::Drift, _) | (_, LineState::Drift) => LineState::Drift,
+            (LineState::Ok, LineState::Ok) => LineState::Ok,
+            _ => LineState::Pending,
         }
     }
 
@@ -81,30 +81,30 @@ mod tests {
             ..Numbers::default()
         };
         for (numbers, explained, is_settling, expected) in [
-            (numbers(10, 10, 0, 10), 0, false, State::Ok),
-            (numbers(0, 0, 0, -1), 0, false, State::Ok),
+            (numbers(10, 10, 0, 10), 0, false, LineState::Ok),
+            (numbers(0, 0, 0, -1), 0, false, LineState::Ok),
             // Used since the last report.
-            (numbers(12, 10, 0, 10), 0, false, State::Pending),
+            (numbers(12, 10, 0, 10), 0, false, LineState::Pending),
             // A report that may have arrived or not.
-            (numbers(12, 10, 2, 10), 0, false, State::Pending),
-            (numbers(12, 10, 2, 12), 0, false, State::Pending),
-            (numbers(12, 10, 2, 14), 0, false, State::Drift),
+            (numbers(12, 10, 2, 10), 0, false, LineState::Pending),
+            (numbers(12, 10, 2, 12), 0, false, LineState::Pending),
+            (numbers(12, 10, 2, 14), 0, false, LineState::Drift),
             // Corrected, and not taken back yet.
-            (numbers(8, 10, 0, 10), -2, false, State::Pending),
-            (numbers(8, 10, 0, 10), -1, false, State::Drift),
+            (numbers(8, 10, 0, 10), -2, false, LineState::Pending),
+            (numbers(8, 10, 0, 10), -1, false, LineState::Drift),
             // Summaries lag, for a while.
-            (numbers(10, 10, 0, 7), 0, true, State::Pending),
-            (numbers(10, 10, 0, 7), 0, false, State::Drift),
-            (numbers(10, 10, 0, 13), 0, false, State::Drift),
-            (numbers(10, 10, 0, -1), 0, false, State::Drift),
+            (numbers(10, 10, 0, 7), 0, true, LineState::Pending),
+            (numbers(10, 10, 0, 7), 0, false, LineState::Drift),
+            (numbers(10, 10, 0, 13), 0, false, LineState::Drift),
+            (numbers(10, 10, 0, -1), 0, false, LineState::Drift),
         ] {
-            assert_eq!(numbers.judge(explained, is_settling), expected, "{numbers:?}");
+            assert_eq!(numbers.state(explained, is_settling), expected, "{numbers:?}");
         }
         let carried = Numbers {
             carried_in: 5,
             carried_out: 2,
             ..numbers(10, 13, 0, 14)
         };
-        assert_eq!((carried.drift(), carried.judge(0, false)), (1, State::Drift));
+        assert_eq!((carried.drift(), carried.state(0, false)), (1, LineState::Drift));
     }
 }
