@@ -12,8 +12,8 @@
 //! | limits in force, overrides for one account, and the copy in the quota pools | [`limits`], [`overrides`], [`pool_limits`] |
 //! | the account's customer in Stripe | [`customers`] |
 //!
-//! Writers return nothing: who wants to see the result reads it with [`view`]. So the view depends on limits and subscriptions,
-//! both depend on the lock, and nothing points back.
+//! Writers return nothing. A caller that needs the result reads it with [`view`]. So the view depends on limits and
+//! subscriptions, both depend on the lock, and there is no circle.
 
 pub mod create;
 pub mod customers;

@@ -49,7 +49,7 @@ pub enum Command {
     /// Plans: list, assign
     #[command(subcommand)]
     Plans(plans::PlansCommand),
-    /// Limits for one account, in place of the limits of its plan
+    /// Limits for one account; they replace the limits of its plan
     #[command(subcommand)]
     Limits(plans::LimitsCommand),
     /// Stripe: create products, prices and meters from the catalogue; retry events
@@ -108,7 +108,7 @@ pub async fn run(command: &Command, settings: &Settings, json: bool) -> Result<(
     done.map_err(explained)
 }
 
-/// Adds advice to an error that we know.
+/// Adds advice to a known error.
 fn explained(error: anyhow::Error) -> anyhow::Error {
     // 42P01: undefined table.
     let unmigrated = match error.downcast_ref() {

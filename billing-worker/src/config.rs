@@ -67,9 +67,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks what a sub-command needs, too, and reads the catalogue.
+    /// Checks the settings that the service and the sub-commands share, and reads the catalogue.
     pub fn check(&mut self, mistakes: &mut Mistakes) {
-        // An empty token, or one that no header can contain, would look like protection and be none.
+        // An empty token protects nothing, and a header cannot contain other characters.
         let is_token = |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
         mistakes.ensure(
             self.admin_token.as_ref().is_none_or(is_token),
@@ -85,7 +85,7 @@ impl Settings {
         }
     }
 
-    /// Checks what only the service needs.
+    /// Checks the settings that only the service uses.
     pub fn check_service(&self, mistakes: &mut Mistakes) {
         mistakes.ensure(
             self.postgres.database_connections >= CONNECTIONS_MIN,

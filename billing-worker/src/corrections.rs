@@ -21,7 +21,7 @@
 //!    `run_id` is cleared and the row waits again. Unknown, or the transaction fails: the run is given up.
 //! 4. Rows whose run is over are resolved. They are never sent again on a guess. A fence ends the run's lane: after it, NATS
 //!    refuses everything that this run still sends. When the ingestor has passed the fence, ClickHouse contains every event that
-//!    the lane will ever have. So the correcting event is there (stored, see 3) or never will be (not stored, see 3).
+//!    the lane will ever have. So the correcting event is there (stored, see 3) or will never be there (not stored, see 3).
 //!
 //! A row belongs to one run at a time. Another run gets it only when it is certain that the first run will never store it, so
 //! the stream never contains two records of one correcting event. This relies neither on dropping duplicates (the event's id and

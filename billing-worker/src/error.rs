@@ -65,7 +65,7 @@ pub enum Error {
     #[error("Stripe has no price for `{lookup_keys}`: run `billing-worker stripe sync`")]
     PricesMissing { lookup_keys: String },
     #[error(
-        "the account's Stripe customer belongs to the other Stripe mode (live or test) than the key of this service"
+        "the account's Stripe customer and the key of this service belong to different Stripe modes (live and test)"
     )]
     WrongMode,
     #[error("{0}")]
@@ -73,18 +73,18 @@ pub enum Error {
     #[error("usage could not be reported to Stripe: {0}")]
     UsageUnreported(String),
     #[error(
-        "the billing period has just begun and its usage can be billed in {wait_s} s; nothing was changed: try again then"
+        "the billing period has just begun: this change is possible in {wait_s} s; nothing was changed, try again then"
     )]
     ReportedAhead { wait_s: i64 },
     #[error("webhooks are disabled: set STRIPE_WEBHOOK_SECRETS and restart the billing worker to enable them")]
     WebhooksClosed,
     #[error(transparent)]
     Stripe(StripeError),
-    /// Another worker holds the account's lease, or no slot was free. No call to Stripe was made.
-    #[error("too many requests wait for Stripe; nothing was changed: try again")]
+    /// Another worker holds the account's lease, or no slot was free. Stripe was not called.
+    #[error("too many requests are waiting for Stripe; nothing was changed: try again")]
     NoSlot,
     /// The result of the work was not stored: another worker has the account's lease now.
-    #[error("another worker took over the account's subscription, and nothing was stored here: try again")]
+    #[error("another worker took over the account's subscription, and nothing was stored: try again")]
     LeaseLost,
     #[error(
         "event `{event}` of account `{account}` not found in ClickHouse: a new event may take a few seconds to arrive, so try \

@@ -1,5 +1,5 @@
-//! The client of Stripe: async-stripe's typed requests over a transport of our own. Of the responses only the fields that are needed
-//! are read.
+//! The client of Stripe: async-stripe's typed requests over a transport of our own. Only the needed fields of the responses are
+//! read.
 //!
 //! | what | file |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | the names of our objects in Stripe | [`names`] |
 //! | the plan catalogue as products, prices and meters | [`catalogue`] |
 //!
-//! Responses are not read with async-stripe's own types: there one missing field loses the whole response, and a success that cannot
-//! be read has still happened.
+//! Responses are not read with async-stripe's own types. There, one missing field makes the whole response unreadable, although
+//! the call took effect.
 
 pub mod catalogue;
 pub mod error;

@@ -140,8 +140,8 @@ pub async fn deleted(db: impl PgExecutor<'_>, customer: &str, now: i64) -> Resul
     Ok(())
 }
 
-/// Creates the customer; returns it and the number of its creation. Stripe repeats a 5xx response for the same key. So after one,
-/// this searches for a customer that was created all the same, and then tries the next key once.
+/// Creates the customer; returns it and the number of its creation. Stripe repeats a 5xx response for the same key. The
+/// customer may exist in spite of such a response. So this searches for it first, and then tries the next key once.
 async fn make(
     billing: &Billing,
     account: AccountId,

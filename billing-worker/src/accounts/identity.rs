@@ -31,7 +31,8 @@ pub fn checked_name<'a>(field: &'static str, name: &'a str) -> Result<&'a str, E
     Ok(name)
 }
 
-/// Returns the e-mail address as it is stored. Refuses what cannot be an address; only a delivered message proves one.
+/// Returns the e-mail address as it is stored. Refuses text that cannot be an address. Only a delivered message proves that an
+/// address exists.
 pub fn checked_email(email: &str) -> Result<&str, Error> {
     // RFC 5321, 4.5.3.1.3: a path has 256 octets, two of them the angle brackets.
     const BYTES_MAX: usize = 254;
@@ -46,7 +47,7 @@ pub fn checked_email(email: &str) -> Result<&str, Error> {
         });
     match plausible {
         true => Ok(email),
-        // Cut: the message shows it, and it may be any text.
+        // Shortened, because it may be any text, and the message shows it.
         false => Err(Error::BadEmail(email.chars().take(BYTES_MAX).collect())),
     }
 }

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn override_comes_before_the_plan_also_when_it_is_lower() {
+    fn an_override_replaces_the_plans_limit_even_if_it_is_lower() {
         let catalogue = Catalogue::built_in();
         let export = catalogue.usage_type("export").unwrap();
         for (plan, agreed, expected) in [

@@ -1,4 +1,4 @@
-//! Limit overrides: limits agreed with one account, in place of its plan's.
+//! Limit overrides: limits for one account that replace those of its plan.
 
 use schema::{AccountId, UsageType};
 use serde_json::{Value, json};

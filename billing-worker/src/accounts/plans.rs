@@ -1,4 +1,4 @@
-//! Plans: the price list, and the catalogue's copy in the database, from which gateways grant.
+//! Plans: the price list, and the catalogue's copy in the database, from which gateways read limits.
 
 use schema::{Burst, Catalogue, Mode, Plan};
 use serde::Serialize;
@@ -139,7 +139,7 @@ async fn copy(admin: &Administration) -> Result<u64, Error> {
     .execute(&mut *tx)
     .await?
     .rows_affected();
-    // A plan that replaced subscriptions had stays for them to refer to, with no limits.
+    // A plan stays, without limits, as long as replaced subscriptions refer to it.
     let removed = sqlx::query!(
         "delete from plans p where id <> all($1)
          and not exists (select from subscriptions s where p.id in (s.plan_id, s.then_plan_id))",

@@ -22,7 +22,8 @@ use crate::{
 
 /// Deletes rows whose retention is over, once a day. If ClickHouse is unavailable, it runs later.
 pub async fn retain(db: PgPool, clickhouse: Client, catalogue: Arc<Catalogue>, life: Lifecycle) {
-    /// Short enough for a worker that restarts every day; long enough that a crashing worker does not start it.
+    /// Short enough for a worker that restarts every day. Long enough that a worker that crashes soon after its start deletes
+    /// nothing.
     const FIRST_AFTER: Duration = Duration::from_secs(5 * 60);
     const EVERY: Duration = Duration::from_secs(24 * 3_600);
     const AFTER_A_FAILURE: Duration = Duration::from_secs(3_600);

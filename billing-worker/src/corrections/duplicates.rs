@@ -1,9 +1,9 @@
 //! Returns the units of duplicates to their pools. When the ingestor drops an event because its `Idempotency-Key` was counted
 //! before, a lease has already paid for the event.
 //!
-//! For the lease these units are spent: a live gateway does not return them, and settling a dead one counts dropped events as
-//! spent. So they are returned here and nowhere else. Events without a lease (overage, metered) need nothing: the sums in
-//! ClickHouse do not contain the duplicate.
+//! The lease counts these units as spent: a live gateway does not return them, and settling a dead gateway counts dropped
+//! events as spent. So they are returned here and nowhere else. Events without a lease (overage, metered) need nothing: the
+//! sums in ClickHouse do not contain the duplicate.
 //!
 //! # Units are returned once, even after crashes
 //! The ingestor stores the duplicates of a shard in stream order, so one cursor per shard records the progress. Units, row

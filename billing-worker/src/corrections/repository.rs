@@ -1,4 +1,4 @@
-//! The statements on the table `corrections`, and what they give back to `quota_pool`.
+//! The statements on the table `corrections`, and the units that they return to `quota_pool`.
 
 use std::collections::HashMap;
 
@@ -192,7 +192,7 @@ pub async fn hand(db: &PgPool, run: RunId) -> Result<Vec<Handed>, Error> {
     handed.collect()
 }
 
-/// Makes rows wait again that the run certainly did not store and never will.
+/// Lets rows wait again. The run certainly did not store them and never will.
 pub async fn not_stored(db: &PgPool, run: RunId, events: &[EventId]) -> Result<(), Error> {
     if events.is_empty() {
         return Ok(());

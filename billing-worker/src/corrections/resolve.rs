@@ -34,8 +34,8 @@ pub struct Resolved {
 /// A lane of a run that is over, and the rows that it was given, by account.
 type Lanes = BTreeMap<(RunId, u16), BTreeMap<AccountId, Vec<EventId>>>;
 
-/// Looks after rows of runs that are over: ended by others, given up, closed, or silent for a minute by the database's
-/// clock. Should such a run live after all, it loses its lane and begins another.
+/// Resolves rows of runs that are over: ended by others, given up, closed, or silent for a minute by the database's
+/// clock. If such a run is still alive, it loses its lane and begins another.
 pub async fn step(db: &PgPool, clickhouse: &ClickHouse, client: &Client) -> Result<Resolved> {
     let (lanes, too_old) = left_open(db).await?;
     let mut resolved = Resolved {
@@ -56,7 +56,7 @@ pub async fn step(db: &PgPool, clickhouse: &ClickHouse, client: &Client) -> Resu
                 continue;
             }
             Err(failure) => {
-                warn!(run.id = %run, shard, "cannot tell yet what a lane holds: {failure:#}");
+                warn!(run.id = %run, shard, "cannot check yet which events a lane contains: {failure:#}");
                 resolved.open += rows;
                 continue;
             }
@@ -84,8 +84,8 @@ async fn left_open(db: &PgPool) -> Result<(Lanes, usize)> {
         .context("reading corrections that were left open")?;
     let (mut lanes, mut too_old) = (Lanes::new(), 0);
     for row in rows {
-        // The rows of the running period and the one before are kept, 28 days at least, which count from five days before a
-        // row was stored at the earliest: after 23 days its absence would prove nothing.
+        // ClickHouse keeps rows for at least 28 days. They count from the day of the event, which may be five days before
+        // the row was stored. So after 23 days a missing row proves nothing.
         if row.is_old {
             too_old += 1;
             continue;

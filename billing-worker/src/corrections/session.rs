@@ -23,9 +23,9 @@ use tracing::warn;
 
 use super::repository::Handed;
 
-/// For registering a run and opening its lanes. After that it is retried later.
+/// Limit for registering a run and opening its lanes. After that, a later attempt follows.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);
-/// For closing the lanes. A full stream prevents it.
+/// Limit for closing the lanes, because a full stream prevents it.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A run with open lanes.
@@ -111,14 +111,15 @@ impl Session {
         self.run.close().await
     }
 
-    /// Ends the run after an unknown outcome. It writes nothing more and marks itself as ended, so that its rows are resolved at once.
+    /// Ends the run after an unknown outcome. It writes nothing more and marks itself as ended, so that its rows are resolved
+    /// at once.
     pub async fn abandon(self) {
         let run = self.run.id;
         self.run.give_up();
         self.publisher.remove();
         let ended = writers::fence_live(&self.db, run);
         if let Err(error) = ended.await {
-            warn!(run.id = %run, "could not mark the run as ended, its silence will end it: {error}");
+            warn!(run.id = %run, "could not mark the run as ended, it will be ended as a silent run: {error}");
         }
     }
 }

@@ -56,7 +56,7 @@ impl Work {
         }
     }
 
-    /// Runs until the service stops, then closes its run if there is one. If NATS or ClickHouse is unavailable, it retries.
+    /// Runs until the service stops, then closes its run if it has one. If NATS or ClickHouse is unavailable, it retries.
     pub async fn run(self, life: Lifecycle) {
         let mut backoff = Backoff::new(EVERY, Duration::from_secs(30));
         let mut pause = EVERY;
@@ -155,7 +155,7 @@ impl Work {
             repository::not_stored(&self.db, session.run(), &not_stored).await?;
             let unknown = of(|outcome| outcome == PublishOutcome::Unknown).len();
             if unknown > 0 {
-                bail!("nobody knows yet whether {unknown} correcting events are stored");
+                bail!("it is unknown whether {unknown} correcting events are stored");
             }
             if !not_stored.is_empty() {
                 bail!("{} correcting events could not be stored now", not_stored.len());

@@ -44,7 +44,7 @@ pub struct PublicApi {
 
 impl PublicApi {
     /// Completes a change even if the caller disconnects. Otherwise half of a change would remain.
-    async fn see_through<T: Send + 'static>(
+    async fn complete<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {

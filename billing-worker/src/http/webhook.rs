@@ -56,7 +56,7 @@ pub async fn receive(
         return Err(Error::Webhook(match refusal {
             signature::SignatureError::Unreadable => "the Stripe-Signature header is missing or malformed",
             signature::SignatureError::Mismatch => "the signature does not match",
-            signature::SignatureError::Stale => "the signature is older than five minutes",
+            signature::SignatureError::Stale => "the signature is more than five minutes old or ahead of our clock",
         }));
     }
     let envelope = match Envelope::parse(&body) {
@@ -86,7 +86,7 @@ pub async fn receive(
             "refused a webhook event of the other Stripe mode"
         );
         return Err(Error::Webhook(
-            "the event belongs to the other Stripe mode (live or test) than STRIPE_SECRET_KEY",
+            "the event and STRIPE_SECRET_KEY belong to different Stripe modes (live and test)",
         ));
     }
     if let Some(account) = &envelope.account {

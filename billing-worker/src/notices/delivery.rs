@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_stranger_answers_is_kept_short_and_on_one_line() {
+    fn an_untrusted_response_is_shortened_to_one_line() {
         assert_eq!(readable(" a\r\nb\0c\u{1b}[31m "), "a b c [31m");
         assert_eq!(readable(&"é".repeat(500)).chars().count(), ANSWER_CHARS_MAX);
     }

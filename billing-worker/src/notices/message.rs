@@ -33,7 +33,7 @@ pub enum Kind {
 
 impl NoticeId {
     /// Creates an id. Ids sort by creation time (UUID version 7).
-    #[allow(clippy::new_without_default, reason = "two calls differ, so it is no default")]
+    #[allow(clippy::new_without_default, reason = "two calls differ, so it is not a default")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_is_what_receivers_were_promised() {
+    fn the_body_has_the_documented_form() {
         let reached = Reached {
             account: AccountId(Uuid::from_u128(1)),
             usage_type: Catalogue::built_in().usage_type("export").unwrap(),

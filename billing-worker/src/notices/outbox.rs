@@ -19,7 +19,7 @@ use super::{
 
 /// Longer than an attempt and storing its result.
 const LEASE_S: f64 = 60.0;
-/// How long others leave alone what one worker publishes: longer than it waits for NATS (5 s).
+/// How long other workers skip the notices that a worker is publishing. Longer than it waits for NATS (5 s).
 const PUBLISH_CLAIM_S: f64 = 30.0;
 /// Messages published in one round.
 const PUBLISHED_AT_ONCE: i64 = 100;
@@ -59,7 +59,7 @@ pub async fn add(db: &PgPool, reached: Vec<Reached>, now: i64) -> Result<Vec<Rea
         starts.push(instant(one.period.start));
         percents.push(i32::from(one.threshold_percent));
     }
-    // First look without a lock: thresholds that were reached long ago come here at every comparison.
+    // First look without a lock, because every comparison also finds thresholds that were reached long ago.
     let unknown = sqlx::query_scalar!(
         r#"select r.number as "number!"
            from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::int[]) with ordinality
@@ -242,8 +242,8 @@ pub async fn settle(db: &PgPool, claimed: &Claimed, settlement: &Settlement) -> 
     Ok(true)
 }
 
-/// Publishes unpublished notices and returns their number. At least once: what a worker claimed before it died is published again.
-/// No transaction is open while NATS is asked.
+/// Publishes unpublished notices and returns their number. Each is published at least once: if a worker dies after its claim,
+/// another worker publishes the notices again. No transaction is open while NATS is asked.
 pub async fn publish(db: &PgPool, nats: &async_nats::Client) -> Result<usize> {
     let rows = sqlx::query!(
         "update notices n set publish_claimed_until = now() + make_interval(secs => $2)

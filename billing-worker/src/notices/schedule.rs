@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_attempts_follow_the_schedule_and_then_it_is_given_up() {
+    fn a_notice_is_given_up_after_ten_attempts_on_schedule() {
         let mut total = 0;
         for (attempts, delay) in DELAYS.into_iter().enumerate().skip(1) {
             let next = after_failure(attempts, None, 0, 0.5);

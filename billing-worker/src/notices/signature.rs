@@ -1,4 +1,4 @@
-//! Secrets and signatures of notices, as Standard Webhooks has them (<https://www.standardwebhooks.com>): a secret is
+//! Secrets and signatures of notices, as Standard Webhooks defines them (<https://www.standardwebhooks.com>): a secret is
 //! `whsec_` and base64, a signature `v1,` and the base64 of an HMAC-SHA256 over id, timestamp and body.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn every_secret_signs_and_a_space_stands_between() {
+    fn every_secret_signs_and_spaces_separate_the_signatures() {
         let secrets = [Secret::generate(), Secret::generate()];
         let both = header(&secrets, ID, 1, BODY);
         let each: Vec<_> = secrets.iter().map(|secret| secret.sign(ID, 1, BODY)).collect();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_is_all_of_it() {
+    fn a_signature_covers_id_timestamp_and_body() {
         let secret = Secret::generate();
         let signed = secret.sign("a", 1, "b");
         for (id, timestamp, body) in [("c", 1, "b"), ("a", 2, "b"), ("a", 1, "c")] {

@@ -97,7 +97,7 @@ async fn compare(watch: Watch, every: Duration, wake: Arc<Notify>, metrics: Noti
 /// Publishes notices while NATS is available. Otherwise they wait.
 async fn publish(db: PgPool, announcer: Announcer, metrics: NoticeMetrics, life: Lifecycle) {
     const POLL: Duration = Duration::from_secs(1);
-    /// NATS may be connected but silent, and the rows are locked meanwhile.
+    /// NATS may be connected but silent, and the rows stay claimed meanwhile.
     const PATIENCE: Duration = Duration::from_secs(5);
     loop {
         tokio::select! {

@@ -20,7 +20,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest month.
 const MONTH_S: i64 = 31 * 86_400;
 
-/// What is counted together. It also marks where the next page begins.
+/// Usage that is counted together. A counter also marks where the next page begins.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Counter {
     pub account: AccountId,
@@ -238,7 +238,7 @@ pub async fn counted(
         .fetch_all::<Stored>();
     let rows = bounded(rows)
         .await
-        .context("summing usage that is billed past its limit")?;
+        .context("summing usage that is billed above its limit")?;
     Ok(rows.into_iter().map(Stored::counted).collect())
 }
 

@@ -1,5 +1,5 @@
-//! Usage that arrived too late for its period's invoice. Each carry is a row, written in the transaction that takes the units out of
-//! their period, so that no unit is counted twice or not at all.
+//! Usage that arrived too late for its period's invoice. Each carry is a row, written in the transaction that takes the units
+//! out of their period, so that no unit is counted twice or not at all.
 
 use anyhow::Result;
 use protocol::reports::{
@@ -83,7 +83,7 @@ pub(super) async fn are_waiting(db: &PgPool, accounts: &[AccountId]) -> sqlx::Re
     waiting.fetch_one(db).await
 }
 
-/// Moves carries that wait for a next period into it, where there is one now; returns how many.
+/// Moves carries that wait for a next period into it, if there is one now; returns how many.
 pub(super) async fn arrive(
     tx: &mut Transaction<'_, Postgres>,
     page: &mut Page,

@@ -92,7 +92,7 @@ fn condition(periods: &[AccountPeriod]) -> String {
         write!(accounts, "{comma}'{account}'").ok();
         write!(pairs, "{comma}('{account}',{start})").ok();
     }
-    // The first condition is the one that the order key finds rows by.
+    // The order key finds rows by the first condition.
     format!("account_id in ({accounts}) and (account_id, period_start) in ({pairs})")
 }
 

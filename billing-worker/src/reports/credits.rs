@@ -21,8 +21,8 @@ impl Credits {
     }
 }
 
-/// The credits of all lines of these periods. A correction is in PostgreSQL before ClickHouse can have it, and stays when retention
-/// has deleted it there.
+/// The credits of all lines of these periods. PostgreSQL has a correction before ClickHouse can have it, and keeps it after
+/// retention deletes it from ClickHouse.
 pub async fn read(db: impl PgExecutor<'_>, periods: &[AccountPeriod]) -> sqlx::Result<HashMap<LineId, Credits>> {
     if periods.is_empty() {
         return Ok(HashMap::new());

@@ -16,7 +16,7 @@ use super::{
     step::{Step, page},
 };
 
-/// What a flush left.
+/// The result of a flush.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Flushed {
     pub delivered: u64,
@@ -42,7 +42,7 @@ pub async fn flush(reporter: &Reporter, account: AccountId, now: i64) -> Result<
         if let Some(failure) = failure {
             return Err(failure);
         }
-        // An earlier report blocked the usage since: count once more.
+        // An earlier report blocked later usage: count once more.
         let done = step.sent.delivered + step.sent.withdrawn - before.sent.delivered - before.sent.withdrawn;
         let is_counted = done == step.written - before.written;
         let left = sqlx::query!(

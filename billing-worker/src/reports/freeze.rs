@@ -1,5 +1,5 @@
-//! Freezes periods whose totals agree in ClickHouse, in the ledger and at Stripe. The totals are kept in PostgreSQL and never summed
-//! again.
+//! Freezes periods whose totals agree in ClickHouse, in the ledger and at Stripe. The totals are kept in PostgreSQL and never
+//! summed again.
 
 use std::collections::HashMap;
 
@@ -50,7 +50,7 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Frozen> {
                 let reported = candidate.lines.get(&line).map_or(0, |line| line.reported);
                 error!(
                     account.id = %line.account, usage_type = line.usage_type, period.start = %instant(line.start), reported,
-                    stripe, "Stripe has other units than were reported: the period is not frozen"
+                    stripe, "Stripe's units differ from the reported units: the period is not frozen"
                 );
             }
             Err(failure) => {
@@ -65,7 +65,7 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Frozen> {
     Ok(frozen)
 }
 
-/// Periods that are final, over for the margin, and have no open or parked report.
+/// Periods that are final, ended at least `FREEZE_AFTER` ago, and have no open or parked report.
 async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate>> {
     let margin = i64::try_from(reporter.settings.freeze_after.as_secs()).unwrap_or(i64::MAX);
     // In random order: periods that never agree must not block the others.
@@ -132,7 +132,7 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
         .collect())
 }
 
-/// Returns the first line for which Stripe has other units than were reported.
+/// Returns the first line for which Stripe's units differ from the reported units.
 async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(LineId, i64)>, StripeError> {
     let reported: Vec<_> = candidate
         .lines

@@ -17,7 +17,7 @@ use crate::{
     subscriptions::unbilled::{self, Unbilled},
 };
 
-/// The most entries of each kind that needs attention.
+/// Maximum number of entries of each kind that needs attention.
 const ATTENTION_MAX: i64 = 1_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

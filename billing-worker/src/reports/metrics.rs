@@ -43,7 +43,7 @@ impl ReportMetrics {
         registry.register("open", "Reports that Stripe may not have yet", self.open.clone());
         registry.register(
             "parked",
-            "Reports that Stripe refused and an operator has to look at",
+            "Reports that Stripe refused: an operator must look at them",
             self.parked.clone(),
         );
         registry.register(
@@ -53,7 +53,7 @@ impl ReportMetrics {
         );
         registry.register(
             "drifting_lines",
-            "Lines (account, period, usage type) of which ClickHouse has fewer units than were reported, unexplained",
+            "Lines (account, period, usage type) with fewer units in ClickHouse than were reported, and no correction that explains it",
             self.drifting.clone(),
         );
         registry.register(
@@ -63,7 +63,7 @@ impl ReportMetrics {
         );
         registry.register(
             "differing_periods",
-            "Final periods whose summaries at Stripe differ from what was reported (last step)",
+            "Final periods whose summaries at Stripe differ from the reported units (last step)",
             self.differing.clone(),
         );
         registry.register(

@@ -4,7 +4,7 @@ use protocol::reports::outcome::DeliveryOutcome;
 
 use crate::stripe::StripeError;
 
-/// The timestamp lies ahead of Stripe's clock, because ours was fast when the report was written. It passes.
+/// The timestamp is ahead of Stripe's clock, because our clock was fast when the report was written. A later attempt succeeds.
 const IN_FUTURE: &str = "timestamp_in_future";
 
 /// The outcome of one attempt. Each kind of error has its own arm, so a new kind needs a decision here.
@@ -25,7 +25,7 @@ pub fn outcome(answer: Result<(), StripeError>) -> DeliveryOutcome {
         StripeError::Refused(ref refusal) if is_duplicate(refusal.status, &refusal.message) => {
             DeliveryOutcome::Delivered
         }
-        StripeError::Refused(_) if is_everybodys(&error) => DeliveryOutcome::NotNow { why, after: None },
+        StripeError::Refused(_) if is_general(&error) => DeliveryOutcome::NotNow { why, after: None },
         StripeError::Refused(ref refusal) if refusal.code.as_deref() == Some(IN_FUTURE) => {
             DeliveryOutcome::NotNow { why, after: None }
         }
@@ -34,7 +34,7 @@ pub fn outcome(answer: Result<(), StripeError>) -> DeliveryOutcome {
 }
 
 /// Whether Stripe refuses every report for this reason until an operator fixes it. No report is parked for such a refusal.
-pub fn is_everybodys(error: &StripeError) -> bool {
+pub fn is_general(error: &StripeError) -> bool {
     match error {
         StripeError::Unauthorized(_) | StripeError::NotConfigured => true,
         // `billing-worker stripe sync` was not run, or someone archived the meter.

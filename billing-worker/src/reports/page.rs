@@ -52,7 +52,7 @@ impl Page {
         }
     }
 
-    /// Keeps the lines that are locked and as they were read; returns the others.
+    /// Keeps the lines that are locked and unchanged since they were read; returns the others.
     pub fn keep_unchanged(&mut self, locked: &BTreeMap<LineId, Locked>) -> Vec<LineId> {
         let mut others = Vec::new();
         self.lines.retain(|id, read| match locked.get(id) {

@@ -186,7 +186,7 @@ async fn row(
     })
 }
 
-/// The inner error: Stripe refuses to say. The outer error: Stripe cannot be asked now.
+/// The inner error: Stripe refuses the call. The outer error: Stripe is unavailable.
 async fn stripe_units(
     reporter: &Reporter,
     period: &BillingPeriod,

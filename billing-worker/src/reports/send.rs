@@ -21,7 +21,7 @@ use self::{
 };
 use super::{
     Reporter,
-    outcome::{is_everybodys, outcome},
+    outcome::{is_general, outcome},
 };
 use crate::stripe::{StripeError, Write, names};
 
@@ -45,8 +45,8 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], which: Which, now
             mark(reporter, &answers, now, &mut sent)
                 .await
                 .context("storing the outcome of reports")?;
-            for everybodys in answers.into_iter().filter_map(|answered| answered.everybodys) {
-                match everybodys {
+            for general in answers.into_iter().filter_map(|answered| answered.general) {
+                match general {
                     StripeError::Refused(_) => sent.without_meter += 1,
                     error => unauthorized = Some(error),
                 }
@@ -64,10 +64,10 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], which: Which, now
 }
 
 async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
-    let mut everybodys = None;
-    let mut theirs = |error: &StripeError| {
-        if is_everybodys(error) {
-            everybodys = Some(error.clone());
+    let mut general = None;
+    let mut note = |error: &StripeError| {
+        if is_general(error) {
+            general = Some(error.clone());
         }
     };
     let mark = match claimed.attempt {
@@ -81,7 +81,7 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
                 .identifier(&claimed.identifier)
                 .timestamp(claimed.reported_for);
             let answer = reporter.stripe.write::<IgnoredAny>(&request, Write::MeterEvent).await;
-            answer.as_ref().err().into_iter().for_each(&mut theirs);
+            answer.as_ref().err().into_iter().for_each(&mut note);
             claimed.report.sent(outcome(answer.map(|_| ())), now)
         }
         Attempt::Compare => {
@@ -92,9 +92,9 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
             match units {
                 Ok(units) => claimed.report.compared(claimed.from, claimed.to, units, now),
                 Err(error) => {
-                    theirs(&error);
+                    note(&error);
                     match error {
-                        StripeError::Refused(_) if everybodys.is_none() => Mark::Parked {
+                        StripeError::Refused(_) if general.is_none() => Mark::Parked {
                             first_sent_at: claimed.report.first_sent_at,
                             error: format!("could not read Stripe's summaries: {error}"),
                         },
@@ -104,9 +104,5 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
             }
         }
     };
-    Attempted {
-        claimed,
-        mark,
-        everybodys,
-    }
+    Attempted { claimed, mark, general }
 }

@@ -11,7 +11,7 @@ pub struct ReportSettings {
     #[arg(long, env = "REPORT_INTERVAL", default_value = "300", value_parser = seconds)]
     pub report_interval: Duration,
 
-    /// The most meter events in flight at once
+    /// Maximum number of meter events in flight
     #[arg(long, env = "REPORT_CONCURRENCY", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub report_concurrency: u16,
 
@@ -19,7 +19,7 @@ pub struct ReportSettings {
     #[arg(long, env = "LATE_USAGE", value_enum, default_value = "next_period")]
     pub late_usage: LateUsage,
 
-    /// How long after its end a period is frozen, if its totals agree everywhere (seconds)
+    /// How long after its end a period is frozen, if ClickHouse, the ledger and Stripe have the same totals (seconds)
     #[arg(long, env = "FREEZE_AFTER", default_value = "10800", value_parser = seconds)]
     pub freeze_after: Duration,
 

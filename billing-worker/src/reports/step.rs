@@ -19,7 +19,7 @@ use super::{
 
 /// Accounts at once: the bound of one query of ClickHouse, one transaction, and the memory they take.
 const PAGE: i64 = 500;
-/// The most rows of done reports that one step deletes.
+/// Maximum number of done reports that one step deletes.
 const FORGOTTEN_MAX: i64 = 50_000;
 
 /// The result of a step.
@@ -86,7 +86,7 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Step> {
     match step.sent.without_meter {
         0 => Ok(step),
         count => bail!(
-            "{count} reports wait: Stripe has no meter for their usage types (`billing-worker stripe sync` makes them)"
+            "{count} reports wait because Stripe has no meter for their usage types: run `billing-worker stripe sync`"
         ),
     }
 }
@@ -119,7 +119,7 @@ pub(super) async fn page(
     failure: &mut Option<anyhow::Error>,
 ) -> Result<Vec<LineId>> {
     let mut held = Vec::new();
-    // Once ClickHouse did not answer, the other pages need not wait for it as well.
+    // If ClickHouse has failed for one page, the other pages do not wait for it.
     if failure.is_none() {
         match count(reporter, accounts, now, step).await {
             Ok(left) => held = left,

@@ -17,7 +17,7 @@ use super::{Reporter, count};
 /// How far back late events are looked for. After a longer absence `reconcile --recount` finds them.
 const LOOK_BACK: i64 = 3 * 24 * 3_600;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most periods of one step; the next step finds the others.
+/// Maximum number of periods per step; the next step finds the others.
 const PERIODS_MAX: usize = 500;
 
 #[derive(Row, Deserialize)]
@@ -70,8 +70,8 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<u64> {
     Ok(thawed)
 }
 
-/// Periods with events that were stored recently but happened so long ago that the period may be frozen. `ingested_at` prunes all parts
-/// but the latest.
+/// Periods with events that were stored recently but happened so long ago that the period may be frozen. `ingested_at` prunes
+/// all parts but the latest.
 async fn late(reporter: &Reporter, now: i64) -> Result<Vec<Late>> {
     let margin = i64::try_from(reporter.settings.freeze_after.as_secs()).unwrap_or(0);
     let query = format!(

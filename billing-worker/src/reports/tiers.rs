@@ -59,7 +59,7 @@ impl Price {
     }
 }
 
-/// A decimal number in units of 10⁻¹²; none is 0.
+/// A decimal number in units of 10⁻¹²; `None` is 0.
 fn amount(text: Option<&str>) -> Option<i128> {
     let Some(text) = text else { return Some(0) };
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_has_no_cost() {
+    fn an_unsupported_price_has_no_cost() {
         let volume = price(serde_json::json!({ "currency": "usd", "tiers_mode": "volume", "tiers": [] }));
         assert_eq!(volume.difference(0, 1), None);
         for text in ["", "-1", "1e3", ".5", "0.1234567890123"] {

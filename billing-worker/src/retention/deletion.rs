@@ -32,7 +32,7 @@ struct PartitionRows {
     rows: u64,
 }
 
-/// Fingerprints of the sums of all accounts, read the same way as by others.
+/// Fingerprints of the sums of all accounts, read in the same way as other readers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Row, Deserialize)]
 struct Sums {
     /// For days whose rows may be deleted. Equal fingerprints mean equal sums for every account, usage type, period and day.
@@ -43,7 +43,7 @@ struct Sums {
     open_events: u64,
 }
 
-/// How long the rows of a day stay after it was closed, so that a query that began while the day was open still finds them.
+/// How long the rows of a day stay after it was closed. A query that began while the day was open still finds them.
 /// Several hours, because the clocks of two machines are compared.
 const SETTLING: time::Duration = time::Duration::hours(6);
 
@@ -69,7 +69,7 @@ pub async fn delete(clickhouse: &Client, push: Uuid, closed_before: Date) -> Res
         )
         .bind(push.to_string())
         .fetch_all::<String>();
-    let days = bounded(days).await.context("reading what was pushed")?;
+    let days = bounded(days).await.context("reading the pushed retention")?;
     let days = days.iter().map(|day| parse(day)).collect::<Result<Vec<_>>>()?;
 
     let mut deleted = Deleted::default();
@@ -82,7 +82,7 @@ pub async fn delete(clickhouse: &Client, push: Uuid, closed_before: Date) -> Res
                  where {condition} group by partition order by partition"
             ))
             .fetch_all::<PartitionRows>();
-        let partitions = bounded(partitions).await.context("counting what to delete")?;
+        let partitions = bounded(partitions).await.context("counting the rows to delete")?;
         for PartitionRows { partition, rows } in partitions {
             if partitions_left == 0 {
                 deleted.more = true;
@@ -107,7 +107,7 @@ pub async fn delete(clickhouse: &Client, push: Uuid, closed_before: Date) -> Res
     let after = sums(clickhouse, closed_before).await?;
     ensure!(
         read_the_same(&before, &after),
-        "sums read differently after rows were deleted: {before:?}, now {after:?}"
+        "sums changed while rows were deleted: before {before:?}, after {after:?}"
     );
     free_disk(clickhouse).await?;
     Ok(deleted)
@@ -189,7 +189,7 @@ async fn free_disk(clickhouse: &Client) -> Result<()> {
 
 fn parse(day: &str) -> Result<Date> {
     let format = time::macros::format_description!("[year]-[month]-[day]");
-    Date::parse(day, format).with_context(|| format!("ClickHouse answered {day}, which is no day"))
+    Date::parse(day, format).with_context(|| format!("ClickHouse returned `{day}`, which is not a valid day"))
 }
 
 async fn bounded<T>(statement: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T> {
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sum_that_reads_differently_is_noticed_and_new_events_are_not_taken_for_one() {
+    fn a_changed_sum_is_noticed_and_new_events_are_ignored() {
         let before = Sums {
             fingerprint: 1,
             closed_units: 10,

@@ -50,7 +50,7 @@ impl Lanes {
         })
     }
 
-    /// Returns whether all lanes of a run are final and stored. `false`: the ingestor has not got there yet, ask again.
+    /// Returns whether all lanes of a run are final and stored. `false`: the ingestor has not reached their ends yet, ask again.
     pub async fn are_final(&self, run: RunId, shards: u16, ending: Ending) -> Result<bool> {
         let ends = (0..shards).map(|shard| self.end(run, shard, ending)).collect();
         let ends = some_at_once(ends).await?;

@@ -38,7 +38,7 @@ impl SettleMetrics {
         let registry = registry.sub_registry_with_prefix("settle");
         registry.register(
             "oldest_unsettled_seconds",
-            "Seconds since the last heartbeat of the oldest run that is being ended; its units are unavailable since then",
+            "Seconds since the last heartbeat of the oldest run that is being ended; its units have been unavailable since then",
             self.oldest_s.clone(),
         );
         registry.register(

@@ -27,7 +27,7 @@ const RUNS_MAX: i64 = 64;
 const RUNS_AT_ONCE: usize = 4;
 /// For one statement.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// When overspent leases are counted again: the ingestor removes doubled rows within the hour.
+/// When overspent leases are counted again: the ingestor removes duplicate rows within the hour.
 const OVERSPENT_AGAIN: Duration = Duration::from_secs(60);
 /// Maximum number of log lines about leases of one run.
 const LOGGED_MAX: usize = 10;
@@ -272,8 +272,8 @@ impl Settler {
 fn log_overspent(run: RunId, lease: &Lease, units: i64, before: usize) {
     if before < LOGGED_MAX {
         error!(run.id = %run, lease.id = %lease.id, account.id = %lease.account, had = lease.had(), too_many = units,
-               "a lease is counted to have spent more than it had, and is not settled: look at its events in usage_events \
-                (doubled ones are mended by the ingestor's audit)");
+               "a lease has more counted units than it held, and is not settled: look at its events in usage_events \
+                (the ingestor's audit removes duplicate rows)");
     }
 }
 

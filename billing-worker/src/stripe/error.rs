@@ -7,21 +7,21 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StripeError {
     /// The call had no effect, and may succeed later: no connection, a rate limit, a lock.
-    #[error("Stripe accepts no call now: {why}")]
+    #[error("Stripe accepts no calls at the moment: {why}")]
     Busy { why: String, retry_after: Option<Duration> },
     /// It is unknown whether the call had an effect: no response in time, or a broken connection. It may be repeated under the same
     /// idempotency key.
     #[error("it is unknown whether the call to Stripe had an effect: {0}")]
     Unknown(String),
-    /// It is unknown whether the call had an effect, and Stripe repeats this response to the same idempotency key for 24 hours: read
-    /// back before another key is tried.
+    /// It is unknown whether the call had an effect, and Stripe repeats this response to the same idempotency key for 24 hours.
+    /// Read the object back before you try another key.
     #[error("Stripe failed with status {0}")]
     Failed(u16),
     /// The call had its effect, and the response could not be read. Never repeat it under another key.
     #[error("the call to Stripe succeeded, but its response cannot be read: {0}")]
     Unreadable(String),
     /// The call had no effect and never will.
-    #[error("Stripe refuses: {0}")]
+    #[error("Stripe refused the call: {0}")]
     Refused(Refusal),
     /// The key is wrong, has expired or lacks a permission: an operator has to fix it.
     #[error("Stripe does not accept STRIPE_SECRET_KEY: {0}")]
@@ -31,7 +31,7 @@ pub enum StripeError {
     NotConfigured,
 }
 
-/// A 4xx, as Stripe explains it.
+/// A 4xx response, with Stripe's explanation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, thiserror::Error)]
 #[error("{message}{}", code.as_deref().map(|code| format!(" ({code})")).unwrap_or_default())]
 pub struct Refusal {

@@ -8,7 +8,7 @@ use schema::{AccountId, Plan, UsageType};
 pub const META_PLAN: &str = "trendit_plan";
 /// Metadata of a metered price: the usage type that it bills.
 pub const META_USAGE_TYPE: &str = "trendit_usage_type";
-/// Metadata of a price: its terms, in short. A price's terms never change; other terms are another price.
+/// Metadata of a price: its terms, in short. The terms of a price never change: new terms need a new price.
 pub const META_TERMS: &str = "trendit_terms";
 /// Metadata of a customer or subscription: the account.
 pub const META_ACCOUNT: &str = "trendit_account";

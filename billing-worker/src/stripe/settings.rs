@@ -1,4 +1,4 @@
-//! Settings of the client of Stripe.
+//! Settings of the Stripe client.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub struct StripeSettings {
     #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
     pub stripe_secret_key: Option<String>,
 
-    /// URL of Stripe's API; use another only for tests
+    /// URL of Stripe's API; change it only for tests
     #[arg(long, env = "STRIPE_API_BASE", default_value = "https://api.stripe.com", value_parser = http_url)]
     pub stripe_api_base: String,
 
@@ -22,11 +22,11 @@ pub struct StripeSettings {
     #[arg(long, env = "STRIPE_TIMEOUT", default_value = "20", value_parser = seconds)]
     pub stripe_timeout: Duration,
 
-    /// The most calls a second, without meter events (Stripe allows 100 in live mode, 25 in a sandbox)
+    /// Maximum number of calls per second, without meter events (Stripe allows 100 in live mode, 25 in a sandbox)
     #[arg(long, env = "STRIPE_CALLS_PER_SECOND", default_value = "25", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub stripe_calls_per_second: u32,
 
-    /// The most meter events a second (Stripe allows 1,000)
+    /// Maximum number of meter events per second (Stripe allows 1,000)
     #[arg(long, env = "STRIPE_METER_EVENTS_PER_SECOND", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub stripe_meter_events_per_second: u32,
 }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_secret_key_is_taken_for_one() {
+    fn only_secret_keys_are_accepted() {
         for (key, expected) in [
             ("sk_test_51abc", true),
             ("rk_live_51abc", true),

@@ -1,4 +1,5 @@
-//! One call to Stripe: kept-alive connections, a time-out for each attempt, jittered retries that honour `Retry-After`, and rate limits.
+//! One call to Stripe: kept-alive connections, a time-out for each attempt, jittered retries that honour `Retry-After`, and
+//! rate limits.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -199,15 +200,15 @@ impl Stripe {
         let exchange = async {
             let answer = inner.client.request(sent).await.map_err(|error| {
                 if error.is_connect() {
-                    busy("it cannot be reached", None)
+                    busy("no connection", None)
                 } else {
                     StripeError::Unknown(format!("the connection broke: {error}"))
                 }
             })?;
             let (head, body) = answer.into_parts();
             let broken = |error| match head.status.is_success() {
-                true => StripeError::Unknown(format!("the response broke off: {error}")),
-                false => StripeError::Unknown(format!("the response ({}) broke off: {error}", head.status)),
+                true => StripeError::Unknown(format!("the response is incomplete: {error}")),
+                false => StripeError::Unknown(format!("the response ({}) is incomplete: {error}", head.status)),
             };
             let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await.map_err(broken)?;
             Ok(StripeResponse {

@@ -76,7 +76,7 @@ impl Billing {
         }
     }
 
-    /// The same on behalf of someone else.
+    /// The same for changes that come through another interface.
     pub fn by(&self, by: By) -> Self {
         let mut other = self.clone();
         other.admin.by = by;
@@ -123,13 +123,14 @@ impl Billing {
         match unreported {
             0 => Ok(()),
             unreported => Err(Error::UsageUnreported(format!(
-                "{unreported} of its counts wait for a report, or a report is parked"
+                "{unreported} counts of the account wait for a report or have a parked report"
             ))),
         }
     }
 
-    /// Before a change that bills the usage so far: fails if some of it was reported with a timestamp in the future. In a period's first
-    /// minute usage is reported for the next minute (see [`protocol::reports::period`]), and would not be billed.
+    /// Before a change that bills the usage so far: fails if some of it was reported with a timestamp in the future. In a
+    /// period's first minute usage is reported for the next minute (see [`protocol::reports::period`]), and would not be
+    /// billed.
     pub async fn refuse_reported_ahead(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
         let now = self.clock.now_s();
         let ahead = sqlx::query_scalar!(
@@ -152,7 +153,7 @@ impl Billing {
         }
     }
 
-    /// From now on no caller begins a change: it could be cut off.
+    /// From now on no caller begins a change, because the shutdown could interrupt it.
     pub fn stop(&self) {
         self.slots.stop();
     }
@@ -163,10 +164,10 @@ impl Billing {
         self.keepers.wait().await;
     }
 
-    /// The account's lease, from before the first call to Stripe until the result is stored. Events wait in the inbox while another
-    /// worker holds it, not here.
+    /// Takes the account's lease. The caller holds it from before its first call to Stripe until the result is stored.
+    /// While another worker holds it, an event waits in the inbox instead of here.
     pub async fn lease(&self, account: AccountId) -> Result<Lease, Error> {
-        /// Of an event.
+        /// How long an event waits here for the lease.
         const MOMENT: Duration = Duration::from_secs(1);
         let by = self.admin.by;
         let patience = Slots::patience(by);

@@ -38,7 +38,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> R
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let is_same = running.plan() == Some(plan.id.as_str());
-    if is_same && !running.has_plans() {
+    if is_same && !running.has_planned_change() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
     let prices = prices::of_plan(billing, plan).await?;
@@ -75,8 +75,8 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
 pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> {
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
-    if !running.has_plans() {
-        return Err(Error::Conflict("nothing is planned that could be undone".to_owned()));
+    if !running.has_planned_change() {
+        return Err(Error::Conflict("there is no planned change to undo".to_owned()));
     }
     let done = running.take_back(billing).await;
     read_back(billing, lease, &running.customer, done).await
@@ -148,8 +148,9 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
             item
         })
         .collect();
-    // Paid at once or not made. Stripe can hold the change back until its invoice is paid, but not beside a schedule, which could
-    // not be restored then.
+    // The change is made only if it is paid. Stripe can hold an unpaid change back until its invoice is paid. If the
+    // subscription had a schedule, this is not used, because the schedule could not be restored while Stripe holds the change
+    // back.
     let unpaid = match running.schedule {
         Some(_) => UpdateSubscriptionPaymentBehavior::ErrorIfIncomplete,
         None => UpdateSubscriptionPaymentBehavior::PendingIfIncomplete,
@@ -161,7 +162,7 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
     if ends_trial(running, to) {
         update = update.trial_end(UpdateSubscriptionTrialEnd::Now);
     }
-    // A key of its own: repeated after a lost response, the upgrade must not prorate twice.
+    // An upgrade that is repeated after a lost response must not prorate twice, so it has a key.
     let key = format!("upgrade-{}-{}-{}", running.subscription.id, prices.plan, Uuid::now_v7());
     let updated: Subscription = match billing
         .stripe()?
@@ -180,9 +181,9 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
     };
     match updated.pending_update {
         None => Ok(()),
-        Some(_) if running.has_plans() => Err(Error::PaymentFailed(
-            "the larger plan begins once its invoice is paid (see POST /billing/portal-session); the subscription is still due to \
-             end, POST /billing/resume undoes that"
+        Some(_) if running.has_planned_change() => Err(Error::PaymentFailed(
+            "the larger plan begins once its invoice is paid (see POST /billing/portal-session); the subscription still ends as \
+             planned: POST /billing/resume undoes that"
                 .to_owned(),
         )),
         Some(_) => Err(Error::PaymentFailed(
@@ -196,7 +197,7 @@ async fn downgrade(billing: &Billing, account: AccountId, running: &Running, pri
     let metered = prices.metered.iter().map(|(_, price)| (price.clone(), None));
     let next: Vec<Priced> = std::iter::once((prices.plan.clone(), Some(1))).chain(metered).collect();
     let planned = async {
-        // One schedule at a time, and none beside a cancellation.
+        // Stripe allows one schedule at a time, and none together with a cancellation.
         running.take_back(billing).await?;
         running.plan_next(billing, account, &next).await
     };
@@ -219,14 +220,14 @@ async fn cancel_at_period_end(billing: &Billing, account: AccountId, running: &R
 async fn cancel_now(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
     let cancelled = async {
         running.release_schedule(billing).await?;
-        // With an invoice for the usage so far: without one it would never be billed.
+        // With an invoice for the usage so far. Without one, that usage would never be billed.
         let cancel = CancelSubscription::new(running.subscription.id.as_str())
             .invoice_now(true)
             .prorate(false);
         match billing.stripe()?.write::<Subscription>(&cancel, Write::Settable).await {
             Ok(_) => Ok(()),
             // An earlier attempt cancelled it, and its response was lost: Stripe's state shows that.
-            Err(StripeError::Refused(_)) if !running.is_live_still(billing).await? => Ok(()),
+            Err(StripeError::Refused(_)) if !running.is_still_live(billing).await? => Ok(()),
             Err(error) => Err(error.into()),
         }
     };
@@ -253,7 +254,8 @@ pub(super) fn is_upgrade(billing: &Billing, running: &Running, to: &Plan) -> boo
     from < catalogue.position(&to.id) || running.status() == Some(SubscriptionStatus::Trialing)
 }
 
-/// A plan without a trial is paid from its first day. To a plan with one, the running trial continues to its end.
+/// A plan without a trial is paid from its first day, so it ends a running trial. With a plan that has a trial, the running
+/// trial continues.
 pub(super) fn ends_trial(running: &Running, to: &Plan) -> bool {
     running.status() == Some(SubscriptionStatus::Trialing) && to.trial_days == 0
 }

@@ -63,7 +63,7 @@ impl Lease {
         })
     }
 
-    /// The slot is free when the lease is.
+    /// The slot becomes free when the lease is released.
     pub(super) fn with(mut self, slot: Slot) -> Self {
         self.slot = Some(slot);
         self
@@ -192,7 +192,7 @@ async fn keep(db: PgPool, account: AccountId, holder: Uuid, dropped: Cancellatio
         match timeout(RENEW_EVERY, renew(&db, account, holder)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
-                warn!(account.id = %account, "another worker took over the account's lease: its results count, ours are not stored");
+                warn!(account.id = %account, "another worker took over the account's lease: only its results are stored");
                 return;
             }
             Ok(Err(failure)) => warn!(account.id = %account, "could not renew the account's lease: {failure}"),

@@ -1,4 +1,4 @@
-//! A customer's subscriptions in Stripe, and the rule which of them is current.
+//! A customer's subscriptions in Stripe, and the rule that decides which one is current.
 
 use schema::subscription::SubscriptionStatus;
 use stripe_billing::subscription::{ListSubscription, ListSubscriptionStatus};

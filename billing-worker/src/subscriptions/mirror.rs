@@ -65,7 +65,9 @@ fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
         .collect();
     (!missing.is_empty()).then(|| {
         let (id, plan, missing) = (&of.stripe_id, &of.plan, missing.join(", "));
-        format!("{id} has no price for what its plan `{plan}` bills ({missing}): run `billing-worker stripe sync`")
+        format!(
+            "{id} has no price for usage that its plan `{plan}` bills ({missing}): run `billing-worker stripe sync`"
+        )
     })
 }
 

@@ -12,7 +12,7 @@ use crate::stripe::{
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub subscription: Subscription,
-    /// Its schedule, where it has one.
+    /// Its schedule, if it has one.
     pub schedule: Option<Schedule>,
     /// The unpaid invoice that is due for longest, if a payment failed.
     pub owed: Option<Invoice>,
@@ -83,7 +83,7 @@ pub(super) fn mirrored(
         .ok_or_else(|| unreadable(format!("its status `{}` is unknown", of.status)))?;
     let period = |start: i64, end: i64| match start < end {
         true => Ok(Period { start, end }),
-        false => Err(unreadable(format!("a period from {start} to {end}"))),
+        false => Err(unreadable(format!("its period from {start} to {end} is invalid"))),
     };
     let items = of.items.data.iter().map(|item| {
         Ok(MirroredItem {
@@ -130,7 +130,7 @@ fn end(of: &Subscription, schedule: Option<&Schedule>, item: &Item, now: i64) ->
     }
     let next = schedule
         .filter(|schedule| schedule.is_active())
-        // Just after its end a period may still be the running one in Stripe: the phase after it is next.
+        // Just after the end of a period, Stripe may still show it as the running one. Then the phase after it is next.
         .and_then(|schedule| schedule.phase_from(item.current_period_end.min(now + 1)))
         // A phase with the same plan is not an end.
         .filter(|phase| !phase.prices().any(|price| price.id() == item.price.id));

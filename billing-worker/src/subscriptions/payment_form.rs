@@ -32,8 +32,8 @@ pub struct Pending {
     pub client_secret: Option<String>,
 }
 
-/// Begins a subscription whose first payment the caller's own form confirms, or returns the one that waits for it. Cancels
-/// everything else that is still unpaid.
+/// Begins a subscription; the caller's own form confirms its first payment. If one already waits for its first payment,
+/// returns that one. Cancels everything else that is still unpaid.
 pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;

@@ -9,8 +9,8 @@ use sqlx::{Postgres, Transaction};
 use super::mirrored::Mirrored;
 use crate::error::Error;
 
-/// Writes the periods whose usage is reported to Stripe: the current one, and those since the last known one for which no event
-/// came. Gateways rolled through them.
+/// Writes the periods whose usage is reported to Stripe: the current one, and those after the last known one for which no event
+/// arrived. Gateways began these periods without an event.
 pub async fn write(
     tx: &mut Transaction<'_, Postgres>,
     account: AccountId,
@@ -26,7 +26,8 @@ pub async fn write(
     )
     .fetch_one(&mut **tx)
     .await?;
-    // A subscription that was never paid for has no periods. No usage is stamped with periods of one that was unknown here while it ran.
+    // A subscription that was never paid for has no periods. If a subscription was unknown here while it ran, no usage is
+    // stamped with its periods.
     if !of.is_live() && (of.status != SubscriptionStatus::Canceled || known_end.is_none()) {
         return Ok(());
     }

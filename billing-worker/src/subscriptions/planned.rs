@@ -51,12 +51,12 @@ impl StripeRequest for WithoutEnd<'_> {
 
 impl Running {
     /// Whether another plan or the end is planned.
-    pub fn has_plans(&self) -> bool {
+    pub fn has_planned_change(&self) -> bool {
         self.schedule.is_some() || self.subscription.cancel_at.is_some()
     }
 
     /// Plans these prices from the next period on, by a schedule of two phases: the running one to its end, then this one, without
-    /// an end. Nothing else may be planned.
+    /// an end. The caller makes sure that nothing else is planned.
     pub async fn plan_next(&self, billing: &Billing, account: AccountId, next: &[Priced]) -> Result<(), Error> {
         let stripe = billing.stripe()?;
         let create = CreateSubscriptionSchedule::new().from_subscription(self.subscription.id.clone());
@@ -113,7 +113,8 @@ impl Running {
         }
     }
 
-    /// Makes the subscription not end. The portal cancels at a time, this service at the period's end: each is undone differently.
+    /// Removes the planned end of the subscription. The portal cancels at a time, this service at the period's end: each is
+    /// undone differently.
     pub async fn keep(&self, billing: &Billing) -> Result<(), Error> {
         let (stripe, id) = (billing.stripe()?, self.subscription.id.as_str());
         if self.subscription.cancel_at.is_none() {
@@ -129,7 +130,7 @@ impl Running {
         match kept.cancel_at {
             None => Ok(()),
             Some(_) => Err(Error::Conflict(
-                "Stripe still ends the subscription: POST /billing/portal-session leads to where it can be kept"
+                "Stripe still ends the subscription: keep it in the customer portal (POST /billing/portal-session)"
                     .to_owned(),
             )),
         }

@@ -16,7 +16,7 @@ use crate::{
 pub struct PlanPrices {
     /// The price of the plan itself.
     pub plan: String,
-    /// Usage type and price of what it bills by the unit.
+    /// Usage type and price of all usage that it bills by the unit.
     pub metered: Vec<(String, String)>,
 }
 

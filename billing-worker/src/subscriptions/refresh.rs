@@ -26,8 +26,8 @@ use crate::{
     subscriptions::billing::Billing,
 };
 
-/// Reads the account's subscriptions from Stripe and stores them; returns whether anything changed. An account without a customer
-/// there stays as it is.
+/// Reads the account's subscriptions from Stripe and stores them; returns whether anything changed. An account without a
+/// customer in Stripe stays as it is.
 pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Error> {
     let lease = billing.lease(account).await?;
     let customer = customers::find(&billing.admin.db, account, billing.stripe()?.is_live()).await?;
@@ -111,7 +111,8 @@ async fn complete(stripe: &Stripe, subscription: Subscription) -> Result<Fetched
     })
 }
 
-/// The unpaid invoice that is open for longest. A later one, or one for a change that waits for payment, starts no new grace period.
+/// The unpaid invoice that is open for longest. A later one, or one for a change that waits for payment, starts no new grace
+/// period.
 async fn owed(stripe: &Stripe, subscription: &Subscription) -> Result<Option<Invoice>, StripeError> {
     let list = ListInvoice::new()
         .subscription(subscription.id.as_str())
@@ -138,8 +139,8 @@ async fn write(
     mirror: &Mirror,
     now: i64,
 ) -> Result<bool, Error> {
-    // Before another becomes current: at most one is. An operator's assignment gives way to a paid subscription, and stays where
-    // there is none.
+    // First, because at most one row may be current. A paid subscription replaces a plan that an operator assigned. Without
+    // one, the assigned plan stays.
     let mut changed = sqlx::query!(
         "update subscriptions set is_current = false, updated_at = now()
          where account_id = $1 and is_current and id is distinct from $2

@@ -55,7 +55,7 @@ impl Running {
         Self::of_customer(billing, self.customer.clone()).await
     }
 
-    pub async fn is_live_still(&self, billing: &Billing) -> Result<bool, Error> {
+    pub async fn is_still_live(&self, billing: &Billing) -> Result<bool, Error> {
         match self.now(billing).await {
             Ok(now) => Ok(now.subscription.id == self.subscription.id),
             Err(Error::NotSubscribed) => Ok(false),

@@ -76,7 +76,7 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// How long this one waits for an account.
+    /// How long `by` waits for an account.
     pub fn patience(by: By) -> Duration {
         if is_caller(by) { PATIENCE } else { OWN_PATIENCE }
     }
@@ -108,7 +108,7 @@ impl Slots {
 
     fn of(&self, account: AccountId) -> Arc<Account> {
         let mut accounts = self.inner.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        // As many as wait or work: few.
+        // Short: it has only accounts that are in use or waited for.
         accounts.retain(|_, account| account.strong_count() > 0);
         let known = accounts.get(&account).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {

@@ -1,5 +1,5 @@
-//! Usage types that a plan bills and a subscription to it does not, because it began before the catalogue billed them. Their usage is
-//! reported to Stripe, but is on no invoice until the subscription has a price for it.
+//! Usage types that a plan bills and a subscription to it does not, because it began before the catalogue billed them. Their
+//! usage is reported to Stripe, but is on no invoice until the subscription has a price for it.
 
 use schema::{AccountId, Catalogue};
 use serde::Serialize;
@@ -80,7 +80,8 @@ async fn mend_leased(billing: &Billing, lease: &Lease) -> Result<Mended, Error> 
         .filter(|swap| swap.item.is_none());
     let added: Vec<String> = new.filter_map(|swap| swap.price).collect();
     if !added.is_empty() {
-        // A new key each time: after a lost response Stripe's state shows the price, and a failed one would be repeated for a day.
+        // A new key each time: Stripe repeats a failed response to the same key for a day. After a lost response, Stripe
+        // already shows the price.
         let key = format!("bill-{}-{}", running.subscription.id, Uuid::now_v7());
         let items = added.iter().map(|price| {
             let mut item = UpdateSubscriptionItems::new();

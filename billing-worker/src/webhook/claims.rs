@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_of_one_customer_are_a_group_and_an_event_of_nobody_is_one_too() {
+    fn events_of_one_customer_form_a_group_and_so_does_an_event_without_a_customer() {
         let event = |id: &str, customer: Option<&str>| Received {
             id: id.to_owned(),
             kind: String::new(),

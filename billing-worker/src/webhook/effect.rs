@@ -74,8 +74,8 @@ async fn account(billing: &Billing, customer: &str) -> Result<Option<AccountId>,
     }
 }
 
-/// An invoice closes the period that it bills. While it is a draft, the period's last usage can still be reported; once it is final,
-/// later usage is carried.
+/// An invoice closes the period that it bills. While it is a draft, the period's last usage can still be reported; once it is
+/// final, later usage is carried.
 async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Result<(), Error> {
     let invoice: Invoice = match billing.stripe()?.read(&RetrieveInvoice::new(invoice)).await {
         Ok(invoice) => invoice,
@@ -87,7 +87,7 @@ async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Resul
         return Ok(());
     };
     if invoice.status.as_deref() == Some("draft") {
-        // Usage that is reported while the invoice is a draft is on it.
+        // Usage that is reported while the invoice is a draft still appears on it.
         billing.flush(account, subscription).await?;
     }
     close::close(&billing.admin.db, account, subscription, &invoice).await?;

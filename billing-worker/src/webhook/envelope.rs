@@ -1,4 +1,4 @@
-//! The ids in an event: a snapshot event or a thin one, rendered in any version.
+//! The ids in an event: a snapshot event or a thin event, in any API version.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -62,7 +62,7 @@ impl Envelope {
             .or_else(|| of(&["subscription"]))
             .or_else(|| of(&["parent", "subscription_details", "subscription"]));
         Ok(Self {
-            created: created.ok_or("`created` is no time")?,
+            created: created.ok_or("`created` is not a valid time")?,
             livemode: raw.livemode,
             api_version: raw.api_version,
             account: raw.account,

@@ -27,7 +27,7 @@ const GROUPS_MAX: usize = SLOTS_OF_A_SIDE;
 /// A third of a claim's length.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
-/// How long an event waits while another worker, or a caller, works on the account.
+/// How long an event waits while another worker or a caller uses the account.
 const POSTPONED_S: i64 = 2;
 
 /// After this many attempts, over about two days, an event is parked.
@@ -106,7 +106,7 @@ async fn work(billing: Billing, metrics: Metrics, group: Group) {
             Ok(()) => note(&metrics, event, &settlement),
             Err(failure) => warn!(
                 event.id = event.id,
-                "could not store the result of an event, it is worked on again: {failure}"
+                "could not store the result of an event, it will be processed again: {failure}"
             ),
         }
     }
@@ -154,12 +154,12 @@ fn note(metrics: &Metrics, event: &Received, settlement: &Settlement) {
         Settlement::Done { .. } => metrics.webhook_done(),
         Settlement::Postponed { delay_s } => debug!(
             event.id = event.id,
-            "the account is being worked on, working on an event in {delay_s} s"
+            "the account is in use, retrying the event in {delay_s} s"
         ),
         Settlement::Failed { why, delay_s } => warn!(
             event.id = event.id,
             kind = event.kind,
-            "working on an event again in {delay_s} s: {why}"
+            "processing an event failed, retrying in {delay_s} s: {why}"
         ),
         Settlement::Parked { why } => {
             metrics.webhook_parked();

@@ -103,7 +103,7 @@ async fn a_lease_that_spent_more_than_it_had_is_reported_and_blocks_no_other() {
     assert_eq!(lease(&stack, &wrong).await, ("live".to_owned(), 0));
     assert_eq!(lease(&stack, &right).await, ("settled".to_owned(), 6));
     assert_eq!(runs(&stack.pool, "fencing").await, [run.0]);
-    let told = "a lease is counted to have spent more than it had";
+    let told = "a lease has more counted units than it held";
     assert!(stack.billing.process().has_logged(told));
 
     // An operator finds that the lease had more units.

@@ -13,7 +13,7 @@ use crate::{
     http::body::Body,
 };
 
-/// 201; sent again, 200 with the same content.
+/// 201, or 200 with the same content if the request is repeated.
 pub async fn create(
     admin: Administration,
     Body(new): Body<NewCorrection>,

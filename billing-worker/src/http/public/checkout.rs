@@ -75,7 +75,7 @@ pub async fn create(
     };
     let billing = api.billing.clone();
     let checkout = async move { checkout::checkout(&billing, account, &new.tier, urls).await };
-    let checkout = api.see_through(checkout).await?;
+    let checkout = api.complete(checkout).await?;
     let opened = Opened {
         checkout_url: checkout.url,
         session_id: checkout.session_id,
@@ -91,7 +91,7 @@ pub async fn subscribe(
 ) -> Result<(StatusCode, Json<Begun>), Error> {
     let billing = api.billing.clone();
     let pending = async move { payment_form::subscribe(&billing, account, &new.tier).await };
-    let pending = api.see_through(pending).await?;
+    let pending = api.complete(pending).await?;
     let begun = Begun {
         subscription_id: pending.subscription_id,
         status: pending.status,

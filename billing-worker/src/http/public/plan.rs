@@ -51,7 +51,7 @@ pub async fn change(
         return Ok(Json(preview::preview(&api.billing, account, &new.tier).await?).into_response());
     }
     let billing = api.billing.clone();
-    api.see_through(async move { change::change_plan(&billing, account, &new.tier).await })
+    api.complete(async move { change::change_plan(&billing, account, &new.tier).await })
         .await?;
     Ok(Json(subscription::view(&api.billing, account).await?).into_response())
 }
@@ -66,14 +66,14 @@ pub async fn cancel(
         When::Now => CancelWhen::Now,
     };
     let billing = api.billing.clone();
-    api.see_through(async move { change::cancel(&billing, account, when).await })
+    api.complete(async move { change::cancel(&billing, account, when).await })
         .await?;
     Ok(Json(subscription::view(&api.billing, account).await?))
 }
 
 pub async fn resume(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<subscription::View>, Error> {
     let billing = api.billing.clone();
-    api.see_through(async move { change::resume(&billing, account).await })
+    api.complete(async move { change::resume(&billing, account).await })
         .await?;
     Ok(Json(subscription::view(&api.billing, account).await?))
 }

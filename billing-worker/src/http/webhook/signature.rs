@@ -14,11 +14,9 @@ const MOST: usize = 16;
 pub enum SignatureError {
     #[error("the header Stripe-Signature is missing or cannot be read")]
     Unreadable,
-    #[error(
-        "no signature matches: the endpoint's secret is another than STRIPE_WEBHOOK_SECRETS, or the body was changed"
-    )]
+    #[error("no signature matches: the endpoint's secret is not in STRIPE_WEBHOOK_SECRETS, or the body was changed")]
     Mismatch,
-    #[error("the signature is older than five minutes, or of the future: it may be replayed")]
+    #[error("the signature is more than five minutes old or ahead of our clock: it may be a replay")]
     Stale,
 }
 
@@ -101,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn any_secret_and_any_signature_of_a_rotation_will_do() {
+    fn any_secret_and_any_signature_of_a_rotation_is_accepted() {
         let body = b"{\"id\": \"evt_1\"}";
         let at = NOW.to_string();
         let (old, new) = (sign("whsec_old", &at, body), sign("whsec_new", &at, body));
@@ -123,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_replayed_or_not_signed_is_refused() {
+    fn changed_replayed_and_unsigned_events_are_refused() {
         let body = b"{}";
         let at = NOW.to_string();
         let good = sign("whsec", &at, body);

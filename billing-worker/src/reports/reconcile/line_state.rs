@@ -38,7 +38,7 @@ impl Numbers {
         let has_open = self.open_units != 0;
         let by_ledger = match unreported {
             0 if !has_open => LineState::Ok,
-            // The open report holds a part of it; usage since then follows.
+            // The open report contains a part of it. A later report contains the rest.
             _ if has_open => LineState::Pending,
             1.. => LineState::Pending,
             _ if unreported >= i128::from(explained) => LineState::Pending,
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_on_its_way_is_no_drift_and_what_is_not_is() {
+    fn pending_units_are_not_drift_and_missing_units_are() {
         let numbers = |clickhouse_units, ledger_units, open_units, stripe: i64| Numbers {
             clickhouse_units,
             ledger_units,

@@ -12,10 +12,10 @@ pub(super) struct Attempted {
     pub(super) claimed: Claimed,
     pub(super) mark: Mark,
     /// The failure concerns all reports of its usage type, or all reports, until an operator fixes it.
-    pub(super) everybodys: Option<StripeError>,
+    pub(super) general: Option<StripeError>,
 }
 
-/// Stores outcomes. The outcome of an attempt that another attempt has followed is ignored, except a delivery, which stays true.
+/// Stores outcomes. If another attempt has begun since, the outcome is ignored, unless it is a delivery, which stays true.
 pub(super) async fn mark(reporter: &Reporter, attempted: &[Attempted], now: i64, sent: &mut Sent) -> sqlx::Result<()> {
     let mut delivered = Vec::new();
     let (mut ids, mut attempts, mut states, mut firsts, mut nexts, mut errors) =

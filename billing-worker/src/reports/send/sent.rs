@@ -9,6 +9,6 @@ pub struct Sent {
     pub parked: u64,
     /// Their period takes no more reports: the units are carried.
     pub withdrawn: u64,
-    /// Of the postponed: Stripe has no meter for their usage type.
+    /// Postponed reports for whose usage type Stripe has no meter.
     pub without_meter: u64,
 }

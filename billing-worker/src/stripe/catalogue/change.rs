@@ -1,4 +1,4 @@
-//! What has to change in Stripe. Pure.
+//! The changes that Stripe needs. Pure.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::stripe::names;
 
-/// A difference between Stripe and the catalogue, and what removes it.
+/// A change that removes a difference between Stripe and the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     CreateMeter(UsageType),
@@ -23,7 +23,7 @@ pub enum Change {
     },
 }
 
-/// The changes after which Stripe has what the catalogue asks for, in the order in which they can be made.
+/// The changes that bring Stripe in line with the catalogue, in the order in which they can be made.
 pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change> {
     let meters = catalogue.usage_types().iter().copied();
     let meters = meters.filter(|usage_type| !existing.meters.contains_key(&names::meter_event_name(*usage_type)));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_as_asked_for_is_left_and_other_terms_are_another_price() {
+    fn matching_objects_stay_and_new_terms_need_a_new_price() {
         let catalogue = overage();
         let price = |wanted: WantedPrice, terms: String| Price {
             id: format!("price_{}", wanted.lookup_key),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Customer {
     pub id: String,
-    /// Deleted for good; a deleted one has no other fields.
+    /// Deleted permanently. A deleted customer has no other fields.
     #[serde(default)]
     pub deleted: bool,
     #[serde(default)]

@@ -4,7 +4,7 @@ use super::Reference;
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Invoice {
-    /// A preview has one that names nothing.
+    /// The id of a preview refers to no stored invoice.
     #[serde(default)]
     pub id: String,
     pub customer: Option<Reference>,

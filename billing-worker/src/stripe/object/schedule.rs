@@ -21,7 +21,7 @@ pub struct Phase {
 #[derive(Clone, Debug, Deserialize)]
 pub struct PhaseItem {
     pub price: PriceOrId,
-    /// Of a metered price there is none.
+    /// `None`: the price is metered.
     pub quantity: Option<u64>,
 }
 

@@ -9,7 +9,7 @@ use crate::stripe::names;
 pub struct Subscription {
     pub id: String,
     pub customer: Reference,
-    /// In Stripe's words, as [`schema::subscription::SubscriptionStatus`] has them.
+    /// Stripe's name of the status; see [`schema::subscription::SubscriptionStatus`].
     pub status: String,
     pub livemode: bool,
     pub created: i64,
@@ -72,7 +72,7 @@ impl Price {
 }
 
 impl Subscription {
-    /// The item that is the plan itself; `None`: it is to no plan of ours.
+    /// The item that is the plan itself; `None`: it has none of our plans.
     pub fn plan_item(&self) -> Option<&Item> {
         let mut items = self.items.data.iter();
         items.find(|item| !item.price.is_metered() && item.price.plan().is_some())
@@ -80,7 +80,7 @@ impl Subscription {
 }
 
 impl Price {
-    /// The plan that the price belongs to: as its metadata say, which stay when its lookup key moves to another price.
+    /// The plan that the price belongs to. The metadata decide, because they stay when the lookup key moves to another price.
     pub fn plan(&self) -> Option<&str> {
         let by_key = || self.lookup_key.as_deref().and_then(|key| key.strip_prefix("trendit_"));
         self.metadata.get(names::META_PLAN).map(String::as_str).or_else(by_key)
