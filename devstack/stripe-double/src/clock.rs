@@ -1,5 +1,5 @@
 //! The double's clock: real time plus an offset, so that it ticks between the advances of a test. While due work is done, it is frozen
-//! at the time of that work: what happens at the end of a period has that time, however late it is done.
+//! at the time of that work: what is due at the end of a period has that time, even if it is done later.
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {

@@ -150,7 +150,7 @@ impl Failure {
 
     /// Valid for Stripe, but the double does not support it. It must not answer 200 without doing it.
     pub fn gap(what: &str) -> Self {
-        let mut failure = Self::invalid(format!("The double does not do this: {what}"));
+        let mut failure = Self::invalid(format!("The double does not support {what}"));
         failure.is_gap = true;
         failure
     }

@@ -72,7 +72,7 @@ impl Param {
         self.text(path).filter(|text| !text.is_empty())
     }
 
-    /// Where the schema asks for an integer, it has let nothing else through.
+    /// An integer. The schema check has already refused any other value.
     pub fn int(&self, path: &str) -> Option<i64> {
         self.text(path)?.parse().ok()
     }

@@ -21,7 +21,7 @@
 //! | what Stripe accepts and answers | `spec`, `form`, and the folder `spec/` |
 //! | all paths | `api/routes` |
 //! | the calls for one kind of object | `api/<objects>` |
-//! | the data of one kind of object | `objects/<object>`; what needs other objects to show it: `state/<objects>` |
+//! | the data of one kind of object | `objects/<object>`; rendering that needs other objects: `state/<objects>` |
 //! | what happens as time passes | `billing/advance`, `clock` |
 //! | how invoices are made and paid | `billing` |
 //! | events and their delivery | `objects/event`, `state/events`, `outbox`, `server/webhooks` |
@@ -90,7 +90,7 @@ impl StripeDouble {
             .await
             .context("binding the port of the fake Stripe")?;
         let url = format!("http://{address}");
-        let mut ids = Ids::new(rand::random()); // keys differ from run to run, whatever the seed
+        let mut ids = Ids::new(rand::random()); // keys differ between runs, even with the same seed
         let api_key = options.api_key.unwrap_or_else(|| format!("sk_test_{}", ids.text(32)));
         let webhook_secret = options
             .webhook_secret

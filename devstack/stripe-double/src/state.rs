@@ -112,7 +112,7 @@ impl State {
     pub fn check_own(&mut self, object: &Value, where_to: &str) {
         let errors = schema().check_object(object).into_iter();
         for error in errors.filter(|error| !error.starts_with("event.type:")) {
-            self.violation(format!("the double's own, {where_to}: {error}"));
+            self.violation(format!("mistake of the double, {where_to}: {error}"));
         }
     }
 }

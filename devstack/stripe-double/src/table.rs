@@ -42,7 +42,7 @@ impl<T> Table<T> {
 
     /// Keeps the newest `max` rows.
     pub fn trim(&mut self, max: usize) {
-        // Removing the oldest rows moves all others, so do it only when a quarter too many are there.
+        // Removing the oldest rows moves all others, so do it only when there are a quarter too many.
         if self.rows.len() > max + max / 4 {
             self.rows.drain(..self.rows.len() - max);
         }

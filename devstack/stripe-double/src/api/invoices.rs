@@ -205,7 +205,7 @@ fn open(state: &State, id: &str) -> Result<(), Failure> {
     match state.invoice(id)?.status {
         Status::Open | Status::Uncollectible => Ok(()),
         other => Err(Failure::invalid(format!(
-            "This invoice is {}: only an open one can be changed so.",
+            "This invoice is {}: only an open invoice can be changed this way.",
             other.name()
         ))),
     }

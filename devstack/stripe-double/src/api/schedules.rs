@@ -131,7 +131,7 @@ pub(crate) fn cancel(state: &mut State, call: &Call) -> Result<Value, Failure> {
         prorate: flag("prorate"),
     };
     if let Some(subscription) = schedule.subscription {
-        cancellation::now(state, &subscription, terms); // which tells of the schedule, too
+        cancellation::now(state, &subscription, terms); // which also emits the schedule's event
     }
     retrieve(state, call)
 }

@@ -12,7 +12,7 @@ use crate::state::State;
 /// Three days before the end of the trial, or at its start if the trial is shorter.
 const TRIAL_NOTICE_S: i64 = 3 * 86_400;
 
-/// The most steps of one clock advance, enough for years of a busy account. An endless loop must not hang a test.
+/// Maximum number of steps of one clock advance, enough for years of a busy account. An endless loop must not hang a test.
 const STEPS_MAX: usize = 1_000_000;
 
 /// The order of the variants is the order in which things due in the same second are done.
@@ -110,7 +110,7 @@ fn act(state: &mut State, due: Due) {
                 .subscriptions
                 .get_mut(&id)
                 .into_iter()
-                .for_each(|row| row.told_of_trial_end = true);
+                .for_each(|row| row.trial_end_announced = true);
             let object = state.render_subscription(&id);
             state.emit("customer.subscription.trial_will_end", object, None);
         }
@@ -118,7 +118,7 @@ fn act(state: &mut State, due: Due) {
             let Some(subscription) = state.subscriptions.get_mut(&id) else {
                 return;
             };
-            subscription.told_of_renewal = subscription.next_renewal();
+            subscription.renewal_announced = subscription.next_renewal();
             let subscription = subscription.clone();
             let invoice = upcoming::renewal(state, &subscription, &subscription.items, Vec::new());
             let object = invoice.render(state);
@@ -141,16 +141,16 @@ fn act(state: &mut State, due: Due) {
 fn trial_notice(subscription: &Subscription) -> Option<i64> {
     let end = subscription
         .trial_end
-        .filter(|_| subscription.status == Status::Trialing && !subscription.told_of_trial_end)?;
+        .filter(|_| subscription.status == Status::Trialing && !subscription.trial_end_announced)?;
     Some((end - TRIAL_NOTICE_S).max(subscription.created))
 }
 
 fn upcoming(state: &State, subscription: &Subscription) -> Option<i64> {
     let renewal = subscription.next_renewal()?;
-    let told = subscription.told_of_renewal == Some(renewal);
+    let announced = subscription.renewal_announced == Some(renewal);
     let ends = subscription.cancel_at.is_some_and(|at| at <= renewal);
     let renews = matches!(subscription.status, Status::Active | Status::Trialing | Status::PastDue);
-    if told || ends || !renews {
+    if announced || ends || !renews {
         return None;
     }
     Some((renewal - state.settings.upcoming_days * 86_400).max(subscription.period().0))

@@ -43,7 +43,7 @@ pub(crate) fn now(state: &mut State, id: &str, terms: Terms) {
     });
     let invoice = invoice.flatten();
     mark_canceled(state, id, "cancellation_requested", invoice.as_deref());
-    state.tell_of_subscription(id, "customer.subscription.deleted", &before);
+    state.emit_subscription_event(id, "customer.subscription.deleted", &before);
     // If the last invoice is not paid, it stays open, and the subscription has ended anyway.
     if let Some(invoice) = invoice
         && invoicing::issue(state, &invoice, Finalize::Now).is_err()
@@ -75,7 +75,7 @@ pub(crate) fn at_period_end(state: &mut State, id: &str) {
         metered,
     );
     mark_canceled(state, id, "cancellation_requested", invoice.as_deref());
-    state.tell_of_subscription(id, "customer.subscription.deleted", &before);
+    state.emit_subscription_event(id, "customer.subscription.deleted", &before);
     if let Some(invoice) = invoice {
         invoicing::issue(state, &invoice, Finalize::Later).unwrap_or_default(); // a draft owes nothing yet
     }

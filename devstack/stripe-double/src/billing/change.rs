@@ -41,7 +41,7 @@ pub(crate) fn apply(
     let now = state.now();
     (next.items, next.anchor) = (plan.items, plan.anchor);
     if let Some(end) = change.trial_end {
-        (next.trial_end, next.told_of_trial_end) = (Some(end), false);
+        (next.trial_end, next.trial_end_announced) = (Some(end), false);
         next.status = if end > now { Status::Trialing } else { Status::Active };
     }
     if next.cancel_at_period_end {

@@ -9,7 +9,7 @@ use crate::state::State;
 pub(crate) fn end(state: &mut State, id: &str, reason: &'static str) {
     let before = state.render_subscription(id);
     mark_canceled(state, id, reason, None);
-    state.tell_of_subscription(id, "customer.subscription.deleted", &before);
+    state.emit_subscription_event(id, "customer.subscription.deleted", &before);
     stop_collecting(state, id);
 }
 

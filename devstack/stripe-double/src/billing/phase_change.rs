@@ -42,7 +42,7 @@ pub(crate) fn change_now(state: &mut State, id: &str) {
             let next = current.clone();
             if let Err(failure) = change::apply(state, &current, next, change) {
                 state.violation(format!(
-                    "the double's own: a phase of {id} did not begin: {}",
+                    "mistake of the double: a phase of {id} did not begin: {}",
                     failure.message()
                 ));
             }

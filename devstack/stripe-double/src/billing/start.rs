@@ -55,8 +55,8 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         pause_collection: None,
         paused: None,
         expires_at: None,
-        told_of_trial_end: false,
-        told_of_renewal: None,
+        trial_end_announced: false,
+        renewal_announced: None,
     };
     match trial_end {
         Some(end) => subscription

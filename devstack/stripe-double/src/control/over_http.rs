@@ -16,7 +16,7 @@ use crate::server::faults::FaultRule;
 
 type Shared = State<Arc<Double>>;
 
-type Answer = Result<Json<Value>, (StatusCode, Json<Value>)>;
+type ControlResponse = Result<Json<Value>, (StatusCode, Json<Value>)>;
 
 pub(crate) fn router() -> Router<Arc<Double>> {
     Router::new()
@@ -80,21 +80,21 @@ struct CardChange {
     card: Option<String>,
 }
 
-async fn card(State(double): Shared, Path(id): Path<String>, Json(change): Json<CardChange>) -> Answer {
+async fn card(State(double): Shared, Path(id): Path<String>, Json(change): Json<CardChange>) -> ControlResponse {
     let card = match change.card.as_deref() {
         None => None,
         Some("ok") => Some(Card::Ok),
         Some("declines") => Some(Card::Declines),
-        Some(other) => return Err(bad(&format!("no card is called {other}: ok or declines"))),
+        Some(other) => return Err(bad(&format!("unknown card {other}: use ok or declines"))),
     };
     done(control(&double).set_card(&id, card))
 }
 
-async fn complete(State(double): Shared, Path(id): Path<String>) -> Answer {
+async fn complete(State(double): Shared, Path(id): Path<String>) -> ControlResponse {
     done(control(&double).complete_checkout(&id))
 }
 
-async fn pay(State(double): Shared, Path(id): Path<String>) -> Answer {
+async fn pay(State(double): Shared, Path(id): Path<String>) -> ControlResponse {
     done(control(&double).pay_invoice(&id))
 }
 
@@ -127,14 +127,14 @@ struct Webhook {
     url: String,
 }
 
-async fn add_webhook(State(double): Shared, Json(webhook): Json<Webhook>) -> Answer {
+async fn add_webhook(State(double): Shared, Json(webhook): Json<Webhook>) -> ControlResponse {
     match control(&double).add_webhook(&webhook.url) {
         Ok(id) => Ok(Json(json!({ "id": id, "secret": double.webhook_secret }))),
         Err(error) => Err(bad(&error.to_string())),
     }
 }
 
-fn done(result: anyhow::Result<()>) -> Answer {
+fn done(result: anyhow::Result<()>) -> ControlResponse {
     result
         .map(|()| Json(json!({ "ok": true })))
         .map_err(|error| bad(&error.to_string()))

@@ -36,9 +36,9 @@ pub(crate) struct Subscription {
     /// When an `incomplete` one expires.
     pub expires_at: Option<i64>,
     /// `trial_will_end` was sent.
-    pub told_of_trial_end: bool,
+    pub trial_end_announced: bool,
     /// The period end for which `invoice.upcoming` was sent.
-    pub told_of_renewal: Option<i64>,
+    pub renewal_announced: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

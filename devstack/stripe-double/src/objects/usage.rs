@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn event_is_taken_back_once_and_within_24_hours() {
+    fn event_can_be_canceled_once_and_within_24_hours() {
         let mut usage = Usage::default();
         assert!(usage.record(0, 0, "a", api_calls(), 0, 5));
         assert!(usage.record(10, 0, "b", api_calls(), 0, 7));

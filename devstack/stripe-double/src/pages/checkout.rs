@@ -87,7 +87,7 @@ pub(crate) async fn checkout_choice(
             let state = double.state_now();
             let url = state.session(&id).ok().and_then(|session| session.cancel_url.clone());
             return url.map_or_else(
-                || gone("This checkout page has nowhere to go back to."),
+                || gone("This checkout session has no URL to return to."),
                 |url| see(&url),
             );
         }

@@ -1,4 +1,4 @@
-//! The billing portal: shows a customer's subscriptions, cancels them at the end of the period, takes that back, and pays open invoices.
+//! The billing portal: shows a customer's subscriptions, cancels them at the end of the period, undoes that, and pays open invoices.
 
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
@@ -40,7 +40,7 @@ pub(crate) async fn show(Shared(double): DoubleState, Path(id): Path<String>) ->
     html::page("Billing", Width::Wide, &body).into_response()
 }
 
-/// `cancel`, `keep` (which takes a cancellation back) or `pay`.
+/// `cancel`, `keep` (which undoes a cancellation) or `pay`.
 pub(crate) async fn choose(
     Shared(double): DoubleState,
     Path((session, choice, id)): Path<(String, String, String)>,
@@ -55,7 +55,7 @@ pub(crate) async fn choose(
     };
     let owner = state.subscriptions.get(&id).map(|subscription| &subscription.customer);
     if owner.or(state.invoices.get(&id).map(|invoice| &invoice.customer)) != Some(&customer) {
-        return gone("This is not yours.");
+        return gone("This belongs to another customer.");
     }
     let now = state.now();
     let done = match choice.as_str() {
@@ -74,7 +74,7 @@ pub(crate) async fn choose(
             .map(drop)
         }
         "pay" => payment::settle(&mut state, &id, Some(Try::Asked)),
-        _ => return gone("There is no such choice."),
+        _ => return gone("Unknown action."),
     };
     drop(state);
     double.wake.notify_one();

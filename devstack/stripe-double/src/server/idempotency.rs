@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_is_given_again_also_a_500_and_for_24_hours() {
+    fn stored_response_is_repeated_for_24_hours_even_a_500() {
         let mut keys = Idempotency::default();
         assert!(matches!(begin(&mut keys, 0, "a=1&b=2"), Begun::First));
         keys.finish("k", stored(500));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn other_parameters_and_a_call_under_way_are_refused() {
+    fn key_with_other_parameters_or_in_use_is_refused() {
         let mut keys = Idempotency::default();
         assert!(matches!(begin(&mut keys, 0, "a=1"), Begun::First));
         assert!(matches!(begin(&mut keys, 0, "a=1"), Begun::Refused(failure) if failure.status == 409));

@@ -16,7 +16,7 @@ impl State {
     pub fn emit(&mut self, kind: &str, object: Value, previous: Option<Value>) -> String {
         self.check_own(&object, kind);
         if !schema().knows_event(kind) {
-            self.violation(format!("the double's own: the schema knows no event {kind}"));
+            self.violation(format!("mistake of the double: the schema has no event type {kind}"));
         }
         self.emit_any(kind, Content::Snapshot { object, previous })
     }

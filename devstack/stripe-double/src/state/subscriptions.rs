@@ -91,10 +91,10 @@ impl State {
             return;
         };
         change(subscription);
-        self.tell_of_subscription(id, event, &before);
+        self.emit_subscription_event(id, event, &before);
     }
 
-    pub fn tell_of_subscription(&mut self, id: &str, event: &str, before: &Value) {
+    pub fn emit_subscription_event(&mut self, id: &str, event: &str, before: &Value) {
         let after = self.render_subscription(id);
         if let Some(previous) = event::changed(before, &after) {
             // The event of a deletion has no previous attributes.

@@ -7,7 +7,7 @@ use crate::rig::Rig;
 use crate::timeline::{DAY, START, period, starting, subscribe, time};
 
 #[tokio::test]
-async fn cancellation_at_the_end_can_be_taken_back_and_bills_the_last_usage() {
+async fn cancellation_at_the_period_end_can_be_undone_and_bills_the_last_usage() {
     let rig = Rig::start(starting(BillingSettings::default())).await;
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
     let items = format!(
@@ -131,7 +131,7 @@ async fn trial_that_is_canceled_bills_and_credits_nothing() {
 }
 
 #[tokio::test]
-async fn usage_of_the_second_under_way_is_on_the_last_invoice() {
+async fn usage_of_the_current_second_is_on_the_last_invoice() {
     let rig = Rig::start(starting(BillingSettings::default())).await;
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
     let id = subscribe(&rig, &customer, &plans.calls).await;

@@ -21,7 +21,7 @@ pub struct Client {
 }
 
 #[derive(Debug)]
-pub struct Answer {
+pub struct ClientResponse {
     pub status: StatusCode,
     pub body: Bytes,
     headers: HeaderMap,
@@ -35,7 +35,7 @@ impl Client {
         }
     }
 
-    pub async fn send(&self, method: Method, path: &str, body: &str, key: &str) -> anyhow::Result<Answer> {
+    pub async fn send(&self, method: Method, path: &str, body: &str, key: &str) -> anyhow::Result<ClientResponse> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
@@ -47,7 +47,7 @@ impl Client {
         send(request.body(Full::new(body.to_owned().into()))?).await
     }
 
-    pub async fn post(&self, path: &str, body: &str) -> Answer {
+    pub async fn post(&self, path: &str, body: &str) -> ClientResponse {
         self.send(Method::POST, path, body, "").await.unwrap()
     }
 
@@ -64,14 +64,14 @@ impl Client {
         self.ok(path, body).await["id"].as_str().unwrap().to_owned()
     }
 
-    pub async fn meter(&self, customer: &str, identifier: &str, units: i64, at: i64) -> Answer {
+    pub async fn meter(&self, customer: &str, identifier: &str, units: i64, at: i64) -> ClientResponse {
         let payload = format!("payload[stripe_customer_id]={customer}&payload[value]={units}");
         let body = format!("event_name=api_call&identifier={identifier}&timestamp={at}&{payload}");
         self.post("/v1/billing/meter_events", &body).await
     }
 }
 
-impl Answer {
+impl ClientResponse {
     pub fn json(&self) -> Result<Value> {
         serde_json::from_slice(&self.body).with_context(|| format!("{}: the body is not JSON", self.status))
     }
@@ -90,16 +90,16 @@ impl Answer {
 }
 
 /// Opens a page, or presses its button.
-pub async fn open(method: Method, url: &str) -> Answer {
+pub async fn open(method: Method, url: &str) -> ClientResponse {
     let request = Request::builder().method(method).uri(url);
     send(request.body(Full::default()).unwrap()).await.unwrap()
 }
 
-async fn send(request: Request<Full<Bytes>>) -> Result<Answer> {
+async fn send(request: Request<Full<Bytes>>) -> Result<ClientResponse> {
     let exchange = async {
         let client = HttpClient::builder(TokioExecutor::new()).build_http();
         let (head, body) = client.request(request).await?.into_parts();
-        Ok(Answer {
+        Ok(ClientResponse {
             status: head.status,
             headers: head.headers,
             body: body.collect().await?.to_bytes(),
@@ -111,6 +111,6 @@ async fn send(request: Request<Full<Bytes>>) -> Result<Answer> {
 }
 
 /// The message of an error in Stripe's form.
-pub fn message(answer: &Answer) -> String {
+pub fn message(answer: &ClientResponse) -> String {
     answer.json().unwrap()["error"]["message"].as_str().unwrap().to_owned()
 }

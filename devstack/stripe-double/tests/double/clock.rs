@@ -69,7 +69,7 @@ async fn three_periods_are_each_billed_for_their_own_usage() {
 }
 
 #[tokio::test]
-async fn renewal_that_fails_is_tried_again_and_then_ends_the_subscription() {
+async fn failed_renewal_is_retried_and_then_ends_the_subscription() {
     for (after, status) in [
         (AfterDunning::Cancel, "canceled"),
         (AfterDunning::Unpaid, "unpaid"),

@@ -62,7 +62,11 @@ async fn stored_500_is_replayed_and_429_is_not_stored() {
     for _ in 0..2 {
         assert_eq!(create("a").await.status, 500);
     }
-    assert_eq!(rig.control.customers().len(), 1, "it was made all the same");
+    assert_eq!(
+        rig.control.customers().len(),
+        1,
+        "the customer was created in spite of the error"
+    );
     rig.control
         .add_fault(FaultRule::new(FaultKind::TooManyRequests { retry_after_s: None }).times(1));
     assert_eq!(create("b").await.status, 429);
@@ -78,7 +82,7 @@ async fn stored_500_is_replayed_and_429_is_not_stored() {
 }
 
 #[tokio::test]
-async fn answer_lost_after_the_work_is_found_under_its_key() {
+async fn response_lost_after_the_work_is_found_under_its_key() {
     let rig = rig().await;
     rig.control.add_fault(FaultRule::new(FaultKind::Reset).times(1).after());
     let create = async || rig.client.send(Method::POST, "/v1/customers", "name=Ada", "k").await;

@@ -3,7 +3,7 @@
 use http::Method;
 use stripe_double::StripeDoubleOptions;
 
-use crate::client::{Answer, open};
+use crate::client::{ClientResponse, open};
 use crate::rig::Rig;
 
 async fn see(url: &str) -> String {
@@ -13,7 +13,7 @@ async fn see(url: &str) -> String {
 }
 
 /// Presses the button whose form posts to a path that ends so.
-async fn press(rig: &Rig, page: &str, end: &str) -> Answer {
+async fn press(rig: &Rig, page: &str, end: &str) -> ClientResponse {
     let action = page
         .split("action=\"")
         .filter_map(|rest| rest.split('"').next())
@@ -66,7 +66,7 @@ async fn checkout_page_declines_pays_and_leads_on() {
 }
 
 #[tokio::test]
-async fn portal_page_ends_a_subscription_takes_that_back_and_pays() {
+async fn portal_page_cancels_a_subscription_undoes_that_and_pays() {
     let rig = Rig::start(StripeDoubleOptions::default()).await;
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
     let items = format!("customer={customer}&items[0][price]={}", plans.pro);

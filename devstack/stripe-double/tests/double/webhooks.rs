@@ -98,7 +98,7 @@ async fn make_customers(rig: &Rig, count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn refused_and_lost_deliveries_are_made_again() {
+async fn refused_and_lost_deliveries_are_retried() {
     let (rig, receiver, server) = rig(WebhookBehavior {
         drop_first: 2,
         ..WebhookBehavior::default()
@@ -120,7 +120,7 @@ async fn refused_and_lost_deliveries_are_made_again() {
 }
 
 #[tokio::test]
-async fn endpoint_that_is_away_leaves_undelivered_events_in_the_list() {
+async fn events_for_an_unreachable_endpoint_stay_listed_as_undelivered() {
     let behavior = WebhookBehavior {
         attempts_max: 2,
         ..WebhookBehavior::default()
@@ -140,7 +140,7 @@ async fn endpoint_that_is_away_leaves_undelivered_events_in_the_list() {
 }
 
 #[tokio::test]
-async fn copies_come_twice_and_shuffled_ones_in_another_order() {
+async fn events_can_be_delivered_twice_and_in_another_order() {
     let behavior = WebhookBehavior {
         copies: 2,
         shuffle: true,
@@ -165,7 +165,7 @@ async fn copies_come_twice_and_shuffled_ones_in_another_order() {
 }
 
 #[tokio::test]
-async fn held_events_come_when_and_as_the_test_says() {
+async fn held_events_are_delivered_by_the_test_in_its_own_order() {
     let (rig, receiver, server) = rig(WebhookBehavior {
         hold: true,
         ..WebhookBehavior::default()
@@ -183,7 +183,7 @@ async fn held_events_come_when_and_as_the_test_says() {
 }
 
 #[tokio::test]
-async fn rolled_secret_signs_beside_the_old_one_until_its_time_is_over() {
+async fn old_and_new_secret_both_sign_until_the_overlap_ends() {
     let (rig, receiver, server) = rig(WebhookBehavior {
         hold: true,
         ..WebhookBehavior::default()
