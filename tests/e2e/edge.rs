@@ -1,5 +1,6 @@
 //! Slow clients and too many clients: each is limited in time and in number, and other clients are not affected.
 
+mod form;
 mod slow;
 
 use std::{
