@@ -1,5 +1,5 @@
 //! The baseline of the gateway: a bare axum handler that reads the same body and responds with the same fields, but records
-//! nothing. Like the gateway, it runs in a process of its own.
+//! nothing. Like the gateway, it runs in its own process.
 
 use std::{
     ffi::OsString,

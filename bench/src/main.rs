@@ -1,5 +1,4 @@
-//! Compares the system with what the machine can do, in one run. The figures are ratios, because machines
-//! differ.
+//! Compares the system with bare servers on the same machine, in one run. The figures are ratios, because machines differ.
 //!
 //! `cargo run --release -p bench` prints the machine, the versions, and for each comparison the medians of several alternating
 //! rounds.

@@ -1,4 +1,4 @@
-//! The system under load: one gateway, one ingestor, and customers whose limits are never reached.
+//! The system under load: one gateway, one ingestor, and customers that never reach their limits.
 
 use std::time::Duration;
 

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_has_a_burst_limit_where_it_says_so() {
+    fn a_plan_has_a_burst_limit_only_if_it_sets_one() {
         let catalogue = Catalogue::built_in();
         assert!(catalogue.plans().iter().all(|plan| plan.burst.is_none()));
         let with = |burst: &str| {

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_told_from_damage() {
+    fn a_newer_version_is_distinguished_from_damage() {
         let newer = WireRecord {
             version: 2,
             run_id: vec![1; 16],

@@ -1,5 +1,5 @@
 //! Messages between gateways about units, over core NATS. A gateway that is about to refuse a request asks the others for the
-//! units that they hold. A gateway whose requests failed reports units that can be spent again.
+//! units that they hold. When requests of a gateway fail, the gateway reports that their units can be spent again.
 //!
 //! A [`Recall`] goes to all gateways, on `names::RECALLS`, with a reply subject of the asking gateway. Each gateway that it names
 //! as a holder answers there with a [`RecallAnswer`]. The others only learn that the pool is nearly spent. A recall only speeds

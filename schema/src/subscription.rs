@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn past_due_goes_on_through_its_grace_period_then_must_pay() {
+    fn a_past_due_subscription_works_until_its_grace_period_ends() {
         let grace = pro().period.start + 100;
         let due = Subscription {
             status: SubscriptionStatus::PastDue,

@@ -1,4 +1,4 @@
-//! The functions that the fuzz targets call, one per parser: they parse bytes that anybody may send and check properties of the
+//! The functions that the fuzz targets call, one per parser: they parse bytes that any client may send and check properties of the
 //! result. The regular tests also call them for a short time (`tests/e2e/parsers.rs`), so they cannot break unnoticed.
 
 use std::{net::IpAddr, str::from_utf8};
@@ -135,7 +135,7 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
-/// A body whose array is counted: an array has at most one element more than the body has commas.
+/// A body with an array to be counted: an array has at most one element more than the body has commas.
 pub fn body(data: &[u8]) {
     if let Ok(length) = json_array::length(data, "texts") {
         let commas = data.iter().filter(|byte| **byte == b',').count();
@@ -143,7 +143,7 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// A webhook: its header, a line end, its body. Nobody signs it, so it must never verify.
+/// A webhook: its header, a line end, its body. It has no valid signature, so it must never verify.
 pub fn webhook(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (header, body) = (&data[..at], data.get(at + 1..).unwrap_or_default());
