@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::{
     cast::{Role, USAGE_TYPES},
-    history::{Doubt, Outcome, RequestId, Way},
-    wire::{Answer, Failure},
+    history::{AttemptOutcome, Doubt, RequestId, Way},
+    wire::{Failure, WireResponse},
 };
 
 #[derive(Clone, Debug)]
@@ -157,11 +157,11 @@ impl Call {
     }
 
     /// The outcome of each event.
-    pub fn outcomes(&self, answered: Result<Answer, Failure>) -> Vec<Outcome> {
-        let all = |outcome: Outcome| vec![outcome; self.events.len()];
+    pub fn outcomes(&self, answered: Result<WireResponse, Failure>) -> Vec<AttemptOutcome> {
+        let all = |outcome: AttemptOutcome| vec![outcome; self.events.len()];
         match answered {
-            Err(Failure::NotSent) => all(Outcome::NotSent),
-            Err(Failure::Doubt(doubt)) => all(Outcome::Unknown(doubt)),
+            Err(Failure::NotSent) => all(AttemptOutcome::NotSent),
+            Err(Failure::Doubt(doubt)) => all(AttemptOutcome::Unknown(doubt)),
             Ok(answer) if self.way == Way::Batch && answer.status.is_success() => {
                 let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
                 let result = |n: usize| body.as_ref().map_or(&Value::Null, |body| &body["results"][n]);
@@ -172,40 +172,42 @@ impl Call {
     }
 }
 
-fn of_answer(answer: &Answer) -> Outcome {
+fn of_answer(answer: &WireResponse) -> AttemptOutcome {
     let event = answer
         .headers
         .get("usage-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok());
     if let Some(event) = event {
         return match answer.status.as_u16() {
-            status @ 400.. => Outcome::Failed { event, status },
-            _ => Outcome::Accepted { event },
+            status @ 400.. => AttemptOutcome::Failed { event, status },
+            _ => AttemptOutcome::Accepted { event },
         };
     }
     let body = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
     of_problem(answer.status, &body)
 }
 
-fn of_item(item: &Value) -> Outcome {
+fn of_item(item: &Value) -> AttemptOutcome {
     let status = item["status"]
         .as_u64()
         .and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
     let event = item["event_id"].as_str().and_then(|id| id.parse().ok());
     match (status, event) {
-        (Some(status), Some(event)) if status.is_success() => Outcome::Accepted { event },
+        (Some(status), Some(event)) if status.is_success() => AttemptOutcome::Accepted { event },
         (Some(status), _) => of_problem(status, item),
-        (None, _) => Outcome::Unknown(Doubt::Nonsense),
+        (None, _) => AttemptOutcome::Unknown(Doubt::Nonsense),
     }
 }
 
-fn of_problem(status: StatusCode, body: &Value) -> Outcome {
+fn of_problem(status: StatusCode, body: &Value) -> AttemptOutcome {
     match body["error"].as_str() {
-        Some("outcome_unknown") => Outcome::Unknown(Doubt::OutcomeUnknown),
-        Some(error) if status != StatusCode::INTERNAL_SERVER_ERROR && status.as_u16() >= 400 => Outcome::Refused {
-            status: status.as_u16(),
-            error: error.to_owned(),
-        },
-        _ => Outcome::Unknown(Doubt::Nonsense),
+        Some("outcome_unknown") => AttemptOutcome::Unknown(Doubt::OutcomeUnknown),
+        Some(error) if status != StatusCode::INTERNAL_SERVER_ERROR && status.as_u16() >= 400 => {
+            AttemptOutcome::Refused {
+                status: status.as_u16(),
+                error: error.to_owned(),
+            }
+        }
+        _ => AttemptOutcome::Unknown(Doubt::Nonsense),
     }
 }

@@ -1,6 +1,6 @@
 //! Compares the responses that clients got with the data in the stores. Pure: it gets all evidence and reports contradictions.
 //!
-//! It convicts only when it is certain: if a fault allows several outcomes, it accepts each of them.
+//! It reports a violation only when it is certain: if a fault allows several outcomes, it accepts each of them.
 
 mod events;
 mod figures;
@@ -21,14 +21,14 @@ pub use figures::Figures;
 /// A violation of a guarantee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Crime {
+pub enum Violation {
     /// Accepted, but not stored.
     Lost,
     /// Stored more than once.
     Doubled,
-    /// Stored, but nobody sent it.
+    /// Stored, but no client sent it.
     Invented,
-    /// Stored, although the client was told that it was not counted.
+    /// Stored, although its response said that it was not counted.
     Refused,
     /// Stored with the wrong units, account, key or usage type.
     Different,
@@ -48,8 +48,8 @@ pub enum Crime {
 
 /// All violations: the count of each kind, and descriptions of the first few.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Verdict {
-    pub counts: BTreeMap<Crime, u64>,
+pub struct Violations {
+    pub counts: BTreeMap<Violation, u64>,
     pub examples: Vec<String>,
 }
 
@@ -57,21 +57,21 @@ pub struct Verdict {
 const EXAMPLES_MAX: u64 = 5;
 
 /// Runs all checks.
-pub fn check(evidence: &Evidence) -> (Verdict, Figures) {
-    let (mut verdict, mut figures) = (Verdict::default(), Figures::of(&evidence.history));
+pub fn check(evidence: &Evidence) -> (Violations, Figures) {
+    let (mut violations, mut figures) = (Violations::default(), Figures::of(&evidence.history));
     figures.rolled_over = rolled_over(evidence);
-    events::check(evidence, &mut verdict);
-    over_admission::check(evidence, &mut verdict);
-    revocations::check(evidence, &mut verdict, &mut figures);
-    pools::check(evidence, &mut verdict);
-    positions::check(evidence, &mut verdict);
-    for told in evidence.told.iter().filter(|told| told.stripe != told.counted) {
-        verdict.convict(Crime::StripeDrift, || {
-            format!("{}: Stripe has {}, ClickHouse {}", told.line, told.stripe, told.counted)
+    events::check(evidence, &mut violations);
+    over_admission::check(evidence, &mut violations);
+    revocations::check(evidence, &mut violations, &mut figures);
+    pools::check(evidence, &mut violations);
+    positions::check(evidence, &mut violations);
+    for line in evidence.reported.iter().filter(|line| line.stripe != line.counted) {
+        violations.record(Violation::StripeDrift, || {
+            format!("{}: Stripe has {}, ClickHouse {}", line.name, line.stripe, line.counted)
         });
     }
     refusals::count(evidence, &mut figures);
-    (verdict, figures)
+    (violations, figures)
 }
 
 fn rolled_over(evidence: &Evidence) -> usize {
@@ -82,25 +82,25 @@ fn rolled_over(evidence: &Evidence) -> usize {
     periods.values().filter(|periods| periods.len() > 1).count()
 }
 
-impl Verdict {
-    pub fn convict(&mut self, crime: Crime, what: impl FnOnce() -> String) {
-        let count = self.counts.entry(crime).or_default();
+impl Violations {
+    pub fn record(&mut self, violation: Violation, what: impl FnOnce() -> String) {
+        let count = self.counts.entry(violation).or_default();
         *count += 1;
         if *count <= EXAMPLES_MAX {
-            self.examples.push(format!("{crime:?}: {}", what()));
+            self.examples.push(format!("{violation:?}: {}", what()));
         }
     }
 
     /// Adds the violations that another check found.
-    pub fn add(&mut self, other: Self) {
-        for (crime, count) in other.counts {
-            *self.counts.entry(crime).or_default() += count;
+    pub fn merge(&mut self, other: Self) {
+        for (violation, count) in other.counts {
+            *self.counts.entry(violation).or_default() += count;
         }
         self.examples.extend(other.examples);
     }
 
-    pub fn count(&self, crime: Crime) -> u64 {
-        self.counts.get(&crime).copied().unwrap_or(0)
+    pub fn count(&self, violation: Violation) -> u64 {
+        self.counts.get(&violation).copied().unwrap_or(0)
     }
 
     pub fn is_clean(&self) -> bool {

@@ -20,12 +20,12 @@ pub struct Evidence {
     pub limits: Limits,
     pub revocations: Vec<Revocation>,
     pub timeline: Timeline,
-    /// Accounts with one period and always-known limits, whose units no retried operation shares.
+    /// Accounts with one period and limits that are always known. No retried operation shares their units.
     pub steady: HashSet<usize>,
     pub pools: Vec<Pool>,
     pub leases: Vec<Lease>,
     pub stream: Stream,
-    pub told: Vec<Told>,
+    pub reported: Vec<ReportedLine>,
     /// After this time, units of a dead gateway or of an unknown outcome are available again.
     pub settled_ms: i64,
 }
@@ -100,8 +100,8 @@ pub struct Stream {
 
 /// One line of an account, usage type and period: the units reported to Stripe, and the units in ClickHouse.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    pub line: String,
+pub struct ReportedLine {
+    pub name: String,
     pub stripe: i64,
     pub counted: i64,
 }

@@ -62,12 +62,12 @@ pub struct Attempt {
     #[serde(rename = "e")]
     pub completed_ms: i64,
     #[serde(rename = "o")]
-    pub outcome: Outcome,
+    pub outcome: AttemptOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// Charged: stored exactly once, with its units.
     Accepted { event: EventId },
     /// Admitted, but failed upstream: stored at most once, with no units.
@@ -138,7 +138,7 @@ impl History {
 
 impl Attempt {
     pub fn is_accepted(&self) -> bool {
-        matches!(self.outcome, Outcome::Accepted { .. })
+        matches!(self.outcome, AttemptOutcome::Accepted { .. })
     }
 }
 

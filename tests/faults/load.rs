@@ -1,4 +1,4 @@
-//! The clients: each sends one call after the other, for any account through its gateway, and records the outcome.
+//! The clients. Each sends one call at a time, for any account, through its gateway, and records the outcome.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     call::{self, Call},
     cast::{Cast, Role},
-    history::{Attempt, Doubt, History, Outcome},
+    history::{Attempt, AttemptOutcome, Doubt, History},
     stopwatch::Stopwatch,
     wire::{Failure, Wire},
 };
@@ -75,7 +75,7 @@ impl Load {
         }
     }
 
-    /// Sends large batches to one gateway, one after the other, for this time.
+    /// Sends large batches to one gateway, one at a time, for this time.
     pub async fn burst(&self, gateway: usize, length: Duration) -> Result<()> {
         let mut client = self.client(gateway, &TaskTracker::new());
         let (accounts, end) = (self.cast.with_role(&[Role::Far]), Instant::now() + length);
@@ -219,7 +219,7 @@ impl<'a> Try<'a> {
         };
         let completed_ms = load.stopwatch.now_ms();
         let events = self.call.outcomes(answered).into_iter().zip(&self.call.events);
-        let attempt = |(n, (outcome, (usage_type, cost))): (usize, (Outcome, &(usize, i64)))| Attempt {
+        let attempt = |(n, (outcome, (usage_type, cost))): (usize, (AttemptOutcome, &(usize, i64)))| Attempt {
             request: Call::request_id(self.number, n),
             way: self.call.way,
             gateway: self.gateway,

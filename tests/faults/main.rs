@@ -74,7 +74,7 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
         true => println!("{}", report.json()),
         false => println!("{report}"),
     }
-    Ok(match report.verdict.is_clean() {
+    Ok(match report.violations.is_clean() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! plan (from a seed) ─> strike: kills, stops, restarts, cuts … ─┐
-//! clients ─> history: every call and its outcome ───────────────┤─> evidence ─> checker ─> verdict, figures
+//! clients ─> history: every call and its outcome ───────────────┤─> evidence ─> checker ─> violations, figures
 //! operator: limits, plans, keys, and when they changed ─────────┤
 //! healed, drained: the data in ClickHouse, Postgres, NATS, Stripe ┘
 //! ```

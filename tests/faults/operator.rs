@@ -25,14 +25,14 @@ pub struct Operator {
     admins: Vec<Admin>,
     cast: Cast,
     stopwatch: Stopwatch,
-    state: Mutex<State>,
+    changes: Mutex<Changes>,
     /// One change at a time, so the order of the requests is the order of the changes.
     turn: tokio::sync::Mutex<StdRng>,
 }
 
 /// The recorded changes.
 #[derive(Clone, Default)]
-pub struct State {
+pub struct Changes {
     pub limits: Limits,
     pub revocations: Vec<Revocation>,
 }
@@ -68,7 +68,7 @@ impl Operator {
             admins,
             cast,
             stopwatch,
-            state: Mutex::new(State {
+            changes: Mutex::new(Changes {
                 limits,
                 revocations: Vec::new(),
             }),
@@ -132,7 +132,7 @@ impl Operator {
         Ok(())
     }
 
-    pub fn state(&self) -> State {
+    pub fn changes(&self) -> Changes {
         self.lock().clone()
     }
 
@@ -154,7 +154,7 @@ impl Operator {
     }
 
     fn note(&self, account: usize, limits: &[(usize, i64)], done: &Done) {
-        let mut state = self.lock();
+        let mut changes = self.lock();
         for (usage_type, limit) in limits {
             let mut change = Change {
                 account,
@@ -163,10 +163,10 @@ impl Operator {
                 invoked_ms: done.invoked_ms,
                 completed_ms: done.completed_ms,
             };
-            state.limits.change(change);
+            changes.limits.change(change);
             if done.in_doubt && done.completed_ms.is_some() {
                 change.completed_ms = None;
-                state.limits.change(change);
+                changes.limits.change(change);
             }
         }
     }
@@ -176,7 +176,7 @@ impl Operator {
         limits.lowest((account, usage_type), i64::MAX, i64::MAX).unwrap_or(1)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -48,7 +48,7 @@ pub struct Proxy {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Request,
-    Answer,
+    Response,
 }
 
 /// How the bytes of one direction are handled.
@@ -88,7 +88,7 @@ impl Proxy {
 impl Weather {
     fn fate(self, direction: Direction) -> Fate {
         match (self, direction) {
-            (Self::LosesRequests, Direction::Request) | (Self::LosesAnswers, Direction::Answer) => Fate::Lost,
+            (Self::LosesRequests, Direction::Request) | (Self::LosesAnswers, Direction::Response) => Fate::Lost,
             (Self::HalfOpen, _) => Fate::Held,
             (Self::Slow(by), _) => Fate::Passed(by),
             _ => Fate::Passed(Duration::ZERO),
@@ -127,7 +127,7 @@ async fn connection(mut client: TcpStream, to: SocketAddr, mut weather: watch::R
     let both = async {
         tokio::try_join!(
             pump(&mut from_client, &mut to_server, Direction::Request, requests),
-            pump(&mut from_server, &mut to_client, Direction::Answer, answers),
+            pump(&mut from_server, &mut to_client, Direction::Response, answers),
         )
     };
     let ended_well = tokio::select! {

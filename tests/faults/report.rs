@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::Serialize;
 
-use super::checker::{Crime, Figures, Verdict};
+use super::checker::{Figures, Violation, Violations};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -20,7 +20,7 @@ pub struct Report {
     /// Services that exited on their own, and why.
     pub gave_up: Vec<String>,
     #[serde(flatten)]
-    pub verdict: Verdict,
+    pub violations: Violations,
     /// Where the logs and data of a failed run are.
     pub kept: Option<PathBuf>,
 }
@@ -29,27 +29,27 @@ impl Report {
     pub fn json(&self) -> serde_json::Value {
         let mut json = serde_json::to_value(self).unwrap_or_default();
         // Also print figures that are 0.
-        for (name, crime) in NAMES {
-            json[name] = self.verdict.count(crime).into();
+        for (name, violation) in NAMES {
+            json[name] = self.violations.count(violation).into();
         }
-        json["ok"] = self.verdict.is_clean().into();
+        json["ok"] = self.violations.is_clean().into();
         json
     }
 }
 
 /// The figures that must be 0.
-const NAMES: [(&str, Crime); 11] = [
-    ("lost", Crime::Lost),
-    ("doubled", Crime::Doubled),
-    ("invented", Crime::Invented),
-    ("refused_and_stored", Crime::Refused),
-    ("different", Crime::Different),
-    ("over_admitted", Crime::OverAdmitted),
-    ("late_after_revocation", Crime::Late),
-    ("pool_drift", Crime::PoolDrift),
-    ("misplaced", Crime::Position),
-    ("stripe_drift", Crime::StripeDrift),
-    ("restless", Crime::Restless),
+const NAMES: [(&str, Violation); 11] = [
+    ("lost", Violation::Lost),
+    ("doubled", Violation::Doubled),
+    ("invented", Violation::Invented),
+    ("refused_and_stored", Violation::Refused),
+    ("different", Violation::Different),
+    ("over_admitted", Violation::OverAdmitted),
+    ("late_after_revocation", Violation::Late),
+    ("pool_drift", Violation::PoolDrift),
+    ("misplaced", Violation::Position),
+    ("stripe_drift", Violation::StripeDrift),
+    ("restless", Violation::Restless),
 ];
 
 impl fmt::Display for Report {
@@ -106,10 +106,10 @@ impl fmt::Display for Report {
         }
         let zeros: Vec<String> = NAMES
             .iter()
-            .map(|(name, crime)| format!("{} {}", name.replace('_', " "), self.verdict.count(*crime)))
+            .map(|(name, violation)| format!("{} {}", name.replace('_', " "), self.violations.count(*violation)))
             .collect();
         writeln!(f, "{}", zeros.join(", "))?;
-        for example in &self.verdict.examples {
+        for example in &self.violations.examples {
             writeln!(f, "  {example}")?;
         }
         match &self.kept {

@@ -39,7 +39,7 @@ pub async fn heal(reach: &Reach) -> Result<()> {
         }
         let end = Instant::now() + READY_WITHIN;
         loop {
-            // The keeper may restart the service meanwhile.
+            // The keeper may restart the service at the same time.
             let ready = handle.service.lock().await.wait_ready().await;
             match ready {
                 Ok(()) => break,

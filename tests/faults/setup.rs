@@ -54,7 +54,7 @@ pub async fn make(system: &Reach, length: Duration) -> Result<(Cast, Limits)> {
             }
             Role::Changes => of_plan(&mut limits, account, "free"),
             Role::RollsOver => {
-                // The periods end one after the other in the middle of the run.
+                // The periods end one by one in the middle of the run.
                 let share = f64::from(u32::try_from(n + 1).unwrap_or(1)) / 4.0;
                 end_period_in(system, &customer, length.mul_f64(share)).await?;
             }

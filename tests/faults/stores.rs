@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     cast::{Cast, USAGE_TYPES},
-    evidence::{Lease, Pool, Position, Row, Stream, Told},
+    evidence::{Lease, Pool, Position, ReportedLine, Row, Stream},
     system::{Reach, SHARDS},
 };
 
@@ -205,14 +205,14 @@ pub async fn stream(system: &Reach) -> Result<Stream> {
 }
 
 /// For every billed period: the reported units and the counted units.
-pub async fn told(system: &Reach, cast: &Cast, rows: &[Row]) -> Result<Vec<Told>> {
+pub async fn reported(system: &Reach, cast: &Cast, rows: &[Row]) -> Result<Vec<ReportedLine>> {
     let periods: Vec<(Uuid, OffsetDateTime, OffsetDateTime)> =
         sqlx::query_as("select account_id, period_start, period_end from billing_periods")
             .fetch_all(&system.database)
             .await
             .context("reading the billing periods")?;
     let control = system.stripe.control();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (account, start, end) in periods {
         let account = AccountId(account);
         let member = cast.members.iter().find(|member| member.id == account);
@@ -230,12 +230,12 @@ pub async fn told(system: &Reach, cast: &Cast, rows: &[Row]) -> Result<Vec<Told>
                 .filter(|row| seen.insert(row.position))
                 .map(|row| row.units)
                 .sum();
-            told.push(Told {
-                line: format!("{account} {usage_type} {start}"),
+            reported.push(ReportedLine {
+                name: format!("{account} {usage_type} {start}"),
                 stripe: control.meter_total(customer, &format!("trendit_{usage_type}"), start, end),
                 counted,
             });
         }
     }
-    Ok(told)
+    Ok(reported)
 }

@@ -41,7 +41,7 @@ pub struct Striker {
     pub timeline: Arc<Mutex<Timeline>>,
     /// Number of injected faults, by kind.
     pub struck: Arc<Mutex<BTreeMap<&'static str, u64>>>,
-    /// Services that exited although nobody stopped them.
+    /// Services that exited although the suite did not stop them.
     pub gave_up: Arc<Mutex<Vec<String>>>,
 }
 
@@ -181,7 +181,7 @@ impl Striker {
     async fn spool_full(&self, n: usize, shortage: Shortage, hold: Duration) -> Result<()> {
         let part = Part::Gateway(n);
         let (handle, link) = (&self.reach.services[&part], &self.reach.links[&(part, Store::Nats)]);
-        // A gateway that is restarted meanwhile has free disk space again.
+        // If a gateway is restarted during the fault, it has free disk space again.
         let limit = async |bytes| handle.service.lock().await.process().limit_files(bytes).ok();
         let room = match shortage {
             Shortage::Disk(room) => Some(room),
@@ -258,7 +258,7 @@ pub async fn keep(reach: Arc<Reach>, gave_up: Arc<Mutex<Vec<String>>>, stop: Arc
             if handle.wanted.load(Ordering::Acquire) && !service.is_running() {
                 let tail = service.process().log_tail();
                 let last = tail.lines().last().unwrap_or_default();
-                let line = format!("{part} ended by itself: {last}");
+                let line = format!("{part} ended on its own: {last}");
                 gave_up.lock().unwrap_or_else(PoisonError::into_inner).push(line);
                 service.relaunch().await?;
             }

@@ -14,7 +14,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     cast,
-    checker::{self, Crime, Verdict},
+    checker::{self, Violation, Violations},
     evidence::Evidence,
     history::History,
     load::Load,
@@ -87,7 +87,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     let mut system = System::start(options.exe.clone(), &options.targets()).await?;
     let judged = judge(options, &mut system, &say).await;
     // Keep the data of a failed run, too: the logs show the reason.
-    let is_clean = judged.as_ref().is_ok_and(|report| report.verdict.is_clean());
+    let is_clean = judged.as_ref().is_ok_and(|report| report.violations.is_clean());
     if !is_clean {
         system.data.keep()?;
         say(format!(
@@ -139,9 +139,9 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
     let loading = load.start();
     strike_all(options, &striker, stopwatch, say).await?;
     say("healing".to_owned());
-    let mut verdict = Verdict::default();
+    let mut violations = Violations::default();
     let well = rest::heal(system).await;
-    convict_of_unrest(&mut verdict, well);
+    record_unsettled(&mut violations, well);
     say(format!("no more faults; clients continue for {:?}", options.calm));
     keep_operating(&operator, options.calm).await?;
     loading.stop().await.context("stopping the clients")?;
@@ -151,13 +151,13 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
     }
 
     say("stopping the gateways, and waiting until the system has settled".to_owned());
-    convict_of_unrest(&mut verdict, rest::stop_gateways(system).await);
-    convict_of_unrest(&mut verdict, rest::drained(system).await);
+    record_unsettled(&mut violations, rest::stop_gateways(system).await);
+    record_unsettled(&mut violations, rest::drained(system).await);
     let reconciled = rest::reported(system).await;
-    convict_of_unrest(&mut verdict, reconciled);
+    record_unsettled(&mut violations, reconciled);
 
     say("checking".to_owned());
-    let operated = operator.state();
+    let operated = operator.changes();
     let troubles = timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let rows = stores::rows(system).await?;
     let evidence = Evidence {
@@ -172,12 +172,12 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
         pools: stores::pools(system).await?,
         leases: stores::leases(system).await?,
         stream: stores::stream(system).await?,
-        told: stores::told(system, &cast, &rows).await?,
+        reported: stores::reported(system, &cast, &rows).await?,
         settled_ms: i64::try_from(rest::SETTLED_WITHIN.as_millis())?,
         rows,
     };
     let (found, figures) = checker::check(&evidence);
-    verdict.add(found);
+    violations.merge(found);
     let struck = striker.struck.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let gave_up = striker.gave_up.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Report {
@@ -188,7 +188,7 @@ async fn judge(options: &Options, system: &mut System, say: &impl Fn(String)) ->
         rows: evidence.rows.len(),
         revocations: evidence.revocations.len(),
         gave_up,
-        verdict,
+        violations,
         kept: None,
     })
 }
@@ -230,8 +230,8 @@ async fn keep_operating(operator: &Operator, length: Duration) -> Result<()> {
     Ok(())
 }
 
-fn convict_of_unrest(verdict: &mut Verdict, outcome: Result<()>) {
+fn record_unsettled(violations: &mut Violations, outcome: Result<()>) {
     if let Err(why) = outcome {
-        verdict.convict(Crime::Restless, || format!("{why:#}"));
+        violations.record(Violation::Restless, || format!("{why:#}"));
     }
 }

@@ -30,7 +30,7 @@ pub struct Timeline {
 
 /// An announced change takes effect within this time.
 pub const HEARD_MS: i64 = 1_000;
-/// A change whose announcement was lost takes effect within this time.
+/// If the announcement of a change is lost, the change takes effect within this time.
 pub const LOST_MS: i64 = 60_000;
 /// Trouble is over for an affected part after it has noticed the fault and reconnected. A half-open connection to NATS is
 /// noticed after two unanswered pings (15 s), and the pause before the next attempt is at most 3.2 s.

@@ -1,5 +1,5 @@
-//! One client's connections, one to each gateway, with direct access to the bytes: no pool and no retries, so the client knows
-//! everything there is to know about an attempt.
+//! One client's connections, one to each gateway, with direct access to the bytes. There is no pool and no retry, so the client
+//! knows exactly what happened to an attempt.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct Wire {
     connections: TaskTracker,
 }
 
-pub struct Answer {
+pub struct WireResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -49,7 +49,7 @@ impl Wire {
 
     /// Sends the request and waits up to this time for the response. Dropping the future closes the connection, as if the
     /// client hung up.
-    pub async fn send(&mut self, request: Request<Full<Bytes>>, patience: Duration) -> Result<Answer, Failure> {
+    pub async fn send(&mut self, request: Request<Full<Bytes>>, patience: Duration) -> Result<WireResponse, Failure> {
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => timeout(CONNECT_WITHIN, self.connect())
@@ -74,7 +74,7 @@ impl Wire {
                 .collect()
                 .await
                 .map_err(|_| Failure::Doubt(Doubt::ConnectionLost))?;
-            Ok(Answer {
+            Ok(WireResponse {
                 status: head.status,
                 headers: head.headers,
                 body: body.to_bytes(),

@@ -13,7 +13,7 @@ async fn guarantees_hold_in_a_short_run_of_the_fault_suite() {
     options.calls_per_second = 100.0;
     let report = faults::run(&options).await.unwrap();
     assert!(
-        report.verdict.is_clean(),
+        report.violations.is_clean(),
         "--minutes 0.67 --rate 100 --seed {seed}\n{report}"
     );
     assert!(report.figures.accepted > 500, "{report}");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::faults::history::{Attempt, Doubt, Outcome};
+use crate::faults::history::{Attempt, AttemptOutcome, Doubt};
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
@@ -39,13 +39,13 @@ impl Figures {
         for attempt in history {
             figures.requests += 1;
             match &attempt.outcome {
-                Outcome::Accepted { .. } => figures.accepted += 1,
-                Outcome::Failed { .. } => figures.failed_upstream += 1,
-                Outcome::Refused { status, error } => {
+                AttemptOutcome::Accepted { .. } => figures.accepted += 1,
+                AttemptOutcome::Failed { .. } => figures.failed_upstream += 1,
+                AttemptOutcome::Refused { status, error } => {
                     *figures.refused.entry(format!("{status} {error}")).or_default() += 1;
                 }
-                Outcome::Unknown(doubt) => *figures.unknown.entry(*doubt).or_default() += 1,
-                Outcome::NotSent => figures.not_sent += 1,
+                AttemptOutcome::Unknown(doubt) => *figures.unknown.entry(*doubt).or_default() += 1,
+                AttemptOutcome::NotSent => figures.not_sent += 1,
             }
         }
         let gateways: BTreeSet<usize> = history.iter().map(|attempt| attempt.gateway).collect();
@@ -75,10 +75,10 @@ fn longest_gap<'a>(attempts: impl Iterator<Item = &'a Attempt> + Clone) -> (i64,
         .unwrap_or_default()
 }
 
-fn is_an_answer(outcome: &Outcome) -> bool {
+fn is_an_answer(outcome: &AttemptOutcome) -> bool {
     match outcome {
-        Outcome::Accepted { .. } | Outcome::Failed { .. } => true,
-        Outcome::Refused { status, .. } => *status != 503,
-        Outcome::Unknown(_) | Outcome::NotSent => false,
+        AttemptOutcome::Accepted { .. } | AttemptOutcome::Failed { .. } => true,
+        AttemptOutcome::Refused { status, .. } => *status != 503,
+        AttemptOutcome::Unknown(_) | AttemptOutcome::NotSent => false,
     }
 }

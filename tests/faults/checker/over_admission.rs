@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use schema::AccountId;
 
-use super::{Crime, Verdict};
+use super::{Violation, Violations};
 use crate::faults::{
     evidence::{Evidence, Row},
     history::{Attempt, RequestId},
@@ -20,7 +20,7 @@ struct Admitted<'a> {
     units: i64,
 }
 
-pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
+pub fn check(evidence: &Evidence, violations: &mut Violations) {
     let attempts: HashMap<RequestId, &Attempt> = evidence
         .history
         .iter()
@@ -64,7 +64,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
             let before = certain.partition_point(|(completed_ms, _)| *completed_ms < attempt.invoked_ms);
             let before = before.checked_sub(1).map_or(0, |last| certain[last].1);
             if before + units > limit {
-                verdict.convict(Crime::OverAdmitted, || {
+                violations.record(Violation::OverAdmitted, || {
                     format!("{before} units of {pool:?} were admitted before {attempt:?}, but the limit was {limit}")
                 });
             }
@@ -73,7 +73,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
             let of = (attempt.account, attempt.usage_type);
             let ever = evidence.limits.highest(of, i64::MIN, i64::MAX, |_| i64::MAX);
             if let Some(ever) = ever.filter(|ever| total > *ever) {
-                verdict.convict(Crime::OverAdmitted, || {
+                violations.record(Violation::OverAdmitted, || {
                     format!("{total} units of {pool:?} in total, but the limit was never above {ever}")
                 });
             }

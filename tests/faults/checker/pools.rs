@@ -5,12 +5,12 @@ use std::collections::HashMap;
 
 use schema::{AccountId, LeaseId};
 
-use super::{Crime, Verdict};
+use super::{Violation, Violations};
 use crate::faults::evidence::Evidence;
 
 type PoolKey<'a> = (AccountId, &'a str, i64);
 
-pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
+pub fn check(evidence: &Evidence, violations: &mut Violations) {
     let mut stored: HashMap<PoolKey, i64> = HashMap::new();
     let mut by_lease: HashMap<LeaseId, i64> = HashMap::new();
     for row in evidence.rows.iter().filter(|row| row.lease != LeaseId::NIL) {
@@ -22,18 +22,18 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
     for (lease, units) in evidence.stream.dropped.values() {
         *by_lease.entry(*lease).or_default() += units;
     }
-    let held = leases(evidence, &by_lease, verdict);
+    let held = leases(evidence, &by_lease, violations);
     for pool in &evidence.pools {
         let key = (pool.account, pool.usage_type.as_str(), pool.period_start);
         let (stored, held) = (stored.remove(&key).unwrap_or(0), held.get(&key).copied().unwrap_or(0));
         if pool.granted - held != stored {
-            verdict.convict(Crime::PoolDrift, || {
+            violations.record(Violation::PoolDrift, || {
                 format!("{pool:?}: {held} are held, {stored} are stored")
             });
         }
     }
     for (pool, units) in stored {
-        verdict.convict(Crime::PoolDrift, || {
+        violations.record(Violation::PoolDrift, || {
             format!("{units} units of {pool:?} are stored, but there is no such pool")
         });
     }
@@ -43,13 +43,13 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict) {
 fn leases<'a>(
     evidence: &'a Evidence,
     spent: &HashMap<LeaseId, i64>,
-    verdict: &mut Verdict,
+    violations: &mut Violations,
 ) -> HashMap<PoolKey<'a>, i64> {
     let mut held: HashMap<PoolKey, i64> = HashMap::new();
     for lease in &evidence.leases {
         let unspent = lease.units - spent.get(&lease.id).copied().unwrap_or(0);
         if unspent < 0 || (unspent > 0 && !lease.is_live) {
-            verdict.convict(Crime::PoolDrift, || {
+            violations.record(Violation::PoolDrift, || {
                 format!("{unspent} units of {lease:?} are neither spent nor given back")
             });
         }

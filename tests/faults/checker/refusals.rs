@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::Figures;
 use crate::faults::{
     evidence::Evidence,
-    history::{Attempt, Outcome, RequestId},
+    history::{Attempt, AttemptOutcome, RequestId},
 };
 
 /// Running totals of the units that attempts of one account and usage type spent, or may have reserved for a while.
@@ -30,7 +30,7 @@ pub fn count(evidence: &Evidence, figures: &mut Figures) {
         if stored.get(&attempt.request).is_none_or(|units| *units == 0) {
             // The attempt may have held its units until it was answered, or longer if it had no answer.
             let ended_ms = match attempt.outcome {
-                Outcome::Unknown(_) => attempt.completed_ms.saturating_add(evidence.settled_ms),
+                AttemptOutcome::Unknown(_) => attempt.completed_ms.saturating_add(evidence.settled_ms),
                 _ => attempt.completed_ms,
             };
             claims.ended.push((ended_ms, attempt.cost));
@@ -77,5 +77,5 @@ fn before(totals: &[(i64, i64)], at_ms: i64) -> i64 {
 }
 
 fn is_refused_by_limit(attempt: &&Attempt) -> bool {
-    matches!(&attempt.outcome, Outcome::Refused { status: 429, error } if error == "rate_limit_exceeded")
+    matches!(&attempt.outcome, AttemptOutcome::Refused { status: 429, error } if error == "rate_limit_exceeded")
 }

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use super::{Crime, Figures, Verdict};
+use super::{Figures, Violation, Violations};
 use crate::faults::evidence::Evidence;
 
-pub fn check(evidence: &Evidence, verdict: &mut Verdict, figures: &mut Figures) {
+pub fn check(evidence: &Evidence, violations: &mut Violations, figures: &mut Figures) {
     let mut by_key: HashMap<usize, i64> = HashMap::new();
     for revocation in &evidence.revocations {
         let first = by_key.entry(revocation.key).or_insert(revocation.completed_ms);
@@ -23,7 +23,7 @@ pub fn check(evidence: &Evidence, verdict: &mut Verdict, figures: &mut Figures) 
             .entry((attempt.gateway, completed_ms))
             .or_insert_with(|| evidence.timeline.heard_by(attempt.gateway, completed_ms));
         if attempt.invoked_ms > by {
-            verdict.convict(Crime::Late, || {
+            violations.record(Violation::Late, || {
                 format!("{after_ms} ms after the key was revoked: {attempt:?}")
             });
         }
