@@ -11,7 +11,7 @@ Guarantees for clients, with their reasons:
   ends inline data at the first blank line and runs the rest as SQL. The engine's streaming inserter is not used
   either: it reports success for rows that violate a constraint, and stores none of them.
 - One statement per request, as in the real server.
-- An INSERT whose rows cannot be separated from its text is refused: `insert … select … from input(…)` would store 0 rows.
+- An INSERT is refused if its rows cannot be separated from its text: `insert … select … from input(…)` would store 0 rows.
 - The user `analyst` can only read, within the limits of `deploy/clickhouse/users.xml`. They are set last in each of its requests,
   and the engine enforces them.
 

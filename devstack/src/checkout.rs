@@ -25,7 +25,7 @@ pub fn cache() -> Result<PathBuf> {
         Some(dir) => std::path::absolute(PathBuf::from(dir)).context("resolving DEVSTACK_DIR")?,
         None => root().join(".devstack"),
     };
-    make_dir(&path).context("making devstack's cache (DEVSTACK_DIR names another place for it)")?;
+    make_dir(&path).context("creating devstack's cache (DEVSTACK_DIR sets another directory)")?;
     Ok(path)
 }
 
@@ -35,7 +35,8 @@ pub fn make_dir(path: &Path) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
-    fs::set_permissions(path, Permissions::from_mode(0o755)).with_context(|| format!("opening up {}", path.display()))
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+        .with_context(|| format!("making {} readable for all users", path.display()))
 }
 
 /// Waits for the named lock of this cache. The lock is held until every process that has the file has closed it.

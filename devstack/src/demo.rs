@@ -39,7 +39,7 @@ pub struct DemoArgs {
     replay: Option<PathBuf>,
 }
 
-/// Runs the demo until it is done, or until `interrupted`, whose exit code it returns.
+/// Runs the demo until it is done, or until `interrupted` returns. Then it returns that exit code.
 pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) -> Result<ExitCode> {
     let mut interrupted = interrupted;
     // A wrong file name must fail before the servers start.
@@ -55,7 +55,7 @@ pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) ->
             Some(log) => replay::drive(&demo.system, log, &steps).await?,
             None => traffic::drive(&demo.system, &steps).await?,
         };
-        steps.say("wait until ClickHouse has stored every accepted request, then compare each with what was sent");
+        steps.say("wait until ClickHouse has stored every accepted request, then compare the rows with the requests");
         let check = ledger::check(&demo.system.endpoints, &driven).await?;
         anyhow::Ok((driven, check))
     };

@@ -21,7 +21,7 @@ pub struct Http {
 }
 
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -39,12 +39,12 @@ impl Default for Http {
 }
 
 impl Http {
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<HttpResponse> {
         let what = format!("{} {}", request.method(), request.uri());
         let exchange = async {
             let (head, body) = self.client.request(request).await?.into_parts();
             let body = body.collect().await?.to_bytes();
-            anyhow::Ok(Answer {
+            anyhow::Ok(HttpResponse {
                 status: head.status,
                 headers: head.headers,
                 body,
@@ -56,24 +56,24 @@ impl Http {
         }
     }
 
-    pub async fn get(&self, url: &str, bearer: &str) -> Result<Answer> {
+    pub async fn get(&self, url: &str, bearer: &str) -> Result<HttpResponse> {
         self.send(request(Method::GET, url, bearer, None)?).await
     }
 
-    pub async fn post(&self, url: &str, bearer: &str, body: &Value) -> Result<Answer> {
+    pub async fn post(&self, url: &str, bearer: &str, body: &Value) -> Result<HttpResponse> {
         self.send(request(Method::POST, url, bearer, Some(body))?).await
     }
 
-    pub async fn put(&self, url: &str, bearer: &str, body: &Value) -> Result<Answer> {
+    pub async fn put(&self, url: &str, bearer: &str, body: &Value) -> Result<HttpResponse> {
         self.send(request(Method::PUT, url, bearer, Some(body))?).await
     }
 
-    pub async fn delete(&self, url: &str, bearer: &str) -> Result<Answer> {
+    pub async fn delete(&self, url: &str, bearer: &str) -> Result<HttpResponse> {
         self.send(request(Method::DELETE, url, bearer, None)?).await
     }
 }
 
-impl Answer {
+impl HttpResponse {
     pub fn json(&self) -> Result<Value> {
         serde_json::from_slice(&self.body).with_context(|| format!("{}: the body is not JSON", self.status))
     }

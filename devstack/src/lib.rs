@@ -14,7 +14,7 @@
 //! | how every process and directory is removed at the end | [`reaper`], `reaper.py` |
 //! | where the servers' binaries come from | [`wheels`], `requirements.txt`, `python` |
 //! | data directories and ports | [`data_dir`], [`ports`] |
-//! | a fake Stripe billing API with fault injection and a controllable clock | [`stripe_double`], a crate of its own in `stripe-double/` |
+//! | a fake Stripe billing API with fault injection and a controllable clock | [`stripe_double`], the crate in `stripe-double/` |
 //! | the cache inside the checkout and its locks | [`checkout`] |
 //!
 //! # Invariants

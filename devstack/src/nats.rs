@@ -1,5 +1,5 @@
-//! A NATS server with JetStream that fsyncs before it acknowledges, with the users of `deploy/nats/users.conf`. Who names no user
-//! is the operator, who may do everything: a URL of this server is all that a test or a shell needs.
+//! A NATS server with JetStream that fsyncs before it acknowledges, with the users of `deploy/nats/users.conf`. A client
+//! that names no user is the operator, who may do everything. So a test or a shell needs only the URL of this server.
 
 use std::fs;
 use std::ops::{Deref, DerefMut};

@@ -15,7 +15,7 @@ const RANGE: std::ops::Range<u16> = 15_000..32_000;
 /// After this many starts on taken ports in a row, something else is wrong.
 const STARTS_MAX: usize = 5;
 
-/// A port that nobody listens on now and that this function has not returned before.
+/// A free port that this function has not returned before.
 pub fn free() -> Result<u16> {
     static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
     for _ in 0..1_000 {

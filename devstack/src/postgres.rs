@@ -85,7 +85,7 @@ impl Postgres {
         let mut connection = PgConnection::connect(self.url())
             .await
             .context("connecting to PostgreSQL")?;
-        // Nobody connects to template0, so several databases can be created from it at the same time.
+        // No client connects to template0, so several databases can be created from it at the same time.
         let create = format!("create database {name} template template0");
         connection
             .execute(AssertSqlSafe(create.clone()))

@@ -1,4 +1,4 @@
-//! A child process in a group of its own, with its output in a log file. Dropping it ends it.
+//! A child process in its own process group, with its output in a log file. Dropping it ends it.
 //!
 //! It does not run before the reaper knows it: we start a shell that waits for a line from us and then
 //! becomes the program. After a kill -9 between the two, the shell reads end-of-file and exits.
@@ -109,7 +109,7 @@ impl Program {
         reaper::watch(process.child.id(), self.reap_signal)?;
         gate.context("its standard input is piped")?
             .write_all(b"go\n")
-            .context("letting it go")?;
+            .context("starting it")?;
         Ok(process)
     }
 }
@@ -144,7 +144,7 @@ impl Process {
         }
         self.signal(Signal::SIGCONT)?; // a paused process would sleep through the other one
         // Only to the leader, which ends its children.
-        nix::sys::signal::kill(self.pid(), self.program.stop_signal).context("signalling")?;
+        nix::sys::signal::kill(self.pid(), self.program.stop_signal).context("sending the stop signal")?;
         match self.wait(deadline).await {
             Ok(status) => Ok(status),
             Err(error) => {
@@ -195,7 +195,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends on its own.
     pub async fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + deadline;
         loop {

@@ -1,6 +1,6 @@
 //! Ends our processes and removes our directories when we end, also after a panic, Ctrl-C or kill -9.
 //!
-//! Each of our processes has one small Python process (`reaper.py`), in a group of its own, at the other end of a pipe.
+//! Each of our processes has one small Python process (`reaper.py`), in its own process group, at the other end of a pipe.
 //! When we end, for whatever reason, the kernel closes our end. Then the reaper ends every process and removes every
 //! directory that it knows. It knows a process *before* that process runs (see [`crate::process`]).
 
@@ -66,7 +66,7 @@ fn start() -> Result<ChildStdin> {
     let mut reaper = Command::new(python::any()?)
         .args(["-I", "-c", include_str!("../reaper.py")])
         .arg(PATIENCE.as_secs().to_string())
-        // In a group of its own, it gets no Ctrl-C from the terminal. It does not inherit our output: a reader of our output
+        // In its own process group, it gets no Ctrl-C from the terminal. It does not inherit our output: a reader of our output
         // must not wait for the reaper.
         .process_group(0)
         .current_dir("/")

@@ -89,9 +89,9 @@ impl Server {
     /// Its process, for example for the end of its log. An error if we did not start it.
     pub fn process(&mut self) -> Result<&mut Process> {
         let variable = self.variable;
-        self.process
-            .as_mut()
-            .with_context(|| format!("the server that {variable} names is not ours to stop or restart"))
+        self.process.as_mut().with_context(|| {
+            format!("devstack did not start the server in {variable}, so it cannot stop or restart it")
+        })
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
         for error in refused.map(Result::unwrap_err) {
             assert_eq!(
                 error.to_string(),
-                "the server that NATS_URL names is not ours to stop or restart"
+                "devstack did not start the server in NATS_URL, so it cannot stop or restart it"
             );
         }
     }

@@ -1,5 +1,5 @@
 //! The API behind the demo's gateways: post search, CSV export and sentiment analysis. It represents the business's own
-//! service. A request can ask for a status (`X-Demo-Status`) or a delay (`X-Demo-Delay-Ms`) to see what is charged.
+//! service. A request can ask for a status (`X-Demo-Status`) or a delay (`X-Demo-Delay-Ms`), to show which requests are charged.
 
 use std::time::Duration;
 

@@ -106,7 +106,7 @@ fn install_now(venv: &Path) -> Result<Wheels> {
     run(&lock, &python, &["-I".into(), "-m".into(), "venv".into(), venv.into()])
         .with_context(|| format!("making a virtual environment: {WHAT_TO_INSTALL}"))?;
     run(&lock, &venv.join("bin/python"), &pip_install(&requirements))
-        .context("fetching the servers with pip (its own settings name mirrors and proxies)")?;
+        .context("downloading the servers with pip (pip's own settings configure mirrors and proxies)")?;
 
     let stamp = expected_stamp(venv).context("the new environment has no interpreter")?;
     let mut file = fs::File::create(venv.join("complete")).context("writing the stamp")?;
@@ -129,7 +129,7 @@ fn add_stripe_sdk(wheels: &Wheels) -> Result<()> {
     }
     let requirements = checkout::cache()?.join("requirements-stripe.txt");
     fs::write(&requirements, STRIPE_REQUIREMENTS).with_context(|| format!("writing {}", requirements.display()))?;
-    run(&lock, &wheels.python(), &pip_install(&requirements)).context("fetching Stripe's SDK with pip")?;
+    run(&lock, &wheels.python(), &pip_install(&requirements)).context("downloading Stripe's SDK with pip")?;
     fs::write(&stamp, STRIPE_REQUIREMENTS).context("writing the stamp of Stripe's SDK")
 }
 

@@ -155,7 +155,7 @@ fn keys() -> Vec<Case> {
     ]
 }
 
-/// A well-formed key whose checksum is wrong.
+/// A well-formed key with a wrong checksum.
 fn mistyped() -> String {
     let mut key = schema::api_key::ApiKey::generate().reveal().to_owned();
     let last = if key.ends_with('0') { '1' } else { '0' };

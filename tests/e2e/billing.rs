@@ -38,11 +38,11 @@ fn instant(value: &Value) -> OffsetDateTime {
 #[tokio::test]
 async fn commands_and_admin_api_do_the_same() {
     let worker = Worker::start().await;
-    let place = &worker.place;
+    let servers = &worker.servers;
     let new = json!({ "name": "Ann", "email": "ann@example.com", "plan": "pro" });
     let by_api = worker.change(Method::POST, "/accounts", new).await;
     let args = "accounts create --name Ann --email bob@example.com --plan pro";
-    let by_command = place.json(&args.split(' ').collect::<Vec<_>>()).await;
+    let by_command = servers.json(&args.split(' ').collect::<Vec<_>>()).await;
     let (ann, bob) = (text(&by_api["id"]).to_owned(), text(&by_command["id"]).to_owned());
     assert_eq!(shape(by_api), shape(by_command));
 
@@ -109,14 +109,14 @@ async fn commands_and_admin_api_do_the_same() {
         };
         let by_api = worker.change(method, &fill(path, &ann, &keys[0]), body).await;
         let args = fill(args, &bob, &keys[1]);
-        let by_command = place.json(&args.split(' ').collect::<Vec<_>>()).await;
+        let by_command = servers.json(&args.split(' ').collect::<Vec<_>>()).await;
         if by_api["key"].is_string() {
             keys = [by_api["id"].clone(), by_command["id"].clone()];
         }
         assert_eq!(shape(by_api), shape(by_command), "{args}");
     }
 
-    let log = std::fs::read_to_string(place.data.path().join("billing-worker.log")).unwrap();
+    let log = std::fs::read_to_string(servers.data.path().join("billing-worker.log")).unwrap();
     assert!(log.contains(&ann), "changes are logged with their account");
     assert!(!log.contains("tr_live_") && !log.contains(TOKEN), "a secret in the log");
 }

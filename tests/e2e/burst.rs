@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use devstack::http::{Answer, Http};
+use devstack::http::{Http, HttpResponse};
 use harness::{Client, Stack, StackOptions, concurrently, count};
 use serde_json::json;
 
@@ -48,7 +48,7 @@ mod catalogue {
     }
 }
 
-fn is_burst(answer: &Answer) -> bool {
+fn is_burst(answer: &HttpResponse) -> bool {
     answer.status == 429 && answer.json().is_ok_and(|body| body["error"] == "burst_limit_exceeded")
 }
 
@@ -75,8 +75,8 @@ async fn requests_that_come_too_fast_are_refused_and_spend_nothing() {
         assert_eq!(answer.header("ratelimit-policy"), Some("\"burst\";q=10;w=5"));
         assert_eq!(answer.header("ratelimit"), Some("\"burst\";r=0;t=5"));
     }
-    let told = answers.iter().flatten().find(|answer| answer.status == 200).unwrap();
-    let policies: Vec<_> = told.headers.get_all("ratelimit-policy").iter().collect();
+    let served = answers.iter().flatten().find(|answer| answer.status == 200).unwrap();
+    let policies: Vec<_> = served.headers.get_all("ratelimit-policy").iter().collect();
     assert!(
         policies[0].to_str().unwrap().starts_with("\"api_call\";q=10000;w="),
         "{policies:?}"

@@ -1,4 +1,4 @@
-//! An operator's change reaches every gateway by an announcement, long before the gateways refresh by themselves.
+//! An operator's change reaches every gateway by an announcement, long before the gateways refresh on their own.
 
 use std::time::Instant;
 

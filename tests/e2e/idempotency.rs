@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{Router, extract::Request, routing::any};
-use devstack::{http::Answer, upstream::Upstream};
+use devstack::{http::HttpResponse, upstream::Upstream};
 use futures_util::future::{join, join_all};
 use harness::{StackOptions, eventually};
 use schema::EventId;
@@ -98,7 +98,7 @@ async fn items_of_a_batch_are_counted_once_each() {
     let batch = json!({ "events": [usage(1), usage(10), { "usage_type": "nothing" }, usage(100)] });
     let path = "/v1/usage/batch";
     let (a, b) = join(keys.post(0, path, "b", &batch), keys.post(1, path, "b", &batch)).await;
-    let ids = |answer: &Answer| {
+    let ids = |answer: &HttpResponse| {
         let results = answer.ok().unwrap()["results"].as_array().unwrap().clone();
         results
             .iter()
@@ -123,8 +123,9 @@ async fn a_retry_of_a_partly_counted_batch_counts_only_the_rest() {
     keys.stack.admin.set_limit(account, "api_call", 3).await.unwrap();
     let batch = json!({ "events": [usage(1), usage(1), usage(1), usage(1), usage(1)] });
     let post = async || keys.post(0, "/v1/usage/batch", "b", &batch).await;
-    let results = |answer: &Answer| answer.ok().unwrap()["results"].as_array().unwrap().clone();
-    let statuses = |answer: &Answer| -> Vec<_> { results(answer).iter().map(|item| item["status"].clone()).collect() };
+    let results = |answer: &HttpResponse| answer.ok().unwrap()["results"].as_array().unwrap().clone();
+    let statuses =
+        |answer: &HttpResponse| -> Vec<_> { results(answer).iter().map(|item| item["status"].clone()).collect() };
     let first = post().await;
     assert_eq!(statuses(&first), [200, 200, 200, 429, 429]);
     let second = post().await;
@@ -222,7 +223,7 @@ async fn a_client_that_hung_up_gets_its_response_on_retry() {
     // Afterwards the key is cached and units are leased.
     assert_eq!(keys.spend(0, "before", 1).await.status, 200);
     keys.stack.nats.pause().unwrap();
-    // Every client that gets no response hangs up. Once one request has reached the gateway, the next client is told that the
+    // Every client that gets no response hangs up. Once one request has reached the gateway, the next client gets the response that the
     // key is in use.
     let answer = eventually("the key is in use", async || {
         tokio::time::timeout(Duration::from_millis(300), keys.spend(0, "k", 10))

@@ -51,7 +51,7 @@ struct Lanes {
 }
 
 /// The outcome that was reported for each event.
-type Told = HashMap<EventId, PublishOutcome>;
+type Outcomes = HashMap<EventId, PublishOutcome>;
 
 impl Lanes {
     async fn open(stream_bytes: i64) -> Self {
@@ -109,12 +109,12 @@ impl Lanes {
 
     /// Starts writers that publish until `stop` and record their outcomes.
     fn load(&self, writers: usize) -> Load {
-        let (told, stop) = (Arc::new([const { AtomicU64::new(0) }; 3]), Lifecycle::new());
+        let (counts, stop) = (Arc::new([const { AtomicU64::new(0) }; 3]), Lifecycle::new());
         let mut tasks = JoinSet::new();
         for _ in 0..writers {
-            let (publisher, told, stopping) = (self.publisher.clone(), told.clone(), stop.token());
+            let (publisher, counts, stopping) = (self.publisher.clone(), counts.clone(), stop.token());
             tasks.spawn(async move {
-                let mut mine = Told::new();
+                let mut mine = Outcomes::new();
                 while !stopping.is_cancelled() {
                     let account = AccountId::new();
                     let Ok(slot) = publisher.reserve(account) else {
@@ -124,13 +124,13 @@ impl Lanes {
                     };
                     let event = event(account);
                     let outcome = slot.publish(vec![outgoing(&event)]).await;
-                    told[index(outcome)].fetch_add(1, Relaxed);
+                    counts[index(outcome)].fetch_add(1, Relaxed);
                     mine.insert(event.event_id, outcome);
                 }
                 mine
             });
         }
-        Load { told, stop, tasks }
+        Load { counts, stop, tasks }
     }
 
     /// Closes every lane and the run, then returns the records of the stream in order.
@@ -151,30 +151,30 @@ impl Lanes {
 
 /// The running writers.
 struct Load {
-    told: Arc<[AtomicU64; 3]>,
+    counts: Arc<[AtomicU64; 3]>,
     stop: Lifecycle,
-    tasks: JoinSet<Told>,
+    tasks: JoinSet<Outcomes>,
 }
 
 impl Load {
-    fn told(&self, outcome: PublishOutcome) -> u64 {
-        self.told[index(outcome)].load(Relaxed)
+    fn count(&self, outcome: Outcome) -> u64 {
+        self.counts[index(outcome)].load(Relaxed)
     }
 
     async fn stored_more(&self, more: u64) {
-        let before = self.told(PublishOutcome::Stored);
-        let enough = async || (self.told(PublishOutcome::Stored) >= before + more).then_some(());
+        let before = self.count(PublishOutcome::Stored);
+        let enough = async || (self.count(PublishOutcome::Stored) >= before + more).then_some(());
         eventually("more events are stored", enough).await;
     }
 
-    async fn end(self) -> Told {
+    async fn end(self) -> Outcomes {
         self.stop.stop();
         self.tasks.join_all().await.into_iter().flatten().collect()
     }
 }
 
 /// The ledger check of the lanes: the stream matches the reported outcomes, and no lane has a record out of order.
-fn assert_told_the_truth(told: &Told, records: &[LaneRecord]) {
+fn assert_outcomes_are_true(outcomes: &Outcomes, records: &[LaneRecord]) {
     let mut stored: HashMap<EventId, u32> = HashMap::new();
     for record in records {
         if let Kind::Batch { events, .. } = &record.kind {
@@ -183,7 +183,7 @@ fn assert_told_the_truth(told: &Told, records: &[LaneRecord]) {
             }
         }
     }
-    for (event, outcome) in told {
+    for (event, outcome) in outcomes {
         let times = stored.remove(event).unwrap_or(0);
         match outcome {
             PublishOutcome::Stored => assert_eq!(times, 1, "{event} was reported as stored"),
@@ -193,7 +193,7 @@ fn assert_told_the_truth(told: &Told, records: &[LaneRecord]) {
             PublishOutcome::Unknown => assert!(times <= 1, "{event} is stored {times} times"),
         }
     }
-    assert!(stored.is_empty(), "{} events that nobody sent", stored.len());
+    assert!(stored.is_empty(), "{} events that no client sent", stored.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,9 +206,9 @@ async fn each_event_is_stored_as_reported_although_nats_is_killed_ten_times() {
         lanes.nats.restart().await.unwrap();
     }
     load.stored_more(500).await;
-    let told = load.end().await;
+    let outcomes = load.end().await;
     let records = lanes.end().await;
-    assert_told_the_truth(&told, &records);
+    assert_outcomes_are_true(&outcomes, &records);
     let closed = records.iter().filter(|record| record.kind == Kind::Close).count();
     assert_eq!(closed, usize::from(SHARDS), "every lane ends with its close record");
     assert_eq!(
@@ -225,7 +225,7 @@ async fn with_nats_paused_events_are_unknown_at_the_deadline_and_new_ones_are_re
     lanes.nats.pause().unwrap();
     // The events in flight are unknown at their deadline. All others are refused before a unit would be spent.
     eventually("waiting requests get an unknown outcome", async || {
-        (load.told(PublishOutcome::Unknown) > 0).then_some(())
+        (load.count(PublishOutcome::Unknown) > 0).then_some(())
     })
     .await;
     for _ in 0..64 {
@@ -236,8 +236,8 @@ async fn with_nats_paused_events_are_unknown_at_the_deadline_and_new_ones_are_re
     }
     lanes.nats.resume().unwrap();
     load.stored_more(100).await;
-    let told = load.end().await;
-    assert_told_the_truth(&told, &lanes.end().await);
+    let outcomes = load.end().await;
+    assert_outcomes_are_true(&outcomes, &lanes.end().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,7 +245,7 @@ async fn a_full_stream_refuses_with_a_known_outcome_and_recovers() {
     let mut lanes = Lanes::open(600_000).await;
     let load = lanes.load(16);
     eventually("the stream is full", async || {
-        (load.told(PublishOutcome::NotStored) > 200).then_some(())
+        (load.count(PublishOutcome::NotStored) > 200).then_some(())
     })
     .await;
     let mut config = usage_stream(-1);
@@ -255,16 +255,16 @@ async fn a_full_stream_refuses_with_a_known_outcome_and_recovers() {
         .await
         .unwrap();
     load.stored_more(200).await;
-    let told = load.end().await;
+    let outcomes = load.end().await;
     assert!(
-        !told.values().any(|outcome| *outcome == PublishOutcome::Unknown),
+        !outcomes.values().any(|outcome| *outcome == PublishOutcome::Unknown),
         "a refusal has a known outcome"
     );
     lanes.stream = jetstream::new(lanes.client.clone())
         .get_stream(names::USAGE_STREAM)
         .await
         .unwrap();
-    assert_told_the_truth(&told, &lanes.end().await);
+    assert_outcomes_are_true(&outcomes, &lanes.end().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,7 +279,7 @@ async fn a_fenced_run_is_given_up_and_its_events_get_their_true_outcome() {
         .unwrap();
     for shard in 0..SHARDS {
         let lane = LaneSubject::new(&lanes.client, &stream, shard, first);
-        // The run is alive and continues to write to the lane meanwhile.
+        // At the same time, the run is alive and continues to write to the lane.
         eventually("the lane is fenced", async || {
             fence(&lane, Duration::from_secs(5)).await.ok()
         })
@@ -299,9 +299,9 @@ async fn a_fenced_run_is_given_up_and_its_events_get_their_true_outcome() {
         .execute(&lanes.pool)
         .await
         .unwrap();
-    let told = load.end().await;
+    let outcomes = load.end().await;
     let records = lanes.end().await;
-    assert_told_the_truth(&told, &records);
+    assert_outcomes_are_true(&outcomes, &records);
     let mut of_first = records.iter().filter(|record| record.run_id == first);
     for _ in 0..SHARDS {
         // No record of the first run follows the fence of its lane, because NATS refuses it.
@@ -339,11 +339,8 @@ async fn an_entry_that_is_too_large_is_not_stored_and_affects_no_other() {
     };
     assert_eq!(outcome(&large).await, PublishOutcome::NotStored);
     assert_eq!(outcome(&small).await, PublishOutcome::Stored);
-    let told = Told::from([
-        (large.event_id, PublishOutcome::NotStored),
-        (small.event_id, PublishOutcome::Stored),
-    ]);
-    assert_told_the_truth(&told, &lanes.end().await);
+    let outcomes = Outcomes::from([(large.event_id, PublishOutcome::NotStored), (small.event_id, PublishOutcome::Stored)]);
+    assert_outcomes_are_true(&outcomes, &lanes.end().await);
 }
 
 /// The stream as an ingestor creates it.

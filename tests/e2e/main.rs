@@ -1,4 +1,4 @@
-//! Tests of the whole system on real servers. Every test starts what it needs, waits for conditions, and leaves nothing behind.
+//! Tests of the whole system on real servers. Every test starts its own servers, waits for conditions, and leaves nothing behind.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod bad_input;

@@ -44,9 +44,12 @@ async fn two_workers_send_one_notice_per_threshold_and_period() {
     assert!(receiver.received().is_empty(), "39 of 50 are not 80 %");
 
     spend(1).await;
-    let told = receiver.nth(1).await;
-    assert_eq!((told.path.as_str(), told.signatures(&secret)), ("/usage", (1, true)));
-    let body = told.json();
+    let notice = receiver.nth(1).await;
+    assert_eq!(
+        (notice.path.as_str(), notice.signatures(&secret)),
+        ("/usage", (1, true))
+    );
+    let body = notice.json();
     assert_eq!(body["type"], "usage.threshold_reached");
     let data = &body["data"];
     assert_eq!(data["account_id"], ada.account_id.to_string());
@@ -65,10 +68,10 @@ async fn two_workers_send_one_notice_per_threshold_and_period() {
     assert!(start < body["timestamp"].as_str().unwrap() && start < end, "{body}");
 
     spend(10).await;
-    let told = receiver.nth(2).await;
-    assert!(told.signatures(&secret).1);
-    assert_eq!(told.json()["data"]["threshold_percent"], 100);
-    assert_eq!(told.json()["data"]["current_usage"], 50);
+    let notice = receiver.nth(2).await;
+    assert!(notice.signatures(&secret).1);
+    assert_eq!(notice.json()["data"]["threshold_percent"], 100);
+    assert_eq!(notice.json()["data"]["current_usage"], 50);
 
     // 80 % of the new limit is not another notice of this period.
     stack.admin.set_limit(ada.account_id, "api_call", 100).await.unwrap();
@@ -150,12 +153,12 @@ async fn usage_billed_above_its_limit_sends_notices_too() {
     for (units, percent, usage) in [(9, None, 9), (3, Some(100), 12), (4, Some(150), 16)] {
         client.spend("export", units).await.unwrap().ok().unwrap();
         if let Some(percent) = percent {
-            let told = receiver.nth(if percent == 100 { 1 } else { 2 }).await.json();
+            let notice = receiver.nth(if percent == 100 { 1 } else { 2 }).await.json();
             assert_eq!(
                 (
-                    &told["data"]["threshold_percent"],
-                    &told["data"]["current_usage"],
-                    &told["data"]["limit"]
+                    &notice["data"]["threshold_percent"],
+                    &notice["data"]["current_usage"],
+                    &notice["data"]["limit"]
                 ),
                 (&json!(percent), &json!(usage), &json!(10))
             );
@@ -211,13 +214,13 @@ async fn commands_do_the_same() {
     };
     let set = run(&["set", &account, &receiver.url()]).await.unwrap();
     let test = run(&["test", "ada@example.com"]).await.unwrap();
-    let told = receiver.nth(1).await;
-    assert_eq!(told.id(), test["id"]);
-    assert!(told.signatures(set["secret"].as_str().unwrap()).1);
+    let notice = receiver.nth(1).await;
+    assert_eq!(notice.id(), test["id"]);
+    assert!(notice.signatures(set["secret"].as_str().unwrap()).1);
     let rotated = run(&["rotate", &account, "--overlap-hours", "1"]).await.unwrap();
-    run(&["replay", told.id()]).await.unwrap();
+    run(&["replay", notice.id()]).await.unwrap();
     let replayed = receiver.nth(2).await;
-    assert_eq!(replayed.id(), told.id());
+    assert_eq!(replayed.id(), notice.id());
     assert_eq!(replayed.signatures(rotated["secret"].as_str().unwrap()), (2, true));
     let listed = run(&["list", &account]).await.unwrap();
     assert_eq!(listed["items"].as_array().unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! Each service may do only what it needs in NATS. An analyst may only read in ClickHouse, within limits.
+//! Each service has only the permissions that it needs in NATS. An analyst may only read in ClickHouse, within limits.
 
 use std::time::Duration;
 

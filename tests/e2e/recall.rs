@@ -10,7 +10,7 @@ use std::{
 use axum::Router;
 use devstack::{
     admin::Customer,
-    http::{Answer, Http},
+    http::{Http, HttpResponse},
 };
 use futures_util::future::join_all;
 use harness::{Client, Stack, StackOptions, eventually, wait::SOON};
@@ -62,7 +62,7 @@ impl Rig {
     }
 
     /// Spends single units until a request is refused. Returns the number of accepted requests and the refusal.
-    async fn exhaust(&self, gateway: usize) -> (i64, Answer) {
+    async fn exhaust(&self, gateway: usize) -> (i64, HttpResponse) {
         let mut accepted = 0;
         loop {
             let answer = self.clients[gateway].spend("api_call", 1).await.unwrap();

@@ -24,7 +24,7 @@ use schema::Period;
 use uuid::Uuid;
 
 use self::rig::{DAY, HOUR, Rig, TYPES, month};
-use crate::billing::worker::{Place, TOKEN};
+use crate::billing::worker::{TOKEN, WorkerServers};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_reported_once_and_then_only_new_usage() {
@@ -38,7 +38,7 @@ async fn usage_is_reported_once_and_then_only_new_usage() {
     assert_eq!(rig.step().await, reports::Step::default(), "nothing is new");
     rig.use_units(&account, month(0), "export", &[5]).await;
     assert_eq!(rig.step().await.sent.delivered, 1);
-    assert_eq!(rig.told(&account, month(0), "export"), 1116);
+    assert_eq!(rig.reported(&account, month(0), "export"), 1116);
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
 }
 
@@ -50,7 +50,7 @@ async fn a_correction_lowers_stripes_units_and_an_unexplained_loss_is_never_sent
     rig.step().await;
     rig.correct(&account, month(0), "api_call", 30).await;
     assert_eq!(rig.step().await.sent.delivered, 1);
-    assert_eq!(rig.told(&account, month(0), "api_call"), 120);
+    assert_eq!(rig.reported(&account, month(0), "api_call"), 120);
     // The numbers rise and fall between the same values: each change is a new report, not a repetition.
     for _ in 0..3 {
         rig.use_units(&account, month(0), "api_call", &[30]).await;
@@ -67,7 +67,7 @@ async fn a_correction_lowers_stripes_units_and_an_unexplained_loss_is_never_sent
     let step = rig.step().await;
     assert_eq!((step.written, step.drifts), (0, 1));
     assert_eq!(rig.step().await.drifts, 0, "a known drift is not new");
-    assert_eq!(rig.told(&account, month(0), "api_call"), 120);
+    assert_eq!(rig.reported(&account, month(0), "api_call"), 120);
     let attention = rig.attention().await;
     assert_eq!(attention.drifts[0].drift_units, -50);
     rig.use_units(&account, month(0), "api_call", &[50]).await;
@@ -83,12 +83,12 @@ async fn a_correction_that_usage_outweighed_explains_no_later_loss() {
     rig.use_units(&account, month(0), "api_call", &[15, 55]).await;
     rig.correct(&account, month(0), "api_call", 20).await;
     rig.step().await;
-    assert_eq!(rig.told(&account, month(0), "api_call"), 50);
+    assert_eq!(rig.reported(&account, month(0), "api_call"), 50);
     let lost = "delete from usage_events where cost_units = 15";
     rig.clickhouse.query(lost).execute().await.unwrap();
     let step = rig.step().await;
     assert_eq!((step.written, step.drifts), (0, 1));
-    assert_eq!(rig.told(&account, month(0), "api_call"), 50);
+    assert_eq!(rig.reported(&account, month(0), "api_call"), 50);
     // A later correction explains only its own units.
     rig.use_units(&account, month(0), "api_call", &[15]).await;
     rig.correct(&account, month(0), "api_call", 5).await;
@@ -103,7 +103,7 @@ async fn a_refused_customer_is_parked_and_the_others_continue() {
     let accounts = rig.accounts(20, month(0)).await;
     let bad = "update billing_periods set customer_id = '' where account_id = $1";
     sqlx::query(bad).bind(accounts[3].id.0).execute(&rig.db).await.unwrap();
-    // Deleted at Stripe, which would accept the events and bill them to nobody.
+    // Deleted in Stripe. Stripe would accept the events and bill no customer.
     let gone = "update stripe_customers set deleted_at = now() where account_id = $1";
     sqlx::query(gone).bind(accounts[5].id.0).execute(&rig.db).await.unwrap();
     let usage = accounts.iter().map(|account| (account.id, "api_call", 7));
@@ -170,7 +170,7 @@ async fn missing_meter_parks_nothing() {
     assert!(format!("{failure:#}").contains("no meter"), "{failure:#}");
     let counts = (rig.count("open").await, rig.count("parked").await);
     assert_eq!(counts, (1, 0));
-    assert_eq!(rig.told(&account, month(0), "api_call"), 6, "other types continue");
+    assert_eq!(rig.reported(&account, month(0), "api_call"), 6, "other types continue");
     assert_eq!(rig.stripe.violations(), Vec::<String>::new());
 }
 
@@ -193,7 +193,7 @@ async fn flush_reports_all_of_one_account_at_once() {
         // One of them waits for its next retry. A flush does not wait.
         let flushed = reports::flush(&rig.reporter, account.id, rig.now()).await.unwrap();
         assert_eq!((flushed.open, flushed.parked), (0, 0));
-        assert_eq!(rig.told(account, month(0), "api_call"), 15);
+        assert_eq!(rig.reported(account, month(0), "api_call"), 15);
     }
     rig.assert_told_is_counted(&accounts, &[month(0)]).await;
 }
@@ -218,7 +218,7 @@ async fn two_thousand_accounts_are_reported_in_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_reports_by_itself_and_shows_what_it_reported() {
+async fn the_service_reports_on_its_own_and_shows_its_reports() {
     let now = schema::clock::now_s();
     let options = StripeDoubleOptions {
         start_at: Some(now),
@@ -231,15 +231,15 @@ async fn the_service_reports_by_itself_and_shows_what_it_reported() {
     };
     let account = rig.accounts(1, period).await.remove(0);
     rig.use_units(&account, period, "api_call", &[41, 1]).await;
-    let place = Place::new().await;
-    let (options, _) = place.worker("reporting");
+    let servers = WorkerServers::new().await;
+    let (options, _) = servers.worker("reporting");
     let options = rig
         .env()
         .into_iter()
         .fold(options, |options, (name, value)| options.env(name, value));
     let service = Service::start(options.env("REPORT_INTERVAL", "0.2")).await.unwrap();
     eventually("the usage is reported", async || {
-        (rig.told(&account, period, "api_call") == 42).then_some(())
+        (rig.reported(&account, period, "api_call") == 42).then_some(())
     })
     .await;
     let get = async |path: &str| {

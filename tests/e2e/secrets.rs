@@ -18,7 +18,7 @@ const PASSWORD: &str = "hunter2-of-the-test";
 /// All levels of all crates, including dependencies.
 const ALL: &str = "trace";
 
-/// Starts a service whose servers are missing or refuse it. Returns its log until it ended or was stopped.
+/// Starts a service with servers that are missing or refuse it. Returns its log until it ended or was stopped.
 async fn failing(service: &str, env: &[(&str, String)]) -> Result<String> {
     let mut command = tokio::process::Command::new(SERVICES);
     command
@@ -114,7 +114,7 @@ async fn no_log_of_a_run_contains_a_secret() {
         200
     );
     let endpoint = format!("{admin}/admin/accounts/{}/notice-endpoint", customer.account_id);
-    // Nobody listens at this address.
+    // No server listens at this address.
     let notice_url = format!("http://127.0.0.1:1/{PASSWORD}");
     let set = send(
         Method::PUT,

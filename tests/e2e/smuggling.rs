@@ -12,7 +12,7 @@ use wire::Wire;
 
 use crate::SERVICES;
 
-/// Placeholders in the bytes of a case: `{path}` is a path of its own, `{host}` and `{key}` are headers that a request needs,
+/// Placeholders in the bytes of a case: `{path}` is a unique path, `{host}` and `{key}` are headers that a request needs,
 /// and `{inner}` is a whole request that must never reach the upstream.
 struct Case {
     name: &'static str,
@@ -21,7 +21,7 @@ struct Case {
     answers: &'static [u16],
     /// Whether the connection stays open.
     then: Then,
-    /// What the upstream sees: `METHOD target body`.
+    /// The requests that the upstream receives: `METHOD target body`.
     upstream: &'static [&'static str],
 }
 
@@ -58,7 +58,7 @@ const LENGTHS: &[Case] = cases! {
     "a coding and a length":
         "POST {path} HTTP/1.1\r\n{host}{key}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n3\r\nabc\r\n0\r\n\r\n{inner}"
         => [200], Closed, ["POST {path} abc"];
-    "a coding and a length that is none":
+    "a coding and an invalid length":
         "POST {path} HTTP/1.1\r\n{host}{key}Transfer-Encoding: chunked\r\nContent-Length: x\r\n\r\n0\r\n\r\n{inner}"
         => [200], Closed, ["POST {path} "];
     "the same length twice":
@@ -138,7 +138,7 @@ const TARGETS: &[Case] = cases! {
     "HTTP/0.9": "GET {path}\r\n" => [400], Closed, [];
     "HTTP/1.2": "GET {path} HTTP/1.2\r\n{host}{key}\r\n" => [400], Closed, [];
     "HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => [], Closed, [];
-    "two requests, one after the other":
+    "two requests in sequence":
         "GET {path} HTTP/1.1\r\n{host}{key}\r\nPOST {path}/2 HTTP/1.1\r\n{host}{key}Content-Length: 1\r\n\r\na"
         => [200, 200], Open, ["GET {path} ", "POST {path}/2 a"];
     "a request behind one without a key":
@@ -160,7 +160,7 @@ const CHUNKS: &[Case] = cases! {
     "a size that ends in a line feed": "POST {path} HTTP/1.1\r\n{host}{key}Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n" => [400], Closed, [];
     "a line feed in an extension":
         "POST {path} HTTP/1.1\r\n{host}{key}Transfer-Encoding: chunked\r\n\r\n3;a\nb\r\nabc\r\n0\r\n\r\n{inner}" => [400], Closed, [];
-    "a trailer that is none": "POST {path} HTTP/1.1\r\n{host}{key}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n{inner}" => [400], Closed, [];
+    "an invalid trailer": "POST {path} HTTP/1.1\r\n{host}{key}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n{inner}" => [400], Closed, [];
 };
 
 /// Hop-by-hop headers and protocol changes.
@@ -176,7 +176,7 @@ const HOPS: &[Case] = cases! {
     "a WebSocket is asked for": "GET {path} HTTP/1.1\r\n{host}{key}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n" => [501], Open, [];
     "a body is announced": "POST {path} HTTP/1.1\r\n{host}{key}Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc" => [100, 200], Open, ["POST {path} abc"];
     "a body is announced without a key": "POST {path} HTTP/1.1\r\n{host}Expect: 100-continue\r\nContent-Length: 3\r\n\r\n" => [401], Refused, [];
-    "an expectation that nobody knows": "POST {path} HTTP/1.1\r\n{host}{key}Expect: miracles\r\nContent-Length: 3\r\n\r\nabc" => [200], Open, ["POST {path} abc"];
+    "an unknown expectation": "POST {path} HTTP/1.1\r\n{host}{key}Expect: miracles\r\nContent-Length: 3\r\n\r\nabc" => [200], Open, ["POST {path} abc"];
 };
 
 /// Headers that never reach the upstream.
@@ -269,17 +269,17 @@ async fn check(case: &Case, n: usize, gateway: &str, customer: &Customer, upstre
         (Closed, None) | (Refused, None | Some(400)) => {}
         (_, probed) => bail!("the next request was answered {probed:?}"),
     }
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     for request in seen {
         let request = request.map_err(|why| anyhow!("the upstream: {why}"))?;
         if let Some(why) = foreign(&request, customer) {
             bail!("the upstream got {why}: {request:?}");
         }
         let body = String::from_utf8_lossy(&request.body).into_owned();
-        told.push(format!("{} {} {body}", request.method, request.target));
+        received.push(format!("{} {} {body}", request.method, request.target));
     }
-    ensure!(told == expected, "the upstream saw {told:?}, not {expected:?}");
-    Ok(told.len() as u64)
+    ensure!(received == expected, "the upstream saw {received:?}, not {expected:?}");
+    Ok(received.len() as u64)
 }
 
 /// Something that the upstream should not get, or that is missing or repeated.

@@ -47,13 +47,13 @@ async fn customer(stack: &Stack, name: &str, limit: i64) -> Customer {
 
 /// Clients that spend single units and record the responses.
 struct Load {
-    told: Arc<Told>,
+    responses: Arc<Responses>,
     stop: Arc<AtomicBool>,
     clients: JoinSet<()>,
 }
 
 #[derive(Default)]
-struct Told {
+struct Responses {
     accepted: AtomicU64,
     refused: AtomicU64,
     over_limit: AtomicU64,
@@ -65,26 +65,26 @@ struct Told {
 
 impl Load {
     fn start(stack: &Stack, customer: &Customer, clients: usize) -> Self {
-        let (told, stop) = (Arc::<Told>::default(), Arc::<AtomicBool>::default());
+        let (responses, stop) = (Arc::<Responses>::default(), Arc::<AtomicBool>::default());
         let mut set = JoinSet::new();
         for n in 0..clients {
             let client = Client::new(stack.gateway(n % stack.gateways.len()), customer);
-            let (told, stop) = (told.clone(), stop.clone());
+            let (responses, stop) = (responses.clone(), stop.clone());
             set.spawn(async move {
                 while !stop.load(Relaxed) {
                     let began = Instant::now();
                     let counter = match client.spend("api_call", 1).await.map(|answer| answer.status.as_u16()) {
-                        Ok(200) => &told.accepted,
-                        Ok(503) => &told.refused,
-                        Ok(429) => &told.over_limit,
-                        Ok(504) => &told.unknown,
+                        Ok(200) => &responses.accepted,
+                        Ok(503) => &responses.refused,
+                        Ok(429) => &responses.over_limit,
+                        Ok(504) => &responses.unknown,
                         Ok(status) => panic!("{status}"),
-                        Err(_) => &told.cut,
+                        Err(_) => &responses.cut,
                     };
                     counter.fetch_add(1, Relaxed);
                     let took = began.elapsed().as_millis() as u64;
-                    told.slowest_ms.fetch_max(took, Relaxed);
-                    if !std::ptr::eq(counter, &told.accepted) {
+                    responses.slowest_ms.fetch_max(took, Relaxed);
+                    if !std::ptr::eq(counter, &responses.accepted) {
                         // A refused client waits before it retries.
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
@@ -92,26 +92,26 @@ impl Load {
             });
         }
         Self {
-            told,
+            responses,
             stop,
             clients: set,
         }
     }
 
     async fn accepts(&self, more: u64) {
-        let before = self.told.accepted.load(Relaxed);
-        let enough = async || (self.told.accepted.load(Relaxed) >= before + more).then_some(());
+        let before = self.responses.accepted.load(Relaxed);
+        let enough = async || (self.responses.accepted.load(Relaxed) >= before + more).then_some(());
         eventually("more requests are accepted", enough).await;
     }
 
-    async fn end(self) -> Arc<Told> {
+    async fn end(self) -> Arc<Responses> {
         self.stop.store(true, Relaxed);
         self.clients.join_all().await;
-        self.told
+        self.responses
     }
 }
 
-impl Told {
+impl Responses {
     fn counts(&self) -> [u64; 5] {
         [
             &self.accepted,
@@ -125,8 +125,8 @@ impl Told {
 }
 
 /// The ledger check if some outcomes are unknown: every accepted request is stored, none twice, and no others.
-async fn assert_stored_between(stack: &Stack, customer: &Customer, told: &Told) -> u64 {
-    let [accepted, _, _, unknown, cut] = told.counts();
+async fn assert_stored_between(stack: &Stack, customer: &Customer, responses: &Responses) -> u64 {
+    let [accepted, _, _, unknown, cut] = responses.counts();
     let stored = async || {
         let sums = stack.sums(customer.account_id).await.ok()?;
         (sums.events >= accepted).then_some(sums)
@@ -136,7 +136,7 @@ async fn assert_stored_between(stack: &Stack, customer: &Customer, told: &Told) 
     assert!(
         (accepted..=accepted + unknown + cut).contains(&sums.events),
         "{:?}, {sums:?}",
-        told.counts()
+        responses.counts()
     );
     sums.events
 }

@@ -1,5 +1,5 @@
 //! Reads a web server's access log in combined format. Each line becomes a request that can be sent again, or is counted
-//! under the reason why it cannot.
+//! by the reason why it cannot be sent.
 
 use std::{
     collections::BTreeMap,
@@ -79,7 +79,7 @@ fn entry(line: &str) -> Result<Entry, Skip> {
 }
 
 /// The text up to the closing quote, without its escapes, and what follows. Without a closing quote the line was cut off, and
-/// the text is what is left.
+/// the text is the rest of the line.
 fn quoted(text: &str) -> (String, &str) {
     let mut unescaped = String::new();
     let mut characters = text.char_indices().peekable();

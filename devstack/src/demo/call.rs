@@ -1,4 +1,4 @@
-//! One request of the demo: what is sent, and what was answered.
+//! One request of the demo, and its outcome.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -23,11 +23,11 @@ pub struct Call {
     pub upstream_status: Option<u16>,
     /// The client's address and user agent, if the request carries them.
     pub client: Option<(IpAddr, String)>,
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<CallOutcome>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// Answered below 400: charged, and stored as this event.
     Accepted(EventId),
     /// Admitted, then failed: stored as this event with 0 units.

@@ -12,7 +12,7 @@ use schema::{AccountId, Catalogue, EventId, usage_event::stored_address};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::call::{Call, Driven, Outcome};
+use super::call::{Call, CallOutcome, Driven};
 use crate::system::Endpoints;
 
 /// Bytes of a path or a user agent that the gateway stores.
@@ -50,7 +50,7 @@ pub struct Check {
     pub over_admitted: i64,
     /// Requests to which a gateway gave no HTTP answer.
     pub unanswered: usize,
-    /// The first few, in words.
+    /// Descriptions of the first few.
     pub examples: Vec<String>,
     pub stored: Vec<StoredEvent>,
 }
@@ -73,14 +73,15 @@ impl Check {
     }
 }
 
-/// Waits until every accepted request is stored, and compares what is stored with what was sent.
+/// Waits until every accepted request is stored, and compares the stored events with the requests.
 pub async fn check(endpoints: &Endpoints, driven: &Driven) -> Result<Check> {
     let client = clickhouse::Client::default()
         .with_url(&endpoints.clickhouse_url)
         .with_user(std::env::var("CLICKHOUSE_USER").unwrap_or_else(|_| "default".into()))
         .with_password(std::env::var("CLICKHOUSE_PASSWORD").unwrap_or_default())
         .with_database(&endpoints.clickhouse_database);
-    let certain = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Accepted(_) | Outcome::Failed(_)));
+    let certain =
+        |outcome: &Option<CallOutcome>| matches!(outcome, Some(CallOutcome::Accepted(_) | CallOutcome::Failed(_)));
     let expected = driven.calls.iter().filter(|call| certain(&call.outcome)).count() as u64;
     let end = Instant::now() + STORED_WITHIN;
     loop {
@@ -112,19 +113,19 @@ fn compare(driven: &Driven, stored: Vec<StoredEvent>) -> Check {
     let mut unknown = 0;
     for call in &driven.calls {
         let (id, units) = match &call.outcome {
-            Some(Outcome::Accepted(id)) => (id, call.units),
-            Some(Outcome::Failed(id)) => (id, 0),
-            Some(Outcome::Unknown) => {
+            Some(CallOutcome::Accepted(id)) => (id, call.units),
+            Some(CallOutcome::Failed(id)) => (id, 0),
+            Some(CallOutcome::Unknown) => {
                 unknown += 1;
                 continue;
             }
-            Some(Outcome::Unanswered(reason)) => {
+            Some(CallOutcome::Unanswered(reason)) => {
                 unknown += 1;
                 check.unanswered += 1;
                 check.example(format!("no answer: {} {}: {reason}", call.method, call.target));
                 continue;
             }
-            Some(Outcome::Refused(_)) | None => continue,
+            Some(CallOutcome::Refused(_)) | None => continue,
         };
         let rows = by_id.remove(id).unwrap_or_default();
         let Some(row) = rows.first() else {
@@ -162,7 +163,7 @@ fn path(call: &Call) -> &str {
     call.target.split('?').next().unwrap_or_default()
 }
 
-/// The gateway stores no more of a text.
+/// The part of a text that the gateway stores.
 fn stored_text(text: &str) -> &str {
     &text[..text.floor_char_boundary(STORED_TEXT_MAX)]
 }

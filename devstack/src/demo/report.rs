@@ -1,11 +1,11 @@
-//! What the demo prints: a table, the ledger check, and commands to try.
+//! The output of the demo: a table, the ledger check, and commands to try.
 
 use std::{collections::BTreeMap, fmt::Write};
 
 use serde_json::{Map, Value, json};
 
 use super::{
-    call::{Call, Driven, Outcome},
+    call::{Call, CallOutcome, Driven},
     ledger::Check,
     upgrade::Upgrade,
 };
@@ -47,16 +47,16 @@ impl<'a> Report<'a> {
             let line = line(&mut lines, plan(call), call.usage_type);
             line.sent += 1;
             match &call.outcome {
-                Some(Outcome::Accepted(_)) => {
+                Some(CallOutcome::Accepted(_)) => {
                     line.accepted += 1;
                     line.accepted_units += call.units;
                 }
-                Some(Outcome::Failed(_)) => line.failed += 1,
-                Some(Outcome::Refused(reason)) => {
+                Some(CallOutcome::Failed(_)) => line.failed += 1,
+                Some(CallOutcome::Refused(reason)) => {
                     line.refused += 1;
                     *refused.entry(reason.clone()).or_default() += 1;
                 }
-                Some(Outcome::Unknown | Outcome::Unanswered(_)) | None => line.unknown += 1,
+                Some(CallOutcome::Unknown | CallOutcome::Unanswered(_)) | None => line.unknown += 1,
             }
         }
         for event in &check.stored {
@@ -66,7 +66,7 @@ impl<'a> Report<'a> {
                 .find(|customer| customer.account_id == event.account_id());
             let line = line(
                 &mut lines,
-                customer.map_or("(nobody)", |customer| &customer.plan),
+                customer.map_or("(unknown)", |customer| &customer.plan),
                 &event.usage_type,
             );
             line.stored += 1;

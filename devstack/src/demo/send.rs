@@ -1,4 +1,4 @@
-//! Sends the demo's requests through all gateways and notes every outcome. No answer and no failure ends the run.
+//! Sends the demo's requests through all gateways and records every outcome. A failed request does not end the run.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 
 use super::{
-    call::{Call, Outcome},
+    call::{Call, CallOutcome},
     steps::Steps,
 };
 use crate::{
     admin::Customer,
-    http::{Answer, Http, request},
+    http::{Http, HttpResponse, request},
     system::System,
 };
 
@@ -35,7 +35,7 @@ pub async fn send(system: &System, customers: &[Customer], calls: Vec<Call>, ste
             };
             call.outcome = Some(match answer {
                 Ok(answer) => outcome(&answer),
-                Err(error) => Outcome::Unanswered(format!("{error:#}")),
+                Err(error) => CallOutcome::Unanswered(format!("{error:#}")),
             });
             call
         }
@@ -68,24 +68,24 @@ fn message(url: &str, key: &str, call: &Call) -> Result<Request<Full<Bytes>>> {
     Ok(message)
 }
 
-fn outcome(answer: &Answer) -> Outcome {
+fn outcome(answer: &HttpResponse) -> CallOutcome {
     let status = answer.status.as_u16();
     if let Some(event) = answer.header("usage-event-id") {
         return match event.parse() {
-            Ok(event) if status < 400 => Outcome::Accepted(event),
-            Ok(event) => Outcome::Failed(event),
-            Err(_) => Outcome::Unanswered(format!("{status}: Usage-Event-Id `{event}` is not an event id")),
+            Ok(event) if status < 400 => CallOutcome::Accepted(event),
+            Ok(event) => CallOutcome::Failed(event),
+            Err(_) => CallOutcome::Unanswered(format!("{status}: Usage-Event-Id `{event}` is not an event id")),
         };
     }
     let problem = answer.json().unwrap_or_default();
     match problem["error"].as_str() {
-        Some("outcome_unknown") => Outcome::Unknown,
-        Some(error) => Outcome::Refused(error.to_owned()),
+        Some("outcome_unknown") => CallOutcome::Unknown,
+        Some(error) => CallOutcome::Refused(error.to_owned()),
         // A refused HEAD request has no body.
-        None if (400..500).contains(&status) => Outcome::Refused(format!("status {status}")),
-        None if status == 504 => Outcome::Unknown,
-        None if status == 503 => Outcome::Refused(format!("status {status}")),
-        None => Outcome::Unanswered(format!("{status} with neither an event id nor a problem")),
+        None if (400..500).contains(&status) => CallOutcome::Refused(format!("status {status}")),
+        None if status == 504 => CallOutcome::Unknown,
+        None if status == 503 => CallOutcome::Refused(format!("status {status}")),
+        None => CallOutcome::Unanswered(format!("{status} with neither an event id nor a problem")),
     }
 }
 
@@ -93,14 +93,14 @@ fn outcome(answer: &Answer) -> Outcome {
 mod tests {
     use super::*;
 
-    fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Outcome {
+    fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> CallOutcome {
         let header = |(name, value): &(&'static str, &str)| {
             (
                 header::HeaderName::from_static(name),
                 HeaderValue::from_str(value).unwrap(),
             )
         };
-        outcome(&Answer {
+        outcome(&HttpResponse {
             status: http::StatusCode::from_u16(status).unwrap(),
             headers: headers.iter().map(header).collect(),
             body: body.to_owned().into(),
@@ -111,20 +111,23 @@ mod tests {
     fn every_answer_is_an_outcome() {
         let id = "0195a3c4-5b6d-7e8f-9a0b-1c2d3e4f5a6b";
         let event = || id.parse().unwrap();
-        assert_eq!(answer(200, &[("usage-event-id", id)], ""), Outcome::Accepted(event()));
-        assert_eq!(answer(404, &[("usage-event-id", id)], ""), Outcome::Failed(event()));
-        let refused = |reason: &str| Outcome::Refused(reason.to_owned());
+        assert_eq!(
+            answer(200, &[("usage-event-id", id)], ""),
+            CallOutcome::Accepted(event())
+        );
+        assert_eq!(answer(404, &[("usage-event-id", id)], ""), CallOutcome::Failed(event()));
+        let refused = |reason: &str| CallOutcome::Refused(reason.to_owned());
         assert_eq!(
             answer(429, &[], r#"{"error":"rate_limit_exceeded"}"#),
             refused("rate_limit_exceeded")
         );
         assert_eq!(answer(429, &[], ""), refused("status 429"), "a HEAD request");
         assert_eq!(answer(431, &[], "no JSON"), refused("status 431"));
-        assert_eq!(answer(504, &[], r#"{"error":"outcome_unknown"}"#), Outcome::Unknown);
-        assert_eq!(answer(504, &[], ""), Outcome::Unknown, "a HEAD request");
+        assert_eq!(answer(504, &[], r#"{"error":"outcome_unknown"}"#), CallOutcome::Unknown);
+        assert_eq!(answer(504, &[], ""), CallOutcome::Unknown, "a HEAD request");
         for (status, headers) in [(200, vec![]), (200, vec![("usage-event-id", "x")]), (500, vec![])] {
             assert!(
-                matches!(answer(status, &headers, "{}"), Outcome::Unanswered(_)),
+                matches!(answer(status, &headers, "{}"), CallOutcome::Unanswered(_)),
                 "{status} {headers:?}"
             );
         }

@@ -35,7 +35,7 @@ impl Steps {
     fn line(&self, text: &str, end: char) {
         let seconds = self.started.elapsed().as_secs_f64();
         let mut output = std::io::stderr().lock();
-        // The demo continues even if nobody can read its progress.
+        // The demo continues even if standard error is closed.
         drop(write!(output, "demo: {seconds:>5.1} s  {text}{end}"));
     }
 }

@@ -1,4 +1,4 @@
-//! `demo --replay` as a program. Every line of a log is sent or counted under a reason, and none ends the replay.
+//! `demo --replay` as a program. Every line of a log is sent, or counted by reason. No line ends the replay.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -27,11 +27,11 @@ async fn every_change_is_in_the_audit_log_once_and_requests_without_a_change_are
             worker.change(method, &path, body).await;
         }
     }
-    worker.place.json(&["accounts", "resume", &account]).await;
-    worker.place.json(&["limits", "set", &account, "export", "7"]).await;
+    worker.servers.json(&["accounts", "resume", &account]).await;
+    worker.servers.json(&["limits", "set", &account, "export", "7"]).await;
     for _ in 0..2 {
-        worker.place.json(&["limits", "clear", &account, "export"]).await;
-        worker.place.json(&["catalogue", "sync"]).await;
+        worker.servers.json(&["limits", "clear", &account, "export"]).await;
+        worker.servers.json(&["catalogue", "sync"]).await;
         worker
             .change(
                 Method::PUT,

@@ -44,7 +44,7 @@ async fn every_change_is_announced_after_its_commit() {
     }
 
     // A command announces its change before it ends.
-    worker.place.json(&["accounts", "resume", &account]).await;
+    worker.servers.json(&["accounts", "resume", &account]).await;
     assert_eq!(announcements.next().await, account_changed);
 }
 
@@ -67,7 +67,7 @@ async fn limits_in_force_are_written_into_open_pools() {
     .unwrap();
 
     let enterprise = write(
-        worker.place.data.path(),
+        worker.servers.data.path(),
         "plans.toml",
         &include_str!("../../../schema/plans.toml").replace("limit = 100_000", "limit = 123_456"),
     );
@@ -112,7 +112,10 @@ async fn limits_in_force_are_written_into_open_pools() {
     worker
         .change(Method::PUT, &path("plan"), json!({ "plan": "enterprise" }))
         .await;
-    let synced = worker.place.json(&["catalogue", "sync", "--plans", &enterprise]).await;
+    let synced = worker
+        .servers
+        .json(&["catalogue", "sync", "--plans", &enterprise])
+        .await;
     assert_eq!(synced["accounts_changed"], 1);
     let pool: i64 = sqlx::query_scalar("select max(limit_units) from quota_pool")
         .fetch_one(&worker.pool)
@@ -148,9 +151,9 @@ async fn concurrent_assignments_leave_one_current_subscription() {
 #[tokio::test]
 async fn changes_succeed_while_nats_is_unavailable() {
     let mut worker = Worker::start().await;
-    worker.place.nats.kill().await.unwrap();
+    worker.servers.nats.kill().await.unwrap();
     let account = worker.account("ann@example.com", "pro").await;
-    let details = worker.place.json(&["accounts", "suspend", &account]).await;
+    let details = worker.servers.json(&["accounts", "suspend", &account]).await;
     assert_eq!(details["status"], "suspended");
     // A worker that starts during the outage serves, too.
     worker.service.restart().await.unwrap();
@@ -160,7 +163,7 @@ async fn changes_succeed_while_nats_is_unavailable() {
     assert_eq!(details["status"], "active");
 
     // It announces changes on its own once NATS is back.
-    worker.place.nats.restart().await.unwrap();
+    worker.servers.nats.restart().await.unwrap();
     let mut announcements = worker.announcements().await;
     let mut changes = JoinSet::new();
     let (url, http) = (

@@ -8,15 +8,15 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tokio::process::Command;
 
-use super::worker::{Place, SERVICES, Worker, output, write};
+use super::worker::{SERVICES, Worker, WorkerServers, output, write};
 
 #[tokio::test]
 async fn workers_that_start_together_migrate_once_and_all_serve() {
-    let place = Place::new().await;
-    let workers = ["one", "two", "three", "four"].map(|name| Service::start(place.worker(name).0));
+    let servers = WorkerServers::new().await;
+    let workers = ["one", "two", "three", "four"].map(|name| Service::start(servers.worker(name).0));
     let workers = futures_util::future::join_all(workers).await;
     assert!(workers.iter().all(Result::is_ok), "{workers:?}");
-    let pool = PgPool::connect(&place.database_url).await.unwrap();
+    let pool = PgPool::connect(&servers.database_url).await.unwrap();
     let plans: Vec<String> = sqlx::query_scalar("select id from plans order by position")
         .fetch_all(&pool)
         .await
@@ -28,7 +28,7 @@ async fn workers_that_start_together_migrate_once_and_all_serve() {
 async fn a_start_that_loses_postgres_starts_over() {
     let mut worker = Worker::start().await;
     worker.service.stop(Duration::from_secs(30)).await.unwrap();
-    let (place, pool) = (&worker.place, &worker.pool);
+    let (servers, pool) = (&worker.servers, &worker.pool);
     for table in ["_sqlx_migrations", "plans"] {
         let mut held = pool.begin().await.unwrap();
         sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -37,7 +37,7 @@ async fn a_start_that_loses_postgres_starts_over() {
         .execute(&mut *held)
         .await
         .unwrap();
-        let started = Service::start(place.worker("again").0);
+        let started = Service::start(servers.worker("again").0);
         let dropped = async {
             let first = drop_waiting(pool).await;
             let second = drop_waiting(pool).await;
@@ -75,8 +75,8 @@ async fn sigterm_ends_it_well() {
 
 #[tokio::test]
 async fn admin_api_without_a_token_is_closed_and_says_how_to_open_it() {
-    let place = Place::new().await;
-    let (mut options, _) = place.worker("closed");
+    let servers = WorkerServers::new().await;
+    let (mut options, _) = servers.worker("closed");
     options.env.retain(|(name, _)| name != "ADMIN_TOKEN");
     let service = Service::start(options).await.unwrap();
     for token in ["", "anything"] {
@@ -101,11 +101,14 @@ async fn a_plan_in_use_cannot_leave_the_catalogue() {
     }
     let catalogue = include_str!("../../../schema/plans.toml");
     let (without, _) = catalogue.split_once("[[plan]]\nid = \"enterprise\"").unwrap();
-    let file = write(worker.place.data.path(), "plans.toml", without);
-    let output = worker.place.command(&["catalogue", "sync", "--plans", &file]).await;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("`enterprise`") && told.contains("2 accounts"), "{told}");
+    let file = write(worker.servers.data.path(), "plans.toml", without);
+    let output = worker.servers.command(&["catalogue", "sync", "--plans", &file]).await;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("`enterprise`") && stderr.contains("2 accounts"),
+        "{stderr}"
+    );
     let plans: i64 = sqlx::query_scalar("select count(*) from plans")
         .fetch_one(&worker.pool)
         .await
@@ -115,11 +118,11 @@ async fn a_plan_in_use_cannot_leave_the_catalogue() {
 
 #[tokio::test]
 async fn wrong_settings_prevent_the_start_and_are_named() {
-    let place = Place::new().await;
+    let servers = WorkerServers::new().await;
     let typo = include_str!("../../../schema/plans.toml").replacen("usage.export", "usage.exprot", 1);
     let line = typo.lines().position(|line| line.contains("exprot")).unwrap() + 1;
-    let file = write(place.data.path(), "typo.toml", &typo);
-    let missing = place.database_url.replace("billing_", "missing_");
+    let file = write(servers.data.path(), "typo.toml", &typo);
+    let missing = servers.database_url.replace("billing_", "missing_");
     for (name, value, code, named) in [
         ("PLANS_FILE", file.as_str(), 2, format!("typo.toml:{line}: ")),
         (
@@ -133,13 +136,16 @@ async fn wrong_settings_prevent_the_start_and_are_named() {
         ("LOG_FILTER", "in=fo=", 2, "log-filter".to_owned()),
         ("DATABASE_URL", missing.as_str(), 1, "PostgreSQL".to_owned()),
     ] {
-        let (options, _) = place.worker("wrong");
+        let (options, _) = servers.worker("wrong");
         let mut command = Command::new(SERVICES);
         command.args(["service", "billing-worker"]);
         command.envs(options.env).env(name, value);
         let output = output(command).await;
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{name}: {told}");
-        assert!(told.contains(&named) && !told.contains("hunter2"), "{name}: {told}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{name}: {stderr}");
+        assert!(
+            stderr.contains(&named) && !stderr.contains("hunter2"),
+            "{name}: {stderr}"
+        );
     }
 }

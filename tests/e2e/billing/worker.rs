@@ -5,7 +5,7 @@ use std::{path::Path, process::Output, sync::Arc, time::Duration};
 use async_nats::Subscriber;
 use devstack::{
     DataDir, Nats, NatsOptions, Servers, Service, ServiceOptions,
-    http::{Answer, Http, request},
+    http::{Http, HttpResponse, request},
     ports,
 };
 use futures_util::StreamExt;
@@ -24,19 +24,19 @@ pub struct Worker {
     pub service: Service,
     pub pool: PgPool,
     pub public_url: String,
-    pub place: Place,
+    pub servers: WorkerServers,
     http: Http,
 }
 
 /// The servers that a worker needs.
-pub struct Place {
+pub struct WorkerServers {
     pub nats: Nats,
     pub database_url: String,
     _servers: Arc<Servers>,
     pub data: DataDir,
 }
 
-impl Place {
+impl WorkerServers {
     pub async fn new() -> Self {
         let servers = Servers::shared().await.unwrap();
         let data = DataDir::create().unwrap();
@@ -88,19 +88,19 @@ impl Place {
 
 impl Worker {
     pub async fn start() -> Self {
-        let place = Place::new().await;
-        let (options, public_url) = place.worker("billing-worker");
+        let servers = WorkerServers::new().await;
+        let (options, public_url) = servers.worker("billing-worker");
         Self {
             service: Service::start(options).await.unwrap(),
-            pool: PgPool::connect(&place.database_url).await.unwrap(),
+            pool: PgPool::connect(&servers.database_url).await.unwrap(),
             public_url,
-            place,
+            servers,
             http: Http::default(),
         }
     }
 
     /// Calls the admin API, with a JSON body unless it is null.
-    pub async fn call(&self, method: Method, path: &str, body: Value) -> Answer {
+    pub async fn call(&self, method: Method, path: &str, body: Value) -> HttpResponse {
         let url = format!("{}/admin{path}", self.service.admin_url());
         let body = Some(&body).filter(|body| !body.is_null());
         self.http
@@ -122,7 +122,7 @@ impl Worker {
     }
 
     pub async fn announcements(&self) -> Announcements {
-        let client = async_nats::connect(self.place.nats.url()).await.unwrap();
+        let client = async_nats::connect(self.servers.nats.url()).await.unwrap();
         let subscriber = client.subscribe(names::ANNOUNCEMENTS).await.unwrap();
         // Only after this response is it certain that the server knows the subscription.
         client.flush().await.unwrap();

@@ -1,11 +1,11 @@
-//! A system with one customer whose usage is corrected, and the final check of all sums.
+//! A system with one customer, corrections of its usage, and the final check of all sums.
 
 use std::{sync::Arc, time::Duration};
 
 use billing_worker::administration::{Administration, By, announce::Announcer};
 use devstack::{
     admin::Customer,
-    http::{Answer, Http},
+    http::{Http, HttpResponse},
 };
 use harness::{Client, Stack, StackOptions, eventually};
 use schema::{Catalogue, EventId, LaneRecord, lane_record::Kind};
@@ -62,7 +62,7 @@ impl Books {
         })
     }
 
-    pub async fn correct(&self, request: &Value) -> Answer {
+    pub async fn correct(&self, request: &Value) -> HttpResponse {
         let url = format!("{}/admin/corrections", self.stack.billing.admin_url());
         self.http.post(&url, &self.stack.admin_token, request).await.unwrap()
     }
@@ -121,7 +121,7 @@ impl Books {
                  = (o.account_id, o.usage_type, o.period_start, o.ts, o.endpoint, o.method, o.ip_address, o.subscription_id)
                  and toString(c.lease_id) = '00000000-0000-0000-0000-000000000000'
              order by toString(c.event_id)";
-        // Nobody writes any more, so this result is final.
+        // No process writes any more, so this result is final.
         let in_stream = events_in_stream(&self.stack).await;
         eventually("every event of the stream is in ClickHouse", async || {
             let rows = self

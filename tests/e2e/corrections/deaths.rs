@@ -47,10 +47,10 @@ impl Books {
                 let handed = repository::hand(&db, session.run()).await.unwrap();
                 assert!(!handed.is_empty());
                 if dies == Dies::AfterThePublish {
-                    let told = session.publish(handed).await;
+                    let published = session.publish(handed).await;
                     assert!(
-                        told.iter().all(|told| told.outcome == PublishOutcome::Stored),
-                        "{told:?}"
+                        published.iter().all(|event| event.outcome == PublishOutcome::Stored),
+                        "{published:?}"
                     );
                 }
                 let run = session.run();
@@ -150,8 +150,11 @@ async fn a_worker_that_counts_as_dead_publishes_nothing_more() {
     .await;
     books.stack.billing.restart().await.unwrap();
     books.until_published().await;
-    let told = slow.publish(handed).await;
-    assert!(told.iter().all(|told| told.outcome.is_not_stored()), "{told:?}");
+    let published = slow.publish(handed).await;
+    assert!(
+        published.iter().all(|event| event.outcome.is_not_stored()),
+        "{published:?}"
+    );
     slow.abandon().await;
     request::create(&admin, request(&events[1])).await.unwrap();
     life.stop();

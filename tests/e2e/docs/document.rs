@@ -11,16 +11,16 @@ pub struct Document {
     /// The anchors that a link can name after `#`.
     pub anchors: HashSet<String>,
     /// The targets of links.
-    pub links: Vec<Found>,
+    pub links: Vec<Snippet>,
     /// The text of code spans.
-    pub code: Vec<Found>,
+    pub code: Vec<Snippet>,
     /// The rows of tables, as cells.
     pub rows: Vec<Vec<String>>,
     /// Errors in its fences.
     pub mistakes: Vec<String>,
 }
 
-pub struct Found {
+pub struct Snippet {
     pub text: String,
     pub line: usize,
 }
@@ -106,7 +106,7 @@ impl Document {
             self.rows.push(cells.collect());
         }
         let code = line.split('`').skip(1).step_by(2);
-        self.code.extend(code.map(|text| Found {
+        self.code.extend(code.map(|text| Snippet {
             text: text.to_owned(),
             line: number,
         }));
@@ -114,7 +114,7 @@ impl Document {
             .split("](")
             .skip(1)
             .filter_map(|rest| rest.split([')', ' ']).next());
-        self.links.extend(links.map(|text| Found {
+        self.links.extend(links.map(|text| Snippet {
             text: text.to_owned(),
             line: number,
         }));

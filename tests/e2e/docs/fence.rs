@@ -33,12 +33,12 @@ pub struct Shell {
 pub struct Fence {
     pub kind: Kind,
     pub text: String,
-    /// The line of its first line of text, counted from 1.
+    /// The line number of its first line of text, counted from 1.
     pub line: usize,
 }
 
 impl Kind {
-    /// Parses an info string. The error says what is wrong with it.
+    /// Parses an info string. The error describes the mistake.
     pub fn read(info: &str, text: &str) -> Result<Self, String> {
         let mut words = words(info)?.into_iter();
         let language = words.next().unwrap_or_default();

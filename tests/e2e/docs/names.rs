@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use super::document::{Document, Found};
+use super::document::{Document, Snippet};
 
 /// Every setting of the three services, with its default.
 pub fn settings() -> BTreeMap<String, Option<String>> {
@@ -55,7 +55,7 @@ fn is_upper_case(name: &str) -> bool {
 }
 
 /// Names in a document that look like metrics: `gateway_…`, possibly with labels or a trailing `*`.
-pub fn metrics_in(document: &Document) -> impl Iterator<Item = &Found> {
+pub fn metrics_in(document: &Document) -> impl Iterator<Item = &Snippet> {
     let prefixes = ["gateway_", "ingestor_", "billing_", "http_", "idempotency_", "process_"];
     document.code.iter().filter(move |found| {
         let name = found.text.split('{').next().unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use devstack::http::{Answer, Http};
+use devstack::http::{Http, HttpResponse};
 use http::{Method, Request};
 use schema::Catalogue;
 
@@ -14,7 +14,7 @@ use super::{
     session::Session,
 };
 
-/// How long a block with `repeat` may take to print what the next block shows.
+/// How long a block with `repeat` may take to print the text of the next block.
 const REPEAT_WITHIN: Duration = Duration::from_secs(90);
 
 pub struct Runner<'a> {
@@ -123,7 +123,7 @@ fn compare(fence: &Fence, output: &Output) -> Result<(), String> {
     }
 }
 
-fn as_text(answer: &Answer) -> String {
+fn as_text(answer: &HttpResponse) -> String {
     let headers = answer
         .headers
         .iter()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use devstack::{
     admin::Customer,
-    http::{Answer, Http, request},
+    http::{Http, HttpResponse, request},
 };
 use harness::{Stack, StackOptions, eventually};
 use http::Method;
@@ -44,14 +44,14 @@ impl Keys {
         .await
     }
 
-    pub async fn post(&self, gateway: usize, path: &str, key: &str, body: &Value) -> Answer {
+    pub async fn post(&self, gateway: usize, path: &str, key: &str, body: &Value) -> HttpResponse {
         let url = format!("{}{path}", self.stack.gateway(gateway));
         let mut request = request(Method::POST, &url, &self.ada.key, Some(body)).unwrap();
         request.headers_mut().insert("idempotency-key", key.parse().unwrap());
         self.http.send(request).await.unwrap()
     }
 
-    pub async fn spend(&self, gateway: usize, key: &str, units: i64) -> Answer {
+    pub async fn spend(&self, gateway: usize, key: &str, units: i64) -> HttpResponse {
         self.post(gateway, "/v1/usage", key, &usage(units)).await
     }
 
@@ -94,7 +94,7 @@ impl Keys {
         }
     }
 
-    /// Dropped events whose units are returned.
+    /// Dropped events with returned units.
     pub async fn returned(&self) -> Option<u64> {
         let count = "select count(*) from duplicate_returns where returned_units = cost_units";
         let count: i64 = sqlx::query_scalar(count).fetch_one(&self.stack.pool).await.ok()?;
@@ -116,15 +116,15 @@ pub fn usage(units: i64) -> Value {
     json!({ "usage_type": "api_call", "cost_units": units })
 }
 
-pub fn replayed(answer: &Answer) -> bool {
+pub fn replayed(answer: &HttpResponse) -> bool {
     answer.header("idempotent-replayed") == Some("true")
 }
 
-pub fn error(answer: &Answer) -> (u16, String) {
+pub fn error(answer: &HttpResponse) -> (u16, String) {
     let named = answer.json().unwrap()["error"].as_str().unwrap_or_default().to_owned();
     (answer.status.as_u16(), named)
 }
 
-pub fn event_of(answer: &Answer) -> String {
+pub fn event_of(answer: &HttpResponse) -> String {
     answer.ok().unwrap()["event_id"].as_str().unwrap().to_owned()
 }

@@ -227,9 +227,12 @@ async fn an_audit_does_not_count_dropped_events_as_missing() {
     ] {
         rig.clickhouse.query(delete).execute().await.unwrap();
     }
-    let told = rig.command("audit").await;
-    let error = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert!(!told.status.success() && error.contains("0 are still wrong"), "{error}");
+    let audit = rig.command("audit").await;
+    let error = String::from_utf8_lossy(&audit.stderr).into_owned();
+    assert!(
+        !audit.status.success() && error.contains("0 are still wrong"),
+        "{error}"
+    );
     assert_exact(&rig, expected).await;
     assert!(rig.command("audit").await.status.success(), "the repair is complete");
 }

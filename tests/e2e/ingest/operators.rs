@@ -122,9 +122,9 @@ async fn an_audit_stores_missing_rows_and_removes_doubled_ones() {
     .await;
     assert_ne!(rig.stored().await.unwrap().rows, written.events);
 
-    let told = rig.command("audit").await;
-    assert!(!told.status.success(), "the exit code says that rows were wrong");
-    let error = String::from_utf8_lossy(&told.stderr).into_owned();
+    let audit = rig.command("audit").await;
+    assert!(!audit.status.success(), "the exit code says that rows were wrong");
+    let error = String::from_utf8_lossy(&audit.stderr).into_owned();
     assert!(error.contains("0 are still wrong"), "{error}");
     rig.assert_stored(written).await;
     assert!(rig.command("audit").await.status.success(), "the repair is complete");

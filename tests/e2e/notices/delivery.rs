@@ -1,4 +1,4 @@
-//! A delivery that fails, or whose worker dies, is retried. A delivery that never ends is cut off.
+//! A delivery is retried if it fails or its worker dies. A delivery that never ends is cut off.
 
 use http::Method;
 use serde_json::{Value, json};

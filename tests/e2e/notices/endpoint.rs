@@ -94,9 +94,9 @@ async fn secrets_overlap_in_a_rotation_and_are_shown_once() {
     let rotated = endpoint(&stack, Method::POST, ada.account_id, "/rotate", Value::Null).await;
     let second = rotated["secret"].as_str().unwrap();
     test().await;
-    let told = receiver.nth(1).await;
+    let notice = receiver.nth(1).await;
     assert_eq!(
-        (told.signatures(&first), told.signatures(second)),
+        (notice.signatures(&first), notice.signatures(second)),
         ((2, true), (2, true))
     );
 
@@ -110,13 +110,13 @@ async fn secrets_overlap_in_a_rotation_and_are_shown_once() {
     .await;
     let third = rotated["secret"].as_str().unwrap();
     test().await;
-    let told = receiver.nth(2).await;
+    let notice = receiver.nth(2).await;
     // The overlap of the first secret continues.
     assert_eq!(
-        (told.signatures(&first), told.signatures(third)),
+        (notice.signatures(&first), notice.signatures(third)),
         ((2, true), (2, true))
     );
-    assert!(!told.signatures(second).1);
+    assert!(!notice.signatures(second).1);
 
     let again = put(&stack, ada.account_id, &receiver.url()).await;
     let shown = endpoint(&stack, Method::GET, ada.account_id, "", Value::Null).await;
@@ -169,7 +169,7 @@ async fn an_endpoint_that_is_gone_is_disabled_until_it_is_set_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_notice_that_is_given_up_is_not_held_against_the_next_one() {
+async fn a_notice_that_is_given_up_does_not_count_against_the_next_one() {
     let (stack, ada) = stack().await;
     let receiver = Receiver::start(&[500; 10]).await;
     set(&stack, ada.account_id, &receiver.url()).await;
@@ -219,7 +219,7 @@ async fn an_endpoint_that_failed_for_five_days_is_disabled_and_says_so() {
     );
     let shown = endpoint(&stack, Method::GET, ada.account_id, "", Value::Null).await;
     assert_eq!(shown["disabled_reason"], "every attempt of the last 5 days failed");
-    // Thresholds reached meanwhile are stored, and sent when an operator asks for it.
+    // Thresholds that are reached in this time are stored, and sent when an operator asks for it.
     let client = Client::new(stack.gateway(0), &ada);
     client.spend("export", 80).await.unwrap().ok().unwrap();
     let listed = notices(&stack, ada.account_id, "the threshold is noticed", |listed| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use devstack::{
     Service, ServiceOptions,
     admin::Customer,
-    http::{Answer, Http, request},
+    http::{Http, HttpResponse, request},
     ports,
 };
 use harness::{Stack, StackOptions, eventually};
@@ -19,7 +19,7 @@ pub const QUICK: (&str, &str) = ("NOTICE_INTERVAL", "0.2");
 pub const HTTP: (&str, &str) = ("NOTICE_ALLOW_HTTP", "true");
 pub const PRIVATE: (&str, &str) = ("NOTICE_ALLOW_PRIVATE", "true");
 
-/// A system whose customers have their endpoints on this machine, and one of its customers.
+/// A system that allows notice endpoints on this machine, and one of its customers.
 pub async fn stack() -> (Stack, Customer) {
     stack_with(&[QUICK, HTTP, PRIVATE]).await
 }
@@ -56,7 +56,7 @@ pub async fn another_worker(stack: &Stack, settings: &[(&str, &str)]) -> Service
     Service::start(options).await.unwrap()
 }
 
-pub async fn call(stack: &Stack, method: Method, path: &str, body: Value) -> Answer {
+pub async fn call(stack: &Stack, method: Method, path: &str, body: Value) -> HttpResponse {
     let url = format!("{}/admin{path}", stack.billing.admin_url());
     let body = Some(&body).filter(|body| !body.is_null());
     let request = request(method, &url, &stack.admin_token, body).unwrap();

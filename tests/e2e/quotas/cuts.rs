@@ -158,7 +158,7 @@ async fn commits_that_are_cut_grant_once(cut: Cut) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_whose_response_is_lost_grants_once() {
+async fn a_commit_with_a_lost_response_grants_once() {
     commits_that_are_cut_grant_once(Cut::After).await;
 }
 

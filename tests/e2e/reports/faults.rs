@@ -36,7 +36,7 @@ async fn an_event_that_already_exists_is_delivered() {
             .collect();
         assert_eq!(statuses.last(), Some(&400), "{statuses:?}");
         rig.step().await;
-        assert_eq!(rig.told(&account, month(0), "api_call"), 10);
+        assert_eq!(rig.reported(&account, month(0), "api_call"), 10);
         rig.assert_told_is_counted(&[account], &[month(0)]).await;
     }
 }
@@ -76,7 +76,7 @@ async fn an_old_report_with_an_unknown_outcome_is_compared_before_it_is_sent_aga
         assert_eq!(sent, usize::from(!is_applied));
         rig.step().await;
         rig.step().await;
-        assert_eq!(rig.told(&account, month(0), "api_call"), 109);
+        assert_eq!(rig.reported(&account, month(0), "api_call"), 109);
         rig.assert_told_is_counted(&[account], &[month(0)]).await;
     }
 }
@@ -98,7 +98,11 @@ async fn unexpected_summaries_park_the_report() {
     rig.stripe.advance_by(25 * HOUR);
     let step = rig.step().await;
     assert_eq!((step.sent.delivered, step.sent.parked), (0, 1));
-    assert_eq!(rig.told(&account, month(0), "api_call"), 3, "no further event is sent");
+    assert_eq!(
+        rig.reported(&account, month(0), "api_call"),
+        3,
+        "no further event is sent"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -212,7 +212,7 @@ async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_
         let is_told = |(account, period): &(Account, schema::Period)| {
             TYPES.iter().all(|kind| {
                 let line = (account.id, period.start, (*kind).to_owned());
-                rig.told(account, *period, kind) == sums.get(&line).copied().unwrap_or(0)
+                rig.reported(account, *period, kind) == sums.get(&line).copied().unwrap_or(0)
             })
         };
         lines.iter().all(is_told).then_some(())

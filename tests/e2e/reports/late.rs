@@ -21,8 +21,8 @@ async fn the_last_usage_of_a_period_is_reported_in_it_while_its_invoice_is_a_dra
     // Only one report at a time for a customer and a meter, in whatever period.
     rig.step().await;
     rig.step().await;
-    assert_eq!(rig.told(&account, month(0), "api_call"), 5);
-    assert_eq!(rig.told(&account, month(1), "api_call"), 7);
+    assert_eq!(rig.reported(&account, month(0), "api_call"), 5);
+    assert_eq!(rig.reported(&account, month(1), "api_call"), 7);
     rig.assert_told_is_counted(&[account], &[month(0), month(1)]).await;
 }
 
@@ -42,17 +42,17 @@ async fn late_usage_and_late_credits_are_carried_into_the_next_period() {
     rig.add_period(std::slice::from_ref(&account), month(1)).await;
     rig.step().await;
     assert!(rig.attention().await.waiting_carries.is_empty());
-    assert_eq!(rig.told(&account, month(1), "api_call"), 8);
+    assert_eq!(rig.reported(&account, month(1), "api_call"), 8);
 
     rig.correct(&account, month(0), "api_call", 3).await;
     let step = rig.step().await;
     assert_eq!((step.carries, step.sent.delivered, step.drifts), (1, 1, 0));
     assert_eq!(
-        rig.told(&account, month(0), "api_call"),
+        rig.reported(&account, month(0), "api_call"),
         100,
         "a final period does not change"
     );
-    assert_eq!(rig.told(&account, month(1), "api_call"), 5);
+    assert_eq!(rig.reported(&account, month(1), "api_call"), 5);
     let carries: Vec<(i64, String)> = sqlx::query_as("select units, reason from meter_carries order by id")
         .fetch_all(&rig.db)
         .await
@@ -76,8 +76,8 @@ async fn usage_that_is_too_old_for_a_timestamp_is_carried_and_an_open_report_is_
     rig.stripe.clear_faults();
     rig.step().await;
     rig.step().await;
-    assert_eq!(rig.told(&account, month(0), "api_call"), 0);
-    assert_eq!(rig.told(&account, month(2), "api_call"), 100);
+    assert_eq!(rig.reported(&account, month(0), "api_call"), 0);
+    assert_eq!(rig.reported(&account, month(2), "api_call"), 100);
     rig.assert_told_is_counted(&[account], &[month(0), month(2)]).await;
 }
 
@@ -101,8 +101,8 @@ async fn a_report_of_a_final_period_with_an_unknown_outcome_is_compared_and_then
             rig.step().await;
         }
         let expected = if is_applied { (9, 0) } else { (0, 9) };
-        let told = |n| rig.told(&account, month(n), "api_call");
-        assert_eq!((told(0), told(1)), expected);
+        let reported = |n| rig.reported(&account, month(n), "api_call");
+        assert_eq!((reported(0), reported(1)), expected);
         rig.assert_told_is_counted(&[account], &[month(0), month(1)]).await;
     }
 }
@@ -198,12 +198,12 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     rig.step().await;
     assert_eq!(items(&rig, &account).await, [-28, 70]);
     assert!(rig.attention().await.waiting_carries.is_empty());
-    assert_eq!(rig.told(&account, month(0), "export"), 98);
+    assert_eq!(rig.reported(&account, month(0), "export"), 98);
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_usage_has_the_price_of_its_own_period_whatever_plan_followed() {
+async fn late_usage_has_the_price_of_its_own_period_and_not_of_the_next_plan() {
     let (rig, account, price) = charging().await;
     let known = "update billing_periods set prices = jsonb_build_object('export', $1::text)";
     sqlx::query(known).bind(price).execute(&rig.db).await.unwrap();
@@ -224,7 +224,7 @@ async fn late_usage_has_the_price_of_its_own_period_whatever_plan_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_usage_of_a_customer_without_a_subscription_gets_an_invoice_of_its_own() {
+async fn late_usage_of_a_customer_without_a_subscription_gets_a_separate_invoice() {
     let (rig, account, _) = charging().await;
     rig.use_units(&account, month(0), "export", &[100]).await;
     rig.step().await;

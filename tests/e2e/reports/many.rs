@@ -47,8 +47,8 @@ async fn ten_thousand_accounts_are_reported_within_a_minute_and_in_bounded_memor
         .map(|(account, units)| (account.id, "api_call", units));
     rig.insert(period, usage, Uuid::nil()).await;
     eventually("the last account is reported", async || {
-        let told = rig.count("delivered").await;
-        (told == ACCOUNTS as i64).then_some(())
+        let delivered = rig.count("delivered").await;
+        (delivered == ACCOUNTS as i64).then_some(())
     })
     .await;
     let took = began.elapsed();

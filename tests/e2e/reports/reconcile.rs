@@ -125,7 +125,7 @@ async fn a_final_period_that_agrees_is_frozen_and_thawed_only_by_late_events() {
     let step = rig.step().await;
     assert_eq!((step.thawed, step.carries, step.frozen.periods), (1, 1, 1));
     assert_eq!(rig.step().await.thawed, 0);
-    assert_eq!(rig.told(&accounts[0], month(1), "export"), 6);
+    assert_eq!(rig.reported(&accounts[0], month(1), "export"), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,8 +166,8 @@ async fn the_command_prints_the_three_counts_and_fails_on_drift() {
         (failed.status.code(), &json["totals"]["drifting"]),
         (Some(1), &Value::from(1))
     );
-    let told = String::from_utf8_lossy(&failed.stderr);
-    assert!(told.contains("1 of 3 lines drift"), "{told}");
+    let stderr = String::from_utf8_lossy(&failed.stderr);
+    assert!(stderr.contains("1 of 3 lines drift"), "{stderr}");
 
     for args in [
         &["reports", "list", "--state", "delivered"][..],

@@ -301,7 +301,7 @@ impl Rig {
     }
 
     /// Units of a period that Stripe has.
-    pub fn told(&self, account: &Account, period: Period, usage_type: &str) -> i64 {
+    pub fn reported(&self, account: &Account, period: Period, usage_type: &str) -> i64 {
         let name = format!("trendit_{usage_type}");
         self.stripe
             .meter_total(&account.customer, &name, period.start, period.end)
@@ -360,7 +360,7 @@ impl Rig {
                     let (carried_in, carried_out, drift) = lines.get(&line).copied().unwrap_or_default();
                     let expected = counted.get(&line).copied().unwrap_or(0) + carried_in - carried_out;
                     assert_eq!(
-                        (self.told(account, *period, usage_type), drift),
+                        (self.reported(account, *period, usage_type), drift),
                         (expected, 0),
                         "{line:?}"
                     );

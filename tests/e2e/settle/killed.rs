@@ -8,11 +8,11 @@ use std::{
 use devstack::http::Http;
 use harness::{Stack, eventually};
 
-use super::rig::{History, Told, accepted, assert_granted_is_stored, load, options, runs, until_settled};
+use super::rig::{History, SpendOutcome, accepted, assert_granted_is_stored, load, options, runs, until_settled};
 use crate::SERVICES;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gateways_killed_one_after_the_other_give_back_exactly_their_unspent_units() {
+async fn gateways_killed_in_turn_return_exactly_their_unspent_units() {
     const GATEWAYS: usize = 3;
     let mut stack = Stack::start(SERVICES, options(GATEWAYS)).await.unwrap();
     let ada = stack.admin.customer("ada", "enterprise").await.unwrap();
@@ -52,7 +52,7 @@ async fn gateways_killed_one_after_the_other_give_back_exactly_their_unspent_uni
     let http = Http::default();
     eventually("the limit is reached", async || {
         for gateway in &urls {
-            while history.spend(&http, gateway, &ada).await == Told::Accepted {}
+            while history.spend(&http, gateway, &ada).await == SpendOutcome::Accepted {}
         }
         (stack.sums(ada.account_id).await.ok()?.units >= limit).then_some(())
     })
@@ -69,7 +69,7 @@ async fn a_run_that_closed_normally_is_settled_in_time() {
     let history = History::default();
     assert_eq!(
         history.spend(&Http::default(), stack.gateway(0), &ada).await,
-        Told::Accepted
+        SpendOutcome::Accepted
     );
     let [run] = runs(&stack.pool, "live").await[..] else {
         panic!("one gateway has one run");

@@ -1,4 +1,4 @@
-//! Runs as operators see them, and giving up a run whose spool is lost.
+//! Runs as operators see them, and giving up a run after its spool is lost.
 
 use std::process::Output;
 
@@ -51,7 +51,7 @@ async fn only_the_command_ends_a_run_that_spools() {
         .execute(&stack.pool)
         .await
         .unwrap();
-    // It is silent for as long as two other runs together, which are found dead one after the other.
+    // It is silent for as long as two other runs together, which are found dead one by one.
     for _ in 0..2 {
         let dead = dead_run(&stack, vec![lease(10, 4)]);
         until_settled(&stack.pool, dead.0).await;

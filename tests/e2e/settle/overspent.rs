@@ -96,15 +96,15 @@ async fn a_lease_that_spent_more_than_it_had_is_reported_and_blocks_no_other() {
     let run = dead_run(&stack, vec![wrong, right]);
     let metric = async |name| stack.billing.metric::<u64>(name).await.ok();
     eventually("the metric shows the lease", async || {
-        let told = metric("billing_settle_overspent_leases").await? == 1;
-        (told && metric("billing_runs{state=\"fencing\"}").await? == 1).then_some(())
+        let overspent = metric("billing_settle_overspent_leases").await? == 1;
+        (overspent && metric("billing_runs{state=\"fencing\"}").await? == 1).then_some(())
     })
     .await;
     assert_eq!(lease(&stack, &wrong).await, ("live".to_owned(), 0));
     assert_eq!(lease(&stack, &right).await, ("settled".to_owned(), 6));
     assert_eq!(runs(&stack.pool, "fencing").await, [run.0]);
-    let told = "a lease has more counted units than it held";
-    assert!(stack.billing.process().has_logged(told));
+    let message = "a lease has more counted units than it held";
+    assert!(stack.billing.process().has_logged(message));
 
     // An operator finds that the lease had more units.
     sqlx::query("update quota_leases set units = 8 where id = $1")

@@ -45,16 +45,16 @@ pub fn options(gateways: usize) -> StackOptions {
     }
 }
 
-/// The response to each request. Each request has an endpoint of its own.
+/// The outcome of each request. Each request has its own endpoint.
 #[derive(Default)]
 pub struct History {
     next: AtomicU64,
     pub accepted: AtomicU64,
-    told: Mutex<HashMap<String, Told>>,
+    outcomes: Mutex<HashMap<String, SpendOutcome>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum SpendOutcome {
     Accepted,
     /// Certainly not counted.
     Refused,
@@ -64,42 +64,43 @@ pub enum Told {
 
 impl History {
     /// Spends one unit through a gateway.
-    pub async fn spend(&self, http: &Http, gateway: &str, customer: &Customer) -> Told {
+    pub async fn spend(&self, http: &Http, gateway: &str, customer: &Customer) -> SpendOutcome {
         let endpoint = format!("/n/{}", self.next.fetch_add(1, Relaxed));
         let body = json!({ "usage_type": "api_call", "endpoint": endpoint });
         let answer = http.post(&format!("{gateway}/v1/usage"), &customer.key, &body).await;
-        let told = told(answer.map(|answer| answer.status.as_u16()).ok());
-        self.note(endpoint, told);
-        told
+        let outcome = outcome_of(answer.map(|answer| answer.status.as_u16()).ok());
+        self.note(endpoint, outcome);
+        outcome
     }
 
-    pub fn note(&self, endpoint: String, told: Told) {
-        if told == Told::Accepted {
+    pub fn note(&self, endpoint: String, outcome: SpendOutcome) {
+        if outcome == SpendOutcome::Accepted {
             self.accepted.fetch_add(1, Relaxed);
         }
-        self.told.lock().unwrap().insert(endpoint, told);
+        self.outcomes.lock().unwrap().insert(endpoint, outcome);
     }
 
     /// The ledger check: accepted requests are stored once, refused ones never, unknown ones at most once, and nothing else is
     /// stored.
     pub async fn assert_true(&self, stack: &Stack, account: AccountId) {
-        let told = self.told.lock().unwrap().clone();
+        let outcomes = self.outcomes.lock().unwrap().clone();
         // By endpoint: unknown requests may be stored as well, so a count would be reached too early.
         let mut stored = eventually("the accepted requests are stored", async || {
             let query = "select endpoint, count() from usage_events where account_id = ? group by endpoint";
             let stored = stack.clickhouse.query(query).bind(account.0.to_string());
             let stored: HashMap<String, u64> = stored.fetch_all::<(String, u64)>().await.ok()?.into_iter().collect();
-            let is_there =
-                |(endpoint, told): (&String, &Told)| *told != Told::Accepted || stored.contains_key(endpoint);
-            told.iter().all(is_there).then_some(stored)
+            let is_there = |(endpoint, outcome): (&String, &SpendOutcome)| {
+                *outcome != SpendOutcome::Accepted || stored.contains_key(endpoint)
+            };
+            outcomes.iter().all(is_there).then_some(stored)
         })
         .await;
-        for (endpoint, told) in &told {
+        for (endpoint, outcome) in &outcomes {
             let times = stored.remove(endpoint).unwrap_or(0);
-            match told {
-                Told::Accepted => assert_eq!(times, 1, "{endpoint} was accepted"),
-                Told::Refused => assert_eq!(times, 0, "{endpoint} was refused"),
-                Told::Unknown => assert!(times <= 1, "{endpoint} is stored {times} times"),
+            match outcome {
+                SpendOutcome::Accepted => assert_eq!(times, 1, "{endpoint} was accepted"),
+                SpendOutcome::Refused => assert_eq!(times, 0, "{endpoint} was refused"),
+                SpendOutcome::Unknown => assert!(times <= 1, "{endpoint} is stored {times} times"),
             }
         }
         assert!(stored.is_empty(), "no client sent these: {stored:?}");
@@ -107,11 +108,11 @@ impl History {
 }
 
 /// The meaning of a status. `None`: no response.
-pub fn told(status: Option<u16>) -> Told {
+pub fn outcome_of(status: Option<u16>) -> SpendOutcome {
     match status {
-        Some(200) => Told::Accepted,
-        Some(429 | 503) => Told::Refused,
-        Some(504) | None => Told::Unknown,
+        Some(200) => SpendOutcome::Accepted,
+        Some(429 | 503) => SpendOutcome::Refused,
+        Some(504) | None => SpendOutcome::Unknown,
         Some(other) => panic!("{other}"),
     }
 }
@@ -121,7 +122,7 @@ pub async fn load(gateways: &[String], clients: usize, customer: &Customer, hist
     let http = Http::default();
     let one = async |gateway: &str| {
         while !stop.load(Relaxed) {
-            if history.spend(&http, gateway, customer).await != Told::Accepted {
+            if history.spend(&http, gateway, customer).await != SpendOutcome::Accepted {
                 // The client waits before its next request.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -296,7 +297,7 @@ fn event(left: &Left) -> UsageEvent {
         request_id: "r".into(),
         ip_address: "::1".parse().unwrap(),
         user_agent: "left".into(),
-        // A gateway whose clock is years slow is settled like any other.
+        // A gateway is settled in the same way if its clock is years slow.
         time_ms: 1_500_000_000_000,
         lease_id: left.lease,
         idempotency_key: String::new(),

@@ -16,7 +16,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::rig::{History, Told, accepted, assert_granted_is_stored, load, options, passed, runs, told, until_settled};
+use super::rig::{
+    History, SpendOutcome, accepted, assert_granted_is_stored, load, options, outcome_of, passed, runs, until_settled,
+};
 use crate::SERVICES;
 
 /// An upstream that answers only after it is released.
@@ -62,7 +64,7 @@ impl SlowUpstream {
     }
 }
 
-/// Routes whose cost is in the request.
+/// Routes with the cost in the request.
 fn with_routes(upstream: &SlowUpstream, directory: &Path) -> StackOptions {
     let routes = directory.join("routes.toml");
     std::fs::write(
@@ -124,7 +126,7 @@ async fn a_stopped_gateway_drops_its_leases_continues_in_a_new_run_and_loses_not
         let pass = async |n: usize| {
             let path = format!("/api/{n}");
             let status = passed(&http, &urls[0], &ada, &path, 1).await;
-            history.note(path, told(status));
+            history.note(path, outcome_of(status));
             status
         };
         futures_util::future::join_all((0..20).map(pass)).await
@@ -158,7 +160,7 @@ async fn a_request_is_refused_when_others_spent_its_units_before_it_is_admitted_
         stopped_and_settled(&mut stack, &before).await;
         for _ in 0..5 {
             eventually("others spent its units", async || {
-                (history.spend(&http, &urls[1], &ada).await == Told::Accepted).then_some(())
+                (history.spend(&http, &urls[1], &ada).await == SpendOutcome::Accepted).then_some(())
             })
             .await;
         }
@@ -168,7 +170,7 @@ async fn a_request_is_refused_when_others_spent_its_units_before_it_is_admitted_
     let (status, ()) = tokio::join!(passed(&http, &urls[0], &ada, "/api/late", 5), stopping);
     assert_eq!(status, Some(429));
     upstream.assert_each_asked_once();
-    history.note("/api/late".into(), told(status));
+    history.note("/api/late".into(), outcome_of(status));
     history.assert_true(&stack, ada.account_id).await;
     assert_granted_is_stored(&stack, ada.account_id).await;
     assert_eq!(stack.sums(ada.account_id).await.unwrap().units, 5);
@@ -206,12 +208,12 @@ async fn a_served_request_waits_for_postgres_to_be_admitted_again() {
     let (status, ()) = tokio::join!(passed(&http, &url, &ada, "/api/served", 5), stopping);
     assert_eq!(status, Some(200));
     upstream.assert_each_asked_once();
-    history.note("/api/served".into(), told(status));
+    history.note("/api/served".into(), outcome_of(status));
     history.assert_true(&stack, ada.account_id).await;
     assert_granted_is_stored(&stack, ada.account_id).await;
 }
 
-/// Batches of ten, one after the other, until `stop` is set.
+/// Sends batches of ten, one at a time, until `stop` is set.
 async fn batches(gateway: &str, customer: &Customer, history: &History, stop: &AtomicBool) {
     let http = Http::default();
     for n in 0.. {
@@ -227,7 +229,7 @@ async fn batches(gateway: &str, customer: &Customer, history: &History, stop: &A
         let results = answer.unwrap().ok().unwrap();
         for (endpoint, result) in endpoints.into_iter().zip(results["results"].as_array().unwrap()) {
             let status = result["status"].as_u64().and_then(|status| u16::try_from(status).ok());
-            history.note(endpoint, told(status));
+            history.note(endpoint, outcome_of(status));
         }
     }
 }
@@ -262,8 +264,11 @@ async fn a_run_that_is_ended_under_load_is_settled_and_its_gateway_continues_in_
         load(&urls, 16, &ada, &history, &stop),
         batches(&urls[0], &ada, &history, &stop)
     );
-    let anew = stack.gateways[0].service.metric::<u64>("http_admitted_anew_total");
-    assert!(anew.await.unwrap() > 0, "some requests were running each time");
+    let admitted_again = stack.gateways[0].service.metric::<u64>("http_admitted_anew_total");
+    assert!(
+        admitted_again.await.unwrap() > 0,
+        "some requests were running each time"
+    );
     history.assert_true(&stack, ada.account_id).await;
     assert_granted_is_stored(&stack, ada.account_id).await;
     let stopped = stack.gateways[0].service.stop(harness::PATIENCE).await.unwrap();

@@ -40,11 +40,11 @@ async fn a_full_spool_refuses_before_a_unit_is_spent_and_accepts_again_once_drai
     load.accepts(100).await;
     stack.nats.kill().await.unwrap();
     eventually("the spool is full", async || {
-        (load.told.refused.load(Relaxed) > 16).then_some(())
+        (load.responses.refused.load(Relaxed) > 16).then_some(())
     })
     .await;
     assert!(metric(&stack, 0, "gateway_spool_bytes").await <= 1_048_576.0);
-    let told = load.end().await;
+    let responses = load.end().await;
     let ready = format!("{}/readyz", stack.gateways[0].service.admin_url());
     eventually("the gateway is not ready", async || {
         let ready = devstack::http::Http::default().get(&ready, "").await.unwrap();
@@ -67,8 +67,8 @@ async fn a_full_spool_refuses_before_a_unit_is_spent_and_accepts_again_once_drai
     let again = Load::start(&stack, &ada, 8);
     again.accepts(100).await;
     let again = again.end().await;
-    assert_eq!(told.unknown.load(Relaxed) + again.unknown.load(Relaxed), 0);
-    let accepted = told.accepted.load(Relaxed) + again.accepted.load(Relaxed);
+    assert_eq!(responses.unknown.load(Relaxed) + again.unknown.load(Relaxed), 0);
+    let accepted = responses.accepted.load(Relaxed) + again.accepted.load(Relaxed);
     stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
     stack.stop().await.unwrap();
     assert_eq!(
@@ -131,9 +131,9 @@ async fn a_full_disk_refuses_requests_returns_their_units_and_loses_no_accepted_
     stack.nats.restart().await.unwrap();
     is_drained(&stack).await;
     load.accepts(100).await;
-    let told = load.end().await;
-    let [accepted, refused, _, unknown, cut] = told.counts();
-    assert!(refused > 0 && unknown == 0 && cut == 0, "{:?}", told.counts());
+    let responses = load.end().await;
+    let [accepted, refused, _, unknown, cut] = responses.counts();
+    assert!(refused > 0 && unknown == 0 && cut == 0, "{:?}", responses.counts());
     stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
     let ended = gateway.stop(Duration::from_secs(40)).await.unwrap();
     assert!(ended.success(), "{ended}");
@@ -200,17 +200,17 @@ async fn without_postgres_requests_are_refused_until_it_is_back() {
     cable.plug_in(false);
     stack.nats.kill().await.unwrap();
     eventually("requests are refused", async || {
-        (load.told.refused.load(Relaxed) > 20).then_some(())
+        (load.responses.refused.load(Relaxed) > 20).then_some(())
     })
     .await;
-    let before = load.told.accepted.load(Relaxed);
-    let refused = load.told.refused.load(Relaxed);
+    let before = load.responses.accepted.load(Relaxed);
+    let refused = load.responses.refused.load(Relaxed);
     eventually("more requests are refused", async || {
-        (load.told.refused.load(Relaxed) > refused + 100).then_some(())
+        (load.responses.refused.load(Relaxed) > refused + 100).then_some(())
     })
     .await;
     assert_eq!(
-        load.told.accepted.load(Relaxed),
+        load.responses.accepted.load(Relaxed),
         before,
         "nothing is acknowledged from an unregistered spool"
     );
@@ -220,10 +220,10 @@ async fn without_postgres_requests_are_refused_until_it_is_back() {
     assert_eq!(state_of_runs(&stack).await, ["closed", "spooling"]);
     stack.nats.restart().await.unwrap();
     is_drained(&stack).await;
-    // The run is live again once PostgreSQL has recorded it. The gateway keeps publishing meanwhile.
+    // The run is live again once PostgreSQL has recorded it. The gateway keeps publishing during this time.
     load.accepts(100).await;
-    let told = load.end().await;
-    let stored = assert_stored_between(&stack, &ada, &told).await;
+    let responses = load.end().await;
+    let stored = assert_stored_between(&stack, &ada, &responses).await;
     let ended = gateway.stop(Duration::from_secs(40)).await.unwrap();
     assert!(ended.success(), "{ended}");
     assert_eq!(granted(&stack).await, stored as i64);

@@ -40,13 +40,13 @@ async fn nats_killed_under_load_refuses_nothing_and_loses_nothing_on_two_gateway
     let [bob, eve] = &others;
     let [bobs, eves] = other_loads;
     for (customer, load) in [(&ada, load), (bob, bobs), (eve, eves)] {
-        let told = load.end().await;
-        let accepted = told.accepted.load(Relaxed);
+        let responses = load.end().await;
+        let accepted = responses.accepted.load(Relaxed);
         eprintln!(
             "{accepted} accepted; the slowest took {} ms",
-            told.slowest_ms.load(Relaxed)
+            responses.slowest_ms.load(Relaxed)
         );
-        assert_eq!(told.counts(), [accepted, 0, 0, 0, 0]);
+        assert_eq!(responses.counts(), [accepted, 0, 0, 0, 0]);
         stack
             .assert_stored(customer.account_id, accepted, accepted as i64)
             .await;
@@ -71,9 +71,9 @@ async fn nats_paused_under_load_refuses_nothing_and_loses_nothing() {
     stack.nats.resume().unwrap();
     is_drained(&stack).await;
     load.accepts(200).await;
-    let told = load.end().await;
-    let accepted = told.accepted.load(Relaxed);
-    assert_eq!(told.counts(), [accepted, 0, 0, 0, 0]);
+    let responses = load.end().await;
+    let accepted = responses.accepted.load(Relaxed);
+    assert_eq!(responses.counts(), [accepted, 0, 0, 0, 0]);
     stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
     stack.stop().await.unwrap();
     assert_eq!(granted(&stack).await, accepted as i64);
@@ -100,9 +100,9 @@ async fn repeated_nats_outages_lose_and_double_nothing() {
         }
     }
     is_drained(&stack).await;
-    let told = load.end().await;
-    let accepted = told.accepted.load(Relaxed);
-    assert_eq!(told.counts(), [accepted, 0, 0, 0, 0]);
+    let responses = load.end().await;
+    let accepted = responses.accepted.load(Relaxed);
+    assert_eq!(responses.counts(), [accepted, 0, 0, 0, 0]);
     stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
     stack.stop().await.unwrap();
     assert_eq!(granted(&stack).await, accepted as i64);
@@ -119,18 +119,18 @@ async fn a_limit_is_exact_across_an_outage_on_two_gateways() {
     is_spooling(&stack, 2).await;
     // Leases are also granted while a run spools, so the limit is reached during the outage.
     eventually("the limit is reached", async || {
-        (load.told.over_limit.load(Relaxed) > 20).then_some(())
+        (load.responses.over_limit.load(Relaxed) > 20).then_some(())
     })
     .await;
     stack.nats.restart().await.unwrap();
     is_drained(&stack).await;
     eventually("the remaining units are returned and spent", async || {
-        (load.told.accepted.load(Relaxed) >= LIMIT as u64).then_some(())
+        (load.responses.accepted.load(Relaxed) >= LIMIT as u64).then_some(())
     })
     .await;
-    let told = load.end().await;
-    assert_eq!(told.accepted.load(Relaxed), LIMIT as u64);
-    assert_eq!(told.refused.load(Relaxed) + told.unknown.load(Relaxed), 0);
+    let responses = load.end().await;
+    assert_eq!(responses.accepted.load(Relaxed), LIMIT as u64);
+    assert_eq!(responses.refused.load(Relaxed) + responses.unknown.load(Relaxed), 0);
     stack.assert_stored(bob.account_id, LIMIT as u64, LIMIT).await;
     stack.stop().await.unwrap();
     assert_eq!(granted(&stack).await, LIMIT);

@@ -5,22 +5,22 @@ use rand::RngExt;
 use super::*;
 
 /// Spools some events and kills the gateway. Returns the recorded responses.
-async fn killed_while_spooling(stack: &mut Stack, ada: &Customer, requests: u64) -> Arc<Told> {
+async fn killed_while_spooling(stack: &mut Stack, ada: &Customer, requests: u64) -> Arc<Responses> {
     let load = Load::start(stack, ada, 16);
     load.accepts(100).await;
     stack.nats.kill().await.unwrap();
     is_spooling(stack, 1).await;
     load.accepts(requests).await;
     stack.gateways[0].service.kill().await.unwrap();
-    let told = load.end().await;
-    assert_eq!(told.refused.load(Relaxed) + told.unknown.load(Relaxed), 0);
-    told
+    let responses = load.end().await;
+    assert_eq!(responses.refused.load(Relaxed) + responses.unknown.load(Relaxed), 0);
+    responses
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_killed_while_it_spools_drains_at_its_next_start() {
     let (mut stack, ada) = stack(1, &[]).await;
-    let told = killed_while_spooling(&mut stack, &ada, 500).await;
+    let responses = killed_while_spooling(&mut stack, &ada, 500).await;
     assert_eq!(runs_in(spool_dir(&stack, 0)).len(), 1);
     stack.nats.restart().await.unwrap();
     stack.gateways[0].service.restart().await.unwrap();
@@ -30,7 +30,7 @@ async fn a_gateway_killed_while_it_spools_drains_at_its_next_start() {
         "the old run is handed over to be settled"
     );
     assert!(runs_in(spool_dir(&stack, 0)).is_empty());
-    assert_stored_between(&stack, &ada, &told).await;
+    assert_stored_between(&stack, &ada, &responses).await;
     let load = Load::start(&stack, &ada, 4);
     load.accepts(50).await;
     load.end().await;
@@ -40,7 +40,7 @@ async fn a_gateway_killed_while_it_spools_drains_at_its_next_start() {
 async fn a_gateway_killed_ten_times_while_it_drains_stores_each_event_once() {
     // One event per batch, so that the drain takes longer.
     let (mut stack, ada) = stack(1, &[("BATCH_EVENTS", "1")]).await;
-    let told = killed_while_spooling(&mut stack, &ada, 3_000).await;
+    let responses = killed_while_spooling(&mut stack, &ada, 3_000).await;
     stack.nats.restart().await.unwrap();
     let program = stack.gateways[0].service.process().program().clone();
     let mut cut_short = 0;
@@ -64,13 +64,13 @@ async fn a_gateway_killed_ten_times_while_it_drains_stores_each_event_once() {
     eprintln!("{cut_short} drains were cut short");
     stack.gateways[0].service.restart().await.unwrap();
     assert!(runs_in(spool_dir(&stack, 0)).is_empty());
-    assert_stored_between(&stack, &ada, &told).await;
+    assert_stored_between(&stack, &ada, &responses).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_killed_while_it_drains_and_serves_stores_each_event_once() {
     let (mut stack, ada) = stack(1, &[]).await;
-    let total = Told::default();
+    let total = Responses::default();
     for _ in 0..4 {
         let load = Load::start(&stack, &ada, 16);
         load.accepts(50).await;
@@ -83,10 +83,10 @@ async fn a_gateway_killed_while_it_drains_and_serves_stores_each_event_once() {
         })
         .await;
         stack.gateways[0].service.kill().await.unwrap();
-        let told = load.end().await;
-        assert_eq!(told.refused.load(Relaxed), 0);
-        total.accepted.fetch_add(told.accepted.load(Relaxed), Relaxed);
-        total.cut.fetch_add(told.cut.load(Relaxed), Relaxed);
+        let responses = load.end().await;
+        assert_eq!(responses.refused.load(Relaxed), 0);
+        total.accepted.fetch_add(responses.accepted.load(Relaxed), Relaxed);
+        total.cut.fetch_add(responses.cut.load(Relaxed), Relaxed);
         stack.gateways[0].service.restart().await.unwrap();
     }
     assert!(runs_in(spool_dir(&stack, 0)).is_empty());
@@ -102,11 +102,11 @@ async fn sigterm_while_nats_is_unavailable_leaves_the_spool_to_the_next_start() 
     is_spooling(&stack, 1).await;
     load.accepts(200).await;
     let ended = stack.gateways[0].service.stop(Duration::from_secs(20)).await.unwrap();
-    let told = load.end().await;
+    let responses = load.end().await;
     assert_eq!(ended.code(), Some(1), "events were left in the spool");
     let process = stack.gateways[0].service.process();
     assert!(process.has_logged("left in the spool"), "{}", process.log_tail());
-    let accepted = told.accepted.load(Relaxed);
+    let accepted = responses.accepted.load(Relaxed);
     assert_eq!(granted(&stack).await, accepted as i64, "unspent units were returned");
 
     stack.nats.restart().await.unwrap();
@@ -123,13 +123,13 @@ async fn sigterm_while_it_spools_drains_when_nats_comes_back_in_time() {
     stack.nats.kill().await.unwrap();
     is_spooling(&stack, 1).await;
     load.accepts(200).await;
-    let told = load.end().await;
+    let responses = load.end().await;
     let mut gateway = stack.gateways.remove(0);
     let (ended, restarted) = tokio::join!(gateway.service.stop(Duration::from_secs(40)), stack.nats.restart());
     restarted.unwrap();
     let ended = ended.unwrap();
     assert!(ended.success(), "{ended}");
-    let accepted = told.accepted.load(Relaxed);
+    let accepted = responses.accepted.load(Relaxed);
     stack.assert_stored(ada.account_id, accepted, accepted as i64).await;
     assert_eq!(state_of_runs(&stack).await, ["closed"]);
     assert_eq!(granted(&stack).await, accepted as i64);
@@ -148,7 +148,7 @@ async fn a_foreign_spool_or_one_in_use_is_refused_and_kept() {
         other.log_tail()
     );
 
-    let told = killed_while_spooling(&mut stack, &ada, 200).await;
+    let responses = killed_while_spooling(&mut stack, &ada, 200).await;
     stack.nats.restart().await.unwrap();
     let kept = runs_in(spool_dir(&stack, 0));
     for (change, back, says) in [
@@ -172,7 +172,7 @@ async fn a_foreign_spool_or_one_in_use_is_refused_and_kept() {
         sqlx::raw_sql(back).execute(&stack.pool).await.unwrap();
     }
     stack.gateways[0].service.restart().await.unwrap();
-    assert_stored_between(&stack, &ada, &told).await;
+    assert_stored_between(&stack, &ada, &responses).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use schema::Catalogue;
 use serde_json::{Value, json};
 
 use super::rig::{Rig, Subscriber};
-use crate::billing::worker::Place;
+use crate::billing::worker::WorkerServers;
 
 async fn refused(rig: &Rig, who: &Subscriber, path: &str, body: Value) -> (u16, String) {
     let answer = rig.post(who, path, body.clone()).await;
@@ -83,8 +83,8 @@ async fn impossible_requests_are_refused_with_a_reason() {
     for after in ["nonsense", "in_", "in_%00", "cus_1", "in_ofNobody1"] {
         let url = format!("{}/billing/invoices?after={after}", rig.url);
         let answer = rig.http.get(&url, &ada.key).await.unwrap();
-        let told = (answer.status.as_u16(), answer.json().unwrap()["error"].clone());
-        assert_eq!(told, (400, json!("invalid_request")), "{after}");
+        let error = (answer.status.as_u16(), answer.json().unwrap()["error"].clone());
+        assert_eq!(error, (400, json!("invalid_request")), "{after}");
     }
     rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
     assert_eq!(refused(&rig, &ada, "cancel", json!({})).await, is(409, "conflict"));
@@ -147,8 +147,8 @@ async fn without_a_response_from_stripe_the_answer_is_503_and_nothing_is_billed(
             .post(&ada, "create-checkout-session", json!({ "tier": "pro" }))
             .await;
         let problem = answer.json().unwrap();
-        let told = (answer.status.as_u16(), problem["error"].as_str());
-        assert_eq!(told, (503, Some("stripe_unavailable")), "{kind:?}");
+        let error = (answer.status.as_u16(), problem["error"].as_str());
+        assert_eq!(error, (503, Some("stripe_unavailable")), "{kind:?}");
         assert!(answer.header("retry-after").is_some(), "{kind:?}");
         rig.control().clear_faults();
     }
@@ -176,30 +176,30 @@ async fn an_operator_cannot_change_a_plan_that_is_paid_in_stripe() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_stripe_rejects_is_logged_at_the_start_and_the_rest_runs() {
     let rig = Rig::start().await;
-    let place = Place::new().await;
-    let (options, url) = place.worker("billing-worker");
+    let servers = WorkerServers::new().await;
+    let (options, url) = servers.worker("billing-worker");
     let options = options
         .env("STRIPE_SECRET_KEY", "sk_test_expired")
         .env("STRIPE_API_BASE", rig.stripe.url());
     let mut service = Service::start(options).await.unwrap();
     eventually("the key is logged as rejected", || {
-        let told = service.process().has_logged("Stripe does not accept STRIPE_SECRET_KEY");
-        std::future::ready(told.then_some(()))
+        let logged = service.process().has_logged("Stripe does not accept STRIPE_SECRET_KEY");
+        std::future::ready(logged.then_some(()))
     })
     .await;
     assert!(!service.process().has_logged("sk_test_expired"));
     let prices = rig.http.get(&format!("{url}/billing/plans"), "").await.unwrap();
     assert_eq!(prices.status.as_u16(), 200);
-    let created = place
+    let created = servers
         .json(&["accounts", "create", "--name", "Ada", "--email", "ada@example.com"])
         .await;
     let account = created["id"].as_str().unwrap();
-    let issued = place.json(&["keys", "create", account]).await;
+    let issued = servers.json(&["keys", "create", account]).await;
     let who = issued["key"].as_str().unwrap();
     let path = format!("{url}/billing/create-checkout-session");
     let answer = rig.http.post(&path, who, &json!({ "tier": "pro" })).await.unwrap();
     let problem = answer.json().unwrap();
-    let told = (answer.status.as_u16(), problem["error"].as_str());
-    assert_eq!(told, (503, Some("stripe_not_configured")), "{problem}");
+    let error = (answer.status.as_u16(), problem["error"].as_str());
+    assert_eq!(error, (503, Some("stripe_not_configured")), "{problem}");
     assert!(!problem.to_string().contains("sk_test_"));
 }

@@ -79,7 +79,7 @@ async fn a_slow_stripe_blocks_no_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_stripe_responds_an_account_is_one_customer_with_one_subscription() {
+async fn an_account_has_one_customer_and_one_subscription_whatever_stripe_responds() {
     for kind in KINDS {
         for rule in [FaultRule::new(kind), FaultRule::new(kind).after()] {
             let what = format!("{kind:?} {:?}", rule.moment);
@@ -144,7 +144,7 @@ async fn a_crash_after_stripe_created_the_customer_causes_no_second_one_even_a_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_whose_response_was_lost_is_charged_once() {
+async fn an_upgrade_with_a_lost_response_is_charged_once() {
     for kind in [
         FaultKind::Reset,
         FaultKind::CutBody,

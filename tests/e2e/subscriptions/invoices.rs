@@ -58,7 +58,7 @@ async fn an_invoice_bills_all_that_was_counted_until_its_period_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_of_a_period_whose_invoice_no_event_reported_is_on_the_next_one() {
+async fn usage_is_on_the_next_invoice_if_no_event_reported_that_its_own_is_final() {
     let rig = Rig::with(StripeDoubleOptions::default(), with_overage()).await;
     let ada = rig.subscriber("ada").await;
     rig.check_out(&ada, "pro").await;

@@ -172,7 +172,7 @@ async fn a_worker_that_lost_its_lease_stores_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_whose_lease_was_lost_is_made_once_and_read_again() {
+async fn a_change_with_a_lost_lease_is_made_once_and_read_again() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscribed("ada", "pro").await;

@@ -183,20 +183,20 @@ async fn the_same_state_results_from_every_order_of_events() {
             }
         }
         rig.work().await;
-        let told = rig.state(&ada).await.unwrap();
+        let state = rig.state(&ada).await.unwrap();
         assert_eq!(
             shown(&rig.subscription(&ada).await),
             ("free", "none", None),
             "seed {seed}"
         );
-        assert_eq!(told["periods"].as_array().unwrap().len(), 3, "seed {seed}: {told}");
+        assert_eq!(state["periods"].as_array().unwrap().len(), 3, "seed {seed}: {state}");
         assert!(
-            told["periods"]
+            state["periods"]
                 .as_array()
                 .unwrap()
                 .iter()
                 .all(|period| !period["final_at"].is_null()),
-            "seed {seed}: {told}"
+            "seed {seed}: {state}"
         );
 
         // A comparison with Stripe finds nothing that the events missed. Processed again, in order, they give the same result.
@@ -210,7 +210,7 @@ async fn the_same_state_results_from_every_order_of_events() {
             .await
             .unwrap();
         rig.work().await;
-        assert_eq!(rig.state(&ada).await.unwrap(), told, "seed {seed}");
+        assert_eq!(rig.state(&ada).await.unwrap(), state, "seed {seed}");
         rig.assert_valid();
     }
 }

@@ -48,8 +48,8 @@ async fn planned(rig: &Rig, who: &Subscriber) -> (String, bool, Option<String>) 
     )
 }
 
-fn is(tier: &str, ends: bool, then: Option<&str>) -> (String, bool, Option<String>) {
-    (tier.to_owned(), ends, then.map(str::to_owned))
+fn is(plan: &str, ends: bool, then: Option<&str>) -> (String, bool, Option<String>) {
+    (plan.to_owned(), ends, then.map(str::to_owned))
 }
 
 async fn upgrade(rig: &Rig, who: &Subscriber) -> (u16, Value) {
@@ -133,7 +133,7 @@ async fn a_change_that_fails_in_stripe_keeps_the_planned_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_whose_response_was_lost_replaces_the_planned_change() {
+async fn an_upgrade_with_a_lost_response_replaces_the_planned_change() {
     let (rig, ada, _) = team().await;
     rig.post(&ada, "upgrade", json!({ "tier": "pro" })).await.ok().unwrap();
     let lost = FaultRule::new(FaultKind::ServerError).after().method("POST");
@@ -144,7 +144,7 @@ async fn an_upgrade_whose_response_was_lost_replaces_the_planned_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whichever_response_is_lost_the_planned_change_stays_or_the_new_one_is_made() {
+async fn after_any_lost_response_the_planned_change_stays_or_the_new_one_is_made() {
     let lost = |path: &str| FaultRule::new(FaultKind::ServerError).after().path(path).times(1);
     for path in [
         "/v1/subscription_schedules",

@@ -23,7 +23,7 @@ use billing_worker::{
 use clap::Parser;
 use devstack::{
     Servers, StripeDouble, StripeDoubleOptions,
-    http::{Answer, Http},
+    http::{Http, HttpResponse},
     stripe_double::Control,
 };
 use harness::PATIENCE;
@@ -43,7 +43,7 @@ use crate::reports::usage;
 pub const GRACE_S: i64 = 3 * 86_400;
 pub const DAY_S: i64 = 86_400;
 
-/// Fields are dropped in order: callers before what they call.
+/// Fields are dropped in order: callers before the services that they call.
 pub struct Rig {
     pub billing: Billing,
     pub metrics: Metrics,
@@ -188,7 +188,7 @@ impl Rig {
         }
     }
 
-    pub async fn post(&self, who: &Subscriber, path: &str, body: Value) -> Answer {
+    pub async fn post(&self, who: &Subscriber, path: &str, body: Value) -> HttpResponse {
         let url = format!("{}/billing/{path}", self.url);
         self.http.post(&url, &who.key, &body).await.unwrap()
     }
@@ -229,7 +229,7 @@ impl Rig {
         }
     }
 
-    /// Accounts whose subscriptions are read or changed in Stripe at this moment.
+    /// Accounts with a subscription that is read or changed in Stripe at this moment.
     pub async fn changes(&self) -> i64 {
         sqlx::query_scalar("select count(*) from subscription_leases where held_until > now()")
             .fetch_one(&self.pool)
@@ -238,9 +238,9 @@ impl Rig {
     }
 
     /// Completes a checkout, as a customer would.
-    pub async fn check_out(&self, who: &Subscriber, tier: &str) {
+    pub async fn check_out(&self, who: &Subscriber, plan: &str) {
         let opened = self
-            .post(who, "create-checkout-session", json!({ "tier": tier }))
+            .post(who, "create-checkout-session", json!({ "tier": plan }))
             .await
             .ok()
             .unwrap();
@@ -250,9 +250,9 @@ impl Rig {
     }
 
     /// A subscriber who completed a checkout, with its events processed.
-    pub async fn subscribed(&self, name: &str, tier: &str) -> Subscriber {
+    pub async fn subscribed(&self, name: &str, plan: &str) -> Subscriber {
         let who = self.subscriber(name).await;
-        self.check_out(&who, tier).await;
+        self.check_out(&who, plan).await;
         self.settle().await;
         who
     }

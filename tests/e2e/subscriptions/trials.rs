@@ -34,8 +34,8 @@ async fn shown(rig: &Rig, who: &Subscriber) -> (String, String) {
     (field("status"), field("tier"))
 }
 
-fn is(status: &str, tier: &str) -> (String, String) {
-    (status.to_owned(), tier.to_owned())
+fn is(status: &str, plan: &str) -> (String, String) {
+    (status.to_owned(), plan.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +124,7 @@ async fn a_trial_by_a_form_continues_with_a_card_and_ends_without_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trial_whose_form_was_lost_is_handed_out_again_until_it_has_a_card() {
+async fn the_form_of_a_trial_is_handed_out_again_until_the_trial_has_a_card() {
     let rig = with_trial().await;
     let ada = rig.subscriber("ada").await;
     let lost = FaultRule::new(FaultKind::ServerError).after().method("POST");

@@ -8,8 +8,8 @@ use super::rig::{DAY_S, Rig, Subscriber};
 const CHECKOUT: &str = "create-checkout-session";
 const FORM: &str = "subscriptions";
 
-async fn begin(rig: &Rig, who: &Subscriber, path: &str, tier: &str) -> Value {
-    rig.post(who, path, json!({ "tier": tier })).await.ok().unwrap()
+async fn begin(rig: &Rig, who: &Subscriber, path: &str, plan: &str) -> Value {
+    rig.post(who, path, json!({ "tier": plan })).await.ok().unwrap()
 }
 
 /// Pays a checkout or a form.
@@ -91,7 +91,7 @@ async fn a_subscription_that_was_just_paid_is_not_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_form_whose_subscription_could_not_be_cancelled_is_not_handed_out_again() {
+async fn a_form_is_not_handed_out_again_if_its_subscription_could_not_be_cancelled() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;
@@ -112,7 +112,7 @@ async fn a_form_whose_subscription_could_not_be_cancelled_is_not_handed_out_agai
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_form_that_nobody_pays_leaves_no_period() {
+async fn an_unpaid_form_leaves_no_period() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;

@@ -94,7 +94,7 @@ async fn only_fresh_events_that_stripe_signed_for_us_are_stored() {
     assert_eq!(
         states[0],
         ("evt_good".to_owned(), "ignored".to_owned()),
-        "its customer is nobody here"
+        "its customer is unknown here"
     );
     assert_eq!(states[1], ("evt_unknown".to_owned(), "ignored".to_owned()));
     assert_eq!(states.iter().filter(|(_, state)| state == "unreadable").count(), 3);
@@ -172,7 +172,7 @@ async fn done_events_are_deleted_once_stripe_no_longer_has_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_account_is_busy_does_not_count_as_tried() {
+async fn an_event_of_a_busy_account_does_not_count_as_tried() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;

@@ -15,7 +15,7 @@ fn agent(rest: &str) -> Result<String, Skip> {
 }
 
 #[test]
-fn a_line_is_read_and_a_cut_one_too() {
+fn whole_and_cut_lines_are_read() {
     let whole = r#"83.149.9.216 - - [17/May/2015:10:05:03 +0000] "GET /a/b.png?q=1 HTTP/1.1" 404 203023 "http://x.org/" "Mozilla/5.0 (X11)""#;
     let read = entry(whole).unwrap();
     assert_eq!(read.address, "83.149.9.216".parse::<IpAddr>().unwrap());
@@ -156,7 +156,7 @@ fn every_line_is_an_entry_or_counted() {
 }
 
 #[test]
-fn a_line_cut_at_any_place_is_read_or_skipped() {
+fn a_line_cut_at_any_position_is_read_or_skipped() {
     let whole = line(r#"GET http://x.org/\"a\"?b HTTP/1.1"#, "200");
     for end in 0..=whole.len() {
         let cut = entry(&whole[..end]);
