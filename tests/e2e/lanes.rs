@@ -339,7 +339,10 @@ async fn an_entry_that_is_too_large_is_not_stored_and_affects_no_other() {
     };
     assert_eq!(outcome(&large).await, PublishOutcome::NotStored);
     assert_eq!(outcome(&small).await, PublishOutcome::Stored);
-    let outcomes = Outcomes::from([(large.event_id, PublishOutcome::NotStored), (small.event_id, PublishOutcome::Stored)]);
+    let outcomes = Outcomes::from([
+        (large.event_id, PublishOutcome::NotStored),
+        (small.event_id, PublishOutcome::Stored),
+    ]);
     assert_outcomes_are_true(&outcomes, &lanes.end().await);
 }
 
