@@ -157,7 +157,7 @@ struct Load {
 }
 
 impl Load {
-    fn count(&self, outcome: Outcome) -> u64 {
+    fn count(&self, outcome: PublishOutcome) -> u64 {
         self.counts[index(outcome)].load(Relaxed)
     }
 
