@@ -100,7 +100,7 @@ kinds! {
             "The account's subscription is not paid."
             "Pay the open invoice: `upgrade_url` shows where."
         AccountSuspended FORBIDDEN "account_suspended" "Account suspended"
-            "The operator suspended the account. No request is served, and none is counted."
+            "The operator suspended the account. Its requests are neither forwarded nor counted."
             "Ask the operator why. A payment does not end a suspension."
         KeyUnderWay CONFLICT "idempotency_key_under_way" "Request still in progress"
             "Another request with the same `Idempotency-Key` is not answered yet."

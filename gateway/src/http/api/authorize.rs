@@ -7,7 +7,7 @@
 //! | Traefik | `X-Forwarded-Method` and `X-Forwarded-Uri` |
 //! | Envoy | the method, and the path after `/v1/authorize` |
 //!
-//! nginx forwards `401` to the client. It replaces `402`, `429` and `503` by its own `500`, unless an `error_page` changes that.
+//! nginx forwards `401` and `403` to the client. It replaces `402`, `429` and `503` by its own `500`, unless an `error_page` changes that.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
