@@ -139,7 +139,7 @@ mod tests {
             (r#"{"item":"a","count":10}"#, "`count` must be a small number, got 10"),
             (
                 r#"{"item":"a","count":1e300}"#,
-                "`count` must be a small number, got 1e300",
+                "`count` must be a small number, got 1e+300",
             ),
             (
                 r#"{"item":"a","count":{}}"#,
