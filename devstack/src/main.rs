@@ -140,7 +140,7 @@ async fn stripe(args: StripeArgs, interrupts: &mut Interrupts) -> Result<ExitCod
             json!({ "url": url, "api_key": key, "webhook_secret": secret, "dashboard": format!("{url}/") })
         );
     } else {
-        println!("STRIPE_API_URL={url}\nSTRIPE_API_KEY={key}\nSTRIPE_WEBHOOK_SECRET={secret}");
+        println!("STRIPE_API_BASE={url}\nSTRIPE_SECRET_KEY={key}\nSTRIPE_WEBHOOK_SECRETS={secret}");
     }
     eprintln!("devstack: the fake Stripe is ready; {url}/ shows it, {url}/_double/ controls it; press Ctrl-C to stop");
     Ok(interrupts.next().await)

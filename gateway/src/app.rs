@@ -1,7 +1,7 @@
 //! The service: starts in order, serves, drains, stops.
 //!
 //! Each step of a stop needs the parts that stop after it:
-//! 1. Requests under way are answered. They need lanes and units.
+//! 1. Requests in progress are answered. They need lanes and units.
 //! 2. The lanes publish their events and are closed.
 //! 3. All leases are returned.
 //! 4. The run is closed.
@@ -98,7 +98,7 @@ pub struct Application {
 struct Started {
     router: Router,
     under_way: Arc<UnderWay>,
-    /// Requests under way, including those whose client left. Stopping this lifecycle cuts them off.
+    /// Requests in progress, including those whose client left. Stopping this lifecycle cuts them off.
     requests: Lifecycle,
     publisher: Publisher,
     quotas: Quotas,

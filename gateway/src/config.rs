@@ -96,7 +96,7 @@ pub struct LaneSettings {
     #[arg(long, env = "OUTCOME_DEADLINE", default_value = "10", value_parser = seconds)]
     pub outcome_deadline: Duration,
 
-    /// How often the gateway writes a heartbeat; after a minute without one, another service ends its run (seconds)
+    /// How often the gateway writes a heartbeat; after RUN_DEAD_AFTER without one, a billing worker ends the gateway's run (seconds)
     #[arg(long, env = "HEARTBEAT_INTERVAL", default_value = "5", value_parser = seconds)]
     pub heartbeat_interval: Duration,
 }

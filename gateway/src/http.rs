@@ -11,7 +11,7 @@
 //! | showing a client its limits | [`rate_limit`], [`balance`] |
 //! | problem bodies; which error becomes which problem | [`problem`], `failures` |
 //! | responses that are stored and replayed | `replay` |
-//! | request metrics; requests under way | [`request_metrics`], [`under_way`] |
+//! | request metrics; requests in progress | [`request_metrics`], [`under_way`] |
 
 pub mod api;
 pub mod auth;

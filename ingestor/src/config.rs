@@ -90,7 +90,7 @@ pub struct StreamSettings {
     #[arg(long, env = "SHARDS", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub shards: u16,
 
-    /// Maximum bytes of the stream; a full stream makes the gateways wait
+    /// Maximum bytes of the stream; when it is full, the gateways write to their spools or answer 503
     #[arg(long, env = "STREAM_MAX_BYTES", default_value = "4294967296", value_parser = clap::value_parser!(i64).range(1 << 20..))]
     pub stream_max_bytes: i64,
 

@@ -28,7 +28,7 @@ pub enum StripeCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Retry an event that was given up
+    /// Retry a parked event
     Retry {
         /// Id of the event, evt_…
         event: String,

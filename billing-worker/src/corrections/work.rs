@@ -74,7 +74,7 @@ impl Work {
                 }
                 Err(failure) => {
                     let delay = backoff.next_delay();
-                    warn!("corrections wait, trying again in {delay:.1?}: {failure:#}");
+                    warn!("corrections wait, retrying in {delay:.1?}: {failure:#}");
                     delay
                 }
             };

@@ -74,7 +74,7 @@ impl Courier {
         };
         match outbox::settle(&self.db, &claimed, &settlement).await {
             Ok(true) => self.settled(&claimed, &settlement),
-            Ok(false) => debug!(notice.id = %claimed.id, "the claim was lost: another attempt counts"),
+            Ok(false) => debug!(notice.id = %claimed.id, "another worker has the claim and stores its own result"),
             Err(error) => {
                 warn!(notice.id = %claimed.id, "could not store the result of a delivery, it will be repeated: {error}");
             }

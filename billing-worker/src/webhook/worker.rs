@@ -45,7 +45,7 @@ pub async fn run(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: L
             Ok(1..) if groups.len() < GROUPS_MAX => continue,
             Ok(_) => (EVERY, false),
             Err(failure) => {
-                warn!("reading the inbox failed, trying again in {AFTER_A_FAILURE:?}: {failure}");
+                warn!("reading the inbox failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
                 (AFTER_A_FAILURE, true)
             }
         };
@@ -167,7 +167,7 @@ fn note(metrics: &Metrics, event: &Received, settlement: &Settlement) {
                 event.id = event.id,
                 kind = event.kind,
                 attempts = event.attempts,
-                "parked an event: {why}"
+                "parked an event, `billing-worker stripe retry` tries it again: {why}"
             );
         }
     }

@@ -7,7 +7,7 @@
 //! | publishing events, and their outcomes | [`publisher`] |
 //! | the lane protocol, pure | [`protocol::lane`] |
 //! | a running lane: its queue, its writer, the content of one message | [`task`], [`waiting`], [`writer`], [`gathered`] |
-//! | while NATS is away: a lane that spools, and the spool | [`spooled`], [`spool`] |
+//! | while NATS is unavailable: a lane that spools, and the spool | [`spooled`], [`spool`] |
 //! | a lane's subject: publish, read the last record | [`subject`] |
 //! | the stream's shards and generation; whether NATS is connected | [`stream`], [`link`] |
 //! | ending a lane for its run | [`fence`] |

@@ -32,7 +32,7 @@ pub struct Slot<U> {
     gate: Arc<Gate>,
 }
 
-/// The lane accepts nothing now: NATS is away and the spool has no room, the lane is not open, or its queue is full. The
+/// The lane accepts nothing now: NATS is unavailable and the spool has no room, the lane is not open, or its queue is full. The
 /// caller must spend no units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("events cannot be recorded now")]
@@ -183,7 +183,7 @@ impl Gate {
         self.open.store(false, Relaxed);
     }
 
-    /// Sets the room of the spool, which takes new entries while NATS is away.
+    /// Sets the room of the spool, which takes new entries while NATS is unavailable.
     pub fn set_room(&self, room: Arc<Room>) {
         self.room.get_or_init(|| room);
     }

@@ -46,7 +46,7 @@ pub struct Runs {
     pub life: Lifecycle,
     pub metrics: LaneMetrics,
     pub limits: RunLimits,
-    /// Takes batches while NATS is away. `None`: the run accepts nothing then.
+    /// Takes batches while NATS is unavailable. `None`: the run accepts nothing then.
     pub spool: Option<Spool>,
 }
 
@@ -181,7 +181,7 @@ impl Runs {
             };
             let delay = backoff.next_delay();
             self.health.down("lanes", "registering the run in PostgreSQL fails");
-            warn!(run.id = %id, "could not register the run ({failure}): trying again in {delay:.1?}");
+            warn!(run.id = %id, "could not register the run ({failure}): retrying in {delay:.1?}");
             tokio::time::sleep(delay).await;
         }
     }

@@ -1,4 +1,4 @@
-//! The spool stores batches while NATS is away, so that they can be acknowledged.
+//! The spool stores batches while NATS is unavailable, so that they can be acknowledged.
 //!
 //! | what | file |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! A lane while NATS is away and until its spool is drained. It appends new entries to the spool and acknowledges them. At
+//! A lane while NATS is unavailable and until its spool is drained. It appends new entries to the spool and acknowledges them. At
 //! the same time it publishes the spool's batches to the stream. This ends for all lanes together, when the spool is empty.
 
 use std::{future::Future, pin::Pin, time::Duration};

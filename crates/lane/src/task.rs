@@ -29,8 +29,8 @@ use crate::{
     writer::Writer,
 };
 
-/// After this time without a connection, NATS counts as away and the lane uses the spool. It is shorter than a delay that a
-/// request notices, and longer than most reconnects.
+/// After this time without a connection, NATS counts as unavailable and the lane uses the spool. It is shorter than a delay
+/// that a request notices, and longer than most reconnects.
 const AWAY_AFTER: Duration = Duration::from_millis(250);
 /// When the spool refuses a message in flight, the lane asks it again after this time.
 const ASK_SPOOL_AGAIN: Duration = Duration::from_millis(500);
@@ -78,7 +78,7 @@ impl<U: Units> LaneTask<U> {
         None
     }
 
-    /// Gives the lane a spool for the batches that arrive while NATS is away.
+    /// Gives the lane a spool for the batches that arrive while NATS is unavailable.
     pub fn with_spool(mut self, spool: LaneSpool) -> Self {
         self.waiting.gate.set_room(spool.spool.shared_room());
         self.spool = Some(spool);

@@ -35,9 +35,9 @@
 //! empty batch means "not stored", the message means "stored".
 //!
 //! # A message that is kept
-//! While NATS is away, a batch is acknowledged from the spool. After that ([`Lane::keep`]) nobody waits for the outcome. The
-//! lane sends the batch until it is stored, despite any refusals, and does not move on past it. If the lane had moved on
-//! before, the empty batch may be stored. Then the outcome is "not stored", and the batch begins again. A restart reads the
+//! While NATS is unavailable, a batch is acknowledged from the spool. After that ([`Lane::keep`]) nobody waits for the
+//! outcome. The lane sends the batch until it is stored, despite any refusals, and does not move on past it. If the lane had
+//! moved on before, the empty batch may be stored. Then the outcome is "not stored", and the batch begins again. A restart reads the
 //! lane's last record ([`Lane::resume`]). The batches of the spool up to that record are stored ([`crate::spool_state`]).
 //!
 //! # The end of a lane

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub enum RunState {
     /// It takes leases and records.
     Live,
-    /// NATS is away, so it records in its spool.
+    /// NATS is unavailable, so it records in its spool.
     Spooling,
     /// Other processes end it: they fence its lanes, then settle its leases.
     Fencing,

@@ -1,8 +1,8 @@
 //! Stores one range in ClickHouse: when to look, when to insert, and under which deduplication token.
 //!
 //! A confirmed insert alone proves nothing. ClickHouse writes its log of deduplication tokens shortly before it moves the
-//! part into place. A kill between the two leaves a token without rows, and that token swallows every retry. So after each
-//! insert the ingestor looks for its rows by position.
+//! part into place. A kill between the two leaves a token without rows, and ClickHouse ignores every retry with
+//! this token. So after each insert the ingestor looks for its rows by position.
 //!
 //! ```text
 //! sealed just now ─> Insert(1)          another owner may have tried ─> Look
@@ -22,7 +22,7 @@
 //! The model `manifest` checks these through the properties "no position has two rows", "everything that is done is
 //! stored" and "a range is stored whole or not at all". Its mutants `NextTokenWhileUnclear` and `DoneUnseen` deviate and fail.
 
-/// How many tokens of one range may be swallowed before an operator must look.
+/// How many tokens of one range may end without rows before an operator must look.
 pub const TOKENS_MAX: u32 = 5;
 
 /// The progress of storing a range's rows.
@@ -58,9 +58,9 @@ pub enum Tried {
 pub enum Absent {
     /// Insert under the same token.
     TryAgain,
-    /// The token was swallowed: insert under the next one.
+    /// ClickHouse has the token without the rows: insert under the next one.
     NextToken,
-    /// Too many tokens were swallowed.
+    /// Too many tokens ended without rows.
     GiveUp,
 }
 

@@ -16,7 +16,7 @@ use crate::claim::StreamState;
 /// Above this percentage of the stream's bytes, stored records are trimmed whatever their age.
 const PRESSURE: u64 = 80;
 
-/// The minimum time that a fence stays: far longer than settling its run takes, unless ClickHouse is away that long.
+/// The minimum time that a fence stays: far longer than settling its run takes, unless ClickHouse is unavailable that long.
 const FENCE_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// The last record of a lane.

@@ -1,4 +1,4 @@
-//! Spooling: a writer says in its row that it records to its spool because NATS is away. Its silence then does not end it,
+//! Spooling: a writer says in its row that it records to its spool because NATS is unavailable. Its silence then does not end it,
 //! because it has acknowledged events that are not in the stream yet.
 //!
 //! A statement without an answer may be executed at any later time. So each time a writer starts to spool it counts up, and a

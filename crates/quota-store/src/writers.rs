@@ -4,7 +4,7 @@
 //! | state | meaning |
 //! |---|---|
 //! | `live` | it takes leases and records |
-//! | `spooling` | NATS is away: it records to its spool (see [`crate::spooling`]) |
+//! | `spooling` | NATS is unavailable: it records to its spool (see [`crate::spooling`]) |
 //! | `fencing` | it is being ended: it gets no lease, and its leases are settled |
 //! | `closed` | it stopped and gave back all its leases |
 //! | `settled` | it has no live lease and no open lane |

@@ -86,7 +86,7 @@ pub async fn connect(settings: &ClickHouseSettings, health: &Health) -> Result<C
                     _ => "no response within 10 s".to_owned(),
                 };
                 let delay = backoff.next_delay();
-                warn!(%server, "no connection to ClickHouse ({why}): trying again in {delay:.1?}");
+                warn!(%server, "no connection to ClickHouse ({why}): retrying in {delay:.1?}");
                 tokio::time::sleep(delay).await;
             }
         }

@@ -93,7 +93,7 @@ pub async fn connect(settings: &NatsSettings, name: &str, health: &Health) -> Re
                 }
                 kind => {
                     let delay = backoff.next_delay();
-                    warn!(%servers, "no connection to NATS ({kind}): trying again in {delay:.1?}");
+                    warn!(%servers, "no connection to NATS ({kind}): retrying in {delay:.1?}");
                     tokio::time::sleep(delay).await;
                 }
             },

@@ -67,7 +67,7 @@ pub async fn connect(settings: &PostgresSettings, name: &str, health: &Health) -
             Err(error) if is_final(&error) => bail!("PostgreSQL at {server} refuses us: {error}"),
             Err(error) => {
                 let delay = backoff.next_delay();
-                warn!(%server, "no connection to PostgreSQL ({error}): trying again in {delay:.1?}");
+                warn!(%server, "no connection to PostgreSQL ({error}): retrying in {delay:.1?}");
                 tokio::time::sleep(delay).await;
             }
         }

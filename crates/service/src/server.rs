@@ -167,7 +167,7 @@ impl Listening {
                 Err(error) => {
                     // Usually out of file descriptors. Without a pause this loop would spin.
                     let delay = backoff.next_delay();
-                    warn!("could not accept a connection ({error}): next try in {delay:.1?}");
+                    warn!("could not accept a connection ({error}): retrying in {delay:.1?}");
                     tokio::time::sleep(delay).await;
                 }
             }

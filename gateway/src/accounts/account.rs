@@ -47,7 +47,7 @@ impl Account {
         }
     }
 
-    /// The plan at `now` (Unix seconds). Cheap: it is computed again only when it expired or a change was announced.
+    /// The plan at `now` (Unix seconds). It is computed again only when it has expired or a change was announced.
     pub fn current_plan(&self, now: i64) -> Arc<CurrentPlan> {
         Arc::clone(&self.state(now).current_plan)
     }

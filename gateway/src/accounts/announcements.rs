@@ -28,7 +28,7 @@ pub fn follow(client: Client, accounts: Accounts, life: &Lifecycle) {
             loop {
                 if let Err(error) = listen(&client, &accounts).await {
                     let delay = backoff.next_delay();
-                    warn!("cannot listen to announcements ({error:#}): trying again in {delay:.1?}");
+                    warn!("cannot listen to announcements ({error:#}): retrying in {delay:.1?}");
                     tokio::time::sleep(delay).await;
                 }
             }

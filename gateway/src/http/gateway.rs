@@ -56,7 +56,7 @@ pub struct Gateway {
     pub settings: HttpSettings,
     pub metrics: RequestMetrics,
     pub under_way: Arc<UnderWay>,
-    /// Requests under way, including those whose client left. Stopping it cuts them off.
+    /// Requests in progress, including those whose client left. Stopping it cuts them off.
     pub life: Lifecycle,
 }
 

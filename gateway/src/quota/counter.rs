@@ -208,7 +208,7 @@ impl Counter {
 
     /// The work for the lease client's next transaction, if there is any.
     pub fn work(&self, now: Instant) -> Option<Work> {
-        // First, so that any news from here on queues the counter again.
+        // First, so that any change from here on queues the counter again.
         self.signals.service_begins();
         let mut core = self.core();
         let renewal = self.renewal.swap(0, Ordering::Relaxed);

@@ -42,7 +42,7 @@ pub struct QuotaSettings {
     pub transaction_counters_max: usize,
     /// How long a transaction is tried before PostgreSQL counts as unavailable.
     pub transaction_deadline: Duration,
-    /// How long [`Quotas::return_all`] waits for requests under way and for PostgreSQL.
+    /// How long [`Quotas::return_all`] waits for requests in progress and for PostgreSQL.
     pub return_deadline: Duration,
 }
 

@@ -1,8 +1,9 @@
-//! A counter's memory of its last refusal: how many units remained, in the pool and at all gateways together. While that
-//! holds, a request that costs more is refused without asking anybody. It also serves the requests that waited in the queue.
+//! A counter's memory of its last refusal: how many units remained, in the pool and at all gateways together. While this
+//! number is valid, a request that costs more is refused without a question to PostgreSQL or to other gateways. The number also
+//! serves the requests that waited in the queue.
 //!
 //! Units that move between a pool and a gateway do not change it. Reserved units that come back are added to the units that
-//! remained ([`Refusals::came_back`]). If it is unknown how many came back, or a limit changed, the memory no longer holds
+//! remained ([`Refusals::came_back`]). If it is unknown how many came back, or a limit changed, the memory is no longer valid
 //! ([`Refusals::void`]). Both are counters, and a refusal carries their values from before the question. So nothing that happens
 //! between a question and its answer is lost.
 

@@ -47,7 +47,7 @@ impl Signals {
         }
     }
 
-    /// The lease client takes the counter out of its queue: from here on, news queues it again.
+    /// The lease client takes the counter out of its queue: from here on, a change queues it again.
     pub fn service_begins(&self) {
         self.queued.look();
     }

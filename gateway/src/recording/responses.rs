@@ -63,7 +63,7 @@ pub type Counted = Arc<[Option<Box<RawValue>>]>;
 
 /// How to treat a request with a key.
 pub enum Claim {
-    /// No other request with this key is under way: try it now.
+    /// No other request with this key is in progress: try it now.
     Try(Try),
     /// The same request was answered before, with this response.
     Replay(StoredResponse),
@@ -72,7 +72,7 @@ pub enum Claim {
 /// Why a request cannot use its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
-    #[error("the first request with this key is under way")]
+    #[error("the first request with this key is still in progress")]
     UnderWay,
     #[error("the key was used for another request")]
     OtherRequest,

@@ -2,8 +2,8 @@
 //! once.
 //!
 //! A confirmed insert is no proof. ClickHouse writes its log of deduplication tokens shortly before it moves the part into
-//! place. A kill between the two leaves a token without rows, which silently swallows every retry. So each insert is verified
-//! by position. If a confirmed insert has no rows and no insert is running, the next one uses another token.
+//! place. A kill between the two leaves a token without rows: then ClickHouse silently ignores every retry with this token. So
+//! each insert is verified by position. If a confirmed insert has no rows and no insert is running, the next one uses another token.
 
 use std::time::{Duration, Instant};
 
@@ -106,7 +106,7 @@ impl Store {
                         if absent != Absent::TryAgain {
                             warn!(
                                 shard = span.shard,
-                                token, tokens, "ClickHouse swallowed a range with its token"
+                                token, tokens, "ClickHouse has the token of an insert but not its rows"
                             );
                             self.metrics.swallowed_tokens.get_or_create(&shard).inc();
                         }

@@ -50,7 +50,7 @@ pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
     if let Err(trouble) = released.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer from NATS"))) {
         warn!(
             shard,
-            "could not give up the shard, the next owner waits until this member expires: {trouble:#}"
+            "could not give up the shard, the next owner waits until this ingestor counts as gone: {trouble:#}"
         );
     }
 }

@@ -66,7 +66,7 @@ impl Repair<'_> {
             .bind(records)
             .fetch_all::<Inserted>();
         for (insert_id, surplus) in surplus(within("reading doubled rows", rows).await?) {
-            warn!(shard = self.span.shard, %insert_id, records = surplus.records.len(), rows = surplus.positions.len(), "removing rows of a second insertion");
+            warn!(shard = self.span.shard, %insert_id, records = surplus.records.len(), rows = surplus.positions.len(), "removing rows that a second insert added");
             if !surplus.records.is_empty() {
                 self.delete(insert_id, "stream_seq in ?", &surplus.records).await?;
             }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! lock                 held by the process that uses it
-//! <run>/….segment      the log of a run; the directory exists before PostgreSQL has the run as spooling, and until after
-//!                      PostgreSQL no longer has it so
+//! <run>/….segment      the log of a run; the directory is created before PostgreSQL records that the run spools, and is
+//!                      removed after PostgreSQL records that it no longer spools
 //! given-up/<run>/      logs of runs that other processes have ended; nothing of them is published any more
 //! ```
 

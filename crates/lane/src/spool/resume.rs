@@ -304,7 +304,7 @@ async fn until_answered<T>(what: &str, ask: impl AsyncFn() -> Result<T>) -> T {
             Ok(answer) => return answer,
             Err(failure) => {
                 let delay = backoff.next_delay();
-                warn!("draining the spool: {what} failed ({failure:#}): trying again in {delay:.1?}");
+                warn!("draining the spool: {what} failed ({failure:#}): retrying in {delay:.1?}");
                 sleep(delay).await;
             }
         }

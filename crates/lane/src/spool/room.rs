@@ -1,4 +1,4 @@
-//! Whether the spool accepts batches now, and why not: one atomic, which the hot path reads while NATS is away.
+//! Whether the spool accepts batches now, and why not: one atomic, which the hot path reads while NATS is unavailable.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 

@@ -3,7 +3,7 @@
 //!
 //! Only the time spent waiting for the client counts. A body that is forwarded to a slow upstream is not slow.
 //!
-//! tower-http's `TimeoutBody` is no equal to this, because it limits the wait for each piece alone. With a limit of 15 seconds, a
+//! tower-http's `TimeoutBody` does not do this: it limits only the wait for each piece. With a limit of 15 seconds, a
 //! client that sends one byte every 14 seconds keeps a request of 1 MiB open for 170 days. Here the request fails after 15 seconds.
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! The tasks that advance a connection note it in an atomic, and one timer for each connection checks it every few seconds.
 //!
-//! hyper and tower have no equal to this. hyper's `header_read_timeout` is one time for an idle connection and for a head, and
+//! hyper and tower do not have this. hyper's `header_read_timeout` is one time for an idle connection and for a head, and
 //! nothing limits a client that does not read its response. It also costs more, because it sets a timer for every request:
 //! 1,970 instructions for each request on a connection that is kept alive, and this module costs 1,305 (`cost_tests`).
 

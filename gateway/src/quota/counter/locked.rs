@@ -20,7 +20,7 @@ pub(super) struct Core {
     pub epoch: u64,
     pub last_grant: Option<LastGrant>,
     pub unchanged: Option<Unchanged>,
-    /// A transaction of this counter is under way.
+    /// A transaction of this counter is in progress.
     pub under_way: bool,
     /// That transaction may bring a lease.
     pub asking: bool,

@@ -63,7 +63,7 @@ impl Counter {
             return RecallFound::TooMany;
         }
         let (result, receiver) = oneshot::channel();
-        // A transaction that is under way began before the counter was closed.
+        // A transaction that is in progress began before the counter was closed.
         let transactions = if core.under_way { 2 } else { 1 };
         core.recalls.waiting.push(Waiting { transactions, result });
         drop(core);

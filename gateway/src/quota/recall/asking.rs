@@ -39,12 +39,12 @@ pub(crate) struct Recalls {
     timed_out: Counter,
     permits: Semaphore,
     next: AtomicU64,
-    /// The receivers of answers to recalls under way.
+    /// The receivers of answers to recalls in progress.
     open: Mutex<HashMap<u64, mpsc::UnboundedSender<RecallAnswer>>>,
     silent: Mutex<HashMap<RunId, Instant>>,
 }
 
-/// A recall under way. Dropping it ends the recall, and later answers are ignored.
+/// A recall in progress. Dropping it ends the recall, and later answers are ignored.
 struct Open<'a> {
     recalls: &'a Recalls,
     number: u64,

@@ -33,7 +33,7 @@ use crate::quota::{
 
 /// How soon a new connection is noticed.
 const WATCH: Duration = Duration::from_millis(250);
-/// Answers that may wait for their transactions. A recall beyond them is answered "cannot" at once.
+/// How many answers may wait for their transactions. Further recalls are answered "cannot" at once.
 const ANSWERS_MAX: usize = 1_024;
 /// The gateway that recalls has given up long before.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub fn follow(client: Client, quotas: &Quotas, life: &Lifecycle) {
             loop {
                 if let Err(error) = listener.listen().await {
                     let delay = backoff.next_delay();
-                    warn!("cannot listen to other gateways ({error:#}): trying again in {delay:.1?}");
+                    warn!("cannot listen to other gateways ({error:#}): retrying in {delay:.1?}");
                     tokio::time::sleep(delay).await;
                 }
             }

@@ -16,7 +16,7 @@ pub(super) struct Store {
     ttl: Duration,
     bytes_max: usize,
     entries: HashMap<EventId, Entry>,
-    /// Keys that are not under way, oldest first. It may also contain positions of keys that were claimed again since.
+    /// Keys that are not in progress, oldest first. It may also contain positions of keys that were claimed again since.
     order: VecDeque<Position>,
     /// Bytes of all entries in `order`, and of `order` itself.
     bytes: usize,
@@ -69,12 +69,12 @@ impl Store {
         }
     }
 
-    /// The number of keys, and the bytes of keys that are not under way.
+    /// The number of keys, and the bytes of keys that are not in progress.
     pub fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)
     }
 
-    /// Returns the state of the key. If the request is to be tried, the key is under way from now on.
+    /// Returns the state of the key. If the request is to be tried, the key is in progress from now on.
     pub fn claim(&mut self, name: EventId, request: Fingerprint, now: Instant) -> Result<StoreClaim, ClaimError> {
         let ttl = self.ttl;
         let is_kept =

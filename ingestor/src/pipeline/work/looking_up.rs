@@ -42,7 +42,7 @@ impl<'a> LookingUp<'a> {
                     Err(trouble) => {
                         ingest.store.health.down("clickhouse", format!("{trouble:#}"));
                         let delay = backoff.next_delay();
-                        warn!(shard, "ClickHouse: {trouble:#}: asking again in {delay:.1?}");
+                        warn!(shard, "ClickHouse: {trouble:#}: retrying in {delay:.1?}");
                         tokio::time::sleep(delay).await;
                     }
                 }
