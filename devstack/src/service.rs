@@ -48,7 +48,7 @@ impl ServiceOptions {
             env: Vec::new(),
             args: Vec::new(),
             exe: None,
-            ready_within: Duration::from_secs(30),
+            ready_within: Duration::from_secs(120),
         }
     }
 

@@ -401,7 +401,7 @@ async fn drain(
                 // Acknowledged events are in the spool, and their units are spent. All other units are returned.
                 quotas.return_all().await;
                 bail!(
-                    "NATS is unavailable: {batches} acknowledged batches stay in the spool; start the gateway again with this spool"
+                    "NATS is unavailable: {batches} acknowledged batches are left in the spool; start the gateway again with this spool"
                 )
             }
         },

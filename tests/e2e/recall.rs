@@ -280,26 +280,28 @@ async fn a_paused_gateway_that_holds_units_slows_no_client_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn far_from_its_limit_a_counter_asks_postgres_for_less_than_one_request_in_a_hundred() {
+async fn far_from_its_limit_a_counter_seldom_asks_postgres() {
     let rig = Rig::start(2, 1_000_000).await;
     // Sixteen clients at full speed, starting with a cold counter.
-    let until = Instant::now() + Duration::from_secs(3);
+    let since = Instant::now();
     let client = async |client: &Client| {
-        let mut accepted = 0;
-        while Instant::now() < until {
+        for _ in 0..250 {
             assert_eq!(client.spend("api_call", 1).await.unwrap().status, 200);
-            accepted += 1;
         }
-        accepted
     };
-    let accepted: u64 = join_all((0..16).map(|n| client(&rig.clients[n % 2])))
-        .await
-        .iter()
-        .sum();
+    join_all((0..16).map(|n| client(&rig.clients[n % 2]))).await;
+    let accepted = 16 * 250;
     let local = rig.metric("admitted_total{source=\"local\"}").await;
     let asked = rig.metric("admitted_total{source=\"postgres\"}").await;
     assert_eq!(local + asked, accepted);
-    assert!(asked * 100 <= accepted, "{asked} of {accepted} asked Postgres");
+    // A lease lasts for about two seconds of requests, so a slow machine asks for a larger part of its fewer requests: the first
+    // leases of a cold counter, then about one in a second, at each gateway.
+    let seldom = (accepted / 100).max(8 + 2 * since.elapsed().as_secs());
+    assert!(
+        asked <= seldom,
+        "{asked} of {accepted} asked Postgres, in {:?}",
+        since.elapsed()
+    );
     rig.stack
         .assert_stored(rig.ada.account_id, accepted, accepted as i64)
         .await;

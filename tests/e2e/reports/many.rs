@@ -12,13 +12,14 @@ use super::rig::{DAY, Rig};
 const ACCOUNTS: usize = 10_000;
 /// The latency of each call to Stripe.
 const LATENCY: Duration = Duration::from_millis(30);
-/// 10,000 reports take 20 s at the default rate of 500 meter events per second. The rest is a margin for a busy machine.
-const WITHIN: Duration = Duration::from_secs(60);
+/// 10,000 calls one by one wait for Stripe for 300 s. At the default rate of 500 meter events per second they take 20 s, on a
+/// machine that is fast enough.
+const WITHIN: Duration = Duration::from_secs(LATENCY.as_millis() as u64 * ACCOUNTS as u64 / 1_000 / 2);
 /// Memory in addition to that of an idle worker: a few batches, not all accounts.
 const GROWTH_MAX_KIB: u64 = 64 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_accounts_are_reported_within_a_minute_and_in_bounded_memory() {
+async fn ten_thousand_accounts_are_reported_many_at_once_and_in_bounded_memory() {
     let now = clock::now_s();
     let options = StripeDoubleOptions {
         // The worker is a process and uses the real clock.
