@@ -70,16 +70,20 @@ async fn a_limit_is_exact_with_64_clients_on_2_gateways() {
     let ada = stack.admin.customer("ada", "pro").await.unwrap();
     stack.admin.set_limit(ada.account_id, "api_call", LIMIT).await.unwrap();
     let clients = [Client::new(stack.gateway(0), &ada), Client::new(stack.gateway(1), &ada)];
-    // Continue until both gateways refuse: one may still hold units when the other has none.
+    // Continue until both gateways refuse: one may still hold units when the other has none. A machine that is too slow for 256
+    // requests at once answers some with 503, which counts nothing.
     let mut admitted = 0;
+    let mut rounds = 0;
     loop {
         let answers = concurrently((0..256).map(|n| clients[n % 2].spend("api_call", 1))).await;
-        let accepted = count(&answers, 200);
-        assert_eq!(accepted + count(&answers, 429), 256, "{answers:?}");
+        let (accepted, refused) = (count(&answers, 200), count(&answers, 429));
+        assert_eq!(accepted + refused + count(&answers, 503), 256, "{answers:?}");
         admitted += accepted;
-        if accepted == 0 {
+        if refused == 256 {
             break;
         }
+        rounds += 1;
+        assert!(rounds < 100, "{admitted} were admitted: {answers:?}");
     }
     assert_eq!(admitted as i64, LIMIT);
     stack.assert_stored(ada.account_id, LIMIT as u64, LIMIT).await;

@@ -44,7 +44,7 @@ async fn failing(service: &str, env: &[(&str, String)]) -> Result<String> {
             said.push_str(&line);
             said.push('\n');
             // The service retries forever. By now the log shows the failure.
-            if said.matches("trying again").count() >= 3 {
+            if said.matches("retrying in").count() >= 3 {
                 break;
             }
         }
