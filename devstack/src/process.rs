@@ -168,14 +168,13 @@ impl Process {
     /// Pauses it (SIGSTOP). Its connections stay open and silent. Returns when none of its threads and children runs: the
     /// signal itself returns earlier, while a thread on another core still works.
     pub fn pause(&mut self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)?;
-        self.wait_stopped()?;
-        if self.program.children == Children::InOwnGroups {
-            let children = tree::children(self.pid())?;
-            tree::signal(&children, Signal::SIGSTOP); // those that started before the parent stopped
-            tree::wait_stopped(&children)?;
+        let name = self.program.name.clone();
+        if let Some(status) = self.try_wait()? {
+            bail!("{name} cannot be paused: it ended with {status}");
         }
-        Ok(())
+        let children = self.stop_group().with_context(|| format!("pausing {name}"))?;
+        tree::signal(&children, Signal::SIGSTOP);
+        tree::wait_stopped(&children)
     }
 
     pub fn resume(&mut self) -> Result<()> {
@@ -310,6 +309,17 @@ impl Process {
         Ok(())
     }
 
+    /// Sends SIGSTOP to its group and waits until it has stopped. Returns its children in other groups, which still run: it can
+    /// start no more of them.
+    fn stop_group(&self) -> Result<Vec<Pid>> {
+        killpg(self.pid(), Signal::SIGSTOP).context("sending SIGSTOP")?;
+        self.wait_stopped()?;
+        match self.program.children {
+            Children::InGroup => Ok(Vec::new()),
+            Children::InOwnGroups => tree::children(self.pid()),
+        }
+    }
+
     /// Waits until every thread of the process itself has stopped.
     fn wait_stopped(&self) -> Result<()> {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -336,10 +346,8 @@ impl Process {
         }
         let mut children = Vec::new();
         if self.program.children == Children::InOwnGroups {
-            // Pause it first, so that it can neither fork nor clean up between the two steps.
-            killpg(self.pid(), Signal::SIGSTOP).context("stopping before the kill")?;
-            self.wait_stopped()?;
-            children = tree::children(self.pid())?;
+            // So that it can neither fork nor clean up between the two steps.
+            children = self.stop_group().context("stopping before the kill")?;
         }
         killpg(self.pid(), Signal::SIGKILL).with_context(|| format!("killing {}", self.program.name))?;
         tree::signal(&children, Signal::SIGKILL);
