@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The bare server. Dropping it ends it.
-pub struct Bare {
+pub(crate) struct Bare {
     child: Child,
     pub address: String,
 }
 
 impl Bare {
-    pub async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let address = format!("127.0.0.1:{}", ports::free()?);
         let exe = std::env::current_exe().context("finding our own executable")?;
         // It ends when its standard input is closed, so it cannot outlive us.
@@ -50,7 +50,7 @@ impl Drop for Bare {
 }
 
 /// Runs the bare server if we were started as `<exe> bare <address>`.
-pub fn run_if_asked() -> Option<ExitCode> {
+pub(crate) fn run_if_asked() -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let [command, address] = args.as_slice() else {
         return None;

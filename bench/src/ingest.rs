@@ -25,7 +25,7 @@ enum Keys {
     Each,
 }
 
-pub async fn compare(system: &mut BenchSystem, rounds: u8, rows: u64) -> Result<String> {
+pub(crate) async fn compare(system: &mut BenchSystem, rounds: u8, rows: u64) -> Result<String> {
     let client = system.clickhouse();
     client
         .query("create table usage_events_raw as usage_events")
@@ -129,7 +129,7 @@ async fn insert_raw(client: &clickhouse::Client, rows: u64) -> Result<f64> {
                 generation: 1,
                 shard: 0,
                 stream_seq: batch as u64 + 1,
-                idx: n as u32,
+                idx: u32::try_from(n).expect("a small batch"),
             };
             insert.write(&EventRow::new(event, RunId::NIL, at, attempt)).await?;
         }
@@ -160,7 +160,7 @@ fn event(n: u64, account_id: AccountId) -> UsageEvent {
         method: "GET".to_owned(),
         status: 200,
         request_id: format!("bench-{n}"),
-        ip_address: std::net::Ipv4Addr::from(n as u32).to_ipv6_mapped(),
+        ip_address: std::net::Ipv4Addr::from(u32::try_from(n).expect("a small batch")).to_ipv6_mapped(),
         user_agent: format!("bench/{}", n % 50),
         time_ms: schema::clock::now_ms(),
         lease_id: LeaseId(Uuid::from_u128(u128::from(n / 1_000) + 1)),

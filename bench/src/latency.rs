@@ -8,7 +8,7 @@ use crate::{load, median, system::BenchSystem};
 
 const CONNECTIONS: [usize; 2] = [1, 8];
 
-pub async fn compare(system: &BenchSystem, rounds: u8, time: Duration) -> Result<String> {
+pub(crate) async fn compare(system: &BenchSystem, rounds: u8, time: Duration) -> Result<String> {
     let request = load::request("GET", "/api/posts/search?q=bench", &system.customers[0].key, "");
     let mut text =
         String::from("\nlatency, GET /api/posts/search, through the gateway (durable) beside the upstream alone:");

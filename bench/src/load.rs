@@ -14,7 +14,7 @@ use tokio::{
 };
 
 /// The result of one measurement.
-pub struct Measured {
+pub(crate) struct Measured {
     pub requests_per_second: f64,
     /// Sorted.
     latencies_us: Vec<u32>,
@@ -22,14 +22,19 @@ pub struct Measured {
 
 impl Measured {
     /// The latency in milliseconds that this share of the requests did not exceed.
-    pub fn percentile(&self, share: f64) -> f64 {
+    pub(crate) fn percentile(&self, share: f64) -> f64 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index of the list"
+        )]
         let at = ((self.latencies_us.len() - 1) as f64 * share) as usize;
         f64::from(self.latencies_us[at]) / 1_000.0
     }
 }
 
 /// A complete HTTP/1.1 request in bytes.
-pub fn request(method: &str, target: &str, key: &str, body: &str) -> Vec<u8> {
+pub(crate) fn request(method: &str, target: &str, key: &str, body: &str) -> Vec<u8> {
     format!(
         "{method} {target} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
@@ -39,7 +44,7 @@ pub fn request(method: &str, target: &str, key: &str, body: &str) -> Vec<u8> {
 }
 
 /// Sends load to `address` (host and port) for `time`. Any status other than 200 is an error, because a refusal costs less.
-pub async fn run(address: &str, request: &[u8], connections: usize, time: Duration) -> Result<Measured> {
+pub(crate) async fn run(address: &str, request: &[u8], connections: usize, time: Duration) -> Result<Measured> {
     let over = AtomicBool::new(false);
     let started = Instant::now();
     let end = async {

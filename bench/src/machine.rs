@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::system::BenchSystem;
 
 /// Machine, versions and speed of the disk, for the head of a report.
-pub async fn describe(system: &BenchSystem) -> Result<String> {
+pub(crate) async fn describe(system: &BenchSystem) -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu
         .lines()
@@ -35,7 +35,7 @@ pub async fn describe(system: &BenchSystem) -> Result<String> {
 }
 
 /// The time that the disk needs to make 4 KiB durable. All figures of durable writes depend on it.
-pub fn fsync_probe(dir: &Path) -> Result<String> {
+pub(crate) fn fsync_probe(dir: &Path) -> Result<String> {
     let path = dir.join("fsync-probe");
     let mut file = File::create(&path).context("making the fsync probe's file")?;
     let mut took = Vec::new();

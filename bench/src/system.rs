@@ -9,7 +9,7 @@ use devstack::{
     system::{Endpoints, System, SystemOptions},
 };
 
-pub struct BenchSystem {
+pub(crate) struct BenchSystem {
     pub system: System,
     pub servers: Servers,
     pub customers: Vec<Customer>,
@@ -18,7 +18,7 @@ pub struct BenchSystem {
 /// More than any run spends.
 const LIMIT: i64 = 1_000_000_000_000;
 
-pub async fn start() -> Result<BenchSystem> {
+pub(crate) async fn start() -> Result<BenchSystem> {
     let servers = Servers::start(DataDir::create()?, &ServersOptions::default()).await?;
     let name = "bench".to_owned();
     let endpoints = Endpoints {
@@ -44,12 +44,12 @@ pub async fn start() -> Result<BenchSystem> {
 
 impl BenchSystem {
     /// Host and port of the gateway.
-    pub fn gateway(&self) -> &str {
+    pub(crate) fn gateway(&self) -> &str {
         self.system.gateways[0].url.trim_start_matches("http://")
     }
 
     /// Host and port of the upstream.
-    pub fn upstream(&self) -> Result<&str> {
+    pub(crate) fn upstream(&self) -> Result<&str> {
         Ok(self
             .system
             .upstream
@@ -59,14 +59,14 @@ impl BenchSystem {
             .trim_start_matches("http://"))
     }
 
-    pub fn clickhouse(&self) -> clickhouse::Client {
+    pub(crate) fn clickhouse(&self) -> clickhouse::Client {
         self.servers
             .clickhouse
             .client()
             .with_database(&self.system.endpoints.clickhouse_database)
     }
 
-    pub async fn postgres_version(&self) -> Result<String> {
+    pub(crate) async fn postgres_version(&self) -> Result<String> {
         use sqlx::Connection;
         let mut connection = sqlx::PgConnection::connect(&self.system.endpoints.database_url).await?;
         let version: String = sqlx::query_scalar("show server_version")
@@ -76,19 +76,19 @@ impl BenchSystem {
     }
 
     /// A counter of the gateway since its start.
-    pub async fn metric(&self, name: &str) -> Result<u64> {
+    pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
         self.system.gateways[0].service.metric(name).await
     }
 
-    pub async fn stop_ingestor(&mut self) -> Result<()> {
+    pub(crate) async fn stop_ingestor(&mut self) -> Result<()> {
         self.system.ingestors[0].stop(Duration::from_secs(40)).await.map(drop)
     }
 
-    pub async fn start_ingestor(&mut self) -> Result<()> {
+    pub(crate) async fn start_ingestor(&mut self) -> Result<()> {
         self.system.ingestors[0].restart().await
     }
 
-    pub async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         self.system.stop().await?;
         drop(self.system);
         self.servers.stop().await

@@ -8,7 +8,12 @@ use futures_util::future::try_join_all;
 
 use crate::{bare::Bare, load, median, system::BenchSystem};
 
-pub async fn compare(system: &mut BenchSystem, rounds: u8, time: Duration, connections: usize) -> Result<String> {
+pub(crate) async fn compare(
+    system: &mut BenchSystem,
+    rounds: u8,
+    time: Duration,
+    connections: usize,
+) -> Result<String> {
     let bare = Bare::start().await?;
     let body = r#"{"usage_type":"api_call","cost_units":1,"endpoint":"/api/posts/search"}"#;
     let requests: Vec<Vec<u8>> = system

@@ -15,18 +15,18 @@ const PYTHONS: [&str; 6] = [
     "python3.11",
     "python3.10",
 ];
-pub const WHAT_TO_INSTALL: &str = "devstack needs Python 3.10 or newer with venv and pip to fetch its servers \
+pub(crate) const WHAT_TO_INSTALL: &str = "devstack needs Python 3.10 or newer with venv and pip to fetch its servers \
     (Debian, Ubuntu: apt install python3 python3-venv python3-pip; Fedora: dnf install python3 python3-pip; \
     macOS: brew install python3)";
 
 /// A Python that runs scripts without third-party modules, whether or not the wheels are installed.
-pub fn any() -> Result<PathBuf> {
+pub(crate) fn any() -> Result<PathBuf> {
     let ours = checkout::cache()?.join("venv/bin/python");
     if ours.exists() { Ok(ours) } else { find() }
 }
 
 /// The first Python on the PATH that is new enough.
-pub fn find() -> Result<PathBuf> {
+pub(crate) fn find() -> Result<PathBuf> {
     let test = "import sys; sys.version_info >= (3, 10) or sys.exit(1); print(sys.executable)";
     for name in PYTHONS {
         let output = clean(Command::new(name))
@@ -43,7 +43,7 @@ pub fn find() -> Result<PathBuf> {
 }
 
 /// Removes the variables that make Python or pip install elsewhere. (`-I` covers PYTHONPATH and similar ones.)
-pub fn clean(mut command: Command) -> Command {
+pub(crate) fn clean(mut command: Command) -> Command {
     for name in [
         "VIRTUAL_ENV",
         "__PYVENV_LAUNCHER__",

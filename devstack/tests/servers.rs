@@ -1,6 +1,6 @@
 //! Tests of the real servers: they work, they keep acknowledged data after kill -9, and they end with their parent.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::future::Future;
 use std::io::{BufRead, BufReader};

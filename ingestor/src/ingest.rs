@@ -70,9 +70,7 @@ impl Owned {
 
 impl Budget {
     pub fn new(bytes: u64) -> Self {
-        let kilobytes = u32::try_from(bytes / 1024)
-            .unwrap_or(u32::MAX)
-            .min(Semaphore::MAX_PERMITS as u32);
+        let kilobytes = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
         Self {
             semaphore: Arc::new(Semaphore::new(kilobytes as usize)),
             kilobytes,

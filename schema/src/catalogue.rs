@@ -156,7 +156,7 @@ impl Catalogue {
                 ));
             }
             usage_types.push(UsageType {
-                index: usage_types.len() as u8,
+                index: u8::try_from(usage_types.len()).expect("at most 64"),
                 name: name.leak(),
             });
         }

@@ -34,7 +34,7 @@ pub fn set_wrong_by(ms: i64) {
 }
 
 /// The current time in UTC.
-#[allow(clippy::disallowed_methods, reason = "this is the edge that the rule points to")]
+#[expect(clippy::disallowed_methods, reason = "this is the edge that the rule points to")]
 pub fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     match WRONG_BY_MS.load(Ordering::Relaxed) {

@@ -17,7 +17,7 @@ macro_rules! id {
             pub const NIL: Self = Self(Uuid::nil());
 
             /// A new id. Ids sort by creation time (UUID version 7).
-            #[allow(clippy::new_without_default, reason = "two calls differ, so it is no default")]
+            #[expect(clippy::new_without_default, reason = "two calls differ, so it is no default")]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
             }

@@ -86,7 +86,7 @@ pub fn shard_of(account: AccountId, shards: u16) -> u16 {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
     // Use the high bits, because FNV mixes them best.
-    ((hash >> 32) % u64::from(shards.max(1))) as u16
+    u16::try_from((hash >> 32) % u64::from(shards.max(1))).expect("less than `shards`")
 }
 
 #[cfg(test)]

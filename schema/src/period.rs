@@ -52,8 +52,9 @@ pub fn instant(at_s: i64) -> OffsetDateTime {
 
 fn add_months(at: OffsetDateTime, months: i32) -> OffsetDateTime {
     let index = at.year() * 12 + i32::from(u8::from(at.month())) - 1 + months;
-    let (year, month) = (index.div_euclid(12), index.rem_euclid(12) as u8 + 1);
-    let month = Month::try_from(month).expect("1 to 12");
+    let (year, month) = (index.div_euclid(12), index.rem_euclid(12) + 1);
+    let month = u8::try_from(month).ok().and_then(|month| Month::try_from(month).ok());
+    let month = month.expect("1 to 12");
     let day = at.day().min(days_in_month(month, year));
     let date = Date::from_calendar_date(year, month, day).expect("the day is at most the length of the month");
     at.replace_date(date)

@@ -4,7 +4,7 @@ mod audit;
 mod bad_input;
 mod changes;
 mod start;
-pub mod worker;
+pub(crate) mod worker;
 
 use devstack::http::Http;
 use http::{Method, StatusCode};

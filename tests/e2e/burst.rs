@@ -25,10 +25,10 @@ mod catalogue {
     use anyhow::Result;
 
     /// A plan catalogue for this test. Dropping it removes the file.
-    pub struct Plans(std::path::PathBuf);
+    pub(super) struct Plans(std::path::PathBuf);
 
     impl Plans {
-        pub fn with_burst(plan: &str, burst: &str) -> Result<Self> {
+        pub(super) fn with_burst(plan: &str, burst: &str) -> Result<Self> {
             let built_in = include_str!("../../schema/plans.toml");
             let id = format!("id = \"{plan}\"\n");
             let path = std::env::temp_dir().join(format!("burst-{:016x}.toml", rand::random::<u64>()));
@@ -36,7 +36,7 @@ mod catalogue {
             Ok(Self(path))
         }
 
-        pub fn path(&self) -> String {
+        pub(super) fn path(&self) -> String {
             self.0.display().to_string()
         }
     }

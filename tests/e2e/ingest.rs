@@ -1,6 +1,6 @@
 //! G2 at the ingestor: each event in the stream is stored in ClickHouse once, whichever process dies. When the ingestor needs an
 //! operator, it says so and skips nothing.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod duplicates;
 mod faults;

@@ -1,5 +1,11 @@
 //! Tests of the whole system on real servers. Every test starts its own servers, waits for conditions, and leaves nothing behind.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "tests count small numbers"
+)]
 
 mod bad_input;
 mod billing;

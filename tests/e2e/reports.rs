@@ -6,7 +6,7 @@ mod late;
 mod many;
 mod reconcile;
 mod rig;
-pub mod usage;
+pub(crate) mod usage;
 mod workers;
 
 use std::time::{Duration, Instant};

@@ -16,10 +16,10 @@ use schema::{
     lane_record::Kind,
 };
 
-pub type Parser = fn(&[u8]);
+pub(super) type Parser = fn(&[u8]);
 
 /// Each parser, with the name of its fuzz target.
-pub const ALL: &[(&str, Parser)] = &[
+pub(super) const ALL: &[(&str, Parser)] = &[
     ("key", key),
     ("headers", request_headers),
     ("event", event),
@@ -30,7 +30,7 @@ pub const ALL: &[(&str, Parser)] = &[
 ];
 
 /// An API key: a parsed key has exactly the text that was parsed, and both parsers agree.
-pub fn key(data: &[u8]) {
+pub(super) fn key(data: &[u8]) {
     let Ok(text) = from_utf8(data) else { return };
     let (borrowed, owned) = (api_key::identify(text), ApiKey::parse(text));
     assert_eq!(borrowed.is_ok(), owned.is_ok());
@@ -43,7 +43,7 @@ pub fn key(data: &[u8]) {
 
 /// Headers of a request, one per line: the client that is derived from them, and the headers that are forwarded. The first byte
 /// decides whether a trusted proxy sent them.
-pub fn request_headers(data: &[u8]) {
+pub(super) fn request_headers(data: &[u8]) {
     let Some((first, lines)) = data.split_first() else {
         return;
     };
@@ -92,7 +92,7 @@ pub fn request_headers(data: &[u8]) {
 }
 
 /// One event, in an otherwise valid batch.
-pub fn event(data: &[u8]) {
+pub(super) fn event(data: &[u8]) {
     const ID: [u8; 16] = [1; 16];
     // Field numbers of `usage.proto`: in a batch, 1 is its id and 2 its events; in a record, 1 is the version, 2 the run and 4
     // the batch.
@@ -114,7 +114,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// A lane record: it survives encoding and decoding, and an ingestor stores no events of a record that cannot be decoded.
-pub fn lane_record(data: &[u8]) {
+pub(super) fn lane_record(data: &[u8]) {
     let content = Content::of(data);
     let Ok(record) = LaneRecord::decode(data) else {
         assert!(
@@ -129,14 +129,14 @@ pub fn lane_record(data: &[u8]) {
     }
 }
 
-pub fn manifest(data: &[u8]) {
+pub(super) fn manifest(data: &[u8]) {
     if let Ok(manifest) = Manifest::decode(data) {
         assert_eq!(Manifest::decode(&manifest.encode()).ok(), Some(manifest));
     }
 }
 
 /// A body with an array to be counted: an array has at most one element more than the body has commas.
-pub fn body(data: &[u8]) {
+pub(super) fn body(data: &[u8]) {
     if let Ok(length) = json_array::length(data, "texts") {
         let commas = data.iter().filter(|byte| **byte == b',').count();
         assert!((1..=commas as i64 + 1).contains(&length), "{length}");
@@ -144,7 +144,7 @@ pub fn body(data: &[u8]) {
 }
 
 /// A webhook: its header, a line end, its body. It has no valid signature, so it must never verify.
-pub fn webhook(data: &[u8]) {
+pub(super) fn webhook(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (header, body) = (&data[..at], data.get(at + 1..).unwrap_or_default());
     if let Ok(header) = from_utf8(header) {

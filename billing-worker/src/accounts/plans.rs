@@ -116,14 +116,15 @@ async fn copy(admin: &Administration) -> Result<u64, Error> {
         .rows_affected();
         for usage_type in catalogue.usage_types() {
             let allowance = plan.allowance(*usage_type);
+            let (limit, mode) = (allowance.limit, allowance.mode.as_str());
             changed += sqlx::query!(
                 "insert into plan_limits (plan_id, usage_type, limit_units, mode) values ($1, $2, $3, $4)
                  on conflict (plan_id, usage_type) do update set limit_units = excluded.limit_units, mode = excluded.mode
                  where (plan_limits.limit_units, plan_limits.mode) is distinct from (excluded.limit_units, excluded.mode)",
                 plan.id,
                 usage_type.name(),
-                allowance.limit,
-                allowance.mode.as_str()
+                limit,
+                mode
             )
             .execute(&mut *tx)
             .await?

@@ -84,7 +84,7 @@ mod tests {
             after: None,
         };
         for (limit, shown, next) in [(2, 2, Some(ids[1])), (3, 3, None), (4, 3, None)] {
-            let rows = page(limit).rows().unwrap() as usize;
+            let rows = usize::try_from(page(limit).rows().unwrap()).unwrap();
             let found = ids.iter().copied().take(rows).collect();
             let listed = page(limit).cut(found, |id| *id).unwrap();
             assert_eq!((listed.items.len(), listed.next), (shown, next), "limit {limit}");

@@ -46,7 +46,7 @@ pub enum AccountsCommand {
     },
 }
 
-pub async fn run(command: &AccountsCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn run(command: &AccountsCommand, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     let account = match command {
         AccountsCommand::List(page) => return print::accounts(json, &view::list(admin, page.page(), now).await?),

@@ -51,7 +51,7 @@ pub enum KeysCommand {
     },
 }
 
-pub async fn run(command: &KeysCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn run(command: &KeysCommand, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     match command {
         KeysCommand::Create {

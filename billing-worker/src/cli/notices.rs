@@ -64,7 +64,7 @@ pub enum NoticesCommand {
     },
 }
 
-pub async fn run(command: &NoticesCommand, admin: &Administration, policy: Policy, json: bool) -> Result<()> {
+pub(super) async fn run(command: &NoticesCommand, admin: &Administration, policy: Policy, json: bool) -> Result<()> {
     let now = clock::now_s();
     match command {
         NoticesCommand::Set { account, url } => {

@@ -47,12 +47,12 @@ pub enum LimitsCommand {
     },
 }
 
-pub async fn catalogue(command: &CatalogueCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn catalogue(command: &CatalogueCommand, admin: &Administration, json: bool) -> Result<()> {
     let CatalogueCommand::Sync = command;
     print::synced(json, plans::sync(admin, clock::now_s()).await?)
 }
 
-pub async fn plans(command: &PlansCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn plans(command: &PlansCommand, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     match command {
         PlansCommand::List => print::plans(json, &plans::list(&admin.catalogue)),
@@ -64,7 +64,7 @@ pub async fn plans(command: &PlansCommand, admin: &Administration, json: bool) -
     }
 }
 
-pub async fn limits(command: &LimitsCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn limits(command: &LimitsCommand, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     let account = match command {
         LimitsCommand::Set {

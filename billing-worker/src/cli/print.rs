@@ -17,13 +17,13 @@ use crate::{
     corrections::{correction::Correction, request::Corrected},
 };
 
-pub fn version(json: bool, version: i64) -> Result<()> {
+pub(super) fn version(json: bool, version: i64) -> Result<()> {
     out(json, &json!({ "version": version }), || {
         format!("the database has schema version {version}")
     })
 }
 
-pub fn synced(json: bool, synced: Synced) -> Result<()> {
+pub(super) fn synced(json: bool, synced: Synced) -> Result<()> {
     out(json, &synced, || {
         format!(
             "{} plans copied; limits of {} accounts changed",
@@ -32,7 +32,7 @@ pub fn synced(json: bool, synced: Synced) -> Result<()> {
     })
 }
 
-pub fn account(json: bool, details: &AccountDetails) -> Result<()> {
+pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
     out(json, details, || {
         let account = &details.account;
         let mut rows = vec![
@@ -62,7 +62,7 @@ pub fn account(json: bool, details: &AccountDetails) -> Result<()> {
     })
 }
 
-pub fn accounts(json: bool, listed: &Listed<Account>) -> Result<()> {
+pub(super) fn accounts(json: bool, listed: &Listed<Account>) -> Result<()> {
     out(json, listed, || {
         let account = |account: &Account| {
             let suspended = if account.status == AccountStatus::Suspended {
@@ -77,11 +77,11 @@ pub fn accounts(json: bool, listed: &Listed<Account>) -> Result<()> {
     })
 }
 
-pub fn key(json: bool, key: &Key) -> Result<()> {
+pub(super) fn key(json: bool, key: &Key) -> Result<()> {
     out(json, key, || table(&key_rows(key)))
 }
 
-pub fn keys(json: bool, listed: &Listed<Key>) -> Result<()> {
+pub(super) fn keys(json: bool, listed: &Listed<Key>) -> Result<()> {
     out(json, listed, || {
         let key = |key: &Key| {
             let expires = key.expires_at.map(instant).unwrap_or_default();
@@ -97,11 +97,11 @@ pub fn keys(json: bool, listed: &Listed<Key>) -> Result<()> {
     })
 }
 
-pub fn issued(json: bool, issued: &IssuedKey) -> Result<()> {
+pub(super) fn issued(json: bool, issued: &IssuedKey) -> Result<()> {
     out(json, issued, || issued_text(issued))
 }
 
-pub fn rotated(json: bool, rotated: &RotatedKey) -> Result<()> {
+pub(super) fn rotated(json: bool, rotated: &RotatedKey) -> Result<()> {
     out(json, rotated, || {
         let until = rotated.replaces.expires_at.map(instant).unwrap_or_default();
         format!(
@@ -112,7 +112,7 @@ pub fn rotated(json: bool, rotated: &RotatedKey) -> Result<()> {
     })
 }
 
-pub fn plans(json: bool, list: &PriceList) -> Result<()> {
+pub(super) fn plans(json: bool, list: &PriceList) -> Result<()> {
     out(json, list, || {
         let heading = [
             "plan",
@@ -148,7 +148,7 @@ pub fn plans(json: bool, list: &PriceList) -> Result<()> {
     })
 }
 
-pub fn corrected(json: bool, corrected: &Corrected) -> Result<()> {
+pub(super) fn corrected(json: bool, corrected: &Corrected) -> Result<()> {
     out(json, corrected, || {
         let rows = [
             row(["correction", &corrected.correction_id.to_string()]),
@@ -164,7 +164,7 @@ pub fn corrected(json: bool, corrected: &Corrected) -> Result<()> {
     })
 }
 
-pub fn corrections(json: bool, listed: &Listed<Correction>) -> Result<()> {
+pub(super) fn corrections(json: bool, listed: &Listed<Correction>) -> Result<()> {
     out(json, listed, || {
         let correction = |correction: &Correction| {
             row([
@@ -181,7 +181,7 @@ pub fn corrections(json: bool, listed: &Listed<Correction>) -> Result<()> {
     })
 }
 
-pub fn audit(json: bool, listed: &Listed<Audited>) -> Result<()> {
+pub(super) fn audit(json: bool, listed: &Listed<Audited>) -> Result<()> {
     out(json, listed, || {
         let audited = |audited: &Audited| {
             let account = audited.account_id.map(|id| id.to_string()).unwrap_or_default();
@@ -203,7 +203,7 @@ pub fn audit(json: bool, listed: &Listed<Audited>) -> Result<()> {
     })
 }
 
-pub fn out(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn out(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
     let text = match json {
         true => serde_json::to_string_pretty(value)?,
         false => text(),
@@ -231,7 +231,11 @@ fn key_rows(key: &Key) -> Vec<Vec<String>> {
     rows
 }
 
-pub fn list<T, const N: usize>(heading: [&str; N], listed: &Listed<T>, entry: impl Fn(&T) -> Vec<String>) -> String {
+pub(super) fn list<T, const N: usize>(
+    heading: [&str; N],
+    listed: &Listed<T>,
+    entry: impl Fn(&T) -> Vec<String>,
+) -> String {
     let rows: Vec<_> = [row(heading)]
         .into_iter()
         .chain(listed.items.iter().map(entry))
@@ -246,17 +250,17 @@ fn units(limit: Option<i64>) -> String {
     limit.map_or("none".to_owned(), |units| units.to_string())
 }
 
-pub fn instant(at: OffsetDateTime) -> String {
+pub(super) fn instant(at: OffsetDateTime) -> String {
     // Years from the database always have four digits, so this does not fail.
     at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
-pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).into()
 }
 
 /// Formats a table; each column is as wide as its widest cell.
-pub fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));

@@ -83,7 +83,12 @@ impl FromStr for WhichArgument {
     }
 }
 
-pub async fn run(command: &ReportsCommand, admin: &Administration, settings: &Settings, json: bool) -> Result<()> {
+pub(super) async fn run(
+    command: &ReportsCommand,
+    admin: &Administration,
+    settings: &Settings,
+    json: bool,
+) -> Result<()> {
     let now = clock::now_s();
     match command {
         ReportsCommand::List { state, parked, page } => {
@@ -99,7 +104,7 @@ pub async fn run(command: &ReportsCommand, admin: &Administration, settings: &Se
     }
 }
 
-pub async fn reconcile(
+pub(super) async fn reconcile(
     arguments: &ReconcileArguments,
     admin: &Administration,
     settings: &Settings,

@@ -37,7 +37,7 @@ pub enum RunsCommand {
     },
 }
 
-pub async fn run(command: &RunsCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn run(command: &RunsCommand, admin: &Administration, json: bool) -> Result<()> {
     match command {
         RunsCommand::List { state, page } => {
             let listed = operator::list(&admin.db, *state, page.page()).await?;

@@ -35,7 +35,12 @@ pub enum StripeCommand {
     },
 }
 
-pub async fn run(command: &StripeCommand, admin: &Administration, settings: &Settings, json: bool) -> Result<()> {
+pub(super) async fn run(
+    command: &StripeCommand,
+    admin: &Administration,
+    settings: &Settings,
+    json: bool,
+) -> Result<()> {
     match command {
         StripeCommand::Sync { dry_run } => {
             let reporter = reporter(admin, settings)?;

@@ -57,7 +57,7 @@ pub struct TrailArguments {
     page: PageArguments,
 }
 
-pub async fn correction(command: &CorrectionsCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn correction(command: &CorrectionsCommand, admin: &Administration, json: bool) -> Result<()> {
     match command {
         CorrectionsCommand::Create {
             account,
@@ -91,13 +91,13 @@ pub async fn correction(command: &CorrectionsCommand, admin: &Administration, js
     }
 }
 
-pub async fn audit(command: &AuditCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn audit(command: &AuditCommand, admin: &Administration, json: bool) -> Result<()> {
     let AuditCommand::List(list) = command;
     print::audit(json, &audit::list(&admin.db, list.trail(admin).await?).await?)
 }
 
 /// Returns the name of the user who runs the command.
-pub fn user() -> Option<String> {
+pub(super) fn user() -> Option<String> {
     Some(User::from_uid(Uid::current()).ok()??.name)
 }
 

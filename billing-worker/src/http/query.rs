@@ -5,7 +5,7 @@ use axum::extract::rejection::QueryRejection;
 use crate::error::Error;
 
 /// The error names the wrong parameter.
-pub fn malformed(rejection: QueryRejection) -> Error {
+pub(super) fn malformed(rejection: QueryRejection) -> Error {
     let text = rejection.body_text();
     let text = text
         .strip_prefix("Failed to deserialize query string: ")

@@ -33,7 +33,7 @@ pub enum Kind {
 
 impl NoticeId {
     /// Creates an id. Ids sort by creation time (UUID version 7).
-    #[allow(clippy::new_without_default, reason = "two calls differ, so it is not a default")]
+    #[expect(clippy::new_without_default, reason = "two calls differ, so it is not a default")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }

@@ -80,7 +80,7 @@ pub async fn add(db: &PgPool, reached: Vec<Reached>, now: i64) -> Result<Vec<Rea
     let mut new = Vec::new();
     for number in unknown {
         // Ordinality counts from 1.
-        let one = reached[number as usize - 1];
+        let one = reached[usize::try_from(number)? - 1];
         if insert(db, &one, now).await.context("storing a notice")? {
             new.push(one);
         }
@@ -154,7 +154,7 @@ pub async fn claim(db: &PgPool, most: usize) -> sqlx::Result<Vec<Claimed>> {
                         order by s.id desc) as "secrets!"
            from leased join next on next.account_id = leased.account_id join notices n on n.id = next.id"#,
         lease,
-        most as i64,
+        i64::try_from(most).unwrap_or(i64::MAX),
         LEASE_S
     )
     .fetch_all(db)

@@ -41,7 +41,7 @@ impl Watch {
     async fn pooled(&self, now: i64) -> Result<Vec<Reached>> {
         let (mut after, mut new) = (Counter::FIRST, Vec::new());
         loop {
-            let page = POOLS_A_PAGE as i64;
+            let page = i64::try_from(POOLS_A_PAGE)?;
             let candidates = usage::candidates(&self.db, &self.thresholds, &after, now, page).await?;
             let limited = usage::limited(&self.db, &self.catalogue, &candidates, now).await?;
             let stored = usage::stored(&self.clickhouse, &limited).await?;

@@ -14,7 +14,7 @@ use super::{count::AccountPeriod, credits::Credits};
 
 /// A line of the ledger as it was read.
 #[derive(Clone, Debug)]
-pub struct Locked {
+pub(super) struct Locked {
     pub line: Line,
     /// Corrections and credits that may explain why it has fewer units than were reported; 0 or negative.
     pub credits: i64,
@@ -23,19 +23,19 @@ pub struct Locked {
 }
 
 /// The lines of a page of accounts that this draft decides on, and all their periods.
-pub struct Page {
+pub(super) struct Page {
     pub lines: BTreeMap<LineId, Locked>,
     pub periods: HashMap<AccountId, Vec<BillingPeriod>>,
 }
 
 impl Page {
-    pub fn period(&self, line: &LineId) -> Option<&BillingPeriod> {
+    pub(super) fn period(&self, line: &LineId) -> Option<&BillingPeriod> {
         let periods = self.periods.get(&line.account)?;
         periods.iter().find(|period| period.start == line.start)
     }
 
     /// The line that takes units which arrived too late for `line`. `Err`: this draft may not change that line.
-    pub fn next(&self, line: &LineId, now: i64) -> Result<Option<LineId>, ()> {
+    pub(super) fn next(&self, line: &LineId, now: i64) -> Result<Option<LineId>, ()> {
         let later = self.periods.get(&line.account).into_iter().flatten();
         let next = later
             .filter(|period| period.start > line.start && matches!(period.way(now), Way::Report { .. }))
@@ -53,7 +53,7 @@ impl Page {
     }
 
     /// Keeps the lines that are locked and unchanged since they were read; returns the others.
-    pub fn keep_unchanged(&mut self, locked: &BTreeMap<LineId, Locked>) -> Vec<LineId> {
+    pub(super) fn keep_unchanged(&mut self, locked: &BTreeMap<LineId, Locked>) -> Vec<LineId> {
         let mut others = Vec::new();
         self.lines.retain(|id, read| match locked.get(id) {
             Some(locked) if locked.line == read.line => {
@@ -68,7 +68,7 @@ impl Page {
         others
     }
 
-    pub fn change(&mut self, line: &LineId, change: impl FnOnce(&mut Line)) {
+    pub(super) fn change(&mut self, line: &LineId, change: impl FnOnce(&mut Line)) {
         if let Some(locked) = self.lines.get_mut(line) {
             change(&mut locked.line);
             locked.changed = true;
@@ -76,7 +76,7 @@ impl Page {
     }
 
     /// Adds units that another line carries out; a credit explains that this line falls.
-    pub fn carry_in(&mut self, to: &LineId, units: i64) {
+    pub(super) fn carry_in(&mut self, to: &LineId, units: i64) {
         if let Some(locked) = self.lines.get_mut(to) {
             locked.line.carry_in(units);
             locked.credits = locked.credits.saturating_add(units.min(0));
@@ -84,7 +84,7 @@ impl Page {
         }
     }
 
-    pub fn explain(&mut self, credits: &HashMap<LineId, Credits>) {
+    pub(super) fn explain(&mut self, credits: &HashMap<LineId, Credits>) {
         for (id, credits) in credits {
             if let Some(locked) = self.lines.get_mut(id) {
                 locked.credits = credits.total();
@@ -93,12 +93,12 @@ impl Page {
     }
 
     /// Periods with lines that have credits which are neither taken back nor netted yet.
-    pub fn unsettled(&self, busy: &HashSet<LineId>) -> Vec<AccountPeriod> {
+    pub(super) fn unsettled(&self, busy: &HashSet<LineId>) -> Vec<AccountPeriod> {
         self.periods_of(busy, |_, locked| locked.credits < locked.line.corrected)
     }
 
     /// Periods with lines that have fewer units than were reported.
-    pub fn below(&self, busy: &HashSet<LineId>, sums: &HashMap<LineId, i64>) -> Vec<AccountPeriod> {
+    pub(super) fn below(&self, busy: &HashSet<LineId>, sums: &HashMap<LineId, i64>) -> Vec<AccountPeriod> {
         self.periods_of(busy, |id, locked| {
             let counted = sums.get(id).copied().unwrap_or(0);
             locked.line.delta(counted).is_none_or(|delta| delta < 0)
@@ -117,7 +117,7 @@ impl Page {
     }
 
     /// Stores how many units a line lacks compared with the reported units. Returns whether this is a new drift.
-    pub fn drifted(&mut self, id: &LineId, drift: i64) -> bool {
+    pub(super) fn drifted(&mut self, id: &LineId, drift: i64) -> bool {
         let Some(locked) = self.lines.get_mut(id) else {
             return false;
         };

@@ -35,7 +35,7 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], which: Which, now
         let claimed = claim(reporter, accounts, which, now, &mut sent)
             .await
             .context("claiming reports")?;
-        let count = claimed.len() as i64;
+        let count = i64::try_from(claimed.len())?;
         let attempts = stream::iter(claimed).map(|claimed| attempt(reporter, claimed, now));
         let mut answers = attempts
             .buffer_unordered(usize::from(reporter.settings.report_concurrency))

@@ -88,6 +88,7 @@ impl Meters {
                 "{units} is not a whole number of units"
             )));
         }
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number of at most 2^53")]
         Ok(units as i64)
     }
 }

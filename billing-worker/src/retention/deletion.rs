@@ -21,7 +21,7 @@ const DAYS_IN_A_STATEMENT: usize = 32;
 
 /// The result of a deletion.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Deleted {
+pub(super) struct Deleted {
     pub rows: u64,
     pub more: bool,
 }
@@ -48,7 +48,7 @@ struct Sums {
 const SETTLING: time::Duration = time::Duration::hours(6);
 
 /// Returns the first day whose rows must stay; `None`: all days.
-pub async fn closed_before(clickhouse: &Client, now: OffsetDateTime) -> Result<Option<Date>> {
+pub(super) async fn closed_before(clickhouse: &Client, now: OffsetDateTime) -> Result<Option<Date>> {
     let day = clickhouse
         .query(
             "select toString(max(bill_day) + 1) from usage_closed_days
@@ -61,7 +61,7 @@ pub async fn closed_before(clickhouse: &Client, now: OffsetDateTime) -> Result<O
 }
 
 /// Deletes rows of days before `closed_before` according to this push.
-pub async fn delete(clickhouse: &Client, push: Uuid, closed_before: Date) -> Result<Deleted> {
+pub(super) async fn delete(clickhouse: &Client, push: Uuid, closed_before: Date) -> Result<Deleted> {
     let before = sums(clickhouse, closed_before).await?;
     let days = clickhouse
         .query(

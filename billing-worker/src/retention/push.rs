@@ -30,7 +30,7 @@ struct AccountRetention {
 }
 
 /// An account that is not pushed keeps all rows: its plan says so, or this failed before reaching it.
-pub async fn push_accounts(
+pub(super) async fn push_accounts(
     db: &PgPool,
     clickhouse: &Client,
     catalogue: &Catalogue,

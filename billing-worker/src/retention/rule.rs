@@ -5,7 +5,7 @@ use time::{Date, OffsetDateTime, ext::NumericalDuration};
 
 /// Returns the first day whose rows are kept, by the plan of the account at `now`; `None`: all rows are kept, also if the
 /// catalogue does not have the plan.
-pub fn keep_from(
+pub(super) fn keep_from(
     catalogue: &Catalogue,
     subscription: Option<&Subscription>,
     open: Option<OffsetDateTime>,

@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn run_that_beats_slower_than_the_looks_is_not_dead() {
-        let looks: Vec<_> = (0..200).map(|n| (n * 5, (n / 11) as i64)).collect();
+        let looks: Vec<_> = (0..200).map(|n| (n * 5, i64::try_from(n / 11).unwrap())).collect();
         assert_eq!(dead_at(&looks), [0; 0]);
     }
 
@@ -146,7 +146,10 @@ mod tests {
         let mut silence = Silence::new(DEAD_AFTER, GAP_MAX);
         for n in 0..=12u64 {
             let at = start + Duration::from_secs(n * 5);
-            let found = silence.observe(Look { began: at, ended: at }, &[(dead, 3), (alive, n as i64)]);
+            let found = silence.observe(
+                Look { began: at, ended: at },
+                &[(dead, 3), (alive, i64::try_from(n).unwrap())],
+            );
             assert_eq!(found, if n == 12 { vec![(dead, 3)] } else { vec![] });
         }
         let at = start + Duration::from_secs(65);

@@ -24,7 +24,7 @@ pub struct Received {
 
 /// Events of one customer, which are processed together, or one event without a customer.
 #[derive(Debug)]
-pub struct Group {
+pub(super) struct Group {
     pub customer: Option<String>,
     pub events: Vec<Received>,
     claim: Uuid,
@@ -32,7 +32,7 @@ pub struct Group {
 
 /// The result of an attempt, as it is stored.
 #[derive(Clone, Debug)]
-pub enum Settlement {
+pub(super) enum Settlement {
     /// It was applied, or it concerns no account here.
     Done {
         is_applied: bool,
@@ -52,7 +52,7 @@ pub enum Settlement {
 
 /// Claims due events of up to `most` customers, the longest due first. Customers with an event that is claimed already are left
 /// out, so each customer has at most one group in all workers.
-pub async fn claim(db: &PgPool, most: usize) -> Result<Vec<Group>, Error> {
+pub(super) async fn claim(db: &PgPool, most: usize) -> Result<Vec<Group>, Error> {
     let claim = Uuid::new_v4();
     let events = sqlx::query_as!(
         Received,
@@ -84,7 +84,7 @@ pub async fn claim(db: &PgPool, most: usize) -> Result<Vec<Group>, Error> {
 }
 
 /// Renews the claim on a group. `false`: another worker has claimed all of it.
-pub async fn renew(db: &PgPool, group: &Group) -> Result<bool, Error> {
+pub(super) async fn renew(db: &PgPool, group: &Group) -> Result<bool, Error> {
     let renewed = sqlx::query!(
         "update webhook_events set claimed_until = now() + make_interval(secs => $3) where id = any($1) and claimed_by = $2",
         &group.events.iter().map(|event| event.id.clone()).collect::<Vec<_>>(),
@@ -97,7 +97,7 @@ pub async fn renew(db: &PgPool, group: &Group) -> Result<bool, Error> {
 }
 
 /// Stores the result of an event and ends the claim on it. If another worker has claimed it, nothing is written.
-pub async fn settle(db: &PgPool, group: &Group, event: &Received, settlement: &Settlement) -> Result<(), Error> {
+pub(super) async fn settle(db: &PgPool, group: &Group, event: &Received, settlement: &Settlement) -> Result<(), Error> {
     let (state, delay_s, why, is_attempt) = match settlement {
         Settlement::Done { is_applied: true } => ("done", None, None, true),
         Settlement::Done { is_applied: false } => ("ignored", None, None, true),

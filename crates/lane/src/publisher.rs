@@ -40,6 +40,7 @@ pub struct Unavailable;
 
 /// The entrances of one run's lanes, by shard.
 pub struct Lanes<U> {
+    shards: u16,
     entrances: Vec<Entrance<U>>,
 }
 
@@ -140,11 +141,14 @@ impl<U: Units> Slot<U> {
 impl<U: Units> Lanes<U> {
     /// `entrances` are in the order of the shards.
     pub fn new(entrances: Vec<Entrance<U>>) -> Self {
-        Self { entrances }
+        Self {
+            shards: u16::try_from(entrances.len()).expect("the settings limit the number of shards"),
+            entrances,
+        }
     }
 
     fn of(&self, account: AccountId) -> &Entrance<U> {
-        &self.entrances[usize::from(names::shard_of(account, self.entrances.len() as u16))]
+        &self.entrances[usize::from(names::shard_of(account, self.shards))]
     }
 }
 

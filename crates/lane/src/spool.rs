@@ -63,7 +63,7 @@ const ENTER_WITHIN: Duration = Duration::from_millis(1_800);
 /// The maximum number of batches between the log and one lane.
 const DELIVERED_MAX: usize = 2;
 /// The spool counts as draining for this time after one of its batches was stored.
-const MOVING_WITHIN: Duration = Duration::from_millis(500);
+const MOVING_WITHIN_MS: u64 = 500;
 
 #[derive(Clone, Debug)]
 pub struct SpoolSettings {
@@ -303,19 +303,22 @@ impl RunSpool {
     /// Records that the batch is in the stream.
     pub fn stored(&self, delivered: &Delivered) {
         delivered.of_segment.fetch_sub(1, Relaxed);
-        let since = self.run.began.elapsed().as_millis() as u64;
-        self.run.moved_ms.store(since + 1, Relaxed);
+        self.run.moved_ms.store(self.age_ms() + 1, Relaxed);
         self.run.spool.inner.metrics.drained.inc();
         self.change(Switch::stored);
     }
 
     /// Whether batches of the log are reaching the stream.
     pub fn is_moving(&self) -> bool {
-        let since = self.run.began.elapsed().as_millis() as u64;
         match self.run.moved_ms.load(Relaxed) {
             0 => false,
-            moved => since.saturating_sub(moved - 1) < MOVING_WITHIN.as_millis() as u64,
+            moved => self.age_ms().saturating_sub(moved - 1) < MOVING_WITHIN_MS,
         }
+    }
+
+    /// How long the run exists.
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.run.began.elapsed().as_millis()).expect("a process does not run for 584 million years")
     }
 
     async fn until(&self, holds: impl Fn(&Switch) -> bool) {
@@ -336,7 +339,12 @@ impl RunSpool {
             let mut switch = self.switch();
             (change(&mut switch), switch.backlog())
         };
-        self.run.spool.inner.metrics.batches.set(backlog as i64);
+        self.run
+            .spool
+            .inner
+            .metrics
+            .batches
+            .set(i64::try_from(backlog).unwrap_or(i64::MAX));
         self.run.changed.send_replace(());
         result
     }

@@ -29,7 +29,7 @@ const LAST_BATCHES: u64 = 256;
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// `writing` publishes the lane's first message in the spool, `first`, which may still be in flight.
-pub async fn until_released<U: Units>(
+pub(crate) async fn until_released<U: Units>(
     context: &LaneContext,
     writing: Pin<&mut MaybeDone<impl Future<Output = (Writer, MessageOutcome)>>>,
     first: BatchId,

@@ -11,7 +11,7 @@ use crate::{
     publisher::Gate,
 };
 
-pub struct Waiting<U> {
+pub(crate) struct Waiting<U> {
     pub gate: Arc<Gate>,
     queue: mpsc::Receiver<Entry<U>>,
     /// An entry that was taken from the queue but did not fit into the message.
@@ -19,7 +19,7 @@ pub struct Waiting<U> {
 }
 
 impl<U: Units> Waiting<U> {
-    pub fn new(gate: Arc<Gate>, queue: mpsc::Receiver<Entry<U>>) -> Self {
+    pub(crate) fn new(gate: Arc<Gate>, queue: mpsc::Receiver<Entry<U>>) -> Self {
         Self {
             gate,
             queue,
@@ -28,7 +28,7 @@ impl<U: Units> Waiting<U> {
     }
 
     /// Takes all waiting entries, up to the limits. Waits for the first one. `None`: all senders are gone.
-    pub async fn gather(&mut self, limits: BatchLimits) -> Option<Gathered<U>> {
+    pub(crate) async fn gather(&mut self, limits: BatchLimits) -> Option<Gathered<U>> {
         if !self.arrived().await {
             return None;
         }
@@ -36,7 +36,7 @@ impl<U: Units> Waiting<U> {
     }
 
     /// Waits until an entry is waiting. False: all senders are gone. Dropping the future loses no entry.
-    pub async fn arrived(&mut self) -> bool {
+    pub(crate) async fn arrived(&mut self) -> bool {
         if self.held_over.is_none() {
             self.held_over = self.next().await;
         }
@@ -44,7 +44,7 @@ impl<U: Units> Waiting<U> {
     }
 
     /// Takes all waiting entries, up to the limits.
-    pub fn gather_now(&mut self, limits: BatchLimits) -> Gathered<U> {
+    pub(crate) fn gather_now(&mut self, limits: BatchLimits) -> Gathered<U> {
         let mut gathered = Gathered::default();
         let mut next = self.held_over.take();
         while let Some(entry) = next {
@@ -66,7 +66,7 @@ impl<U: Units> Waiting<U> {
 
     /// Reports "not stored" to all waiting entries and to all that still arrive. At the deadline, reports "unknown" to
     /// `gathered`. Never ends.
-    pub async fn refuse_while_stuck(&mut self, gathered: &mut Gathered<U>, deadline: Instant) {
+    pub(crate) async fn refuse_while_stuck(&mut self, gathered: &mut Gathered<U>, deadline: Instant) {
         let refusing = async {
             self.refuse_all(PublishOutcome::NotStored).await;
             std::future::pending::<()>().await
@@ -80,7 +80,7 @@ impl<U: Units> Waiting<U> {
     }
 
     /// The lane has ended. Accepts no new slots, and refuses the entries that already have one.
-    pub async fn refuse_until_the_end(mut self, run: RunId) {
+    pub(crate) async fn refuse_until_the_end(mut self, run: RunId) {
         self.queue.close();
         self.refuse_all(PublishOutcome::RunEnded(run)).await;
     }

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::{context::LaneContext, subject::LaneSubject};
 
-pub struct Writer {
+pub(crate) struct Writer {
     pub lane: Lane,
     subject: LaneSubject,
     context: LaneContext,
@@ -27,7 +27,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(lane: Lane, subject: LaneSubject, context: LaneContext) -> Self {
+    pub(crate) fn new(lane: Lane, subject: LaneSubject, context: LaneContext) -> Self {
         Self {
             lane,
             subject,
@@ -37,12 +37,12 @@ impl Writer {
     }
 
     /// The flag that acknowledges the message in flight: see [`Lane::keep`].
-    pub fn kept(&self) -> Arc<AtomicBool> {
+    pub(crate) fn kept(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.kept)
     }
 
     /// Tries until the outcome is known. `empty` is the batch id of an empty batch that may replace the message.
-    pub async fn write(mut self, message: Message, empty: BatchId, record: Bytes) -> (Self, MessageOutcome) {
+    pub(crate) async fn write(mut self, message: Message, empty: BatchId, record: Bytes) -> (Self, MessageOutcome) {
         self.kept.store(false, Relaxed);
         let first = self.lane.begin(message, empty);
         let outcome = self.publish_until_done(first, message, record).await;
@@ -50,7 +50,7 @@ impl Writer {
     }
 
     /// Tries until the batch is stored, or the lane has ended. `empty`: see [`Lane::begin_kept`].
-    pub async fn store(&mut self, batch: BatchId, empty: BatchId, record: Bytes) {
+    pub(crate) async fn store(&mut self, batch: BatchId, empty: BatchId, record: Bytes) {
         while self.lane.end().is_none() {
             let first = self.lane.begin_kept(batch, empty);
             if self

@@ -207,7 +207,7 @@ mod tests {
             match outcome {
                 WriteOutcome::Written { revision } => {
                     prop_assert_eq!((revision, ours), (over + 1, 1));
-                    prop_assert_eq!(bucket.stored[revision as usize - 1], OURS);
+                    prop_assert_eq!(bucket.stored[usize::try_from(revision).unwrap() - 1], OURS);
                 }
                 WriteOutcome::Lost => prop_assert!(!current),
             }

@@ -56,8 +56,8 @@ impl Pool {
 pub fn wanted_units(pace: Option<Pace>, cost: i64) -> i64 {
     let floor = cost.saturating_mul(FIRST_REQUESTS);
     let by_pace = pace.map_or(0, |pace| {
-        let at_this_pace = i128::from(pace.spent.max(0)) * LASTS.as_millis() as i128
-            / pace.elapsed.as_millis().clamp(1, 1 << 40) as i128;
+        let spent = u128::from(pace.spent.max(0).unsigned_abs());
+        let at_this_pace = spent * LASTS.as_millis() / pace.elapsed.as_millis().clamp(1, 1 << 40);
         let (least, most) = (pace.granted / 2, pace.granted.saturating_mul(4));
         i64::try_from(at_this_pace).unwrap_or(i64::MAX).clamp(least, most)
     });

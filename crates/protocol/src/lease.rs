@@ -26,7 +26,7 @@ const UNSPENT: u64 = RESERVATION - 1;
 const RESERVATIONS: u64 = !CLOSED & !UNSPENT;
 
 /// The maximum units of one lease, and so the maximum cost of one request: about 8.8 trillion (8.8 × 10¹²).
-pub const UNITS_MAX: i64 = UNSPENT as i64;
+pub const UNITS_MAX: i64 = UNSPENT.cast_signed();
 
 /// A lease over the standard library's atomics.
 pub type Lease = LeaseOver<Std>;
@@ -61,7 +61,7 @@ impl<A: Atomics> LeaseOver<A> {
         debug_assert!((0..=units).contains(&reserved) && units <= UNITS_MAX);
         let reservations = if reserved > 0 { RESERVATION } else { 0 };
         Self {
-            word: A::Word::new(reservations | (units - reserved) as u64),
+            word: A::Word::new(reservations | (units - reserved).cast_unsigned()),
             units,
             renewal_asked: A::Flag::default(),
         }
@@ -71,7 +71,7 @@ impl<A: Atomics> LeaseOver<A> {
     pub fn resume(units: i64, at: Snapshot) -> Self {
         let closed = if at.closed { CLOSED } else { 0 };
         Self {
-            word: A::Word::new(closed | (at.reservations * RESERVATION) | at.unspent as u64),
+            word: A::Word::new(closed | (at.reservations * RESERVATION) | at.unspent.cast_unsigned()),
             units,
             renewal_asked: A::Flag::default(),
         }
@@ -116,7 +116,7 @@ impl<A: Atomics> LeaseOver<A> {
     /// them back.
     pub fn refund(&self, cost: i64) -> Snapshot {
         // These units were taken from this word, so the sum stays below the bits of the reservations.
-        let change = RESERVATION - cost as u64;
+        let change = RESERVATION - cost.cast_unsigned();
         unpack(self.word.fetch_sub(change, Ordering::AcqRel) - change)
     }
 
@@ -133,7 +133,7 @@ impl<A: Atomics> LeaseOver<A> {
 
 fn unpack(word: u64) -> Snapshot {
     Snapshot {
-        unspent: (word & UNSPENT) as i64,
+        unspent: (word & UNSPENT).cast_signed(),
         reservations: (word & RESERVATIONS) / RESERVATION,
         closed: word & CLOSED != 0,
     }

@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_cut_leaves_the_record_whose_duplicates_are_too_many() {
-        let half = DROPPED_MAX as u32 / 2;
+        let half = u32::try_from(DROPPED_MAX).unwrap() / 2;
         let of = |seqs: &[u64], each: u32| -> Vec<EventPosition> {
             seqs.iter()
                 .flat_map(|seq| (0..each).map(move |idx| (*seq, idx)))

@@ -86,7 +86,7 @@ impl SpoolState {
 pub fn stored_before(lane: &Lane, spool: &[Spooled]) -> Result<usize, &'static str> {
     let mut state = SpoolState::of(lane);
     spool.iter().for_each(|spooled| state.pass(*spooled));
-    state.stored().map(|stored| stored as usize)
+    state.stored().map(|stored| usize::try_from(stored).unwrap())
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ pub async fn register(
                  on conflict (id) do nothing",
         id.0,
         name,
-        generation as i32,
+        generation.cast_signed(),
         i32::from(shards),
     )
     .execute(db)

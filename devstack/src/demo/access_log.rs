@@ -21,14 +21,14 @@ const FINAL_STATUS: std::ops::RangeInclusive<u16> = 200..=999;
 const GATEWAY_PATHS: [&str; 3] = ["/v1/usage", "/v1/check", "/v1/authorize"];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AccessLog {
+pub(super) struct AccessLog {
     pub entries: Vec<Entry>,
     /// How many lines were skipped, by reason.
     pub skipped: BTreeMap<Skip, usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(super) struct Entry {
     pub address: IpAddr,
     pub method: Method,
     /// Path and query.
@@ -37,7 +37,7 @@ pub struct Entry {
     pub user_agent: String,
 }
 
-pub fn read(path: &Path) -> Result<AccessLog> {
+pub(super) fn read(path: &Path) -> Result<AccessLog> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let reader: Box<dyn Read> = match path.extension() {
         Some(extension) if extension == "gz" => Box::new(MultiGzDecoder::new(file)),

@@ -10,7 +10,7 @@ use super::skip::Skip;
 use crate::admin::Customer;
 
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(super) struct Call {
     /// Index of the customer; `None`: sent without a valid key.
     pub customer: Option<usize>,
     pub usage_type: &'static str,
@@ -27,7 +27,7 @@ pub struct Call {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallOutcome {
+pub(super) enum CallOutcome {
     /// Answered below 400: charged, and stored as this event.
     Accepted(EventId),
     /// Admitted, then failed: stored as this event with 0 units.
@@ -41,7 +41,7 @@ pub enum CallOutcome {
 }
 
 /// Everything that was sent, with its outcomes.
-pub struct Driven {
+pub(super) struct Driven {
     pub customers: Vec<Customer>,
     pub calls: Vec<Call>,
     /// Lines of the replayed log that were not sent, by reason.
@@ -50,7 +50,7 @@ pub struct Driven {
 }
 
 impl Call {
-    pub fn new(customer: Option<usize>, usage_type: &'static str, method: Method, target: &str) -> Self {
+    pub(super) fn new(customer: Option<usize>, usage_type: &'static str, method: Method, target: &str) -> Self {
         Self {
             customer,
             usage_type,

@@ -21,7 +21,7 @@ const STORED_TEXT_MAX: usize = 2048;
 const STORED_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Deserialize, Row)]
-pub struct StoredEvent {
+pub(super) struct StoredEvent {
     #[serde(with = "clickhouse::serde::uuid")]
     event_id: Uuid,
     #[serde(with = "clickhouse::serde::uuid")]
@@ -37,7 +37,7 @@ pub struct StoredEvent {
 
 /// How many events are wrong, and in which way.
 #[derive(Clone, Debug, Default)]
-pub struct Check {
+pub(super) struct Check {
     /// Accepted, but not stored.
     pub lost: usize,
     /// Stored more than once.
@@ -56,13 +56,13 @@ pub struct Check {
 }
 
 impl StoredEvent {
-    pub fn account_id(&self) -> AccountId {
+    pub(super) fn account_id(&self) -> AccountId {
         AccountId(self.account_id)
     }
 }
 
 impl Check {
-    pub fn is_ok(&self) -> bool {
+    pub(super) fn is_ok(&self) -> bool {
         self.lost + self.doubled + self.invented + self.different + self.unanswered == 0 && self.over_admitted == 0
     }
 
@@ -74,7 +74,7 @@ impl Check {
 }
 
 /// Waits until every accepted request is stored, and compares the stored events with the requests.
-pub async fn check(endpoints: &Endpoints, driven: &Driven) -> Result<Check> {
+pub(super) async fn check(endpoints: &Endpoints, driven: &Driven) -> Result<Check> {
     let client = clickhouse::Client::default()
         .with_url(&endpoints.clickhouse_url)
         .with_user(std::env::var("CLICKHOUSE_USER").unwrap_or_else(|_| "default".into()))

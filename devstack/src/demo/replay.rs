@@ -30,7 +30,7 @@ cost = 1
 "#;
 
 /// Settings for the gateways: the routes above, and the client's address from `X-Forwarded-For`.
-pub fn gateway_settings(dir: &Path) -> Result<Vec<(&'static str, String)>> {
+pub(super) fn gateway_settings(dir: &Path) -> Result<Vec<(&'static str, String)>> {
     let path = dir.join("replay-routes.toml");
     std::fs::write(&path, ROUTES).with_context(|| format!("writing {}", path.display()))?;
     Ok(vec![
@@ -39,7 +39,7 @@ pub fn gateway_settings(dir: &Path) -> Result<Vec<(&'static str, String)>> {
     ])
 }
 
-pub async fn drive(system: &System, log: &AccessLog, steps: &Steps) -> Result<Driven> {
+pub(super) async fn drive(system: &System, log: &AccessLog, steps: &Steps) -> Result<Driven> {
     let mut accounts: BTreeMap<IpAddr, usize> = BTreeMap::new();
     for entry in &log.entries {
         let next = accounts.len();

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::system::System;
 
-pub struct Report<'a> {
+pub(super) struct Report<'a> {
     system: &'a System,
     driven: &'a Driven,
     check: &'a Check,
@@ -36,7 +36,7 @@ struct Line {
 }
 
 impl<'a> Report<'a> {
-    pub fn new(system: &'a System, driven: &'a Driven, check: &'a Check, upgrade: Option<Upgrade>) -> Self {
+    pub(super) fn new(system: &'a System, driven: &'a Driven, check: &'a Check, upgrade: Option<Upgrade>) -> Self {
         let plan = |call: &Call| {
             call.customer
                 .map_or("(no key)", |customer| driven.customers[customer].plan.as_str())
@@ -93,7 +93,7 @@ impl<'a> Report<'a> {
         self.lines.iter().map(count).sum()
     }
 
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let lines = self.lines.iter().map(|line| {
             json!({
                 "plan": line.plan, "usage_type": line.usage_type, "sent": line.sent, "accepted": line.accepted,
@@ -124,7 +124,7 @@ impl<'a> Report<'a> {
         })
     }
 
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let mut put = |line: String| writeln!(text, "{line}").expect("writing to a string cannot fail");
         put(format!(

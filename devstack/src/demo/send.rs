@@ -22,7 +22,12 @@ use crate::{
 const CONCURRENCY: usize = 64;
 
 /// Sends all calls, a bounded number at a time, and says how long that took.
-pub async fn send(system: &System, customers: &[Customer], calls: Vec<Call>, steps: &Steps) -> (Vec<Call>, Duration) {
+pub(super) async fn send(
+    system: &System,
+    customers: &[Customer],
+    calls: Vec<Call>,
+    steps: &Steps,
+) -> (Vec<Call>, Duration) {
     let (http, started, of) = (Http::default(), Instant::now(), calls.len());
     let gateways = &system.gateways;
     let sent = stream::iter(calls.into_iter().enumerate()).map(|(n, mut call)| {

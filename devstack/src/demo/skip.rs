@@ -3,7 +3,7 @@
 use std::fmt;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Skip {
+pub(super) enum Skip {
     Empty,
     Format,
     /// `-`, or bytes of another protocol.

@@ -5,13 +5,13 @@ use std::{
     time::Instant,
 };
 
-pub struct Steps {
+pub(super) struct Steps {
     started: Instant,
     is_terminal: bool,
 }
 
 impl Steps {
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self {
             started: Instant::now(),
             is_terminal: std::io::stderr().is_terminal(),
@@ -19,12 +19,12 @@ impl Steps {
     }
 
     /// Says what the demo does now.
-    pub fn say(&self, step: &str) {
+    pub(super) fn say(&self, step: &str) {
         self.line(step, '\n');
     }
 
     /// Counts in place on a terminal, and every 5,000 requests elsewhere.
-    pub fn progress(&self, done: usize, of: usize) {
+    pub(super) fn progress(&self, done: usize, of: usize) {
         let every = if self.is_terminal { 500 } else { 5_000 };
         if done.is_multiple_of(every) || done == of {
             let end = if self.is_terminal && done < of { '\r' } else { '\n' };

@@ -14,7 +14,7 @@ use super::{
 use crate::{admin::Customer, system::System};
 
 /// Creates the customers and sends the calls in random order.
-pub async fn drive(system: &System, steps: &Steps) -> Result<Driven> {
+pub(super) async fn drive(system: &System, steps: &Steps) -> Result<Driven> {
     let names = ["ada", "ben", "cleo", "dan", "eve", "finn"];
     let plans = ["free", "free", "pro", "pro", "enterprise", "enterprise"];
     steps.say("create 6 accounts with API keys: 2 each on the Free, Pro and Enterprise plan");

@@ -6,13 +6,13 @@ use serde_json::json;
 use super::call::Driven;
 use crate::{http::Http, system::System};
 
-pub struct Upgrade {
+pub(super) struct Upgrade {
     pub checkout_url: String,
     pub key: String,
 }
 
 /// Opens a checkout of the Pro plan for the first Free account.
-pub async fn open_checkout(system: &System, driven: &Driven) -> Result<Option<Upgrade>> {
+pub(super) async fn open_checkout(system: &System, driven: &Driven) -> Result<Option<Upgrade>> {
     let Some(customer) = driven.customers.iter().find(|customer| customer.plan == "free") else {
         return Ok(None);
     };

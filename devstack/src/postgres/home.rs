@@ -19,7 +19,7 @@ use crate::{DataDir, checkout};
 type Account = Option<(Uid, Gid)>;
 
 #[derive(Debug)]
-pub struct Home {
+pub(super) struct Home {
     pub bin: PathBuf,
     pub data: PathBuf,
     pub user: Account,
@@ -29,7 +29,7 @@ pub struct Home {
 
 impl Home {
     /// Finds or creates the data in `dir`. Blocks.
-    pub fn prepare(wheels: &Wheels, dir: &Path) -> Result<Self> {
+    pub(super) fn prepare(wheels: &Wheels, dir: &Path) -> Result<Self> {
         let user = account()?;
         let bin = wheels.postgres().join("bin");
         let home = if can_run(user, &bin) && can_enter(user, dir) {

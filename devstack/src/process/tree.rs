@@ -14,7 +14,7 @@ use super::POLL;
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// The living children of `parent`.
-pub fn children(parent: Pid) -> Result<Vec<Pid>> {
+pub(super) fn children(parent: Pid) -> Result<Vec<Pid>> {
     Ok(table()?
         .into_iter()
         .filter(|row| row.parent == parent && !row.zombie)
@@ -23,7 +23,7 @@ pub fn children(parent: Pid) -> Result<Vec<Pid>> {
 }
 
 /// Sends a signal to each process that still exists.
-pub fn signal(pids: &[Pid], signal: Signal) {
+pub(super) fn signal(pids: &[Pid], signal: Signal) {
     for &pid in pids {
         kill(pid, signal).ok();
     }
@@ -31,12 +31,12 @@ pub fn signal(pids: &[Pid], signal: Signal) {
 
 /// Waits until none of them runs. We are not their parent, and their parent (init) may never reap them, so a zombie
 /// counts as ended.
-pub fn wait_gone(pids: &[Pid]) -> Result<()> {
+pub(super) fn wait_gone(pids: &[Pid]) -> Result<()> {
     wait_for_all(pids, "survived SIGKILL", |row| row.zombie)
 }
 
 /// Waits until none of them runs after SIGSTOP. Each has one thread, as PostgreSQL's processes do.
-pub fn wait_stopped(pids: &[Pid]) -> Result<()> {
+pub(super) fn wait_stopped(pids: &[Pid]) -> Result<()> {
     wait_for_all(pids, "ignored SIGSTOP", |row| row.stopped || row.zombie)
 }
 

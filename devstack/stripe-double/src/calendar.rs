@@ -11,7 +11,7 @@ pub(crate) enum Interval {
 }
 
 impl Interval {
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "day" => Self::Day,
             "week" => Self::Week,
@@ -21,7 +21,7 @@ impl Interval {
         })
     }
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Day => "day",
             Self::Week => "week",

@@ -8,7 +8,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub fn starting_at(start: Option<i64>) -> Self {
+    pub(crate) fn starting_at(start: Option<i64>) -> Self {
         Self {
             offset_s: start.map_or(0, |start| start - now_s()),
             frozen_at: None,
@@ -16,23 +16,23 @@ impl Clock {
     }
 
     /// Unix seconds.
-    pub fn now(&self) -> i64 {
+    pub(crate) fn now(&self) -> i64 {
         self.frozen_at.unwrap_or_else(|| now_s() + self.offset_s)
     }
 
-    pub fn freeze_at(&mut self, at: i64) {
+    pub(crate) fn freeze_at(&mut self, at: i64) {
         self.frozen_at = Some(at);
     }
 
     /// Ticks on from where it would be without the freeze, or from `at` if that is later.
-    pub fn resume_from(&mut self, at: i64) {
+    pub(crate) fn resume_from(&mut self, at: i64) {
         self.frozen_at = None;
         self.offset_s += (at - self.now()).max(0);
     }
 }
 
 /// The real time, Unix seconds.
-#[allow(
+#[expect(
     clippy::disallowed_methods,
     reason = "this is the edge of the double: it reads the clock here only"
 )]

@@ -60,27 +60,27 @@ impl Failure {
         }))
     }
 
-    pub fn invalid(message: impl Into<String>) -> Self {
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(400, "invalid_request_error", message)
     }
 
     /// The id in the path does not exist.
-    pub fn not_found(kind: &str, id: &str) -> Self {
+    pub(crate) fn not_found(kind: &str, id: &str) -> Self {
         let failure = Self::new(404, "invalid_request_error", format!("No such {kind}: '{id}'"));
         failure.code("resource_missing").param("id")
     }
 
     /// The id in a parameter does not exist.
-    pub fn no_such(kind: &str, id: &str) -> Self {
+    pub(crate) fn no_such(kind: &str, id: &str) -> Self {
         Self::invalid(format!("No such {kind}: '{id}'")).code("resource_missing")
     }
 
-    pub fn none_upcoming() -> Self {
+    pub(crate) fn none_upcoming() -> Self {
         let failure = Self::new(404, "invalid_request_error", "No upcoming invoices for customer");
         failure.code("invoice_upcoming_none")
     }
 
-    pub fn unknown_path(message: &str) -> Self {
+    pub(crate) fn unknown_path(message: &str) -> Self {
         let mut failure = Self::new(
             404,
             "invalid_request_error",
@@ -90,19 +90,19 @@ impl Failure {
         failure
     }
 
-    pub fn declined() -> Self {
+    pub(crate) fn declined() -> Self {
         let mut failure = Self::new(402, "card_error", "Your card was declined.").code("card_declined");
         failure.decline_code = "generic_decline";
         failure
     }
 
-    pub fn unauthorized(message: &str) -> Self {
+    pub(crate) fn unauthorized(message: &str) -> Self {
         let mut failure = Self::new(401, "invalid_request_error", message);
         failure.is_stored = false;
         failure
     }
 
-    pub fn conflict() -> Self {
+    pub(crate) fn conflict() -> Self {
         let message = "There is currently another in-progress request using this Idempotent Key (that probably means you \
             submitted twice, and the other request is still going through). Please try again later.";
         let mut failure = Self::new(409, "idempotency_error", message).code("idempotency_key_in_use");
@@ -111,7 +111,7 @@ impl Failure {
         failure
     }
 
-    pub fn other_parameters(key: &str) -> Self {
+    pub(crate) fn other_parameters(key: &str) -> Self {
         let mut failure = Self::new(
             400,
             "idempotency_error",
@@ -125,7 +125,7 @@ impl Failure {
         failure
     }
 
-    pub fn rate_limited() -> Self {
+    pub(crate) fn rate_limited() -> Self {
         let message =
             "Request rate limit exceeded. Learn more about rate limits here https://stripe.com/docs/rate-limits.";
         let mut failure = Self::new(429, "invalid_request_error", message).code("rate_limit");
@@ -134,7 +134,7 @@ impl Failure {
         failure
     }
 
-    pub fn lock_timeout() -> Self {
+    pub(crate) fn lock_timeout() -> Self {
         let message = "This object cannot be accessed right now because another API request or Stripe process is currently \
             accessing it. If you see this error intermittently, retry the request. If you see this error frequently and are \
             making multiple concurrent requests to a single object, make your requests serially or at a lower rate.";
@@ -144,37 +144,37 @@ impl Failure {
         failure
     }
 
-    pub fn server_error() -> Self {
+    pub(crate) fn server_error() -> Self {
         Self::new(500, "api_error", "An unknown error occurred")
     }
 
     /// Valid for Stripe, but the double does not support it. It must not answer 200 without doing it.
-    pub fn gap(what: &str) -> Self {
+    pub(crate) fn gap(what: &str) -> Self {
         let mut failure = Self::invalid(format!("The double does not support {what}"));
         failure.is_gap = true;
         failure
     }
 
-    pub fn code(mut self, code: impl Into<String>) -> Self {
+    pub(crate) fn code(mut self, code: impl Into<String>) -> Self {
         self.code = code.into();
         self
     }
 
-    pub fn param(mut self, param: impl Into<String>) -> Self {
+    pub(crate) fn param(mut self, param: impl Into<String>) -> Self {
         self.param = param.into();
         self
     }
 
-    pub fn not_stored(mut self) -> Self {
+    pub(crate) fn not_stored(mut self) -> Self {
         self.is_stored = false;
         self
     }
 
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
-    pub fn body(&self, request_id: &str) -> Value {
+    pub(crate) fn body(&self, request_id: &str) -> Value {
         let mut error = json!({ "type": self.kind, "message": self.message,
             "request_log_url": format!("https://dashboard.stripe.com/test/workbench/logs?object={request_id}") });
         for (name, value) in [

@@ -20,7 +20,7 @@ impl Default for Param {
 
 impl Param {
     /// Parses a query or a body. Also returns its mistakes, one line each.
-    pub fn parse(encoded: &str) -> (Self, Vec<String>) {
+    pub(crate) fn parse(encoded: &str) -> (Self, Vec<String>) {
         let (mut root, mut errors, mut seen) = (BTreeMap::new(), Vec::new(), std::collections::HashSet::new());
         for pair in encoded.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = match pair.split_once('=') {
@@ -44,7 +44,7 @@ impl Param {
         (Self::Map(root), errors)
     }
 
-    pub fn get(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
         match self {
             Self::Map(map) => map.get(name),
             Self::Text(_) => None,
@@ -52,15 +52,15 @@ impl Param {
     }
 
     /// Follows names separated by dots.
-    pub fn at(&self, path: &str) -> Option<&Self> {
+    pub(crate) fn at(&self, path: &str) -> Option<&Self> {
         path.split('.').try_fold(self, |param, name| param.get(name))
     }
 
-    pub fn has(&self, path: &str) -> bool {
+    pub(crate) fn has(&self, path: &str) -> bool {
         self.at(path).is_some()
     }
 
-    pub fn text(&self, path: &str) -> Option<&str> {
+    pub(crate) fn text(&self, path: &str) -> Option<&str> {
         match self.at(path)? {
             Self::Text(text) => Some(text),
             Self::Map(_) => None,
@@ -68,21 +68,21 @@ impl Param {
     }
 
     /// A text that is not empty; Stripe reads an empty one as "unset".
-    pub fn filled(&self, path: &str) -> Option<&str> {
+    pub(crate) fn filled(&self, path: &str) -> Option<&str> {
         self.text(path).filter(|text| !text.is_empty())
     }
 
     /// An integer. The schema check has already refused any other value.
-    pub fn int(&self, path: &str) -> Option<i64> {
+    pub(crate) fn int(&self, path: &str) -> Option<i64> {
         self.text(path)?.parse().ok()
     }
 
-    pub fn flag(&self, path: &str) -> Option<bool> {
+    pub(crate) fn flag(&self, path: &str) -> Option<bool> {
         self.text(path).map(|text| text == "true")
     }
 
     /// The elements of a list in the order of their indices; none if the list is absent or empty.
-    pub fn list(&self, path: &str) -> Vec<&Self> {
+    pub(crate) fn list(&self, path: &str) -> Vec<&Self> {
         let Some(Self::Map(map)) = self.at(path) else {
             return Vec::new();
         };
@@ -91,7 +91,7 @@ impl Param {
         elements.into_iter().map(|(_, element)| element).collect()
     }
 
-    pub fn texts(&self, path: &str) -> Vec<&str> {
+    pub(crate) fn texts(&self, path: &str) -> Vec<&str> {
         let text = |param: &'_ Self| matches!(param, Self::Text(_));
         let list = self.list(path).into_iter().filter(|param| text(param));
         list.filter_map(|param| match param {
@@ -101,7 +101,7 @@ impl Param {
         .collect()
     }
 
-    pub fn names(&self) -> Vec<&str> {
+    pub(crate) fn names(&self) -> Vec<&str> {
         match self {
             Self::Map(map) => map.keys().map(String::as_str).collect(),
             Self::Text(_) => Vec::new(),
@@ -109,7 +109,7 @@ impl Param {
     }
 
     /// The limit that a `metadata` at any depth exceeds. Stripe accepts 50 keys of 40 characters, with values of 500.
-    pub fn oversized_metadata(&self) -> Option<&'static str> {
+    pub(crate) fn oversized_metadata(&self) -> Option<&'static str> {
         let Self::Map(map) = self else { return None };
         let metadata = map.get("metadata").and_then(|metadata| match metadata {
             Self::Map(entries) => Some(entries),
@@ -131,7 +131,7 @@ impl Param {
     }
 
     /// As JSON, for the record of requests. A list is an object with its indices as keys.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         match self {
             Self::Text(text) => Value::String(text.clone()),
             Self::Map(map) => Value::Object(map.iter().map(|(k, v)| (k.clone(), v.to_json())).collect()),

@@ -11,7 +11,7 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             random: StdRng::seed_from_u64(seed),
             made: 0,
@@ -19,7 +19,7 @@ impl Ids {
     }
 
     /// `<prefix>_<14 characters>`. The characters contain the number of ids so far, which makes each unique.
-    pub fn next(&mut self, prefix: &str) -> String {
+    pub(crate) fn next(&mut self, prefix: &str) -> String {
         self.made += 1;
         let (mut number, mut tail) = (self.made, String::new());
         while number > 0 {
@@ -31,7 +31,7 @@ impl Ids {
     }
 
     /// Random letters and digits.
-    pub fn text(&mut self, length: usize) -> String {
+    pub(crate) fn text(&mut self, length: usize) -> String {
         let mut letter = || char::from(ALPHABET[self.random.random_range(0..ALPHABET.len())]);
         (0..length).map(|_| letter()).collect()
     }

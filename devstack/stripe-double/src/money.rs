@@ -12,12 +12,12 @@ const ONE: i128 = 10_i128.pow(PLACES);
 pub(crate) struct Decimal(i128);
 
 impl Decimal {
-    pub fn cents(cents: i64) -> Self {
+    pub(crate) fn cents(cents: i64) -> Self {
         Self(i128::from(cents) * ONE)
     }
 
     /// Parses `"0.05"`; `None` if it is not a plain decimal with at most 12 places.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (sign, digits) = match text.strip_prefix('-') {
             Some(rest) => (-1, rest),
             None => (1, text),
@@ -35,12 +35,12 @@ impl Decimal {
     }
 
     /// The amount in cents, if it is a whole number of them.
-    pub fn as_cents(self) -> Option<i64> {
+    pub(crate) fn as_cents(self) -> Option<i64> {
         (self.0 % ONE == 0).then(|| i64::try_from(self.0 / ONE).ok()).flatten()
     }
 
     /// For `quantity` units, rounded to the cent, halves away from zero.
-    pub fn times(self, quantity: i64) -> i64 {
+    pub(crate) fn times(self, quantity: i64) -> i64 {
         let exact = self.0.saturating_mul(i128::from(quantity));
         let rounded = (exact.abs().saturating_add(ONE / 2) / ONE) * exact.signum();
         i64::try_from(rounded).unwrap_or(if rounded < 0 { i64::MIN } else { i64::MAX })

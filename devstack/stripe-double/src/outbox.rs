@@ -31,7 +31,7 @@ pub(crate) struct Waiting {
 }
 
 impl Outbox {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             behavior: WebhookBehavior::default(),
             waiting: Vec::new(),
@@ -40,7 +40,7 @@ impl Outbox {
         }
     }
 
-    pub fn put(&mut self, event: &str, endpoint: &str) {
+    pub(crate) fn put(&mut self, event: &str, endpoint: &str) {
         if self.behavior.hold {
             return;
         }
@@ -62,12 +62,12 @@ impl Outbox {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.under_way == 0
     }
 
     /// The attempts that are due, and the time of the next one.
-    pub fn take(&mut self, now: Instant, max: usize) -> (Vec<Waiting>, Instant) {
+    pub(crate) fn take(&mut self, now: Instant, max: usize) -> (Vec<Waiting>, Instant) {
         let (mut due, mut later): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|waiting| waiting.at <= now);
         due.sort_by_key(|waiting| waiting.at);
         let rest = due.split_off(due.len().min(max));
@@ -78,7 +78,7 @@ impl Outbox {
         (due, next.max(now).min(now + LOOK_EVERY))
     }
 
-    pub fn again(&mut self, waiting: Waiting) {
+    pub(crate) fn again(&mut self, waiting: Waiting) {
         let behavior = &self.behavior;
         if waiting.tries + 1 >= behavior.attempts_max {
             return;

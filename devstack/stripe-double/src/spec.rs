@@ -66,7 +66,7 @@ impl Schema {
     }
 
     /// Checks the parameters of a request, query and body together.
-    pub fn check(&self, method: &str, path: &str, params: &Param) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, method: &str, path: &str, params: &Param) -> Result<(), Refusal> {
         let method = method.to_lowercase();
         let parts: Vec<&str> = path.split('/').collect();
         let mut hits = self
@@ -186,7 +186,7 @@ impl Schema {
 
     /// The mistakes in a response or in an event's object. A list is checked element by element, and an object by the type that
     /// it names. Types that the schema does not have are accepted.
-    pub fn check_object(&self, object: &Value) -> Vec<String> {
+    pub(crate) fn check_object(&self, object: &Value) -> Vec<String> {
         let kind = object.get("object").and_then(Value::as_str).unwrap_or_default();
         if kind == "list" {
             let mut errors: Vec<_> = ["data", "has_more", "url"]
@@ -297,7 +297,7 @@ impl Schema {
     }
 
     /// Whether the schema knows this type of event.
-    pub fn knows_event(&self, kind: &str) -> bool {
+    pub(crate) fn knows_event(&self, kind: &str) -> bool {
         let types = self
             .objects
             .get("event")

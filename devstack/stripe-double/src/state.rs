@@ -64,7 +64,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub fn new(url: String, clock: Clock, seed: u64, settings: BillingSettings) -> Self {
+    pub(crate) fn new(url: String, clock: Clock, seed: u64, settings: BillingSettings) -> Self {
         Self {
             url,
             clock,
@@ -89,27 +89,27 @@ impl State {
         }
     }
 
-    pub fn now(&self) -> i64 {
+    pub(crate) fn now(&self) -> i64 {
         self.clock.now()
     }
 
-    pub fn violation(&mut self, what: String) {
+    pub(crate) fn violation(&mut self, what: String) {
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.push_back(what);
         }
     }
 
-    pub fn violations(&self) -> Vec<String> {
+    pub(crate) fn violations(&self) -> Vec<String> {
         self.violations.iter().cloned().collect()
     }
 
-    pub fn take_violations(&mut self) -> Vec<String> {
+    pub(crate) fn take_violations(&mut self) -> Vec<String> {
         self.violations.drain(..).collect()
     }
 
     /// Checks an object that the double is about to send and records the mistakes. An event type that the schema does not know
     /// is reported where the event is emitted, unless a test asked for it.
-    pub fn check_own(&mut self, object: &Value, where_to: &str) {
+    pub(crate) fn check_own(&mut self, object: &Value, where_to: &str) {
         let errors = schema().check_object(object).into_iter();
         for error in errors.filter(|error| !error.starts_with("event.type:")) {
             self.violation(format!("mistake of the double, {where_to}: {error}"));

@@ -15,33 +15,33 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    pub fn insert(&mut self, id: &str, row: T) {
+    pub(crate) fn insert(&mut self, id: &str, row: T) {
         self.rows.insert(id.to_owned(), row);
     }
 
-    pub fn get(&self, id: &str) -> Option<&T> {
+    pub(crate) fn get(&self, id: &str) -> Option<&T> {
         self.rows.get(id)
     }
 
-    pub fn get_mut(&mut self, id: &str) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, id: &str) -> Option<&mut T> {
         self.rows.get_mut(id)
     }
 
     /// Oldest first.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &T)> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &T)> {
         self.rows.iter().map(|(id, row)| (id.as_str(), row))
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.rows.values_mut()
     }
 
-    pub fn remove(&mut self, id: &str) {
+    pub(crate) fn remove(&mut self, id: &str) {
         self.rows.shift_remove(id);
     }
 
     /// Keeps the newest `max` rows.
-    pub fn trim(&mut self, max: usize) {
+    pub(crate) fn trim(&mut self, max: usize) {
         // Removing the oldest rows moves all others, so do it only when there are a quarter too many.
         if self.rows.len() > max + max / 4 {
             self.rows.drain(..self.rows.len() - max);

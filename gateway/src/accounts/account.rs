@@ -148,7 +148,7 @@ impl AccountState {
         }
     }
 
-    pub fn allowance(&self, usage_type: UsageType) -> Allowance {
+    pub(crate) fn allowance(&self, usage_type: UsageType) -> Allowance {
         self.allowances[usage_type.index()]
     }
 }

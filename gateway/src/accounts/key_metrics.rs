@@ -18,7 +18,7 @@ pub(crate) struct KeyMetrics {
 }
 
 impl KeyMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("gateway_keys");
         let lookups = Family::<[(&'static str, &'static str); 1], Counter>::default();
         registry.register(

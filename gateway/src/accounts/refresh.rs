@@ -47,8 +47,11 @@ impl Accounts {
         let inner = &self.inner;
         let keys: Vec<Arc<Key>> = inner.keys.iter().map(|(_, key)| key).collect();
         let accounts = inner.counters.all_known();
-        inner.metrics.keys.set(keys.len() as i64);
-        inner.metrics.accounts.set(accounts.len() as i64);
+        inner.metrics.keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
+        inner
+            .metrics
+            .accounts
+            .set(i64::try_from(accounts.len()).unwrap_or(i64::MAX));
         inner.reread("the cache", &keys, &accounts).await;
     }
 

@@ -11,7 +11,7 @@ const READ_EVERY: Duration = Duration::from_millis(100);
 
 /// Shifts the clock by the number of milliseconds in `file`, until the service stops. Without a file or a number in it, the
 /// clock is not shifted.
-pub fn follow(file: PathBuf, life: &Lifecycle) {
+pub(super) fn follow(file: PathBuf, life: &Lifecycle) {
     warn!(file = %file.display(), "WRONG_CLOCK_FILE is set: this gateway's clock is shifted as the file says");
     let stopping = life.token();
     life.spawn(async move {

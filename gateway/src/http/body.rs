@@ -114,7 +114,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code, reason = "only whether it can be read is tested")]
+    #[expect(dead_code, reason = "only whether it can be read is tested")]
     struct Order {
         item: String,
         #[serde(default, deserialize_with = "count")]

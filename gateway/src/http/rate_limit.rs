@@ -64,7 +64,7 @@ pub fn insert_burst(headers: &mut HeaderMap, view: Option<BurstView>) {
 
 /// Whole seconds for `Retry-After`, rounded up.
 pub fn whole_seconds(wait: Duration) -> i64 {
-    wait.as_nanos().div_ceil(1_000_000_000).max(1) as i64
+    i64::try_from(wait.as_nanos().div_ceil(1_000_000_000).max(1)).unwrap_or(i64::MAX)
 }
 
 /// Seconds until a new period gives new units; at least one.

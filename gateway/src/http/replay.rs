@@ -13,7 +13,7 @@ use crate::recording::responses::StoredResponse;
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The response as it is stored.
-pub fn stored(response: &axum::http::Response<Bytes>) -> StoredResponse {
+pub(super) fn stored(response: &axum::http::Response<Bytes>) -> StoredResponse {
     let headers = response.headers().iter();
     StoredResponse {
         status: response.status().as_u16(),
@@ -24,7 +24,7 @@ pub fn stored(response: &axum::http::Response<Bytes>) -> StoredResponse {
 }
 
 /// The stored response, with a header that marks it as replayed.
-pub fn replayed(stored: StoredResponse) -> Response {
+pub(super) fn replayed(stored: StoredResponse) -> Response {
     let mut response = Response::new(Body::from(stored.body));
     *response.status_mut() = StatusCode::from_u16(stored.status).expect("it was the status of a response");
     response.headers_mut().extend(stored.headers);

@@ -108,6 +108,6 @@ async fn admission_from_a_lease_at_hand() {
     let took = began.elapsed();
     println!(
         "{admissions} admissions: {} ns each",
-        took.as_nanos() / admissions.max(1) as u128
+        took.as_nanos() / u128::from(admissions.max(1).unsigned_abs())
     );
 }

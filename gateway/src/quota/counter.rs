@@ -53,7 +53,7 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
-    pub fn new(id: CounterId, requests: &Arc<LeaseRequests>) -> Self {
+    pub(crate) fn new(id: CounterId, requests: &Arc<LeaseRequests>) -> Self {
         Self {
             held: ArcSwap::new(Arc::clone(&EMPTY)),
             core: Mutex::default(),
@@ -64,12 +64,12 @@ impl Counter {
     }
 
     /// Refusals that are remembered.
-    pub fn refusals(&self) -> &Refusals {
+    pub(crate) fn refusals(&self) -> &Refusals {
         &self.signals.refusals
     }
 
     /// Reserves `cost` units of a lease of this period, if one at hand has them.
-    pub fn spend(&self, period: &Period, cost: i64) -> Option<Hit> {
+    pub(crate) fn spend(&self, period: &Period, cost: i64) -> Option<Hit> {
         let held = self.held.load();
         if held.period != *period {
             return None;
@@ -98,7 +98,7 @@ impl Counter {
     }
 
     /// The pool as last seen in this period, and the units at hand now. `None` if all leases were closed since.
-    pub fn seen(&self, period: &Period) -> Option<Seen> {
+    pub(crate) fn seen(&self, period: &Period) -> Option<Seen> {
         let held = self.held.load();
         (held.period == *period).then(|| Seen {
             held: held.open_units(),
@@ -108,14 +108,14 @@ impl Counter {
     }
 
     /// Units of this period that requests can reserve here.
-    pub fn open_units(&self, period: &Period) -> i64 {
+    pub(crate) fn open_units(&self, period: &Period) -> i64 {
         let held = self.held.load();
         if held.period == *period { held.open_units() } else { 0 }
     }
 
     /// Units of this period that PostgreSQL counts as granted to this gateway and that no request has reserved: open units, and
     /// units of closed leases on their way back.
-    pub fn unspent_units(&self, period: &Period) -> i64 {
+    pub(crate) fn unspent_units(&self, period: &Period) -> i64 {
         let core = self.core();
         let on_their_way = core
             .closing
@@ -125,13 +125,13 @@ impl Counter {
     }
 
     /// Asks the lease client to serve this counter.
-    pub fn request_service(&self) {
+    pub(crate) fn request_service(&self) {
         self.signals.request_service();
     }
 
     /// Requests a lease that covers `cost`, and waits for the answer. The caller must be first in the queue, so that one request
     /// of a counter asks at a time. `surrender`: see [`LeaseRequest::surrender`].
-    pub async fn request_lease(&self, state: &Arc<AccountState>, cost: i64, surrender: bool) -> LeaseAnswer {
+    pub(crate) async fn request_lease(&self, state: &Arc<AccountState>, cost: i64, surrender: bool) -> LeaseAnswer {
         let Some(_permit) = self.signals.requests.permit() else {
             return LeaseAnswer::Unavailable;
         };
@@ -152,14 +152,14 @@ impl Counter {
     }
 
     /// Closes every lease and has the unspent units given back. Forgets remembered refusals, because the limit may have changed.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         // Close the counter before giving units back: the other order admits the same unit twice.
         self.close_leases();
         self.request_service();
     }
 
     /// Closes and forgets every lease, and all that is owed: another service ended their run and settles it.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.close_leases();
         let mut core = self.core();
         core.closing.clear();
@@ -168,7 +168,7 @@ impl Counter {
     }
 
     /// Whether the counter has spent nothing for `idle_after`.
-    pub fn is_idle(&self, now: Instant, idle_after: Duration) -> bool {
+    pub(crate) fn is_idle(&self, now: Instant, idle_after: Duration) -> bool {
         let held = self.held.load();
         let Some(newest) = &held.newer else {
             return false;
@@ -191,23 +191,23 @@ impl Counter {
     }
 
     /// Whether the counter holds nothing and owes nothing.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let core = self.core();
         core.closing.is_empty() && self.held.load().leases().next().is_none()
     }
 
     /// Whether units wait to be given back. (A lease that is only used up waits for the next transaction.)
-    pub fn has_units_to_give(&self) -> bool {
+    pub(crate) fn has_units_to_give(&self) -> bool {
         self.core().owes_units()
     }
 
     /// Whether the counter owes PostgreSQL anything, even if it is only the end of a lease.
-    pub fn owes(&self) -> bool {
+    pub(crate) fn owes(&self) -> bool {
         !self.core().closing.is_empty()
     }
 
     /// The work for the lease client's next transaction, if there is any.
-    pub fn work(&self, now: Instant) -> Option<Work> {
+    pub(crate) fn work(&self, now: Instant) -> Option<Work> {
         // First, so that any change from here on queues the counter again.
         self.signals.service_begins();
         let mut core = self.core();

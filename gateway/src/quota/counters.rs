@@ -62,7 +62,7 @@ impl AccountCounters {
 }
 
 impl Counters {
-    pub fn new(requests: &Arc<LeaseRequests>) -> Arc<Self> {
+    pub(crate) fn new(requests: &Arc<LeaseRequests>) -> Arc<Self> {
         Arc::new(Self {
             requests: Arc::clone(requests),
             known: Mutex::default(),
@@ -72,12 +72,12 @@ impl Counters {
     }
 
     /// The account, if a key or a lease of it is in memory.
-    pub fn known(&self, id: AccountId) -> Option<Arc<AccountCounters>> {
+    pub(crate) fn known(&self, id: AccountId) -> Option<Arc<AccountCounters>> {
         lock(&self.known).get(&id)?.upgrade()
     }
 
     /// Returns all accounts in memory, and forgets those that nothing refers to any more.
-    pub fn all_known(&self) -> Vec<Arc<AccountCounters>> {
+    pub(crate) fn all_known(&self) -> Vec<Arc<AccountCounters>> {
         let mut known = Vec::new();
         lock(&self.known).retain(|_, account| {
             known.extend(account.upgrade());
@@ -87,7 +87,7 @@ impl Counters {
     }
 
     /// Returns the account's only object: an existing one that another key uses, or a new one.
-    pub fn share(&self, account: Account) -> Arc<AccountCounters> {
+    pub(crate) fn share(&self, account: Account) -> Arc<AccountCounters> {
         let mut known = lock(&self.known);
         if let Some(shared) = known.get(&account.id).and_then(Weak::upgrade) {
             return shared;
@@ -100,19 +100,19 @@ impl Counters {
 
     /// Locks the holders. Code that makes a counter hold something calls [`Holders::note`] under the same lock, so that no other
     /// code sees the account in between.
-    pub fn holders(&self) -> Holders<'_> {
+    pub(crate) fn holders(&self) -> Holders<'_> {
         Holders {
             counters: self,
             accounts: lock(&self.holders),
         }
     }
 
-    pub fn all_holders(&self) -> Vec<Arc<AccountCounters>> {
+    pub(crate) fn all_holders(&self) -> Vec<Arc<AccountCounters>> {
         lock(&self.holders).values().cloned().collect()
     }
 
     /// Waits until no account holds or owes anything.
-    pub async fn emptied(&self) {
+    pub(crate) async fn emptied(&self) {
         loop {
             let notified = self.emptied.notified();
             if lock(&self.holders).is_empty() {
@@ -123,14 +123,14 @@ impl Counters {
     }
 
     /// Closes every counter that holds a lease, and gives its units back.
-    pub fn close_all(&self) {
+    pub(crate) fn close_all(&self) {
         for holder in self.all_holders() {
             holder.each().for_each(|(_, counter)| counter.close());
         }
     }
 
     /// Drops all leases without giving them back, because another service ended their run and settles it.
-    pub fn abandon_all(&self) {
+    pub(crate) fn abandon_all(&self) {
         let mut holders = lock(&self.holders);
         for holder in holders.values() {
             holder.each().for_each(|(_, counter)| counter.abandon());
@@ -142,7 +142,7 @@ impl Counters {
 
     /// Runs until the service stops. Gives back units of idle counters, and requests service again for counters that still owe
     /// units.
-    pub async fn sweep(self: Arc<Self>, idle_after: Duration, life: Lifecycle) {
+    pub(crate) async fn sweep(self: Arc<Self>, idle_after: Duration, life: Lifecycle) {
         let mut ticks = tokio::time::interval((idle_after / 4).max(Duration::from_millis(10)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -171,7 +171,7 @@ impl Counters {
 
 impl Holders<'_> {
     /// Keeps the account if it holds or owes anything, and removes it otherwise.
-    pub fn note(&mut self, holder: &Arc<AccountCounters>) {
+    pub(crate) fn note(&mut self, holder: &Arc<AccountCounters>) {
         let id = holder.account.id;
         if holder.each().any(|(_, counter)| !counter.is_empty()) {
             self.accounts.entry(id).or_insert_with(|| Arc::clone(holder));

@@ -84,7 +84,7 @@ pub(crate) struct Want {
 }
 
 impl LeaseRequest {
-    pub fn period(&self) -> Period {
+    pub(crate) fn period(&self) -> Period {
         self.state.current_plan.period
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct QuotaMetrics {
 }
 
 impl QuotaMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("gateway_quota");
         let admitted = Labelled::default();
         registry.register(

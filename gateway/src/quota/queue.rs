@@ -19,7 +19,7 @@ pub(crate) struct Slot<'a> {
 
 impl Queue {
     /// Takes a slot, unless `most` are taken.
-    pub fn join(&self, most: usize) -> Option<Slot<'_>> {
+    pub(crate) fn join(&self, most: usize) -> Option<Slot<'_>> {
         let slot = Slot { queue: self };
         // If all are taken, the slot is dropped here, which decrements the count again.
         (self.waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(slot)
@@ -28,7 +28,7 @@ impl Queue {
 
 impl<'a> Slot<'a> {
     /// Waits until no request ahead asks for a lease. While the guard exists, no request behind asks.
-    pub async fn reached(&self) -> MutexGuard<'a, ()> {
+    pub(crate) async fn reached(&self) -> MutexGuard<'a, ()> {
         self.queue.asking.lock().await
     }
 }

@@ -52,25 +52,25 @@ struct Known {
 
 impl Refusals {
     /// `units` can be spent again, here or at another gateway.
-    pub fn came_back(&self, units: i64) {
+    pub(crate) fn came_back(&self, units: i64) {
         // It may wrap around, because only differences are used.
         self.came_back.fetch_add(units, Ordering::SeqCst);
     }
 
     /// Invalidates the remembered refusal and one that is being asked for: any number of units may have come back.
-    pub fn void(&self) {
+    pub(crate) fn void(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Taken before PostgreSQL is asked; see [`Refusals::remember`].
-    pub fn question(&self) -> Question {
+    pub(crate) fn question(&self) -> Question {
         Question {
             epoch: self.epoch.load(Ordering::SeqCst),
             came_back: self.came_back.load(Ordering::SeqCst),
         }
     }
 
-    pub fn remember(&self, question: Question, period: Period, remained: i64, seen: Seen, until: Instant) {
+    pub(crate) fn remember(&self, question: Question, period: Period, remained: i64, seen: Seen, until: Instant) {
         self.known.store(Some(Arc::new(Known {
             question,
             period,
@@ -81,7 +81,7 @@ impl Refusals {
     }
 
     /// The numbers of the refusal, if still fewer than `cost` units remain. No lock.
-    pub fn known(&self, period: &Period, cost: i64, now: impl FnOnce() -> Instant) -> Option<Seen> {
+    pub(crate) fn known(&self, period: &Period, cost: i64, now: impl FnOnce() -> Instant) -> Option<Seen> {
         let known = self.known.load();
         let known = known
             .as_ref()

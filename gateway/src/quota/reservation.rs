@@ -31,7 +31,7 @@ pub(crate) struct Hit {
 }
 
 impl HeldLease {
-    pub fn new(id: LeaseId, units: Lease, signals: &Arc<Signals>) -> Self {
+    pub(crate) fn new(id: LeaseId, units: Lease, signals: &Arc<Signals>) -> Self {
         Self {
             id,
             units,
@@ -42,7 +42,7 @@ impl HeldLease {
 
 impl Reservation {
     /// `cost` units that were taken from the lease already.
-    pub fn of(lease: &Arc<HeldLease>, cost: i64) -> Self {
+    pub(crate) fn of(lease: &Arc<HeldLease>, cost: i64) -> Self {
         Self {
             lease: Arc::clone(lease),
             cost,
@@ -50,15 +50,15 @@ impl Reservation {
         }
     }
 
-    pub fn cost(&self) -> i64 {
+    pub(crate) fn cost(&self) -> i64 {
         self.cost
     }
 
-    pub fn lease_id(&self) -> LeaseId {
+    pub(crate) fn lease_id(&self) -> LeaseId {
         self.lease.id
     }
 
-    pub fn spent(mut self) {
+    pub(crate) fn spent(mut self) {
         self.settled = true;
         let signals = &self.lease.signals;
         // The end of a lease that is used up goes along with the counter's next transaction, except when the gateway stops.

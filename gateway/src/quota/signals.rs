@@ -29,7 +29,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    pub fn new(id: CounterId, requests: &Arc<LeaseRequests>) -> Self {
+    pub(crate) fn new(id: CounterId, requests: &Arc<LeaseRequests>) -> Self {
         Self {
             id,
             requests: Arc::clone(requests),
@@ -41,14 +41,14 @@ impl Signals {
     }
 
     /// Puts the counter into the lease client's queue, unless it is there already.
-    pub fn request_service(&self) {
+    pub(crate) fn request_service(&self) {
         if self.queued.ask() {
             self.requests.enqueue(self.id);
         }
     }
 
     /// The lease client takes the counter out of its queue: from here on, a change queues it again.
-    pub fn service_begins(&self) {
+    pub(crate) fn service_begins(&self) {
         self.queued.look();
     }
 
@@ -56,7 +56,7 @@ impl Signals {
     ///
     /// Call it only after the units are back in the lease. A gateway that is notified too early gets none of them, and remembers
     /// a refusal.
-    pub fn units_came_back(&self, units: i64, closed: bool) {
+    pub(crate) fn units_came_back(&self, units: i64, closed: bool) {
         self.refusals.came_back(units);
         if self.is_watched() {
             let (account, usage_type) = self.id;
@@ -68,12 +68,12 @@ impl Signals {
     }
 
     /// Announces units that come back here to other gateways, until `until`.
-    pub fn watch(&self, until: Instant) {
+    pub(crate) fn watch(&self, until: Instant) {
         *self.until() = Some(until);
         self.watched.store(true, Ordering::Release);
     }
 
-    pub fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         if !self.watched.load(Ordering::Acquire) {
             return false;
         }

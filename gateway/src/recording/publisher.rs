@@ -41,7 +41,7 @@ impl Collector for Queues {
                 bytes,
             ),
         ] {
-            let gauge = ConstGauge::new(value as i64);
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         Ok(())

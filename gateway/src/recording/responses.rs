@@ -141,8 +141,8 @@ impl Responses {
         let (keys, bytes) = store.size();
         drop(store);
         self.metrics.evicted.inc_by(evicted);
-        self.metrics.keys.set(keys as i64);
-        self.metrics.bytes.set(bytes as i64);
+        self.metrics.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.metrics.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 }
 

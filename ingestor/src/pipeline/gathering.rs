@@ -175,7 +175,7 @@ mod tests {
                 }
             }
             take(gathering.seal(0));
-            let all: Vec<_> = (1u64..).zip(&sizes).flat_map(|(seq, size)| (0..*size as u32).map(move |idx| (seq, idx))).collect();
+            let all: Vec<_> = (1u64..).zip(&sizes).flat_map(|(seq, size)| (0..u32::try_from(*size).unwrap()).map(move |idx| (seq, idx))).collect();
             prop_assert_eq!(stored, all);
         }
     }

@@ -1,6 +1,6 @@
 //! Asks ClickHouse which event ids were stored before a range.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use anyhow::Result;
 use clickhouse::Row;
@@ -17,7 +17,7 @@ const IDS: usize = 2_000;
 /// The longest time from an event's admission to its sealing: it covers spools, outages and wrong gateway clocks. It only keeps
 /// ClickHouse from reading all rows of an account. (A correction has the time of the event that it corrects, which may be
 /// older: its own protocol publishes it once.)
-const ADMITTED_BEFORE: Duration = Duration::from_secs(7 * 24 * 3_600);
+const ADMITTED_BEFORE_MS: i64 = 7 * 24 * 3_600 * 1_000;
 
 #[derive(Row, Deserialize)]
 struct Stored {
@@ -36,7 +36,7 @@ pub async fn ask(verifier: &Verifier, generation: u32, shard: u16, question: &Qu
                    and ingested_at >= fromUnixTimestamp64Milli(toInt64(?))
                    and not (generation = ? and shard = ? and stream_seq >= ?)
                group by event_id";
-    let admitted_since = question.since_ms - ADMITTED_BEFORE.as_millis() as i64;
+    let admitted_since = question.since_ms - ADMITTED_BEFORE_MS;
     let mut stored = SealedAt::new();
     for ids in question.ids.chunks(IDS) {
         let accounts: HashSet<String> = ids.iter().map(|(account, _)| account.to_string()).collect();

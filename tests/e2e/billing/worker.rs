@@ -15,12 +15,12 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tokio::{process::Command, time::timeout};
 
-pub const SERVICES: &str = env!("CARGO_BIN_EXE_services");
-pub const TOKEN: &str = "a-token-of-this-test";
+pub(crate) const SERVICES: &str = env!("CARGO_BIN_EXE_services");
+pub(crate) const TOKEN: &str = "a-token-of-this-test";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fields are dropped in order: the service before servers before data.
-pub struct Worker {
+pub(crate) struct Worker {
     pub service: Service,
     pub pool: PgPool,
     pub public_url: String,
@@ -29,7 +29,7 @@ pub struct Worker {
 }
 
 /// The servers that a worker needs.
-pub struct WorkerServers {
+pub(crate) struct WorkerServers {
     pub nats: Nats,
     pub database_url: String,
     _servers: Arc<Servers>,
@@ -37,7 +37,7 @@ pub struct WorkerServers {
 }
 
 impl WorkerServers {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let servers = Servers::shared().await.unwrap();
         let data = DataDir::create().unwrap();
         let nats = Nats::start(&data.path().join("nats"), &NatsOptions::default())
@@ -53,7 +53,7 @@ impl WorkerServers {
     }
 
     /// A worker's settings, and the URL of its public port.
-    pub fn worker(&self, name: &str) -> (ServiceOptions, String) {
+    pub(crate) fn worker(&self, name: &str) -> (ServiceOptions, String) {
         let (admin, public) = (ports::free().unwrap(), ports::free().unwrap());
         let mut options = ServiceOptions::new("billing-worker", name, self.data.path().to_owned(), admin)
             .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
@@ -66,7 +66,7 @@ impl WorkerServers {
     }
 
     /// Runs a sub-command.
-    pub async fn command(&self, args: &[&str]) -> Output {
+    pub(crate) async fn command(&self, args: &[&str]) -> Output {
         let mut command = Command::new(SERVICES);
         command
             .args(["service", "billing-worker"])
@@ -77,7 +77,7 @@ impl WorkerServers {
     }
 
     /// Runs a sub-command that must succeed. Returns its output.
-    pub async fn json(&self, args: &[&str]) -> Value {
+    pub(crate) async fn json(&self, args: &[&str]) -> Value {
         let output = self.command(&[args, &["--json"]].concat()).await;
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {errors}");
@@ -87,7 +87,7 @@ impl WorkerServers {
 }
 
 impl Worker {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let servers = WorkerServers::new().await;
         let (options, public_url) = servers.worker("billing-worker");
         Self {
@@ -100,7 +100,7 @@ impl Worker {
     }
 
     /// Calls the admin API, with a JSON body unless it is null.
-    pub async fn call(&self, method: Method, path: &str, body: Value) -> HttpResponse {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Value) -> HttpResponse {
         let url = format!("{}/admin{path}", self.service.admin_url());
         let body = Some(&body).filter(|body| !body.is_null());
         self.http
@@ -110,18 +110,18 @@ impl Worker {
     }
 
     /// Does the same; the call must succeed.
-    pub async fn change(&self, method: Method, path: &str, body: Value) -> Value {
+    pub(crate) async fn change(&self, method: Method, path: &str, body: Value) -> Value {
         self.call(method, path, body).await.ok().unwrap()
     }
 
     /// An account's id.
-    pub async fn account(&self, email: &str, plan: &str) -> String {
+    pub(crate) async fn account(&self, email: &str, plan: &str) -> String {
         let new = serde_json::json!({ "name": "Ann", "email": email, "plan": plan });
         let account = self.change(Method::POST, "/accounts", new).await;
         account["id"].as_str().unwrap().to_owned()
     }
 
-    pub async fn announcements(&self) -> Announcements {
+    pub(crate) async fn announcements(&self) -> Announcements {
         let client = async_nats::connect(self.servers.nats.url()).await.unwrap();
         let subscriber = client.subscribe(names::ANNOUNCEMENTS).await.unwrap();
         // Only after this response is it certain that the server knows the subscription.
@@ -132,10 +132,10 @@ impl Worker {
     }
 }
 
-pub struct Announcements(Subscriber);
+pub(crate) struct Announcements(Subscriber);
 
 impl Announcements {
-    pub async fn next(&mut self) -> Announcement {
+    pub(crate) async fn next(&mut self) -> Announcement {
         let message = timeout(PATIENCE, self.0.next()).await.unwrap().unwrap();
         let announcement: Announcement = serde_json::from_slice(&message.payload).unwrap();
         assert_eq!(message.subject.as_str(), announcement.subject());
@@ -144,12 +144,12 @@ impl Announcements {
 }
 
 /// Runs a program until it exits. A hang fails the test.
-pub async fn output(mut command: Command) -> Output {
+pub(crate) async fn output(mut command: Command) -> Output {
     let output = command.kill_on_drop(true).output();
     timeout(PATIENCE, output).await.unwrap().unwrap()
 }
 
-pub fn write(directory: &Path, name: &str, text: &str) -> String {
+pub(crate) fn write(directory: &Path, name: &str, text: &str) -> String {
     let path = directory.join(name);
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 /// The columns that the ingestor inserts and that sums and positions need.
 #[derive(Clone, Row, Serialize)]
-pub struct Event {
+pub(super) struct Event {
     pub generation: u32,
     pub shard: u16,
     pub stream_seq: u64,
@@ -34,19 +34,19 @@ pub struct Event {
 }
 
 #[derive(Debug, PartialEq, Row, Deserialize)]
-pub struct Sums {
+pub(super) struct Sums {
     pub units: i64,
     pub events: u64,
 }
 
 /// A new database on the shared server.
-pub struct Tables {
+pub(super) struct Tables {
     pub servers: Arc<Servers>,
     pub client: Client,
 }
 
 impl Tables {
-    pub async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let servers = Servers::shared().await.unwrap();
         let client = servers.clickhouse.client().with_database(name());
         migrate::run(&client, &MigrateSettings::default()).await.unwrap();
@@ -54,26 +54,26 @@ impl Tables {
     }
 
     /// Sums from the view `usage`, as all readers do.
-    pub async fn usage(&self, condition: &str) -> Sums {
+    pub(super) async fn usage(&self, condition: &str) -> Sums {
         sums(&self.client, "usage", "sum(events)", condition).await
     }
 
-    pub async fn rows(&self, condition: &str) -> Sums {
+    pub(super) async fn rows(&self, condition: &str) -> Sums {
         sums(&self.client, "usage_events", "count()", condition).await
     }
 }
 
-pub fn name() -> String {
+pub(super) fn name() -> String {
     format!("test_{:016x}", rand::random::<u64>())
 }
 
-pub async fn sums(client: &Client, table: &str, events: &str, condition: &str) -> Sums {
+pub(super) async fn sums(client: &Client, table: &str, events: &str, condition: &str) -> Sums {
     let query = format!("select sum(cost_units) as units, {events} as events from {table} where {condition}");
     client.query_raw(&query).fetch_one().await.unwrap()
 }
 
 /// Events of one account with these costs, in one batch. Their times are a minute apart, starting at `ts`.
-pub fn batch(account: AccountId, stream_seq: u64, ts: OffsetDateTime, costs: &[i64]) -> Vec<Event> {
+pub(super) fn batch(account: AccountId, stream_seq: u64, ts: OffsetDateTime, costs: &[i64]) -> Vec<Event> {
     let period_start = Period::calendar_month(ts.unix_timestamp()).start;
     let event = |(idx, cost_units): (usize, &i64)| Event {
         generation: 1,
@@ -92,7 +92,7 @@ pub fn batch(account: AccountId, stream_seq: u64, ts: OffsetDateTime, costs: &[i
     costs.iter().enumerate().map(event).collect()
 }
 
-pub async fn insert(client: &Client, token: &str, events: &[Event]) -> clickhouse::error::Result<()> {
+pub(super) async fn insert(client: &Client, token: &str, events: &[Event]) -> clickhouse::error::Result<()> {
     // Validation would refuse the missing columns, which have no default.
     let client = client.clone().with_validation(false);
     let mut insert = client

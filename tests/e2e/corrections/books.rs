@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::SERVICES;
 
 /// A system with one customer.
-pub struct Books {
+pub(super) struct Books {
     pub stack: Stack,
     pub ada: Customer,
     pub client: Client,
@@ -24,7 +24,7 @@ pub struct Books {
 }
 
 impl Books {
-    pub async fn open(options: StackOptions) -> Self {
+    pub(super) async fn open(options: StackOptions) -> Self {
         let stack = Stack::start(SERVICES, options).await.unwrap();
         let ada = stack.admin.customer("ada", "pro").await.unwrap();
         Self {
@@ -36,7 +36,7 @@ impl Books {
     }
 
     /// Records events with these costs and waits until they are stored.
-    pub async fn spend(&self, usage_type: &str, costs: &[i64]) -> Vec<EventId> {
+    pub(super) async fn spend(&self, usage_type: &str, costs: &[i64]) -> Vec<EventId> {
         let mut events = Vec::new();
         for cost in costs {
             let answer = self.client.spend(usage_type, *cost).await.unwrap().ok().unwrap();
@@ -55,19 +55,19 @@ impl Books {
         events
     }
 
-    pub fn request(&self, events: Value) -> Value {
+    pub(super) fn request(&self, events: Value) -> Value {
         json!({
             "correction_id": Uuid::now_v7(), "account_id": self.ada.account_id, "reason": "an outage of ours", "by": "eve",
             "events": events,
         })
     }
 
-    pub async fn correct(&self, request: &Value) -> HttpResponse {
+    pub(super) async fn correct(&self, request: &Value) -> HttpResponse {
         let url = format!("{}/admin/corrections", self.stack.billing.admin_url());
         self.http.post(&url, &self.stack.admin_token, request).await.unwrap()
     }
 
-    pub async fn read(&self, path: &str) -> Value {
+    pub(super) async fn read(&self, path: &str) -> Value {
         let url = format!("{}/admin/{path}", self.stack.billing.admin_url());
         self.http
             .get(&url, &self.stack.admin_token)
@@ -77,7 +77,7 @@ impl Books {
             .unwrap()
     }
 
-    pub async fn until_published(&self) {
+    pub(super) async fn until_published(&self) {
         eventually("every correction is published", async || {
             let waiting: i64 = sqlx::query_scalar("select count(*) from corrections where published_at is null")
                 .fetch_one(&self.stack.pool)
@@ -89,7 +89,7 @@ impl Books {
     }
 
     /// The administration of a worker in this process.
-    pub fn admin(&self) -> Administration {
+    pub(super) fn admin(&self) -> Administration {
         Administration {
             db: self.stack.pool.clone(),
             catalogue: Arc::new(Catalogue::built_in()),
@@ -103,7 +103,7 @@ impl Books {
 
     /// The final check: each correction is one row of ClickHouse that copies its original. After the gateways have returned
     /// their units, every pool has granted exactly the sum in ClickHouse.
-    pub async fn close(mut self, units: i64) {
+    pub(super) async fn close(mut self, units: i64) {
         self.until_published().await;
         self.stack.billing.stop(Duration::from_secs(40)).await.unwrap();
         for gateway in &mut self.stack.gateways {
@@ -158,7 +158,7 @@ impl Books {
 }
 
 /// Events in all lanes.
-pub async fn events_in_stream(stack: &Stack) -> u64 {
+pub(super) async fn events_in_stream(stack: &Stack) -> u64 {
     let client = async_nats::connect(stack.nats.url()).await.unwrap();
     let stream = lane::stream::look(&client).await.unwrap();
     let mut events = 0;
@@ -171,7 +171,7 @@ pub async fn events_in_stream(stack: &Stack) -> u64 {
     events
 }
 
-pub fn nats_settings(stack: &Stack) -> NatsSettings {
+pub(super) fn nats_settings(stack: &Stack) -> NatsSettings {
     NatsSettings {
         nats_url: stack.nats.url().to_owned(),
         nats_user: None,
@@ -179,6 +179,6 @@ pub fn nats_settings(stack: &Stack) -> NatsSettings {
     }
 }
 
-pub fn void(event: &EventId) -> Value {
+pub(super) fn void(event: &EventId) -> Value {
     json!({ "event_id": event, "void": true })
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs, path::Path};
 
 use super::fence::{Fence, Kind};
 
-pub struct Document {
+pub(super) struct Document {
     /// The path from the root of the repository: `docs/api.md`.
     pub path: String,
     pub fences: Vec<Fence>,
@@ -20,13 +20,13 @@ pub struct Document {
     pub mistakes: Vec<String>,
 }
 
-pub struct Snippet {
+pub(super) struct Snippet {
     pub text: String,
     pub line: usize,
 }
 
 /// README.md and the other documents beside it, and everything in docs/, sorted by name.
-pub fn all(root: &Path) -> Vec<Document> {
+pub(super) fn all(root: &Path) -> Vec<Document> {
     let mut paths = vec!["CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"]
         .into_iter()
         .map(str::to_owned)
@@ -54,7 +54,7 @@ impl Document {
         Self::parse(path, &text)
     }
 
-    pub fn parse(path: &str, text: &str) -> Self {
+    pub(super) fn parse(path: &str, text: &str) -> Self {
         let mut document = Self {
             path: path.to_owned(),
             fences: Vec::new(),

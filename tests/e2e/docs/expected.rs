@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// The output of a block.
 #[derive(Clone, Debug, Default)]
-pub struct Output(pub String);
+pub(super) struct Output(pub String);
 
 impl Output {
     /// The body, if this is a whole HTTP response (`curl -i`).
@@ -40,7 +40,7 @@ impl From<String> for Output {
     }
 }
 
-pub fn json(expected: &str, output: &Output) -> Result<(), String> {
+pub(super) fn json(expected: &str, output: &Output) -> Result<(), String> {
     let expected: Value = serde_json::from_str(expected).map_err(|error| format!("the document's JSON: {error}"))?;
     let actual = output.body();
     let actual: Value = serde_json::from_str(actual).map_err(|error| format!("{error}: {actual}"))?;
@@ -82,14 +82,14 @@ fn shape(expected: &Value, actual: &Value, at: &str) -> Result<(), String> {
     }
 }
 
-pub fn text(expected: &str, output: &Output) -> Result<(), String> {
+pub(super) fn text(expected: &str, output: &Output) -> Result<(), String> {
     match is_like(expected.trim(), output.0.trim()) {
         true => Ok(()),
         false => Err(format!("it printed\n{}", output.0)),
     }
 }
 
-pub fn response(expected: &str, output: &Output) -> Result<(), String> {
+pub(super) fn response(expected: &str, output: &Output) -> Result<(), String> {
     let (head, body) = output
         .response()
         .ok_or_else(|| format!("no HTTP response: {}", output.0))?;

@@ -2,7 +2,7 @@
 
 /// How a block is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// `sh`: run by bash, in one session per document.
     Shell(Shell),
     /// `http` that begins with a method: sent as it is.
@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shell {
+pub(super) struct Shell {
     /// `exit=2`: the status that the block must end with.
     pub exit: i32,
     /// `repeat`: run again until the output matches the next block.
@@ -30,7 +30,7 @@ pub struct Shell {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fence {
+pub(super) struct Fence {
     pub kind: Kind,
     pub text: String,
     /// The line number of its first line of text, counted from 1.
@@ -39,7 +39,7 @@ pub struct Fence {
 
 impl Kind {
     /// Parses an info string. The error describes the mistake.
-    pub fn read(info: &str, text: &str) -> Result<Self, String> {
+    pub(super) fn read(info: &str, text: &str) -> Result<Self, String> {
         let mut words = words(info)?.into_iter();
         let language = words.next().unwrap_or_default();
         let mut marks: Vec<_> = words.map(mark).collect();

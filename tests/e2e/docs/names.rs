@@ -10,7 +10,7 @@ use std::{
 use super::document::{Document, Snippet};
 
 /// Every setting of the three services, with its default.
-pub fn settings() -> BTreeMap<String, Option<String>> {
+pub(super) fn settings() -> BTreeMap<String, Option<String>> {
     ["gateway", "ingestor", "billing-worker"]
         .into_iter()
         .flat_map(settings_of)
@@ -37,7 +37,7 @@ fn settings_of(service: &str) -> Vec<(String, Option<String>)> {
 }
 
 /// Settings that a document's tables describe, with their defaults: `` | `NAME` | `default` | … ``.
-pub fn described(document: &Document) -> Vec<(String, Option<String>)> {
+pub(super) fn described(document: &Document) -> Vec<(String, Option<String>)> {
     let rows = document.rows.iter().filter(|row| row.len() > 2);
     let code = |cell: &str| Some(cell.strip_prefix('`')?.strip_suffix('`')?.to_owned());
     rows.filter_map(|row| Some((code(&row[0]).filter(|name| is_upper_case(name))?, code(&row[1]))))
@@ -45,7 +45,7 @@ pub fn described(document: &Document) -> Vec<(String, Option<String>)> {
 }
 
 /// Whether a word can only be the name of a setting: `LANE_QUEUE`, not `ANY` or `POST`.
-pub fn is_setting(name: &str) -> bool {
+pub(super) fn is_setting(name: &str) -> bool {
     name.contains('_') && is_upper_case(name)
 }
 
@@ -55,7 +55,7 @@ fn is_upper_case(name: &str) -> bool {
 }
 
 /// Names in a document that look like metrics: `gateway_…`, possibly with labels or a trailing `*`.
-pub fn metrics_in(document: &Document) -> impl Iterator<Item = &Snippet> {
+pub(super) fn metrics_in(document: &Document) -> impl Iterator<Item = &Snippet> {
     let prefixes = ["gateway_", "ingestor_", "billing_", "http_", "idempotency_", "process_"];
     document.code.iter().filter(move |found| {
         let name = found.text.split('{').next().unwrap_or_default();
@@ -65,7 +65,7 @@ pub fn metrics_in(document: &Document) -> impl Iterator<Item = &Snippet> {
 }
 
 /// The metric names on a metrics page.
-pub fn metrics_of(page: &str) -> BTreeSet<String> {
+pub(super) fn metrics_of(page: &str) -> BTreeSet<String> {
     let described = page
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
@@ -78,7 +78,7 @@ pub fn metrics_of(page: &str) -> BTreeSet<String> {
 
 /// Whether the source of a service contains the metric, for metrics that no scrape shows yet: a metric with labels appears with
 /// its first value. This also finds error codes, which look like metrics.
-pub fn is_registered(metric: &str, sources: &str) -> bool {
+pub(super) fn is_registered(metric: &str, sources: &str) -> bool {
     let metric = metric.trim_end_matches("_total").trim_end_matches("_seconds");
     let parts = metric.match_indices('_').map(|(at, _)| &metric[at + 1..]);
     let mut names = std::iter::once(metric).chain(parts);
@@ -86,7 +86,7 @@ pub fn is_registered(metric: &str, sources: &str) -> bool {
 }
 
 /// The source code of the services.
-pub fn sources(root: &Path) -> String {
+pub(super) fn sources(root: &Path) -> String {
     let mut text = String::new();
     for dir in ["gateway/src", "ingestor/src", "billing-worker/src", "crates"] {
         add_sources(&root.join(dir), &mut text);
@@ -106,7 +106,7 @@ fn add_sources(dir: &Path, text: &mut String) {
 }
 
 /// The names of tables and columns: all words in the SQL files.
-pub fn words_of_schema(root: &Path) -> BTreeSet<String> {
+pub(super) fn words_of_schema(root: &Path) -> BTreeSet<String> {
     let files = ["schema/postgres", "schema/clickhouse"]
         .into_iter()
         .flat_map(|dir| fs::read_dir(root.join(dir)).unwrap());
@@ -122,7 +122,7 @@ pub fn words_of_schema(root: &Path) -> BTreeSet<String> {
 }
 
 /// The path that a code span names in the repository, if it looks like a path: `gateway/src/app.rs`, `docs/`.
-pub fn path_in(code: &str, root: &Path) -> Option<String> {
+pub(super) fn path_in(code: &str, root: &Path) -> Option<String> {
     let first = code.split('/').next()?;
     let letters = |letter: char| letter.is_alphanumeric() || "-_./".contains(letter);
     let is_path = code.contains('/') && code.chars().all(letters) && !first.is_empty() && root.join(first).is_dir();

@@ -17,7 +17,7 @@ use super::{
 /// How long a block with `repeat` may take to print the text of the next block.
 const REPEAT_WITHIN: Duration = Duration::from_secs(90);
 
-pub struct Runner<'a> {
+pub(super) struct Runner<'a> {
     pub session: Session,
     pub variables: &'a [(&'static str, String)],
     pub clickhouse: clickhouse::Client,
@@ -25,7 +25,7 @@ pub struct Runner<'a> {
 
 impl Runner<'_> {
     /// Returns the first error, with its line in the document.
-    pub async fn run(&mut self, document: &Document) -> Result<()> {
+    pub(super) async fn run(&mut self, document: &Document) -> Result<()> {
         let mut last = None;
         for (n, fence) in document.fences.iter().enumerate() {
             let next = document.fences.get(n + 1);

@@ -20,7 +20,7 @@ use super::fence::{Fence, Shell};
 /// Longer than any block of the documentation takes.
 const WITHIN: Duration = Duration::from_secs(120);
 
-pub struct Session {
+pub(super) struct Session {
     dir: PathBuf,
     name: String,
     bash: Child,
@@ -32,7 +32,7 @@ pub struct Session {
 
 impl Session {
     /// Starts a shell in its own directory. It reads `env` and inherits nothing else of our environment.
-    pub async fn start(dir: &Path, document: &str, env: &Path) -> Result<Self> {
+    pub(super) async fn start(dir: &Path, document: &str, env: &Path) -> Result<Self> {
         let dir = dir.join(document.replace('/', "-"));
         fs::create_dir_all(&dir)?;
         let mut command = Command::new("bash");
@@ -64,7 +64,7 @@ impl Session {
     }
 
     /// Runs a block and returns its output. The error contains its standard error.
-    pub async fn run(&mut self, fence: &Fence, shell: &Shell) -> Result<String> {
+    pub(super) async fn run(&mut self, fence: &Fence, shell: &Shell) -> Result<String> {
         self.count += 1;
         let dir = self.dir.join(format!(".block-{}", self.count));
         fs::create_dir_all(&dir)?;

@@ -10,7 +10,7 @@ use harness::{Client, Stack, StackOptions};
 use super::{document::Document, runner::Runner, session::Session};
 use crate::SERVICES;
 
-pub struct System {
+pub(super) struct System {
     pub stack: Stack,
     variables: Vec<(&'static str, String)>,
     shell: Shell,
@@ -18,7 +18,7 @@ pub struct System {
 
 impl System {
     /// As in the demo: the Free account ada@example.com has no API calls left.
-    pub async fn start() -> Result<Self> {
+    pub(super) async fn start() -> Result<Self> {
         let options = StackOptions {
             stripe: true,
             ..StackOptions::default()
@@ -39,7 +39,7 @@ impl System {
         })
     }
 
-    pub async fn run(&self, document: &Document) -> Result<()> {
+    pub(super) async fn run(&self, document: &Document) -> Result<()> {
         let session = Session::start(self.stack.data.path(), &document.path, &self.shell.env()).await?;
         let mut runner = Runner {
             session,
@@ -50,7 +50,7 @@ impl System {
     }
 
     /// The metrics of one service of each kind.
-    pub async fn metrics(&self) -> Result<String> {
+    pub(super) async fn metrics(&self) -> Result<String> {
         let mut pages = String::new();
         for name in ["GATEWAY_ADMIN_URL", "INGESTOR_ADMIN_URL", "ADMIN_URL"] {
             let url = self.variables.iter().find(|(other, _)| *other == name);

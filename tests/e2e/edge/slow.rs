@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const OF_AN_ADDRESS: usize = 900;
 
 /// Continues until it is dropped.
-pub struct Slow {
+pub(super) struct Slow {
     open: Arc<AtomicUsize>,
     cut: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -24,7 +24,7 @@ pub struct Slow {
 
 impl Slow {
     /// Starts `connections` connections from addresses of this machine.
-    pub fn start(server: SocketAddr, connections: usize) -> Self {
+    pub(super) fn start(server: SocketAddr, connections: usize) -> Self {
         let slow = Self {
             open: Arc::default(),
             cut: Arc::default(),
@@ -40,12 +40,12 @@ impl Slow {
     }
 
     /// The number of connections that are open now.
-    pub fn open(&self) -> usize {
+    pub(super) fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
     /// How often the server has cut a connection off.
-    pub fn cut(&self) -> usize {
+    pub(super) fn cut(&self) -> usize {
         self.cut.load(Relaxed)
     }
 }
@@ -83,7 +83,7 @@ async fn crawl(server: SocketAddr, source: Ipv4Addr, open: Arc<AtomicUsize>, cut
     }
 }
 
-pub fn percentile(mut times: Vec<Duration>, part: f64) -> Duration {
+pub(super) fn percentile(mut times: Vec<Duration>, part: f64) -> Duration {
     times.sort_unstable();
     let at = (times.len() as f64 * part) as usize;
     times[at.min(times.len() - 1)]

@@ -28,10 +28,10 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub const SHARDS: u16 = 4;
+pub(super) const SHARDS: u16 = 4;
 
 /// Fields are dropped in order: services before servers before data.
-pub struct Rig {
+pub(super) struct Rig {
     pub ingestors: Vec<Service>,
     pub nats: Nats,
     /// Its own server, if the test kills it.
@@ -47,7 +47,7 @@ pub struct Rig {
 
 /// The stored rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Row, Deserialize)]
-pub struct Stored {
+pub(super) struct Stored {
     pub rows: u64,
     pub events: u64,
     pub units: i64,
@@ -55,13 +55,13 @@ pub struct Stored {
 
 /// The events written to the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub(super) struct Written {
     pub events: u64,
     pub units: i64,
 }
 
 /// One lane of one run.
-pub struct Lane {
+pub(super) struct Lane {
     jetstream: Context,
     pub run: RunId,
     pub subject: String,
@@ -70,25 +70,25 @@ pub struct Lane {
 }
 
 /// Lanes in all shards that write until they are stopped.
-pub struct Load {
+pub(super) struct Load {
     tasks: JoinSet<Written>,
     stop: DropGuard,
 }
 
 /// The server of the test's database.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum ClickHouseIs {
+pub(super) enum ClickHouseIs {
     Shared,
     Own,
 }
 
 impl Rig {
     /// Starts this many ingestors, with extra settings in addition to those that make tests fast.
-    pub async fn start(ingestors: usize, env: &[(&'static str, &'static str)]) -> Self {
+    pub(super) async fn start(ingestors: usize, env: &[(&'static str, &'static str)]) -> Self {
         Self::on(ClickHouseIs::Shared, ingestors, env).await
     }
 
-    pub async fn on(servers: ClickHouseIs, ingestors: usize, env: &[(&'static str, &'static str)]) -> Self {
+    pub(super) async fn on(servers: ClickHouseIs, ingestors: usize, env: &[(&'static str, &'static str)]) -> Self {
         let data = DataDir::create().unwrap();
         let nats = Nats::start(&data.path().join("nats"), &NatsOptions::default())
             .await
@@ -151,7 +151,7 @@ impl Rig {
         settings
     }
 
-    pub async fn add_ingestor(&mut self) {
+    pub(super) async fn add_ingestor(&mut self) {
         let (port, n) = (ports::free().unwrap(), self.ingestors.len() + 1);
         let name = format!("ingestor-{n}");
         let mut options = ServiceOptions::new("ingestor", &name, self.data.path().to_owned(), port)
@@ -164,7 +164,7 @@ impl Rig {
     }
 
     /// Runs a sub-command until it exits.
-    pub async fn command(&self, command: &str) -> Output {
+    pub(super) async fn command(&self, command: &str) -> Output {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_services"))
             .args(["service", "ingestor", command])
             .envs(self.settings())
@@ -175,7 +175,7 @@ impl Rig {
             .unwrap()
     }
 
-    pub async fn lane(&self, shard: u16) -> Lane {
+    pub(super) async fn lane(&self, shard: u16) -> Lane {
         let mut lane = self.unopened_lane(shard);
         let open = LaneRecord::open(lane.run).encode();
         lane.append(open).await;
@@ -194,7 +194,7 @@ impl Rig {
     }
 
     /// Lanes in every shard that write batches without a pause, also during outages.
-    pub async fn load(&self) -> Load {
+    pub(super) async fn load(&self) -> Load {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for shard in 0..SHARDS {
             let (mut lane, stopping) = (self.lane(shard).await, stop.clone());
@@ -214,11 +214,11 @@ impl Rig {
         }
     }
 
-    pub async fn bucket(&self) -> Store {
+    pub(super) async fn bucket(&self) -> Store {
         self.jetstream.get_key_value(names::MANIFEST_BUCKET).await.unwrap()
     }
 
-    pub async fn manifests(&self) -> Vec<Manifest> {
+    pub(super) async fn manifests(&self) -> Vec<Manifest> {
         let bucket = self.bucket().await;
         let mut manifests = Vec::new();
         for shard in 0..SHARDS {
@@ -229,14 +229,14 @@ impl Rig {
     }
 
     /// The owners of all shards, once each has one.
-    pub async fn owners(&self) -> Option<Vec<String>> {
+    pub(super) async fn owners(&self) -> Option<Vec<String>> {
         let manifests = self.manifests().await;
         let owners: Vec<String> = manifests.into_iter().filter_map(|manifest| manifest.owner).collect();
         (owners.len() == usize::from(SHARDS)).then_some(owners)
     }
 
     /// Waits until an insert is running.
-    pub async fn until_inserting(&self) {
+    pub(super) async fn until_inserting(&self) {
         eventually("a range is being inserted", async || {
             self.manifests()
                 .await
@@ -247,13 +247,13 @@ impl Rig {
         .await;
     }
 
-    pub async fn stored(&self) -> Option<Stored> {
+    pub(super) async fn stored(&self) -> Option<Stored> {
         let sql = "select count() as rows, uniqExact(event_id) as events, sum(cost_units) as units from usage_events";
         self.clickhouse.query(sql).fetch_one().await.ok()
     }
 
     /// The ledger check: waits for the rows and the manifests, then asserts that each event is stored once.
-    pub async fn assert_stored(&self, written: Written) {
+    pub(super) async fn assert_stored(&self, written: Written) {
         let what = format!("{written:?} is stored");
         eventually(&what, async || {
             self.stored().await.filter(|stored| stored.rows >= written.events)
@@ -276,7 +276,7 @@ impl Rig {
     }
 
     /// `/readyz` of an ingestor: whether it is ready, and its report.
-    pub async fn ready(&self, n: usize) -> Option<(bool, String)> {
+    pub(super) async fn ready(&self, n: usize) -> Option<(bool, String)> {
         let url = self.ingestors[n].admin_url();
         let host = url.strip_prefix("http://")?;
         let mut stream = TcpStream::connect(host).await.ok()?;
@@ -288,7 +288,7 @@ impl Rig {
     }
 
     /// Waits until `/readyz` of the n-th ingestor reports that a shard waits, and returns the reason.
-    pub async fn until_alarm(&self, n: usize, why: &str) {
+    pub(super) async fn until_alarm(&self, n: usize, why: &str) {
         eventually(&format!("an alarm: {why}"), async || {
             self.ready(n)
                 .await
@@ -297,7 +297,7 @@ impl Rig {
         .await;
     }
 
-    pub async fn until_ready(&self, n: usize) {
+    pub(super) async fn until_ready(&self, n: usize) {
         eventually("the ingestor is ready", async || {
             self.ready(n).await.filter(|(ready, _)| *ready)
         })
@@ -307,7 +307,7 @@ impl Rig {
 
 impl Lane {
     /// Writes one event for each cost, as one batch.
-    pub async fn batch(&mut self, costs: &[i64]) {
+    pub(super) async fn batch(&mut self, costs: &[i64]) {
         let events: Vec<UsageEvent> = costs.iter().map(|cost| event(*cost)).collect();
         self.written += Written {
             events: costs.len() as u64,
@@ -316,20 +316,20 @@ impl Lane {
         self.events(events).await;
     }
 
-    pub async fn events(&mut self, events: Vec<UsageEvent>) {
+    pub(super) async fn events(&mut self, events: Vec<UsageEvent>) {
         let batch_id = BatchId::new();
         let kind = Kind::Batch { batch_id, events };
         let record = LaneRecord { run_id: self.run, kind };
         self.append(record.encode()).await;
     }
 
-    pub async fn close(&mut self) {
+    pub(super) async fn close(&mut self) {
         let close = LaneRecord::close(self.run).encode();
         self.append(close).await;
     }
 
     /// Appends a record once, also during outages.
-    pub async fn append(&mut self, payload: Vec<u8>) {
+    pub(super) async fn append(&mut self, payload: Vec<u8>) {
         loop {
             let mut headers = HeaderMap::new();
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, self.last.to_string().as_str());
@@ -363,7 +363,7 @@ impl Lane {
 
 impl Load {
     /// Stops the load and returns the written events.
-    pub async fn stop(self) -> Written {
+    pub(super) async fn stop(self) -> Written {
         drop(self.stop);
         let mut all = Written::default();
         for written in self.tasks.join_all().await {
@@ -380,7 +380,7 @@ impl AddAssign for Written {
     }
 }
 
-pub fn event(cost_units: i64) -> UsageEvent {
+pub(super) fn event(cost_units: i64) -> UsageEvent {
     UsageEvent {
         event_id: EventId::new(),
         account_id: AccountId::new(),

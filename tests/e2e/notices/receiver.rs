@@ -19,7 +19,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use sha2::Sha256;
 
-pub struct Receiver {
+pub(super) struct Receiver {
     server: Upstream,
     seen: Arc<Mutex<Seen>>,
 }
@@ -33,14 +33,14 @@ struct Seen {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub(super) struct Received {
     pub path: String,
     headers: HeaderMap,
     pub body: String,
 }
 
 impl Receiver {
-    pub async fn start(answers: &[u16]) -> Self {
+    pub(super) async fn start(answers: &[u16]) -> Self {
         let answers = answers.iter().map(|status| StatusCode::from_u16(*status).unwrap());
         let seen = Arc::new(Mutex::new(Seen {
             answers: answers.collect(),
@@ -53,16 +53,16 @@ impl Receiver {
         }
     }
 
-    pub fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("{}/usage", self.server.url())
     }
 
-    pub fn received(&self) -> Vec<Received> {
+    pub(super) fn received(&self) -> Vec<Received> {
         self.seen.lock().unwrap().received.clone()
     }
 
     /// Waits for the n-th request, counted from 1.
-    pub async fn nth(&self, n: usize) -> Received {
+    pub(super) async fn nth(&self, n: usize) -> Received {
         eventually(&format!("notice {n} arrives"), async || {
             self.received().get(n - 1).cloned()
         })
@@ -88,17 +88,17 @@ async fn receive(State(seen): State<Arc<Mutex<Seen>>>, request: Request) -> Resp
 }
 
 impl Received {
-    pub fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         self.header("webhook-id")
     }
 
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         assert_eq!(self.header("content-type"), "application/json");
         serde_json::from_str(&self.body).unwrap()
     }
 
     /// Returns the number of signatures, and whether one is by this secret. Written from the specification, not from our code.
-    pub fn signatures(&self, secret: &str) -> (usize, bool) {
+    pub(super) fn signatures(&self, secret: &str) -> (usize, bool) {
         let timestamp: i64 = self.header("webhook-timestamp").parse().unwrap();
         assert!((schema::clock::now_s() - timestamp).abs() < 60, "of the attempt");
         let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();

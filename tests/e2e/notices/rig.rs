@@ -15,16 +15,16 @@ use serde_json::{Value, json};
 
 use crate::SERVICES;
 
-pub const QUICK: (&str, &str) = ("NOTICE_INTERVAL", "0.2");
-pub const HTTP: (&str, &str) = ("NOTICE_ALLOW_HTTP", "true");
-pub const PRIVATE: (&str, &str) = ("NOTICE_ALLOW_PRIVATE", "true");
+pub(super) const QUICK: (&str, &str) = ("NOTICE_INTERVAL", "0.2");
+pub(super) const HTTP: (&str, &str) = ("NOTICE_ALLOW_HTTP", "true");
+pub(super) const PRIVATE: (&str, &str) = ("NOTICE_ALLOW_PRIVATE", "true");
 
 /// A system that allows notice endpoints on this machine, and one of its customers.
-pub async fn stack() -> (Stack, Customer) {
+pub(super) async fn stack() -> (Stack, Customer) {
     stack_with(&[QUICK, HTTP, PRIVATE]).await
 }
 
-pub async fn stack_with(settings: &[(&'static str, &str)]) -> (Stack, Customer) {
+pub(super) async fn stack_with(settings: &[(&'static str, &str)]) -> (Stack, Customer) {
     let options = StackOptions {
         billing_env: settings
             .iter()
@@ -38,7 +38,7 @@ pub async fn stack_with(settings: &[(&'static str, &str)]) -> (Stack, Customer) 
 }
 
 /// Another billing worker of the same system.
-pub async fn another_worker(stack: &Stack, settings: &[(&str, &str)]) -> Service {
+pub(super) async fn another_worker(stack: &Stack, settings: &[(&str, &str)]) -> Service {
     let (admin, public) = (ports::free().unwrap(), ports::free().unwrap());
     let endpoints = &stack.endpoints;
     let dir = stack.data.path().to_owned();
@@ -56,7 +56,7 @@ pub async fn another_worker(stack: &Stack, settings: &[(&str, &str)]) -> Service
     Service::start(options).await.unwrap()
 }
 
-pub async fn call(stack: &Stack, method: Method, path: &str, body: Value) -> HttpResponse {
+pub(super) async fn call(stack: &Stack, method: Method, path: &str, body: Value) -> HttpResponse {
     let url = format!("{}/admin{path}", stack.billing.admin_url());
     let body = Some(&body).filter(|body| !body.is_null());
     let request = request(method, &url, &stack.admin_token, body).unwrap();
@@ -64,24 +64,29 @@ pub async fn call(stack: &Stack, method: Method, path: &str, body: Value) -> Htt
 }
 
 /// Calls the API of the account's notice endpoint. The call must succeed.
-pub async fn endpoint(stack: &Stack, method: Method, account: AccountId, action: &str, body: Value) -> Value {
+pub(super) async fn endpoint(stack: &Stack, method: Method, account: AccountId, action: &str, body: Value) -> Value {
     let path = format!("/accounts/{account}/notice-endpoint{action}");
     call(stack, method, &path, body).await.ok().unwrap()
 }
 
 /// Sets the account's endpoint.
-pub async fn put(stack: &Stack, account: AccountId, url: &str) -> Value {
+pub(super) async fn put(stack: &Stack, account: AccountId, url: &str) -> Value {
     endpoint(stack, Method::PUT, account, "", json!({ "url": url })).await
 }
 
 /// Sets the account's endpoint for the first time. Returns the secret.
-pub async fn set(stack: &Stack, account: AccountId, url: &str) -> String {
+pub(super) async fn set(stack: &Stack, account: AccountId, url: &str) -> String {
     let set = put(stack, account, url).await;
     set["secret"].as_str().unwrap().to_owned()
 }
 
 /// Waits until the account's notices are as expected. Returns them.
-pub async fn notices(stack: &Stack, account: AccountId, what: &str, expected: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+pub(super) async fn notices(
+    stack: &Stack,
+    account: AccountId,
+    what: &str,
+    expected: impl Fn(&[Value]) -> bool,
+) -> Vec<Value> {
     eventually(what, async || {
         let path = format!("/accounts/{account}/notices");
         let listed = call(stack, Method::GET, &path, Value::Null).await.ok().unwrap();
@@ -92,7 +97,7 @@ pub async fn notices(stack: &Stack, account: AccountId, what: &str, expected: im
 }
 
 /// Waits for another complete comparison by a worker.
-pub async fn compared(service: &Service) {
+pub(super) async fn compared(service: &Service) {
     const NAME: &str = "billing_notices_comparisons_total";
     let before: u64 = service.metric(NAME).await.unwrap();
     // The running comparison may have begun before the action of the caller.
@@ -102,6 +107,6 @@ pub async fn compared(service: &Service) {
     .await;
 }
 
-pub fn log(dir: &Path, name: &str) -> String {
+pub(super) fn log(dir: &Path, name: &str) -> String {
     std::fs::read_to_string(dir.join(format!("{name}.log"))).unwrap()
 }

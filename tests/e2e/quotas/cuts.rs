@@ -84,7 +84,7 @@ impl Proxy {
         };
         let (server, cuts, up) = (server.to_owned(), Arc::clone(&proxy.cuts), proxy.up.subscribe());
         let mut connections = JoinSet::new();
-        #[allow(clippy::disallowed_methods, reason = "the task ends with the test's runtime")]
+        #[expect(clippy::disallowed_methods, reason = "the task ends with the test's runtime")]
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (server, cuts, mut up) = (server.clone(), Arc::clone(&cuts), up.clone());

@@ -21,7 +21,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
 
 /// Its own database, with the plans of the catalogue.
-pub struct Database {
+pub(super) struct Database {
     pub url: String,
     pub pool: PgPool,
     pub catalogue: Arc<Catalogue>,
@@ -31,7 +31,7 @@ pub struct Database {
 }
 
 /// The quota part of one gateway, with a run.
-pub struct Gateway {
+pub(super) struct Gateway {
     pub accounts: Accounts,
     pub quotas: Quotas,
     pub run: RunId,
@@ -40,13 +40,13 @@ pub struct Gateway {
 }
 
 /// An account with a key.
-pub struct Customer {
+pub(super) struct Customer {
     pub id: AccountId,
     pub key: ApiKey,
 }
 
 impl Database {
-    pub async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         let servers = Servers::shared().await.unwrap();
         let name = format!("quotas_{:016x}", rand::random::<u64>());
         let url = servers.postgres.create_database(&name).await.unwrap();
@@ -83,20 +83,20 @@ impl Database {
         }
     }
 
-    pub fn usage_type(&self, name: &str) -> UsageType {
+    pub(super) fn usage_type(&self, name: &str) -> UsageType {
         self.catalogue.usage_type(name).unwrap()
     }
 
-    pub async fn gateway(&self) -> Gateway {
+    pub(super) async fn gateway(&self) -> Gateway {
         self.gateway_at(&self.url).await
     }
 
-    pub async fn gateway_at(&self, url: &str) -> Gateway {
+    pub(super) async fn gateway_at(&self, url: &str) -> Gateway {
         self.gateway_with(url, QuotaSettings::default(), AccountSettings::default())
             .await
     }
 
-    pub async fn gateway_with(&self, url: &str, quotas: QuotaSettings, accounts: AccountSettings) -> Gateway {
+    pub(super) async fn gateway_with(&self, url: &str, quotas: QuotaSettings, accounts: AccountSettings) -> Gateway {
         let pool = PgPoolOptions::new().max_connections(8).connect_lazy(url).unwrap();
         let (life, mut metrics) = (Lifecycle::new(), Registry::default());
         let client = self.nats().await;
@@ -118,7 +118,7 @@ impl Database {
         }
     }
 
-    pub async fn nats(&self) -> async_nats::Client {
+    pub(super) async fn nats(&self) -> async_nats::Client {
         let settings = NatsSettings {
             nats_url: self.nats_url.clone(),
             nats_user: None,
@@ -130,7 +130,7 @@ impl Database {
     }
 
     /// A run that stays live without a heartbeat.
-    pub async fn register_run(&self) -> RunId {
+    pub(super) async fn register_run(&self) -> RunId {
         let run = RunId::new();
         sqlx::query(
             "insert into gateway_runs (id, gateway, generation, shards, heartbeat_at)
@@ -143,7 +143,7 @@ impl Database {
         run
     }
 
-    pub async fn set_run_state(&self, run: RunId, state: &str) {
+    pub(super) async fn set_run_state(&self, run: RunId, state: &str) {
         sqlx::query("update gateway_runs set state = $2 where id = $1")
             .bind(run.0)
             .bind(state)
@@ -152,7 +152,7 @@ impl Database {
             .unwrap();
     }
 
-    pub async fn set_status(&self, customer: &Customer, status: &str) {
+    pub(super) async fn set_status(&self, customer: &Customer, status: &str) {
         sqlx::query("update accounts set status = $2 where id = $1")
             .bind(customer.id.0)
             .bind(status)
@@ -161,7 +161,7 @@ impl Database {
             .unwrap();
     }
 
-    pub async fn revoke(&self, key: &ApiKey) {
+    pub(super) async fn revoke(&self, key: &ApiKey) {
         sqlx::query("update api_keys set revoked_at = now() where id = $1")
             .bind(key.id().0)
             .execute(&self.pool)
@@ -169,7 +169,7 @@ impl Database {
             .unwrap();
     }
 
-    pub async fn customer(&self) -> Customer {
+    pub(super) async fn customer(&self) -> Customer {
         let customer = Customer {
             id: AccountId::new(),
             key: ApiKey::generate(),
@@ -184,7 +184,7 @@ impl Database {
         customer
     }
 
-    pub async fn insert_key(&self, customer: &Customer) {
+    pub(super) async fn insert_key(&self, customer: &Customer) {
         sqlx::query("insert into api_keys (id, account_id, secret_sha256, name) values ($1, $2, $3, 'test')")
             .bind(customer.key.id().0)
             .bind(customer.id.0)
@@ -195,7 +195,7 @@ impl Database {
     }
 
     /// Updates the override and the existing pools under the account's lock, as the billing worker does.
-    pub async fn set_limit(&self, customer: &Customer, usage_type: UsageType, units: i64) {
+    pub(super) async fn set_limit(&self, customer: &Customer, usage_type: UsageType, units: i64) {
         let mut transaction = self.pool.begin().await.unwrap();
         sqlx::query("select id from accounts where id = $1 for update")
             .bind(customer.id.0)
@@ -223,7 +223,7 @@ impl Database {
     }
 
     /// Ends the current subscription and begins one to `plan`.
-    pub async fn subscribe(&self, customer: &Customer, plan: &str, period: Period) {
+    pub(super) async fn subscribe(&self, customer: &Customer, plan: &str, period: Period) {
         let mut transaction = self.pool.begin().await.unwrap();
         sqlx::query("update subscriptions set is_current = false, updated_at = now() where account_id = $1")
             .bind(customer.id.0)
@@ -246,7 +246,7 @@ impl Database {
     }
 
     /// Granted units of all periods, and the number of live leases.
-    pub async fn pools(&self) -> (i64, i64) {
+    pub(super) async fn pools(&self) -> (i64, i64) {
         sqlx::query_as(
             "select (select coalesce(sum(granted_units), 0)::bigint from quota_pool),
                     (select count(*) from quota_leases where state = 'live')",
@@ -257,7 +257,7 @@ impl Database {
     }
 
     /// Units of all leases that were not returned.
-    pub async fn kept_by_leases(&self) -> i64 {
+    pub(super) async fn kept_by_leases(&self) -> i64 {
         sqlx::query_scalar("select coalesce(sum(units - returned_units), 0)::bigint from quota_leases")
             .fetch_one(&self.pool)
             .await
@@ -265,19 +265,19 @@ impl Database {
     }
 
     /// The ledger check of quotas: all unspent units are returned.
-    pub async fn assert_settled(&self, spent: i64) {
+    pub(super) async fn assert_settled(&self, spent: i64) {
         assert_eq!(self.pools().await, (spent, 0), "units granted, live leases");
         assert_eq!(self.kept_by_leases().await, spent, "units that leases did not return");
     }
 }
 
 impl Gateway {
-    pub async fn account(&self, customer: &Customer) -> Arc<AccountCounters> {
+    pub(super) async fn account(&self, customer: &Customer) -> Arc<AccountCounters> {
         let key = self.accounts.authenticate(customer.key.reveal(), clock::now_s()).await;
         Arc::clone(&key.unwrap().counters)
     }
 
-    pub async fn admit(
+    pub(super) async fn admit(
         &self,
         account: &Arc<AccountCounters>,
         usage_type: UsageType,
@@ -287,7 +287,7 @@ impl Gateway {
     }
 
     /// Spends `cost` repeatedly until a request is refused. Returns the refusal.
-    pub async fn spend_all(
+    pub(super) async fn spend_all(
         &self,
         account: &Arc<AccountCounters>,
         usage_type: UsageType,
@@ -310,7 +310,7 @@ impl Gateway {
     }
 
     /// A counter of its metrics, such as `admitted_total{source="local"}`.
-    pub fn metric(&self, name: &str) -> u64 {
+    pub(super) fn metric(&self, name: &str) -> u64 {
         let mut text = String::new();
         encode(&mut text, &self.metrics).unwrap();
         let name = format!("gateway_quota_{name} ");
@@ -318,7 +318,7 @@ impl Gateway {
         line.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
     }
 
-    pub async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.quotas.return_all().await;
         self.life.stop();
         self.life.finished(Duration::from_secs(10)).await.unwrap();
@@ -327,7 +327,12 @@ impl Gateway {
 
 /// Lets clients of every gateway spend until they are refused. `clients`: the cost of each client's requests. Returns the spent
 /// units.
-pub async fn drain(gateways: &[Arc<Gateway>], customer: &Customer, usage_type: UsageType, clients: &[i64]) -> i64 {
+pub(super) async fn drain(
+    gateways: &[Arc<Gateway>],
+    customer: &Customer,
+    usage_type: UsageType,
+    clients: &[i64],
+) -> i64 {
     let spent = Arc::new(AtomicI64::new(0));
     let mut tasks = JoinSet::new();
     for gateway in gateways {
@@ -344,7 +349,7 @@ pub async fn drain(gateways: &[Arc<Gateway>], customer: &Customer, usage_type: U
     spent.load(SeqCst)
 }
 
-pub async fn stop_all(gateways: Vec<Arc<Gateway>>) {
+pub(super) async fn stop_all(gateways: Vec<Arc<Gateway>>) {
     for gateway in gateways {
         Arc::into_inner(gateway).expect("its clients have ended").stop().await;
     }

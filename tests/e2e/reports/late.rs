@@ -154,7 +154,7 @@ async fn subscribe(rig: &Rig, account: &Account) -> String {
     text(&price["id"])
 }
 
-pub async fn charging() -> (Rig, Account, String) {
+pub(super) async fn charging() -> (Rig, Account, String) {
     let settings = ReportSettings {
         late_usage: LateUsage::CreditOrCharge,
         ..ReportSettings::default()

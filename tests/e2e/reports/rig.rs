@@ -30,14 +30,14 @@ use uuid::Uuid;
 use super::usage;
 use crate::SERVICES;
 
-pub const TYPES: [&str; 3] = ["api_call", "export", "sentiment_analysis"];
-pub const HOUR: i64 = 3_600;
-pub const DAY: i64 = 24 * HOUR;
+pub(super) const TYPES: [&str; 3] = ["api_call", "export", "sentiment_analysis"];
+pub(super) const HOUR: i64 = 3_600;
+pub(super) const DAY: i64 = 24 * HOUR;
 /// Not on a full minute, because periods begin whenever someone subscribes.
-pub const START: i64 = 1_800_000_017;
+pub(super) const START: i64 = 1_800_000_017;
 
 /// Fields are dropped in order: the fake Stripe before servers.
-pub struct Rig {
+pub(super) struct Rig {
     pub reporter: Reporter,
     pub db: PgPool,
     pub database_url: String,
@@ -49,13 +49,13 @@ pub struct Rig {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Account {
+pub(super) struct Account {
     pub id: AccountId,
     pub customer: String,
 }
 
 /// The month that begins at [`START`].
-pub fn month(n: i64) -> Period {
+pub(super) fn month(n: i64) -> Period {
     Period {
         start: START + n * 30 * DAY,
         end: START + (n + 1) * 30 * DAY,
@@ -63,11 +63,11 @@ pub fn month(n: i64) -> Period {
 }
 
 impl Rig {
-    pub async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::with(StripeDoubleOptions::default(), ReportSettings::default()).await
     }
 
-    pub async fn with(options: StripeDoubleOptions, settings: ReportSettings) -> Self {
+    pub(super) async fn with(options: StripeDoubleOptions, settings: ReportSettings) -> Self {
         let servers = Servers::shared().await.unwrap();
         let name = format!("reports_{:016x}", rand::random::<u64>());
         let clickhouse = servers.clickhouse.client().with_database(&name);
@@ -128,16 +128,16 @@ impl Rig {
     }
 
     /// Everything that needs an operator's attention.
-    pub async fn attention(&self) -> Attention {
+    pub(super) async fn attention(&self) -> Attention {
         list::attention(&self.db, &self.reporter.catalogue).await.unwrap()
     }
 
-    pub fn now(&self) -> i64 {
+    pub(super) fn now(&self) -> i64 {
         self.stripe.now()
     }
 
     /// The environment of a `billing-worker` process.
-    pub fn env(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn env(&self) -> Vec<(&'static str, String)> {
         vec![
             ("DATABASE_URL", self.database_url.clone()),
             ("CLICKHOUSE_URL", self.servers.clickhouse.url().to_owned()),
@@ -151,7 +151,12 @@ impl Rig {
     }
 
     /// A `billing-worker` process that uses the real clock, and the URL of its public API.
-    pub async fn start_worker(&self, data: &DataDir, nats: &Nats, settings: &[(&str, &str)]) -> (Service, String) {
+    pub(super) async fn start_worker(
+        &self,
+        data: &DataDir,
+        nats: &Nats,
+        settings: &[(&str, &str)],
+    ) -> (Service, String) {
         let (admin, public) = (ports::free().unwrap(), ports::free().unwrap());
         let mut worker = ServiceOptions::new("billing-worker", "billing-worker", data.path().to_owned(), admin)
             .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
@@ -170,7 +175,7 @@ impl Rig {
     }
 
     /// A call that the test itself makes to Stripe.
-    pub async fn call(&self, method: Method, path: &str, params: &[(&str, String)]) -> Value {
+    pub(super) async fn call(&self, method: Method, path: &str, params: &[(&str, String)]) -> Value {
         let escaped = |text: &str| -> String {
             let byte = |byte: u8| match byte {
                 b if b.is_ascii_alphanumeric() || b"_-.".contains(&b) => (b as char).to_string(),
@@ -198,7 +203,7 @@ impl Rig {
     }
 
     /// Creates accounts, each with a customer and this billing period.
-    pub async fn accounts(&self, count: usize, period: Period) -> Vec<Account> {
+    pub(super) async fn accounts(&self, count: usize, period: Period) -> Vec<Account> {
         let customers = stream::iter(0..count).map(async |n| {
             let customer = [("email", format!("{n}@example.com"))];
             let customer = self.call(Method::POST, "/v1/customers", &customer).await;
@@ -230,11 +235,11 @@ impl Rig {
         accounts
     }
 
-    pub async fn account(&self) -> Account {
+    pub(super) async fn account(&self) -> Account {
         self.accounts(1, month(0)).await.remove(0)
     }
 
-    pub async fn add_period(&self, accounts: &[Account], period: Period) {
+    pub(super) async fn add_period(&self, accounts: &[Account], period: Period) {
         sqlx::query(
             "insert into billing_periods (account_id, period_start, period_end, customer_id, stripe_subscription_id)
              select a, $3, $4, c, 'sub_of_' || c from unnest($1::uuid[], $2::text[]) as u (a, c)",
@@ -254,7 +259,7 @@ impl Rig {
     }
 
     /// Stripe has finalized the period's invoices.
-    pub async fn finalize(&self, period: Period) {
+    pub(super) async fn finalize(&self, period: Period) {
         sqlx::query("update billing_periods set final_at = $2 where period_start = $1")
             .bind(instant(period.start))
             .bind(instant(self.now()))
@@ -263,12 +268,12 @@ impl Rig {
             .unwrap();
     }
 
-    pub async fn use_units(&self, account: &Account, period: Period, usage_type: &str, units: &[i64]) {
+    pub(super) async fn use_units(&self, account: &Account, period: Period, usage_type: &str, units: &[i64]) {
         let usage = units.iter().map(|units| (account.id, usage_type, *units));
         self.insert(period, usage, Uuid::nil()).await;
     }
 
-    pub async fn correct(&self, account: &Account, period: Period, usage_type: &str, units: i64) {
+    pub(super) async fn correct(&self, account: &Account, period: Period, usage_type: &str, units: i64) {
         let event = Uuid::new_v4();
         sqlx::query(
             "insert into corrections (id, correction_id, account_id, event_id, usage_type, period_start, cost_units, delta_units,
@@ -287,7 +292,7 @@ impl Rig {
     }
 
     /// Inserts units of many accounts at once.
-    pub async fn insert(
+    pub(super) async fn insert(
         &self,
         period: Period,
         units: impl IntoIterator<Item = (AccountId, &str, i64)>,
@@ -296,23 +301,23 @@ impl Rig {
         usage::insert(&self.clickhouse, self.now(), period, units, corrects).await;
     }
 
-    pub async fn step(&self) -> Step {
+    pub(super) async fn step(&self) -> Step {
         reports::step(&self.reporter, self.now()).await.unwrap()
     }
 
     /// Units of a period that Stripe has.
-    pub fn reported(&self, account: &Account, period: Period, usage_type: &str) -> i64 {
+    pub(super) fn reported(&self, account: &Account, period: Period, usage_type: &str) -> i64 {
         let name = format!("trendit_{usage_type}");
         self.stripe
             .meter_total(&account.customer, &name, period.start, period.end)
     }
 
-    pub fn fault(&self, kind: FaultKind) -> FaultRule {
+    pub(super) fn fault(&self, kind: FaultKind) -> FaultRule {
         FaultRule::new(kind).path("/v1/billing/meter_events").method("POST")
     }
 
     /// Carried in, carried out and drift of each line.
-    pub async fn lines(&self) -> HashMap<(AccountId, i64, String), (i64, i64, i64)> {
+    pub(super) async fn lines(&self) -> HashMap<(AccountId, i64, String), (i64, i64, i64)> {
         let rows: Vec<(Uuid, OffsetDateTime, String, i64, i64, i64)> = sqlx::query_as(
             "select account_id, period_start, usage_type, carried_in, carried_out, drift_units from meter_ledger",
         )
@@ -326,14 +331,14 @@ impl Rig {
     }
 
     /// The number of meter events that Stripe was sent.
-    pub fn meter_events(&self) -> usize {
+    pub(super) fn meter_events(&self) -> usize {
         let requests = self.stripe.requests();
         let is_event = |path: &str| path == "/v1/billing/meter_events";
         requests.iter().filter(|request| is_event(&request.path)).count()
     }
 
     /// A dead worker's claims last for some minutes, so pretend that they have ended.
-    pub async fn end_claims(&self) {
+    pub(super) async fn end_claims(&self) {
         sqlx::query("update meter_reports set claimed_until = null where claimed_until is not null")
             .execute(&self.db)
             .await
@@ -341,7 +346,7 @@ impl Rig {
     }
 
     /// The number of reports in a state.
-    pub async fn count(&self, state: &str) -> i64 {
+    pub(super) async fn count(&self, state: &str) -> i64 {
         sqlx::query_scalar("select count(*) from meter_reports where state = $1")
             .bind(state)
             .fetch_one(&self.db)
@@ -350,7 +355,7 @@ impl Rig {
     }
 
     /// The ledger check of reports: for every line, reported = counted + carried in − carried out, and no report is open.
-    pub async fn assert_told_is_counted(&self, accounts: &[Account], periods: &[Period]) {
+    pub(super) async fn assert_told_is_counted(&self, accounts: &[Account], periods: &[Period]) {
         let counted = self.sums().await;
         let lines = self.lines().await;
         for account in accounts {
@@ -372,7 +377,7 @@ impl Rig {
     }
 
     /// Units of each line that ClickHouse has counted.
-    pub async fn sums(&self) -> HashMap<(AccountId, i64, String), i64> {
+    pub(super) async fn sums(&self) -> HashMap<(AccountId, i64, String), i64> {
         #[derive(Row, serde::Deserialize)]
         struct Counted {
             #[serde(with = "clickhouse::serde::uuid")]

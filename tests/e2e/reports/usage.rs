@@ -28,7 +28,7 @@ struct Event {
 }
 
 /// Inserts units of a period at once, one event each. They are used at its start.
-pub async fn insert(
+pub(crate) async fn insert(
     client: &Client,
     now_s: i64,
     period: Period,

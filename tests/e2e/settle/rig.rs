@@ -31,7 +31,7 @@ use uuid::Uuid;
 /// Far longer than the heartbeat interval, far shorter than the timeout of a test.
 const DEAD_AFTER: &str = "3";
 
-pub fn options(gateways: usize) -> StackOptions {
+pub(super) fn options(gateways: usize) -> StackOptions {
     StackOptions {
         gateways,
         gateway_env: vec![
@@ -47,14 +47,14 @@ pub fn options(gateways: usize) -> StackOptions {
 
 /// The outcome of each request. Each request has its own endpoint.
 #[derive(Default)]
-pub struct History {
+pub(super) struct History {
     next: AtomicU64,
     pub accepted: AtomicU64,
     outcomes: Mutex<HashMap<String, SpendOutcome>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpendOutcome {
+pub(super) enum SpendOutcome {
     Accepted,
     /// Certainly not counted.
     Refused,
@@ -64,7 +64,7 @@ pub enum SpendOutcome {
 
 impl History {
     /// Spends one unit through a gateway.
-    pub async fn spend(&self, http: &Http, gateway: &str, customer: &Customer) -> SpendOutcome {
+    pub(super) async fn spend(&self, http: &Http, gateway: &str, customer: &Customer) -> SpendOutcome {
         let endpoint = format!("/n/{}", self.next.fetch_add(1, Relaxed));
         let body = json!({ "usage_type": "api_call", "endpoint": endpoint });
         let answer = http.post(&format!("{gateway}/v1/usage"), &customer.key, &body).await;
@@ -73,7 +73,7 @@ impl History {
         outcome
     }
 
-    pub fn note(&self, endpoint: String, outcome: SpendOutcome) {
+    pub(super) fn note(&self, endpoint: String, outcome: SpendOutcome) {
         if outcome == SpendOutcome::Accepted {
             self.accepted.fetch_add(1, Relaxed);
         }
@@ -82,7 +82,7 @@ impl History {
 
     /// The ledger check: accepted requests are stored once, refused ones never, unknown ones at most once, and nothing else is
     /// stored.
-    pub async fn assert_true(&self, stack: &Stack, account: AccountId) {
+    pub(super) async fn assert_true(&self, stack: &Stack, account: AccountId) {
         let outcomes = self.outcomes.lock().unwrap().clone();
         // By endpoint: unknown requests may be stored as well, so a count would be reached too early.
         let mut stored = eventually("the accepted requests are stored", async || {
@@ -108,7 +108,7 @@ impl History {
 }
 
 /// The meaning of a status. `None`: no response.
-pub fn outcome_of(status: Option<u16>) -> SpendOutcome {
+pub(super) fn outcome_of(status: Option<u16>) -> SpendOutcome {
     match status {
         Some(200) => SpendOutcome::Accepted,
         Some(429 | 503) => SpendOutcome::Refused,
@@ -118,7 +118,13 @@ pub fn outcome_of(status: Option<u16>) -> SpendOutcome {
 }
 
 /// Clients that spend single units at each of these gateways until `stop` is set.
-pub async fn load(gateways: &[String], clients: usize, customer: &Customer, history: &History, stop: &AtomicBool) {
+pub(super) async fn load(
+    gateways: &[String],
+    clients: usize,
+    customer: &Customer,
+    history: &History,
+    stop: &AtomicBool,
+) {
     let http = Http::default();
     let one = async |gateway: &str| {
         while !stop.load(Relaxed) {
@@ -133,7 +139,7 @@ pub async fn load(gateways: &[String], clients: usize, customer: &Customer, hist
 }
 
 /// Waits until this many requests are accepted.
-pub async fn accepted(history: &History, count: u64) {
+pub(super) async fn accepted(history: &History, count: u64) {
     eventually("requests are accepted", async || {
         (history.accepted.load(Relaxed) >= count).then_some(())
     })
@@ -141,7 +147,7 @@ pub async fn accepted(history: &History, count: u64) {
 }
 
 /// The runs in a state, except those of the billing worker.
-pub async fn runs(pool: &PgPool, state: &str) -> Vec<Uuid> {
+pub(super) async fn runs(pool: &PgPool, state: &str) -> Vec<Uuid> {
     sqlx::query_scalar("select id from gateway_runs where state = $1 and gateway <> 'billing-worker' order by id")
         .bind(state)
         .fetch_all(pool)
@@ -149,7 +155,7 @@ pub async fn runs(pool: &PgPool, state: &str) -> Vec<Uuid> {
         .unwrap_or_default()
 }
 
-pub async fn until_settled(pool: &PgPool, run: Uuid) {
+pub(super) async fn until_settled(pool: &PgPool, run: Uuid) {
     eventually(&format!("the run {run} is settled"), async || {
         runs(pool, "settled").await.contains(&run).then_some(())
     })
@@ -157,7 +163,7 @@ pub async fn until_settled(pool: &PgPool, run: Uuid) {
 }
 
 /// Waits until no lease is live, then asserts that the granted units equal the stored units.
-pub async fn assert_granted_is_stored(stack: &Stack, account: AccountId) {
+pub(super) async fn assert_granted_is_stored(stack: &Stack, account: AccountId) {
     let (granted, stored) = eventually("no units are held, and all spent units are stored", async || {
         let query = "select (select coalesce(sum(granted_units), 0)::bigint from quota_pool where account_id = $1),
                             (select count(*) from quota_leases where account_id = $1 and state = 'live')";
@@ -174,7 +180,7 @@ pub async fn assert_granted_is_stored(stack: &Stack, account: AccountId) {
 }
 
 /// A request through the proxy that its upstream answers.
-pub async fn passed(http: &Http, gateway: &str, customer: &Customer, path: &str, units: i64) -> Option<u16> {
+pub(super) async fn passed(http: &Http, gateway: &str, customer: &Customer, path: &str, units: i64) -> Option<u16> {
     let mut request = request(http::Method::GET, &format!("{gateway}{path}"), &customer.key, None).unwrap();
     request.headers_mut().insert("x-units", http::HeaderValue::from(units));
     let answer = http.send(request).await.ok()?;
@@ -186,7 +192,7 @@ pub async fn passed(http: &Http, gateway: &str, customer: &Customer, path: &str,
 
 /// A lease of a dead run, and how many of its units it spent.
 #[derive(Clone, Copy, Debug)]
-pub struct Left {
+pub(super) struct Left {
     pub lease: LeaseId,
     pub account: AccountId,
     pub units: i64,
@@ -195,7 +201,7 @@ pub struct Left {
 
 /// A run that took leases, published the events of the units it spent, and died as if by `kill -9`. The test creates it itself,
 /// because a gateway does not take leases of chosen sizes.
-pub fn dead_run(stack: &Stack, left: Vec<Left>) -> RunId {
+pub(super) fn dead_run(stack: &Stack, left: Vec<Left>) -> RunId {
     let (database_url, nats_url) = (stack.endpoints.database_url.clone(), stack.endpoints.nats_url.clone());
     let die = move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()

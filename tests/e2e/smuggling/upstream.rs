@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     pub method: String,
     pub target: String,
     /// Header names as received, in order.
@@ -19,14 +19,14 @@ pub struct Request {
 }
 
 /// Serves until it is dropped.
-pub struct Upstream {
+pub(super) struct Upstream {
     pub url: String,
     seen: Arc<Mutex<Vec<Result<Request, String>>>>,
     stop: CancellationToken,
 }
 
 impl Upstream {
-    pub async fn start() -> Result<Self> {
+    pub(super) async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let upstream = Self {
             url: format!("http://{}", listener.local_addr()?),
@@ -44,7 +44,7 @@ impl Upstream {
     }
 
     /// Takes everything that was read since the last call.
-    pub fn take(&self) -> Vec<Result<Request, String>> {
+    pub(super) fn take(&self) -> Vec<Result<Request, String>> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 }

@@ -12,14 +12,14 @@ use tokio::{
 /// Longer than anything here takes. A hang must fail a test, not block it.
 const WITHIN: Duration = Duration::from_secs(10);
 
-pub struct Wire {
+pub(super) struct Wire {
     stream: TcpStream,
     read: Vec<u8>,
 }
 
 impl Wire {
     /// `url`: `http://host:port`.
-    pub async fn connect(url: &str) -> Result<Self> {
+    pub(super) async fn connect(url: &str) -> Result<Self> {
         let address = url.strip_prefix("http://").context("not an http URL")?;
         Ok(Self {
             stream: TcpStream::connect(address).await?,
@@ -28,12 +28,12 @@ impl Wire {
     }
 
     /// Sends bytes. An error because the server has already closed the connection is ignored.
-    pub async fn send(&mut self, bytes: &[u8]) {
+    pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.ok();
     }
 
     /// The status of the next response. `None`: the server closed the connection instead.
-    pub async fn answer(&mut self) -> Result<Option<u16>> {
+    pub(super) async fn answer(&mut self) -> Result<Option<u16>> {
         loop {
             if let Some(status) = self.whole()? {
                 return Ok(Some(status));

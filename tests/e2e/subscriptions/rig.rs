@@ -40,11 +40,11 @@ use uuid::Uuid;
 use crate::reports::usage;
 
 /// Three days, as in the settings of the rig.
-pub const GRACE_S: i64 = 3 * 86_400;
-pub const DAY_S: i64 = 86_400;
+pub(super) const GRACE_S: i64 = 3 * 86_400;
+pub(super) const DAY_S: i64 = 86_400;
 
 /// Fields are dropped in order: callers before the services that they call.
-pub struct Rig {
+pub(super) struct Rig {
     pub billing: Billing,
     pub metrics: Metrics,
     pub url: String,
@@ -58,7 +58,7 @@ pub struct Rig {
 
 /// An account with a key.
 #[derive(Clone, Debug)]
-pub struct Subscriber {
+pub(super) struct Subscriber {
     pub account: AccountId,
     pub key: String,
 }
@@ -72,11 +72,11 @@ struct Settings {
 }
 
 impl Rig {
-    pub async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::with(StripeDoubleOptions::default(), Catalogue::built_in()).await
     }
 
-    pub async fn with(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
+    pub(super) async fn with(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
         let rig = Self::without_prices(options, catalogue).await;
         rig.sync().await;
         rig
@@ -91,7 +91,7 @@ impl Rig {
     }
 
     /// Switches to another catalogue, in Stripe and here.
-    pub async fn roll_out(&mut self, catalogue: Catalogue) {
+    pub(super) async fn roll_out(&mut self, catalogue: Catalogue) {
         self.billing.admin.catalogue = Arc::new(catalogue);
         self.sync().await;
         plans::sync(&self.billing.admin, self.billing.clock.now_s())
@@ -103,7 +103,7 @@ impl Rig {
     }
 
     /// With a fake Stripe that has no products, prices or meters.
-    pub async fn without_prices(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
+    pub(super) async fn without_prices(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
         let servers = Servers::shared().await.unwrap();
         let name = format!("subs_{:016x}", rand::random::<u64>());
         let pool = PgPool::connect(&servers.postgres.create_database(&name).await.unwrap())
@@ -158,20 +158,20 @@ impl Rig {
         }
     }
 
-    pub fn control(&self) -> Control {
+    pub(super) fn control(&self) -> Control {
         self.stripe.control()
     }
 
     /// From now on, Stripe sends its webhooks to this rig.
-    pub fn listen(&self) {
+    pub(super) fn listen(&self) {
         self.control().add_webhook(&self.webhook_url()).unwrap();
     }
 
-    pub fn webhook_url(&self) -> String {
+    pub(super) fn webhook_url(&self) -> String {
         format!("{}/billing/webhooks/stripe", self.url)
     }
 
-    pub async fn subscriber(&self, name: &str) -> Subscriber {
+    pub(super) async fn subscriber(&self, name: &str) -> Subscriber {
         let now = self.billing.clock.now_s();
         let new = NewAccount {
             name: name.to_owned(),
@@ -188,23 +188,23 @@ impl Rig {
         }
     }
 
-    pub async fn post(&self, who: &Subscriber, path: &str, body: Value) -> HttpResponse {
+    pub(super) async fn post(&self, who: &Subscriber, path: &str, body: Value) -> HttpResponse {
         let url = format!("{}/billing/{path}", self.url);
         self.http.post(&url, &who.key, &body).await.unwrap()
     }
 
-    pub async fn get(&self, who: &Subscriber, path: &str) -> Value {
+    pub(super) async fn get(&self, who: &Subscriber, path: &str) -> Value {
         let url = format!("{}/billing/{path}", self.url);
         self.http.get(&url, &who.key).await.unwrap().ok().unwrap()
     }
 
     /// The account's subscription as its owner sees it.
-    pub async fn subscription(&self, who: &Subscriber) -> Value {
+    pub(super) async fn subscription(&self, who: &Subscriber) -> Value {
         self.get(who, "subscription").await
     }
 
     /// The account's running period as its owner sees it.
-    pub async fn period(&self, who: &Subscriber) -> Period {
+    pub(super) async fn period(&self, who: &Subscriber) -> Period {
         let subscription = self.subscription(who).await;
         let at = |field: &str| OffsetDateTime::parse(subscription[field].as_str().unwrap(), &Rfc3339).unwrap();
         Period {
@@ -214,14 +214,14 @@ impl Rig {
     }
 
     /// Usage of the current period, as stored in ClickHouse.
-    pub async fn use_units(&self, who: &Subscriber, usage_type: &str, units: i64) {
+    pub(super) async fn use_units(&self, who: &Subscriber, usage_type: &str, units: i64) {
         let (clickhouse, period) = (&self.billing.admin.clickhouse, self.period(who).await);
         let units = [(who.account, usage_type, units)];
         usage::insert(clickhouse, self.control().now(), period, units, Uuid::nil()).await;
     }
 
     /// Advances into the next period, and past the hour in which the previous period's invoice is a draft.
-    pub async fn end_period(&self, who: &Subscriber) {
+    pub(super) async fn end_period(&self, who: &Subscriber) {
         let end = self.period(who).await.end;
         for after_s in [60, 2 * 3_600] {
             self.turn_to(end + after_s);
@@ -230,7 +230,7 @@ impl Rig {
     }
 
     /// Accounts with a subscription that is read or changed in Stripe at this moment.
-    pub async fn changes(&self) -> i64 {
+    pub(super) async fn changes(&self) -> i64 {
         sqlx::query_scalar("select count(*) from subscription_leases where held_until > now()")
             .fetch_one(&self.pool)
             .await
@@ -238,7 +238,7 @@ impl Rig {
     }
 
     /// Completes a checkout, as a customer would.
-    pub async fn check_out(&self, who: &Subscriber, plan: &str) {
+    pub(super) async fn check_out(&self, who: &Subscriber, plan: &str) {
         let opened = self
             .post(who, "create-checkout-session", json!({ "tier": plan }))
             .await
@@ -250,7 +250,7 @@ impl Rig {
     }
 
     /// A subscriber who completed a checkout, with its events processed.
-    pub async fn subscribed(&self, name: &str, plan: &str) -> Subscriber {
+    pub(super) async fn subscribed(&self, name: &str, plan: &str) -> Subscriber {
         let who = self.subscriber(name).await;
         self.check_out(&who, plan).await;
         self.settle().await;
@@ -258,23 +258,23 @@ impl Rig {
     }
 
     /// Advances both clocks; Stripe does everything that is due until then.
-    pub fn turn_to(&self, at_s: i64) {
+    pub(super) fn turn_to(&self, at_s: i64) {
         self.control().advance_to(at_s);
         self.billing.clock.turn_to(self.control().now());
     }
 
-    pub fn turn_by(&self, seconds: i64) {
+    pub(super) fn turn_by(&self, seconds: i64) {
         self.turn_to(self.control().now() + seconds);
     }
 
     /// Waits until Stripe has delivered all webhooks, and processes all of them.
-    pub async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         self.control().settle_webhooks(PATIENCE).await.unwrap();
         self.work().await;
     }
 
     /// Processes the inbox until it is empty, including failed events that would wait.
-    pub async fn work(&self) {
+    pub(super) async fn work(&self) {
         loop {
             sqlx::query("update webhook_events set next_attempt_at = now() where state = 'received'")
                 .execute(&self.pool)
@@ -287,7 +287,7 @@ impl Rig {
     }
 
     /// Customers in Stripe that belong to this account.
-    pub fn customers(&self, who: &Subscriber) -> Vec<String> {
+    pub(super) fn customers(&self, who: &Subscriber) -> Vec<String> {
         let customers = self.control().customers().into_iter();
         let ours = customers.filter(|customer| customer["metadata"]["trendit_account"] == who.account.to_string());
         ours.map(|customer| customer["id"].as_str().unwrap().to_owned())
@@ -295,13 +295,13 @@ impl Rig {
     }
 
     /// Asserts that every request to Stripe was valid by its schema.
-    pub fn assert_valid(&self) {
+    pub(super) fn assert_valid(&self) {
         assert_eq!(self.control().violations(), Vec::<String>::new());
     }
 
     /// Everything that is stored about an account's subscriptions, except the times of writes, and except the prices of
     /// periods, which are known only if an event arrived in time.
-    pub async fn state(&self, who: &Subscriber) -> Result<Value> {
+    pub(super) async fn state(&self, who: &Subscriber) -> Result<Value> {
         let subscriptions: Vec<Value> = sqlx::query_scalar(
             "select to_jsonb(s) - 'created_at' - 'updated_at' from subscriptions s where account_id = $1 order by id",
         )
@@ -347,7 +347,7 @@ async fn serve(billing: &Billing, metrics: &Metrics) -> (String, AbortOnDropHand
 }
 
 /// The built-in catalogue, with exports billed past the limit on every paid plan.
-pub fn with_overage() -> Catalogue {
+pub(super) fn with_overage() -> Catalogue {
     let text = include_str!("../../../schema/plans.toml")
         .replace(
             "usage.export = { limit = 100 }",

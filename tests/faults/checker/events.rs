@@ -11,7 +11,7 @@ use crate::faults::{
     history::{Attempt, AttemptOutcome, RequestId},
 };
 
-pub fn check(evidence: &Evidence, violations: &mut Violations) {
+pub(super) fn check(evidence: &Evidence, violations: &mut Violations) {
     let mut by_request: HashMap<RequestId, Vec<&Row>> = HashMap::new();
     let mut by_event: HashMap<EventId, Vec<&Row>> = HashMap::new();
     for row in &evidence.rows {

@@ -20,7 +20,7 @@ struct Admitted<'a> {
     units: i64,
 }
 
-pub fn check(evidence: &Evidence, violations: &mut Violations) {
+pub(super) fn check(evidence: &Evidence, violations: &mut Violations) {
     let attempts: HashMap<RequestId, &Attempt> = evidence
         .history
         .iter()

@@ -10,7 +10,7 @@ use crate::faults::evidence::Evidence;
 
 type PoolKey<'a> = (AccountId, &'a str, i64);
 
-pub fn check(evidence: &Evidence, violations: &mut Violations) {
+pub(super) fn check(evidence: &Evidence, violations: &mut Violations) {
     let mut stored: HashMap<PoolKey, i64> = HashMap::new();
     let mut by_lease: HashMap<LeaseId, i64> = HashMap::new();
     for row in evidence.rows.iter().filter(|row| row.lease != LeaseId::NIL) {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{Violation, Violations};
 use crate::faults::evidence::Evidence;
 
-pub fn check(evidence: &Evidence, violations: &mut Violations) {
+pub(super) fn check(evidence: &Evidence, violations: &mut Violations) {
     let stream = &evidence.stream;
     let mut rows = HashMap::new();
     for row in &evidence.rows {

@@ -16,7 +16,7 @@ struct Claims {
     ended: Vec<(i64, i64)>,
 }
 
-pub fn count(evidence: &Evidence, figures: &mut Figures) {
+pub(super) fn count(evidence: &Evidence, figures: &mut Figures) {
     let stored: HashMap<RequestId, i64> = evidence
         .rows
         .iter()

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{Figures, Violation, Violations};
 use crate::faults::evidence::Evidence;
 
-pub fn check(evidence: &Evidence, violations: &mut Violations, figures: &mut Figures) {
+pub(super) fn check(evidence: &Evidence, violations: &mut Violations, figures: &mut Figures) {
     let mut by_key: HashMap<usize, i64> = HashMap::new();
     for revocation in &evidence.revocations {
         let first = by_key.entry(revocation.key).or_insert(revocation.completed_ms);

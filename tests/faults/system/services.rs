@@ -30,7 +30,7 @@ pub struct Env {
     pub of_command: Vec<(&'static str, String)>,
 }
 
-pub struct Started {
+pub(super) struct Started {
     pub services: BTreeMap<Part, Arc<Handle>>,
     pub gateways: Vec<String>,
     pub admins: Vec<Admin>,
@@ -149,7 +149,7 @@ impl Env {
 
 /// Billing workers create the PostgreSQL tables, ingestors create the stream and the ClickHouse tables. A gateway waits for
 /// both.
-pub async fn start_all(env: &Env, targets: &Targets, stripe: &StripeDouble) -> Result<Started> {
+pub(super) async fn start_all(env: &Env, targets: &Targets, stripe: &StripeDouble) -> Result<Started> {
     let (mut billing, ingestors) = tokio::try_join!(
         try_join_all((1..=targets.billing_workers).map(|n| start_billing(env, n))),
         try_join_all((1..=targets.ingestors).map(|n| start_one(env, Part::Ingestor(n), Vec::new()))),

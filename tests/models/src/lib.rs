@@ -17,6 +17,12 @@
 //! cargo run --release -p models                  # the same, and prints the steps to each mutant's failure
 //! cargo run --release -p models -- --large
 //! ```
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a state packs small numbers into bytes"
+)]
 
 pub mod check;
 pub mod lease_lane_fence;

@@ -12,21 +12,21 @@ use crate::{
     },
 };
 
-pub fn reports(json: bool, listed: &Listed<ReportView>) -> Result<()> {
+pub(super) fn reports(json: bool, listed: &Listed<ReportView>) -> Result<()> {
     out(json, listed, || {
         let report = |report: &ReportView| row(report_cells(report).each_ref().map(String::as_str));
         list(REPORT_HEADING, listed, report)
     })
 }
 
-pub fn report(json: bool, report: &ReportView) -> Result<()> {
+pub(super) fn report(json: bool, report: &ReportView) -> Result<()> {
     out(json, report, || {
         let cells = report_cells(report);
         table(&[row(REPORT_HEADING), cells.into()])
     })
 }
 
-pub fn flushed(json: bool, flushed: Flushed) -> Result<()> {
+pub(super) fn flushed(json: bool, flushed: Flushed) -> Result<()> {
     out(json, &flushed, || {
         let Flushed {
             delivered,
@@ -42,7 +42,7 @@ pub fn flushed(json: bool, flushed: Flushed) -> Result<()> {
     })
 }
 
-pub fn attention(json: bool, attention: &Attention) -> Result<()> {
+pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
     out(json, attention, || {
         let parked = attention.parked.iter().map(|report| report_cells(report).into());
         let parked: Vec<_> = [row(REPORT_HEADING)].into_iter().chain(parked).collect();
@@ -100,7 +100,7 @@ pub fn attention(json: bool, attention: &Attention) -> Result<()> {
 }
 
 /// The table omits lines without usage and without reports; the JSON contains them.
-pub fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Result<()> {
+pub(super) fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Result<()> {
     out(json, reconciliation, || {
         let heading = row([
             "account",

@@ -9,27 +9,24 @@ use sqlx::{PgPool, Postgres, Transaction};
 use super::{Shard, StreamPosition, stored::Duplicate};
 use crate::error::Error;
 
-pub async fn cursors(db: &PgPool) -> Result<BTreeMap<Shard, StreamPosition>, Error> {
+pub(super) async fn cursors(db: &PgPool) -> Result<BTreeMap<Shard, StreamPosition>, Error> {
     let rows = sqlx::query!("select generation, shard, stream_seq, idx from duplicate_cursors")
         .fetch_all(db)
         .await?;
-    let read = rows.into_iter().map(|row| {
-        let shard = Shard {
-            generation: row.generation as u32,
-            shard: row.shard as u16,
-        };
-        let position = StreamPosition {
-            stream_seq: row.stream_seq.cast_unsigned(),
-            idx: row.idx as u32,
-        };
-        (shard, position)
-    });
-    Ok(read.collect())
+    rows.into_iter()
+        .map(|row| {
+            let shard = Shard {
+                generation: stored(row.generation)?,
+                shard: stored(row.shard)?,
+            };
+            Ok((shard, position(row.stream_seq, row.idx)?))
+        })
+        .collect()
 }
 
 /// Returns the units of duplicates that a lease paid for and that have no row yet, and advances the cursor, in one transaction.
 /// Returns the units by event.
-pub async fn give_back(
+pub(super) async fn give_back(
     db: &PgPool,
     shard: Shard,
     duplicates: &[Duplicate],
@@ -73,7 +70,7 @@ pub async fn give_back(
 }
 
 /// Deletes rows that no sweep needs any more: a sweep covers two days.
-pub async fn forget(db: &PgPool) -> Result<(), Error> {
+pub(super) async fn forget(db: &PgPool) -> Result<(), Error> {
     sqlx::query!("delete from duplicate_returns where returned_at < now() - interval '40 days'")
         .execute(db)
         .await?;
@@ -117,14 +114,22 @@ async fn known(
     )
     .fetch_all(&mut **tx)
     .await?;
-    let position = |(stream_seq, idx): (i64, i64)| StreamPosition {
+    rows.into_iter().map(|row| position(row.stream_seq, row.idx)).collect()
+}
+
+fn position(stream_seq: i64, idx: i64) -> Result<StreamPosition, Error> {
+    Ok(StreamPosition {
         stream_seq: stream_seq.cast_unsigned(),
-        idx: idx as u32,
-    };
-    Ok(rows
-        .into_iter()
-        .map(|row| position((row.stream_seq, row.idx)))
-        .collect())
+        idx: stored(idx)?,
+    })
+}
+
+/// A number that was smaller when it was stored. PostgreSQL has no unsigned types.
+fn stored<Wide, Narrow: TryFrom<Wide>>(number: Wide) -> Result<Narrow, Error>
+where
+    Narrow::Error: std::error::Error + Send + Sync + 'static,
+{
+    Narrow::try_from(number).map_err(|error| Error::from(sqlx::Error::Decode(Box::new(error))))
 }
 
 async fn insert(

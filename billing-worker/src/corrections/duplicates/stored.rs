@@ -14,7 +14,7 @@ use super::{Shard, StreamPosition};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Row, Deserialize, Clone, Debug, PartialEq)]
-pub struct Duplicate {
+pub(super) struct Duplicate {
     pub stream_seq: u64,
     pub idx: u32,
     #[serde(with = "clickhouse::serde::uuid")]
@@ -30,7 +30,7 @@ pub struct Duplicate {
 }
 
 impl Duplicate {
-    pub fn position(&self) -> StreamPosition {
+    pub(super) fn position(&self) -> StreamPosition {
         StreamPosition {
             stream_seq: self.stream_seq,
             idx: self.idx,
@@ -38,13 +38,13 @@ impl Duplicate {
     }
 
     /// Returns whether a pool paid for the event.
-    pub fn was_leased(&self) -> bool {
+    pub(super) fn was_leased(&self) -> bool {
         !self.lease_id.is_nil() && self.cost_units > 0
     }
 }
 
 /// Returns the last duplicate of every shard in stream order, from the last forty days: older pools no longer matter.
-pub async fn last_of_each(clickhouse: &Client) -> Result<BTreeMap<Shard, StreamPosition>> {
+pub(super) async fn last_of_each(clickhouse: &Client) -> Result<BTreeMap<Shard, StreamPosition>> {
     #[derive(Row, Deserialize)]
     struct Last {
         generation: u32,
@@ -65,12 +65,22 @@ pub async fn last_of_each(clickhouse: &Client) -> Result<BTreeMap<Shard, StreamP
 }
 
 /// Returns the next duplicates of a shard after a position, in order, each position once.
-pub async fn behind(clickhouse: &Client, shard: Shard, after: StreamPosition, limit: u64) -> Result<Vec<Duplicate>> {
+pub(super) async fn behind(
+    clickhouse: &Client,
+    shard: Shard,
+    after: StreamPosition,
+    limit: u64,
+) -> Result<Vec<Duplicate>> {
     page(clickhouse, "", shard, after, limit).await
 }
 
 /// Does the same for the duplicates of the last two days, which is longer than a worker or an audit needs to find one.
-pub async fn lately(clickhouse: &Client, shard: Shard, after: StreamPosition, limit: u64) -> Result<Vec<Duplicate>> {
+pub(super) async fn lately(
+    clickhouse: &Client,
+    shard: Shard,
+    after: StreamPosition,
+    limit: u64,
+) -> Result<Vec<Duplicate>> {
     page(
         clickhouse,
         "and ingested_at >= now() - interval 2 day",

@@ -20,18 +20,18 @@ use crate::{
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Assignment {
+pub(super) struct Assignment {
     plan: String,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewLimit {
+pub(super) struct NewLimit {
     /// Units per period.
     limit_units: i64,
 }
 
-pub async fn create(
+pub(super) async fn create(
     admin: Administration,
     Body(new): Body<NewAccount>,
 ) -> Result<(StatusCode, Json<AccountDetails>), Error> {
@@ -39,25 +39,34 @@ pub async fn create(
     Ok((StatusCode::CREATED, details(&admin, account).await?))
 }
 
-pub async fn list(admin: Administration, PageQuery(page): PageQuery) -> Result<Json<Listed<Account>>, Error> {
+pub(super) async fn list(admin: Administration, PageQuery(page): PageQuery) -> Result<Json<Listed<Account>>, Error> {
     Ok(Json(view::list(&admin, page, now_s()).await?))
 }
 
-pub async fn show(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<AccountDetails>, Error> {
+pub(super) async fn show(
+    admin: Administration,
+    AccountPath(account): AccountPath,
+) -> Result<Json<AccountDetails>, Error> {
     details(&admin, account).await
 }
 
-pub async fn suspend(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<AccountDetails>, Error> {
+pub(super) async fn suspend(
+    admin: Administration,
+    AccountPath(account): AccountPath,
+) -> Result<Json<AccountDetails>, Error> {
     status::set_status(&admin, account, AccountStatus::Suspended).await?;
     details(&admin, account).await
 }
 
-pub async fn resume(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<AccountDetails>, Error> {
+pub(super) async fn resume(
+    admin: Administration,
+    AccountPath(account): AccountPath,
+) -> Result<Json<AccountDetails>, Error> {
     status::set_status(&admin, account, AccountStatus::Active).await?;
     details(&admin, account).await
 }
 
-pub async fn assign_plan(
+pub(super) async fn assign_plan(
     admin: Administration,
     AccountPath(account): AccountPath,
     Body(assignment): Body<Assignment>,
@@ -66,7 +75,7 @@ pub async fn assign_plan(
     details(&admin, account).await
 }
 
-pub async fn set_limit(
+pub(super) async fn set_limit(
     admin: Administration,
     LimitPath(account, usage_type): LimitPath,
     Body(new): Body<NewLimit>,
@@ -75,7 +84,7 @@ pub async fn set_limit(
     details(&admin, account).await
 }
 
-pub async fn clear_limit(
+pub(super) async fn clear_limit(
     admin: Administration,
     LimitPath(account, usage_type): LimitPath,
 ) -> Result<Json<AccountDetails>, Error> {

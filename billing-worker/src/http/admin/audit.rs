@@ -12,6 +12,6 @@ use crate::{
     error::Error,
 };
 
-pub async fn list(admin: Administration, TrailQuery(trail): TrailQuery) -> Result<Json<Listed<Audited>>, Error> {
+pub(super) async fn list(admin: Administration, TrailQuery(trail): TrailQuery) -> Result<Json<Listed<Audited>>, Error> {
     Ok(Json(audit::list(&admin.db, trail).await?))
 }

@@ -15,7 +15,7 @@ use super::AdminApi;
 use crate::error::Error;
 
 /// Middleware. It runs before the request body is read.
-pub async fn authorize(State(api): State<AdminApi>, request: Request, next: Next) -> Result<Response, Error> {
+pub(super) async fn authorize(State(api): State<AdminApi>, request: Request, next: Next) -> Result<Response, Error> {
     let token = api.token.ok_or(Error::AdminClosed)?;
     let mut sent = request.headers().get_all(AUTHORIZATION).iter();
     match (sent.next(), sent.next()) {

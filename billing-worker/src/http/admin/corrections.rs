@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// 201, or 200 with the same content if the request is repeated.
-pub async fn create(
+pub(super) async fn create(
     admin: Administration,
     Body(new): Body<NewCorrection>,
 ) -> Result<(StatusCode, Json<Corrected>), Error> {
@@ -26,6 +26,9 @@ pub async fn create(
     Ok((status, Json(corrected)))
 }
 
-pub async fn list(admin: Administration, TrailQuery(trail): TrailQuery) -> Result<Json<Listed<Correction>>, Error> {
+pub(super) async fn list(
+    admin: Administration,
+    TrailQuery(trail): TrailQuery,
+) -> Result<Json<Listed<Correction>>, Error> {
     Ok(Json(request::list(&admin, trail).await?))
 }

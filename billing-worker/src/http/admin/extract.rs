@@ -22,25 +22,25 @@ use crate::{
 const REQUESTED_BY: HeaderName = HeaderName::from_static("x-requested-by");
 
 /// The account in the path.
-pub struct AccountPath(pub AccountId);
+pub(super) struct AccountPath(pub AccountId);
 
 /// The key in the path.
-pub struct KeyPath(pub KeyId);
+pub(super) struct KeyPath(pub KeyId);
 
 /// The notice in the path.
-pub struct NoticePath(pub NoticeId);
+pub(super) struct NoticePath(pub NoticeId);
 
 /// The run in the path.
-pub struct RunPath(pub RunId);
+pub(super) struct RunPath(pub RunId);
 
 /// The account and the usage type in the path.
-pub struct LimitPath(pub AccountId, pub String);
+pub(super) struct LimitPath(pub AccountId, pub String);
 
 /// `?limit=&after=`
-pub struct PageQuery(pub Page);
+pub(super) struct PageQuery(pub Page);
 
 /// `?account=&limit=&after=`
-pub struct TrailQuery(pub Trail);
+pub(super) struct TrailQuery(pub Trail);
 
 impl FromRequestParts<AdminApi> for Administration {
     type Rejection = Error;

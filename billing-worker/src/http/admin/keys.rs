@@ -11,7 +11,7 @@ use crate::{
     http::body::Body,
 };
 
-pub async fn create(
+pub(super) async fn create(
     admin: Administration,
     AccountPath(account): AccountPath,
     Body(new): Body<NewKey>,
@@ -20,7 +20,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(issued)))
 }
 
-pub async fn list(
+pub(super) async fn list(
     admin: Administration,
     AccountPath(account): AccountPath,
     PageQuery(page): PageQuery,
@@ -28,11 +28,11 @@ pub async fn list(
     Ok(Json(keys::list(&admin, account, page, now_s()).await?))
 }
 
-pub async fn revoke(admin: Administration, KeyPath(key): KeyPath) -> Result<Json<Key>, Error> {
+pub(super) async fn revoke(admin: Administration, KeyPath(key): KeyPath) -> Result<Json<Key>, Error> {
     Ok(Json(keys::revoke(&admin, key, now_s()).await?))
 }
 
-pub async fn rotate(
+pub(super) async fn rotate(
     admin: Administration,
     KeyPath(key): KeyPath,
     Body(rotation): Body<Rotation>,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// `201` with the secret if the account had none.
-pub async fn set(
+pub(super) async fn set(
     admin: Administration,
     policy: Policy,
     AccountPath(account): AccountPath,
@@ -30,15 +30,15 @@ pub async fn set(
     Ok((status, Json(issued)))
 }
 
-pub async fn show(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<Endpoint>, Error> {
+pub(super) async fn show(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<Endpoint>, Error> {
     Ok(Json(endpoint::show(&admin, account).await?))
 }
 
-pub async fn remove(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<Endpoint>, Error> {
+pub(super) async fn remove(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<Endpoint>, Error> {
     Ok(Json(endpoint::remove(&admin, account).await?))
 }
 
-pub async fn rotate(
+pub(super) async fn rotate(
     admin: Administration,
     AccountPath(account): AccountPath,
     Body(rotation): Body<SecretRotation>,
@@ -48,7 +48,7 @@ pub async fn rotate(
 }
 
 /// `202`: the notice is queued. The list of notices shows whether it was delivered.
-pub async fn test(
+pub(super) async fn test(
     admin: Administration,
     AccountPath(account): AccountPath,
 ) -> Result<(StatusCode, Json<Notice>), Error> {
@@ -56,7 +56,7 @@ pub async fn test(
     Ok((StatusCode::ACCEPTED, Json(notice)))
 }
 
-pub async fn list(
+pub(super) async fn list(
     admin: Administration,
     AccountPath(account): AccountPath,
     PageQuery(page): PageQuery,
@@ -65,6 +65,9 @@ pub async fn list(
 }
 
 /// `202`, as above.
-pub async fn replay(admin: Administration, NoticePath(id): NoticePath) -> Result<(StatusCode, Json<Notice>), Error> {
+pub(super) async fn replay(
+    admin: Administration,
+    NoticePath(id): NoticePath,
+) -> Result<(StatusCode, Json<Notice>), Error> {
     Ok((StatusCode::ACCEPTED, Json(operator::replay(&admin, id).await?)))
 }

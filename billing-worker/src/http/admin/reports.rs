@@ -23,7 +23,7 @@ use crate::{
 /// `?state=&limit=&after=`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReportsQuery {
+pub(super) struct ReportsQuery {
     state: Option<ReportState>,
     limit: Option<u16>,
     after: Option<Uuid>,
@@ -40,7 +40,7 @@ impl FromRequestParts<AdminApi> for ReportsQuery {
     }
 }
 
-pub async fn list(admin: Administration, query: ReportsQuery) -> Result<Json<Listed<ReportView>>, Error> {
+pub(super) async fn list(admin: Administration, query: ReportsQuery) -> Result<Json<Listed<ReportView>>, Error> {
     let page = Page {
         limit: query.limit,
         after: query.after,
@@ -48,10 +48,10 @@ pub async fn list(admin: Administration, query: ReportsQuery) -> Result<Json<Lis
     Ok(Json(list::list(&admin.db, query.state, page).await?))
 }
 
-pub async fn attention(admin: Administration) -> Result<Json<Attention>, Error> {
+pub(super) async fn attention(admin: Administration) -> Result<Json<Attention>, Error> {
     Ok(Json(list::attention(&admin.db, &admin.catalogue).await?))
 }
 
-pub async fn retry(admin: Administration, Path(identifier): Path<String>) -> Result<Json<ReportView>, Error> {
+pub(super) async fn retry(admin: Administration, Path(identifier): Path<String>) -> Result<Json<ReportView>, Error> {
     Ok(Json(list::retry(&admin, &identifier, now_s()).await?))
 }

@@ -24,7 +24,7 @@ use crate::{
 /// `?state=&limit=&after=`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RunsQuery {
+pub(super) struct RunsQuery {
     state: Option<RunState>,
     limit: Option<u16>,
     after: Option<Uuid>,
@@ -41,7 +41,7 @@ impl FromRequestParts<AdminApi> for RunsQuery {
     }
 }
 
-pub async fn list(admin: Administration, query: RunsQuery) -> Result<Json<Listed<RunView>>, Error> {
+pub(super) async fn list(admin: Administration, query: RunsQuery) -> Result<Json<Listed<RunView>>, Error> {
     let page = Page {
         limit: query.limit,
         after: query.after,
@@ -49,7 +49,7 @@ pub async fn list(admin: Administration, query: RunsQuery) -> Result<Json<Listed
     Ok(Json(operator::list(&admin.db, query.state, page).await?))
 }
 
-pub async fn give_up(
+pub(super) async fn give_up(
     admin: Administration,
     RunPath(run): RunPath,
     Body(asked): Body<GiveUp>,

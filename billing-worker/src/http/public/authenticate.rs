@@ -10,7 +10,7 @@ use super::PublicApi;
 use crate::error::Error;
 
 /// The account of the request's API key.
-pub struct Caller(pub AccountId);
+pub(super) struct Caller(pub AccountId);
 
 impl FromRequestParts<PublicApi> for Caller {
     type Rejection = Error;

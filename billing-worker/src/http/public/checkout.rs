@@ -20,7 +20,7 @@ use crate::{
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewCheckout {
+pub(super) struct NewCheckout {
     /// A plan's id.
     tier: String,
     /// Where the browser goes after the payment. `{CHECKOUT_SESSION_ID}` is replaced by the session id.
@@ -29,7 +29,7 @@ pub struct NewCheckout {
 }
 
 #[derive(Serialize)]
-pub struct Opened {
+pub(super) struct Opened {
     checkout_url: String,
     session_id: String,
     #[serde(with = "time::serde::rfc3339")]
@@ -38,12 +38,12 @@ pub struct Opened {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewSubscription {
+pub(super) struct NewSubscription {
     tier: String,
 }
 
 #[derive(Serialize)]
-pub struct Begun {
+pub(super) struct Begun {
     subscription_id: String,
     status: String,
     /// The secret that a payment form confirms; null if nothing must be paid.
@@ -52,17 +52,17 @@ pub struct Begun {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewPortal {
+pub(super) struct NewPortal {
     return_url: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
-pub struct Portal {
+pub(super) struct Portal {
     #[serde(rename(serialize = "portal_url"))]
     url: String,
 }
 
-pub async fn create(
+pub(super) async fn create(
     State(api): State<PublicApi>,
     Caller(account): Caller,
     Body(new): Body<NewCheckout>,
@@ -84,7 +84,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(opened)))
 }
 
-pub async fn subscribe(
+pub(super) async fn subscribe(
     State(api): State<PublicApi>,
     Caller(account): Caller,
     Body(new): Body<NewSubscription>,
@@ -101,7 +101,7 @@ pub async fn subscribe(
 }
 
 /// Opens Stripe's customer portal: cards, invoices and the subscription.
-pub async fn portal(
+pub(super) async fn portal(
     State(api): State<PublicApi>,
     Caller(account): Caller,
     Body(new): Body<NewPortal>,

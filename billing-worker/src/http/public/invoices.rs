@@ -23,14 +23,14 @@ const LIMIT_MAX: u16 = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PageOfInvoices {
+pub(super) struct PageOfInvoices {
     limit: Option<u16>,
     /// Continue after this invoice.
     after: Option<String>,
 }
 
 #[derive(Serialize)]
-pub struct Invoices {
+pub(super) struct Invoices {
     items: Vec<Invoice>,
     /// There are more invoices after this one.
     next: Option<String>,
@@ -55,7 +55,7 @@ struct Invoice {
     invoice_pdf: Option<String>,
 }
 
-pub async fn list(
+pub(super) async fn list(
     State(api): State<PublicApi>,
     Caller(account): Caller,
     page: Result<Query<PageOfInvoices>, QueryRejection>,

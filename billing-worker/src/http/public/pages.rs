@@ -5,14 +5,14 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 
-pub async fn success() -> Response {
+pub(super) async fn success() -> Response {
     page(
         "Thank you",
         "Your subscription starts when the payment is confirmed, usually within a few seconds. You can close this page.",
     )
 }
 
-pub async fn cancelled() -> Response {
+pub(super) async fn cancelled() -> Response {
     page(
         "Nothing was changed",
         "You left the checkout before paying. You can start again at any time.",
@@ -20,7 +20,7 @@ pub async fn cancelled() -> Response {
 }
 
 /// After the customer portal.
-pub async fn returned() -> Response {
+pub(super) async fn returned() -> Response {
     page(
         "Welcome back",
         "Your changes take effect within a few seconds. You can close this page.",

@@ -19,7 +19,7 @@ use crate::{
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewPlan {
+pub(super) struct NewPlan {
     tier: String,
     /// Only return what the change would cost.
     #[serde(default)]
@@ -28,7 +28,7 @@ pub struct NewPlan {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cancellation {
+pub(super) struct Cancellation {
     #[serde(default)]
     when: When,
 }
@@ -42,7 +42,7 @@ enum When {
 }
 
 /// An upgrade takes effect now, a downgrade with the next period.
-pub async fn change(
+pub(super) async fn change(
     State(api): State<PublicApi>,
     Caller(account): Caller,
     Body(new): Body<NewPlan>,
@@ -56,7 +56,7 @@ pub async fn change(
     Ok(Json(subscription::view(&api.billing, account).await?).into_response())
 }
 
-pub async fn cancel(
+pub(super) async fn cancel(
     State(api): State<PublicApi>,
     Caller(account): Caller,
     Body(cancellation): Body<Cancellation>,
@@ -71,7 +71,10 @@ pub async fn cancel(
     Ok(Json(subscription::view(&api.billing, account).await?))
 }
 
-pub async fn resume(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<subscription::View>, Error> {
+pub(super) async fn resume(
+    State(api): State<PublicApi>,
+    Caller(account): Caller,
+) -> Result<Json<subscription::View>, Error> {
     let billing = api.billing.clone();
     api.complete(async move { change::resume(&billing, account).await })
         .await?;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[derive(Serialize)]
-pub struct View {
+pub(super) struct View {
     pub account_id: AccountId,
     pub tier: String,
     /// Stripe's status; `none`: the Free plan, without a subscription.
@@ -39,11 +39,11 @@ pub struct View {
     pub limits: Vec<LimitInForce>,
 }
 
-pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<View>, Error> {
+pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<View>, Error> {
     Ok(Json(view(&api.billing, account).await?))
 }
 
-pub async fn view(billing: &Billing, account: AccountId) -> Result<View, Error> {
+pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, Error> {
     let now = billing.clock.now_s();
     let db = &billing.admin.db;
     let current_plan = current::plan(db, account, now).await?;

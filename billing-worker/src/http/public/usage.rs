@@ -12,7 +12,7 @@ use super::{PublicApi, authenticate::Caller};
 use crate::{accounts::limits, error::Error, subscriptions::current};
 
 #[derive(Serialize)]
-pub struct Usage {
+pub(super) struct Usage {
     account_id: AccountId,
     tier: String,
     #[serde(with = "time::serde::rfc3339")]
@@ -43,7 +43,7 @@ struct Sum {
     events: u64,
 }
 
-pub async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<Usage>, Error> {
+pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<Usage>, Error> {
     let billing = &api.billing;
     let current_plan = current::plan(&billing.admin.db, account, billing.clock.now_s()).await?;
     let in_force = limits::in_force(&billing.admin.db, &billing.admin.catalogue, account, &current_plan).await?;

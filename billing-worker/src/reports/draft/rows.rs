@@ -15,7 +15,7 @@ use crate::reports::{
     page::{Locked, Page},
 };
 
-pub async fn periods(
+pub(super) async fn periods(
     reporter: &Reporter,
     accounts: &[AccountId],
     now: i64,
@@ -45,7 +45,7 @@ pub async fn periods(
 
 /// Adds a line for each period and each usage type of the catalogue. In a fixed order: two workers that add the same lines cannot
 /// deadlock.
-pub async fn add_lines(reporter: &Reporter, accounts: &[AccountId], now: i64) -> sqlx::Result<()> {
+pub(super) async fn add_lines(reporter: &Reporter, accounts: &[AccountId], now: i64) -> sqlx::Result<()> {
     let usage_types: Vec<_> = reporter
         .catalogue
         .usage_types()
@@ -105,7 +105,7 @@ impl LedgerRow {
 }
 
 /// All lines of the periods, without a lock.
-pub async fn read(db: &PgPool, periods: &[count::AccountPeriod]) -> sqlx::Result<BTreeMap<LineId, Locked>> {
+pub(super) async fn read(db: &PgPool, periods: &[count::AccountPeriod]) -> sqlx::Result<BTreeMap<LineId, Locked>> {
     let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|(account, at)| (account.0, instant(*at))).unzip();
     let rows = sqlx::query_as!(
         LedgerRow,
@@ -123,7 +123,7 @@ pub async fn read(db: &PgPool, periods: &[count::AccountPeriod]) -> sqlx::Result
 }
 
 /// Locks the lines. Lines that another worker holds are left to it.
-pub async fn lock(
+pub(super) async fn lock(
     tx: &mut Transaction<'_, Postgres>,
     periods: &[count::AccountPeriod],
 ) -> sqlx::Result<BTreeMap<LineId, Locked>> {
@@ -144,7 +144,7 @@ pub async fn lock(
     Ok(rows.into_iter().map(LedgerRow::into_line).collect())
 }
 
-pub async fn busy(db: impl PgExecutor<'_>, accounts: &[AccountId]) -> sqlx::Result<HashSet<LineId>> {
+pub(super) async fn busy(db: impl PgExecutor<'_>, accounts: &[AccountId]) -> sqlx::Result<HashSet<LineId>> {
     let rows = sqlx::query!(
         "select account_id, usage_type, period_start from meter_reports
          where state in ('open', 'parked') and account_id = any($1)",
@@ -160,7 +160,11 @@ pub async fn busy(db: impl PgExecutor<'_>, accounts: &[AccountId]) -> sqlx::Resu
 
 /// Writes reports; returns the lines that have one now. A line is left for the next step if another period of the customer has an
 /// open report.
-pub async fn insert(tx: &mut Transaction<'_, Postgres>, drafts: &[Draft], now: i64) -> sqlx::Result<HashSet<LineId>> {
+pub(super) async fn insert(
+    tx: &mut Transaction<'_, Postgres>,
+    drafts: &[Draft],
+    now: i64,
+) -> sqlx::Result<HashSet<LineId>> {
     let column = |of: fn(&Draft) -> String| drafts.iter().map(of).collect::<Vec<_>>();
     let units = |of: fn(&Draft) -> i64| drafts.iter().map(of).collect::<Vec<_>>();
     let at = |of: fn(&Draft) -> i64| drafts.iter().map(|draft| instant(of(draft))).collect::<Vec<_>>();
@@ -191,7 +195,7 @@ pub async fn insert(tx: &mut Transaction<'_, Postgres>, drafts: &[Draft], now: i
         .collect())
 }
 
-pub async fn store(tx: &mut Transaction<'_, Postgres>, page: &Page, now: i64) -> sqlx::Result<()> {
+pub(super) async fn store(tx: &mut Transaction<'_, Postgres>, page: &Page, now: i64) -> sqlx::Result<()> {
     let changed: Vec<_> = page.lines.iter().filter(|(_, locked)| locked.changed).collect();
     let column = |of: fn(&Locked) -> i64| changed.iter().map(|(_, locked)| of(locked)).collect::<Vec<_>>();
     sqlx::query!(
@@ -217,7 +221,7 @@ pub async fn store(tx: &mut Transaction<'_, Postgres>, page: &Page, now: i64) ->
     Ok(())
 }
 
-pub async fn add_strange(reporter: &Reporter, lines: &[LineId]) -> sqlx::Result<()> {
+pub(super) async fn add_strange(reporter: &Reporter, lines: &[LineId]) -> sqlx::Result<()> {
     if lines.is_empty() {
         return Ok(());
     }

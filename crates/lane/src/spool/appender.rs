@@ -199,7 +199,7 @@ impl Appender {
         let headroom = (shards * self.settings.batch_bytes).min(self.settings.bytes_max / 2);
         self.room.set(Reason::Full, bytes + headroom >= self.settings.bytes_max);
         self.room.set(Reason::Disk, self.failed_at.is_some() || self.is_broken);
-        self.metrics.bytes.set(bytes as i64);
+        self.metrics.bytes.set(bytes.cast_signed());
         if let Some(run) = self.run.upgrade() {
             *run.segments.lock().unwrap_or_else(PoisonError::into_inner) = self.log.segments().collect();
             run.changed.send_replace(());

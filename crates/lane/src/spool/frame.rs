@@ -149,11 +149,11 @@ pub fn encode<'a>(
         bytes.extend_from_slice(batch.id.0.as_bytes());
         bytes.extend_from_slice(batch.empty.0.as_bytes());
         bytes.extend_from_slice(&batch.expected.to_le_bytes());
-        bytes.extend_from_slice(&(batch.record.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&length_u32(&batch.record).to_le_bytes());
         bytes.extend_from_slice(&batch.record);
     }
     let payload = &bytes[FRAME_HEAD_BYTES..];
-    let (length, crc) = (payload.len() as u32, checksum(payload, salt, offset));
+    let (length, crc) = (length_u32(payload), checksum(payload, salt, offset));
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     bytes[4..FRAME_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -214,11 +214,16 @@ fn length(bytes: &[u8]) -> Option<usize> {
     Some(u32(&mut head)? as usize)
 }
 
+/// Records and frames are limited to a few megabytes.
+fn length_u32(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("less than 4 GiB")
+}
+
 fn checksum(payload: &[u8], salt: u32, offset: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&salt.to_le_bytes());
     hasher.update(&offset.to_le_bytes());
-    hasher.update(&(payload.len() as u32).to_le_bytes());
+    hasher.update(&length_u32(payload).to_le_bytes());
     hasher.update(payload);
     hasher.finalize()
 }

@@ -210,7 +210,7 @@ pub fn find(dir: &Path) -> Result<FoundLog, OpenError> {
         }
         found.owner = Some(header.owner);
         let whole = whole_bytes(&bytes, header.salt).or_else(|(offset, flaw)| {
-            let behind = bytes.slice(offset as usize + 1..);
+            let behind = bytes.slice(usize::try_from(offset).expect("within the file in memory") + 1..);
             if !is_last || frame::has_frame(&behind, header.salt, offset + 1) {
                 return Err(OpenError::Damaged { file, offset, flaw });
             }

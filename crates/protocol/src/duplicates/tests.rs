@@ -98,7 +98,7 @@ fn forgotten_ids_are_asked_for_again() {
     let later = start + 100 * HOUR;
     let mut remembered = remembered(2, start);
     for (n, key) in [1, 2, 3].into_iter().enumerate() {
-        let at = later + n as i64;
+        let at = later + i64::try_from(n).unwrap();
         let records = [record(n as u64, at, &[key])];
         assert_eq!(question(&remembered, &records).is_some(), n > 2);
         seal(&mut remembered, &records, at);

@@ -11,7 +11,11 @@ use clap::{
 use super::Mistakes;
 
 /// `None`: some values are wrong, and were added to the mistakes.
-pub fn matches(mut command: Command, args: &[OsString], mistakes: &mut Mistakes) -> Result<Option<ArgMatches>, Error> {
+pub(super) fn matches(
+    mut command: Command,
+    args: &[OsString],
+    mistakes: &mut Mistakes,
+) -> Result<Option<ArgMatches>, Error> {
     let mut wrong: Vec<String> = Vec::new();
     loop {
         let error = match command.clone().try_get_matches_from(args) {

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 /// Called once for each connection, never for a request. Holds an entry for each connected address.
 #[derive(Clone)]
-pub struct Addresses {
+pub(super) struct Addresses {
     inner: Arc<Inner>,
 }
 
@@ -21,14 +21,14 @@ struct Inner {
 }
 
 /// One counted connection. Dropping it makes room for another one.
-pub struct Counted {
+pub(super) struct Counted {
     inner: Arc<Inner>,
     /// `None`: the address is not limited.
     address: Option<IpAddr>,
 }
 
 impl Addresses {
-    pub fn new(max: usize, unlimited: Arc<[IpNet]>) -> Self {
+    pub(super) fn new(max: usize, unlimited: Arc<[IpNet]>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 max,
@@ -39,7 +39,7 @@ impl Addresses {
     }
 
     /// `None`: the address has reached its limit.
-    pub fn admit(&self, peer: IpAddr) -> Option<Counted> {
+    pub(super) fn admit(&self, peer: IpAddr) -> Option<Counted> {
         let peer = peer.to_canonical();
         let counted = |address| Counted {
             inner: self.inner.clone(),

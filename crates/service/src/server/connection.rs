@@ -21,7 +21,7 @@ use super::{
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// State that all connections of a port share.
-pub struct Serving {
+pub(super) struct Serving {
     pub http: http1::Builder,
     pub limits: ServerLimits,
     pub router: Router,
@@ -33,7 +33,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    pub(super) async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         // Responses are small and complete. Waiting to fill a packet would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%peer, "setting TCP_NODELAY: {error}");
@@ -88,7 +88,7 @@ impl Serving {
 /// hyper's own timeout for heads stays off, because it sets a timer for every request. [`super::pulse`] sets one every few
 /// seconds. The header limit stays at hyper's default (100; more is answered `431`), because another limit costs an
 /// allocation for each request.
-pub fn http(limits: &ServerLimits) -> http1::Builder {
+pub(super) fn http(limits: &ServerLimits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.header_read_timeout(None)
         .max_buf_size(limits.head_bytes.max(BUFFER_BYTES))

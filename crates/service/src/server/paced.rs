@@ -29,7 +29,7 @@ pub struct Pace {
 #[error("the body did not arrive in time")]
 pub struct BodyStalled;
 
-pub struct Paced<B> {
+pub(super) struct Paced<B> {
     body: B,
     pace: Pace,
     bytes: u64,
@@ -63,7 +63,7 @@ impl Pace {
 }
 
 impl<B> Paced<B> {
-    pub fn new(body: B, pace: Pace) -> Self {
+    pub(super) fn new(body: B, pace: Pace) -> Self {
         Self {
             body,
             pace,

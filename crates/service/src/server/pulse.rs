@@ -39,13 +39,13 @@ enum Phase {
 
 /// Why a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overdue {
+pub(super) enum Overdue {
     Head,
     Idle,
     Answer,
 }
 
-pub struct Pulse {
+pub(super) struct Pulse {
     begun: Instant,
     /// Milliseconds since `begun`, and in the last two bits the [`Phase`] that began then.
     phase: AtomicU64,
@@ -54,7 +54,7 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    pub fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         Self {
             begun: Instant::now(),
             phase: AtomicU64::new(Phase::Head as u64),
@@ -63,7 +63,7 @@ impl Pulse {
     }
 
     /// A head is complete, and its request is being served now.
-    pub fn asked(&self) {
+    pub(super) fn asked(&self) {
         self.enter(Phase::Serving);
     }
 
@@ -91,7 +91,7 @@ impl Pulse {
 }
 
 /// Returns when the connection must be cut, up to half the shortest limit later than its own limit.
-pub async fn overdue(pulse: &Pulse, limits: &ServerLimits) -> Overdue {
+pub(super) async fn overdue(pulse: &Pulse, limits: &ServerLimits) -> Overdue {
     let shortest = limits.head_timeout.min(limits.idle_timeout).min(limits.answer_timeout);
     loop {
         let now = pulse.begun.elapsed();
@@ -124,7 +124,7 @@ fn judge(
 
 impl Overdue {
     /// The name in metrics.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Head => "head",
             Self::Idle => "idle",
@@ -144,13 +144,13 @@ impl fmt::Display for Overdue {
 }
 
 /// Observes the connection's bytes as they pass.
-pub struct Observed<S> {
+pub(super) struct Observed<S> {
     stream: S,
     pulse: Arc<Pulse>,
 }
 
 impl<S> Observed<S> {
-    pub fn new(stream: S, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(stream: S, pulse: Arc<Pulse>) -> Self {
         Self { stream, pulse }
     }
 
@@ -206,13 +206,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
 }
 
 /// A response's body. It is dropped when it has been written. Then the connection waits for the next request.
-pub struct ResponseBody {
+pub(super) struct ResponseBody {
     body: Body,
     pulse: Arc<Pulse>,
 }
 
 impl ResponseBody {
-    pub fn new(body: Body, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(body: Body, pulse: Arc<Pulse>) -> Self {
         Self { body, pulse }
     }
 }

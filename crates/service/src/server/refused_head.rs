@@ -22,7 +22,7 @@ use super::request_id;
 const LENGTH_MAX: usize = 256;
 const NO_BODY: &str = "content-length: 0\r\n";
 
-pub struct RefusedHeads<S> {
+pub(super) struct RefusedHeads<S> {
     stream: S,
     type_base: Arc<str>,
     /// The rest of the replacement that is not yet written.
@@ -30,7 +30,7 @@ pub struct RefusedHeads<S> {
 }
 
 impl<S> RefusedHeads<S> {
-    pub fn new(stream: S, type_base: Arc<str>) -> Self {
+    pub(super) fn new(stream: S, type_base: Arc<str>) -> Self {
         Self {
             stream,
             type_base,

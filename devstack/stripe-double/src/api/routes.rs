@@ -159,7 +159,7 @@ pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
 }
 
 impl Route<'_> {
-    pub fn call(&self, state: &mut State, params: &Param, now: i64) -> Result<Value, Failure> {
+    pub(crate) fn call(&self, state: &mut State, params: &Param, now: i64) -> Result<Value, Failure> {
         let known = |name: &&str| PAGE.contains(name) || self.understood.contains(name);
         if let Some(other) = params.names().into_iter().find(|name| !known(name)) {
             return Err(Failure::gap(&format!("the parameter {other}")).param(other));

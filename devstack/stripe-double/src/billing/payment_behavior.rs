@@ -16,7 +16,7 @@ pub(crate) enum Behavior {
 }
 
 impl Behavior {
-    pub fn of(params: &Param) -> Self {
+    pub(crate) fn of(params: &Param) -> Self {
         match params.text("payment_behavior") {
             Some("default_incomplete") => Self::Wait,
             Some("error_if_incomplete") => Self::Refuse,

@@ -27,7 +27,7 @@ pub(crate) struct Customer {
 }
 
 impl Customer {
-    pub fn apply(&mut self, params: &Param) -> Result<(), Failure> {
+    pub(crate) fn apply(&mut self, params: &Param) -> Result<(), Failure> {
         for (name, field) in [
             ("email", &mut self.email),
             ("name", &mut self.name),
@@ -54,18 +54,18 @@ impl Customer {
         Ok(())
     }
 
-    pub fn set_card(&mut self, card: Option<Card>, payment_method: String) {
+    pub(crate) fn set_card(&mut self, card: Option<Card>, payment_method: String) {
         self.payment_method = card.map(|_| payment_method);
         self.card = card;
     }
 
     /// `<prefix>-0001`, and so on.
-    pub fn next_invoice_number(&mut self) -> String {
+    pub(crate) fn next_invoice_number(&mut self) -> String {
         self.invoices_numbered += 1;
         format!("{}-{:04}", self.invoice_prefix, self.invoices_numbered)
     }
 
-    pub fn render(&self) -> Value {
+    pub(crate) fn render(&self) -> Value {
         if self.deleted {
             return json!({ "id": self.id, "object": "customer", "deleted": true });
         }

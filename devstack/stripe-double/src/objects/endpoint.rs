@@ -22,7 +22,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn wants(&self, event: &str) -> bool {
+    pub(crate) fn wants(&self, event: &str) -> bool {
         !self.disabled
             && !self.deleted
             && self
@@ -31,25 +31,25 @@ impl Endpoint {
                 .any(|enabled| enabled == "*" || enabled == event)
     }
 
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.disabled || self.deleted
     }
 
     /// The secrets to sign with at `now`.
-    pub fn secrets(&self, now: i64) -> impl Iterator<Item = &str> {
+    pub(crate) fn secrets(&self, now: i64) -> impl Iterator<Item = &str> {
         let valid = move |(_, until): &&(String, Option<i64>)| until.is_none_or(|until| now < until);
         self.secrets.iter().filter(valid).map(|(secret, _)| secret.as_str())
     }
 
     /// The current secrets stay valid until `until`.
-    pub fn roll_secret(&mut self, secret: String, until: i64) {
+    pub(crate) fn roll_secret(&mut self, secret: String, until: i64) {
         for (_, valid_until) in &mut self.secrets {
             *valid_until = Some(valid_until.map_or(until, |at| at.min(until)));
         }
         self.secrets.insert(0, (secret, None));
     }
 
-    pub fn render(&self) -> Value {
+    pub(crate) fn render(&self) -> Value {
         json!({
             "id": self.id, "object": "webhook_endpoint", "api_version": self.api_version, "application": null,
             "created": self.created, "description": self.description, "enabled_events": self.enabled_events,

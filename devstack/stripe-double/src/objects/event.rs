@@ -50,12 +50,12 @@ pub(crate) fn changed(before: &Value, after: &Value) -> Option<Value> {
 }
 
 impl Event {
-    pub fn is_thin(&self) -> bool {
+    pub(crate) fn is_thin(&self) -> bool {
         matches!(self.content, Content::Thin { .. })
     }
 
     /// The event as an endpoint with this API version receives it.
-    pub fn render(&self, api_version: &str) -> Value {
+    pub(crate) fn render(&self, api_version: &str) -> Value {
         match &self.content {
             Content::Snapshot { object, previous } => {
                 let shape = |object: &Value| older::shape(object, api_version);

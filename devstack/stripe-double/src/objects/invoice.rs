@@ -78,7 +78,7 @@ pub(crate) struct Metered {
 }
 
 impl Status {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Draft => "draft",
             Self::Open => "open",
@@ -91,7 +91,7 @@ impl Status {
 
 impl Metered {
     /// The usage of a metered item, from the start of its period or its last change of price up to `to`.
-    pub fn of(subscription: &Subscription, item: &Item, to: i64) -> Self {
+    pub(crate) fn of(subscription: &Subscription, item: &Item, to: i64) -> Self {
         Self {
             customer: subscription.customer.clone(),
             subscription: subscription.id.clone(),
@@ -105,7 +105,7 @@ impl Metered {
 
 impl Invoice {
     /// Shown when `confirmation_secret` is expanded. A page needs it to let the customer pay.
-    pub fn render_confirmation_secret(&self) -> Value {
+    pub(crate) fn render_confirmation_secret(&self) -> Value {
         match &self.payment {
             Some((_, secret)) if self.status == Status::Open => {
                 json!({ "client_secret": secret, "type": "payment_intent" })
@@ -115,7 +115,7 @@ impl Invoice {
     }
 
     /// `24 Nov 2026 – 24 Dec 2026`
-    pub fn show_period(&self) -> String {
+    pub(crate) fn show_period(&self) -> String {
         format!("{} – {}", calendar::show(self.period.0), calendar::show(self.period.1))
     }
 }

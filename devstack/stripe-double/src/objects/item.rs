@@ -19,7 +19,7 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    pub fn render(&self, subscription: &str, price: &Price) -> Value {
+    pub(crate) fn render(&self, subscription: &str, price: &Price) -> Value {
         json!({
             "id": self.id, "object": "subscription_item", "billing_thresholds": null, "created": self.created,
             "current_period_end": self.period_end, "current_period_start": self.period_start, "discounts": [],

@@ -23,11 +23,11 @@ pub(crate) enum Formula {
 }
 
 impl Meter {
-    pub fn status(&self) -> &'static str {
+    pub(crate) fn status(&self) -> &'static str {
         if self.active { "active" } else { "inactive" }
     }
 
-    pub fn render(&self) -> Value {
+    pub(crate) fn render(&self) -> Value {
         json!({
             "id": self.id, "object": "billing.meter", "created": self.created,
             "customer_mapping": { "event_payload_key": self.customer_key, "type": "by_id" },

@@ -56,24 +56,24 @@ pub(crate) struct Cost {
 }
 
 impl Price {
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.active
     }
 
-    pub fn is_metered(&self) -> bool {
+    pub(crate) fn is_metered(&self) -> bool {
         self.meter().is_some()
     }
 
-    pub fn meter(&self) -> Option<&str> {
+    pub(crate) fn meter(&self) -> Option<&str> {
         self.recurring.as_ref()?.meter.as_deref()
     }
 
-    pub fn usage_type(&self) -> &'static str {
+    pub(crate) fn usage_type(&self) -> &'static str {
         if self.is_metered() { "metered" } else { "licensed" }
     }
 
     /// One line for each tier that is reached, and at least one. A negative quantity costs nothing.
-    pub fn costs(&self, quantity: i64) -> Vec<Cost> {
+    pub(crate) fn costs(&self, quantity: i64) -> Vec<Cost> {
         let quantity = quantity.max(0);
         let Some(mode) = self.mode else {
             let unit = self.amount.unwrap_or(Decimal::cents(0));
@@ -113,7 +113,7 @@ impl Price {
         costs
     }
 
-    pub fn render(&self) -> Value {
+    pub(crate) fn render(&self) -> Value {
         let recurring = self.recurring.as_ref().map(|recurring| {
             json!({ "interval": recurring.interval.name(), "interval_count": recurring.count, "meter": recurring.meter,
                 "trial_period_days": null, "usage_type": self.usage_type() })
@@ -131,7 +131,7 @@ impl Price {
     }
 
     /// Shown only when it is expanded.
-    pub fn render_tiers(&self) -> Value {
+    pub(crate) fn render_tiers(&self) -> Value {
         let tier = |tier: &Tier| {
             json!({ "flat_amount": tier.flat.and_then(Decimal::as_cents), "flat_amount_decimal": tier.flat.map(|d| d.to_string()),
                 "unit_amount": tier.unit.and_then(Decimal::as_cents), "unit_amount_decimal": tier.unit.map(|d| d.to_string()),
@@ -141,7 +141,7 @@ impl Price {
     }
 
     /// The price as a plan, the older object that items still show.
-    pub fn render_plan(&self) -> Value {
+    pub(crate) fn render_plan(&self) -> Value {
         let recurring = self.recurring.as_ref();
         json!({
             "id": self.id, "object": "plan", "active": self.active, "amount": self.amount.and_then(Decimal::as_cents),
@@ -157,7 +157,7 @@ impl Price {
 }
 
 impl Mode {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Graduated => "graduated",
             Self::Volume => "volume",

@@ -19,7 +19,7 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    pub fn apply(&mut self, params: &Param) {
+    pub(crate) fn apply(&mut self, params: &Param) {
         if let Some(name) = params.filled("name") {
             self.name = name.to_owned();
         }
@@ -35,7 +35,7 @@ impl Product {
         merge_metadata(&mut self.metadata, params);
     }
 
-    pub fn render(&self) -> Value {
+    pub(crate) fn render(&self) -> Value {
         if self.deleted {
             return json!({ "id": self.id, "object": "product", "deleted": true });
         }

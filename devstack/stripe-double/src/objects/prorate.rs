@@ -10,7 +10,7 @@ pub(crate) enum Prorate {
 }
 
 impl Prorate {
-    pub fn of(text: Option<&str>) -> Self {
+    pub(crate) fn of(text: Option<&str>) -> Self {
         match text {
             Some("always_invoice") => Self::AlwaysInvoice,
             Some("none") => Self::None,

@@ -51,14 +51,14 @@ pub(crate) enum Status {
 
 impl Schedule {
     /// When the current phase ends, if there is one.
-    pub fn phase_end(&self) -> Option<i64> {
+    pub(crate) fn phase_end(&self) -> Option<i64> {
         self.phases
             .get(self.current)
             .filter(|_| self.status == Status::Active)
             .map(|phase| phase.end)
     }
 
-    pub fn render(&self) -> Value {
+    pub(crate) fn render(&self) -> Value {
         let (released_at, released) = self.released.clone().unzip();
         let current = self.phases.get(self.current).filter(|_| self.status == Status::Active);
         let current = current.map(|phase| json!({ "end_date": phase.end, "start_date": phase.start }));
@@ -80,7 +80,7 @@ impl Schedule {
 }
 
 impl Phase {
-    pub fn render(&self) -> Value {
+    pub(crate) fn render(&self) -> Value {
         let item = |item: &PhaseItem| {
             json!({ "billing_thresholds": null, "discounts": [], "metadata": item.metadata, "plan": item.price,
                 "price": item.price, "quantity": item.quantity, "tax_rates": [] })
@@ -101,7 +101,7 @@ impl Phase {
 }
 
 impl Status {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
             Self::Canceled => "canceled",

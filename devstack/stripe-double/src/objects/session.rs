@@ -42,18 +42,18 @@ pub(crate) enum Status {
 
 impl Session {
     /// When it expires, if it is open.
-    pub fn open_until(&self) -> Option<i64> {
+    pub(crate) fn open_until(&self) -> Option<i64> {
         (self.status == Status::Open).then_some(self.expires_at)
     }
 
     /// Where the customer goes after paying.
-    pub fn success_url(&self) -> String {
+    pub(crate) fn success_url(&self) -> String {
         self.success_url.replace("{CHECKOUT_SESSION_ID}", &self.id)
     }
 }
 
 impl SessionItem {
-    pub fn as_params(&self) -> Param {
+    pub(crate) fn as_params(&self) -> Param {
         let mut map = std::collections::BTreeMap::from([("price".to_owned(), Param::Text(self.price.clone()))]);
         if let Some(quantity) = self.quantity {
             map.insert("quantity".to_owned(), Param::Text(quantity.to_string()));
@@ -63,7 +63,7 @@ impl SessionItem {
 }
 
 impl Status {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Complete => "complete",

@@ -91,7 +91,7 @@ pub(crate) struct PauseCollection {
 }
 
 impl Status {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Incomplete => "incomplete",
             Self::IncompleteExpired => "incomplete_expired",
@@ -104,28 +104,28 @@ impl Status {
         }
     }
 
-    pub fn has_ended(self) -> bool {
+    pub(crate) fn has_ended(self) -> bool {
         matches!(self, Self::Canceled | Self::IncompleteExpired)
     }
 
     /// Whether it renews at the end of a period.
-    pub fn renews(self) -> bool {
+    pub(crate) fn renews(self) -> bool {
         matches!(self, Self::Trialing | Self::Active | Self::PastDue | Self::Unpaid)
     }
 }
 
 impl Subscription {
     /// The earliest end of an item's period; `None` without items.
-    pub fn next_renewal(&self) -> Option<i64> {
+    pub(crate) fn next_renewal(&self) -> Option<i64> {
         self.items.iter().map(|item| item.period_end).min()
     }
 
     /// The latest end of an item's period: a subscription that is canceled at the end of its period ends then.
-    pub fn last_period_end(&self) -> Option<i64> {
+    pub(crate) fn last_period_end(&self) -> Option<i64> {
         self.items.iter().map(|item| item.period_end).max()
     }
 
-    pub fn period(&self) -> (i64, i64) {
+    pub(crate) fn period(&self) -> (i64, i64) {
         let start = self
             .items
             .iter()
@@ -137,14 +137,14 @@ impl Subscription {
 }
 
 impl SetupIntent {
-    pub fn render(&self, customer: &str) -> Value {
+    pub(crate) fn render(&self, customer: &str) -> Value {
         json!({ "id": self.id, "object": "setup_intent", "client_secret": self.client_secret, "customer": customer,
             "livemode": false, "status": "requires_payment_method", "usage": "off_session" })
     }
 }
 
 impl WithoutCard {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::CreateInvoice => "create_invoice",
             Self::Cancel => "cancel",

@@ -42,7 +42,7 @@ pub(crate) enum Cancel {
 
 impl Usage {
     /// `false`: an event with this identifier was recorded less than 24 hours ago, so this one is not counted.
-    pub fn record(
+    pub(crate) fn record(
         &mut self,
         now: i64,
         lag_s: i64,
@@ -68,7 +68,7 @@ impl Usage {
     }
 
     /// Cancels an event of the last 24 hours.
-    pub fn cancel(&mut self, now: i64, lag_s: i64, event_name: &str, identifier: &str) -> Cancel {
+    pub(crate) fn cancel(&mut self, now: i64, lag_s: i64, event_name: &str, identifier: &str) -> Cancel {
         self.forget(now);
         let recorded = self
             .identifiers
@@ -91,13 +91,13 @@ impl Usage {
     }
 
     /// Units with a timestamp in `from..to`.
-    pub fn total(&self, counted: &Counted, from: i64, to: i64) -> i64 {
+    pub(crate) fn total(&self, counted: &Counted, from: i64, to: i64) -> i64 {
         let counter = self.counters.get(counted);
         counter.map_or(0, |counter| sum(&counter.all, from, to))
     }
 
     /// The units that the summaries already show; `None`: no event at all.
-    pub fn summary(&mut self, now: i64, counted: &Counted, from: i64, to: i64) -> Option<i64> {
+    pub(crate) fn summary(&mut self, now: i64, counted: &Counted, from: i64, to: i64) -> Option<i64> {
         while let Some((visible_at, counted, timestamp, units)) = self.lagging.front() {
             if *visible_at > now {
                 break;

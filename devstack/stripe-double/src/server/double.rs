@@ -28,7 +28,7 @@ pub(crate) struct Double {
 pub(crate) struct Reset;
 
 impl Double {
-    pub fn new(state: State, edge: Edge, api_key: String, webhook_secret: String) -> Self {
+    pub(crate) fn new(state: State, edge: Edge, api_key: String, webhook_secret: String) -> Self {
         Self {
             state: Mutex::new(state),
             edge: Mutex::new(edge),
@@ -41,16 +41,16 @@ impl Double {
     }
 
     /// A panic under the lock has already failed a test. Later callers must see that failure, not a poisoned lock.
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn edge(&self) -> MutexGuard<'_, Edge> {
+    pub(crate) fn edge(&self) -> MutexGuard<'_, Edge> {
         self.edge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state after everything that is due by now has been done.
-    pub fn state_now(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state_now(&self) -> MutexGuard<'_, State> {
         let mut state = self.state();
         let now = state.now();
         if self.caught_up.swap(now, Ordering::Relaxed) != now {
@@ -59,7 +59,7 @@ impl Double {
         state
     }
 
-    pub fn next_request_id(&self) -> String {
+    pub(crate) fn next_request_id(&self) -> String {
         format!("req_{:014}", self.calls.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }

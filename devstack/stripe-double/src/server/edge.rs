@@ -37,7 +37,7 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    pub fn new(latency: Duration, calls_per_second: Option<u32>, requests_kept: usize) -> Self {
+    pub(crate) fn new(latency: Duration, calls_per_second: Option<u32>, requests_kept: usize) -> Self {
         Self {
             faults: Faults::default(),
             idempotency: Idempotency::default(),
@@ -51,7 +51,7 @@ impl Edge {
     }
 
     /// `false`: the limit of this second is reached.
-    pub fn admits(&mut self, now: Instant) -> bool {
+    pub(crate) fn admits(&mut self, now: Instant) -> bool {
         let Some(limit) = self.calls_per_second else {
             return true;
         };
@@ -64,15 +64,15 @@ impl Edge {
     }
 
     /// `false`: another event for the same customer and meter is in progress.
-    pub fn begin_metering(&mut self, counted: &(String, String)) -> bool {
+    pub(crate) fn begin_metering(&mut self, counted: &(String, String)) -> bool {
         self.metering.insert(counted.clone())
     }
 
-    pub fn end_metering(&mut self, counted: &(String, String)) {
+    pub(crate) fn end_metering(&mut self, counted: &(String, String)) {
         self.metering.remove(counted);
     }
 
-    pub fn record(&mut self, request: RecordedRequest) {
+    pub(crate) fn record(&mut self, request: RecordedRequest) {
         if self.requests.len() >= self.requests_kept {
             self.requests.pop_front();
         }
@@ -81,11 +81,11 @@ impl Edge {
         }
     }
 
-    pub fn requests(&self) -> Vec<RecordedRequest> {
+    pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
         self.requests.iter().cloned().collect()
     }
 
-    pub fn clear_requests(&mut self) {
+    pub(crate) fn clear_requests(&mut self) {
         self.requests.clear();
     }
 }

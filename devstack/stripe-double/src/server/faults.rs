@@ -124,17 +124,17 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub fn add(&mut self, rule: FaultRule) {
+    pub(crate) fn add(&mut self, rule: FaultRule) {
         let random = StdRng::seed_from_u64(rule.seed);
         self.rules.push((rule, random));
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.rules.clear();
     }
 
     /// The fault that this call gets, if any.
-    pub fn strike(&mut self, method: &str, path: &str) -> Option<(FaultKind, Moment)> {
+    pub(crate) fn strike(&mut self, method: &str, path: &str) -> Option<(FaultKind, Moment)> {
         let fitting = self.rules.iter_mut().filter(|(rule, _)| rule.fits(method, path));
         for (rule, random) in fitting {
             if random.random::<f64>() >= rule.probability {

@@ -48,7 +48,7 @@ pub(crate) enum Begun {
 }
 
 impl Idempotency {
-    pub fn begin(&mut self, now: i64, key: &str, method: &str, path: &str, params: &Param) -> Begun {
+    pub(crate) fn begin(&mut self, now: i64, key: &str, method: &str, path: &str, params: &Param) -> Begun {
         self.forget(now);
         if key.is_empty() || key.len() > KEY_MAX {
             return Begun::Refused(Failure::invalid("An idempotency key has 1 to 255 characters.").not_stored());
@@ -73,14 +73,14 @@ impl Idempotency {
         Begun::First
     }
 
-    pub fn finish(&mut self, key: &str, answer: Stored) {
+    pub(crate) fn finish(&mut self, key: &str, answer: Stored) {
         if let Some(entry) = self.keys.get_mut(key) {
             entry.answer = Some(answer);
         }
     }
 
     /// The call did not run, so its key is free again.
-    pub fn abandon(&mut self, key: &str) {
+    pub(crate) fn abandon(&mut self, key: &str) {
         if self.keys.get(key).is_some_and(|entry| entry.answer.is_none()) {
             self.keys.remove(key);
         }

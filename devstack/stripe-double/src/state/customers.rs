@@ -9,18 +9,18 @@ use crate::state::State;
 
 impl State {
     /// The customer that a parameter names.
-    pub fn living_customer(&self, id: &str) -> Result<&Customer, Failure> {
+    pub(crate) fn living_customer(&self, id: &str) -> Result<&Customer, Failure> {
         let customer = self.customers.get(id).filter(|customer| !customer.deleted);
         customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
     }
 
     /// The customer that a parameter names, which may be deleted.
-    pub fn known_customer(&self, id: &str) -> Result<&Customer, Failure> {
+    pub(crate) fn known_customer(&self, id: &str) -> Result<&Customer, Failure> {
         let customer = self.customers.get(id);
         customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
     }
 
-    pub fn replace_customer(&mut self, customer: Customer, before: &Value) {
+    pub(crate) fn replace_customer(&mut self, customer: Customer, before: &Value) {
         let (after, id) = (customer.render(), customer.id.clone());
         if let Some(row) = self.customers.get_mut(&id) {
             *row = customer;

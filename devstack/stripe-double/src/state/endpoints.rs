@@ -11,7 +11,7 @@ const ENDPOINTS_MAX: usize = 16;
 
 impl State {
     /// Adds an endpoint for all events, in the double's API version.
-    pub fn add_endpoint(&mut self, url: &str, secret: String, now: i64) -> Result<String, Failure> {
+    pub(crate) fn add_endpoint(&mut self, url: &str, secret: String, now: i64) -> Result<String, Failure> {
         if self.endpoints.iter().filter(|(_, endpoint)| !endpoint.deleted).count() >= ENDPOINTS_MAX {
             return Err(Failure::invalid(
                 "You have reached the maximum of 16 webhook endpoints.",

@@ -13,7 +13,7 @@ const EVENTS_MAX: usize = 10_000;
 
 impl State {
     /// Records an event and puts it into the outbox of every endpoint that wants it.
-    pub fn emit(&mut self, kind: &str, object: Value, previous: Option<Value>) -> String {
+    pub(crate) fn emit(&mut self, kind: &str, object: Value, previous: Option<Value>) -> String {
         self.check_own(&object, kind);
         if !schema().knows_event(kind) {
             self.violation(format!("mistake of the double: the schema has no event type {kind}"));
@@ -22,12 +22,12 @@ impl State {
     }
 
     /// An event of a type that the schema does not know.
-    pub fn emit_unknown(&mut self, kind: &str, object: Value) -> String {
+    pub(crate) fn emit_unknown(&mut self, kind: &str, object: Value) -> String {
         self.emit_any(kind, Content::Snapshot { object, previous: None })
     }
 
     /// Emits the thin event for a meter event that could not be counted.
-    pub fn report_meter_error(&mut self, meter: &str, code: &str, identifier: &str) -> String {
+    pub(crate) fn report_meter_error(&mut self, meter: &str, code: &str, identifier: &str) -> String {
         let related = json!({ "id": meter, "type": "billing.meter", "url": format!("/v1/billing/meters/{meter}") });
         let sample = json!({ "error_message": code, "request": { "identifier": identifier } });
         let types = json!([{ "code": code, "error_count": 1, "sample_errors": [sample] }]);
@@ -39,7 +39,7 @@ impl State {
         )
     }
 
-    pub fn emit_any(&mut self, kind: &str, content: Content) -> String {
+    pub(crate) fn emit_any(&mut self, kind: &str, content: Content) -> String {
         let id = self.ids.next("evt");
         let wanting = self.endpoints.iter().filter(|(_, endpoint)| endpoint.wants(kind));
         let pending: BTreeSet<_> = wanting.map(|(id, _)| id.to_owned()).collect();

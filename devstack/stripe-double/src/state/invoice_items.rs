@@ -7,7 +7,7 @@ use crate::objects::invoice_item::InvoiceItem;
 use crate::state::State;
 
 impl InvoiceItem {
-    pub fn render(&self, state: &State) -> Value {
+    pub(crate) fn render(&self, state: &State) -> Value {
         let line = &self.line;
         let parent = line.subscription.as_ref().map(|subscription| {
             let details = json!({ "subscription": subscription, "subscription_item": line.item });
@@ -31,7 +31,7 @@ impl InvoiceItem {
 }
 
 impl State {
-    pub fn add_invoice_item(&mut self, customer: &str, currency: &str, mut line: Line, now: i64) -> String {
+    pub(crate) fn add_invoice_item(&mut self, customer: &str, currency: &str, mut line: Line, now: i64) -> String {
         let id = self.ids.next("ii");
         line.invoice_item = Some(id.clone());
         let item = InvoiceItem {
@@ -50,7 +50,7 @@ impl State {
     }
 
     /// The pending items for an invoice of this subscription: its own, and those without a subscription.
-    pub fn pending_items(&self, customer: &str, subscription: Option<&str>) -> Vec<String> {
+    pub(crate) fn pending_items(&self, customer: &str, subscription: Option<&str>) -> Vec<String> {
         let fits = |item: &InvoiceItem| {
             let of = item.line.subscription.as_deref();
             !item.deleted && item.invoice.is_none() && item.customer == customer && (of.is_none() || of == subscription)
@@ -60,7 +60,7 @@ impl State {
     }
 
     /// Puts an item on an invoice and returns its line.
-    pub fn put_item_on(&mut self, id: &str, invoice: &str) -> Option<Line> {
+    pub(crate) fn put_item_on(&mut self, id: &str, invoice: &str) -> Option<Line> {
         let item = self.invoice_items.get_mut(id)?;
         item.invoice = Some(invoice.to_owned());
         Some(item.line.clone())

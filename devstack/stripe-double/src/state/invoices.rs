@@ -14,7 +14,7 @@ const LINES_SHOWN: usize = 10;
 
 impl Metered {
     /// One line for each tier; none if the time span is empty.
-    pub fn lines(&self, state: &State) -> Vec<Line> {
+    pub(crate) fn lines(&self, state: &State) -> Vec<Line> {
         let Some(price) = state.prices.get(&self.price).filter(|_| self.from < self.to) else {
             return Vec::new();
         };
@@ -50,7 +50,7 @@ impl Metered {
 }
 
 impl Line {
-    pub fn render(&self, invoice: &str, currency: &str, state: &State) -> Value {
+    pub(crate) fn render(&self, invoice: &str, currency: &str, state: &State) -> Value {
         let price = self.price.as_deref().and_then(|id| state.prices.get(id));
         let pricing = price.map(|price| {
             json!({ "price_details": { "price": price.id, "product": price.product }, "type": "price_details",
@@ -83,7 +83,7 @@ impl Line {
 }
 
 impl Invoice {
-    pub fn new(state: &mut State, customer: &str, reason: &'static str, period: (i64, i64)) -> Self {
+    pub(crate) fn new(state: &mut State, customer: &str, reason: &'static str, period: (i64, i64)) -> Self {
         let currency = state
             .customers
             .get(customer)
@@ -116,19 +116,19 @@ impl Invoice {
         }
     }
 
-    pub fn all_lines(&self, state: &State) -> Vec<Line> {
+    pub(crate) fn all_lines(&self, state: &State) -> Vec<Line> {
         let metered = self.metered.iter().flat_map(|metered| metered.lines(state));
         self.lines.iter().cloned().chain(metered).collect()
     }
 
-    pub fn total(&self, state: &State) -> i64 {
+    pub(crate) fn total(&self, state: &State) -> i64 {
         self.all_lines(state)
             .iter()
             .fold(0, |sum, line| sum.saturating_add(line.amount))
     }
 
     /// The amount that is due after the customer's balance is applied. A credit, which is negative, lowers it to zero at most.
-    pub fn amount_due(&self, state: &State) -> i64 {
+    pub(crate) fn amount_due(&self, state: &State) -> i64 {
         let balance = match self.balances {
             Some((before, _)) => before,
             None => state
@@ -139,14 +139,14 @@ impl Invoice {
         self.total(state).saturating_add(balance).max(0)
     }
 
-    pub fn render_lines(&self, state: &State) -> Vec<Value> {
+    pub(crate) fn render_lines(&self, state: &State) -> Vec<Value> {
         self.all_lines(state)
             .iter()
             .map(|line| line.render(&self.id, &self.currency, state))
             .collect()
     }
 
-    pub fn render(&self, state: &State) -> Value {
+    pub(crate) fn render(&self, state: &State) -> Value {
         let mut lines = self.render_lines(state);
         let has_more = lines.len() > LINES_SHOWN;
         lines.truncate(LINES_SHOWN);
@@ -199,7 +199,7 @@ impl Invoice {
     }
 
     /// Shown when `payments` is expanded.
-    pub fn render_payments(&self, state: &State) -> Value {
+    pub(crate) fn render_payments(&self, state: &State) -> Value {
         let payment = self.payment.as_ref().map(|(intent, _)| {
             let paid = self.status == Status::Paid;
             let status = match self.status {
@@ -218,18 +218,18 @@ impl Invoice {
 }
 
 impl State {
-    pub fn invoice(&self, id: &str) -> Result<&Invoice, Failure> {
+    pub(crate) fn invoice(&self, id: &str) -> Result<&Invoice, Failure> {
         self.invoices.get(id).ok_or_else(|| Failure::not_found("invoice", id))
     }
 
-    pub fn render_invoice(&self, id: &str) -> Value {
+    pub(crate) fn render_invoice(&self, id: &str) -> Value {
         self.invoices
             .get(id)
             .map(|invoice| invoice.render(self))
             .unwrap_or_default()
     }
 
-    pub fn change_invoice(&mut self, id: &str, change: impl FnOnce(&mut Invoice)) {
+    pub(crate) fn change_invoice(&mut self, id: &str, change: impl FnOnce(&mut Invoice)) {
         if let Some(invoice) = self.invoices.get_mut(id) {
             change(invoice);
         }

@@ -4,7 +4,7 @@ use crate::objects::meter::Meter;
 use crate::state::State;
 
 impl State {
-    pub fn active_meter(&self, event_name: &str) -> Option<&Meter> {
+    pub(crate) fn active_meter(&self, event_name: &str) -> Option<&Meter> {
         self.meters
             .iter()
             .map(|(_, meter)| meter)

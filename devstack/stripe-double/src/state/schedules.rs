@@ -5,7 +5,7 @@ use crate::objects::schedule::Schedule;
 use crate::state::State;
 
 impl State {
-    pub fn schedule(&self, id: &str) -> Result<&Schedule, Failure> {
+    pub(crate) fn schedule(&self, id: &str) -> Result<&Schedule, Failure> {
         self.schedules
             .get(id)
             .ok_or_else(|| Failure::not_found("subscription schedule", id))

@@ -8,7 +8,7 @@ use crate::state::State;
 
 impl Session {
     /// The amount that is due now, and its currency.
-    pub fn total(&self, state: &State) -> (i64, String) {
+    pub(crate) fn total(&self, state: &State) -> (i64, String) {
         let prices = self
             .items
             .iter()
@@ -28,12 +28,12 @@ impl Session {
         (total, currency)
     }
 
-    pub fn email<'a>(&'a self, state: &'a State) -> Option<&'a str> {
+    pub(crate) fn email<'a>(&'a self, state: &'a State) -> Option<&'a str> {
         let customer = self.customer.as_deref().and_then(|id| state.customers.get(id));
         self.email.as_deref().or_else(|| customer?.email.as_deref())
     }
 
-    pub fn render_items(&self, state: &State) -> Vec<Value> {
+    pub(crate) fn render_items(&self, state: &State) -> Vec<Value> {
         let render = |item: &SessionItem| {
             let price = state.prices.get(&item.price)?;
             let product = state.products.get(&price.product)?;
@@ -51,7 +51,7 @@ impl Session {
         self.items.iter().filter_map(render).collect()
     }
 
-    pub fn render(&self, state: &State) -> Value {
+    pub(crate) fn render(&self, state: &State) -> Value {
         let (total, currency) = self.total(state);
         let customer = self.customer.as_deref().and_then(|id| state.customers.get(id));
         let payment_status = match self.status {
@@ -88,7 +88,7 @@ impl Session {
 }
 
 impl State {
-    pub fn session(&self, id: &str) -> Result<&Session, Failure> {
+    pub(crate) fn session(&self, id: &str) -> Result<&Session, Failure> {
         self.sessions
             .get(id)
             .ok_or_else(|| Failure::not_found("checkout.session", id))

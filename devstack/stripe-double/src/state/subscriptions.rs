@@ -10,7 +10,7 @@ use crate::state::State;
 use crate::{calendar, list};
 
 impl Subscription {
-    pub fn render(&self, state: &State) -> Value {
+    pub(crate) fn render(&self, state: &State) -> Value {
         let item = |item: &Item| state.prices.get(&item.price).map(|price| item.render(&self.id, price));
         let items: Vec<_> = self.items.iter().filter_map(item).collect();
         let pending_update = self.pending_update.as_ref().map(|pending| {
@@ -54,13 +54,13 @@ impl Subscription {
     }
 
     /// The setup intent, until the customer has a card.
-    pub fn pending_setup(&self, state: &State) -> Option<&SetupIntent> {
+    pub(crate) fn pending_setup(&self, state: &State) -> Option<&SetupIntent> {
         let customer = state.customers.get(&self.customer)?;
         self.setup_intent.as_ref().filter(|_| customer.card.is_none())
     }
 
     /// Starts the periods of these items at `at`.
-    pub fn open_periods(state: &State, items: &mut [Item], anchor: i64, at: i64) {
+    pub(crate) fn open_periods(state: &State, items: &mut [Item], anchor: i64, at: i64) {
         for item in items {
             let recurring = state.prices.get(&item.price).and_then(|price| price.recurring.as_ref());
             let Some(recurring) = recurring else { continue };
@@ -71,13 +71,13 @@ impl Subscription {
 }
 
 impl State {
-    pub fn subscription(&self, id: &str) -> Result<&Subscription, Failure> {
+    pub(crate) fn subscription(&self, id: &str) -> Result<&Subscription, Failure> {
         self.subscriptions
             .get(id)
             .ok_or_else(|| Failure::not_found("subscription", id))
     }
 
-    pub fn render_subscription(&self, id: &str) -> Value {
+    pub(crate) fn render_subscription(&self, id: &str) -> Value {
         self.subscriptions
             .get(id)
             .map(|subscription| subscription.render(self))
@@ -85,7 +85,7 @@ impl State {
     }
 
     /// Changes a subscription and emits `event`, unless no visible field has changed.
-    pub fn change_subscription(&mut self, id: &str, event: &str, change: impl FnOnce(&mut Subscription)) {
+    pub(crate) fn change_subscription(&mut self, id: &str, event: &str, change: impl FnOnce(&mut Subscription)) {
         let before = self.render_subscription(id);
         let Some(subscription) = self.subscriptions.get_mut(id) else {
             return;
@@ -94,7 +94,7 @@ impl State {
         self.emit_subscription_event(id, event, &before);
     }
 
-    pub fn emit_subscription_event(&mut self, id: &str, event: &str, before: &Value) {
+    pub(crate) fn emit_subscription_event(&mut self, id: &str, event: &str, before: &Value) {
         let after = self.render_subscription(id);
         if let Some(previous) = event::changed(before, &after) {
             // The event of a deletion has no previous attributes.

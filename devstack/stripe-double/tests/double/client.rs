@@ -15,27 +15,33 @@ use stripe_double::StripeDouble;
 const WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     url: String,
     key: String,
 }
 
 #[derive(Debug)]
-pub struct ClientResponse {
+pub(crate) struct ClientResponse {
     pub status: StatusCode,
     pub body: Bytes,
     headers: HeaderMap,
 }
 
 impl Client {
-    pub fn of(stripe: &StripeDouble) -> Self {
+    pub(crate) fn of(stripe: &StripeDouble) -> Self {
         Self {
             url: stripe.url().to_owned(),
             key: stripe.api_key().to_owned(),
         }
     }
 
-    pub async fn send(&self, method: Method, path: &str, body: &str, key: &str) -> anyhow::Result<ClientResponse> {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &str,
+        key: &str,
+    ) -> anyhow::Result<ClientResponse> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
@@ -47,24 +53,24 @@ impl Client {
         send(request.body(Full::new(body.to_owned().into()))?).await
     }
 
-    pub async fn post(&self, path: &str, body: &str) -> ClientResponse {
+    pub(crate) async fn post(&self, path: &str, body: &str) -> ClientResponse {
         self.send(Method::POST, path, body, "").await.unwrap()
     }
 
     /// The response of a call that must succeed.
-    pub async fn ok(&self, path: &str, body: &str) -> Value {
+    pub(crate) async fn ok(&self, path: &str, body: &str) -> Value {
         self.post(path, body).await.ok().unwrap()
     }
 
-    pub async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         self.send(Method::GET, path, "", "").await.unwrap().ok().unwrap()
     }
 
-    pub async fn id(&self, path: &str, body: &str) -> String {
+    pub(crate) async fn id(&self, path: &str, body: &str) -> String {
         self.ok(path, body).await["id"].as_str().unwrap().to_owned()
     }
 
-    pub async fn meter(&self, customer: &str, identifier: &str, units: i64, at: i64) -> ClientResponse {
+    pub(crate) async fn meter(&self, customer: &str, identifier: &str, units: i64, at: i64) -> ClientResponse {
         let payload = format!("payload[stripe_customer_id]={customer}&payload[value]={units}");
         let body = format!("event_name=api_call&identifier={identifier}&timestamp={at}&{payload}");
         self.post("/v1/billing/meter_events", &body).await
@@ -72,25 +78,25 @@ impl Client {
 }
 
 impl ClientResponse {
-    pub fn json(&self) -> Result<Value> {
+    pub(crate) fn json(&self) -> Result<Value> {
         serde_json::from_slice(&self.body).with_context(|| format!("{}: the body is not JSON", self.status))
     }
 
     /// The body as JSON if the status is 2xx, otherwise an error with the response.
-    pub fn ok(&self) -> Result<Value> {
+    pub(crate) fn ok(&self) -> Result<Value> {
         if !self.status.is_success() {
             bail!("{}: {}", self.status, String::from_utf8_lossy(&self.body));
         }
         self.json()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
 /// Opens a page, or presses its button.
-pub async fn open(method: Method, url: &str) -> ClientResponse {
+pub(crate) async fn open(method: Method, url: &str) -> ClientResponse {
     let request = Request::builder().method(method).uri(url);
     send(request.body(Full::default()).unwrap()).await.unwrap()
 }
@@ -111,6 +117,6 @@ async fn send(request: Request<Full<Bytes>>) -> Result<ClientResponse> {
 }
 
 /// The message of an error in Stripe's form.
-pub fn message(answer: &ClientResponse) -> String {
+pub(crate) fn message(answer: &ClientResponse) -> String {
     answer.json().unwrap()["error"]["message"].as_str().unwrap().to_owned()
 }

@@ -1,6 +1,6 @@
 //! Tests of the fake Stripe over its API and its pages, with its clock and its faults.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod changes;
 mod client;

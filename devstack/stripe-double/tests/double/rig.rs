@@ -4,14 +4,14 @@ use stripe_double::{Control, StripeDouble, StripeDoubleOptions};
 
 use crate::client::Client;
 
-pub struct Rig {
+pub(crate) struct Rig {
     pub stripe: StripeDouble,
     pub control: Control,
     pub client: Client,
 }
 
 /// Pro: $29 a month; its calls: 1,000 included, then a cent each.
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     pub pro: String,
     pub enterprise: String,
     pub calls: String,
@@ -19,7 +19,7 @@ pub struct Catalogue {
 }
 
 impl Rig {
-    pub async fn start(options: StripeDoubleOptions) -> Self {
+    pub(crate) async fn start(options: StripeDoubleOptions) -> Self {
         let stripe = StripeDouble::start(options).await.unwrap();
         let client = Client::of(&stripe);
         let control = stripe.control();
@@ -30,7 +30,7 @@ impl Rig {
         }
     }
 
-    pub async fn catalogue(&self) -> Catalogue {
+    pub(crate) async fn catalogue(&self) -> Catalogue {
         let meter = "display_name=Calls&event_name=api_call&default_aggregation[formula]=sum";
         let meter = self.client.id("/v1/billing/meters", meter).await;
         let product = self.client.id("/v1/products", "name=Plan").await;
@@ -51,14 +51,14 @@ impl Rig {
     }
 
     /// A customer with a working card.
-    pub async fn customer(&self) -> String {
+    pub(crate) async fn customer(&self) -> String {
         self.client
             .id("/v1/customers", "email=a%40example.com&payment_method=pm_card_visa")
             .await
     }
 
     /// The types of the events from the n-th on, oldest first.
-    pub fn kinds(&self, from: usize) -> Vec<String> {
+    pub(crate) fn kinds(&self, from: usize) -> Vec<String> {
         self.control
             .events()
             .into_iter()

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A report as it was sent, with its key, client and time.
-pub struct Posted {
+pub(super) struct Posted {
     pub key: Arc<Key>,
     pub client: Client,
     pub idempotency_key: Option<String>,
@@ -30,7 +30,7 @@ pub struct Posted {
 }
 
 impl Posted {
-    pub async fn read(gateway: &Gateway, client: Client, request: Request) -> Result<Self, Problem> {
+    pub(super) async fn read(gateway: &Gateway, client: Client, request: Request) -> Result<Self, Problem> {
         let (parts, content) = request.into_parts();
         let time_ms = clock::now_ms();
         let key = authenticate(gateway, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
@@ -48,7 +48,7 @@ impl Posted {
         })
     }
 
-    pub fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         self.parts.uri.path()
     }
 
@@ -65,7 +65,7 @@ impl Posted {
 
 /// Runs `work` to answer the request. If the same request was answered before, sends that response again. With a key, `work`
 /// reports its result in its [`Try`] and completes even if the client leaves, so the client's retry finds the response.
-pub async fn once<F>(
+pub(super) async fn once<F>(
     gateway: Arc<Gateway>,
     posted: Posted,
     work: impl FnOnce(Arc<Gateway>, Posted, Option<Try>) -> F,

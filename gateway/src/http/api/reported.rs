@@ -22,7 +22,7 @@ use crate::{
 /// A report of usage. Fields that are missing are taken from the report's own request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reported {
+pub(super) struct Reported {
     usage_type: String,
     #[serde(default = "one", deserialize_with = "read_cost_units")]
     cost_units: i64,
@@ -49,7 +49,7 @@ fn read_address<'de, D: Deserializer<'de>>(field: D) -> Result<Option<IpAddr>, D
 const STATUS: &str = "an HTTP status from 100 to 599";
 
 /// A valid report.
-pub struct Usage {
+pub(super) struct Usage {
     pub usage_type: UsageType,
     pub cost_units: i64,
     pub status: u16,
@@ -58,7 +58,7 @@ pub struct Usage {
 
 /// The response to a report.
 #[derive(Serialize)]
-pub struct UsageResponse {
+pub(super) struct UsageResponse {
     event_id: String,
     usage_type: &'static str,
     cost_units: i64,
@@ -70,7 +70,7 @@ pub struct UsageResponse {
 
 impl Reported {
     /// `path` is the path of the report's own request.
-    pub fn read(
+    pub(super) fn read(
         self,
         catalogue: &Catalogue,
         path: &str,

@@ -16,12 +16,12 @@ use http_body::{Frame, SizeHint};
 use service::server::has_stalled;
 use tokio::time::{Duration, Instant};
 
-pub struct Upload {
+pub(super) struct Upload {
     body: Body,
     progress: Arc<Progress>,
 }
 
-pub struct Progress {
+pub(super) struct Progress {
     started: Instant,
     moved_ms: AtomicU64,
     broken: AtomicBool,
@@ -30,7 +30,7 @@ pub struct Progress {
 }
 
 impl Upload {
-    pub fn new(body: Body) -> (Self, Arc<Progress>) {
+    pub(super) fn new(body: Body) -> (Self, Arc<Progress>) {
         let progress = Arc::new(Progress {
             started: Instant::now(),
             moved_ms: AtomicU64::new(0),
@@ -47,27 +47,27 @@ impl Upload {
 }
 
 impl Progress {
-    pub fn started(&self) -> Instant {
+    pub(super) fn started(&self) -> Instant {
         self.started
     }
 
     /// When the upstream last took bytes of the body, or its end.
-    pub fn moved_at(&self) -> Instant {
+    pub(super) fn moved_at(&self) -> Instant {
         self.started + Duration::from_millis(self.moved_ms.load(Relaxed))
     }
 
     /// Whether the upstream is ready for more bytes and the client sends none.
-    pub fn waits_for_client(&self) -> bool {
+    pub(super) fn waits_for_client(&self) -> bool {
         self.waiting.load(Relaxed)
     }
 
     /// Whether the client aborted the body.
-    pub fn is_broken(&self) -> bool {
+    pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Relaxed)
     }
 
     /// Whether the server gave the body up because the client was too slow.
-    pub fn has_stalled(&self) -> bool {
+    pub(super) fn has_stalled(&self) -> bool {
         self.stalled.load(Relaxed)
     }
 }

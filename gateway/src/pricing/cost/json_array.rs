@@ -181,7 +181,7 @@ mod tests {
         fn the_length_is_the_same_as_that_of_a_full_parser(texts in prop::collection::vec(json(), 0..20), other in json()) {
             let body = serde_json::json!({ "a": other, "texts": texts, "z": [1, 2] });
             let counted = length(&serde_json::to_vec_pretty(&body).unwrap(), "texts").ok();
-            prop_assert_eq!(counted, (!texts.is_empty()).then_some(texts.len() as i64));
+            prop_assert_eq!(counted, (!texts.is_empty()).then_some(i64::try_from(texts.len()).unwrap()));
         }
 
         #[test]

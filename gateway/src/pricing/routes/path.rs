@@ -18,7 +18,7 @@ pub enum PathError {
 
 /// Percent-encoded characters that a segment may hold unencoded (RFC 3986, 3.3) are decoded. Empty segments and the last slash
 /// are removed.
-pub fn normal_form(path: &str) -> Result<Cow<'_, str>, PathError> {
+pub(super) fn normal_form(path: &str) -> Result<Cow<'_, str>, PathError> {
     if path.contains('\\') {
         return Err(PathError::Slash);
     }

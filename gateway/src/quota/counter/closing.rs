@@ -19,7 +19,7 @@ pub(super) struct Closing {
 
 impl Closing {
     /// What to report to PostgreSQL, if there is anything new. The lease is read once, so that total and finality agree.
-    pub fn give_back(&self) -> Option<GiveBack> {
+    pub(super) fn give_back(&self) -> Option<GiveBack> {
         let total = match &self.lease {
             Some(lease) => Total::due(lease.units.snapshot(), self.acknowledged)?,
             None => Total::ALL,
@@ -32,7 +32,7 @@ impl Closing {
         })
     }
 
-    pub fn owed(&self) -> i64 {
+    pub(super) fn owed(&self) -> i64 {
         let unspent = self.lease.as_ref().map_or(0, |lease| lease.units.snapshot().unspent);
         unspent - self.acknowledged
     }

@@ -30,11 +30,11 @@ pub(super) static EMPTY: LazyLock<Arc<Held>> = LazyLock::new(|| {
 });
 
 impl Held {
-    pub fn leases(&self) -> impl Iterator<Item = &Arc<HeldLease>> {
+    pub(super) fn leases(&self) -> impl Iterator<Item = &Arc<HeldLease>> {
         [&self.older, &self.newer].into_iter().flatten()
     }
 
-    pub fn open_units(&self) -> i64 {
+    pub(super) fn open_units(&self) -> i64 {
         self.leases().map(|lease| lease.units.left()).sum()
     }
 }

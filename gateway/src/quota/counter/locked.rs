@@ -41,7 +41,7 @@ pub(super) struct Unchanged {
 }
 
 impl Core {
-    pub fn close(&mut self, lease: Arc<HeldLease>, period: Period) {
+    pub(super) fn close(&mut self, lease: Arc<HeldLease>, period: Period) {
         lease.units.close();
         self.closing.push(Closing {
             id: lease.id,
@@ -51,7 +51,7 @@ impl Core {
         });
     }
 
-    pub fn acknowledge(&mut self, done: &GiveBack) {
+    pub(super) fn acknowledge(&mut self, done: &GiveBack) {
         if done.last {
             self.closing.retain(|closing| closing.id != done.lease_id);
         } else if let Some(closing) = self.closing.iter_mut().find(|closing| closing.id == done.lease_id) {
@@ -59,7 +59,7 @@ impl Core {
         }
     }
 
-    pub fn pace(&self, now: Instant, held: i64) -> Option<Pace> {
+    pub(super) fn pace(&self, now: Instant, held: i64) -> Option<Pace> {
         self.last_grant.as_ref().map(|last| Pace {
             granted: last.units,
             spent: last.held - held,

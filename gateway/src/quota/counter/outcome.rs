@@ -19,7 +19,7 @@ use crate::quota::{
 impl Counter {
     /// Applies a transaction's decision at `now`. `alone`: no other gateway was alive. Returns the answer to deliver, if a
     /// request waits for it.
-    pub fn publish(&self, work: Work, decision: Decision, alone: bool, now: Instant) -> Option<Delivery> {
+    pub(crate) fn publish(&self, work: Work, decision: Decision, alone: bool, now: Instant) -> Option<Delivery> {
         let mut core = self.core();
         for done in &work.give_backs {
             core.acknowledge(done);
@@ -61,7 +61,7 @@ impl Counter {
     }
 
     /// Handles a failed transaction. `perhaps_committed`: the requested lease may exist, so it is owed.
-    pub fn give_up(&self, work: Work, perhaps_committed: bool) -> Option<Delivery> {
+    pub(crate) fn give_up(&self, work: Work, perhaps_committed: bool) -> Option<Delivery> {
         let mut core = self.core();
         core.transaction_ended(false);
         let want = work.want?;
@@ -77,7 +77,7 @@ impl Counter {
     }
 
     /// Drops the transaction's work, because another service ended its run.
-    pub fn drop_work(&self) {
+    pub(crate) fn drop_work(&self) {
         self.core().transaction_ended(false);
     }
 

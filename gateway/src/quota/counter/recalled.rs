@@ -41,13 +41,13 @@ pub(crate) enum RecallFound {
 impl Counter {
     /// Notes that another gateway is about to refuse, because the pool is nearly spent. From now on, this gateway announces units
     /// that come back.
-    pub fn note_recall(&self, now: Instant, scarce_for: Duration) {
+    pub(crate) fn note_recall(&self, now: Instant, scarce_for: Duration) {
         self.core().recalls.scarce_until = Some(now + scarce_for);
         self.signals.watch(now + WATCHED_FOR);
     }
 
     /// Closes the leases of this period and has their units given back.
-    pub fn recall(&self, period_start: i64) -> RecallFound {
+    pub(crate) fn recall(&self, period_start: i64) -> RecallFound {
         let mut core = self.core();
         // Close a lease that is on its way when it arrives. Otherwise this gateway would hold it after it answered "nothing".
         core.epoch += 1;

@@ -32,7 +32,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub fn new(limit: i64) -> Self {
+    pub(super) fn new(limit: i64) -> Self {
         let catalogue = Arc::new(Catalogue::built_in());
         let facts = Facts {
             suspended: false,
@@ -51,15 +51,15 @@ impl Bench {
         }
     }
 
-    pub fn counter(&self) -> &Counter {
+    pub(super) fn counter(&self) -> &Counter {
         self.account.counter(self.usage_type)
     }
 
-    pub fn spend(&self, cost: i64) -> Option<Hit> {
+    pub(super) fn spend(&self, cost: i64) -> Option<Hit> {
         self.counter().spend(&self.period, cost)
     }
 
-    pub fn ask(&self, cost: i64, surrender: bool) -> Receiver<LeaseAnswer> {
+    pub(super) fn ask(&self, cost: i64, surrender: bool) -> Receiver<LeaseAnswer> {
         let (reply, answer) = oneshot::channel();
         self.counter().leave(LeaseRequest {
             state: Arc::clone(&self.account.account.state(NOW)),
@@ -71,7 +71,7 @@ impl Bench {
     }
 
     /// Does this work as PostgreSQL would.
-    pub fn decide(&mut self, work: &Work, returned: &mut Vec<(LeaseId, i64)>) -> Decision {
+    pub(super) fn decide(&mut self, work: &Work, returned: &mut Vec<(LeaseId, i64)>) -> Decision {
         for given in &work.give_backs {
             let before = match returned.iter_mut().find(|(id, _)| *id == given.lease_id) {
                 Some((_, before)) => before,
@@ -98,14 +98,14 @@ impl Bench {
         }
     }
 
-    pub fn publish(&self, work: Work, decision: Decision) {
+    pub(super) fn publish(&self, work: Work, decision: Decision) {
         if let Some((reply, answer)) = self.counter().publish(work, decision, true, Instant::now()) {
             drop(reply.send(answer));
         }
     }
 
     /// One transaction of the lease client.
-    pub fn serve(&mut self, returned: &mut Vec<(LeaseId, i64)>) {
+    pub(super) fn serve(&mut self, returned: &mut Vec<(LeaseId, i64)>) {
         if let Some(work) = self.counter().work(Instant::now()) {
             let decision = self.decide(&work, returned);
             self.publish(work, decision);
@@ -113,7 +113,7 @@ impl Bench {
     }
 
     /// Asks for a lease and spends `cost` of it.
-    pub fn acquire(&mut self, cost: i64) -> Hit {
+    pub(super) fn acquire(&mut self, cost: i64) -> Hit {
         let mut answer = self.ask(cost, false);
         self.serve(&mut Vec::new());
         match answer.try_recv().unwrap() {

@@ -40,7 +40,7 @@ pub(crate) struct LeaseClientLimits {
 }
 
 impl LeaseClient {
-    pub fn new(
+    pub(crate) fn new(
         requests: Arc<LeaseRequests>,
         counters: Arc<Counters>,
         pool: PgPool,
@@ -60,7 +60,7 @@ impl LeaseClient {
     }
 
     /// Serves until everything was given back, or its deadline passed.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let ended = self.ended.clone();
         let counters_max = self.limits.counters_max.max(1);
         let mut queued = Vec::new();

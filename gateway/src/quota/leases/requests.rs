@@ -35,7 +35,7 @@ const REQUESTS_MAX: usize = 4_096;
 const STALE_MAX: usize = 1_024;
 
 impl LeaseRequests {
-    pub fn new(metrics: QuotaMetrics) -> (Arc<Self>, mpsc::UnboundedReceiver<CounterId>) {
+    pub(crate) fn new(metrics: QuotaMetrics) -> (Arc<Self>, mpsc::UnboundedReceiver<CounterId>) {
         let (queue, counters) = mpsc::unbounded_channel();
         let requests = Self {
             queue,
@@ -54,30 +54,30 @@ impl LeaseRequests {
 
     /// Returns a permit to ask for a lease. `None`: there is no run, the gateway stops, PostgreSQL is unavailable, or too many requests
     /// wait.
-    pub fn permit(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) fn permit(&self) -> Option<SemaphorePermit<'_>> {
         if self.run().is_none() || self.is_draining() || self.is_away() {
             return None;
         }
         self.permits.try_acquire().ok()
     }
 
-    pub fn enqueue(&self, counter: CounterId) {
+    pub(crate) fn enqueue(&self, counter: CounterId) {
         // It fails only after the lease client ended. Then all units were given back, or the deadline passed and settling
         // returns the rest.
         self.queue.send(counter).ok();
     }
 
-    pub fn run(&self) -> Option<RunId> {
+    pub(crate) fn run(&self) -> Option<RunId> {
         *lock(&self.run)
     }
 
     /// Takes leases for this run from now on. `None`: takes no leases.
-    pub fn set_run(&self, run: Option<RunId>) {
+    pub(crate) fn set_run(&self, run: Option<RunId>) {
         *lock(&self.run) = run;
     }
 
     /// Reports that the run is no longer active in PostgreSQL.
-    pub fn lose_run(&self, run: RunId) {
+    pub(crate) fn lose_run(&self, run: RunId) {
         let mut current = lock(&self.run);
         if *current == Some(run) {
             *current = None;
@@ -86,30 +86,30 @@ impl LeaseRequests {
         }
     }
 
-    pub fn run_lost(&self) -> watch::Receiver<Option<RunId>> {
+    pub(crate) fn run_lost(&self) -> watch::Receiver<Option<RunId>> {
         self.lost.subscribe()
     }
 
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
     /// From now on no lease is requested, and a lease that arrives is not kept.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
     /// Records whether PostgreSQL is unavailable. The lease client calls this.
-    pub fn set_away(&self, away: bool) {
+    pub(crate) fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::Release);
     }
 
-    pub fn is_away(&self) -> bool {
+    pub(crate) fn is_away(&self) -> bool {
         self.away.load(Ordering::Acquire)
     }
 
     /// Reports that PostgreSQL has another state of the account than this gateway, so that it is read again soon.
-    pub fn report_stale(&self, account: AccountId) {
+    pub(crate) fn report_stale(&self, account: AccountId) {
         let mut stale = lock(&self.stale);
         if stale.len() < STALE_MAX && !stale.contains(&account) {
             stale.push(account);
@@ -118,7 +118,7 @@ impl LeaseRequests {
     }
 
     /// Waits for accounts that have to be read again.
-    pub async fn stale(&self) -> Vec<AccountId> {
+    pub(crate) async fn stale(&self) -> Vec<AccountId> {
         loop {
             let stale = std::mem::take(&mut *lock(&self.stale));
             if !stale.is_empty() {

@@ -52,7 +52,7 @@ struct Open<'a> {
 
 impl Recalls {
     /// `timed_out` counts recalls that timed out.
-    pub fn new(client: Client, link: Link, patience: Duration, timed_out: Counter) -> Arc<Self> {
+    pub(crate) fn new(client: Client, link: Link, patience: Duration, timed_out: Counter) -> Arc<Self> {
         Arc::new(Self {
             client,
             link,
@@ -67,7 +67,7 @@ impl Recalls {
     }
 
     /// Whether recalls and their answers can be sent.
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.link.is_up()
     }
 
@@ -78,7 +78,7 @@ impl Recalls {
     }
 
     /// Collects answers until the deadline, or until all holders have answered except those known to be silent.
-    pub async fn ask(&self, recall: &Recall, deadline: Instant) -> BTreeMap<RunId, RecallOutcome> {
+    pub(crate) async fn ask(&self, recall: &Recall, deadline: Instant) -> BTreeMap<RunId, RecallOutcome> {
         let mut outcomes = BTreeMap::new();
         let Ok(_permit) = self.permits.try_acquire() else {
             return outcomes;

@@ -30,7 +30,7 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub fn new(recalls: &'a Recalls) -> Self {
+    pub(crate) fn new(recalls: &'a Recalls) -> Self {
         Self {
             recalls,
             deadline: None,
@@ -42,13 +42,13 @@ impl<'a> Attempt<'a> {
     }
 
     /// Whether a recall may bring the units that PostgreSQL has just refused.
-    pub fn is_worthwhile(&self, others: &Others) -> bool {
+    pub(crate) fn is_worthwhile(&self, others: &Others) -> bool {
         let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
         let news = self.made == 0 || self.brought || others.runs.iter().any(|run| !self.asked.contains(run));
         !others.runs.is_empty() && self.made < RECALLS_MAX && in_time && news && self.recalls.is_connected()
     }
 
-    pub async fn recall(&mut self, account: AccountId, usage_type: UsageType, period: &Period, others: Others) {
+    pub(crate) async fn recall(&mut self, account: AccountId, usage_type: UsageType, period: &Period, others: Others) {
         let deadline = *self
             .deadline
             .get_or_insert_with(|| Instant::now() + self.recalls.patience);
@@ -66,12 +66,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// How many recalls were made.
-    pub fn made(&self) -> u8 {
+    pub(crate) fn made(&self) -> u8 {
         self.made
     }
 
     /// Every gateway that holds leases has answered that it holds no units.
-    pub fn is_complete(&self, others: &Others) -> bool {
+    pub(crate) fn is_complete(&self, others: &Others) -> bool {
         let answered = |run: &RunId| {
             let outcome = self.outcomes.get(run);
             outcome.is_some_and(|outcome| *outcome != RecallOutcome::Cannot)
@@ -80,7 +80,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// How long a refusal holds, if no units come back.
-    pub fn memory(&self, others: &Others) -> Duration {
+    pub(crate) fn memory(&self, others: &Others) -> Duration {
         if self.is_complete(others) && self.recalls.is_connected() {
             REMEMBERED_FOR
         } else {

@@ -29,7 +29,7 @@ pub(crate) struct Returns {
 }
 
 impl Returns {
-    pub fn note(&self, account: AccountId, usage_type: UsageType, units: i64) {
+    pub(crate) fn note(&self, account: AccountId, usage_type: UsageType, units: i64) {
         let mut noted = self.units.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = noted.entry((account, usage_type)).or_default();
         *sum = sum.saturating_add(units);

@@ -58,7 +58,7 @@ const KEY_BYTES: usize = 2 * size_of::<(EventId, Entry)>() + POSITION_BYTES;
 const POSITION_BYTES: usize = 2 * size_of::<Position>();
 
 impl Store {
-    pub fn new(ttl: Duration, bytes_max: usize) -> Self {
+    pub(super) fn new(ttl: Duration, bytes_max: usize) -> Self {
         Self {
             ttl,
             bytes_max,
@@ -70,12 +70,17 @@ impl Store {
     }
 
     /// The number of keys, and the bytes of keys that are not in progress.
-    pub fn size(&self) -> (usize, usize) {
+    pub(super) fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)
     }
 
     /// Returns the state of the key. If the request is to be tried, the key is in progress from now on.
-    pub fn claim(&mut self, name: EventId, request: Fingerprint, now: Instant) -> Result<StoreClaim, ClaimError> {
+    pub(super) fn claim(
+        &mut self,
+        name: EventId,
+        request: Fingerprint,
+        now: Instant,
+    ) -> Result<StoreClaim, ClaimError> {
         let ttl = self.ttl;
         let is_kept =
             |entry: &Entry| matches!(entry.state, KeyState::UnderWay { .. }) || now.duration_since(entry.at) < ttl;
@@ -101,7 +106,7 @@ impl Store {
     }
 
     /// Ends the work on a key. Returns how many other keys were evicted before their time.
-    pub fn end(&mut self, name: EventId, end: End, now: Instant) -> u64 {
+    pub(super) fn end(&mut self, name: EventId, end: End, now: Instant) -> u64 {
         let Some(mut entry) = self.entries.remove(&name) else {
             return 0;
         };

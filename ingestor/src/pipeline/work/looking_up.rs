@@ -13,7 +13,7 @@ use crate::{
     pipeline::{record::Record, stored_before},
 };
 
-pub struct LookingUp<'a> {
+pub(super) struct LookingUp<'a> {
     pub records: Vec<Record>,
     pub permit: Option<OwnedSemaphorePermit>,
     stored: Pin<Box<dyn Future<Output = SealedAt> + Send + 'a>>,
@@ -21,7 +21,7 @@ pub struct LookingUp<'a> {
 
 impl<'a> LookingUp<'a> {
     /// Asks until ClickHouse answers. Meanwhile newer records stay in the stream.
-    pub fn start(
+    pub(super) fn start(
         ingest: &'a Ingest,
         generation: u32,
         shard: u16,
@@ -57,7 +57,7 @@ impl<'a> LookingUp<'a> {
 }
 
 /// The events that were stored before. Pends while nothing is looked up.
-pub async fn answered(looking_up: &mut Option<LookingUp<'_>>) -> SealedAt {
+pub(super) async fn answered(looking_up: &mut Option<LookingUp<'_>>) -> SealedAt {
     match looking_up {
         Some(looking_up) => looking_up.stored.as_mut().await,
         None => pending().await,

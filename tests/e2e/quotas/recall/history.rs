@@ -6,7 +6,7 @@ use std::{
 };
 
 /// One request, as its client saw it.
-pub struct Call {
+pub(super) struct Call {
     pub cost: i64,
     pub invoked: Instant,
     pub answered: Instant,
@@ -15,17 +15,17 @@ pub struct Call {
 
 /// All calls of the clients.
 #[derive(Clone, Default)]
-pub struct History(pub Arc<Mutex<Vec<Call>>>);
+pub(super) struct History(pub Arc<Mutex<Vec<Call>>>);
 
 impl History {
-    pub fn admitted_units(&self) -> i64 {
+    pub(super) fn admitted_units(&self) -> i64 {
         let calls = self.0.lock().unwrap();
         calls.iter().filter(|call| call.admitted).map(|call| call.cost).sum()
     }
 
     /// For each refusal: the units that no request had asked for by the time of the refusal were unspent. They must be too few
     /// for the refused request.
-    pub fn assert_honest(&self, limit: i64) {
+    pub(super) fn assert_honest(&self, limit: i64) {
         let calls = self.0.lock().unwrap();
         for refused in calls.iter().filter(|call| !call.admitted) {
             let asked_for = |call: &&Call| call.admitted && call.invoked <= refused.answered;

@@ -104,11 +104,11 @@ proptest! {
         let whole = file.metadata().unwrap().len();
         // The segment is new, or had content before.
         let durable = if log.segments().count() > segments { 0 } else { whole - (log.bytes() - before) };
-        let keep = durable + cut.index((whole - durable) as usize) as u64;
+        let keep = durable + cut.index(usize::try_from(whole - durable).unwrap()) as u64;
         file.set_len(keep).unwrap();
         if let Some(byte) = garbage.filter(|_| keep >= HEADER_BYTES as u64) {
             // The file's length was durable, but its content was not. (A header is durable before anything follows it.)
-            file.write_all_at(&vec![byte; (whole - keep) as usize], keep).unwrap();
+            file.write_all_at(&vec![byte; usize::try_from(whole - keep).unwrap()], keep).unwrap();
         }
         let found = dir.found().unwrap();
         prop_assert!(found == left || found == [left.clone(), ids(&batches)].concat());
@@ -131,7 +131,7 @@ proptest! {
         }
         // Any byte before the last frame of the last segment.
         let total = log.bytes() - (log.segments().last().unwrap().bytes - last_frame);
-        let mut at = at.index(total as usize) as u64;
+        let mut at = at.index(usize::try_from(total).unwrap()) as u64;
         for segment in log.segments() {
             if at >= segment.bytes {
                 at -= segment.bytes;
@@ -139,7 +139,7 @@ proptest! {
             }
             let path = segment_file(&dir.0, segment.index);
             let mut bytes = fs::read(&path).unwrap();
-            bytes[at as usize] ^= change;
+            bytes[usize::try_from(at).unwrap()] ^= change;
             fs::write(&path, bytes).unwrap();
             break;
         }
