@@ -128,12 +128,12 @@ impl<'a> Report<'a> {
         let mut text = String::new();
         let mut put = |line: String| writeln!(text, "{line}").expect("writing to a string cannot fail");
         put(format!(
-            "\n{:<11} {:<19} {:>6} {:>9} {:>7} {:>7} {:>7} {:>7} {:>8}",
-            "plan", "usage type", "sent", "accepted", "failed", "refused", "units", "stored", "units"
+            "\n{:<11} {:<19} {:>6} {:>9} {:>7} {:>7} {:>14} {:>7} {:>12}",
+            "plan", "usage type", "sent", "accepted", "failed", "refused", "units accepted", "stored", "units stored"
         ));
         for line in &self.lines {
             put(format!(
-                "{:<11} {:<19} {:>6} {:>9} {:>7} {:>7} {:>7} {:>7} {:>8}",
+                "{:<11} {:<19} {:>6} {:>9} {:>7} {:>7} {:>14} {:>7} {:>12}",
                 line.plan,
                 line.usage_type,
                 line.sent,
@@ -171,6 +171,7 @@ impl<'a> Report<'a> {
             "(failed: the gateway admitted the request, but the upstream answered 4xx or 5xx. It is stored with 0 units and not charged.)"
                 .into(),
         );
+        put("(One request can cost several units: a batch of 20 texts costs 20 units.)".into());
 
         let check = self.check;
         put(format!(
