@@ -75,7 +75,7 @@ pub struct ServerSettings {
     #[arg(long, env = "BODY_TIMEOUT", default_value = "15", value_parser = seconds)]
     pub body_timeout: Duration,
 
-    /// Minimum rate of a request's body (bytes per second); a body that is later than this rate by more than BODY_TIMEOUT gets a 408
+    /// Minimum rate of a request's body; a body that is later than this by more than BODY_TIMEOUT gets a 408 (bytes per second)
     #[arg(long, env = "BODY_RATE_MIN", default_value = "1024", value_parser = at_least::<1>)]
     pub body_rate_min: usize,
 
