@@ -64,6 +64,9 @@ kinds! {
         InvalidKey UNAUTHORIZED "invalid_api_key" "Invalid API key"
             "The API key is malformed, unknown, expired or revoked."
             "Check that the whole key is sent. If it is, ask the operator for a new key."
+        KeyInUrl UNAUTHORIZED "api_key_in_url" "API key in the URL"
+            "API keys must not be sent in the URL, because URLs are logged."
+            "Send the key in the `Authorization` header, and revoke this one if the URL was logged."
         UnknownRoute NOT_FOUND "unknown_route" "Unknown route"
             "No route has this method and path."
             "Check the path and the method."
@@ -93,9 +96,6 @@ kinds! {
             "Try again after `Retry-After` seconds."
     }
     Gateway {
-        KeyInUrl UNAUTHORIZED "api_key_in_url" "API key in the URL"
-            "API keys must not be sent in the URL, because URLs are logged."
-            "Send the key in the `Authorization` header, and revoke this one if the URL was logged."
         SubscriptionRequired PAYMENT_REQUIRED "subscription_required" "Subscription required"
             "The account's subscription is not paid."
             "Pay the open invoice: `upgrade_url` shows where."
