@@ -278,6 +278,10 @@ mod tests {
             (["--stripe-secret-key", "pk_live_hunter2"], "STRIPE_SECRET_KEY"),
             (["--stripe-api-base", "hunter2"], "STRIPE_API_BASE"),
             (["--stripe-webhook-secrets", "whsec_hunter2,"], "STRIPE_WEBHOOK_SECRETS"),
+            (["--stripe-webhook-secrets", "hunter2"], "whsec_"),
+            (["--stripe-webhook-secrets", "whsec_"], "whsec_"),
+            (["--run-dead-after", "29"], "at least 30s, twice HEARTBEAT_INTERVAL_MAX"),
+            (["--clickhouse-database", ""], "CLICKHOUSE_DATABASE"),
             (["--billing-public-url", "billing"], "BILLING_PUBLIC_URL"),
             (["--plans", "/nowhere/plans.toml"], "/nowhere/plans.toml"),
         ] {

@@ -83,7 +83,8 @@ pub struct LaneSettings {
     #[arg(long, env = "LANE_QUEUE_BYTES", default_value = "4194304", value_parser = at_least::<1>)]
     pub lane_queue_bytes: usize,
 
-    /// How long an attempt to publish may take; after that, the gateway checks whether the stream has the message (seconds)
+    /// How long an attempt to publish may take; after that, the gateway checks whether the stream has the message; at most
+    /// OUTCOME_DEADLINE (seconds)
     #[arg(long, env = "PUBLISH_TIMEOUT", default_value = "2", value_parser = seconds)]
     pub publish_timeout: Duration,
 
@@ -132,13 +133,16 @@ pub struct LeaseSettings {
     pub recall_wait: Duration,
 
     /// Maximum number of API keys in the cache
-    #[arg(long, env = "KEYS_MAX", default_value = "100000")]
+    #[arg(long, env = "KEYS_MAX", default_value = "100000", value_parser = clap::value_parser!(u64).range(1..))]
     pub keys_max: u64,
 
     /// How often all cached keys and accounts are read again, in case an announcement was lost; at most 60 (seconds)
     #[arg(long, env = "REFRESH_INTERVAL", default_value = "20", value_parser = seconds)]
     pub refresh_interval: Duration,
 }
+
+/// The default of HEARTBEAT_INTERVAL_MAX of the billing worker, which derives the least RUN_DEAD_AFTER from it.
+const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(15);
 
 /// Largest segment of the spool. Its disk space is freed when the whole segment is drained.
 const SPOOL_SEGMENT_BYTES: u64 = 8 << 20;
@@ -164,22 +168,42 @@ impl Config {
         mistakes.ensure(
             lanes.lane_stuck_after < lanes.outcome_deadline,
             "lane_stuck_after",
-            "must be less than OUTCOME_DEADLINE",
+            format_args!(
+                "must be less than OUTCOME_DEADLINE ({:?}), got {:?}",
+                lanes.outcome_deadline, lanes.lane_stuck_after
+            ),
         );
         mistakes.ensure(
-            lanes.heartbeat_interval <= Duration::from_secs(15),
+            lanes.publish_timeout <= lanes.outcome_deadline,
+            "publish_timeout",
+            format_args!(
+                "must be at most OUTCOME_DEADLINE ({:?}), got {:?}",
+                lanes.outcome_deadline, lanes.publish_timeout
+            ),
+        );
+        mistakes.ensure(
+            lanes.heartbeat_interval <= HEARTBEAT_INTERVAL_MAX,
             "heartbeat_interval",
-            "must be at most 15 seconds, otherwise other services consider this one dead",
+            format_args!(
+                "must be at most 15 seconds, otherwise other services consider this one dead, got {:?}",
+                lanes.heartbeat_interval
+            ),
         );
         mistakes.ensure(
             settings.quota.refresh_interval <= Duration::from_secs(60),
             "refresh_interval",
-            "must be at most 60 seconds: if the announcement of a change is lost, the change takes effect only then",
+            format_args!(
+                "must be at most 60 seconds: if the announcement of a change is lost, the change takes effect only then, got {:?}",
+                settings.quota.refresh_interval
+            ),
         );
         mistakes.ensure(
             settings.quota.recall_wait < settings.quota.quota_wait,
             "recall_wait",
-            "must be less than QUOTA_WAIT, which includes this wait and two requests to PostgreSQL",
+            format_args!(
+                "must be less than QUOTA_WAIT ({:?}), which includes this wait and two requests to PostgreSQL, got {:?}",
+                settings.quota.quota_wait, settings.quota.recall_wait
+            ),
         );
         if let Some(dir) = &settings.spool.spool_dir {
             let made = fs::create_dir_all(dir).with_context(|| format!("creating the directory {}", dir.display()));
@@ -316,6 +340,11 @@ mod tests {
             (["--lane-stuck-after", "10"], "LANE_STUCK_AFTER"),
             (["--heartbeat-interval", "30"], "HEARTBEAT_INTERVAL"),
             (["--publish-timeout", "0"], "--publish-timeout"),
+            (["--publish-timeout", "11"], "OUTCOME_DEADLINE (10s), got 11s"),
+            (["--keys-max", "0"], "1 or more, got 0"),
+            (["--upgrade-url", ""], "UPGRADE_URL"),
+            (["--gateway-name", ""], "GATEWAY_NAME"),
+            (["--routes", ""], "must not be empty"),
             (["--spool-max-bytes", "1000"], "1048576 or more"),
             (["--refresh-interval", "61"], "REFRESH_INTERVAL"),
             (["--recall-wait", "2"], "RECALL_WAIT"),
