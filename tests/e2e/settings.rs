@@ -189,3 +189,34 @@ fn sub_commands_take_the_connections_of_their_service() {
         assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1);
     }
 }
+
+#[test]
+fn a_command_without_its_servers_ends_and_says_which_and_why() {
+    let away = [
+        ("NATS_URL", "nats://u:hunter2@127.0.0.1:1"),
+        ("CLICKHOUSE_URL", "http://u:hunter2@127.0.0.1:1"),
+        ("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/d"),
+    ];
+    let commands: [(&[&str], &[&str]); 4] = [
+        (&["ingestor", "migrate"], &["NATS_URL", "CLICKHOUSE_URL"]),
+        (&["ingestor", "audit"], &["NATS_URL", "CLICKHOUSE_URL"]),
+        (&["ingestor", "raise-generation"], &["NATS_URL", "CLICKHOUSE_URL"]),
+        (&["billing-worker", "accounts", "list"], &["DATABASE_URL"]),
+    ];
+    // Each waits ten seconds.
+    std::thread::scope(|scope| {
+        for (command, settings) in commands {
+            scope.spawn(move || {
+                let output = start(command, &away, &[]);
+                let shown = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(1), "{command:?}: {shown}");
+                assert!(shown.contains("could not connect to"), "{command:?}: {shown}");
+                assert!(!shown.contains("hunter2"), "a secret is shown: {shown}");
+                for setting in settings {
+                    let why = |line: &str| line.contains(setting) && line.contains("Connection refused");
+                    assert!(shown.lines().any(why), "{setting} {command:?}: {shown}");
+                }
+            });
+        }
+    });
+}
