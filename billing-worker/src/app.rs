@@ -139,7 +139,10 @@ async fn start(
     };
     connect_nats(settings, life, &admin.announcer).await;
     database::prepare(&admin, settings.migrate).await?;
-    life.spawn(database::watch(db.clone(), health.clone(), life.clone()));
+    let (pool, seen) = (db.clone(), health.clone());
+    life.spawn(service::postgres::watch(pool, seen, life.clone(), |health, part| {
+        health.down(part, "no answer");
+    }));
     let corrections = Work::new(&admin, metrics);
     life.spawn(corrections.run(life.clone()));
     let clickhouse = admin.clickhouse.clone();
