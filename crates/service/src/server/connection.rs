@@ -58,6 +58,7 @@ impl Serving {
         let observed = TokioIo::new(RefusedHeads::new(
             Observed::new(stream, pulse.clone()),
             self.type_base.clone(),
+            self.limits.head_bytes,
         ));
         let mut connection = std::pin::pin!(self.http.serve_connection(observed, service));
         let ended = tokio::select! {
