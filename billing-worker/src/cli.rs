@@ -63,7 +63,7 @@ pub enum Command {
     /// Usage reports to Stripe: list, retry, send now
     #[command(subcommand)]
     Reports(reports::ReportsCommand),
-    /// Runs of gateways: list unsettled runs; give up a run whose spool is lost
+    /// Runs of gateways and billing workers: list unsettled runs; give up a run whose spool is lost
     #[command(subcommand)]
     Runs(runs::RunsCommand),
     /// Compare usage in ClickHouse, the ledger and Stripe; fails if they differ

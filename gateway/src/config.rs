@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Durat
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use lane::{gathered::BatchLimits, publisher::QueueLimits, run::RunLimits, spool::SpoolSettings, task::LaneLimits};
+use quota_store::writers::BILLING_WORKER;
 use schema::Catalogue;
 use service::{
     boot::Mistakes,
@@ -33,7 +34,7 @@ pub struct Settings {
     #[arg(long, env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Name of this gateway, for people; without it, the host name is used
+    /// Name of this gateway, for people; without it, the host name and the public port are used
     #[arg(long, env = "GATEWAY_NAME")]
     pub gateway_name: Option<String>,
 
@@ -164,6 +165,11 @@ impl Config {
             "listen",
             format_args!("must differ from ADMIN_ADDR, got {} for both", settings.listen),
         );
+        mistakes.ensure(
+            settings.gateway_name.as_deref() != Some(BILLING_WORKER),
+            "gateway_name",
+            format_args!("must not be {BILLING_WORKER}, which is the name of the billing workers in the list of runs"),
+        );
         let lanes = &settings.lanes;
         mistakes.ensure(
             lanes.lane_stuck_after < lanes.outcome_deadline,
@@ -215,7 +221,10 @@ impl Config {
         Some(Self {
             routes: mistakes.take("routes", routes)?,
             upstream: upstream?,
-            gateway_name: settings.gateway_name.clone().unwrap_or_else(host_name),
+            gateway_name: settings
+                .gateway_name
+                .clone()
+                .unwrap_or_else(|| default_name(settings.listen)),
             catalogue: Arc::new(catalogue),
             settings,
         })
@@ -287,11 +296,12 @@ fn catalogue(file: Option<&Path>) -> Result<Catalogue> {
     }
 }
 
-fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim() {
-        "" => "gateway".to_owned(),
-        name => name.to_owned(),
+/// Differs between the gateways of one machine.
+fn default_name(listen: SocketAddr) -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => format!("gateway:{}", listen.port()),
+        host => format!("{host}:{}", listen.port()),
     }
 }
 
@@ -321,7 +331,7 @@ mod tests {
     fn defaults_are_sound() {
         let config = check(&[]).unwrap();
         assert!(config.upstream.is_none());
-        assert!(!config.gateway_name.is_empty());
+        assert!(config.gateway_name.ends_with(":8080"), "{}", config.gateway_name);
     }
 
     #[test]
@@ -344,6 +354,7 @@ mod tests {
             (["--keys-max", "0"], "1 or more, got 0"),
             (["--upgrade-url", ""], "UPGRADE_URL"),
             (["--gateway-name", ""], "GATEWAY_NAME"),
+            (["--gateway-name", "billing-worker"], "GATEWAY_NAME"),
             (["--routes", ""], "must not be empty"),
             (["--spool-max-bytes", "1000"], "1048576 or more"),
             (["--refresh-interval", "61"], "REFRESH_INTERVAL"),
