@@ -139,7 +139,10 @@ async fn start(
     };
     connect_nats(settings, life, &admin.announcer).await;
     database::prepare(&admin, settings.migrate).await?;
-    life.spawn(database::watch(db.clone(), health.clone(), life.clone()));
+    let (pool, seen) = (db.clone(), health.clone());
+    life.spawn(service::postgres::watch(pool, seen, life.clone(), |health, part| {
+        health.down(part, "no answer");
+    }));
     let corrections = Work::new(&admin, metrics);
     life.spawn(corrections.run(life.clone()));
     let clickhouse = admin.clickhouse.clone();
@@ -278,6 +281,10 @@ mod tests {
             (["--stripe-secret-key", "pk_live_hunter2"], "STRIPE_SECRET_KEY"),
             (["--stripe-api-base", "hunter2"], "STRIPE_API_BASE"),
             (["--stripe-webhook-secrets", "whsec_hunter2,"], "STRIPE_WEBHOOK_SECRETS"),
+            (["--stripe-webhook-secrets", "hunter2"], "whsec_"),
+            (["--stripe-webhook-secrets", "whsec_"], "whsec_"),
+            (["--run-dead-after", "29"], "at least 30s, twice HEARTBEAT_INTERVAL_MAX"),
+            (["--clickhouse-database", ""], "CLICKHOUSE_DATABASE"),
             (["--billing-public-url", "billing"], "BILLING_PUBLIC_URL"),
             (["--plans", "/nowhere/plans.toml"], "/nowhere/plans.toml"),
         ] {

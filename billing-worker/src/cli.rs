@@ -14,12 +14,11 @@ mod runs;
 mod stripe;
 mod trail;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::Subcommand;
-use service::Health;
-use tokio::time::timeout;
+use service::{Health, boot};
 
 use crate::{
     administration::{Administration, By, announce::Announcer},
@@ -27,9 +26,6 @@ use crate::{
     database,
     error::Error,
 };
-
-/// How long a command waits for the database.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -67,7 +63,7 @@ pub enum Command {
     /// Usage reports to Stripe: list, retry, send now
     #[command(subcommand)]
     Reports(reports::ReportsCommand),
-    /// Runs of gateways: list unsettled runs; give up a run whose spool is lost
+    /// Runs of gateways and billing workers: list unsettled runs; give up a run whose spool is lost
     #[command(subcommand)]
     Runs(runs::RunsCommand),
     /// Compare usage in ClickHouse, the ledger and Stripe; fails if they differ
@@ -77,9 +73,7 @@ pub enum Command {
 pub async fn run(command: &Command, settings: &Settings, json: bool) -> Result<()> {
     let health = Health::new();
     let connect = service::postgres::connect(&settings.postgres, "billing-worker command", &health);
-    let db = timeout(PATIENCE, connect)
-        .await
-        .map_err(|_| anyhow!("could not connect to PostgreSQL (DATABASE_URL) within {PATIENCE:?}"))??;
+    let db = boot::soon("PostgreSQL (DATABASE_URL)", connect).await?;
     let admin = Administration {
         db,
         catalogue: Arc::new(settings.catalogue.clone()),

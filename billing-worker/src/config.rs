@@ -90,13 +90,17 @@ impl Settings {
         mistakes.ensure(
             self.postgres.database_connections >= CONNECTIONS_MIN,
             "database_connections",
-            format_args!("must be {CONNECTIONS_MIN} or more: requests, events and periodic jobs share them"),
+            format_args!(
+                "must be {CONNECTIONS_MIN} or more, because requests, events and periodic jobs share them, got {}",
+                self.postgres.database_connections
+            ),
         );
         mistakes.ensure(
             self.listen != self.service.admin_addr || self.listen.port() == 0,
             "listen",
             format_args!("must differ from ADMIN_ADDR, got {} for both", self.listen),
         );
+        self.settle.check(mistakes);
     }
 }
 

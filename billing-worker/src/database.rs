@@ -1,12 +1,12 @@
-//! The database: migrations and availability.
+//! The database: migrations and the copy of the catalogue.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use schema::clock;
-use service::{Backoff, Health, Lifecycle};
+use service::Backoff;
 use sqlx::{PgPool, migrate::MigrateError};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::{
@@ -60,28 +60,4 @@ pub async fn migrate(db: &PgPool) -> Result<i64> {
     let version = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
     info!(version, "the database is migrated");
     Ok(version)
-}
-
-/// Keeps the state of the database on `/readyz` up to date. The pool reconnects by itself.
-pub async fn watch(db: PgPool, health: Health, life: Lifecycle) {
-    const EVERY: Duration = Duration::from_secs(5);
-    let mut was_there = true;
-    loop {
-        tokio::select! {
-            () = life.stopping() => return,
-            () = sleep(EVERY) => {}
-        }
-        let there = matches!(timeout(EVERY, sqlx::query("select 1").execute(&db)).await, Ok(Ok(_)));
-        match there {
-            true => health.up("postgres"),
-            false => health.down("postgres", "no answer"),
-        }
-        if there != was_there {
-            match there {
-                true => info!("PostgreSQL is available again"),
-                false => warn!("PostgreSQL is unavailable"),
-            }
-            was_there = there;
-        }
-    }
 }

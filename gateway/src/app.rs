@@ -217,6 +217,12 @@ async fn start(
         service::nats::connect(&config.settings.nats, name, &nats_health),
         service::postgres::connect(&config.settings.postgres, name, health),
     )?;
+    ground.spawn(service::postgres::watch(
+        pool.clone(),
+        health.clone(),
+        ground.clone(),
+        |health, part| health.replaced(part, "unavailable, using the units and keys that this gateway has"),
+    ));
     let link = Link::watch(&client, ground);
     if let Some(spool) = &spool {
         spool

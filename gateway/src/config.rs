@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Durat
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use lane::{gathered::BatchLimits, publisher::QueueLimits, run::RunLimits, spool::SpoolSettings, task::LaneLimits};
+use quota_store::writers::BILLING_WORKER;
 use schema::Catalogue;
 use service::{
     boot::Mistakes,
@@ -33,7 +34,7 @@ pub struct Settings {
     #[arg(long, env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Name of this gateway, for people; without it, the host name is used
+    /// Name of this gateway, for people; without it, the host name and the public port are used
     #[arg(long, env = "GATEWAY_NAME")]
     pub gateway_name: Option<String>,
 
@@ -83,7 +84,8 @@ pub struct LaneSettings {
     #[arg(long, env = "LANE_QUEUE_BYTES", default_value = "4194304", value_parser = at_least::<1>)]
     pub lane_queue_bytes: usize,
 
-    /// How long an attempt to publish may take; after that, the gateway checks whether the stream has the message (seconds)
+    /// How long an attempt to publish may take; after that, the gateway checks whether the stream has the message; at most
+    /// OUTCOME_DEADLINE (seconds)
     #[arg(long, env = "PUBLISH_TIMEOUT", default_value = "2", value_parser = seconds)]
     pub publish_timeout: Duration,
 
@@ -132,13 +134,16 @@ pub struct LeaseSettings {
     pub recall_wait: Duration,
 
     /// Maximum number of API keys in the cache
-    #[arg(long, env = "KEYS_MAX", default_value = "100000")]
+    #[arg(long, env = "KEYS_MAX", default_value = "100000", value_parser = clap::value_parser!(u64).range(1..))]
     pub keys_max: u64,
 
     /// How often all cached keys and accounts are read again, in case an announcement was lost; at most 60 (seconds)
     #[arg(long, env = "REFRESH_INTERVAL", default_value = "20", value_parser = seconds)]
     pub refresh_interval: Duration,
 }
+
+/// The default of HEARTBEAT_INTERVAL_MAX of the billing worker, which derives the least RUN_DEAD_AFTER from it.
+const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(15);
 
 /// Largest segment of the spool. Its disk space is freed when the whole segment is drained.
 const SPOOL_SEGMENT_BYTES: u64 = 8 << 20;
@@ -160,26 +165,51 @@ impl Config {
             "listen",
             format_args!("must differ from ADMIN_ADDR, got {} for both", settings.listen),
         );
+        mistakes.ensure(
+            settings.gateway_name.as_deref() != Some(BILLING_WORKER),
+            "gateway_name",
+            format_args!("must not be {BILLING_WORKER}, which is the name of the billing workers in the list of runs"),
+        );
         let lanes = &settings.lanes;
         mistakes.ensure(
             lanes.lane_stuck_after < lanes.outcome_deadline,
             "lane_stuck_after",
-            "must be less than OUTCOME_DEADLINE",
+            format_args!(
+                "must be less than OUTCOME_DEADLINE ({:?}), got {:?}",
+                lanes.outcome_deadline, lanes.lane_stuck_after
+            ),
         );
         mistakes.ensure(
-            lanes.heartbeat_interval <= Duration::from_secs(15),
+            lanes.publish_timeout <= lanes.outcome_deadline,
+            "publish_timeout",
+            format_args!(
+                "must be at most OUTCOME_DEADLINE ({:?}), got {:?}",
+                lanes.outcome_deadline, lanes.publish_timeout
+            ),
+        );
+        mistakes.ensure(
+            lanes.heartbeat_interval <= HEARTBEAT_INTERVAL_MAX,
             "heartbeat_interval",
-            "must be at most 15 seconds, otherwise other services consider this one dead",
+            format_args!(
+                "must be at most 15 seconds, otherwise other services consider this one dead, got {:?}",
+                lanes.heartbeat_interval
+            ),
         );
         mistakes.ensure(
             settings.quota.refresh_interval <= Duration::from_secs(60),
             "refresh_interval",
-            "must be at most 60 seconds: if the announcement of a change is lost, the change takes effect only then",
+            format_args!(
+                "must be at most 60 seconds: if the announcement of a change is lost, the change takes effect only then, got {:?}",
+                settings.quota.refresh_interval
+            ),
         );
         mistakes.ensure(
             settings.quota.recall_wait < settings.quota.quota_wait,
             "recall_wait",
-            "must be less than QUOTA_WAIT, which includes this wait and two requests to PostgreSQL",
+            format_args!(
+                "must be less than QUOTA_WAIT ({:?}), which includes this wait and two requests to PostgreSQL, got {:?}",
+                settings.quota.quota_wait, settings.quota.recall_wait
+            ),
         );
         if let Some(dir) = &settings.spool.spool_dir {
             let made = fs::create_dir_all(dir).with_context(|| format!("creating the directory {}", dir.display()));
@@ -191,7 +221,10 @@ impl Config {
         Some(Self {
             routes: mistakes.take("routes", routes)?,
             upstream: upstream?,
-            gateway_name: settings.gateway_name.clone().unwrap_or_else(host_name),
+            gateway_name: settings
+                .gateway_name
+                .clone()
+                .unwrap_or_else(|| default_name(settings.listen)),
             catalogue: Arc::new(catalogue),
             settings,
         })
@@ -263,11 +296,12 @@ fn catalogue(file: Option<&Path>) -> Result<Catalogue> {
     }
 }
 
-fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim() {
-        "" => "gateway".to_owned(),
-        name => name.to_owned(),
+/// Differs between the gateways of one machine.
+fn default_name(listen: SocketAddr) -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => format!("gateway:{}", listen.port()),
+        host => format!("{host}:{}", listen.port()),
     }
 }
 
@@ -297,7 +331,7 @@ mod tests {
     fn defaults_are_sound() {
         let config = check(&[]).unwrap();
         assert!(config.upstream.is_none());
-        assert!(!config.gateway_name.is_empty());
+        assert!(config.gateway_name.ends_with(":8080"), "{}", config.gateway_name);
     }
 
     #[test]
@@ -316,6 +350,12 @@ mod tests {
             (["--lane-stuck-after", "10"], "LANE_STUCK_AFTER"),
             (["--heartbeat-interval", "30"], "HEARTBEAT_INTERVAL"),
             (["--publish-timeout", "0"], "--publish-timeout"),
+            (["--publish-timeout", "11"], "OUTCOME_DEADLINE (10s), got 11s"),
+            (["--keys-max", "0"], "1 or more, got 0"),
+            (["--upgrade-url", ""], "UPGRADE_URL"),
+            (["--gateway-name", ""], "GATEWAY_NAME"),
+            (["--gateway-name", "billing-worker"], "GATEWAY_NAME"),
+            (["--routes", ""], "must not be empty"),
             (["--spool-max-bytes", "1000"], "1048576 or more"),
             (["--refresh-interval", "61"], "REFRESH_INTERVAL"),
             (["--recall-wait", "2"], "RECALL_WAIT"),

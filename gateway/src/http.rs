@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the routes | [`router`] |
 //! | everything that requests share | [`gateway`] |
-//! | handling common to all requests; refusing ambiguous requests | [`edge`], [`framing`] |
+//! | handling common to all requests | [`edge`] |
 //! | `/v1` | [`api`] |
 //! | the reverse proxy | [`proxy`] |
 //! | a request's client, API key, `Idempotency-Key` and body | [`client`], [`auth`], [`idempotency_key`], [`body`] |
@@ -20,7 +20,6 @@ pub mod body;
 pub mod client;
 pub mod edge;
 mod failures;
-pub mod framing;
 pub mod gateway;
 pub mod idempotency_key;
 pub mod problem;

@@ -95,9 +95,16 @@ impl boot::Application for Application {
 /// Returns when everything runs.
 async fn start(life: &Lifecycle, health: &Health, metrics: Metrics, settings: Settings) -> Result<()> {
     health.down("shards", "starting");
-    let parts = connect(&settings, health, metrics.clone()).await?;
-    if settings.migrate {
-        migrate::run(&parts.clickhouse, &settings.tables).await?;
+    let nats = service::nats::connect(&settings.nats, "ingestor", health);
+    let clickhouse = service::clickhouse::connect(&settings.clickhouse, health);
+    let parts = parts(tokio::try_join!(nats, clickhouse)?, &settings, metrics.clone()).await?;
+    match settings.migrate {
+        true if !parts.stream.is_in_use().await? => migrate::run(&parts.clickhouse, &settings.tables).await?,
+        true => {
+            migrate::check_database(&parts.clickhouse).await?;
+            migrate::update_tables(&parts.clickhouse, &settings.tables).await?;
+        }
+        false => migrate::check_database(&parts.clickhouse).await?,
     }
     let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
     let members = Members::new(parts.stream.bucket(names::MEMBER_BUCKET).await?, settings.member_ttl);
@@ -135,7 +142,7 @@ async fn start(life: &Lifecycle, health: &Health, metrics: Metrics, settings: Se
 }
 
 async fn migrate_all(settings: Settings) -> Result<()> {
-    let parts = connect(&settings, &Health::new(), Metrics::new(&mut Registry::default())).await?;
+    let parts = connect_for_command(&settings).await?;
     migrate::run(&parts.clickhouse, &settings.tables).await?;
     info!(
         shards = parts.stream.shards,
@@ -145,7 +152,8 @@ async fn migrate_all(settings: Settings) -> Result<()> {
 }
 
 async fn audit_everything(settings: Settings) -> Result<()> {
-    let parts = connect(&settings, &Health::new(), Metrics::new(&mut Registry::default())).await?;
+    let parts = connect_for_command(&settings).await?;
+    migrate::check_database(&parts.clickhouse).await?;
     let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
     let report = parts.audit(manifests, &settings).everything().await?;
     info!(
@@ -168,7 +176,8 @@ async fn audit_everything(settings: Settings) -> Result<()> {
 }
 
 async fn raise_generation(settings: Settings) -> Result<()> {
-    let parts = connect(&settings, &Health::new(), Metrics::new(&mut Registry::default())).await?;
+    let parts = connect_for_command(&settings).await?;
+    migrate::check_database(&parts.clickhouse).await?;
     let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
     let verifier = Verifier::new(parts.clickhouse, settings.tables.clickhouse_cluster.as_deref());
     let generation = generation::raise(&parts.stream, &manifests, &verifier, &parts.metrics).await?;
@@ -196,11 +205,18 @@ impl Parts {
     }
 }
 
-async fn connect(settings: &Settings, health: &Health, metrics: Metrics) -> Result<Parts> {
-    let (nats, clickhouse) = tokio::try_join!(
-        service::nats::connect(&settings.nats, "ingestor", health),
-        service::clickhouse::connect(&settings.clickhouse, health),
+async fn connect_for_command(settings: &Settings) -> Result<Parts> {
+    let health = Health::new();
+    let nats = service::nats::connect(&settings.nats, "ingestor command", &health);
+    let clickhouse = service::clickhouse::connect(&settings.clickhouse, &health);
+    let connections = tokio::try_join!(
+        boot::soon("NATS (NATS_URL)", nats),
+        boot::soon("ClickHouse (CLICKHOUSE_URL)", clickhouse),
     )?;
+    parts(connections, settings, Metrics::new(&mut Registry::default())).await
+}
+
+async fn parts((nats, clickhouse): (Nats, ClickHouse), settings: &Settings, metrics: Metrics) -> Result<Parts> {
     Ok(Parts {
         stream: ensure_stream(&nats, settings).await?,
         clickhouse,

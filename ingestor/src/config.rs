@@ -141,7 +141,7 @@ impl StreamSettings {
 /// NATS does not expire entries before 100 ms. Below a second, a busy machine would lose its own entry.
 fn member_ttl(text: &str) -> Result<Duration, String> {
     seconds(text).and_then(|ttl| match ttl {
-        ttl if ttl < Duration::from_secs(1) => Err("must be at least 1 second".to_owned()),
+        ttl if ttl < Duration::from_secs(1) => Err(format!("must be at least 1 second, got `{text}`")),
         ttl => Ok(ttl),
     })
 }
@@ -179,6 +179,7 @@ mod tests {
             ["--member-ttl", "0.2"],
             ["--stream-replicas", "2"],
             ["--migrate", "perhaps"],
+            ["--audit-interval", "1e30"],
         ] {
             assert!(parse(&args).is_err(), "{args:?}");
         }

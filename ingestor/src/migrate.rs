@@ -1,7 +1,10 @@
-//! Creates and updates the tables of ClickHouse for this build. Several ingestors may run it at the same time, and it can be
-//! repeated: every statement does nothing if its object exists.
+//! Creates the database and creates and updates the tables of ClickHouse for this build. Several ingestors may run it at the same
+//! time, and it can be repeated: every statement does nothing if its object exists.
+//!
+//! Once events are stored, an ingestor that starts does not create a missing database. Otherwise one with a mistyped name would
+//! store its share of the events there.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clickhouse::{Client, Row};
 use schema::clickhouse::{DdlFile, FILES, Layout, identifier};
@@ -41,15 +44,43 @@ impl MigrateSettings {
     }
 }
 
-/// Creates the client's database if it is missing, and applies new files in order. Fails if a file was changed after it was
-/// applied.
+/// Creates the client's database if it is missing, and updates the tables.
 pub async fn run(client: &Client, settings: &MigrateSettings) -> Result<()> {
     let layout = settings.layout();
-    let database = client.database().context("the ClickHouse client has no database")?;
+    let database = database(client)?;
     let create = format!("create database if not exists {} {{on_cluster}}", identifier(database));
     execute(&client.clone().with_database("default"), &layout.render(&create))
         .await
         .with_context(|| format!("creating the ClickHouse database {database}"))?;
+    update_tables(client, settings).await
+}
+
+/// Fails if the client's database is missing.
+pub async fn check_database(client: &Client) -> Result<()> {
+    let name = database(client)?;
+    let found = client
+        .clone()
+        .with_database("default")
+        .query("select count() from system.databases where name = ?")
+        .bind(name)
+        .fetch_one::<u64>()
+        .await
+        .with_context(|| format!("looking for the ClickHouse database {name}"))?;
+    ensure!(
+        found > 0,
+        "ClickHouse has no database `{name}`: correct CLICKHOUSE_DATABASE, or create the database with `ingestor migrate`"
+    );
+    Ok(())
+}
+
+fn database(client: &Client) -> Result<&str> {
+    client.database().context("the ClickHouse client has no database")
+}
+
+/// Applies new files in order. Fails if a file was changed after it was applied.
+pub async fn update_tables(client: &Client, settings: &MigrateSettings) -> Result<()> {
+    let layout = settings.layout();
+    let database = database(client)?;
     execute(client, &layout.render(RECORD))
         .await
         .context("creating schema_migrations")?;

@@ -53,6 +53,11 @@ impl UsageStream {
         Ok(Self { context, shards })
     }
 
+    /// Whether an ingestor has worked on a shard.
+    pub async fn is_in_use(&self) -> Result<bool> {
+        has_manifests(&self.context).await
+    }
+
     pub fn handle(&self) -> impl Future<Output = Result<Stream<()>>> {
         let stream = self.context.get_stream_no_info(names::USAGE_STREAM);
         async { stream.await.context("opening the usage stream") }
@@ -210,15 +215,18 @@ fn file_stream(replicas: usize) -> Config {
 
 /// 1, unless manifests exist: then a stream created now lacks records that they cover.
 async fn first_generation(context: &Context) -> Result<u32> {
+    match has_manifests(context).await? {
+        false => Ok(1),
+        true => Ok(NOT_RAISED),
+    }
+}
+
+async fn has_manifests(context: &Context) -> Result<bool> {
     let manifests = context
         .get_stream(format!("KV_{}", names::MANIFEST_BUCKET))
         .await
         .context("reading the state of the manifests")?;
-    Ok(if manifests.cached_info().state.messages == 0 {
-        1
-    } else {
-        NOT_RAISED
-    })
+    Ok(manifests.cached_info().state.messages > 0)
 }
 
 /// Returns the stream, created or adjusted if necessary. Safe when several ingestors start at the same time.

@@ -91,6 +91,36 @@ pub fn identify(text: &str) -> Result<(KeyId, KeyHash), ParseKeyError> {
     Ok((id, hash(text)))
 }
 
+/// Whether a URL contains a key, or so much of one that it shows more than the public id. A URL with percent-encoded characters is
+/// searched decoded, too.
+pub fn is_in_url(url: &str) -> bool {
+    is_in(url) || (url.contains('%') && is_in(&percent_decoded(url)))
+}
+
+fn is_in(text: &str) -> bool {
+    // `match_indices` searches several bytes at once, so a text without the prefix is read once.
+    text.match_indices(PREFIX).any(|(at, prefix)| {
+        let after = text[at + prefix.len()..].bytes();
+        after.take_while(u8::is_ascii_alphanumeric).nth(ID).is_some()
+    })
+}
+
+/// Decodes once. A `%` without two hexadecimal digits stays as it is.
+fn percent_decoded(text: &str) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let mut escaped = [0];
+        let is_escape = *byte == b'%'
+            && after
+                .first_chunk::<2>()
+                .is_some_and(|digits| hex::decode_to_slice(digits, &mut escaped).is_ok());
+        decoded.push(if is_escape { escaped[0] } else { *byte });
+        rest = if is_escape { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
 impl KeyHash {
     pub fn from_stored(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
@@ -174,7 +204,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_key_is_found_anywhere_in_a_url() {
+        let key = ApiKey::generate();
+        let key = key.reveal();
+        let escaped = key.replace('_', "%5f").replacen('t', "%74", 1);
+        let all_escaped: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        for key in [key, &escaped, &all_escaped, &key[..LENGTH - CHECKSUM]] {
+            for place in [
+                "/api/x/{key}",
+                "/{key}/x",
+                "/x?k={key}",
+                "/x?{key}",
+                "/x?{key}=1",
+                "/x?Authorization=Bearer%20{key}",
+                "/x?a=tr_live_&b=tr_live_tr_live_{key}&c=%",
+                "/x?a=%E2%82&b={key}",
+            ] {
+                let url = place.replace("{key}", key);
+                assert!(is_in_url(&url), "{url}");
+            }
+        }
+        let id = &key[..PREFIX.len() + ID];
+        for url in [
+            "",
+            "/x",
+            "/x?q=tr_live_",
+            "/docs/tr_live_keys",
+            "/x?q=%74r_live_x",
+            id,
+            "/x%",
+            "/x%7",
+            "/%zz",
+        ] {
+            assert!(!is_in_url(url), "{url}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_text_can_be_searched(text in "(\\PC|%|tr_live_){0,90}") {
+            prop_assert!(!is_in_url(&text) || percent_decoded(&text).contains(PREFIX));
+        }
+
         #[test]
         fn random_text_never_panics(text in "\\PC{0,90}") {
             prop_assert!(identify(&text).is_err());

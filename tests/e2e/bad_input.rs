@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::SERVICES;
 
-/// One bad request. `{key}` is replaced by the customer's key.
+/// One bad request. `{key}` is replaced by the customer's key, and `{encoded key}` by its percent-encoded form.
 struct Case {
     name: &'static str,
     method: Method,
@@ -44,7 +44,8 @@ impl Case {
 
     /// Sends the request and asserts that the response is the expected problem.
     async fn check(&self, http: &Http, gateway: &str, customer: &Customer) -> Result<()> {
-        let with_key = |text: &str| text.replace("{key}", &customer.key);
+        let encoded = customer.key.replace('_', "%5F").replacen('t', "%74", 1);
+        let with_key = |text: &str| text.replace("{key}", &customer.key).replace("{encoded key}", &encoded);
         let mut request = Request::builder()
             .method(&self.method)
             .uri(format!("{gateway}{}", with_key(self.path)));
@@ -109,6 +110,7 @@ fn case(
 fn keys() -> Vec<Case> {
     let get = |name, path, status, error, says| case(name, Method::GET, path, status, error, says);
     const API: &str = "/api/posts/search";
+    const IN_URL: &str = "api_key_in_url";
     vec![
         get("no key", API, 401, "missing_api_key", "Authorization"),
         get("no key, own API", "/v1/usage", 401, "missing_api_key", "Authorization"),
@@ -134,21 +136,23 @@ fn keys() -> Vec<Case> {
             "authorization",
             format!("Bearer {}", schema::api_key::ApiKey::generate().reveal()),
         ),
+        get("a key in the query", "/api/x?api_key={key}", 401, IN_URL, "logs"),
+        get("a key in the path", "/api/x/{key}", 401, IN_URL, "logs").key(),
         get(
-            "a key in the query",
-            "/api/x?api_key={key}",
+            "a key as an unknown parameter",
+            "/api/x?a=b&k={key}",
             401,
-            "api_key_in_url",
-            "logs",
-        ),
-        get(
-            "a key in the query, too",
-            "/api/x?a=b&token={key}",
-            401,
-            "api_key_in_url",
+            IN_URL,
             "logs",
         )
         .key(),
+        get("a key as a parameter's name", "/v1/usage?{key}", 401, IN_URL, "logs").key(),
+        get("an encoded key", "/api/x?k={encoded key}", 401, IN_URL, "logs").key(),
+        get("a key for a proxy", "/v1/authorize/api/x/{key}", 401, IN_URL, "logs").key(),
+        get("a key in the original URI", "/v1/authorize", 401, IN_URL, "logs")
+            .key()
+            .header("x-original-method", "GET")
+            .header("x-original-uri", "/api/x?k={encoded key}"),
         get("two keys", API, 400, "invalid_request", "more than one Authorization")
             .key()
             .key(),

@@ -211,11 +211,19 @@ async fn a_head_that_is_too_large_or_has_too_many_lines_is_answered_431() {
     let stack = stack(&upstream).await.unwrap();
     let customer = stack.admin.customer("eve", "pro").await.unwrap();
     let admin = stack.gateways[0].service.admin_url();
-    for (url, headers) in [
-        (stack.gateway(0), format!("x-long: {}\r\n", "x".repeat(40_000))),
-        (stack.gateway(0), "x-many: 1\r\n".repeat(120)),
-        (&stack.billing_url, format!("x-long: {}\r\n", "x".repeat(40_000))),
-        (&admin, format!("x-long: {}\r\n", "x".repeat(20_000))),
+    let long = |bytes: usize| format!("x-long: {}\r\n", "x".repeat(bytes));
+    for (url, headers, says) in [
+        (stack.gateway(0), long(40_000), "less than 32768 bytes"),
+        // The default is less than the longest URI.
+        (stack.gateway(0), long(70_000), "less than 32768 bytes"),
+        (stack.gateway(0), "x-many: 1\r\n".repeat(120), "at most 100 headers"),
+        (&stack.billing_url, long(40_000), "less than 32768 bytes"),
+        (&admin, long(20_000), "less than 16384 bytes"),
+        (
+            &admin,
+            "content-length: 18446744073709551615\r\n".to_owned(),
+            "Content-Length",
+        ),
     ] {
         let mut stream = connect(url).await.unwrap();
         stream
@@ -223,7 +231,10 @@ async fn a_head_that_is_too_large_or_has_too_many_lines_is_answered_431() {
             .await
             .unwrap();
         let said = until_closed(&mut stream).await.unwrap();
-        assert!(said.starts_with("HTTP/1.1 431 "), "{url}: {said}");
+        assert!(
+            said.starts_with("HTTP/1.1 431 ") && said.contains(says),
+            "{url}: {said}"
+        );
     }
     stack.assert_stored(customer.account_id, 0, 0).await;
 }

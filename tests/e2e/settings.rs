@@ -39,13 +39,20 @@ const GATEWAY: &[(&str, &str, &str)] = &[
     ("--heartbeat-interval", "HEARTBEAT_INTERVAL", "30"),
     ("--spool-dir", "SPOOL_DIR", "/proc/nowhere"),
     ("--spool-max-bytes", "SPOOL_MAX_BYTES", "1000"),
-    ("--keys-max", "KEYS_MAX", "x"),
+    ("--keys-max", "KEYS_MAX", "0"),
+    ("--routes", "ROUTES_FILE", ""),
+    ("--spool-dir", "SPOOL_DIR", ""),
+    ("--upgrade-url", "UPGRADE_URL", ""),
+    ("--gateway-name", "GATEWAY_NAME", ""),
+    ("--publish-timeout", "PUBLISH_TIMEOUT", "11"),
     ("--refresh-interval", "REFRESH_INTERVAL", "61"),
     ("--recall-wait", "RECALL_WAIT", "2"),
 ];
 
 const INGESTOR: &[(&str, &str, &str)] = &[
     ("--clickhouse-url", "CLICKHOUSE_URL", "u:hunter2@h:8123"),
+    ("--clickhouse-database", "CLICKHOUSE_DATABASE", ""),
+    ("--audit-interval", "AUDIT_INTERVAL", "1e30"),
     ("--shards", "SHARDS", "0"),
     ("--stream-max-bytes", "STREAM_MAX_BYTES", "1"),
     ("--stream-replicas", "STREAM_REPLICAS", "2"),
@@ -59,12 +66,14 @@ const INGESTOR: &[(&str, &str, &str)] = &[
 const BILLING_WORKER: &[(&str, &str, &str)] = &[
     ("--database-url", "DATABASE_URL", "h/d"),
     ("--clickhouse-url", "CLICKHOUSE_URL", "clickhouse://u:hunter2@h"),
+    ("--clickhouse-database", "CLICKHOUSE_DATABASE", ""),
     ("--admin-token", "ADMIN_TOKEN", "hunter2 hunter2"),
     ("--plans", "PLANS_FILE", "/nowhere/plans.toml"),
     ("--stripe-secret-key", "STRIPE_SECRET_KEY", "pk_live_hunter2"),
     ("--stripe-api-base", "STRIPE_API_BASE", "hunter2"),
     ("--stripe-calls-per-second", "STRIPE_CALLS_PER_SECOND", "0"),
     ("--stripe-webhook-secrets", "STRIPE_WEBHOOK_SECRETS", "whsec_hunter2,"),
+    ("--stripe-webhook-secrets", "STRIPE_WEBHOOK_SECRETS", "hunter2"),
     ("--billing-public-url", "BILLING_PUBLIC_URL", "billing"),
     ("--notice-thresholds", "NOTICE_THRESHOLDS", "most"),
     ("--late-usage", "LATE_USAGE", "never"),
@@ -75,6 +84,7 @@ const BILLING_WORKER: &[(&str, &str, &str)] = &[
 const BILLING_SERVICE: &[(&str, &str, &str)] = &[
     ("--database-connections", "DATABASE_CONNECTIONS", "5"),
     ("--listen", "BILLING_LISTEN", "127.0.0.1:9090"),
+    ("--run-dead-after", "RUN_DEAD_AFTER", "1"),
 ];
 
 fn start(service: &[&str], env: &[(&str, &str)], args: &[&str]) -> Output {
@@ -178,4 +188,35 @@ fn sub_commands_take_the_connections_of_their_service() {
         assert_refused(&output, &["LOG_FILTER"]);
         assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1);
     }
+}
+
+#[test]
+fn a_command_without_its_servers_ends_and_says_which_and_why() {
+    let away = [
+        ("NATS_URL", "nats://u:hunter2@127.0.0.1:1"),
+        ("CLICKHOUSE_URL", "http://u:hunter2@127.0.0.1:1"),
+        ("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/d"),
+    ];
+    let commands: [(&[&str], &[&str]); 4] = [
+        (&["ingestor", "migrate"], &["NATS_URL", "CLICKHOUSE_URL"]),
+        (&["ingestor", "audit"], &["NATS_URL", "CLICKHOUSE_URL"]),
+        (&["ingestor", "raise-generation"], &["NATS_URL", "CLICKHOUSE_URL"]),
+        (&["billing-worker", "accounts", "list"], &["DATABASE_URL"]),
+    ];
+    // Each waits ten seconds.
+    std::thread::scope(|scope| {
+        for (command, settings) in commands {
+            scope.spawn(move || {
+                let output = start(command, &away, &[]);
+                let shown = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(1), "{command:?}: {shown}");
+                assert!(shown.contains("could not connect to"), "{command:?}: {shown}");
+                assert!(!shown.contains("hunter2"), "a secret is shown: {shown}");
+                for setting in settings {
+                    let why = |line: &str| line.contains(setting) && line.contains("Connection refused");
+                    assert!(shown.lines().any(why), "{setting} {command:?}: {shown}");
+                }
+            });
+        }
+    });
 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, str::from_utf8};
 
 use billing_worker::{http::webhook::signature, webhook::envelope::Envelope};
 use gateway::{
-    http::{client::Client, framing, idempotency_key, proxy::headers},
+    http::{client::Client, idempotency_key, proxy::headers},
     pricing::{cost::json_array, withheld},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
@@ -15,6 +15,7 @@ use schema::{
     api_key::{self, ApiKey},
     lane_record::Kind,
 };
+use service::server::framing;
 
 pub(super) type Parser = fn(&[u8]);
 

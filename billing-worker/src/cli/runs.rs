@@ -19,7 +19,7 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum RunsCommand {
-    /// List unsettled runs, oldest first
+    /// List unsettled runs of gateways and billing workers, oldest first
     List {
         /// Only runs in this state; `settled` is possible too
         #[arg(long, value_parser = state_parser())]
@@ -59,9 +59,10 @@ pub(super) async fn run(command: &RunsCommand, admin: &Administration, json: boo
     }
 }
 
-const HEADING: [&str; 8] = [
+const HEADING: [&str; 9] = [
     "run",
-    "gateway",
+    "kind",
+    "name",
     "state",
     "started",
     "age (s)",
@@ -73,6 +74,7 @@ const HEADING: [&str; 8] = [
 fn run_row(run: &RunView) -> Vec<String> {
     row([
         &run.id.to_string(),
+        run.kind.as_str(),
         &run.gateway,
         run.state.as_str(),
         &instant(run.started_at),

@@ -52,7 +52,7 @@ pub struct PublishedEvents {
 impl Session {
     pub async fn begin(db: &PgPool, nats: &Nats, metrics: &LaneMetrics) -> Result<Self> {
         let runs = Runs {
-            name: "billing-worker".to_owned(),
+            name: writers::BILLING_WORKER.to_owned(),
             pool: db.clone(),
             client: nats.client.clone(),
             link: nats.link.clone(),

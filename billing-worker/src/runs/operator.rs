@@ -22,7 +22,8 @@ use crate::{
 #[derive(Clone, Debug, Serialize)]
 pub struct RunView {
     pub id: Uuid,
-    /// The name of the writer: of a gateway, or `billing-worker`.
+    pub kind: WriterKind,
+    /// The name of the writer: of a gateway (`GATEWAY_NAME`), or `billing-worker`.
     pub gateway: String,
     pub state: RunState,
     #[serde(with = "time::serde::rfc3339")]
@@ -38,10 +39,36 @@ pub struct RunView {
     pub held_units: i64,
 }
 
+/// Who writes the events of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriterKind {
+    Gateway,
+    /// It publishes corrections.
+    BillingWorker,
+}
+
+impl WriterKind {
+    fn of(name: &str) -> Self {
+        match name {
+            writers::BILLING_WORKER => Self::BillingWorker,
+            _ => Self::Gateway,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::BillingWorker => "billing worker",
+        }
+    }
+}
+
 impl From<writers::Listed> for RunView {
     fn from(writer: writers::Listed) -> Self {
         Self {
             id: writer.id,
+            kind: WriterKind::of(&writer.gateway),
             gateway: writer.gateway,
             state: writer.state,
             started_at: writer.started_at,

@@ -54,12 +54,17 @@ impl BillingSettings {
 
     /// Names every mistake in them, without the secrets.
     pub fn check(&self, mistakes: &mut Mistakes) {
-        let is_empty = |secret: &String| secret.trim().is_empty();
+        // With an empty secret, anyone could create a valid signature.
+        let is_secret = |secret: &String| {
+            secret
+                .trim()
+                .strip_prefix("whsec_")
+                .is_some_and(|rest| !rest.is_empty())
+        };
         mistakes.ensure(
-            !self.stripe_webhook_secrets.iter().any(is_empty),
+            self.stripe_webhook_secrets.iter().all(is_secret),
             "stripe_webhook_secrets",
-            // With an empty secret, anyone could create a valid signature.
-            "must not contain an empty secret: remove it, or unset the variable",
+            "must be one or more secrets of the form whsec_…, separated by commas, none of them empty",
         );
     }
 }

@@ -56,6 +56,9 @@ pub struct StateCount {
     pub oldest_s: i64,
 }
 
+/// The name of every billing worker. No gateway may have it.
+pub const BILLING_WORKER: &str = "billing-worker";
+
 /// A writer, as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {

@@ -25,7 +25,15 @@ use crate::{
 /// The parts that must be up for the service to be ready, by name. Each part reports its own state.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    parts: Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>,
+    parts: Arc<Mutex<BTreeMap<&'static str, State>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    /// The service does its job without the part, for some time.
+    Replaced(String),
+    Down(String),
 }
 
 impl Health {
@@ -35,15 +43,20 @@ impl Health {
 
     /// Marks the part as up.
     pub fn up(&self, part: &'static str) {
-        self.set(part, Ok(()));
+        self.set(part, State::Up);
+    }
+
+    /// Marks the part as down, but the service as ready. `how` says how the service works without it.
+    pub fn replaced(&self, part: &'static str, how: impl Into<String>) {
+        self.set(part, State::Replaced(how.into()));
     }
 
     /// Marks the part as down. `why` is shown on `/readyz`, so it must not contain a secret.
     pub fn down(&self, part: &'static str, why: impl Into<String>) {
-        self.set(part, Err(why.into()));
+        self.set(part, State::Down(why.into()));
     }
 
-    fn set(&self, part: &'static str, state: Result<(), String>) {
+    fn set(&self, part: &'static str, state: State) {
         self.parts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -53,12 +66,13 @@ impl Health {
     /// Whether the service is ready, and a line for each part.
     pub fn report(&self) -> (bool, String) {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = |(part, state): (&&str, &Result<(), String>)| match state {
-            Ok(()) => format!("{part}: ok\n"),
-            Err(why) => format!("{part}: {why}\n"),
+        let line = |(part, state): (&&str, &State)| match state {
+            State::Up => format!("{part}: ok\n"),
+            State::Replaced(text) | State::Down(text) => format!("{part}: {text}\n"),
         };
+        let is_down = |state: &State| matches!(state, State::Down(_));
         (
-            !parts.is_empty() && parts.values().all(Result::is_ok),
+            !parts.is_empty() && !parts.values().any(is_down),
             parts.iter().map(line).collect(),
         )
     }
@@ -134,5 +148,8 @@ mod tests {
         assert_eq!(health.report(), (false, "nats: ok\npostgres: connecting\n".to_owned()));
         health.up("postgres");
         assert!(health.report().0);
+        health.replaced("nats", "unavailable, recording to the spool");
+        let report = "nats: unavailable, recording to the spool\npostgres: ok\n";
+        assert_eq!(health.report(), (true, report.to_owned()));
     }
 }

@@ -14,7 +14,7 @@
 
 use std::{ffi::OsString, future::Future, pin::Pin, process::ExitCode, time::Duration};
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, parser::ValueSource};
 
 use crate::{Lifecycle, settings::ServiceSettings, telemetry};
@@ -26,6 +26,9 @@ pub use mistakes::Mistakes;
 
 /// How long the runtime waits for blocking tasks (such as a DNS look-up) after everything else has ended.
 const BLOCKED_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a sub-command waits for a server.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A service and its sub-commands.
 pub trait Service {
@@ -91,6 +94,14 @@ async fn run<S: Service>(task: Task<S::Config>) -> Result<()> {
             application.life().stop_on_signals()?;
             application.run_until_stopped().await
         }
+    }
+}
+
+/// Returns the connection of a sub-command, which does not wait for a server as long as a service does.
+pub async fn soon<T>(server: &str, connect: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(COMMAND_PATIENCE, connect).await {
+        Ok(connected) => connected,
+        Err(_) => bail!("could not connect to {server} within {COMMAND_PATIENCE:?} (the log shows why)"),
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use clickhouse::Client;
 use tracing::warn;
 
-use crate::{Backoff, Health, nats::redacted, settings::http_url};
+use crate::{Backoff, Health, nats::redacted, root_cause::root_cause, settings::http_url};
 
 #[derive(Args, Clone, Debug)]
 pub struct ClickHouseSettings {
@@ -76,17 +76,17 @@ pub async fn connect(settings: &ClickHouseSettings, health: &Health) -> Result<C
                     .any(|code| answer.contains(code)) =>
             {
                 bail!(
-                    "ClickHouse at {server} refuses us: {}",
+                    "ClickHouse at {server} refuses the user or password (CLICKHOUSE_USER, CLICKHOUSE_PASSWORD): {}",
                     answer.lines().next().unwrap_or_default()
                 )
             }
             failure => {
                 let why = match failure {
-                    Ok(Err(error)) => error.to_string(),
+                    Ok(Err(error)) => root_cause(&error),
                     _ => "no response within 10 s".to_owned(),
                 };
                 let delay = backoff.next_delay();
-                warn!(%server, "no connection to ClickHouse ({why}): retrying in {delay:.1?}");
+                warn!("no connection to ClickHouse at {server} (CLICKHOUSE_URL): {why}; retrying in {delay:.1?}");
                 tokio::time::sleep(delay).await;
             }
         }

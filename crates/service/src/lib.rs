@@ -20,6 +20,7 @@ pub mod lifecycle;
 pub mod nats;
 pub mod open_files;
 pub mod postgres;
+mod root_cause;
 pub mod server;
 pub mod settings;
 pub mod telemetry;

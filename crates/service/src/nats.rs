@@ -12,7 +12,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use clap::Args;
 use tracing::{info, warn};
 
-use crate::{Backoff, Health};
+use crate::{Backoff, Health, root_cause::root_cause};
 
 #[derive(Args, Clone, Debug)]
 pub struct NatsSettings {
@@ -86,14 +86,14 @@ pub async fn connect(settings: &NatsSettings, name: &str, health: &Health) -> Re
             }
             Err(error) => match error.kind() {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                    bail!("NATS at {servers} refuses our user or password (NATS_URL, NATS_USER, NATS_PASSWORD)")
+                    bail!("NATS at {servers} refuses the user or password (NATS_URL, NATS_USER, NATS_PASSWORD)")
                 }
                 ConnectErrorKind::ServerParse => {
                     bail!("NATS_URL `{servers}` is not a list of URLs such as nats://127.0.0.1:4222")
                 }
-                kind => {
-                    let delay = backoff.next_delay();
-                    warn!(%servers, "no connection to NATS ({kind}): retrying in {delay:.1?}");
+                _ => {
+                    let (why, delay) = (root_cause(&error), backoff.next_delay());
+                    warn!("no connection to NATS at {servers} (NATS_URL): {why}; retrying in {delay:.1?}");
                     tokio::time::sleep(delay).await;
                 }
             },

@@ -5,12 +5,15 @@ use std::{str::FromStr, time::Duration};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sqlx::{
-    PgPool,
+    ConnectOptions, Connection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tracing::warn;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
 
-use crate::{Backoff, Health, nats::redacted};
+use crate::{Backoff, Health, Lifecycle, nats::redacted, root_cause::root_cause};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Args, Clone, Debug)]
 pub struct PostgresSettings {
@@ -44,9 +47,13 @@ fn database_url(text: &str) -> Result<String, String> {
     }
 }
 
+const PART: &str = "postgres";
+
+/// How often the database is checked, and how long it may take to answer.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
 /// Returns a pool after a first connection works. Tries until it does. Fails at once where a retry cannot help.
 pub async fn connect(settings: &PostgresSettings, name: &str, health: &Health) -> Result<PgPool> {
-    const PART: &str = "postgres";
     health.down(PART, "connecting");
     let server = redacted(&settings.database_url);
     let options = PgConnectOptions::from_str(&settings.database_url)
@@ -55,22 +62,64 @@ pub async fn connect(settings: &PostgresSettings, name: &str, health: &Health) -
         .application_name(name);
     let pool = PgPoolOptions::new()
         .max_connections(settings.database_connections)
-        .acquire_timeout(Duration::from_secs(5))
-        .connect_lazy_with(options);
+        .acquire_timeout(CONNECT_TIMEOUT)
+        .connect_lazy_with(options.clone());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match pool.acquire().await {
-            Ok(_) => {
+        // Not through the pool, which hides why it has no connection.
+        let why = match timeout(CONNECT_TIMEOUT, options.connect()).await {
+            Ok(Ok(connection)) => {
+                connection.close().await.ok();
                 health.up(PART);
                 return Ok(pool);
             }
-            Err(error) if is_final(&error) => bail!("PostgreSQL at {server} refuses us: {error}"),
-            Err(error) => {
-                let delay = backoff.next_delay();
-                warn!(%server, "no connection to PostgreSQL ({error}): retrying in {delay:.1?}");
-                tokio::time::sleep(delay).await;
+            Ok(Err(error)) if is_final(&error) => {
+                bail!(
+                    "PostgreSQL at {server} (DATABASE_URL) refuses the connection: {}",
+                    cause(&error)
+                )
             }
+            Ok(Err(error)) => cause(&error),
+            Err(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
+        };
+        let delay = backoff.next_delay();
+        warn!("no connection to PostgreSQL at {server} (DATABASE_URL): {why}; retrying in {delay:.1?}");
+        sleep(delay).await;
+    }
+}
+
+/// Keeps the state of the database on `/readyz` up to date. The pool reconnects by itself. `mark_unavailable` marks the part: as down,
+/// or as replaced.
+pub async fn watch(db: PgPool, health: Health, life: Lifecycle, mark_unavailable: fn(&Health, &'static str)) {
+    let mut was_there = true;
+    loop {
+        tokio::select! {
+            () = life.stopping() => return,
+            () = sleep(CHECK_EVERY) => {}
         }
+        let there = matches!(
+            timeout(CHECK_EVERY, sqlx::query("select 1").execute(&db)).await,
+            Ok(Ok(_))
+        );
+        match there {
+            true => health.up(PART),
+            false => mark_unavailable(&health, PART),
+        }
+        if there != was_there {
+            match there {
+                true => info!("PostgreSQL is available again"),
+                false => warn!("PostgreSQL is unavailable"),
+            }
+            was_there = there;
+        }
+    }
+}
+
+/// What the server or the system says, without the parts around it.
+fn cause(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(error) => error.message().to_owned(),
+        None => root_cause(error),
     }
 }
 

@@ -8,6 +8,7 @@
 //! | one connection | [`connection`] |
 //! | common parts of every response: an id, and a body if it is a problem | [`mod@reply`], [`request_id`] |
 //! | hyper's own responses to invalid heads | [`refused_head`] |
+//! | requests that are refused on every port | [`framing`] |
 //!
 //! | what | limited by |
 //! |---|---|
@@ -32,6 +33,7 @@ mod addresses;
 mod connection;
 #[cfg(test)]
 mod cost_tests;
+pub mod framing;
 mod limits;
 mod metrics;
 mod paced;

@@ -34,14 +34,19 @@ pub struct ServiceSettings {
     pub problem_type_base: String,
 }
 
+/// 100 years: the clocks of a process can add it to any time.
+const SECONDS_MAX: u32 = 100 * 365 * 24 * 3_600;
+
 /// Reads a duration in seconds, which may have a fraction (`0.2`).
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| format!("must be a number of seconds, such as 30 or 0.5, got `{text}`"))?;
     match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(format!("must be more than 0 seconds, got `{text}`")),
+        Ok(duration) if !duration.is_zero() && seconds <= f64::from(SECONDS_MAX) => Ok(duration),
+        _ => Err(format!(
+            "must be more than 0 and at most {SECONDS_MAX} seconds (100 years), got `{text}`"
+        )),
     }
 }
 
@@ -66,7 +71,10 @@ pub fn http_url(text: &str) -> Result<String, String> {
     match text.parse().is_ok_and(is_url) {
         true => Ok(text.to_owned()),
         // Do not show the text: it can contain a password, or be a secret that was set here by mistake.
-        false => Err("must be a URL such as http://127.0.0.1:8123".to_owned()),
+        false => Err(
+            "must be an http or https URL with a host, such as https://billing.example.com or http://127.0.0.1:8080"
+                .to_owned(),
+        ),
     }
 }
 
@@ -93,9 +101,11 @@ mod tests {
     #[test]
     fn seconds_may_have_a_fraction_and_are_positive() {
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
-        for nonsense in ["0", "-1", "soon", "nan", "1e300"] {
+        for nonsense in ["0", "-1", "soon", "nan", "inf", "1e30", "1e300", "3153600001"] {
             assert!(seconds(nonsense).is_err(), "{nonsense}");
         }
+        assert!(seconds("1e30").unwrap_err().contains("at most 3153600000 seconds"));
+        assert!(seconds("3153600000").is_ok());
     }
 
     #[test]

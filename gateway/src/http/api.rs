@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderValue, Uri, header::CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use bytes::Bytes;
 use schema::{Catalogue, UsageType, period};
 use serde::{Deserializer, Serialize};
@@ -37,8 +37,8 @@ pub mod summary;
 pub mod usage;
 pub mod usage_batch;
 
-async fn authenticate(gateway: &Gateway, uri: &Uri, headers: &HeaderMap, now_s: i64) -> Result<Arc<Key>, Problem> {
-    auth::authenticate(&gateway.accounts, uri, headers, now_s).await
+async fn authenticate(gateway: &Gateway, headers: &HeaderMap, now_s: i64) -> Result<Arc<Key>, Problem> {
+    auth::authenticate(&gateway.accounts, headers, now_s).await
 }
 
 fn usage_type(catalogue: &Catalogue, name: &str) -> Result<UsageType, Problem> {

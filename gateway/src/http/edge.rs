@@ -6,17 +6,16 @@ use std::{
     time::Instant,
 };
 
-use axum::http::{HeaderValue, header::CONNECTION};
 use axum::{
     extract::{ConnectInfo, Request, State},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use problem::Problem;
 use service::server::or_internal_error;
 
 use crate::http::{
-    body::leftover, client::Client, framing, gateway::Gateway, problem::offers_upgrade, request_metrics::UpstreamTime,
+    body::leftover, client::Client, gateway::Gateway, problem::offers_upgrade, request_metrics::UpstreamTime,
 };
 
 /// Reads the peer's address from the server's [`ConnectInfo`]. Handlers find the [`Client`] in the request's extensions.
@@ -28,24 +27,11 @@ pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
     let client = Client::of(request.headers(), peer, &gateway.settings.trusted_proxies);
     let request_id = client.request_id.clone();
 
-    let framing = framing::check(&request);
     request.extensions_mut().insert(client);
     let (parts, body) = request.into_parts();
     let (body, leftover) = leftover::lend(&parts.headers, body);
-    let mut response = match framing {
-        Err(problem) => {
-            drop(body);
-            let mut response = problem.into_response();
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
-        Ok(()) => {
-            let answer = next.run(Request::from_parts(parts, body));
-            or_internal_error(&request_id, answer).await
-        }
-    };
+    let answer = next.run(Request::from_parts(parts, body));
+    let mut response = or_internal_error(&request_id, answer).await;
 
     if let Some(upstream) = response.extensions_mut().remove::<UpstreamTime>() {
         gateway.metrics.took(started.elapsed(), upstream);

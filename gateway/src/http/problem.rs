@@ -73,9 +73,14 @@ impl Problem {
         match refusal {
             Refusal::LimitReached(view) => {
                 let end = period::instant(view.period.end).format(&Rfc3339).unwrap_or_default();
+                let (used, limit) = (view.current_usage, view.limit);
+                let used = match used > limit {
+                    // The limit was lowered.
+                    true => format!("{used} used, the limit is {limit}"),
+                    false => format!("{used} of {limit} used"),
+                };
                 let detail = format!(
-                    "monthly limit for `{usage_type}` reached: {} of {} used; the request costs {cost}; resets at {end}",
-                    view.current_usage, view.limit
+                    "monthly limit for `{usage_type}` reached: {used}; the request costs {cost}; resets at {end}"
                 );
                 let balance = Balance::from(&view);
                 let problem = problem::Problem::new(Kind::RateLimitExceeded, detail)
@@ -205,11 +210,15 @@ mod tests {
     use serde_json::json;
 
     fn limit_reached() -> Problem {
+        limit_reached_by(98, 100)
+    }
+
+    fn limit_reached_by(current_usage: i64, limit: i64) -> Problem {
         let view = QuotaView {
             mode: Mode::Limited,
-            limit: 100,
-            remaining: 2,
-            current_usage: 98,
+            limit,
+            remaining: (limit - current_usage).max(0),
+            current_usage,
             period: Period {
                 start: 1_793_491_200,
                 end: 1_796_083_200,
@@ -253,6 +262,18 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "200");
         assert_eq!(response.headers()["ratelimit"], "\"api_call\";r=2;t=200");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn a_lowered_limit_is_told_beside_the_usage() {
+        for (used, limit, says) in [
+            (150, 10, "reached: 150 used, the limit is 10; the request costs 3;"),
+            (100, 100, "reached: 100 of 100 used; the request costs 3;"),
+            (0, 0, "reached: 0 of 0 used; the request costs 3;"),
+        ] {
+            let problem = limit_reached_by(used, limit);
+            assert!(problem.detail().contains(says), "{}", problem.detail());
+        }
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub async fn pass(
         return Err(Problem::new(Kind::UnknownRoute, "no route for this method and path"));
     };
     let time_ms = clock::now_ms();
-    let key = auth::authenticate(&gateway.accounts, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
+    let key = auth::authenticate(&gateway.accounts, &parts.headers, time_ms.div_euclid(1_000)).await?;
     let burst = key.take_request(time_ms.div_euclid(1_000))?;
     if headers::asks_to_upgrade(&parts.headers) {
         return Err(Problem::new(

@@ -45,6 +45,56 @@ fn assert_problem(body: &Value, status: u16, error: &str, title: &str, instance:
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_port_refuses_an_ambiguous_request_and_a_key_in_its_url() {
+    let stack = Stack::start(SERVICES, StackOptions::default()).await.unwrap();
+    let customer = stack.admin.customer("eve", "free").await.unwrap();
+    let admin = [&stack.gateways[0].service, &stack.ingestors[0], &stack.billing].map(|service| service.admin_url());
+    let public = [stack.gateway(0), &stack.billing_url];
+    for url in public.into_iter().chain(admin.iter().map(String::as_str)) {
+        for (bytes, status, error) in [
+            ("GET /healthz HTTP/1.1\r\n\r\n", 400, "invalid_request"),
+            (
+                "GET /healthz HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n",
+                400,
+                "invalid_request",
+            ),
+            (
+                "GET http://b/healthz HTTP/1.1\r\nhost: a\r\n\r\n",
+                400,
+                "invalid_request",
+            ),
+            ("CONNECT /healthz HTTP/1.1\r\nhost: a\r\n\r\n", 400, "invalid_request"),
+            ("TRACE /healthz HTTP/1.1\r\nhost: a\r\n\r\n", 400, "invalid_request"),
+            (
+                "GET /billing/plans?api_key={key} HTTP/1.1\r\nhost: a\r\n\r\n",
+                401,
+                "api_key_in_url",
+            ),
+            (
+                "GET /admin/keys/{key} HTTP/1.1\r\nhost: a\r\n\r\n",
+                401,
+                "api_key_in_url",
+            ),
+        ] {
+            let (head, body) = exchange(url, &bytes.replace("{key}", &customer.key)).await.unwrap();
+            assert!(
+                head.starts_with(&format!("http/1.1 {status} ")),
+                "{url} {bytes:?}: {head}"
+            );
+            assert_eq!(body["error"], error, "{url} {bytes:?}: {body}");
+            assert!(!body.to_string().contains("tr_live_"), "{url} {bytes:?}: {body}");
+        }
+    }
+    let files = std::fs::read_dir(stack.data.path()).unwrap();
+    for file in files.map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "log") {
+            let log = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
+            assert!(!log.contains(&customer.key), "{} contains the key", file.display());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_head_gets_a_problem_body_on_every_port() {
     let limit = || vec![("HEAD_BYTES_MAX", HEAD_BYTES_MAX.to_string())];
     let options = StackOptions {

@@ -211,6 +211,40 @@ async fn lost_manifests_are_restored_from_clickhouse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_database_is_an_error_and_is_not_created() {
+    let rig = Rig::start(1, &[]).await;
+    let mut lane = rig.lane(0).await;
+    lane.batch(&[1, 10]).await;
+    rig.assert_stored(lane.written).await;
+    let mistyped = format!("mistyped_{:016x}", rand::random::<u64>());
+    for migrate in ["true", "false"] {
+        for command in ["run", "audit", "raise-generation"] {
+            let settings = [
+                ("CLICKHOUSE_DATABASE", mistyped.as_str()),
+                ("ADMIN_ADDR", "127.0.0.1:0"),
+                ("MIGRATE", migrate),
+            ];
+            let output = rig.command_with(command, &settings).await;
+            let shown = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{command}: {shown}");
+            assert!(
+                shown.contains("CLICKHOUSE_DATABASE") && shown.contains(&mistyped),
+                "{command}: {shown}"
+            );
+        }
+    }
+    let created = rig
+        .clickhouse
+        .query("select count() from system.databases where name = ?")
+        .bind(&mistyped)
+        .fetch_one::<u64>()
+        .await
+        .unwrap();
+    assert_eq!(created, 0);
+    rig.assert_stored(lane.written).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recreated_stream_waits_for_a_new_generation() {
     let mut rig = Rig::start(1, &[]).await;
     let mut lane = rig.lane(0).await;

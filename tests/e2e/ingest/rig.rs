@@ -165,9 +165,15 @@ impl Rig {
 
     /// Runs a sub-command until it exits.
     pub(super) async fn command(&self, command: &str) -> Output {
+        self.command_with(command, &[]).await
+    }
+
+    /// Runs a sub-command with other settings.
+    pub(super) async fn command_with(&self, command: &str, settings: &[(&str, &str)]) -> Output {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_services"))
             .args(["service", "ingestor", command])
             .envs(self.settings())
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()

@@ -6,6 +6,7 @@ use clickhouse::Client as ClickHouse;
 use devstack::{
     DataDir, Server, Servers,
     admin::Customer,
+    http::Http,
     servers::ServersOptions,
     system::{Endpoints, System, SystemOptions},
 };
@@ -114,8 +115,29 @@ async fn an_unavailable_server_only_postpones_settling() {
     own.settled_after(|servers| &mut servers.clickhouse, until_fencing)
         .await;
     own.settled_after(|servers| &mut servers.nats, until_fencing).await;
-    // Without PostgreSQL no heartbeat advances, and no run is presumed dead because of that.
-    let longer_than_dead_after = async |_: &PgPool| tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    // Without PostgreSQL no heartbeat advances, and no run is presumed dead because of that. The gateways notice it after five
+    // seconds or more, which is longer than DEAD_AFTER. They stay ready, because they still have units.
+    let ready: Vec<_> = own
+        .system
+        .gateways
+        .iter()
+        .map(|gateway| gateway.service.admin_url())
+        .collect();
+    let says = async |line: &str| {
+        eventually(&format!("a ready gateway says `{line}`"), async || {
+            for url in &ready {
+                let answer = Http::default().get(&format!("{url}/readyz"), "").await;
+                let Ok(answer) = answer else { continue };
+                if answer.status == 200 && String::from_utf8_lossy(&answer.body).contains(line) {
+                    return Some(());
+                }
+            }
+            None
+        })
+        .await;
+    };
+    let longer_than_dead_after = async |_: &PgPool| says("postgres: unavailable").await;
     own.settled_after(|servers| &mut servers.postgres, longer_than_dead_after)
         .await;
+    says("postgres: ok").await;
 }

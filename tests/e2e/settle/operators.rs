@@ -67,13 +67,22 @@ async fn only_the_command_ends_a_run_that_spools() {
             &view["state"],
             &view["live_leases"],
             &view["held_units"],
-            &view["gateway"]
+            &view["gateway"],
+            &view["kind"]
         ),
-        (&json!("spooling"), &json!(1), &json!(10), &json!("dying"))
+        (
+            &json!("spooling"),
+            &json!(1),
+            &json!(10),
+            &json!("dying"),
+            &json!("gateway")
+        )
     );
     assert!(view["heartbeat_age_s"].as_i64().unwrap() >= 3, "{view}");
     let text = command(&stack, "runs list --state spooling").await;
-    assert!(String::from_utf8_lossy(&text.stdout).contains(&spooling.to_string()));
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("kind") && text.contains("name"), "{text}");
+    assert!(text.contains(&spooling.to_string()), "{text}");
 
     // The command needs a confirmation.
     let refused = command(&stack, &format!("runs give-up {spooling}")).await;

@@ -40,7 +40,10 @@ pub(super) fn options(gateways: usize) -> StackOptions {
             ("LEASE_IDLE", "1".into()),
         ],
         ingestor_env: vec![("BATCH_AGE_MAX", "0.1".into()), ("SHARDS", "4".into())],
-        billing_env: vec![("RUN_DEAD_AFTER", DEAD_AFTER.into())],
+        billing_env: vec![
+            ("RUN_DEAD_AFTER", DEAD_AFTER.into()),
+            ("HEARTBEAT_INTERVAL_MAX", "0.3".into()),
+        ],
         ..StackOptions::default()
     }
 }

@@ -121,6 +121,7 @@ async fn several_workers_settle_each_lease_once() {
         .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
         .env("BILLING_LISTEN", format!("127.0.0.1:{public}"))
         .env("RUN_DEAD_AFTER", "3")
+        .env("HEARTBEAT_INTERVAL_MAX", "0.3")
         .env("NATS_URL", &stack.endpoints.nats_url)
         .env("DATABASE_URL", &stack.endpoints.database_url)
         .env("CLICKHOUSE_URL", &stack.endpoints.clickhouse_url)

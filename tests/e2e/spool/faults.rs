@@ -27,7 +27,12 @@ async fn nats_killed_under_load_refuses_nothing_and_loses_nothing_on_two_gateway
         assert!(metric(&stack, gateway, "gateway_spool_batches").await > 0.0);
         let ready = format!("{}/readyz", stack.gateways[gateway].service.admin_url());
         let ready = devstack::http::Http::default().get(&ready, "").await.unwrap();
-        assert_eq!(ready.status, 200, "{}", String::from_utf8_lossy(&ready.body));
+        let lines = String::from_utf8_lossy(&ready.body);
+        assert_eq!(ready.status, 200, "{lines}");
+        assert!(
+            lines.contains("stream: unavailable, recording to the spool\n"),
+            "{lines}"
+        );
     }
     load.accepts(500).await;
     let back = Instant::now();

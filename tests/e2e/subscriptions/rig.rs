@@ -339,7 +339,7 @@ async fn serve(billing: &Billing, metrics: &Metrics) -> (String, AbortOnDropHand
         let api = public::router(api);
         let finished = Router::new().fallback(move |request: Request| {
             let api = api.clone();
-            async move { server::reply(api, request, problem::TYPE_BASE).await }
+            async move { server::reply(api, request, problem::TYPE_BASE, &server::ServerMetrics::default()).await }
         });
         axum::serve(listener, finished).await.unwrap();
     });

@@ -54,8 +54,9 @@ const OF_INGESTORS: [(&str, &str); 4] = [
     ("BATCH_AGE_MAX", "0.2"),
     ("INSERT_TIMEOUT", "10"),
 ];
-const OF_BILLING: [(&str, &str); 5] = [
+const OF_BILLING: [(&str, &str); 6] = [
     ("RUN_DEAD_AFTER", "6"),
+    ("HEARTBEAT_INTERVAL_MAX", "0.5"),
     ("REPORT_INTERVAL", "1"),
     ("STRIPE_TIMEOUT", "2"),
     ("STRIPE_CALLS_PER_SECOND", "1000"),

@@ -70,7 +70,7 @@ impl Keeper {
             }
             spool.change(|switch| switch.set_mode(Mode::Spooling));
             spool.run.spool.inner.metrics.spooling.set(1);
-            info!(run.id = %spool.id(), "NATS is unavailable: spooling");
+            warn!(run.id = %spool.id(), "NATS is unavailable: spooling");
             self.drain().await;
             if !self.leave(nth).await {
                 return self.ended_by_others().await;

@@ -8,7 +8,14 @@ use clap::Command;
 pub struct Mistakes {
     /// The name of each setting, by its id.
     names: HashMap<String, String>,
-    found: Vec<String>,
+    /// At most one of each setting.
+    found: Vec<Mistake>,
+}
+
+#[derive(Debug)]
+struct Mistake {
+    setting: String,
+    problem: String,
 }
 
 impl Mistakes {
@@ -28,10 +35,15 @@ impl Mistakes {
         }
     }
 
-    /// Adds a mistake. `setting` is the name of the setting's field.
+    /// Adds a mistake, unless the setting has one. `setting` is the name of the setting's field.
     pub fn add(&mut self, setting: &str, problem: impl Display) {
-        let name = self.names.get(setting).map_or(setting, String::as_str);
-        self.found.push(format!("{name}: {problem}"));
+        let setting = self.names.get(setting).map_or(setting, String::as_str);
+        if self.found.iter().all(|mistake| mistake.setting != setting) {
+            self.found.push(Mistake {
+                setting: setting.to_owned(),
+                problem: problem.to_string(),
+            });
+        }
     }
 
     /// Adds a mistake unless `holds`.
@@ -55,7 +67,7 @@ impl Mistakes {
     pub(super) fn shown(&self, name: &str) -> String {
         self.found
             .iter()
-            .map(|mistake| format!("{name}: {mistake}\n"))
+            .map(|Mistake { setting, problem }| format!("{name}: {setting}: {problem}\n"))
             .collect()
     }
 }

@@ -1,16 +1,19 @@
 //! Reads arguments and environment with clap. After a wrong value it continues, to find all wrong values.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::{
     Arg, ArgMatches, Command, Error,
     builder::OsStringValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
 };
 
 use super::Mistakes;
 
-/// `None`: some values are wrong, and were added to the mistakes.
+const EMPTY: &str = "must not be empty; unset it for the default";
+
+/// `None`: some values cannot be read, and were added to the mistakes. Empty values are added to them, too.
 pub(super) fn matches(
     mut command: Command,
     args: &[OsString],
@@ -19,7 +22,12 @@ pub(super) fn matches(
     let mut wrong: Vec<String> = Vec::new();
     loop {
         let error = match command.clone().try_get_matches_from(args) {
-            Ok(matches) => return Ok(wrong.is_empty().then_some(matches)),
+            Ok(matches) => {
+                for id in empty_settings(&command, &matches) {
+                    mistakes.add(&id, EMPTY);
+                }
+                return Ok(wrong.is_empty().then_some(matches));
+            }
             Err(error) => error,
         };
         match wrong_setting(&command, &error).filter(|id| !wrong.contains(id)) {
@@ -39,6 +47,23 @@ pub(super) fn matches(
     }
 }
 
+/// The settings with an empty value, which is never meant: a variable in a file of settings is left without its value.
+fn empty_settings<'a>(command: &'a Command, matches: &'a ArgMatches) -> impl Iterator<Item = String> + 'a {
+    let is_set = move |id: &str| {
+        let source = matches.value_source(id);
+        matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+    };
+    let is_empty = move |arg: &&Arg| {
+        let id = arg.get_id().as_str();
+        // The default of a password is an empty one.
+        let may_be_empty = arg.get_default_values().iter().any(|default| default.is_empty());
+        let values = matches.try_get_raw(id).ok().flatten();
+        !may_be_empty && is_set(id) && values.is_some_and(|mut values| values.len() == 1 && values.all(OsStr::is_empty))
+    };
+    let settings = command.get_arguments().filter(|arg| arg.get_long().is_some());
+    settings.filter(is_empty).map(|arg| arg.get_id().to_string())
+}
+
 /// The id of the setting whose value is wrong. `None`: another kind of error, or an argument of a sub-command.
 fn wrong_setting(command: &Command, error: &Error) -> Option<String> {
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
@@ -56,17 +81,21 @@ fn wrong_setting(command: &Command, error: &Error) -> Option<String> {
 
 /// Describes the error in one line. The message of a parser does not contain the value of a secret setting.
 fn problem(error: &Error) -> String {
+    let value = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) if !value.is_empty() => value,
+        _ => return EMPTY.to_owned(),
+    };
     if let Some(ContextValue::Strings(allowed)) = error.get(ContextKind::ValidValue) {
-        return format!("must be one of {}", allowed.join(", "));
+        return format!("must be one of {}, got `{value}`", allowed.join(", "));
     }
     match std::error::Error::source(error) {
-        Some(source) => plain(&source.to_string()),
-        None => "must not be empty".to_owned(),
+        Some(source) => plain(&source.to_string(), value),
+        None => "must be another value".to_owned(),
     }
 }
 
-/// Rewrites a message so that it names no Rust type.
-fn plain(message: &str) -> String {
+/// Rewrites a message so that it names no Rust type. Messages of our own parsers stay as they are.
+fn plain(message: &str, value: &str) -> String {
     if let Some((value, range)) = message.split_once(" is not in ") {
         return match range.split_once("..") {
             // clap shows an open range with the maximum of its type.
@@ -77,14 +106,14 @@ fn plain(message: &str) -> String {
             None => message.to_owned(),
         };
     }
-    match message {
-        "invalid digit found in string" | "cannot parse integer from empty string" => "must be an integer",
-        "number too large to fit in target type" => "is too large",
-        "number too small to fit in target type" => "is too small",
+    let must = match message {
+        "invalid digit found in string" => "must be an integer",
+        "number too large to fit in target type" => "must be a smaller number",
+        "number too small to fit in target type" => "must be a larger number",
         "invalid socket address syntax" => "must be an address with a port, such as 127.0.0.1:8080",
-        message => message,
-    }
-    .to_owned()
+        message => return message.to_owned(),
+    };
+    format!("{must}, got `{value}`")
 }
 
 #[cfg(test)]
@@ -105,6 +134,14 @@ mod tests {
         _format: crate::telemetry::LogFormat,
         #[arg(long, action = clap::ArgAction::Set, default_value = "true")]
         _migrate: bool,
+        #[arg(long)]
+        _name: Option<String>,
+        #[arg(long)]
+        _file: Option<std::path::PathBuf>,
+        #[arg(long, value_delimiter = ',')]
+        _proxies: Vec<String>,
+        #[arg(long, default_value = "")]
+        _password: String,
     }
 
     fn mistakes(args: &str) -> Result<String, Error> {
@@ -112,7 +149,7 @@ mod tests {
         let mut mistakes = Mistakes::of(&command);
         let args: Vec<_> = args.split(' ').map(OsString::from).collect();
         let found = matches(command, &args, &mut mistakes)?;
-        assert_eq!(found.is_none(), !mistakes.is_empty());
+        assert!(found.is_some() || !mistakes.is_empty());
         Ok(mistakes.shown("test"))
     }
 
@@ -121,17 +158,37 @@ mod tests {
         let args = "test --listen here --shards 10 --bytes x --format xml --migrate perhaps";
         assert_eq!(
             mistakes(args).unwrap(),
-            "test: --listen (TEST_LISTEN): must be an address with a port, such as 127.0.0.1:8080\n\
+            "test: --listen (TEST_LISTEN): must be an address with a port, such as 127.0.0.1:8080, got `here`\n\
              test: --shards: must be from 1 to 9, got 10\n\
-             test: --bytes: must be an integer\n\
-             test: --format: must be one of text, json\n\
-             test: --migrate: must be one of true, false\n"
+             test: --bytes: must be an integer, got `x`\n\
+             test: --format: must be one of text, json, got `xml`\n\
+             test: --migrate: must be one of true, false, got `perhaps`\n"
         );
         assert_eq!(
             mistakes("test --bytes 4").unwrap(),
             "test: --bytes: must be 5 or more, got 4\n"
         );
         assert_eq!(mistakes("test --shards 9").unwrap(), "");
+    }
+
+    #[test]
+    fn an_empty_value_is_a_mistake_unless_it_is_the_default() {
+        for flag in [
+            "listen", "shards", "bytes", "format", "migrate", "name", "file", "proxies",
+        ] {
+            assert_eq!(
+                mistakes(&format!("test --{flag}= --password=")).unwrap(),
+                match flag {
+                    "listen" => format!("test: --listen (TEST_LISTEN): {EMPTY}\n"),
+                    flag => format!("test: --{flag}: {EMPTY}\n"),
+                }
+            );
+        }
+        assert_eq!(
+            mistakes("test --name= --shards 0 --file=").unwrap(),
+            format!("test: --shards: must be from 1 to 9, got 0\ntest: --file: {EMPTY}\ntest: --name: {EMPTY}\n")
+        );
+        assert_eq!(mistakes("test --proxies=a,b --name=x").unwrap(), "");
     }
 
     #[test]

@@ -43,20 +43,22 @@ impl Serving {
         let pace = self.limits.body;
         let service = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
             pulse.asked();
-            let (router, pulse, type_base) = (self.router.clone(), pulse.clone(), &self.type_base);
+            let (router, pulse, type_base, metrics) =
+                (self.router.clone(), pulse.clone(), &self.type_base, &self.metrics);
             let mut request = request.map(|body| match body.is_end_stream() {
                 true => Body::empty(),
                 false => Body::new(Paced::new(body, pace)),
             });
             request.extensions_mut().insert(ConnectInfo(peer));
             async move {
-                let response = reply(router, request, type_base).await;
+                let response = reply(router, request, type_base, metrics).await;
                 Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, pulse)))
             }
         });
         let observed = TokioIo::new(RefusedHeads::new(
             Observed::new(stream, pulse.clone()),
             self.type_base.clone(),
+            self.limits.head_bytes,
         ));
         let mut connection = std::pin::pin!(self.http.serve_connection(observed, service));
         let ended = tokio::select! {

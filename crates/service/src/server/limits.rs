@@ -18,7 +18,7 @@ pub struct ServerLimits {
     pub unlimited: Arc<[IpNet]>,
     /// The time for a request's head, from its first byte, or from the start of the connection.
     pub head_timeout: Duration,
-    /// The size of a request's head. A larger one is answered `431`.
+    /// A request's head must be smaller. Otherwise it is answered `431`.
     pub head_bytes: usize,
     /// The time that a connection may be idle between two requests.
     pub idle_timeout: Duration,

@@ -6,6 +6,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use problem::Kind;
+
 use super::pulse::Overdue;
 
 /// Cheap to clone. All clones share their counts.
@@ -13,6 +15,7 @@ use super::pulse::Overdue;
 pub struct ServerMetrics {
     open: Gauge,
     cut: Family<Cut, Counter>,
+    invalid: Family<Invalid, Counter>,
     pub(super) refused: Counter,
     pub(super) full: Counter,
 }
@@ -20,6 +23,11 @@ pub struct ServerMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Cut {
     overdue: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Invalid {
+    error: &'static str,
 }
 
 /// Counts a connection as open until it is dropped.
@@ -43,6 +51,16 @@ impl ServerMetrics {
             "Times that the limit of connections was reached, so that new ones had to wait (CONNECTIONS_MAX)",
             self.full.clone(),
         );
+        registry.register(
+            "requests_invalid",
+            "Requests that no route saw: ambiguous, or with an API key in their URL",
+            self.invalid.clone(),
+        );
+    }
+
+    pub(super) fn invalid(&self, kind: Kind) {
+        let error = kind.error();
+        self.invalid.get_or_create(&Invalid { error }).inc();
     }
 
     pub(super) fn open(&self) -> Open {

@@ -14,20 +14,33 @@ use axum::{
 use futures_util::FutureExt;
 use http::{
     HeaderValue, Method,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use problem::{Kind, Problem};
 use tower::ServiceExt;
 use tracing::error;
 
-use super::request_id::{self, X_REQUEST_ID};
+use super::{
+    ServerMetrics, framing,
+    request_id::{self, X_REQUEST_ID},
+};
 
-/// Returns the router's response to `request`. The request's `X-Request-Id` is valid when the router sees it.
-pub async fn reply(router: Router, mut request: Request, type_base: &str) -> Response {
+/// Returns the router's response to `request`. The router sees only requests that [`framing::check`] accepts, with a valid
+/// `X-Request-Id`.
+pub async fn reply(router: Router, mut request: Request, type_base: &str, metrics: &ServerMetrics) -> Response {
     let id = request_id::of(request.headers());
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let asks_for_page = request.method() == Method::GET && request.uri().path() == problem::TYPE_BASE;
-    let respond = async { router.oneshot(request).await.unwrap_or_else(|never| match never {}) };
+    let respond = async {
+        match framing::check(&request) {
+            Ok(()) => router.oneshot(request).await.unwrap_or_else(|never| match never {}),
+            Err(problem) => {
+                metrics.invalid(problem.kind);
+                let close = HeaderValue::from_static("close");
+                ([(CONNECTION, close)], problem).into_response()
+            }
+        }
+    };
     let mut response = or_internal_error(&id, respond).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         if asks_for_page && problem.kind == Kind::UnknownRoute {
@@ -70,10 +83,13 @@ mod tests {
         let request = Request::builder()
             .method(method)
             .uri(path)
+            .header("host", "a.example")
             .header("x-request-id", "mine-1")
             .body(Body::empty())
             .unwrap();
-        let (parts, body) = reply(router, request, "/errors").await.into_parts();
+        let (parts, body) = reply(router, request, "/errors", &ServerMetrics::default())
+            .await
+            .into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (
             Response::from_parts(parts, ()),
@@ -87,6 +103,7 @@ mod tests {
             ("/served", 200, None),
             ("/panics", 500, Some("internal_error")),
             ("/nothing", 404, Some("unknown_route")),
+            ("http://b.example/served", 400, Some("invalid_request")),
         ] {
             let (response, body) = send("GET", path).await;
             assert_eq!(

@@ -19,6 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schema::clock;
+use service::server::framing;
 
 use super::authenticate;
 use crate::http::uuid_value::uuid_value;
@@ -62,7 +63,7 @@ pub async fn decide(
         ));
     };
     let time_ms = clock::now_ms();
-    let key = authenticate(&gateway, &original.uri, request.headers(), time_ms.div_euclid(1_000)).await?;
+    let key = authenticate(&gateway, request.headers(), time_ms.div_euclid(1_000)).await?;
     let burst = key.take_request(time_ms.div_euclid(1_000))?;
     let cost = match &route.cost {
         Cost::Fixed(units) => *units,
@@ -159,7 +160,10 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
 fn named(method: &str, uri: &str) -> Result<Original, Problem> {
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Problem::invalid("invalid original method"))?;
     match uri.parse::<Uri>() {
-        Ok(uri) if uri.path().starts_with('/') => Ok(Original { method, uri }),
+        Ok(uri) if uri.path().starts_with('/') => {
+            framing::key_in_url(&uri)?;
+            Ok(Original { method, uri })
+        }
         _ => Err(Problem::invalid("invalid original URI: it must begin with a path")),
     }
 }

@@ -36,7 +36,7 @@ struct CheckResponse {
 pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
     let (parts, content) = request.into_parts();
     let now_s = clock::now_s();
-    let key = authenticate(&gateway, &parts.uri, &parts.headers, now_s).await?;
+    let key = authenticate(&gateway, &parts.headers, now_s).await?;
     let burst = key.take_request(now_s)?;
     let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;
     let Check {

@@ -33,7 +33,7 @@ impl Posted {
     pub(super) async fn read(gateway: &Gateway, client: Client, request: Request) -> Result<Self, Problem> {
         let (parts, content) = request.into_parts();
         let time_ms = clock::now_ms();
-        let key = authenticate(gateway, &parts.uri, &parts.headers, time_ms.div_euclid(1_000)).await?;
+        let key = authenticate(gateway, &parts.headers, time_ms.div_euclid(1_000)).await?;
         let burst = key.take_request(time_ms.div_euclid(1_000))?;
         let idempotency_key = idempotency_key::of(&parts.headers)?.map(String::from);
         let content = body::read_json(&parts.headers, content, gateway.settings.body_max).await?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::http::Method;
-use schema::{AccountId, Catalogue, EventId, UsageType};
+use schema::{AccountId, Catalogue, EventId, UsageType, api_key};
 use serde::{Deserialize, Deserializer, Serialize};
 use service::server::request_id::{REQUEST_ID_MAX, is_request_id};
 
@@ -106,7 +106,7 @@ impl Reported {
             }
         };
         let facts = Facts {
-            endpoint: text("endpoint", self.endpoint, || path.to_owned())?,
+            endpoint: endpoint(self.endpoint, path)?,
             method,
             request_id,
             address: self.ip_address.unwrap_or(client.address),
@@ -142,8 +142,25 @@ impl From<&Receipt> for UsageResponse {
 fn text(name: &str, text: Option<String>, absent: impl FnOnce() -> String) -> Result<String, Problem> {
     match text {
         None => Ok(absent()),
-        Some(text) if text.len() <= TEXT_MAX => Ok(text),
-        Some(_) => Err(Problem::invalid(format!("`{name}` must have at most {TEXT_MAX} bytes"))),
+        Some(text) if text.len() > TEXT_MAX => Err(Problem::invalid(format!(
+            "`{name}` must have at most {TEXT_MAX} bytes, got {}",
+            text.len()
+        ))),
+        Some(text) if text.contains(char::is_control) => Err(Problem::invalid(format!(
+            "`{name}` must not contain control characters, such as line breaks"
+        ))),
+        Some(text) => Ok(text),
+    }
+}
+
+/// The path of the request at the reporting service, or its own name for what was called.
+fn endpoint(reported: Option<String>, path: &str) -> Result<String, Problem> {
+    match text("endpoint", reported, || path.to_owned())? {
+        empty if empty.is_empty() => Err(Problem::invalid(
+            "`endpoint` must not be empty: leave it out for the path of this request",
+        )),
+        with_key if api_key::is_in_url(&with_key) => Err(Problem::invalid("`endpoint` must not contain an API key")),
+        endpoint => Ok(endpoint),
     }
 }
 
@@ -194,6 +211,14 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_may_be_any_name() {
+        for endpoint in ["/x", "orders.list", "Bücher suchen", "/x?q=1"] {
+            let usage = read(json!({ "usage_type": "api_call", "endpoint": endpoint, "user_agent": "" }));
+            assert_eq!(usage.ok().unwrap().facts.endpoint, endpoint);
+        }
+    }
+
+    #[test]
     fn a_wrong_field_is_refused_by_its_name() {
         for (field, value, kind, named) in [
             ("usage_type", json!("api_calls"), Kind::UnknownUsageType, "api_calls"),
@@ -237,6 +262,31 @@ mod tests {
                 Kind::InvalidRequest,
                 "`user_agent`",
             ),
+            (
+                "endpoint",
+                json!(""),
+                Kind::InvalidRequest,
+                "`endpoint` must not be empty",
+            ),
+            (
+                "endpoint",
+                json!("/a\0b"),
+                Kind::InvalidRequest,
+                "`endpoint` must not contain control",
+            ),
+            (
+                "endpoint",
+                json!(format!("/{}", api_key::ApiKey::generate().reveal())),
+                Kind::InvalidRequest,
+                "`endpoint` must not contain an API key",
+            ),
+            (
+                "user_agent",
+                json!("bot\nx"),
+                Kind::InvalidRequest,
+                "`user_agent` must not contain control",
+            ),
+            ("user_agent", json!("bot\u{85}"), Kind::InvalidRequest, "`user_agent`"),
             ("method", json!("G T"), Kind::InvalidRequest, "`method`"),
             ("status", json!(99), Kind::InvalidRequest, "`status`"),
             (

@@ -37,7 +37,7 @@ struct Usage {
 
 pub async fn show(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
     let now_s = clock::now_s();
-    let key = authenticate(&gateway, request.uri(), request.headers(), now_s).await?;
+    let key = authenticate(&gateway, request.headers(), now_s).await?;
     let burst = key.take_request(now_s)?;
     let views = gateway
         .quotas

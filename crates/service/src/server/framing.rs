@@ -1,24 +1,51 @@
-//! Refuses requests that two HTTP parsers could read differently: which host they are for, and where their body ends. Otherwise
-//! the upstream could read a part of a body as a second request, which the gateway never counted (request smuggling).
+//! Refuses requests that no port accepts: those that two HTTP parsers could read differently, and those with an API key in
+//! their URL.
+//!
+//! Two readings of one request are a danger where they differ in its host or in the end of its body: an upstream could read a
+//! part of a body as a second request, which the gateway never counted (request smuggling).
 //!
 //! hyper has already refused invalid HTTP (RFC 9112, 2.2 to 5.2, 6.3): white space around names and in targets, folded lines,
 //! control bytes, lengths that differ or are not numbers, codings that do not end in `chunked`, any coding in HTTP/1.0. If a
 //! request has both a length and a coding, hyper uses the coding, drops the length, and closes the connection after the response.
 
 use axum::extract::Request;
-use axum::http::{
-    HeaderMap, Uri, Version,
+use http::{
+    HeaderMap, Method, Uri, Version,
     header::{HOST, TRANSFER_ENCODING},
     uri::{Authority, Scheme},
 };
+use problem::{Kind, Problem};
+use schema::api_key;
 
-use crate::http::problem::Problem;
-
-/// Fails if the request is ambiguous or invalid. Then the connection must be closed.
+/// Fails if the request must not reach a router. Then the connection must be closed.
 pub fn check(request: &Request) -> Result<(), Problem> {
     let headers = request.headers();
     coding(headers)?;
-    target(request.uri(), host(headers, request.version())?)
+    target(request.uri(), host(headers, request.version())?)?;
+    method(request.method())?;
+    key_in_url(request.uri())
+}
+
+/// Fails if the path or the query contains an API key, under any name.
+pub fn key_in_url(uri: &Uri) -> Result<(), Problem> {
+    match uri.path_and_query().is_some_and(|url| api_key::is_in_url(url.as_str())) {
+        true => Err(Problem::new(
+            Kind::KeyInUrl,
+            "API keys must not be sent in the URL, because URLs end up in logs: send the header `Authorization: Bearer <key>`, and \
+             replace this key",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// A CONNECT has a host in place of a path, so it would reach the upstream without its path. The response to a TRACE repeats the
+/// request's headers, which include credentials.
+fn method(method: &Method) -> Result<(), Problem> {
+    match *method {
+        Method::CONNECT => Err(Problem::invalid("the method CONNECT is not supported")),
+        Method::TRACE => Err(Problem::invalid("the method TRACE is not supported")),
+        _ => Ok(()),
+    }
 }
 
 /// Accepts only `chunked` or no coding. The upstream would receive a body in any other coding without the coding's name.
@@ -143,6 +170,40 @@ mod tests {
         }
         assert!(accepts(Version::HTTP_10, "/x", &[]));
         assert!(!accepts(Version::HTTP_10, "/x", &[("host", "a"), ("host", "a")]));
+    }
+
+    #[test]
+    fn a_tunnel_and_an_echo_are_refused() {
+        let accepts = |method: &str, target: &str| {
+            let request = Request::builder()
+                .method(method)
+                .uri(target)
+                .header("host", "a.example");
+            check(&request.body(Body::empty()).unwrap()).is_ok()
+        };
+        for method in ["GET", "OPTIONS", "PURGE"] {
+            assert!(accepts(method, "/x"), "{method}");
+        }
+        for (method, target) in [
+            ("CONNECT", "/x"),
+            ("CONNECT", "a.example:443"),
+            ("CONNECT", "http://a.example/x"),
+            ("TRACE", "/x"),
+        ] {
+            assert!(!accepts(method, target), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_url_is_refused_and_not_repeated() {
+        let key = api_key::ApiKey::generate();
+        for target in ["/api/x/{key}", "/x?k={key}", "http://a.example/x?k={key}"] {
+            let target = target.replace("{key}", key.reveal());
+            let request = Request::builder().uri(target).header("host", "a.example");
+            let problem = check(&request.body(Body::empty()).unwrap()).unwrap_err();
+            assert_eq!(problem.kind, Kind::KeyInUrl);
+            assert!(!problem.detail().contains(api_key::PREFIX));
+        }
     }
 
     #[test]
