@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{
     Arg, ArgMatches, Command, Error,
-    builder::OsStringValueParser,
+    builder::{OsStr, OsStringValueParser, Resettable},
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -34,8 +34,20 @@ pub(super) fn matches(
             }
             // Do not show an error that could be caused by the first mistakes.
             None if !wrong.is_empty() && error.use_stderr() => return Ok(None),
-            None => return Err(error),
+            None => return Err(as_typed(command, args, error)),
         }
+    }
+}
+
+/// The usage line of clap's error also lists all settings of the environment. The same error without them lists what was typed.
+fn as_typed(command: Command, args: &[OsString], error: Error) -> Error {
+    if !error.use_stderr() {
+        return error;
+    }
+    let typed = command.mut_args(|arg| arg.env(Resettable::<OsStr>::Reset).required(false));
+    match typed.try_get_matches_from(args) {
+        Err(same) if same.kind() == error.kind() => same,
+        _ => error,
     }
 }
 

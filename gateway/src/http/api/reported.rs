@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use axum::http::Method;
+use problem::shown;
 use schema::{AccountId, Catalogue, EventId, UsageType};
 use serde::{Deserialize, Deserializer, Serialize};
 use service::server::request_id::{REQUEST_ID_MAX, is_request_id};
@@ -90,18 +91,18 @@ impl Reported {
             Some(method) if method.len() <= 32 && Method::from_bytes(method.as_bytes()).is_ok() => {
                 method.to_ascii_uppercase()
             }
-            Some(_) => {
-                return Err(Problem::invalid(
-                    "`method` must be an HTTP method of at most 32 characters",
-                ));
+            Some(other) => {
+                let rule = "`method` must be an HTTP method of at most 32 characters";
+                return Err(Problem::invalid(format!("{rule}, got \"{}\"", shown(&other))));
             }
         };
         let request_id = match self.request_id {
             None => client.request_id().to_owned(),
             Some(id) if is_request_id(id.as_bytes()) => id,
-            Some(_) => {
+            Some(other) => {
                 return Err(Problem::invalid(format!(
-                    "`request_id` must have 1 to {REQUEST_ID_MAX} visible ASCII characters"
+                    "`request_id` must have 1 to {REQUEST_ID_MAX} visible ASCII characters, got \"{}\"",
+                    shown(&other)
                 )));
             }
         };
@@ -143,7 +144,10 @@ fn text(name: &str, text: Option<String>, absent: impl FnOnce() -> String) -> Re
     match text {
         None => Ok(absent()),
         Some(text) if text.len() <= TEXT_MAX => Ok(text),
-        Some(_) => Err(Problem::invalid(format!("`{name}` must have at most {TEXT_MAX} bytes"))),
+        Some(text) => Err(Problem::invalid(format!(
+            "`{name}` must have at most {TEXT_MAX} bytes, got {}",
+            text.len()
+        ))),
     }
 }
 
