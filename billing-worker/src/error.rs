@@ -1,5 +1,7 @@
 //! The errors of requests and commands. `http::error_response` turns them into HTTP responses.
 
+use problem::shown;
+
 use crate::stripe::StripeError;
 
 #[derive(Debug, thiserror::Error)]
@@ -11,30 +13,25 @@ pub enum Error {
     TooLarge { limit: usize },
     #[error("the request body arrived too slowly or not completely")]
     BodyTimeout,
-    #[error("missing or wrong admin token: send `Authorization: Bearer <ADMIN_TOKEN>` with the token of this service")]
-    Unauthorized,
     #[error("the admin API is disabled: set ADMIN_TOKEN and restart the service to enable it")]
     AdminClosed,
-    #[error("unknown path")]
-    UnknownPath,
-    #[error("method not allowed for this path")]
-    UnknownMethod,
 
-    #[error("account `{0}` not found")]
+    #[error("account `{}` not found", shown(.0))]
     UnknownAccount(String),
-    #[error("API key `{0}` not found")]
+    #[error("API key `{}` not found", shown(.0))]
     UnknownKey(String),
-    #[error("no Stripe event `{0}` can be retried")]
+    #[error("no Stripe event `{}` can be retried", shown(.0))]
     UnknownStripeEvent(String),
-    #[error("unknown plan `{plan}`; the plans are: {known}")]
+    #[error("unknown plan `{}`; known: {known}", shown(plan))]
     UnknownPlan { plan: String, known: String },
-    #[error("unknown usage type `{usage_type}`; the usage types are: {known}")]
+    #[error("unknown usage type `{}`; known: {known}", shown(usage_type))]
     UnknownUsageType { usage_type: String, known: String },
-    #[error("another account already uses the e-mail address `{0}`")]
+    #[error("another account already uses the e-mail address `{}`", shown(.0))]
     EmailTaken(String),
-    #[error("`{0}` is not a valid e-mail address")]
+    #[error("`email` must be an e-mail address, got \"{}\"", shown(.0))]
     BadEmail(String),
-    #[error("{field} {rule}")]
+    /// The rule ends with what was sent.
+    #[error("`{field}` {rule}")]
     BadValue { field: &'static str, rule: String },
     #[error("API key `{key}` is {state}: create a new key")]
     KeyEnded { key: String, state: &'static str },
@@ -43,10 +40,6 @@ pub enum Error {
     )]
     PlanInUse { plan: String, accounts: i64 },
 
-    #[error("missing API key: send `Authorization: Bearer <API key>` with an API key of the account")]
-    NoKey,
-    #[error("the API key is malformed, unknown, expired or revoked")]
-    InvalidKey,
     /// The database failed while a key was checked. Not a source: the text already contains the whole chain.
     #[error("database: {0}")]
     KeyUnchecked(sqlx::Error),
@@ -103,15 +96,15 @@ pub enum Error {
     CorrectionTaken(String),
     #[error("ClickHouse: {0}")]
     ClickHouse(String),
-    #[error("report `{0}` not found")]
+    #[error("report `{}` not found", shown(.0))]
     UnknownReport(String),
     #[error("report `{identifier}` is {state}: only a parked report can be retried")]
     ReportNotParked { identifier: String, state: String },
-    #[error("run `{0}` not found")]
+    #[error("run `{}` not found", shown(.0))]
     UnknownRun(String),
     #[error("run `{run}` is {state}: only a spooling run can be given up; the service finds dead runs itself")]
     RunNotSpooling { run: String, state: String },
-    #[error("notice `{0}` not found")]
+    #[error("notice `{}` not found", shown(.0))]
     UnknownNotice(String),
     #[error("account `{0}` has no notice endpoint: set one first")]
     NoNoticeEndpoint(String),

@@ -197,14 +197,20 @@ fn paths() -> Vec<Case> {
             "capital letters",
         )
         .key(),
-        get("method", "/v1/usage/batch", 405, "method_not_allowed", "Allow"),
+        get(
+            "method",
+            "/v1/usage/batch",
+            405,
+            "method_not_allowed",
+            "the method GET; allowed: POST",
+        ),
         case(
             "method",
             Method::DELETE,
             "/v1/usage",
             405,
             "method_not_allowed",
-            "Allow",
+            "the method DELETE; allowed: ",
         )
         .key(),
         get(
@@ -271,6 +277,7 @@ fn bodies() -> Vec<Case> {
         usage("malformed JSON", 400, INVALID, "line 1, column 26").json(r#"{"usage_type":"api_call",}"#),
         usage("no JSON", 400, INVALID, "the body is empty").json(""),
         usage("no object", 400, INVALID, "must be an object, got 7").json("7"),
+        usage("an array", 400, INVALID, "must be an object, got an array").json(r#"["api_call",1]"#),
         usage("no content type", 415, "unsupported_media_type", "application/json").body("{}"),
         usage(
             "another content type",
@@ -411,6 +418,7 @@ async fn each_event_of_a_batch_has_its_own_result() {
         { "usage_type": "export", "cost_units": 5 },
         { "usage_type": "api_call", "cost_units": 40 },
         { "usage_type": "api_call" },
+        ["api_call"],
     ] });
     let url = format!("{}/v1/usage/batch", stack.gateway(0));
     let answer = Http::default()
@@ -424,8 +432,10 @@ async fn each_event_of_a_batch_has_its_own_result() {
         .iter()
         .map(|result| result["status"].as_u64().unwrap())
         .collect();
-    assert_eq!(statuses, [200, 404, 429, 400, 400, 200, 200, 429], "{answer}");
+    assert_eq!(statuses, [200, 404, 429, 400, 400, 200, 200, 429, 400], "{answer}");
     assert_eq!(results[2]["error"], "rate_limit_exceeded");
     assert!(results[3]["message"].as_str().unwrap().contains("`cost`"));
+    assert_eq!(results[4]["message"], "`events[4]` must be an object, got 7");
+    assert_eq!(results[8]["message"], "`events[8]` must be an object, got an array");
     stack.assert_stored(customer.account_id, 3, 60 + 5 + 40).await;
 }

@@ -1,5 +1,6 @@
 //! Finds an account by its id or e-mail address, and says which names and addresses are accepted.
 
+use problem::shown;
 use schema::AccountId;
 
 use crate::{administration::Administration, error::Error};
@@ -25,7 +26,10 @@ pub fn checked_name<'a>(field: &'static str, name: &'a str) -> Result<&'a str, E
     if name.is_empty() || name.chars().count() > CHARS_MAX || name.chars().any(char::is_control) {
         return Err(Error::BadValue {
             field,
-            rule: format!("must be 1 to {CHARS_MAX} characters on one line"),
+            rule: format!(
+                "must have 1 to {CHARS_MAX} characters on one line, got \"{}\"",
+                shown(name)
+            ),
         });
     }
     Ok(name)
@@ -47,8 +51,7 @@ pub fn checked_email(email: &str) -> Result<&str, Error> {
         });
     match plausible {
         true => Ok(email),
-        // Shortened, because it may be any text, and the message shows it.
-        false => Err(Error::BadEmail(email.chars().take(BYTES_MAX).collect())),
+        false => Err(Error::BadEmail(email.to_owned())),
     }
 }
 

@@ -1,5 +1,6 @@
 //! API keys: create, list, revoke, rotate. The text of a key is only in the response to its creation.
 
+use problem::json::Integer;
 use schema::{AccountId, KeyId, announcement::Announcement, api_key::ApiKey, period::instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,10 +18,12 @@ use crate::{
     error::{Error, violated},
 };
 
-pub const OVERLAP_HOURS: u32 = 24;
-/// One year. A longer overlap would not be a rotation.
-pub const OVERLAP_HOURS_MAX: u32 = 8_760;
-pub const EXPIRES_IN_DAYS_MAX: u32 = 3_650;
+/// At most one year. A longer overlap would not be a rotation.
+pub type OverlapHours = Integer<0, 8_760>;
+/// At most ten years.
+pub type ExpiresInDays = Integer<1, 3_650>;
+
+pub const OVERLAP_HOURS: OverlapHours = OverlapHours::new(24).expect("24 is in its bounds");
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,16 +31,16 @@ pub struct NewKey {
     /// `None`: "default".
     pub name: Option<String>,
     /// `None`: never.
-    pub expires_in_days: Option<u32>,
+    pub expires_in_days: Option<ExpiresInDays>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rotation {
     /// Hours until the old key stops working; `None`: [`OVERLAP_HOURS`].
-    pub overlap_hours: Option<u32>,
+    pub overlap_hours: Option<OverlapHours>,
     /// When the new key expires; `None`: never.
-    pub expires_in_days: Option<u32>,
+    pub expires_in_days: Option<ExpiresInDays>,
 }
 
 /// A key without its text.
@@ -82,7 +85,7 @@ pub struct RotatedKey {
 
 pub async fn create(admin: &Administration, account: AccountId, new: NewKey, now: i64) -> Result<IssuedKey, Error> {
     let name = checked_name("name", new.name.as_deref().unwrap_or("default"))?;
-    let expires_at = expiry(new.expires_in_days, now)?;
+    let expires_at = expiry(new.expires_in_days, now);
     let mut tx = admin.db.begin().await?;
     let issued = insert(&mut *tx, account, name, expires_at, now).await?;
     let key_id = issued.about.id;
@@ -115,11 +118,11 @@ pub async fn list(admin: &Administration, account: AccountId, page: Page, now: i
          order by created_at, id limit $3",
         account.0,
         page.after,
-        page.rows()?
+        page.rows()
     )
     .fetch_all(&admin.db)
     .await?;
-    page.cut(rows.into_iter().map(|row| row.at(now)).collect(), |key: &Key| key.id.0)
+    Ok(page.cut(rows.into_iter().map(|row| row.at(now)).collect(), |key: &Key| key.id.0))
 }
 
 /// Revokes a key permanently. A revoked key stays unchanged.
@@ -149,14 +152,8 @@ pub async fn revoke(admin: &Administration, id: KeyId, now: i64) -> Result<Key, 
 
 /// Creates a key with the name of the old one. The old key expires after the overlap.
 pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: i64) -> Result<RotatedKey, Error> {
-    let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS);
-    if overlap > OVERLAP_HOURS_MAX {
-        return Err(Error::BadValue {
-            field: "overlap_hours",
-            rule: format!("must be from 0 to {OVERLAP_HOURS_MAX}"),
-        });
-    }
-    let expires_at = expiry(rotation.expires_in_days, now)?;
+    let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS).get();
+    let expires_at = expiry(rotation.expires_in_days, now);
     let mut tx = admin.db.begin().await?;
     let old = sqlx::query_as!(
         Row,
@@ -180,7 +177,7 @@ pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: 
         "update api_keys set expires_at = least(expires_at, $2) where id = $1
          returning id, account_id, name, created_at, expires_at, revoked_at",
         id.0,
-        instant(now + i64::from(overlap) * 3_600)
+        instant(now + overlap * 3_600)
     )
     .fetch_one(&mut *tx)
     .await?
@@ -264,15 +261,8 @@ async fn announce(admin: &Administration, keys: &[&Key]) {
     admin.announcer.announce_all(&announcements).await;
 }
 
-fn expiry(in_days: Option<u32>, now: i64) -> Result<Option<OffsetDateTime>, Error> {
-    match in_days {
-        None => Ok(None),
-        Some(days @ 1..=EXPIRES_IN_DAYS_MAX) => Ok(Some(instant(now + i64::from(days) * 86_400))),
-        Some(_) => Err(Error::BadValue {
-            field: "expires_in_days",
-            rule: format!("must be from 1 to {EXPIRES_IN_DAYS_MAX}"),
-        }),
-    }
+fn expiry(in_days: Option<ExpiresInDays>, now: i64) -> Option<OffsetDateTime> {
+    in_days.map(|days| instant(now + days.get() * 86_400))
 }
 
 fn expiry_text(at: Option<OffsetDateTime>) -> Option<String> {
@@ -334,9 +324,10 @@ mod tests {
 
     #[test]
     fn days_to_the_expiry_are_bounded() {
-        assert_eq!(expiry(Some(1), 0).unwrap(), Some(instant(86_400)));
-        for days in [0, EXPIRES_IN_DAYS_MAX + 1, u32::MAX] {
-            assert!(expiry(Some(days), 0).is_err(), "{days}");
+        assert_eq!(expiry(ExpiresInDays::new(1), 0), Some(instant(86_400)));
+        assert_eq!(expiry(None, 0), None);
+        for days in [-1, 0, 3_651, i64::MAX] {
+            assert_eq!(ExpiresInDays::new(days), None);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Limit overrides: limits for one account that replace those of its plan.
 
+use problem::json::Integer;
 use schema::{AccountId, UsageType};
 use serde_json::{Value, json};
 use sqlx::{Postgres, Transaction};
@@ -11,21 +12,19 @@ use crate::{
     error::Error,
 };
 
+/// Units per period.
+pub type LimitUnits = Integer<0, UNITS_MAX>;
+
 /// Sets an override.
 pub async fn set(
     admin: &Administration,
     account: AccountId,
     usage_type: &str,
-    units: i64,
+    units: LimitUnits,
     now: i64,
 ) -> Result<(), Error> {
     let usage_type = admin.usage_type(usage_type)?;
-    if !(0..=UNITS_MAX).contains(&units) {
-        return Err(Error::BadValue {
-            field: "limit_units",
-            rule: format!("must be from 0 to {UNITS_MAX}"),
-        });
-    }
+    let units = units.get();
     let mut tx = admin.db.begin().await?;
     lock(&mut tx, account).await?;
     sqlx::query!(

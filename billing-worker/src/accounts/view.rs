@@ -53,7 +53,7 @@ pub async fn list(admin: &Administration, page: Page, now: i64) -> Result<Listed
         "select id, name, email, status, created_at from accounts
          where id > $1 order by id limit $2",
         page.after.unwrap_or(Uuid::nil()),
-        page.rows()?
+        page.rows()
     )
     .fetch_all(&admin.db)
     .await?;
@@ -63,9 +63,9 @@ pub async fn list(admin: &Administration, page: Page, now: i64) -> Result<Listed
         let current_plan = schema::CurrentPlan::at(current.get(&AccountId(row.id)), now);
         row.into_account(current_plan.name)
     };
-    page.cut(rows.into_iter().map(account).collect(), |account: &Account| {
+    Ok(page.cut(rows.into_iter().map(account).collect(), |account: &Account| {
         account.id.0
-    })
+    }))
 }
 
 pub async fn show(admin: &Administration, id: AccountId, now: i64) -> Result<AccountDetails, Error> {

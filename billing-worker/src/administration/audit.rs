@@ -77,7 +77,7 @@ pub async fn list(db: &PgPool, trail: Trail) -> Result<Listed<Audited>, Error> {
          where ($1::uuid is null or account_id = $1) and id > $2 order by id limit $3",
         trail.account.map(|account| account.0),
         page.after.unwrap_or(Uuid::nil()),
-        page.rows()?
+        page.rows()
     )
     .fetch_all(db)
     .await?;
@@ -91,7 +91,7 @@ pub async fn list(db: &PgPool, trail: Trail) -> Result<Listed<Audited>, Error> {
         subject: row.subject,
         details: row.details,
     });
-    page.cut(audited.collect(), |audited: &Audited| audited.id)
+    Ok(page.cut(audited.collect(), |audited: &Audited| audited.id))
 }
 
 impl Administration {

@@ -1,20 +1,23 @@
 //! Pagination: a client passes `next` of a page as `after` to get the next page.
 
+use problem::json::Integer;
 use schema::AccountId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::error::Error;
+/// Maximum number of entries of a page.
+pub type PageLimit = Integer<1, 1_000>;
 
-pub const LIMIT_MAX: u16 = 1_000;
-const LIMIT: u16 = 100;
+pub const LIMIT_MAX: PageLimit = PageLimit::new(1_000).expect("1,000 is in its bounds");
+
+const LIMIT: i64 = 100;
 
 /// The requested page of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Page {
     /// Maximum number of entries.
-    pub limit: Option<u16>,
+    pub limit: Option<PageLimit>,
     /// Continue after this entry.
     pub after: Option<Uuid>,
 }
@@ -25,7 +28,7 @@ pub struct Page {
 pub struct Trail {
     /// `None`: all accounts.
     pub account: Option<AccountId>,
-    pub limit: Option<u16>,
+    pub limit: Option<PageLimit>,
     pub after: Option<Uuid>,
 }
 
@@ -48,27 +51,21 @@ impl Trail {
 
 impl Page {
     /// The number of rows to read: one more than shown, to know whether there are more.
-    pub fn rows(&self) -> Result<i64, Error> {
-        Ok(i64::from(self.limit()?) + 1)
+    pub fn rows(&self) -> i64 {
+        self.limit() + 1
     }
 
     /// Cuts the read rows down to the page.
-    pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Uuid) -> Result<Listed<T>, Error> {
-        let limit = usize::from(self.limit()?);
+    pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Uuid) -> Listed<T> {
+        let limit = usize::try_from(self.limit()).unwrap_or(usize::MAX);
         let more = items.len() > limit;
         items.truncate(limit);
         let next = items.last().filter(|_| more).map(id);
-        Ok(Listed { items, next })
+        Listed { items, next }
     }
 
-    fn limit(&self) -> Result<u16, Error> {
-        match self.limit.unwrap_or(LIMIT) {
-            limit @ 1..=LIMIT_MAX => Ok(limit),
-            _ => Err(Error::BadValue {
-                field: "limit",
-                rule: format!("must be from 1 to {LIMIT_MAX}"),
-            }),
-        }
+    fn limit(&self) -> i64 {
+        self.limit.map_or(LIMIT, PageLimit::get)
     }
 }
 
@@ -80,16 +77,14 @@ mod tests {
     fn only_a_page_with_more_after_it_has_next() {
         let ids: Vec<Uuid> = (1..=3).map(Uuid::from_u128).collect();
         let page = |limit| Page {
-            limit: Some(limit),
+            limit: PageLimit::new(limit),
             after: None,
         };
         for (limit, shown, next) in [(2, 2, Some(ids[1])), (3, 3, None), (4, 3, None)] {
-            let rows = usize::try_from(page(limit).rows().unwrap()).unwrap();
+            let rows = usize::try_from(page(limit).rows()).unwrap();
             let found = ids.iter().copied().take(rows).collect();
-            let listed = page(limit).cut(found, |id| *id).unwrap();
+            let listed = page(limit).cut(found, |id| *id);
             assert_eq!((listed.items.len(), listed.next), (shown, next), "limit {limit}");
         }
-        assert!(page(0).rows().is_err());
-        assert!(page(LIMIT_MAX + 1).rows().is_err());
     }
 }

@@ -8,7 +8,7 @@ use super::{page::PageArguments, print};
 use crate::{
     accounts::{
         identity,
-        keys::{self, NewKey, Rotation},
+        keys::{self, ExpiresInDays, NewKey, OverlapHours, Rotation},
     },
     administration::Administration,
 };
@@ -24,7 +24,7 @@ pub enum KeysCommand {
         name: Option<String>,
         /// Days until the key expires [default: never]
         #[arg(long, value_name = "DAYS")]
-        expires_in_days: Option<u32>,
+        expires_in_days: Option<ExpiresInDays>,
     },
     /// List an account's keys, oldest first
     List {
@@ -44,10 +44,10 @@ pub enum KeysCommand {
         key: KeyId,
         /// Hours until the old key stops working
         #[arg(long, value_name = "HOURS", default_value_t = keys::OVERLAP_HOURS)]
-        overlap_hours: u32,
+        overlap_hours: OverlapHours,
         /// Days until the new key expires [default: never]
         #[arg(long, value_name = "DAYS")]
-        expires_in_days: Option<u32>,
+        expires_in_days: Option<ExpiresInDays>,
     },
 }
 

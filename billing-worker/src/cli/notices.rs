@@ -9,7 +9,10 @@ use super::{
     print::{instant, list, out, row, table},
 };
 use crate::{
-    accounts::{identity, keys::OVERLAP_HOURS},
+    accounts::{
+        identity,
+        keys::{OVERLAP_HOURS, OverlapHours},
+    },
     administration::{Administration, page::Listed},
     notices::{
         endpoint::{self, Endpoint, IssuedEndpoint, NewEndpoint, SecretRotation},
@@ -43,7 +46,7 @@ pub enum NoticesCommand {
         account: String,
         /// Hours during which the old secret signs notices as well
         #[arg(long, value_name = "HOURS", default_value_t = OVERLAP_HOURS)]
-        overlap_hours: u32,
+        overlap_hours: OverlapHours,
     },
     /// Send a test notice
     Test {
@@ -78,7 +81,13 @@ pub(super) async fn run(command: &NoticesCommand, admin: &Administration, policy
         }
         NoticesCommand::Remove { account } => {
             let account = identity::find(admin, account).await?;
-            print_endpoint(json, &endpoint::remove(admin, account).await?)
+            let removed = endpoint::remove(admin, account).await?;
+            out(json, &removed, || {
+                format!(
+                    "removed the notice endpoint {} of account {}: its pending notices are not sent",
+                    removed.url, removed.account_id
+                )
+            })
         }
         NoticesCommand::Rotate { account, overlap_hours } => {
             let account = identity::find(admin, account).await?;

@@ -3,13 +3,13 @@
 use clap::Args;
 use uuid::Uuid;
 
-use crate::administration::page::Page;
+use crate::administration::page::{Page, PageLimit};
 
 #[derive(Args)]
 pub struct PageArguments {
     /// Maximum number of entries [default: 100]
     #[arg(long)]
-    limit: Option<u16>,
+    limit: Option<PageLimit>,
     /// Continue after the entry with this id
     #[arg(long, value_name = "ID")]
     after: Option<Uuid>,

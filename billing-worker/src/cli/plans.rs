@@ -6,7 +6,11 @@ use schema::clock;
 
 use super::print;
 use crate::{
-    accounts::{identity, overrides, plans, view},
+    accounts::{
+        identity,
+        overrides::{self, LimitUnits},
+        plans, view,
+    },
     administration::Administration,
     subscriptions::assign,
 };
@@ -37,7 +41,8 @@ pub enum LimitsCommand {
         account: String,
         usage_type: String,
         /// Units per period
-        units: i64,
+        #[arg(allow_negative_numbers = true)]
+        units: LimitUnits,
     },
     /// Remove an account's own limit; the limit of the plan applies again
     Clear {

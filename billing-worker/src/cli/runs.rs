@@ -1,6 +1,6 @@
 //! `runs …`: list unsettled runs; give up a run whose spool is lost.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{
     Subcommand,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
@@ -44,6 +44,11 @@ pub(super) async fn run(command: &RunsCommand, admin: &Administration, json: boo
             out(json, &listed, || list(HEADING, &listed, run_row))
         }
         RunsCommand::GiveUp { run, spool_is_lost } => {
+            ensure!(
+                *spool_is_lost,
+                "confirm with --spool-is-lost: {}",
+                operator::SPOOL_IS_LOST
+            );
             let asked = GiveUp {
                 spool_is_lost: *spool_is_lost,
             };

@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow};
 use clap::Subcommand;
 use nix::unistd::{Uid, User};
+use problem::json::Integer;
 use schema::EventId;
 use uuid::Uuid;
 
@@ -32,8 +33,8 @@ pub enum CorrectionsCommand {
         #[arg(long, conflicts_with = "cost_units", required_unless_present = "cost_units")]
         void: bool,
         /// New number of units of each event; lower than before
-        #[arg(long, value_name = "UNITS")]
-        cost_units: Option<i64>,
+        #[arg(long, value_name = "UNITS", allow_negative_numbers = true)]
+        cost_units: Option<Integer<0, { i64::MAX }>>,
         /// Repeat a request safely: the same id corrects nothing twice [default: a new id]
         #[arg(long, value_name = "ID")]
         correction_id: Option<Uuid>,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use problem::json::Integer;
 use schema::{AccountId, EventId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -48,7 +49,7 @@ pub struct NewTarget {
     pub event_id: EventId,
     #[serde(default)]
     pub void: bool,
-    pub cost_units: Option<i64>,
+    pub cost_units: Option<Integer<0, { i64::MAX }>>,
 }
 
 /// The result of a request.
@@ -115,8 +116,8 @@ pub async fn create(admin: &Administration, new: NewCorrection) -> Result<Correc
 /// Lists corrections, oldest first.
 pub async fn list(admin: &Administration, trail: Trail) -> Result<Listed<Correction>, Error> {
     let page = trail.page();
-    let rows = repository::list(&admin.db, trail.account, page.after, page.rows()?).await?;
-    page.cut(rows, |row: &Correction| row.id.0)
+    let rows = repository::list(&admin.db, trail.account, page.after, page.rows()).await?;
+    Ok(page.cut(rows, |row: &Correction| row.id.0))
 }
 
 async fn repeated(
@@ -152,14 +153,16 @@ fn targets(events: &[NewTarget]) -> Result<Targets, Error> {
         rule: rule.to_owned(),
     };
     if !(1..=EVENTS_MAX).contains(&events.len()) {
-        return Err(bad(&format!("must be 1 to {EVENTS_MAX} events of one account")));
+        return Err(bad(&format!(
+            "must have 1 to {EVENTS_MAX} events of one account, got {}",
+            events.len()
+        )));
     }
     let mut targets = Targets::new();
     for event in events {
         let units = match (event.void, event.cost_units) {
             (true, None) => 0,
-            (false, Some(units @ 0..)) => units,
-            (false, Some(_)) => return Err(bad("must have `cost_units` of 0 or more")),
+            (false, Some(units)) => units.get(),
             _ => return Err(bad("must each have either `\"void\": true` or `cost_units`")),
         };
         if targets.insert(event.event_id, units).is_some() {
@@ -217,7 +220,7 @@ mod tests {
         NewTarget {
             event_id: EventId(Uuid::from_u128(event)),
             void,
-            cost_units,
+            cost_units: cost_units.and_then(Integer::new),
         }
     }
 
@@ -232,7 +235,6 @@ mod tests {
             &many,
             &[target(1, true, Some(0))],
             &[target(1, false, None)],
-            &[target(1, false, Some(-1))],
             &[target(1, true, None), target(1, true, None)],
         ] {
             assert!(matches!(targets(bad), Err(Error::BadValue { field: "events", .. })));

@@ -18,11 +18,11 @@ use axum::{
     middleware,
     routing::{delete, get, post, put},
 };
+use problem::{Kind, Problem};
 
 use crate::{
     accounts::plans::{self, PriceList},
     administration::Administration,
-    error::Error,
     http::body,
     metrics::{self, Metrics},
     notices::settings::Policy,
@@ -69,8 +69,8 @@ pub fn router(api: AdminApi) -> Router {
         .route("/reports/{identifier}/retry", post(reports::retry))
         .route("/runs", get(runs::list))
         .route("/runs/{run}/give-up", post(runs::give_up))
-        .fallback(async || Error::UnknownPath)
-        .method_not_allowed_fallback(async || Error::UnknownMethod)
+        .fallback(async || Problem::of(Kind::UnknownRoute))
+        .method_not_allowed_fallback(async || Problem::of(Kind::MethodNotAllowed))
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))
         .layer(middleware::from_fn_with_state(api.clone(), authorize::authorize))
         .layer(middleware::from_fn_with_state(

@@ -39,7 +39,7 @@ pub fn refusal(rejection: BytesRejection, limit: usize) -> Error {
     match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Error::TooLarge { limit },
         rejection if has_stalled(&rejection) => Error::BodyTimeout,
-        other => Error::Malformed(other.body_text()),
+        _ => Error::Malformed("the body ended before its announced length".to_owned()),
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
     fn an_error_says_where_and_what_is_expected() {
         let error_of = |json: &str| read::<NewCorrection>(json.as_bytes()).unwrap_err().to_string();
         let error = error_of(r#"{"correction_id":"mine"}"#);
-        assert!(error.contains("`correction_id`: ") && error.contains("UUID"), "{error}");
+        assert!(error == "`correction_id` must be a UUID, got \"mine\"", "{error}");
         let error = error_of(r#"{"events":["01a21c0b-af6b-717e-bbf2-56621a502fc5"]}"#);
         assert!(
             error.contains("`events[0]`") && error.contains("{\"event_id\": …"),

@@ -18,6 +18,7 @@ use axum::{
     middleware,
     routing::{get, post},
 };
+use problem::{Kind, Problem};
 use service::Lifecycle;
 use tokio::sync::Notify;
 
@@ -83,8 +84,8 @@ pub fn router(api: PublicApi) -> Router {
                 .layer(DefaultBodyLimit::max(webhook::BODY_BYTES_MAX))
                 .with_state(receiver),
         )
-        .fallback(async || Error::UnknownPath)
-        .method_not_allowed_fallback(async || Error::UnknownMethod)
+        .fallback(async || Problem::of(Kind::UnknownRoute))
+        .method_not_allowed_fallback(async || Problem::of(Kind::MethodNotAllowed))
         .layer(middleware::from_fn_with_state((metrics, "public"), metrics::count))
         .with_state(api)
 }

@@ -1,52 +1,22 @@
-//! Explains why a query string is invalid.
+//! The parameters of a request's query string.
 
-use axum::extract::rejection::QueryRejection;
+use axum::{
+    extract::{FromRequestParts, Query},
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 
 /// The error names the wrong parameter.
-pub(super) fn malformed(rejection: QueryRejection) -> Error {
-    let text = rejection.body_text();
-    let text = text
-        .strip_prefix("Failed to deserialize query string: ")
-        .unwrap_or(&text);
-    // Either `limit: invalid digit found in string`, or a problem of the whole query string.
-    let (path, problem) = match text.split_once(": ") {
-        Some((path, problem)) if !path.contains(' ') => (path, problem),
-        _ => ("", text),
-    };
-    Error::Malformed(match problem {
-        "invalid digit found in string" | "cannot parse integer from empty string" => {
-            format!("`{path}` must be an integer")
-        }
-        "number too large to fit in target type" => format!("`{path}` is too large"),
-        problem => problem::json::sentence(path, problem),
-    })
-}
+pub(super) struct Parameters<T>(pub T);
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::{extract::Query, http::Uri};
-    use serde::Deserialize;
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Error;
 
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Page {
-        #[expect(dead_code, reason = "only read")]
-        limit: Option<u16>,
-    }
-
-    #[test]
-    fn an_error_names_the_parameter() {
-        let error_of = |query: &str| {
-            let uri: Uri = format!("/accounts?{query}").parse().unwrap();
-            malformed(Query::<Page>::try_from_uri(&uri).unwrap_err()).to_string()
-        };
-        assert_eq!(error_of("limit=x"), "`limit` must be an integer");
-        assert_eq!(error_of("limit=-1"), "`limit` must be an integer");
-        assert_eq!(error_of("limit=99999"), "`limit` is too large");
-        assert_eq!(error_of("colour=1"), "unknown field `colour`; known: `limit`");
-        assert_eq!(error_of("limit=1&limit=2"), "duplicate field `limit`");
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|_| Error::Malformed("the query string must have the form `name=value&name=value`".to_owned()))?;
+        problem::query::read(&pairs).map(Self).map_err(Error::Malformed)
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -45,9 +45,54 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// Returns the address if the URL contains one instead of a name.
+/// Returns the address if the URL contains one instead of a name, in any form that a resolver accepts.
 pub fn literal(uri: &Uri) -> Option<IpAddr> {
-    host(uri).parse().ok()
+    let host = host(uri);
+    host.parse().ok().or_else(|| numbers(host).map(IpAddr::V4))
+}
+
+/// Whether the name always means this machine (RFC 6761, 6.3).
+pub fn is_local(uri: &Uri) -> bool {
+    let name = host(uri).trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Whether the host ends with a number, as no name does, and is not an address.
+pub fn is_broken_address(uri: &Uri) -> bool {
+    let last = host(uri).trim_end_matches('.').rsplit('.').next();
+    let is_number = last.is_some_and(|last| {
+        (!last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit())) || number(last).is_some()
+    });
+    is_number && literal(uri).is_none()
+}
+
+/// Reads an IPv4 address as `inet_aton` does: one to four numbers, of which the last fills the rest of the address.
+fn numbers(host: &str) -> Option<Ipv4Addr> {
+    let parts: Option<Vec<u32>> = host.trim_end_matches('.').split('.').map(number).collect();
+    let parts = parts?;
+    let (last, first) = parts.split_last()?;
+    if first.len() > 3 || first.iter().any(|part| *part > 255) {
+        return None;
+    }
+    let mut address = 0;
+    let mut room = 32;
+    for part in first {
+        room -= 8;
+        address |= part << room;
+    }
+    let fits = u64::from(*last) < 1 << room;
+    fits.then(|| Ipv4Addr::from(address | last))
+}
+
+/// A number in decimal, octal or hexadecimal digits.
+fn number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    let is_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_digits.then(|| u32::from_str_radix(digits, radix).ok())?
 }
 
 /// Explains why an address is refused.

@@ -1,6 +1,7 @@
 //! The notice endpoint of an account: its URL, and the secrets that sign its notices.
 
 use axum::http::{Uri, uri::Scheme};
+use problem::shown;
 use schema::{AccountId, period::instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use uuid::Uuid;
 
 use super::{connector, settings::Policy, signature::Secret};
 use crate::{
-    accounts::keys::{OVERLAP_HOURS, OVERLAP_HOURS_MAX},
+    accounts::keys::{OVERLAP_HOURS, OverlapHours},
     administration::{Administration, audit},
     error::{Error, violated},
 };
@@ -30,7 +31,7 @@ pub struct NewEndpoint {
 #[serde(deny_unknown_fields)]
 pub struct SecretRotation {
     /// Hours during which the old secret signs notices as well; `None`: [`OVERLAP_HOURS`].
-    pub overlap_hours: Option<u32>,
+    pub overlap_hours: Option<OverlapHours>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -79,7 +80,10 @@ pub async fn set(
     new: NewEndpoint,
 ) -> Result<IssuedEndpoint, Error> {
     let url = new.url.trim();
-    checked_url(url, policy).map_err(|rule| Error::BadValue { field: "url", rule })?;
+    checked_url(url, policy).map_err(|rule| Error::BadValue {
+        field: "url",
+        rule: format!("{rule}, got \"{}\"", shown(url)),
+    })?;
     let mut tx = admin.db.begin().await?;
     let before = sqlx::query!(
         "select url, state from notice_endpoints where account_id = $1 for update",
@@ -161,19 +165,13 @@ pub async fn rotate(
     rotation: SecretRotation,
     now: i64,
 ) -> Result<IssuedEndpoint, Error> {
-    let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS);
-    if overlap > OVERLAP_HOURS_MAX {
-        return Err(Error::BadValue {
-            field: "overlap_hours",
-            rule: format!("must be from 0 to {OVERLAP_HOURS_MAX}"),
-        });
-    }
+    let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS).get();
     let mut tx = admin.db.begin().await?;
     lock(&mut tx, account).await?;
     sqlx::query!(
         "update notice_secrets set expires_at = $2 where account_id = $1 and expires_at is null",
         account.0,
-        instant(now + i64::from(overlap) * 3_600)
+        instant(now + overlap * 3_600)
     )
     .execute(&mut *tx)
     .await?;
@@ -206,9 +204,21 @@ pub async fn lock(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Res
         account.0
     )
     .fetch_optional(&mut **tx)
-    .await?
-    .ok_or_else(|| Error::NoNoticeEndpoint(account.to_string()))?;
-    Ok(state == "active")
+    .await?;
+    match state {
+        Some(state) => Ok(state == "active"),
+        None => Err(missing(tx, account).await),
+    }
+}
+
+/// Why the account has no endpoint.
+async fn missing(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Error {
+    let known = sqlx::query_scalar!("select id from accounts where id = $1", account.0);
+    match known.fetch_optional(&mut **tx).await {
+        Ok(Some(_)) => Error::NoNoticeEndpoint(account.to_string()),
+        Ok(None) => Error::UnknownAccount(account.to_string()),
+        Err(error) => error.into(),
+    }
 }
 
 /// Checks a URL for notices. The error states the rule that the URL breaks.
@@ -231,6 +241,17 @@ pub fn checked_url(url: &str, policy: Policy) -> Result<Uri, String> {
     let authority = uri.authority().ok_or_else(not_a_url)?;
     if authority.host().is_empty() || authority.as_str().contains('@') {
         return Err("must have a host, and no user name or password".to_owned());
+    }
+    // Without this check, a port that is no number would silently be the default one.
+    let has_port = authority.as_str().len() > authority.host().len();
+    if has_port && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err("must have a port from 1 to 65535".to_owned());
+    }
+    if connector::is_broken_address(&uri) {
+        return Err("must have a host that is a name or an address".to_owned());
+    }
+    if !policy.allow_private && connector::is_local(&uri) {
+        return Err("cannot be used: the host is the machine of the service itself".to_owned());
     }
     // Checks a literal address now, to report the problem early. A name is resolved for each delivery.
     match connector::literal(&uri).and_then(connector::refusal) {
@@ -282,8 +303,10 @@ async fn read(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Result<
         account.0
     )
     .fetch_optional(&mut **tx)
-    .await?
-    .ok_or_else(|| Error::NoNoticeEndpoint(account.to_string()))?;
+    .await?;
+    let Some(row) = row else {
+        return Err(missing(tx, account).await);
+    };
     let secrets = sqlx::query_as!(
         SecretInUse,
         "select id, created_at, expires_at from notice_secrets
@@ -315,6 +338,9 @@ mod tests {
             "https://example.com",
             "https://example.com:8443/usage?token=a",
             "https://8.8.8.8/",
+            "https://134744072/",
+            "https://1e100.net/",
+            "https://localhost.example.com/",
             "https://[2606:4700::1]/",
         ] {
             assert!(checked_url(good, careful).is_ok(), "{good}");
@@ -334,6 +360,18 @@ mod tests {
             "https://[::1]/",
             "https://[::ffff:10.0.0.1]/",
             "https://169.254.169.254/latest",
+            "https://localhost/",
+            "https://LOCALHOST./",
+            "https://api.localhost:8443/",
+            "https://2130706433/",
+            "https://0x7f.1/",
+            "https://0177.0.0.1/",
+            "https://127.1/",
+            "https://10.1.:443/",
+            "https://1.2.3.4.5/",
+            "https://example.com:99999/",
+            "https://example.com:0/",
+            "https://example.com:/",
             &long,
         ] {
             assert!(checked_url(bad, careful).is_err(), "{bad}");

@@ -59,11 +59,11 @@ pub async fn list(admin: &Administration, account: AccountId, page: Page) -> Res
            from notices where account_id = $1 and id > $2 order by id limit $3"#,
         account.0,
         page.after.unwrap_or(Uuid::nil()),
-        page.rows()?
+        page.rows()
     )
     .fetch_all(&admin.db)
     .await?;
-    page.cut(rows, |notice: &Notice| notice.id.0)
+    Ok(page.cut(rows, |notice: &Notice| notice.id.0))
 }
 
 /// Sends a notice again under the same id, starting with the first attempt. A receiver that already has it drops it.

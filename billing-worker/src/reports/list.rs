@@ -110,11 +110,11 @@ pub async fn list(db: &PgPool, state: Option<ReportState>, page: Page) -> Result
            from meter_reports where ($1::text is null or state = $1) and ($2::uuid is null or id > $2) order by id limit $3"#,
         state.map(ReportState::as_str),
         page.after,
-        page.rows()?
+        page.rows()
     )
     .fetch_all(db)
     .await?;
-    page.cut(reports, |report| report.id)
+    Ok(page.cut(reports, |report| report.id))
 }
 
 /// Lets the next step send a parked report again. Its identifier stays the same.

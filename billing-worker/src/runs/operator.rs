@@ -90,10 +90,14 @@ pub struct GiveUp {
     pub spool_is_lost: bool,
 }
 
+/// What giving up a run costs, and what to try first.
+pub const SPOOL_IS_LOST: &str = "requests that the run acknowledged but has not published are then lost for good. If you can, \
+                                 start its gateway again with the same spool instead: it publishes all of them";
+
 /// Lists runs, oldest first. Without a state: all unsettled runs.
 pub async fn list(db: &PgPool, state: Option<RunState>, page: Page) -> Result<Listed<RunView>, Error> {
-    let runs = read(db, state, None, page.after, page.rows()?).await?;
-    page.cut(runs, |run: &RunView| run.id)
+    let runs = read(db, state, None, page.after, page.rows()).await?;
+    Ok(page.cut(runs, |run: &RunView| run.id))
 }
 
 /// Reads runs in a state, or one run.
@@ -113,9 +117,7 @@ pub async fn give_up(admin: &Administration, run: RunId, asked: GiveUp) -> Resul
     if !asked.spool_is_lost {
         return Err(Error::BadValue {
             field: "spool_is_lost",
-            rule: "must be true: requests that the run acknowledged but has not published are then lost for good. If you can, \
-                   start its gateway again with the same spool instead: it publishes all of them"
-                .to_owned(),
+            rule: format!("must be true, got false: {SPOOL_IS_LOST}"),
         });
     }
     let mut tx = admin.db.begin().await?;

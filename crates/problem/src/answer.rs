@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
 use http::{
-    HeaderValue, StatusCode,
+    HeaderValue, Method, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use rand::RngExt;
 use schema::api_key;
 
-use crate::{Kind, Members, body};
+use crate::{Kind, Members, body, shown};
 
 /// A problem never shows an API key, even if the request contains one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Problem {
     detail: Cow<'static, str>,
     members: Option<Box<Members>>,
     retry_after_s: Option<i64>,
+    /// A token was sent, and is wrong.
+    invalid_token: bool,
 }
 
 impl Problem {
@@ -33,6 +35,7 @@ impl Problem {
         Self {
             kind,
             detail,
+            invalid_token: kind == Kind::InvalidKey,
             members: None,
             // Random, so that the waiting clients do not all return in the same second.
             retry_after_s: kind.is_temporary().then(|| rand::rng().random_range(1..=5)),
@@ -46,6 +49,28 @@ impl Problem {
 
     pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::InvalidRequest, detail)
+    }
+
+    /// The request had a token, and it is wrong (RFC 6750, 3.1).
+    pub fn invalid_token(self) -> Self {
+        Self {
+            invalid_token: true,
+            ..self
+        }
+    }
+
+    /// Names the request's method, and those that its path allows: the value of the header `Allow`.
+    pub fn allowing(self, method: &Method, allowed: &str) -> Self {
+        let allowed: Vec<_> = allowed.split(',').map(str::trim).collect();
+        let detail = format!(
+            "this path does not allow the method {}; allowed: {}",
+            shown(method.as_str()),
+            allowed.join(", ")
+        );
+        Self {
+            detail: detail.into(),
+            ..self
+        }
     }
 
     /// Sets the seconds of `Retry-After`.
@@ -96,7 +121,7 @@ impl IntoResponse for Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         let challenge = match self.kind {
-            Kind::InvalidKey => Some("Bearer error=\"invalid_token\""),
+            _ if self.invalid_token => Some("Bearer error=\"invalid_token\""),
             kind if kind.status() == StatusCode::UNAUTHORIZED => Some("Bearer"),
             _ => None,
         };
@@ -139,6 +164,9 @@ mod tests {
         assert_eq!(challenge(Kind::MissingKey).unwrap(), "Bearer");
         assert_eq!(challenge(Kind::InvalidKey).unwrap(), "Bearer error=\"invalid_token\"");
         assert_eq!(challenge(Kind::InvalidRequest), None);
+        assert_eq!(challenge(Kind::Unauthorized).unwrap(), "Bearer");
+        let wrong = Problem::of(Kind::Unauthorized).invalid_token().into_response();
+        assert_eq!(wrong.headers()[WWW_AUTHENTICATE], "Bearer error=\"invalid_token\"");
     }
 
     #[test]

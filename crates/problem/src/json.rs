@@ -1,147 +1,101 @@
 //! Explains to a client why its JSON could not be read: which field, what it must be, and what was sent. The texts of serde
 //! itself name types of Rust (`i64`, `a sequence`).
 
+mod integer;
+mod sentence;
+mod strict;
+
 use serde::Deserialize;
-use serde_json::error::Category;
+use serde_json::{Deserializer, error::Category};
 
-/// A string of the client is shown up to this length, in characters.
-const SHOWN_CHARACTERS: usize = 60;
+pub use integer::Integer;
+pub(crate) use sentence::Place;
+pub(crate) use strict::Strict;
 
-/// Reads one JSON value. The error is a sentence for the client.
+/// What messages about a request's body call it.
+const BODY: Place<'static> = Place {
+    whole: "the body",
+    field: "field",
+};
+
+/// Reads one JSON value, the body of a request. The error is a sentence for the client.
 pub fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(json).map_err(|error| {
-        // Read it again, this time with the path of each field. Only invalid JSON is read twice.
-        let mut reader = serde_json::Deserializer::from_slice(json);
-        match serde_path_to_error::deserialize::<_, T>(&mut reader) {
-            Err(error) => explain(&error.path().to_string(), error.inner()),
-            // The value is valid, and something follows it.
-            Ok(_) => explain("", &error),
-        }
+    read_value(json).map_err(|error| why::<T>(BODY, json, &error))
+}
+
+/// Reads the item `name` of an array in a body, such as `events[0]`.
+pub fn read_item<'a, T: Deserialize<'a>>(name: impl FnOnce() -> String, json: &'a [u8]) -> Result<T, String> {
+    // Most items are right and need no name.
+    read_value(json).map_err(|error| {
+        let whole = format!("`{}`", name());
+        let place = Place { whole: &whole, ..BODY };
+        why::<T>(place, json, &error)
     })
 }
 
-/// The error at `path`, such as `events[0].cost_units`. An empty path is the whole value.
+fn read_value<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+    let mut reader = Deserializer::from_slice(json);
+    let value = T::deserialize(Strict(&mut reader))?;
+    reader.end()?;
+    Ok(value)
+}
+
+/// Reads it again, this time with the path of each field. Only invalid JSON is read twice.
+fn why<'a, T: Deserialize<'a>>(place: Place, json: &'a [u8], error: &serde_json::Error) -> String {
+    let mut reader = Deserializer::from_slice(json);
+    match serde_path_to_error::deserialize::<_, T>(Strict(&mut reader)) {
+        Err(error) => explain_at(place, &error.path().to_string(), error.inner()),
+        // The value is valid, and something follows it.
+        Ok(_) => explain_at(place, "", error),
+    }
+}
+
+/// The error at `path` of a body, such as `events[0].cost_units`. An empty path is the whole body.
 pub fn explain(path: &str, error: &serde_json::Error) -> String {
+    explain_at(BODY, path, error)
+}
+
+fn explain_at(place: Place, path: &str, error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let (text, place) = match text.rsplit_once(" at line ") {
-        Some((text, place)) => (text, Some(place)),
+    let (text, position) = match text.rsplit_once(" at line ") {
+        Some((text, position)) => (text, Some(position)),
         None => (text.as_str(), None),
     };
-    match (error.classify(), place) {
-        (Category::Data, _) => sentence(path, text),
+    match (error.classify(), position) {
+        (Category::Data, _) => place.sentence(path, text),
         (Category::Eof, Some(_)) if text == "EOF while parsing a value" && error.column() == 0 => {
             "the body is empty, and must be JSON".to_owned()
         }
         (Category::Eof, _) => "the body is not complete JSON: it ends too early".to_owned(),
-        (_, Some(place)) => {
-            let place = place.replace(" column ", ", column ");
-            format!("the body is not valid JSON: {text} (line {place})")
+        (_, Some(position)) => {
+            let position = position.replace(" column ", ", column ");
+            format!("the body is not valid JSON: {} (line {position})", mistake(text))
         }
-        (_, None) => format!("the body is not valid JSON: {text}"),
+        (_, None) => format!("the body is not valid JSON: {}", mistake(text)),
     }
 }
 
-/// An error that serde describes with `text`, as a sentence.
-pub fn sentence(path: &str, text: &str) -> String {
-    let path = if matches!(path, "." | "?") { "" } else { path };
-    let subject = match path {
-        "" => "the body".to_owned(),
-        path => format!("`{path}`"),
-    };
-    // `expected` is at the end, but a string of the client can contain the word, too.
-    let sent_and_expected = ["invalid type: ", "invalid value: "]
-        .iter()
-        .find_map(|start| text.strip_prefix(start))
-        .and_then(|rest| rest.rsplit_once(", expected "));
-    if let Some((sent, expected)) = sent_and_expected {
-        return format!("{subject} must be {}, got {}", expectation(expected), received(sent));
-    }
-    if let Some((length, expected)) = text
-        .strip_prefix("invalid length ")
-        .and_then(|rest| rest.split_once(", expected "))
-    {
-        // serde reads an array as an object, too, and this one has too few elements.
-        return match expected.strip_prefix("struct ") {
-            Some(_) => format!("{subject} must be an object, got an array"),
-            None => format!("{subject} has {length} elements, and must be {}", expectation(expected)),
-        };
-    }
-    let named = |start: &str| text.strip_prefix(start)?.strip_prefix('`')?.split_once('`');
-    if let Some((field, _)) = named("missing field ") {
-        return format!("{} is missing", field_in(path, field));
-    }
-    if let Some((field, _)) = named("duplicate field ") {
-        return format!("duplicate field {}", field_in(path, field));
-    }
-    if let Some((field, rest)) = named("unknown field ") {
-        // The path ends with the unknown field itself.
-        let parent = path
-            .strip_suffix(field)
-            .map_or(path, |parent| parent.trim_end_matches('.'));
-        return format!("unknown field {}{}", field_in(parent, field), known(rest));
-    }
-    if let Some((variant, rest)) = named("unknown variant ") {
-        return format!("{subject} has the unknown value `{variant}`{}", known(rest));
-    }
-    match path {
-        "" => text.to_owned(),
-        _ => format!("{subject}: {text}"),
-    }
-}
-
-fn field_in(path: &str, field: &str) -> String {
-    match path {
-        "" => format!("`{field}`"),
-        path => format!("`{path}.{field}`"),
-    }
-}
-
-/// From `, expected one of …`, which serde adds to a name that it does not know.
-fn known(rest: &str) -> String {
-    match rest.strip_prefix(", expected ") {
-        Some(names) => format!("; known: {}", names.trim_start_matches("one of ").replace(" or ", ", ")),
-        None => String::new(),
-    }
-}
-
-/// What a value must be.
-fn expectation(expected: &str) -> &str {
-    match expected {
-        "i64" | "i32" | "i16" | "i8" | "isize" | "an integer" | "integer" => "an integer",
-        "u64" | "u128" | "usize" => "an integer from 0",
-        "u32" => "an integer from 0 to 4,294,967,295",
-        "u16" => "an integer from 0 to 65,535",
-        "u8" => "an integer from 0 to 255",
-        "f64" | "f32" => "a number",
-        "a boolean" => "true or false",
-        "a borrowed string" | "string" | "str" => "a string",
-        "a sequence" => "an array",
-        "a map" => "an object",
-        "unit" => "null",
-        "a nonzero u32" => "an integer from 1 to 4,294,967,295",
-        "a nonzero u64" => "an integer from 1",
-        expected if expected.starts_with("struct ") => "an object",
-        expected if expected.starts_with("tuple ") => "an array",
-        expected => expected,
-    }
-}
-
-/// What was sent, as JSON.
-fn received(sent: &str) -> String {
-    if let Some(string) = sent.strip_prefix("string ") {
-        return match string.char_indices().nth(SHOWN_CHARACTERS) {
-            Some((end, _)) => format!("{}…\"", &string[..end]),
-            None => string.to_owned(),
-        };
-    }
-    let quoted = ["integer ", "floating point ", "boolean ", "character "]
-        .iter()
-        .find_map(|start| sent.strip_prefix(start));
-    match sent {
-        "map" => "an object".to_owned(),
-        "sequence" => "an array".to_owned(),
-        "unit value" | "null" | "Option value" => "null".to_owned(),
-        sent => quoted.unwrap_or(sent).trim_matches('`').to_owned(),
+/// A mistake in the syntax, which serde_json describes with `text`.
+fn mistake(text: &str) -> &str {
+    match text {
+        "expected value" => "a value must be here",
+        "expected ident" => "only the words true, false and null are allowed",
+        "expected `:`" => "a field's name must be followed by `:`",
+        "expected `,` or `]`" => "an item of an array must be followed by `,` or `]`",
+        "expected `,` or `}`" => "a field of an object must be followed by `,` or `}`",
+        "expected `\"`" | "key must be a string" => "a field's name must be a string in double quotes",
+        "trailing comma" => "a comma must be followed by another item or field",
+        "trailing characters" => "nothing may follow the value",
+        "invalid number" => "a number must have the form of JSON, such as 1, -1.5 or 1e3",
+        "number out of range" => "the number is too large",
+        "invalid escape" => "a backslash must begin an escape of JSON, such as \\n or \\u00e9",
+        "unexpected end of hex escape" | "lone leading surrogate in hex escape" => {
+            "the escape \\u must name a character: one outside the basic plane takes two escapes"
+        }
+        "invalid unicode code point" => "a string must be UTF-8",
+        "recursion limit exceeded" => "arrays and objects must be nested at most 127 deep",
+        text if text.starts_with("control character") => "a string must escape its control characters, such as \\n",
+        text => text,
     }
 }
 
@@ -205,7 +159,14 @@ mod tests {
                 usage(r#""mode":"maybe""#),
                 "`mode` has the unknown value `maybe`; known: `hard`, `soft`",
             ),
-            (usage(r#""id":"x""#), "`id`: UUID parsing failed"),
+            (usage(r#""id":"xo""#), r#"`id` must be a UUID, got "xo""#),
+            (usage(r#""id":7"#), "`id` must be a UUID, got 7"),
+            (usage(r#""mode":1"#), "`mode` must be a string, got 1"),
+            (usage(r#""mode":["hard"]"#), "`mode` must be a string, got an array"),
+            (
+                usage(r#""mode":{"hard":null}"#),
+                "`mode` must be a string, got an object",
+            ),
             (
                 r#"{"usage_type":null}"#.into(),
                 "`usage_type` must be a string, got null",
@@ -228,11 +189,11 @@ mod tests {
             ),
             (
                 r#"{"usage_type":"a",}"#.into(),
-                "the body is not valid JSON: trailing comma (line 1, column 19)",
+                "the body is not valid JSON: a comma must be followed by another item or field (line 1, column 19)",
             ),
             (
                 format!("{} 2", usage(r#""status":1"#)),
-                "the body is not valid JSON: trailing characters (line 1, ",
+                "the body is not valid JSON: nothing may follow the value (line 1, ",
             ),
         ] {
             let error = read::<Usage>(json.as_bytes()).unwrap_err();
@@ -252,6 +213,87 @@ mod tests {
             error(r#"{"events":[{"usage_type":"a","cost":1}]}"#).starts_with("unknown field `events[0].cost`; known: ")
         );
         assert_eq!(error(r#"{"events":{}}"#), "`events` must be an array, got an object");
+    }
+
+    #[test]
+    fn an_object_is_never_an_array() {
+        for (json, expected) in [
+            (r#"["api_call",1]"#, "the body must be an object, got an array"),
+            (
+                r#"["api_call",1,2,true,"hard",null]"#,
+                "the body must be an object, got an array",
+            ),
+        ] {
+            assert_eq!(read::<Usage>(json.as_bytes()).unwrap_err(), expected, "{json}");
+        }
+        assert_eq!(
+            read::<Batch>(br#"{"events":[["api_call",1,2,true,"hard",null]]}"#).unwrap_err(),
+            "`events[0]` must be an object, got an array"
+        );
+        assert_eq!(
+            read::<Vec<Option<Batch>>>(br#"[null,[[]]]"#).unwrap_err(),
+            "`[1]` must be an object, got an array"
+        );
+    }
+
+    #[test]
+    fn an_item_is_called_by_its_name() {
+        let item = |json: &str| read_item::<Usage>(|| "events[3]".to_owned(), json.as_bytes()).unwrap_err();
+        assert_eq!(item("7"), "`events[3]` must be an object, got 7");
+        assert_eq!(item("null"), "`events[3]` must be an object, got null");
+        assert_eq!(item("{}"), "`usage_type` is missing");
+    }
+
+    #[test]
+    fn a_part_of_the_json_is_kept_as_it_was_sent() {
+        let parts: Vec<&serde_json::value::RawValue> = read(br#"[{"a": [1]}, 2]"#).unwrap();
+        assert_eq!(parts[0].get(), r#"{"a": [1]}"#);
+        assert_eq!(read::<serde_json::Value>(br#"{"a":[1]}"#).unwrap()["a"][0], 1);
+    }
+
+    #[test]
+    fn a_name_of_the_client_is_shortened_and_escaped() {
+        let long = "x".repeat(5_000);
+        for name in [long.as_str(), r"a\u0000b\n\u202e", "a`, expected `b"] {
+            let error =
+                read::<Batch>(format!(r#"{{"events":[{{"usage_type":"a","{name}":1}}]}}"#).as_bytes()).unwrap_err();
+            assert!(error.starts_with("unknown field `events[0]."), "{error}");
+            assert!(
+                error.ends_with("; known: `usage_type`, `cost_units`, `status`, `overage`, `mode`, `id`"),
+                "{error}"
+            );
+            assert!(
+                error.chars().count() < 220 && !error.contains(['\0', '\n', '\u{202e}']),
+                "{error}"
+            );
+        }
+        let error = read::<Usage>(format!(r#"{{"usage_type":"a","mode":"{long}"}}"#).as_bytes()).unwrap_err();
+        assert!(error.chars().count() < 120 && error.contains("x…`"), "{error}");
+    }
+
+    #[test]
+    fn mistakes_of_the_syntax_are_told_in_our_words() {
+        for (json, expected) in [
+            (r#"{"a":,}"#, "a value must be here"),
+            ("nul1", "only the words"),
+            (r#"{"a" 1}"#, "followed by `:`"),
+            ("[1 2]", "followed by `,` or `]`"),
+            (r#"{"a":1 "b":2}"#, "followed by `,` or `}`"),
+            ("{a:1}", "a string in double quotes"),
+            ("[1,]", "a comma must be followed"),
+            ("1 2", "nothing may follow"),
+            ("-x", "the form of JSON"),
+            ("1e999", "too large"),
+            (r#""\x""#, "a backslash must begin"),
+            (r#""\ud800""#, "must name a character"),
+            ("\"\n\"", "escape its control characters"),
+        ] {
+            let error = read::<serde_json::Value>(json.as_bytes()).unwrap_err();
+            assert!(error.starts_with("the body is not valid JSON: "), "{json}: {error}");
+            assert!(error.contains(expected), "{json}: {error}");
+        }
+        let deep = read::<serde_json::Value>("[".repeat(200).as_bytes()).unwrap_err();
+        assert!(deep.contains("at most 127 deep"), "{deep}");
     }
 
     #[test]

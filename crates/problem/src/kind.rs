@@ -69,13 +69,13 @@ kinds! {
             "Send the key in the `Authorization` header, and revoke this one if the URL was logged."
         UnknownRoute NOT_FOUND "unknown_route" "Unknown route"
             "No route has this method and path."
-            "Check the path and the method."
+            "Check both: the [API](#api) lists every route."
         UnknownUsageType NOT_FOUND "unknown_usage_type" "Unknown usage type"
             "The plan catalogue has no such usage type."
             "`message` lists the known ones."
         MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed" "Method not allowed"
             "The path does not allow this method."
-            "The header `Allow` lists the allowed methods."
+            "`message` and the header `Allow` list the allowed methods."
         BodyTimeout REQUEST_TIMEOUT "body_timeout" "Body timeout"
             "The request's body arrived too slowly, or stopped. Nothing was counted."
             "Send it again."
@@ -197,7 +197,7 @@ kinds! {
     }
     Admin {
         Unauthorized UNAUTHORIZED "unauthorized" "Admin token required"
-            "The `Authorization` header is missing, or its token is not the service's `ADMIN_TOKEN`."
+            "The `Authorization` header is missing or malformed, or its token is not the service's `ADMIN_TOKEN`."
             "Send `Authorization: Bearer <ADMIN_TOKEN>`."
         AdminClosed FORBIDDEN "admin_closed" "Admin API closed"
             "The service was started without an admin token."
@@ -207,7 +207,7 @@ kinds! {
             "Try again after `Retry-After` seconds."
         UnknownAccount NOT_FOUND "unknown_account" "Unknown account"
             "There is no such account."
-            "Check the id or the e-mail address."
+            "Check the account's id: `GET /admin/accounts` lists them."
         UnknownKey NOT_FOUND "unknown_key" "Unknown API key"
             "There is no API key with this id."
             "Check the id: `GET /admin/accounts/{account}/keys` lists them."
@@ -270,7 +270,10 @@ impl Kind {
 
     /// The default of `detail`: [`Self::meaning`] without its full stop.
     pub fn detail(self) -> &'static str {
-        self.meaning().trim_end_matches('.')
+        match self {
+            Self::UnknownRoute => "no route has this method and path: see /docs/api.md",
+            other => other.meaning().trim_end_matches('.'),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use bytes::Bytes;
+use problem::shown;
 use schema::{Catalogue, UsageType, period};
 use serde::{Deserializer, Serialize};
 use serde_json::Value;
@@ -44,7 +45,7 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap, now_s: i64) -> Res
 fn usage_type(catalogue: &Catalogue, name: &str) -> Result<UsageType, Problem> {
     catalogue.usage_type(name).ok_or_else(|| {
         let known: Vec<_> = catalogue.usage_types().iter().map(|known| known.name()).collect();
-        let detail = format!("unknown usage type `{name}`; known: {}", known.join(", "));
+        let detail = format!("unknown usage type `{}`; known: {}", shown(name), known.join(", "));
         Problem::new(Kind::UnknownUsageType, detail)
     })
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, header::AUTHORIZATION};
-use schema::api_key;
+use axum::http::HeaderMap;
+use problem::{BearerError, bearer, malformed_key, unknown_key};
 
 use crate::{
     accounts::{Accounts, AuthError, key::Key},
@@ -13,68 +13,13 @@ use crate::{
 /// The API key of a request.
 pub async fn authenticate(accounts: &Accounts, headers: &HeaderMap, now_s: i64) -> Result<Arc<Key>, Problem> {
     accounts
-        .authenticate(bearer(headers)?, now_s)
+        .authenticate(bearer(headers).map_err(BearerError::of_key)?, now_s)
         .await
         .map_err(|error| match error {
-            AuthError::Malformed(why) => Problem::new(Kind::InvalidKey, malformed(&why)),
-            AuthError::Unknown => Problem::new(Kind::InvalidKey, "the API key is unknown, expired or revoked"),
+            AuthError::Malformed(why) => malformed_key(&why).into(),
+            AuthError::Unknown => unknown_key().into(),
             AuthError::Unavailable => {
                 Problem::new(Kind::KeyUnchecked, "the API key cannot be checked now: try again later")
             }
         })
-}
-
-fn malformed(why: &api_key::ParseKeyError) -> &'static str {
-    match why {
-        api_key::ParseKeyError::Form => "malformed API key (was it truncated?)",
-        api_key::ParseKeyError::Checksum => {
-            "malformed API key: its checksum does not match (was it mistyped or truncated?)"
-        }
-    }
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = match (values.next(), values.next()) {
-        (None, _) => {
-            return Err(Problem::new(
-                Kind::MissingKey,
-                "missing API key: send the header `Authorization: Bearer <key>`",
-            ));
-        }
-        (Some(_), Some(_)) => return Err(Problem::invalid("more than one Authorization header")),
-        (Some(value), None) => value,
-    };
-    let scheme_and_key = value.to_str().ok().and_then(|text| text.split_once(' '));
-    match scheme_and_key {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(key.trim()),
-        _ => Err(Problem::new(
-            Kind::InvalidKey,
-            "the Authorization header must have the form `Bearer <key>`",
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::http::HeaderValue;
-
-    fn read(values: &[&str]) -> Result<String, Kind> {
-        let value = |value: &&str| (AUTHORIZATION, HeaderValue::from_str(value).unwrap());
-        let headers: HeaderMap = values.iter().map(value).collect();
-        bearer(&headers).map(str::to_owned).map_err(|problem| problem.kind)
-    }
-
-    #[test]
-    fn only_one_bearer_header_is_a_key() {
-        assert_eq!(read(&["Bearer k"]), Ok("k".into()));
-        assert_eq!(read(&["bearer  k "]), Ok("k".into()));
-        assert_eq!(read(&["BEARER k"]), Ok("k".into()));
-        assert_eq!(read(&[]), Err(Kind::MissingKey));
-        assert_eq!(read(&["Bearer a", "Bearer b"]), Err(Kind::InvalidRequest));
-        for odd in ["Basic dTpw", "Bearer", "", "tr_live_x", "Bearer: k", "Bearer é"] {
-            assert_eq!(read(&[odd]), Err(Kind::InvalidKey), "{odd}");
-        }
-    }
 }

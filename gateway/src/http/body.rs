@@ -61,11 +61,7 @@ pub fn refuse_compressed(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Reads a JSON object. The problem names the wrong field, what it must be, and what was sent.
 pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
-    problem::json::read(json).map_err(|error| match json.trim_ascii_start() {
-        // serde reads an array as the fields of an object, and its error is about an element.
-        [b'[', ..] => Problem::invalid("the body must be an object, got an array"),
-        _ => Problem::invalid(error),
-    })
+    problem::json::read(json).map_err(Problem::invalid)
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -157,7 +153,7 @@ mod tests {
             ("", "the body is empty"),
             (
                 "{\n \"item\":,",
-                "the body is not valid JSON: expected value (line 2, column 9)",
+                "the body is not valid JSON: a value must be here (line 2, column 9)",
             ),
             (r#"{"item":"#, "the body is not complete JSON: it ends too early"),
         ] {

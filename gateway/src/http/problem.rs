@@ -64,6 +64,11 @@ impl Problem {
         problem::Problem::new(kind, detail).into()
     }
 
+    /// A problem with the catalogue's own sentence.
+    pub fn of(kind: Kind) -> Self {
+        problem::Problem::of(kind).into()
+    }
+
     pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
         problem::Problem::invalid(detail).into()
     }

@@ -55,13 +55,10 @@ pub async fn pass(
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     if gateway.upstream.is_none() {
-        return Err(Problem::new(
-            Kind::UnknownRoute,
-            "no route for this path: the gateway has no upstream",
-        ));
+        return Err(Problem::of(Kind::UnknownRoute));
     }
     let Some(route) = gateway.routes.find(&parts.method, parts.uri.path())? else {
-        return Err(Problem::new(Kind::UnknownRoute, "no route for this method and path"));
+        return Err(Problem::of(Kind::UnknownRoute));
     };
     let time_ms = clock::now_ms();
     let key = auth::authenticate(&gateway.accounts, &parts.headers, time_ms.div_euclid(1_000)).await?;

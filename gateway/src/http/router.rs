@@ -23,12 +23,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/authorize", any(api::authorize::decide))
         // Envoy appends the path that it asks about.
         .route("/v1/authorize/{*path}", any(api::authorize::decide))
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                Kind::MethodNotAllowed,
-                "this path does not accept the method: see the header Allow",
-            )
-        })
+        .method_not_allowed_fallback(async || Problem::of(Kind::MethodNotAllowed))
         .fallback(proxy::pass)
         .layer(middleware::from_fn_with_state(gateway.clone(), edge::wrap))
         .with_state(gateway)

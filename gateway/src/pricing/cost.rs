@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName};
+use problem::shown;
 
 pub mod json_array;
 
@@ -58,7 +59,11 @@ pub fn in_header(headers: &HeaderMap, name: &HeaderName) -> Result<i64, CostErro
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     match digits.and_then(|digits| digits.parse().ok()) {
         Some(units) => bounded(&format!("the header {name}"), units),
-        None => Err(CostError(format!("the header {name} must be {MUST_BE}").into())),
+        None => {
+            let sent = String::from_utf8_lossy(value.as_bytes());
+            let detail = format!("the header {name} must be {MUST_BE}, got \"{}\"", shown(&sent));
+            Err(CostError(detail.into()))
+        }
     }
 }
 

@@ -21,12 +21,18 @@ async fn without_the_token_every_request_is_refused() {
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{token:?}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
         assert_eq!(answer.json().unwrap()["error"], "unauthorized");
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let challenge = match token {
+            "" => "Bearer",
+            _ => "Bearer error=\"invalid_token\"",
+        };
+        assert_eq!(answer.header("www-authenticate"), Some(challenge), "{token:?}");
     }
     let mut twice = request(Method::GET, &url, TOKEN, None).unwrap();
     twice
         .headers_mut()
         .append("authorization", "Bearer wrong".parse().unwrap());
-    assert_eq!(http.send(twice).await.unwrap().status, StatusCode::UNAUTHORIZED);
+    assert_eq!(http.send(twice).await.unwrap().status, StatusCode::BAD_REQUEST);
     let stored: i64 = sqlx::query_scalar("select count(*) from accounts")
         .fetch_one(&worker.pool)
         .await
@@ -59,6 +65,7 @@ async fn bad_input_is_refused_with_its_reason() {
         )
     };
     let long = "x".repeat(201);
+    let shortened = format!("account `{}…` not found", "x".repeat(60));
     for ((method, path, body), status, error, named) in [
         (accounts(r#"{"name":"#), 400, "invalid_request", "ends too early"),
         (accounts(""), 400, "invalid_request", "name"),
@@ -113,19 +120,74 @@ async fn bad_input_is_refused_with_its_reason() {
         ),
         (accounts(&" ".repeat(256 * 1024 + 1)), 413, "too_large", "262144"),
         (get("/accounts?limit=0"), 400, "invalid_request", "limit"),
-        (get("/accounts?limit=1001"), 400, "invalid_request", "1000"),
-        (get("/accounts?after=x"), 400, "invalid_request", "after"),
-        (get("/accounts?colour=1"), 400, "invalid_request", "colour"),
+        (
+            get("/accounts?limit=1001"),
+            400,
+            "invalid_request",
+            "`limit` must be an integer from 1 to 1,000, got 1001",
+        ),
+        (
+            get("/accounts?after=x"),
+            400,
+            "invalid_request",
+            "`after` must be a UUID, got \"x\"",
+        ),
+        (
+            get("/accounts?colour=1"),
+            400,
+            "invalid_request",
+            "unknown query parameter `colour`; known: `limit`, `after`",
+        ),
+        (
+            get("/audit?account=x"),
+            400,
+            "invalid_request",
+            "`account` must be a UUID, got \"x\"",
+        ),
+        (
+            get("/runs?state=lost"),
+            400,
+            "invalid_request",
+            "`state` has the unknown value `lost`",
+        ),
         (get("/accounts/x"), 404, "unknown_account", "x"),
-        (get("/accounts/%ff"), 400, "invalid_request", "UTF-8"),
+        (
+            get("/accounts/%ff"),
+            400,
+            "invalid_request",
+            "`account` in the path must be UTF-8",
+        ),
+        (
+            (Method::POST, "/reports/%ff/retry".to_owned(), String::new()),
+            400,
+            "invalid_request",
+            "`identifier` in the path must be UTF-8",
+        ),
+        (
+            get(&format!("/accounts/{}%00", "x".repeat(5_000))),
+            404,
+            "unknown_account",
+            shortened.as_str(),
+        ),
+        (
+            get("/accounts/a%00b%0a"),
+            404,
+            "unknown_account",
+            "account `a\\0b\\n` not found",
+        ),
         (get(&format!("/accounts/{nobody}")), 404, "unknown_account", "0000"),
         (get(&format!("/accounts/{nobody}/keys")), 404, "unknown_account", "0000"),
-        (get("/nothing"), 404, "unknown_route", "unknown path"),
+        (
+            get("/nothing"),
+            404,
+            "unknown_route",
+            "no route has this method and path: see /docs/api.md",
+        ),
         (
             (Method::DELETE, "/accounts".to_owned(), String::new()),
             405,
             "method_not_allowed",
-            "method",
+            "does not allow the method DELETE; allowed: ",
         ),
         (
             of_ann(Method::PUT, "plan", r#"{"plan":"gold"}"#),
@@ -134,6 +196,40 @@ async fn bad_input_is_refused_with_its_reason() {
             "free, pro, enterprise",
         ),
         (of_ann(Method::PUT, "plan", "{}"), 400, "invalid_request", "plan"),
+        (
+            of_ann(Method::PUT, "plan", r#"["enterprise"]"#),
+            400,
+            "invalid_request",
+            "the body must be an object, got an array",
+        ),
+        (
+            (Method::POST, format!("/runs/{nobody}/give-up"), "[true]".to_owned()),
+            400,
+            "invalid_request",
+            "the body must be an object, got an array",
+        ),
+        (
+            get(&format!("/accounts/{nobody}/notice-endpoint")),
+            404,
+            "unknown_account",
+            "0000",
+        ),
+        (
+            (
+                Method::POST,
+                format!("/accounts/{nobody}/notice-endpoint/test"),
+                String::new(),
+            ),
+            404,
+            "unknown_account",
+            "0000",
+        ),
+        (
+            of_ann(Method::PUT, "notice-endpoint", r#"{"url":"https://localhost/"}"#),
+            400,
+            "invalid_request",
+            "`url` cannot be used: ",
+        ),
         (
             of_ann(Method::PUT, "limits/calls", r#"{"limit_units":1}"#),
             404,
@@ -150,7 +246,7 @@ async fn bad_input_is_refused_with_its_reason() {
             of_ann(Method::PUT, "limits/export", r#"{"limit_units":-1}"#),
             400,
             "invalid_request",
-            "limit_units",
+            "`limit_units` must be an integer from 0 to 999,999,999,999,999, got -1",
         ),
         (
             of_ann(Method::PUT, "limits/export", r#"{"limit_units":1e18}"#),
@@ -180,7 +276,7 @@ async fn bad_input_is_refused_with_its_reason() {
             of_ann(Method::POST, "keys", r#"{"expires_in_days":-1}"#),
             400,
             "invalid_request",
-            "an integer from 0 to 4,294,967,295",
+            "`expires_in_days` must be an integer from 1 to 3,650, got -1",
         ),
         (
             (Method::POST, format!("/accounts/{nobody}/keys"), String::new()),
@@ -208,7 +304,7 @@ async fn bad_input_is_refused_with_its_reason() {
             rotate(r#"{"overlap_hours":8761}"#),
             400,
             "invalid_request",
-            "overlap_hours",
+            "`overlap_hours` must be an integer from 0 to 8,760, got 8761",
         ),
         (rotate(r#"{"overlap":1}"#), 400, "invalid_request", "overlap"),
         (

@@ -86,7 +86,7 @@ async fn only_the_command_ends_a_run_that_spools() {
 
     // The command needs a confirmation.
     let refused = command(&stack, &format!("runs give-up {spooling}")).await;
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("lost for good"));
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--spool-is-lost: "));
     let give_up = format!("{admin}/{spooling}/give-up");
     let refused = http.post(&give_up, &stack.admin_token, &json!({})).await.unwrap();
     assert_eq!(

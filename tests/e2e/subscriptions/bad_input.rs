@@ -61,10 +61,18 @@ async fn impossible_requests_are_refused_with_a_reason() {
         ("upgrade", json!({ "tier": "pro" }), is(409, "not_subscribed")),
         ("cancel", json!({}), is(409, "not_subscribed")),
         ("cancel", json!({ "when": "never" }), is(400, "invalid_request")),
+        ("cancel", json!({ "when": { "now": null } }), is(400, "invalid_request")),
+        (
+            "create-checkout-session",
+            json!(["pro", null, null]),
+            is(400, "invalid_request"),
+        ),
         ("resume", json!({}), is(409, "not_subscribed")),
     ] {
         assert_eq!(refused(&rig, &ada, path, body.clone()).await, expected, "{path} {body}");
     }
+    let answer = rig.post(&ada, "cancel", json!({ "when": 1 })).await;
+    assert_eq!(answer.json().unwrap()["message"], "`when` must be a string, got 1");
     rig.check_out(&ada, "pro").await;
     rig.settle().await;
     for (path, body, expected) in [

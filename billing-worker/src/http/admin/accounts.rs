@@ -4,17 +4,21 @@ use axum::{Json, http::StatusCode};
 use schema::{AccountId, clock::now_s};
 use serde::Deserialize;
 
-use super::extract::{AccountPath, LimitPath, PageQuery};
+use super::extract::{AccountPath, LimitPath};
 use crate::{
     accounts::{
         create::{self, NewAccount},
-        overrides,
+        overrides::{self, LimitUnits},
         status::{self, AccountStatus},
         view::{self, Account, AccountDetails},
     },
-    administration::{Administration, page::Listed},
+    administration::{
+        Administration,
+        page::{Listed, Page},
+    },
     error::Error,
     http::body::Body,
+    http::query::Parameters,
     subscriptions::assign,
 };
 
@@ -28,7 +32,7 @@ pub(super) struct Assignment {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewLimit {
     /// Units per period.
-    limit_units: i64,
+    limit_units: LimitUnits,
 }
 
 pub(super) async fn create(
@@ -39,7 +43,10 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, details(&admin, account).await?))
 }
 
-pub(super) async fn list(admin: Administration, PageQuery(page): PageQuery) -> Result<Json<Listed<Account>>, Error> {
+pub(super) async fn list(
+    admin: Administration,
+    Parameters(page): Parameters<Page>,
+) -> Result<Json<Listed<Account>>, Error> {
     Ok(Json(view::list(&admin, page, now_s()).await?))
 }
 

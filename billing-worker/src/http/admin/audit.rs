@@ -2,16 +2,19 @@
 
 use axum::Json;
 
-use super::extract::TrailQuery;
 use crate::{
     administration::{
         Administration,
         audit::{self, Audited},
-        page::Listed,
+        page::{Listed, Trail},
     },
     error::Error,
+    http::query::Parameters,
 };
 
-pub(super) async fn list(admin: Administration, TrailQuery(trail): TrailQuery) -> Result<Json<Listed<Audited>>, Error> {
+pub(super) async fn list(
+    admin: Administration,
+    Parameters(trail): Parameters<Trail>,
+) -> Result<Json<Listed<Audited>>, Error> {
     Ok(Json(audit::list(&admin.db, trail).await?))
 }

@@ -2,15 +2,18 @@
 
 use axum::{Json, http::StatusCode};
 
-use super::extract::TrailQuery;
 use crate::{
-    administration::{Administration, page::Listed},
+    administration::{
+        Administration,
+        page::{Listed, Trail},
+    },
     corrections::{
         correction::Correction,
         request::{self, Corrected, NewCorrection},
     },
     error::Error,
     http::body::Body,
+    http::query::Parameters,
 };
 
 /// 201, or 200 with the same content if the request is repeated.
@@ -28,7 +31,7 @@ pub(super) async fn create(
 
 pub(super) async fn list(
     admin: Administration,
-    TrailQuery(trail): TrailQuery,
+    Parameters(trail): Parameters<Trail>,
 ) -> Result<Json<Listed<Correction>>, Error> {
     Ok(Json(request::list(&admin, trail).await?))
 }

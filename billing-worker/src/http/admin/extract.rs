@@ -1,7 +1,7 @@
 //! Extractors: a handler receives what it needs, or the client receives a problem document.
 
 use axum::{
-    extract::{FromRequestParts, Query, RawPathParams},
+    extract::{FromRequestParts, RawPathParams},
     http::{HeaderName, request::Parts},
 };
 use schema::{AccountId, KeyId, RunId};
@@ -9,12 +9,8 @@ use schema::{AccountId, KeyId, RunId};
 use super::AdminApi;
 use crate::{
     accounts::identity::checked_name,
-    administration::{
-        Administration,
-        page::{Page, Trail},
-    },
+    administration::Administration,
     error::Error,
-    http::query::malformed,
     notices::{message::NoticeId, settings::Policy},
 };
 
@@ -33,14 +29,11 @@ pub(super) struct NoticePath(pub NoticeId);
 /// The run in the path.
 pub(super) struct RunPath(pub RunId);
 
+/// The identifier of a report in the path.
+pub(super) struct ReportPath(pub String);
+
 /// The account and the usage type in the path.
 pub(super) struct LimitPath(pub AccountId, pub String);
-
-/// `?limit=&after=`
-pub(super) struct PageQuery(pub Page);
-
-/// `?account=&limit=&after=`
-pub(super) struct TrailQuery(pub Trail);
 
 impl FromRequestParts<AdminApi> for Administration {
     type Rejection = Error;
@@ -50,7 +43,8 @@ impl FromRequestParts<AdminApi> for Administration {
         let Some(name) = parts.headers.get(REQUESTED_BY) else {
             return Ok(admin);
         };
-        let name = checked_name("X-Requested-By", name.to_str().unwrap_or_default())?;
+        let name = String::from_utf8_lossy(name.as_bytes());
+        let name = checked_name("X-Requested-By", &name)?;
         Ok(Administration {
             name: Some(name.to_owned()),
             ..admin
@@ -94,6 +88,15 @@ impl FromRequestParts<AdminApi> for RunPath {
     }
 }
 
+impl FromRequestParts<AdminApi> for ReportPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let [identifier] = in_path(parts, state, ["identifier"]).await?;
+        Ok(Self(identifier))
+    }
+}
+
 impl FromRequestParts<AdminApi> for Policy {
     type Rejection = Error;
 
@@ -114,32 +117,10 @@ impl FromRequestParts<AdminApi> for LimitPath {
     }
 }
 
-impl FromRequestParts<AdminApi> for PageQuery {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
-        match Query::from_request_parts(parts, state).await {
-            Ok(Query(page)) => Ok(Self(page)),
-            Err(rejection) => Err(malformed(rejection)),
-        }
-    }
-}
-
-impl FromRequestParts<AdminApi> for TrailQuery {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
-        match Query::from_request_parts(parts, state).await {
-            Ok(Query(trail)) => Ok(Self(trail)),
-            Err(rejection) => Err(malformed(rejection)),
-        }
-    }
-}
-
 async fn in_path<const N: usize>(parts: &mut Parts, state: &AdminApi, names: [&str; N]) -> Result<[String; N], Error> {
     let params = RawPathParams::from_request_parts(parts, state)
         .await
-        .map_err(|rejection| Error::Malformed(rejection.body_text()))?;
+        .map_err(|_| Error::Malformed(format!("`{}` in the path must be UTF-8", names.join("` or `"))))?;
     Ok(names.map(|name| {
         let param = params.iter().find(|(known, _)| *known == name);
         param.map(|(_, value)| value.to_owned()).unwrap_or_default()

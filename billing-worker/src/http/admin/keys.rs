@@ -3,12 +3,16 @@
 use axum::{Json, http::StatusCode};
 use schema::clock::now_s;
 
-use super::extract::{AccountPath, KeyPath, PageQuery};
+use super::extract::{AccountPath, KeyPath};
 use crate::{
     accounts::keys::{self, IssuedKey, Key, NewKey, RotatedKey, Rotation},
-    administration::{Administration, page::Listed},
+    administration::{
+        Administration,
+        page::{Listed, Page},
+    },
     error::Error,
     http::body::Body,
+    http::query::Parameters,
 };
 
 pub(super) async fn create(
@@ -23,7 +27,7 @@ pub(super) async fn create(
 pub(super) async fn list(
     admin: Administration,
     AccountPath(account): AccountPath,
-    PageQuery(page): PageQuery,
+    Parameters(page): Parameters<Page>,
 ) -> Result<Json<Listed<Key>>, Error> {
     Ok(Json(keys::list(&admin, account, page, now_s()).await?))
 }

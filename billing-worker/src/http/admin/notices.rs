@@ -3,11 +3,15 @@
 use axum::{Json, http::StatusCode};
 use schema::clock::now_s;
 
-use super::extract::{AccountPath, NoticePath, PageQuery};
+use super::extract::{AccountPath, NoticePath};
 use crate::{
-    administration::{Administration, page::Listed},
+    administration::{
+        Administration,
+        page::{Listed, Page},
+    },
     error::Error,
     http::body::Body,
+    http::query::Parameters,
     notices::{
         endpoint::{self, Endpoint, IssuedEndpoint, NewEndpoint, SecretRotation},
         operator::{self, Notice},
@@ -59,7 +63,7 @@ pub(super) async fn test(
 pub(super) async fn list(
     admin: Administration,
     AccountPath(account): AccountPath,
-    PageQuery(page): PageQuery,
+    Parameters(page): Parameters<Page>,
 ) -> Result<Json<Listed<Notice>>, Error> {
     Ok(Json(operator::list(&admin, account, page).await?))
 }

@@ -1,22 +1,18 @@
 //! `/admin/reports`: usage reports to Stripe.
 
-use axum::{
-    Json,
-    extract::{FromRequestParts, Path, Query},
-    http::request::Parts,
-};
+use axum::Json;
 use schema::clock::now_s;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::AdminApi;
+use super::extract::ReportPath;
 use crate::{
     administration::{
         Administration,
-        page::{Listed, Page},
+        page::{Listed, Page, PageLimit},
     },
     error::Error,
-    http::query::malformed,
+    http::query::Parameters,
     reports::list::{self, Attention, ReportState, ReportView},
 };
 
@@ -25,22 +21,14 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(super) struct ReportsQuery {
     state: Option<ReportState>,
-    limit: Option<u16>,
+    limit: Option<PageLimit>,
     after: Option<Uuid>,
 }
 
-impl FromRequestParts<AdminApi> for ReportsQuery {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
-        match Query::from_request_parts(parts, state).await {
-            Ok(Query(query)) => Ok(query),
-            Err(rejection) => Err(malformed(rejection)),
-        }
-    }
-}
-
-pub(super) async fn list(admin: Administration, query: ReportsQuery) -> Result<Json<Listed<ReportView>>, Error> {
+pub(super) async fn list(
+    admin: Administration,
+    Parameters(query): Parameters<ReportsQuery>,
+) -> Result<Json<Listed<ReportView>>, Error> {
     let page = Page {
         limit: query.limit,
         after: query.after,
@@ -52,6 +40,9 @@ pub(super) async fn attention(admin: Administration) -> Result<Json<Attention>, 
     Ok(Json(list::attention(&admin.db, &admin.catalogue).await?))
 }
 
-pub(super) async fn retry(admin: Administration, Path(identifier): Path<String>) -> Result<Json<ReportView>, Error> {
+pub(super) async fn retry(
+    admin: Administration,
+    ReportPath(identifier): ReportPath,
+) -> Result<Json<ReportView>, Error> {
     Ok(Json(list::retry(&admin, &identifier, now_s()).await?))
 }

@@ -1,23 +1,18 @@
 //! `/admin/runs`: unsettled runs, and giving up a run whose spool is lost.
 
-use axum::{
-    Json,
-    extract::{FromRequestParts, Query},
-    http::request::Parts,
-};
+use axum::Json;
 use protocol::run::RunState;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{AdminApi, extract::RunPath};
+use super::extract::RunPath;
 use crate::{
     administration::{
         Administration,
-        page::{Listed, Page},
+        page::{Listed, Page, PageLimit},
     },
     error::Error,
-    http::body::Body,
-    http::query::malformed,
+    http::{body::Body, query::Parameters},
     runs::operator::{self, GiveUp, RunView},
 };
 
@@ -26,22 +21,14 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(super) struct RunsQuery {
     state: Option<RunState>,
-    limit: Option<u16>,
+    limit: Option<PageLimit>,
     after: Option<Uuid>,
 }
 
-impl FromRequestParts<AdminApi> for RunsQuery {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
-        match Query::from_request_parts(parts, state).await {
-            Ok(Query(query)) => Ok(query),
-            Err(rejection) => Err(malformed(rejection)),
-        }
-    }
-}
-
-pub(super) async fn list(admin: Administration, query: RunsQuery) -> Result<Json<Listed<RunView>>, Error> {
+pub(super) async fn list(
+    admin: Administration,
+    Parameters(query): Parameters<RunsQuery>,
+) -> Result<Json<Listed<RunView>>, Error> {
     let page = Page {
         limit: query.limit,
         after: query.after,

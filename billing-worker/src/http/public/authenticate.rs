@@ -2,8 +2,10 @@
 
 use axum::{
     extract::FromRequestParts,
-    http::{header::AUTHORIZATION, request::Parts},
+    http::request::Parts,
+    response::{IntoResponse, Response},
 };
+use problem::{bearer, malformed_key, unknown_key};
 use schema::{AccountId, api_key, api_key::KeyHash, clock, period::instant};
 
 use super::PublicApi;
@@ -13,22 +15,11 @@ use crate::error::Error;
 pub(super) struct Caller(pub AccountId);
 
 impl FromRequestParts<PublicApi> for Caller {
-    type Rejection = Error;
+    type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, api: &PublicApi) -> Result<Self, Error> {
-        let mut sent = parts.headers.get_all(AUTHORIZATION).iter();
-        let header = match (sent.next(), sent.next()) {
-            (Some(header), None) => header,
-            (None, _) => return Err(Error::NoKey),
-            // It would be unclear which one counts.
-            (Some(_), Some(_)) => {
-                return Err(Error::Malformed(
-                    "the request has more than one Authorization header".to_owned(),
-                ));
-            }
-        };
-        let text = header.to_str().ok().and_then(bearer).ok_or(Error::InvalidKey)?;
-        let (id, hash) = api_key::identify(text).map_err(|_| Error::InvalidKey)?;
+    async fn from_request_parts(parts: &mut Parts, api: &PublicApi) -> Result<Self, Response> {
+        let text = bearer(&parts.headers).map_err(|error| error.of_key().into_response())?;
+        let (id, hash) = api_key::identify(text).map_err(|why| malformed_key(&why).into_response())?;
         let row = sqlx::query!(
             "select account_id, secret_sha256 from api_keys
              where id = $1 and revoked_at is null and (expires_at is null or expires_at > $2)",
@@ -37,16 +28,11 @@ impl FromRequestParts<PublicApi> for Caller {
         )
         .fetch_optional(&api.billing.admin.db)
         .await
-        .map_err(Error::KeyUnchecked)?
-        .ok_or(Error::InvalidKey)?;
+        .map_err(|error| Error::KeyUnchecked(error).into_response())?
+        .ok_or_else(|| unknown_key().into_response())?;
         match KeyHash::from_stored(&row.secret_sha256) {
             Some(stored) if stored == hash => Ok(Self(AccountId(row.account_id))),
-            _ => Err(Error::InvalidKey),
+            _ => Err(unknown_key().into_response()),
         }
     }
-}
-
-fn bearer(header: &str) -> Option<&str> {
-    let (scheme, key) = header.split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case("Bearer ").then_some(key)
 }

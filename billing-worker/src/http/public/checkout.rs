@@ -1,6 +1,7 @@
 //! `/billing/create-checkout-session`, `/billing/subscriptions`, `/billing/portal-session`.
 
 use axum::{Json, extract::State, http::StatusCode};
+use problem::shown;
 use serde::{Deserialize, Serialize};
 use stripe_billing::billing_portal_session::CreateBillingPortalSession;
 use time::OffsetDateTime;
@@ -129,7 +130,10 @@ fn url(field: &'static str, given: Option<String>) -> Result<Option<String>, Err
         Some(parsed) if matches!(parsed.scheme_str(), Some("http" | "https")) && url.len() <= 2_000 => Ok(Some(url)),
         _ => Err(Error::BadValue {
             field,
-            rule: "must be an http:// or https:// URL of at most 2,000 characters".to_owned(),
+            rule: format!(
+                "must be an http:// or https:// URL of at most 2,000 characters, got \"{}\"",
+                shown(&url)
+            ),
         }),
     }
 }

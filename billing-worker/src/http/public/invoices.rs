@@ -1,9 +1,7 @@
 //! `GET /billing/invoices`: the account's invoices in Stripe, newest first.
 
-use axum::{
-    Json,
-    extract::{Query, State, rejection::QueryRejection},
-};
+use axum::{Json, extract::State};
+use problem::{json::Integer, shown};
 use schema::period::instant;
 use serde::{Deserialize, Serialize};
 use stripe_billing::invoice::ListInvoice;
@@ -13,18 +11,18 @@ use super::{PublicApi, authenticate::Caller};
 use crate::{
     accounts::customers,
     error::Error,
-    http::query::malformed,
+    http::query::Parameters,
     stripe::object::{self, List},
 };
 
-const LIMIT: u16 = 20;
+const LIMIT: i64 = 20;
 /// Stripe's limit.
-const LIMIT_MAX: u16 = 100;
+const LIMIT_MAX: i64 = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageOfInvoices {
-    limit: Option<u16>,
+    limit: Option<Integer<1, LIMIT_MAX>>,
     /// Continue after this invoice.
     after: Option<String>,
 }
@@ -58,18 +56,11 @@ struct Invoice {
 pub(super) async fn list(
     State(api): State<PublicApi>,
     Caller(account): Caller,
-    page: Result<Query<PageOfInvoices>, QueryRejection>,
+    Parameters(page): Parameters<PageOfInvoices>,
 ) -> Result<Json<Invoices>, Error> {
-    let Query(page) = page.map_err(malformed)?;
-    let limit = page.limit.unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Error::BadValue {
-            field: "limit",
-            rule: format!("must be from 1 to {LIMIT_MAX}"),
-        });
-    }
-    if page.after.as_deref().is_some_and(|after| !is_invoice(after)) {
-        return Err(no_such_page());
+    let limit = page.limit.map_or(LIMIT, Integer::get);
+    if let Some(after) = page.after.as_deref().filter(|after| !is_invoice(after)) {
+        return Err(no_such_page(after));
     }
     let stripe = api.billing.stripe()?;
     let Some(customer) = customers::find(&api.billing.admin.db, account, stripe.is_live()).await? else {
@@ -78,14 +69,18 @@ pub(super) async fn list(
             next: None,
         }));
     };
-    let mut list = ListInvoice::new().customer(customer).limit(i64::from(limit));
+    let mut list = ListInvoice::new().customer(customer).limit(limit);
     if let Some(after) = &page.after {
         list = list.starting_after(after);
     }
     let found: List<object::Invoice> = match stripe.read(&list).await {
         Ok(found) => found,
-        Err(error) if error.is_missing() && page.after.is_some() => return Err(no_such_page()),
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            return Err(match &page.after {
+                Some(after) if error.is_missing() => no_such_page(after),
+                _ => error.into(),
+            });
+        }
     };
     let next = found
         .data
@@ -103,10 +98,11 @@ fn is_invoice(id: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
-fn no_such_page() -> Error {
+fn no_such_page(after: &str) -> Error {
+    let rule = "must be the id of one of the account's invoices, such as the value of `next`";
     Error::BadValue {
         field: "after",
-        rule: "must be the id of one of the account's invoices, such as the value of `next`".to_owned(),
+        rule: format!("{rule}, got \"{}\"", shown(after)),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Reads arguments and environment with clap. After a wrong value it continues, to find all wrong values.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
 use clap::{
     Arg, ArgMatches, Command, Error,
-    builder::OsStringValueParser,
+    builder::{OsStr, OsStringValueParser, Resettable},
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
@@ -42,7 +42,7 @@ pub(super) fn matches(
             }
             // Do not show an error that could be caused by the first mistakes.
             None if !wrong.is_empty() && error.use_stderr() => return Ok(None),
-            None => return Err(error),
+            None => return Err(as_typed(command, args, error)),
         }
     }
 }
@@ -58,10 +58,24 @@ fn empty_settings<'a>(command: &'a Command, matches: &'a ArgMatches) -> impl Ite
         // The default of a password is an empty one.
         let may_be_empty = arg.get_default_values().iter().any(|default| default.is_empty());
         let values = matches.try_get_raw(id).ok().flatten();
-        !may_be_empty && is_set(id) && values.is_some_and(|mut values| values.len() == 1 && values.all(OsStr::is_empty))
+        !may_be_empty
+            && is_set(id)
+            && values.is_some_and(|mut values| values.len() == 1 && values.all(|value| value.is_empty()))
     };
     let settings = command.get_arguments().filter(|arg| arg.get_long().is_some());
     settings.filter(is_empty).map(|arg| arg.get_id().to_string())
+}
+
+/// The usage line of clap's error also lists all settings of the environment. The same error without them lists what was typed.
+fn as_typed(command: Command, args: &[OsString], error: Error) -> Error {
+    if !error.use_stderr() {
+        return error;
+    }
+    let typed = command.mut_args(|arg| arg.env(Resettable::<OsStr>::Reset).required(false));
+    match typed.try_get_matches_from(args) {
+        Err(same) if same.kind() == error.kind() => same,
+        _ => error,
+    }
 }
 
 /// The id of the setting whose value is wrong. `None`: another kind of error, or an argument of a sub-command.

@@ -13,8 +13,8 @@ use axum::{
 };
 use futures_util::FutureExt;
 use http::{
-    HeaderValue, Method,
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE},
+    HeaderMap, HeaderValue, Method,
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use problem::{Kind, Problem};
 use tower::ServiceExt;
@@ -30,6 +30,7 @@ use super::{
 pub async fn reply(router: Router, mut request: Request, type_base: &str, metrics: &ServerMetrics) -> Response {
     let id = request_id::of(request.headers());
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
+    let method = request.method().clone();
     let asks_for_page = request.method() == Method::GET && request.uri().path() == problem::TYPE_BASE;
     let respond = async {
         match framing::check(&request) {
@@ -48,11 +49,24 @@ pub async fn reply(router: Router, mut request: Request, type_base: &str, metric
         } else {
             // The router has written the length of the empty body.
             response.headers_mut().remove(CONTENT_LENGTH);
+            let problem = match allowed(&problem, response.headers()) {
+                Some(allowed) => problem.allowing(&method, allowed),
+                None => problem,
+            };
             *response.body_mut() = Body::from(problem.body(type_base, id.to_str().unwrap_or_default()));
+            // A cache may keep some problems, such as 404 and 405, and the next request may be answered otherwise.
+            let headers = response.headers_mut();
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     response
+}
+
+/// The methods that the path allows, if that is the problem. The router has written them.
+fn allowed<'a>(problem: &Problem, headers: &'a HeaderMap) -> Option<&'a str> {
+    let allowed = headers.get(ALLOW).filter(|_| problem.kind == Kind::MethodNotAllowed)?;
+    allowed.to_str().ok()
 }
 
 /// Returns the response, or an internal error if `respond` panics.
@@ -79,7 +93,8 @@ mod tests {
         let router = Router::new()
             .route("/served", get(async || "served"))
             .route("/panics", get(async || -> &'static str { panic!("out of paper") }))
-            .fallback(async || Problem::of(Kind::UnknownRoute));
+            .fallback(async || Problem::of(Kind::UnknownRoute))
+            .method_not_allowed_fallback(async || Problem::of(Kind::MethodNotAllowed));
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -120,6 +135,23 @@ mod tests {
             assert_eq!(body["error"], error);
             assert_eq!(body["type"], format!("/errors#{error}"));
             assert_eq!(body["instance"], "/requests/mine-1");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_problem_names_the_way_out_and_is_in_no_cache() {
+        for (method, path, message) in [
+            ("GET", "/nothing", "no route has this method and path: see /docs/api.md"),
+            (
+                "PUT",
+                "/served",
+                "this path does not allow the method PUT; allowed: GET, HEAD",
+            ),
+        ] {
+            let (response, body) = send(method, path).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["message"], message);
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
         }
     }
 

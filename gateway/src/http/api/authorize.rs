@@ -59,7 +59,7 @@ pub async fn decide(
     let Some(route) = gateway.routes.find(&original.method, original.uri.path())? else {
         return Err(Problem::new(
             Kind::UnknownRoute,
-            "no route for the original method and path",
+            "no route has the original method and path: see /docs/api.md",
         ));
     };
     let time_ms = clock::now_ms();

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use axum::http::Method;
+use problem::shown;
 use schema::{AccountId, Catalogue, EventId, UsageType, api_key};
 use serde::{Deserialize, Deserializer, Serialize};
 use service::server::request_id::{REQUEST_ID_MAX, is_request_id};
@@ -90,18 +91,18 @@ impl Reported {
             Some(method) if method.len() <= 32 && Method::from_bytes(method.as_bytes()).is_ok() => {
                 method.to_ascii_uppercase()
             }
-            Some(_) => {
-                return Err(Problem::invalid(
-                    "`method` must be an HTTP method of at most 32 characters",
-                ));
+            Some(other) => {
+                let rule = "`method` must be an HTTP method of at most 32 characters";
+                return Err(Problem::invalid(format!("{rule}, got \"{}\"", shown(&other))));
             }
         };
         let request_id = match self.request_id {
             None => client.request_id().to_owned(),
             Some(id) if is_request_id(id.as_bytes()) => id,
-            Some(_) => {
+            Some(other) => {
                 return Err(Problem::invalid(format!(
-                    "`request_id` must have 1 to {REQUEST_ID_MAX} visible ASCII characters"
+                    "`request_id` must have 1 to {REQUEST_ID_MAX} visible ASCII characters, got \"{}\"",
+                    shown(&other)
                 )));
             }
         };

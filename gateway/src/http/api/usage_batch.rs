@@ -134,7 +134,8 @@ fn read(gateway: &Gateway, posted: Posted, counted: Option<Counted>) -> Result<(
         return Err(Problem::new(Kind::TooLarge, detail));
     }
     let read = |index: usize, event: &RawValue| {
-        let reported: Reported = body::parse(event.get().as_bytes())?;
+        let name = || format!("events[{index}]");
+        let reported: Reported = ::problem::json::read_item(name, event.get().as_bytes()).map_err(Problem::invalid)?;
         let key = posted.idempotency_key.as_deref();
         let key = key.map(|key| idempotency_key::of_item(key, index));
         let account = posted.key.account.id;
