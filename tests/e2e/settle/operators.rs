@@ -87,6 +87,20 @@ async fn only_the_command_ends_a_run_that_spools() {
     // The command needs a confirmation.
     let refused = command(&stack, &format!("runs give-up {spooling}")).await;
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--spool-is-lost: "));
+    for (arguments, says) in [
+        ("runs give-up", "Usage: billing-worker runs give-up <RUN>"),
+        (
+            "limits set ada@example.com api_call -5",
+            "must be an integer from 0 to 999,999,999,999,999, got -5",
+        ),
+    ] {
+        let wrong = command(&stack, arguments).await;
+        let printed = String::from_utf8_lossy(&wrong.stderr).into_owned();
+        assert!(
+            !wrong.status.success() && printed.contains(says),
+            "{arguments}: {printed}"
+        );
+    }
     let give_up = format!("{admin}/{spooling}/give-up");
     let refused = http.post(&give_up, &stack.admin_token, &json!({})).await.unwrap();
     assert_eq!(
