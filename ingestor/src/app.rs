@@ -162,6 +162,7 @@ async fn audit_everything(settings: Settings) -> Result<()> {
         missing = report.missing,
         doubled = report.doubled,
         left = report.left,
+        repeated = report.repeated,
         "compared the stream with the stored rows"
     );
     if report.missing + report.doubled > 0 {
@@ -172,6 +173,12 @@ async fn audit_everything(settings: Settings) -> Result<()> {
             report.left
         );
     }
+    if report.repeated > 0 {
+        bail!(
+            "{} rows repeat an event of another generation: these events count twice, and an audit does not remove them",
+            report.repeated
+        );
+    }
     Ok(())
 }
 
@@ -179,8 +186,7 @@ async fn raise_generation(settings: Settings) -> Result<()> {
     let parts = connect_for_command(&settings).await?;
     migrate::check_database(&parts.clickhouse).await?;
     let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
-    let verifier = Verifier::new(parts.clickhouse, settings.tables.clickhouse_cluster.as_deref());
-    let generation = generation::raise(&parts.stream, &manifests, &verifier, &parts.metrics).await?;
+    let generation = generation::raise(&parts.audit(manifests, &settings)).await?;
     info!(generation, "raised the generation: ingest continues");
     Ok(())
 }

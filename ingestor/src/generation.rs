@@ -1,83 +1,88 @@
 //! Positions are unique within one generation of the stream. A stream that was restored or reset uses some positions again, so
-//! ingest stops until an operator raises the generation. Raising finds the records that are already stored by their content, and
-//! stores everything after them under the new generation.
+//! ingest stops until an operator raises the generation. Raising finds the records that are already stored by their content. The
+//! ingestors store everything after them under the new generation.
+//!
+//! The comparison needs rows that do not change. So raising first takes the shards from all ingestors, and waits until their
+//! inserts have ended.
+
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use async_nats::jetstream::stream::RawMessageErrorKind;
-use schema::{Manifest, UsageEvent, names};
+use schema::{Manifest, names};
+use service::Backoff;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
-    ingest::Ingest,
     manifests::{Manifests, WriteError},
-    metrics::Metrics,
     pipeline::{
         content::Content,
+        continuity::matches,
+        fence::TRUSTED_FOR,
         reader::Reader,
-        verify::{Span, StoredEvent, Verifier},
+        verify::{Span, Verifier},
     },
     stop::Stop,
-    stream::UsageStream,
-    upkeep::reread,
+    upkeep::{audit::Audit, reread},
 };
 
 /// How often a manifest is read again because an ingestor still writes it.
 const WRITES_MAX: u32 = 10;
-
-/// Checks that the last stored record of the shard is still the record that was stored. A stream that was reset may have grown
-/// past that sequence since: it is not behind, but it is another stream.
-pub async fn check_continuity(ingest: &Ingest, shard: u16, manifest: &Manifest) -> Result<(), Stop> {
-    let seq = manifest.done_through;
-    if seq == 0 {
-        return Ok(());
-    }
-    let message = match ingest.stream.handle().await?.get_raw_message(seq).await {
-        Ok(message) => message,
-        // The record was trimmed.
-        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
-        Err(error) => {
-            return Err(anyhow::Error::from(error)
-                .context("reading the last stored record")
-                .into());
-        }
-    };
-    let Content::Events(_, events) = Content::of(&message.payload) else {
-        return Ok(());
-    };
-    let span = Span {
-        generation: manifest.generation,
-        shard,
-        first: seq,
-        last: seq,
-    };
-    let stored = ingest.store.verifier.events_and_dropped(span).await?;
-    if stored.is_empty() || matches(seq, &events, &stored) {
-        return Ok(());
-    }
-    Err(Stop::Alarm(format!(
-        "record {seq} of the stream is not the record that was stored: the stream was reset (see `ingestor raise-generation`)"
-    )))
-}
+/// How long raising waits for running inserts.
+const INSERTS_END_WITHIN: Duration = Duration::from_secs(120);
 
 /// Raises the generation, and returns the new one. Can be repeated if it was interrupted.
-pub async fn raise(stream: &UsageStream, manifests: &Manifests, verifier: &Verifier, metrics: &Metrics) -> Result<u32> {
+pub async fn raise(audit: &Audit) -> Result<u32> {
+    let Audit {
+        stream,
+        manifests,
+        verifier,
+        ..
+    } = audit;
     let state = stream.state().await?;
-    let mut highest = state.generation;
+    // A restored stream may have forgotten a generation that has rows.
+    let mut highest = state.generation.max(verifier.highest_generation().await?);
+    let mut inserting = BTreeSet::new();
     for shard in 0..stream.shards {
-        let (manifest, _) = manifests.read(shard).await?;
-        highest = highest.max(manifest.map_or(0, |manifest| manifest.generation));
+        if let (Some(manifest), _) = manifests.read(shard).await? {
+            highest = highest.max(manifest.generation);
+            inserting.insert((manifest.generation, shard));
+        }
     }
     let generation = highest + 1;
+    // No ingestor works while manifests and stream differ. Until all records are compared, nothing counts as stored.
     for shard in 0..stream.shards {
-        let reader = Reader::new(stream.clone(), metrics.clone(), shard, state.generation, 0);
-        let stored = last_stored(reader, verifier, shard, highest, state.last_seq)
-            .await
-            .with_context(|| format!("comparing shard {shard} with its rows"))?;
+        begin_at(manifests, shard, generation, 0).await?;
+    }
+    inserts_end(verifier, &inserting).await?;
+    let last = stream.state().await?.last_seq;
+    for shard in 0..stream.shards {
+        let stored = last_stored(
+            audit.reader(shard, state.generation, 0),
+            verifier,
+            shard,
+            generation,
+            last,
+        )
+        .await
+        .with_context(|| format!("comparing shard {shard} with its rows"))?;
         begin_at(manifests, shard, generation, stored).await?;
+        // Rows of these records may be lost, and a range of the old generation may be unfinished.
+        let audited = audit
+            .records(audit.reader(shard, state.generation, 0), generation, shard, stored)
+            .await
+            .with_context(|| format!("auditing shard {shard}"))?;
+        if audited.left > 0 {
+            bail!(
+                "{} rows of shard {shard} are missing and could not be stored",
+                audited.left
+            );
+        }
         info!(
             shard,
             generation,
             done_through = stored,
+            missing = audited.missing,
             "the shard continues after its stored records"
         );
     }
@@ -86,54 +91,63 @@ pub async fn raise(stream: &UsageStream, manifests: &Manifests, verifier: &Verif
     Ok(generation)
 }
 
-/// The last of the stream's leading records that are stored in an earlier generation. A restored stream starts with the records
-/// it had when it was saved.
+/// Waits until no ingestor inserts into these generations and shards.
+async fn inserts_end(verifier: &Verifier, inserting: &BTreeSet<(u32, u16)>) -> Result<()> {
+    // An ingestor that read its manifest just before may still start an insert.
+    sleep(TRUSTED_FOR).await;
+    let all_end = async {
+        for (generation, shard) in inserting {
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+            let tokens = format!("{}/{generation}/{shard}/", names::USAGE_STREAM);
+            while verifier.is_inserting(&tokens).await? {
+                sleep(backoff.next_delay()).await;
+            }
+        }
+        Ok(())
+    };
+    timeout(INSERTS_END_WITHIN, all_end)
+        .await
+        .with_context(|| format!("inserts still run after {INSERTS_END_WITHIN:?}: run the command again"))?
+}
+
+/// The last record of the stream that an earlier generation stored. A restored stream starts with the records it had when it was
+/// saved. A shard is stored in order, so the records before the last stored one were stored, too.
 async fn last_stored(
     mut reader: Reader,
     verifier: &Verifier,
     shard: u16,
-    highest: u32,
+    generation: u32,
     last: u64,
 ) -> Result<u64, Stop> {
-    let mut through = 0;
+    let (mut through, mut is_through, mut newer) = (0, true, None);
     loop {
         let chunk = reread::next(&mut reader, last).await?;
         let (Some(first), Some(end)) = (chunk.first(), chunk.last()) else {
-            return Ok(through);
+            break;
         };
-        let mut stored = Vec::new();
-        for generation in 1..=highest {
-            let span = Span {
-                generation,
-                shard,
-                first: first.seq,
-                last: end.seq,
-            };
-            stored.extend(verifier.events_and_dropped(span).await?);
-        }
-        stored.sort_unstable();
+        let span = Span {
+            generation,
+            shard,
+            first: first.seq,
+            last: end.seq,
+        };
+        let stored = verifier.earlier(span).await?;
         for record in &chunk {
             match &record.content {
-                Content::Events(_, events) if events.is_empty() || matches(record.seq, events, &stored) => {}
-                Content::Dead(_) => {}
-                Content::Events(..) => return Ok(through),
-                Content::Newer(why) => return Err(Stop::Alarm(why.clone())),
+                Content::Events(_, events) if matches(record.seq, events, &stored) => {
+                    (through, is_through, newer) = (record.seq, true, None);
+                }
+                Content::Events(_, events) if !events.is_empty() => is_through = false,
+                // A newer ingestor may have stored it, and only a newer one can compare it.
+                Content::Newer(why) if is_through => newer = Some(why.clone()),
+                Content::Events(..) | Content::Dead(_) | Content::Newer(_) => {}
             }
-            through = record.seq;
         }
     }
-}
-
-/// Whether `stored`, in order, has an event of this record.
-fn matches(seq: u64, events: &[UsageEvent], stored: &[StoredEvent]) -> bool {
-    (0u32..).zip(events).any(|(idx, event)| {
-        let row = StoredEvent {
-            stream_seq: seq,
-            idx,
-            event_id: event.event_id.0,
-        };
-        stored.binary_search(&row).is_ok()
-    })
+    match newer {
+        Some(why) => Err(Stop::Alarm(why)),
+        None => Ok(through),
+    }
 }
 
 async fn begin_at(manifests: &Manifests, shard: u16, generation: u32, done_through: u64) -> Result<()> {

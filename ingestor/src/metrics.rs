@@ -40,6 +40,7 @@ pub struct Metrics {
     pub audited: Family<Shard, Counter>,
     pub audit_missing: Family<Shard, Counter>,
     pub audit_doubled: Family<Shard, Counter>,
+    pub audit_repeated: Family<Shard, Gauge>,
 }
 
 impl Metrics {
@@ -67,6 +68,7 @@ impl Metrics {
             audited: Family::default(),
             audit_missing: Family::default(),
             audit_doubled: Family::default(),
+            audit_repeated: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("ingestor");
         registry.register("shards_owned", "Shards that this ingestor reads", metrics.owned.clone());
@@ -154,6 +156,11 @@ impl Metrics {
             "audit_doubled_rows",
             "Doubled rows that audits removed",
             metrics.audit_doubled.clone(),
+        );
+        registry.register(
+            "audit_repeated_rows",
+            "Rows within the audit window that repeat an event of another generation; audits do not remove them",
+            metrics.audit_repeated.clone(),
         );
         metrics
     }

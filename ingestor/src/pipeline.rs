@@ -11,6 +11,7 @@
 //! | keep records that cannot be decoded | [`dead_letter`] |
 
 pub mod content;
+pub mod continuity;
 pub mod dead_letter;
 pub mod fence;
 pub mod gathering;

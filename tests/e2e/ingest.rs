@@ -4,6 +4,7 @@
 
 mod duplicates;
 mod faults;
+mod generations;
 mod operators;
 mod rig;
 mod sharing;

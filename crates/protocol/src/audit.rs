@@ -5,6 +5,7 @@
 //!
 //! # Promises
 //! - An event that was dropped as a duplicate is recorded in another table, so it is not missing.
+//! - An event that an earlier generation of the stream holds is not missing.
 //! - A position with several rows keeps one.
 //!
 //! The model `manifest` checks these in its scenario `window`. Its mutants `AuditStoresDuplicates` and `NoAudit` fail.
@@ -27,11 +28,12 @@ pub struct Difference {
 }
 
 impl Held {
-    /// Adds `dropped` events of the record, with each position counted once.
-    pub fn with_dropped(self, dropped: u64) -> Self {
+    /// Adds `others`, the events of the record that are held elsewhere, with each position counted once: those that were dropped,
+    /// or that only an earlier generation holds.
+    pub fn with_others(self, others: u64) -> Self {
         Self {
-            rows: self.rows + dropped,
-            positions: self.positions + dropped,
+            rows: self.rows + others,
+            positions: self.positions + others,
         }
     }
 
@@ -70,9 +72,9 @@ mod tests {
     #[test]
     fn dropped_events_are_not_missing() {
         let held = Held { rows: 2, positions: 2 };
-        assert_eq!(held.with_dropped(1).difference(3), Difference::default());
-        assert_eq!(held.with_dropped(1).difference(4).missing, 1);
+        assert_eq!(held.with_others(1).difference(3), Difference::default());
+        assert_eq!(held.with_others(1).difference(4).missing, 1);
         // A dropped event that still has a row is not doubled.
-        assert_eq!(Held { rows: 2, positions: 1 }.with_dropped(1).difference(1).doubled, 1);
+        assert_eq!(Held { rows: 2, positions: 1 }.with_others(1).difference(1).doubled, 1);
     }
 }

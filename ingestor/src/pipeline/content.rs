@@ -39,6 +39,15 @@ impl Content {
         }
     }
 
+    /// Its events with their indices.
+    pub fn indexed(&self) -> impl Iterator<Item = (u32, &UsageEvent)> {
+        let events = match self {
+            Self::Events(_, events) => events.as_slice(),
+            Self::Dead(_) | Self::Newer(_) => &[],
+        };
+        (0u32..).zip(events)
+    }
+
     /// How many rows it must have.
     pub fn events(&self) -> usize {
         match self {

@@ -98,6 +98,45 @@ impl Verifier {
         Ok(all)
     }
 
+    /// The events of a span that earlier generations hold at the same positions, in order: as rows that count, or as duplicates.
+    /// With the same event id it is the same record. Otherwise another record had that position.
+    pub async fn earlier(&self, span: Span) -> Result<Vec<StoredEvent>> {
+        let sql = |table: &str| {
+            format!(
+                "select distinct stream_seq, idx, event_id from {table} \
+                 where generation < ? and shard = ? and stream_seq between ? and ?"
+            )
+        };
+        let mut all = Vec::new();
+        for table in ["usage_events", "usage_duplicates"] {
+            let rows = bind(self.client.query(&sql(table)), span).fetch_all::<StoredEvent>();
+            all.extend(within("reading the events of earlier generations", rows).await?);
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// The highest generation with rows; 0: there are none.
+    pub async fn highest_generation(&self) -> Result<u32> {
+        let sql = "select max(generation) from (select max(generation) as generation from usage_events \
+                   union all select max(generation) as generation from usage_duplicates)";
+        within(
+            "reading the generations of the rows",
+            self.client.query(sql).fetch_one::<u32>(),
+        )
+        .await
+    }
+
+    /// Whether an insert runs whose token starts like this.
+    pub async fn is_inserting(&self, prefix: &str) -> Result<bool> {
+        let sql = format!(
+            "select count() from {} where startsWith(Settings['insert_deduplication_token'], ?)",
+            self.processes
+        );
+        let running = self.client.query(&sql).bind(prefix).fetch_one::<u64>();
+        Ok(within("asking which inserts run", running).await? > 0)
+    }
+
     /// Whether an insert with this token, or with a later token of the same range, is running.
     pub async fn is_running(&self, token: &str) -> Result<bool> {
         let sql = format!(
@@ -126,9 +165,17 @@ pub fn bind(query: Query, span: Span) -> Query {
 
 /// Bounds a query: one that hangs must not block a shard.
 pub async fn within<T>(what: &'static str, query: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T> {
-    const LIMIT: Duration = Duration::from_secs(30);
-    match tokio::time::timeout(LIMIT, query).await {
+    within_limit(Duration::from_secs(30), what, query).await
+}
+
+/// The same with another limit, for a query that no shard waits for.
+pub async fn within_limit<T>(
+    limit: Duration,
+    what: &'static str,
+    query: impl Future<Output = clickhouse::error::Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, query).await {
         Ok(answer) => answer.context(what),
-        Err(_) => bail!("{what}: no answer in {LIMIT:?}"),
+        Err(_) => bail!("{what}: no answer in {limit:?}"),
     }
 }

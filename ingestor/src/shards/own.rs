@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    generation,
     ingest::Ingest,
     manifests::{Held, WriteError},
-    pipeline::work::{RELEASE_WITHIN, Work},
+    pipeline::{
+        continuity,
+        work::{RELEASE_WITHIN, Work},
+    },
     stop::Stop,
 };
 
@@ -96,7 +98,7 @@ async fn claim_when_free(ingest: &Ingest, shard: u16, stop: &CancellationToken) 
                 }
                 Beginning::Alarm(why) => return Err(Stop::Alarm(why)),
             };
-            generation::check_continuity(ingest, shard, &manifest).await?;
+            continuity::check(&ingest.stream, &ingest.store.verifier, shard, &manifest).await?;
             match ingest
                 .manifests
                 .write(shard, claim::claimed(manifest, &ingest.me), revision)

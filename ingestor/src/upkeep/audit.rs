@@ -1,13 +1,20 @@
 //! Compares the stream with ClickHouse, record by record. Each range was verified when it was stored. The audit finds problems
 //! that this check cannot find: rows of an ingestor that was paused between its check and its insert, and unknown faults. It
 //! stores missing rows, removes doubled rows, and logs both.
+//!
+//! A row of an earlier generation counts, so an audit stores no event again. If the stream is not the one that was stored, the
+//! audit fails and stores nothing. Events that two generations stored are reported, not repaired.
 
 use std::{collections::HashMap, ops::AddAssign, sync::Arc};
 
 use anyhow::{Context, Result};
 use clickhouse::Row;
-use protocol::audit::Held;
-use schema::names;
+use protocol::{
+    audit::Held,
+    claim::{self, Beginning},
+    range::EventPosition,
+};
+use schema::{UsageEvent, clock, names};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
@@ -18,6 +25,7 @@ use crate::{
     manifests::Manifests,
     metrics::{Metrics, Shard},
     pipeline::{
+        continuity,
         reader::Reader,
         sink::Sink,
         verify::{Span, StoredEvent, Verifier, bind, within},
@@ -25,7 +33,9 @@ use crate::{
     stop::Stop,
     stream::UsageStream,
     upkeep::{
+        earlier,
         repair::Repair,
+        repeated,
         reread::{self, Reread},
     },
 };
@@ -50,6 +60,8 @@ pub struct Report {
     pub doubled: u64,
     /// Rows that are still wrong.
     pub left: u64,
+    /// Rows that repeat an event of another generation.
+    pub repeated: u64,
 }
 
 /// How many rows and positions ClickHouse holds of a record.
@@ -83,10 +95,11 @@ pub async fn run(ingest: Arc<Ingest>, audit: Audit) -> Result<()> {
         for shard in ingest.owned.all().into_keys() {
             let audited = tokio::select! {
                 () = ingest.life.stopping() => return Ok(()),
-                audited = audit.shard(shard, Some(since)) => audited,
+                audited = audit.shard(shard, since) => audited,
             };
             match audited {
                 Ok(report) => info!(shard, records = report.records, rows = report.rows, "audited"),
+                Err(Stop::Alarm(why)) => error!(shard, "could not audit the shard: {why}"),
                 Err(stop) => warn!(shard, "could not audit the shard: {stop}"),
             }
         }
@@ -94,62 +107,99 @@ pub async fn run(ingest: Arc<Ingest>, audit: Audit) -> Result<()> {
 }
 
 impl Audit {
-    /// Audits all records that the stream holds, of all shards.
+    /// Audits all records that the stream holds, of all shards, and looks for repeated events in all rows.
     pub async fn everything(&self) -> Result<Report> {
         let mut all = Report::default();
         for shard in 0..self.stream.shards {
             all += self
-                .shard(shard, None)
+                .compare(shard, None)
                 .await
                 .with_context(|| format!("auditing shard {shard}"))?;
         }
+        all.repeated = repeated::rows(&self.verifier, 0..=u16::MAX, 0).await?;
         Ok(all)
     }
 
-    /// Audits the stored ranges of one shard, from the records of `since` on.
-    pub async fn shard(&self, shard: u16, since: Option<OffsetDateTime>) -> Result<Report, Stop> {
-        let mut report = Report::default();
+    /// Audits the stored ranges of one shard, from the records of `since` on, and looks for repeated events in its rows since
+    /// then.
+    pub async fn shard(&self, shard: u16, since: OffsetDateTime) -> Result<Report, Stop> {
+        let mut report = self.compare(shard, Some(since)).await?;
+        report.repeated = repeated::rows(&self.verifier, shard..=shard, clock::unix_ms(since)).await?;
+        if report.repeated > 0 {
+            error!(
+                shard,
+                rows = report.repeated,
+                "rows repeat an event of another generation: see `ingestor audit`"
+            );
+        }
+        let repeated = i64::try_from(report.repeated).unwrap_or(i64::MAX);
+        self.metrics
+            .audit_repeated
+            .get_or_create(&Shard { shard })
+            .set(repeated);
+        Ok(report)
+    }
+
+    /// Compares the stored ranges of one shard with the stream, from the records of `since` on.
+    async fn compare(&self, shard: u16, since: Option<OffsetDateTime>) -> Result<Report, Stop> {
         let (Some(manifest), _) = self.manifests.read(shard).await? else {
-            return Ok(report);
+            return Ok(Report::default());
         };
+        let manifest = match claim::beginning(Some(manifest), self.stream.state().await?, None) {
+            Beginning::At(manifest) | Beginning::Moved(manifest) => manifest,
+            Beginning::Alarm(why) => return Err(Stop::Alarm(why)),
+        };
+        continuity::check(&self.stream, &self.verifier, shard, &manifest).await?;
         let from = match since {
             None => 1,
             Some(since) => match self.stream.first_since(shard, since).await? {
-                None => return Ok(report),
+                None => return Ok(Report::default()),
                 Some(first) => first,
             },
         };
-        let mut reader = Reader::new(
-            self.stream.clone(),
-            self.metrics.clone(),
-            shard,
-            manifest.generation,
-            from - 1,
-        );
+        let reader = self.reader(shard, manifest.generation, from - 1);
+        self.records(reader, manifest.generation, shard, manifest.done_through)
+            .await
+    }
+
+    /// Compares the records up to and including `last` with their rows of this generation and earlier ones. Repairs differences.
+    pub async fn records(&self, mut reader: Reader, generation: u32, shard: u16, last: u64) -> Result<Report, Stop> {
+        let mut report = Report::default();
         loop {
-            let chunk = reread::next(&mut reader, manifest.done_through).await?;
+            let chunk = reread::next(&mut reader, last).await?;
             if chunk.is_empty() {
                 self.count(shard, &report);
                 return Ok(report);
             }
-            report += self.chunk(manifest.generation, shard, chunk).await?;
+            report += self.chunk(generation, shard, chunk).await?;
         }
     }
 
-    async fn chunk(&self, generation: u32, shard: u16, chunk: Vec<Reread>) -> Result<Report> {
+    /// Reads a shard after the record `after`. `generation`: the one that the stream has.
+    pub fn reader(&self, shard: u16, generation: u32, after: u64) -> Reader {
+        Reader::new(self.stream.clone(), self.metrics.clone(), shard, generation, after)
+    }
+
+    async fn chunk(&self, generation: u32, shard: u16, chunk: Vec<Reread>) -> Result<Report, Stop> {
         let span = Span {
             generation,
             shard,
             first: chunk.first().map_or(0, |record| record.seq),
             last: chunk.last().map_or(0, |record| record.seq),
         };
-        let found = differences(&chunk, &self.rows(span).await?);
+        let rows = self.rows(span).await?;
+        let mut found = differences(&chunk, &rows);
+        let mut earlier = Vec::new();
+        if !found.missing.is_empty() {
+            earlier = self.earlier(span, &chunk, &found.missing, &rows).await?;
+            found = differences(&chunk, &with_others(rows, &earlier));
+        }
         let mut report = Report {
             records: chunk.len() as u64,
             rows: chunk.iter().map(|record| record.content.events() as u64).sum(),
             missing: found.missing_rows,
             doubled: found.doubled_rows,
-            left: 0,
+            ..Report::default()
         };
         if found == Differences::default() {
             return Ok(report);
@@ -165,6 +215,7 @@ impl Audit {
         let repair = Repair {
             verifier: &self.verifier,
             sink: &self.sink,
+            manifests: &self.manifests,
             stream: names::USAGE_STREAM,
             span,
             duplicates: &self.duplicates,
@@ -178,8 +229,8 @@ impl Audit {
             .chain(&kept)
             .map(|record| (record.seq, record.content.events() as u64))
             .collect();
-        repair.store_missing(missing).await?;
-        let after = differences_of(expected, &self.rows(span).await?);
+        repair.store_missing(missing, &earlier).await?;
+        let after = differences_of(expected, &with_others(self.rows(span).await?, &earlier));
         report.left = after.missing_rows + after.doubled_rows;
         if report.left > 0 {
             error!(
@@ -193,6 +244,26 @@ impl Audit {
         Ok(report)
     }
 
+    /// The positions of these records that only an earlier generation holds. Fails if a row of this generation has another event
+    /// than the record at its position.
+    async fn earlier(
+        &self,
+        span: Span,
+        chunk: &[Reread],
+        seqs: &[u64],
+        rows: &[RecordRows],
+    ) -> Result<Vec<EventPosition>, Stop> {
+        let here = match rows {
+            [] => Vec::new(),
+            _ => self.verifier.events_and_dropped(span).await?,
+        };
+        if let Some(seq) = other_record(chunk, &here) {
+            return Err(Stop::Alarm(continuity::not_the_stored(seq)));
+        }
+        let records = chunk.iter().filter(|record| seqs.binary_search(&record.seq).is_ok());
+        Ok(earlier::positions(&self.verifier, span, records, &here).await?)
+    }
+
     async fn rows(&self, span: Span) -> Result<Vec<RecordRows>> {
         let sql = "select stream_seq, count() as rows, uniqExact(idx) as positions from usage_events \
                    where generation = ? and shard = ? and stream_seq between ? and ? group by stream_seq";
@@ -201,7 +272,9 @@ impl Audit {
             bind(self.verifier.client().query(sql), span).fetch_all::<RecordRows>(),
         )
         .await?;
-        Ok(with_dropped(found, &self.verifier.dropped(span).await?))
+        let dropped = self.verifier.dropped(span).await?;
+        let dropped: Vec<EventPosition> = dropped.iter().map(|row| (row.stream_seq, row.idx)).collect();
+        Ok(with_others(found, &dropped))
     }
 
     fn count(&self, shard: u16, report: &Report) {
@@ -236,22 +309,35 @@ impl AddAssign for Report {
         self.missing += other.missing;
         self.doubled += other.doubled;
         self.left += other.left;
+        self.repeated += other.repeated;
     }
 }
 
-/// Adds the dropped events, which are in another table: they are not missing.
-fn with_dropped(mut found: Vec<RecordRows>, dropped: &[StoredEvent]) -> Vec<RecordRows> {
+/// Adds the events that are held elsewhere, dropped or in earlier generations: they are not missing.
+fn with_others(mut found: Vec<RecordRows>, others: &[EventPosition]) -> Vec<RecordRows> {
     let mut counts: HashMap<u64, u64> = HashMap::new();
-    for event in dropped {
-        *counts.entry(event.stream_seq).or_default() += 1;
+    for (seq, _) in others {
+        *counts.entry(*seq).or_default() += 1;
     }
     for found in &mut found {
         let count = counts.remove(&found.stream_seq).unwrap_or(0);
-        *found = RecordRows::of(found.stream_seq, found.held().with_dropped(count));
+        *found = RecordRows::of(found.stream_seq, found.held().with_others(count));
     }
-    let only_dropped = |(stream_seq, count)| RecordRows::of(stream_seq, Held::default().with_dropped(count));
-    found.extend(counts.into_iter().map(only_dropped));
+    let only_others = |(stream_seq, count)| RecordRows::of(stream_seq, Held::default().with_others(count));
+    found.extend(counts.into_iter().map(only_others));
     found
+}
+
+/// The first record with a position where `here`, in order, has another event.
+fn other_record(chunk: &[Reread], here: &[StoredEvent]) -> Option<u64> {
+    let is_other = |seq: u64, (idx, event): (u32, &UsageEvent)| {
+        let found = here.binary_search_by_key(&(seq, idx), |row| (row.stream_seq, row.idx));
+        let row = found.ok().and_then(|at| here.get(at));
+        row.is_some_and(|row| row.event_id != event.event_id.0)
+    };
+    let mut records = chunk.iter();
+    let other = records.find(|record| record.content.indexed().any(|event| is_other(record.seq, event)));
+    other.map(|record| record.seq)
 }
 
 fn differences(chunk: &[Reread], found: &[RecordRows]) -> Differences {
@@ -315,18 +401,13 @@ mod tests {
     }
 
     #[test]
-    fn dropped_events_are_not_missing() {
-        let dropped = |stream_seq, idx| StoredEvent {
-            stream_seq,
-            idx,
-            event_id: uuid::Uuid::nil(),
-        };
+    fn dropped_events_and_those_of_earlier_generations_are_not_missing() {
         let stored = vec![RecordRows {
             stream_seq: 1,
             rows: 2,
             positions: 2,
         }];
-        let found = with_dropped(stored, &[dropped(1, 1), dropped(2, 0), dropped(2, 1)]);
+        let found = with_others(stored, &[(1, 1), (2, 0), (2, 1)]);
         assert_eq!(differences_of([(1, 3), (2, 2)], &found), Differences::default());
         assert_eq!(differences_of([(1, 4), (2, 2)], &found).missing, [1]);
     }

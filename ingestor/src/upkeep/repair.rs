@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use clickhouse::Row;
 use protocol::{duplicates::Remembered, range::EventPosition};
 use schema::clock;
@@ -12,11 +12,12 @@ use uuid::Uuid;
 
 use crate::{
     config::DuplicateSettings,
+    manifests::Manifests,
     pipeline::{
         content::Content,
         range::Range,
         record::{Record, keyed},
-        sink::{Part, Sink, SinkError},
+        sink::{Part, Sink},
         stored_before,
         verify::{Span, Verifier, bind, within},
     },
@@ -31,6 +32,7 @@ const TRIES: u32 = 3;
 pub struct Repair<'a> {
     pub verifier: &'a Verifier,
     pub sink: &'a Sink,
+    pub manifests: &'a Manifests,
     pub stream: &'a str,
     pub span: Span,
     pub duplicates: &'a DuplicateSettings,
@@ -94,10 +96,10 @@ impl Repair<'_> {
         delete.execute().await.context("removing doubled rows")
     }
 
-    /// Stores the events of these records that have no row. If another position has the same event, it is stored as a
-    /// duplicate.
-    pub async fn store_missing(&self, records: Vec<Reread>) -> Result<()> {
-        let Some(range) = self.missing(records).await? else {
+    /// Stores the events of these records that have no row, except at the positions that earlier generations hold. If another
+    /// position has the same event, it is stored as a duplicate.
+    pub async fn store_missing(&self, records: Vec<Reread>, earlier: &[EventPosition]) -> Result<()> {
+        let Some(range) = self.missing(records, earlier).await? else {
             return Ok(());
         };
         // Two audits at the same time use the same token, so the repair is stored once.
@@ -124,16 +126,28 @@ impl Repair<'_> {
         for _ in 0..TRIES {
             let inserted = self
                 .sink
-                .insert::<SinkError>(range, part, generation, shard, token, async || Ok(()));
+                .insert::<anyhow::Error>(range, part, generation, shard, token, async || {
+                    self.check_generation().await
+                });
             match inserted.await {
                 Ok(()) => return Ok(()),
                 Err(error) => last_error = Some(error),
             }
         }
-        Err(last_error.map_or_else(|| anyhow!("no try"), anyhow::Error::from)).context("storing missing rows")
+        Err(last_error.unwrap_or_else(|| anyhow!("no try"))).context("storing missing rows")
     }
 
-    async fn missing(&self, records: Vec<Reread>) -> Result<Option<Range>> {
+    /// Another generation may store the same records, and raising it has compared the rows before this repair.
+    async fn check_generation(&self) -> Result<()> {
+        let (manifest, _) = self.manifests.read(self.span.shard).await?;
+        ensure!(
+            manifest.is_some_and(|manifest| manifest.generation == self.span.generation),
+            "the generation was raised meanwhile: the next audit stores the missing rows"
+        );
+        Ok(())
+    }
+
+    async fn missing(&self, records: Vec<Reread>, earlier: &[EventPosition]) -> Result<Option<Range>> {
         let stored_here = self.verifier.events(self.span).await?;
         let dropped_here = self.verifier.dropped(self.span).await?;
         let records: Vec<_> = records
@@ -163,7 +177,7 @@ impl Repair<'_> {
             .iter()
             .chain(&dropped_here)
             .map(|row| (row.stream_seq, row.idx));
-        let mut stored: Vec<_> = stored.collect();
+        let mut stored: Vec<_> = stored.chain(earlier.iter().copied()).collect();
         stored.sort_unstable();
         Ok(Range::without(records, stored, dropped, clock::now_ms()).filter(|range| !range.is_empty()))
     }

@@ -14,30 +14,30 @@ use super::rig::{Lane, Rig, SHARDS, Written, event};
 
 /// The positions and units of dropped events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Row, Deserialize)]
-struct Dropped {
-    events: u64,
-    units: i64,
+pub(super) struct Dropped {
+    pub events: u64,
+    pub units: i64,
 }
 
 /// The events that must be stored, and those that must be dropped.
 #[derive(Clone, Copy, Debug, Default)]
-struct Expected {
-    stored: Written,
-    dropped: Dropped,
+pub(super) struct Expected {
+    pub stored: Written,
+    pub dropped: Dropped,
 }
 
 impl Expected {
-    fn stored(&mut self, cost: i64) {
+    pub(super) fn stored(&mut self, cost: i64) {
         self.stored += Written { events: 1, units: cost };
     }
 
-    fn dropped(&mut self, cost: i64) {
+    pub(super) fn dropped(&mut self, cost: i64) {
         self.dropped.events += 1;
         self.dropped.units += cost;
     }
 }
 
-fn keyed(account: AccountId, key: &str, cost: i64) -> UsageEvent {
+pub(super) fn keyed(account: AccountId, key: &str, cost: i64) -> UsageEvent {
     UsageEvent {
         event_id: EventId::of_idempotency_key(account, key),
         account_id: account,
@@ -53,7 +53,7 @@ async fn dropped(rig: &Rig) -> Option<Dropped> {
 }
 
 /// The ledger check for both tables.
-async fn assert_exact(rig: &Rig, expected: Expected) {
+pub(super) async fn assert_exact(rig: &Rig, expected: Expected) {
     rig.assert_stored(expected.stored).await;
     eventually(&format!("{:?} are stored separately", expected.dropped), async || {
         dropped(rig)

@@ -1,13 +1,13 @@
 //! Problems that need an operator, and the commands that solve them.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use async_nats::jetstream::stream::Stream;
 use futures_util::TryStreamExt;
 use harness::eventually;
 use schema::{UsageEvent, names};
 
-use super::rig::{Rig, Written, event};
+use super::rig::{Rig, Written, copy, event};
 
 async fn usage(rig: &Rig) -> Stream<()> {
     rig.jetstream.get_stream_no_info(names::USAGE_STREAM).await.unwrap()
@@ -303,17 +303,4 @@ async fn a_restored_stream_is_stored_from_its_first_unstored_record() {
     assert!(rig.command("raise-generation").await.status.success());
     written += new.written;
     rig.assert_stored(written).await;
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! A NATS server and a database for each test, ingestors, and lanes as a gateway writes them.
 
 use std::{
+    fs,
     ops::AddAssign,
     path::Path,
     process::{Output, Stdio},
@@ -405,5 +406,18 @@ pub(super) fn event(cost_units: i64) -> UsageEvent {
         lease_id: LeaseId::NIL,
         idempotency_key: String::new(),
         corrects: EventId::NIL,
+    }
+}
+
+pub(super) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }

@@ -227,7 +227,7 @@ impl ManifestModel {
                 rows: rows.into(),
                 positions: u64::from(rows > 0),
             };
-            let Difference { missing, doubled } = held.with_dropped(is_dropped.into()).difference(1);
+            let Difference { missing, doubled } = held.with_others(is_dropped.into()).difference(1);
             rows + missing as u8 - doubled as u8
         };
         (1..=self.last()).map(audited).collect()
