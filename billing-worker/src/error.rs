@@ -1,5 +1,7 @@
 //! The errors of requests and commands. `http::error_response` turns them into HTTP responses.
 
+use schema::{KeyId, Scope};
+
 use crate::stripe::StripeError;
 
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,11 @@ pub enum Error {
     NoKey,
     #[error("the API key is malformed, unknown, expired or revoked")]
     InvalidKey,
+    #[error(
+        "the API key lacks the scope `{scope}`, which every change under /billing needs; nothing was changed: use a key that has \
+         it, or ask the operator to add it to the key {key}"
+    )]
+    ScopeMissing { scope: Scope, key: KeyId },
     /// The database failed while a key was checked. Not a source: the text already contains the whole chain.
     #[error("database: {0}")]
     KeyUnchecked(sqlx::Error),

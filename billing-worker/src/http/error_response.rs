@@ -28,6 +28,7 @@ fn kind(error: &Error) -> Kind {
         Error::TooLarge { .. } => Kind::TooLarge,
         Error::BodyTimeout => Kind::BodyTimeout,
         Error::InvalidKey => Kind::InvalidKey,
+        Error::ScopeMissing { .. } => Kind::ScopeMissing,
         Error::KeyUnchecked(error) if is_passing(error) => Kind::KeyUnchecked,
         Error::KeyUnchecked(_) => Kind::Internal,
         Error::Unauthorized => Kind::Unauthorized,

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Uri, header::AUTHORIZATION};
-use schema::api_key;
+use schema::{Scope, api_key};
 
 use crate::{
     accounts::{Accounts, AuthError, key::Key},
     http::problem::{Kind, Problem},
 };
 
-/// The API key of a request.
+/// The API key of a request. It has the scope `usage`.
 pub async fn authenticate(
     accounts: &Accounts,
     uri: &Uri,
@@ -23,7 +23,7 @@ pub async fn authenticate(
             "API keys must not be sent in the URL, because URLs end up in logs: send the header `Authorization: Bearer <key>`, and replace this key",
         ));
     }
-    accounts
+    let key = accounts
         .authenticate(bearer(headers)?, now_s)
         .await
         .map_err(|error| match error {
@@ -32,7 +32,17 @@ pub async fn authenticate(
             AuthError::Unavailable => {
                 Problem::new(Kind::KeyUnchecked, "the API key cannot be checked now: try again later")
             }
-        })
+        })?;
+    if !key.stored.scopes.has(Scope::Usage) {
+        let id = key.id;
+        return Err(Problem::new(
+            Kind::ScopeMissing,
+            format!(
+                "the API key lacks the scope `usage`, which every call needs; nothing was counted: use a key that has it, or ask the operator to add it to the key {id}"
+            ),
+        ));
+    }
+    Ok(key)
 }
 
 fn malformed(why: &api_key::ParseKeyError) -> &'static str {
