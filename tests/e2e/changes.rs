@@ -56,7 +56,7 @@ async fn a_changed_scope_is_in_force_within_a_second() {
     };
     stack.admin.change_scopes(ada.key_id, &[], usage).await.unwrap();
     both_answer(&clients, 1, 403).await;
-    for path in ["/api/posts/search", "/v1/usage", "/v1/authorize"] {
+    for path in ["/api/posts/search", "/v1/usage", "/v1/authorize/api/posts/search"] {
         let refused = clients[1].get(path).await.unwrap();
         let problem = refused.json().unwrap();
         assert_eq!(
