@@ -39,7 +39,7 @@ pub enum Command {
     /// Accounts: create, list, show, suspend, resume
     #[command(subcommand)]
     Accounts(accounts::AccountsCommand),
-    /// API keys: create, list, revoke, rotate
+    /// API keys: create, list, revoke, rotate, change scopes
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Plans: list, assign

@@ -1,6 +1,7 @@
 //! The errors of requests and commands. `http::error_response` turns them into HTTP responses.
 
 use problem::shown;
+use schema::{KeyId, Scope};
 
 use crate::stripe::StripeError;
 
@@ -40,6 +41,11 @@ pub enum Error {
     )]
     PlanInUse { plan: String, accounts: i64 },
 
+    #[error(
+        "the API key lacks the scope `{scope}`, which every change under /billing needs; nothing was changed: use a key that has \
+         it, or ask the operator to add it to the key {key}"
+    )]
+    ScopeMissing { scope: Scope, key: KeyId },
     /// The database failed while a key was checked. Not a source: the text already contains the whole chain.
     #[error("database: {0}")]
     KeyUnchecked(sqlx::Error),

@@ -1,7 +1,7 @@
 //! A client of the billing worker's admin API.
 
 use anyhow::{Context, Result};
-use schema::{AccountId, KeyId};
+use schema::{AccountId, KeyId, Scope};
 use serde_json::{Value, json};
 
 use crate::http::Http;
@@ -13,7 +13,7 @@ pub struct Admin {
     token: String,
 }
 
-/// An account with one key.
+/// An account with one key, which has every scope.
 #[derive(Clone, Debug)]
 pub struct Customer {
     pub account_id: AccountId,
@@ -47,13 +47,20 @@ impl Admin {
         })
     }
 
-    /// Creates a key.
+    /// Creates a key that has every scope.
     pub async fn key(&self, account: AccountId) -> Result<(KeyId, String)> {
         let key = self
-            .post(&format!("/accounts/{account}/keys"), &json!({}))
+            .post(&format!("/accounts/{account}/keys"), &json!({ "scopes": Scope::ALL }))
             .await
             .context("creating a key")?;
         Ok((text(&key, "id")?.parse()?, text(&key, "key")?.to_owned()))
+    }
+
+    pub async fn change_scopes(&self, key: KeyId, add: &[Scope], remove: &[Scope]) -> Result<()> {
+        self.post(&format!("/keys/{key}/scopes"), &json!({ "add": add, "remove": remove }))
+            .await
+            .map(drop)
+            .context("changing the scopes of a key")
     }
 
     pub async fn revoke(&self, key: KeyId) -> Result<()> {

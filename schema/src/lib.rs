@@ -8,6 +8,7 @@
 //! |---|---|
 //! | typed ids | [`id`] |
 //! | API keys, `tr_live_…` | [`api_key`] |
+//! | what a key allows | [`scope`] |
 //! | usage types, plans and their limits (`plans.toml`) | [`catalogue`] |
 //! | half-open billing periods | [`period`] |
 //! | subscriptions, and what an account may do now | [`subscription`] |
@@ -34,6 +35,7 @@ pub mod manifest;
 pub mod names;
 pub mod period;
 pub mod recall;
+pub mod scope;
 pub mod subscription;
 pub mod usage_event;
 
@@ -42,5 +44,6 @@ pub use id::{AccountId, BatchId, EventId, KeyId, LeaseId, RunId, SubscriptionId}
 pub use lane_record::LaneRecord;
 pub use manifest::Manifest;
 pub use period::Period;
+pub use scope::{Scope, Scopes};
 pub use subscription::CurrentPlan;
 pub use usage_event::UsageEvent;

@@ -3,6 +3,7 @@
 mod audit;
 mod bad_input;
 mod changes;
+mod scopes;
 mod start;
 pub(crate) mod worker;
 
@@ -53,6 +54,24 @@ async fn commands_and_admin_api_do_the_same() {
             "/accounts/ACCOUNT/keys",
             json!({ "name": "ci", "expires_in_days": 30 }),
             "keys create ACCOUNT --name ci --expires-in-days 30",
+        ),
+        (
+            Method::POST,
+            "/accounts/ACCOUNT/keys",
+            json!({ "name": "page", "scopes": ["usage", "billing"] }),
+            "keys create ACCOUNT --name page --scope usage --scope billing",
+        ),
+        (
+            Method::POST,
+            "/keys/KEY/scopes",
+            json!({ "remove": ["usage"] }),
+            "keys scope KEY --remove usage",
+        ),
+        (
+            Method::POST,
+            "/keys/KEY/scopes",
+            json!({ "add": ["usage"], "remove": ["billing"] }),
+            "keys scope KEY --add usage --remove billing",
         ),
         (
             Method::POST,

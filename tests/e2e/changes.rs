@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use devstack::{admin::Customer, http::Http};
 use harness::{Client, Stack, StackOptions, eventually, wait::SOON};
+use schema::Scope;
 use serde_json::json;
 
 use crate::SERVICES;
@@ -42,6 +43,40 @@ async fn a_revoked_key_is_refused_once_announced() {
     let (stack, ada, clients) = two_gateways().await;
     stack.admin.revoke(ada.key_id).await.unwrap();
     both_answer(&clients, 1, 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_scope_is_in_force_within_a_second() {
+    let (stack, ada, clients) = two_gateways().await;
+    let (usage, billing) = (&[Scope::Usage][..], &[Scope::Billing][..]);
+    let cancel = async || {
+        let url = format!("{}/billing/cancel", stack.billing_url);
+        let answer = Http::default().post(&url, &ada.key, &json!({})).await.unwrap();
+        answer.json().unwrap()["error"].as_str().unwrap().to_owned()
+    };
+    stack.admin.change_scopes(ada.key_id, &[], usage).await.unwrap();
+    both_answer(&clients, 1, 403).await;
+    for path in ["/api/posts/search", "/v1/usage", "/v1/authorize/api/posts/search"] {
+        let refused = clients[1].get(path).await.unwrap();
+        let problem = refused.json().unwrap();
+        assert_eq!(
+            (refused.status.as_u16(), &problem["error"]),
+            (403, &json!("scope_missing")),
+            "{path}"
+        );
+        let message = problem["message"].as_str().unwrap();
+        assert!(
+            message.contains("`usage`") && message.contains(&ada.key_id.to_string()),
+            "{message}"
+        );
+        let challenge = refused.header("www-authenticate");
+        assert_eq!(challenge, Some("Bearer error=\"insufficient_scope\""));
+    }
+    assert_ne!(cancel().await, "scope_missing", "the key still has billing");
+
+    stack.admin.change_scopes(ada.key_id, usage, billing).await.unwrap();
+    both_answer(&clients, 1, 200).await;
+    assert_eq!(cancel().await, "scope_missing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

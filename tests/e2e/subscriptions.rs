@@ -9,6 +9,7 @@ mod leases;
 mod life;
 mod planned;
 mod rig;
+mod scopes;
 mod trials;
 mod unpaid;
 mod webhooks;

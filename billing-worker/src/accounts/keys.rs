@@ -1,7 +1,9 @@
-//! API keys: create, list, revoke, rotate. The text of a key is only in the response to its creation.
+//! API keys: create, list, revoke, rotate, change the scopes. The text of a key is only in the response to its creation.
+
+mod scopes;
 
 use problem::json::Integer;
-use schema::{AccountId, KeyId, announcement::Announcement, api_key::ApiKey, period::instant};
+use schema::{AccountId, KeyId, Scope, Scopes, announcement::Announcement, api_key::ApiKey, period::instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{PgExecutor, Postgres, Transaction};
@@ -18,6 +20,8 @@ use crate::{
     error::{Error, violated},
 };
 
+pub use scopes::{ScopeChange, change_scopes};
+
 /// At most one year. A longer overlap would not be a rotation.
 pub type OverlapHours = Integer<0, 8_760>;
 /// At most ten years.
@@ -32,6 +36,8 @@ pub struct NewKey {
     pub name: Option<String>,
     /// `None`: never.
     pub expires_in_days: Option<ExpiresInDays>,
+    /// `None`: only `usage`.
+    pub scopes: Option<Vec<Scope>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -50,6 +56,7 @@ pub struct Key {
     pub account_id: AccountId,
     pub name: String,
     pub status: KeyStatus,
+    pub scopes: Scopes,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -86,19 +93,20 @@ pub struct RotatedKey {
 pub async fn create(admin: &Administration, account: AccountId, new: NewKey, now: i64) -> Result<IssuedKey, Error> {
     let name = checked_name("name", new.name.as_deref().unwrap_or("default"))?;
     let expires_at = expiry(new.expires_in_days, now);
+    let scopes = scopes::of_new_key(new.scopes)?;
     let mut tx = admin.db.begin().await?;
-    let issued = insert(&mut *tx, account, name, expires_at, now).await?;
+    let issued = insert(&mut *tx, account, name, scopes, expires_at, now).await?;
     let key_id = issued.about.id;
     record(
         &mut tx,
         admin,
         "key.create",
         &issued.about,
-        json!({ "name": name, "expires_at": expiry_text(expires_at) }),
+        json!({ "name": name, "expires_at": expiry_text(expires_at), "scopes": scopes }),
     )
     .await?;
     tx.commit().await?;
-    info!(account.id = %account, key.id = %key_id, by = %admin.by, "created an API key");
+    info!(account.id = %account, key.id = %key_id, %scopes, by = %admin.by, "created an API key");
     announce(admin, &[&issued.about]).await;
     Ok(issued)
 }
@@ -112,7 +120,7 @@ pub async fn list(admin: &Administration, account: AccountId, page: Page, now: i
     // Key ids are random: they only order keys of the same microsecond.
     let rows = sqlx::query_as!(
         Row,
-        "select id, account_id, name, created_at, expires_at, revoked_at from api_keys
+        "select id, account_id, name, scopes, created_at, expires_at, revoked_at from api_keys
          where account_id = $1
            and ($2::uuid is null or (created_at, id) > (select created_at, id from api_keys where id = $2))
          order by created_at, id limit $3",
@@ -135,7 +143,7 @@ pub async fn revoke(admin: &Administration, id: KeyId, now: i64) -> Result<Key, 
     let key = sqlx::query_as!(
         Row,
         "update api_keys set revoked_at = coalesce(revoked_at, now()) where id = $1
-         returning id, account_id, name, created_at, expires_at, revoked_at",
+         returning id, account_id, name, scopes, created_at, expires_at, revoked_at",
         id.0
     )
     .fetch_one(&mut *tx)
@@ -150,14 +158,14 @@ pub async fn revoke(admin: &Administration, id: KeyId, now: i64) -> Result<Key, 
     Ok(key)
 }
 
-/// Creates a key with the name of the old one. The old key expires after the overlap.
+/// Creates a key with the name and the scopes of the old one. The old key expires after the overlap.
 pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: i64) -> Result<RotatedKey, Error> {
     let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS).get();
     let expires_at = expiry(rotation.expires_in_days, now);
     let mut tx = admin.db.begin().await?;
     let old = sqlx::query_as!(
         Row,
-        "select id, account_id, name, created_at, expires_at, revoked_at from api_keys where id = $1 for update",
+        "select id, account_id, name, scopes, created_at, expires_at, revoked_at from api_keys where id = $1 for update",
         id.0
     )
     .fetch_optional(&mut *tx)
@@ -171,11 +179,11 @@ pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: 
             state: old.status.as_str(),
         });
     }
-    let issued = insert(&mut *tx, old.account_id, &old.name, expires_at, now).await?;
+    let issued = insert(&mut *tx, old.account_id, &old.name, old.scopes, expires_at, now).await?;
     let replaces = sqlx::query_as!(
         Row,
         "update api_keys set expires_at = least(expires_at, $2) where id = $1
-         returning id, account_id, name, created_at, expires_at, revoked_at",
+         returning id, account_id, name, scopes, created_at, expires_at, revoked_at",
         id.0,
         instant(now + overlap * 3_600)
     )
@@ -207,6 +215,7 @@ async fn insert(
     db: impl PgExecutor<'_>,
     account: AccountId,
     name: &str,
+    scopes: Scopes,
     expires_at: Option<OffsetDateTime>,
     now: i64,
 ) -> Result<IssuedKey, Error> {
@@ -214,13 +223,14 @@ async fn insert(
     let hash = api_key.hash();
     let row = sqlx::query_as!(
         Row,
-        "insert into api_keys (id, account_id, secret_sha256, name, expires_at) values ($1, $2, $3, $4, $5)
-         returning id, account_id, name, created_at, expires_at, revoked_at",
+        "insert into api_keys (id, account_id, secret_sha256, name, expires_at, scopes) values ($1, $2, $3, $4, $5, $6)
+         returning id, account_id, name, scopes, created_at, expires_at, revoked_at",
         api_key.id().0,
         account.0,
         hash.as_bytes(),
         name,
-        expires_at
+        expires_at,
+        &scopes.to_stored()
     )
     .fetch_one(db)
     .await
@@ -273,6 +283,7 @@ struct Row {
     id: Uuid,
     account_id: Uuid,
     name: String,
+    scopes: Vec<String>,
     created_at: OffsetDateTime,
     expires_at: Option<OffsetDateTime>,
     revoked_at: Option<OffsetDateTime>,
@@ -290,6 +301,7 @@ impl Row {
             account_id: AccountId(self.account_id),
             name: self.name,
             status,
+            scopes: Scopes::from_stored(&self.scopes),
             created_at: self.created_at,
             expires_at: self.expires_at,
             revoked_at: self.revoked_at,
@@ -307,6 +319,7 @@ mod tests {
             id: Uuid::nil(),
             account_id: Uuid::nil(),
             name: "k".into(),
+            scopes: Vec::new(),
             created_at: instant(0),
             expires_at: expires_at.map(instant),
             revoked_at: revoked_at.map(instant),

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use schema::{KeyId, clock};
+use schema::{KeyId, Scope, clock};
 
 use super::{page::PageArguments, print};
 use crate::{
     accounts::{
         identity,
-        keys::{self, ExpiresInDays, NewKey, OverlapHours, Rotation},
+        keys::{self, ExpiresInDays, NewKey, OverlapHours, Rotation, ScopeChange},
     },
     administration::Administration,
 };
@@ -25,6 +25,9 @@ pub enum KeysCommand {
         /// Days until the key expires [default: never]
         #[arg(long, value_name = "DAYS")]
         expires_in_days: Option<ExpiresInDays>,
+        /// What the key allows: usage (calls) or billing (changes of the subscription); may be given twice [default: usage]
+        #[arg(long, value_name = "SCOPE", value_delimiter = ',')]
+        scope: Vec<Scope>,
     },
     /// List an account's keys, oldest first
     List {
@@ -49,6 +52,17 @@ pub enum KeysCommand {
         #[arg(long, value_name = "DAYS")]
         expires_in_days: Option<ExpiresInDays>,
     },
+    /// Change what a key allows, effective now
+    Scope {
+        /// Id of the key
+        key: KeyId,
+        /// Scope that the key gets: usage or billing
+        #[arg(long, value_name = "SCOPE", value_delimiter = ',')]
+        add: Vec<Scope>,
+        /// Scope that the key loses: usage or billing
+        #[arg(long, value_name = "SCOPE", value_delimiter = ',')]
+        remove: Vec<Scope>,
+    },
 }
 
 pub(super) async fn run(command: &KeysCommand, admin: &Administration, json: bool) -> Result<()> {
@@ -58,11 +72,13 @@ pub(super) async fn run(command: &KeysCommand, admin: &Administration, json: boo
             account,
             name,
             expires_in_days,
+            scope,
         } => {
             let account = identity::find(admin, account).await?;
             let new = NewKey {
                 name: name.clone(),
                 expires_in_days: *expires_in_days,
+                scopes: Some(scope.clone()).filter(|scopes| !scopes.is_empty()),
             };
             print::issued(json, &keys::create(admin, account, new, now).await?)
         }
@@ -81,6 +97,13 @@ pub(super) async fn run(command: &KeysCommand, admin: &Administration, json: boo
                 expires_in_days: *expires_in_days,
             };
             print::rotated(json, &keys::rotate(admin, *key, rotation, now).await?)
+        }
+        KeysCommand::Scope { key, add, remove } => {
+            let change = ScopeChange {
+                add: add.clone(),
+                remove: remove.clone(),
+            };
+            print::key(json, &keys::change_scopes(admin, *key, change, now).await?)
         }
     }
 }

@@ -88,12 +88,13 @@ pub(super) fn keys(json: bool, listed: &Listed<Key>) -> Result<()> {
             row([
                 &key.id.to_string(),
                 key.status.as_str(),
+                &key.scopes.to_string(),
                 &instant(key.created_at),
                 &expires,
                 &key.name,
             ])
         };
-        list(["key", "status", "created", "expires", "name"], listed, key)
+        list(["key", "status", "scopes", "created", "expires", "name"], listed, key)
     })
 }
 
@@ -225,6 +226,7 @@ fn key_rows(key: &Key) -> Vec<Vec<String>> {
         row(["account", &key.account_id.to_string()]),
         row(["name", &key.name]),
         row(["status", key.status.as_str()]),
+        row(["scopes", &key.scopes.to_string()]),
     ];
     rows.extend(key.expires_at.map(|at| row(["expires", &instant(at)])));
     rows.extend(key.revoked_at.map(|at| row(["revoked", &instant(at)])));

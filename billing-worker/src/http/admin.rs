@@ -53,6 +53,7 @@ pub fn router(api: AdminApi) -> Router {
         .route("/accounts/{account}/keys", post(keys::create).get(keys::list))
         .route("/keys/{key}", delete(keys::revoke))
         .route("/keys/{key}/rotate", post(keys::rotate))
+        .route("/keys/{key}/scopes", post(keys::change_scopes))
         .route("/plans", get(list_plans))
         .route("/corrections", post(corrections::create).get(corrections::list))
         .route("/audit", get(audit::list))

@@ -27,6 +27,7 @@ fn kind(error: &Error) -> Kind {
         Error::Malformed(_) => Kind::InvalidRequest,
         Error::TooLarge { .. } => Kind::TooLarge,
         Error::BodyTimeout => Kind::BodyTimeout,
+        Error::ScopeMissing { .. } => Kind::ScopeMissing,
         Error::KeyUnchecked(error) if is_passing(error) => Kind::KeyUnchecked,
         Error::KeyUnchecked(_) => Kind::Internal,
         Error::AdminClosed => Kind::AdminClosed,

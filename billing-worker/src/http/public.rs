@@ -1,6 +1,7 @@
 //! The public API: `/billing/*`. The router is its table of contents.
 //!
-//! The caller sends an API key of the account. Prices, pages and Stripe's webhooks need no key.
+//! The caller sends an API key of the account; for anything but a GET, one with the scope `billing`. Prices, pages and Stripe's
+//! webhooks need no key.
 
 mod authenticate;
 mod checkout;

@@ -122,6 +122,8 @@ impl IntoResponse for Problem {
         }
         let challenge = match self.kind {
             _ if self.invalid_token => Some("Bearer error=\"invalid_token\""),
+            // RFC 6750, section 3.1.
+            Kind::ScopeMissing => Some("Bearer error=\"insufficient_scope\""),
             kind if kind.status() == StatusCode::UNAUTHORIZED => Some("Bearer"),
             _ => None,
         };
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_wrong_keys_get_a_challenge() {
+    fn missing_wrong_and_too_narrow_keys_get_a_challenge() {
         let challenge = |kind| {
             Problem::of(kind)
                 .into_response()
@@ -163,6 +165,11 @@ mod tests {
         };
         assert_eq!(challenge(Kind::MissingKey).unwrap(), "Bearer");
         assert_eq!(challenge(Kind::InvalidKey).unwrap(), "Bearer error=\"invalid_token\"");
+        assert_eq!(
+            challenge(Kind::ScopeMissing).unwrap(),
+            "Bearer error=\"insufficient_scope\""
+        );
+        assert_eq!(challenge(Kind::AccountSuspended), None);
         assert_eq!(challenge(Kind::InvalidRequest), None);
         assert_eq!(challenge(Kind::Unauthorized).unwrap(), "Bearer");
         let wrong = Problem::of(Kind::Unauthorized).invalid_token().into_response();

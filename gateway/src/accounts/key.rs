@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use schema::{KeyId, api_key::KeyHash};
+use schema::{KeyId, Scopes, api_key::KeyHash};
 
 use super::{
     account::Account,
@@ -26,6 +26,7 @@ pub struct StoredKey {
     /// Unix seconds. From this time on, the key is refused.
     pub expires_at: Option<i64>,
     pub revoked: bool,
+    pub scopes: Scopes,
 }
 
 impl StoredKey {
@@ -59,6 +60,7 @@ mod tests {
             hash: text.hash(),
             expires_at: Some(NOW + 10),
             revoked: false,
+            scopes: Scopes::default(),
         };
         assert!(key.admits(&text.hash(), NOW + 9));
         assert!(!key.admits(&text.hash(), NOW + 10));

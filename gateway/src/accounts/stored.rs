@@ -1,7 +1,7 @@
 //! Rows of keys and accounts in PostgreSQL.
 
 use schema::{
-    AccountId, Catalogue, KeyId, Period, SubscriptionId,
+    AccountId, Catalogue, KeyId, Period, Scopes, SubscriptionId,
     api_key::KeyHash,
     subscription::{Subscription, SubscriptionStatus},
 };
@@ -16,7 +16,7 @@ use super::{account::Facts, key::StoredKey};
 pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, AccountId, StoredKey)>, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
-        "select id, account_id, secret_sha256, expires_at, revoked_at from api_keys where id = any($1)",
+        "select id, account_id, secret_sha256, expires_at, revoked_at, scopes from api_keys where id = any($1)",
         &ids
     )
     .fetch_all(pool)
@@ -28,6 +28,7 @@ pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, Acc
             // Only whether it is set matters: the clocks of the database and of this gateway differ, and a revoked key is never
             // valid again.
             revoked: row.revoked_at.is_some(),
+            scopes: Scopes::from_stored(&row.scopes),
         };
         Some((KeyId(row.id), AccountId(row.account_id), stored))
     });

@@ -12,7 +12,7 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 use moka::future::Cache;
 use prometheus_client::registry::Registry;
 use protocol::grant::Pool;
-use schema::{AccountId, Catalogue, KeyId, api_key::ApiKey};
+use schema::{AccountId, Catalogue, KeyId, Scopes, api_key::ApiKey};
 use service::Lifecycle;
 use sqlx::postgres::PgPoolOptions;
 
@@ -69,6 +69,7 @@ async fn admission_from_a_lease_at_hand() {
             hash: text.hash(),
             expires_at: None,
             revoked: false,
+            scopes: Scopes::default(),
         },
         bucket: Arc::default(),
     };

@@ -19,6 +19,10 @@ async fn every_change_is_in_the_audit_log_once_and_requests_without_a_change_are
         .change(Method::POST, &format!("/keys/{key}/rotate"), Value::Null)
         .await;
     for _ in 0..2 {
+        let add = json!({ "add": ["billing"] });
+        worker.change(Method::POST, &format!("/keys/{key}/scopes"), add).await;
+    }
+    for _ in 0..2 {
         for (method, path, body) in [
             (Method::PUT, of_account("plan"), json!({ "plan": "enterprise" })),
             (Method::POST, of_account("suspend"), Value::Null),
@@ -58,6 +62,7 @@ async fn every_change_is_in_the_audit_log_once_and_requests_without_a_change_are
             "plan.assign",
             "key.create",
             "key.rotate",
+            "key.scope",
             "plan.assign",
             "account.suspend",
             "key.revoke",
@@ -87,6 +92,11 @@ async fn every_change_is_in_the_audit_log_once_and_requests_without_a_change_are
         entry("notice_endpoint.set")["details"],
         json!({ "host": "example.com" })
     );
+    assert_eq!(entry("key.create")["details"]["scopes"], json!(["usage"]));
+    assert_eq!(
+        entry("key.scope")["details"],
+        json!({ "before": ["usage"], "after": ["usage", "billing"] })
+    );
     assert_eq!(entry("key.rotate")["details"]["replaces"], json!(key));
     let text = list.to_string();
     assert!(!text.contains("hunter2") && !text.contains("whsec_"));
@@ -103,7 +113,7 @@ async fn every_change_is_in_the_audit_log_once_and_requests_without_a_change_are
             page["items"].as_array().unwrap().len(),
             rest["items"].as_array().unwrap().len()
         ),
-        (9, 5)
+        (9, 6)
     );
     let refused = worker.call(Method::GET, "/audit?account=ann", Value::Null).await;
     assert_eq!(refused.status, 400);

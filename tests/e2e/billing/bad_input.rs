@@ -64,6 +64,13 @@ async fn bad_input_is_refused_with_its_reason() {
             body.to_owned(),
         )
     };
+    let scopes = |body: &str| {
+        (
+            Method::POST,
+            format!("/keys/{}/scopes", text(&key["id"])),
+            body.to_owned(),
+        )
+    };
     let long = "x".repeat(201);
     let shortened = format!("account `{}…` not found", "x".repeat(60));
     for ((method, path, body), status, error, named) in [
@@ -307,6 +314,55 @@ async fn bad_input_is_refused_with_its_reason() {
             "`overlap_hours` must be an integer from 0 to 8,760, got 8761",
         ),
         (rotate(r#"{"overlap":1}"#), 400, "invalid_request", "overlap"),
+        (
+            of_ann(Method::POST, "keys", r#"{"scopes":[]}"#),
+            400,
+            "invalid_request",
+            "scopes must name at least one of `usage` and `billing`",
+        ),
+        (
+            of_ann(Method::POST, "keys", r#"{"scopes":["usage","admin"]}"#),
+            400,
+            "invalid_request",
+            "`scopes[1]` has the unknown value `admin`; known: `usage`, `billing`",
+        ),
+        (
+            of_ann(Method::POST, "keys", r#"{"scopes":"billing"}"#),
+            400,
+            "invalid_request",
+            "`scopes` must be an array",
+        ),
+        (rotate(r#"{"scopes":["billing"]}"#), 400, "invalid_request", "scopes"),
+        (scopes(""), 400, "invalid_request", "`add` or `remove`"),
+        (
+            scopes(r#"{"add":[],"remove":[]}"#),
+            400,
+            "invalid_request",
+            "`add` or `remove`",
+        ),
+        (
+            scopes(r#"{"add":["admin"]}"#),
+            400,
+            "invalid_request",
+            "`add[0]` has the unknown value `admin`; known: `usage`, `billing`",
+        ),
+        (
+            scopes(r#"{"add":["billing"],"remove":["billing"]}"#),
+            400,
+            "invalid_request",
+            "both name the scope `billing`",
+        ),
+        (scopes(r#"{"remove":["usage"]}"#), 400, "invalid_request", "revoke it"),
+        (
+            (
+                Method::POST,
+                format!("/keys/{nobody}/scopes"),
+                r#"{"add":["billing"]}"#.to_owned(),
+            ),
+            404,
+            "unknown_key",
+            "0000",
+        ),
         (
             (Method::DELETE, "/keys/x".to_owned(), String::new()),
             404,

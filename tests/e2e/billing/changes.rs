@@ -26,6 +26,11 @@ async fn every_change_is_announced_after_its_commit() {
     let key_id: KeyId = text(&key["id"]).parse().unwrap();
     let key_changed = Announcement::KeyChanged { key_id, account_id };
     assert_eq!(announcements.next().await, key_changed);
+    let add = json!({ "add": ["billing"] });
+    worker
+        .change(Method::POST, &format!("/keys/{key_id}/scopes"), add)
+        .await;
+    assert_eq!(announcements.next().await, key_changed);
     worker
         .change(Method::DELETE, &format!("/keys/{key_id}"), Value::Null)
         .await;

@@ -44,8 +44,8 @@ async fn subscribers(rig: &Rig) -> Vec<Subscriber> {
         .await
         .unwrap();
     sqlx::query(
-        "insert into api_keys (id, account_id, secret_sha256, name)
-         select k, a, h, 'n' from unnest($1::uuid[], $2::uuid[], $3::bytea[]) as u (k, a, h)",
+        "insert into api_keys (id, account_id, secret_sha256, name, scopes)
+         select k, a, h, 'n', '{billing}' from unnest($1::uuid[], $2::uuid[], $3::bytea[]) as u (k, a, h)",
     )
     .bind(subscribers.iter().map(|one| one.key.id().0).collect::<Vec<_>>())
     .bind(&ids)

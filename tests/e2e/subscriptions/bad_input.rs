@@ -202,7 +202,7 @@ async fn a_key_that_stripe_rejects_is_logged_at_the_start_and_the_rest_runs() {
         .json(&["accounts", "create", "--name", "Ada", "--email", "ada@example.com"])
         .await;
     let account = created["id"].as_str().unwrap();
-    let issued = servers.json(&["keys", "create", account]).await;
+    let issued = servers.json(&["keys", "create", account, "--scope", "billing"]).await;
     let who = issued["key"].as_str().unwrap();
     let path = format!("{url}/billing/create-checkout-session");
     let answer = rig.http.post(&path, who, &json!({ "tier": "pro" })).await.unwrap();

@@ -28,7 +28,7 @@ use devstack::{
 };
 use harness::PATIENCE;
 use ingestor::migrate::{self, MigrateSettings};
-use schema::{AccountId, Catalogue, Period, clock::Clock};
+use schema::{AccountId, Catalogue, Period, Scope, clock::Clock};
 use serde_json::{Value, json};
 use service::{Lifecycle, server};
 use sqlx::PgPool;
@@ -56,7 +56,7 @@ pub(super) struct Rig {
     _servers: Arc<Servers>,
 }
 
-/// An account with a key.
+/// An account with a key that has every scope.
 #[derive(Clone, Debug)]
 pub(super) struct Subscriber {
     pub account: AccountId,
@@ -179,13 +179,20 @@ impl Rig {
             plan: None,
         };
         let account = create::create(&self.billing.admin, new, now).await.unwrap();
-        let issued = keys::create(&self.billing.admin, account, NewKey::default(), now)
-            .await
-            .unwrap();
         Subscriber {
             account,
-            key: issued.key,
+            key: self.key(account, &Scope::ALL).await,
         }
+    }
+
+    /// A new key of the account.
+    pub(super) async fn key(&self, account: AccountId, scopes: &[Scope]) -> String {
+        let new = NewKey {
+            scopes: Some(scopes.to_vec()),
+            ..NewKey::default()
+        };
+        let now = self.billing.clock.now_s();
+        keys::create(&self.billing.admin, account, new, now).await.unwrap().key
     }
 
     pub(super) async fn post(&self, who: &Subscriber, path: &str, body: Value) -> HttpResponse {

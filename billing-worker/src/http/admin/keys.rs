@@ -5,7 +5,7 @@ use schema::clock::now_s;
 
 use super::extract::{AccountPath, KeyPath};
 use crate::{
-    accounts::keys::{self, IssuedKey, Key, NewKey, RotatedKey, Rotation},
+    accounts::keys::{self, IssuedKey, Key, NewKey, RotatedKey, Rotation, ScopeChange},
     administration::{
         Administration,
         page::{Listed, Page},
@@ -43,4 +43,12 @@ pub(super) async fn rotate(
 ) -> Result<(StatusCode, Json<RotatedKey>), Error> {
     let rotated = keys::rotate(&admin, key, rotation, now_s()).await?;
     Ok((StatusCode::CREATED, Json(rotated)))
+}
+
+pub async fn change_scopes(
+    admin: Administration,
+    KeyPath(key): KeyPath,
+    Body(change): Body<ScopeChange>,
+) -> Result<Json<Key>, Error> {
+    Ok(Json(keys::change_scopes(&admin, key, change, now_s()).await?))
 }

@@ -1,4 +1,4 @@
-//! Finds the account of a request by its API key.
+//! Finds the account of a request by its API key, and checks that the key allows the request.
 
 use axum::{
     extract::FromRequestParts,
@@ -6,12 +6,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use problem::{bearer, malformed_key, unknown_key};
-use schema::{AccountId, api_key, api_key::KeyHash, clock, period::instant};
+use schema::{AccountId, Scope, Scopes, api_key, api_key::KeyHash, clock, period::instant};
 
 use super::PublicApi;
 use crate::error::Error;
 
-/// The account of the request's API key.
+/// The account of the request's API key. A request that can change something needs a key with the scope `billing`. The method
+/// decides this, so that no handler can forget it.
 pub(super) struct Caller(pub AccountId);
 
 impl FromRequestParts<PublicApi> for Caller {
@@ -21,7 +22,7 @@ impl FromRequestParts<PublicApi> for Caller {
         let text = bearer(&parts.headers).map_err(|error| error.of_key().into_response())?;
         let (id, hash) = api_key::identify(text).map_err(|why| malformed_key(&why).into_response())?;
         let row = sqlx::query!(
-            "select account_id, secret_sha256 from api_keys
+            "select account_id, secret_sha256, scopes from api_keys
              where id = $1 and revoked_at is null and (expires_at is null or expires_at > $2)",
             id.0,
             instant(clock::now_s())
@@ -30,9 +31,13 @@ impl FromRequestParts<PublicApi> for Caller {
         .await
         .map_err(|error| Error::KeyUnchecked(error).into_response())?
         .ok_or_else(|| unknown_key().into_response())?;
-        match KeyHash::from_stored(&row.secret_sha256) {
-            Some(stored) if stored == hash => Ok(Self(AccountId(row.account_id))),
-            _ => Err(unknown_key().into_response()),
+        if KeyHash::from_stored(&row.secret_sha256) != Some(hash) {
+            return Err(unknown_key().into_response());
         }
+        let scope = Scope::Billing;
+        if !parts.method.is_safe() && !Scopes::from_stored(&row.scopes).has(scope) {
+            return Err(Error::ScopeMissing { scope, key: id }.into_response());
+        }
+        Ok(Self(AccountId(row.account_id)))
     }
 }
