@@ -8,6 +8,7 @@ mod invoices;
 mod pages;
 mod plan;
 mod subscription;
+mod tier;
 mod usage;
 
 use std::sync::Arc;

@@ -17,7 +17,10 @@ use crate::{
     },
     error::Error,
     http::query::malformed,
-    reports::list::{self, Attention, ReportState, ReportView},
+    reports::{
+        attention::{self, Attention},
+        list::{self, ReportState, ReportView},
+    },
 };
 
 /// `?state=&limit=&after=`
@@ -49,7 +52,7 @@ pub async fn list(admin: Administration, query: ReportsQuery) -> Result<Json<Lis
 }
 
 pub async fn attention(admin: Administration) -> Result<Json<Attention>, Error> {
-    Ok(Json(list::attention(&admin.db, &admin.catalogue).await?))
+    Ok(Json(attention::find(&admin.db, &admin.catalogue).await?))
 }
 
 pub async fn retry(admin: Administration, Path(identifier): Path<String>) -> Result<Json<ReportView>, Error> {
