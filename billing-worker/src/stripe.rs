@@ -8,6 +8,7 @@
 //! | how a call can fail, and whether it took effect | [`error`] |
 //! | why Stripe refused a call | [`reason`] |
 //! | how many calls it refused, by reason | [`metrics`] |
+//! | amounts with decimals | [`decimal`] |
 //! | the fields of Stripe's objects that are read | [`object`] |
 //! | the names of our objects in Stripe | [`names`] |
 //! | the plan catalogue as products, prices and meters | [`catalogue`] |
@@ -16,6 +17,7 @@
 //! the call took effect.
 
 pub mod catalogue;
+pub mod decimal;
 pub mod error;
 pub mod metrics;
 pub mod names;

@@ -14,6 +14,7 @@
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
+//! | an account's invoices | [`invoices`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
 pub mod assign;
@@ -22,6 +23,7 @@ pub mod change;
 pub mod checkout;
 pub mod current;
 mod eligibility;
+pub mod invoices;
 pub mod lease;
 pub mod listing;
 pub mod mirror;
