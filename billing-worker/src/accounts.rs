@@ -9,6 +9,7 @@
 //! | the lock that orders writers | [`locks`] |
 //! | API keys | [`keys`] |
 //! | the plan catalogue: the price list, and its copy in the database | [`plans`] |
+//! | the features of a plan in the price list | [`features`] |
 //! | limits in force, overrides for one account, and the copy in the quota pools | [`limits`], [`overrides`], [`pool_limits`] |
 //! | the account's customer in Stripe | [`customers`] |
 //!
@@ -17,6 +18,7 @@
 
 pub mod create;
 pub mod customers;
+mod features;
 pub mod identity;
 pub mod keys;
 pub mod limits;

@@ -164,7 +164,7 @@ async fn start(
     };
     life.spawn(periodic::return_duplicates(returns, metrics.clone(), life.clone()));
 
-    let stripe = Stripe::new(&settings.stripe)?;
+    let stripe = Stripe::new(&settings.stripe, metrics.stripe.clone())?;
     let reporter = stripe.map(|stripe| {
         let (clickhouse, catalogue) = (admin.clickhouse.clone(), admin.catalogue.clone());
         let (reports, metrics) = (settings.reports.clone(), metrics.reports.clone());

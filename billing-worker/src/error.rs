@@ -3,7 +3,7 @@
 use problem::shown;
 use schema::{KeyId, Scope};
 
-use crate::stripe::StripeError;
+use crate::stripe::{Reason, StripeError, reason};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -59,8 +59,17 @@ pub enum Error {
     NotForSale { plan: String, instead: &'static str },
     #[error("{0}")]
     Conflict(String),
+    #[error(
+        "the account pays by `{kind}`, and with it no larger plan can begin at once: add a card (POST /billing/portal-session), \
+         or change the plan with the next period (\"when\": \"period_end\")"
+    )]
+    PaymentMethodUnsupported { kind: String },
     #[error("the payment failed: {0}")]
     PaymentFailed(String),
+    #[error("the account has no such invoice")]
+    UnknownInvoice,
+    #[error("`tier` is `{query}` in the query string and `{body}` in the body: send it in one place")]
+    ContradictoryTier { query: String, body: String },
     #[error("Stripe has no price for `{lookup_keys}`: run `billing-worker stripe sync`")]
     PricesMissing { lookup_keys: String },
     #[error(
@@ -124,6 +133,17 @@ pub enum Error {
     Database(sqlx::Error),
 }
 
+impl Error {
+    /// Stripe refused the call, or its key is wrong: the same call fails again until someone changes something.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Stripe(failure) => !failure.is_passing(),
+            Self::PaymentFailed(_) | Self::PaymentMethodUnsupported { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error)
@@ -132,11 +152,21 @@ impl From<sqlx::Error> for Error {
 
 impl From<StripeError> for Error {
     fn from(error: StripeError) -> Self {
-        match error {
-            StripeError::Refused(refusal) if refusal.kind == "card_error" || refusal.status == 402 => {
-                Self::PaymentFailed(refusal.message)
-            }
-            other => Self::Stripe(other),
+        let StripeError::Refused(refusal) = error else {
+            return Self::Stripe(error);
+        };
+        match reason::of(&refusal) {
+            // Stripe writes the messages of card errors for the customer.
+            Reason::Declined if refusal.kind == "card_error" => Self::PaymentFailed(refusal.message),
+            Reason::Declined => Self::PaymentFailed(
+                "the bank declined it, or asks the customer to confirm it: use another payment method (POST \
+                 /billing/portal-session)"
+                    .to_owned(),
+            ),
+            Reason::NoPaymentMethod => Self::PaymentFailed(
+                "the customer has no payment method: add one (POST /billing/portal-session)".to_owned(),
+            ),
+            _ => Self::Stripe(StripeError::Refused(refusal)),
         }
     }
 }

@@ -5,4 +5,5 @@ pub mod body;
 mod error_response;
 pub mod public;
 mod query;
+mod stripe_problem;
 pub mod webhook;

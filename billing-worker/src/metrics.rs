@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use service::server::ServerMetrics;
 
-use crate::{reports::ReportMetrics, runs::SettleMetrics};
+use crate::{reports::ReportMetrics, runs::SettleMetrics, stripe::StripeMetrics};
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
@@ -25,6 +25,7 @@ pub struct Metrics {
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
+    pub stripe: StripeMetrics,
     /// Of the public port.
     pub server: ServerMetrics,
     webhooks: Family<WebhookLabels, Counter>,
@@ -77,6 +78,7 @@ impl Metrics {
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
         self.settle.register(registry);
+        self.stripe.register(registry);
     }
 
     pub fn announced(&self, count: u64) {

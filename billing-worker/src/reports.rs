@@ -22,8 +22,9 @@
 //! | usage that arrives too late for its period | [`carry`], [`charge`], [`tiers`] |
 //! | freezing periods that agree everywhere, thawing those that change later | [`freeze`], [`thaw`] |
 //! | ClickHouse, ledger and Stripe side by side | [`reconcile`] |
-//! | lists for an operator | [`list`] |
+//! | lists for an operator, and what needs one | [`list`], [`attention`] |
 
+pub mod attention;
 pub mod carry;
 pub mod charge;
 pub mod close;

@@ -6,6 +6,9 @@
 //! | settings: key, address, time-outs, rates | [`settings`] |
 //! | one call: kept-alive connections, time-out, retries, rates | [`transport`] |
 //! | how a call can fail, and whether it took effect | [`error`] |
+//! | why Stripe refused a call | [`reason`] |
+//! | how many calls it refused, by reason | [`metrics`] |
+//! | amounts with decimals | [`decimal`] |
 //! | the fields of Stripe's objects that are read | [`object`] |
 //! | the names of our objects in Stripe | [`names`] |
 //! | the plan catalogue as products, prices and meters | [`catalogue`] |
@@ -14,12 +17,17 @@
 //! the call took effect.
 
 pub mod catalogue;
+pub mod decimal;
 pub mod error;
+pub mod metrics;
 pub mod names;
 pub mod object;
+pub mod reason;
 pub mod settings;
 pub mod transport;
 
 pub use error::StripeError;
+pub use metrics::StripeMetrics;
+pub use reason::Reason;
 pub use settings::StripeSettings;
 pub use transport::{Stripe, Write};

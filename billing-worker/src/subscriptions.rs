@@ -9,10 +9,12 @@
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
 //! | planned changes for the next period | [`planned`] |
+//! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
+//! | an account's invoices | [`invoices`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
 pub mod assign;
@@ -21,11 +23,13 @@ pub mod change;
 pub mod checkout;
 pub mod current;
 mod eligibility;
+pub mod invoices;
 pub mod lease;
 pub mod listing;
 pub mod mirror;
 pub mod mirrored;
 pub mod payment_form;
+mod payment_method;
 pub mod periods;
 pub mod planned;
 pub mod preview;

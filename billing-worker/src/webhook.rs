@@ -10,6 +10,7 @@
 //! | the rows: stored, deleted, tried again | [`inbox`] |
 //! | claims on rows, and the result of the work | [`claims`] |
 //! | processing claimed events | [`worker`] |
+//! | events that fail, for an operator | [`failing`] |
 //! | events that were never delivered | [`catch_up`] |
 //! | subscriptions compared with Stripe, without an event | [`comparison`] |
 
@@ -18,5 +19,6 @@ mod claims;
 pub mod comparison;
 pub mod effect;
 pub mod envelope;
+pub mod failing;
 pub mod inbox;
 pub mod worker;

@@ -253,7 +253,15 @@ async fn price_list_is_public() {
     assert_eq!(ids, ["free", "pro", "enterprise"]);
     assert_eq!(plans[1]["price_cents"], 2_900);
     assert_eq!(plans[1]["retention_days"], 365);
-    assert_eq!(plans[1]["features"][1], "Advanced analytics");
+    let features = [
+        "Priority email support",
+        "Advanced analytics",
+        "api_call: 10,000 a month",
+        "export: 100 a month",
+        "sentiment_analysis: 2,000 a month",
+        "usage data kept for 365 days",
+    ];
+    assert_eq!(plans[1]["features"], json!(features));
     assert_eq!(
         plans[1]["limits"][0],
         json!({ "usage_type": "api_call", "mode": "limited", "limit": 10_000, "unit_price_micros": null })

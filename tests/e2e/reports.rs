@@ -258,7 +258,8 @@ async fn the_service_reports_on_its_own_and_shows_its_reports() {
     let attention = get("/admin/reports/attention").await.ok().unwrap();
     assert_eq!(
         attention,
-        serde_json::json!({ "parked": [], "drifts": [], "waiting_carries": [], "unbilled": [] })
+        serde_json::json!({ "parked": [], "waiting_reports": [], "drifts": [], "waiting_carries": [], "unbilled": [],
+                            "failing_events": [] })
     );
     let identifier = delivered["identifier"].as_str().unwrap();
     let retry = |identifier: &str| format!("{}/admin/reports/{identifier}/retry", service.admin_url());

@@ -8,6 +8,7 @@ mod invoices;
 mod leases;
 mod life;
 mod planned;
+mod refusals;
 mod rig;
 mod scopes;
 mod trials;

@@ -6,7 +6,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::{
-    accounts::pool_limits,
+    accounts::{features, pool_limits},
     administration::{Administration, audit},
     error::Error,
 };
@@ -25,6 +25,7 @@ pub struct PlanView {
     pub price_cents: i64,
     pub currency: &'static str,
     pub limits: Vec<PlanLimit>,
+    /// The catalogue's own, and all that the plan allows, bills and keeps, for people.
     pub features: Vec<String>,
     /// `None`: events are kept forever.
     pub retention_days: Option<u32>,
@@ -179,7 +180,7 @@ fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
         price_cents: plan.price_cents,
         currency: "usd",
         limits: catalogue.usage_types().iter().map(limit).collect(),
-        features: plan.features.clone(),
+        features: features::of(catalogue, plan),
         retention_days: plan.retention_days,
         trial_days: (plan.trial_days > 0).then_some(plan.trial_days),
         burst: plan.burst,

@@ -120,7 +120,11 @@ pub async fn catch_up(billing: Billing, life: Lifecycle) {
                 EVERY
             }
             Err(failure) => {
-                warn!("fetching undelivered events from Stripe failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
+                let what = "fetching undelivered events from Stripe failed";
+                match failure.is_permanent() {
+                    true => error!("{what}, retrying in {AFTER_A_FAILURE:?}: {failure}"),
+                    false => warn!("{what}, retrying in {AFTER_A_FAILURE:?}: {failure}"),
+                }
                 AFTER_A_FAILURE
             }
         };
@@ -178,7 +182,7 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
                 );
                 return;
             }
-            Err(Error::Stripe(failure)) if !failure.is_passing() => {
+            Err(failure) if failure.is_permanent() => {
                 error!("{failure}");
                 return;
             }

@@ -17,11 +17,11 @@ use crate::{
     config::Settings,
     error::Error,
     reports::{
-        self, Reporter,
+        self, Reporter, attention,
         list::{self, ReportState},
         reconcile::{self, Question, Which},
     },
-    stripe::{Stripe, StripeError},
+    stripe::{Stripe, StripeError, StripeMetrics},
 };
 
 #[derive(Subcommand)]
@@ -37,7 +37,7 @@ pub enum ReportsCommand {
         #[command(flatten)]
         page: PageArguments,
     },
-    /// Show what needs an operator: parked reports, drifts, waiting carries, subscriptions that lack a metered price
+    /// Show what needs an operator: reports and events that fail, drifts, waiting carries, subscriptions that lack a metered price
     Attention,
     /// Retry a parked report
     Retry { identifier: String },
@@ -95,7 +95,7 @@ pub(super) async fn run(
             let state = if *parked { Some(ReportState::Parked) } else { *state };
             print::reports(json, &list::list(&admin.db, state, page.page()).await?)
         }
-        ReportsCommand::Attention => print::attention(json, &list::attention(&admin.db, &admin.catalogue).await?),
+        ReportsCommand::Attention => print::attention(json, &attention::find(&admin.db, &admin.catalogue).await?),
         ReportsCommand::Retry { identifier } => print::report(json, &list::retry(admin, identifier, now).await?),
         ReportsCommand::Flush { account } => {
             let account = identity::find(admin, account).await?;
@@ -134,7 +134,7 @@ pub(super) async fn reconcile(
 }
 
 pub(super) fn reporter(admin: &Administration, settings: &Settings) -> Result<Reporter> {
-    let Some(stripe) = Stripe::new(&settings.stripe)? else {
+    let Some(stripe) = Stripe::new(&settings.stripe, StripeMetrics::default())? else {
         return Err(Error::Stripe(StripeError::NotConfigured).into());
     };
     Ok(Reporter::new(

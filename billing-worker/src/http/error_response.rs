@@ -4,10 +4,8 @@ use axum::response::{IntoResponse, Response};
 use problem::{Kind, Problem};
 use tracing::{error, warn};
 
-use crate::{
-    error::{Error, has_nul_character, is_passing},
-    stripe::StripeError,
-};
+use super::stripe_problem;
+use crate::error::{Error, has_nul_character, is_passing};
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
@@ -52,9 +50,11 @@ fn kind(error: &Error) -> Kind {
         Error::Webhook(_) => Kind::WebhookRefused,
         Error::UsageUnreported(_) | Error::ReportedAhead { .. } => Kind::UsageNotReported,
         Error::WebhooksClosed => Kind::WebhooksClosed,
-        Error::Stripe(StripeError::Refused(_)) => Kind::StripeRefused,
-        Error::Stripe(StripeError::Unauthorized(_) | StripeError::NotConfigured) => Kind::StripeNotConfigured,
-        Error::Stripe(_) | Error::NoSlot | Error::LeaseLost => Kind::StripeUnavailable,
+        Error::PaymentMethodUnsupported { .. } => Kind::PaymentMethodUnsupported,
+        Error::UnknownInvoice => Kind::UnknownInvoice,
+        Error::ContradictoryTier { .. } => Kind::ContradictoryTier,
+        Error::Stripe(why) => stripe_problem::kind(why),
+        Error::NoSlot | Error::LeaseLost => Kind::StripeUnavailable,
         Error::UnknownEvent { .. } => Kind::UnknownEvent,
         Error::CorrectsCorrection(_) => Kind::CorrectsCorrection,
         Error::NothingToCorrect { .. } => Kind::NothingToCorrect,
@@ -87,15 +87,12 @@ fn detail(error: &Error, kind: Kind) -> String {
             }
         }
         Error::Stripe(why) => {
-            error!(status, "a request failed: {why}");
-            match why {
-                StripeError::Refused(refusal) => refusal.message.clone(),
-                StripeError::Unauthorized(_) => {
-                    "Stripe rejects the key of this service: an operator must replace it".to_owned()
-                }
-                StripeError::NotConfigured => why.to_string(),
-                _ => "Stripe is unavailable; nothing is billed twice: try again".to_owned(),
+            match kind {
+                // The customer can solve these.
+                Kind::CurrencyMismatch | Kind::PaymentMethodUnsupported => warn!(status, "a request failed: {why}"),
+                _ => error!(status, "a request failed: {why}"),
             }
+            stripe_problem::detail(why).to_owned()
         }
         Error::UsageUnreported(why) => {
             warn!(status, "a request failed: usage could not be reported to Stripe: {why}");

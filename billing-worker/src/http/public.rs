@@ -9,6 +9,7 @@ mod invoices;
 mod pages;
 mod plan;
 mod subscription;
+mod tier;
 mod usage;
 
 use std::sync::Arc;
@@ -75,6 +76,7 @@ pub fn router(api: PublicApi) -> Router {
         .route("/billing/resume", post(plan::resume))
         .route("/billing/usage", get(usage::show))
         .route("/billing/invoices", get(invoices::list))
+        .route("/billing/invoices/{id}", get(invoices::show))
         .route("/billing/success", get(pages::success))
         .route("/billing/cancelled", get(pages::cancelled))
         .route("/billing/returned", get(pages::returned))

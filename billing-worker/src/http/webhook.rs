@@ -6,11 +6,13 @@ pub mod signature;
 use std::sync::Arc;
 
 use axum::{
+    Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode},
+    http::HeaderMap,
 };
 use schema::{clock, period::instant};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tracing::{error, warn};
@@ -35,11 +37,23 @@ pub struct WebhookReceiver {
     pub inbox: Arc<Notify>,
 }
 
+/// The body of the response: `{"status": "success"}`. The event is stored, now or by an earlier delivery.
+#[derive(Serialize)]
+pub struct Stored {
+    status: &'static str,
+}
+
+impl Default for Stored {
+    fn default() -> Self {
+        Self { status: "success" }
+    }
+}
+
 pub async fn receive(
     State(receiver): State<WebhookReceiver>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<StatusCode, Error> {
+) -> Result<Json<Stored>, Error> {
     let body = body.map_err(|rejection| refusal(rejection, BODY_BYTES_MAX))?;
     let secrets = &receiver.billing.settings.stripe_webhook_secrets;
     if secrets.is_empty() {
@@ -70,7 +84,7 @@ pub async fn receive(
                 event.id = id,
                 "cannot read a signed webhook event; it is stored for an operator: {why}"
             );
-            return Ok(StatusCode::OK);
+            return Ok(Json(Stored::default()));
         }
     };
     let is_live = receiver
@@ -102,5 +116,5 @@ pub async fn receive(
         receiver.metrics.webhook_received();
         receiver.inbox.notify_one();
     }
-    Ok(StatusCode::OK)
+    Ok(Json(Stored::default()))
 }

@@ -19,10 +19,7 @@ use stripe_types::{Currency, RangeBoundsTs, RangeQueryTs};
 
 use self::late::{Charged, Late, begin, claim, postpone, settle};
 use super::{Reporter, tiers::Price};
-use crate::stripe::{StripeError, Write, object::List};
-
-/// Metadata of an invoice item: the carry that it bills.
-const CARRY: &str = "trendit_carry";
+use crate::stripe::{StripeError, Write, names, object::List};
 
 #[derive(Deserialize)]
 struct Item {
@@ -121,7 +118,10 @@ async fn create(reporter: &Reporter, late: &Late, amount: i64, currency: &str) -
             late.period_end,
             late.from_period,
         ))
-        .metadata([(CARRY.to_owned(), late.id.to_string())]);
+        .metadata([
+            (names::META_CARRY.to_owned(), late.id.to_string()),
+            (names::META_USAGE_TYPE.to_owned(), late.usage_type.clone()),
+        ]);
     let key = format!("carry/{}/{}", late.id, late.attempts + 1);
     let made: Item = reporter.stripe.write(&request, Write::Keyed(&key)).await?;
     Ok(made.id)
@@ -145,7 +145,7 @@ async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Result<()> {
         .customer(&late.customer)
         .auto_advance(true)
         .pending_invoice_items_behavior(CreateInvoicePendingInvoiceItemsBehavior::Include)
-        .metadata([(CARRY.to_owned(), late.id.to_string())]);
+        .metadata([(names::META_CARRY.to_owned(), late.id.to_string())]);
     let key = format!("carry/{}/invoice/{attempts}", late.id);
     reporter
         .stripe
@@ -170,7 +170,11 @@ async fn find(reporter: &Reporter, late: &Late, first_sent_at: i64) -> Result<Op
         }
         let page: List<Item> = reporter.stripe.read(&request).await?;
         let id = late.id.to_string();
-        if let Some(item) = page.data.iter().find(|item| item.metadata.get(CARRY) == Some(&id)) {
+        if let Some(item) = page
+            .data
+            .iter()
+            .find(|item| item.metadata.get(names::META_CARRY) == Some(&id))
+        {
             return Ok(Some(item.id.clone()));
         }
         after = page.data.last().map(|item| item.id.clone()).filter(|_| page.has_more);

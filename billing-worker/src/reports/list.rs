@@ -1,6 +1,6 @@
-//! Reports for an operator: lists, what needs attention, and retrying a parked report.
+//! Reports for an operator: lists, and retrying a parked report.
 
-use schema::{AccountId, Catalogue, period::instant};
+use schema::{AccountId, period::instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgPool;
@@ -14,11 +14,7 @@ use crate::{
         page::{Listed, Page},
     },
     error::Error,
-    subscriptions::unbilled::{self, Unbilled},
 };
-
-/// Maximum number of entries of each kind that needs attention.
-const ATTENTION_MAX: i64 = 1_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -51,43 +47,6 @@ pub struct ReportView {
     #[serde(with = "time::serde::rfc3339::option")]
     pub done_at: Option<OffsetDateTime>,
     pub error: Option<String>,
-}
-
-/// A line for which ClickHouse has fewer units than were reported to Stripe.
-#[derive(Clone, Debug, Serialize)]
-pub struct DriftView {
-    pub account_id: AccountId,
-    pub usage_type: String,
-    #[serde(with = "time::serde::rfc3339")]
-    pub period_start: OffsetDateTime,
-    pub drift_units: i64,
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub since: Option<OffsetDateTime>,
-}
-
-/// Late usage that is in no period and no invoice item yet.
-#[derive(Clone, Debug, Serialize)]
-pub struct CarryView {
-    pub id: Uuid,
-    pub account_id: AccountId,
-    pub usage_type: String,
-    #[serde(with = "time::serde::rfc3339")]
-    pub from_period: OffsetDateTime,
-    pub units: i64,
-    pub reason: String,
-    pub policy: String,
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
-    pub error: Option<String>,
-}
-
-/// What needs an operator: the oldest thousand of each kind.
-#[derive(Clone, Debug, Serialize)]
-pub struct Attention {
-    pub parked: Vec<ReportView>,
-    pub drifts: Vec<DriftView>,
-    pub waiting_carries: Vec<CarryView>,
-    pub unbilled: Vec<Unbilled>,
 }
 
 impl ReportState {
@@ -153,34 +112,5 @@ pub async fn retry(admin: &Administration, identifier: &str, now: i64) -> Result
             state,
         },
         None => Error::UnknownReport(identifier.to_owned()),
-    })
-}
-
-pub async fn attention(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error> {
-    let parked = Page {
-        limit: Some(crate::administration::page::LIMIT_MAX),
-        after: None,
-    };
-    let drifts = sqlx::query_as!(
-        DriftView,
-        r#"select account_id as "account_id: Uuid", usage_type, period_start, drift_units, drift_since as since
-           from meter_ledger where drift_units <> 0 order by drift_since limit $1"#,
-        ATTENTION_MAX
-    )
-    .fetch_all(db)
-    .await?;
-    let waiting_carries = sqlx::query_as!(
-        CarryView,
-        r#"select id, account_id as "account_id: Uuid", usage_type, from_period, units, reason, policy, created_at, error
-           from meter_carries where settled_at is null order by id limit $1"#,
-        ATTENTION_MAX
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(Attention {
-        parked: list(db, Some(ReportState::Parked), parked).await?.items,
-        drifts,
-        waiting_carries,
-        unbilled: unbilled::list(db, catalogue, Some(ATTENTION_MAX)).await?,
     })
 }

@@ -42,6 +42,9 @@ pub struct Refusal {
     pub kind: String,
     #[serde(default)]
     pub code: Option<String>,
+    /// Why the bank declined a card.
+    #[serde(default)]
+    pub decline_code: Option<String>,
     #[serde(default)]
     pub param: Option<String>,
     #[serde(default)]

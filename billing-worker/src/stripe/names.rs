@@ -6,12 +6,15 @@ use schema::{AccountId, Plan, UsageType};
 
 /// Metadata of a product, price or subscription: the plan.
 pub const META_PLAN: &str = "trendit_plan";
-/// Metadata of a metered price: the usage type that it bills.
+/// Metadata of a metered price, or of an invoice item for late usage: the usage type that it bills.
 pub const META_USAGE_TYPE: &str = "trendit_usage_type";
 /// Metadata of a price: its terms, in short. The terms of a price never change: new terms need a new price.
 pub const META_TERMS: &str = "trendit_terms";
 /// Metadata of a customer or subscription: the account.
 pub const META_ACCOUNT: &str = "trendit_account";
+
+/// Metadata of an invoice item or an invoice for late usage: the carry that it bills.
+pub const META_CARRY: &str = "trendit_carry";
 
 /// In a meter event's payload: the customer, and the units.
 pub const PAYLOAD_CUSTOMER: &str = "stripe_customer_id";

@@ -2,13 +2,16 @@
 
 use serde::Deserialize;
 
+mod amount;
 pub mod customer;
 pub mod invoice;
+pub mod invoice_line;
 pub mod schedule;
 pub mod subscription;
 
 pub use customer::Customer;
 pub use invoice::Invoice;
+pub use invoice_line::InvoiceLine;
 pub use schedule::Schedule;
 pub use subscription::{Item, Subscription};
 

@@ -19,7 +19,7 @@ use stripe_client_core::{RequestBuilder, StripeMethod, StripeRequest, VERSION};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::{StripeError, StripeSettings, error::Refusal};
+use super::{Reason, StripeError, StripeMetrics, StripeSettings, error::Refusal, reason};
 
 /// Attempts of a call that may be repeated.
 const ATTEMPTS: u32 = 4;
@@ -43,6 +43,7 @@ struct Inner {
     attempt_timeout: Duration,
     calls: DefaultDirectRateLimiter,
     meter_events: DefaultDirectRateLimiter,
+    metrics: StripeMetrics,
 }
 
 /// How a call that changes something is kept from taking effect twice.
@@ -58,7 +59,7 @@ pub enum Write<'a> {
 
 impl Stripe {
     /// `None`: there is no key. Connects to nothing yet.
-    pub fn new(settings: &StripeSettings) -> Result<Option<Self>> {
+    pub fn new(settings: &StripeSettings, metrics: StripeMetrics) -> Result<Option<Self>> {
         let Some(key) = &settings.stripe_secret_key else {
             return Ok(None);
         };
@@ -89,6 +90,7 @@ impl Stripe {
                 attempt_timeout: settings.stripe_timeout,
                 calls: per_second(settings.stripe_calls_per_second),
                 meter_events: per_second(settings.stripe_meter_events_per_second),
+                metrics,
             }),
         }))
     }
@@ -113,7 +115,7 @@ impl Stripe {
             Write::Settable => self.call(request.build(), None, ATTEMPTS).await,
             Write::MeterEvent => {
                 self.inner.meter_events.until_ready().await;
-                parsed(self.attempt(&request.build(), None).await?.ok()?)
+                parsed(self.attempt(&request.build(), None).await?.ok(&self.inner.metrics)?)
             }
         }
     }
@@ -134,7 +136,7 @@ impl Stripe {
             let (failure, asked_to) = match self.attempt(&request, key).await {
                 Ok(answer) => {
                     let asked_to = answer.should_retry();
-                    match answer.ok() {
+                    match answer.ok(&self.inner.metrics) {
                         Ok(body) => return parsed(body),
                         Err(failure) => (failure, asked_to),
                     }
@@ -248,21 +250,26 @@ impl StripeResponse {
         Some(Duration::from_secs(seconds))
     }
 
-    /// The body of a success, or what the status proves. (<https://docs.stripe.com/error-low-level>)
-    fn ok(self) -> Result<Bytes, StripeError> {
-        let refusal = || Refusal {
-            status: self.status.as_u16(),
+    /// The body of a success, or what the response proves. (<https://docs.stripe.com/error-low-level>)
+    fn ok(self, metrics: &StripeMetrics) -> Result<Bytes, StripeError> {
+        let status = self.status.as_u16();
+        match status {
+            200..=299 => return Ok(self.body),
+            500.. => return Err(StripeError::Failed(status)),
+            _ => {}
+        }
+        let refusal = Refusal {
+            status,
             ..serde_json::from_slice::<Refused>(&self.body)
                 .map(|refused| refused.error)
                 .unwrap_or_default()
         };
-        Err(match self.status.as_u16() {
-            200..=299 => return Ok(self.body),
-            401 | 403 => StripeError::Unauthorized(refusal().message),
-            // 409: a call with the same idempotency key is in progress. 429: a rate limit or a lock. Neither took effect.
-            409 | 424 | 429 => busy(&refusal().message, self.retry_after()),
-            status @ 500.. => StripeError::Failed(status),
-            _ => StripeError::Refused(refusal()),
+        let reason = reason::of(&refusal);
+        metrics.refused(reason);
+        Err(match reason {
+            Reason::Key => StripeError::Unauthorized(refusal.message),
+            Reason::Busy => busy(&refusal.message, self.retry_after()),
+            _ => StripeError::Refused(refusal),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Changes of a running subscription: another plan, cancelling it, and undoing either.
 //!
-//! A larger plan begins at once and is prorated. A smaller plan begins with the next period. A cancellation also takes effect
-//! with the next period, unless an immediate one is requested. Each change is decided from Stripe's current state, made, and read
+//! A larger plan begins at once and is prorated, unless the next period is requested. A smaller plan begins with the next period.
+//! A cancellation also takes effect with the next period, unless an immediate one is requested. Each change is decided from Stripe's current state, made, and read
 //! back, while the account's lease is held.
 
 use schema::{AccountId, Plan, subscription::SubscriptionStatus};
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     lease::Lease,
+    payment_method,
     planned::Priced,
     prices::{self, PlanPrices},
     refresh,
@@ -31,9 +32,16 @@ pub enum CancelWhen {
     Now,
 }
 
-/// Changes the plan: to a larger one now, to a smaller one at the end of the period. A new request cancels earlier planned
-/// changes, unless the new change fails.
-pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> Result<(), Error> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeWhen {
+    /// A larger plan now, a smaller one with the next period.
+    BySize,
+    /// With the next period.
+    PeriodEnd,
+}
+
+/// Changes the plan. A new request cancels earlier planned changes, unless the new change fails.
+pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when: ChangeWhen) -> Result<(), Error> {
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
@@ -41,13 +49,14 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str) -> R
     if is_same && !running.has_planned_change() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
+    let begins_now = !is_same && begins_now(billing, &running, plan, when)?;
     let prices = prices::of_plan(billing, plan).await?;
     let done = if is_same {
         running.take_back(billing).await
-    } else if is_upgrade(billing, &running, plan) {
+    } else if begins_now {
         upgrade(billing, &lease, &running, plan, &prices).await
     } else {
-        downgrade(billing, account, &running, &prices).await
+        change_next(billing, account, &running, &prices).await
     };
     read_back(billing, lease, &running.customer, done).await
 }
@@ -114,6 +123,7 @@ async fn upgrade(
     prices: &PlanPrices,
 ) -> Result<(), Error> {
     let account = lease.account();
+    payment_method::refuse_slow(billing, &running.subscription.id).await?;
     if running.is_metered() {
         // Usage that is reported before the upgrade keeps the old prices. Usage that is reported later has the new prices.
         report_usage(billing, account, running).await?;
@@ -192,8 +202,13 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
     }
 }
 
-/// The smaller plan begins with the next period.
-async fn downgrade(billing: &Billing, account: AccountId, running: &Running, prices: &PlanPrices) -> Result<(), Error> {
+/// The plan begins with the next period.
+async fn change_next(
+    billing: &Billing,
+    account: AccountId,
+    running: &Running,
+    prices: &PlanPrices,
+) -> Result<(), Error> {
     let metered = prices.metered.iter().map(|(_, price)| (price.clone(), None));
     let next: Vec<Priced> = std::iter::once((prices.plan.clone(), Some(1))).chain(metered).collect();
     let planned = async {
@@ -247,11 +262,21 @@ async fn or_put_back(
     done
 }
 
-pub(super) fn is_upgrade(billing: &Billing, running: &Running, to: &Plan) -> bool {
+/// Whether the plan begins at once, and not with the next period.
+pub(super) fn begins_now(billing: &Billing, running: &Running, to: &Plan, when: ChangeWhen) -> Result<bool, Error> {
+    // A trial costs nothing yet: any other plan begins at once.
+    let is_trial = running.status() == Some(SubscriptionStatus::Trialing);
+    if when == ChangeWhen::PeriodEnd {
+        return match is_trial {
+            true => Err(Error::Conflict(
+                "during a trial another plan begins at once: leave out `when`".to_owned(),
+            )),
+            false => Ok(false),
+        };
+    }
     let catalogue = &billing.admin.catalogue;
     let from = running.plan().and_then(|plan| catalogue.position(plan));
-    // A trial costs nothing yet: any other plan begins at once.
-    from < catalogue.position(&to.id) || running.status() == Some(SubscriptionStatus::Trialing)
+    Ok(is_trial || from < catalogue.position(&to.id))
 }
 
 /// A plan without a trial is paid from its first day, so it ends a running trial. With a plan that has a trial, the running

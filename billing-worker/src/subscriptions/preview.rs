@@ -9,7 +9,7 @@ use stripe_billing::invoice::{
 use time::OffsetDateTime;
 
 use super::{
-    change::{ends_trial, is_upgrade},
+    change::{ChangeWhen, begins_now, ends_trial},
     prices,
     running::Running,
     swap::swaps,
@@ -33,14 +33,14 @@ pub struct Preview {
 }
 
 /// What changing to `plan` would cost; changes nothing.
-pub async fn preview(billing: &Billing, account: AccountId, plan: &str) -> Result<Preview, Error> {
+pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: ChangeWhen) -> Result<Preview, Error> {
     let plan = prices::for_sale(billing, plan)?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let now = billing.clock.now_s();
     if running.plan() == Some(plan.id.as_str()) {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
-    if !is_upgrade(billing, &running, plan) {
+    if !begins_now(billing, &running, plan, when)? {
         return Ok(Preview {
             plan: plan.id.clone(),
             amount_due_cents: 0,

@@ -1,7 +1,7 @@
 //! Compares every customer's subscriptions with Stripe, without an event: finds changes that no event reported.
 
 use schema::AccountId;
-use tracing::warn;
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -63,7 +63,10 @@ impl Compared {
             }
             Err(failure) => {
                 self.failed += 1;
-                warn!(account.id = %account, "could not compare a subscription with Stripe: {failure}");
+                match failure.is_permanent() {
+                    true => error!(account.id = %account, "cannot compare a subscription with Stripe: {failure}"),
+                    false => warn!(account.id = %account, "could not compare a subscription with Stripe: {failure}"),
+                }
             }
         }
     }

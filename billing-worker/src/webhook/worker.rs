@@ -99,11 +99,12 @@ async fn work(billing: Billing, metrics: Metrics, group: Group) {
         done = effect::apply(&billing, group.customer.as_deref(), &group.events) => done,
         () = keep(&billing, &group) => return,
     };
+    let is_permanent = done.as_ref().is_err_and(Error::is_permanent);
     for event in &group.events {
         let settlement = settlement(event, &done);
         let settled = claims::settle(&billing.admin.db, &group, event, &settlement).await;
         match settled {
-            Ok(()) => note(&metrics, event, &settlement),
+            Ok(()) => note(&metrics, event, &settlement, is_permanent),
             Err(failure) => warn!(
                 event.id = event.id,
                 "could not store the result of an event, it will be processed again: {failure}"
@@ -149,12 +150,18 @@ fn settlement(event: &Received, done: &Result<bool, Error>) -> Settlement {
     }
 }
 
-fn note(metrics: &Metrics, event: &Received, settlement: &Settlement) {
+fn note(metrics: &Metrics, event: &Received, settlement: &Settlement, is_permanent: bool) {
     match settlement {
         Settlement::Done { .. } => metrics.webhook_done(),
         Settlement::Postponed { delay_s } => debug!(
             event.id = event.id,
             "the account is in use, retrying the event in {delay_s} s"
+        ),
+        // It is retried all the same: an operator may mend the cause within the two days.
+        Settlement::Failed { why, delay_s } if is_permanent => error!(
+            event.id = event.id,
+            kind = event.kind,
+            "Stripe refuses what an event needs, retrying in {delay_s} s: {why}"
         ),
         Settlement::Failed { why, delay_s } => warn!(
             event.id = event.id,

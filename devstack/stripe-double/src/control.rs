@@ -99,6 +99,11 @@ impl Control {
         self.double.state().settings.summary_lag_s = seconds;
     }
 
+    /// Whether the customer portal has a default configuration.
+    pub fn set_portal_is_configured(&self, is_configured: bool) {
+        self.double.state().settings.portal_is_configured = is_configured;
+    }
+
     pub fn set_dunning(&self, days: Vec<i64>, after: AfterDunning) {
         let settings = &mut self.double.state().settings;
         (settings.dunning_days, settings.after_dunning) = (days, after);

@@ -96,6 +96,62 @@ impl Failure {
         failure
     }
 
+    pub(crate) fn no_payment_method() -> Self {
+        let message = "This customer has no attached payment source or default payment method. Please consider adding a default \
+            payment method.";
+        Self::invalid(message).code("resource_missing")
+    }
+
+    /// Stripe's own sentence for this refusal is not documented.
+    pub(crate) fn payment_method_unsupported(kind: &str) -> Self {
+        let message =
+            format!("`payment_behavior=pending_if_incomplete` cannot be used with the payment method type `{kind}`.");
+        Self::invalid(message).param("payment_behavior")
+    }
+
+    pub(crate) fn currency_mismatch(bound: &str) -> Self {
+        Self::invalid(format!(
+            "You cannot combine currencies on a single customer. This customer has an active subscription, subscription schedule, \
+            discount, quote, or invoice item with currency {bound}"
+        ))
+    }
+
+    pub(crate) fn amount_too_small() -> Self {
+        let message = "The Checkout Session's total amount due must add up to at least $0.50 usd";
+        Self::invalid(message).code("amount_too_small")
+    }
+
+    pub(crate) fn amount_too_large() -> Self {
+        let message = "The Checkout Session's total amount due must be no more than $999,999.99";
+        Self::invalid(message).code("amount_too_large")
+    }
+
+    pub(crate) fn price_inactive() -> Self {
+        Self::invalid("The price specified is inactive. This field only accepts active prices.")
+    }
+
+    pub(crate) fn portal_not_configured() -> Self {
+        Self::invalid(
+            "No configuration provided and your test mode default configuration has not been created. Provide a configuration or \
+            create your default by saving your customer portal settings in test mode at \
+            https://dashboard.stripe.com/test/settings/billing/portal.",
+        )
+    }
+
+    pub(crate) fn too_many_subscriptions() -> Self {
+        let message = "This customer already has the maximum 500 current subscriptions.";
+        Self::invalid(message).code("customer_max_subscriptions")
+    }
+
+    /// The restricted key lacks a permission.
+    pub(crate) fn forbidden() -> Self {
+        let message = "The provided key 'rk_test_****' does not have the required permissions for this endpoint. Having more \
+            permissions would allow this request to continue.";
+        let mut failure = Self::new(403, "invalid_request_error", message);
+        failure.is_stored = false;
+        failure
+    }
+
     pub(crate) fn unauthorized(message: &str) -> Self {
         let mut failure = Self::new(401, "invalid_request_error", message);
         failure.is_stored = false;

@@ -33,8 +33,8 @@
 //! - A call, a clock advance and a click each happen completely or not at all.
 //!
 //! # Known to differ from Stripe
-//! No taxes, discounts, coupons, credit notes, invoices by mail (`send_invoice`), test clocks, or Connect; amounts below the minimum charge
-//! are charged; a `cancel_at` in mid-period credits nothing.
+//! No taxes, discounts, coupons, credit notes, invoices by mail (`send_invoice`), test clocks, or Connect; only a checkout refuses amounts
+//! below the minimum charge, elsewhere they are charged; a bank debit is paid at once; a `cancel_at` in mid-period credits nothing.
 
 // `json!` recurses once per token, and Stripe's objects are long.
 #![recursion_limit = "512"]
@@ -67,7 +67,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 pub use control::{Control, EmittedEvent};
 pub use options::{AfterDunning, BillingSettings, Card, StripeDoubleOptions, WebhookBehavior};
 pub use server::edge::RecordedRequest;
-pub use server::faults::{FaultKind, FaultRule, Moment};
+pub use server::faults::{FaultKind, FaultRule, Moment, RefusalKind};
 pub use spec::API_VERSION;
 
 use clock::Clock;

@@ -60,6 +60,8 @@ pub struct BillingSettings {
     pub upcoming_days: i64,
     /// The card of a new customer, unless the call that creates it names one.
     pub new_customers_card: Option<Card>,
+    /// Whether the customer portal has a default configuration. A new Stripe account has none.
+    pub portal_is_configured: bool,
 }
 
 impl Default for BillingSettings {
@@ -71,6 +73,7 @@ impl Default for BillingSettings {
             after_dunning: AfterDunning::Cancel,
             upcoming_days: 7,
             new_customers_card: None,
+            portal_is_configured: true,
         }
     }
 }
@@ -82,11 +85,27 @@ pub enum AfterDunning {
     PastDue,
 }
 
-/// A customer's test card.
+/// A customer's test card or bank account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Card {
     Ok,
     Declines,
+    /// A bank account that is debited. It pays at once, unlike a real one, and is refused for pending updates.
+    BankDebit,
+}
+
+impl Card {
+    pub(crate) fn pays(self) -> bool {
+        self != Self::Declines
+    }
+
+    /// The type of the payment method.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Ok | Self::Declines => "card",
+            Self::BankDebit => "us_bank_account",
+        }
+    }
 }
 
 /// How events are delivered to the endpoints.

@@ -116,6 +116,17 @@ async fn rate_limits_locks_and_an_unreachable_stripe_lose_nothing() {
     };
     rig.stripe.add_fault(rig.fault(limited));
     assert_eq!(rig.step().await.sent.postponed, 10);
+    assert!(
+        rig.attention().await.waiting_reports.is_empty(),
+        "one failure is soon over"
+    );
+    for _ in 0..2 {
+        rig.stripe.advance_by(HOUR);
+        assert_eq!(rig.step().await.sent.postponed, 10);
+    }
+    let waiting = rig.attention().await.waiting_reports;
+    assert_eq!((waiting.len(), waiting[0].attempts), (10, 3));
+    assert!(waiting[0].error.as_deref().unwrap().contains("Stripe accepts no calls"));
     rig.stripe.clear_faults();
     rig.stripe.advance_by(60);
     assert_eq!(
@@ -125,6 +136,7 @@ async fn rate_limits_locks_and_an_unreachable_stripe_lose_nothing() {
     );
     rig.stripe.advance_by(60);
     assert_eq!(rig.step().await.sent.delivered, 10);
+    assert!(rig.attention().await.waiting_reports.is_empty());
     rig.assert_told_is_counted(&accounts, &[month(0)]).await;
 }
 

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use billing_worker::{
     reports::{
         self, ReportSettings, Reporter, Step,
-        list::{self, Attention},
+        attention::{self, Attention},
     },
     stripe::{Stripe, StripeSettings},
 };
@@ -85,13 +85,16 @@ impl Rig {
         })
         .await
         .unwrap();
-        let stripe = Stripe::new(&StripeSettings {
-            stripe_secret_key: Some(double.api_key().to_owned()),
-            stripe_api_base: double.url().to_owned(),
-            stripe_timeout: Duration::from_secs(5),
-            stripe_calls_per_second: 1_000,
-            stripe_meter_events_per_second: 5_000,
-        })
+        let stripe = Stripe::new(
+            &StripeSettings {
+                stripe_secret_key: Some(double.api_key().to_owned()),
+                stripe_api_base: double.url().to_owned(),
+                stripe_timeout: Duration::from_secs(5),
+                stripe_calls_per_second: 1_000,
+                stripe_meter_events_per_second: 5_000,
+            },
+            Default::default(),
+        )
         .unwrap()
         .unwrap();
         let catalogue = Arc::new(Catalogue::built_in());
@@ -129,7 +132,7 @@ impl Rig {
 
     /// Everything that needs an operator's attention.
     pub(super) async fn attention(&self) -> Attention {
-        list::attention(&self.db, &self.reporter.catalogue).await.unwrap()
+        attention::find(&self.db, &self.reporter.catalogue).await.unwrap()
     }
 
     pub(super) fn now(&self) -> i64 {

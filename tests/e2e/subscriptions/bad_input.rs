@@ -100,6 +100,45 @@ async fn impossible_requests_are_refused_with_a_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_tier_can_be_in_the_query_string_but_not_contradict_the_body() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscriber("ada").await;
+    for path in ["create-checkout-session", "subscriptions", "upgrade"] {
+        let path = format!("{path}?tier=pro");
+        let body = json!({ "tier": "enterprise" });
+        assert_eq!(
+            refused(&rig, &ada, &path, body).await,
+            is(422, "contradictory_tier"),
+            "{path}"
+        );
+        let twice = format!("{path}&tier=pro");
+        assert_eq!(
+            refused(&rig, &ada, &twice, json!({})).await,
+            is(400, "invalid_request"),
+            "{twice}"
+        );
+    }
+    let unknown = refused(&rig, &ada, "create-checkout-session?tier=gold", json!({})).await;
+    assert_eq!(unknown, is(404, "unknown_plan"));
+    let begun = rig.post(&ada, "subscriptions?tier=pro", json!({})).await;
+    assert_eq!(begun.status.as_u16(), 201);
+    let opened = rig
+        .post(&ada, "create-checkout-session?tier=pro", json!({ "tier": "pro" }))
+        .await;
+    let session = opened.ok().unwrap()["session_id"].as_str().unwrap().to_owned();
+    rig.control().complete_checkout(&session).unwrap();
+    rig.settle().await;
+    let preview = rig
+        .post(&ada, "upgrade?tier=enterprise", json!({ "preview": true }))
+        .await;
+    assert_eq!(preview.ok().unwrap()["plan"], "enterprise");
+    rig.post(&ada, "upgrade?tier=enterprise", json!({})).await.ok().unwrap();
+    assert_eq!(rig.subscription(&ada).await["tier"], "enterprise");
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_caller_sees_another_account() {
     let rig = Rig::start().await;
     let ada = rig.subscriber("ada").await;

@@ -1,6 +1,6 @@
 //! The catalogue starts to bill a usage type: open checkouts and running subscriptions follow, each once.
 
-use billing_worker::{reports::list, subscriptions::unbilled};
+use billing_worker::{reports::attention, subscriptions::unbilled};
 use devstack::stripe_double::{FaultKind, FaultRule};
 use serde_json::{Value, json};
 use unbilled::{Mended, Unbilled};
@@ -10,7 +10,7 @@ use super::rig::{Rig, Subscriber, with_overage};
 async fn unbilled(rig: &Rig) -> Vec<Unbilled> {
     let admin = &rig.billing.admin;
     let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await.unwrap();
-    let attention = list::attention(&admin.db, &admin.catalogue).await.unwrap();
+    let attention = attention::find(&admin.db, &admin.catalogue).await.unwrap();
     assert_eq!(attention.unbilled, unbilled);
     unbilled
 }

@@ -23,10 +23,11 @@ use billing_worker::{
 use clap::Parser;
 use devstack::{
     Servers, StripeDouble, StripeDoubleOptions,
-    http::{Http, HttpResponse},
+    http::{Http, HttpResponse, request},
     stripe_double::Control,
 };
 use harness::PATIENCE;
+use http::{HeaderValue, Method, header::CONTENT_TYPE};
 use ingestor::migrate::{self, MigrateSettings};
 use schema::{AccountId, Catalogue, Period, Scope, clock::Clock};
 use serde_json::{Value, json};
@@ -140,7 +141,7 @@ impl Rig {
         let clock = Clock::default();
         clock.turn_to(stripe.control().now());
         plans::sync(&admin, clock.now_s()).await.unwrap();
-        let client = Stripe::new(&settings.stripe).unwrap().unwrap();
+        let client = Stripe::new(&settings.stripe, metrics.stripe.clone()).unwrap().unwrap();
         let (db, clickhouse, catalogue) = (admin.db.clone(), admin.clickhouse.clone(), admin.catalogue.clone());
         let reports = metrics.reports.clone();
         let reporter = Reporter::new(db, clickhouse, client, catalogue, ReportSettings::default(), reports);
@@ -291,6 +292,16 @@ impl Rig {
                 return;
             }
         }
+    }
+
+    /// A call that the test itself makes to Stripe, with a form.
+    pub async fn call_stripe(&self, method: Method, path: &str, form: &str) -> Value {
+        let url = format!("{}{path}", self.stripe.url());
+        let mut call = request(method, &url, self.stripe.api_key(), None).unwrap();
+        let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+        call.headers_mut().insert(CONTENT_TYPE, form_type);
+        *call.body_mut() = form.to_owned().into();
+        self.http.send(call).await.unwrap().ok().unwrap()
     }
 
     /// Customers in Stripe that belong to this account.

@@ -1,5 +1,5 @@
 use billing_worker::{
-    reports,
+    reports::{self, attention},
     webhook::{
         catch_up,
         comparison::{self, Compared},
@@ -82,12 +82,13 @@ async fn only_fresh_events_that_stripe_signed_for_us_are_stored() {
     assert_eq!(states(&rig).await, []);
 
     // Everything that Stripe signed is kept.
+    let stored = (200, json!({ "status": "success" }));
     for odd in [&b"\xff\xfe not UTF-8"[..], b"{}", b"[1, 2"] {
-        assert_eq!(send(&rig, &sign(&secret, now, odd), odd).await.0, 200);
+        assert_eq!(send(&rig, &sign(&secret, now, odd), odd).await, stored);
     }
     let unknown = event("evt_unknown", json!({ "type": "charge.refunded" }));
     for body in [&good, &good, &unknown] {
-        assert_eq!(send(&rig, &sign(&secret, now, body), body).await.0, 200);
+        assert_eq!(send(&rig, &sign(&secret, now, body), body).await, stored);
     }
     rig.work().await;
     let states = states(&rig).await;
@@ -98,6 +99,10 @@ async fn only_fresh_events_that_stripe_signed_for_us_are_stored() {
     );
     assert_eq!(states[1], ("evt_unknown".to_owned(), "ignored".to_owned()));
     assert_eq!(states.iter().filter(|(_, state)| state == "unreadable").count(), 3);
+    let admin = &rig.billing.admin;
+    let attention = attention::find(&admin.db, &admin.catalogue).await.unwrap();
+    let failing = attention.failing_events.iter();
+    assert_eq!(failing.filter(|event| event.state == "unreadable").count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

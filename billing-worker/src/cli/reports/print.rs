@@ -7,7 +7,8 @@ use crate::{
     administration::page::Listed,
     reports::{
         Flushed,
-        list::{Attention, ReportView},
+        attention::Attention,
+        list::ReportView,
         reconcile::{self, Numbers, Reconciliation},
     },
 };
@@ -44,8 +45,11 @@ pub(super) fn flushed(json: bool, flushed: Flushed) -> Result<()> {
 
 pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
     out(json, attention, || {
-        let parked = attention.parked.iter().map(|report| report_cells(report).into());
-        let parked: Vec<_> = [row(REPORT_HEADING)].into_iter().chain(parked).collect();
+        let reports = |reports: &[ReportView]| -> Vec<_> {
+            let cells = reports.iter().map(|report| report_cells(report).into());
+            [row(REPORT_HEADING)].into_iter().chain(cells).collect()
+        };
+        let (parked, waiting) = (reports(&attention.parked), reports(&attention.waiting_reports));
         let drifts = attention.drifts.iter().map(|drift| {
             let (account, units) = (drift.account_id.to_string(), drift.drift_units.to_string());
             let since = drift.since.map(instant).unwrap_or_default();
@@ -82,17 +86,28 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
             .collect();
         let heading = row(["account", "subscription", "plan", "usage types"]);
         let unbilled: Vec<_> = [heading].into_iter().chain(unbilled).collect();
+        let events = attention.failing_events.iter().map(|event| {
+            let error = event.error.as_deref().unwrap_or_default();
+            row([&event.id, &event.kind, &event.state, &event.attempts.to_string(), error])
+        });
+        let heading = row(["event", "type", "state", "attempts", ""]);
+        let events: Vec<_> = [heading].into_iter().chain(events).collect();
         let part = |name: &str, rows: &[Vec<String>]| match rows {
             [_] => format!("{name}: none"),
             rows => format!("{name}:\n{}", table(rows)),
         };
         [
             part("parked reports", &parked),
+            part("reports that fail", &waiting),
             part("drifts", &drifts),
             part("waiting carries", &carries),
             part(
                 "subscriptions that lack a metered price of their plan (`stripe sync` adds it)",
                 &unbilled,
+            ),
+            part(
+                "events from Stripe that fail (`stripe retry` tries a parked one again)",
+                &events,
             ),
         ]
         .join("\n\n")

@@ -13,7 +13,10 @@ use crate::{
     },
     error::Error,
     http::query::Parameters,
-    reports::list::{self, Attention, ReportState, ReportView},
+    reports::{
+        attention::{self, Attention},
+        list::{self, ReportState, ReportView},
+    },
 };
 
 /// `?state=&limit=&after=`
@@ -37,7 +40,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn attention(admin: Administration) -> Result<Json<Attention>, Error> {
-    Ok(Json(list::attention(&admin.db, &admin.catalogue).await?))
+    Ok(Json(attention::find(&admin.db, &admin.catalogue).await?))
 }
 
 pub(super) async fn retry(

@@ -7,7 +7,7 @@ use stripe_billing::billing_portal_session::CreateBillingPortalSession;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{PublicApi, authenticate::Caller};
+use super::{PublicApi, authenticate::Caller, tier::TierQuery};
 use crate::{
     accounts::customers,
     error::Error,
@@ -22,8 +22,8 @@ use crate::{
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCheckout {
-    /// A plan's id.
-    tier: String,
+    /// A plan's id; it can also be in the query string.
+    tier: Option<String>,
     /// Where the browser goes after the payment. `{CHECKOUT_SESSION_ID}` is replaced by the session id.
     success_url: Option<String>,
     cancel_url: Option<String>,
@@ -40,7 +40,7 @@ pub(super) struct Opened {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSubscription {
-    tier: String,
+    tier: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -66,8 +66,10 @@ pub(super) struct Portal {
 pub(super) async fn create(
     State(api): State<PublicApi>,
     Caller(account): Caller,
+    query: TierQuery,
     Body(new): Body<NewCheckout>,
 ) -> Result<(StatusCode, Json<Opened>), Error> {
+    let tier = query.or(new.tier)?;
     let base = api.billing.settings.billing_public_url.trim_end_matches('/');
     let urls = ReturnUrls {
         success: url("success_url", new.success_url)?
@@ -75,7 +77,7 @@ pub(super) async fn create(
         cancel: url("cancel_url", new.cancel_url)?.unwrap_or_else(|| format!("{base}/billing/cancelled")),
     };
     let billing = api.billing.clone();
-    let checkout = async move { checkout::checkout(&billing, account, &new.tier, urls).await };
+    let checkout = async move { checkout::checkout(&billing, account, &tier, urls).await };
     let checkout = api.complete(checkout).await?;
     let opened = Opened {
         checkout_url: checkout.url,
@@ -88,10 +90,12 @@ pub(super) async fn create(
 pub(super) async fn subscribe(
     State(api): State<PublicApi>,
     Caller(account): Caller,
+    query: TierQuery,
     Body(new): Body<NewSubscription>,
 ) -> Result<(StatusCode, Json<Begun>), Error> {
+    let tier = query.or(new.tier)?;
     let billing = api.billing.clone();
-    let pending = async move { payment_form::subscribe(&billing, account, &new.tier).await };
+    let pending = async move { payment_form::subscribe(&billing, account, &tier).await };
     let pending = api.complete(pending).await?;
     let begun = Begun {
         subscription_id: pending.subscription_id,

@@ -7,12 +7,12 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{PublicApi, authenticate::Caller, subscription};
+use super::{PublicApi, authenticate::Caller, subscription, tier::TierQuery};
 use crate::{
     error::Error,
     http::body::Body,
     subscriptions::{
-        change::{self, CancelWhen},
+        change::{self, CancelWhen, ChangeWhen},
         preview,
     },
 };
@@ -20,10 +20,19 @@ use crate::{
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPlan {
-    tier: String,
+    /// It can also be in the query string.
+    tier: Option<String>,
+    /// When the plan begins. By default a larger plan begins at once, and a smaller one with the next period.
+    when: Option<PlanWhen>,
     /// Only return what the change would cost.
     #[serde(default)]
     preview: bool,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PlanWhen {
+    PeriodEnd,
 }
 
 #[derive(Deserialize)]
@@ -41,17 +50,23 @@ enum When {
     Now,
 }
 
-/// An upgrade takes effect now, a downgrade with the next period.
+/// An upgrade takes effect now or with the next period, a downgrade with the next period.
 pub(super) async fn change(
     State(api): State<PublicApi>,
     Caller(account): Caller,
+    query: TierQuery,
     Body(new): Body<NewPlan>,
 ) -> Result<Response, Error> {
+    let tier = query.or(new.tier)?;
+    let when = match new.when {
+        None => ChangeWhen::BySize,
+        Some(PlanWhen::PeriodEnd) => ChangeWhen::PeriodEnd,
+    };
     if new.preview {
-        return Ok(Json(preview::preview(&api.billing, account, &new.tier).await?).into_response());
+        return Ok(Json(preview::preview(&api.billing, account, &tier, when).await?).into_response());
     }
     let billing = api.billing.clone();
-    api.complete(async move { change::change_plan(&billing, account, &new.tier).await })
+    api.complete(async move { change::change_plan(&billing, account, &tier, when).await })
         .await?;
     Ok(Json(subscription::view(&api.billing, account).await?).into_response())
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::api::call::Call;
-use crate::api::checkout_items::line_items;
+use crate::api::checkout_items::{check_amount, line_items};
 use crate::api::{customers, subscription_params};
 use crate::billing::expiry::expire_session;
 use crate::billing::items;
@@ -93,6 +93,8 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     merge_metadata(&mut metadata, params);
     merge_metadata(&mut subscription_metadata, &data);
     let items = line_items(state, params)?;
+    let has_trial = data.has("trial_period_days") || data.has("trial_end");
+    check_amount(state, customer.as_deref(), &items, has_trial)?;
     let id = format!("cs_test_{}", state.ids.next("x").trim_start_matches("x_"));
     let session = Session {
         id: id.clone(),

@@ -6,6 +6,38 @@ use crate::form::Param;
 use crate::objects::session::SessionItem;
 use crate::state::State;
 
+/// The smallest charge, in cents.
+const CHARGE_MIN: i64 = 50;
+/// The largest charge: eight digits.
+const CHARGE_MAX: i64 = 99_999_999;
+
+/// The items have the customer's currency, and what is due at once can be charged.
+pub(crate) fn check_amount(
+    state: &State,
+    customer: Option<&str>,
+    items: &[SessionItem],
+    has_trial: bool,
+) -> Result<(), Failure> {
+    let mut due: i64 = 0;
+    for item in items {
+        let Some(price) = state.prices.get(&item.price) else {
+            continue;
+        };
+        if let Some(customer) = customer {
+            state.check_currency(customer, &price.currency)?;
+        }
+        if !price.is_metered() && !has_trial {
+            let costs = price.costs(item.quantity.unwrap_or(1));
+            due = costs.iter().fold(due, |due, cost| due.saturating_add(cost.amount));
+        }
+    }
+    match due {
+        1..CHARGE_MIN => Err(Failure::amount_too_small()),
+        _ if due > CHARGE_MAX => Err(Failure::amount_too_large()),
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn line_items(state: &mut State, params: &Param) -> Result<Vec<SessionItem>, Failure> {
     let mut items = Vec::new();
     for (n, item) in params.list("line_items").into_iter().enumerate() {

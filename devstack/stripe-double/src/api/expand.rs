@@ -105,6 +105,11 @@ pub(crate) fn by_id(state: &State, id: &str) -> Option<Value> {
             .find(|(_, intent)| intent.id == id)
             .map(|(subscription, intent)| intent.render(&subscription.customer)),
         "in" => state.invoices.get(id).map(|invoice| invoice.render(state)),
+        "pm" => state
+            .customers
+            .iter()
+            .find(|(_, customer)| customer.payment_method.as_deref() == Some(id))
+            .and_then(|(_, customer)| customer.render_payment_method()),
         "price" => state.prices.get(id).map(|price| price.render()),
         _ => state.products.get(id).map(|product| product.render()),
     }

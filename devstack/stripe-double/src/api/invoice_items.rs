@@ -82,6 +82,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
             ));
         }
     };
+    state.check_currency(customer, &currency)?;
     let period = (
         params.int("period.start").unwrap_or(call.now),
         params.int("period.end").unwrap_or(call.now),

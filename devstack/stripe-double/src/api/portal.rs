@@ -16,6 +16,9 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
             .param("customer"));
     };
     let customer = state.living_customer(customer)?.id.clone();
+    if !state.settings.portal_is_configured {
+        return Err(Failure::portal_not_configured());
+    }
     let return_url = call.params.filled("return_url").map(str::to_owned);
     let id = state.ids.next("bps");
     let session = PortalSession {

@@ -156,6 +156,13 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let behavior = Behavior::of(params);
     if behavior == Behavior::Postpone {
         supported_by_pending(params)?;
+        let card = state
+            .customers
+            .get(&current.customer)
+            .and_then(|customer| customer.card);
+        if let Some(card) = card.filter(|card| card.kind() != "card") {
+            return Err(Failure::payment_method_unsupported(card.kind()));
+        }
     }
     let mut next = current.clone();
     cancel_times(&mut next, params, call.now)?;

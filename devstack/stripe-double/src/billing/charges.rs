@@ -114,7 +114,7 @@ pub(crate) fn part(state: &mut State, subscription: &Subscription, item: &Item, 
 pub(crate) fn would_pay(state: &State, customer: &str, amount: i64) -> bool {
     let customer = state.customers.get(customer);
     let due = amount.saturating_add(customer.map_or(0, |customer| customer.balance));
-    due <= 0 || customer.is_some_and(|customer| customer.card == Some(Card::Ok))
+    due <= 0 || customer.is_some_and(|customer| customer.card.is_some_and(Card::pays))
 }
 
 pub(crate) fn is_metered(state: &State, item: &Item) -> bool {

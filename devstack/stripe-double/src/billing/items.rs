@@ -113,9 +113,7 @@ pub(crate) fn recurring_price(state: &State, id: &str) -> Result<String, Failure
         return Err(Failure::invalid(message));
     }
     if !price.is_active() {
-        return Err(Failure::invalid(
-            "The price specified is inactive. This field only accepts active prices.",
-        ));
+        return Err(Failure::price_inactive());
     }
     Ok(price.id.clone())
 }

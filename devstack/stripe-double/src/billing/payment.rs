@@ -92,7 +92,7 @@ pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failur
     let renewal = invoice.reason != "subscription_create";
     let counts = by == Try::Automatic || invoice.attempts == 0;
     state.change_invoice(id, |invoice| invoice.attempts += usize::from(counts));
-    if card == Some(Card::Ok) {
+    if card.is_some_and(Card::pays) {
         paid(state, id);
         return Ok(());
     }

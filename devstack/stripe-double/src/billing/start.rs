@@ -30,6 +30,8 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         .first()
         .and_then(|item| state.prices.get(&item.price))
         .map(|price| price.currency.clone());
+    let currency = currency.unwrap_or_else(|| "usd".to_owned());
+    state.check_currency(&new.customer, &currency)?;
     let mut subscription = Subscription {
         id: id.clone(),
         customer: new.customer,
@@ -37,7 +39,7 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         items: new.items,
         anchor: trial_end.unwrap_or(now),
         created: now,
-        currency: currency.unwrap_or_else(|| "usd".to_owned()),
+        currency,
         description: new.description,
         metadata: new.metadata,
         cancel_at: None,
@@ -81,9 +83,7 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
     match new.behavior {
         Behavior::Refuse if !pays => return Err(Failure::declined()),
         Behavior::Try if !pays && !has_card => {
-            let message = "This customer has no attached payment source or default payment method. Please consider adding a \
-                default payment method.";
-            return Err(Failure::invalid(message).code("resource_missing"));
+            return Err(Failure::no_payment_method());
         }
         _ => {}
     }

@@ -76,7 +76,7 @@ async fn customers(State(double): Shared) -> Json<Value> {
 
 #[derive(Deserialize)]
 struct CardChange {
-    /// `ok`, `declines` or none
+    /// `ok`, `declines`, `bank_debit` or none
     card: Option<String>,
 }
 
@@ -85,7 +85,8 @@ async fn card(State(double): Shared, Path(id): Path<String>, Json(change): Json<
         None => None,
         Some("ok") => Some(Card::Ok),
         Some("declines") => Some(Card::Declines),
-        Some(other) => return Err(bad(&format!("unknown card {other}: use ok or declines"))),
+        Some("bank_debit") => Some(Card::BankDebit),
+        Some(other) => return Err(bad(&format!("unknown card {other}: use ok, declines or bank_debit"))),
     };
     done(control(&double).set_card(&id, card))
 }

@@ -59,6 +59,28 @@ impl Customer {
         self.card = card;
     }
 
+    /// The card or bank account as an object of its own.
+    pub fn render_payment_method(&self) -> Option<Value> {
+        let (card, id) = (self.card?, self.payment_method.as_deref()?);
+        let (kind, none) = (card.kind(), Value::Null);
+        let mut object = json!({
+            "id": id, "object": "payment_method", "allow_redisplay": "unspecified", "created": self.created,
+            "billing_details": { "address": none, "email": self.email, "name": self.name, "phone": self.phone, "tax_id": none },
+            "customer": self.id, "livemode": false, "metadata": {}, "type": kind,
+        });
+        object[kind] = match card {
+            Card::Ok | Card::Declines => {
+                json!({ "brand": "visa", "checks": none, "country": "US", "display_brand": "visa",
+                "exp_month": 12, "exp_year": 2034, "fingerprint": none, "funding": "credit", "generated_from": none,
+                "last4": "4242", "networks": none, "regulated_status": none, "three_d_secure_usage": none, "wallet": none })
+            }
+            Card::BankDebit => json!({ "account_holder_type": "individual", "account_type": "checking",
+                "bank_name": "STRIPE TEST BANK", "financial_connections_account": none, "fingerprint": none,
+                "last4": "6789", "networks": none, "routing_number": "110000000", "status_details": none }),
+        };
+        Some(object)
+    }
+
     /// `<prefix>-0001`, and so on.
     pub(crate) fn next_invoice_number(&mut self) -> String {
         self.invoices_numbered += 1;
@@ -82,13 +104,14 @@ impl Customer {
     }
 }
 
-/// Stripe's names of test cards.
+/// Stripe's names of test cards and bank accounts.
 pub(crate) fn card_of(payment_method: &str) -> Result<Card, Failure> {
     match payment_method {
         declines if declines.starts_with("pm_card_chargeDeclined") || declines == "pm_card_chargeCustomerFail" => {
             Ok(Card::Declines)
         }
         works if works.starts_with("pm_card_") => Ok(Card::Ok),
+        bank if bank.starts_with("pm_usBankAccount") => Ok(Card::BankDebit),
         other => Err(Failure::no_such("PaymentMethod", other).param("payment_method")),
     }
 }

@@ -6,6 +6,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Failure;
+
 /// A fault rule. Of the rules that match a call, the first that applies is used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FaultRule {
@@ -36,6 +38,8 @@ pub enum FaultKind {
     TooManyRequests { retry_after_s: Option<u64> },
     /// 500, stored under the idempotency key, as at Stripe.
     ServerError,
+    /// A 4xx in Stripe's own words, stored under the idempotency key as at Stripe.
+    Refused(RefusalKind),
     /// Resets the connection without a response.
     Reset,
     /// Sends nothing for this much real time, then resets the connection.
@@ -44,6 +48,28 @@ pub enum FaultKind {
     CutBody,
     /// 200 with a body that is not JSON.
     BrokenJson,
+}
+
+/// Refusals of Stripe that no rule of the double makes at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    AmountTooLarge,
+    AmountTooSmall,
+    CardDeclined,
+    CurrencyMismatch,
+    /// 401.
+    InvalidKey,
+    /// The object that the call names does not exist.
+    Missing,
+    NoPaymentMethod,
+    PaymentMethodUnsupported,
+    /// 403: the key lacks a permission.
+    PermissionMissing,
+    PortalNotConfigured,
+    PriceInactive,
+    /// A refusal with a code that is about none of the above.
+    TooManySubscriptions,
 }
 
 /// Whether the call does its work before it fails.
@@ -105,7 +131,35 @@ impl FaultRule {
     }
 }
 
+impl RefusalKind {
+    fn failure(self) -> Failure {
+        match self {
+            Self::AmountTooLarge => Failure::amount_too_large(),
+            Self::AmountTooSmall => Failure::amount_too_small(),
+            Self::CardDeclined => Failure::declined(),
+            Self::CurrencyMismatch => Failure::currency_mismatch("eur"),
+            Self::InvalidKey => Failure::unauthorized("Invalid API Key provided: sk_test_****"),
+            Self::Missing => Failure::no_such("customer", "cus_missing").param("customer"),
+            Self::NoPaymentMethod => Failure::no_payment_method(),
+            Self::PaymentMethodUnsupported => Failure::payment_method_unsupported("us_bank_account"),
+            Self::PermissionMissing => Failure::forbidden(),
+            Self::PortalNotConfigured => Failure::portal_not_configured(),
+            Self::PriceInactive => Failure::price_inactive().param("items[0][price]"),
+            Self::TooManySubscriptions => Failure::too_many_subscriptions(),
+        }
+    }
+}
+
 impl FaultKind {
+    /// The failure of a call that began to run.
+    pub(crate) fn failure(self) -> Option<Failure> {
+        match self {
+            Self::ServerError => Some(Failure::server_error()),
+            Self::Refused(refusal) => Some(refusal.failure()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn hang(self) -> Option<Duration> {
         match self {
             Self::Hang { ms } => Some(Duration::from_millis(ms)),

@@ -106,9 +106,9 @@ impl Call {
         let before = fault
             .filter(|(_, moment)| *moment == Moment::Before)
             .map(|(kind, _)| kind);
-        match before {
-            Some(FaultKind::ServerError) | None => {}
-            Some(kind) => return self.struck(kind, StripeResponse::Fresh(Ok(Value::Null)), latency).await,
+        let refused = before.and_then(FaultKind::failure);
+        if let Some(kind) = before.filter(|_| refused.is_none()) {
+            return self.struck(kind, StripeResponse::Fresh(Ok(Value::Null)), latency).await;
         }
         if let Err(failure) = self.check(double, headers) {
             sleep(latency).await;
@@ -122,21 +122,23 @@ impl Call {
             }
         };
         sleep(latency / 2).await;
-        let mut result = match before {
-            Some(_) => Err(Failure::server_error()),
+        let mut result = match refused {
+            Some(failure) => Err(failure),
             None => self.execute(double),
         };
         let after = fault
             .filter(|(_, moment)| *moment == Moment::After)
             .map(|(kind, _)| kind);
-        if after == Some(FaultKind::ServerError) {
-            result = Err(Failure::server_error());
+        let refused = after.and_then(FaultKind::failure);
+        let cut = after.filter(|_| refused.is_none());
+        if let Some(failure) = refused {
+            result = Err(failure);
         }
         in_use.answer = self.stored(&result);
         sleep(latency - latency / 2).await;
         drop(in_use);
-        match after {
-            Some(FaultKind::ServerError) | None => CallOutcome::Response(StripeResponse::Fresh(result)),
+        match cut {
+            None => CallOutcome::Response(StripeResponse::Fresh(result)),
             Some(kind) => self.struck(kind, StripeResponse::Fresh(result), Duration::ZERO).await,
         }
     }
@@ -149,7 +151,7 @@ impl Call {
                 failure.retry_after = retry_after_s;
                 CallOutcome::Response(StripeResponse::Fresh(Err(failure)))
             }
-            FaultKind::ServerError => CallOutcome::Response(StripeResponse::Fresh(Err(Failure::server_error()))),
+            FaultKind::ServerError | FaultKind::Refused(_) => CallOutcome::Response(answer),
             FaultKind::Reset | FaultKind::Hang { .. } => CallOutcome::Reset,
             FaultKind::CutBody => CallOutcome::Cut(answer),
             FaultKind::BrokenJson => CallOutcome::Broken,

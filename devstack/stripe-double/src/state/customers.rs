@@ -20,6 +20,21 @@ impl State {
         customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
     }
 
+    /// A customer's running subscriptions and pending invoice items have one currency. Refuses another one.
+    pub(crate) fn check_currency(&self, customer: &str, currency: &str) -> Result<(), Failure> {
+        let subscriptions = self.subscriptions.iter().map(|(_, subscription)| subscription);
+        let running = subscriptions.filter(|one| one.customer == customer && !one.status.has_ended());
+        let items = self.invoice_items.iter().map(|(_, item)| item);
+        let pending = items.filter(|item| item.customer == customer && !item.deleted && item.invoice.is_none());
+        let mut bound = running
+            .map(|subscription| &subscription.currency)
+            .chain(pending.map(|item| &item.currency));
+        match bound.find(|bound| *bound != currency) {
+            Some(bound) => Err(Failure::currency_mismatch(bound)),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn replace_customer(&mut self, customer: Customer, before: &Value) {
         let (after, id) = (customer.render(), customer.id.clone());
         if let Some(row) = self.customers.get_mut(&id) {

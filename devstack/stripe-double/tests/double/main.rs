@@ -7,6 +7,7 @@ mod client;
 mod clock;
 mod faults;
 mod pages;
+mod refusals;
 mod rig;
 mod timeline;
 mod webhooks;
