@@ -3,7 +3,7 @@
 
 use schema::{Catalogue, Mode, Plan, UsageType};
 
-pub fn of(catalogue: &Catalogue, plan: &Plan) -> Vec<String> {
+pub(super) fn of(catalogue: &Catalogue, plan: &Plan) -> Vec<String> {
     let mut features = plan.features.clone();
     let usage_types = catalogue.usage_types().iter();
     features.extend(usage_types.map(|usage_type| usage(plan, *usage_type)));

@@ -5,7 +5,7 @@ use problem::Kind;
 
 use crate::stripe::{Reason, StripeError, reason};
 
-pub fn kind(error: &StripeError) -> Kind {
+pub(super) fn kind(error: &StripeError) -> Kind {
     let refusal = match error {
         StripeError::Refused(refusal) => refusal,
         StripeError::Unauthorized(_) | StripeError::NotConfigured => return Kind::StripeNotConfigured,
@@ -28,7 +28,7 @@ pub fn kind(error: &StripeError) -> Kind {
 }
 
 /// What the client reads. Stripe's own message is only in the log: it is written for the owner of the Stripe account.
-pub fn detail(error: &StripeError) -> &'static str {
+pub(super) fn detail(error: &StripeError) -> &'static str {
     match kind(error) {
         Kind::StripeNotConfigured if *error == StripeError::NotConfigured => {
             "Stripe is not set up: start the billing worker with STRIPE_SECRET_KEY"
@@ -71,12 +71,12 @@ mod tests {
     use crate::stripe::error::Refusal;
 
     fn refused(status: u16, code: &str, message: &str) -> StripeError {
-        StripeError::Refused(Refusal {
+        StripeError::Refused(Box::new(Refusal {
             status,
             code: Some(code.to_owned()).filter(|code| !code.is_empty()),
             message: message.to_owned(),
             ..Refusal::default()
-        })
+        }))
     }
 
     #[test]

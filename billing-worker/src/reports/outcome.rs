@@ -58,12 +58,12 @@ mod tests {
     use crate::stripe::error::Refusal;
 
     fn refused(status: u16, param: Option<&str>, message: &str) -> StripeError {
-        StripeError::Refused(Refusal {
+        StripeError::Refused(Box::new(Refusal {
             status,
             param: param.map(str::to_owned),
             message: message.to_owned(),
             ..Refusal::default()
-        })
+        }))
     }
 
     #[test]
@@ -75,11 +75,11 @@ mod tests {
             Some("timestamp"),
             "The timestamp must be within the past 35 calendar days.",
         );
-        let fast_clock = StripeError::Refused(Refusal {
+        let fast_clock = StripeError::Refused(Box::new(Refusal {
             status: 400,
             code: Some("timestamp_in_future".into()),
             ..Refusal::default()
-        });
+        }));
         for (answer, expected) in [
             (Ok(()), "Delivered"),
             (Err(fast_clock), "NotNow"),

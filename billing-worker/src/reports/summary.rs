@@ -52,11 +52,11 @@ impl Meters {
             }
         }
         self.known(&name).ok_or_else(|| {
-            StripeError::Refused(Refusal {
+            StripeError::Refused(Box::new(Refusal {
                 message: format!("there is no active meter with the event name {name}"),
                 param: Some("event_name".to_owned()),
                 ..Refusal::default()
-            })
+            }))
         })
     }
 

@@ -22,7 +22,7 @@ pub enum StripeError {
     Unreadable(String),
     /// The call had no effect and never will.
     #[error("Stripe refused the call: {0}")]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// The key is wrong, has expired or lacks a permission: an operator has to fix it.
     #[error("Stripe does not accept STRIPE_SECRET_KEY: {0}")]
     Unauthorized(String),

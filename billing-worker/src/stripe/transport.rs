@@ -194,10 +194,10 @@ impl Stripe {
         }
         let body = Full::new(Bytes::from(request.body.clone().unwrap_or_default()));
         let sent = builder.body(body).map_err(|error| {
-            StripeError::Refused(Refusal {
+            StripeError::Refused(Box::new(Refusal {
                 message: format!("the request cannot be made: {error}"),
                 ..Refusal::default()
-            })
+            }))
         })?;
         let exchange = async {
             let answer = inner.client.request(sent).await.map_err(|error| {
@@ -269,7 +269,7 @@ impl StripeResponse {
         Err(match reason {
             Reason::Key => StripeError::Unauthorized(refusal.message),
             Reason::Busy => busy(&refusal.message, self.retry_after()),
-            _ => StripeError::Refused(refusal),
+            _ => StripeError::Refused(Box::new(refusal)),
         })
     }
 }

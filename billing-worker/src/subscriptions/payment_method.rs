@@ -34,7 +34,7 @@ struct Method {
 }
 
 /// Fails if the subscription is paid by a method that is slow, such as a bank debit.
-pub async fn refuse_slow(billing: &Billing, subscription: &str) -> Result<(), Error> {
+pub(super) async fn refuse_slow(billing: &Billing, subscription: &str) -> Result<(), Error> {
     let retrieve = RetrieveSubscription::new(subscription).expand(vec![
         "default_payment_method".to_owned(),
         "customer.invoice_settings.default_payment_method".to_owned(),

@@ -295,7 +295,7 @@ impl Rig {
     }
 
     /// A call that the test itself makes to Stripe, with a form.
-    pub async fn call_stripe(&self, method: Method, path: &str, form: &str) -> Value {
+    pub(super) async fn call_stripe(&self, method: Method, path: &str, form: &str) -> Value {
         let url = format!("{}{path}", self.stripe.url());
         let mut call = request(method, &url, self.stripe.api_key(), None).unwrap();
         let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");

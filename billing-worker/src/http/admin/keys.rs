@@ -45,7 +45,7 @@ pub(super) async fn rotate(
     Ok((StatusCode::CREATED, Json(rotated)))
 }
 
-pub async fn change_scopes(
+pub(super) async fn change_scopes(
     admin: Administration,
     KeyPath(key): KeyPath,
     Body(change): Body<ScopeChange>,

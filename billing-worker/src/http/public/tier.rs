@@ -8,7 +8,7 @@ use crate::{error::Error, http::query::Parameters};
 
 /// `?tier=`
 #[derive(Debug, Deserialize)]
-pub struct TierQuery {
+pub(super) struct TierQuery {
     tier: Option<String>,
 }
 
@@ -23,7 +23,7 @@ impl FromRequestParts<PublicApi> for TierQuery {
 
 impl TierQuery {
     /// The plan, which the query string, the body or both name.
-    pub fn or(self, body: Option<String>) -> Result<String, Error> {
+    pub(super) fn or(self, body: Option<String>) -> Result<String, Error> {
         match (self.tier, body) {
             (Some(query), Some(body)) if query != body => Err(Error::ContradictoryTier { query, body }),
             (Some(tier), _) | (None, Some(tier)) => Ok(tier),

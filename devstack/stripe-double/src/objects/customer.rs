@@ -60,7 +60,7 @@ impl Customer {
     }
 
     /// The card or bank account as an object of its own.
-    pub fn render_payment_method(&self) -> Option<Value> {
+    pub(crate) fn render_payment_method(&self) -> Option<Value> {
         let (card, id) = (self.card?, self.payment_method.as_deref()?);
         let (kind, none) = (card.kind(), Value::Null);
         let mut object = json!({
