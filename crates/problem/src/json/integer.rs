@@ -29,10 +29,9 @@ struct Bounds<const MIN: i64, const MAX: i64>;
 
 impl<const MIN: i64, const MAX: i64> fmt::Display for Bounds<MIN, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "an integer from {}", grouped(MIN))?;
         match MAX {
-            i64::MAX => Ok(()),
-            _ => write!(f, " to {}", grouped(MAX)),
+            i64::MAX => write!(f, "an integer of {} or more", grouped(MIN)),
+            _ => write!(f, "an integer from {} to {}", grouped(MIN), grouped(MAX)),
         }
     }
 }
@@ -113,7 +112,7 @@ mod tests {
         }
         assert_eq!(json::read::<Integer<1, 3_650>>(b"3650").unwrap().get(), 3_650);
         let open = json::read::<Integer<0, { i64::MAX }>>(b"-1").unwrap_err();
-        assert_eq!(open, "the body must be an integer from 0, got -1");
+        assert_eq!(open, "the body must be an integer of 0 or more, got -1");
     }
 
     #[test]

@@ -79,7 +79,7 @@ fn field_in(path: &str, field: &str) -> String {
 fn expectation(expected: &str) -> &str {
     match expected {
         "i64" | "i32" | "i16" | "i8" | "isize" | "an integer" | "integer" => "an integer",
-        "u64" | "u128" | "usize" => "an integer from 0",
+        "u64" | "u128" | "usize" => "an integer of 0 or more",
         "u32" => "an integer from 0 to 4,294,967,295",
         "u16" => "an integer from 0 to 65,535",
         "u8" => "an integer from 0 to 255",
@@ -91,7 +91,7 @@ fn expectation(expected: &str) -> &str {
         "a map" => "an object",
         "unit" => "null",
         "a nonzero u32" => "an integer from 1 to 4,294,967,295",
-        "a nonzero u64" => "an integer from 1",
+        "a nonzero u64" => "an integer of 1 or more",
         expected if expected.starts_with("struct ") => "an object",
         expected if expected.starts_with("tuple ") => "an array",
         expected => expected,
