@@ -2,6 +2,12 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | the lanes of a run that is over: end them, and check whether all their events are stored | [`lanes`] |
+//! | everything that gateways have acknowledged is in ClickHouse: wait for it | [`wait`](fn@wait) |
+//! | lanes: end them, and check whether all their events are stored | [`lanes`] |
+//! | metrics | [`metrics`] |
 
 pub mod lanes;
+pub mod metrics;
+mod watermark;
+
+pub use self::{metrics::WatermarkMetrics, watermark::wait};

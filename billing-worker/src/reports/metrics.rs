@@ -8,9 +8,13 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::stored::WatermarkMetrics;
+
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
 pub struct ReportMetrics {
+    /// Before usage is reported for an invoice.
+    pub watermark: WatermarkMetrics,
     delivered: Family<OfType, Counter>,
     units_up: Family<OfType, Counter>,
     units_down: Family<OfType, Counter>,
@@ -32,6 +36,7 @@ struct OfType {
 
 impl ReportMetrics {
     pub fn register(&self, registry: &mut Registry) {
+        self.watermark.register(registry);
         let registry = registry.sub_registry_with_prefix("reports");
         registry.register("delivered", "Meter events delivered to Stripe", self.delivered.clone());
         registry.register("units", "Units reported to Stripe", self.units_up.clone());
