@@ -99,6 +99,11 @@ impl Control {
         self.double.state().settings.summary_lag_s = seconds;
     }
 
+    /// For later meter events.
+    pub fn set_metering_lag_s(&self, seconds: i64) {
+        self.double.state().settings.metering_lag_s = seconds;
+    }
+
     pub fn set_dunning(&self, days: Vec<i64>, after: AfterDunning) {
         let settings = &mut self.double.state().settings;
         (settings.dunning_days, settings.after_dunning) = (days, after);
