@@ -127,6 +127,7 @@ pub fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Result<()>
                 reconcile::LineState::Ok if line.frozen => "frozen",
                 reconcile::LineState::Ok => "ok",
                 reconcile::LineState::Pending => "pending",
+                reconcile::LineState::Open => "open",
                 reconcile::LineState::Drift => "DRIFT",
             };
             let note = line.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -154,7 +155,10 @@ pub fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Result<()>
             &totals.ledger_units.to_string(),
             &totals.stripe_units.to_string(),
             "",
-            &format!("{} drift, {} pending", totals.drifting, totals.pending),
+            &format!(
+                "{} drift, {} pending, {} open",
+                totals.drifting, totals.pending, totals.open
+            ),
         ]);
         table(&[heading].into_iter().chain(lines).chain([total]).collect::<Vec<_>>())
     })
