@@ -284,6 +284,12 @@ mod tests {
             (["--stripe-webhook-secrets", "hunter2"], "whsec_"),
             (["--stripe-webhook-secrets", "whsec_"], "whsec_"),
             (["--run-dead-after", "29"], "at least 30s, twice HEARTBEAT_INTERVAL_MAX"),
+            (["--usage-stored-wait", "61"], "USAGE_STORED_WAIT"),
+            (["--stripe-summary-wait", "60.5"], "at most 60s"),
+            (
+                ["--open-money-after", "3599"],
+                "at least 3600s, the value of LATE_CHARGE_AFTER",
+            ),
             (["--clickhouse-database", ""], "CLICKHOUSE_DATABASE"),
             (["--billing-public-url", "billing"], "BILLING_PUBLIC_URL"),
             (["--plans", "/nowhere/plans.toml"], "/nowhere/plans.toml"),

@@ -78,6 +78,7 @@ impl Settings {
         );
         self.stripe.check(mistakes);
         self.billing.check(mistakes);
+        self.reports.check(mistakes);
         if let Some(file) = &self.plans
             && let Some(catalogue) = mistakes.take("plans", catalogue(file))
         {

@@ -80,6 +80,12 @@ pub enum Error {
     Webhook(&'static str),
     #[error("usage could not be reported to Stripe: {0}")]
     UsageUnreported(String),
+    #[error("acknowledged usage may not be stored yet: {0}")]
+    UsageNotStored(String),
+    #[error(
+        "Stripe has not counted all reported usage yet; nothing was changed: this change is possible in about {wait_s} s"
+    )]
+    UsageNotCounted { wait_s: i64 },
     #[error(
         "the billing period has just begun: this change is possible in {wait_s} s; nothing was changed, try again then"
     )]

@@ -15,6 +15,7 @@
 //! | the plan of an account, and its subscription in Stripe | [`subscriptions`] |
 //! | lowering recorded usage; returning units of dropped duplicates to their pools | [`corrections`] |
 //! | ending dead runs, and returning their unspent units | [`runs`] |
+//! | whether ClickHouse has what was published | [`stored`] |
 //! | deleting rows whose retention is over | [`retention`] |
 //! | reporting usage to Stripe | [`reports`] |
 //! | notifying accounts of their usage | [`notices`] |
@@ -48,6 +49,7 @@ pub mod notices;
 pub mod reports;
 pub mod retention;
 pub mod runs;
+pub mod stored;
 pub mod stripe;
 pub mod subscriptions;
 pub mod webhook;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | which runs are silent, by this worker's own observation; pure | [`silence`] |
 //! | the loop that looks for silent runs | [`watch`] |
-//! | end their lanes; check whether the ingestor has stored all their events | [`lanes`] |
+//! | end their lanes; check whether the ingestor has stored all their events | [`crate::stored::lanes`] |
 //! | count the spent units of leases in ClickHouse | [`count`] |
 //! | return the unspent units | [`leases`] |
 //! | the loop that does all of this for each unsettled run | [`work`] |
@@ -37,7 +37,6 @@
 //!   run up ([`operator::give_up`]).
 
 pub mod count;
-pub mod lanes;
 pub mod leases;
 pub mod metrics;
 pub mod operator;

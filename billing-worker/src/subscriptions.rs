@@ -11,6 +11,7 @@
 //! | planned changes for the next period | [`planned`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
+//! | usage before it is billed: stored, reported, counted by Stripe | [`usage`] |
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
@@ -40,3 +41,4 @@ pub mod slots;
 pub mod swap;
 pub mod unbilled;
 pub mod unpaid;
+pub mod usage;

@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
+use schema::clock;
 
 use crate::{
     Service, ServiceOptions, StripeDouble, StripeDoubleOptions, admin::Admin, nats, ports, upstream::Upstream,
@@ -37,6 +38,8 @@ pub struct SystemOptions {
     pub nats_is_ours: bool,
     /// With a fake Stripe that has the prices of the catalogue and sends its webhooks to the billing worker.
     pub stripe: bool,
+    /// How far the clock of the fake Stripe is behind at its start.
+    pub stripe_behind_s: i64,
     /// The directory for the spools of the gateways; `None`: no spools.
     pub spool_dir: Option<PathBuf>,
     /// More settings for each kind of service.
@@ -75,6 +78,7 @@ impl SystemOptions {
             upstream_url: None,
             nats_is_ours: std::env::var_os("NATS_URL").is_none_or(|url| url.is_empty()),
             stripe: false,
+            stripe_behind_s: 0,
             gateway_env: Vec::new(),
             ingestor_env: Vec::new(),
             billing_env: Vec::new(),
@@ -91,7 +95,14 @@ impl System {
             None => Some(Upstream::start().await?),
         };
         let stripe = match options.stripe {
-            true => Some(StripeDouble::start(StripeDoubleOptions::default()).await?),
+            true => {
+                let behind = (options.stripe_behind_s > 0).then(|| clock::now_s() - options.stripe_behind_s);
+                let double = StripeDoubleOptions {
+                    start_at: behind,
+                    ..StripeDoubleOptions::default()
+                };
+                Some(StripeDouble::start(double).await?)
+            }
             false => None,
         };
         // The billing worker creates the Postgres tables, the ingestor the stream and the ClickHouse tables. A gateway waits

@@ -36,6 +36,7 @@ mod shutdown;
 mod smuggling;
 mod spool;
 mod subscriptions;
+mod watermark;
 
 /// The services, in one executable.
 const SERVICES: &str = env!("CARGO_BIN_EXE_services");

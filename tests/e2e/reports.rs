@@ -4,6 +4,7 @@ mod faults;
 mod killed;
 mod late;
 mod many;
+mod open;
 mod reconcile;
 mod rig;
 pub(crate) mod usage;

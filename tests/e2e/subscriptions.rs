@@ -2,6 +2,7 @@
 //! order of events, under faults, and with bad input.
 
 mod bad_input;
+mod billed;
 mod catalogue;
 mod faults;
 mod invoices;

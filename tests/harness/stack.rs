@@ -27,6 +27,8 @@ pub struct StackOptions {
     pub upstream_url: Option<String>,
     /// Start the fake Stripe, too.
     pub stripe: bool,
+    /// How far its clock is behind at its start.
+    pub stripe_behind_s: i64,
     /// Start gateways without a spool.
     pub no_spool: bool,
     pub gateway_env: Vec<(&'static str, String)>,
@@ -72,6 +74,7 @@ impl Stack {
         system.ingestors = options.ingestors.max(1);
         system.upstream_url = options.upstream_url;
         system.stripe = options.stripe;
+        system.stripe_behind_s = options.stripe_behind_s;
         if options.no_spool {
             system.spool_dir = None;
         }

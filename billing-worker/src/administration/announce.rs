@@ -52,6 +52,17 @@ impl Announcer {
         self.client.get()
     }
 
+    /// The connection. A command connects with the first call. Fails while the service has none yet.
+    pub async fn connection(&self) -> Result<&Client> {
+        match &self.connect {
+            Some(settings) => {
+                let connect = async || service::nats::connect(settings, "billing-worker command", &Health::new()).await;
+                self.client.get_or_try_init(connect).await
+            }
+            None => self.client.get().context("not connected yet"),
+        }
+    }
+
     pub async fn announce(&self, announcement: Announcement) {
         self.announce_all(&[announcement]).await;
     }
@@ -75,13 +86,7 @@ impl Announcer {
     }
 
     async fn publish(&self, announcements: &[Announcement]) -> Result<()> {
-        let client = match &self.connect {
-            Some(settings) => {
-                let connect = async || service::nats::connect(settings, "billing-worker command", &Health::new()).await;
-                self.client.get_or_try_init(connect).await?
-            }
-            None => self.client.get().context("not connected yet")?,
-        };
+        let client = self.connection().await?;
         for announcement in announcements {
             let payload = serde_json::to_vec(announcement)?;
             client.publish(announcement.subject(), payload.into()).await?;

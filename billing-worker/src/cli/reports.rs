@@ -127,6 +127,15 @@ pub(super) async fn reconcile(
     if totals.drifting > 0 {
         bail!("{} of {} lines drift", totals.drifting, totals.rows);
     }
+    if totals.overdue > 0 {
+        bail!(
+            "{} of {} lines have late usage that is on no invoice after {:?} (OPEN_MONEY_AFTER): run `billing-worker reports \
+             attention`",
+            totals.overdue,
+            totals.rows,
+            settings.reports.open_money_after
+        );
+    }
     if totals.pending > 0 && arguments.wait.is_some() {
         bail!("{} of {} lines are still pending", totals.pending, totals.rows);
     }

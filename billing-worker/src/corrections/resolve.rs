@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tracing::{info, warn};
 
 use super::{originals, repository};
-use crate::runs::lanes::Lanes as Ended;
+use crate::stored::lanes::Lanes as Ended;
 
 /// Rows per step.
 const ROWS_MAX: i64 = 1_000;

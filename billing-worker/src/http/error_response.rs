@@ -12,7 +12,7 @@ impl IntoResponse for Error {
         let kind = kind(&self);
         let problem = Problem::new(kind, detail(&self, kind));
         match self {
-            Self::ReportedAhead { wait_s } => problem.retry_after(wait_s),
+            Self::ReportedAhead { wait_s } | Self::UsageNotCounted { wait_s } => problem.retry_after(wait_s),
             _ if kind.is_temporary() => problem.retry_after(5),
             _ => problem,
         }
@@ -48,7 +48,10 @@ fn kind(error: &Error) -> Kind {
         Error::PricesMissing { .. } => Kind::PricesMissing,
         Error::WrongMode => Kind::WrongMode,
         Error::Webhook(_) => Kind::WebhookRefused,
-        Error::UsageUnreported(_) | Error::ReportedAhead { .. } => Kind::UsageNotReported,
+        Error::UsageNotStored(_) => Kind::UsageNotStored,
+        Error::UsageUnreported(_) | Error::UsageNotCounted { .. } | Error::ReportedAhead { .. } => {
+            Kind::UsageNotReported
+        }
         Error::WebhooksClosed => Kind::WebhooksClosed,
         Error::PaymentMethodUnsupported { .. } => Kind::PaymentMethodUnsupported,
         Error::UnknownInvoice => Kind::UnknownInvoice,
@@ -98,6 +101,8 @@ fn detail(error: &Error, kind: Kind) -> String {
             warn!(status, "a request failed: usage could not be reported to Stripe: {why}");
             "usage cannot be reported to Stripe now and would not be billed: try again".to_owned()
         }
+        // The reason is in the log already.
+        Error::UsageNotStored(_) => kind.detail().to_owned(),
         Error::ClickHouse(why) => {
             warn!(status, "a request failed: ClickHouse: {why}");
             "usage data is unavailable: try again".to_owned()
@@ -121,6 +126,9 @@ mod tests {
         assert_eq!(wrong.headers()[header::CONTENT_TYPE], "application/problem+json");
         let problem = wrong.extensions().get::<Problem>().unwrap();
         assert!(!problem.detail().contains("row"), "{problem:?}");
+        let not_stored = Error::UsageNotStored("the spool of a gateway".to_owned()).into_response();
+        assert_eq!(not_stored.status(), 503);
+        assert_eq!(not_stored.headers()[header::RETRY_AFTER], "5");
         let ahead = Error::ReportedAhead { wait_s: 60 }.into_response();
         assert_eq!(ahead.headers()[header::RETRY_AFTER], "60");
     }

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use protocol::reports::{
     identifier::LineId,
+    late::{Place, Policy, place},
     period::{BillingPeriod, Late as Why},
 };
 use schema::{AccountId, period::instant};
@@ -11,7 +12,7 @@ use sqlx::{PgPool, Postgres, Transaction};
 use tracing::info;
 use uuid::Uuid;
 
-use super::{page::Page, settings::LateUsage};
+use super::{page::Page, settings::ReportSettings};
 
 /// Units that can no longer be on their period's invoice.
 pub(super) struct Late<'a> {
@@ -26,7 +27,7 @@ pub(super) async fn write(
     tx: &mut Transaction<'_, Postgres>,
     page: &mut Page,
     late: Late<'_>,
-    policy: LateUsage,
+    settings: &ReportSettings,
     now: i64,
 ) -> Result<bool> {
     let Late {
@@ -35,12 +36,13 @@ pub(super) async fn write(
         units,
         why,
     } = late;
-    let to = match policy {
-        LateUsage::CreditOrCharge => None,
-        LateUsage::NextPeriod => match page.next(line, now) {
-            Ok(next) => next,
-            Err(()) => return Ok(false),
-        },
+    let next = page.next(line, &period.subscription, units, now);
+    let policy = settings.late_usage.policy();
+    let placed = place(units, policy, next != Ok(None), 0, settings.late_charge_after_s());
+    let to = match (placed, next) {
+        (Place::NextPeriod, Err(())) => return Ok(false),
+        (Place::NextPeriod, Ok(next)) => next,
+        _ => None,
     };
     let id = Uuid::now_v7();
     sqlx::query!(
@@ -54,7 +56,7 @@ pub(super) async fn write(
         instant(line.start),
         units,
         why.as_str(),
-        policy.as_str(),
+        placed.as_str(),
         to.as_ref().map(|to| instant(to.start)),
         period.customer,
         instant(now)
@@ -67,7 +69,7 @@ pub(super) async fn write(
     }
     info!(
         carry.id = %id, account.id = %line.account, usage_type = line.usage_type, period.start = %instant(line.start), units,
-        reason = why.as_str(), policy = policy.as_str(), to = to.map(|to| instant(to.start).to_string()),
+        reason = why.as_str(), policy = placed.as_str(), to = to.map(|to| instant(to.start).to_string()),
         "carried late usage"
     );
     Ok(true)
@@ -83,17 +85,21 @@ pub(super) async fn are_waiting(db: &PgPool, accounts: &[AccountId]) -> sqlx::Re
     waiting.fetch_one(db).await
 }
 
-/// Moves carries that wait for a next period into it, if there is one now; returns how many.
+/// Moves carries that wait for a next period into it, if there is one now. Usage that has waited long enough becomes a charge.
+/// Returns how many arrived.
 pub(super) async fn arrive(
     tx: &mut Transaction<'_, Postgres>,
     page: &mut Page,
     accounts: &[AccountId],
+    settings: &ReportSettings,
     now: i64,
 ) -> sqlx::Result<u64> {
     let waiting = sqlx::query!(
-        "select id, account_id, usage_type, from_period, units from meter_carries
-         where settled_at is null and policy = 'next_period' and account_id = any($1)
-         order by id for update skip locked",
+        "select c.id, c.account_id, c.usage_type, c.from_period, c.units, c.created_at, p.stripe_subscription_id
+         from meter_carries c
+             join billing_periods p on p.account_id = c.account_id and p.period_start = c.from_period
+         where c.settled_at is null and c.policy = 'next_period' and c.account_id = any($1)
+         order by c.id for update of c skip locked",
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>()
     )
     .fetch_all(&mut **tx)
@@ -105,7 +111,23 @@ pub(super) async fn arrive(
             start: carry.from_period.unix_timestamp(),
             usage_type: carry.usage_type,
         };
-        let Ok(Some(to)) = page.next(&from, now) else { continue };
+        let next = page.next(&from, &carry.stripe_subscription_id, carry.units, now);
+        let waited_s = now - carry.created_at.unix_timestamp();
+        // It was written as `next_period`, whatever the setting is now.
+        let placed = place(
+            carry.units,
+            Policy::NextPeriod,
+            next != Ok(None),
+            waited_s,
+            settings.late_charge_after_s(),
+        );
+        if placed == Place::Charge {
+            charge(tx, carry.id, now).await?;
+            info!(carry.id = %carry.id, account.id = %from.account, units = carry.units, "no period follows late usage: it becomes a charge");
+        }
+        let (Place::NextPeriod, Ok(Some(to))) = (placed, next) else {
+            continue;
+        };
         sqlx::query!(
             "update meter_carries set to_period = $2, settled_at = $3 where id = $1",
             carry.id,
@@ -119,4 +141,16 @@ pub(super) async fn arrive(
         arrived += 1;
     }
     Ok(arrived)
+}
+
+/// From now on the carry is an invoice item. A price that was looked up before stays.
+async fn charge(tx: &mut Transaction<'_, Postgres>, carry: Uuid, now: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update meter_carries set policy = 'charge', next_attempt_at = $2 where id = $1",
+        carry,
+        instant(now)
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }

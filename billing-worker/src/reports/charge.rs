@@ -1,4 +1,5 @@
-//! Late usage and late credits as invoice items (`LATE_USAGE=credit_or_charge`): on the customer's next invoice.
+//! Late usage and late credits as invoice items: on the customer's next invoice, or on one of their own if none follows. Units that
+//! still wait for a next period are only priced, so that it is known how much money is open.
 //!
 //! It guarantees one item for each carry. An attempt is in the database before it is made, under a key of its own. After an
 //! attempt with an unknown outcome, the item is looked for in Stripe before the next attempt.
@@ -17,7 +18,7 @@ use stripe_billing::{
 use stripe_product::price::RetrievePrice;
 use stripe_types::{Currency, RangeBoundsTs, RangeQueryTs};
 
-use self::late::{Charged, Late, begin, claim, postpone, settle};
+use self::late::{Charged, Late, begin, claim, postpone, priced, settle};
 use super::{Reporter, tiers::Price};
 use crate::stripe::{StripeError, Write, names, object::List};
 
@@ -37,6 +38,7 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
         // Billing them one after the other takes a while.
         let now = now + i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
         match charge(reporter, &late, now).await {
+            Ok(Some(worth)) if late.waits => priced(reporter, &late, worth).await.context("pricing late usage")?,
             // Our claim ended before this carry was reached, and another worker has it.
             Ok(None) => {}
             Ok(Some(charged)) => {
@@ -71,6 +73,9 @@ async fn charge(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Cha
 /// Makes the item and stores its id.
 async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charged>> {
     let nothing = |why| Ok(Some(Charged::Nothing { why }));
+    if late.is_trial {
+        return nothing("usage of a trial is free");
+    }
     let Some(price) = &late.price else {
         return nothing("the plan has no metered price for it");
     };
@@ -81,6 +86,10 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charg
     };
     if amount == 0 {
         return nothing("it costs nothing by the price's tiers");
+    }
+    if late.waits {
+        let currency = price.currency;
+        return Ok(Some(Charged::Worth { amount, currency }));
     }
     let found = match late.first_sent_at {
         Some(first) => find(reporter, late, first).await?,

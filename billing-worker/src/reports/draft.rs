@@ -144,7 +144,7 @@ pub async fn page(
                     units,
                     why: late,
                 };
-                let written = carry::write(&mut tx, &mut page, late, reporter.settings.late_usage, now).await;
+                let written = carry::write(&mut tx, &mut page, late, &reporter.settings, now).await;
                 drafted.carries += u64::from(written.context("writing a carry")?);
             }
         }
@@ -164,7 +164,7 @@ pub async fn page(
     Ok(drafted)
 }
 
-/// Moves carries that wait for a next period into it; returns how many.
+/// Moves carries that wait for a next period into it, or makes them charges; returns how many moved.
 async fn arrive(
     reporter: &Reporter,
     accounts: &[AccountId],
@@ -180,7 +180,7 @@ async fn arrive(
         lines: rows::lock(&mut tx, pairs).await?,
         periods: periods.clone(),
     };
-    let arrived = carry::arrive(&mut tx, &mut page, accounts, now).await?;
+    let arrived = carry::arrive(&mut tx, &mut page, accounts, &reporter.settings, now).await?;
     rows::store(&mut tx, &page, now).await?;
     tx.commit().await?;
     Ok(arrived)

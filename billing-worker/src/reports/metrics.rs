@@ -8,9 +8,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::stored::WatermarkMetrics;
+
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
 pub struct ReportMetrics {
+    /// Before usage is reported for an invoice.
+    pub watermark: WatermarkMetrics,
+    open_money_cents: Family<OfMoney, Gauge<i64, AtomicI64>>,
     delivered: Family<OfType, Counter>,
     units_up: Family<OfType, Counter>,
     units_down: Family<OfType, Counter>,
@@ -30,8 +35,20 @@ struct OfType {
     usage_type: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfMoney {
+    kind: &'static str,
+    currency: String,
+}
+
 impl ReportMetrics {
     pub fn register(&self, registry: &mut Registry) {
+        self.watermark.register(registry);
+        registry.register(
+            "open_money_cents",
+            "Late usage that is on no invoice, in the smallest unit of its currency, by kind (charge, credit) and currency",
+            self.open_money_cents.clone(),
+        );
         let registry = registry.sub_registry_with_prefix("reports");
         registry.register("delivered", "Meter events delivered to Stripe", self.delivered.clone());
         registry.register("units", "Units reported to Stripe", self.units_up.clone());
@@ -81,6 +98,20 @@ impl ReportMetrics {
 
     pub fn failed_step(&self) {
         self.failed_steps.inc();
+    }
+
+    /// Currency, charges and credits.
+    pub(super) fn show_open_money<'a>(&self, open: impl Iterator<Item = (&'a str, i64, i64)>) {
+        // Currencies that have nothing open any more disappear.
+        self.open_money_cents.clear();
+        for (currency, charges, credits) in open {
+            for (kind, amount) in [("charge", charges), ("credit", credits)] {
+                let currency = currency.to_owned();
+                self.open_money_cents
+                    .get_or_create(&OfMoney { kind, currency })
+                    .set(amount);
+            }
+        }
     }
 
     pub(super) fn delivered(&self, usage_type: &str, units: i64) {

@@ -34,11 +34,13 @@ impl Page {
         periods.iter().find(|period| period.start == line.start)
     }
 
-    /// The line that takes units which arrived too late for `line`. `Err`: this draft may not change that line.
-    pub(super) fn next(&self, line: &LineId, now: i64) -> Result<Option<LineId>, ()> {
+    /// The line that takes units which arrived too late for `line` of this subscription. Usage keeps its prices, so it goes to a
+    /// period of the same subscription; a credit goes to any. `Err`: this draft may not change that line.
+    pub(super) fn next(&self, line: &LineId, subscription: &str, units: i64, now: i64) -> Result<Option<LineId>, ()> {
         let later = self.periods.get(&line.account).into_iter().flatten();
         let next = later
             .filter(|period| period.start > line.start && matches!(period.way(now), Way::Report { .. }))
+            .filter(|period| units < 0 || period.subscription == subscription)
             .min_by_key(|period| period.start);
         let Some(period) = next else { return Ok(None) };
         let next = LineId {

@@ -3,6 +3,7 @@
 mod line_state;
 mod question;
 mod rows;
+mod waiting;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,6 +22,7 @@ use self::rows::{Period, Stored};
 pub use self::{
     line_state::{LineState, Numbers},
     question::{Question, Which},
+    waiting::Waiting,
 };
 use super::{
     Reporter, count,
@@ -45,6 +47,8 @@ pub struct Row {
     pub drift: i64,
     pub state: LineState,
     pub frozen: bool,
+    /// Late usage that is on no invoice yet.
+    pub waiting: Option<Waiting>,
     pub note: Option<String>,
 }
 
@@ -58,6 +62,10 @@ pub struct Totals {
     pub stripe_units: i64,
     pub drifting: u64,
     pub pending: u64,
+    /// Lines with late usage that is on no invoice yet.
+    pub open: u64,
+    /// Of those: lines where this lasts for longer than `OPEN_MONEY_AFTER`.
+    pub overdue: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -95,7 +103,7 @@ async fn reconcile(reporter: &Reporter, question: &Question, now: i64) -> Result
     }
     let mut totals = Totals::default();
     for row in &found {
-        totals.add(row);
+        totals.add(row, reporter.settings.open_money_after_s(), now);
     }
     Ok(Reconciliation { rows: found, totals })
 }
@@ -171,7 +179,14 @@ async fn row(
         note.get_or_insert_with(|| "its report is parked".to_owned());
     }
     let explained = credits.saturating_sub(line.corrected).min(0);
-    let state = numbers.state(explained, stored.is_some_and(|stored| stored.is_settling));
+    let waiting = stored.and_then(|stored| stored.waiting.clone());
+    let state = match numbers.state(explained, stored.is_some_and(|stored| stored.is_settling)) {
+        LineState::Ok if waiting.is_some() => LineState::Open,
+        state => state,
+    };
+    if let Some(waiting) = &waiting {
+        note.get_or_insert_with(|| waiting.to_string());
+    }
     Ok(Row {
         account_id: id.account,
         customer_id: period.period.customer.clone(),
@@ -182,6 +197,7 @@ async fn row(
         numbers,
         state,
         frozen: period.is_frozen,
+        waiting,
         note,
     })
 }
@@ -210,7 +226,7 @@ fn units(sums: &HashMap<LineId, i64>, id: &LineId, stored: &Stored) -> i64 {
 }
 
 impl Totals {
-    fn add(&mut self, row: &Row) {
+    fn add(&mut self, row: &Row, overdue_after_s: i64, now: i64) {
         let numbers = &row.numbers;
         self.rows += 1;
         for (total, units) in [
@@ -224,5 +240,8 @@ impl Totals {
         }
         self.drifting += u64::from(row.state == LineState::Drift);
         self.pending += u64::from(row.state == LineState::Pending);
+        self.open += u64::from(row.waiting.is_some());
+        let is_overdue = |waiting: &Waiting| waiting.is_older(overdue_after_s, now);
+        self.overdue += u64::from(row.waiting.as_ref().is_some_and(is_overdue));
     }
 }

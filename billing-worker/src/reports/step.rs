@@ -91,13 +91,17 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Step> {
     }
 }
 
-/// The next accounts, by id, that have periods which are not frozen, without the customers of Stripe's other mode.
+/// The next accounts, by id, that have periods which are not frozen or late usage which is on no invoice, without the customers of
+/// Stripe's other mode.
 async fn accounts(reporter: &Reporter, after: AccountId, limit: i64, now: i64) -> sqlx::Result<Vec<AccountId>> {
     let ids = sqlx::query_scalar!(
-        "select distinct account_id from billing_periods p
-         where frozen_at is null and period_start <= $2 and account_id > $1
-             and not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
-         order by account_id limit $3",
+        r#"select distinct account_id as "account_id!" from (
+               select account_id from billing_periods where frozen_at is null and period_start <= $2 and account_id > $1
+               union all
+               select account_id from meter_carries where settled_at is null and account_id > $1
+           ) as p
+           where not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
+           order by 1 limit $3"#,
         after.0,
         instant(now),
         limit,
@@ -198,5 +202,17 @@ async fn measure(reporter: &Reporter, step: &Step, now: i64) -> sqlx::Result<()>
         .differing
         .set(i64::try_from(step.frozen.differing).unwrap_or(i64::MAX));
     metrics.frozen.inc_by(step.frozen.periods);
+    let money = sqlx::query!(
+        r#"select currency as "currency!", coalesce(sum(amount) filter (where amount > 0), 0)::bigint as "charges!",
+                  coalesce(-sum(amount) filter (where amount < 0), 0)::bigint as "credits!"
+           from meter_carries where settled_at is null and currency is not null group by currency"#
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    metrics.show_open_money(
+        money
+            .iter()
+            .map(|row| (row.currency.as_str(), row.charges, row.credits)),
+    );
     Ok(())
 }

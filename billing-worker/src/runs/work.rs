@@ -17,10 +17,12 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     SettleMetrics, SettleSettings, count,
-    lanes::{Ending, Lanes},
     leases::{self, Lease, LeaseResult},
 };
-use crate::administration::{Administration, announce::Announcer};
+use crate::{
+    administration::{Administration, announce::Announcer},
+    stored::lanes::{Ending, Lanes},
+};
 
 /// Runs per step, and at the same time.
 const RUNS_MAX: i64 = 64;

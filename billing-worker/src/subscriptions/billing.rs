@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
-use schema::{AccountId, clock::Clock, period::instant};
+use schema::{AccountId, clock::Clock};
 use service::{
     boot::Mistakes,
     settings::{http_url, seconds},
@@ -15,7 +15,7 @@ use super::{lease::Lease, slots::Slots};
 use crate::{
     administration::{Administration, By},
     error::Error,
-    reports::{self, Reporter},
+    reports::Reporter,
     stripe::{Stripe, StripeError},
 };
 
@@ -32,6 +32,9 @@ pub struct Billing {
     keepers: TaskTracker,
 }
 
+/// The longest wait before a change: a caller waits for the answer, and the account and a slot are taken.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
 #[derive(Args, Clone, Debug)]
 pub struct BillingSettings {
     /// URL at which browsers reach this service's public port; Stripe sends customers back to its pages
@@ -41,6 +44,15 @@ pub struct BillingSettings {
     /// How long a subscription keeps working after a failed payment, counted from when its invoice became payable (seconds; 3 days)
     #[arg(long, env = "GRACE_PERIOD", default_value = "259200", value_parser = seconds)]
     pub grace_period: Duration,
+
+    /// How long a change that bills usage waits until all acknowledged usage is in ClickHouse (seconds, at most 60). Then it is
+    /// refused, or an event is retried
+    #[arg(long, env = "USAGE_STORED_WAIT", default_value = "5", value_parser = seconds)]
+    pub usage_stored_wait: Duration,
+
+    /// How long a cancellation at once waits until Stripe has counted all reported usage (seconds, at most 60). Then it is refused
+    #[arg(long, env = "STRIPE_SUMMARY_WAIT", default_value = "10", value_parser = seconds)]
+    pub stripe_summary_wait: Duration,
 
     /// Secrets of Stripe's webhook endpoint (whsec_…), comma separated: several while they are rotated
     #[arg(long, env = "STRIPE_WEBHOOK_SECRETS", value_delimiter = ',', hide_env_values = true)]
@@ -66,6 +78,16 @@ impl BillingSettings {
             "stripe_webhook_secrets",
             "must be one or more secrets of the form whsec_…, separated by commas, none of them empty",
         );
+        for (wait, setting) in [
+            (self.usage_stored_wait, "usage_stored_wait"),
+            (self.stripe_summary_wait, "stripe_summary_wait"),
+        ] {
+            mistakes.ensure(
+                wait <= WAIT_MAX,
+                setting,
+                format_args!("must be at most {WAIT_MAX:?}, because a caller waits for the answer, got {wait:?}"),
+            );
+        }
     }
 }
 
@@ -99,63 +121,6 @@ impl Billing {
     /// Reports usage to Stripe.
     pub fn reporter(&self) -> Result<&Reporter, Error> {
         self.reporter.as_ref().ok_or(Error::Stripe(StripeError::NotConfigured))
-    }
-
-    /// Reports all of the account's usage to Stripe now. Fails if some usage that the subscription still bills cannot be reported:
-    /// usage that is unreported when the subscription ends is never billed.
-    pub async fn flush(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
-        let flushed = reports::flush(self.reporter()?, account, self.clock.now_s())
-            .await
-            .map_err(|failure| Error::UsageUnreported(format!("{failure:#}")))?;
-        let held = flushed.held.into_iter();
-        let (starts, usage_types): (Vec<_>, Vec<_>) = held.map(|line| (instant(line.start), line.usage_type)).unzip();
-        let unreported = sqlx::query_scalar!(
-            r#"select count(*) as "unreported!" from (
-                   select period_start, usage_type from meter_reports where account_id = $1 and state in ('open', 'parked')
-                   union select * from unnest($3::timestamptz[], $4::text[]) as held (period_start, usage_type)
-               ) as unreported
-                   join billing_periods p on p.account_id = $1 and p.period_start = unreported.period_start
-                   join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
-                   join subscription_items i on i.subscription_id = s.id and i.usage_type = unreported.usage_type
-               where p.stripe_subscription_id = $2 and p.final_at is null"#,
-            account.0,
-            subscription,
-            &starts,
-            &usage_types
-        )
-        .fetch_one(&self.admin.db)
-        .await?;
-        match unreported {
-            0 => Ok(()),
-            unreported => Err(Error::UsageUnreported(format!(
-                "{unreported} counts of the account wait for a report or have a parked report"
-            ))),
-        }
-    }
-
-    /// Before a change that bills the usage so far: fails if some of it was reported with a timestamp in the future. In a
-    /// period's first minute usage is reported for the next minute (see [`protocol::reports::period`]), and would not be
-    /// billed.
-    pub async fn refuse_reported_ahead(&self, account: AccountId, subscription: &str) -> Result<(), Error> {
-        let now = self.clock.now_s();
-        let ahead = sqlx::query_scalar!(
-            "select max(r.reported_for) from meter_reports r
-                 join billing_periods p on p.account_id = r.account_id and p.period_start = r.period_start
-                 join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
-                 join subscription_items i on i.subscription_id = s.id and i.usage_type = r.usage_type
-             where r.account_id = $1 and r.reported_for >= $3 and p.stripe_subscription_id = $2",
-            account.0,
-            subscription,
-            instant(now)
-        )
-        .fetch_one(&self.admin.db)
-        .await?;
-        match ahead {
-            None => Ok(()),
-            Some(ahead) => Err(Error::ReportedAhead {
-                wait_s: ahead.unix_timestamp() - now + 1,
-            }),
-        }
     }
 
     /// From now on no caller begins a change, because the shutdown could interrupt it.

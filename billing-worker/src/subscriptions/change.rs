@@ -19,6 +19,7 @@ use super::{
     refresh,
     running::Running,
     swap::swaps,
+    usage,
 };
 use crate::{
     error::Error,
@@ -61,7 +62,8 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
     read_back(billing, lease, &running.customer, done).await
 }
 
-/// Cancels the subscription. Before it ends now, all usage is reported: usage that is reported later is not billed.
+/// Cancels the subscription. Before it ends now, all acknowledged usage is reported, and Stripe has counted it: what comes later is
+/// not on the last invoice.
 pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> Result<(), Error> {
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
@@ -73,7 +75,9 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
         }
         CancelWhen::PeriodEnd => cancel_at_period_end(billing, account, &running).await,
         CancelWhen::Now => {
-            report_usage(billing, account, &running).await?;
+            usage::bill_ready(billing, account, &running).await?;
+            // That may have taken long, and the last invoice charges the customer.
+            lease.renew().await?;
             cancel_now(billing, account, &running).await
         }
     };
@@ -104,16 +108,6 @@ async fn read_back(billing: &Billing, lease: Lease, customer: &str, changed: Res
     changed.and(stored.map(drop))
 }
 
-/// Reports usage before a change that bills the usage so far.
-async fn report_usage(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
-    billing.flush(account, &running.subscription.id).await?;
-    if running.status() == Some(SubscriptionStatus::Trialing) {
-        // A trial's usage is not billed.
-        return Ok(());
-    }
-    billing.refuse_reported_ahead(account, &running.subscription.id).await
-}
-
 /// Earlier planned changes are cancelled after the larger plan is paid, so a failed payment changes nothing.
 async fn upgrade(
     billing: &Billing,
@@ -126,9 +120,9 @@ async fn upgrade(
     payment_method::refuse_slow(billing, &running.subscription.id).await?;
     if running.is_metered() {
         // Usage that is reported before the upgrade keeps the old prices. Usage that is reported later has the new prices.
-        report_usage(billing, account, running).await?;
+        usage::upgrade_ready(billing, account, running).await?;
     }
-    // The flush may have taken long, and an upgrade charges the customer.
+    // That may have taken long, and an upgrade charges the customer.
     lease.renew().await?;
     let swapped = async {
         // A schedule would undo the new prices.

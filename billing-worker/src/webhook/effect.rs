@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     reports::close,
     stripe::object::Invoice,
-    subscriptions::{billing::Billing, refresh, unpaid},
+    subscriptions::{billing::Billing, refresh, unpaid, usage},
 };
 
 use super::claims::Received;
@@ -57,9 +57,12 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
     invoices.retain(|id| id.starts_with("in_"));
     invoices.sort_unstable();
     invoices.dedup();
+    // A draft that waits for usage does not delay the other invoices.
+    let mut done = Ok(());
     for invoice in invoices {
-        invoiced(billing, account, invoice).await?;
+        done = done.and(invoiced(billing, account, invoice).await);
     }
+    done?;
     if events.iter().any(|event| event.kind == "customer.deleted") {
         // Last, because its subscriptions must be read first.
         customers::deleted(&billing.admin.db, customer, billing.clock.now_s()).await?;
@@ -87,8 +90,9 @@ async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Resul
         return Ok(());
     };
     if invoice.status.as_deref() == Some("draft") {
-        // Usage that is reported while the invoice is a draft still appears on it.
-        billing.flush(account, subscription).await?;
+        // Usage that is reported while the invoice is a draft still appears on it. The usage of a trial is reported in the trial,
+        // where it is free.
+        usage::report(billing, account, subscription).await?;
     }
     close::close(&billing.admin.db, account, subscription, &invoice).await?;
     Ok(())

@@ -33,6 +33,11 @@ const POSTPONED_S: i64 = 2;
 /// After this many attempts, over about two days, an event is parked.
 const ATTEMPTS_MAX: i32 = 20;
 
+/// While an invoice is a draft, usage that is reported is still on it: the longest pause between two attempts.
+const DRAFT_PAUSE_MAX_S: i64 = 60;
+/// 72 hours, the longest time that Stripe keeps an invoice as a draft before it becomes final by itself.
+const DRAFT_ATTEMPTS_MAX: i32 = 72 * 60;
+
 /// Processes new events, and events that are due again, until the service stops. Then waits for the groups in progress.
 pub async fn run(billing: Billing, metrics: Metrics, inbox: Arc<Notify>, life: Lifecycle) {
     /// How often to look for events that another worker stored, or that are due again.
@@ -140,6 +145,15 @@ fn settlement(event: &Received, done: &Result<bool, Error>) -> Settlement {
             is_applied: *is_applied,
         },
         Err(Error::NoSlot | Error::LeaseLost) => Settlement::Postponed { delay_s: POSTPONED_S },
+        // Only for a draft: the attempt after it became final succeeds, and the usage is carried.
+        Err(failure @ (Error::UsageNotStored(_) | Error::UsageUnreported(_)))
+            if event.attempts < DRAFT_ATTEMPTS_MAX =>
+        {
+            Settlement::Failed {
+                why: failure.to_string(),
+                delay_s: delay_s(event.attempts).min(DRAFT_PAUSE_MAX_S),
+            }
+        }
         Err(failure) if event.attempts >= ATTEMPTS_MAX => Settlement::Parked {
             why: failure.to_string(),
         },

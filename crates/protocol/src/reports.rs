@@ -5,6 +5,7 @@
 //! | a line of the ledger: one account, usage type and period; how to handle a count for it | [`ledger`] |
 //! | one report: when to send it, when to compare it, how to handle an answer | [`report`], [`outcome`] |
 //! | the identifier of a report at Stripe | [`identifier`] |
+//! | where units go that are too late for their period | [`late`] |
 //! | the timestamps of a period's reports, and whether the period takes more reports | [`period`] |
 //!
 //! ```text
@@ -25,6 +26,7 @@
 //! between any two writes, and a Stripe that forgets identifiers after 24 hours.
 
 pub mod identifier;
+pub mod late;
 pub mod ledger;
 pub mod outcome;
 pub mod period;

@@ -47,6 +47,15 @@ pub struct Ended {
     pub started_at: OffsetDateTime,
 }
 
+/// A writer whose events may not all be in ClickHouse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    pub id: RunId,
+    pub state: RunState,
+    /// Of the stream that it publishes to.
+    pub generation: u32,
+}
+
 /// How many writers are in a state that is not `settled`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateCount {
@@ -285,6 +294,21 @@ pub async fn ended(
         })
     });
     ended.collect()
+}
+
+/// All writers that are not settled.
+pub async fn unsettled(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Unsettled>> {
+    let rows = sqlx::query!("select id, state, generation from gateway_runs where state <> 'settled'")
+        .fetch_all(db)
+        .await?;
+    let unsettled = rows.into_iter().map(|row| {
+        Ok(Unsettled {
+            id: RunId(row.id),
+            state: state(&row.state)?,
+            generation: u32::try_from(row.generation).unwrap_or(0),
+        })
+    });
+    unsettled.collect()
 }
 
 /// How many writers are in each state, except `settled`.

@@ -104,6 +104,11 @@ impl Control {
         self.double.state().settings.portal_is_configured = is_configured;
     }
 
+    /// For later meter events.
+    pub fn set_metering_lag_s(&self, seconds: i64) {
+        self.double.state().settings.metering_lag_s = seconds;
+    }
+
     pub fn set_dunning(&self, days: Vec<i64>, after: AfterDunning) {
         let settings = &mut self.double.state().settings;
         (settings.dunning_days, settings.after_dunning) = (days, after);

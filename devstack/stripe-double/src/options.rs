@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::objects::usage::Lag;
+
 /// By default the double is fast and correct. A test changes the options that it needs.
 #[derive(Clone, Debug)]
 pub struct StripeDoubleOptions {
@@ -52,6 +54,8 @@ pub struct BillingSettings {
     pub draft_for_s: i64,
     /// How much later a meter event appears in the summaries.
     pub summary_lag_s: i64,
+    /// How much later a meter event is counted at all: in the summaries, on upcoming invoices and on invoices that become final.
+    pub metering_lag_s: i64,
     /// Days from each failed payment of a renewal to the next attempt.
     pub dunning_days: Vec<i64>,
     /// What happens to the subscription after the last attempt.
@@ -69,11 +73,21 @@ impl Default for BillingSettings {
         Self {
             draft_for_s: 3_600,
             summary_lag_s: 0,
+            metering_lag_s: 0,
             dunning_days: vec![3, 5, 7],
             after_dunning: AfterDunning::Cancel,
             upcoming_days: 7,
             new_customers_card: None,
             portal_is_configured: true,
+        }
+    }
+}
+
+impl BillingSettings {
+    pub(crate) fn lag(&self) -> Lag {
+        Lag {
+            metering_s: self.metering_lag_s,
+            summary_s: self.summary_lag_s,
         }
     }
 }

@@ -107,7 +107,7 @@ async fn a_report_of_a_final_period_with_an_unknown_outcome_is_compared_and_then
     }
 }
 
-async fn items(rig: &Rig, account: &Account) -> Vec<i64> {
+pub(super) async fn items(rig: &Rig, account: &Account) -> Vec<i64> {
     let customer = [("customer", account.customer.clone())];
     let items = rig.call(Method::GET, "/v1/invoiceitems", &customer).await;
     let mut amounts: Vec<_> = items["data"]
@@ -155,8 +155,13 @@ async fn subscribe(rig: &Rig, account: &Account) -> String {
 }
 
 pub(super) async fn charging() -> (Rig, Account, String) {
+    subscribed(LateUsage::CreditOrCharge).await
+}
+
+/// An account that is billed for exports, and the price of them.
+pub(super) async fn subscribed(late_usage: LateUsage) -> (Rig, Account, String) {
     let settings = ReportSettings {
-        late_usage: LateUsage::CreditOrCharge,
+        late_usage,
         ..ReportSettings::default()
     };
     let rig = Rig::with(StripeDoubleOptions::default(), settings).await;

@@ -11,7 +11,7 @@ use tokio::process::Command;
 use super::rig::{HOUR, Rig, TYPES, month};
 use crate::SERVICES;
 
-async fn all(rig: &Rig, recount: bool) -> Reconciliation {
+pub(super) async fn all(rig: &Rig, recount: bool) -> Reconciliation {
     let question = Question {
         which: Which::All,
         account: None,

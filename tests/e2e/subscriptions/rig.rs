@@ -124,6 +124,8 @@ impl Rig {
             "2",
             "--stripe-calls-per-second",
             "1000",
+            "--stripe-summary-wait",
+            "1",
             "--stripe-webhook-secrets",
             stripe.webhook_secret(),
         ];

@@ -142,6 +142,7 @@ pub(super) fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Res
                 reconcile::LineState::Ok if line.frozen => "frozen",
                 reconcile::LineState::Ok => "ok",
                 reconcile::LineState::Pending => "pending",
+                reconcile::LineState::Open => "open",
                 reconcile::LineState::Drift => "DRIFT",
             };
             let note = line.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -169,7 +170,10 @@ pub(super) fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Res
             &totals.ledger_units.to_string(),
             &totals.stripe_units.to_string(),
             "",
-            &format!("{} drift, {} pending", totals.drifting, totals.pending),
+            &format!(
+                "{} drift, {} pending, {} open",
+                totals.drifting, totals.pending, totals.open
+            ),
         ]);
         table(&[heading].into_iter().chain(lines).chain([total]).collect::<Vec<_>>())
     })

@@ -31,19 +31,34 @@ pub(super) struct Late {
     pub(super) item: Option<Charged>,
     /// No subscription will produce another invoice.
     pub(super) is_over: bool,
+    /// Usage of a trial.
+    pub(super) is_trial: bool,
+    /// It waits for a next period: it is only priced.
+    pub(super) waits: bool,
 }
 
 #[derive(Clone)]
 pub(super) enum Charged {
-    Item { id: String, amount: i64, currency: String },
-    Nothing { why: &'static str },
+    Item {
+        id: String,
+        amount: i64,
+        currency: String,
+    },
+    /// What units cost that still wait for a next period.
+    Worth {
+        amount: i64,
+        currency: String,
+    },
+    Nothing {
+        why: &'static str,
+    },
 }
 
 pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64) -> sqlx::Result<Vec<Late>> {
     let rows = sqlx::query!(
         r#"with claimed as (
                select c.id from meter_carries c
-               where c.settled_at is null and c.policy = 'credit_or_charge' and c.account_id = any($1)
+               where c.settled_at is null and (c.policy <> 'next_period' or c.amount is null) and c.account_id = any($1)
                    and (c.claimed_until is null or c.claimed_until <= now()) and c.next_attempt_at <= $2
                order by c.id limit $3 for update skip locked
            )
@@ -58,12 +73,14 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
                p.period_end, l.reported_units as reported,
                (select coalesce(sum(e.units), 0)::bigint from meter_carries e
                 where e.account_id = c.account_id and e.from_period = c.from_period and e.usage_type = c.usage_type
-                    and e.policy = 'credit_or_charge' and e.id < c.id) as "earlier!",
+                    and e.policy <> 'next_period' and e.id < c.id) as "earlier!",
                case when p.prices is not null then p.prices ->> c.usage_type else
                    (select i.price_id from subscription_items i join subscriptions s on s.id = i.subscription_id
                     where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = c.usage_type
                     limit 1) end as price_id,
-               c.invoice_item_id, c.amount, c.currency,
+               c.invoice_item_id, c.amount, c.currency, c.policy = 'next_period' as "waits!",
+               exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
+                   and p.period_end <= s.trial_ends_at) as "is_trial!",
                not exists (select from subscriptions s where s.account_id = c.account_id and s.is_current
                    and s.stripe_subscription_id is not null) as "is_over!""#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
@@ -93,6 +110,8 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
                 currency: row.currency.unwrap_or_default(),
             }),
             is_over: row.is_over,
+            is_trial: row.is_trial,
+            waits: row.waits,
         })
         .collect())
 }
@@ -100,6 +119,7 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
 pub(super) async fn settle(reporter: &Reporter, late: &Late, charged: Charged, now: i64) -> sqlx::Result<()> {
     let (item, amount, currency, note) = match charged {
         Charged::Item { id, amount, currency } => (Some(id), amount, Some(currency), None),
+        Charged::Worth { amount, currency } => (None, amount, Some(currency), None),
         Charged::Nothing { why } => (None, 0, None, Some(why)),
     };
     info!(
@@ -116,6 +136,24 @@ pub(super) async fn settle(reporter: &Reporter, late: &Late, charged: Charged, n
         currency,
         note,
         instant(now)
+    )
+    .execute(&reporter.db)
+    .await?;
+    Ok(())
+}
+
+/// Stores what units cost that wait for a next period, and ends the claim.
+pub(super) async fn priced(reporter: &Reporter, late: &Late, worth: Charged) -> sqlx::Result<()> {
+    let (amount, currency) = match worth {
+        Charged::Worth { amount, currency } | Charged::Item { amount, currency, .. } => (amount, Some(currency)),
+        Charged::Nothing { .. } => (0, None),
+    };
+    sqlx::query!(
+        "update meter_carries set amount = $2, currency = $3, error = null, claimed_until = null
+         where id = $1 and settled_at is null",
+        late.id,
+        amount,
+        currency
     )
     .execute(&reporter.db)
     .await?;

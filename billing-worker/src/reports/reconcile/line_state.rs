@@ -21,6 +21,8 @@ pub enum LineState {
     Ok,
     /// Not reported yet, an open report, or summaries that lag.
     Pending,
+    /// The counts agree, and late usage of the line is on no invoice yet.
+    Open,
     Drift,
 }
 

@@ -6,7 +6,10 @@ use protocol::reports::{identifier::LineId, ledger::Line, period::BillingPeriod,
 use schema::{AccountId, period::instant};
 use time::{OffsetDateTime, Time};
 
-use super::question::{Question, Which};
+use super::{
+    question::{Question, Which},
+    waiting::Waiting,
+};
 use crate::reports::Reporter;
 
 /// Accounts of one page.
@@ -24,6 +27,7 @@ pub(super) struct Stored {
     /// Units of the open report, and whether it is parked.
     pub(super) open: Option<(i64, bool)>,
     pub(super) is_settling: bool,
+    pub(super) waiting: Option<Waiting>,
 }
 
 pub(super) async fn accounts(
@@ -52,7 +56,7 @@ pub(super) async fn periods(
     accounts: &[AccountId],
     now: i64,
 ) -> sqlx::Result<Vec<Period>> {
-    // Periods that contain a part of [from, to).
+    // Periods that contain a part of [from, to), and those with late usage that is on no invoice.
     let (from, to) = match question.which {
         Which::Current => (now, now + 1),
         Which::Day(day) => {
@@ -64,9 +68,12 @@ pub(super) async fn periods(
     let rows = sqlx::query!(
         "select account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at, frozen_at
          from billing_periods p
-         where account_id = any($1) and period_start < $3 and period_end > $2
-             and (not $4 or period_end = (select max(e.period_end) from billing_periods e
-                 where e.account_id = p.account_id and e.period_end <= $5))
+         where account_id = any($1)
+             and (period_start < $3 and period_end > $2
+                     and (not $4 or period_end = (select max(e.period_end) from billing_periods e
+                         where e.account_id = p.account_id and e.period_end <= $5))
+                 or exists (select from meter_carries c where c.settled_at is null and c.account_id = p.account_id
+                     and c.from_period = p.period_start))
          order by account_id, period_start",
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
         instant(from),
@@ -102,11 +109,18 @@ pub(super) async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> 
                   l.corrected_units, l.reports, l.frozen_units, r.to_units - r.from_units as "open?",
                   r.state = 'parked' as "is_parked?",
                   exists (select from meter_reports d where d.account_id = l.account_id and d.period_start = l.period_start
-                      and d.usage_type = l.usage_type and d.done_at > $3) as "is_settling!"
+                      and d.usage_type = l.usage_type and d.done_at > $3) as "is_settling!",
+                  w.units as "waiting_units?", w.amount as "waiting_amount?", w.currency as "waiting_currency?",
+                  w.since as "waiting_since?"
            from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
                join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
                left join meter_reports r on r.account_id = l.account_id and r.period_start = l.period_start
-                   and r.usage_type = l.usage_type and r.state in ('open', 'parked')"#,
+                   and r.usage_type = l.usage_type and r.state in ('open', 'parked')
+               left join lateral (
+                   select sum(c.units)::bigint as units, sum(c.amount)::bigint as amount, max(c.currency) as currency,
+                       min(c.created_at) as since
+                   from meter_carries c where c.settled_at is null and c.account_id = l.account_id
+                       and c.from_period = l.period_start and c.usage_type = l.usage_type) w on true"#,
         &accounts,
         &starts,
         instant(now - SUMMARY_LAG)
@@ -128,6 +142,12 @@ pub(super) async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> 
                 frozen_units: row.frozen_units,
                 open: row.open.map(|units| (units, row.is_parked == Some(true))),
                 is_settling: row.is_settling,
+                waiting: row.waiting_since.map(|since| Waiting {
+                    units: row.waiting_units.unwrap_or(0),
+                    amount_cents: row.waiting_amount,
+                    currency: row.waiting_currency,
+                    since,
+                }),
             };
             (id, stored)
         })

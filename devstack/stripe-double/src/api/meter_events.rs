@@ -72,14 +72,10 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let known = state.customers.get(&customer).is_some_and(|customer| !customer.deleted);
     let counted = (customer.clone(), event_name.to_owned());
     let units = if known { units } else { 0 };
-    if !state.usage.record(
-        call.now,
-        state.settings.summary_lag_s,
-        &identifier,
-        counted,
-        timestamp,
-        units,
-    ) {
+    if !state
+        .usage
+        .record(call.now, state.settings.lag(), &identifier, counted, timestamp, units)
+    {
         // Stripe sends no code and does not want a retry, so a client must recognize the message.
         let mut failure = Failure::invalid(format!("An event already exists with identifier {identifier}."));
         failure.should_retry = Some(false);
@@ -103,7 +99,7 @@ pub(crate) fn adjust(state: &mut State, call: &Call) -> Result<Value, Failure> {
     };
     match state
         .usage
-        .cancel(call.now, state.settings.summary_lag_s, event_name, identifier)
+        .cancel(call.now, state.settings.lag(), event_name, identifier)
     {
         Cancel::Done => Ok(json!({
             "object": "billing.meter_event_adjustment", "cancel": { "identifier": identifier }, "event_name": event_name,

@@ -12,7 +12,26 @@ pub(crate) struct Usage {
     /// In the order of receipt, to find the expired ones.
     received: VecDeque<(i64, String)>,
     /// By the time at which they appear in the summaries.
-    lagging: VecDeque<(i64, Counted, i64, i64)>,
+    lagging: VecDeque<Lagging>,
+    /// By the time at which they appear on invoices.
+    unmetered: VecDeque<Lagging>,
+}
+
+/// How much later an event appears, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lag {
+    /// On invoices, and in the summaries.
+    pub metering_s: i64,
+    /// In the summaries only.
+    pub summary_s: i64,
+}
+
+#[derive(Debug)]
+struct Lagging {
+    visible_at: i64,
+    counted: Counted,
+    timestamp: i64,
+    units: i64,
 }
 
 /// (customer, event name)
@@ -45,7 +64,7 @@ impl Usage {
     pub(crate) fn record(
         &mut self,
         now: i64,
-        lag_s: i64,
+        lag: Lag,
         identifier: &str,
         counted: Counted,
         timestamp: i64,
@@ -63,12 +82,12 @@ impl Usage {
             canceled: false,
         };
         self.identifiers.insert(identifier.to_owned(), recorded);
-        self.count(now, lag_s, counted, timestamp, units);
+        self.count(now, lag, counted, timestamp, units);
         true
     }
 
     /// Cancels an event of the last 24 hours.
-    pub(crate) fn cancel(&mut self, now: i64, lag_s: i64, event_name: &str, identifier: &str) -> Cancel {
+    pub(crate) fn cancel(&mut self, now: i64, lag: Lag, event_name: &str, identifier: &str) -> Cancel {
         self.forget(now);
         let recorded = self
             .identifiers
@@ -86,7 +105,7 @@ impl Usage {
             units,
             ..
         } = recorded.clone();
-        self.count(now, lag_s, counted, timestamp, -units);
+        self.count(now, lag, counted, timestamp, -units);
         Cancel::Done
     }
 
@@ -96,28 +115,44 @@ impl Usage {
         counter.map_or(0, |counter| sum(&counter.all, from, to))
     }
 
+    /// The units in `from..to` that an invoice of this moment has.
+    pub(crate) fn metered(&self, now: i64, counted: &Counted, from: i64, to: i64) -> i64 {
+        let is_missing = |late: &&Lagging| {
+            late.visible_at > now && late.counted == *counted && (from..to.max(from)).contains(&late.timestamp)
+        };
+        let missing: i64 = self.unmetered.iter().filter(is_missing).map(|late| late.units).sum();
+        self.total(counted, from, to) - missing
+    }
+
     /// The units that the summaries already show; `None`: no event at all.
     pub(crate) fn summary(&mut self, now: i64, counted: &Counted, from: i64, to: i64) -> Option<i64> {
-        while let Some((visible_at, counted, timestamp, units)) = self.lagging.front() {
-            if *visible_at > now {
-                break;
-            }
-            let summarized = &mut self.counters.entry(counted.clone()).or_default().summarized;
-            *summarized.entry(*timestamp).or_default() += units;
-            self.lagging.pop_front();
+        while let Some(late) = self.lagging.pop_front_if(|late| late.visible_at <= now) {
+            let summarized = &mut self.counters.entry(late.counted).or_default().summarized;
+            *summarized.entry(late.timestamp).or_default() += late.units;
         }
         let summarized = &self.counters.get(counted)?.summarized;
         summarized.range(from..to.max(from)).next()?;
         Some(sum(summarized, from, to))
     }
 
-    fn count(&mut self, now: i64, lag_s: i64, counted: Counted, timestamp: i64, units: i64) {
+    fn count(&mut self, now: i64, lag: Lag, counted: Counted, timestamp: i64, units: i64) {
         let counter = self.counters.entry(counted.clone()).or_default();
         *counter.all.entry(timestamp).or_default() += units;
-        if lag_s <= 0 {
+        let late = |lag_s: i64| Lagging {
+            visible_at: now + lag_s,
+            counted: counted.clone(),
+            timestamp,
+            units,
+        };
+        let summary_s = lag.summary_s.max(lag.metering_s);
+        if summary_s <= 0 {
             *counter.summarized.entry(timestamp).or_default() += units;
         } else {
-            self.lagging.push_back((now + lag_s, counted, timestamp, units));
+            self.lagging.push_back(late(summary_s));
+        }
+        self.unmetered.retain(|late| late.visible_at > now);
+        if lag.metering_s > 0 {
+            self.unmetered.push_back(late(lag.metering_s));
         }
     }
 
@@ -138,6 +173,11 @@ fn sum(units: &BTreeMap<i64, i64>, from: i64, to: i64) -> i64 {
 mod tests {
     use super::*;
 
+    const NONE: Lag = Lag {
+        metering_s: 0,
+        summary_s: 0,
+    };
+
     fn api_calls() -> Counted {
         ("cus_1".to_owned(), "api_call".to_owned())
     }
@@ -145,9 +185,9 @@ mod tests {
     #[test]
     fn identifier_is_remembered_for_exactly_24_hours() {
         let mut usage = Usage::default();
-        assert!(usage.record(1_000, 0, "a", api_calls(), 900, 1));
-        assert!(!usage.record(1_000 + REMEMBERED_S - 1, 0, "a", api_calls(), 900, 10));
-        assert!(usage.record(1_000 + REMEMBERED_S, 0, "a", api_calls(), 900, 100));
+        assert!(usage.record(1_000, NONE, "a", api_calls(), 900, 1));
+        assert!(!usage.record(1_000 + REMEMBERED_S - 1, NONE, "a", api_calls(), 900, 10));
+        assert!(usage.record(1_000 + REMEMBERED_S, NONE, "a", api_calls(), 900, 100));
         assert_eq!(usage.total(&api_calls(), 0, i64::MAX), 101);
     }
 
@@ -155,7 +195,7 @@ mod tests {
     fn totals_are_half_open() {
         let mut usage = Usage::default();
         for (n, units) in [(10, 1), (20, 10), (30, 100)] {
-            assert!(usage.record(50, 0, &n.to_string(), api_calls(), n, units));
+            assert!(usage.record(50, NONE, &n.to_string(), api_calls(), n, units));
         }
         assert_eq!(usage.total(&api_calls(), 10, 30), 11);
         assert_eq!(usage.total(&api_calls(), 30, 10), 0);
@@ -164,21 +204,37 @@ mod tests {
     #[test]
     fn summaries_lag_and_totals_do_not() {
         let mut usage = Usage::default();
-        assert!(usage.record(100, 60, "a", api_calls(), 100, 5));
+        let lag = Lag { summary_s: 60, ..NONE };
+        assert!(usage.record(100, lag, "a", api_calls(), 100, 5));
         assert_eq!(usage.total(&api_calls(), 0, 200), 5);
         assert_eq!(usage.summary(159, &api_calls(), 0, 200), None);
         assert_eq!(usage.summary(160, &api_calls(), 0, 200), Some(5));
+        assert_eq!(usage.metered(100, &api_calls(), 0, 200), 5);
+    }
+
+    #[test]
+    fn metering_that_lags_is_seen_on_invoices_and_in_summaries() {
+        let mut usage = Usage::default();
+        assert!(usage.record(90, NONE, "a", api_calls(), 90, 1));
+        let lag = Lag { metering_s: 60, ..NONE };
+        assert!(usage.record(100, lag, "b", api_calls(), 100, 10));
+        assert_eq!(usage.total(&api_calls(), 0, 200), 11);
+        for (now, units) in [(159, 1), (160, 11)] {
+            assert_eq!(usage.metered(now, &api_calls(), 0, 200), units);
+            assert_eq!(usage.summary(now, &api_calls(), 0, 200), Some(units));
+        }
+        assert_eq!(usage.metered(159, &api_calls(), 0, 100), 1, "another span");
     }
 
     #[test]
     fn event_can_be_canceled_once_and_within_24_hours() {
         let mut usage = Usage::default();
-        assert!(usage.record(0, 0, "a", api_calls(), 0, 5));
-        assert!(usage.record(10, 0, "b", api_calls(), 0, 7));
-        assert_eq!(usage.cancel(20, 0, "export", "a"), Cancel::Unknown);
-        assert_eq!(usage.cancel(20, 0, "api_call", "a"), Cancel::Done);
-        assert_eq!(usage.cancel(20, 0, "api_call", "a"), Cancel::Again);
-        assert_eq!(usage.cancel(10 + REMEMBERED_S, 0, "api_call", "b"), Cancel::Unknown);
+        assert!(usage.record(0, NONE, "a", api_calls(), 0, 5));
+        assert!(usage.record(10, NONE, "b", api_calls(), 0, 7));
+        assert_eq!(usage.cancel(20, NONE, "export", "a"), Cancel::Unknown);
+        assert_eq!(usage.cancel(20, NONE, "api_call", "a"), Cancel::Done);
+        assert_eq!(usage.cancel(20, NONE, "api_call", "a"), Cancel::Again);
+        assert_eq!(usage.cancel(10 + REMEMBERED_S, NONE, "api_call", "b"), Cancel::Unknown);
         assert_eq!(usage.total(&api_calls(), 0, 1), 7);
     }
 }

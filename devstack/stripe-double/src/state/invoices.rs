@@ -23,7 +23,7 @@ impl Metered {
             .and_then(|meter| state.meters.get(meter))
             .map(|meter| meter.event_name.clone());
         let counted = (self.customer.clone(), event_name.unwrap_or_default());
-        let units = state.usage.total(&counted, self.from, self.to);
+        let units = state.usage.metered(state.now(), &counted, self.from, self.to);
         let name = state
             .products
             .get(&price.product)

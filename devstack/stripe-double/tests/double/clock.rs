@@ -236,3 +236,38 @@ async fn incomplete_checkout_expires() {
     assert!(rig.kinds(0).contains(&"checkout.session.expired".to_owned()));
     assert!(rig.control.customers().is_empty());
 }
+
+#[tokio::test]
+async fn usage_that_is_metered_late_misses_upcoming_and_final_invoices() {
+    let settings = BillingSettings {
+        metering_lag_s: 7_200,
+        ..BillingSettings::default()
+    };
+    let rig = Rig::start(starting(settings)).await;
+    let (plans, customer) = (rig.catalogue().await, rig.customer().await);
+    let items = format!(
+        "customer={customer}&items[0][price]={}&items[1][price]={}",
+        plans.pro, plans.calls
+    );
+    let id = rig.client.id("/v1/subscriptions", &items).await;
+    let (start, end) = period(&rig.control.object(&id).unwrap());
+    let upcoming = async || {
+        let preview = format!("subscription={id}");
+        let preview = rig.client.ok("/v1/invoices/create_preview", &preview).await;
+        time(&preview, "total")
+    };
+    rig.client.meter(&customer, "early", 1_005, start).await.ok().unwrap();
+    assert_eq!(upcoming().await, 2_900);
+    rig.control.advance_by(7_201);
+    assert_eq!(upcoming().await, 2_905);
+    // Two hours after this event, the invoice is final.
+    rig.control.advance_to(end - 60);
+    rig.client.meter(&customer, "late", 70, end - 60).await.ok().unwrap();
+    rig.control.advance_to(end + 3_600);
+    let invoice = rig.control.invoices(&customer).pop().unwrap();
+    assert_eq!((&invoice["status"], time(&invoice, "total")), (&"paid".into(), 2_905));
+    rig.control.advance_by(7_200);
+    let invoice = rig.control.object(invoice["id"].as_str().unwrap()).unwrap();
+    assert_eq!(time(&invoice, "total"), 2_905, "never");
+    assert_eq!(rig.control.meter_total(&customer, "api_call", start, end), 1_075);
+}

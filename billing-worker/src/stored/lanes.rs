@@ -1,11 +1,11 @@
-//! The lanes of a run that is over: ends them, and checks whether ClickHouse has everything that they will ever contain.
+//! Lanes: ends those of a run that is over, and checks whether ClickHouse has everything that lanes contain.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_nats::{
     Client,
-    jetstream::{self, kv::Store},
+    jetstream::{self, kv::Store, stream::LastRawMessageErrorKind},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lane::{fence::fence, stream::UsageStream, subject::LaneSubject};
@@ -48,6 +48,40 @@ impl Lanes {
             stream,
             manifests,
         })
+    }
+
+    /// Of the stream.
+    pub fn generation(&self) -> u32 {
+        self.stream.generation
+    }
+
+    pub fn shards(&self) -> u16 {
+        self.stream.shards
+    }
+
+    /// Ends the run's lane in a shard, unless it has ended.
+    pub async fn fence(&self, run: RunId, shard: u16) -> Result<()> {
+        self.end(run, shard, Ending::Fence).await.map(drop)
+    }
+
+    /// Returns the sequence of the last record in any lane of a shard, from the stream's leader. 0: all its records were stored
+    /// and trimmed, or there was none.
+    pub async fn last_of(&self, shard: u16) -> Result<u64> {
+        let subject = names::shard_lanes(shard);
+        let get = self.stream.stream.get_last_raw_message_by_subject(&subject);
+        match timeout(PATIENCE, get)
+            .await
+            .context("reading the last record of a shard")?
+        {
+            Ok(message) => Ok(message.sequence),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
+            Err(error) => Err(error).context("reading the last record of a shard"),
+        }
+    }
+
+    /// Returns whether the shard is stored up to this sequence.
+    pub async fn is_stored(&self, shard: u16, sequence: u64) -> Result<bool> {
+        self.are_covered(&[(shard, sequence)]).await
     }
 
     /// Returns whether all lanes of a run are final and stored. `false`: the ingestor has not reached their ends yet, ask again.

@@ -1,0 +1,55 @@
+//! Whether Stripe has counted what was reported. Its summaries lag behind the events, and so do its invoices.
+
+use protocol::reports::period::BillingPeriod;
+use schema::AccountId;
+
+use super::Reporter;
+use crate::error::Error;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    Equal,
+    /// Some reported units are missing.
+    Behind,
+    /// Nothing is missing, and there are units that were not reported, or were taken back.
+    Ahead,
+}
+
+/// Compares the ledger with Stripe's summaries, for what the subscription bills in its periods without a final invoice.
+pub async fn look(reporter: &Reporter, account: AccountId, subscription: &str) -> Result<Counted, Error> {
+    let lines = sqlx::query!(
+        "select l.usage_type, l.reported_units, p.period_start, p.period_end, p.customer_id
+         from billing_periods p
+             join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
+             join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
+             join subscription_items i on i.subscription_id = s.id and i.usage_type = l.usage_type
+         where p.account_id = $1 and p.stripe_subscription_id = $2 and p.final_at is null and l.reports > 0",
+        account.0,
+        subscription
+    )
+    .fetch_all(&reporter.db)
+    .await?;
+    let mut counted = Counted::Equal;
+    for line in lines {
+        let period = BillingPeriod {
+            account,
+            start: line.period_start.unix_timestamp(),
+            end: line.period_end.unix_timestamp(),
+            customer: line.customer_id,
+            subscription: subscription.to_owned(),
+            final_at: None,
+        };
+        let (stripe, usage_type) = (&reporter.stripe, &line.usage_type);
+        let units = reporter
+            .meters
+            .units(stripe, &period.customer, usage_type, period.window())
+            .await?;
+        if units < line.reported_units {
+            return Ok(Counted::Behind);
+        }
+        if units > line.reported_units {
+            counted = Counted::Ahead;
+        }
+    }
+    Ok(counted)
+}
