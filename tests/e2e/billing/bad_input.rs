@@ -318,7 +318,7 @@ async fn bad_input_is_refused_with_its_reason() {
             of_ann(Method::POST, "keys", r#"{"scopes":[]}"#),
             400,
             "invalid_request",
-            "scopes must name at least one of `usage` and `billing`",
+            "`scopes` must name at least one of `usage` and `billing`",
         ),
         (
             of_ann(Method::POST, "keys", r#"{"scopes":["usage","admin"]}"#),
