@@ -8,4 +8,4 @@ pub mod wait;
 
 pub use client::{Client, concurrently, count};
 pub use stack::{Stack, StackOptions};
-pub use wait::{PATIENCE, eventually};
+pub use wait::{PATIENCE, eventually, until_all};

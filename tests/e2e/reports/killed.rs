@@ -12,7 +12,7 @@ use devstack::{
     stripe_double::{FaultKind, FaultRule},
 };
 use futures_util::{StreamExt, stream};
-use harness::eventually;
+use harness::{eventually, until_all};
 use rand::RngExt;
 use schema::{AccountId, api_key::ApiKey, clock};
 use serde_json::json;
@@ -159,7 +159,7 @@ async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_
             .await;
             die(&rig, &mut worker).await;
         }
-        eventually("every account has its billing period", async || {
+        until_all("every account has its billing period", ACCOUNTS, async || {
             // A failed event would wait longer than this test.
             sqlx::query(
                 "update webhook_events set next_attempt_at = now()
@@ -169,7 +169,7 @@ async fn a_thousand_accounts_match_stripe_exactly_although_the_worker_is_killed_
             .execute(&rig.db)
             .await
             .unwrap();
-            (billed(&rig).await.len() == ACCOUNTS).then_some(())
+            billed(&rig).await.len()
         })
         .await;
         // While all accounts use units.
