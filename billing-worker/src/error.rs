@@ -31,7 +31,7 @@ pub enum Error {
     EmailTaken(String),
     #[error("`email` must be an e-mail address, got \"{}\"", shown(.0))]
     BadEmail(String),
-    /// The rule ends with what was sent.
+    /// The rule ends with the value that was sent.
     #[error("`{field}` {rule}")]
     BadValue { field: &'static str, rule: String },
     #[error("API key `{key}` is {state}: create a new key")]

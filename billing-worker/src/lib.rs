@@ -15,7 +15,7 @@
 //! | the plan of an account, and its subscription in Stripe | [`subscriptions`] |
 //! | lowering recorded usage; returning units of dropped duplicates to their pools | [`corrections`] |
 //! | ending dead runs, and returning their unspent units | [`runs`] |
-//! | whether ClickHouse has what was published | [`stored`] |
+//! | wait until ClickHouse has all acknowledged usage | [`stored`] |
 //! | deleting rows whose retention is over | [`retention`] |
 //! | reporting usage to Stripe | [`reports`] |
 //! | notifying accounts of their usage | [`notices`] |

@@ -17,7 +17,7 @@
 //! | the outcome of an attempt, from Stripe's response | [`outcome`] |
 //! | sending | [`send`] |
 //! | reporting all usage of one account now | [`flush`](mod@flush) |
-//! | the units that Stripe has; whether it has counted what was reported | [`summary`], [`counted`] |
+//! | the units that Stripe has; whether these are all reported units | [`summary`], [`counted`] |
 //! | closing periods whose invoice is final | [`close`] |
 //! | usage that arrives too late for its period | [`carry`], [`charge`], [`tiers`] |
 //! | freezing periods that agree everywhere, thawing those that change later | [`freeze`], [`thaw`] |

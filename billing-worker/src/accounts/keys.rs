@@ -163,22 +163,7 @@ pub async fn rotate(admin: &Administration, id: KeyId, rotation: Rotation, now: 
     let overlap = rotation.overlap_hours.unwrap_or(OVERLAP_HOURS).get();
     let expires_at = expiry(rotation.expires_in_days, now);
     let mut tx = admin.db.begin().await?;
-    let old = sqlx::query_as!(
-        Row,
-        "select id, account_id, name, scopes, created_at, expires_at, revoked_at from api_keys where id = $1 for update",
-        id.0
-    )
-    .fetch_optional(&mut *tx)
-    .await?
-    .ok_or_else(|| Error::UnknownKey(id.to_string()))?
-    .at(now);
-    // An expired or revoked key gives no access, so there is nothing to replace.
-    if old.status != KeyStatus::Active {
-        return Err(Error::KeyEnded {
-            key: id.to_string(),
-            state: old.status.as_str(),
-        });
-    }
+    let old = lock_active(&mut tx, id, now).await?;
     let issued = insert(&mut *tx, old.account_id, &old.name, old.scopes, expires_at, now).await?;
     let replaces = sqlx::query_as!(
         Row,
@@ -208,6 +193,26 @@ impl KeyStatus {
             Self::Expired => "expired",
             Self::Revoked => "revoked",
         }
+    }
+}
+
+/// Locks a key until the end of the transaction. An expired or revoked key gives no access, so it cannot be replaced or changed.
+async fn lock_active(tx: &mut Transaction<'_, Postgres>, id: KeyId, now: i64) -> Result<Key, Error> {
+    let key = sqlx::query_as!(
+        Row,
+        "select id, account_id, name, scopes, created_at, expires_at, revoked_at from api_keys where id = $1 for update",
+        id.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?
+    .ok_or_else(|| Error::UnknownKey(id.to_string()))?
+    .at(now);
+    match key.status {
+        KeyStatus::Active => Ok(key),
+        status => Err(Error::KeyEnded {
+            key: id.to_string(),
+            state: status.as_str(),
+        }),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether Stripe has counted what was reported. Its summaries lag behind the events, and so do its invoices.
+//! Whether Stripe has counted all reported units. Its summaries and invoices lag behind the events.
 
 use protocol::reports::period::BillingPeriod;
 use schema::AccountId;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::info;
 
-use super::{Key, KeyStatus, Row, announce, record};
+use super::{Key, Row, announce, lock_active, record};
 use crate::{administration::Administration, error::Error};
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -21,21 +21,7 @@ pub struct ScopeChange {
 pub async fn change_scopes(admin: &Administration, id: KeyId, change: ScopeChange, now: i64) -> Result<Key, Error> {
     change.check()?;
     let mut tx = admin.db.begin().await?;
-    let old = sqlx::query_as!(
-        Row,
-        "select id, account_id, name, scopes, created_at, expires_at, revoked_at from api_keys where id = $1 for update",
-        id.0
-    )
-    .fetch_optional(&mut *tx)
-    .await?
-    .ok_or_else(|| Error::UnknownKey(id.to_string()))?
-    .at(now);
-    if old.status != KeyStatus::Active {
-        return Err(Error::KeyEnded {
-            key: id.to_string(),
-            state: old.status.as_str(),
-        });
-    }
+    let old = lock_active(&mut tx, id, now).await?;
     let scopes = change.applied_to(old.scopes)?;
     let key = sqlx::query_as!(
         Row,

@@ -70,7 +70,7 @@ impl InvoiceLine {
         details.is_some() && !self.is_proration()
     }
 
-    /// Whether it adjusts what was billed before: a change in the middle of a period.
+    /// Whether the line adjusts an earlier one after a change in the middle of a period.
     pub fn is_proration(&self) -> bool {
         let Some(parent) = &self.parent else { return false };
         let mut details = parent

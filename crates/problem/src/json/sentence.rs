@@ -98,7 +98,7 @@ fn expectation(expected: &str) -> &str {
     }
 }
 
-/// What was sent, as JSON.
+/// The value that was sent, as JSON.
 fn received(sent: &str) -> String {
     // serde has escaped what does not belong on a line.
     if let Some(string) = sent.strip_prefix("string ") {

@@ -66,7 +66,7 @@ fn empty_settings<'a>(command: &'a Command, matches: &'a ArgMatches) -> impl Ite
     settings.filter(is_empty).map(|arg| arg.get_id().to_string())
 }
 
-/// The usage line of clap's error also lists all settings of the environment. The same error without them lists what was typed.
+/// clap's usage line also lists the settings that come from the environment. Without them the error lists only typed arguments.
 fn as_typed(command: Command, args: &[OsString], error: Error) -> Error {
     if !error.use_stderr() {
         return error;
