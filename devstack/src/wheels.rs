@@ -81,10 +81,11 @@ fn installed(venv: &Path) -> Option<Wheels> {
 }
 
 /// The stamp that an environment must have to be used: the same wheels, for the same interpreter (a system upgrade replaces it
-/// under the environment), in the same directory.
+/// under the environment), in the same directory, by whatever link it is reached.
 fn expected_stamp(venv: &Path) -> Option<String> {
+    let directory = fs::canonicalize(venv).ok()?;
     let python = fs::canonicalize(venv.join("bin/python")).ok()?;
-    Some(format!("{}\n{}\n{REQUIREMENTS}", venv.display(), python.display()))
+    Some(format!("{}\n{}\n{REQUIREMENTS}", directory.display(), python.display()))
 }
 
 fn install_now(venv: &Path) -> Result<Wheels> {
