@@ -21,10 +21,12 @@ pub struct Metrics {
     answers: Family<ResponseLabels, Counter>,
     announced: Counter,
     not_announced: Counter,
+    requests_shed: Counter,
     pub corrections_waiting: Gauge,
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
+    /// Of the calls to Stripe.
     pub stripe: StripeMetrics,
     /// Of the public port.
     pub server: ServerMetrics,
@@ -46,8 +48,14 @@ struct ResponseLabels {
 
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
+        self.stripe.register(registry);
         let registry = registry.sub_registry_with_prefix("billing");
         registry.register("http_answers", "HTTP responses by API and status", self.answers.clone());
+        registry.register(
+            "requests_shed",
+            "Requests of the public API that were refused because too many were in progress",
+            self.requests_shed.clone(),
+        );
         registry.register("announcements", "Changes announced over NATS", self.announced.clone());
         registry.register(
             "announcements_failed",
@@ -78,7 +86,10 @@ impl Metrics {
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
         self.settle.register(registry);
-        self.stripe.register(registry);
+    }
+
+    pub fn request_shed(&self) {
+        self.requests_shed.inc();
     }
 
     pub fn announced(&self, count: u64) {

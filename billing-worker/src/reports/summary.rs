@@ -11,7 +11,7 @@ use stripe_billing::{
     BillingMeterStatus, billing_meter::ListBillingMeter, billing_meter_event_summary::ListIdBillingMeterEventSummary,
 };
 
-use crate::stripe::{Stripe, StripeError, error::Refusal, names, object::List};
+use crate::stripe::{Class, Stripe, StripeError, error::Refusal, names, object::List};
 
 /// Ids of the active meters by event name. They never change; a missing name is looked up again.
 #[derive(Default)]
@@ -68,7 +68,7 @@ impl Meters {
             .cloned()
     }
 
-    /// The units that Stripe has for a customer and a usage type in a window.
+    /// The units that Stripe has for a customer and a usage type in a window. The calls are in the class of reports.
     pub async fn units(
         &self,
         stripe: &Stripe,
@@ -76,6 +76,7 @@ impl Meters {
         usage_type: &str,
         window: Window,
     ) -> Result<i64, StripeError> {
+        let stripe = &stripe.in_class(Class::Report);
         let meter = self.id(stripe, usage_type).await?;
         // The end comes first.
         let request = ListIdBillingMeterEventSummary::new(meter, customer, window.end, window.start);

@@ -16,7 +16,7 @@ use crate::{
     accounts::customers,
     error::Error,
     stripe::{
-        Stripe, StripeError,
+        Class, Stripe, StripeError,
         object::{Invoice, InvoiceLine, List},
     },
 };
@@ -42,6 +42,7 @@ pub async fn list(
     if after.is_some_and(|after| !is_id(after)) {
         return Ok(None);
     }
+    let billing = &viewing(billing, account);
     let stripe = billing.stripe()?;
     let mut page = InvoicePage {
         items: Vec::new(),
@@ -76,6 +77,7 @@ pub async fn list(
 
 /// One of the account's invoices with its lines. An invoice of another account is as unknown as one that does not exist.
 pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<InvoiceDetails, Error> {
+    let billing = &viewing(billing, account);
     let stripe = billing.stripe()?;
     let customer = customers::find(&billing.admin.db, account, stripe.is_live()).await?;
     let customer = customer.filter(|_| is_id(id)).ok_or(Error::UnknownInvoice)?;
@@ -89,6 +91,11 @@ pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<Inv
     }
     let lines = lines(stripe, id, Prices::Expanded).await?;
     Ok(InvoiceDetails::of(invoice, lines))
+}
+
+/// Nothing is changed, so these calls must not delay a change.
+fn viewing(billing: &Billing, account: AccountId) -> Billing {
+    billing.in_class(Class::View).of(account)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
