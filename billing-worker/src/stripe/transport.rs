@@ -22,6 +22,7 @@ use tracing::debug;
 use super::{
     StripeError, StripeMetrics, StripeSettings,
     error::Refusal,
+    object::List,
     queue::{Limit, Queue, class::Class},
     response::StripeResponse,
 };
@@ -122,6 +123,26 @@ impl Stripe {
     /// A call that changes nothing.
     pub async fn read<T: DeserializeOwned>(&self, request: &impl StripeRequest) -> Result<T, StripeError> {
         self.call(request.build(), None, ATTEMPTS).await
+    }
+
+    /// The objects of a list, of at most `max` pages. `page` asks for the objects after the one with this id.
+    pub async fn pages<T: DeserializeOwned, R: StripeRequest>(
+        &self,
+        max: usize,
+        page: impl Fn(Option<String>) -> R,
+        id: fn(&T) -> &String,
+    ) -> Result<Vec<T>, StripeError> {
+        let (mut all, mut after) = (Vec::new(), None);
+        for _ in 0..max {
+            let request = page(after);
+            let found: List<T> = self.read(&request).await?;
+            after = found.data.last().filter(|_| found.has_more).map(id).cloned();
+            all.extend(found.data);
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     /// A call that changes something.

@@ -106,24 +106,18 @@ enum Prices {
 
 /// All lines of an invoice, up to [`LINE_PAGES_MAX`] pages.
 async fn lines(stripe: &Stripe, invoice: &str, prices: Prices) -> Result<Vec<InvoiceLine>, StripeError> {
-    let (mut all, mut after) = (Vec::new(), None::<String>);
-    for _ in 0..LINE_PAGES_MAX {
+    let page = |after: Option<String>| {
         let mut list = ListInvoiceInvoiceLineItem::new(invoice).limit(100);
         if prices == Prices::Expanded {
             // Four levels: Stripe expands no more. So the lines are not read together with the invoice.
             list = list.expand(vec!["data.pricing.price_details.price".to_owned()]);
         }
-        if let Some(after) = &after {
-            list = list.starting_after(after);
+        match after {
+            Some(after) => list.starting_after(after),
+            None => list,
         }
-        let page: List<InvoiceLine> = stripe.read(&list).await?;
-        after = page.data.last().map(|line| line.id.clone());
-        all.extend(page.data);
-        if !page.has_more {
-            break;
-        }
-    }
-    Ok(all)
+    };
+    stripe.pages(LINE_PAGES_MAX, page, |line: &InvoiceLine| &line.id).await
 }
 
 /// Anything else cannot be the id of an invoice, and does not belong in a URL of Stripe.
