@@ -9,7 +9,7 @@ use protocol::reports::period::Window;
 use serde::Deserialize;
 use stripe_billing::billing_meter_event_summary::ListIdBillingMeterEventSummary;
 
-use crate::stripe::{Class, Stripe, StripeError, catalogue, error::Refusal, names, object::List};
+use crate::stripe::{Stripe, StripeError, catalogue, error::Refusal, names, object::List};
 
 /// Ids of the active meters by event name. They never change; a missing name is looked up again.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl Meters {
             .cloned()
     }
 
-    /// The units that Stripe has for a customer and a usage type in a window. The calls are in the class of reports.
+    /// The units that Stripe has for a customer and a usage type in a window.
     pub async fn units(
         &self,
         stripe: &Stripe,
@@ -56,7 +56,6 @@ impl Meters {
         usage_type: &str,
         window: Window,
     ) -> Result<i64, StripeError> {
-        let stripe = &stripe.in_class(Class::Report);
         let meter = self.id(stripe, usage_type).await?;
         // The end comes first.
         let request = ListIdBillingMeterEventSummary::new(meter, customer, window.end, window.start);
