@@ -26,7 +26,6 @@ pub struct Metrics {
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
-    /// Of the calls to Stripe.
     pub stripe: StripeMetrics,
     /// Of the public port.
     pub server: ServerMetrics,
@@ -48,7 +47,6 @@ struct ResponseLabels {
 
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
-        self.stripe.register(registry);
         let registry = registry.sub_registry_with_prefix("billing");
         registry.register("http_answers", "HTTP responses by API and status", self.answers.clone());
         registry.register(
@@ -86,6 +84,7 @@ impl Metrics {
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
         self.settle.register(registry);
+        self.stripe.register(registry);
     }
 
     pub fn request_shed(&self) {

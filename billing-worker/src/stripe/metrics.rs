@@ -21,10 +21,9 @@ struct Refused {
 }
 
 impl StripeMetrics {
-    /// Registers them with their full names.
     pub fn register(&self, registry: &mut Registry) {
-        self.queue.register(registry);
-        let registry = registry.sub_registry_with_prefix("billing_stripe");
+        let registry = registry.sub_registry_with_prefix("stripe");
+        self.queue.register(registry.sub_registry_with_prefix("queue"));
         registry.register(
             "refused",
             "4xx responses of Stripe by reason; key: this service's key is wrong or lacks a permission",

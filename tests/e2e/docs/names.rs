@@ -56,15 +56,7 @@ fn is_upper_case(name: &str) -> bool {
 
 /// Names in a document that look like metrics: `gateway_…`, possibly with labels or a trailing `*`.
 pub(super) fn metrics_in(document: &Document) -> impl Iterator<Item = &Snippet> {
-    let prefixes = [
-        "gateway_",
-        "ingestor_",
-        "billing_",
-        "stripe_queue_",
-        "http_",
-        "idempotency_",
-        "process_",
-    ];
+    let prefixes = ["gateway_", "ingestor_", "billing_", "http_", "idempotency_", "process_"];
     document.code.iter().filter(move |found| {
         let name = found.text.split('{').next().unwrap_or_default();
         let letters = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_*".contains(letter);

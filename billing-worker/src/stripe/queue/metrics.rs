@@ -41,7 +41,6 @@ impl Default for QueueMetrics {
 
 impl QueueMetrics {
     pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("stripe_queue");
         registry.register(
             "waiting",
             "Calls to Stripe that wait for the rate limit",
