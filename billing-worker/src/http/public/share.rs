@@ -1,7 +1,7 @@
 //! Bounds the requests in flight, before they touch the database: those of one key, and all `GET`s.
 //!
-//! A request without a well-formed key needs no bound: it is refused without the database, or it needs no key. The webhook route
-//! is outside.
+//! A request without a well-formed key needs no bound: it is refused without the database, or it needs no key. A key with a wrong
+//! secret is another key, so only its owner can use its share. The webhook route is outside.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use schema::KeyId;
+use schema::api_key::KeyHash;
 
 use super::authenticate;
 use crate::{error::Error, metrics::Metrics};
@@ -33,20 +33,20 @@ pub(super) struct Share {
 #[derive(Default)]
 struct InFlight {
     /// Only keys with a request in flight.
-    by_key: HashMap<KeyId, usize>,
+    by_key: HashMap<[u8; 32], usize>,
     gets: usize,
 }
 
 /// A request in flight. Dropping it makes room for another.
 struct Admitted {
     share: Share,
-    key: KeyId,
+    key: KeyHash,
     is_get: bool,
 }
 
 /// Middleware that answers 429 at once to a request that is too many.
 pub(super) async fn bound(State((share, metrics)): State<(Share, Metrics)>, request: Request, next: Next) -> Response {
-    let Ok((key, _)) = authenticate::identify(request.headers()) else {
+    let Ok((_, key)) = authenticate::identify(request.headers()) else {
         return next.run(request).await;
     };
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -60,12 +60,12 @@ pub(super) async fn bound(State((share, metrics)): State<(Share, Metrics)>, requ
 }
 
 impl Share {
-    fn admit(&self, key: KeyId, is_get: bool) -> Result<Admitted, Error> {
+    fn admit(&self, key: KeyHash, is_get: bool) -> Result<Admitted, Error> {
         let mut in_flight = self.in_flight();
         if is_get && in_flight.gets >= GETS {
             return Err(Error::TooManyRequests("too many requests are in progress"));
         }
-        let of_key = in_flight.by_key.entry(key).or_default();
+        let of_key = in_flight.by_key.entry(*key.as_bytes()).or_default();
         if *of_key >= OF_A_KEY {
             return Err(Error::TooManyRequests(
                 "too many requests with this API key are in progress",
@@ -89,10 +89,10 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut in_flight = self.share.in_flight();
         in_flight.gets -= usize::from(self.is_get);
-        if let Some(of_key) = in_flight.by_key.get_mut(&self.key) {
+        if let Some(of_key) = in_flight.by_key.get_mut(self.key.as_bytes()) {
             *of_key -= 1;
             if *of_key == 0 {
-                in_flight.by_key.remove(&self.key);
+                in_flight.by_key.remove(self.key.as_bytes());
             }
         }
     }
@@ -100,7 +100,7 @@ impl Drop for Admitted {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
+    use schema::api_key::ApiKey;
 
     use super::*;
 
@@ -109,12 +109,12 @@ mod tests {
         let share = Share::default();
         let mut admitted = Vec::new();
         for _ in 0..GETS / OF_A_KEY {
-            let key = KeyId(Uuid::new_v4());
+            let key = ApiKey::generate().hash();
             admitted.extend((0..100).map_while(|_| share.admit(key, true).ok()));
             assert!(share.admit(key, false).is_err(), "the key has its share");
         }
         assert_eq!(admitted.len(), GETS);
-        let other = KeyId(Uuid::new_v4());
+        let other = ApiKey::generate().hash();
         assert!(share.admit(other, true).is_err(), "all reads have their share");
         assert!(share.admit(other, false).is_ok(), "a change is no read");
         admitted.pop();
