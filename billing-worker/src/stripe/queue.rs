@@ -1,8 +1,8 @@
 //! All calls to Stripe wait here until the rate limits allow them: reads, writes and meter events each have a rate of their own.
 //! [`order`] decides which call is next.
 //!
-//! A caller that is dropped while it waits leaves the queue, and the next one moves up. No lock is held across an await. At
-//! shutdown the queue works on until all callers are done.
+//! A caller that is dropped while it waits leaves the queue, and the next one moves up. No lock is held across an await. The
+//! queue ignores a shutdown: it admits calls as long as callers wait.
 //!
 //! | what | file |
 //! |---|---|
@@ -109,7 +109,6 @@ impl Queue {
             limit,
             ticket,
             admitted,
-            is_admitted: false,
         };
         if self.advance(&mut waiters).is_some() && !waiters.has_timer {
             waiters.has_timer = true;
@@ -162,7 +161,6 @@ struct Waiting {
     limit: Limit,
     ticket: Ticket,
     admitted: Receiver<()>,
-    is_admitted: bool,
 }
 
 impl Waiting {
@@ -170,22 +168,14 @@ impl Waiting {
         (&mut self.admitted)
             .await
             .expect("the queue drops a sender only when its call is admitted or removed");
-        self.is_admitted = true;
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.queue.inner.metrics.left(self.ticket.class);
-        if self.is_admitted {
-            return;
-        }
-        let mut waiters = self.queue.waiters(self.limit);
-        if waiters.bucket.order.remove(&self.ticket).is_none() {
-            // It was admitted, and its caller is gone: the next one gets its place.
-            waiters.bucket.rate.give_back();
-        }
-        self.queue.advance(&mut waiters);
+        // A call that was admitted is not there any more. It counts against the rate, also if its caller did not make it.
+        drop(self.queue.waiters(self.limit).bucket.order.remove(&self.ticket));
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{order::Order, rate::Rate};
 
 pub(super) struct Bucket<T> {
-    pub(super) rate: Rate,
+    rate: Rate,
     pub(super) order: Order<T>,
 }
 
@@ -89,5 +89,44 @@ mod tests {
         let two = admitted(&[Class::Change, Class::View], 100);
         assert!(two[0].1.abs_diff(2_400 * 4 / 5) <= 10, "{two:?}");
         assert!(two[1].1.abs_diff(2_400 / 5) <= 10, "{two:?}");
+    }
+
+    /// How long eight calls of an account take, each made when the one before is admitted, while another account always has
+    /// calls of a class waiting. That one has made some calls before.
+    fn delay(crowd: Class, class: Class, before: usize) -> Duration {
+        let [many, one] = [(); 2].map(|()| Some(AccountId::new()));
+        let mut bucket = Bucket::per_second(25);
+        let begin = Instant::now();
+        let mut now = begin;
+        let mut until = |bucket: &mut Bucket<bool>, wanted: bool| {
+            loop {
+                for _ in 0..8 {
+                    bucket.order.push(crowd, many, false).ok();
+                }
+                match bucket.next(now) {
+                    Next::Call(is_one) if is_one == wanted => return now,
+                    Next::Call(_) => {}
+                    Next::At(at) => now = at,
+                    Next::Nothing => panic!("calls wait"),
+                }
+            }
+        };
+        let began = (0..before).map(|_| until(&mut bucket, false)).last();
+        let ended = (0..8).map(|_| {
+            bucket.order.push(class, one, true).unwrap();
+            until(&mut bucket, true)
+        });
+        ended.last().unwrap() - began.unwrap_or(begin)
+    }
+
+    /// A checkout makes fewer than eight reads and writes, and so does an event.
+    #[test]
+    fn an_account_that_never_stops_delays_eight_calls_of_another_by_less_than_a_second() {
+        for crowd in Class::ALL {
+            for class in [Class::Change, Class::Webhook] {
+                let longest = (0..30).map(|before| delay(crowd, class, before)).max().unwrap();
+                assert!(longest < Duration::from_secs(1), "{crowd:?}, {class:?}: {longest:?}");
+            }
+        }
     }
 }

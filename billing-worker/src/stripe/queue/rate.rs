@@ -35,18 +35,13 @@ impl Rate {
         let from = self.idle_at.map_or(now, |at| at.max(now));
         self.idle_at = Some(from + self.interval);
     }
-
-    /// The last call was not made.
-    pub(super) fn give_back(&mut self) {
-        self.idle_at = self.idle_at.and_then(|at| at.checked_sub(self.interval));
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The times of all calls, in milliseconds, of callers that never stop asking.
+    /// The times of all calls of callers that never stop asking.
     fn times(rate: &mut Rate, begin: Instant, until: Duration) -> Vec<Duration> {
         let (mut now, mut times) = (begin, Vec::new());
         while now - begin < until {
@@ -87,14 +82,5 @@ mod tests {
             is_free
         });
         assert_eq!(at_once.count(), 10);
-    }
-
-    #[test]
-    fn a_call_that_was_not_made_leaves_its_room() {
-        let (mut rate, now) = (Rate::per_second(1), Instant::now());
-        rate.take(now);
-        assert!(rate.free_at(now).is_some());
-        rate.give_back();
-        assert!(rate.free_at(now).is_none());
     }
 }

@@ -63,12 +63,13 @@ async fn a_caller_that_leaves_makes_room_and_loses_no_call() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_admitted_and_not_made_does_not_count() {
+async fn a_call_that_is_admitted_and_not_made_counts() {
     let (queue, ada) = (queue(1), AccountId::new());
     // It is admitted at once, and its caller leaves before it sees that.
     drop(queue.enter(Limit::Reads, Class::Change, Some(ada)).unwrap());
+    assert_eq!(queue.inner.metrics.waiting(Class::Change), 0);
     let mut next = pin!(read(&queue, Class::Change, ada));
-    assert!(poll!(&mut next).is_ready());
+    assert!(poll!(&mut next).is_pending());
 }
 
 #[tokio::test]

@@ -168,4 +168,34 @@ proptest! {
             prop_assert!(calls <= ROUND * (others + 2), "{calls} calls came before it");
         }
     }
+    /// An account that keeps as many calls waiting as it may. It goes ahead of each call of another account at most once, and a
+    /// few times more at the end of a round.
+    #[test]
+    fn a_crowd_goes_ahead_of_each_call_once(
+        crowd in prop::sample::select(Class::ALL.to_vec()),
+        class in prop::sample::select(vec![Class::Change, Class::Webhook]),
+        idle in prop::collection::vec(0..30_usize, 1..40),
+    ) {
+        let fill = |order: &mut Order<bool>| {
+            for _ in 0..WAITING_PER_ACCOUNT {
+                order.push(crowd, account(1), false).ok();
+            }
+        };
+        let (mut order, mut ahead, calls) = (Order::default(), 0, idle.len());
+        for idle in idle {
+            // Before the account makes its next call, only the crowd has calls.
+            for _ in 0..idle {
+                fill(&mut order);
+                order.next();
+            }
+            fill(&mut order);
+            order.push(class, account(2), true).unwrap();
+            while order.next() != Some(true) {
+                fill(&mut order);
+                ahead += 1;
+            }
+        }
+        let most = calls + crowd.weight() as usize;
+        prop_assert!(ahead <= most, "{ahead} calls of the crowd went ahead of {calls}");
+    }
 }
