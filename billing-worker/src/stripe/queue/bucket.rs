@@ -96,8 +96,8 @@ mod tests {
     fn delay(crowd: Class, class: Class, before: usize) -> Duration {
         let [many, one] = [(); 2].map(|()| Some(AccountId::new()));
         let mut bucket = Bucket::per_second(25);
-        let begin = Instant::now();
-        let mut now = begin;
+        let mut now = Instant::now();
+        let mut began = now;
         let mut until = |bucket: &mut Bucket<bool>, wanted: bool| {
             loop {
                 for _ in 0..8 {
@@ -111,12 +111,15 @@ mod tests {
                 }
             }
         };
-        let began = (0..before).map(|_| until(&mut bucket, false)).last();
-        let ended = (0..8).map(|_| {
+        for _ in 0..before {
+            began = until(&mut bucket, false);
+        }
+        let mut ended = began;
+        for _ in 0..8 {
             bucket.order.push(class, one, true).unwrap();
-            until(&mut bucket, true)
-        });
-        ended.last().unwrap() - began.unwrap_or(begin)
+            ended = until(&mut bucket, true);
+        }
+        ended - began
     }
 
     /// A checkout makes fewer than eight reads and writes, and so does an event.
