@@ -1,7 +1,7 @@
 //! One key with a hundred connections delays nobody else.
 //!
-//! How many calls go ahead of another account's is proved without a clock, beside the queue. Here all parts of the worker run: what
-//! an endpoint does apart from Stripe must not delay others, and its calls must be in the right class.
+//! Tests beside the queue show, without a clock, how many calls go ahead of a call of another account. Here the whole worker runs:
+//! what an endpoint does apart from Stripe must not delay others, and its calls must be in the right class.
 
 use std::{
     sync::{
@@ -22,18 +22,18 @@ use tokio::{task::JoinSet, time::sleep};
 use super::rig::{Rig, Subscriber};
 
 const CONNECTIONS: usize = 100;
-/// The pause of each connection after an answer, as `Retry-After` says. A hundred connections without one would measure how many
-/// answers a second the machine can write; with it they still use all that the key may use.
+/// The pause of each connection after an answer, as `Retry-After` says. Without it, the test would measure how many answers a second
+/// the machine can write. With it, the key still has all the requests in progress that it may have.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Stripe's limit in a sandbox, for reads and for writes. At this limit, a checkout of another account is answered, and its event
-/// takes effect, within:
+/// Stripe's limit in a sandbox, for reads and for writes.
 const CALLS_PER_SECOND: u32 = 25;
+/// At that limit, the checkout of another account is answered within this time.
 const CHECKOUT_WITHIN: Duration = Duration::from_secs(1);
+/// And its event takes effect within this time.
 const EVENT_WITHIN: Duration = Duration::from_secs(2);
-/// On a busy machine these times may pass although the crowd waits for Stripe and takes no time from anybody. So an endpoint that
-/// was too slow is tried again, with Stripe as much slower, and as much more time: a delay by the limit grows with it, and a delay
-/// by the machine does not.
+/// A busy machine alone can take longer than that. So an endpoint that was too slow is tried again, with a limit that is this many
+/// times lower and with as many times more time. A delay by the limit grows with it, a delay by the machine does not.
 const SLOWER: u32 = 5;
 
 /// A hundred connections of one key that send the same request in a loop. Dropping it ends them.
@@ -93,7 +93,7 @@ impl Crowd {
         }
     }
 
-    /// Waits until the key has what it may have.
+    /// Waits until the key has all the requests in progress that it may have.
     async fn is_at_work(&self, endpoint: &Endpoint) {
         eventually("the crowd is at work", async || {
             let is_too_much = self.refused.load(Relaxed) > 0 || !endpoint.asks_stripe;
@@ -154,7 +154,7 @@ async fn subscribe(rig: &Rig, name: &str) -> Took {
     }
 }
 
-/// The endpoints at which a crowd delays another account, with Stripe that many times slower.
+/// The endpoints at which a crowd delays another account, with a limit that is `times` lower.
 async fn slow_at(rig: &mut Rig, endpoints: &[Endpoint], times: u32) -> Vec<Endpoint> {
     let calls_per_second = CALLS_PER_SECOND / times;
     rig.slow_down(calls_per_second).await;
