@@ -34,7 +34,7 @@ use crate::{
     notices::{self, metrics::NoticeMetrics},
     reports::Reporter,
     runs::{self, work::Settler},
-    stripe::Stripe,
+    stripe::{Class, Stripe},
     subscriptions::billing::Billing,
     webhook,
 };
@@ -127,7 +127,9 @@ async fn start(
     notice_metrics: &NoticeMetrics,
     administration: &OnceLock<Administration>,
 ) -> Result<()> {
-    let db = service::postgres::connect(&settings.postgres, "billing-worker", health).await?;
+    let (own, public) = settings.postgres.halves();
+    let db = service::postgres::connect(&own, "billing-worker", health).await?;
+    let public_db = service::postgres::connect(&public, "billing-worker", health).await?;
     let admin = Administration {
         db: db.clone(),
         catalogue: Arc::new(settings.catalogue.clone()),
@@ -171,8 +173,10 @@ async fn start(
         Reporter::new(admin.db.clone(), clickhouse, stripe, catalogue, reports, metrics)
     });
     let billing = Billing::new(admin.clone(), reporter, settings.billing.clone(), Clock::default());
+    let events = billing.by(By::Stripe);
     let api = PublicApi {
-        billing: billing.by(By::Customer),
+        billing: billing.by(By::Customer).on(&public_db),
+        events: events.clone(),
         metrics: metrics.clone(),
         inbox: Arc::default(),
         life: life.clone(),
@@ -184,17 +188,17 @@ async fn start(
         stopped.released().await;
     });
     if billing.has_stripe() {
-        life.spawn(periodic::check_stripe(billing.clone(), life.clone()));
+        life.spawn(periodic::check_stripe(billing.in_class(Class::Sweep), life.clone()));
         life.spawn(periodic::report(billing.clone(), life.clone()));
-        let events = billing.by(By::Stripe);
         life.spawn(webhook::worker::run(
             events.clone(),
             metrics.clone(),
             api.inbox.clone(),
             life.clone(),
         ));
-        life.spawn(periodic::catch_up(events.clone(), life.clone()));
-        life.spawn(periodic::compare(events, life.clone()));
+        let sweeps = events.in_class(Class::Sweep);
+        life.spawn(periodic::catch_up(sweeps.clone(), life.clone()));
+        life.spawn(periodic::compare(sweeps, life.clone()));
     } else {
         warn!("starting without STRIPE_SECRET_KEY: no subscriptions, no billing");
     }

@@ -18,7 +18,8 @@ use crate::{
     subscriptions::billing::BillingSettings,
 };
 
-/// Requests, events and periodic jobs share the connections. None of them keeps one while it waits for another system.
+/// Requests have half of the connections. Events and periodic jobs share the others. None of them keeps one while it waits for
+/// another system.
 const CONNECTIONS_MIN: u32 = 8;
 
 #[derive(Args)]

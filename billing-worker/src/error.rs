@@ -16,6 +16,8 @@ pub enum Error {
     BodyTimeout,
     #[error("the admin API is disabled: set ADMIN_TOKEN and restart the service to enable it")]
     AdminClosed,
+    #[error("{0}: try again in a second, with fewer at the same time")]
+    TooManyRequests(&'static str),
 
     #[error("account `{}` not found", shown(.0))]
     UnknownAccount(String),

@@ -21,6 +21,7 @@ pub struct Metrics {
     answers: Family<ResponseLabels, Counter>,
     announced: Counter,
     not_announced: Counter,
+    requests_shed: Counter,
     pub corrections_waiting: Gauge,
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
@@ -48,6 +49,11 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("billing");
         registry.register("http_answers", "HTTP responses by API and status", self.answers.clone());
+        registry.register(
+            "requests_shed",
+            "Requests of the public API that were refused because too many were in progress",
+            self.requests_shed.clone(),
+        );
         registry.register("announcements", "Changes announced over NATS", self.announced.clone());
         registry.register(
             "announcements_failed",
@@ -79,6 +85,10 @@ impl Metrics {
         self.reports.register(registry);
         self.settle.register(registry);
         self.stripe.register(registry);
+    }
+
+    pub fn request_shed(&self) {
+        self.requests_shed.inc();
     }
 
     pub fn announced(&self, count: u64) {

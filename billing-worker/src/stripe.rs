@@ -4,7 +4,9 @@
 //! | what | file |
 //! |---|---|
 //! | settings: key, address, time-outs, rates | [`settings`] |
-//! | one call: kept-alive connections, time-out, retries, rates | [`transport`] |
+//! | one call: kept-alive connections, time-out, retries | [`transport`] |
+//! | a response, and what it proves | [`response`] |
+//! | the rates of all calls, and whose call is next | [`queue`] |
 //! | how a call can fail, and whether it took effect | [`error`] |
 //! | why Stripe refused a call | [`reason`] |
 //! | how many calls it refused, by reason | [`metrics`] |
@@ -22,12 +24,15 @@ pub mod error;
 pub mod metrics;
 pub mod names;
 pub mod object;
+pub mod queue;
 pub mod reason;
+mod response;
 pub mod settings;
 pub mod transport;
 
 pub use error::StripeError;
 pub use metrics::StripeMetrics;
+pub use queue::class::Class;
 pub use reason::Reason;
 pub use settings::StripeSettings;
 pub use transport::{Stripe, Write};

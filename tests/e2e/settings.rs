@@ -72,6 +72,8 @@ const BILLING_WORKER: &[(&str, &str, &str)] = &[
     ("--stripe-secret-key", "STRIPE_SECRET_KEY", "pk_live_hunter2"),
     ("--stripe-api-base", "STRIPE_API_BASE", "hunter2"),
     ("--stripe-calls-per-second", "STRIPE_CALLS_PER_SECOND", "0"),
+    ("--stripe-reads-per-second", "STRIPE_READS_PER_SECOND", "0"),
+    ("--stripe-writes-per-second", "STRIPE_WRITES_PER_SECOND", "1001"),
     ("--stripe-webhook-secrets", "STRIPE_WEBHOOK_SECRETS", "whsec_hunter2,"),
     ("--stripe-webhook-secrets", "STRIPE_WEBHOOK_SECRETS", "hunter2"),
     ("--billing-public-url", "BILLING_PUBLIC_URL", "billing"),

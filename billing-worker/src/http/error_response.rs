@@ -5,7 +5,10 @@ use problem::{Kind, Problem};
 use tracing::{error, warn};
 
 use super::stripe_problem;
-use crate::error::{Error, has_nul_character, is_passing};
+use crate::{
+    error::{Error, has_nul_character, is_passing},
+    stripe::StripeError,
+};
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
@@ -13,6 +16,7 @@ impl IntoResponse for Error {
         let problem = Problem::new(kind, detail(&self, kind));
         match self {
             Self::ReportedAhead { wait_s } | Self::UsageNotCounted { wait_s } => problem.retry_after(wait_s),
+            _ if kind == Kind::TooManyRequests => problem.retry_after(1),
             _ if kind.is_temporary() => problem.retry_after(5),
             _ => problem,
         }
@@ -56,6 +60,7 @@ fn kind(error: &Error) -> Kind {
         Error::PaymentMethodUnsupported { .. } => Kind::PaymentMethodUnsupported,
         Error::UnknownInvoice => Kind::UnknownInvoice,
         Error::ContradictoryTier { .. } => Kind::ContradictoryTier,
+        Error::TooManyRequests(_) => Kind::TooManyRequests,
         Error::Stripe(why) => stripe_problem::kind(why),
         Error::NoSlot | Error::LeaseLost => Kind::StripeUnavailable,
         Error::UnknownEvent { .. } => Kind::UnknownEvent,
@@ -89,6 +94,8 @@ fn detail(error: &Error, kind: Kind) -> String {
                 kind => kind.detail().to_owned(),
             }
         }
+        // The metrics count it. A log line for each would help those who send too much.
+        Error::Stripe(full @ StripeError::Full) => stripe_problem::detail(full).to_owned(),
         Error::Stripe(why) => {
             match kind {
                 // The customer can solve these.
@@ -131,5 +138,8 @@ mod tests {
         assert_eq!(not_stored.headers()[header::RETRY_AFTER], "5");
         let ahead = Error::ReportedAhead { wait_s: 60 }.into_response();
         assert_eq!(ahead.headers()[header::RETRY_AFTER], "60");
+        let full = Error::Stripe(StripeError::Full).into_response();
+        assert_eq!(full.status(), 429);
+        assert_eq!(full.headers()[header::RETRY_AFTER], "1");
     }
 }

@@ -1,13 +1,14 @@
 //! The public API: `/billing/*`. The router is its table of contents.
 //!
 //! The caller sends an API key of the account; for anything but a GET, one with the scope `billing`. Prices, pages and Stripe's
-//! webhooks need no key.
+//! webhooks need no key. The requests in flight of a key are bounded, so that one customer does not delay the others.
 
 mod authenticate;
 mod checkout;
 mod invoices;
 mod pages;
 mod plan;
+mod share;
 mod subscription;
 mod tier;
 mod usage;
@@ -24,6 +25,7 @@ use problem::{Kind, Problem};
 use service::Lifecycle;
 use tokio::sync::Notify;
 
+use self::share::Share;
 use crate::{
     accounts::plans::{self, PriceList},
     error::Error,
@@ -38,6 +40,8 @@ use crate::{
 #[derive(Clone)]
 pub struct PublicApi {
     pub billing: Billing,
+    /// Receives Stripe's events, with database connections that requests cannot take.
+    pub events: Billing,
     pub metrics: Metrics,
     /// Notified when a webhook event was stored.
     pub inbox: Arc<Notify>,
@@ -60,8 +64,9 @@ impl PublicApi {
 
 pub fn router(api: PublicApi) -> Router {
     let metrics = api.metrics.clone();
+    let bounds = (Share::default(), api.metrics.clone());
     let receiver = WebhookReceiver {
-        billing: api.billing.clone(),
+        billing: api.events.clone(),
         metrics: api.metrics.clone(),
         inbox: api.inbox.clone(),
     };
@@ -81,6 +86,7 @@ pub fn router(api: PublicApi) -> Router {
         .route("/billing/cancelled", get(pages::cancelled))
         .route("/billing/returned", get(pages::returned))
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))
+        .layer(middleware::from_fn_with_state(bounds, share::bound))
         .route(
             "/billing/webhooks/stripe",
             post(webhook::receive)

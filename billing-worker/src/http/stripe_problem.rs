@@ -9,6 +9,7 @@ pub(super) fn kind(error: &StripeError) -> Kind {
     let refusal = match error {
         StripeError::Refused(refusal) => refusal,
         StripeError::Unauthorized(_) | StripeError::NotConfigured => return Kind::StripeNotConfigured,
+        StripeError::Full => return Kind::TooManyRequests,
         StripeError::Busy { .. } | StripeError::Unknown(_) | StripeError::Failed(_) | StripeError::Unreadable(_) => {
             return Kind::StripeUnavailable;
         }
@@ -61,6 +62,7 @@ pub(super) fn detail(error: &StripeError) -> &'static str {
             "Stripe refuses this, and a repetition does not help: report the request's id to the operator, whose log has the \
              reason"
         }
+        Kind::TooManyRequests => "too many calls to Stripe are waiting: try again in a second",
         _ => "Stripe is unavailable; nothing is billed twice: try again",
     }
 }

@@ -37,7 +37,7 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], now: i64) -> Resu
     for late in claim(reporter, accounts, now).await.context("claiming late usage")? {
         // Billing them one after the other takes a while.
         let now = now + i64::try_from(began.elapsed().as_secs()).unwrap_or(0);
-        match charge(reporter, &late, now).await {
+        match charge(&reporter.of(late.account), &late, now).await {
             Ok(Some(worth)) if late.waits => priced(reporter, &late, worth).await.context("pricing late usage")?,
             // Our claim ended before this carry was reached, and another worker has it.
             Ok(None) => {}

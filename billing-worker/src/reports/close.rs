@@ -72,7 +72,7 @@ pub async fn ask(reporter: &Reporter, periods: &[BillingPeriod]) -> Result<Asked
                 ..Default::default()
             }))
             .limit(100);
-        let invoices: List<Invoice> = match reporter.stripe.read(&list).await {
+        let invoices: List<Invoice> = match reporter.stripe.of(account).read(&list).await {
             Ok(invoices) => invoices,
             Err(failure) => {
                 error!(account.id = %account, "could not read the invoices of a period that is over, no usage is reported in it: {failure}");

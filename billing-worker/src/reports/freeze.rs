@@ -142,10 +142,10 @@ async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(Li
         .collect();
     let mut answers = stream::iter(reported)
         .map(async |(id, reported)| {
-            let (stripe, customer) = (&reporter.stripe, &candidate.customer);
+            let (stripe, customer) = (reporter.stripe.of(candidate.account), &candidate.customer);
             let units = reporter
                 .meters
-                .units(stripe, customer, &id.usage_type, candidate.window)
+                .units(&stripe, customer, &id.usage_type, candidate.window)
                 .await;
             units.map(|units| (id, reported, units))
         })

@@ -21,7 +21,9 @@ pub fn outcome(answer: Result<(), StripeError>) -> DeliveryOutcome {
             after: retry_after,
         },
         StripeError::Unknown(_) | StripeError::Failed(_) => DeliveryOutcome::Unknown { why },
-        StripeError::Unauthorized(_) | StripeError::NotConfigured => DeliveryOutcome::NotNow { why, after: None },
+        StripeError::Full | StripeError::Unauthorized(_) | StripeError::NotConfigured => {
+            DeliveryOutcome::NotNow { why, after: None }
+        }
         StripeError::Refused(ref refusal) if is_duplicate(refusal.status, &refusal.message) => {
             DeliveryOutcome::Delivered
         }
@@ -92,6 +94,7 @@ mod tests {
                 }),
                 "NotNow",
             ),
+            (Err(StripeError::Full), "NotNow"),
             (Err(StripeError::Unknown("reset".into())), "Unknown"),
             (Err(StripeError::Failed(500)), "Unknown"),
             (Err(StripeError::Unauthorized("expired".into())), "NotNow"),

@@ -211,7 +211,12 @@ async fn stripe_units(
     let window: Window = period.window();
     let units = reporter
         .meters
-        .units(&reporter.stripe, &period.customer, usage_type, window)
+        .units(
+            &reporter.stripe.of(period.account),
+            &period.customer,
+            usage_type,
+            window,
+        )
         .await;
     match units {
         Ok(units) => Ok(Ok(Some(units))),

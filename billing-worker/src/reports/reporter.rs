@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use clickhouse::Client;
-use schema::Catalogue;
+use schema::{AccountId, Catalogue};
 use sqlx::PgPool;
 
 use super::{metrics::ReportMetrics, settings::ReportSettings, summary::Meters};
-use crate::stripe::Stripe;
+use crate::stripe::{Class, Stripe};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -33,11 +33,19 @@ impl Reporter {
         Self {
             db,
             clickhouse,
-            stripe,
+            stripe: stripe.in_class(Class::Report),
             catalogue,
             settings,
             metrics,
             meters: Arc::default(),
+        }
+    }
+
+    /// The same for one account: its calls to Stripe share the account's place in the queue.
+    pub fn of(&self, account: AccountId) -> Self {
+        Self {
+            stripe: self.stripe.of(account),
+            ..self.clone()
         }
     }
 }

@@ -64,6 +64,7 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], which: Which, now
 }
 
 async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
+    let stripe = reporter.stripe.of(claimed.account);
     let mut general = None;
     let mut note = |error: &StripeError| {
         if is_general(error) {
@@ -80,14 +81,14 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
             let request = CreateBillingMeterEvent::new(names::meter_event_name(&claimed.usage_type), payload)
                 .identifier(&claimed.identifier)
                 .timestamp(claimed.reported_for);
-            let answer = reporter.stripe.write::<IgnoredAny>(&request, Write::MeterEvent).await;
+            let answer = stripe.write::<IgnoredAny>(&request, Write::MeterEvent).await;
             answer.as_ref().err().into_iter().for_each(&mut note);
             claimed.report.sent(outcome(answer.map(|_| ())), now)
         }
         Attempt::Compare => {
             let units = reporter
                 .meters
-                .units(&reporter.stripe, &claimed.customer, &claimed.usage_type, claimed.window)
+                .units(&stripe, &claimed.customer, &claimed.usage_type, claimed.window)
                 .await;
             match units {
                 Ok(units) => claimed.report.compared(claimed.from, claimed.to, units, now),

@@ -7,22 +7,14 @@ use std::{
 
 use protocol::reports::period::Window;
 use serde::Deserialize;
-use stripe_billing::{
-    BillingMeterStatus, billing_meter::ListBillingMeter, billing_meter_event_summary::ListIdBillingMeterEventSummary,
-};
+use stripe_billing::billing_meter_event_summary::ListIdBillingMeterEventSummary;
 
-use crate::stripe::{Stripe, StripeError, error::Refusal, names, object::List};
+use crate::stripe::{Stripe, StripeError, catalogue, error::Refusal, names, object::List};
 
 /// Ids of the active meters by event name. They never change; a missing name is looked up again.
 #[derive(Default)]
 pub struct Meters {
     ids: Mutex<HashMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-struct Meter {
-    id: String,
-    event_name: String,
 }
 
 #[derive(Deserialize)]
@@ -37,20 +29,8 @@ impl Meters {
             return Ok(id);
         }
         // Without the lock, so that a slow listing blocks no other caller.
-        let mut after: Option<String> = None;
-        loop {
-            let mut request = ListBillingMeter::new().status(BillingMeterStatus::Active).limit(100);
-            if let Some(after) = &after {
-                request = request.starting_after(after);
-            }
-            let page: List<Meter> = stripe.read(&request).await?;
-            after = page.data.last().map(|meter| meter.id.clone()).filter(|_| page.has_more);
-            let found = page.data.into_iter().map(|meter| (meter.event_name, meter.id));
-            self.ids.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-            if after.is_none() {
-                break;
-            }
-        }
+        let found = catalogue::meters(stripe).await?;
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
         self.known(&name).ok_or_else(|| {
             StripeError::Refused(Box::new(Refusal {
                 message: format!("there is no active meter with the event name {name}"),

@@ -16,6 +16,6 @@ mod wanted;
 pub use self::{
     apply::apply,
     change::{Change, changes},
-    existing::{ExistingObjects, find, prices},
+    existing::{ExistingObjects, find, meters, prices},
     wanted::{CURRENCY, Terms, WantedPrice, WantedProduct, of_plan, wanted},
 };

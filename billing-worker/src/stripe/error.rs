@@ -9,6 +9,9 @@ pub enum StripeError {
     /// The call had no effect, and may succeed later: no connection, a rate limit, a lock.
     #[error("Stripe accepts no calls at the moment: {why}")]
     Busy { why: String, retry_after: Option<Duration> },
+    /// The call was not made: too many calls of the account, or of all accounts, wait already.
+    #[error("too many calls to Stripe are waiting")]
+    Full,
     /// It is unknown whether the call had an effect: no response in time, or a broken connection. It may be repeated under the same
     /// idempotency key.
     #[error("it is unknown whether the call to Stripe had an effect: {0}")]
@@ -54,7 +57,10 @@ pub struct Refusal {
 impl StripeError {
     /// The same call may succeed later, unchanged.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Unknown(_) | Self::Failed(_))
+        matches!(
+            self,
+            Self::Busy { .. } | Self::Full | Self::Unknown(_) | Self::Failed(_)
+        )
     }
 
     /// Stripe has no such object.

@@ -6,12 +6,13 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::reason::Reason;
+use super::{queue::metrics::QueueMetrics, reason::Reason};
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
 pub struct StripeMetrics {
     refused: Family<Refused, Counter>,
+    pub(super) queue: QueueMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -22,6 +23,7 @@ struct Refused {
 impl StripeMetrics {
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("stripe");
+        self.queue.register(registry.sub_registry_with_prefix("queue"));
         registry.register(
             "refused",
             "4xx responses of Stripe by reason; key: this service's key is wrong or lacks a permission",

@@ -22,9 +22,18 @@ pub struct StripeSettings {
     #[arg(long, env = "STRIPE_TIMEOUT", default_value = "20", value_parser = seconds)]
     pub stripe_timeout: Duration,
 
-    /// Maximum number of calls per second, without meter events (Stripe allows 100 in live mode, 25 in a sandbox)
+    /// Maximum number of reads per second, and of writes per second, without meter events (Stripe allows 100 in live mode, 25 in
+    /// a sandbox)
     #[arg(long, env = "STRIPE_CALLS_PER_SECOND", default_value = "25", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub stripe_calls_per_second: u32,
+
+    /// Maximum number of reads per second, if it differs from STRIPE_CALLS_PER_SECOND
+    #[arg(long, env = "STRIPE_READS_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub stripe_reads_per_second: Option<u32>,
+
+    /// Maximum number of writes per second, if it differs from STRIPE_CALLS_PER_SECOND
+    #[arg(long, env = "STRIPE_WRITES_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub stripe_writes_per_second: Option<u32>,
 
     /// Maximum number of meter events per second (Stripe allows 1,000)
     #[arg(long, env = "STRIPE_METER_EVENTS_PER_SECOND", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -44,6 +53,14 @@ impl StripeSettings {
             "stripe_api_base",
             "must be a URL without a query, such as https://api.stripe.com",
         );
+    }
+
+    pub fn reads_per_second(&self) -> u32 {
+        self.stripe_reads_per_second.unwrap_or(self.stripe_calls_per_second)
+    }
+
+    pub fn writes_per_second(&self) -> u32 {
+        self.stripe_writes_per_second.unwrap_or(self.stripe_calls_per_second)
     }
 
     /// Live mode: real money moves. Objects of the other mode are ignored.

@@ -1,25 +1,31 @@
-//! One call to Stripe: kept-alive connections, a time-out for each attempt, jittered retries that honour `Retry-After`, and
-//! rate limits.
+//! One call to Stripe: its place in the queue, kept-alive connections, a time-out for each attempt, and jittered retries that
+//! honour `Retry-After`.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{HeaderValue, Method, Request, header};
 use bytes::Bytes;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use schema::AccountId;
+use serde::de::DeserializeOwned;
 use service::Backoff;
 use stripe_client_core::{RequestBuilder, StripeMethod, StripeRequest, VERSION};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::{Reason, StripeError, StripeMetrics, StripeSettings, error::Refusal, reason};
+use super::{
+    StripeError, StripeMetrics, StripeSettings,
+    error::Refusal,
+    object::List,
+    queue::{Limit, Queue, class::Class},
+    response::StripeResponse,
+};
 
 /// Attempts of a call that may be repeated.
 const ATTEMPTS: u32 = 4;
@@ -28,10 +34,13 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// A page of a hundred subscriptions has some three hundred kilobytes.
 const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Cheap to clone; all clones share connections and rates.
+/// Makes calls of one class, for one account. Cheap to clone; all clones share connections and the queue.
 #[derive(Clone)]
 pub struct Stripe {
     inner: Arc<Inner>,
+    class: Class,
+    /// `None`: the calls are about no account.
+    account: Option<AccountId>,
 }
 
 struct Inner {
@@ -41,8 +50,7 @@ struct Inner {
     authorization: HeaderValue,
     is_live: bool,
     attempt_timeout: Duration,
-    calls: DefaultDirectRateLimiter,
-    meter_events: DefaultDirectRateLimiter,
+    queue: Queue,
     metrics: StripeMetrics,
 }
 
@@ -53,12 +61,12 @@ pub enum Write<'a> {
     Keyed(&'a str),
     /// An idempotent call that sets a state (an update, a deletion). Repeated on failure.
     Settable,
-    /// Made once; the caller handles the outcome. Under the rate limit of meter events.
+    /// Made once; the caller handles the outcome. Under the rate limit of meter events, always in the class of reports.
     MeterEvent,
 }
 
 impl Stripe {
-    /// `None`: there is no key. Connects to nothing yet.
+    /// `None`: there is no key. Connects to nothing yet. The calls are about no account, and nobody waits for them.
     pub fn new(settings: &StripeSettings, metrics: StripeMetrics) -> Result<Option<Self>> {
         let Some(key) = &settings.stripe_secret_key else {
             return Ok(None);
@@ -80,7 +88,6 @@ impl Stripe {
             .pool_idle_timeout(Duration::from_secs(20))
             .pool_max_idle_per_host(64)
             .build(connector);
-        let per_second = |n: u32| RateLimiter::direct(Quota::per_second(NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)));
         Ok(Some(Self {
             inner: Arc::new(Inner {
                 client,
@@ -88,11 +95,25 @@ impl Stripe {
                 authorization,
                 is_live: settings.is_live(),
                 attempt_timeout: settings.stripe_timeout,
-                calls: per_second(settings.stripe_calls_per_second),
-                meter_events: per_second(settings.stripe_meter_events_per_second),
+                queue: Queue::new(settings, metrics.queue.clone()),
                 metrics,
             }),
+            class: Class::Sweep,
+            account: None,
         }))
+    }
+
+    /// The same for calls of another class.
+    pub fn in_class(&self, class: Class) -> Self {
+        Self { class, ..self.clone() }
+    }
+
+    /// The same for calls about this account.
+    pub fn of(&self, account: AccountId) -> Self {
+        Self {
+            account: Some(account),
+            ..self.clone()
+        }
     }
 
     pub fn is_live(&self) -> bool {
@@ -102,6 +123,26 @@ impl Stripe {
     /// A call that changes nothing.
     pub async fn read<T: DeserializeOwned>(&self, request: &impl StripeRequest) -> Result<T, StripeError> {
         self.call(request.build(), None, ATTEMPTS).await
+    }
+
+    /// The objects of a list, of at most `max` pages. `page` asks for the objects after the one with this id.
+    pub async fn pages<T: DeserializeOwned, R: StripeRequest>(
+        &self,
+        max: usize,
+        page: impl Fn(Option<String>) -> R,
+        id: fn(&T) -> &String,
+    ) -> Result<Vec<T>, StripeError> {
+        let (mut all, mut after) = (Vec::new(), None);
+        for _ in 0..max {
+            let request = page(after);
+            let found: List<T> = self.read(&request).await?;
+            after = found.data.last().filter(|_| found.has_more).map(id).cloned();
+            all.extend(found.data);
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     /// A call that changes something.
@@ -114,8 +155,10 @@ impl Stripe {
             Write::Keyed(key) => self.call(request.build(), Some(key), ATTEMPTS).await,
             Write::Settable => self.call(request.build(), None, ATTEMPTS).await,
             Write::MeterEvent => {
-                self.inner.meter_events.until_ready().await;
-                parsed(self.attempt(&request.build(), None).await?.ok(&self.inner.metrics)?)
+                let inner = &self.inner;
+                let (limit, class) = (Limit::MeterEvents, Class::Report);
+                inner.queue.admit(limit, class, self.account).await?;
+                parsed(self.attempt(&request.build(), None).await?.ok(&inner.metrics)?)
             }
         }
     }
@@ -126,13 +169,19 @@ impl Stripe {
         key: Option<&str>,
         attempts: u32,
     ) -> Result<T, StripeError> {
+        let limit = match request.method {
+            StripeMethod::Get => Limit::Reads,
+            StripeMethod::Post | StripeMethod::Delete => Limit::Writes,
+        };
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(4));
         // If the outcome of one attempt is unclear, the call stays unclear, no matter how later attempts end.
         let mut unclear = None;
         let mut attempt = 0;
         loop {
             attempt += 1;
-            self.inner.calls.until_ready().await;
+            if let Err(full) = self.inner.queue.admit(limit, self.class, self.account).await {
+                return Err(unclear.unwrap_or(full));
+            }
             let (failure, asked_to) = match self.attempt(&request, key).await {
                 Ok(answer) => {
                     let asked_to = answer.should_retry();
@@ -202,7 +251,10 @@ impl Stripe {
         let exchange = async {
             let answer = inner.client.request(sent).await.map_err(|error| {
                 if error.is_connect() {
-                    busy("no connection", None)
+                    StripeError::Busy {
+                        why: "no connection".to_owned(),
+                        retry_after: None,
+                    }
                 } else {
                     StripeError::Unknown(format!("the connection broke: {error}"))
                 }
@@ -229,63 +281,6 @@ impl Stripe {
     }
 }
 
-struct StripeResponse {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl StripeResponse {
-    /// The header `Stripe-Should-Retry`.
-    fn should_retry(&self) -> Option<bool> {
-        match self.headers.get("stripe-should-retry")?.as_bytes() {
-            b"true" => Some(true),
-            b"false" => Some(false),
-            _ => None,
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        let seconds = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-        Some(Duration::from_secs(seconds))
-    }
-
-    /// The body of a success, or what the response proves. (<https://docs.stripe.com/error-low-level>)
-    fn ok(self, metrics: &StripeMetrics) -> Result<Bytes, StripeError> {
-        let status = self.status.as_u16();
-        match status {
-            200..=299 => return Ok(self.body),
-            500.. => return Err(StripeError::Failed(status)),
-            _ => {}
-        }
-        let refusal = Refusal {
-            status,
-            ..serde_json::from_slice::<Refused>(&self.body)
-                .map(|refused| refused.error)
-                .unwrap_or_default()
-        };
-        let reason = reason::of(&refusal);
-        metrics.refused(reason);
-        Err(match reason {
-            Reason::Key => StripeError::Unauthorized(refusal.message),
-            Reason::Busy => busy(&refusal.message, self.retry_after()),
-            _ => StripeError::Refused(Box::new(refusal)),
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct Refused {
-    error: Refusal,
-}
-
 fn parsed<T: DeserializeOwned>(body: Bytes) -> Result<T, StripeError> {
     serde_json::from_slice(&body).map_err(|error| StripeError::Unreadable(error.to_string()))
-}
-
-fn busy(why: &str, retry_after: Option<Duration>) -> StripeError {
-    StripeError::Busy {
-        why: why.to_owned(),
-        retry_after,
-    }
 }

@@ -8,18 +8,22 @@ use service::{
     boot::Mistakes,
     settings::{http_url, seconds},
 };
+use sqlx::PgPool;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::{lease::Lease, slots::Slots};
+use super::{
+    lease::Lease,
+    slots::{Slot, Slots},
+};
 use crate::{
     administration::{Administration, By},
     error::Error,
     reports::Reporter,
-    stripe::{Stripe, StripeError},
+    stripe::{Class, Stripe, StripeError},
 };
 
-/// Cheap to clone.
+/// Work on subscriptions: for whom, through which interface, with which connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Billing {
     pub admin: Administration,
@@ -93,20 +97,50 @@ impl BillingSettings {
 
 impl Billing {
     pub fn new(admin: Administration, reporter: Option<Reporter>, settings: BillingSettings, clock: Clock) -> Self {
-        Self {
+        let by = admin.by;
+        let new = Self {
             admin,
             clock,
             settings: Arc::new(settings),
             reporter,
             slots: Slots::default(),
             keepers: TaskTracker::new(),
-        }
+        };
+        new.by(by)
     }
 
     /// The same for changes that come through another interface.
     pub fn by(&self, by: By) -> Self {
-        let mut other = self.clone();
+        let mut other = self.in_class(class(by));
         other.admin.by = by;
+        other
+    }
+
+    /// The same with calls to Stripe of another class.
+    pub fn in_class(&self, class: Class) -> Self {
+        self.calling(|stripe| stripe.in_class(class))
+    }
+
+    /// The same for work on one account: its calls to Stripe share the account's place in the queue.
+    pub fn of(&self, account: AccountId) -> Self {
+        self.calling(|stripe| stripe.of(account))
+    }
+
+    /// The same with other connections to PostgreSQL.
+    pub fn on(&self, db: &PgPool) -> Self {
+        let mut other = self.clone();
+        other.admin.db = db.clone();
+        if let Some(reporter) = &mut other.reporter {
+            reporter.db = db.clone();
+        }
+        other
+    }
+
+    fn calling(&self, change: impl FnOnce(&Stripe) -> Stripe) -> Self {
+        let mut other = self.clone();
+        if let Some(reporter) = &mut other.reporter {
+            reporter.stripe = change(&reporter.stripe);
+        }
         other
     }
 
@@ -134,6 +168,17 @@ impl Billing {
         self.keepers.wait().await;
     }
 
+    /// Takes the account's slot, for work with Stripe that stores nothing about the subscription and needs no lease.
+    pub async fn slot(&self, account: AccountId) -> Result<Slot, Error> {
+        let by = self.admin.by;
+        let taken = async {
+            let position = self.slots.queue(account, by).await?;
+            position.slot().await
+        };
+        let taken = timeout(Slots::patience(by), taken).await;
+        taken.ok().flatten().ok_or(Error::NoSlot)
+    }
+
     /// Takes the account's lease. The caller holds it from before its first call to Stripe until the result is stored.
     /// While another worker holds it, an event waits in the inbox instead of here.
     pub async fn lease(&self, account: AccountId) -> Result<Lease, Error> {
@@ -149,5 +194,13 @@ impl Billing {
             Ok(lease.with(slot))
         };
         timeout(patience, taken).await.unwrap_or(Err(Error::NoSlot))
+    }
+}
+
+fn class(by: By) -> Class {
+    match by {
+        By::Customer | By::AdminApi | By::Command => Class::Change,
+        By::Stripe => Class::Webhook,
+        By::Service => Class::Report,
     }
 }

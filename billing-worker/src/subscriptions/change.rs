@@ -43,6 +43,7 @@ pub enum ChangeWhen {
 
 /// Changes the plan. A new request cancels earlier planned changes, unless the new change fails.
 pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when: ChangeWhen) -> Result<(), Error> {
+    let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
@@ -65,6 +66,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
 /// Cancels the subscription. Before it ends now, all acknowledged usage is reported, and Stripe has counted it: what comes later is
 /// not on the last invoice.
 pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> Result<(), Error> {
+    let billing = &billing.of(account);
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let done = match when {
@@ -86,6 +88,7 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
 
 /// Undoes a planned cancellation or downgrade.
 pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> {
+    let billing = &billing.of(account);
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     if !running.has_planned_change() {

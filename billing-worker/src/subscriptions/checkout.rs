@@ -51,6 +51,7 @@ struct Session {
 /// Opens a checkout, or returns the one that is open for this plan. A new checkout cancels everything else that is still unpaid:
 /// a checkout for another plan or at earlier prices, or a payment form.
 pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
+    let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
     let checkout = open(billing, &lease, plan, urls).await;

@@ -16,7 +16,7 @@ use crate::{
     accounts::customers,
     error::Error,
     stripe::{
-        Stripe, StripeError,
+        Class, Stripe, StripeError,
         object::{Invoice, InvoiceLine, List},
     },
 };
@@ -42,6 +42,7 @@ pub async fn list(
     if after.is_some_and(|after| !is_id(after)) {
         return Ok(None);
     }
+    let billing = &viewing(billing, account);
     let stripe = billing.stripe()?;
     let mut page = InvoicePage {
         items: Vec::new(),
@@ -76,6 +77,7 @@ pub async fn list(
 
 /// One of the account's invoices with its lines. An invoice of another account is as unknown as one that does not exist.
 pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<InvoiceDetails, Error> {
+    let billing = &viewing(billing, account);
     let stripe = billing.stripe()?;
     let customer = customers::find(&billing.admin.db, account, stripe.is_live()).await?;
     let customer = customer.filter(|_| is_id(id)).ok_or(Error::UnknownInvoice)?;
@@ -91,6 +93,11 @@ pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<Inv
     Ok(InvoiceDetails::of(invoice, lines))
 }
 
+/// Nothing is changed, so these calls must not delay a change.
+fn viewing(billing: &Billing, account: AccountId) -> Billing {
+    billing.in_class(Class::View).of(account)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Prices {
     Ids,
@@ -99,24 +106,18 @@ enum Prices {
 
 /// All lines of an invoice, up to [`LINE_PAGES_MAX`] pages.
 async fn lines(stripe: &Stripe, invoice: &str, prices: Prices) -> Result<Vec<InvoiceLine>, StripeError> {
-    let (mut all, mut after) = (Vec::new(), None::<String>);
-    for _ in 0..LINE_PAGES_MAX {
+    let page = |after: Option<String>| {
         let mut list = ListInvoiceInvoiceLineItem::new(invoice).limit(100);
         if prices == Prices::Expanded {
             // Four levels: Stripe expands no more. So the lines are not read together with the invoice.
             list = list.expand(vec!["data.pricing.price_details.price".to_owned()]);
         }
-        if let Some(after) = &after {
-            list = list.starting_after(after);
+        match after {
+            Some(after) => list.starting_after(after),
+            None => list,
         }
-        let page: List<InvoiceLine> = stripe.read(&list).await?;
-        after = page.data.last().map(|line| line.id.clone());
-        all.extend(page.data);
-        if !page.has_more {
-            break;
-        }
-    }
-    Ok(all)
+    };
+    stripe.pages(LINE_PAGES_MAX, page, |line: &InvoiceLine| &line.id).await
 }
 
 /// Anything else cannot be the id of an invoice, and does not belong in a URL of Stripe.

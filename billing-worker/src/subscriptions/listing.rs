@@ -3,33 +3,26 @@
 use schema::subscription::SubscriptionStatus;
 use stripe_billing::subscription::{ListSubscription, ListSubscriptionStatus};
 
-use crate::stripe::{
-    Stripe, StripeError,
-    object::{List, Subscription},
-};
+use crate::stripe::{Stripe, StripeError, object::Subscription};
 
 /// Pages of a hundred subscriptions. If a customer has more, including ended ones, only the latest thousand are read.
 const PAGES_MAX: usize = 10;
 
 /// The latest first, ended ones too.
 pub async fn all(stripe: &Stripe, customer: &str) -> Result<Vec<Subscription>, StripeError> {
-    let (mut all, mut after) = (Vec::new(), None::<String>);
-    for _ in 0..PAGES_MAX {
-        let mut list = ListSubscription::new()
+    let page = |after: Option<String>| {
+        let list = ListSubscription::new()
             .customer(customer)
             .status(ListSubscriptionStatus::All)
             .limit(100);
-        if let Some(after) = &after {
-            list = list.starting_after(after);
+        match after {
+            Some(after) => list.starting_after(after),
+            None => list,
         }
-        let page: List<Subscription> = stripe.read(&list).await?;
-        after = page.data.last().map(|subscription| subscription.id.clone());
-        all.extend(page.data);
-        if !page.has_more {
-            break;
-        }
-    }
-    Ok(all)
+    };
+    stripe
+        .pages(PAGES_MAX, page, |subscription: &Subscription| &subscription.id)
+        .await
 }
 
 /// The subscription that decides what its account may do: the newest running one to a plan of ours. If a customer subscribed

@@ -35,6 +35,7 @@ pub struct Pending {
 /// Begins a subscription; the caller's own form confirms its first payment. If one already waits for its first payment,
 /// returns that one. Cancels everything else that is still unpaid.
 pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
+    let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
     let pending = begin(billing, &lease, plan).await;

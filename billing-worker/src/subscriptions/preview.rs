@@ -34,7 +34,9 @@ pub struct Preview {
 
 /// What changing to `plan` would cost; changes nothing.
 pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: ChangeWhen) -> Result<Preview, Error> {
+    let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
+    let _slot = billing.slot(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let now = billing.clock.now_s();
     if running.plan() == Some(plan.id.as_str()) {

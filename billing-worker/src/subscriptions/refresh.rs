@@ -29,6 +29,7 @@ use crate::{
 /// Reads the account's subscriptions from Stripe and stores them; returns whether anything changed. An account without a
 /// customer in Stripe stays as it is.
 pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Error> {
+    let billing = &billing.of(account);
     let lease = billing.lease(account).await?;
     let customer = customers::find(&billing.admin.db, account, billing.stripe()?.is_live()).await?;
     let changed = match customer {

@@ -60,6 +60,7 @@ pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Resul
 
 /// Adds to an account's subscription the prices that it lacks.
 pub async fn mend(billing: &Billing, account: AccountId) -> Result<Mended, Error> {
+    let billing = &billing.of(account);
     let lease = billing.lease(account).await?;
     let mended = mend_leased(billing, &lease).await;
     lease.release().await;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     error::Error,
+    stripe::StripeError,
     subscriptions::{billing::Billing, refresh},
 };
 
@@ -41,7 +42,7 @@ pub async fn run(billing: &Billing) -> Result<Compared, Error> {
         after = *last;
         for account in page.into_iter().map(AccountId) {
             match refresh::refresh(billing, account).await {
-                Err(Error::NoSlot | Error::LeaseLost) => busy.push(account),
+                Err(Error::NoSlot | Error::LeaseLost | Error::Stripe(StripeError::Full)) => busy.push(account),
                 refreshed => compared.add(account, refreshed),
             }
         }

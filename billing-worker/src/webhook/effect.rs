@@ -52,6 +52,7 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
     let Some(account) = account(billing, customer).await? else {
         return Ok(false);
     };
+    let billing = &billing.of(account);
     refresh::refresh(billing, account).await?;
     let mut invoices: Vec<&str> = events.iter().filter_map(|event| event.object_id.as_deref()).collect();
     invoices.retain(|id| id.starts_with("in_"));

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::Error,
     metrics::Metrics,
+    stripe::StripeError,
     subscriptions::{billing::Billing, slots::SLOTS_OF_A_SIDE},
 };
 
@@ -144,7 +145,9 @@ fn settlement(event: &Received, done: &Result<bool, Error>) -> Settlement {
         Ok(is_applied) => Settlement::Done {
             is_applied: *is_applied,
         },
-        Err(Error::NoSlot | Error::LeaseLost) => Settlement::Postponed { delay_s: POSTPONED_S },
+        Err(Error::NoSlot | Error::LeaseLost | Error::Stripe(StripeError::Full)) => {
+            Settlement::Postponed { delay_s: POSTPONED_S }
+        }
         // Only for a draft: the attempt after it became final succeeds, and the usage is carried.
         Err(failure @ (Error::UsageNotStored(_) | Error::UsageUnreported(_)))
             if event.attempts < DRAFT_ATTEMPTS_MAX =>

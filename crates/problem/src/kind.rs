@@ -161,6 +161,9 @@ kinds! {
         Conflict CONFLICT "conflict" "Conflict"
             "The account's state does not allow this now, often because another change is in progress."
             "`message` gives the reason."
+        TooManyRequests TOO_MANY_REQUESTS "too_many_requests" "Too many requests at once"
+            "Too many requests are in progress: of this API key, of all keys, or to Stripe for the account. Nothing was changed."
+            "Try again after `Retry-After` seconds, with fewer requests at the same time."
         PaymentFailed PAYMENT_REQUIRED "payment_failed" "Payment failed"
             "The payment method was declined. The plan did not change."
             "Use another payment method."
@@ -295,7 +298,7 @@ kinds! {
 impl Kind {
     /// The same request can succeed soon.
     pub fn is_temporary(self) -> bool {
-        self.status() == StatusCode::SERVICE_UNAVAILABLE || self == Self::KeyUnderWay
+        self.status() == StatusCode::SERVICE_UNAVAILABLE || matches!(self, Self::KeyUnderWay | Self::TooManyRequests)
     }
 
     /// The default of `detail`: [`Self::meaning`] without its full stop.

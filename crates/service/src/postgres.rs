@@ -32,6 +32,19 @@ pub struct PostgresSettings {
     pub database_connections: u32,
 }
 
+impl PostgresSettings {
+    /// The same server with half of the connections each, for two pools: the users of one cannot take the connections of the
+    /// other. If the number is odd, the first half has one more.
+    pub fn halves(&self) -> (Self, Self) {
+        let second = self.database_connections / 2;
+        let with = |connections| Self {
+            database_connections: connections,
+            ..self.clone()
+        };
+        (with(self.database_connections - second), with(second))
+    }
+}
+
 /// Reads a URL of PostgreSQL. Does not show a password in it.
 fn database_url(text: &str) -> Result<String, String> {
     // The parser accepts any scheme.

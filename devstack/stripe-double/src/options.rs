@@ -19,7 +19,7 @@ pub struct StripeDoubleOptions {
     pub start_at: Option<i64>,
     /// Every API call takes this long, half of it before the call does its work. Calls do not wait for each other.
     pub latency: Duration,
-    /// Maximum number of API calls per second; further calls get 429.
+    /// Maximum number of reads per second, and of writes per second, without meter events; further calls get 429.
     pub calls_per_second: Option<u32>,
     /// How many requests are recorded; the oldest are dropped.
     pub requests_kept: usize,

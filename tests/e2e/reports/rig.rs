@@ -85,18 +85,16 @@ impl Rig {
         })
         .await
         .unwrap();
-        let stripe = Stripe::new(
-            &StripeSettings {
-                stripe_secret_key: Some(double.api_key().to_owned()),
-                stripe_api_base: double.url().to_owned(),
-                stripe_timeout: Duration::from_secs(5),
-                stripe_calls_per_second: 1_000,
-                stripe_meter_events_per_second: 5_000,
-            },
-            Default::default(),
-        )
-        .unwrap()
-        .unwrap();
+        let settings_of_stripe = StripeSettings {
+            stripe_secret_key: Some(double.api_key().to_owned()),
+            stripe_api_base: double.url().to_owned(),
+            stripe_timeout: Duration::from_secs(5),
+            stripe_calls_per_second: 1_000,
+            stripe_reads_per_second: None,
+            stripe_writes_per_second: None,
+            stripe_meter_events_per_second: 5_000,
+        };
+        let stripe = Stripe::new(&settings_of_stripe, Default::default()).unwrap().unwrap();
         let catalogue = Arc::new(Catalogue::built_in());
         let reporter = Reporter::new(
             db.clone(),

@@ -3,6 +3,7 @@
 use billing_worker::webhook::worker;
 use devstack::{StripeDoubleOptions, http::HttpResponse};
 use harness::PATIENCE;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -51,6 +52,24 @@ async fn cancel_now_waits_until_stripe_has_counted_what_was_reported() {
     rig.turn_by(601);
     cancel_now(&rig, &ada).await.ok().unwrap();
     assert_eq!(totals(&rig, &ada), [2_900, 200]);
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_now_asks_stripe_what_it_counted_as_a_change() {
+    let (rig, ada) = with_exports().await;
+    cancel_now(&rig, &ada).await.ok().unwrap();
+    let requests = rig.control().requests();
+    let calls = |path: &str| requests.iter().filter(|request| request.path.ends_with(path)).count();
+    assert!(calls("/event_summaries") > 0);
+    // Only meter events wait in the class of reports.
+    let mut registry = Registry::default();
+    rig.metrics.register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let name = "billing_stripe_queue_wait_seconds_count{class=\"report\"} ";
+    let reports = text.lines().find_map(|line| line.strip_prefix(name));
+    assert_eq!(reports, Some(calls("/meter_events").to_string().as_str()));
     rig.assert_valid();
 }
 

@@ -5,10 +5,10 @@ use devstack::{
 };
 use futures_util::future::join_all;
 use harness::eventually;
-use schema::Catalogue;
+use schema::{Catalogue, Scope};
 use serde_json::json;
 
-use super::rig::{DAY_S, Rig};
+use super::rig::{DAY_S, Rig, Subscriber};
 
 const KINDS: [FaultKind; 6] = [
     FaultKind::TooManyRequests { retry_after_s: Some(1) },
@@ -24,7 +24,13 @@ async fn sixteen_concurrent_checkouts_create_one_customer_and_one_session() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscriber("ada").await;
-    let calls = (0..16).map(|_| rig.post(&ada, "create-checkout-session", json!({ "tier": "pro" })));
+    // A key may have eight requests in progress.
+    let other = Subscriber {
+        account: ada.account,
+        key: rig.key(ada.account, &Scope::ALL).await,
+    };
+    let keys = [ada.clone(), other];
+    let calls = (0..16).map(|n| rig.post(&keys[n % 2], "create-checkout-session", json!({ "tier": "pro" })));
     let opened: Vec<_> = join_all(calls)
         .await
         .into_iter()

@@ -32,9 +32,9 @@ use ingestor::migrate::{self, MigrateSettings};
 use schema::{AccountId, Catalogue, Period, Scope, clock::Clock};
 use serde_json::{Value, json};
 use service::{Lifecycle, server};
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use uuid::Uuid;
 
@@ -48,9 +48,12 @@ pub(super) const DAY_S: i64 = 86_400;
 pub(super) struct Rig {
     pub billing: Billing,
     pub metrics: Metrics,
+    /// Notified when an event was stored.
+    pub inbox: Arc<Notify>,
     pub url: String,
     pub http: Http,
     pub pool: PgPool,
+    settings: Settings,
     /// All HTTP servers. Earlier ones still accept webhooks, as during a roll-out.
     serving: Vec<AbortOnDropHandle<()>>,
     pub stripe: StripeDouble,
@@ -98,7 +101,22 @@ impl Rig {
         plans::sync(&self.billing.admin, self.billing.clock.now_s())
             .await
             .unwrap();
-        let (url, serving) = serve(&self.billing, &self.metrics).await;
+        let (url, serving) = serve(&self.billing, &self.metrics, &self.inbox).await;
+        self.url = url;
+        self.serving.push(serving);
+    }
+
+    /// From now on, this many reads and this many writes per second.
+    pub(super) async fn slow_down(&mut self, calls_per_second: u32) {
+        self.settings.stripe.stripe_calls_per_second = calls_per_second;
+        let client = Stripe::new(&self.settings.stripe, Default::default()).unwrap().unwrap();
+        let reporter = Reporter {
+            stripe: client,
+            ..self.billing.reporter().unwrap().clone()
+        };
+        let (admin, clock) = (self.billing.admin.clone(), self.billing.clock.clone());
+        self.billing = Billing::new(admin, Some(reporter), self.settings.billing.clone(), clock);
+        let (url, serving) = serve(&self.billing, &self.metrics, &self.inbox).await;
         self.url = url;
         self.serving.push(serving);
     }
@@ -147,14 +165,17 @@ impl Rig {
         let (db, clickhouse, catalogue) = (admin.db.clone(), admin.clickhouse.clone(), admin.catalogue.clone());
         let reports = metrics.reports.clone();
         let reporter = Reporter::new(db, clickhouse, client, catalogue, ReportSettings::default(), reports);
-        let billing = Billing::new(admin, Some(reporter), settings.billing, clock);
-        let (url, serving) = serve(&billing, &metrics).await;
+        let billing = Billing::new(admin, Some(reporter), settings.billing.clone(), clock);
+        let inbox = Arc::default();
+        let (url, serving) = serve(&billing, &metrics, &inbox).await;
         Self {
             billing,
             metrics,
+            inbox,
             url,
             http: Http::default(),
             pool,
+            settings,
             serving: vec![serving],
             stripe,
             _servers: servers,
@@ -345,11 +366,15 @@ impl Rig {
     }
 }
 
-async fn serve(billing: &Billing, metrics: &Metrics) -> (String, AbortOnDropHandle<()>) {
+async fn serve(billing: &Billing, metrics: &Metrics, inbox: &Arc<Notify>) -> (String, AbortOnDropHandle<()>) {
+    // As the service does, with half of the default: requests cannot take the connections of the rest.
+    let connect = billing.admin.db.connect_options().as_ref().clone();
+    let public = PgPoolOptions::new().max_connections(4).connect_lazy_with(connect);
     let api = PublicApi {
-        billing: billing.clone(),
+        billing: billing.on(&public),
+        events: billing.clone(),
         metrics: metrics.clone(),
-        inbox: Arc::default(),
+        inbox: inbox.clone(),
         life: Lifecycle::new(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,12 +1,17 @@
-//! Finds the account of a request by its API key, and checks that the key allows the request.
+//! The API key of a request: which account it belongs to, and whether it allows the request.
 
 use axum::{
     extract::FromRequestParts,
-    http::request::Parts,
+    http::{HeaderMap, request::Parts},
     response::{IntoResponse, Response},
 };
-use problem::{bearer, malformed_key, unknown_key};
-use schema::{AccountId, Scope, Scopes, api_key, api_key::KeyHash, clock, period::instant};
+use problem::{BearerError, Problem, bearer, malformed_key, unknown_key};
+use schema::{
+    AccountId, KeyId, Scope, Scopes,
+    api_key::{self, KeyHash},
+    clock,
+    period::instant,
+};
 
 use super::PublicApi;
 use crate::error::Error;
@@ -19,8 +24,7 @@ impl FromRequestParts<PublicApi> for Caller {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, api: &PublicApi) -> Result<Self, Response> {
-        let text = bearer(&parts.headers).map_err(|error| error.of_key().into_response())?;
-        let (id, hash) = api_key::identify(text).map_err(|why| malformed_key(&why).into_response())?;
+        let (id, hash) = identify(&parts.headers).map_err(IntoResponse::into_response)?;
         let row = sqlx::query!(
             "select account_id, secret_sha256, scopes from api_keys
              where id = $1 and revoked_at is null and (expires_at is null or expires_at > $2)",
@@ -40,4 +44,10 @@ impl FromRequestParts<PublicApi> for Caller {
         }
         Ok(Self(AccountId(row.account_id)))
     }
+}
+
+/// Reads the key that a request names, without a look-up.
+pub(super) fn identify(headers: &HeaderMap) -> Result<(KeyId, KeyHash), Problem> {
+    let text = bearer(headers).map_err(BearerError::of_key)?;
+    api_key::identify(text).map_err(|why| malformed_key(&why))
 }

@@ -113,10 +113,12 @@ pub(super) async fn portal(
 ) -> Result<(StatusCode, Json<Portal>), Error> {
     let base = api.billing.settings.billing_public_url.trim_end_matches('/');
     let back = url("return_url", new.return_url)?.unwrap_or_else(|| format!("{base}/billing/returned"));
-    let customer = customers::ensure(&api.billing, account).await?;
+    let billing = api.billing.of(account);
+    let _slot = billing.slot(account).await?;
+    let customer = customers::ensure(&billing, account).await?;
     let request = CreateBillingPortalSession::new().customer(customer).return_url(back);
     let key = format!("portal-{}", Uuid::now_v7());
-    let portal: Portal = api.billing.stripe()?.write(&request, Write::Keyed(&key)).await?;
+    let portal: Portal = billing.stripe()?.write(&request, Write::Keyed(&key)).await?;
     Ok((StatusCode::CREATED, Json(portal)))
 }
 

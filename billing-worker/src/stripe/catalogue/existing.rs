@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use schema::Catalogue;
 use serde::Deserialize;
-use stripe_billing::billing_meter::ListBillingMeter;
+use stripe_billing::{BillingMeterStatus, billing_meter::ListBillingMeter};
 use stripe_product::{price::ListPrice, product::RetrieveProduct};
 
 use super::wanted::{products, wanted};
@@ -38,24 +38,10 @@ pub(super) struct Product {
 
 /// Reads the existing meters, products and prices of the catalogue from Stripe.
 pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<ExistingObjects, StripeError> {
-    let mut existing = ExistingObjects::default();
-    let mut after: Option<String> = None;
-    loop {
-        let mut list = ListBillingMeter::new()
-            .limit(100)
-            .status(stripe_billing::BillingMeterStatus::Active);
-        if let Some(after) = &after {
-            list = list.starting_after(after);
-        }
-        let page: List<Meter> = stripe.read(&list).await?;
-        after = page.data.last().map(|meter| meter.id.clone());
-        existing
-            .meters
-            .extend(page.data.into_iter().map(|meter| (meter.event_name, meter.id)));
-        if !page.has_more {
-            break;
-        }
-    }
+    let mut existing = ExistingObjects {
+        meters: meters(stripe).await?,
+        ..ExistingObjects::default()
+    };
     for wanted in products(catalogue) {
         match stripe.read::<Product>(&RetrieveProduct::new(wanted.id)).await {
             Ok(product) => drop(existing.products.insert(product.id, product.name)),
@@ -66,6 +52,21 @@ pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<ExistingObje
     let keys: Vec<String> = wanted(catalogue).into_iter().map(|wanted| wanted.lookup_key).collect();
     existing.prices = prices(stripe, &keys).await?;
     Ok(existing)
+}
+
+/// Ids of the active meters by event name.
+pub async fn meters(stripe: &Stripe) -> Result<HashMap<String, String>, StripeError> {
+    /// Pages of a hundred meters. There is one for each usage type.
+    const PAGES_MAX: usize = 10;
+    let page = |after: Option<String>| {
+        let list = ListBillingMeter::new().status(BillingMeterStatus::Active).limit(100);
+        match after {
+            Some(after) => list.starting_after(after),
+            None => list,
+        }
+    };
+    let meters: Vec<Meter> = stripe.pages(PAGES_MAX, page, |meter: &Meter| &meter.id).await?;
+    Ok(meters.into_iter().map(|meter| (meter.event_name, meter.id)).collect())
 }
 
 /// Active prices by lookup key; one that Stripe lacks is absent.

@@ -29,7 +29,8 @@ pub(crate) struct Edge {
     pub idempotency: Idempotency,
     pub latency: Duration,
     pub calls_per_second: Option<u32>,
-    window: Option<(Instant, u32)>,
+    /// The second that began with the first call in it, and its calls: of reads, and of writes.
+    windows: [Option<(Instant, u32)>; 2],
     /// (customer, event name) of each meter event in progress.
     metering: HashSet<(String, String)>,
     requests: VecDeque<RecordedRequest>,
@@ -43,23 +44,22 @@ impl Edge {
             idempotency: Idempotency::default(),
             latency,
             calls_per_second,
-            window: None,
+            windows: [None; 2],
             metering: HashSet::new(),
             requests: VecDeque::new(),
             requests_kept,
         }
     }
 
-    /// `false`: the limit of this second is reached.
-    pub(crate) fn admits(&mut self, now: Instant) -> bool {
+    /// `false`: the limit of this second is reached. Reads and writes have a limit each.
+    pub(crate) fn admits(&mut self, is_read: bool, now: Instant) -> bool {
         let Some(limit) = self.calls_per_second else {
             return true;
         };
-        let fresh = self
-            .window
-            .filter(|(since, _)| now.duration_since(*since) < Duration::from_secs(1));
+        let window = &mut self.windows[usize::from(is_read)];
+        let fresh = window.filter(|(since, _)| now.duration_since(*since) < Duration::from_secs(1));
         let (since, calls) = fresh.unwrap_or((now, 0));
-        self.window = Some((since, calls.saturating_add(1)));
+        *window = Some((since, calls.saturating_add(1)));
         calls < limit
     }
 
@@ -98,11 +98,10 @@ mod tests {
     fn limit_is_per_second() {
         let mut edge = Edge::new(Duration::ZERO, Some(2), 10);
         let start = Instant::now();
-        let admitted = |edge: &mut Edge, ms| edge.admits(start + Duration::from_millis(ms));
-        assert_eq!(
-            [0, 1, 2, 999, 1_000].map(|ms| admitted(&mut edge, ms)),
-            [true, true, false, false, true]
-        );
+        for is_read in [true, false] {
+            let admitted = [0, 1, 2, 999, 1_000].map(|ms| edge.admits(is_read, start + Duration::from_millis(ms)));
+            assert_eq!(admitted, [true, true, false, false, true]);
+        }
     }
 
     #[test]
