@@ -13,7 +13,10 @@ use prometheus_client::{
 };
 use service::server::ServerMetrics;
 
-use crate::{reports::ReportMetrics, runs::SettleMetrics, stripe::StripeMetrics};
+use crate::{
+    findings::metrics::FindingMetrics, reports::ReportMetrics, runs::SettleMetrics, stripe::StripeMetrics,
+    tasks::metrics::TaskMetrics,
+};
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
@@ -26,6 +29,8 @@ pub struct Metrics {
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
+    pub tasks: TaskMetrics,
+    pub findings: FindingMetrics,
     pub stripe: StripeMetrics,
     /// Of the public port.
     pub server: ServerMetrics,
@@ -85,6 +90,8 @@ impl Metrics {
         self.reports.register(registry);
         self.settle.register(registry);
         self.stripe.register(registry);
+        self.tasks.register(registry);
+        self.findings.register(registry);
     }
 
     pub fn request_shed(&self) {

@@ -9,6 +9,7 @@
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
 //! | planned changes for the next period | [`planned`] |
+//! | changes that undo something first, and how they are completed or taken back | [`armed`], [`restore`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
 //! | usage before it is billed: stored, reported, counted by Stripe | [`usage`] |
@@ -16,8 +17,10 @@
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
 //! | an account's invoices | [`invoices`] |
+//! | what an operator must solve about them | [`irregular`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
+mod armed;
 pub mod assign;
 pub mod billing;
 pub mod change;
@@ -25,6 +28,7 @@ pub mod checkout;
 pub mod current;
 mod eligibility;
 pub mod invoices;
+mod irregular;
 pub mod lease;
 pub mod listing;
 pub mod mirror;
@@ -36,6 +40,7 @@ pub mod planned;
 pub mod preview;
 pub mod prices;
 pub mod refresh;
+pub mod restore;
 pub mod running;
 pub mod slots;
 pub mod swap;

@@ -10,7 +10,9 @@ use super::list::{self, ReportState, ReportView};
 use crate::{
     administration::page::{LIMIT_MAX, Page},
     error::Error,
+    findings::repository::{self as findings, FindingView},
     subscriptions::unbilled::{self, Unbilled},
+    tasks::repository::{self as tasks, TaskView},
     webhook::failing::{self, FailingEvent},
 };
 
@@ -59,6 +61,10 @@ pub struct Attention {
     pub unbilled: Vec<Unbilled>,
     /// Events from Stripe that failed several times, or cannot be read.
     pub failing_events: Vec<FailingEvent>,
+    /// Work in Stripe that failed several times, such as restoring a planned change.
+    pub tasks: Vec<TaskView>,
+    /// States in Stripe that are wrong, with what to do about each.
+    pub findings: Vec<FindingView>,
 }
 
 pub async fn find(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error> {
@@ -99,5 +105,7 @@ pub async fn find(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error
         waiting_carries,
         unbilled: unbilled::list(db, catalogue, Some(ENTRIES_MAX)).await?,
         failing_events: failing::list(db, ENTRIES_MAX).await?,
+        tasks: tasks::failing(db, ENTRIES_MAX).await?,
+        findings: findings::list(db, ENTRIES_MAX).await?,
     })
 }
