@@ -190,7 +190,7 @@ kinds! {
             "The operator activates the price in Stripe, or runs `billing-worker stripe sync`."
         PortalNotConfigured CONFLICT "portal_not_configured" "Customer portal not configured"
             "Stripe's customer portal has no configuration."
-            "The operator saves the settings of the customer portal in Stripe's dashboard."
+            "The operator runs `billing-worker stripe sync`."
         MissingInStripe CONFLICT "missing_in_stripe" "Missing in Stripe"
             "An object that the request needs, such as the account's customer, does not exist in Stripe, or only in the other mode (live or test)."
             "The operator checks that `STRIPE_SECRET_KEY` belongs to the right Stripe account and mode, and runs `billing-worker stripe sync`."

@@ -86,8 +86,8 @@ impl Rig {
         rig
     }
 
-    /// Products, prices and meters of the catalogue.
-    async fn sync(&self) {
+    /// Products, prices and meters of the catalogue, and the portal's configuration.
+    pub(super) async fn sync(&self) {
         let (stripe, catalogue) = (self.billing.stripe().unwrap(), &self.billing.admin.catalogue);
         let found = catalogue::find(stripe, catalogue).await.unwrap();
         let changes = catalogue::changes(catalogue, &found);
