@@ -8,6 +8,7 @@
 //! | the checkout or subscription that waits for a first payment: at most one | [`unpaid`] |
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
+//! | an upgrade that waits for its payment | [`pending`] |
 //! | planned changes for the next period | [`planned`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
@@ -15,7 +16,8 @@
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
-//! | an account's invoices | [`invoices`] |
+//! | an account's invoices: copies of Stripe's | [`invoices`] |
+//! | the invoice that a subscription owes | [`owed`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
 pub mod assign;
@@ -29,8 +31,10 @@ pub mod lease;
 pub mod listing;
 pub mod mirror;
 pub mod mirrored;
+mod owed;
 pub mod payment_form;
 mod payment_method;
+mod pending;
 pub mod periods;
 pub mod planned;
 pub mod preview;

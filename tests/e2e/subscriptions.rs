@@ -9,6 +9,8 @@ mod faults;
 mod invoices;
 mod leases;
 mod life;
+mod mirror;
+mod owed;
 mod planned;
 mod refusals;
 mod rig;

@@ -340,8 +340,8 @@ impl Rig {
         assert_eq!(self.control().violations(), Vec::<String>::new());
     }
 
-    /// Everything that is stored about an account's subscriptions, except the times of writes, and except the prices of
-    /// periods, which are known only if an event arrived in time.
+    /// Everything that is stored about an account's subscriptions and invoices, except the times of writes, and except the prices
+    /// of periods, which are known only if an event arrived in time.
     pub(super) async fn state(&self, who: &Subscriber) -> Result<Value> {
         let subscriptions: Vec<Value> = sqlx::query_scalar(
             "select to_jsonb(s) - 'created_at' - 'updated_at' from subscriptions s where account_id = $1 order by id",
@@ -362,7 +362,15 @@ impl Rig {
         .bind(who.account.0)
         .fetch_all(&self.pool)
         .await?;
-        Ok(json!({ "subscriptions": subscriptions, "periods": periods, "items": items }))
+        let invoices: Vec<Value> = sqlx::query_scalar(
+            "select to_jsonb(i) - 'fetched_at' || jsonb_build_object('lines', array(
+                 select to_jsonb(l) from stripe_invoice_lines l where l.invoice_id = i.id order by l.position))
+             from stripe_invoices i where i.account_id = $1 order by i.id",
+        )
+        .bind(who.account.0)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(json!({ "subscriptions": subscriptions, "periods": periods, "items": items, "invoices": invoices }))
     }
 }
 
