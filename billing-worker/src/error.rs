@@ -1,6 +1,6 @@
 //! The errors of requests and commands. `http::error_response` turns them into HTTP responses.
 
-use problem::shown;
+use problem::{Secret, shown};
 use schema::{KeyId, Scope};
 
 use crate::stripe::{Reason, StripeError, reason};
@@ -73,6 +73,20 @@ pub enum Error {
     PaymentMethodUnsupported { kind: String },
     #[error("the payment failed: {0}")]
     PaymentFailed(String),
+    #[error(
+        "the account owes the invoice {}; nothing was changed: pay it first (`hosted_invoice_url`), then try again",
+        .0.invoice_id
+    )]
+    PaymentRequired(Box<InvoiceToPay>),
+    /// The second sentence says what happens besides.
+    #[error(
+        "the bank asks the customer to confirm the payment (`client_secret`, or `hosted_invoice_url`): the larger plan begins once \
+         it is confirmed{also}"
+    )]
+    PaymentActionRequired {
+        invoice: Box<InvoiceToPay>,
+        also: &'static str,
+    },
     #[error("the account has no such invoice")]
     UnknownInvoice,
     #[error("`tier` is `{query}` in the query string and `{body}` in the body: send it in one place")]
@@ -146,12 +160,26 @@ pub enum Error {
     Database(sqlx::Error),
 }
 
+/// The invoice that stands between a customer and a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvoiceToPay {
+    pub invoice_id: String,
+    pub hosted_invoice_url: Option<String>,
+    /// A payment form confirms the payment with it.
+    pub client_secret: Option<Secret>,
+    /// Until then the payment can be confirmed, in seconds since the Unix epoch.
+    pub expires_at: Option<i64>,
+}
+
 impl Error {
     /// Stripe refused the call, or its key is wrong: the same call fails again until someone changes something.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Stripe(failure) => !failure.is_passing(),
-            Self::PaymentFailed(_) | Self::PaymentMethodUnsupported { .. } => true,
+            Self::PaymentFailed(_)
+            | Self::PaymentRequired(_)
+            | Self::PaymentActionRequired { .. }
+            | Self::PaymentMethodUnsupported { .. } => true,
             _ => false,
         }
     }

@@ -8,6 +8,7 @@
 //! | the checkout or subscription that waits for a first payment: at most one | [`unpaid`] |
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
+//! | an upgrade that waits for its payment | [`pending`] |
 //! | planned changes for the next period | [`planned`] |
 //! | changes that undo something first, and how they are completed or taken back | [`armed`], [`restore`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
@@ -16,7 +17,8 @@
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
-//! | an account's invoices | [`invoices`] |
+//! | an account's invoices: copies of Stripe's | [`invoices`] |
+//! | the invoice that a subscription owes | [`owed`] |
 //! | what an operator must solve about them | [`irregular`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
@@ -33,8 +35,10 @@ pub mod lease;
 pub mod listing;
 pub mod mirror;
 pub mod mirrored;
+mod owed;
 pub mod payment_form;
 mod payment_method;
+mod pending;
 pub mod periods;
 pub mod planned;
 pub mod preview;

@@ -11,8 +11,9 @@ use crate::{Catalogue, Period, SubscriptionId};
 pub enum SubscriptionStatus {
     Active,
     Trialing,
-    /// A payment failed. The subscription keeps working until the grace period ends.
+    /// A payment failed. The subscription keeps working while nothing is owed, or until the grace period ends.
     PastDue,
+    /// The same, and Stripe no longer tries to collect.
     Unpaid,
     Paused,
     Canceled,
@@ -34,7 +35,7 @@ pub struct Subscription {
     pub ends_at: Option<i64>,
     /// The plan after `ends_at`. `None`: Free.
     pub then_plan: Option<String>,
-    /// When the grace period of a past-due subscription ends.
+    /// When the grace period of a past-due or unpaid subscription ends. `None`: nothing is owed.
     pub grace_until: Option<i64>,
 }
 
@@ -117,12 +118,13 @@ impl CurrentPlan {
     }
 
     fn paid(subscription: &Subscription, plan: &str, period: Period, now: i64) -> Self {
+        let failed = [SubscriptionStatus::PastDue, SubscriptionStatus::Unpaid];
         let grace = subscription
             .grace_until
-            .filter(|_| subscription.status == SubscriptionStatus::PastDue);
+            .filter(|_| failed.contains(&subscription.status));
         let entitlement = match (subscription.status, grace) {
-            (SubscriptionStatus::Unpaid | SubscriptionStatus::Paused, _) => Entitlement::PaymentRequired,
-            (SubscriptionStatus::PastDue, Some(until)) if until <= now => Entitlement::PaymentRequired,
+            (SubscriptionStatus::Paused, _) => Entitlement::PaymentRequired,
+            (_, Some(until)) if until <= now => Entitlement::PaymentRequired,
             _ => Entitlement::Granted,
         };
         let valid_until = [Some(period.end), subscription.ends_at, grace]
@@ -220,27 +222,33 @@ mod tests {
     }
 
     #[test]
-    fn a_past_due_subscription_works_until_its_grace_period_ends() {
+    fn a_subscription_that_owes_something_works_until_its_grace_period_ends() {
         let grace = pro().period.start + 100;
-        let due = Subscription {
-            status: SubscriptionStatus::PastDue,
-            grace_until: Some(grace),
+        for status in [SubscriptionStatus::PastDue, SubscriptionStatus::Unpaid] {
+            let owes = Subscription {
+                status,
+                grace_until: Some(grace),
+                ..pro()
+            };
+            let at = |now| CurrentPlan::at(Some(&owes), now);
+            assert_eq!(at(grace - 1).entitlement, Entitlement::Granted);
+            assert_eq!(at(grace - 1).valid_until, grace);
+            assert_eq!(at(grace).entitlement, Entitlement::PaymentRequired);
+            assert!(at(grace).valid_until > grace);
+            // All is paid or void, and Stripe's status has not changed.
+            let owes_nothing = Subscription {
+                grace_until: None,
+                ..owes
+            };
+            let current_plan = CurrentPlan::at(Some(&owes_nothing), grace);
+            assert_eq!(current_plan.entitlement, Entitlement::Granted, "{status:?}");
+        }
+        let paused = Subscription {
+            status: SubscriptionStatus::Paused,
             ..pro()
         };
-        assert_eq!(CurrentPlan::at(Some(&due), grace - 1).entitlement, Entitlement::Granted);
-        assert_eq!(CurrentPlan::at(Some(&due), grace - 1).valid_until, grace);
-        assert_eq!(
-            CurrentPlan::at(Some(&due), grace).entitlement,
-            Entitlement::PaymentRequired
-        );
-        let unpaid = Subscription {
-            status: SubscriptionStatus::Unpaid,
-            ..pro()
-        };
-        assert_eq!(
-            CurrentPlan::at(Some(&unpaid), grace).entitlement,
-            Entitlement::PaymentRequired
-        );
+        let current_plan = CurrentPlan::at(Some(&paused), grace);
+        assert_eq!(current_plan.entitlement, Entitlement::PaymentRequired);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod limits;
 mod notices;
 mod own_api;
 mod parsers;
+mod payment;
 mod permissions;
 mod proxying;
 mod quotas;

@@ -10,6 +10,8 @@ mod findings;
 mod invoices;
 mod leases;
 mod life;
+mod mirror;
+mod owed;
 mod planned;
 mod refusals;
 mod rig;

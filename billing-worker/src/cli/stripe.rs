@@ -1,4 +1,4 @@
-//! `stripe …`: bring Stripe in line with the catalogue; retry an event.
+//! `stripe …`: bring Stripe in line with the catalogue; compare with Stripe; retry an event.
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -11,12 +11,16 @@ use crate::{
     administration::Administration,
     config::Settings,
     error::Error,
-    stripe::catalogue::{self, Change},
+    reports::Reporter,
+    stripe::{
+        Class,
+        catalogue::{self, Change},
+    },
     subscriptions::{
         billing::Billing,
         unbilled::{self, Mended, Unbilled},
     },
-    webhook,
+    webhook::{self, comparison},
 };
 
 #[derive(Subcommand)]
@@ -28,6 +32,8 @@ pub enum StripeCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Compare all subscriptions and invoices with Stripe now, as the service does once a day, and copy what differs
+    Compare,
     /// Retry a parked event
     Retry {
         /// Id of the event, evt_…
@@ -57,13 +63,21 @@ pub(super) async fn run(
             catalogue::apply(&stripe, &admin.catalogue, &changes, found)
                 .await
                 .map_err(Error::Stripe)?;
-            let billing = Billing::new(
-                admin.clone(),
-                Some(reporter),
-                settings.billing.clone(),
-                Clock::default(),
-            );
-            mend(&billing, &unbilled).await
+            mend(&billing(admin, reporter, settings), &unbilled).await
+        }
+        StripeCommand::Compare => {
+            let billing = billing(admin, reporter(admin, settings)?, settings);
+            let compared = comparison::run(&billing.in_class(Class::Sweep)).await?;
+            out(json, &compared, || {
+                format!(
+                    "{} accounts compared; {} subscriptions differed",
+                    compared.accounts, compared.mended
+                )
+            })?;
+            match compared.failed {
+                0 => Ok(()),
+                failed => bail!("{failed} accounts could not be compared: run the command again"),
+            }
         }
         StripeCommand::Retry { event } => {
             webhook::inbox::retry(admin, event).await?;
@@ -72,6 +86,15 @@ pub(super) async fn run(
             })
         }
     }
+}
+
+fn billing(admin: &Administration, reporter: Reporter, settings: &Settings) -> Billing {
+    Billing::new(
+        admin.clone(),
+        Some(reporter),
+        settings.billing.clone(),
+        Clock::default(),
+    )
 }
 
 /// A failure for one subscription does not stop the others.

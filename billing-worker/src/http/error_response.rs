@@ -1,12 +1,14 @@
 //! Errors as HTTP responses: which problem type each one is, and what the client reads.
 
 use axum::response::{IntoResponse, Response};
-use problem::{Kind, Problem};
+use problem::{Kind, Members, Problem};
+use schema::period::instant;
+use time::format_description::well_known::Rfc3339;
 use tracing::{error, warn};
 
 use super::stripe_problem;
 use crate::{
-    error::{Error, has_nul_character, is_passing},
+    error::{Error, InvoiceToPay, has_nul_character, is_passing},
     stripe::StripeError,
 };
 
@@ -16,11 +18,25 @@ impl IntoResponse for Error {
         let problem = Problem::new(kind, detail(&self, kind));
         match self {
             Self::ReportedAhead { wait_s } | Self::UsageNotCounted { wait_s } => problem.retry_after(wait_s),
+            Self::PaymentRequired(invoice) | Self::PaymentActionRequired { invoice, .. } => {
+                problem.with(members(*invoice))
+            }
             _ if kind == Kind::TooManyRequests => problem.retry_after(1),
             _ if kind.is_temporary() => problem.retry_after(5),
             _ => problem,
         }
         .into_response()
+    }
+}
+
+fn members(invoice: InvoiceToPay) -> Members {
+    let expires_at = invoice.expires_at.map(instant);
+    Members {
+        invoice_id: Some(invoice.invoice_id),
+        hosted_invoice_url: invoice.hosted_invoice_url,
+        client_secret: invoice.client_secret,
+        expires_at: expires_at.and_then(|at| at.format(&Rfc3339).ok()),
+        ..Members::default()
     }
 }
 
@@ -50,6 +66,8 @@ fn kind(error: &Error) -> Kind {
         Error::NotForSale { .. } => Kind::NotForSale,
         Error::Conflict(_) => Kind::Conflict,
         Error::PaymentFailed(_) => Kind::PaymentFailed,
+        Error::PaymentRequired(_) => Kind::PaymentRequired,
+        Error::PaymentActionRequired { .. } => Kind::PaymentActionRequired,
         Error::PricesMissing { .. } => Kind::PricesMissing,
         Error::WrongMode => Kind::WrongMode,
         Error::Webhook(_) => Kind::WebhookRefused,

@@ -52,7 +52,7 @@ pub(super) fn detail(error: &StripeError) -> &'static str {
              activate it, or run `billing-worker stripe sync`"
         }
         Kind::PortalNotConfigured => {
-            "the customer portal is not configured: the operator must save its settings in Stripe's dashboard"
+            "the customer portal is not configured: the operator must run `billing-worker stripe sync`"
         }
         Kind::MissingInStripe => {
             "the account's customer, or another object that the request needs, is missing in Stripe: the operator must check \
@@ -108,7 +108,7 @@ mod tests {
             (
                 refused(400, "", "save your customer portal settings"),
                 Kind::PortalNotConfigured,
-                "dashboard",
+                "stripe sync",
             ),
             (
                 refused(400, "customer_max_subscriptions", "500"),

@@ -7,15 +7,17 @@
 //! | products and prices that exist in Stripe | [`existing`] |
 //! | the changes to make | [`change`] |
 //! | making the changes | [`apply`](mod@apply) |
+//! | what customers can do in Stripe's portal | [`portal`](mod@portal) |
 
 mod apply;
 mod change;
 mod existing;
+mod portal;
 mod wanted;
 
 pub use self::{
     apply::apply,
     change::{Change, changes},
-    existing::{ExistingObjects, find, meters, prices},
+    existing::{ExistingObjects, PortalConfiguration, find, meters, portal, prices},
     wanted::{CURRENCY, Terms, WantedPrice, WantedProduct, of_plan, wanted},
 };

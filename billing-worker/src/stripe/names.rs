@@ -13,6 +13,9 @@ pub const META_TERMS: &str = "trendit_terms";
 /// Metadata of a customer or subscription: the account.
 pub const META_ACCOUNT: &str = "trendit_account";
 
+/// Metadata of the configuration of the customer portal that this service made; its value is "1".
+pub const META_OURS: &str = "trendit";
+
 /// Metadata of an invoice item or an invoice for late usage: the carry that it bills.
 pub const META_CARRY: &str = "trendit_carry";
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     armed::Armed,
     lease::Lease,
-    payment_method,
+    owed, payment_method, pending,
     planned::{Planned, Priced},
     prices::{self, PlanPrices},
     refresh,
@@ -125,6 +125,7 @@ async fn upgrade(
     prices: &PlanPrices,
 ) -> Result<(), Error> {
     let (account, running) = (lease.account(), armed.running);
+    owed::refuse(billing, &running.subscription).await?;
     payment_method::refuse_slow(billing, &running.subscription.id).await?;
     if running.is_metered() {
         // Usage that is reported before the upgrade keeps the old prices. Usage that is reported later has the new prices.
@@ -137,13 +138,19 @@ async fn upgrade(
         .make(goal, async {
             // A schedule would undo the new prices.
             running.release_schedule(billing).await?;
-            swap(billing, armed, to, prices).await?;
+            swap(billing, lease, armed, to, prices).await?;
             running.keep(billing).await
         })
         .await
 }
 
-async fn swap(billing: &Billing, armed: &Armed<'_>, to: &Plan, prices: &PlanPrices) -> Result<(), Error> {
+async fn swap(
+    billing: &Billing,
+    lease: &Lease,
+    armed: &Armed<'_>,
+    to: &Plan,
+    prices: &PlanPrices,
+) -> Result<(), Error> {
     let running = armed.running;
     let items: Vec<UpdateSubscriptionItems> = swaps(&running.subscription, prices)
         .into_iter()
@@ -168,6 +175,9 @@ async fn swap(billing: &Billing, armed: &Armed<'_>, to: &Plan, prices: &PlanPric
     if ends_trial(running, to) {
         update = update.trial_end(UpdateSubscriptionTrialEnd::Now);
     }
+    if !armed.undoes_a_plan() {
+        pending::begin(lease, billing.clock.now_s()).await?;
+    }
     // An upgrade that is repeated after a lost response must not prorate twice, so it has a key.
     let key = format!("upgrade-{}-{}-{}", running.subscription.id, prices.plan, Uuid::now_v7());
     let updated: Subscription = match billing
@@ -185,16 +195,22 @@ async fn swap(billing: &Billing, armed: &Armed<'_>, to: &Plan, prices: &PlanPric
         }
         Err(failure) => return Err(failure),
     };
-    match updated.pending_update {
-        None => Ok(()),
-        Some(_) if armed.has_planned_change() => Err(Error::PaymentFailed(
-            "the larger plan begins once its invoice is paid (see POST /billing/portal-session); the subscription still ends as \
-             planned: POST /billing/resume undoes that"
+    if updated.pending_update.is_none() {
+        return Ok(());
+    }
+    // If the payment failed, the caller's refresh voids the invoice.
+    match pending::to_confirm(billing.stripe()?, &updated).await? {
+        None => Err(Error::PaymentFailed(
+            "nothing changed, and its invoice is voided: use another payment method (POST /billing/portal-session), then try again"
                 .to_owned(),
         )),
-        Some(_) => Err(Error::PaymentFailed(
-            "the larger plan begins once its invoice is paid: see POST /billing/portal-session".to_owned(),
-        )),
+        Some(invoice) => Err(Error::PaymentActionRequired {
+            invoice: Box::new(invoice),
+            also: match armed.has_planned_change() {
+                true => "; the subscription still ends as planned: POST /billing/resume undoes that",
+                false => "",
+            },
+        }),
     }
 }
 

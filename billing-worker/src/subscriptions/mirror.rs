@@ -83,7 +83,7 @@ mod tests {
         Fetched {
             subscription: serde_json::from_value(subscription).unwrap(),
             schedule: None,
-            owed: None,
+            unpaid: Vec::new(),
         }
     }
 
@@ -125,12 +125,19 @@ mod tests {
     #[test]
     fn grace_begins_when_the_invoice_became_payable_by_stripes_clock() {
         let mut owed = fetched("sub_a", "pro", "past_due", json!({}));
-        let invoice = json!({ "currency": "usd", "total": 2900, "amount_due": 2900, "created": START, "period_start": START,
-                              "period_end": START, "status_transitions": { "finalized_at": START + 3_600 } });
-        owed.owed = Some(serde_json::from_value(invoice).unwrap());
-        let mirror = of(&[owed]);
+        let invoice = json!({ "id": "in_1", "status": "open", "currency": "usd", "total": 2900, "amount_due": 2900,
+                              "amount_remaining": 2900, "created": START, "period_start": START, "period_end": START,
+                              "status_transitions": { "finalized_at": START + 3_600 } });
+        owed.unpaid = vec![serde_json::from_value(invoice).unwrap()];
+        let mirror = of(&[owed.clone()]);
         assert_eq!(mirror.subscriptions[0].grace_until, Some(START + 3_600 + 3 * 86_400));
+        assert_eq!(mirror.subscriptions[0].owed_invoice.as_deref(), Some("in_1"));
         assert!(mirror.current.is_some());
+        // Everything is paid or void, and Stripe's status has not changed.
+        owed.unpaid.clear();
+        let mirror = of(&[owed]);
+        let paid = &mirror.subscriptions[0];
+        assert_eq!((paid.grace_until, paid.owed_invoice.as_deref()), (None, None));
     }
 
     #[test]

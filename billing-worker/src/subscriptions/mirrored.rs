@@ -3,6 +3,7 @@
 use schema::{Catalogue, Period, SubscriptionId, subscription::SubscriptionStatus};
 use uuid::Uuid;
 
+use super::owed;
 use crate::stripe::{
     names,
     object::{Invoice, Item, Schedule, Subscription, subscription::Price},
@@ -14,8 +15,8 @@ pub struct Fetched {
     pub subscription: Subscription,
     /// Its schedule, if it has one.
     pub schedule: Option<Schedule>,
-    /// The unpaid invoice that is due for longest, if a payment failed.
-    pub owed: Option<Invoice>,
+    /// Its unpaid invoices, if a payment failed.
+    pub unpaid: Vec<Invoice>,
 }
 
 /// A subscription as a row.
@@ -30,6 +31,8 @@ pub struct Mirrored {
     pub ends_at: Option<i64>,
     pub then_plan: Option<String>,
     pub grace_until: Option<i64>,
+    /// The invoice that is owed for longest, because of which there is a grace period.
+    pub owed_invoice: Option<String>,
     pub cancel_at_period_end: bool,
     pub trial_ends_at: Option<i64>,
     pub schedule_id: Option<String>,
@@ -95,11 +98,7 @@ pub(super) fn mirrored(
     });
     let items = items.collect::<Result<Vec<_>, Unmirrored>>()?;
     let (ends_at, then_plan) = end(of, fetched.schedule.as_ref(), plan_item, now);
-    // Stripe first tries to collect an invoice when it finalizes it: that is when the payment failed.
-    let failed_at = fetched
-        .owed
-        .as_ref()
-        .map(|invoice| invoice.status_transitions.finalized_at.unwrap_or(invoice.created));
+    let owed = owed::longest(of, &fetched.unpaid);
     Ok(Mirrored {
         id: subscription_id(&of.id),
         stripe_id: of.id.clone(),
@@ -109,8 +108,8 @@ pub(super) fn mirrored(
         anchor: of.billing_cycle_anchor,
         ends_at,
         then_plan,
-        grace_until: (status == SubscriptionStatus::PastDue)
-            .then(|| failed_at.unwrap_or(plan_item.current_period_start) + grace_s),
+        grace_until: owed.map(|invoice| owed::since(invoice) + grace_s),
+        owed_invoice: owed.map(|invoice| invoice.id.clone()),
         cancel_at_period_end: of.cancel_at_period_end,
         trial_ends_at: of.trial_end,
         schedule_id: fetched

@@ -1,19 +1,20 @@
 //! Updates the rows of one account's subscriptions to Stripe's current state. The caller holds the account's lease from before
 //! the fetch to the commit. Otherwise older state could overwrite newer state.
 
-use schema::{AccountId, Catalogue, announcement::Announcement, period::instant, subscription::SubscriptionStatus};
+use schema::{AccountId, Catalogue, announcement::Announcement, period::instant};
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
-use stripe_billing::{InvoiceStatus, invoice::ListInvoice, subscription_schedule::RetrieveSubscriptionSchedule};
+use stripe_billing::subscription_schedule::RetrieveSubscriptionSchedule;
 use stripe_core::customer::RetrieveCustomer;
 use tracing::{error, info};
 
 use super::{
+    invoices::{self, FetchedInvoices, Wanted},
     lease::Lease,
     listing,
     mirror::{Mirror, mirror},
     mirrored::{Fetched, Mirrored},
-    periods,
+    owed, pending, periods,
 };
 use crate::{
     accounts::{self, customers, pool_limits},
@@ -25,29 +26,52 @@ use crate::{
     },
     stripe::{
         Stripe, StripeError,
-        object::{Customer, Invoice, List, Reference, Schedule, Subscription},
+        object::{Customer, Schedule, Subscription},
     },
     subscriptions::billing::Billing,
 };
 
+/// What was stored.
+#[derive(Debug, Default)]
+pub struct Refreshed {
+    /// A subscription changed.
+    pub changed: bool,
+    pub invoices: FetchedInvoices,
+}
+
 /// Reads the account's subscriptions from Stripe and stores them; returns whether anything changed. An account without a
 /// customer in Stripe stays as it is.
 pub async fn refresh(billing: &Billing, account: AccountId) -> Result<bool, Error> {
+    Ok(refresh_with(billing, account, &[]).await?.changed)
+}
+
+/// Does the same, and also for these invoices.
+pub async fn refresh_with(billing: &Billing, account: AccountId, invoices: &[String]) -> Result<Refreshed, Error> {
     let billing = &billing.of(account);
     let lease = billing.lease(account).await?;
     let customer = customers::find(&billing.admin.db, account, billing.stripe()?.is_live()).await?;
-    let changed = match customer {
-        Some(customer) => store(billing, &lease, &customer).await,
-        None => Ok(false),
+    let refreshed = match customer {
+        Some(customer) => store_with(billing, &lease, &customer, invoices).await,
+        None => Ok(Refreshed::default()),
     };
     lease.release().await;
-    changed
+    refreshed
 }
 
 /// Does the same for the account's customer, under the caller's lease. If the lease was lost, nothing is stored.
 pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<bool, Error> {
+    Ok(store_with(billing, lease, customer, &[]).await?.changed)
+}
+
+async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: &[String]) -> Result<Refreshed, Error> {
     let (account, now) = (lease.account(), billing.clock.now_s());
     let known = fetch(billing.stripe()?, customer).await?;
+    let waits = known.give_up_upgrades(billing, account).await?;
+    let wanted = Wanted {
+        named: invoices.to_vec(),
+        ..known.invoices()
+    };
+    let invoices = invoices::fetch(billing, account, customer, wanted).await?;
     let mut tx = lease.begin().await?;
     let fetched = match known {
         Known::Customer(fetched) => fetched,
@@ -60,6 +84,10 @@ pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<b
     accounts::lock(&mut tx, account).await?;
     let changed = write(&mut tx, billing, account, customer, &mirror, now).await?;
     let opened = findings::store(&mut tx, account, &FindingKind::ALL, &mirror.findings).await?;
+    invoices::store(&mut tx, account, &invoices, now).await?;
+    if !waits {
+        pending::end(&mut tx, account).await?;
+    }
     tx.commit().await?;
     for Finding { kind, text, .. } in opened {
         let (kind, remedy) = (kind.as_str(), kind.remedy());
@@ -70,7 +98,7 @@ pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<b
         let announcement = Announcement::AccountChanged { account_id: account };
         billing.admin.announcer.announce(announcement).await;
     }
-    Ok(changed)
+    Ok(Refreshed { changed, invoices })
 }
 
 /// The state of a customer in Stripe.
@@ -79,6 +107,37 @@ enum Known {
     Customer(Vec<Fetched>),
     /// The customer was deleted, and all of its subscriptions with it.
     Deleted,
+}
+
+impl Known {
+    /// Voids the invoice of an upgrade of ours that was not paid. Returns whether one still waits for its payment.
+    async fn give_up_upgrades(&self, billing: &Billing, account: AccountId) -> Result<bool, Error> {
+        let Self::Customer(fetched) = self else {
+            return Ok(false);
+        };
+        let mut waits = false;
+        if pending::is_begun(&billing.admin.db, account).await? {
+            for one in fetched {
+                waits |= pending::give_up(billing.stripe()?, &one.subscription).await?;
+            }
+        }
+        Ok(waits)
+    }
+
+    /// The invoices that were read already, and the latest one of each subscription: a change makes one, and its caller may ask
+    /// for it at once.
+    fn invoices(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        let Self::Customer(fetched) = self else {
+            return wanted;
+        };
+        for one in fetched {
+            wanted.read.extend(one.unpaid.iter().cloned());
+            let latest = one.subscription.latest_invoice.as_ref();
+            wanted.latest.extend(latest.map(|invoice| invoice.id().to_owned()));
+        }
+        wanted
+    }
 }
 
 async fn fetch(stripe: &Stripe, customer: &str) -> Result<Known, StripeError> {
@@ -107,35 +166,12 @@ async fn complete(stripe: &Stripe, subscription: Subscription) -> Result<Fetched
         }
         None => None,
     };
-    let owed = match subscription.status == SubscriptionStatus::PastDue.as_str() {
-        true => owed(stripe, &subscription).await?,
-        false => None,
-    };
+    let unpaid = owed::unpaid(stripe, &subscription).await?;
     Ok(Fetched {
         subscription,
         schedule,
-        owed,
+        unpaid,
     })
-}
-
-/// The unpaid invoice that is open for longest. A later one, or one for a change that waits for payment, starts no new grace
-/// period.
-async fn owed(stripe: &Stripe, subscription: &Subscription) -> Result<Option<Invoice>, StripeError> {
-    let list = ListInvoice::new()
-        .subscription(subscription.id.as_str())
-        .status(InvoiceStatus::Open)
-        .limit(100);
-    let open: List<Invoice> = stripe.read(&list).await?;
-    let of_a_change = subscription
-        .latest_invoice
-        .as_ref()
-        .filter(|_| subscription.pending_update.is_some())
-        .map(Reference::id);
-    let owed = open
-        .data
-        .into_iter()
-        .filter(|invoice| invoice.amount_due > 0 && Some(invoice.id.as_str()) != of_a_change);
-    Ok(owed.min_by_key(|invoice| invoice.created))
 }
 
 async fn write(
@@ -177,6 +213,7 @@ async fn write(
                 "ends_at": current.and_then(|current| current.ends_at),
                 "then_plan": current.and_then(|current| current.then_plan.as_deref()),
                 "grace_until": current.and_then(|current| current.grace_until),
+                "owed_invoice": current.and_then(|current| current.owed_invoice.as_deref()),
             }),
             actor: billing.admin.actor(),
         };
@@ -194,20 +231,23 @@ async fn upsert(
     let written = sqlx::query!(
         "insert into subscriptions as s (id, account_id, plan_id, status, period_start, period_end, billing_anchor, ends_at,
              then_plan_id, grace_until, is_current, stripe_subscription_id, cancel_at_period_end, trial_ends_at,
-             stripe_schedule_id, ended_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+             stripe_schedule_id, ended_at, owed_invoice_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          on conflict (id) do update set plan_id = excluded.plan_id, status = excluded.status,
              period_start = excluded.period_start, period_end = excluded.period_end,
              billing_anchor = excluded.billing_anchor, ends_at = excluded.ends_at, then_plan_id = excluded.then_plan_id,
              grace_until = excluded.grace_until, is_current = excluded.is_current,
              cancel_at_period_end = excluded.cancel_at_period_end, trial_ends_at = excluded.trial_ends_at,
-             stripe_schedule_id = excluded.stripe_schedule_id, ended_at = excluded.ended_at, updated_at = now()
+             stripe_schedule_id = excluded.stripe_schedule_id, ended_at = excluded.ended_at,
+             owed_invoice_id = excluded.owed_invoice_id, updated_at = now()
          where (s.plan_id, s.status, s.period_start, s.period_end, s.billing_anchor, s.ends_at, s.then_plan_id,
-                s.grace_until, s.is_current, s.cancel_at_period_end, s.trial_ends_at, s.stripe_schedule_id, s.ended_at)
+                s.grace_until, s.is_current, s.cancel_at_period_end, s.trial_ends_at, s.stripe_schedule_id, s.ended_at,
+                s.owed_invoice_id)
             is distinct from
                (excluded.plan_id, excluded.status, excluded.period_start, excluded.period_end, excluded.billing_anchor,
                 excluded.ends_at, excluded.then_plan_id, excluded.grace_until, excluded.is_current,
-                excluded.cancel_at_period_end, excluded.trial_ends_at, excluded.stripe_schedule_id, excluded.ended_at)",
+                excluded.cancel_at_period_end, excluded.trial_ends_at, excluded.stripe_schedule_id, excluded.ended_at,
+                excluded.owed_invoice_id)",
         of.id.0,
         account.0,
         of.plan,
@@ -223,7 +263,8 @@ async fn upsert(
         of.cancel_at_period_end,
         of.trial_ends_at.map(instant),
         of.schedule_id,
-        of.ended_at.map(instant)
+        of.ended_at.map(instant),
+        of.owed_invoice
     )
     .execute(&mut **tx)
     .await?;

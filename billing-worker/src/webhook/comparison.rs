@@ -1,17 +1,18 @@
-//! Compares every customer's subscriptions with Stripe, without an event: finds changes that no event reported.
+//! Compares every customer's subscriptions and invoices with Stripe, without an event: finds changes that no event reported.
 
 use schema::AccountId;
+use serde::Serialize;
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::{
     error::Error,
     stripe::StripeError,
-    subscriptions::{billing::Billing, refresh},
+    subscriptions::{billing::Billing, invoices, refresh},
 };
 
 /// The result of a comparison.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Compared {
     pub accounts: usize,
     /// Accounts whose subscriptions differed from Stripe's, and were updated.
@@ -41,16 +42,22 @@ pub async fn run(billing: &Billing) -> Result<Compared, Error> {
         let Some(last) = page.last() else { break };
         after = *last;
         for account in page.into_iter().map(AccountId) {
-            match refresh::refresh(billing, account).await {
+            match compare(billing, account).await {
                 Err(Error::NoSlot | Error::LeaseLost | Error::Stripe(StripeError::Full)) => busy.push(account),
                 refreshed => compared.add(account, refreshed),
             }
         }
     }
     for account in busy {
-        compared.add(account, refresh::refresh(billing, account).await);
+        compared.add(account, compare(billing, account).await);
     }
     Ok(compared)
+}
+
+async fn compare(billing: &Billing, account: AccountId) -> Result<bool, Error> {
+    let mended = refresh::refresh(billing, account).await?;
+    invoices::compare(billing, account).await?;
+    Ok(mended)
 }
 
 impl Compared {

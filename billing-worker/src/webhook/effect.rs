@@ -1,7 +1,6 @@
 //! Applies events.
 
 use schema::AccountId;
-use stripe_billing::invoice::RetrieveInvoice;
 use tracing::error;
 
 use crate::{
@@ -9,7 +8,7 @@ use crate::{
     error::Error,
     reports::close,
     stripe::object::Invoice,
-    subscriptions::{billing::Billing, refresh, unpaid, usage},
+    subscriptions::{billing::Billing, invoices, refresh, unpaid, usage},
 };
 
 use super::claims::Received;
@@ -53,15 +52,21 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
         return Ok(false);
     };
     let billing = &billing.of(account);
-    refresh::refresh(billing, account).await?;
-    let mut invoices: Vec<&str> = events.iter().filter_map(|event| event.object_id.as_deref()).collect();
-    invoices.retain(|id| id.starts_with("in_"));
-    invoices.sort_unstable();
-    invoices.dedup();
+    let mut named: Vec<String> = events.iter().filter_map(|event| event.object_id.clone()).collect();
+    named.retain(|id| id.starts_with("in_"));
+    named.sort_unstable();
+    named.dedup();
+    if named.is_empty() {
+        refresh::refresh(billing, account).await?;
+    }
     // A draft that waits for usage does not delay the other invoices.
     let mut done = Ok(());
-    for invoice in invoices {
-        done = done.and(invoiced(billing, account, invoice).await);
+    for named in named.chunks(invoices::READ_MAX) {
+        let refreshed = refresh::refresh_with(billing, account, named).await?;
+        let fetched = refreshed.invoices.invoices.iter().map(|fetched| &fetched.invoice);
+        for invoice in fetched.filter(|invoice| named.contains(&invoice.id)) {
+            done = done.and(invoiced(billing, account, invoice).await);
+        }
     }
     done?;
     if events.iter().any(|event| event.kind == "customer.deleted") {
@@ -80,21 +85,15 @@ async fn account(billing: &Billing, customer: &str) -> Result<Option<AccountId>,
 
 /// An invoice closes the period that it bills. While it is a draft, the period's last usage can still be reported; once it is
 /// final, later usage is carried.
-async fn invoiced(billing: &Billing, account: AccountId, invoice: &str) -> Result<(), Error> {
-    let invoice: Invoice = match billing.stripe()?.read(&RetrieveInvoice::new(invoice)).await {
-        Ok(invoice) => invoice,
-        // A draft that was deleted.
-        Err(error) if error.is_missing() => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
+async fn invoiced(billing: &Billing, account: AccountId, invoice: &Invoice) -> Result<(), Error> {
     let Some(subscription) = invoice.subscription() else {
         return Ok(());
     };
-    if invoice.status.as_deref() == Some("draft") {
+    if invoice.status() == "draft" {
         // Usage that is reported while the invoice is a draft still appears on it. The usage of a trial is reported in the trial,
         // where it is free.
         usage::report(billing, account, subscription).await?;
     }
-    close::close(&billing.admin.db, account, subscription, &invoice).await?;
+    close::close(&billing.admin.db, account, subscription, invoice).await?;
     Ok(())
 }

@@ -80,6 +80,7 @@ mod tests {
             limit: Some(Some(100)),
             remaining: Some(None),
             upgrade_url: Some("/billing/plans".into()),
+            ..Members::default()
         });
         let document: Value = serde_json::from_slice(&problem.body(TYPE_BASE, "request-1")).unwrap();
         assert_eq!(

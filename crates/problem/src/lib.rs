@@ -33,5 +33,5 @@ pub use answer::Problem;
 pub use bearer::{BearerError, bearer, malformed_key, unknown_key};
 pub use body::{CONTENT_TYPE, PAGE, TYPE_BASE, instance};
 pub use kind::{Area, Kind};
-pub use members::Members;
+pub use members::{Members, Secret};
 pub use shown::shown;

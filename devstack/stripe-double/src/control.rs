@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{checkout, expand};
-use crate::billing::{advance, payment};
+use crate::billing::advance;
+use crate::billing::payment::{self, debit};
 use crate::failure::Failure;
+use crate::objects::payment::Status;
 use crate::objects::{event, invoice};
 use crate::options::{AfterDunning, Card, WebhookBehavior};
 use crate::server::double::Double;
@@ -99,14 +101,19 @@ impl Control {
         self.double.state().settings.summary_lag_s = seconds;
     }
 
-    /// Whether the customer portal has a default configuration.
+    /// Whether the customer portal has a default configuration, which Stripe's dashboard makes.
     pub fn set_portal_is_configured(&self, is_configured: bool) {
-        self.double.state().settings.portal_is_configured = is_configured;
+        self.double.state().configure_portal(is_configured);
     }
 
     /// For later meter events.
     pub fn set_metering_lag_s(&self, seconds: i64) {
         self.double.state().settings.metering_lag_s = seconds;
+    }
+
+    /// How long later bank debits are processing.
+    pub fn set_bank_debit_settles_after_s(&self, seconds: i64) {
+        self.double.state().settings.bank_debit_settles_after_s = seconds;
     }
 
     pub fn set_dunning(&self, days: Vec<i64>, after: AfterDunning) {
@@ -250,6 +257,19 @@ impl Control {
         let completed = checkout::complete(&mut self.double.state_now(), session, Card::Ok);
         self.double.wake.notify_one();
         completed.map_err(error)
+    }
+
+    /// Ends 3-D Secure for the payment of an invoice that is `requires_action`.
+    pub fn confirm_payment(&self, invoice: &str, succeeds: bool) -> Result<()> {
+        let mut state = self.double.state_now();
+        let payment = state.invoice(invoice).map_err(error)?.payment.as_ref();
+        if payment.is_none_or(|payment| payment.status != Status::RequiresAction) {
+            bail!("no payment of the invoice {invoice} needs an action");
+        }
+        debit::confirm(&mut state, invoice, succeeds);
+        drop(state);
+        self.double.wake.notify_one();
+        Ok(())
     }
 
     /// Pays an open invoice as if the customer had confirmed it with a working card, which is saved if the customer has none.

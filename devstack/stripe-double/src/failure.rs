@@ -96,6 +96,24 @@ impl Failure {
         failure
     }
 
+    /// The invoice of a call that must be paid at once needs 3-D Secure.
+    pub(crate) fn subscription_needs_action() -> Self {
+        let message = "Payment for this subscription requires additional user action before it can be completed successfully. \
+            Payment can be completed using the PaymentIntent associated with subscription.";
+        Self::new(402, "card_error", message).code("subscription_payment_intent_requires_action")
+    }
+
+    pub(crate) fn invoice_needs_action() -> Self {
+        let message = "This payment requires additional user action before it can be completed successfully. Payment can be \
+            completed using the PaymentIntent associated with the invoice.";
+        Self::new(402, "card_error", message).code("invoice_payment_intent_requires_action")
+    }
+
+    /// Stripe's own sentence for this refusal is not documented.
+    pub(crate) fn payment_processing() -> Self {
+        Self::invalid("This invoice cannot be paid now, because a payment for it is processing.")
+    }
+
     pub(crate) fn no_payment_method() -> Self {
         let message = "This customer has no attached payment source or default payment method. Please consider adding a default \
             payment method.";

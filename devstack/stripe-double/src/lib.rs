@@ -98,6 +98,7 @@ impl StripeDouble {
         let clock = Clock::starting_at(options.start_at);
         let mut state = State::new(url.clone(), clock, options.seed, options.billing);
         state.outbox.behavior = options.webhooks;
+        state.configure_portal(state.settings.portal_is_configured);
         let edge = Edge::new(options.latency, options.calls_per_second, options.requests_kept);
         let double = Arc::new(Double::new(state, edge, api_key, webhook_secret));
         let control = Control { double: double.clone() };

@@ -9,6 +9,8 @@ pub(crate) mod item;
 pub(crate) mod metadata;
 pub(crate) mod meter;
 pub(crate) mod older;
+pub(crate) mod payment;
+pub(crate) mod portal_configuration;
 pub(crate) mod portal_session;
 pub(crate) mod price;
 pub(crate) mod product;

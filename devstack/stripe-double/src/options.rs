@@ -64,7 +64,9 @@ pub struct BillingSettings {
     pub upcoming_days: i64,
     /// The card of a new customer, unless the call that creates it names one.
     pub new_customers_card: Option<Card>,
-    /// Whether the customer portal has a default configuration. A new Stripe account has none.
+    /// How long a bank debit is processing before it succeeds or fails; 0: not at all.
+    pub bank_debit_settles_after_s: i64,
+    /// Whether the customer portal has a default configuration, which Stripe's dashboard makes. A new Stripe account has none.
     pub portal_is_configured: bool,
 }
 
@@ -78,7 +80,8 @@ impl Default for BillingSettings {
             after_dunning: AfterDunning::Cancel,
             upcoming_days: 7,
             new_customers_card: None,
-            portal_is_configured: true,
+            bank_debit_settles_after_s: 4 * 86_400,
+            portal_is_configured: false,
         }
     }
 }
@@ -104,20 +107,39 @@ pub enum AfterDunning {
 pub enum Card {
     Ok,
     Declines,
-    /// A bank account that is debited. It pays at once, unlike a real one, and is refused for pending updates.
+    /// Each payment needs 3-D Secure: the customer confirms it with [`crate::Control::confirm_payment`], or on the invoice's page.
+    NeedsAction,
+    /// A bank account that is debited: a payment is processing for [`BillingSettings::bank_debit_settles_after_s`]. Refused for
+    /// pending updates.
     BankDebit,
+    /// The same, and the bank returns every debit.
+    BankDebitFails,
+}
+
+/// What happens when a card is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Charge {
+    Succeeds,
+    Declined,
+    NeedsAction,
+    TakesDays,
 }
 
 impl Card {
-    pub(crate) fn pays(self) -> bool {
-        self != Self::Declines
+    pub(crate) fn charge(self) -> Charge {
+        match self {
+            Self::Ok => Charge::Succeeds,
+            Self::Declines => Charge::Declined,
+            Self::NeedsAction => Charge::NeedsAction,
+            Self::BankDebit | Self::BankDebitFails => Charge::TakesDays,
+        }
     }
 
     /// The type of the payment method.
     pub(crate) fn kind(self) -> &'static str {
         match self {
-            Self::Ok | Self::Declines => "card",
-            Self::BankDebit => "us_bank_account",
+            Self::Ok | Self::Declines | Self::NeedsAction => "card",
+            Self::BankDebit | Self::BankDebitFails => "us_bank_account",
         }
     }
 }

@@ -7,6 +7,8 @@ mod events;
 mod invoice_items;
 mod invoices;
 mod meters;
+mod payments;
+mod portal_configurations;
 mod schedules;
 mod sessions;
 mod subscriptions;
@@ -23,6 +25,7 @@ use crate::objects::event::Event;
 use crate::objects::invoice::Invoice;
 use crate::objects::invoice_item::InvoiceItem;
 use crate::objects::meter::Meter;
+use crate::objects::portal_configuration::PortalConfiguration;
 use crate::objects::portal_session::PortalSession;
 use crate::objects::price::Price;
 use crate::objects::product::Product;
@@ -54,6 +57,7 @@ pub(crate) struct State {
     pub invoices: Table<Invoice>,
     pub invoice_items: Table<InvoiceItem>,
     pub sessions: Table<Session>,
+    pub portal_configurations: Table<PortalConfiguration>,
     pub portal_sessions: Table<PortalSession>,
     pub endpoints: Table<Endpoint>,
     pub events: Table<Event>,
@@ -80,6 +84,7 @@ impl State {
             invoices: Table::default(),
             invoice_items: Table::default(),
             sessions: Table::default(),
+            portal_configurations: Table::default(),
             portal_sessions: Table::default(),
             endpoints: Table::default(),
             events: Table::default(),

@@ -287,7 +287,12 @@ assert v1.subscription_schedules.retrieve(schedule.id).status == "released"
 assert v1.subscriptions.retrieve(subscription.id).schedule is None
 
 # --- a portal session, and lists in pages
-portal = v1.billing_portal.sessions.create({"customer": customer.id, "return_url": "https://example.com/"})
+cancels = {"subscription_cancel": {"enabled": True}}
+configuration = v1.billing_portal.configurations.create({"features": cancels, "metadata": {"trendit": "1"}})
+assert configuration.features.subscription_cancel.mode == "at_period_end" and not configuration.is_default
+portal = v1.billing_portal.sessions.create(
+    {"customer": customer.id, "return_url": "https://example.com/", "configuration": configuration.id}
+)
 assert "Cancel at the end of the period" in urllib.request.urlopen(portal.url, timeout=30).read().decode()
 v1.invoice_items.create({"customer": customer.id, "amount": 500, "currency": "usd", "description": "Late usage"})
 assert "Late usage" in [line.description for line in v1.invoices.create_preview({"customer": customer.id}).lines.data]

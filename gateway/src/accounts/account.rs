@@ -24,6 +24,8 @@ pub struct Facts {
     pub subscription: Option<Subscription>,
     /// When the subscription's row last changed. PostgreSQL uses it to detect a plan that was computed from an older row.
     pub subscription_changed: Option<OffsetDateTime>,
+    /// The page on which the invoice that the account owes can be paid.
+    pub owed_invoice_url: Option<String>,
     /// Limits agreed with this account, indexed by [`UsageType::index`].
     pub overrides: Box<[Option<i64>]>,
 }
@@ -117,6 +119,11 @@ impl AccountState {
         self.facts.suspended
     }
 
+    /// The page on which the invoice that the account owes can be paid.
+    pub(crate) fn owed_invoice_url(&self) -> Option<&str> {
+        self.facts.owed_invoice_url.as_deref()
+    }
+
     fn at(facts: Facts, catalogue: &Catalogue, now_s: i64) -> Self {
         let mut current_plan = CurrentPlan::at(facts.subscription.as_ref(), now_s);
         if facts.suspended {
@@ -166,6 +173,7 @@ mod tests {
             suspended: false,
             subscription: None,
             subscription_changed: None,
+            owed_invoice_url: None,
             overrides: vec![None; 3].into(),
         }
     }

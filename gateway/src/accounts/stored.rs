@@ -48,13 +48,14 @@ pub(crate) async fn accounts(
                   s.period_start as "period_start?", s.period_end as "period_end?",
                   s.billing_anchor as "billing_anchor?", s.ends_at as "ends_at?",
                   s.then_plan_id as "then_plan_id?", s.grace_until as "grace_until?",
-                  s.updated_at as "subscription_changed?",
+                  s.updated_at as "subscription_changed?", i.hosted_invoice_url as "owed_invoice_url?",
                   array(select o.usage_type from limit_overrides o
                         where o.account_id = a.id order by o.usage_type) as "override_types!",
                   array(select o.limit_units from limit_overrides o
                         where o.account_id = a.id order by o.usage_type) as "override_limits!"
            from accounts a
            left join subscriptions s on s.account_id = a.id and s.is_current
+           left join stripe_invoices i on i.id = s.owed_invoice_id
            where a.id = any($1)"#,
         &ids
     )
@@ -75,8 +76,8 @@ pub(crate) async fn accounts(
                 id: SubscriptionId(row.subscription_id?),
                 plan: row.plan_id.clone()?,
                 status: SubscriptionStatus::from_stored(status).unwrap_or_else(|| {
-                    error!(account.id = %id, status, "unknown subscription status: treated as unpaid");
-                    SubscriptionStatus::Unpaid
+                    error!(account.id = %id, status, "unknown subscription status: treated as paused");
+                    SubscriptionStatus::Paused
                 }),
                 period: Period {
                     start: seconds(row.period_start)?,
@@ -92,6 +93,7 @@ pub(crate) async fn accounts(
             suspended: row.status != "active",
             subscription: subscription(),
             subscription_changed: row.subscription_changed,
+            owed_invoice_url: row.owed_invoice_url,
             overrides,
         };
         (id, facts)

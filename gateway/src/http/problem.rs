@@ -95,7 +95,7 @@ impl Problem {
                         current_usage: Some(balance.current_usage),
                         limit: Some(balance.limit),
                         remaining: Some(balance.remaining),
-                        upgrade_url: None,
+                        ..Members::default()
                     });
                 Self {
                     limit: Some(Box::new(Limit {
@@ -106,10 +106,16 @@ impl Problem {
                     ..problem.into()
                 }
             }
-            Refusal::PaymentRequired { plan } => Self::new(
-                Kind::SubscriptionRequired,
-                format!("the subscription to the plan `{plan}` must be paid before further requests"),
-            ),
+            Refusal::PaymentRequired { plan, invoice_url } => {
+                let detail = format!("the subscription to the plan `{plan}` must be paid before further requests");
+                let problem = problem::Problem::new(Kind::SubscriptionRequired, detail);
+                problem
+                    .with(Members {
+                        hosted_invoice_url: invoice_url,
+                        ..Members::default()
+                    })
+                    .into()
+            }
             Refusal::Suspended => Self::new(
                 Kind::AccountSuspended,
                 "the account is suspended: ask the operator of this API; a payment does not end a suspension",
@@ -320,9 +326,21 @@ mod tests {
         let key = api_key::ApiKey::generate();
         let problem = Problem::invalid(format!("invalid type: string \"{}\"", key.reveal()));
         assert!(!body(&problem).to_string().contains(api_key::PREFIX));
-        let unpaid = Refusal::PaymentRequired { plan: "pro".into() };
-        let problem = Problem::refused(unpaid, Catalogue::built_in().usage_types()[0], 1, 0);
+        let unpaid = |invoice_url: Option<&str>| Refusal::PaymentRequired {
+            plan: "pro".into(),
+            invoice_url: invoice_url.map(str::to_owned),
+        };
+        let usage_type = Catalogue::built_in().usage_types()[0];
+        let problem = Problem::refused(unpaid(None), usage_type, 1, 0);
         assert_eq!(body(&problem)["upgrade_url"], "/billing/plans");
+        assert!(body(&problem).get("hosted_invoice_url").is_none());
+        let page = "https://invoice.stripe.com/i/1";
+        let problem = Problem::refused(unpaid(Some(page)), usage_type, 1, 0);
+        assert_eq!(body(&problem)["hosted_invoice_url"], page);
+        assert_eq!(
+            serde_json::to_value(problem.item("")).unwrap()["hosted_invoice_url"],
+            page
+        );
         assert_eq!(
             Problem::new(Kind::MissingKey, "").into_response().headers()["www-authenticate"],
             "Bearer"

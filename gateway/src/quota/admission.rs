@@ -23,6 +23,8 @@ pub enum Refusal {
     /// The plan must be paid first.
     PaymentRequired {
         plan: String,
+        /// The page on which the owed invoice can be paid. `None`: the worker knows none.
+        invoice_url: Option<String>,
     },
     /// An operator suspended the account.
     Suspended,

@@ -177,6 +177,7 @@ pub(super) fn entitled(state: &AccountState, usage_type: UsageType) -> Result<Al
         Entitlement::PaymentRequired if state.is_suspended() => Err(Refusal::Suspended),
         Entitlement::PaymentRequired => Err(Refusal::PaymentRequired {
             plan: state.current_plan.name.clone(),
+            invoice_url: state.owed_invoice_url().map(str::to_owned),
         }),
     }
 }

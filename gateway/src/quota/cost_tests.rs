@@ -53,6 +53,7 @@ async fn admission_from_a_lease_at_hand() {
         suspended: false,
         subscription: None,
         subscription_changed: None,
+        owed_invoice_url: None,
         overrides: vec![Some(i64::MAX); catalogue.usage_types().len()].into(),
     };
     let account = quotas

@@ -15,7 +15,6 @@ use billing_worker::{administration::By, webhook::worker};
 use devstack::http::{Http, request};
 use harness::eventually;
 use http::Method;
-use schema::Scope;
 use serde_json::{Value, json};
 use service::Lifecycle;
 use tokio::{task::JoinSet, time::sleep};
@@ -51,8 +50,6 @@ struct Endpoint {
     method: Method,
     path: String,
     body: Value,
-    /// Each answer needs Stripe, so more requests come than are answered.
-    asks_stripe: bool,
 }
 
 /// How long a checkout of another account takes, and its events.
@@ -97,7 +94,8 @@ impl Crowd {
     /// Waits until the key has all the requests in progress that it may have.
     async fn is_at_work(&self, endpoint: &Endpoint) {
         eventually("the crowd is at work", async || {
-            let is_too_much = self.refused.load(Relaxed) > 0 || !endpoint.asks_stripe;
+            // A `GET` does not call Stripe, and may be answered too fast.
+            let is_too_much = self.refused.load(Relaxed) > 0 || endpoint.method == Method::GET;
             (is_too_much && self.answered.load(Relaxed) > 0).then_some(())
         })
         .await;
@@ -189,26 +187,24 @@ async fn a_hundred_connections_of_one_key_delay_no_other_account() {
     rig.post(&guest, "portal-session", json!({})).await.ok().unwrap();
     let invoice = rig.get(&payer, "invoices").await["items"][0]["id"].clone();
     let invoice = format!("invoices/{}", invoice.as_str().unwrap());
-    let get = |who: &Subscriber, path: &str, asks_stripe| Endpoint {
+    let get = |who: &Subscriber, path: &str| Endpoint {
         who: who.clone(),
         method: Method::GET,
         path: path.to_owned(),
         body: Value::Null,
-        asks_stripe,
     };
     let post = |who: &Subscriber, path: &str, body| Endpoint {
         who: who.clone(),
         method: Method::POST,
         path: path.to_owned(),
         body,
-        asks_stripe: true,
     };
     let endpoints = [
-        get(&guest, "invoices", true),
-        get(&payer, &invoice, true),
-        get(&payer, "subscription", false),
-        get(&payer, "usage", false),
-        get(&payer, "plans", false),
+        get(&guest, "invoices"),
+        get(&payer, &invoice),
+        get(&payer, "subscription"),
+        get(&payer, "usage"),
+        get(&payer, "plans"),
         post(&guest, "create-checkout-session", json!({ "tier": "pro" })),
         post(&guest, "subscriptions", json!({ "tier": "enterprise" })),
         post(&guest, "portal-session", json!({})),
@@ -264,43 +260,6 @@ async fn requests_that_keep_their_database_connections_delay_no_event() {
     lock.rollback().await.unwrap();
     for answer in asked.join_all().await {
         answer.ok().unwrap();
-    }
-    rig.assert_valid();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_answers_429_at_once() {
-    let mut rig = Rig::start().await;
-    let (ada, bob) = (rig.subscriber("ada").await, rig.subscriber("bob").await);
-    for who in [&ada, &bob] {
-        rig.post(who, "portal-session", json!({})).await.ok().unwrap();
-    }
-    // A key may have eight requests in progress. One call is made at once, and four wait for up to four seconds.
-    let keys = [ada.key.clone(), rig.key(ada.account, &Scope::ALL).await];
-    rig.slow_down(1).await;
-    let begun = Instant::now();
-    let mut asked = JoinSet::new();
-    for n in 0..16 {
-        let (http, url) = (rig.http.clone(), format!("{}/billing/invoices", rig.url));
-        let key = keys[n % 2].clone();
-        asked.spawn(async move { (http.get(&url, &key).await.unwrap(), begun.elapsed()) });
-    }
-    let answers = asked.join_all().await;
-    let (full, served): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(answer, _)| answer.status == 429);
-    assert!((1..=11).contains(&full.len()), "{full:?}");
-    let last = served.iter().map(|(_, after)| *after).max().unwrap();
-    for (answer, after) in &full {
-        let problem = answer.json().unwrap();
-        assert_eq!(problem["error"], "too_many_requests", "{problem}");
-        assert_eq!(answer.header("retry-after"), Some("1"));
-        assert!(*after < last, "{after:?}, and the last one that waited after {last:?}");
-    }
-    for (answer, _) in served {
-        answer.ok().unwrap();
-    }
-    // Nobody waits any more, and the queue is open to all.
-    for who in [&ada, &bob] {
-        assert_eq!(rig.get(who, "invoices").await["items"], json!([]));
     }
     rig.assert_valid();
 }

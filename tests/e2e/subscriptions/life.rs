@@ -7,7 +7,10 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use schema::Catalogue;
 use serde_json::{Value, json};
 
-use super::rig::{DAY_S, GRACE_S, Rig, Subscriber, with_overage};
+use super::{
+    mirror::assert_invoices,
+    rig::{DAY_S, GRACE_S, Rig, Subscriber, with_overage},
+};
 
 /// Free → Pro → Enterprise → Pro at the end of the period → cancelled → Free, over three periods.
 async fn live(rig: &Rig, who: &Subscriber) {
@@ -198,6 +201,7 @@ async fn the_same_state_results_from_every_order_of_events() {
                 .all(|period| !period["final_at"].is_null()),
             "seed {seed}: {state}"
         );
+        assert_invoices(&rig, &ada).await;
 
         // A comparison with Stripe finds nothing that the events missed. Processed again, in order, they give the same result.
         let compared = comparison::run(&rig.billing).await.unwrap();

@@ -88,20 +88,19 @@ async fn an_unpaid_upgrade_keeps_the_planned_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_that_is_paid_later_leaves_a_cancellation_that_can_be_undone() {
+async fn an_upgrade_that_is_confirmed_later_leaves_a_cancellation_that_can_be_undone() {
     let (rig, ada, customer) = team().await;
     rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
-    rig.control().set_card(&customer, Some(Card::Declines)).unwrap();
+    rig.control().set_card(&customer, Some(Card::NeedsAction)).unwrap();
     let (status, problem) = upgrade(&rig, &ada).await;
-    assert_eq!(status, 402);
+    assert_eq!((status, &problem["error"]), (402, &json!("payment_action_required")));
     assert!(
         problem["message"].as_str().unwrap().contains("/billing/resume"),
         "{problem}"
     );
-    rig.control().set_card(&customer, Some(Card::Ok)).unwrap();
-    let invoices = rig.control().invoices(&customer);
-    let open = invoices.iter().find(|invoice| invoice["status"] == "open").unwrap();
-    rig.control().pay_invoice(open["id"].as_str().unwrap()).unwrap();
+    rig.settle().await;
+    let invoice = problem["invoice_id"].as_str().unwrap();
+    rig.control().confirm_payment(invoice, true).unwrap();
     rig.settle().await;
     assert_eq!(planned(&rig, &ada).await, is("enterprise", true, None));
     rig.post(&ada, "resume", json!({})).await.ok().unwrap();

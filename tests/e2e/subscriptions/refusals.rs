@@ -79,7 +79,7 @@ async fn each_refusal_has_a_problem_of_its_own_and_one_call_is_made() {
             RefusalKind::PortalNotConfigured,
             409,
             "portal_not_configured",
-            "dashboard",
+            "stripe sync",
         ),
         (RefusalKind::PriceInactive, 409, "price_inactive", "stripe sync"),
         (RefusalKind::TooManySubscriptions, 422, "stripe_refused", "request's id"),
@@ -197,7 +197,21 @@ async fn a_change_of_a_subscription_with_an_archived_price_leaves_it_as_it_is() 
 async fn a_portal_without_a_configuration_is_the_operators_to_make() {
     let rig = Rig::start().await;
     let ada = rig.subscriber("ada").await;
-    rig.control().set_portal_is_configured(false);
+    let all = rig
+        .call_stripe(Method::GET, "/v1/billing_portal/configurations", "")
+        .await;
+    let ours = &all["data"][0];
+    assert_eq!(ours["metadata"]["trendit"], "1");
+    let features = &ours["features"];
+    assert_eq!(
+        (
+            &features["subscription_update"]["enabled"],
+            &features["subscription_cancel"]["mode"]
+        ),
+        (&json!(false), &json!("at_period_end"))
+    );
+    let configuration = format!("/v1/billing_portal/configurations/{}", ours["id"].as_str().unwrap());
+    rig.call_stripe(Method::POST, &configuration, "active=false").await;
     is_refused(
         &rig,
         &ada,
@@ -205,10 +219,11 @@ async fn a_portal_without_a_configuration_is_the_operators_to_make() {
         json!({}),
         409,
         "portal_not_configured",
-        "dashboard",
+        "stripe sync",
     )
     .await;
-    rig.control().set_portal_is_configured(true);
+    // The operator runs the command again.
+    rig.sync().await;
     assert_eq!(rig.post(&ada, "portal-session", json!({})).await.status.as_u16(), 201);
     rig.assert_valid();
 }
@@ -239,6 +254,7 @@ async fn an_upgrade_by_bank_debit_is_refused_now_and_possible_at_the_periods_end
     let ada = rig.subscribed("ada", "pro").await;
     let customer = rig.customers(&ada).remove(0);
     rig.control().set_card(&customer, Some(Card::BankDebit)).unwrap();
+    rig.control().set_bank_debit_settles_after_s(0);
     rig.turn_by(DAY_S);
     let enterprise = json!({ "tier": "enterprise" });
     let error = "payment_method_unsupported";

@@ -86,8 +86,8 @@ impl Rig {
         rig
     }
 
-    /// Products, prices and meters of the catalogue.
-    async fn sync(&self) {
+    /// Products, prices and meters of the catalogue, and the portal's configuration.
+    pub(super) async fn sync(&self) {
         let (stripe, catalogue) = (self.billing.stripe().unwrap(), &self.billing.admin.catalogue);
         let found = catalogue::find(stripe, catalogue).await.unwrap();
         let changes = catalogue::changes(catalogue, &found);
@@ -351,8 +351,8 @@ impl Rig {
         assert_eq!(self.control().violations(), Vec::<String>::new());
     }
 
-    /// Everything that is stored about an account's subscriptions, except the times of writes, and except the prices of
-    /// periods, which are known only if an event arrived in time.
+    /// Everything that is stored about an account's subscriptions and invoices, except the times of writes, and except the prices
+    /// of periods, which are known only if an event arrived in time.
     pub(super) async fn state(&self, who: &Subscriber) -> Result<Value> {
         let subscriptions: Vec<Value> = sqlx::query_scalar(
             "select to_jsonb(s) - 'created_at' - 'updated_at' from subscriptions s where account_id = $1 order by id",
@@ -373,7 +373,15 @@ impl Rig {
         .bind(who.account.0)
         .fetch_all(&self.pool)
         .await?;
-        Ok(json!({ "subscriptions": subscriptions, "periods": periods, "items": items }))
+        let invoices: Vec<Value> = sqlx::query_scalar(
+            "select to_jsonb(i) - 'fetched_at' || jsonb_build_object('lines', array(
+                 select to_jsonb(l) from stripe_invoice_lines l where l.invoice_id = i.id order by l.position))
+             from stripe_invoices i where i.account_id = $1 order by i.id",
+        )
+        .bind(who.account.0)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(json!({ "subscriptions": subscriptions, "periods": periods, "items": items, "invoices": invoices }))
     }
 }
 

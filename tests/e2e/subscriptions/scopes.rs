@@ -15,7 +15,7 @@ const ROUTER: &str = include_str!("../../../billing-worker/src/http/public.rs");
 const WEBHOOKS: &str = "/billing/webhooks/stripe";
 
 /// Method and path of every route.
-fn routes() -> Vec<(Method, &'static str)> {
+pub(super) fn routes() -> Vec<(Method, &'static str)> {
     // Routes that could not be read here.
     for other in [".nest(", ".merge(", ".route_service(", "any(", "MethodFilter"] {
         assert!(

@@ -176,16 +176,18 @@ async fn a_plan_without_a_trial_is_paid_from_its_first_day_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_in_a_trial_begins_once_it_is_paid() {
+async fn an_upgrade_in_a_trial_begins_once_its_payment_is_confirmed() {
     let (rig, ada) = trialing().await;
     let customer = rig.customers(&ada).remove(0);
-    rig.control().set_card(&customer, Some(Card::Declines)).unwrap();
+    rig.control().set_card(&customer, Some(Card::NeedsAction)).unwrap();
     let refused = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
     assert_eq!(refused.status.as_u16(), 402);
-    let invoices = rig.control().invoices(&customer);
-    let open = invoices.iter().find(|invoice| invoice["status"] == "open").unwrap();
-    rig.control().set_card(&customer, Some(Card::Ok)).unwrap();
-    rig.control().pay_invoice(open["id"].as_str().unwrap()).unwrap();
+    let problem = refused.json().unwrap();
+    assert_eq!(problem["error"], "payment_action_required");
+    assert_eq!(shown(&rig, &ada).await, is("trialing", "pro"));
+    rig.control()
+        .confirm_payment(problem["invoice_id"].as_str().unwrap(), true)
+        .unwrap();
     rig.settle().await;
     assert_eq!(shown(&rig, &ada).await, is("active", "enterprise"));
     rig.assert_valid();

@@ -227,8 +227,7 @@ async fn a_key_of_another_stripe_account_or_mode_makes_no_account_free() {
             .await
             .unwrap();
     }
-    // A customer of the other mode is neither read, reported nor changed.
-    assert_eq!(rig.get(&ada, "invoices").await["items"], json!([]));
+    // A customer of the other mode is neither reported nor changed.
     let refused = rig.post(&ada, "upgrade", json!({ "tier": "enterprise" })).await;
     assert_eq!(refused.json().unwrap()["error"], "not_subscribed");
     let refused = rig

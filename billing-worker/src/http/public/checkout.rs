@@ -12,7 +12,7 @@ use crate::{
     accounts::customers,
     error::Error,
     http::body::Body,
-    stripe::Write,
+    stripe::{Write, catalogue},
     subscriptions::{
         checkout::{self, ReturnUrls},
         payment_form,
@@ -116,7 +116,11 @@ pub(super) async fn portal(
     let billing = api.billing.of(account);
     let _slot = billing.slot(account).await?;
     let customer = customers::ensure(&billing, account).await?;
-    let request = CreateBillingPortalSession::new().customer(customer).return_url(back);
+    let mut request = CreateBillingPortalSession::new().customer(customer).return_url(back);
+    // Without ours, Stripe uses the one of its dashboard.
+    if let Some(ours) = catalogue::portal(billing.stripe()?).await?.filter(|ours| ours.active) {
+        request = request.configuration(ours.id);
+    }
     let key = format!("portal-{}", Uuid::now_v7());
     let portal: Portal = billing.stripe()?.write(&request, Write::Keyed(&key)).await?;
     Ok((StatusCode::CREATED, Json(portal)))

@@ -15,7 +15,6 @@ use crate::{
 };
 
 const LIMIT: i64 = 20;
-/// Stripe's limit.
 const LIMIT_MAX: i64 = 100;
 
 #[derive(Deserialize)]
@@ -32,6 +31,7 @@ pub(super) async fn list(
     Parameters(page): Parameters<PageOfInvoices>,
 ) -> Result<Json<InvoicePage>, Error> {
     let limit = page.limit.map_or(LIMIT, Integer::get);
+    let limit = usize::try_from(limit).unwrap_or_default();
     let found = invoices::list(&api.billing, account, limit, page.after.as_deref()).await?;
     found.map(Json).ok_or_else(|| {
         let after = page.after.as_deref().unwrap_or_default();

@@ -8,6 +8,7 @@ use stripe_billing::billing_meter::{
     CreateBillingMeter, CreateBillingMeterCustomerMapping, CreateBillingMeterCustomerMappingType,
     CreateBillingMeterDefaultAggregation, CreateBillingMeterDefaultAggregationFormula, CreateBillingMeterValueSettings,
 };
+use stripe_billing::billing_portal_configuration::UpdateBillingPortalConfiguration;
 use stripe_product::{
     price::{
         CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType,
@@ -20,7 +21,8 @@ use uuid::Uuid;
 
 use super::{
     change::{Change, changes},
-    existing::{ExistingObjects, Meter, Product, find},
+    existing::{ExistingObjects, Meter, PortalConfiguration, Product, find},
+    portal,
     wanted::{Terms, WantedPrice, WantedProduct, words},
 };
 use crate::stripe::{Stripe, StripeError, Write, names, object::subscription::Price};
@@ -96,6 +98,16 @@ async fn make(
                 replaces.as_deref().unwrap_or("new")
             );
             stripe.write::<Price>(&create, Write::Keyed(&key)).await?;
+        }
+        Change::CreatePortal => {
+            let key = format!("portal-configuration{ending}");
+            stripe
+                .write::<PortalConfiguration>(&portal::request(), Write::Keyed(&key))
+                .await?;
+        }
+        Change::ActivatePortal(id) => {
+            let update = UpdateBillingPortalConfiguration::new(id.as_str()).active(true);
+            stripe.write::<PortalConfiguration>(&update, Write::Settable).await?;
         }
     }
     Ok(())

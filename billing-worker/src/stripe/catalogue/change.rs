@@ -21,6 +21,10 @@ pub enum Change {
         wanted: WantedPrice,
         replaces: Option<String>,
     },
+    /// The configuration of the customer portal.
+    CreatePortal,
+    /// The same, which somebody deactivated: its id.
+    ActivatePortal(String),
 }
 
 /// The changes that bring Stripe in line with the catalogue, in the order in which they can be made.
@@ -42,7 +46,16 @@ pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change>
             wanted,
         })
     });
-    meters.map(Change::CreateMeter).chain(products).chain(prices).collect()
+    let portal = match &existing.portal {
+        None => Some(Change::CreatePortal),
+        Some(portal) => (!portal.active).then(|| Change::ActivatePortal(portal.id.clone())),
+    };
+    meters
+        .map(Change::CreateMeter)
+        .chain(products)
+        .chain(prices)
+        .chain(portal)
+        .collect()
 }
 
 impl Change {
@@ -68,6 +81,8 @@ impl fmt::Display for Change {
                     None => Ok(()),
                 }
             }
+            Self::CreatePortal => write!(f, "create the configuration of the customer portal"),
+            Self::ActivatePortal(id) => write!(f, "activate the configuration {id} of the customer portal"),
         }
     }
 }
@@ -78,7 +93,7 @@ mod tests {
 
     use super::*;
     use crate::stripe::{
-        catalogue::wanted::CURRENCY,
+        catalogue::{existing::PortalConfiguration, wanted::CURRENCY},
         object::{Reference, subscription::Price},
     };
 
@@ -108,6 +123,7 @@ mod tests {
                 "create price trendit_pro (usd-2900-month)",
                 "create price trendit_pro_api_call (usd-10000-included-1500-micros)",
                 "create price trendit_enterprise (usd-29900-month)",
+                "create the configuration of the customer portal",
             ]
         );
     }
@@ -142,6 +158,7 @@ mod tests {
                 .into_iter()
                 .map(|wanted| (wanted.lookup_key.clone(), price(wanted.clone(), wanted.terms.short())))
                 .collect(),
+            portal: Some(PortalConfiguration::inactive("bpc_1")),
         };
         let dearer = existing.prices.get_mut("trendit_pro").unwrap();
         dearer
@@ -153,6 +170,7 @@ mod tests {
             [
                 "rename product trendit_enterprise to Enterprise",
                 "create price trendit_pro (usd-2900-month), which replaces price_trendit_pro",
+                "activate the configuration bpc_1 of the customer portal",
             ]
         );
     }

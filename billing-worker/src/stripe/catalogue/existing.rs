@@ -4,12 +4,14 @@ use std::collections::HashMap;
 
 use schema::Catalogue;
 use serde::Deserialize;
-use stripe_billing::{BillingMeterStatus, billing_meter::ListBillingMeter};
+use stripe_billing::{
+    BillingMeterStatus, billing_meter::ListBillingMeter, billing_portal_configuration::ListBillingPortalConfiguration,
+};
 use stripe_product::{price::ListPrice, product::RetrieveProduct};
 
 use super::wanted::{products, wanted};
 use crate::stripe::{
-    Stripe, StripeError,
+    Stripe, StripeError, names,
     object::{List, subscription::Price},
 };
 
@@ -22,6 +24,26 @@ pub struct ExistingObjects {
     pub products: HashMap<String, String>,
     /// Active prices by lookup key.
     pub prices: HashMap<String, Price>,
+    /// Our configuration of the customer portal.
+    pub portal: Option<PortalConfiguration>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct PortalConfiguration {
+    pub id: String,
+    pub active: bool,
+    metadata: Option<HashMap<String, String>>,
+}
+
+#[cfg(test)]
+impl PortalConfiguration {
+    pub(super) fn inactive(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            active: false,
+            metadata: None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -51,6 +73,7 @@ pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<ExistingObje
     }
     let keys: Vec<String> = wanted(catalogue).into_iter().map(|wanted| wanted.lookup_key).collect();
     existing.prices = prices(stripe, &keys).await?;
+    existing.portal = portal(stripe).await?;
     Ok(existing)
 }
 
@@ -67,6 +90,18 @@ pub async fn meters(stripe: &Stripe) -> Result<HashMap<String, String>, StripeEr
     };
     let meters: Vec<Meter> = stripe.pages(PAGES_MAX, page, |meter: &Meter| &meter.id).await?;
     Ok(meters.into_iter().map(|meter| (meter.event_name, meter.id)).collect())
+}
+
+/// Our configuration of the customer portal, an active one if there are several. Stripe lists the newest first; ours is among
+/// the newest 100, or `stripe sync` makes another one.
+pub async fn portal(stripe: &Stripe) -> Result<Option<PortalConfiguration>, StripeError> {
+    let page: List<PortalConfiguration> = stripe.read(&ListBillingPortalConfiguration::new().limit(100)).await?;
+    let is_ours = |one: &PortalConfiguration| {
+        let metadata = one.metadata.as_ref();
+        metadata.is_some_and(|metadata| metadata.contains_key(names::META_OURS))
+    };
+    let ours = page.data.into_iter().filter(is_ours);
+    Ok(ours.max_by_key(|configuration| configuration.active))
 }
 
 /// Active prices by lookup key; one that Stripe lacks is absent.

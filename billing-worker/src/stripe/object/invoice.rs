@@ -1,6 +1,7 @@
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{InvoiceLine, List, Reference, amount::Amount};
+use super::{List, Reference, amount::Amount};
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Invoice {
@@ -8,9 +9,16 @@ pub struct Invoice {
     #[serde(default)]
     pub id: String,
     pub customer: Option<Reference>,
+    #[serde(default)]
+    pub livemode: bool,
+    /// Stripe collects it by itself.
+    #[serde(default)]
+    pub auto_advance: bool,
     pub number: Option<String>,
     /// `draft`, `open`, `paid`, `void` or `uncollectible`; a preview has none.
     pub status: Option<String>,
+    /// Why Stripe created it.
+    pub billing_reason: Option<String>,
     pub currency: String,
     /// In the currency's smallest unit, as all amounts: before discounts and tax that is not included.
     #[serde(default)]
@@ -21,10 +29,12 @@ pub struct Invoice {
     pub amount_paid: i64,
     #[serde(default)]
     pub amount_remaining: i64,
+    /// The customer's balance before and after it was finalized. Negative: a credit.
+    #[serde(default)]
+    pub starting_balance: i64,
+    pub ending_balance: Option<i64>,
     total_discount_amounts: Option<Vec<Amount>>,
     total_taxes: Option<Vec<Amount>>,
-    /// The first lines. An invoice contains at most ten; [`List::has_more`] says whether there are others.
-    pub lines: Option<List<InvoiceLine>>,
     pub created: i64,
     /// Of a renewal: the period that ended, although the invoice also bills the one that begins.
     pub period_start: i64,
@@ -35,6 +45,28 @@ pub struct Invoice {
     pub status_transitions: Transitions,
     pub parent: Option<Parent>,
     pub confirmation_secret: Option<ConfirmationSecret>,
+    /// Only if it is expanded.
+    payments: Option<List<InvoicePayment>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct InvoicePayment {
+    payment: Payment,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Payment {
+    /// An id, unless it is expanded.
+    payment_intent: Option<Value>,
+}
+
+/// A payment, from its first attempt on.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PaymentIntent {
+    /// Such as `requires_payment_method` (the last attempt was declined), `requires_action` (the bank asks the customer to confirm
+    /// it) or `processing`.
+    pub status: String,
+    pub client_secret: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -61,12 +93,25 @@ pub struct ConfirmationSecret {
 }
 
 impl Invoice {
+    /// The field to expand for [`Self::payment_intent`].
+    pub const PAYMENT: &str = "payments.data.payment.payment_intent";
+
     pub fn discount(&self) -> i64 {
         Amount::sum(self.total_discount_amounts.as_deref())
     }
 
     pub fn tax(&self) -> i64 {
         Amount::sum(self.total_taxes.as_deref())
+    }
+
+    /// Its payment, if it is expanded: [`Self::PAYMENT`].
+    pub fn payment_intent(&self) -> Option<PaymentIntent> {
+        let mut payments = self.payments.iter().flat_map(|payments| &payments.data);
+        payments.find_map(|payment| PaymentIntent::deserialize(payment.payment.payment_intent.as_ref()?).ok())
+    }
+
+    pub fn status(&self) -> &str {
+        self.status.as_deref().unwrap_or("draft")
     }
 
     pub fn subscription(&self) -> Option<&str> {

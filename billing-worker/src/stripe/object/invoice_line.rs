@@ -56,6 +56,10 @@ impl InvoiceLine {
         self.pricing.as_ref()?.price_details.as_ref()?.price.price()
     }
 
+    pub fn price_id(&self) -> Option<&str> {
+        Some(self.pricing.as_ref()?.price_details.as_ref()?.price.id())
+    }
+
     /// The price of one unit: a decimal number of the currency's smallest unit.
     pub fn unit_amount(&self) -> Option<&str> {
         self.pricing.as_ref()?.unit_amount_decimal.as_deref()

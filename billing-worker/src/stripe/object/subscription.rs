@@ -25,12 +25,18 @@ pub struct Subscription {
     /// Set while its invoices are not collected.
     pub pause_collection: Option<serde_json::Value>,
     pub schedule: Option<Reference>,
-    /// A change that waits for its payment.
-    pub pending_update: Option<serde_json::Value>,
+    /// A change that waits until the latest invoice is paid.
+    pub pending_update: Option<PendingUpdate>,
     pub latest_invoice: Option<Reference>,
     pub items: List<Item>,
     #[serde(default)]
     pub metadata: HashMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct PendingUpdate {
+    /// Then Stripe discards the change.
+    pub expires_at: i64,
 }
 
 /// One price of a subscription. Periods are the item's, and may differ between items.

@@ -83,10 +83,10 @@ mod tests {
         assert!((2_390..=2_410).contains(&alone), "{alone}");
         let all = admitted(&Class::ALL, 100);
         for (class, calls) in &all {
-            let expected = 2_400 * class.weight() as usize / 12;
+            let expected = 2_400 * class.weight() as usize / 11;
             assert!(calls.abs_diff(expected) <= 10, "{all:?}");
         }
-        let two = admitted(&[Class::Change, Class::View], 100);
+        let two = admitted(&[Class::Change, Class::Sweep], 100);
         assert!(two[0].1.abs_diff(2_400 * 4 / 5) <= 10, "{two:?}");
         assert!(two[1].1.abs_diff(2_400 / 5) <= 10, "{two:?}");
     }

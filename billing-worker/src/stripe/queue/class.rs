@@ -11,19 +11,17 @@ pub enum Class {
     Report,
     /// A periodic job that nobody waits for: comparisons, lists of missed events.
     Sweep,
-    /// A `GET` of the public API. It changes nothing.
-    View,
 }
 
 impl Class {
-    pub const ALL: [Self; 5] = [Self::Change, Self::Webhook, Self::Report, Self::Sweep, Self::View];
+    pub const ALL: [Self; 4] = [Self::Change, Self::Webhook, Self::Report, Self::Sweep];
 
-    /// Calls in a round of twelve, while calls of all classes wait.
+    /// Calls in a round of eleven, while calls of all classes wait.
     pub fn weight(self) -> u32 {
         match self {
             Self::Change | Self::Webhook => 4,
             Self::Report => 2,
-            Self::Sweep | Self::View => 1,
+            Self::Sweep => 1,
         }
     }
 
@@ -34,7 +32,6 @@ impl Class {
             Self::Webhook => "webhook",
             Self::Report => "report",
             Self::Sweep => "sweep",
-            Self::View => "view",
         }
     }
 
@@ -42,7 +39,7 @@ impl Class {
     /// concurrency.
     pub(super) fn is_from_outside(self) -> bool {
         match self {
-            Self::Change | Self::Webhook | Self::View => true,
+            Self::Change | Self::Webhook => true,
             Self::Report | Self::Sweep => false,
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! It promises, and its tests check:
 //! - If a call waits, [`Order::next`] returns one.
-//! - While all classes have waiting calls, any twelve calls from the start of a round have the weights of their classes.
+//! - While all classes have waiting calls, any eleven calls from the start of a round have the weights of their classes.
 //! - The first call of an account waits for at most one round for each account that waited in its class before, and two more.
 //! - The memory is bounded: at most [`WAITING_PER_CLASS`] calls of a class wait.
 

@@ -35,7 +35,7 @@ async fn calls_wait_for_their_own_rate_only() {
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_empties() {
     let (queue, ada) = (queue(5), AccountId::new());
-    let calls = (0..40).map(|_| read(&queue, Class::View, ada));
+    let calls = (0..40).map(|_| read(&queue, Class::Change, ada));
     let answers = join_all(calls).await;
     let refused = answers
         .iter()
@@ -43,8 +43,8 @@ async fn a_full_queue_refuses_at_once_and_empties() {
         .count();
     // One at once, and four that waited. A slow machine may admit some before it has asked for all.
     assert!((30..=35).contains(&refused), "{refused}");
-    assert_eq!(queue.inner.metrics.waiting(Class::View), 0);
-    assert!(read(&queue, Class::View, ada).await.is_ok());
+    assert_eq!(queue.inner.metrics.waiting(Class::Change), 0);
+    assert!(read(&queue, Class::Change, ada).await.is_ok());
 }
 
 #[tokio::test]

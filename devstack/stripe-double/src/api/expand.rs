@@ -110,6 +110,7 @@ pub(crate) fn by_id(state: &State, id: &str) -> Option<Value> {
             .iter()
             .find(|(_, customer)| customer.payment_method.as_deref() == Some(id))
             .and_then(|(_, customer)| customer.render_payment_method()),
+        "pi" => state.render_payment(id).ok(),
         "price" => state.prices.get(id).map(|price| price.render()),
         _ => state.products.get(id).map(|product| product.render()),
     }

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use crate::api::call::Call;
 use crate::api::{
-    checkout, customers, endpoints, events, invoice_items, invoices, meter_events, meters, portal, preview, prices,
-    products, schedules, subscription_items, subscriptions,
+    checkout, customers, endpoints, events, invoice_items, invoices, meter_events, meters, payment_intents, portal,
+    preview, prices, products, schedules, subscription_items, subscriptions,
 };
 use crate::failure::Failure;
 use crate::form::Param;
@@ -25,6 +25,7 @@ const LIST: &[&str] = &[
     "created",
     "email",
     "active",
+    "is_default",
     "product",
     "currency",
     "type",
@@ -91,6 +92,16 @@ pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
         ("POST", ["v1", "checkout", "sessions", id, "expire"]) => (checkout::expire, id, NOTHING),
         ("GET", ["v1", "checkout", "sessions", id, "line_items"]) => (checkout::list_items, id, NOTHING),
         ("POST", ["v1", "billing_portal", "sessions"]) => (portal::create, "", portal::UNDERSTOOD),
+        ("POST", ["v1", "billing_portal", "configurations"]) => {
+            (portal::configure, "", portal::CONFIGURATION_UNDERSTOOD)
+        }
+        ("GET", ["v1", "billing_portal", "configurations"]) => (portal::list_configurations, "", LIST),
+        ("GET", ["v1", "billing_portal", "configurations", id]) => (portal::retrieve_configuration, id, NOTHING),
+        ("POST", ["v1", "billing_portal", "configurations", id]) => (
+            portal::update_configuration,
+            id,
+            portal::CONFIGURATION_UPDATE_UNDERSTOOD,
+        ),
 
         ("POST", ["v1", "subscriptions"]) => (subscriptions::create, "", subscriptions::UNDERSTOOD),
         ("GET", ["v1", "subscriptions"]) => (subscriptions::list, "", LIST),
@@ -134,6 +145,8 @@ pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
         ),
         ("POST", ["v1", "invoices", id, "void"]) => (invoices::void, id, NOTHING),
         ("POST", ["v1", "invoices", id, "mark_uncollectible"]) => (invoices::mark_uncollectible, id, NOTHING),
+
+        ("GET", ["v1", "payment_intents", id]) => (payment_intents::retrieve, id, NOTHING),
 
         ("POST", ["v1", "invoiceitems"]) => (invoice_items::create, "", invoice_items::UNDERSTOOD),
         ("GET", ["v1", "invoiceitems"]) => (invoice_items::list, "", LIST),

@@ -2,10 +2,10 @@
 //! expiries, each at its own time and in that order.
 
 use crate::billing::invoicing::{self, Finalize};
-use crate::billing::payment::{self, Try};
+use crate::billing::payment::{self, Try, debit};
 use crate::billing::phases::{self, Entered};
 use crate::billing::{cancellation, charges, ending, expiry, pause, phase_change, upcoming, write_off};
-use crate::objects::invoice::Status as InvoiceStatus;
+use crate::objects::invoice::{Invoice, Status as InvoiceStatus};
 use crate::objects::subscription::{Status, Subscription, WithoutCard};
 use crate::state::State;
 
@@ -22,6 +22,7 @@ enum Due {
     Upcoming(String),
     Finalize(String),
     Retry(String),
+    SettleDebit(String),
     GiveUpUpdate(String),
     Expire(String),
     ResumeCollection(String),
@@ -74,7 +75,7 @@ fn next(state: &State) -> Option<(i64, Due)> {
             subscription.pending_update.as_ref().map(|pending| pending.expires_at),
             &|| Due::GiveUpUpdate(id()),
         );
-        offer(subscription.expires_at, &|| Due::Expire(id()));
+        offer(expires_at(state, subscription), &|| Due::Expire(id()));
         offer(
             subscription
                 .pause_collection
@@ -90,7 +91,10 @@ fn next(state: &State) -> Option<(i64, Due)> {
             InvoiceStatus::Draft if invoice.auto_advance => {
                 offer(invoice.finalizes_at, &|| Due::Finalize(id.to_owned()))
             }
-            InvoiceStatus::Open => offer(invoice.next_attempt, &|| Due::Retry(id.to_owned())),
+            InvoiceStatus::Open => {
+                offer(invoice.next_attempt, &|| Due::Retry(id.to_owned()));
+                offer(invoice.settles_at(), &|| Due::SettleDebit(id.to_owned()));
+            }
             _ => {}
         }
     }
@@ -126,6 +130,7 @@ fn act(state: &mut State, due: Due) {
         }
         Due::Finalize(id) => finalize(state, &id),
         Due::Retry(id) => payment::attempt(state, &id, Try::Automatic).unwrap_or_default(), // the failure has become state
+        Due::SettleDebit(id) => debit::settle(state, &id),
         Due::GiveUpUpdate(id) => give_up_update(state, &id),
         Due::Expire(id) => ending::expire(state, &id),
         Due::ResumeCollection(id) => state.change_subscription(&id, "customer.subscription.updated", |subscription| {
@@ -136,6 +141,15 @@ fn act(state: &mut State, due: Due) {
         Due::Phase(id) => phase_change::change_now(state, &id),
         Due::ExpireSession(id) => expiry::expire_session(state, &id),
     }
+}
+
+/// When an `incomplete` subscription expires. Stripe's documentation says that it is `incomplete` while its first payment is
+/// processing; that it does not expire until the payment has failed is an assumption.
+fn expires_at(state: &State, subscription: &Subscription) -> Option<i64> {
+    let invoice = subscription.latest_invoice.as_deref();
+    let invoice = invoice.and_then(|id| state.invoices.get(id));
+    let waits = invoice.is_some_and(Invoice::is_processing);
+    subscription.expires_at.filter(|_| !waits)
 }
 
 fn trial_notice(subscription: &Subscription) -> Option<i64> {

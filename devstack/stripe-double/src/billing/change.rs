@@ -9,6 +9,7 @@ use crate::objects::invoice::Line;
 use crate::objects::item::Item;
 use crate::objects::prorate::Prorate;
 use crate::objects::subscription::{PendingUpdate, Status, Subscription};
+use crate::options::Charge;
 use crate::state::State;
 
 #[derive(Clone, Debug)]
@@ -30,9 +31,10 @@ pub(crate) fn apply(
     change: Change,
 ) -> Result<(), Failure> {
     let plan = plan(state, current, &change)?;
-    let pays = charges::would_pay(state, &current.customer, plan.due_now(state, current));
-    if !pays {
+    let charge = charges::charge(state, &current.customer, plan.due_now(state, current));
+    if matches!(charge, Charge::Declined | Charge::NeedsAction) {
         match change.behavior {
+            Behavior::Refuse if charge == Charge::NeedsAction => return Err(Failure::subscription_needs_action()),
             Behavior::Refuse => return Err(Failure::declined()),
             Behavior::Postpone => return wait_for_payment(state, current, plan, change.trial_end),
             Behavior::Try | Behavior::Wait => {}
@@ -206,7 +208,9 @@ fn wait_for_payment(
     plan: Plan,
     trial_end: Option<i64>,
 ) -> Result<(), Failure> {
-    let expires_at = state.now() + PATIENCE_S;
+    // It does not outlive the period or trial.
+    let patience = state.now() + PATIENCE_S;
+    let expires_at = current.next_renewal().map_or(patience, |end| end.min(patience));
     let superseded = current.pending_update.as_ref().map(|pending| pending.invoice.clone());
     if let Some(superseded) = superseded {
         write_off::void(state, &superseded);

@@ -6,7 +6,7 @@ use crate::objects::invoice::{Line, Metered};
 use crate::objects::item::Item;
 use crate::objects::metadata::Metadata;
 use crate::objects::subscription::Subscription;
-use crate::options::Card;
+use crate::options::{Card, Charge};
 use crate::state::State;
 
 /// The charges for licensed items for their current period.
@@ -110,11 +110,15 @@ pub(crate) fn part(state: &mut State, subscription: &Subscription, item: &Item, 
     Some(line)
 }
 
-/// Whether the customer's card would pay for `amount`, after the balance.
-pub(crate) fn would_pay(state: &State, customer: &str, amount: i64) -> bool {
+/// What would happen if the customer's card were charged `amount`, after the balance.
+pub(crate) fn charge(state: &State, customer: &str, amount: i64) -> Charge {
     let customer = state.customers.get(customer);
     let due = amount.saturating_add(customer.map_or(0, |customer| customer.balance));
-    due <= 0 || customer.is_some_and(|customer| customer.card.is_some_and(Card::pays))
+    if due <= 0 {
+        return Charge::Succeeds;
+    }
+    let card = customer.and_then(|customer| customer.card);
+    card.map_or(Charge::Declined, Card::charge)
 }
 
 pub(crate) fn is_metered(state: &State, item: &Item) -> bool {

@@ -1,12 +1,15 @@
 //! Takes an invoice from draft to paid: finalizes it, charges the card, retries, and updates the
 //! subscription.
 
+pub(crate) mod debit;
+
 use crate::billing::ending;
 use crate::failure::Failure;
 use crate::objects::event;
 use crate::objects::invoice::Status;
+use crate::objects::payment::{self, Refused};
 use crate::objects::subscription::{self, Subscription};
-use crate::options::{AfterDunning, Card};
+use crate::options::{AfterDunning, Card, Charge};
 use crate::state::State;
 
 /// An unpaid first invoice, or the unpaid invoice of a pending update, expires after 23 hours.
@@ -32,11 +35,11 @@ pub(crate) fn finalize(state: &mut State, id: &str) {
     };
     let lines = invoice.all_lines(state);
     let (total, due) = (invoice.total(state), invoice.amount_due(state));
-    let intent = (due > 0).then(|| {
-        let intent = state.ids.next("pi");
-        let secret = format!("{intent}_secret_{}", state.ids.text(24));
-        (intent, secret)
-    });
+    let has_method = state
+        .customers
+        .get(&invoice.customer)
+        .is_some_and(|one| one.card.is_some());
+    let payment = (due > 0).then(|| state.new_payment(has_method));
     let Some(mut customer) = state.customers.get(&invoice.customer).cloned() else {
         return;
     };
@@ -57,7 +60,7 @@ pub(crate) fn finalize(state: &mut State, id: &str) {
     state.change_invoice(id, |invoice| {
         (invoice.lines, invoice.metered) = (lines, Vec::new());
         (invoice.status, invoice.finalized_at) = (Status::Open, Some(now));
-        (invoice.number, invoice.balances, invoice.payment) = (Some(number), Some(balances), intent);
+        (invoice.number, invoice.balances, invoice.payment) = (Some(number), Some(balances), payment);
     });
     let object = state.render_invoice(id);
     state.emit("invoice.finalized", object, None);
@@ -80,21 +83,63 @@ pub(crate) fn settle(state: &mut State, id: &str, charge: Option<Try>) -> Result
 
 /// Charges the customer's card.
 pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failure> {
-    let now = state.now();
     let Some(invoice) = state.invoices.get(id).filter(|invoice| invoice.status == Status::Open) else {
         return Ok(());
     };
+    if invoice.is_processing() {
+        return Err(Failure::payment_processing());
+    }
     let card = state
         .customers
         .get(&invoice.customer)
         .and_then(|customer| customer.card);
+    let first = invoice.attempts == 0;
+    state.change_invoice(id, |invoice| {
+        invoice.attempts += usize::from(by == Try::Automatic || first)
+    });
+    let by = if first { Try::Automatic } else { by };
+    match card.map(|card| (card.charge(), card)) {
+        Some((Charge::Succeeds, _)) => paid(state, id),
+        Some((Charge::TakesDays, card)) => {
+            debit::begin(state, id, card);
+            if state.settings.bank_debit_settles_after_s == 0 {
+                debit::settle(state, id);
+            }
+        }
+        Some((Charge::NeedsAction, _)) => return refused(state, id, by, Refused::Authentication),
+        Some((Charge::Declined, _)) | None => return refused(state, id, by, Refused::Card),
+    }
+    Ok(())
+}
+
+/// The payment failed, or the customer must confirm it first.
+pub(crate) fn refused(state: &mut State, id: &str, by: Try, why: Refused) -> Result<(), Failure> {
+    let now = state.now();
+    let Some(invoice) = state.invoices.get(id) else {
+        return Ok(());
+    };
+    let failure = match why {
+        Refused::Authentication => Failure::invoice_needs_action(),
+        Refused::Card | Refused::BankDebit => Failure::declined(),
+    };
     let subscription = invoice.subscription.clone();
     let renewal = invoice.reason != "subscription_create";
-    let counts = by == Try::Automatic || invoice.attempts == 0;
-    state.change_invoice(id, |invoice| invoice.attempts += usize::from(counts));
-    if card.is_some_and(Card::pays) {
-        paid(state, id);
-        return Ok(());
+    state.change_payment(id, |payment| match why {
+        Refused::Authentication => payment.status = payment::Status::RequiresAction,
+        Refused::Card | Refused::BankDebit => {
+            (payment.status, payment.refused) = (payment::Status::RequiresPaymentMethod, Some(why));
+        }
+    });
+    state.emit_payment(
+        id,
+        match why {
+            Refused::Authentication => "payment_intent.requires_action",
+            Refused::Card | Refused::BankDebit => "payment_intent.payment_failed",
+        },
+    );
+    if why == Refused::Authentication {
+        let object = state.render_invoice(id);
+        state.emit("invoice.payment_action_required", object, None);
     }
     let living = subscription
         .as_deref()
@@ -103,10 +148,10 @@ pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failur
     // The invoice of a pending update has its own deadline; dunning does not apply to it.
     let pending = living.is_some_and(|s| s.pending_update.as_ref().is_some_and(|pending| pending.invoice == id));
     let dunned = renewal && !pending && living.is_some();
-    if !counts {
+    if by == Try::Asked {
         let object = state.render_invoice(id);
         state.emit("invoice.payment_failed", object, None);
-        return Err(Failure::declined());
+        return Err(failure);
     }
     let attempts = state.invoices.get(id).map_or(0, |invoice| invoice.attempts);
     let days = state
@@ -123,7 +168,7 @@ pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failur
     if dunned && let Some(subscription) = subscription {
         failed(state, &subscription, days.is_none());
     }
-    Err(Failure::declined())
+    Err(failure)
 }
 
 /// The customer has paid an invoice on a page with a working card. The card is saved if the customer has none.
@@ -152,6 +197,9 @@ pub(crate) fn paid(state: &mut State, id: &str) {
     state.change_invoice(id, |invoice| {
         (invoice.status, invoice.paid_at, invoice.amount_paid) = (Status::Paid, Some(now), due);
         invoice.next_attempt = None;
+    });
+    state.change_payment(id, |payment| {
+        (payment.status, payment.refused) = (payment::Status::Succeeded, None);
     });
     let after = state.render_invoice(id);
     let previous = event::changed(&before, &after);

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::objects::item::Item;
 use crate::objects::metadata::Metadata;
 use crate::objects::subscription::{Cancellation, SetupIntent, Status, Subscription, WithoutCard};
+use crate::options::Charge;
 use crate::state::State;
 
 /// The values of a new subscription.
@@ -75,12 +76,14 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         }
     }
     let total = lines.iter().map(|line| line.amount).sum();
-    let pays = charges::would_pay(state, &subscription.customer, total);
+    let charge = charges::charge(state, &subscription.customer, total);
+    let pays = matches!(charge, Charge::Succeeds | Charge::TakesDays);
     let has_card = state
         .customers
         .get(&subscription.customer)
         .is_some_and(|customer| customer.card.is_some());
     match new.behavior {
+        Behavior::Refuse if charge == Charge::NeedsAction => return Err(Failure::subscription_needs_action()),
         Behavior::Refuse if !pays => return Err(Failure::declined()),
         Behavior::Try if !pays && !has_card => {
             return Err(Failure::no_payment_method());

@@ -1,6 +1,7 @@
 //! Writes invoices off: void, or uncollectible.
 
 use crate::objects::invoice::Status;
+use crate::objects::payment;
 use crate::state::State;
 
 /// Voids an open invoice and gives back the part of the customer's balance that it used.
@@ -24,6 +25,7 @@ pub(crate) fn void(state: &mut State, id: &str) {
     state.change_invoice(id, |invoice| {
         (invoice.status, invoice.voided_at, invoice.next_attempt) = (Status::Void, Some(now), None);
     });
+    state.change_payment(id, |payment| payment.status = payment::Status::Canceled);
     let object = state.render_invoice(id);
     state.emit("invoice.voided", object, None);
 }

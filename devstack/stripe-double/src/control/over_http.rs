@@ -76,7 +76,7 @@ async fn customers(State(double): Shared) -> Json<Value> {
 
 #[derive(Deserialize)]
 struct CardChange {
-    /// `ok`, `declines`, `bank_debit` or none
+    /// `ok`, `declines`, `needs_action`, `bank_debit`, `bank_debit_fails` or none
     card: Option<String>,
 }
 
@@ -85,8 +85,13 @@ async fn card(State(double): Shared, Path(id): Path<String>, Json(change): Json<
         None => None,
         Some("ok") => Some(Card::Ok),
         Some("declines") => Some(Card::Declines),
+        Some("needs_action") => Some(Card::NeedsAction),
         Some("bank_debit") => Some(Card::BankDebit),
-        Some(other) => return Err(bad(&format!("unknown card {other}: use ok, declines or bank_debit"))),
+        Some("bank_debit_fails") => Some(Card::BankDebitFails),
+        Some(other) => {
+            let known = "ok, declines, needs_action, bank_debit or bank_debit_fails";
+            return Err(bad(&format!("unknown card {other}: use {known}")));
+        }
     };
     done(control(&double).set_card(&id, card))
 }

@@ -69,14 +69,16 @@ impl Customer {
             "customer": self.id, "livemode": false, "metadata": {}, "type": kind,
         });
         object[kind] = match card {
-            Card::Ok | Card::Declines => {
+            Card::Ok | Card::Declines | Card::NeedsAction => {
                 json!({ "brand": "visa", "checks": none, "country": "US", "display_brand": "visa",
                 "exp_month": 12, "exp_year": 2034, "fingerprint": none, "funding": "credit", "generated_from": none,
                 "last4": "4242", "networks": none, "regulated_status": none, "three_d_secure_usage": none, "wallet": none })
             }
-            Card::BankDebit => json!({ "account_holder_type": "individual", "account_type": "checking",
+            Card::BankDebit | Card::BankDebitFails => {
+                json!({ "account_holder_type": "individual", "account_type": "checking",
                 "bank_name": "STRIPE TEST BANK", "financial_connections_account": none, "fingerprint": none,
-                "last4": "6789", "networks": none, "routing_number": "110000000", "status_details": none }),
+                "last4": "6789", "networks": none, "routing_number": "110000000", "status_details": none })
+            }
         };
         Some(object)
     }
@@ -110,8 +112,12 @@ pub(crate) fn card_of(payment_method: &str) -> Result<Card, Failure> {
         declines if declines.starts_with("pm_card_chargeDeclined") || declines == "pm_card_chargeCustomerFail" => {
             Ok(Card::Declines)
         }
+        asks if asks.starts_with("pm_card_authenticationRequired") || asks.starts_with("pm_card_threeDSecure") => {
+            Ok(Card::NeedsAction)
+        }
         works if works.starts_with("pm_card_") => Ok(Card::Ok),
-        bank if bank.starts_with("pm_usBankAccount") => Ok(Card::BankDebit),
+        "pm_usBankAccount" | "pm_usBankAccount_success" => Ok(Card::BankDebit),
+        bank if bank.starts_with("pm_usBankAccount_") => Ok(Card::BankDebitFails),
         other => Err(Failure::no_such("PaymentMethod", other).param("payment_method")),
     }
 }

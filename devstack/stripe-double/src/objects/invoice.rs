@@ -6,6 +6,7 @@ use crate::calendar;
 use crate::money::Decimal;
 use crate::objects::item::Item;
 use crate::objects::metadata::Metadata;
+use crate::objects::payment::Payment;
 use crate::objects::subscription::Subscription;
 
 #[derive(Clone, Debug)]
@@ -37,8 +38,8 @@ pub(crate) struct Invoice {
     pub currency: String,
     pub metadata: Metadata,
     pub description: Option<String>,
-    /// The payment intent and its client secret, once there is something to pay.
-    pub payment: Option<(String, String)>,
+    /// Once there is something to pay.
+    pub payment: Option<Payment>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,11 +105,21 @@ impl Metered {
 }
 
 impl Invoice {
+    /// Open, and a bank debit for it is processing.
+    pub(crate) fn is_processing(&self) -> bool {
+        self.status == Status::Open && self.payment.as_ref().is_some_and(Payment::is_processing)
+    }
+
+    /// When the bank debit that is processing ends.
+    pub(crate) fn settles_at(&self) -> Option<i64> {
+        self.payment.as_ref().filter(|_| self.is_processing())?.settles_at
+    }
+
     /// Shown when `confirmation_secret` is expanded. A page needs it to let the customer pay.
     pub(crate) fn render_confirmation_secret(&self) -> Value {
         match &self.payment {
-            Some((_, secret)) if self.status == Status::Open => {
-                json!({ "client_secret": secret, "type": "payment_intent" })
+            Some(payment) if self.status == Status::Open => {
+                json!({ "client_secret": payment.client_secret, "type": "payment_intent" })
             }
             _ => Value::Null,
         }

@@ -4,4 +4,6 @@
 pub(crate) struct PortalSession {
     pub customer: String,
     pub return_url: Option<String>,
+    /// The customer can cancel here.
+    pub lets_cancel: bool,
 }

@@ -28,7 +28,7 @@ pub(crate) async fn show(Shared(double): DoubleState, Path(id): Path<String>) ->
         .rev()
         .filter(|(_, subscription)| subscription.customer == session.customer);
     for (_, subscription) in theirs.take(20) {
-        body += &render_subscription(&state, &id, subscription);
+        body += &render_subscription(&state, &id, session.lets_cancel, subscription);
     }
     if body.is_empty() {
         body += "<section><p>There is no subscription.</p></section>";
@@ -84,7 +84,7 @@ pub(crate) async fn choose(
     }
 }
 
-fn render_subscription(state: &State, session: &str, subscription: &Subscription) -> String {
+fn render_subscription(state: &State, session: &str, lets_cancel: bool, subscription: &Subscription) -> String {
     let mut rows = String::new();
     for item in &subscription.items {
         let Some(price) = state.prices.get(&item.price) else {
@@ -120,7 +120,8 @@ fn render_subscription(state: &State, session: &str, subscription: &Subscription
                 notes += &format!("<p class=\"bad\">Ends on {}</p>", calendar::show(at));
                 choices += &html::button(&action("keep"), "Keep the subscription", "go");
             }
-            None => choices += &html::button(&action("cancel"), "Cancel at the end of the period", ""),
+            None if lets_cancel => choices += &html::button(&action("cancel"), "Cancel at the end of the period", ""),
+            None => {}
         }
     }
     let status = subscription.status.name().replace('_', " ");

@@ -200,7 +200,7 @@ impl Invoice {
 
     /// Shown when `payments` is expanded.
     pub(crate) fn render_payments(&self, state: &State) -> Value {
-        let payment = self.payment.as_ref().map(|(intent, _)| {
+        let payment = self.payment.as_ref().map(|payment| {
             let paid = self.status == Status::Paid;
             let status = match self.status {
                 Status::Paid => "paid",
@@ -210,7 +210,7 @@ impl Invoice {
             json!({ "id": format!("inpay_{}", self.id.trim_start_matches("in_")), "object": "invoice_payment",
                 "amount_paid": paid.then_some(self.amount_paid), "amount_requested": self.amount_due(state),
                 "created": self.finalized_at.unwrap_or(self.created), "currency": self.currency, "invoice": self.id,
-                "is_default": true, "livemode": false, "payment": { "payment_intent": intent, "type": "payment_intent" },
+                "is_default": true, "livemode": false, "payment": { "payment_intent": payment.id, "type": "payment_intent" },
                 "status": status, "status_transitions": { "canceled_at": self.voided_at, "paid_at": self.paid_at } })
         });
         list::whole("/v1/invoice_payments", payment.into_iter().collect())

@@ -7,6 +7,7 @@ mod client;
 mod clock;
 mod faults;
 mod pages;
+mod payments;
 mod refusals;
 mod rig;
 mod timeline;

@@ -68,6 +68,7 @@ async fn checkout_page_declines_pays_and_leads_on() {
 #[tokio::test]
 async fn portal_page_cancels_a_subscription_undoes_that_and_pays() {
     let rig = Rig::start(StripeDoubleOptions::default()).await;
+    rig.control.set_portal_is_configured(true);
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
     let items = format!("customer={customer}&items[0][price]={}", plans.pro);
     let id = rig.client.id("/v1/subscriptions", &items).await;

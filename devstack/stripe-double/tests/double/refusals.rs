@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use stripe_double::{BillingSettings, Card, FaultKind, FaultRule, RefusalKind, StripeDoubleOptions};
+use stripe_double::{Card, FaultKind, FaultRule, RefusalKind, StripeDoubleOptions};
 
 use crate::client::ClientResponse;
 use crate::rig::Rig;
@@ -194,25 +194,45 @@ async fn an_archived_price_is_refused_wherever_a_call_names_it() {
 
 #[tokio::test]
 async fn the_portal_opens_once_it_is_configured() {
-    let billing = BillingSettings {
-        portal_is_configured: false,
-        ..BillingSettings::default()
-    };
-    let rig = Rig::start(StripeDoubleOptions {
-        billing,
-        ..StripeDoubleOptions::default()
-    })
-    .await;
+    let rig = Rig::start(StripeDoubleOptions::default()).await;
     let open = format!("customer={}", rig.customer().await);
-    let said = says(&rig.client.post("/v1/billing_portal/sessions", &open).await);
-    assert!(said.starts_with("No configuration provided"), "{said}");
+    let sessions = "/v1/billing_portal/sessions";
+    let refused = async |body: &str| says(&rig.client.post(sessions, body).await);
+    assert!(refused(&open).await.starts_with("No configuration provided"));
+    let features = "features[subscription_cancel][enabled]=true&features[subscription_update][enabled]=false";
+    let configuration = format!("{features}&metadata[trendit]=1");
+    let configuration = rig.client.ok("/v1/billing_portal/configurations", &configuration).await;
+    assert_eq!(
+        (
+            &configuration["features"]["subscription_cancel"]["mode"],
+            &configuration["is_default"]
+        ),
+        (&json!("at_period_end"), &json!(false))
+    );
+    // One that the API makes is for the sessions that name it.
+    assert!(refused(&open).await.starts_with("No configuration provided"));
+    let id = configuration["id"].as_str().unwrap();
+    let named = format!("{open}&configuration={id}");
+    assert_eq!(rig.client.ok(sessions, &named).await["configuration"], id);
+    assert!(
+        refused(&format!("{open}&configuration=bpc_none"))
+            .await
+            .contains("bpc_none")
+    );
+    let path = format!("/v1/billing_portal/configurations/{id}");
+    rig.client.ok(&path, "active=false").await;
+    assert!(refused(&named).await.contains("not active"));
+    let active = rig.client.get("/v1/billing_portal/configurations?active=true").await;
+    assert_eq!(active["data"], json!([]));
     rig.control.set_portal_is_configured(true);
-    rig.client.ok("/v1/billing_portal/sessions", &open).await;
+    rig.client.ok(sessions, &open).await;
+    assert_eq!(rig.control.violations(), [""; 0]);
 }
 
 #[tokio::test]
 async fn a_bank_debit_pays_but_allows_no_pending_update() {
     let rig = Rig::start(StripeDoubleOptions::default()).await;
+    rig.control.set_bank_debit_settles_after_s(0);
     let (plans, customer) = (rig.catalogue().await, rig.customer().await);
     rig.control.set_card(&customer, Some(Card::BankDebit)).unwrap();
     let create = format!("customer={customer}&items[0][price]={}", plans.pro);

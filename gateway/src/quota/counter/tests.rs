@@ -38,6 +38,7 @@ impl Bench {
             suspended: false,
             subscription: None,
             subscription_changed: None,
+            owed_invoice_url: None,
             overrides: vec![None; catalogue.usage_types().len()].into(),
         };
         let account = Account::new(AccountId::new(), facts, &catalogue, NOW);

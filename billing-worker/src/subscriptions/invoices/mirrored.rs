@@ -1,60 +1,62 @@
-//! An invoice as its customer sees it. Pure.
+//! An invoice of Stripe as rows. Pure.
 
 use schema::period::instant;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::stripe::{
-    decimal, names,
-    object::{Invoice, InvoiceLine},
+    names,
+    object::{Invoice, InvoiceLine, invoice_line::LinePeriod},
 };
 
-/// Amounts are in the currency's smallest unit.
-#[derive(Clone, Debug, Serialize)]
-pub struct InvoiceSummary {
-    id: String,
-    number: Option<String>,
-    status: Option<String>,
-    currency: String,
-    total_cents: i64,
-    amount_due_cents: i64,
-    amount_paid_cents: i64,
+/// A row of `stripe_invoices`. The writer adds the account and the time.
+#[derive(Debug, Serialize)]
+pub(super) struct InvoiceRow<'a> {
+    id: &'a str,
+    customer_id: Option<&'a str>,
+    subscription_id: Option<&'a str>,
+    livemode: bool,
+    number: Option<&'a str>,
+    status: &'a str,
+    billing_reason: Option<&'a str>,
+    currency: &'a str,
+    subtotal: i64,
+    discount: i64,
+    tax: i64,
+    total: i64,
+    amount_due: i64,
+    amount_paid: i64,
+    amount_remaining: i64,
+    starting_balance: i64,
+    ending_balance: Option<i64>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
-    /// The time that the plan and the usage on the invoice are for. Of an invoice with neither: the time of all its lines.
+    #[serde(with = "time::serde::rfc3339::option")]
+    finalized_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339")]
     period_start: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     period_end: OffsetDateTime,
-    hosted_invoice_url: Option<String>,
-    invoice_pdf: Option<String>,
+    hosted_invoice_url: Option<&'a str>,
+    invoice_pdf: Option<&'a str>,
 }
 
-#[derive(Clone, Debug, Serialize)]
-pub struct InvoiceDetails {
-    #[serde(flatten)]
-    summary: InvoiceSummary,
-    /// The sum of the lines.
-    subtotal_cents: i64,
-    discount_cents: i64,
-    tax_cents: i64,
-    amount_remaining_cents: i64,
-    lines: Vec<Line>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct Line {
+/// A row of `stripe_invoice_lines`.
+#[derive(Debug, Serialize)]
+pub(super) struct LineRow<'a> {
+    invoice_id: &'a str,
+    position: i32,
+    id: &'a str,
     kind: LineKind,
-    description: Option<String>,
-    plan: Option<String>,
-    usage_type: Option<String>,
+    description: Option<&'a str>,
+    plan: Option<&'a str>,
+    usage_type: Option<&'a str>,
+    price_id: Option<&'a str>,
     quantity: Option<i64>,
-    /// Millionths of the currency's main unit. `None`: there is none, or it is not a whole number of them.
-    unit_price_micros: Option<i64>,
-    /// Before the discount, and before tax that is not included.
-    amount_cents: i64,
-    discount_cents: i64,
-    tax_cents: i64,
+    unit_amount: Option<&'a str>,
+    amount: i64,
+    discount: i64,
+    tax: i64,
     #[serde(with = "time::serde::rfc3339")]
     period_start: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
@@ -76,55 +78,58 @@ enum LineKind {
     Other,
 }
 
-impl InvoiceSummary {
-    pub fn of(invoice: Invoice, lines: &[InvoiceLine]) -> Self {
-        let (start, end) = period(lines).unwrap_or((invoice.period_start, invoice.period_end));
+impl<'a> InvoiceRow<'a> {
+    /// `of_lines`: the time that the lines are for, see [`period`].
+    pub(super) fn of(invoice: &'a Invoice, of_lines: LinePeriod) -> Self {
         Self {
-            id: invoice.id,
-            number: invoice.number,
-            status: invoice.status,
-            currency: invoice.currency,
-            total_cents: invoice.total,
-            amount_due_cents: invoice.amount_due,
-            amount_paid_cents: invoice.amount_paid,
+            id: &invoice.id,
+            customer_id: invoice.customer.as_ref().map(|customer| customer.id()),
+            subscription_id: invoice.subscription(),
+            livemode: invoice.livemode,
+            number: invoice.number.as_deref(),
+            status: invoice.status(),
+            billing_reason: invoice.billing_reason.as_deref(),
+            currency: &invoice.currency,
+            subtotal: invoice.subtotal,
+            discount: invoice.discount(),
+            tax: invoice.tax(),
+            total: invoice.total,
+            amount_due: invoice.amount_due,
+            amount_paid: invoice.amount_paid,
+            amount_remaining: invoice.amount_remaining,
+            starting_balance: invoice.starting_balance,
+            ending_balance: invoice.ending_balance,
             created_at: instant(invoice.created),
-            period_start: instant(start),
-            period_end: instant(end),
-            hosted_invoice_url: invoice.hosted_invoice_url,
-            invoice_pdf: invoice.invoice_pdf,
+            finalized_at: invoice.status_transitions.finalized_at.map(instant),
+            period_start: instant(of_lines.start),
+            period_end: instant(of_lines.end),
+            hosted_invoice_url: invoice.hosted_invoice_url.as_deref(),
+            invoice_pdf: invoice.invoice_pdf.as_deref(),
         }
     }
 }
 
-impl InvoiceDetails {
-    pub fn of(invoice: Invoice, lines: Vec<InvoiceLine>) -> Self {
-        Self {
-            subtotal_cents: invoice.subtotal,
-            discount_cents: invoice.discount(),
-            tax_cents: invoice.tax(),
-            amount_remaining_cents: invoice.amount_remaining,
-            summary: InvoiceSummary::of(invoice, &lines),
-            lines: lines.into_iter().map(Line::of).collect(),
-        }
-    }
-}
-
-impl Line {
-    fn of(line: InvoiceLine) -> Self {
+impl<'a> LineRow<'a> {
+    pub(super) fn of(invoice: &'a str, position: i32, line: &'a InvoiceLine) -> Self {
         let price = line.price();
         let usage_type = price.and_then(|price| price.metadata.get(names::META_USAGE_TYPE));
+        let usage_type = usage_type.or(line.metadata.get(names::META_USAGE_TYPE));
         Self {
-            kind: LineKind::of(&line),
-            plan: price.and_then(|price| price.plan()).map(str::to_owned),
-            usage_type: usage_type.or(line.metadata.get(names::META_USAGE_TYPE)).cloned(),
+            invoice_id: invoice,
+            position,
+            id: &line.id,
+            kind: LineKind::of(line),
+            description: line.description.as_deref(),
+            plan: price.and_then(|price| price.plan()),
+            usage_type: usage_type.map(String::as_str),
+            price_id: line.price_id(),
             quantity: line.quantity,
-            unit_price_micros: line.unit_amount().and_then(decimal::micros),
-            amount_cents: line.amount,
-            discount_cents: line.discount(),
-            tax_cents: line.tax(),
+            unit_amount: line.unit_amount(),
+            amount: line.amount,
+            discount: line.discount(),
+            tax: line.tax(),
             period_start: instant(line.period.start),
             period_end: instant(line.period.end),
-            description: line.description,
         }
     }
 }
@@ -143,13 +148,21 @@ impl LineKind {
     }
 }
 
-/// From the first to the last second of the lines that a subscription has for its periods, or else of all lines.
-fn period(lines: &[InvoiceLine]) -> Option<(i64, i64)> {
+/// From the first to the last second of the lines that a subscription has for its periods, or else of all lines, or else Stripe's
+/// own.
+pub(super) fn period(invoice: &Invoice, lines: &[InvoiceLine]) -> LinePeriod {
     let span = |all: &mut dyn Iterator<Item = &InvoiceLine>| {
-        all.map(|line| (line.period.start, line.period.end))
-            .reduce(|all, line| (all.0.min(line.0), all.1.max(line.1)))
+        all.map(|line| line.period).reduce(|all, line| LinePeriod {
+            start: all.start.min(line.start),
+            end: all.end.max(line.end),
+        })
     };
-    span(&mut lines.iter().filter(|line| line.is_of_subscription())).or_else(|| span(&mut lines.iter()))
+    span(&mut lines.iter().filter(|line| line.is_of_subscription()))
+        .or_else(|| span(&mut lines.iter()))
+        .unwrap_or(LinePeriod {
+            start: invoice.period_start,
+            end: invoice.period_end,
+        })
 }
 
 #[cfg(test)]
@@ -186,17 +199,24 @@ mod tests {
         json!({ "unit_amount_decimal": unit, "price_details": { "price": price, "product": "prod_1" } })
     }
 
-    fn invoice(lines: &[Value]) -> InvoiceDetails {
+    /// The rows of an invoice with these lines, as they are written.
+    fn rows(lines: &[Value]) -> (Value, Vec<Value>) {
         let invoice = json!({ "id": "in_1", "currency": "usd", "subtotal": 3_100, "total": 3_380, "amount_due": 3_380,
             "amount_paid": 0, "amount_remaining": 3_380, "created": 2_000, "period_start": 1_000, "period_end": 2_000,
             "total_discount_amounts": [{ "amount": 310, "discount": "di_1" }], "total_taxes": [{ "amount": 590 }] });
+        let invoice: Invoice = serde_json::from_value(invoice).unwrap();
         let lines = lines.iter().map(|line| serde_json::from_value(line.clone()).unwrap());
-        InvoiceDetails::of(serde_json::from_value(invoice).unwrap(), lines.collect())
+        let lines: Vec<InvoiceLine> = lines.collect();
+        let row = InvoiceRow::of(&invoice, period(&invoice, &lines));
+        let lines = (0..)
+            .zip(&lines)
+            .map(|(position, line)| json!(LineRow::of("in_1", position, line)));
+        (json!(row), lines.collect())
     }
 
     #[test]
     fn a_renewal_shows_the_month_that_it_pays_in_advance_and_the_usage_before_it() {
-        let shown = invoice(&[
+        let (invoice, lines) = rows(&[
             line(
                 "Late usage",
                 50,
@@ -217,32 +237,26 @@ mod tests {
                         "discount_amounts": [{ "amount": 20, "discount": "di_1" }], "taxes": [{ "amount": 34 }] }),
             ),
         ]);
-        let json = serde_json::to_value(&shown).unwrap();
         assert_eq!(
-            (&json["period_start"], &json["period_end"]),
+            (&invoice["period_start"], &invoice["period_end"]),
             (&json!("1970-01-01T00:16:40Z"), &json!("1970-01-01T00:50:00Z")),
             "without the item of an earlier period"
         );
-        let totals = [
-            "subtotal_cents",
-            "discount_cents",
-            "tax_cents",
-            "total_cents",
-            "amount_remaining_cents",
-        ];
+        let totals = ["subtotal", "discount", "tax", "total", "amount_remaining"];
         assert_eq!(
-            totals.map(|name| json[name].as_i64().unwrap()),
+            totals.map(|name| invoice[name].as_i64().unwrap()),
             [3_100, 310, 590, 3_380, 3_380]
         );
-        let kinds: Vec<_> = shown.lines.iter().map(|line| line.kind).collect();
-        assert_eq!(kinds, [LineKind::LateUsage, LineKind::Plan, LineKind::Usage]);
+        let kinds: Vec<_> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["late_usage", "plan", "usage"]);
         assert_eq!(
-            json["lines"][2],
-            json!({ "kind": "usage", "description": "40 × export", "plan": "pro", "usage_type": "export", "quantity": 40,
-                    "unit_price_micros": 50_000, "amount_cents": 200, "discount_cents": 20, "tax_cents": 34,
-                    "period_start": "1970-01-01T00:16:40Z", "period_end": "1970-01-01T00:33:20Z" })
+            lines[2],
+            json!({ "invoice_id": "in_1", "position": 2, "id": "40 × export", "kind": "usage", "description": "40 × export",
+                    "plan": "pro", "usage_type": "export", "price_id": "price_1", "quantity": 40, "unit_amount": "5",
+                    "amount": 200, "discount": 20, "tax": 34, "period_start": "1970-01-01T00:16:40Z",
+                    "period_end": "1970-01-01T00:33:20Z" })
         );
-        assert_eq!(json["lines"][0]["usage_type"], "export");
+        assert_eq!(lines[0]["usage_type"], "export");
     }
 
     #[test]
@@ -254,20 +268,20 @@ mod tests {
                 (1_500, 2_000),
                 json!({ "parent": parent, "pricing": null }),
             );
-            let shown = invoice(&[credit]);
-            assert_eq!(shown.lines[0].kind, LineKind::Proration);
-            assert_eq!(shown.summary.period_start, instant(1_500));
+            let (invoice, lines) = rows(&[credit]);
+            assert_eq!(lines[0]["kind"], "proration");
+            assert_eq!(invoice["period_start"], "1970-01-01T00:25:00Z");
         }
-        let other = invoice(&[line(
+        let (_, other) = rows(&[line(
             "By hand",
             500,
             (1_700, 1_700),
             json!({ "parent": of_item(false) }),
         )]);
-        assert_eq!(other.lines[0].kind, LineKind::Other);
+        assert_eq!(other[0]["kind"], "other");
+        let (empty, _) = rows(&[]);
         assert_eq!(
-            invoice(&[]).summary.period_start,
-            instant(1_000),
+            empty["period_start"], "1970-01-01T00:16:40Z",
             "Stripe's own, without lines"
         );
     }
