@@ -36,6 +36,7 @@ mod shutdown;
 mod smuggling;
 mod spool;
 mod subscriptions;
+mod terms;
 mod watermark;
 
 /// The services, in one executable.
