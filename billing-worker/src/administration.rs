@@ -39,11 +39,13 @@ pub enum By {
 }
 
 impl Administration {
-    /// Returns the plan with this id, or an error that lists the plans.
+    /// Returns the plan with this id, or an error that lists the plans: for a customer, those of the price list.
     pub fn plan(&self, id: &str) -> Result<&Plan, Error> {
+        let shown = |plan: &&Plan| plan.listed || self.by != By::Customer;
+        let shown = || self.catalogue.plans().iter().filter(shown);
         self.catalogue.plan(id).ok_or_else(|| Error::UnknownPlan {
             plan: id.to_owned(),
-            known: names(self.catalogue.plans().iter().map(|plan| plan.id.as_str())),
+            known: names(shown().map(|plan| plan.id.as_str())),
         })
     }
 

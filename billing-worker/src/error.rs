@@ -64,6 +64,16 @@ pub enum Error {
     SamePlan { plan: String },
     #[error("plan `{plan}` cannot be bought: {instead}")]
     NotForSale { plan: String, instead: &'static str },
+    #[error(
+        "the plan `{plan}` bills `{usage_type}` ({mode}), and its price includes {included} units whatever the limit says; nothing \
+         was changed: sell the account a plan of its own (in the catalogue, `listed = false` keeps it out of the price list)"
+    )]
+    OverrideNotBillable {
+        plan: String,
+        usage_type: &'static str,
+        mode: &'static str,
+        included: i64,
+    },
     #[error("{0}")]
     Conflict(String),
     #[error(

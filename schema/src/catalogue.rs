@@ -1,6 +1,6 @@
 //! The plan catalogue: which usage types exist, and what each plan costs and allows. Read from `plans.toml`.
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -44,6 +44,23 @@ pub struct Allowance {
     pub unit_price_micros: i64,
 }
 
+impl Allowance {
+    pub const NOTHING: Self = Self {
+        limit: 0,
+        mode: Mode::Limited,
+        unit_price_micros: 0,
+    };
+}
+
+/// Whether a trial may use more than its plan includes (`TRIAL_OVERAGE`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrialOverage {
+    #[default]
+    Refuse,
+    /// Without a bill.
+    Free,
+}
+
 /// How fast one key may send requests: `size` requests at once, then `per_second`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Burst {
@@ -63,6 +80,8 @@ pub struct Plan {
     /// For each key, at each gateway. `None`: no burst limit.
     pub burst: Option<Burst>,
     pub features: Vec<String>,
+    /// Whether it is in the price list. Only an operator gives a plan that is not.
+    pub listed: bool,
     /// Indexed by [`UsageType::index`].
     allowances: Vec<Allowance>,
 }
@@ -71,6 +90,8 @@ pub struct Plan {
 pub struct Catalogue {
     usage_types: Vec<UsageType>,
     plans: Vec<Plan>,
+    /// A setting beside the file.
+    pub(crate) trial_overage: TrialOverage,
 }
 
 /// The error in a catalogue, with its line.
@@ -183,6 +204,9 @@ impl Catalogue {
                     format!("plan `{id}`: trial_days is up to 730, and none for `{}`", Self::FREE),
                 ));
             }
+            if id == Self::FREE && !entry.listed {
+                return Err(fail(at, format!("plan `{id}`: `listed = false` is not for this plan")));
+            }
             let burst = match entry.burst {
                 None => None,
                 Some(burst) => {
@@ -244,6 +268,7 @@ impl Catalogue {
                 retention_days: entry.retention_days,
                 burst,
                 features: entry.features,
+                listed: entry.listed,
                 allowances: allowances.into_iter().flatten().collect(),
             });
         }
@@ -256,7 +281,17 @@ impl Catalogue {
                 ),
             ));
         }
-        Ok(Self { usage_types, plans })
+        Ok(Self {
+            usage_types,
+            plans,
+            trial_overage: TrialOverage::default(),
+        })
+    }
+
+    /// The same catalogue with another setting for trials.
+    pub fn with_trial_overage(mut self, trial_overage: TrialOverage) -> Self {
+        self.trial_overage = trial_overage;
+        self
     }
 
     pub fn usage_types(&self) -> &[UsageType] {
@@ -288,6 +323,18 @@ impl Catalogue {
     }
 }
 
+impl FromStr for TrialOverage {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "free" => Ok(Self::Free),
+            _ => Err("must be `refuse` or `free`"),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -307,6 +354,8 @@ struct PlanEntry {
     burst: Option<Spanned<BurstEntry>>,
     #[serde(default)]
     features: Vec<String>,
+    #[serde(default = "listed")]
+    listed: bool,
     usage: BTreeMap<Spanned<String>, UsageEntry>,
 }
 
@@ -326,6 +375,10 @@ struct UsageEntry {
     unit_price_micros: Option<i64>,
 }
 
+fn listed() -> bool {
+    true
+}
+
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -342,99 +395,4 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_built_in_catalogue_has_the_numbers_of_the_price_list() {
-        let catalogue = Catalogue::built_in();
-        let limits = |plan: &str| -> Vec<i64> {
-            let plan = catalogue.plan(plan).unwrap();
-            catalogue
-                .usage_types()
-                .iter()
-                .map(|usage_type| plan.allowance(*usage_type).limit)
-                .collect()
-        };
-        assert_eq!(limits("free"), [100, 5, 50]);
-        assert_eq!(limits("pro"), [10_000, 100, 2_000]);
-        assert_eq!(limits("enterprise"), [100_000, 1_000, 20_000]);
-        let prices: Vec<_> = catalogue
-            .plans()
-            .iter()
-            .map(|plan| (plan.price_cents, plan.retention_days))
-            .collect();
-        assert_eq!(prices, [(0, Some(30)), (2_900, Some(365)), (29_900, None)]);
-    }
-
-    #[test]
-    fn a_plan_has_a_burst_limit_only_if_it_sets_one() {
-        let catalogue = Catalogue::built_in();
-        assert!(catalogue.plans().iter().all(|plan| plan.burst.is_none()));
-        let with = |burst: &str| {
-            let line = format!("id = \"pro\"\nburst = {burst}");
-            Catalogue::parse(&BUILT_IN.replacen("id = \"pro\"", &line, 1))
-        };
-        let burst = with("{ per_second = 20, size = 50 }")
-            .unwrap()
-            .plan("pro")
-            .unwrap()
-            .burst
-            .unwrap();
-        assert_eq!((burst.per_second.get(), burst.size.get()), (20, 50));
-        for wrong in [
-            "{ per_second = 0, size = 1 }",
-            "{ per_second = 1, size = 1_000_001 }",
-            "{ per_second = 1 }",
-            "7",
-        ] {
-            assert!(with(wrong).is_err(), "{wrong}");
-        }
-        let named = BUILT_IN.replacen("\"api_call\"", "\"burst\"", 1);
-        assert!(Catalogue::parse(&named).unwrap_err().problem.contains("called"));
-    }
-
-    #[test]
-    fn mistakes_are_named_with_their_line() {
-        let swap = |from: &str, to: &str| Catalogue::parse(&BUILT_IN.replacen(from, to, 1)).unwrap_err();
-        let line = |needle: &str| BUILT_IN.lines().position(|l| l.starts_with(needle)).unwrap() + 1;
-
-        let error = swap("usage.export = { limit = 5 }", "usage.exprot = { limit = 5 }");
-        assert_eq!(error.line, line("usage.export"));
-        assert!(error.problem.contains("unknown usage type `exprot`"), "{error}");
-
-        let error = swap("usage.api_call = { limit = 100 }", "usage.api_call = { limit = -1 }");
-        assert_eq!(error.line, line("usage.api_call"));
-
-        assert!(
-            swap(
-                "id = \"free\"\nname = \"Free\"\nprice_cents = 0",
-                "id = \"gratis\"\nname = \"Free\"\nprice_cents = 1"
-            )
-            .problem
-            .contains("no plan `free`")
-        );
-        assert!(swap("id = \"pro\"", "id = \"free\"").problem.contains("different"));
-        for (usage, price) in [
-            (
-                "usage.export = { limit = 5 }",
-                "usage.export = { limit = 5, mode = \"overage\", unit_price_micros = 1 }",
-            ),
-            (
-                "usage.export = { limit = 100 }",
-                "usage.export = { limit = 100, mode = \"overage\" }",
-            ),
-            (
-                "usage.export = { limit = 100 }",
-                "usage.export = { limit = 100, unit_price_micros = 5 }",
-            ),
-        ] {
-            assert!(swap(usage, price).problem.contains("unit_price_micros"), "{price}");
-        }
-        assert!(
-            swap("price_cents = 0", "prize_cents = 0")
-                .problem
-                .contains("prize_cents")
-        );
-    }
-}
+mod tests;

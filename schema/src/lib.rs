@@ -12,6 +12,7 @@
 //! | usage types, plans and their limits (`plans.toml`) | [`catalogue`] |
 //! | half-open billing periods | [`period`] |
 //! | subscriptions, and what an account may do now | [`subscription`] |
+//! | what an account may use of one usage type | [`terms`] |
 //! | one metered request | [`usage_event`] |
 //! | the records of a lane: open, batch, fence, close | [`lane_record`] |
 //! | how far a shard is stored | [`manifest`] |
@@ -37,6 +38,7 @@ pub mod period;
 pub mod recall;
 pub mod scope;
 pub mod subscription;
+pub mod terms;
 pub mod usage_event;
 
 pub use catalogue::{Burst, Catalogue, Mode, Plan, UsageType};
@@ -46,4 +48,5 @@ pub use manifest::Manifest;
 pub use period::Period;
 pub use scope::{Scope, Scopes};
 pub use subscription::CurrentPlan;
+pub use terms::Terms;
 pub use usage_event::UsageEvent;

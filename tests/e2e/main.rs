@@ -37,6 +37,7 @@ mod shutdown;
 mod smuggling;
 mod spool;
 mod subscriptions;
+mod terms;
 mod watermark;
 
 /// The services, in one executable.

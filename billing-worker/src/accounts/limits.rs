@@ -1,9 +1,9 @@
-//! The limits in force for an account: its overrides, or else its plan's limits.
+//! The limits in force for an account: [`Catalogue::terms`] with what is stored.
 
 use std::collections::HashMap;
 
 use quota_store::limits;
-use schema::{AccountId, Catalogue, CurrentPlan, Mode, UsageType};
+use schema::{AccountId, Catalogue, CurrentPlan, UsageType, subscription::Unbilled, terms};
 use serde::Serialize;
 use sqlx::PgExecutor;
 
@@ -21,6 +21,10 @@ pub struct LimitInForce {
     pub limit: Option<i64>,
     /// The limit is an override for this account and replaces the plan's.
     pub overridden: bool,
+    /// An override that does not apply, because the plan bills the usage type and its price includes what the plan says.
+    pub unapplied_override: Option<i64>,
+    /// Why units that the plan bills are not billed now: `trial`, `no_subscription`. With the mode `limited` they are refused.
+    pub unbilled: Option<&'static str>,
     /// Spent, or held by gateways.
     pub granted_units: i64,
 }
@@ -36,57 +40,20 @@ pub async fn in_force(
     let names: Vec<_> = usage_types.iter().map(|known| known.name().to_owned()).collect();
     let rows = limits::of_account(db, account, &names, current_plan.period.start).await?;
     let rows: HashMap<_, _> = rows.iter().map(|row| (row.usage_type.as_str(), row)).collect();
-    let in_force = |usage_type: &UsageType| {
+    let limit = |usage_type: &UsageType| {
         let row = rows.get(usage_type.name());
         let agreed = row.and_then(|row| row.agreed_units);
-        let mode = mode(catalogue, &current_plan.name, *usage_type);
+        let in_force = catalogue.terms(current_plan, *usage_type, agreed);
+        let applies = terms::agreed_applies(catalogue.terms_of(current_plan, *usage_type).mode);
         LimitInForce {
             usage_type: usage_type.name(),
-            mode: mode.as_str(),
-            limit: limit_or_none(catalogue, &current_plan.name, *usage_type, agreed),
-            overridden: agreed.is_some(),
+            mode: in_force.mode.as_str(),
+            limit: in_force.limit_or_none(),
+            overridden: agreed.is_some() && applies,
+            unapplied_override: agreed.filter(|_| !applies),
+            unbilled: in_force.unbilled.map(Unbilled::as_str),
             granted_units: row.and_then(|row| row.granted_units).unwrap_or(0),
         }
     };
-    Ok(catalogue.usage_types().iter().map(in_force).collect())
-}
-
-/// The limit in force for one usage type on a plan; `None`: no limit.
-pub fn limit_or_none(catalogue: &Catalogue, plan: &str, usage_type: UsageType, agreed: Option<i64>) -> Option<i64> {
-    (mode(catalogue, plan, usage_type) != Mode::Metered).then(|| limit(catalogue, plan, usage_type, agreed))
-}
-
-/// The override, or else the plan's limit. A plan that is missing from this catalogue allows what Free allows: no account gets
-/// unlimited usage by mistake.
-pub fn limit(catalogue: &Catalogue, plan: &str, usage_type: UsageType, agreed: Option<i64>) -> i64 {
-    agreed.unwrap_or_else(|| allowance(catalogue, plan, usage_type).map_or(0, |allowance| allowance.limit))
-}
-
-fn mode(catalogue: &Catalogue, plan: &str, usage_type: UsageType) -> Mode {
-    allowance(catalogue, plan, usage_type).map_or(Mode::Limited, |allowance| allowance.mode)
-}
-
-fn allowance(catalogue: &Catalogue, plan: &str, usage_type: UsageType) -> Option<schema::catalogue::Allowance> {
-    let plan = catalogue.plan(plan).or_else(|| catalogue.plan(Catalogue::FREE))?;
-    Some(plan.allowance(usage_type))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_override_replaces_the_plans_limit_even_if_it_is_lower() {
-        let catalogue = Catalogue::built_in();
-        let export = catalogue.usage_type("export").unwrap();
-        for (plan, agreed, expected) in [
-            ("pro", None, 100),
-            ("pro", Some(7), 7),
-            ("free", Some(0), 0),
-            ("free", None, 5),
-            ("gone", None, 5),
-        ] {
-            assert_eq!(limit(&catalogue, plan, export, agreed), expected, "{plan} {agreed:?}");
-        }
-    }
+    Ok(usage_types.iter().map(limit).collect())
 }

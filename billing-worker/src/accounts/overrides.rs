@@ -1,7 +1,7 @@
 //! Limit overrides: limits for one account that replace those of its plan.
 
 use problem::json::Integer;
-use schema::{AccountId, UsageType};
+use schema::{AccountId, UsageType, terms};
 use serde_json::{Value, json};
 use sqlx::{Postgres, Transaction};
 use tracing::info;
@@ -10,12 +10,13 @@ use super::{limits::UNITS_MAX, lock, pool_limits};
 use crate::{
     administration::{Administration, audit},
     error::Error,
+    subscriptions::current,
 };
 
 /// Units per period.
 pub type LimitUnits = Integer<0, UNITS_MAX>;
 
-/// Sets an override.
+/// Sets an override. Refused if the account's plan bills the usage type: the price in Stripe would not follow.
 pub async fn set(
     admin: &Administration,
     account: AccountId,
@@ -27,6 +28,7 @@ pub async fn set(
     let units = units.get();
     let mut tx = admin.db.begin().await?;
     lock(&mut tx, account).await?;
+    refuse_unbillable(&mut tx, admin, account, usage_type, now).await?;
     sqlx::query!(
         "insert into limit_overrides (account_id, usage_type, limit_units) values ($1, $2, $3)
          on conflict (account_id, usage_type) do update set limit_units = excluded.limit_units",
@@ -75,6 +77,26 @@ pub async fn clear(admin: &Administration, account: AccountId, usage_type: &str,
         pool_limits::announce(admin, &[account]).await;
     }
     Ok(())
+}
+
+async fn refuse_unbillable(
+    tx: &mut Transaction<'_, Postgres>,
+    admin: &Administration,
+    account: AccountId,
+    usage_type: UsageType,
+    now: i64,
+) -> Result<(), Error> {
+    let current_plan = current::plan(&mut **tx, account, now).await?;
+    let of_plan = admin.catalogue.terms_of(&current_plan, usage_type);
+    match terms::agreed_applies(of_plan.mode) {
+        true => Ok(()),
+        false => Err(Error::OverrideNotBillable {
+            plan: current_plan.name,
+            usage_type: usage_type.name(),
+            mode: of_plan.mode.as_str(),
+            included: of_plan.limit,
+        }),
+    }
 }
 
 async fn record(

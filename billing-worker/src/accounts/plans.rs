@@ -33,6 +33,8 @@ pub struct PlanView {
     pub trial_days: Option<u32>,
     /// Burst limit of each key; `None`: no limit.
     pub burst: Option<Burst>,
+    /// Whether customers see it. Only an operator gives a plan that is not listed.
+    pub listed: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -53,7 +55,14 @@ pub struct Synced {
     pub accounts_changed: usize,
 }
 
-/// Returns the price list, in the catalogue's order.
+/// The price list as customers see it.
+pub fn listed(catalogue: &Catalogue) -> PriceList {
+    let PriceList { mut plans } = list(catalogue);
+    plans.retain(|plan| plan.listed);
+    PriceList { plans }
+}
+
+/// Returns all plans, in the catalogue's order.
 pub fn list(catalogue: &Catalogue) -> PriceList {
     PriceList {
         plans: catalogue.plans().iter().map(|plan| view(catalogue, plan)).collect(),
@@ -184,5 +193,6 @@ fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
         retention_days: plan.retention_days,
         trial_days: (plan.trial_days > 0).then_some(plan.trial_days),
         burst: plan.burst,
+        listed: plan.listed,
     }
 }

@@ -7,7 +7,6 @@ use quota_store::{
 use schema::{AccountId, Catalogue, CurrentPlan, announcement::Announcement};
 use sqlx::{Postgres, Transaction};
 
-use super::limits::limit;
 use crate::{administration::Administration, error::Error, subscriptions::current};
 
 /// Writes the limits in force into the pools of the accounts' running periods. Returns the accounts whose pools changed. The
@@ -88,7 +87,7 @@ async fn outdated(
         let current_plan = CurrentPlan::at(current.get(&row.key.account), now);
         // A usage type that is no longer in the catalogue keeps its last limit: no gateway asks for it.
         let usage_type = catalogue.usage_type(&row.key.usage_type)?;
-        let limit = limit(catalogue, &current_plan.name, usage_type, row.agreed_units);
+        let limit = catalogue.terms(&current_plan, usage_type, row.agreed_units).limit;
         let is_outdated = row.key.period_start == current_plan.period.start && limit != row.limit_units;
         is_outdated.then_some(Outdated { pool: row.key, limit })
     });

@@ -48,12 +48,20 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
             rows.push(row(["payment", "required: metered calls are answered 402"]));
         }
         let limits = details.limits.iter().map(|limit| {
-            let note = if limit.overridden { "override" } else { limit.mode };
+            let note = match limit.unapplied_override {
+                _ if limit.overridden => "override".to_owned(),
+                Some(agreed) => format!("{}; the override {agreed} does not apply", limit.mode),
+                None => limit.mode.to_owned(),
+            };
+            let note = match limit.unbilled {
+                Some(why) => format!("{note} ({why})"),
+                None => note,
+            };
             row([
                 limit.usage_type,
                 &units(limit.limit),
                 &limit.granted_units.to_string(),
-                note,
+                &note,
             ])
         });
         let heading = [row(["usage type", "limit", "granted", ""])];
@@ -129,10 +137,14 @@ pub(super) fn plans(json: bool, list: &PriceList) -> Result<()> {
             let kept = plan
                 .retention_days
                 .map_or("unlimited".to_owned(), |days| format!("{days} days"));
+            let id = match plan.listed {
+                true => plan.id.clone(),
+                false => format!("{} (not listed)", plan.id),
+            };
             plan.limits.iter().enumerate().map(move |(n, limit)| {
                 let once = |text: &str| if n == 0 { text.to_owned() } else { String::new() };
                 vec![
-                    once(&plan.id),
+                    once(&id),
                     once(&plan.price_cents.to_string()),
                     limit.usage_type.to_owned(),
                     units(limit.limit),

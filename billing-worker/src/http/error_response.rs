@@ -64,6 +64,7 @@ fn kind(error: &Error) -> Kind {
         Error::NotSubscribed => Kind::NotSubscribed,
         Error::SamePlan { .. } => Kind::SamePlan,
         Error::NotForSale { .. } => Kind::NotForSale,
+        Error::OverrideNotBillable { .. } => Kind::OverrideNotBillable,
         Error::Conflict(_) => Kind::Conflict,
         Error::PaymentFailed(_) => Kind::PaymentFailed,
         Error::PaymentRequired(_) => Kind::PaymentRequired,

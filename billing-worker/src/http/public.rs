@@ -100,5 +100,5 @@ pub fn router(api: PublicApi) -> Router {
 }
 
 async fn list_plans(State(api): State<PublicApi>) -> Json<PriceList> {
-    Json(plans::list(&api.billing.admin.catalogue))
+    Json(plans::listed(&api.billing.admin.catalogue))
 }

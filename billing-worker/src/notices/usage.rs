@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::threshold::Thresholds;
-use crate::{accounts::limits, subscriptions::current};
+use crate::subscriptions::current;
 
 /// A comparison is skipped if ClickHouse does not answer within this time.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -123,7 +123,7 @@ pub async fn limited(db: &PgPool, catalogue: &Catalogue, counters: &[Counter], n
             account: counter.account,
             usage_type,
             period: current_plan.period,
-            limit: limits::limit_or_none(catalogue, &current_plan.name, usage_type, agreed)?,
+            limit: catalogue.terms(&current_plan, usage_type, agreed).limit_or_none()?,
         })
     };
     Ok(counters.iter().filter_map(limited).collect())
@@ -155,7 +155,7 @@ pub async fn stored(clickhouse: &Client, counters: &[Limited]) -> Result<HashMap
 
 /// Returns the usage types that some plan bills above the limit, each with the units from which a notice may be due. Gateways use
 /// no pool for them, so there is no pool to check.
-pub async fn overage(db: &PgPool, catalogue: &Catalogue, thresholds: &Thresholds) -> Result<Vec<(UsageType, i64)>> {
+pub fn overage(catalogue: &Catalogue, thresholds: &Thresholds) -> Vec<(UsageType, i64)> {
     let mut lowest: HashMap<UsageType, i64> = HashMap::new();
     for plan in catalogue.plans() {
         for usage_type in catalogue.usage_types() {
@@ -166,27 +166,10 @@ pub async fn overage(db: &PgPool, catalogue: &Catalogue, thresholds: &Thresholds
             }
         }
     }
-    if lowest.is_empty() {
-        return Ok(Vec::new());
-    }
-    let agreed = sqlx::query!(
-        r#"select usage_type, min(limit_units) as "limit_units!" from limit_overrides group by usage_type"#
-    )
-    .fetch_all(db)
-    .await
-    .context("reading agreed limits")?;
-    for row in agreed {
-        if let Some(limit) = catalogue
-            .usage_type(&row.usage_type)
-            .and_then(|usage_type| lowest.get_mut(&usage_type))
-        {
-            *limit = row.limit_units.min(*limit);
-        }
-    }
     let first = lowest
         .into_iter()
         .map(|(usage_type, limit)| (usage_type, thresholds.first_units(limit)));
-    Ok(first.collect())
+    first.collect()
 }
 
 /// Returns the start of the oldest period that may be running.

@@ -20,13 +20,19 @@ pub struct PlanPrices {
     pub metered: Vec<(String, String)>,
 }
 
-/// A plan that can be subscribed to.
+/// A plan that customers can subscribe to.
 pub fn for_sale<'a>(billing: &'a Billing, plan: &str) -> Result<&'a Plan, Error> {
     let plan = billing.admin.plan(plan)?;
     if plan.id == Catalogue::FREE {
         return Err(Error::NotForSale {
             plan: plan.id.clone(),
             instead: "every account without a subscription has it; POST /billing/cancel returns to it",
+        });
+    }
+    if !plan.listed {
+        return Err(Error::NotForSale {
+            plan: plan.id.clone(),
+            instead: "only the operator gives it: ask them",
         });
     }
     Ok(plan)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 pub use protocol::grant::Pool;
-use schema::{AccountId, period::instant};
+use schema::{AccountId, Mode, period::instant, terms};
 use sqlx::{PgConnection, PgExecutor};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -84,7 +84,7 @@ pub async fn lock(connection: &mut PgConnection, keys: &[PoolKey]) -> sqlx::Resu
     Ok(pools)
 }
 
-/// Inserts pools with the limit in force: the override, or else the plan's limit. Keeps pools that exist.
+/// Inserts pools with the limit in force ([`terms::limit`]). Keeps pools that exist.
 ///
 /// Locks: the account rows in share mode, by id; then the new pools. A change of a limit locks the account first, too, so no
 /// pool is opened with an outdated limit. A pool is not opened if the account's current subscription is no longer the given
@@ -95,36 +95,56 @@ pub async fn open(connection: &mut PgConnection, pools: &[NewPool]) -> sqlx::Res
     let mut pools: Vec<&NewPool> = pools.iter().collect();
     pools.sort_by_key(|pool| &pool.key);
     let columns = Columns::of(pools.iter().map(|pool| &pool.key));
-    let ends: Vec<_> = pools.iter().map(|pool| instant(pool.period_end)).collect();
     let plans: Vec<_> = pools.iter().map(|pool| pool.plan.clone()).collect();
     let subscriptions: Vec<_> = pools.iter().map(|pool| pool.subscription).collect();
     let changed: Vec<_> = pools.iter().map(|pool| pool.subscription_changed).collect();
+    let numbers: Vec<i64> = (0..).take(pools.len()).collect();
     sqlx::query!(
         "select id, set_config('lock_timeout', '1000', true) from accounts where id = any($1) order by id for share",
         &columns.accounts
     )
     .fetch_all(&mut *connection)
     .await?;
-    sqlx::query!(
-        "insert into quota_pool (account_id, usage_type, period_start, period_end, limit_units)
-         select k.account_id, k.usage_type, k.period_start, k.period_end, coalesce(o.limit_units, l.limit_units)
-         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::uuid[],
-                     $7::timestamptz[])
-              as k (account_id, usage_type, period_start, period_end, plan_id, subscription_id, subscription_changed)
+    let rows = sqlx::query!(
+        r#"select k.number as "number!", l.mode as "mode!", l.limit_units as "limit_units!",
+                o.limit_units as "agreed_units?"
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::bigint[])
+              as k (account_id, usage_type, plan_id, subscription_id, subscription_changed, number)
          join accounts a on a.id = k.account_id
          join plan_limits l on l.plan_id = k.plan_id and l.usage_type = k.usage_type
          left join limit_overrides o on o.account_id = k.account_id and o.usage_type = k.usage_type
          left join subscriptions s on s.account_id = k.account_id and s.is_current
          where s.id is not distinct from k.subscription_id and s.updated_at is not distinct from k.subscription_changed
-         order by k.account_id, k.usage_type, k.period_start
+         order by k.number"#,
+        &columns.accounts,
+        &columns.usage_types,
+        &plans as &[Option<String>],
+        &subscriptions as &[Option<Uuid>],
+        &changed as &[Option<OffsetDateTime>],
+        &numbers
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let (mut opened, mut limits) = (Vec::new(), Vec::new());
+    for row in rows {
+        let pool = usize::try_from(row.number).ok().and_then(|number| pools.get(number));
+        // The table allows only known modes.
+        if let (Some(pool), Some(mode)) = (pool, Mode::from_stored(&row.mode)) {
+            opened.push(*pool);
+            limits.push(terms::limit(mode, row.limit_units, row.agreed_units));
+        }
+    }
+    let columns = Columns::of(opened.iter().map(|pool| &pool.key));
+    let ends: Vec<_> = opened.iter().map(|pool| instant(pool.period_end)).collect();
+    sqlx::query!(
+        "insert into quota_pool (account_id, usage_type, period_start, period_end, limit_units)
+         select * from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
          on conflict do nothing",
         &columns.accounts,
         &columns.usage_types,
         &columns.starts,
         &ends,
-        &plans as &[Option<String>],
-        &subscriptions as &[Option<Uuid>],
-        &changed as &[Option<OffsetDateTime>],
+        &limits
     )
     .execute(connection)
     .await?;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use schema::{
-    AccountId, Burst, Catalogue, CurrentPlan, Mode, UsageType,
-    catalogue::Allowance,
+    AccountId, Burst, Catalogue, CurrentPlan, Terms, UsageType,
     subscription::{Entitlement, Subscription},
 };
 use time::OffsetDateTime;
@@ -34,7 +33,7 @@ pub struct Facts {
 pub(crate) struct AccountState {
     pub facts: Facts,
     pub current_plan: Arc<CurrentPlan>,
-    allowances: Box<[Allowance]>,
+    terms: Box<[Terms]>,
     burst: Option<Burst>,
     /// When it was computed.
     at_s: i64,
@@ -95,7 +94,7 @@ impl Account {
                 (
                     state.current_plan.period,
                     state.current_plan.entitlement,
-                    state.allowance(*usage_type),
+                    state.terms(*usage_type),
                 )
             };
             seen(&old) != seen(&new) || old.current_plan.name != new.current_plan.name
@@ -129,34 +128,26 @@ impl AccountState {
         if facts.suspended {
             current_plan.entitlement = Entitlement::PaymentRequired;
         }
-        // A plan that this catalogue does not have counts as Free, as in the billing worker.
+        // A plan that this catalogue does not have counts as Free, as in the terms.
         let plan = catalogue
             .plan(&current_plan.name)
             .or_else(|| catalogue.plan(Catalogue::FREE));
-        let nothing = Allowance {
-            limit: 0,
-            mode: Mode::Limited,
-            unit_price_micros: 0,
+        let terms = |usage_type: &UsageType| {
+            let agreed = facts.overrides.get(usage_type.index()).copied().flatten();
+            catalogue.terms(&current_plan, *usage_type, agreed)
         };
-        let allowance = |usage_type: &UsageType| {
-            let allowance = plan.map_or(nothing, |plan| plan.allowance(*usage_type));
-            match facts.overrides.get(usage_type.index()).copied().flatten() {
-                Some(limit) if allowance.mode != Mode::Metered => Allowance { limit, ..allowance },
-                _ => allowance,
-            }
-        };
-        let allowances = catalogue.usage_types().iter().map(allowance).collect();
+        let terms = catalogue.usage_types().iter().map(terms).collect();
         Self {
             burst: plan.and_then(|plan| plan.burst),
             current_plan: Arc::new(current_plan),
             facts,
-            allowances,
+            terms,
             at_s: now_s,
         }
     }
 
-    pub(crate) fn allowance(&self, usage_type: UsageType) -> Allowance {
-        self.allowances[usage_type.index()]
+    pub(crate) fn terms(&self, usage_type: UsageType) -> Terms {
+        self.terms[usage_type.index()]
     }
 }
 
@@ -190,6 +181,7 @@ mod tests {
                 ends_at: None,
                 then_plan: None,
                 grace_until: None,
+                in_stripe: true,
             }),
             ..free()
         }
@@ -232,8 +224,8 @@ mod tests {
             ..free()
         };
         assert_eq!(account.apply(overridden, NOW), [export]);
-        assert_eq!(account.state(NOW).allowance(export).limit, 7);
-        assert_eq!(account.state(NOW).allowance(call).limit, 100);
+        assert_eq!(account.state(NOW).terms(export).limit, 7);
+        assert_eq!(account.state(NOW).terms(call).limit, 100);
     }
 
     #[test]
@@ -241,7 +233,7 @@ mod tests {
         let (account, types) = account(free());
         let pro = pro();
         assert_eq!(account.apply(pro.clone(), NOW), types);
-        assert_eq!(account.state(NOW).allowance(types[0]).limit, 10_000);
+        assert_eq!(account.state(NOW).terms(types[0]).limit, 10_000);
         let suspended = Facts {
             suspended: true,
             ..pro.clone()

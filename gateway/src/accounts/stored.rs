@@ -49,6 +49,7 @@ pub(crate) async fn accounts(
                   s.billing_anchor as "billing_anchor?", s.ends_at as "ends_at?",
                   s.then_plan_id as "then_plan_id?", s.grace_until as "grace_until?",
                   s.updated_at as "subscription_changed?", i.hosted_invoice_url as "owed_invoice_url?",
+                  s.stripe_subscription_id is not null as "in_stripe!",
                   array(select o.usage_type from limit_overrides o
                         where o.account_id = a.id order by o.usage_type) as "override_types!",
                   array(select o.limit_units from limit_overrides o
@@ -87,6 +88,7 @@ pub(crate) async fn accounts(
                 ends_at: seconds(row.ends_at),
                 then_plan: row.then_plan_id.clone(),
                 grace_until: seconds(row.grace_until),
+                in_stripe: row.in_stripe,
             })
         };
         let facts = Facts {

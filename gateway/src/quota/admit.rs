@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use prometheus_client::metrics::counter::Counter as Counted;
-use schema::{Mode, Period, UsageType, catalogue::Allowance, subscription::Entitlement};
+use schema::{Mode, Period, Terms, UsageType, subscription::Entitlement};
 use tokio::time::timeout;
 
 use super::{
@@ -59,19 +59,18 @@ impl Quotas {
     ) -> Option<Result<Admission, Refusal>> {
         let metrics = &self.inner.requests.metrics;
         let state = account.account.state(now_s);
-        let allowance = match entitled(&state, usage_type) {
-            Ok(allowance) => allowance,
+        let terms = match entitled(&state, usage_type) {
+            Ok(terms) => terms,
             Err(refusal) => return Some(Err(refusal)),
         };
         let current_plan = &state.current_plan;
-        if allowance.mode != Mode::Limited {
+        if terms.mode != Mode::Limited {
             metrics.admitted_unleased.inc();
-            let view = view::unlimited_view(allowance, current_plan.period);
-            return Some(Ok(Admission::unleased(usage_type, cost, current_plan, view)));
+            return Some(Ok(unleased(&state, usage_type, cost)));
         }
         let counter = account.counter(usage_type);
         let Some(hit) = counter.spend(&current_plan.period, cost) else {
-            let view = remembered_refusal(counter, allowance, &current_plan.period, cost)?;
+            let view = remembered_refusal(counter, terms, &current_plan.period, cost)?;
             remembered.inc();
             return Some(Err(Refusal::LimitReached(view)));
         };
@@ -117,7 +116,12 @@ impl Quotas {
     ) -> Result<Admission, Refusal> {
         let counter = account.counter(usage_type);
         let state = Arc::clone(&account.account.state(now_s));
-        let allowance = entitled(&state, usage_type)?;
+        let terms = entitled(&state, usage_type)?;
+        if terms.mode != Mode::Limited {
+            // The account changed a moment ago, for example because its trial ended.
+            self.inner.requests.metrics.admitted_unleased.inc();
+            return Ok(unleased(&state, usage_type, cost));
+        }
         let period = state.current_plan.period;
         let mut surrender = false;
         let mut attempt = Attempt::new(&self.inner.recalls);
@@ -150,7 +154,7 @@ impl Quotas {
                     counter
                         .refusals()
                         .remember(question, period, remained, seen(alone), until);
-                    return Err(Refusal::LimitReached(view::view(allowance, period, seen(true))));
+                    return Err(Refusal::LimitReached(view::view(terms, period, seen(true))));
                 }
             }
         }
@@ -171,9 +175,9 @@ impl Quotas {
     }
 }
 
-pub(super) fn entitled(state: &AccountState, usage_type: UsageType) -> Result<Allowance, Refusal> {
+pub(super) fn entitled(state: &AccountState, usage_type: UsageType) -> Result<Terms, Refusal> {
     match state.current_plan.entitlement {
-        Entitlement::Granted => Ok(state.allowance(usage_type)),
+        Entitlement::Granted => Ok(state.terms(usage_type)),
         Entitlement::PaymentRequired if state.is_suspended() => Err(Refusal::Suspended),
         Entitlement::PaymentRequired => Err(Refusal::PaymentRequired {
             plan: state.current_plan.name.clone(),
@@ -183,21 +187,22 @@ pub(super) fn entitled(state: &AccountState, usage_type: UsageType) -> Result<Al
 }
 
 /// The remembered refusal of `cost`, with current numbers.
-pub(super) fn remembered_refusal(
-    counter: &Counter,
-    allowance: Allowance,
-    period: &Period,
-    cost: i64,
-) -> Option<QuotaView> {
+pub(super) fn remembered_refusal(counter: &Counter, terms: Terms, period: &Period, cost: i64) -> Option<QuotaView> {
     let known = counter.refusals().known(period, cost, Instant::now)?;
     let seen = counter.seen(period).unwrap_or(known);
-    Some(view::view(allowance, *period, seen))
+    Some(view::view(terms, *period, seen))
+}
+
+/// An admission of usage that is never refused.
+fn unleased(state: &AccountState, usage_type: UsageType, cost: i64) -> Admission {
+    let view = view::unlimited_view(state.terms(usage_type), state.current_plan.period);
+    Admission::unleased(usage_type, cost, &state.current_plan, view)
 }
 
 // This is on the fast path, where a function call would cost as much as the body.
 #[inline(always)]
 fn admission(state: &AccountState, usage_type: UsageType, hit: Hit) -> Admission {
-    let allowance = state.allowance(usage_type);
-    let view = view::view(allowance, state.current_plan.period, hit.seen);
+    let terms = state.terms(usage_type);
+    let view = view::view(terms, state.current_plan.period, hit.seen);
     Admission::leased(usage_type, hit.reservation, &state.current_plan, view)
 }

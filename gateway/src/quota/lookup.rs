@@ -40,23 +40,23 @@ impl Quotas {
         now_s: i64,
     ) -> Result<QuotaView, Refusal> {
         let state = Arc::clone(&account.account.state(now_s));
-        let allowance = entitled(&state, usage_type)?;
+        let terms = entitled(&state, usage_type)?;
         let period = state.current_plan.period;
-        if allowance.mode != Mode::Limited {
-            return Ok(view::unlimited_view(allowance, period));
+        if terms.mode != Mode::Limited {
+            return Ok(view::unlimited_view(terms, period));
         }
         let counter = account.counter(usage_type);
         if let Some(seen) = counter.seen(&period).filter(|seen| seen.held >= cost) {
-            return Ok(view::view(allowance, period, seen));
+            return Ok(view::view(terms, period, seen));
         }
-        if let Some(view) = remembered_refusal(counter, allowance, &period, cost) {
+        if let Some(view) = remembered_refusal(counter, terms, &period, cost) {
             return Err(Refusal::LimitReached(view));
         }
         let pool = pools::find(&self.inner.pool, account.account.id, usage_type.name(), period.start);
         let pool = self.answered(pool).await?;
         let view = stored_view(account, &state, usage_type, pool);
         let unspent = counter.unspent_units(&period);
-        let remaining = pool.map_or(allowance.limit, |pool| pool.remaining().saturating_add(unspent));
+        let remaining = pool.map_or(terms.limit, |pool| pool.remaining().saturating_add(unspent));
         if remaining >= cost {
             Ok(view)
         } else {
@@ -89,12 +89,12 @@ fn stored_view(
     usage_type: UsageType,
     pool: Option<Pool>,
 ) -> QuotaView {
-    let (allowance, period) = (state.allowance(usage_type), state.current_plan.period);
-    if allowance.mode != Mode::Limited {
-        return view::unlimited_view(allowance, period);
+    let (terms, period) = (state.terms(usage_type), state.current_plan.period);
+    if terms.mode != Mode::Limited {
+        return view::unlimited_view(terms, period);
     }
     let unopened = Pool {
-        limit: allowance.limit,
+        limit: terms.limit,
         granted: 0,
     };
     let unspent = account.counter(usage_type).unspent_units(&period);
@@ -103,5 +103,5 @@ fn stored_view(
         pool: pool.unwrap_or(unopened),
         is_current: true,
     };
-    view::view(allowance, period, seen)
+    view::view(terms, period, seen)
 }

@@ -1,7 +1,7 @@
 //! The quota that a client may see, and the numbers that it is computed from.
 
 use protocol::grant::Pool;
-use schema::{Mode, Period, catalogue::Allowance};
+use schema::{Mode, Period, Terms, subscription::Unbilled};
 
 /// The quota of one usage type, as a client may see it at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct QuotaView {
     /// given back. 0 if the mode is not limited: ClickHouse knows the usage.
     pub current_usage: i64,
     pub period: Period,
+    /// Why units that the plan bills are not billed now, and may be refused.
+    pub unbilled: Option<Unbilled>,
 }
 
 /// The numbers that this gateway has about one usage type at one moment.
@@ -30,24 +32,26 @@ pub struct Seen {
 
 /// Units that other gateways hold count as used until they give them back. Units of the pool are promised only if no other
 /// gateway can have taken them since.
-pub fn view(allowance: Allowance, period: Period, seen: Seen) -> QuotaView {
+pub fn view(terms: Terms, period: Period, seen: Seen) -> QuotaView {
     let free = if seen.is_current { seen.pool.remaining() } else { 0 };
     QuotaView {
-        mode: allowance.mode,
-        limit: allowance.limit,
+        mode: terms.mode,
+        limit: terms.limit,
         remaining: seen.held.saturating_add(free),
         current_usage: seen.pool.granted.saturating_sub(seen.held).max(0),
         period,
+        unbilled: terms.unbilled,
     }
 }
 
 /// The view of a usage type that is never refused. ClickHouse knows its usage, so it is 0 here.
-pub fn unlimited_view(allowance: Allowance, period: Period) -> QuotaView {
+pub fn unlimited_view(terms: Terms, period: Period) -> QuotaView {
     QuotaView {
-        mode: allowance.mode,
-        limit: allowance.limit,
-        remaining: allowance.limit,
+        mode: terms.mode,
+        limit: terms.limit,
+        remaining: terms.limit,
         current_usage: 0,
         period,
+        unbilled: terms.unbilled,
     }
 }

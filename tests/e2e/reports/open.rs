@@ -8,6 +8,7 @@ use billing_worker::reports::{
 };
 use devstack::stripe_double::{FaultKind, FaultRule};
 use prometheus_client::{encoding::text::encode, registry::Registry};
+use schema::period::instant;
 use tokio::process::Command;
 
 use super::{
@@ -133,4 +134,55 @@ async fn late_usage_of_a_trial_is_free() {
     assert_eq!(items(&rig, &account).await, [0; 0]);
     assert_eq!(exports(&rig).await.1.open, 0);
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_usage_of_a_trial_is_not_billed_in_the_paid_period_that_follows() {
+    let (rig, account, _) = subscribed(LateUsage::NextPeriod).await;
+    let trial = "update subscriptions set trial_ends_at = $1";
+    sqlx::query(trial)
+        .bind(instant(month(0).end))
+        .execute(&rig.db)
+        .await
+        .unwrap();
+    rig.use_units(&account, month(0), "export", &[98]).await;
+    rig.step().await;
+    rig.stripe.advance_to(month(0).end + 2 * HOUR);
+    rig.finalize(month(0)).await;
+    rig.add_period(std::slice::from_ref(&account), month(1)).await;
+    let same = "update billing_periods p set stripe_subscription_id = s.stripe_subscription_id from subscriptions s";
+    sqlx::query(same).execute(&rig.db).await.unwrap();
+    rig.use_units(&account, month(0), "export", &[12]).await;
+    rig.use_units(&account, month(1), "export", &[5]).await;
+    // A carry that an earlier version left waiting.
+    sqlx::query(
+        "insert into meter_carries (id, account_id, usage_type, from_period, units, reason, policy, customer_id, created_at)
+         values (gen_random_uuid(), $1, 'export', $2, -3, 'final', 'next_period', $3, now())",
+    )
+    .bind(account.id.0)
+    .bind(instant(month(0).start))
+    .bind(&account.customer)
+    .execute(&rig.db)
+    .await
+    .unwrap();
+    let out = "update meter_ledger set carried_out = -3 where usage_type = 'export' and period_start = $1";
+    sqlx::query(out)
+        .bind(instant(month(0).start))
+        .execute(&rig.db)
+        .await
+        .unwrap();
+    rig.correct(&account, month(0), "export", 3).await;
+    for _ in 0..3 {
+        rig.step().await;
+    }
+    assert_eq!(rig.reported(&account, month(1), "export"), 5);
+    assert_eq!(items(&rig, &account).await, [0; 0]);
+    let carries: Vec<(i64, String, bool)> =
+        sqlx::query_as("select units, policy, settled_at is not null from meter_carries order by units")
+            .fetch_all(&rig.db)
+            .await
+            .unwrap();
+    let credit = (-3, "credit".to_owned(), true);
+    assert_eq!(carries, [credit, (12, "charge".to_owned(), true)]);
+    rig.assert_told_is_counted(&[account], &[month(0), month(1)]).await;
 }
