@@ -129,7 +129,7 @@ mod tests {
                               "amount_remaining": 2900, "created": START, "period_start": START, "period_end": START,
                               "status_transitions": { "finalized_at": START + 3_600 } });
         owed.unpaid = vec![serde_json::from_value(invoice).unwrap()];
-        let mirror = of(&[owed.clone()]);
+        let mirror = of(std::slice::from_ref(&owed));
         assert_eq!(mirror.subscriptions[0].grace_until, Some(START + 3_600 + 3 * 86_400));
         assert_eq!(mirror.subscriptions[0].owed_invoice.as_deref(), Some("in_1"));
         assert!(mirror.current.is_some());

@@ -1,8 +1,11 @@
 //! The API: [`routes`] is its table of contents, and each kind of object has a file.
 
+pub(crate) mod balance_transactions;
 pub(crate) mod call;
 pub(crate) mod checkout;
 pub(crate) mod checkout_items;
+pub(crate) mod coupons;
+pub(crate) mod credit_notes;
 pub(crate) mod customers;
 pub(crate) mod endpoints;
 pub(crate) mod events;
@@ -22,3 +25,5 @@ pub(crate) mod schedules;
 pub(crate) mod subscription_items;
 pub(crate) mod subscription_params;
 pub(crate) mod subscriptions;
+pub(crate) mod tax;
+pub(crate) mod test_clocks;

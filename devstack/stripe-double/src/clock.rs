@@ -24,6 +24,10 @@ impl Clock {
         self.frozen_at = Some(at);
     }
 
+    pub(crate) fn unfreeze(&mut self) {
+        self.frozen_at = None;
+    }
+
     /// Ticks on from where it would be without the freeze, or from `at` if that is later.
     pub(crate) fn resume_from(&mut self, at: i64) {
         self.frozen_at = None;

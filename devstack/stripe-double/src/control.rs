@@ -93,6 +93,11 @@ impl Control {
         self.double.edge().calls_per_second = limit;
     }
 
+    /// Maximum number of calls per second of one endpoint, such as `POST /v1/subscriptions`.
+    pub fn set_endpoint_calls_per_second(&self, limit: Option<u32>) {
+        self.double.edge().endpoint_calls_per_second = limit;
+    }
+
     pub fn set_draft_for_s(&self, seconds: i64) {
         self.double.state().settings.draft_for_s = seconds;
     }
@@ -109,6 +114,16 @@ impl Control {
     /// For later meter events.
     pub fn set_metering_lag_s(&self, seconds: i64) {
         self.double.state().settings.metering_lag_s = seconds;
+    }
+
+    /// Strict mode: whether calls whose effect at Stripe is not certain are violations. Off by default.
+    pub fn set_strict(&self, is_strict: bool) {
+        self.double.state().is_strict = is_strict;
+    }
+
+    /// The rate of automatic tax of later invoices, in hundredths of a percent.
+    pub fn set_tax_basis_points(&self, rate: Option<i64>) {
+        self.double.state().settings.tax_basis_points = rate;
     }
 
     /// How long later bank debits are processing.
@@ -254,7 +269,16 @@ impl Control {
 
     /// Completes a checkout as if the customer had clicked *Pay* with a working card.
     pub fn complete_checkout(&self, session: &str) -> Result<()> {
-        let completed = checkout::complete(&mut self.double.state_now(), session, Card::Ok);
+        self.complete(session, None)
+    }
+
+    /// The same after the customer typed a promotion code.
+    pub fn complete_checkout_with_code(&self, session: &str, code: &str) -> Result<()> {
+        self.complete(session, Some(code))
+    }
+
+    fn complete(&self, session: &str, code: Option<&str>) -> Result<()> {
+        let completed = checkout::complete(&mut self.double.state_now(), session, Card::Ok, code);
         self.double.wake.notify_one();
         completed.map_err(error)
     }
@@ -266,7 +290,7 @@ impl Control {
         if payment.is_none_or(|payment| payment.status != Status::RequiresAction) {
             bail!("no payment of the invoice {invoice} needs an action");
         }
-        debit::confirm(&mut state, invoice, succeeds);
+        state.at_time_of_object(invoice, |state| debit::confirm(state, invoice, succeeds));
         drop(state);
         self.double.wake.notify_one();
         Ok(())
@@ -278,7 +302,7 @@ impl Control {
         if state.invoice(invoice).map_err(error)?.status != invoice::Status::Open {
             bail!("the invoice {invoice} is not open");
         }
-        payment::confirmed(&mut state, invoice);
+        state.at_time_of_object(invoice, |state| payment::confirmed(state, invoice));
         drop(state);
         self.double.wake.notify_one();
         Ok(())

@@ -134,6 +134,29 @@ impl Failure {
         ))
     }
 
+    pub(crate) fn tax_not_set_up() -> Self {
+        Self::invalid(
+            "You must have a valid head office address to enable automatic tax calculation in test mode. Visit \
+            https://dashboard.stripe.com/test/settings/tax to update it.",
+        )
+        .param("automatic_tax[enabled]")
+    }
+
+    pub(crate) fn tax_location_invalid() -> Self {
+        let message = "The customer's location isn't recognized. Set a valid customer address in order to automatically calculate tax.";
+        Self::invalid(message).code("customer_tax_location_invalid")
+    }
+
+    /// The same for a checkout of a customer.
+    pub(crate) fn checkout_location_missing() -> Self {
+        Self::invalid(
+            "Automatic tax calculation in Checkout requires a valid address on the Customer. Add a valid address to the Customer or \
+            set either `customer_update[address]` to 'auto' or `customer_update[shipping]` to 'auto' to save the address entered in \
+            Checkout to the Customer.",
+        )
+        .code("customer_tax_location_invalid")
+    }
+
     pub(crate) fn amount_too_small() -> Self {
         let message = "The Checkout Session's total amount due must add up to at least $0.50 usd";
         Self::invalid(message).code("amount_too_small")
@@ -199,11 +222,12 @@ impl Failure {
         failure
     }
 
-    pub(crate) fn rate_limited() -> Self {
+    /// `limit`: the limit that was exceeded, as Stripe names it in a header.
+    pub(crate) fn rate_limited(limit: &'static str) -> Self {
         let message =
             "Request rate limit exceeded. Learn more about rate limits here https://stripe.com/docs/rate-limits.";
         let mut failure = Self::new(429, "invalid_request_error", message).code("rate_limit");
-        failure.limited_by = Some("global-rate");
+        failure.limited_by = Some(limit);
         failure.is_stored = false;
         failure
     }

@@ -7,6 +7,9 @@ const PLACES: u32 = 12;
 
 const ONE: i128 = 10_i128.pow(PLACES);
 
+/// The smallest charge: 50 cents. Stripe has another minimum for some currencies.
+pub(crate) const CHARGE_MIN: i64 = 50;
+
 /// An exact decimal number of cents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Decimal(i128);

@@ -1,5 +1,8 @@
 //! The objects of the fake Stripe. They hold data and render themselves. Code that needs other objects too is in [`crate::state`].
 
+pub(crate) mod balance_transaction;
+pub(crate) mod coupon;
+pub(crate) mod credit_note;
 pub(crate) mod customer;
 pub(crate) mod endpoint;
 pub(crate) mod event;
@@ -18,4 +21,5 @@ pub(crate) mod prorate;
 pub(crate) mod schedule;
 pub(crate) mod session;
 pub(crate) mod subscription;
+pub(crate) mod test_clock;
 pub(crate) mod usage;

@@ -21,6 +21,11 @@ pub struct StripeDoubleOptions {
     pub latency: Duration,
     /// Maximum number of reads per second, and of writes per second, without meter events; further calls get 429.
     pub calls_per_second: Option<u32>,
+    /// Maximum number of calls per second of one endpoint, such as `POST /v1/subscriptions`; further calls get 429. Stripe names 25 for
+    /// most endpoints.
+    pub endpoint_calls_per_second: Option<u32>,
+    /// Strict mode: calls whose effect at Stripe is not certain are violations.
+    pub is_strict: bool,
     /// How many requests are recorded; the oldest are dropped.
     pub requests_kept: usize,
     /// The seed for ids, faults and the order of webhooks.
@@ -39,6 +44,8 @@ impl Default for StripeDoubleOptions {
             start_at: None,
             latency: Duration::ZERO,
             calls_per_second: None,
+            endpoint_calls_per_second: None,
+            is_strict: false,
             requests_kept: 10_000,
             seed: rand::random(),
             billing: BillingSettings::default(),
@@ -64,6 +71,8 @@ pub struct BillingSettings {
     pub upcoming_days: i64,
     /// The card of a new customer, unless the call that creates it names one.
     pub new_customers_card: Option<Card>,
+    /// The rate of automatic tax in hundredths of a percent, on top of prices. None: tax is not set up, and calls that ask for it fail.
+    pub tax_basis_points: Option<i64>,
     /// How long a bank debit is processing before it succeeds or fails; 0: not at all.
     pub bank_debit_settles_after_s: i64,
     /// Whether the customer portal has a default configuration, which Stripe's dashboard makes. A new Stripe account has none.
@@ -80,6 +89,7 @@ impl Default for BillingSettings {
             after_dunning: AfterDunning::Cancel,
             upcoming_days: 7,
             new_customers_card: None,
+            tax_basis_points: None,
             bank_debit_settles_after_s: 4 * 86_400,
             portal_is_configured: false,
         }

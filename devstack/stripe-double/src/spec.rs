@@ -91,6 +91,20 @@ impl Schema {
         }
     }
 
+    /// The template of a path: `/v1/customers/{}`. A path that the schema lacks is its own.
+    pub(crate) fn endpoint(&self, path: &str) -> String {
+        let parts: Vec<&str> = path.split('/').collect();
+        let route = self.routes.iter().find(|(segments, _)| fits(segments, &parts));
+        let name = |segment: &Segment| match segment {
+            Segment::Literal(literal) => literal.clone(),
+            Segment::Any => "{}".to_owned(),
+        };
+        route.map_or_else(
+            || path.to_owned(),
+            |(segments, _)| segments.iter().map(name).collect::<Vec<_>>().join("/"),
+        )
+    }
+
     fn resolve<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
         while let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
             let name = reference.rsplit('/').next().unwrap_or(reference);

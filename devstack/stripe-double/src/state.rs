@@ -1,9 +1,13 @@
 //! The state of the double, behind one lock: an API call, a clock advance and a click on a page each happen completely or
 //! not at all.
 
+mod balances;
+mod credit_notes;
 mod customers;
+mod discounts;
 mod endpoints;
 mod events;
+mod invoice_amounts;
 mod invoice_items;
 mod invoices;
 mod meters;
@@ -12,6 +16,7 @@ mod portal_configurations;
 mod schedules;
 mod sessions;
 mod subscriptions;
+mod test_clocks;
 
 use std::collections::VecDeque;
 
@@ -19,6 +24,9 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::ids::Ids;
+use crate::objects::balance_transaction::BalanceTransaction;
+use crate::objects::coupon::{Coupon, Discount, PromotionCode};
+use crate::objects::credit_note::CreditNote;
 use crate::objects::customer::Customer;
 use crate::objects::endpoint::Endpoint;
 use crate::objects::event::Event;
@@ -32,6 +40,7 @@ use crate::objects::product::Product;
 use crate::objects::schedule::Schedule;
 use crate::objects::session::Session;
 use crate::objects::subscription::Subscription;
+use crate::objects::test_clock::TestClock;
 use crate::objects::usage::Usage;
 use crate::options::BillingSettings;
 use crate::outbox::Outbox;
@@ -47,7 +56,14 @@ pub(crate) struct State {
     pub clock: Clock,
     pub ids: Ids,
     pub settings: BillingSettings,
+    /// Calls whose effect at Stripe is not certain are violations.
+    pub is_strict: bool,
+    pub test_clocks: Table<TestClock>,
     pub customers: Table<Customer>,
+    pub balance_transactions: Table<BalanceTransaction>,
+    pub coupons: Table<Coupon>,
+    pub promotion_codes: Table<PromotionCode>,
+    pub discounts: Table<Discount>,
     pub products: Table<Product>,
     pub prices: Table<Price>,
     pub meters: Table<Meter>,
@@ -55,6 +71,7 @@ pub(crate) struct State {
     pub subscriptions: Table<Subscription>,
     pub schedules: Table<Schedule>,
     pub invoices: Table<Invoice>,
+    pub credit_notes: Table<CreditNote>,
     pub invoice_items: Table<InvoiceItem>,
     pub sessions: Table<Session>,
     pub portal_configurations: Table<PortalConfiguration>,
@@ -74,7 +91,13 @@ impl State {
             clock,
             ids: Ids::new(seed),
             settings,
+            is_strict: false,
+            test_clocks: Table::default(),
             customers: Table::default(),
+            balance_transactions: Table::default(),
+            coupons: Table::default(),
+            promotion_codes: Table::default(),
+            discounts: Table::default(),
             products: Table::default(),
             prices: Table::default(),
             meters: Table::default(),
@@ -82,6 +105,7 @@ impl State {
             subscriptions: Table::default(),
             schedules: Table::default(),
             invoices: Table::default(),
+            credit_notes: Table::default(),
             invoice_items: Table::default(),
             sessions: Table::default(),
             portal_configurations: Table::default(),

@@ -369,6 +369,33 @@ assert v1.webhook_endpoints.delete(mine.id).deleted is True
 signed = f"t={int(time.time())},v1=" + hmac.new(SECRET.encode(), b"0.{}", hashlib.sha256).hexdigest()
 raises(stripe.SignatureVerificationError, lambda: stripe.Webhook.construct_event("{}", signed, SECRET))
 
+# --- a discount, a test clock, a credit note and the balance
+off = v1.coupons.create({"percent_off": 10, "duration": "forever"})
+code = v1.promotion_codes.create({"promotion": {"type": "coupon", "coupon": off.id}, "code": "TENTH"})
+clock = v1.test_helpers.test_clocks.create({"frozen_time": now() - 40 * 86_400})
+cleo = v1.customers.create({"payment_method": "pm_card_visa", "test_clock": clock.id})
+discounted = v1.subscriptions.create(
+    {
+        "customer": cleo.id,
+        "items": [{"price": pro.id}],
+        "discounts": [{"promotion_code": code.id}],
+        "expand": ["latest_invoice", "discounts"],
+    }
+)
+first = discounted.latest_invoice
+assert first.total == 2_610 and discounted.discounts[0].source.coupon == off.id
+line = {"type": "invoice_line_item", "invoice_line_item": first.lines.data[0].id, "amount": 1_000}
+credit = {"invoice": first.id, "lines": [line], "credit_amount": 900}
+assert v1.credit_notes.preview(credit).total == 900
+note = v1.credit_notes.create({**credit, "expand": ["customer_balance_transaction"]})
+assert note.customer_balance_transaction.amount == -900
+end = discounted["items"].data[0].current_period_end
+assert v1.test_helpers.test_clocks.advance(clock.id, {"frozen_time": end + 3_600}).status == "advancing"
+renewal = v1.invoices.list({"customer": cleo.id, "limit": 1}).data[0]
+assert (renewal.total, renewal.amount_paid) == (2_610, 1_710)
+changes = [change.type for change in v1.customers.balance_transactions.list(cleo.id).data]
+assert changes == ["applied_to_invoice", "credit_note"]
+
 assert double("/violations") == [], double("/violations")
 
 # --- unknown paths and parameters are refused, and are violations

@@ -153,7 +153,7 @@ async fn a_declined_upgrade_leaves_no_open_invoice() {
     assert_eq!(invoices(&rig, &customer, "open"), Vec::<Value>::new());
 
     // The response of the upgrade was lost.
-    let lost = FaultRule::new(FaultKind::Reset)
+    let lost = FaultRule::new(FaultKind::ServerError)
         .method("POST")
         .path("/v1/subscriptions/");
     rig.control().add_fault(lost.after());

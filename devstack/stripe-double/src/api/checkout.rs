@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::api::call::Call;
 use crate::api::checkout_items::{check_amount, line_items};
-use crate::api::{customers, subscription_params};
+use crate::api::{customers, subscription_params, tax};
 use crate::billing::expiry::expire_session;
 use crate::billing::items;
 use crate::billing::payment_behavior::Behavior;
@@ -12,6 +12,7 @@ use crate::billing::start::{self, New};
 use crate::failure::Failure;
 use crate::form::Param;
 use crate::list::{self, in_range, is};
+use crate::objects::customer::Address;
 use crate::objects::metadata::{Metadata, merge_metadata};
 use crate::objects::session::{Session, SessionItem, Status};
 use crate::objects::subscription::WithoutCard;
@@ -39,6 +40,9 @@ pub(crate) const UNDERSTOOD: &[&str] = &[
     "billing_address_collection",
     "customer_update",
     "payment_method_collection",
+    "discounts",
+    "automatic_tax",
+    "tax_id_collection",
 ];
 
 const SUBSCRIPTION_UNDERSTOOD: [&str; 5] = [
@@ -95,6 +99,19 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let items = line_items(state, params)?;
     let has_trial = data.has("trial_period_days") || data.has("trial_end");
     check_amount(state, customer.as_deref(), &items, has_trial)?;
+    let allows_codes = params.flag("allow_promotion_codes") == Some(true);
+    if allows_codes && params.has("discounts") {
+        let message = "You may only specify one of these parameters: allow_promotion_codes, discounts.";
+        return Err(Failure::invalid(message));
+    }
+    let currency = items.first().and_then(|item| state.prices.get(&item.price));
+    let currency = currency.map_or("usd", |price| price.currency.as_str());
+    let discounts = state.given_discounts(params, customer.as_deref(), currency)?;
+    let automatic_tax = tax::automatic(state, params)? == Some(true);
+    let saves_address = params.text("customer_update.address") == Some("auto");
+    if let Some(customer) = customer.as_deref().filter(|_| automatic_tax && !saves_address) {
+        tax::check_location(state, customer).map_err(|_| Failure::checkout_location_missing())?;
+    }
     let id = format!("cs_test_{}", state.ids.next("x").trim_start_matches("x_"));
     let session = Session {
         id: id.clone(),
@@ -113,6 +130,9 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         trial_days: data.int("trial_period_days"),
         trial_end: data.int("trial_end"),
         without_card: subscription_params::without_card(&data).unwrap_or(WithoutCard::CreateInvoice),
+        discounts,
+        allows_codes,
+        automatic_tax,
         subscription: None,
         invoice: None,
     };
@@ -169,8 +189,13 @@ pub(crate) fn expire(state: &mut State, call: &Call) -> Result<Value, Failure> {
     retrieve(state, call)
 }
 
-/// Completes the session with this card and starts the subscription. A declined card leaves the session open.
-pub(crate) fn complete(state: &mut State, id: &str, card: Card) -> Result<(), Failure> {
+/// Completes the session with this card and starts the subscription, with the discount of a promotion code that the customer typed.
+/// A declined card leaves the session open.
+pub(crate) fn complete(state: &mut State, id: &str, card: Card, code: Option<&str>) -> Result<(), Failure> {
+    state.at_time_of_object(id, |state| complete_now(state, id, card, code))
+}
+
+fn complete_now(state: &mut State, id: &str, card: Card, code: Option<&str>) -> Result<(), Failure> {
     let session = state.session(id)?.clone();
     if session.status != Status::Open {
         return Err(Failure::invalid(format!(
@@ -180,6 +205,14 @@ pub(crate) fn complete(state: &mut State, id: &str, card: Card) -> Result<(), Fa
     }
     if card == Card::Declines {
         return Err(Failure::declined());
+    }
+    let mut discounts = session.discounts.clone();
+    if let Some(code) = code {
+        if !session.allows_codes {
+            return Err(Failure::invalid("This Checkout Session takes no promotion codes."));
+        }
+        let currency = session.total(state).1;
+        discounts = vec![state.typed_code(code, session.customer.as_deref(), &currency)?];
     }
     let now = state.now();
     let customer = match session.customer.clone() {
@@ -205,6 +238,13 @@ pub(crate) fn complete(state: &mut State, id: &str, card: Card) -> Result<(), Fa
     let mut payer = state.living_customer(&customer)?.clone();
     let before = payer.render();
     payer.set_card(Some(card), payment_method);
+    if session.automatic_tax && payer.address.is_none() {
+        // The page asks for it.
+        payer.address = Some(Address {
+            country: "US".to_owned(),
+            postal_code: Some("94103".to_owned()),
+        });
+    }
     state.replace_customer(payer, &before);
     let given: Vec<_> = session.items.iter().map(SessionItem::as_params).collect();
     let items = items::changed(state, &[], &given.iter().collect::<Vec<_>>(), now)?;
@@ -216,6 +256,8 @@ pub(crate) fn complete(state: &mut State, id: &str, card: Card) -> Result<(), Fa
         metadata: session.subscription_metadata,
         description: session.description,
         behavior: Behavior::Refuse,
+        discounts: discounts.clone(),
+        automatic_tax: session.automatic_tax,
     };
     let subscription = start::start(state, new)?;
     let invoice = state
@@ -223,6 +265,7 @@ pub(crate) fn complete(state: &mut State, id: &str, card: Card) -> Result<(), Fa
         .get(&subscription)
         .and_then(|subscription| subscription.latest_invoice.clone());
     if let Some(session) = state.sessions.get_mut(id) {
+        session.discounts = discounts;
         (session.status, session.customer) = (Status::Complete, Some(customer));
         (session.subscription, session.invoice) = (Some(subscription), invoice);
     }

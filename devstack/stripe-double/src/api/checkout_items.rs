@@ -3,11 +3,10 @@
 use crate::billing::items;
 use crate::failure::Failure;
 use crate::form::Param;
+use crate::money::CHARGE_MIN;
 use crate::objects::session::SessionItem;
 use crate::state::State;
 
-/// The smallest charge, in cents.
-const CHARGE_MIN: i64 = 50;
 /// The largest charge: eight digits.
 const CHARGE_MAX: i64 = 99_999_999;
 

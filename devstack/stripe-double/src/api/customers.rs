@@ -6,6 +6,7 @@ use crate::api::call::Call;
 use crate::billing::ending;
 use crate::failure::Failure;
 use crate::list::{self, in_range, is};
+use crate::objects::balance_transaction::BalanceChange;
 use crate::objects::customer::Customer;
 use crate::objects::metadata::Metadata;
 use crate::state::State;
@@ -17,6 +18,8 @@ pub(crate) const UNDERSTOOD: &[&str] = &[
     "phone",
     "metadata",
     "balance",
+    "address",
+    "test_clock",
     "payment_method",
     "invoice_settings",
 ];
@@ -32,6 +35,8 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         metadata: Metadata::new(),
         created: call.now,
         balance: 0,
+        address: None,
+        test_clock: None,
         card: None,
         payment_method: None,
         deleted: false,
@@ -40,6 +45,11 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         invoices_numbered: 0,
     };
     customer.apply(call.params)?;
+    if let Some(clock) = call.params.filled("test_clock") {
+        let known = state.test_clocks.get(clock);
+        known.ok_or_else(|| Failure::no_such("test clock", clock).param("test_clock"))?;
+        customer.test_clock = Some(clock.to_owned());
+    }
     if customer.card.is_none()
         && let Some(card) = state.settings.new_customers_card
     {
@@ -47,7 +57,9 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         customer.set_card(Some(card), payment_method);
     }
     let object = customer.render();
+    let balance = customer.balance;
     state.customers.insert(&id, customer);
+    state.record_balance(&id, BalanceChange::of("initial", balance));
     state.emit("customer.created", object.clone(), None);
     Ok(object)
 }
@@ -65,8 +77,11 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
         .map_err(|_| Failure::not_found("customer", call.id))?
         .clone();
     let before = customer.render();
+    let balance = customer.balance;
     customer.apply(call.params)?;
+    let change = BalanceChange::of("adjustment", customer.balance - balance);
     state.replace_customer(customer, &before);
+    state.record_balance(call.id, change);
     retrieve(state, call)
 }
 
@@ -87,6 +102,7 @@ pub(crate) fn delete(state: &mut State, call: &Call) -> Result<Value, Failure> {
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let wanted = |customer: &Customer| {
         !customer.deleted
+            && call.params.filled("test_clock") == customer.test_clock.as_deref()
             && in_range(call.params, "created", customer.created)
             && is(call.params, "email", customer.email.as_deref().unwrap_or_default())
     };

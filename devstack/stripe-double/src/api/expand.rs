@@ -54,8 +54,12 @@ fn step(state: &State, object: &mut Value, names: &[&str]) -> Result<(), String>
     match value {
         Value::Null => Ok(()),
         Value::Object(_) => step(state, value, rest),
-        Value::Array(_) if rest.is_empty() => Ok(()),
-        Value::Array(elements) => elements.iter_mut().try_for_each(|element| step(state, element, rest)),
+        Value::Array(elements) => elements.iter_mut().try_for_each(|element| {
+            if let Some(found) = element.as_str().and_then(|id| by_id(state, id)) {
+                *element = found;
+            }
+            step(state, element, rest)
+        }),
         _ => Err((*name).to_owned()),
     }
 }
@@ -110,8 +114,18 @@ pub(crate) fn by_id(state: &State, id: &str) -> Option<Value> {
             .iter()
             .find(|(_, customer)| customer.payment_method.as_deref() == Some(id))
             .and_then(|(_, customer)| customer.render_payment_method()),
+        "cn" => state.credit_notes.get(id).map(|note| note.render(&state.url)),
+        "di" => state.discounts.get(id).map(|discount| discount.render()),
+        "promo" => state.promotion_codes.get(id).map(|code| code.render()),
+        "cbtxn" => state
+            .balance_transactions
+            .get(id)
+            .map(|transaction| transaction.render()),
         "pi" => state.render_payment(id).ok(),
         "price" => state.prices.get(id).map(|price| price.render()),
-        _ => state.products.get(id).map(|product| product.render()),
+        _ => {
+            let product = state.products.get(id).map(|product| product.render());
+            product.or_else(|| state.coupons.get(id).map(|coupon| coupon.render(state.now())))
+        }
     }
 }

@@ -106,6 +106,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         invoice_item: None,
         metadata,
     };
+    state.bind_currency(customer, &currency);
     let (customer, invoice) = (customer.to_owned(), invoice.map(str::to_owned));
     let id = state.add_invoice_item(&customer, &currency, line, call.now);
     if let Some(invoice) = invoice {

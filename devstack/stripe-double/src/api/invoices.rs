@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::call::Call;
+use crate::api::tax;
 use crate::billing::invoicing::{self, Finalize};
 use crate::billing::payment::{self, Try};
 use crate::billing::write_off;
@@ -22,6 +23,7 @@ pub(crate) const UNDERSTOOD: &[&str] = &[
     "pending_invoice_items_behavior",
     "collection_method",
     "currency",
+    "automatic_tax",
 ];
 
 pub(crate) const UPDATE_UNDERSTOOD: &[&str] = &["description", "metadata", "auto_advance"];
@@ -56,6 +58,13 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     invoice.subscription.clone_from(&subscription);
     invoice.auto_advance = params.flag("auto_advance").unwrap_or(false);
     invoice.description = params.filled("description").map(str::to_owned);
+    if let Some(currency) = params.filled("currency") {
+        invoice.currency = currency.to_lowercase();
+    }
+    if tax::automatic(state, params)? == Some(true) {
+        tax::check_location(state, &customer)?;
+        invoice.tax_basis_points = state.settings.tax_basis_points;
+    }
     merge_metadata(&mut invoice.metadata, params);
     // By default it takes the pending items only if it is for a subscription.
     let include = params

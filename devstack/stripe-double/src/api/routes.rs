@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use crate::api::call::Call;
 use crate::api::{
-    checkout, customers, endpoints, events, invoice_items, invoices, meter_events, meters, payment_intents, portal,
-    preview, prices, products, schedules, subscription_items, subscriptions,
+    balance_transactions, checkout, coupons, credit_notes, customers, endpoints, events, invoice_items, invoices,
+    meter_events, meters, payment_intents, portal, preview, prices, products, schedules, subscription_items,
+    subscriptions, tax, test_clocks,
 };
 use crate::failure::Failure;
 use crate::form::Param;
@@ -26,6 +27,9 @@ const LIST: &[&str] = &[
     "email",
     "active",
     "is_default",
+    "code",
+    "test_clock",
+    "coupon",
     "product",
     "currency",
     "type",
@@ -63,6 +67,12 @@ pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
         ("POST", ["v1", "customers", id]) => (customers::update, id, customers::UNDERSTOOD),
         ("DELETE", ["v1", "customers", id]) => (customers::delete, id, NOTHING),
 
+        ("GET", ["v1", "customers", id, "balance_transactions"]) => (balance_transactions::list, id, LIST),
+        ("POST", ["v1", "customers", id, "balance_transactions"]) => {
+            (balance_transactions::create, id, balance_transactions::UNDERSTOOD)
+        }
+        ("GET", ["v1", "customers", _, "balance_transactions", id]) => (balance_transactions::retrieve, id, NOTHING),
+
         ("POST", ["v1", "products"]) => (products::create, "", products::UNDERSTOOD),
         ("GET", ["v1", "products"]) => (products::list, "", LIST),
         ("GET", ["v1", "products", id]) => (products::retrieve, id, NOTHING),
@@ -73,6 +83,17 @@ pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
         ("GET", ["v1", "prices"]) => (prices::list, "", LIST),
         ("GET", ["v1", "prices", id]) => (prices::retrieve, id, NOTHING),
         ("POST", ["v1", "prices", id]) => (prices::update, id, prices::UPDATE_UNDERSTOOD),
+
+        ("POST", ["v1", "coupons"]) => (coupons::create, "", coupons::UNDERSTOOD),
+        ("GET", ["v1", "coupons"]) => (coupons::list, "", LIST),
+        ("GET", ["v1", "coupons", id]) => (coupons::retrieve, id, NOTHING),
+        ("POST", ["v1", "coupons", id]) => (coupons::update, id, coupons::UPDATE_UNDERSTOOD),
+        ("DELETE", ["v1", "coupons", id]) => (coupons::delete, id, NOTHING),
+        ("POST", ["v1", "promotion_codes"]) => (coupons::create_code, "", coupons::CODE_UNDERSTOOD),
+        ("GET", ["v1", "promotion_codes"]) => (coupons::list_codes, "", LIST),
+        ("GET", ["v1", "promotion_codes", id]) => (coupons::retrieve_code, id, NOTHING),
+        ("POST", ["v1", "promotion_codes", id]) => (coupons::update_code, id, coupons::CODE_UPDATE_UNDERSTOOD),
+        ("GET", ["v1", "tax", "settings"]) => (tax::settings, "", NOTHING),
 
         ("POST", ["v1", "billing", "meters"]) => (meters::create, "", meters::UNDERSTOOD),
         ("GET", ["v1", "billing", "meters"]) => (meters::list, "", LIST),
@@ -146,12 +167,25 @@ pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
         ("POST", ["v1", "invoices", id, "void"]) => (invoices::void, id, NOTHING),
         ("POST", ["v1", "invoices", id, "mark_uncollectible"]) => (invoices::mark_uncollectible, id, NOTHING),
 
+        ("POST", ["v1", "credit_notes"]) => (credit_notes::create, "", credit_notes::UNDERSTOOD),
+        ("GET", ["v1", "credit_notes"]) => (credit_notes::list, "", LIST),
+        ("GET", ["v1", "credit_notes", "preview"]) => (credit_notes::preview, "", credit_notes::UNDERSTOOD),
+        ("GET", ["v1", "credit_notes", id]) => (credit_notes::retrieve, id, NOTHING),
+        ("POST", ["v1", "credit_notes", id]) => (credit_notes::update, id, credit_notes::UPDATE_UNDERSTOOD),
+        ("GET", ["v1", "credit_notes", id, "lines"]) => (credit_notes::lines, id, NOTHING),
+        ("POST", ["v1", "credit_notes", id, "void"]) => (credit_notes::void, id, NOTHING),
         ("GET", ["v1", "payment_intents", id]) => (payment_intents::retrieve, id, NOTHING),
 
         ("POST", ["v1", "invoiceitems"]) => (invoice_items::create, "", invoice_items::UNDERSTOOD),
         ("GET", ["v1", "invoiceitems"]) => (invoice_items::list, "", LIST),
         ("GET", ["v1", "invoiceitems", id]) => (invoice_items::retrieve, id, NOTHING),
         ("DELETE", ["v1", "invoiceitems", id]) => (invoice_items::delete, id, NOTHING),
+
+        ("POST", ["v1", "test_helpers", "test_clocks"]) => (test_clocks::create, "", test_clocks::UNDERSTOOD),
+        ("GET", ["v1", "test_helpers", "test_clocks"]) => (test_clocks::list, "", LIST),
+        ("GET", ["v1", "test_helpers", "test_clocks", id]) => (test_clocks::retrieve, id, NOTHING),
+        ("DELETE", ["v1", "test_helpers", "test_clocks", id]) => (test_clocks::delete, id, NOTHING),
+        ("POST", ["v1", "test_helpers", "test_clocks", id, "advance"]) => (test_clocks::advance, id, &["frozen_time"]),
 
         ("GET", ["v1", "events"]) => (events::list, "", LIST),
         ("GET", ["v1", "events", id]) => (events::retrieve, id, NOTHING),

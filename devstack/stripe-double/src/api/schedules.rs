@@ -6,6 +6,7 @@ use crate::api::call::Call;
 use crate::api::schedule_phases::phases;
 use crate::billing::cancellation::{self, Terms};
 use crate::billing::phases::{phase_item, released};
+use crate::billing::strict;
 use crate::failure::Failure;
 use crate::list::{self, in_range, is};
 use crate::objects::event;
@@ -55,6 +56,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let schedule = Schedule {
         id: id.clone(),
         customer: subscription.customer.clone(),
+        test_clock: state.test_clock_of(&subscription.customer).map(str::to_owned),
         subscription: Some(subscription.id.clone()),
         status: Status::Active,
         phases: vec![phase],
@@ -101,6 +103,7 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let given = call.params.list("phases");
     if !given.is_empty() {
         schedule.phases = phases(state, &schedule, &given)?;
+        strict::check_phases(state, call.id, &schedule.phases);
         schedule.current = 0;
     }
     let after = schedule.render();

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::api::call::Call;
 use crate::billing::change::{self, Change};
-use crate::billing::items;
 use crate::billing::payment_behavior::Behavior;
+use crate::billing::{items, strict};
 use crate::failure::Failure;
 use crate::form::Param;
 use crate::list;
@@ -86,6 +86,7 @@ fn apply(state: &mut State, call: &Call, subscription: Subscription, items: Vec<
         reset_anchor: false,
         trial_end: None,
     };
+    strict::check_items(state, &subscription, &change.items, change.behavior, change.prorate);
     change::apply(state, &subscription.clone(), subscription, change)
 }
 

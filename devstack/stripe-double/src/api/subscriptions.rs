@@ -6,13 +6,14 @@ use crate::api::call::Call;
 use crate::api::subscription_params::{
     cancel_times, charge_automatically, supported_by_pending, trial_end, without_card,
 };
+use crate::api::tax;
 use crate::billing::cancellation::{self, Terms};
 use crate::billing::change::{self, Change};
 use crate::billing::invoicing::{self, Finalize};
 use crate::billing::pause::pause_for;
 use crate::billing::payment_behavior::Behavior;
 use crate::billing::start::{New, start};
-use crate::billing::{charges, items};
+use crate::billing::{charges, items, strict};
 use crate::failure::Failure;
 use crate::form::Param;
 use crate::list::{self, in_range, is};
@@ -38,6 +39,8 @@ pub(crate) const UNDERSTOOD: &[&str] = &[
     "collection_method",
     "billing_mode",
     "currency",
+    "discounts",
+    "automatic_tax",
 ];
 
 pub(crate) const UPDATE_UNDERSTOOD: &[&str] = &[
@@ -57,6 +60,8 @@ pub(crate) const UPDATE_UNDERSTOOD: &[&str] = &[
     "pause_collection",
     "off_session",
     "collection_method",
+    "discounts",
+    "automatic_tax",
 ];
 
 pub(crate) const CANCEL_UNDERSTOOD: &[&str] = &["invoice_now", "prorate", "cancellation_details"];
@@ -78,6 +83,13 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         return Err(Failure::invalid(message).param("payment_behavior"));
     }
     let items = items::changed(state, &[], &params.list("items"), call.now)?;
+    let automatic_tax = tax::automatic(state, params)? == Some(true);
+    if automatic_tax {
+        tax::check_location(state, customer)?;
+    }
+    let currency = items.first().and_then(|item| state.prices.get(&item.price));
+    let currency = currency.map_or("usd", |price| price.currency.as_str());
+    let discounts = state.given_discounts(params, Some(customer), currency)?;
     let mut metadata = Metadata::new();
     merge_metadata(&mut metadata, params);
     let new = New {
@@ -88,6 +100,8 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         metadata,
         description: params.filled("description").map(str::to_owned),
         behavior,
+        discounts,
+        automatic_tax,
     };
     let id = start(state, new)?;
     let mut subscription = state.subscription(&id)?.clone();
@@ -116,6 +130,7 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Value, Failure> {
         };
         with_status
             && is(params, "customer", &subscription.customer)
+            && (params.has("customer") || params.filled("test_clock") == state.test_clock_of(&subscription.customer))
             && in_range(params, "created", subscription.created)
             && in_range(params, "current_period_start", start)
             && in_range(params, "current_period_end", end)
@@ -183,6 +198,13 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
         Some(Param::Text(_)) => next.pause_collection = None,
         None => {}
     }
+    if let Some(automatic_tax) = tax::automatic(state, params)? {
+        if automatic_tax {
+            tax::check_location(state, &current.customer)?;
+        }
+        next.automatic_tax = automatic_tax;
+    }
+    let discounts = state.given_discounts(params, Some(&current.customer), &current.currency)?;
     let items = match params.list("items") {
         given if given.is_empty() => current.items.clone(),
         given => items::changed(state, &current.items, &given, call.now)?,
@@ -199,6 +221,13 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
             Some(_) => params.int("trial_end"),
         },
     };
+    strict::check_items(state, &current, &change.items, behavior, change.prorate);
+    // They count for the invoice of this change, too.
+    if params.has("discounts") {
+        next.discounts = state.redeem(&discounts, &current.customer, &current.id);
+        let given = next.discounts.clone();
+        state.change_subscription(call.id, "customer.subscription.updated", |row| row.discounts = given);
+    }
     change::apply(state, &current, next, change)?;
     retrieve(state, call)
 }

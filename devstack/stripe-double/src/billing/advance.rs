@@ -42,7 +42,7 @@ pub(crate) fn catch_up(state: &mut State) {
 pub(crate) fn up_to(state: &mut State, to: i64) {
     let mut frozen_at = i64::MIN;
     for _ in 0..STEPS_MAX {
-        let Some((at, due)) = next(state).filter(|(at, _)| *at <= to) else {
+        let Some((at, due)) = next(state, None).filter(|(at, _)| *at <= to) else {
             break;
         };
         frozen_at = frozen_at.max(at);
@@ -52,7 +52,26 @@ pub(crate) fn up_to(state: &mut State, to: i64) {
     state.clock.resume_from(to);
 }
 
-fn next(state: &State) -> Option<(i64, Due)> {
+/// The same for a test clock, which its customers live by.
+pub(crate) fn test_clock_to(state: &mut State, id: &str, to: i64) {
+    let mut frozen_at = i64::MIN;
+    for _ in 0..STEPS_MAX {
+        let Some((at, due)) = next(state, Some(id)).filter(|(at, _)| *at <= to) else {
+            break;
+        };
+        frozen_at = frozen_at.max(at);
+        state.clock.freeze_at(frozen_at);
+        act(state, due);
+    }
+    state.clock.unfreeze();
+    if let Some(clock) = state.test_clocks.get_mut(id) {
+        clock.frozen_time = to;
+    }
+}
+
+/// What is due first for the customers of a test clock, or for those without one.
+fn next(state: &State, test_clock: Option<&str>) -> Option<(i64, Due)> {
+    let lives_by_it = |customer: &str| state.test_clock_of(customer) == test_clock;
     let mut first: Option<(i64, Due)> = None;
     let mut offer = |at: Option<i64>, due: &dyn Fn() -> Due| {
         let Some(at) = at else { return };
@@ -64,7 +83,7 @@ fn next(state: &State) -> Option<(i64, Due)> {
         }
     };
     for (id, subscription) in state.subscriptions.iter() {
-        if subscription.status.has_ended() {
+        if subscription.status.has_ended() || !lives_by_it(&subscription.customer) {
             continue;
         }
         let id = || id.to_owned();
@@ -86,7 +105,7 @@ fn next(state: &State) -> Option<(i64, Due)> {
         offer(subscription.cancel_at, &|| Due::Cancel(id()));
         offer(renewal, &|| Due::Renew(id()));
     }
-    for (id, invoice) in state.invoices.iter() {
+    for (id, invoice) in state.invoices.iter().filter(|(_, one)| lives_by_it(&one.customer)) {
         match invoice.status {
             InvoiceStatus::Draft if invoice.auto_advance => {
                 offer(invoice.finalizes_at, &|| Due::Finalize(id.to_owned()))
@@ -98,10 +117,11 @@ fn next(state: &State) -> Option<(i64, Due)> {
             _ => {}
         }
     }
-    for (id, schedule) in state.schedules.iter() {
+    for (id, schedule) in state.schedules.iter().filter(|(_, one)| lives_by_it(&one.customer)) {
         offer(schedule.phase_end(), &|| Due::Phase(id.to_owned()));
     }
-    for (id, session) in state.sessions.iter() {
+    let lives = |customer: Option<&str>| customer.map_or(test_clock.is_none(), lives_by_it);
+    for (id, session) in state.sessions.iter().filter(|(_, one)| lives(one.customer.as_deref())) {
         offer(session.open_until(), &|| Due::ExpireSession(id.to_owned()));
     }
     first

@@ -5,6 +5,7 @@ use crate::billing::payment::PATIENCE_S;
 use crate::billing::payment_behavior::Behavior;
 use crate::billing::{charges, phases, write_off};
 use crate::failure::Failure;
+use crate::objects::coupon;
 use crate::objects::invoice::Line;
 use crate::objects::item::Item;
 use crate::objects::prorate::Prorate;
@@ -102,7 +103,13 @@ impl Plan {
             .iter()
             .filter_map(|id| state.invoice_items.get(id))
             .map(|item| item.line.amount);
-        self.lines.iter().map(|line| line.amount).chain(pending).sum()
+        let amount = self.lines.iter().map(|line| line.amount).chain(pending).sum();
+        let running = state.running_discounts(&subscription.id, state.now());
+        let running = running.iter().filter_map(|id| state.discounts.get(id));
+        let offs: Vec<_> = running.map(|discount| discount.off.clone()).collect();
+        let tax = state.settings.tax_basis_points.filter(|_| subscription.automatic_tax);
+        let (discount, tax) = coupon::discount_and_tax(amount, &offs, tax);
+        amount - discount + tax
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an invoice charges: licensed items in advance, usage afterwards, and prorations in between.
 
 use crate::calendar;
-use crate::money::share;
+use crate::money::{CHARGE_MIN, share};
 use crate::objects::invoice::{Line, Metered};
 use crate::objects::item::Item;
 use crate::objects::metadata::Metadata;
@@ -114,7 +114,8 @@ pub(crate) fn part(state: &mut State, subscription: &Subscription, item: &Item, 
 pub(crate) fn charge(state: &State, customer: &str, amount: i64) -> Charge {
     let customer = state.customers.get(customer);
     let due = amount.saturating_add(customer.map_or(0, |customer| customer.balance));
-    if due <= 0 {
+    // Less than the minimum waits on the balance.
+    if due < CHARGE_MIN {
         return Charge::Succeeds;
     }
     let card = customer.and_then(|customer| customer.card);

@@ -34,6 +34,7 @@ pub(crate) fn invoice(
     invoice.currency = state.subscriptions.get(subscription)?.currency.clone();
     invoice.subscription = Some(subscription.to_owned());
     (invoice.lines, invoice.metered) = (lines, metered);
+    state.inherit_terms(&mut invoice);
     let id = invoice.id.clone();
     invoice.lines.extend(
         pending
@@ -41,7 +42,12 @@ pub(crate) fn invoice(
             .filter_map(|item| state.put_item_on(item, &id))
             .collect::<Vec<_>>(),
     );
+    // A discount for one invoice waits for one that charges something.
+    let charges = invoice.amounts(state).iter().any(|amounts| amounts.line.amount > 0);
     state.invoices.insert(&id, invoice);
+    if charges {
+        state.use_up_discounts(subscription);
+    }
     Some(id)
 }
 

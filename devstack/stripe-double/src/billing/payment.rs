@@ -5,6 +5,8 @@ pub(crate) mod debit;
 
 use crate::billing::ending;
 use crate::failure::Failure;
+use crate::money::CHARGE_MIN;
+use crate::objects::balance_transaction::BalanceChange;
 use crate::objects::event;
 use crate::objects::invoice::Status;
 use crate::objects::payment::{self, Refused};
@@ -34,18 +36,17 @@ pub(crate) fn finalize(state: &mut State, id: &str) {
         return;
     };
     let lines = invoice.all_lines(state);
-    let (total, due) = (invoice.total(state), invoice.amount_due(state));
-    let has_method = state
-        .customers
-        .get(&invoice.customer)
-        .is_some_and(|one| one.card.is_some());
-    let payment = (due > 0).then(|| state.new_payment(has_method));
+    let total = invoice.total(state);
     let Some(mut customer) = state.customers.get(&invoice.customer).cloned() else {
         return;
     };
-    let before = customer.render();
+    let asked = total.saturating_add(customer.balance).max(0);
+    // Stripe does not charge less than the minimum: the invoice is paid, and the next one asks for the amount.
+    let is_too_small = (1..CHARGE_MIN).contains(&asked);
+    let due = if is_too_small { 0 } else { asked };
     let balances = (customer.balance, customer.balance.saturating_add(total) - due);
-    customer.balance = balances.1;
+    let payment = (due > 0).then(|| state.new_payment(customer.card.is_some()));
+    let before = customer.render();
     customer.currency.get_or_insert_with(|| invoice.currency.clone());
     let number = customer.next_invoice_number();
     if customer.deleted {
@@ -57,6 +58,13 @@ pub(crate) fn finalize(state: &mut State, id: &str) {
     } else {
         state.replace_customer(customer, &before);
     }
+    let kind = if is_too_small {
+        "invoice_too_small"
+    } else {
+        "applied_to_invoice"
+    };
+    let change = BalanceChange::of_invoice(kind, balances.1 - balances.0, id);
+    state.change_balance(&invoice.customer, change);
     state.change_invoice(id, |invoice| {
         (invoice.lines, invoice.metered) = (lines, Vec::new());
         (invoice.status, invoice.finalized_at) = (Status::Open, Some(now));

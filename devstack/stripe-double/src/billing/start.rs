@@ -5,6 +5,7 @@ use crate::billing::invoicing::{self, Finalize};
 use crate::billing::payment::PATIENCE_S;
 use crate::billing::payment_behavior::Behavior;
 use crate::failure::Failure;
+use crate::objects::coupon::{self, Redeemed};
 use crate::objects::item::Item;
 use crate::objects::metadata::Metadata;
 use crate::objects::subscription::{Cancellation, SetupIntent, Status, Subscription, WithoutCard};
@@ -20,6 +21,8 @@ pub(crate) struct New {
     pub metadata: Metadata,
     pub description: Option<String>,
     pub behavior: Behavior,
+    pub discounts: Vec<Redeemed>,
+    pub automatic_tax: bool,
 }
 
 /// Starts a subscription with its first invoice. It is `incomplete` until that invoice is paid.
@@ -51,6 +54,8 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         trial_start: trial_end.map(|_| now),
         trial_end,
         without_card: new.without_card,
+        discounts: Vec::new(),
+        automatic_tax: new.automatic_tax,
         latest_invoice: None,
         setup_intent: None,
         schedule: None,
@@ -76,6 +81,10 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         }
     }
     let total = lines.iter().map(|line| line.amount).sum();
+    let tax = state.settings.tax_basis_points.filter(|_| new.automatic_tax);
+    let offs = state.offs(&new.discounts);
+    let (discount, tax) = coupon::discount_and_tax(total, &offs, tax);
+    let total = total - discount + tax;
     let charge = charges::charge(state, &subscription.customer, total);
     let pays = matches!(charge, Charge::Succeeds | Charge::TakesDays);
     let has_card = state
@@ -98,7 +107,13 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
             client_secret,
         });
     }
+    let customer = subscription.customer.clone();
+    state.bind_currency(&customer, &subscription.currency);
     state.subscriptions.insert(&id, subscription);
+    let discounts = state.redeem(&new.discounts, &customer, &id);
+    if let Some(subscription) = state.subscriptions.get_mut(&id) {
+        subscription.discounts = discounts;
+    }
     let invoice = invoicing::invoice(state, &id, "subscription_create", (now, now), lines, Vec::new());
     let due = invoice
         .as_deref()

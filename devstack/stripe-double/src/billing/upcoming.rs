@@ -40,6 +40,7 @@ pub(crate) fn empty(
     invoice.id = format!("upcoming_{}", invoice.id);
     invoice.subscription = Some(subscription.id.clone());
     invoice.currency.clone_from(&subscription.currency);
+    state.inherit_terms(&mut invoice);
     invoice.next_attempt = Some(period.1 + state.settings.draft_for_s);
     invoice
 }

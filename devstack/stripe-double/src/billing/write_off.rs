@@ -1,5 +1,6 @@
 //! Writes invoices off: void, or uncollectible.
 
+use crate::objects::balance_transaction::BalanceChange;
 use crate::objects::invoice::Status;
 use crate::objects::payment;
 use crate::state::State;
@@ -7,20 +8,13 @@ use crate::state::State;
 /// Voids an open invoice and gives back the part of the customer's balance that it used.
 pub(crate) fn void(state: &mut State, id: &str) {
     let now = state.now();
-    let customer = state
+    let used = state
         .invoices
         .get(id)
         .and_then(|invoice| Some((invoice.customer.clone(), invoice.balances?)));
-    if let Some((customer, (before, after))) = customer
-        && let Some(mut customer) = state
-            .customers
-            .get(&customer)
-            .filter(|customer| !customer.deleted)
-            .cloned()
-    {
-        let shown = customer.render();
-        customer.balance += before - after;
-        state.replace_customer(customer, &shown);
+    if let Some((customer, (before, after))) = used {
+        let change = BalanceChange::of_invoice("unapplied_from_invoice", before - after, id);
+        state.change_balance(&customer, change);
     }
     state.change_invoice(id, |invoice| {
         (invoice.status, invoice.voided_at, invoice.next_attempt) = (Status::Void, Some(now), None);

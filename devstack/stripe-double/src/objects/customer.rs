@@ -18,6 +18,8 @@ pub(crate) struct Customer {
     pub created: i64,
     /// In cents; a negative balance is a credit for the next invoices.
     pub balance: i64,
+    pub test_clock: Option<String>,
+    pub address: Option<Address>,
     pub card: Option<Card>,
     pub payment_method: Option<String>,
     pub deleted: bool,
@@ -26,7 +28,18 @@ pub(crate) struct Customer {
     pub invoices_numbered: i64,
 }
 
+/// Only what tax needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub country: String,
+    pub postal_code: Option<String>,
+}
+
 impl Customer {
+    pub(crate) fn country(&self) -> Option<&str> {
+        self.address.as_ref().map(|address| address.country.as_str())
+    }
+
     pub(crate) fn apply(&mut self, params: &Param) -> Result<(), Failure> {
         for (name, field) in [
             ("email", &mut self.email),
@@ -49,6 +62,12 @@ impl Customer {
             .or_else(|| params.filled("payment_method"));
         if let Some(method) = method {
             self.set_card(Some(card_of(method)?), method.to_owned());
+        }
+        if let Some(country) = params.filled("address.country") {
+            self.address = Some(Address {
+                country: country.to_uppercase(),
+                postal_code: params.filled("address.postal_code").map(str::to_owned),
+            });
         }
         merge_metadata(&mut self.metadata, params);
         Ok(())
@@ -93,15 +112,19 @@ impl Customer {
         if self.deleted {
             return json!({ "id": self.id, "object": "customer", "deleted": true });
         }
+        let address = self.address.as_ref().map(|address| {
+            json!({ "city": null, "country": address.country, "line1": null, "line2": null,
+                "postal_code": address.postal_code, "state": null })
+        });
         json!({
-            "id": self.id, "object": "customer", "address": null, "balance": self.balance, "created": self.created,
+            "id": self.id, "object": "customer", "address": address, "balance": self.balance, "created": self.created,
             "currency": self.currency, "default_source": null, "delinquent": false, "description": self.description,
             "email": self.email, "invoice_prefix": self.invoice_prefix,
             "invoice_settings": { "custom_fields": null, "default_payment_method": self.payment_method, "footer": null,
                 "rendering_options": null },
             "livemode": false, "metadata": self.metadata, "name": self.name,
             "next_invoice_sequence": self.invoices_numbered + 1, "phone": self.phone, "preferred_locales": [],
-            "shipping": null, "tax_exempt": "none", "test_clock": null,
+            "shipping": null, "tax_exempt": "none", "test_clock": self.test_clock,
         })
     }
 }

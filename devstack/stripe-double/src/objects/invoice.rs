@@ -38,6 +38,10 @@ pub(crate) struct Invoice {
     pub currency: String,
     pub metadata: Metadata,
     pub description: Option<String>,
+    /// Ids of the discounts that it has.
+    pub discounts: Vec<String>,
+    /// Automatic tax, in hundredths of a percent.
+    pub tax_basis_points: Option<i64>,
     /// Once there is something to pay.
     pub payment: Option<Payment>,
 }
@@ -67,6 +71,15 @@ pub(crate) struct Line {
     pub metadata: Metadata,
 }
 
+/// A line, what comes off it and what comes on top.
+#[derive(Clone, Debug)]
+pub(crate) struct LineAmounts {
+    pub line: Line,
+    /// By discount.
+    pub discounts: Vec<(String, i64)>,
+    pub tax: i64,
+}
+
 /// Usage that a meter counted in `from..to`, and its price.
 #[derive(Clone, Debug)]
 pub(crate) struct Metered {
@@ -87,6 +100,16 @@ impl Status {
             Self::Uncollectible => "uncollectible",
             Self::Void => "void",
         }
+    }
+}
+
+impl LineAmounts {
+    pub(crate) fn discount(&self) -> i64 {
+        self.discounts.iter().map(|(_, cut)| cut).sum()
+    }
+
+    pub(crate) fn without_tax(&self) -> i64 {
+        self.line.amount.saturating_sub(self.discount())
     }
 }
 

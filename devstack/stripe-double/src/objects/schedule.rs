@@ -9,6 +9,7 @@ use crate::objects::prorate::Prorate;
 pub(crate) struct Schedule {
     pub id: String,
     pub customer: String,
+    pub test_clock: Option<String>,
     /// None after it is released or has ended.
     pub subscription: Option<String>,
     pub status: Status,
@@ -74,7 +75,7 @@ impl Schedule {
             "end_behavior": if self.cancels_at_end { "cancel" } else { "release" }, "livemode": false,
             "metadata": self.metadata, "phases": self.phases.iter().map(Phase::render).collect::<Vec<_>>(),
             "released_at": released_at, "released_subscription": released, "status": self.status.name(),
-            "subscription": self.subscription, "test_clock": null,
+            "subscription": self.subscription, "test_clock": self.test_clock,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! A checkout session.
 
 use crate::form::Param;
+use crate::objects::coupon::Redeemed;
 use crate::objects::metadata::Metadata;
 use crate::objects::subscription::WithoutCard;
 
@@ -22,6 +23,9 @@ pub(crate) struct Session {
     pub trial_days: Option<i64>,
     pub trial_end: Option<i64>,
     pub without_card: WithoutCard,
+    pub discounts: Vec<Redeemed>,
+    pub allows_codes: bool,
+    pub automatic_tax: bool,
     pub subscription: Option<String>,
     pub invoice: Option<String>,
 }

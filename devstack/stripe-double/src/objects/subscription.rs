@@ -25,6 +25,9 @@ pub(crate) struct Subscription {
     pub trial_start: Option<i64>,
     pub trial_end: Option<i64>,
     pub without_card: WithoutCard,
+    /// Ids of discounts.
+    pub discounts: Vec<String>,
+    pub automatic_tax: bool,
     pub latest_invoice: Option<String>,
     /// Lets a form save a card for the end of a trial.
     pub setup_intent: Option<SetupIntent>,

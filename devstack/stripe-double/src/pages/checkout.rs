@@ -92,7 +92,7 @@ pub(crate) async fn checkout_choice(
             );
         }
     };
-    let completed = checkout::complete(&mut double.state_now(), &id, card);
+    let completed = checkout::complete(&mut double.state_now(), &id, card, None);
     double.wake.notify_one();
     match completed {
         Ok(()) => {

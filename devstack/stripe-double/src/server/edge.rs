@@ -1,6 +1,6 @@
 //! What happens to a call before the API sees it: limits and faults. Also records every call.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,6 +9,11 @@ use tokio::time::Instant;
 
 use crate::server::faults::Faults;
 use crate::server::idempotency::Idempotency;
+
+pub(crate) const METER_EVENTS: &str = "/v1/billing/meter_events";
+
+/// Stripe's limit for one account.
+const METER_EVENTS_PER_SECOND: u32 = 1_000;
 
 /// One call that the double received.
 #[derive(Clone, Debug, Serialize)]
@@ -29,8 +34,10 @@ pub(crate) struct Edge {
     pub idempotency: Idempotency,
     pub latency: Duration,
     pub calls_per_second: Option<u32>,
-    /// The second that began with the first call in it, and its calls: of reads, and of writes.
-    windows: [Option<(Instant, u32)>; 2],
+    /// Of one endpoint.
+    pub endpoint_calls_per_second: Option<u32>,
+    /// By what is limited: the second that began with the first call in it, and its calls.
+    windows: HashMap<String, (Instant, u32)>,
     /// (customer, event name) of each meter event in progress.
     metering: HashSet<(String, String)>,
     requests: VecDeque<RecordedRequest>,
@@ -44,23 +51,43 @@ impl Edge {
             idempotency: Idempotency::default(),
             latency,
             calls_per_second,
-            windows: [None; 2],
+            endpoint_calls_per_second: None,
+            windows: HashMap::new(),
             metering: HashSet::new(),
             requests: VecDeque::new(),
             requests_kept,
         }
     }
 
-    /// `false`: the limit of this second is reached. Reads and writes have a limit each.
-    pub(crate) fn admits(&mut self, is_read: bool, now: Instant) -> bool {
-        let Some(limit) = self.calls_per_second else {
-            return true;
+    /// The limit that this call exceeds, as Stripe names it. Reads and writes have a limit each, and so has each endpoint. Meter
+    /// events have only one of their own, far above the others.
+    pub(crate) fn admits(&mut self, method: &str, endpoint: &str, now: Instant) -> Result<(), &'static str> {
+        if method == "POST" && endpoint == METER_EVENTS {
+            let limit = self.calls_per_second.map(|_| METER_EVENTS_PER_SECOND);
+            return self.count(METER_EVENTS.to_owned(), limit, now, "endpoint-rate");
+        }
+        let kind = if method == "GET" { "reads" } else { "writes" };
+        self.count(kind.to_owned(), self.calls_per_second, now, "global-rate")?;
+        let endpoint = format!("{method} {endpoint}");
+        self.count(endpoint, self.endpoint_calls_per_second, now, "endpoint-rate")
+    }
+
+    fn count(
+        &mut self,
+        what: String,
+        limit: Option<u32>,
+        now: Instant,
+        name: &'static str,
+    ) -> Result<(), &'static str> {
+        let Some(limit) = limit else {
+            return Ok(());
         };
-        let window = &mut self.windows[usize::from(is_read)];
-        let fresh = window.filter(|(since, _)| now.duration_since(*since) < Duration::from_secs(1));
-        let (since, calls) = fresh.unwrap_or((now, 0));
-        *window = Some((since, calls.saturating_add(1)));
-        calls < limit
+        let window = self.windows.entry(what).or_insert((now, 0));
+        if now.duration_since(window.0) >= Duration::from_secs(1) {
+            *window = (now, 0);
+        }
+        window.1 = window.1.saturating_add(1);
+        if window.1 <= limit { Ok(()) } else { Err(name) }
     }
 
     /// `false`: another event for the same customer and meter is in progress.
@@ -98,10 +125,28 @@ mod tests {
     fn limit_is_per_second() {
         let mut edge = Edge::new(Duration::ZERO, Some(2), 10);
         let start = Instant::now();
-        for is_read in [true, false] {
-            let admitted = [0, 1, 2, 999, 1_000].map(|ms| edge.admits(is_read, start + Duration::from_millis(ms)));
-            assert_eq!(admitted, [true, true, false, false, true]);
+        let mut admits =
+            |method: &str, path: &str, ms: u64| edge.admits(method, path, start + Duration::from_millis(ms));
+        for method in ["GET", "POST"] {
+            let limited = Err("global-rate");
+            let admitted = [0, 1, 2, 999, 1_000].map(|ms| admits(method, "/v1/customers", ms));
+            assert_eq!(admitted, [Ok(()), Ok(()), limited, limited, Ok(())]);
         }
+        assert!(
+            (0..900).all(|ms| admits("POST", METER_EVENTS, ms).is_ok()),
+            "a limit of their own"
+        );
+    }
+
+    #[test]
+    fn each_endpoint_has_its_limit() {
+        let mut edge = Edge::new(Duration::ZERO, Some(100), 10);
+        edge.endpoint_calls_per_second = Some(1);
+        let now = Instant::now();
+        assert_eq!(edge.admits("POST", "/v1/customers", now), Ok(()));
+        assert_eq!(edge.admits("POST", "/v1/customers", now), Err("endpoint-rate"));
+        assert_eq!(edge.admits("GET", "/v1/customers", now), Ok(()));
+        assert_eq!(edge.admits("POST", "/v1/prices", now), Ok(()));
     }
 
     #[test]

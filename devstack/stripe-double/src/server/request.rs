@@ -16,15 +16,13 @@ use crate::failure::Failure;
 use crate::form::Param;
 use crate::server::auth;
 use crate::server::double::{Double, Reset};
-use crate::server::edge::RecordedRequest;
+use crate::server::edge::{METER_EVENTS, RecordedRequest};
 use crate::server::faults::{FaultKind, Moment};
 use crate::server::idempotency::{Begun, Stored};
 use crate::spec::{API_VERSION, Refusal, schema};
 use crate::state;
 
 const BODY_MAX: usize = 1 << 20;
-/// They have a limit of their own, far above the others.
-const METER_EVENTS: &str = "/v1/billing/meter_events";
 
 pub(crate) async fn answer(Shared(double): Shared<Arc<Double>>, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
@@ -94,17 +92,17 @@ impl Call {
         }
         let (admitted, fault, latency) = {
             let mut edge = double.edge();
-            let metering = self.method == "POST" && self.path == METER_EVENTS;
-            let admitted = metering || edge.admits(self.method == "GET", Instant::now());
-            let fault = if admitted {
+            let endpoint = schema().endpoint(&self.path);
+            let admitted = edge.admits(&self.method, &endpoint, Instant::now());
+            let fault = if admitted.is_ok() {
                 edge.faults.strike(&self.method, &self.path)
             } else {
                 None
             };
             (admitted, fault, edge.latency)
         };
-        if !admitted {
-            return fail(Failure::rate_limited());
+        if let Err(limit) = admitted {
+            return fail(Failure::rate_limited(limit));
         }
         let before = fault
             .filter(|(_, moment)| *moment == Moment::Before)
@@ -150,7 +148,7 @@ impl Call {
         sleep(kind.hang().unwrap_or(latency)).await;
         match kind {
             FaultKind::TooManyRequests { retry_after_s } => {
-                let mut failure = Failure::rate_limited();
+                let mut failure = Failure::rate_limited("global-rate");
                 failure.retry_after = retry_after_s;
                 CallOutcome::Response(StripeResponse::Fresh(Err(failure)))
             }
@@ -241,10 +239,13 @@ impl Call {
             return Err(failure);
         };
         state.cause = Some((self.id.clone(), self.key.clone()));
-        let now = state.now();
-        let result = route.call(&mut state, &self.params, now);
+        let clock = state.test_clock_of_call(&self.path, &self.params);
+        let result = state.at_time_of(clock.as_deref(), |state| {
+            let now = state.now();
+            let object = route.call(state, &self.params, now)?;
+            expanded(state, object, &self.params, &self.path)
+        });
         state.cause = None;
-        let result = result.and_then(|object| expanded(&mut state, object, &self.params, &self.path));
         if let Some(gap) = result.as_ref().err().filter(|failure| failure.is_gap) {
             state.violation(format!("{} {}: {}", self.method, self.path, gap.message()));
         }

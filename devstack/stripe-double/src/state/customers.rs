@@ -20,18 +20,31 @@ impl State {
         customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
     }
 
-    /// A customer's running subscriptions and pending invoice items have one currency. Refuses another one.
+    /// A customer's running subscriptions, pending invoice items and balance have one currency. Refuses another one.
     pub(crate) fn check_currency(&self, customer: &str, currency: &str) -> Result<(), Failure> {
         let subscriptions = self.subscriptions.iter().map(|(_, subscription)| subscription);
         let running = subscriptions.filter(|one| one.customer == customer && !one.status.has_ended());
         let items = self.invoice_items.iter().map(|(_, item)| item);
         let pending = items.filter(|item| item.customer == customer && !item.deleted && item.invoice.is_none());
-        let mut bound = running
+        let bound = running
             .map(|subscription| &subscription.currency)
             .chain(pending.map(|item| &item.currency));
+        let customer = self.customers.get(customer);
+        let balance = customer.filter(|customer| customer.balance != 0);
+        let mut bound = bound.chain(balance.and_then(|customer| customer.currency.as_ref()));
         match bound.find(|bound| *bound != currency) {
             Some(bound) => Err(Failure::currency_mismatch(bound)),
             None => Ok(()),
+        }
+    }
+
+    /// Binds the customer to the currency of what they get now, which was checked.
+    pub(crate) fn bind_currency(&mut self, customer: &str, currency: &str) {
+        let living = self.customers.get(customer).filter(|customer| !customer.deleted);
+        if let Some(mut customer) = living.cloned() {
+            let before = customer.render();
+            customer.currency = Some(currency.to_owned());
+            self.replace_customer(customer, &before);
         }
     }
 

@@ -25,7 +25,8 @@ impl InvoiceItem {
             "discounts": [], "invoice": self.invoice, "livemode": false, "metadata": line.metadata,
             "net_amount": line.amount, "parent": parent, "period": { "end": line.period.1, "start": line.period.0 },
             "pricing": pricing, "proration": line.proration, "quantity": line.quantity.unwrap_or(1),
-            "quantity_decimal": line.quantity.unwrap_or(1).to_string(), "tax_rates": [], "test_clock": null,
+            "quantity_decimal": line.quantity.unwrap_or(1).to_string(), "tax_rates": [],
+            "test_clock": state.test_clock_of(&self.customer),
         })
     }
 }

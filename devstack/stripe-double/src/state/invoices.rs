@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::list;
-use crate::objects::invoice::{Invoice, Line, Metered, Status};
+use crate::objects::credit_note::taxes;
+use crate::objects::invoice::{Invoice, Line, LineAmounts, Metered, Status};
 use crate::objects::metadata::Metadata;
 use crate::objects::price;
 use crate::state::State;
@@ -49,37 +50,45 @@ impl Metered {
     }
 }
 
-impl Line {
-    pub(crate) fn render(&self, invoice: &str, currency: &str, state: &State) -> Value {
-        let price = self.price.as_deref().and_then(|id| state.prices.get(id));
+impl LineAmounts {
+    fn render(&self, invoice: &str, currency: &str, state: &State) -> Value {
+        let line = &self.line;
+        let price = line.price.as_deref().and_then(|id| state.prices.get(id));
         let pricing = price.map(|price| {
             json!({ "price_details": { "price": price.id, "product": price.product }, "type": "price_details",
-                "unit_amount_decimal": self.unit.map(|unit| unit.to_string()) })
+                "unit_amount_decimal": line.unit.map(|unit| unit.to_string()) })
         });
-        let parent = match (&self.item, &self.invoice_item) {
+        let parent = match (&line.item, &line.invoice_item) {
             (Some(item), invoice_item) => json!({
                 "invoice_item_details": null,
-                "subscription_item_details": { "invoice_item": invoice_item, "proration": self.proration,
-                    "proration_details": { "credited_items": null }, "subscription": self.subscription,
+                "subscription_item_details": { "invoice_item": invoice_item, "proration": line.proration,
+                    "proration_details": { "credited_items": null }, "subscription": line.subscription,
                     "subscription_item": item },
                 "type": "subscription_item_details",
             }),
             (None, invoice_item) => json!({
                 "invoice_item_details": { "invoice_item": invoice_item.as_deref().unwrap_or_default(),
-                    "proration": self.proration, "proration_details": { "credited_items": null },
-                    "subscription": self.subscription },
+                    "proration": line.proration, "proration_details": { "credited_items": null },
+                    "subscription": line.subscription },
                 "subscription_item_details": null, "type": "invoice_item_details",
             }),
         };
+        let discounts = discount_amounts(&self.discounts);
+        let ids: Vec<_> = self.discounts.iter().map(|(id, _)| id).collect();
         json!({
-            "id": self.id, "object": "line_item", "amount": self.amount, "currency": currency,
-            "description": self.description, "discount_amounts": [], "discountable": true, "discounts": [],
-            "invoice": invoice, "livemode": false, "metadata": self.metadata, "parent": parent,
-            "period": { "end": self.period.1, "start": self.period.0 }, "pretax_credit_amounts": [], "pricing": pricing,
-            "quantity": self.quantity, "quantity_decimal": self.quantity.map(|quantity| quantity.to_string()),
-            "subtotal": self.amount, "taxes": [],
+            "id": line.id, "object": "line_item", "amount": line.amount, "currency": currency,
+            "description": line.description, "discount_amounts": discounts, "discountable": true, "discounts": ids,
+            "invoice": invoice, "livemode": false, "metadata": line.metadata, "parent": parent,
+            "period": { "end": line.period.1, "start": line.period.0 }, "pretax_credit_amounts": [], "pricing": pricing,
+            "quantity": line.quantity, "quantity_decimal": line.quantity.map(|quantity| quantity.to_string()),
+            "subtotal": line.amount, "taxes": taxes(self.tax, self.without_tax()),
         })
     }
+}
+
+fn discount_amounts(discounts: &[(String, i64)]) -> Value {
+    let amount = |(id, amount): &(String, i64)| json!({ "amount": amount, "discount": id });
+    discounts.iter().map(amount).collect()
 }
 
 impl Invoice {
@@ -112,6 +121,8 @@ impl Invoice {
             currency: currency.unwrap_or_else(|| "usd".to_owned()),
             metadata: Metadata::new(),
             description: None,
+            discounts: Vec::new(),
+            tax_basis_points: None,
             payment: None,
         }
     }
@@ -121,28 +132,10 @@ impl Invoice {
         self.lines.iter().cloned().chain(metered).collect()
     }
 
-    pub(crate) fn total(&self, state: &State) -> i64 {
-        self.all_lines(state)
-            .iter()
-            .fold(0, |sum, line| sum.saturating_add(line.amount))
-    }
-
-    /// The amount that is due after the customer's balance is applied. A credit, which is negative, lowers it to zero at most.
-    pub(crate) fn amount_due(&self, state: &State) -> i64 {
-        let balance = match self.balances {
-            Some((before, _)) => before,
-            None => state
-                .customers
-                .get(&self.customer)
-                .map_or(0, |customer| customer.balance),
-        };
-        self.total(state).saturating_add(balance).max(0)
-    }
-
     pub(crate) fn render_lines(&self, state: &State) -> Vec<Value> {
-        self.all_lines(state)
+        self.amounts(state)
             .iter()
-            .map(|line| line.render(&self.id, &self.currency, state))
+            .map(|amounts| amounts.render(&self.id, &self.currency, state))
             .collect()
     }
 
@@ -150,7 +143,17 @@ impl Invoice {
         let mut lines = self.render_lines(state);
         let has_more = lines.len() > LINES_SHOWN;
         lines.truncate(LINES_SHOWN);
-        let (total, due) = (self.total(state), self.amount_due(state));
+        let amounts = self.amounts(state);
+        let sum = |part: fn(&LineAmounts) -> i64| amounts.iter().map(part).fold(0, i64::saturating_add);
+        let (subtotal, without_tax) = (sum(|one| one.line.amount), sum(LineAmounts::without_tax));
+        let tax = sum(|one| one.tax);
+        let by_discount = |id: &String| {
+            let cuts = amounts.iter().flat_map(|one| &one.discounts).filter(|(of, _)| of == id);
+            (id.clone(), cuts.map(|(_, cut)| cut).sum::<i64>())
+        };
+        let discounts: Vec<_> = self.discounts.iter().map(by_discount).collect();
+        let (due, credited) = (self.amount_due(state), state.credited(&self.id));
+        let taxed = self.tax_basis_points.is_some();
         let customer = state.customers.get(&self.customer);
         let balance = self
             .balances
@@ -168,9 +171,10 @@ impl Invoice {
         json!({
             "id": self.id, "object": "invoice", "account_country": "US", "account_name": "The double's account",
             "account_tax_ids": null, "amount_due": due, "amount_overpaid": 0, "amount_paid": self.amount_paid,
-            "amount_remaining": if self.status == Status::Paid { 0 } else { due }, "amount_shipping": 0, "application": null,
+            "amount_remaining": self.amount_remaining(state), "amount_shipping": 0, "application": null,
             "attempt_count": self.attempts, "attempted": self.attempts > 0, "auto_advance": self.auto_advance,
-            "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null, "provider": null, "status": null },
+            "automatic_tax": { "disabled_reason": null, "enabled": taxed, "liability": null, "provider": null,
+                "status": taxed.then_some("complete") },
             "automatically_finalizes_at": self.finalizes_at.filter(|_| self.status == Status::Draft && self.auto_advance),
             "billing_reason": self.reason, "collection_method": "charge_automatically", "created": self.created,
             "currency": self.currency, "custom_fields": null, "customer": self.customer,
@@ -178,7 +182,7 @@ impl Invoice {
             "customer_name": customer.and_then(|customer| customer.name.as_deref()), "customer_address": null,
             "customer_phone": null, "customer_shipping": null, "customer_tax_exempt": "none", "customer_tax_ids": [],
             "default_payment_method": null, "default_source": null, "default_tax_rates": [],
-            "description": self.description, "discounts": [], "due_date": null, "effective_at": self.finalized_at,
+            "description": self.description, "discounts": self.discounts, "due_date": null, "effective_at": self.finalized_at,
             "ending_balance": self.balances.map(|(_, after)| after), "footer": null, "from_invoice": null,
             "hosted_invoice_url": link(""), "invoice_pdf": link("/pdf"),
             "issuer": { "type": "self" }, "last_finalization_error": null, "latest_revision": null,
@@ -186,14 +190,18 @@ impl Invoice {
             "livemode": false, "metadata": self.metadata, "next_payment_attempt": self.next_attempt, "number": self.number,
             "on_behalf_of": null, "parent": parent,
             "payment_settings": { "default_mandate": null, "payment_method_options": null, "payment_method_types": null },
-            "period_end": self.period.1, "period_start": self.period.0, "post_payment_credit_notes_amount": 0,
-            "pre_payment_credit_notes_amount": 0, "receipt_number": null, "rendering": null, "shipping_cost": null,
+            "period_end": self.period.1, "period_start": self.period.0,
+            "post_payment_credit_notes_amount": credited.post_payment,
+            "pre_payment_credit_notes_amount": credited.pre_payment, "receipt_number": null, "rendering": null,
+            "shipping_cost": null,
             "shipping_details": null, "starting_balance": balance, "statement_descriptor": null,
             "status": self.status.name(),
             "status_transitions": { "finalized_at": self.finalized_at, "marked_uncollectible_at": self.uncollectible_at,
                 "paid_at": self.paid_at, "voided_at": self.voided_at },
-            "subtotal": total, "subtotal_excluding_tax": total, "test_clock": null, "total": total,
-            "total_discount_amounts": [], "total_excluding_tax": total, "total_pretax_credit_amounts": [], "total_taxes": [],
+            "subtotal": subtotal, "subtotal_excluding_tax": subtotal, "test_clock": state.test_clock_of(&self.customer),
+            "total": without_tax + tax,
+            "total_discount_amounts": discount_amounts(&discounts), "total_excluding_tax": without_tax,
+            "total_pretax_credit_amounts": [], "total_taxes": taxes(tax, without_tax),
             "webhooks_delivered_at": null,
         })
     }

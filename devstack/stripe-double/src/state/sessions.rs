@@ -3,12 +3,24 @@
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::objects::coupon::{self, Redeemed};
 use crate::objects::session::{Session, SessionItem, Status};
 use crate::state::State;
 
 impl Session {
     /// The amount that is due now, and its currency.
     pub(crate) fn total(&self, state: &State) -> (i64, String) {
+        let (subtotal, currency) = self.subtotal(state);
+        let (discount, tax) = self.discount_and_tax(subtotal, state);
+        (subtotal - discount + tax, currency)
+    }
+
+    fn discount_and_tax(&self, subtotal: i64, state: &State) -> (i64, i64) {
+        let tax = state.settings.tax_basis_points.filter(|_| self.automatic_tax);
+        coupon::discount_and_tax(subtotal, &state.offs(&self.discounts), tax)
+    }
+
+    fn subtotal(&self, state: &State) -> (i64, String) {
         let prices = self
             .items
             .iter()
@@ -52,7 +64,14 @@ impl Session {
     }
 
     pub(crate) fn render(&self, state: &State) -> Value {
-        let (total, currency) = self.total(state);
+        let (subtotal, currency) = self.subtotal(state);
+        let (discount, tax) = self.discount_and_tax(subtotal, state);
+        let total = subtotal - discount + tax;
+        let shown = |(coupon, code): &Redeemed| match code {
+            Some(code) => json!({ "coupon": null, "promotion_code": code }),
+            None => json!({ "coupon": coupon, "promotion_code": null }),
+        };
+        let discounts: Vec<_> = self.discounts.iter().map(shown).collect();
         let customer = self.customer.as_deref().and_then(|id| state.customers.get(id));
         let payment_status = match self.status {
             Status::Complete if total == 0 => "no_payment_required",
@@ -62,8 +81,9 @@ impl Session {
         let url = (self.status == Status::Open).then(|| format!("{}/c/pay/{}", state.url, self.id));
         json!({
             "id": self.id, "object": "checkout.session", "adaptive_pricing": null, "after_expiration": null,
-            "allow_promotion_codes": null, "amount_subtotal": total, "amount_total": total,
-            "automatic_tax": { "enabled": false, "liability": null, "provider": null, "status": null },
+            "allow_promotion_codes": self.allows_codes, "amount_subtotal": subtotal, "amount_total": total,
+            "automatic_tax": { "enabled": self.automatic_tax, "liability": null, "provider": null,
+                "status": self.automatic_tax.then_some("complete") },
             "billing_address_collection": null, "cancel_url": self.cancel_url,
             "client_reference_id": self.client_reference_id, "client_secret": null, "collected_information": null,
             "consent": null, "consent_collection": null, "created": self.created, "currency": currency,
@@ -73,7 +93,7 @@ impl Session {
             "customer_details": self.email(state).map(|email| json!({ "address": null, "email": email,
                 "name": customer.and_then(|customer| customer.name.as_deref()), "phone": null, "tax_exempt": "none",
                 "tax_ids": null })),
-            "customer_email": self.email, "discounts": [], "expires_at": self.expires_at, "invoice": self.invoice,
+            "customer_email": self.email, "discounts": discounts, "expires_at": self.expires_at, "invoice": self.invoice,
             "invoice_creation": null, "livemode": false, "locale": null, "metadata": self.metadata, "mode": "subscription",
             "origin_context": null, "payment_intent": null, "payment_link": null, "payment_method_collection": "always",
             "payment_method_configuration_details": null, "payment_method_options": null, "payment_method_types": ["card"],
@@ -81,7 +101,7 @@ impl Session {
             "recovered_from": null, "saved_payment_method_options": null, "setup_intent": null,
             "shipping_address_collection": null, "shipping_cost": null, "shipping_options": [],
             "status": self.status.name(), "submit_type": null, "subscription": self.subscription,
-            "success_url": self.success_url, "total_details": { "amount_discount": 0, "amount_shipping": 0, "amount_tax": 0 },
+            "success_url": self.success_url, "total_details": { "amount_discount": discount, "amount_shipping": 0, "amount_tax": tax },
             "ui_mode": "hosted_page", "url": url, "wallet_options": null,
         })
     }

@@ -18,6 +18,13 @@ impl Subscription {
             json!({ "billing_cycle_anchor": null, "expires_at": pending.expires_at, "subscription_items": items,
                 "trial_end": pending.trial_end, "trial_from_plan": null })
         });
+        let is_running = |id: &&String| {
+            state
+                .discounts
+                .get(id)
+                .is_some_and(|discount| discount.is_running(state.now()))
+        };
+        let discounts: Vec<_> = self.discounts.iter().filter(is_running).collect();
         let pause_collection = self.pause_collection.as_ref();
         let status_details = self.paused.map(|(since, why)| {
             json!({ "paused": { "subscription": { "type": why }, "transitioned_at": since, "type": "subscription" } })
@@ -25,7 +32,7 @@ impl Subscription {
         let setup_intent = self.pending_setup(state).map(|intent| &intent.id);
         let mut object = json!({
             "id": self.id, "object": "subscription", "application": null, "application_fee_percent": null,
-            "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
+            "automatic_tax": { "disabled_reason": null, "enabled": self.automatic_tax, "liability": null },
             "billing_cycle_anchor": self.anchor, "billing_cycle_anchor_config": null,
             "billing_mode": { "flexible": { "proration_discounts": "included" }, "type": "flexible" },
             "billing_schedules": [], "billing_thresholds": null, "cancel_at": self.cancel_at,
@@ -34,7 +41,7 @@ impl Subscription {
                 "reason": self.cancellation.reason },
             "collection_method": "charge_automatically", "created": self.created, "currency": self.currency,
             "customer": self.customer, "days_until_due": null, "default_payment_method": null, "default_source": null,
-            "default_tax_rates": [], "description": self.description, "discounts": [], "ended_at": self.ended_at,
+            "default_tax_rates": [], "description": self.description, "discounts": discounts, "ended_at": self.ended_at,
             "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
             "items": list::whole(&format!("/v1/subscription_items?subscription={}", self.id), items),
             "latest_invoice": self.latest_invoice, "livemode": false, "metadata": self.metadata,
@@ -43,7 +50,7 @@ impl Subscription {
             "payment_settings": { "payment_method_options": null, "payment_method_types": null,
                 "save_default_payment_method": "off" },
             "pending_invoice_item_interval": null, "pending_setup_intent": setup_intent, "pending_update": pending_update,
-            "schedule": self.schedule, "start_date": self.created, "status": self.status.name(), "test_clock": null,
+            "schedule": self.schedule, "start_date": self.created, "status": self.status.name(), "test_clock": state.test_clock_of(&self.customer),
             "transfer_data": null, "trial_end": self.trial_end, "trial_start": self.trial_start,
             "trial_settings": { "end_behavior": { "missing_payment_method": self.without_card.name() } },
         });

@@ -152,7 +152,7 @@ async fn usage_of_the_current_second_is_on_the_last_invoice() {
         .unwrap()
         .ok()
         .unwrap();
-    assert_eq!(rig.control.invoices(&customer).pop().unwrap()["amount_paid"], 42);
+    assert_eq!(rig.control.invoices(&customer).pop().unwrap()["total"], 42);
 }
 
 #[tokio::test]

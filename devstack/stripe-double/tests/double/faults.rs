@@ -155,6 +155,20 @@ async fn calls_past_the_limit_are_refused() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_called_too_often_refuses_while_others_answer() {
+    let rig = rig().await;
+    rig.control.set_endpoint_calls_per_second(Some(1));
+    let paths = [0, 1, 2, 3, 4, 5, 6, 7].map(|n| format!("/v1/customers/cus_{n}"));
+    let calls = paths.iter().map(|path| rig.client.send(Method::GET, path, "", ""));
+    let answers: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!((1..8).contains(&refused.len()), "{answers:?}");
+    assert_eq!(refused[0].header("stripe-rate-limited-reason"), Some("endpoint-rate"));
+    rig.client.get("/v1/prices").await;
+    assert_eq!(rig.control.violations(), [""; 0]);
+}
+
+#[tokio::test]
 async fn latency_of_30_ms_leaves_room_for_2000_meter_events_a_second() {
     const CLIENTS: usize = 100;
     const EACH: usize = 40;

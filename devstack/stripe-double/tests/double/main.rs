@@ -5,10 +5,14 @@
 mod changes;
 mod client;
 mod clock;
+mod credits;
 mod faults;
 mod pages;
 mod payments;
 mod refusals;
 mod rig;
+mod strict;
+mod terms;
+mod test_clocks;
 mod timeline;
 mod webhooks;

@@ -151,7 +151,7 @@ async fn a_pending_update_does_not_outlive_its_period() {
     let (rig, plans, customer) = rig().await;
     let id = subscribe(&rig, &customer, &plans.pro).await;
     let end = period(&rig.control.object(&id).unwrap()).1;
-    rig.control.advance_to(end - 3_600);
+    rig.control.advance_to(end - 20 * 3_600);
     rig.control.set_card(&customer, Some(Card::Declines)).unwrap();
     let (_, waiting) = upgrade(&rig, &id, &plans.enterprise, "pending_if_incomplete").await;
     assert_eq!(time(&waiting["pending_update"], "expires_at"), end);
