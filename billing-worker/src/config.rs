@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{ArgAction, Args};
-use schema::Catalogue;
+use schema::{Catalogue, catalogue::TrialOverage};
 use service::{
     boot::Mistakes, clickhouse::ClickHouseSettings, nats::NatsSettings, postgres::PostgresSettings,
     server::ServerSettings, settings::ServiceSettings,
@@ -35,6 +35,11 @@ pub struct Settings {
     /// Plan catalogue file that replaces the built-in catalogue
     #[arg(long, env = "PLANS_FILE", value_name = "FILE")]
     plans: Option<PathBuf>,
+
+    /// What a trial may use beyond what its plan includes: nothing (refuse), or as much as it wants without a bill (free); the same
+    /// for all gateways and billing workers
+    #[arg(long, env = "TRIAL_OVERAGE", default_value = "refuse", value_name = "refuse|free")]
+    trial_overage: TrialOverage,
 
     /// Migrate the database when the service starts (--migrate=false: do not)
     #[arg(long, env = "BILLING_MIGRATE", action = ArgAction::Set, default_value = "true", num_args = 0..=1,
@@ -85,6 +90,7 @@ impl Settings {
         {
             self.catalogue = catalogue;
         }
+        self.catalogue = self.catalogue.clone().with_trial_overage(self.trial_overage);
     }
 
     /// Checks the settings that only the service uses.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use lane::{gathered::BatchLimits, publisher::QueueLimits, run::RunLimits, spool::SpoolSettings, task::LaneLimits};
 use quota_store::writers::BILLING_WORKER;
-use schema::Catalogue;
+use schema::{Catalogue, catalogue::TrialOverage};
 use service::{
     boot::Mistakes,
     nats::NatsSettings,
@@ -41,6 +41,11 @@ pub struct Settings {
     /// TOML file of the plan catalogue; without it, the built-in one is used
     #[arg(long, env = "PLANS_FILE", value_name = "FILE")]
     pub plans: Option<PathBuf>,
+
+    /// What a trial may use beyond what its plan includes: nothing (refuse), or as much as it wants without a bill (free); the same
+    /// for all gateways and billing workers
+    #[arg(long, env = "TRIAL_OVERAGE", default_value = "refuse", value_name = "refuse|free")]
+    pub trial_overage: TrialOverage,
 
     /// For tests: a file with the milliseconds by which the clock is wrong; it is read ten times a second
     #[arg(long, env = "WRONG_CLOCK_FILE", value_name = "FILE", hide = true)]
@@ -217,6 +222,7 @@ impl Config {
         }
         let upstream = mistakes.take("upstream_url", Upstream::new(&settings.upstream));
         let catalogue = mistakes.take("plans", catalogue(settings.plans.as_deref()))?;
+        let catalogue = catalogue.with_trial_overage(settings.trial_overage);
         let routes = RouteTable::load(settings.http.routes.as_deref(), &catalogue);
         Some(Self {
             routes: mistakes.take("routes", routes)?,
@@ -344,6 +350,7 @@ mod tests {
             (["--listen", "127.0.0.1:9090"], "ADMIN_ADDR"),
             (["--listen", "here"], "--listen"),
             (["--plans", "/nowhere/plans.toml"], "/nowhere/plans.toml"),
+            (["--trial-overage", "perhaps"], "must be `refuse` or `free`"),
             (["--routes", "/nowhere/routes.toml"], "/nowhere/routes.toml"),
             (["--trusted-proxies", "10.0.0.0/99"], "--trusted-proxies"),
             (["--batch-bytes", "1000"], "262144 or more"),

@@ -1,6 +1,6 @@
 //! The plan catalogue: which usage types exist, and what each plan costs and allows. Read from `plans.toml`.
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -52,6 +52,15 @@ impl Allowance {
     };
 }
 
+/// Whether a trial may use more than its plan includes (`TRIAL_OVERAGE`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrialOverage {
+    #[default]
+    Refuse,
+    /// Without a bill.
+    Free,
+}
+
 /// How fast one key may send requests: `size` requests at once, then `per_second`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Burst {
@@ -81,6 +90,8 @@ pub struct Plan {
 pub struct Catalogue {
     usage_types: Vec<UsageType>,
     plans: Vec<Plan>,
+    /// A setting beside the file.
+    pub(crate) trial_overage: TrialOverage,
 }
 
 /// The error in a catalogue, with its line.
@@ -270,7 +281,17 @@ impl Catalogue {
                 ),
             ));
         }
-        Ok(Self { usage_types, plans })
+        Ok(Self {
+            usage_types,
+            plans,
+            trial_overage: TrialOverage::default(),
+        })
+    }
+
+    /// The same catalogue with another setting for trials.
+    pub fn with_trial_overage(mut self, trial_overage: TrialOverage) -> Self {
+        self.trial_overage = trial_overage;
+        self
     }
 
     pub fn usage_types(&self) -> &[UsageType] {
@@ -299,6 +320,18 @@ impl Catalogue {
 
     pub fn plan(&self, id: &str) -> Option<&Plan> {
         self.plans.iter().find(|plan| plan.id == id)
+    }
+}
+
+impl FromStr for TrialOverage {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "free" => Ok(Self::Free),
+            _ => Err("must be `refuse` or `free`"),
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Subscription {
     pub then_plan: Option<String>,
     /// When the grace period of a past-due subscription ends.
     pub grace_until: Option<i64>,
+    /// Whether it is one in Stripe. Otherwise an operator assigned the plan, and nobody pays for it.
+    pub in_stripe: bool,
 }
 
 /// What an account may do at one moment: its plan, its period, and whether it must pay first.
@@ -45,6 +47,8 @@ pub struct CurrentPlan {
     pub period: Period,
     pub subscription: SubscriptionId,
     pub entitlement: Entitlement,
+    /// Why usage that the plan bills has no payer. `None`: it is on the invoices of the subscription.
+    pub unbilled: Option<Unbilled>,
     /// Valid until then (exclusive), unless a change is announced: the end of the period, of the subscription or of the grace
     /// period, whichever comes first.
     pub valid_until: i64,
@@ -55,6 +59,25 @@ pub enum Entitlement {
     Granted,
     /// `402`: a payment is needed first.
     PaymentRequired,
+}
+
+/// Why nobody pays for usage that a plan bills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unbilled {
+    /// The subscription's trial has not ended. It ends when Stripe says so, not when its time is over: without a card, no paid
+    /// period follows.
+    Trial,
+    /// An operator assigned the plan, or it is Free.
+    NoSubscription,
+}
+
+impl Unbilled {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trial => "trial",
+            Self::NoSubscription => "no_subscription",
+        }
+    }
 }
 
 impl SubscriptionStatus {
@@ -131,11 +154,17 @@ impl CurrentPlan {
             .filter(|at| *at > now)
             .min()
             .unwrap_or(period.end);
+        let unbilled = match (subscription.in_stripe, subscription.status) {
+            (false, _) => Some(Unbilled::NoSubscription),
+            (true, SubscriptionStatus::Trialing) => Some(Unbilled::Trial),
+            (true, _) => None,
+        };
         Self {
             name: plan.to_owned(),
             period,
             subscription: subscription.id,
             entitlement,
+            unbilled,
             valid_until,
         }
     }
@@ -147,6 +176,7 @@ impl CurrentPlan {
             period,
             subscription: SubscriptionId::NIL,
             entitlement: Entitlement::Granted,
+            unbilled: Some(Unbilled::NoSubscription),
             valid_until: period.end,
         }
     }
@@ -171,6 +201,7 @@ mod tests {
             ends_at: None,
             then_plan: None,
             grace_until: None,
+            in_stripe: true,
         }
     }
 
@@ -241,6 +272,32 @@ mod tests {
             CurrentPlan::at(Some(&unpaid), grace).entitlement,
             Entitlement::PaymentRequired
         );
+    }
+
+    #[test]
+    fn only_a_subscription_in_stripe_that_is_not_a_trial_bills_usage() {
+        let unbilled = |subscription: &Subscription, now: i64| CurrentPlan::at(Some(subscription), now).unbilled;
+        let (start, end) = (pro().period.start, pro().period.end);
+        assert_eq!(unbilled(&pro(), start), None);
+        let assigned = Subscription {
+            in_stripe: false,
+            ..pro()
+        };
+        assert_eq!(unbilled(&assigned, start), Some(Unbilled::NoSubscription));
+        let trial = Subscription {
+            status: SubscriptionStatus::Trialing,
+            ..pro()
+        };
+        let scheduled = Subscription {
+            ends_at: Some(end),
+            then_plan: Some("enterprise".into()),
+            ..trial.clone()
+        };
+        for now in [start, end - 1, end, end + 1_000] {
+            assert_eq!(unbilled(&trial, now), Some(Unbilled::Trial), "{}", now - end);
+            assert_eq!(unbilled(&scheduled, now), Some(Unbilled::Trial), "{}", now - end);
+        }
+        assert_eq!(CurrentPlan::at(None, start).unbilled, Some(Unbilled::NoSubscription));
     }
 
     #[test]

@@ -1,7 +1,11 @@
-//! The terms of one account for one usage type: what its plan says, and a limit that was agreed with the account. One function
-//! decides for gateways, pools and everything that is shown, so that they never differ.
+//! The terms of one account for one usage type: what its plan says, a limit that was agreed with the account, and whether somebody
+//! pays. One function decides for gateways, pools and everything that is shown, so that they never differ.
 
-use crate::{Catalogue, CurrentPlan, Mode, UsageType, catalogue::Allowance};
+use crate::{
+    Catalogue, CurrentPlan, Mode, UsageType,
+    catalogue::{Allowance, TrialOverage},
+    subscription::Unbilled,
+};
 
 /// What an account may use of one usage type in one period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +14,9 @@ pub struct Terms {
     pub mode: Mode,
     /// Units for each period. 0 for [`Mode::Metered`], which includes no units.
     pub limit: i64,
+    /// Why units that the plan bills are not billed now. `mode` says whether they are refused. `None`: they are billed, or the plan
+    /// bills none.
+    pub unbilled: Option<Unbilled>,
 }
 
 /// The limit of an account whose plan has this mode and this limit. `agreed`: the limit agreed with the account.
@@ -26,12 +33,19 @@ pub fn agreed_applies(mode: Mode) -> bool {
 }
 
 impl Catalogue {
-    /// The terms of an account with this plan. `agreed`: the limit agreed with the account.
+    /// The terms of an account with this plan. `agreed`: the limit agreed with the account. Where units would be billed and nobody
+    /// pays for them, what the plan includes is the limit.
     pub fn terms(&self, current_plan: &CurrentPlan, usage_type: UsageType, agreed: Option<i64>) -> Terms {
         let plan = self.terms_of(current_plan, usage_type);
+        let unbilled = current_plan.unbilled.filter(|_| plan.mode != Mode::Limited);
+        let mode = match (unbilled, self.trial_overage) {
+            (None, _) | (Some(Unbilled::Trial), TrialOverage::Free) => plan.mode,
+            (Some(Unbilled::Trial), TrialOverage::Refuse) | (Some(Unbilled::NoSubscription), _) => Mode::Limited,
+        };
         Terms {
-            mode: plan.mode,
+            mode,
             limit: limit(plan.mode, plan.limit, agreed),
+            unbilled,
         }
     }
 
@@ -73,7 +87,45 @@ mod tests {
     fn on(plan: &str) -> CurrentPlan {
         CurrentPlan {
             name: plan.to_owned(),
+            unbilled: None,
             ..CurrentPlan::at(None, 0)
+        }
+    }
+
+    #[test]
+    fn without_a_payer_what_is_included_is_the_limit() {
+        use Mode::{Limited, Metered, Overage};
+        use TrialOverage::{Free, Refuse};
+        let (trial, nobody) = (Some(Unbilled::Trial), Some(Unbilled::NoSubscription));
+        for (usage_type, unbilled, trial_overage, expected, shown) in [
+            ("api_call", None, Refuse, (Overage, 10_000), None),
+            ("api_call", trial, Refuse, (Limited, 10_000), trial),
+            ("api_call", trial, Free, (Overage, 10_000), trial),
+            ("api_call", nobody, Refuse, (Limited, 10_000), nobody),
+            // The setting is about trials.
+            ("api_call", nobody, Free, (Limited, 10_000), nobody),
+            ("export", None, Free, (Metered, 0), None),
+            ("export", trial, Refuse, (Limited, 0), trial),
+            ("export", trial, Free, (Metered, 0), trial),
+            ("export", nobody, Free, (Limited, 0), nobody),
+            ("sentiment_analysis", trial, Refuse, (Limited, 2_000), None),
+            ("sentiment_analysis", nobody, Refuse, (Limited, 2_000), None),
+        ] {
+            let catalogue = catalogue().with_trial_overage(trial_overage);
+            let current_plan = CurrentPlan { unbilled, ..on("pro") };
+            // A limit that was agreed does not change what is included.
+            for agreed in [None, Some(70_000)]
+                .into_iter()
+                .take(if shown.is_some() { 2 } else { 1 })
+            {
+                let terms = catalogue.terms(&current_plan, catalogue.usage_type(usage_type).unwrap(), agreed);
+                assert_eq!(
+                    (terms.mode, terms.limit),
+                    expected,
+                    "{usage_type} {unbilled:?} {trial_overage:?}"
+                );
+                assert_eq!(terms.unbilled, shown, "{usage_type} {unbilled:?} {trial_overage:?}");
+            }
         }
     }
 

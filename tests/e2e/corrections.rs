@@ -116,7 +116,7 @@ async fn a_thousand_corrections_of_one_request_are_made_once_each_by_concurrent_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn units_from_no_pool_are_returned_to_no_pool() {
-    // Exports are billed past the limit: nothing is refused, and no lease is taken.
+    // Exports are billed past the limit, by a subscription in Stripe: nothing is refused, and no lease is taken.
     let data = devstack::DataDir::create().unwrap();
     let plans = include_str!("../../schema/plans.toml").replace(
         "usage.export = { limit = 100 }",
@@ -131,6 +131,10 @@ async fn units_from_no_pool_are_returned_to_no_pool() {
         ..StackOptions::default()
     })
     .await;
+    sqlx::query("update subscriptions set stripe_subscription_id = 'sub_1'")
+        .execute(&books.stack.pool)
+        .await
+        .unwrap();
     let exports = books.spend("export", &[4]).await;
     let calls = books.spend("api_call", &[3]).await;
     // A pool that did not grant these units must not get them back, because it would then admit past the limit.

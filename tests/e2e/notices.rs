@@ -149,6 +149,11 @@ async fn usage_billed_above_its_limit_sends_notices_too() {
     let ada = stack.admin.customer("ada", "pro").await.unwrap();
     let receiver = Receiver::start(&[]).await;
     set(&stack, ada.account_id, &receiver.url()).await;
+    // Somebody pays: otherwise what is included would be the limit.
+    sqlx::query("update subscriptions set stripe_subscription_id = 'sub_1'")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
     let client = Client::new(stack.gateway(0), &ada);
     for (units, percent, usage) in [(9, None, 9), (3, Some(100), 12), (4, Some(150), 16)] {
         client.spend("export", units).await.unwrap().ok().unwrap();

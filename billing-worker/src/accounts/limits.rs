@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use quota_store::limits;
-use schema::{AccountId, Catalogue, CurrentPlan, UsageType, terms};
+use schema::{AccountId, Catalogue, CurrentPlan, UsageType, subscription::Unbilled, terms};
 use serde::Serialize;
 use sqlx::PgExecutor;
 
@@ -23,6 +23,8 @@ pub struct LimitInForce {
     pub overridden: bool,
     /// An override that does not apply, because the plan bills the usage type and its price includes what the plan says.
     pub unapplied_override: Option<i64>,
+    /// Why units that the plan bills are not billed now: `trial`, `no_subscription`. With the mode `limited` they are refused.
+    pub unbilled: Option<&'static str>,
     /// Spent, or held by gateways.
     pub granted_units: i64,
 }
@@ -49,6 +51,7 @@ pub async fn in_force(
             limit: in_force.limit_or_none(),
             overridden: agreed.is_some() && applies,
             unapplied_override: agreed.filter(|_| !applies),
+            unbilled: in_force.unbilled.map(Unbilled::as_str),
             granted_units: row.and_then(|row| row.granted_units).unwrap_or(0),
         }
     };

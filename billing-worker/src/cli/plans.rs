@@ -35,7 +35,7 @@ pub enum PlansCommand {
 
 #[derive(Subcommand)]
 pub enum LimitsCommand {
-    /// Set a limit for one account; it replaces the limit of the plan
+    /// Set a limit for one account; it replaces the limit of the plan. Refused if the plan bills the usage type
     Set {
         /// Account id or e-mail address
         account: String,

@@ -53,6 +53,10 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
                 Some(agreed) => format!("{}; the override {agreed} does not apply", limit.mode),
                 None => limit.mode.to_owned(),
             };
+            let note = match limit.unbilled {
+                Some(why) => format!("{note} ({why})"),
+                None => note,
+            };
             row([
                 limit.usage_type,
                 &units(limit.limit),

@@ -14,6 +14,9 @@ use uuid::Uuid;
 
 use super::{page::Page, settings::ReportSettings};
 
+/// Usage of a trial is free. In the paid period that follows it would be billed, so it becomes an item, which costs nothing.
+const OF_TRIAL: Policy = Policy::CreditOrCharge;
+
 /// Units that can no longer be on their period's invoice.
 pub(super) struct Late<'a> {
     pub line: &'a LineId,
@@ -37,7 +40,10 @@ pub(super) async fn write(
         why,
     } = late;
     let next = page.next(line, &period.subscription, units, now);
-    let policy = settings.late_usage.policy();
+    let policy = match is_of_trial(tx, line, &period.subscription).await? {
+        true => OF_TRIAL,
+        false => settings.late_usage.policy(),
+    };
     let placed = place(units, policy, next != Ok(None), 0, settings.late_charge_after_s());
     let to = match (placed, next) {
         (Place::NextPeriod, Err(())) => return Ok(false),
@@ -95,11 +101,13 @@ pub(super) async fn arrive(
     now: i64,
 ) -> sqlx::Result<u64> {
     let waiting = sqlx::query!(
-        "select c.id, c.account_id, c.usage_type, c.from_period, c.units, c.created_at, p.stripe_subscription_id
+        r#"select c.id, c.account_id, c.usage_type, c.from_period, c.units, c.created_at, p.stripe_subscription_id,
+             exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
+                 and p.period_end <= s.trial_ends_at) as "is_trial!"
          from meter_carries c
              join billing_periods p on p.account_id = c.account_id and p.period_start = c.from_period
          where c.settled_at is null and c.policy = 'next_period' and c.account_id = any($1)
-         order by c.id for update of c skip locked",
+         order by c.id for update of c skip locked"#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>()
     )
     .fetch_all(&mut **tx)
@@ -114,16 +122,17 @@ pub(super) async fn arrive(
         let next = page.next(&from, &carry.stripe_subscription_id, carry.units, now);
         let waited_s = now - carry.created_at.unix_timestamp();
         // It was written as `next_period`, whatever the setting is now.
+        let policy = if carry.is_trial { OF_TRIAL } else { Policy::NextPeriod };
         let placed = place(
             carry.units,
-            Policy::NextPeriod,
+            policy,
             next != Ok(None),
             waited_s,
             settings.late_charge_after_s(),
         );
-        if placed == Place::Charge {
-            charge(tx, carry.id, now).await?;
-            info!(carry.id = %carry.id, account.id = %from.account, units = carry.units, "no period follows late usage: it becomes a charge");
+        if let Place::Charge | Place::Credit = placed {
+            become_item(tx, carry.id, placed, now).await?;
+            info!(carry.id = %carry.id, account.id = %from.account, units = carry.units, policy = placed.as_str(), "late usage is reported in no period: it becomes an item");
         }
         let (Place::NextPeriod, Ok(Some(to))) = (placed, next) else {
             continue;
@@ -144,13 +153,27 @@ pub(super) async fn arrive(
 }
 
 /// From now on the carry is an invoice item. A price that was looked up before stays.
-async fn charge(tx: &mut Transaction<'_, Postgres>, carry: Uuid, now: i64) -> sqlx::Result<()> {
+async fn become_item(tx: &mut Transaction<'_, Postgres>, carry: Uuid, placed: Place, now: i64) -> sqlx::Result<()> {
     sqlx::query!(
-        "update meter_carries set policy = 'charge', next_attempt_at = $2 where id = $1",
+        "update meter_carries set policy = $2, next_attempt_at = $3 where id = $1",
         carry,
+        placed.as_str(),
         instant(now)
     )
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// Whether the period of this line is a trial.
+async fn is_of_trial(tx: &mut Transaction<'_, Postgres>, line: &LineId, subscription: &str) -> sqlx::Result<bool> {
+    let is_trial = sqlx::query_scalar!(
+        r#"select exists (select from billing_periods p join subscriptions s using (stripe_subscription_id)
+               where p.account_id = $1 and p.period_start = $2 and p.stripe_subscription_id = $3
+                   and p.period_end <= s.trial_ends_at) as "is_trial!""#,
+        line.account.0,
+        instant(line.start),
+        subscription
+    );
+    is_trial.fetch_one(&mut **tx).await
 }

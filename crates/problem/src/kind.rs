@@ -116,7 +116,7 @@ kinds! {
             "Use a new key for each new request."
         RateLimitExceeded TOO_MANY_REQUESTS "rate_limit_exceeded" "Monthly limit reached"
             "The plan's limit for the usage type leaves fewer units than the request costs. Nothing was counted."
-            "Wait for the next period (`Retry-After`), send a cheaper request, or change the plan at `upgrade_url`."
+            "Wait for the next period (`Retry-After`), send a cheaper request, or change the plan at `upgrade_url`. `message` says if further units need [a paid subscription](billing.md#usage-without-a-payer)."
         BurstLimitExceeded TOO_MANY_REQUESTS "burst_limit_exceeded" "Too many requests per second"
             "The API key sent more requests per second than its plan allows. Nothing was counted."
             "Try again after `Retry-After` seconds, and send more slowly."

@@ -106,7 +106,8 @@ pub async fn open(connection: &mut PgConnection, pools: &[NewPool]) -> sqlx::Res
     .fetch_all(&mut *connection)
     .await?;
     let rows = sqlx::query!(
-        r#"select k.number as "number!", l.mode, l.limit_units, o.limit_units as "agreed_units?"
+        r#"select k.number as "number!", l.mode as "mode!", l.limit_units as "limit_units!",
+                o.limit_units as "agreed_units?"
          from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::bigint[])
               as k (account_id, usage_type, plan_id, subscription_id, subscription_changed, number)
          join accounts a on a.id = k.account_id

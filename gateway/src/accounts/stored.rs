@@ -48,7 +48,7 @@ pub(crate) async fn accounts(
                   s.period_start as "period_start?", s.period_end as "period_end?",
                   s.billing_anchor as "billing_anchor?", s.ends_at as "ends_at?",
                   s.then_plan_id as "then_plan_id?", s.grace_until as "grace_until?",
-                  s.updated_at as "subscription_changed?",
+                  s.updated_at as "subscription_changed?", s.stripe_subscription_id is not null as "in_stripe!",
                   array(select o.usage_type from limit_overrides o
                         where o.account_id = a.id order by o.usage_type) as "override_types!",
                   array(select o.limit_units from limit_overrides o
@@ -86,6 +86,7 @@ pub(crate) async fn accounts(
                 ends_at: seconds(row.ends_at),
                 then_plan: row.then_plan_id.clone(),
                 grace_until: seconds(row.grace_until),
+                in_stripe: row.in_stripe,
             })
         };
         let facts = Facts {

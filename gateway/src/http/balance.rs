@@ -41,6 +41,7 @@ mod tests {
                 remaining: 7,
                 current_usage: 3,
                 period: Period { start: 0, end: 1 },
+                unbilled: None,
             };
             serde_json::to_value(Balance::from(&view)).unwrap()
         };

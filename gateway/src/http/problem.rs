@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use problem::{Area, Members};
-use schema::{Burst, UsageType, period};
+use schema::{Burst, UsageType, period, subscription::Unbilled};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
@@ -84,8 +84,9 @@ impl Problem {
                     true => format!("{used} used, the limit is {limit}"),
                     false => format!("{used} of {limit} used"),
                 };
+                let payer = view.unbilled.map_or("", needs_payer);
                 let detail = format!(
-                    "monthly limit for `{usage_type}` reached: {used}; the request costs {cost}; resets at {end}"
+                    "monthly limit for `{usage_type}` reached: {used}; the request costs {cost}; resets at {end}{payer}"
                 );
                 let balance = Balance::from(&view);
                 let problem = problem::Problem::new(Kind::RateLimitExceeded, detail)
@@ -157,6 +158,20 @@ impl Problem {
     }
 }
 
+/// What to do about units that the plan bills and that nobody would pay for.
+fn needs_payer(unbilled: Unbilled) -> &'static str {
+    match unbilled {
+        Unbilled::Trial => {
+            "; the plan bills further units, and a trial bills nothing: they are available after the trial, once the subscription \
+             is paid"
+        }
+        Unbilled::NoSubscription => {
+            "; the plan bills further units, and the account has no subscription to bill: subscribe with POST \
+             /billing/create-checkout-session, or ask the operator"
+        }
+    }
+}
+
 /// Whether a payment or another plan would solve the problem.
 pub fn offers_upgrade(kind: Kind) -> bool {
     matches!(kind, Kind::RateLimitExceeded | Kind::SubscriptionRequired)
@@ -219,7 +234,13 @@ mod tests {
     }
 
     fn limit_reached_by(current_usage: i64, limit: i64) -> Problem {
-        let view = QuotaView {
+        let api_call = Catalogue::built_in().usage_type("api_call").unwrap();
+        let view = view_of(current_usage, limit);
+        Problem::refused(Refusal::LimitReached(view), api_call, 3, 1_796_083_000)
+    }
+
+    fn view_of(current_usage: i64, limit: i64) -> QuotaView {
+        QuotaView {
             mode: Mode::Limited,
             limit,
             remaining: (limit - current_usage).max(0),
@@ -228,9 +249,8 @@ mod tests {
                 start: 1_793_491_200,
                 end: 1_796_083_200,
             },
-        };
-        let api_call = Catalogue::built_in().usage_type("api_call").unwrap();
-        Problem::refused(Refusal::LimitReached(view), api_call, 3, 1_796_083_000)
+            unbilled: None,
+        }
     }
 
     fn body(problem: &Problem) -> serde_json::Value {
@@ -267,6 +287,30 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "200");
         assert_eq!(response.headers()["ratelimit"], "\"api_call\";r=2;t=200");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn a_limit_without_a_payer_says_what_gives_more() {
+        let api_call = Catalogue::built_in().usage_type("api_call").unwrap();
+        for (unbilled, says) in [
+            (None, "resets at 2026-12-01T00:00:00Z"),
+            (
+                Some(Unbilled::Trial),
+                "available after the trial, once the subscription is paid",
+            ),
+            (
+                Some(Unbilled::NoSubscription),
+                "subscribe with POST /billing/create-checkout-session, or ask the operator",
+            ),
+        ] {
+            let view = QuotaView {
+                unbilled,
+                ..view_of(0, 0)
+            };
+            let problem = Problem::refused(Refusal::LimitReached(view), api_call, 3, 1_796_083_000);
+            assert!(problem.detail().ends_with(says), "{}", problem.detail());
+            assert_eq!(problem.status(), 429);
+        }
     }
 
     #[test]

@@ -102,6 +102,7 @@ mod tests {
                 start: 1_000,
                 end: 2_593_000,
             },
+            unbilled: None,
         }
     }
 

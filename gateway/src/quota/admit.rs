@@ -66,8 +66,7 @@ impl Quotas {
         let current_plan = &state.current_plan;
         if terms.mode != Mode::Limited {
             metrics.admitted_unleased.inc();
-            let view = view::unlimited_view(terms, current_plan.period);
-            return Some(Ok(Admission::unleased(usage_type, cost, current_plan, view)));
+            return Some(Ok(unleased(&state, usage_type, cost)));
         }
         let counter = account.counter(usage_type);
         let Some(hit) = counter.spend(&current_plan.period, cost) else {
@@ -118,6 +117,11 @@ impl Quotas {
         let counter = account.counter(usage_type);
         let state = Arc::clone(&account.account.state(now_s));
         let terms = entitled(&state, usage_type)?;
+        if terms.mode != Mode::Limited {
+            // The account changed a moment ago, for example because its trial ended.
+            self.inner.requests.metrics.admitted_unleased.inc();
+            return Ok(unleased(&state, usage_type, cost));
+        }
         let period = state.current_plan.period;
         let mut surrender = false;
         let mut attempt = Attempt::new(&self.inner.recalls);
@@ -186,6 +190,12 @@ pub(super) fn remembered_refusal(counter: &Counter, terms: Terms, period: &Perio
     let known = counter.refusals().known(period, cost, Instant::now)?;
     let seen = counter.seen(period).unwrap_or(known);
     Some(view::view(terms, *period, seen))
+}
+
+/// An admission of usage that is never refused.
+fn unleased(state: &AccountState, usage_type: UsageType, cost: i64) -> Admission {
+    let view = view::unlimited_view(state.terms(usage_type), state.current_plan.period);
+    Admission::unleased(usage_type, cost, &state.current_plan, view)
 }
 
 // This is on the fast path, where a function call would cost as much as the body.

@@ -1,7 +1,7 @@
 //! The quota that a client may see, and the numbers that it is computed from.
 
 use protocol::grant::Pool;
-use schema::{Mode, Period, Terms};
+use schema::{Mode, Period, Terms, subscription::Unbilled};
 
 /// The quota of one usage type, as a client may see it at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct QuotaView {
     /// given back. 0 if the mode is not limited: ClickHouse knows the usage.
     pub current_usage: i64,
     pub period: Period,
+    /// Why units that the plan bills are not billed now, and may be refused.
+    pub unbilled: Option<Unbilled>,
 }
 
 /// The numbers that this gateway has about one usage type at one moment.
@@ -38,6 +40,7 @@ pub fn view(terms: Terms, period: Period, seen: Seen) -> QuotaView {
         remaining: seen.held.saturating_add(free),
         current_usage: seen.pool.granted.saturating_sub(seen.held).max(0),
         period,
+        unbilled: terms.unbilled,
     }
 }
 
@@ -49,5 +52,6 @@ pub fn unlimited_view(terms: Terms, period: Period) -> QuotaView {
         remaining: terms.limit,
         current_usage: 0,
         period,
+        unbilled: terms.unbilled,
     }
 }

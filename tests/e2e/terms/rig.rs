@@ -3,10 +3,11 @@
 use devstack::{
     DataDir,
     admin::Customer,
-    http::{Http, HttpResponse},
+    http::{Http, HttpResponse, request},
     stripe_double::Control,
 };
 use harness::{Client, Stack, StackOptions, eventually};
+use http::{HeaderValue, Method, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use crate::SERVICES;
@@ -144,6 +145,17 @@ impl Rig {
             (self.usage(usage_type).await["current_usage"] == units).then_some(())
         })
         .await;
+    }
+
+    /// Ends the trial of a subscription now, as an operator does in Stripe.
+    pub(super) async fn end_trial(&self, subscription: &str) {
+        let stripe = self.stack.stripe.as_ref().unwrap();
+        let url = format!("{}/v1/subscriptions/{subscription}", stripe.url());
+        let mut call = request(Method::POST, &url, stripe.api_key(), None).unwrap();
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        call.headers_mut().insert(CONTENT_TYPE, form);
+        *call.body_mut() = "trial_end=now".into();
+        self.http.send(call).await.unwrap().ok().unwrap();
     }
 
     /// The account's customer in Stripe.

@@ -32,6 +32,8 @@ struct UsageOfType {
     limit: Option<i64>,
     /// Units above the limit, which are billed.
     overage: i64,
+    /// Why units that the plan bills are not billed now.
+    unbilled: Option<&'static str>,
     /// Recorded events: requests and corrections.
     events: u64,
 }
@@ -68,10 +70,11 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
             usage_type: limit.usage_type,
             mode: limit.mode,
             current_usage,
-            overage: match limit.mode {
-                "limited" => 0,
+            overage: match (limit.mode, limit.unbilled) {
+                ("limited", _) | (_, Some(_)) => 0,
                 _ => (current_usage - limit.limit.unwrap_or(0)).max(0),
             },
+            unbilled: limit.unbilled,
             limit: limit.limit,
             events,
         }
