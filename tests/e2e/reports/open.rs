@@ -156,8 +156,9 @@ async fn late_usage_of_a_trial_is_not_billed_in_the_paid_period_that_follows() {
     rig.use_units(&account, month(1), "export", &[5]).await;
     // A carry that an earlier version left waiting.
     sqlx::query(
-        "insert into meter_carries (id, account_id, usage_type, from_period, units, reason, policy, customer_id, created_at)
-         values (gen_random_uuid(), $1, 'export', $2, -3, 'final', 'next_period', $3, now())",
+        "insert into meter_carries (id, account_id, usage_type, from_period, units, reason, policy, customer_id,
+             next_attempt_at, created_at)
+         values (gen_random_uuid(), $1, 'export', $2, -3, 'final', 'next_period', $3, now(), now())",
     )
     .bind(account.id.0)
     .bind(instant(month(0).start))
