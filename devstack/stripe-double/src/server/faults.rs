@@ -23,6 +23,9 @@ pub struct FaultRule {
     /// The part of the matching calls that fail, from 0 to 1.
     #[serde(default = "always")]
     pub probability: f64,
+    /// How many more matching calls pass before the first one fails.
+    #[serde(default)]
+    pub skip: u32,
     /// How many more calls fail; none: no limit.
     #[serde(default)]
     pub count: Option<u32>,
@@ -90,6 +93,7 @@ impl FaultRule {
             kind,
             moment: Moment::Before,
             probability: 1.0,
+            skip: 0,
             count: None,
             seed: 0,
         }
@@ -108,6 +112,12 @@ impl FaultRule {
     /// Fails after the work is done, which the caller cannot know.
     pub fn after(mut self) -> Self {
         self.moment = Moment::After;
+        self
+    }
+
+    /// This many matching calls pass first.
+    pub fn skip(mut self, skip: u32) -> Self {
+        self.skip = skip;
         self
     }
 
@@ -191,6 +201,10 @@ impl Faults {
     pub(crate) fn strike(&mut self, method: &str, path: &str) -> Option<(FaultKind, Moment)> {
         let fitting = self.rules.iter_mut().filter(|(rule, _)| rule.fits(method, path));
         for (rule, random) in fitting {
+            if rule.skip > 0 {
+                rule.skip -= 1;
+                continue;
+            }
             if random.random::<f64>() >= rule.probability {
                 continue;
             }
@@ -224,6 +238,15 @@ mod tests {
             );
         }
         assert_eq!(faults.strike("POST", "/v1/customers"), None);
+    }
+
+    #[test]
+    fn rule_lets_the_first_calls_pass() {
+        let mut faults = Faults::default();
+        faults.add(FaultRule::new(FaultKind::Reset).path("/v1/prices").skip(2).times(1));
+        let mut struck = |path| faults.strike("GET", path).is_some();
+        let calls = ["/v1/prices", "/v1/meters", "/v1/prices", "/v1/prices", "/v1/prices"];
+        assert_eq!(calls.map(&mut struck), [false, false, false, true, false]);
     }
 
     #[test]
