@@ -157,6 +157,7 @@ async fn start(
     ));
     life.spawn(Settler::new(&admin, runs, counted).run(life.clone()));
     notices::tasks::start(&settings.notices, &admin, clickhouse.clone(), notice_metrics, life);
+    life.spawn(periodic::show_attention(db.clone(), metrics.clone(), life.clone()));
     life.spawn(periodic::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(periodic::refresh_limits(admin.clone(), life.clone()));
     let returns = Returns {
@@ -190,6 +191,7 @@ async fn start(
     if billing.has_stripe() {
         life.spawn(periodic::check_stripe(billing.in_class(Class::Sweep), life.clone()));
         life.spawn(periodic::report(billing.clone(), life.clone()));
+        life.spawn(periodic::run_tasks(billing.in_class(Class::Webhook), life.clone()));
         life.spawn(webhook::worker::run(
             events.clone(),
             metrics.clone(),

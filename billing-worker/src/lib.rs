@@ -20,6 +20,7 @@
 //! | reporting usage to Stripe | [`reports`] |
 //! | notifying accounts of their usage | [`notices`] |
 //! | applying Stripe's events | [`webhook`] |
+//! | work that must still happen in Stripe | [`tasks`] |
 //! | migrations, and the availability of the database | [`database`] |
 //! | errors of requests and commands | [`error`] |
 //! | the client of Stripe's API | [`stripe`] |
@@ -32,6 +33,7 @@
 //! - An administrative change and its entry in the audit log are one transaction.
 //! - For each account, usage type and billing period: units reported to Stripe = units counted + carried in − carried out. A
 //!   report is in the database before it is sent, and its identifier never changes.
+//! - A change that first undoes something in Stripe stores a task before its first call. The task is repeated until it is done.
 //! - A lease is settled once, after its lane is ended and all of the lane's events are in ClickHouse.
 //! - An API key's text appears only in the response to its creation, never in a log or a table.
 
@@ -52,6 +54,7 @@ pub mod runs;
 pub mod stored;
 pub mod stripe;
 pub mod subscriptions;
+pub mod tasks;
 pub mod webhook;
 
 use std::{ffi::OsString, process::ExitCode};

@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use service::server::ServerMetrics;
 
-use crate::{reports::ReportMetrics, runs::SettleMetrics, stripe::StripeMetrics};
+use crate::{reports::ReportMetrics, runs::SettleMetrics, stripe::StripeMetrics, tasks::metrics::TaskMetrics};
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
@@ -26,6 +26,7 @@ pub struct Metrics {
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
+    pub tasks: TaskMetrics,
     /// Of the calls to Stripe.
     pub stripe: StripeMetrics,
     /// Of the public port.
@@ -86,6 +87,7 @@ impl Metrics {
         self.lanes.register(registry.sub_registry_with_prefix("lane"));
         self.reports.register(registry);
         self.settle.register(registry);
+        self.tasks.register(registry);
     }
 
     pub fn request_shed(&self) {

@@ -9,6 +9,7 @@
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
 //! | planned changes for the next period | [`planned`] |
+//! | changes that undo something first, and how they are completed or taken back | [`armed`], [`restore`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
 //! | usage before it is billed: stored, reported, counted by Stripe | [`usage`] |
@@ -18,6 +19,7 @@
 //! | an account's invoices | [`invoices`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
+mod armed;
 pub mod assign;
 pub mod billing;
 pub mod change;
@@ -36,6 +38,7 @@ pub mod planned;
 pub mod preview;
 pub mod prices;
 pub mod refresh;
+pub mod restore;
 pub mod running;
 pub mod slots;
 pub mod swap;

@@ -13,6 +13,7 @@ mod planned;
 mod refusals;
 mod rig;
 mod scopes;
+mod tasks;
 mod trials;
 mod unpaid;
 mod webhooks;

@@ -17,7 +17,7 @@ use crate::{
     metrics::Metrics,
     reports, retention, stripe,
     subscriptions::{billing::Billing, unbilled},
-    webhook,
+    tasks, webhook,
 };
 
 /// Deletes rows whose retention is over, once a day. If ClickHouse is unavailable, it runs later.
@@ -131,7 +131,7 @@ pub async fn catch_up(billing: Billing, life: Lifecycle) {
     }
 }
 
-/// Compares all subscriptions with Stripe, and deletes old events, once a day.
+/// Compares all subscriptions with Stripe, and deletes old events and tasks, once a day.
 pub async fn compare(billing: Billing, life: Lifecycle) {
     const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
     const EVERY: Duration = Duration::from_secs(24 * 3_600);
@@ -150,6 +150,40 @@ pub async fn compare(billing: Billing, life: Lifecycle) {
             Ok(0) => {}
             Ok(events) => info!(events, "deleted old Stripe events"),
             Err(failure) => warn!("deleting old Stripe events failed, retrying in {EVERY:?}: {failure}"),
+        }
+        match tasks::repository::forget(&billing.admin.db).await {
+            Ok(0) => {}
+            Ok(tasks) => info!(tasks, "deleted old tasks"),
+            Err(failure) => warn!("deleting old tasks failed, retrying in {EVERY:?}: {failure}"),
+        }
+        pause = EVERY;
+    }
+}
+
+/// Runs the tasks in Stripe that are due.
+pub async fn run_tasks(billing: Billing, life: Lifecycle) {
+    const EVERY: Duration = Duration::from_secs(1);
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
+    let mut pause = EVERY;
+    while let Some(done) = after(pause, || tasks::worker::step(&billing), &life).await {
+        pause = match done {
+            Ok(_) => EVERY,
+            Err(failure) => {
+                warn!("reading the tasks in Stripe failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
+                AFTER_A_FAILURE
+            }
+        };
+    }
+}
+
+/// Shows open tasks as metrics.
+pub async fn show_attention(db: PgPool, metrics: Metrics, life: Lifecycle) {
+    const EVERY: Duration = Duration::from_secs(10);
+    let mut pause = Duration::ZERO;
+    while let Some(counts) = after(pause, || tasks::repository::counts(&db), &life).await {
+        match counts {
+            Ok(counts) => metrics.tasks.show(&counts),
+            Err(failure) => warn!("counting tasks failed, retrying in {EVERY:?}: {failure}"),
         }
         pause = EVERY;
     }

@@ -11,6 +11,7 @@ use crate::{
     administration::page::{LIMIT_MAX, Page},
     error::Error,
     subscriptions::unbilled::{self, Unbilled},
+    tasks::repository::{self as tasks, TaskView},
     webhook::failing::{self, FailingEvent},
 };
 
@@ -59,6 +60,8 @@ pub struct Attention {
     pub unbilled: Vec<Unbilled>,
     /// Events from Stripe that failed several times, or cannot be read.
     pub failing_events: Vec<FailingEvent>,
+    /// Work in Stripe that failed several times, such as restoring a planned change.
+    pub tasks: Vec<TaskView>,
 }
 
 pub async fn find(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error> {
@@ -99,5 +102,6 @@ pub async fn find(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error
         waiting_carries,
         unbilled: unbilled::list(db, catalogue, Some(ENTRIES_MAX)).await?,
         failing_events: failing::list(db, ENTRIES_MAX).await?,
+        tasks: tasks::failing(db, ENTRIES_MAX).await?,
     })
 }

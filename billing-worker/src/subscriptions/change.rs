@@ -1,8 +1,9 @@
 //! Changes of a running subscription: another plan, cancelling it, and undoing either.
 //!
 //! A larger plan begins at once and is prorated, unless the next period is requested. A smaller plan begins with the next period.
-//! A cancellation also takes effect with the next period, unless an immediate one is requested. Each change is decided from Stripe's current state, made, and read
-//! back, while the account's lease is held.
+//! A cancellation also takes effect with the next period, unless an immediate one is requested. Each change is decided from
+//! Stripe's current state, made, and read back, while the account's lease is held. A change that undoes something first is
+//! [armed](super::armed).
 
 use schema::{AccountId, Plan, subscription::SubscriptionStatus};
 use stripe_billing::subscription::{
@@ -12,18 +13,20 @@ use stripe_billing::subscription::{
 use uuid::Uuid;
 
 use super::{
+    armed::Armed,
     lease::Lease,
     payment_method,
-    planned::Priced,
+    planned::{Planned, Priced},
     prices::{self, PlanPrices},
     refresh,
+    restore::Goal,
     running::Running,
     swap::swaps,
     usage,
 };
 use crate::{
     error::Error,
-    stripe::{StripeError, Write, object::Subscription},
+    stripe::{Write, object::Subscription},
     subscriptions::billing::Billing,
 };
 
@@ -47,18 +50,19 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
+    let armed = Armed::find(billing, &lease, &running).await?;
     let is_same = running.plan() == Some(plan.id.as_str());
-    if is_same && !running.has_planned_change() {
+    if is_same && !armed.has_planned_change() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
     let begins_now = !is_same && begins_now(billing, &running, plan, when)?;
     let prices = prices::of_plan(billing, plan).await?;
     let done = if is_same {
-        running.take_back(billing).await
+        armed.take_back().await
     } else if begins_now {
-        upgrade(billing, &lease, &running, plan, &prices).await
+        upgrade(billing, &lease, &armed, plan, &prices).await
     } else {
-        change_next(billing, account, &running, &prices).await
+        change_next(billing, account, &armed, &prices).await
     };
     read_back(billing, lease, &running.customer, done).await
 }
@@ -75,12 +79,12 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
                 "the subscription is already cancelled; POST /billing/resume undoes that".to_owned(),
             ));
         }
-        CancelWhen::PeriodEnd => cancel_at_period_end(billing, account, &running).await,
+        CancelWhen::PeriodEnd => cancel_at_period_end(billing, &lease, &running).await,
         CancelWhen::Now => {
             usage::bill_ready(billing, account, &running).await?;
             // That may have taken long, and the last invoice charges the customer.
             lease.renew().await?;
-            cancel_now(billing, account, &running).await
+            cancel_now(billing, &lease, &running).await
         }
     };
     read_back(billing, lease, &running.customer, done).await
@@ -91,10 +95,11 @@ pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> 
     let billing = &billing.of(account);
     let lease = billing.lease(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
-    if !running.has_planned_change() {
+    let armed = Armed::find(billing, &lease, &running).await?;
+    if !armed.has_planned_change() {
         return Err(Error::Conflict("there is no planned change to undo".to_owned()));
     }
-    let done = running.take_back(billing).await;
+    let done = armed.take_back().await;
     read_back(billing, lease, &running.customer, done).await
 }
 
@@ -115,11 +120,11 @@ async fn read_back(billing: &Billing, lease: Lease, customer: &str, changed: Res
 async fn upgrade(
     billing: &Billing,
     lease: &Lease,
-    running: &Running,
+    armed: &Armed<'_>,
     to: &Plan,
     prices: &PlanPrices,
 ) -> Result<(), Error> {
-    let account = lease.account();
+    let (account, running) = (lease.account(), armed.running);
     payment_method::refuse_slow(billing, &running.subscription.id).await?;
     if running.is_metered() {
         // Usage that is reported before the upgrade keeps the old prices. Usage that is reported later has the new prices.
@@ -127,25 +132,19 @@ async fn upgrade(
     }
     // That may have taken long, and an upgrade charges the customer.
     lease.renew().await?;
-    let swapped = async {
-        // A schedule would undo the new prices.
-        running.release_schedule(billing).await?;
-        swap(billing, running, to, prices).await
-    };
-    let Err(failure) = swapped.await else {
-        return running.keep(billing).await;
-    };
-    match running.now(billing).await {
-        // The upgrade was made, and the response was lost.
-        Ok(now) if now.plan() == Some(to.id.as_str()) => running.keep(billing).await,
-        _ => {
-            running.put_back(billing, account).await;
-            Err(failure)
-        }
-    }
+    let goal = Goal::Now { plan: to.id.clone() };
+    armed
+        .make(goal, async {
+            // A schedule would undo the new prices.
+            running.release_schedule(billing).await?;
+            swap(billing, armed, to, prices).await?;
+            running.keep(billing).await
+        })
+        .await
 }
 
-async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPrices) -> Result<(), Error> {
+async fn swap(billing: &Billing, armed: &Armed<'_>, to: &Plan, prices: &PlanPrices) -> Result<(), Error> {
+    let running = armed.running;
     let items: Vec<UpdateSubscriptionItems> = swaps(&running.subscription, prices)
         .into_iter()
         .map(|swap| {
@@ -158,9 +157,9 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
     // The change is made only if it is paid. Stripe can hold an unpaid change back until its invoice is paid. If the
     // subscription had a schedule, this is not used, because the schedule could not be restored while Stripe holds the change
     // back.
-    let unpaid = match running.schedule {
-        Some(_) => UpdateSubscriptionPaymentBehavior::ErrorIfIncomplete,
-        None => UpdateSubscriptionPaymentBehavior::PendingIfIncomplete,
+    let unpaid = match armed.undoes_a_plan() {
+        true => UpdateSubscriptionPaymentBehavior::ErrorIfIncomplete,
+        false => UpdateSubscriptionPaymentBehavior::PendingIfIncomplete,
     };
     let mut update = UpdateSubscription::new(running.subscription.id.as_str())
         .items(items)
@@ -178,7 +177,7 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
         .map_err(Error::from)
     {
         Ok(updated) => updated,
-        Err(Error::PaymentFailed(why)) if running.schedule.is_some() => {
+        Err(Error::PaymentFailed(why)) if armed.undoes_a_plan() => {
             return Err(Error::PaymentFailed(format!(
                 "{why} If the bank asks the customer to confirm the payment, undo the planned change first: POST \
                  /billing/resume"
@@ -188,7 +187,7 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
     };
     match updated.pending_update {
         None => Ok(()),
-        Some(_) if running.has_planned_change() => Err(Error::PaymentFailed(
+        Some(_) if armed.has_planned_change() => Err(Error::PaymentFailed(
             "the larger plan begins once its invoice is paid (see POST /billing/portal-session); the subscription still ends as \
              planned: POST /billing/resume undoes that"
                 .to_owned(),
@@ -203,60 +202,50 @@ async fn swap(billing: &Billing, running: &Running, to: &Plan, prices: &PlanPric
 async fn change_next(
     billing: &Billing,
     account: AccountId,
-    running: &Running,
+    armed: &Armed<'_>,
     prices: &PlanPrices,
 ) -> Result<(), Error> {
+    let running = armed.running;
     let metered = prices.metered.iter().map(|(_, price)| (price.clone(), None));
     let next: Vec<Priced> = std::iter::once((prices.plan.clone(), Some(1))).chain(metered).collect();
-    let planned = async {
-        // Stripe allows one schedule at a time, and none together with a cancellation.
-        running.take_back(billing).await?;
-        running.plan_next(billing, account, &next).await
-    };
-    or_put_back(billing, account, running, planned.await).await
+    let goal = Goal::Planned(Planned::plan(next.clone()));
+    armed
+        .make(goal, async {
+            // Stripe allows one schedule at a time, and none together with a cancellation.
+            running.take_back(billing).await?;
+            running.plan_next(billing, account, &next).await
+        })
+        .await
 }
 
-async fn cancel_at_period_end(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
-    let cancelled = async {
-        running.release_schedule(billing).await?;
-        let update = UpdateSubscription::new(running.subscription.id.as_str()).cancel_at_period_end(true);
-        billing
-            .stripe()?
-            .write::<Subscription>(&update, Write::Settable)
-            .await?;
-        Ok(())
-    };
-    or_put_back(billing, account, running, cancelled.await).await
+async fn cancel_at_period_end(billing: &Billing, lease: &Lease, running: &Running) -> Result<(), Error> {
+    let at = running.period_end();
+    let goal = Goal::Planned(Planned::End { at, with_period: true });
+    let armed = Armed::find(billing, lease, running).await?;
+    armed
+        .make(goal, async {
+            running.release_schedule(billing).await?;
+            running.plan_end(billing, at, true).await
+        })
+        .await
 }
 
-async fn cancel_now(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
-    let cancelled = async {
-        running.release_schedule(billing).await?;
-        // With an invoice for the usage so far. Without one, that usage would never be billed.
-        let cancel = CancelSubscription::new(running.subscription.id.as_str())
-            .invoice_now(true)
-            .prorate(false);
-        match billing.stripe()?.write::<Subscription>(&cancel, Write::Settable).await {
-            Ok(_) => Ok(()),
-            // An earlier attempt cancelled it, and its response was lost: Stripe's state shows that.
-            Err(StripeError::Refused(_)) if !running.is_still_live(billing).await? => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    };
-    or_put_back(billing, account, running, cancelled.await).await
-}
-
-/// If the change failed, restores the changes that were planned before.
-async fn or_put_back(
-    billing: &Billing,
-    account: AccountId,
-    running: &Running,
-    done: Result<(), Error>,
-) -> Result<(), Error> {
-    if done.is_err() {
-        running.put_back(billing, account).await;
-    }
-    done
+async fn cancel_now(billing: &Billing, lease: &Lease, running: &Running) -> Result<(), Error> {
+    let armed = Armed::find(billing, lease, running).await?;
+    armed
+        .make(Goal::End, async {
+            running.release_schedule(billing).await?;
+            // With an invoice for the usage so far. Without one, that usage would never be billed.
+            let cancel = CancelSubscription::new(running.subscription.id.as_str())
+                .invoice_now(true)
+                .prorate(false);
+            billing
+                .stripe()?
+                .write::<Subscription>(&cancel, Write::Settable)
+                .await?;
+            Ok(())
+        })
+        .await
 }
 
 /// Whether the plan begins at once, and not with the next period.

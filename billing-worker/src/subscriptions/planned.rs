@@ -1,8 +1,7 @@
-//! Planned changes of a subscription: another plan from the next period on, or its end. Plans them, undoes them, and restores
-//! them if the change that replaced them failed.
+//! Planned changes of a subscription: another plan from the next period on, or its end. Reads them, plans them and undoes them.
 
 use schema::AccountId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use stripe_billing::{
     SubscriptionScheduleEndBehavior,
     subscription::{UpdateSubscription, UpdateSubscriptionCancelAt},
@@ -14,7 +13,6 @@ use stripe_billing::{
     },
 };
 use stripe_client_core::{RequestBuilder, StripeMethod, StripeRequest};
-use tracing::error;
 use uuid::Uuid;
 
 use super::running::Running;
@@ -29,6 +27,28 @@ use crate::{
 
 /// A price of a phase and its quantity; `None`: a metered price.
 pub type Priced = (String, Option<u64>);
+
+/// What is planned for a subscription.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Planned {
+    Nothing,
+    /// A plan with these prices, from the next period on. Sorted.
+    Plan(Vec<Priced>),
+    /// Its end.
+    End {
+        at: i64,
+        /// It was cancelled at the end of its period, and not at a time.
+        with_period: bool,
+    },
+}
+
+impl Planned {
+    pub fn plan(mut prices: Vec<Priced>) -> Self {
+        prices.sort_unstable();
+        Self::Plan(prices)
+    }
+}
 
 /// Clears `cancel_at`, for which the typed request has no value.
 struct WithoutEnd<'a> {
@@ -55,8 +75,31 @@ impl Running {
         self.schedule.is_some() || self.subscription.cancel_at.is_some()
     }
 
-    /// Plans these prices from the next period on, by a schedule of two phases: the running one to its end, then this one, without
-    /// an end. The caller makes sure that nothing else is planned.
+    /// What is planned. A schedule without a next phase plans nothing.
+    pub fn planned(&self) -> Planned {
+        let next = self
+            .schedule
+            .as_ref()
+            .and_then(|schedule| schedule.phase_from(self.period_end()));
+        if let Some(phase) = next {
+            let prices = phase
+                .items
+                .iter()
+                .map(|item| (item.price.id().to_owned(), item.quantity));
+            return Planned::plan(prices.collect());
+        }
+        match self.subscription.cancel_at {
+            Some(at) => Planned::End {
+                at,
+                with_period: self.subscription.cancel_at_period_end,
+            },
+            None => Planned::Nothing,
+        }
+    }
+
+    /// Plans these prices from the next period on, by a schedule of two phases: the running one to its end, then this one,
+    /// without an end. The caller makes sure that nothing else is planned. If it stops in between, a schedule without a next
+    /// phase is left, which changes nothing.
     pub async fn plan_next(&self, billing: &Billing, account: AccountId, next: &[Priced]) -> Result<(), Error> {
         let stripe = billing.stripe()?;
         let create = CreateSubscriptionSchedule::new().from_subscription(self.subscription.id.clone());
@@ -78,12 +121,21 @@ impl Running {
         let update = UpdateSubscriptionSchedule::new(schedule.id.as_str())
             .phases(vec![running, following])
             .end_behavior(SubscriptionScheduleEndBehavior::Release);
-        let planned = stripe.write::<serde_json::Value>(&update, Write::Settable).await;
-        if let Err(error) = planned {
-            // A schedule without a second phase changes nothing, and would block the next attempt.
-            release(billing, &schedule).await.ok();
-            return Err(error.into());
-        }
+        stripe.write::<serde_json::Value>(&update, Write::Settable).await?;
+        Ok(())
+    }
+
+    /// Plans its end. A time that has passed becomes the end of the running period.
+    pub async fn plan_end(&self, billing: &Billing, at: i64, with_period: bool) -> Result<(), Error> {
+        let update = UpdateSubscription::new(self.subscription.id.as_str());
+        let update = match with_period || at <= billing.clock.now_s() {
+            true => update.cancel_at_period_end(true),
+            false => update.cancel_at(UpdateSubscriptionCancelAt::Timestamp(at)),
+        };
+        billing
+            .stripe()?
+            .write::<Subscription>(&update, Write::Settable)
+            .await?;
         Ok(())
     }
 
@@ -91,18 +143,6 @@ impl Running {
     pub async fn take_back(&self, billing: &Billing) -> Result<(), Error> {
         self.release_schedule(billing).await?;
         self.keep(billing).await
-    }
-
-    /// Restores planned changes that [`Self::take_back`] undid. If that fails, too, an error is logged for the operator, because
-    /// the customer relies on them.
-    pub async fn put_back(&self, billing: &Billing, account: AccountId) {
-        if let Err(failure) = self.try_to_put_back(billing, account).await {
-            error!(
-                account.id = %account,
-                stripe_subscription.id = self.subscription.id,
-                "a change failed, and the change that was planned before could not be restored: {failure}"
-            );
-        }
     }
 
     /// The subscription continues as it is, without a schedule.
@@ -134,52 +174,6 @@ impl Running {
                     .to_owned(),
             )),
         }
-    }
-
-    async fn try_to_put_back(&self, billing: &Billing, account: AccountId) -> Result<(), Error> {
-        let now = match self.now(billing).await {
-            // The plan is another one, so the change was made after all. The earlier planned changes do not apply to it.
-            Ok(now) if now.subscription.id == self.subscription.id && now.plan() == self.plan() => now,
-            Ok(_) | Err(Error::NotSubscribed) => return Ok(()),
-            Err(failure) => return Err(failure),
-        };
-        let planned = |of: &Self| {
-            let phase = of.schedule.as_ref()?.phase_from(self.period_end())?;
-            let priced = phase
-                .items
-                .iter()
-                .map(|item| (item.price.id().to_owned(), item.quantity));
-            Some(priced.collect::<Vec<Priced>>())
-        };
-        let before = planned(self);
-        let is_scheduled = |of: &Self| of.schedule.is_some();
-        if before == planned(&now)
-            && is_scheduled(self) == is_scheduled(&now)
-            && self.subscription.cancel_at == now.subscription.cancel_at
-        {
-            return Ok(());
-        }
-        // A schedule that was created and not completed, or a cancellation whose response was lost.
-        now.release_schedule(billing).await?;
-        if self.subscription.cancel_at.is_none() {
-            now.keep(billing).await?;
-        }
-        if let Some(before) = before {
-            return now.plan_next(billing, account, &before).await;
-        }
-        let Some(at) = self.subscription.cancel_at else {
-            return Ok(());
-        };
-        let update = UpdateSubscription::new(self.subscription.id.as_str());
-        let update = match self.subscription.cancel_at_period_end {
-            true => update.cancel_at_period_end(true),
-            false => update.cancel_at(UpdateSubscriptionCancelAt::Timestamp(at)),
-        };
-        billing
-            .stripe()?
-            .write::<Subscription>(&update, Write::Settable)
-            .await?;
-        Ok(())
     }
 }
 

@@ -50,19 +50,6 @@ impl Running {
         })
     }
 
-    /// Reads it again.
-    pub async fn now(&self, billing: &Billing) -> Result<Self, Error> {
-        Self::of_customer(billing, self.customer.clone()).await
-    }
-
-    pub async fn is_still_live(&self, billing: &Billing) -> Result<bool, Error> {
-        match self.now(billing).await {
-            Ok(now) => Ok(now.subscription.id == self.subscription.id),
-            Err(Error::NotSubscribed) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     pub fn plan(&self) -> Option<&str> {
         self.subscription.plan_item()?.price.plan()
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::rig::{Rig, Subscriber, with_overage};
 
 /// A catalogue with a plan between Pro and Enterprise.
-fn with_team() -> Catalogue {
+pub(super) fn with_team() -> Catalogue {
     let team = "[[plan]]
 id = \"team\"
 name = \"Team\"
@@ -29,7 +29,7 @@ id = \"enterprise\"";
 }
 
 /// A Team subscription, its account and its id.
-async fn team() -> (Rig, Subscriber, String) {
+pub(super) async fn team() -> (Rig, Subscriber, String) {
     let rig = Rig::with(StripeDoubleOptions::default(), with_team()).await;
     rig.listen();
     let ada = rig.subscribed("ada", "team").await;
@@ -38,7 +38,7 @@ async fn team() -> (Rig, Subscriber, String) {
 }
 
 /// The plan, whether it is due to end, and the plan that is next.
-async fn planned(rig: &Rig, who: &Subscriber) -> (String, bool, Option<String>) {
+pub(super) async fn planned(rig: &Rig, who: &Subscriber) -> (String, bool, Option<String>) {
     let subscription = rig.subscription(who).await;
     let text = |field: &str| subscription[field].as_str().map(str::to_owned);
     (
@@ -48,7 +48,7 @@ async fn planned(rig: &Rig, who: &Subscriber) -> (String, bool, Option<String>) 
     )
 }
 
-fn is(plan: &str, ends: bool, then: Option<&str>) -> (String, bool, Option<String>) {
+pub(super) fn is(plan: &str, ends: bool, then: Option<&str>) -> (String, bool, Option<String>) {
     (plan.to_owned(), ends, then.map(str::to_owned))
 }
 

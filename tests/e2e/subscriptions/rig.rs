@@ -1,7 +1,7 @@
 //! The public API and the inbox of a billing worker with a real PostgreSQL and the fake Stripe, in this process. One clock is
 //! advanced for both.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use axum::{Router, extract::Request};
@@ -109,6 +109,17 @@ impl Rig {
     /// From now on, this many reads and this many writes per second.
     pub(super) async fn slow_down(&mut self, calls_per_second: u32) {
         self.settings.stripe.stripe_calls_per_second = calls_per_second;
+        self.restart().await;
+    }
+
+    /// From now on, a call to Stripe may take this long.
+    pub(super) async fn be_patient(&mut self, timeout: Duration) {
+        self.settings.stripe.stripe_timeout = timeout;
+        self.restart().await;
+    }
+
+    /// With the current settings.
+    async fn restart(&mut self) {
         let client = Stripe::new(&self.settings.stripe, Default::default()).unwrap().unwrap();
         let reporter = Reporter {
             stripe: client,

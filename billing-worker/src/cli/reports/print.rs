@@ -92,6 +92,13 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
         });
         let heading = row(["event", "type", "state", "attempts", ""]);
         let events: Vec<_> = [heading].into_iter().chain(events).collect();
+        let tasks = attention.tasks.iter().map(|task| {
+            let (account, attempts) = (task.account_id.to_string(), task.attempts.to_string());
+            let error = task.error.as_deref().unwrap_or_default();
+            row([&account, &task.kind, &task.state, &attempts, error])
+        });
+        let heading = row(["account", "task", "state", "attempts", ""]);
+        let tasks: Vec<_> = [heading].into_iter().chain(tasks).collect();
         let part = |name: &str, rows: &[Vec<String>]| match rows {
             [_] => format!("{name}: none"),
             rows => format!("{name}:\n{}", table(rows)),
@@ -109,6 +116,7 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
                 "events from Stripe that fail (`stripe retry` tries a parked one again)",
                 &events,
             ),
+            part("tasks in Stripe that fail, and are repeated until they succeed", &tasks),
         ]
         .join("\n\n")
     })
