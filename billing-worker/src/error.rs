@@ -53,6 +53,11 @@ pub enum Error {
     KeyUnchecked(sqlx::Error),
     #[error("the account already has a subscription to `{plan}`: change it with POST /billing/upgrade, or cancel it")]
     AlreadySubscribed { plan: String },
+    #[error(
+        "the account's customer in Stripe already pays for the subscription {subscription}, which is for no plan here; nothing \
+         was started: ask the operator, who finds it in `billing-worker reports attention`"
+    )]
+    UnknownSubscription { subscription: String },
     #[error("the account has no subscription: start one with POST /billing/create-checkout-session")]
     NotSubscribed,
     #[error("the account already has the plan `{plan}`")]

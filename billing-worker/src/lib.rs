@@ -21,6 +21,7 @@
 //! | notifying accounts of their usage | [`notices`] |
 //! | applying Stripe's events | [`webhook`] |
 //! | work that must still happen in Stripe | [`tasks`] |
+//! | states in Stripe that an operator must solve | [`findings`] |
 //! | migrations, and the availability of the database | [`database`] |
 //! | errors of requests and commands | [`error`] |
 //! | the client of Stripe's API | [`stripe`] |
@@ -45,6 +46,7 @@ pub mod config;
 pub mod corrections;
 pub mod database;
 pub mod error;
+pub mod findings;
 pub mod http;
 pub mod metrics;
 pub mod notices;

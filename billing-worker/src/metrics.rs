@@ -13,7 +13,10 @@ use prometheus_client::{
 };
 use service::server::ServerMetrics;
 
-use crate::{reports::ReportMetrics, runs::SettleMetrics, stripe::StripeMetrics, tasks::metrics::TaskMetrics};
+use crate::{
+    findings::metrics::FindingMetrics, reports::ReportMetrics, runs::SettleMetrics, stripe::StripeMetrics,
+    tasks::metrics::TaskMetrics,
+};
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
@@ -27,6 +30,7 @@ pub struct Metrics {
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
     pub tasks: TaskMetrics,
+    pub findings: FindingMetrics,
     /// Of the calls to Stripe.
     pub stripe: StripeMetrics,
     /// Of the public port.
@@ -88,6 +92,7 @@ impl Metrics {
         self.reports.register(registry);
         self.settle.register(registry);
         self.tasks.register(registry);
+        self.findings.register(registry);
     }
 
     pub fn request_shed(&self) {

@@ -17,6 +17,7 @@
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
 //! | an account's invoices | [`invoices`] |
+//! | what an operator must solve about them | [`irregular`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
 mod armed;
@@ -27,6 +28,7 @@ pub mod checkout;
 pub mod current;
 mod eligibility;
 pub mod invoices;
+mod irregular;
 pub mod lease;
 pub mod listing;
 pub mod mirror;

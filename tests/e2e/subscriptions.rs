@@ -6,6 +6,7 @@ mod billed;
 mod catalogue;
 mod crowd;
 mod faults;
+mod findings;
 mod invoices;
 mod leases;
 mod life;

@@ -14,6 +14,7 @@ use crate::{
     administration::Administration,
     corrections::duplicates::{self, Returns},
     error::Error,
+    findings,
     metrics::Metrics,
     reports, retention, stripe,
     subscriptions::{billing::Billing, unbilled},
@@ -176,14 +177,21 @@ pub async fn run_tasks(billing: Billing, life: Lifecycle) {
     }
 }
 
-/// Shows open tasks as metrics.
+/// Shows open tasks and findings as metrics.
 pub async fn show_attention(db: PgPool, metrics: Metrics, life: Lifecycle) {
     const EVERY: Duration = Duration::from_secs(10);
+    let count = || async {
+        let open = tasks::repository::counts(&db).await?;
+        Ok::<_, Error>((open, findings::repository::counts(&db).await?))
+    };
     let mut pause = Duration::ZERO;
-    while let Some(counts) = after(pause, || tasks::repository::counts(&db), &life).await {
+    while let Some(counts) = after(pause, count, &life).await {
         match counts {
-            Ok(counts) => metrics.tasks.show(&counts),
-            Err(failure) => warn!("counting tasks failed, retrying in {EVERY:?}: {failure}"),
+            Ok((open, found)) => {
+                metrics.tasks.show(&open);
+                metrics.findings.show(&found);
+            }
+            Err(failure) => warn!("counting tasks and findings failed, retrying in {EVERY:?}: {failure}"),
         }
         pause = EVERY;
     }

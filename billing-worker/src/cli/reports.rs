@@ -37,7 +37,7 @@ pub enum ReportsCommand {
         #[command(flatten)]
         page: PageArguments,
     },
-    /// Show what needs an operator: reports, events and tasks that fail, drifts, waiting carries, subscriptions that lack a metered price
+    /// Show what needs an operator: reports, events and tasks that fail, drifts, waiting carries, findings in Stripe
     Attention,
     /// Retry a parked report
     Retry { identifier: String },

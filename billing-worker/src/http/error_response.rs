@@ -44,6 +44,7 @@ fn kind(error: &Error) -> Kind {
         Error::KeyEnded { .. } => Kind::KeyEnded,
         Error::PlanInUse { .. } => Kind::PlanInUse,
         Error::AlreadySubscribed { .. } => Kind::AlreadySubscribed,
+        Error::UnknownSubscription { .. } => Kind::UnknownSubscription,
         Error::NotSubscribed => Kind::NotSubscribed,
         Error::SamePlan { .. } => Kind::SamePlan,
         Error::NotForSale { .. } => Kind::NotForSale,

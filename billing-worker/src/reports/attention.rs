@@ -10,6 +10,7 @@ use super::list::{self, ReportState, ReportView};
 use crate::{
     administration::page::{LIMIT_MAX, Page},
     error::Error,
+    findings::repository::{self as findings, FindingView},
     subscriptions::unbilled::{self, Unbilled},
     tasks::repository::{self as tasks, TaskView},
     webhook::failing::{self, FailingEvent},
@@ -62,6 +63,8 @@ pub struct Attention {
     pub failing_events: Vec<FailingEvent>,
     /// Work in Stripe that failed several times, such as restoring a planned change.
     pub tasks: Vec<TaskView>,
+    /// States in Stripe that are wrong, with what to do about each.
+    pub findings: Vec<FindingView>,
 }
 
 pub async fn find(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error> {
@@ -103,5 +106,6 @@ pub async fn find(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error
         unbilled: unbilled::list(db, catalogue, Some(ENTRIES_MAX)).await?,
         failing_events: failing::list(db, ENTRIES_MAX).await?,
         tasks: tasks::failing(db, ENTRIES_MAX).await?,
+        findings: findings::list(db, ENTRIES_MAX).await?,
     })
 }

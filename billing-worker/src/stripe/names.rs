@@ -16,6 +16,9 @@ pub const META_ACCOUNT: &str = "trendit_account";
 /// Metadata of an invoice item or an invoice for late usage: the carry that it bills.
 pub const META_CARRY: &str = "trendit_carry";
 
+/// Metadata of a subscription or price that operators set: `ignore` says that it is for another product than these plans.
+pub const META_IGNORE: (&str, &str) = ("trendit", "ignore");
+
 /// In a meter event's payload: the customer, and the units.
 pub const PAYLOAD_CUSTOMER: &str = "stripe_customer_id";
 pub const PAYLOAD_VALUE: &str = "value";
@@ -28,6 +31,11 @@ pub fn meter_event_name(usage_type: impl Display) -> String {
 /// A plan's product.
 pub fn product_id(plan: &str) -> String {
     format!("trendit_{plan}")
+}
+
+/// The plan of a plan's product.
+pub fn plan_of_product(product_id: &str) -> Option<&str> {
+    product_id.strip_prefix("trendit_")
 }
 
 /// The product of a usage type that a plan bills: a line of its own on invoices.

@@ -149,7 +149,7 @@ async fn swap(billing: &Billing, armed: &Armed<'_>, to: &Plan, prices: &PlanPric
         .into_iter()
         .map(|swap| {
             let mut item = UpdateSubscriptionItems::new();
-            (item.id, item.price) = (swap.item, swap.price);
+            (item.id, item.price, item.quantity) = (swap.item, swap.price, swap.quantity);
             item.deleted = swap.deleted.then_some(true);
             item
         })

@@ -5,19 +5,26 @@ use sqlx::PgPool;
 
 use super::{
     billing::Billing,
+    listing,
     running::Running,
     unpaid::{self, Begun},
 };
-use crate::error::Error;
+use crate::{error::Error, stripe::object::Subscription};
 
-/// Fails if the customer already has a subscription, because a second one would be billed as well.
+/// Fails if the customer already has a subscription, because a second one would be billed as well. The first one may be for a
+/// plan that nobody recognises here.
 pub(super) async fn refuse_second(billing: &Billing, customer: &str) -> Result<(), Error> {
-    match Running::of_customer(billing, customer.to_owned()).await {
-        Ok(running) => Err(Error::AlreadySubscribed {
-            plan: running.plan().unwrap_or_default().to_owned(),
+    let all = listing::all(billing.stripe()?, customer).await?;
+    if let Some(item) = listing::current(&all).and_then(Subscription::plan_item) {
+        return Err(Error::AlreadySubscribed {
+            plan: item.price.plan().unwrap_or_default().to_owned(),
+        });
+    }
+    match listing::unknown(&all) {
+        Some(unknown) => Err(Error::UnknownSubscription {
+            subscription: unknown.id.clone(),
         }),
-        Err(Error::NotSubscribed) => Ok(()),
-        Err(error) => Err(error),
+        None => Ok(()),
     }
 }
 

@@ -41,6 +41,15 @@ pub fn current<'a>(subscriptions: impl IntoIterator<Item = &'a Subscription>) ->
     running.max_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)))
 }
 
+/// A running subscription to none of our plans, unless an operator says that it is for another product.
+pub fn unknown(subscriptions: &[Subscription]) -> Option<&Subscription> {
+    subscriptions.iter().find(|one| is_unknown(one))
+}
+
+pub(super) fn is_unknown(one: &Subscription) -> bool {
+    is_live(one) && one.plan_item().is_none() && !one.is_ignored()
+}
+
 fn is_live(subscription: &Subscription) -> bool {
     SubscriptionStatus::from_stored(&subscription.status).is_some_and(SubscriptionStatus::is_live)
 }

@@ -1,13 +1,13 @@
 //! A customer's subscriptions in Stripe as they are stored here. Pure: the result depends only on Stripe's current state, so the
 //! order of events does not matter.
 
-use schema::{Catalogue, SubscriptionId, UsageType};
+use schema::{Catalogue, SubscriptionId, subscription::SubscriptionStatus};
 
 use super::{
-    listing,
+    irregular, listing,
     mirrored::{Fetched, Mirrored, Unmirrored, mirrored, subscription_id},
 };
-use crate::stripe::object::Subscription;
+use crate::{findings::finding::Finding, stripe::object::Subscription};
 
 /// All of a customer's subscriptions to plans of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,8 +15,8 @@ pub struct Mirror {
     pub subscriptions: Vec<Mirrored>,
     /// The one that decides what the account may do.
     pub current: Option<SubscriptionId>,
-    /// For an operator to look at.
-    pub alarms: Vec<String>,
+    /// What an operator must solve.
+    pub findings: Vec<Finding>,
 }
 
 /// `grace_s`: how long a subscription keeps working after a failed payment.
@@ -27,53 +27,39 @@ pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64
         match mirrored(catalogue, one, grace_s, now) {
             Ok(mirrored) => {
                 if mirrored.is_live() {
-                    mirror.alarms.extend(unbilled(catalogue, &mirrored));
+                    let found = irregular::of_live(catalogue, &one.subscription, &mirrored);
+                    mirror.findings.extend(found);
                     live.push(&one.subscription);
                 }
                 mirror.subscriptions.push(mirrored);
             }
-            // A product of another service in the same Stripe account.
-            Err(Unmirrored::NotOurs) => {}
-            Err(Unmirrored::Unreadable(why)) => mirror.alarms.push(format!("{}: {why}", one.subscription.id)),
+            Err(Unmirrored::NotOurs) => {
+                let unknown = Some(&one.subscription).filter(|one| listing::is_unknown(one));
+                mirror.findings.extend(unknown.map(irregular::unknown));
+            }
+            // Nothing depends on one that has ended.
+            Err(Unmirrored::Unreadable(why)) => {
+                let status = SubscriptionStatus::from_stored(&one.subscription.status);
+                if status.is_none_or(SubscriptionStatus::is_live) {
+                    mirror.findings.push(irregular::unreadable(&one.subscription, &why));
+                }
+            }
         }
     }
     live.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-    if live.len() > 1 {
-        let ids: Vec<&str> = live.iter().map(|one| one.id.as_str()).collect();
-        mirror.alarms.push(format!(
-            "the customer pays for {} subscriptions ({}): cancel all but one in Stripe",
-            ids.len(),
-            ids.join(", ")
-        ));
-    }
+    mirror.findings.extend(irregular::several(&live));
+    mirror
+        .findings
+        .sort_by(|a, b| (a.kind, &a.subject).cmp(&(b.kind, &b.subject)));
     mirror.current = listing::current(live).map(|one| subscription_id(&one.id));
     mirror.subscriptions.sort_by(|a, b| a.stripe_id.cmp(&b.stripe_id));
     mirror
 }
 
-/// Names usage types that the plan bills and the subscription does not, because it began before the catalogue billed them.
-fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
-    let is_billed = |usage_type: &UsageType| {
-        of.items
-            .iter()
-            .any(|item| item.usage_type.as_deref() == Some(usage_type.name()))
-    };
-    let billed = catalogue.billed(catalogue.plan(&of.plan)?);
-    let missing: Vec<_> = billed
-        .filter(|usage_type| !is_billed(usage_type))
-        .map(UsageType::name)
-        .collect();
-    (!missing.is_empty()).then(|| {
-        let (id, plan, missing) = (&of.stripe_id, &of.plan, missing.join(", "));
-        format!(
-            "{id} has no price for usage that its plan `{plan}` bills ({missing}): run `billing-worker stripe sync`"
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::findings::finding::FindingKind;
     use serde_json::{Value, json};
 
     const START: i64 = 1_790_000_000;
@@ -105,6 +91,10 @@ mod tests {
         mirror(&Catalogue::built_in(), fetched, 3 * 86_400, START + 5)
     }
 
+    fn kinds(mirror: &Mirror) -> Vec<FindingKind> {
+        mirror.findings.iter().map(|finding| finding.kind).collect()
+    }
+
     #[test]
     fn the_newest_live_subscription_is_current_in_any_order() {
         let old = fetched("sub_a", "pro", "active", json!({ "created": START - 10 }));
@@ -119,7 +109,8 @@ mod tests {
         assert_eq!(one, of(&[gone, new, old]));
         assert_eq!(one.current, Some(subscription_id("sub_b")));
         assert_eq!(one.subscriptions.len(), 3);
-        assert!(one.alarms[0].contains("sub_a, sub_b"), "{:?}", one.alarms);
+        assert_eq!(kinds(&one), [FindingKind::TwoSubscriptions]);
+        assert!(one.findings[0].text.contains("sub_a, sub_b"), "{:?}", one.findings);
     }
 
     #[test]
@@ -186,21 +177,22 @@ mod tests {
     }
 
     #[test]
-    fn a_live_subscription_without_a_price_for_billed_usage_raises_an_alarm() {
+    fn a_live_subscription_without_a_price_for_billed_usage_is_a_finding() {
         let text = include_str!("../../../schema/plans.toml").replacen(
             "usage.export = { limit = 100 }",
             "usage.export = { mode = \"metered\", unit_price_micros = 1 }",
             1,
         );
         let catalogue = Catalogue::parse(&text).unwrap();
-        let alarms = |of: &[Fetched]| mirror(&catalogue, of, 0, START + 5).alarms;
-        let [alarm] = alarms(&[fetched("sub_a", "pro", "active", json!({}))])
+        let findings = |of: &[Fetched]| mirror(&catalogue, of, 0, START + 5).findings;
+        let [finding] = findings(&[fetched("sub_a", "pro", "active", json!({}))])
             .try_into()
             .unwrap();
-        assert!(
-            alarm.contains("sub_a") && alarm.contains("(export)") && alarm.contains("stripe sync"),
-            "{alarm}"
+        assert_eq!(
+            (finding.kind, finding.subject.as_str()),
+            (FindingKind::UnbilledUsage, "sub_a")
         );
+        assert!(finding.text.contains("(export)"), "{finding:?}");
         let billed = json!({ "items": { "data": [
             { "id": "si_1", "price": price("price_pro", "pro"), "current_period_start": START, "current_period_end": END },
             { "id": "si_2", "current_period_start": START, "current_period_end": END, "price": {
@@ -212,21 +204,90 @@ mod tests {
             fetched("sub_a", "enterprise", "active", json!({})),
             fetched("sub_a", "pro", "canceled", json!({})),
         ] {
-            assert_eq!(alarms(&[fine]), Vec::<String>::new());
+            assert_eq!(findings(&[fine]), []);
+        }
+    }
+
+    /// A licensed price that nobody here made, on this product.
+    fn foreign(product: &str, more: Value) -> Value {
+        let mut item = json!({ "id": "si_1", "current_period_start": START, "current_period_end": END, "quantity": 1,
+            "price": { "id": "price_x", "currency": "usd", "product": product, "recurring": { "usage_type": "licensed" } } });
+        item["price"]
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        json!({ "items": { "data": [item] } })
+    }
+
+    #[test]
+    fn a_price_that_was_made_on_our_product_gives_its_plan() {
+        let mirror = of(&[fetched("sub_a", "", "active", foreign("trendit_pro", json!({})))]);
+        assert_eq!(mirror.subscriptions[0].plan, "pro");
+        assert!(mirror.current.is_some());
+        assert_eq!(kinds(&mirror), [FindingKind::ForeignPrice]);
+        // Metadata say more than the product.
+        let named = foreign("trendit_pro", json!({ "metadata": { "trendit_plan": "enterprise" } }));
+        let mirror = of(&[fetched("sub_a", "", "active", named)]);
+        assert_eq!(
+            (mirror.subscriptions[0].plan.as_str(), kinds(&mirror)),
+            ("enterprise", vec![])
+        );
+        // A metered price is not a plan, and a plan is paid each month.
+        for recurring in [
+            json!({ "usage_type": "metered" }),
+            json!({ "usage_type": "licensed", "interval": "year", "interval_count": 1 }),
+            json!({ "usage_type": "licensed", "interval": "month", "interval_count": 3 }),
+        ] {
+            let other = foreign("trendit_pro", json!({ "recurring": recurring }));
+            let mirror = of(&[fetched("sub_a", "", "active", other)]);
+            assert_eq!(
+                (mirror.current, kinds(&mirror)),
+                (None, vec![FindingKind::UnknownSubscription])
+            );
         }
     }
 
     #[test]
-    fn foreign_subscriptions_are_ignored_and_unreadable_ones_raise_an_alarm() {
-        let foreign = json!({ "items": { "data": [{ "id": "si_1", "current_period_start": START, "current_period_end": END,
-            "price": { "id": "price_x", "currency": "usd", "product": "prod_x" } }] } });
-        assert_eq!(of(&[fetched("sub_a", "pro", "active", foreign)]), Mirror::default());
-        for odd in [
-            fetched("sub_a", "gone", "active", json!({})),
-            fetched("sub_a", "pro", "asleep", json!({})),
+    fn an_unknown_live_subscription_is_a_finding_unless_an_operator_marks_it() {
+        for (status, more, expected) in [
+            ("active", json!({}), vec![FindingKind::UnknownSubscription]),
+            ("past_due", json!({}), vec![FindingKind::UnknownSubscription]),
+            ("canceled", json!({}), vec![]),
+            ("incomplete", json!({}), vec![]),
+            ("active", json!({ "metadata": { "trendit": "ignore" } }), vec![]),
         ] {
-            let mirror = of(&[odd]);
-            assert_eq!((mirror.subscriptions.len(), mirror.alarms.len()), (0, 1));
+            let mirror = of(&[fetched("sub_a", "", status, foreign("prod_x", more.clone()))]);
+            assert_eq!((mirror.current, kinds(&mirror)), (None, expected), "{status} {more}");
+        }
+        let mut marked = foreign("prod_x", json!({}));
+        marked["metadata"] = json!({ "trendit": "ignore" });
+        assert_eq!(of(&[fetched("sub_a", "", "active", marked)]), Mirror::default());
+    }
+
+    #[test]
+    fn a_quantity_and_a_pause_are_findings_while_the_subscription_lives() {
+        let mut odd = foreign("trendit_pro", json!({ "metadata": { "trendit_plan": "pro" } }));
+        odd["items"]["data"][0]["quantity"] = json!(3);
+        odd["pause_collection"] = json!({ "behavior": "void", "resumes_at": null });
+        let mirror = of(&[fetched("sub_a", "", "active", odd.clone())]);
+        assert_eq!(kinds(&mirror), [FindingKind::PausedCollection, FindingKind::Quantity]);
+        assert!(mirror.findings[0].text.contains("void") && mirror.findings[1].text.contains("3 times"));
+        assert_eq!(kinds(&of(&[fetched("sub_a", "", "canceled", odd)])), []);
+    }
+
+    #[test]
+    fn an_unreadable_subscription_is_a_finding_until_it_has_ended() {
+        for (plan, status, expected) in [
+            ("gone", "active", vec![FindingKind::UnreadableSubscription]),
+            ("pro", "asleep", vec![FindingKind::UnreadableSubscription]),
+            ("gone", "canceled", vec![]),
+        ] {
+            let mirror = of(&[fetched("sub_a", plan, status, json!({}))]);
+            assert_eq!(
+                (mirror.subscriptions.len(), kinds(&mirror)),
+                (0, expected),
+                "{plan} {status}"
+            );
         }
     }
 }

@@ -101,12 +101,13 @@ fn subscription_request(
     prices: &PlanPrices,
     trial_days: Option<u32>,
 ) -> CreateSubscription {
-    let item = |price: String| {
+    let item = |price: &String, quantity: Option<u64>| {
         let mut item = CreateSubscriptionItems::new();
-        item.price = Some(price);
+        (item.price, item.quantity) = (Some(price.clone()), quantity);
         item
     };
-    let items: Vec<_> = prices.ids().into_iter().map(item).collect();
+    let metered = prices.metered.iter().map(|(_, price)| item(price, None));
+    let items: Vec<_> = std::iter::once(item(&prices.plan, Some(1))).chain(metered).collect();
     let mut payment = CreateSubscriptionPaymentSettings::new();
     payment.save_default_payment_method =
         Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);

@@ -106,7 +106,8 @@ impl Running {
         let key = format!("schedule-{account}-{}", Uuid::now_v7());
         let schedule: Schedule = stripe.write(&create, Write::Keyed(&key)).await?;
         let now_items = self.subscription.items.data.iter();
-        let now_items = now_items.map(|item| phase_item(&item.price.id, (!item.price.is_metered()).then_some(1)));
+        // The running phase changes nothing.
+        let now_items = now_items.map(|item| phase_item(&item.price.id, item.quantity));
         let mut running = UpdateSubscriptionSchedulePhases::new(now_items.collect::<Vec<_>>());
         let start = schedule
             .phases

@@ -57,7 +57,7 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
             .into_iter()
             .map(|swap| {
                 let mut item = CreatePreviewInvoiceSubscriptionDetailsItems::new();
-                (item.id, item.price) = (swap.item, swap.price);
+                (item.id, item.price, item.quantity) = (swap.item, swap.price, swap.quantity);
                 item.deleted = swap.deleted.then_some(true);
                 item
             })

@@ -19,6 +19,10 @@ use crate::{
     accounts::{self, customers, pool_limits},
     administration::audit,
     error::Error,
+    findings::{
+        finding::{Finding, FindingKind},
+        repository as findings,
+    },
     stripe::{
         Stripe, StripeError,
         object::{Customer, Invoice, List, Reference, Schedule, Subscription},
@@ -53,12 +57,14 @@ pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<b
         }
     };
     let mirror = mirror(&billing.admin.catalogue, &fetched, billing.settings.grace_s(), now);
-    for alarm in &mirror.alarms {
-        error!(account.id = %account, customer.id = customer, "a subscription needs attention: {alarm}");
-    }
     accounts::lock(&mut tx, account).await?;
     let changed = write(&mut tx, billing, account, customer, &mirror, now).await?;
+    let opened = findings::store(&mut tx, account, &FindingKind::ALL, &mirror.findings).await?;
     tx.commit().await?;
+    for Finding { kind, text, .. } in opened {
+        let (kind, remedy) = (kind.as_str(), kind.remedy());
+        error!(account.id = %account, customer.id = customer, finding = kind, "a subscription needs attention: {text}: {remedy}");
+    }
     if changed {
         info!(account.id = %account, by = %billing.admin.by, "a subscription changed");
         let announcement = Announcement::AccountChanged { account_id: account };

@@ -10,11 +10,13 @@ pub struct Swap {
     /// `None`: a new item.
     pub item: Option<String>,
     pub price: Option<String>,
+    /// `None`: the price is metered.
+    pub quantity: Option<u64>,
     pub deleted: bool,
 }
 
-/// The plan's item gets the new price. Each metered item gets the price of its usage type, or is removed. Usage belongs to a meter,
-/// not to an item, and so continues.
+/// The plan's item gets the new price, once: an account has the limits of one plan. Each metered item gets the price of its
+/// usage type, or is removed. Usage belongs to a meter, not to an item, and so continues.
 pub fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
     let mut metered: HashMap<&str, &str> = prices
         .metered
@@ -22,16 +24,17 @@ pub fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
         .map(|(usage_type, price)| (usage_type.as_str(), price.as_str()))
         .collect();
     let mut swaps = Vec::new();
+    let plan_item = subscription.plan_item().map(|item| item.id.as_str());
     for item in &subscription.items.data {
-        let id = Some(item.id.clone());
         let usage_type = item.price.metadata.get(names::META_USAGE_TYPE);
-        let price = match usage_type {
-            None if item.price.plan().is_some() => Some(prices.plan.as_str()),
+        let (price, quantity) = match usage_type {
+            None if plan_item == Some(item.id.as_str()) => (Some(prices.plan.as_str()), Some(1)),
             None => continue,
-            Some(usage_type) => metered.remove(usage_type.as_str()),
+            Some(usage_type) => (metered.remove(usage_type.as_str()), None),
         };
         swaps.push(Swap {
-            item: id,
+            item: Some(item.id.clone()),
+            quantity,
             deleted: price.is_none(),
             price: price.map(str::to_owned),
         });
@@ -43,6 +46,7 @@ pub fn swaps(subscription: &Subscription, prices: &PlanPrices) -> Vec<Swap> {
     swaps.extend(new.map(|(_, price)| Swap {
         item: None,
         price: Some(price.clone()),
+        quantity: None,
         deleted: false,
     }));
     swaps

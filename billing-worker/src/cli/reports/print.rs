@@ -99,6 +99,12 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
         });
         let heading = row(["account", "task", "state", "attempts", ""]);
         let tasks: Vec<_> = [heading].into_iter().chain(tasks).collect();
+        let findings = attention.findings.iter().map(|finding| {
+            let (account, since) = (finding.account_id.to_string(), instant(finding.first_seen_at));
+            row([&finding.kind, &account, &since, &finding.text, &finding.remedy])
+        });
+        let heading = row(["finding", "account", "since", "what is wrong", "what to do"]);
+        let findings: Vec<_> = [heading].into_iter().chain(findings).collect();
         let part = |name: &str, rows: &[Vec<String>]| match rows {
             [_] => format!("{name}: none"),
             rows => format!("{name}:\n{}", table(rows)),
@@ -117,6 +123,7 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
                 &events,
             ),
             part("tasks in Stripe that fail, and are repeated until they succeed", &tasks),
+            part("findings in Stripe", &findings),
         ]
         .join("\n\n")
     })

@@ -38,6 +38,8 @@ pub struct Subscription {
 pub struct Item {
     pub id: String,
     pub price: Price,
+    /// `None`: the price is metered.
+    pub quantity: Option<u64>,
     pub current_period_start: i64,
     pub current_period_end: i64,
 }
@@ -61,6 +63,19 @@ pub struct Recurring {
     /// `licensed` or `metered`.
     pub usage_type: String,
     pub meter: Option<String>,
+    /// `day`, `week`, `month` or `year`.
+    interval: Option<String>,
+    /// Intervals between two invoices.
+    interval_count: Option<u32>,
+}
+
+impl Recurring {
+    /// Whether it is paid each month, as plans are. With another interval the limits of a month would be for that interval.
+    fn is_plan(&self) -> bool {
+        self.usage_type == "licensed"
+            && self.interval.as_deref().is_none_or(|interval| interval == "month")
+            && self.interval_count.is_none_or(|count| count == 1)
+    }
 }
 
 impl Price {
@@ -77,11 +92,30 @@ impl Subscription {
         let mut items = self.items.data.iter();
         items.find(|item| !item.price.is_metered() && item.price.plan().is_some())
     }
+
+    /// Whether an operator says that it is for another product than our plans.
+    pub fn is_ignored(&self) -> bool {
+        let (key, value) = names::META_IGNORE;
+        let says = |metadata: &HashMap<String, String>| metadata.get(key).is_some_and(|is| is == value);
+        says(&self.metadata) || self.items.data.iter().any(|item| says(&item.price.metadata))
+    }
 }
 
 impl Price {
-    /// The plan that the price belongs to. The metadata decide, because they stay when the lookup key moves to another price.
+    /// The plan that the price belongs to. The metadata decide, because they stay when the lookup key moves to another price. A
+    /// price that a person made in Stripe's dashboard has neither: its product decides, if it is paid each month.
     pub fn plan(&self) -> Option<&str> {
+        let is_plan = self.recurring.as_ref().is_some_and(Recurring::is_plan);
+        let by_product = || names::plan_of_product(self.product.id()).filter(|_| is_plan);
+        self.plan_of_ours().or_else(by_product)
+    }
+
+    /// Whether this service made it, or an operator says that it is as good.
+    pub fn is_ours(&self) -> bool {
+        self.plan_of_ours().is_some()
+    }
+
+    fn plan_of_ours(&self) -> Option<&str> {
         let by_key = || self.lookup_key.as_deref().and_then(|key| key.strip_prefix("trendit_"));
         self.metadata.get(names::META_PLAN).map(String::as_str).or_else(by_key)
     }

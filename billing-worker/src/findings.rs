@@ -1,0 +1,12 @@
+//! States in Stripe that an operator must solve. Each is found again whenever the subscriptions of an account are stored, and is
+//! open until it is gone.
+//!
+//! | what | file |
+//! |---|---|
+//! | a finding, and what to do about it | [`finding`] |
+//! | the rows: opened, resolved, listed | [`repository`] |
+//! | how many are open, as metrics | [`metrics`] |
+
+pub mod finding;
+pub mod metrics;
+pub mod repository;

@@ -1,0 +1,89 @@
+//! A state in Stripe that an operator must solve.
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FindingKind {
+    ForeignPrice,
+    PausedCollection,
+    Quantity,
+    TwoSubscriptions,
+    UnbilledUsage,
+    UnknownSubscription,
+    UnreadableSubscription,
+}
+
+/// Each kind has at most one finding of each subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub kind: FindingKind,
+    /// Id of the object in Stripe that has it.
+    pub subject: String,
+    /// What is wrong, as a sentence.
+    pub text: String,
+}
+
+impl FindingKind {
+    /// All of them are found when the subscriptions of an account are stored.
+    pub const ALL: [Self; 7] = [
+        Self::ForeignPrice,
+        Self::PausedCollection,
+        Self::Quantity,
+        Self::TwoSubscriptions,
+        Self::UnbilledUsage,
+        Self::UnknownSubscription,
+        Self::UnreadableSubscription,
+    ];
+
+    /// In rows and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ForeignPrice => "foreign_price",
+            Self::PausedCollection => "paused_collection",
+            Self::Quantity => "quantity",
+            Self::TwoSubscriptions => "two_subscriptions",
+            Self::UnbilledUsage => "unbilled_usage",
+            Self::UnknownSubscription => "unknown_subscription",
+            Self::UnreadableSubscription => "unreadable_subscription",
+        }
+    }
+
+    /// What the operator can do.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::ForeignPrice => {
+                "if the price is intended, add the metadata trendit_plan=<plan> to it in Stripe; otherwise give the subscription \
+                 the plan's own price in Stripe"
+            }
+            Self::PausedCollection => {
+                "the account keeps its plan without paying: resume the collection in Stripe, or cancel the subscription"
+            }
+            Self::Quantity => {
+                "the account has the limits of one plan and pays for several: set the quantity to 1 in Stripe and refund the \
+                 difference; the next upgrade also sets it to 1"
+            }
+            Self::TwoSubscriptions => "the newest one counts: cancel the others in Stripe, and refund what they cost",
+            Self::UnbilledUsage => "run `billing-worker stripe sync`",
+            Self::UnknownSubscription => {
+                "if it is for another product of yours, add the metadata trendit=ignore to the subscription or to its price in \
+                 Stripe; if it is for a plan, move it to a monthly price of the plan's product; otherwise cancel it"
+            }
+            Self::UnreadableSubscription => {
+                "add the plan to the catalogue again, or change or cancel the subscription in Stripe"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own_and_a_remedy() {
+        let mut names: Vec<_> = FindingKind::ALL.map(FindingKind::as_str).to_vec();
+        assert!(names.is_sorted());
+        names.dedup();
+        assert_eq!(names.len(), FindingKind::ALL.len());
+        assert!(FindingKind::ALL.iter().all(|kind| !kind.remedy().is_empty()));
+    }
+}

@@ -1,0 +1,97 @@
+//! What an operator must solve about a customer's subscriptions. Pure.
+
+use schema::{Catalogue, UsageType};
+
+use super::mirrored::Mirrored;
+use crate::{
+    findings::finding::{Finding, FindingKind},
+    stripe::object::Subscription,
+};
+
+/// A live subscription to one of our plans.
+pub(super) fn of_live(catalogue: &Catalogue, of: &Subscription, mirrored: &Mirrored) -> Vec<Finding> {
+    let found = |kind: FindingKind, text: String| Finding {
+        kind,
+        subject: of.id.clone(),
+        text,
+    };
+    let (id, plan) = (&of.id, &mirrored.plan);
+    let item = of.plan_item();
+    let foreign = item.filter(|item| !item.price.is_ours()).map(|item| {
+        format!(
+            "{id} pays the price {}, which this service did not make, for the plan `{plan}`",
+            item.price.id
+        )
+    });
+    let quantity = item
+        .and_then(|item| item.quantity)
+        .filter(|quantity| *quantity != 1)
+        .map(|quantity| format!("{id} pays {quantity} times for the plan `{plan}`, and has its limits once"));
+    let paused = of.pause_collection.as_ref().map(|pause| {
+        let behavior = pause["behavior"].as_str().unwrap_or("unknown");
+        format!("the invoices of {id} are not collected (pause_collection: {behavior})")
+    });
+    [
+        (FindingKind::ForeignPrice, foreign),
+        (FindingKind::PausedCollection, paused),
+        (FindingKind::Quantity, quantity),
+        (FindingKind::UnbilledUsage, unbilled(catalogue, mirrored)),
+    ]
+    .into_iter()
+    .filter_map(|(kind, text)| Some(found(kind, text?)))
+    .collect()
+}
+
+/// Names usage types that the plan bills and the subscription does not, because it began before the catalogue billed them.
+fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
+    let is_billed = |usage_type: &UsageType| {
+        of.items
+            .iter()
+            .any(|item| item.usage_type.as_deref() == Some(usage_type.name()))
+    };
+    let billed = catalogue.billed(catalogue.plan(&of.plan)?);
+    let missing: Vec<_> = billed
+        .filter(|usage_type| !is_billed(usage_type))
+        .map(UsageType::name)
+        .collect();
+    (!missing.is_empty()).then(|| {
+        let (id, plan, missing) = (&of.stripe_id, &of.plan, missing.join(", "));
+        format!("{id} has no price for usage that its plan `{plan}` bills ({missing})")
+    })
+}
+
+/// A live subscription to none of our plans, which the customer may take for one of them.
+pub(super) fn unknown(of: &Subscription) -> Finding {
+    let prices: Vec<&str> = of.items.data.iter().map(|item| item.price.id.as_str()).collect();
+    Finding {
+        kind: FindingKind::UnknownSubscription,
+        subject: of.id.clone(),
+        text: format!(
+            "the customer pays for {}, which is for no plan here (prices: {}); no other subscription can be started",
+            of.id,
+            prices.join(", ")
+        ),
+    }
+}
+
+pub(super) fn unreadable(of: &Subscription, why: &str) -> Finding {
+    Finding {
+        kind: FindingKind::UnreadableSubscription,
+        subject: of.id.clone(),
+        text: format!("{}: {why}", of.id),
+    }
+}
+
+/// More than one live subscription to our plans.
+pub(super) fn several(live: &[&Subscription]) -> Option<Finding> {
+    let (first, ids) = (live.first()?, live.iter().map(|one| one.id.as_str()));
+    (live.len() > 1).then(|| Finding {
+        kind: FindingKind::TwoSubscriptions,
+        subject: first.customer.id().to_owned(),
+        text: format!(
+            "the customer pays for {} subscriptions: {}",
+            live.len(),
+            ids.collect::<Vec<_>>().join(", ")
+        ),
+    })
+}
