@@ -103,6 +103,11 @@ async fn a_worker_killed_between_any_two_calls_loses_no_planned_change() {
                 () = killed => {}
             }
             rig.control().clear_faults();
+            // The lease of a dead worker expires.
+            sqlx::query("update subscription_leases set held_until = now()")
+                .execute(&rig.pool)
+                .await
+                .unwrap();
             run_tasks(&rig).await;
             rig.settle().await;
             let stored = planned(&rig, &ada).await;
