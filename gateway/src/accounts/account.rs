@@ -242,7 +242,8 @@ mod tests {
         assert_eq!(account.current_plan(NOW).entitlement, Entitlement::PaymentRequired);
         assert_eq!(account.apply(pro.clone(), NOW), types);
         let mut unpaid = pro;
-        unpaid.subscription.as_mut().unwrap().status = SubscriptionStatus::Unpaid;
+        let subscription = unpaid.subscription.as_mut().unwrap();
+        (subscription.status, subscription.grace_until) = (SubscriptionStatus::Unpaid, Some(NOW));
         assert_eq!(account.apply(unpaid, NOW), types);
         assert_eq!(account.current_plan(NOW).entitlement, Entitlement::PaymentRequired);
     }
