@@ -26,8 +26,8 @@ pub struct FindingView {
     pub last_seen_at: OffsetDateTime,
 }
 
-/// Stores what was found at an account: opens new findings, and resolves those of these kinds that are gone. Returns the new
-/// ones.
+/// Stores what was found at an account. Opens new findings, and resolves open ones of these kinds that were not found again.
+/// Returns the findings that were opened.
 pub async fn store<'a>(
     tx: &mut Transaction<'_, Postgres>,
     account: AccountId,

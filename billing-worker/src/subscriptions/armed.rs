@@ -1,5 +1,5 @@
-//! Changes that undo something first. What would be lost is stored as a task before the first call to Stripe, so a change that
-//! stops in between is completed or taken back, whoever dies.
+//! Changes that undo something first. Before its first call to Stripe, such a change stores a task with what it undoes. If the
+//! worker dies during the change, the task completes the change or plans again what the change undid.
 
 use tracing::warn;
 use uuid::Uuid;
@@ -23,7 +23,7 @@ pub(super) struct Armed<'a> {
     pub(super) running: &'a Running,
     /// The unfinished task of an earlier change.
     task: Option<Uuid>,
-    /// What was planned before the change, or before an earlier one that stopped in between.
+    /// What was planned before the change. If an earlier change did not end: what was planned before that one.
     before: Planned,
     /// Of the period in which that was planned.
     period_end: i64,
@@ -143,7 +143,7 @@ impl<'a> Armed<'a> {
             stripe_subscription.id = self.running.subscription.id,
             "a change failed, and what was planned before is not restored yet: {why}"
         );
-        // Whoever has the lease now, the task is due.
+        // The task is due now, even if another worker has the lease.
         if let Err(failure) = repository::failed(&self.billing.admin.db, task, &why.to_string(), 0).await {
             warn!(account.id = %account, task.id = %task, "could not store why a task failed, it is tried again: {failure}");
         }

@@ -18,7 +18,7 @@ pub struct Restore {
     pub subscription: String,
     /// The plan before the change.
     pub plan: Option<String>,
-    /// When the running period ended, or will end: what was planned was for that time.
+    /// The end of the period that was running when the change began. What was planned takes effect then.
     pub period_end: i64,
     /// What was planned before the change.
     pub before: Planned,
@@ -52,7 +52,7 @@ enum Step<'a> {
     Nothing(Outcome),
     /// The larger plan has begun, and the end that was planned for the smaller one is still planned.
     Keep,
-    /// A schedule may be left that plans nothing. What was planned is planned again.
+    /// Remove the schedule if there is one, because it plans nothing. Then plan again what was planned before.
     PlanAgain(&'a Planned),
 }
 
