@@ -26,6 +26,7 @@ mod own_api;
 mod parsers;
 mod payment;
 mod permissions;
+mod postgres;
 mod proxying;
 mod quotas;
 mod recall;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use schema::AccountId;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::{
+    sync::oneshot,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -48,17 +49,28 @@ impl Lease {
         account: AccountId,
         patience: Duration,
     ) -> Result<Self, Error> {
-        let (holder, mut asking) = (Uuid::new_v4(), Asking::new(patience));
-        while !try_to_take(&mut *db.acquire().await?, account, holder).await? {
-            asking.pause().await?;
-        }
-        let dropped = CancellationToken::new();
-        let keeper = keepers.spawn(keep(db.clone(), account, holder, dropped.clone()));
+        let (holder, dropped) = (Uuid::new_v4(), CancellationToken::new());
+        let (answer, taken) = oneshot::channel();
+        // PostgreSQL may still execute a statement whose caller has gone: the keeper takes the lease, so that somebody releases it.
+        let keeper = keepers.spawn({
+            let (db, dropped) = (db.clone(), dropped.clone());
+            async move {
+                let attempt = ask(&db, account, holder, patience, &dropped).await;
+                let is_taken = attempt.is_ok();
+                answer.send(attempt).ok();
+                if is_taken {
+                    keep(&db, account, holder, dropped).await;
+                }
+                let_go(&db, account, holder).await;
+            }
+        });
+        let keeper = Some((dropped.drop_guard(), keeper));
+        taken.await.map_err(|_| Error::LeaseLost)??;
         Ok(Self {
             account,
             holder,
             db: db.clone(),
-            keeper: Some((dropped.drop_guard(), keeper)),
+            keeper,
             slot: None,
         })
     }
@@ -159,6 +171,24 @@ impl Asking {
     }
 }
 
+/// Asks for the lease until it is ours. Ends early if the caller has gone.
+async fn ask(
+    db: &PgPool,
+    account: AccountId,
+    holder: Uuid,
+    patience: Duration,
+    dropped: &CancellationToken,
+) -> Result<(), Error> {
+    let mut asking = Asking::new(patience);
+    while !try_to_take(&mut *db.acquire().await?, account, holder).await? {
+        asking.pause().await?;
+        if dropped.is_cancelled() {
+            return Err(Error::NoSlot);
+        }
+    }
+    Ok(())
+}
+
 /// `false`: another holds it.
 async fn try_to_take(db: &mut PgConnection, account: AccountId, holder: Uuid) -> Result<bool, Error> {
     let taken = sqlx::query!(
@@ -182,14 +212,14 @@ async fn try_to_take(db: &mut PgConnection, account: AccountId, holder: Uuid) ->
     }
 }
 
-/// Renews the lease until it is dropped, then releases it.
-async fn keep(db: PgPool, account: AccountId, holder: Uuid, dropped: CancellationToken) {
+/// Renews the lease until it is dropped or lost.
+async fn keep(db: &PgPool, account: AccountId, holder: Uuid, dropped: CancellationToken) {
     loop {
         tokio::select! {
-            () = dropped.cancelled() => break,
+            () = dropped.cancelled() => return,
             () = sleep(RENEW_EVERY) => {}
         }
-        match timeout(RENEW_EVERY, renew(&db, account, holder)).await {
+        match timeout(RENEW_EVERY, renew(db, account, holder)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
                 warn!(account.id = %account, "another worker took over the account's lease: only its results are stored");
@@ -199,6 +229,10 @@ async fn keep(db: PgPool, account: AccountId, holder: Uuid, dropped: Cancellatio
             Err(_) => warn!(account.id = %account, "could not renew the account's lease within {RENEW_EVERY:?}"),
         }
     }
+}
+
+/// Releases the lease, if it is ours.
+async fn let_go(db: &PgPool, account: AccountId, holder: Uuid) {
     let released = async { release(&mut *db.acquire().await?, account, holder).await };
     match timeout(RENEW_EVERY, released).await {
         Ok(Ok(())) => {}

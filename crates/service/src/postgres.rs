@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sqlx::{
-    ConnectOptions, Connection, PgPool,
+    ConnectOptions, Connection, PgConnection, PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::{sleep, timeout};
@@ -65,6 +65,20 @@ const PART: &str = "postgres";
 /// How often the database is checked, and how long it may take to answer.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
+/// A pool that keeps no connection with an open transaction.
+///
+/// A caller that is dropped while it waits for the response to `BEGIN` returns a connection inside a transaction. sqlx does not see
+/// it, so nobody would end it: the next statements on that connection would wait for a `COMMIT` of somebody else, and keep their locks.
+pub fn pool_options() -> PgPoolOptions {
+    PgPoolOptions::new().after_release(|connection, _| Box::pin(is_outside_a_transaction(connection)))
+}
+
+/// Outside a transaction, a simple query begins its own. A prepared statement would begin it earlier, when it is parsed.
+async fn is_outside_a_transaction(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let query = sqlx::raw_sql("select now() = statement_timestamp()");
+    query.fetch_one(connection).await?.try_get(0)
+}
+
 /// Returns a pool after a first connection works. Tries until it does. Fails at once where a retry cannot help.
 pub async fn connect(settings: &PostgresSettings, name: &str, health: &Health) -> Result<PgPool> {
     health.down(PART, "connecting");
@@ -73,7 +87,7 @@ pub async fn connect(settings: &PostgresSettings, name: &str, health: &Health) -
         .map_err(|_| anyhow::anyhow!("not a URL such as postgres://user:password@host:5432/database"))
         .with_context(|| format!("DATABASE_URL `{server}`"))?
         .application_name(name);
-    let pool = PgPoolOptions::new()
+    let pool = pool_options()
         .max_connections(settings.database_connections)
         .acquire_timeout(CONNECT_TIMEOUT)
         .connect_lazy_with(options.clone());

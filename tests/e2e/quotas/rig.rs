@@ -16,8 +16,8 @@ use gateway::{
 use lane::link::Link;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use schema::{AccountId, Catalogue, Period, RunId, SubscriptionId, UsageType, api_key::ApiKey, clock, period::instant};
-use service::{Health, Lifecycle, nats::NatsSettings};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use service::{Health, Lifecycle, nats::NatsSettings, postgres::pool_options};
+use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 /// Its own database, with the plans of the catalogue.
@@ -97,7 +97,7 @@ impl Database {
     }
 
     pub(super) async fn gateway_with(&self, url: &str, quotas: QuotaSettings, accounts: AccountSettings) -> Gateway {
-        let pool = PgPoolOptions::new().max_connections(8).connect_lazy(url).unwrap();
+        let pool = pool_options().max_connections(8).connect_lazy(url).unwrap();
         let (life, mut metrics) = (Lifecycle::new(), Registry::default());
         let client = self.nats().await;
         let link = Link::watch(&client, &life);

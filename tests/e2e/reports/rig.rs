@@ -23,6 +23,7 @@ use http_body_util::Full;
 use ingestor::migrate::{self, MigrateSettings};
 use schema::{AccountId, Catalogue, Period, period::instant};
 use serde_json::Value;
+use service::postgres::pool_options;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -74,7 +75,7 @@ impl Rig {
         let database_url = servers.postgres.create_database(&name).await.unwrap();
         let settings_of_tables = MigrateSettings::default();
         let (migrated, db) = tokio::join!(migrate::run(&clickhouse, &settings_of_tables), async {
-            let db = PgPool::connect(&database_url).await.unwrap();
+            let db = pool_options().connect(&database_url).await.unwrap();
             billing_worker::database::migrate(&db).await.unwrap();
             db
         });

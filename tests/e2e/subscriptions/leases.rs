@@ -226,3 +226,38 @@ async fn a_lease_is_renewed_while_it_is_held_and_released_when_it_is_dropped() {
     })
     .await;
 }
+
+/// A client that hangs up drops its request at any moment, also while PostgreSQL executes the statement that takes the lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_is_dropped_while_it_takes_the_lease_keeps_it_from_nobody() {
+    let rig = Rig::start().await;
+    let ada = rig.subscriber("ada").await;
+    let mut blocker = rig.pool.begin().await.unwrap();
+    sqlx::query("lock table subscription_leases in access exclusive mode")
+        .execute(&mut *blocker)
+        .await
+        .unwrap();
+    let waits = eventually("the statement waits in PostgreSQL", async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and query like '%insert into subscription_leases%'",
+        )
+        .fetch_one(&rig.pool)
+        .await
+        .unwrap();
+        (waiting > 0).then_some(())
+    });
+    let billing = rig.billing.by(By::Customer);
+    tokio::select! {
+        _ = billing.lease(ada.account) => panic!("the lease was taken from a locked table"),
+        () = waits => {}
+    }
+    blocker.rollback().await.unwrap();
+    // A caller waits 10 s, and a lease that nobody releases lasts 30 s.
+    billing.lease(ada.account).await.unwrap().release().await;
+    let left: i64 = sqlx::query_scalar("select count(*) from subscription_leases")
+        .fetch_one(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}

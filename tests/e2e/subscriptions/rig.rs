@@ -31,8 +31,8 @@ use http::{HeaderValue, Method, header::CONTENT_TYPE};
 use ingestor::migrate::{self, MigrateSettings};
 use schema::{AccountId, Catalogue, Period, Scope, clock::Clock};
 use serde_json::{Value, json};
-use service::{Lifecycle, server};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use service::{Lifecycle, postgres::pool_options, server};
+use sqlx::PgPool;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -136,7 +136,8 @@ impl Rig {
     pub(super) async fn without_prices(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
         let servers = Servers::shared().await.unwrap();
         let name = format!("subs_{:016x}", rand::random::<u64>());
-        let pool = PgPool::connect(&servers.postgres.create_database(&name).await.unwrap())
+        let pool = pool_options()
+            .connect(&servers.postgres.create_database(&name).await.unwrap())
             .await
             .unwrap();
         database::migrate(&pool).await.unwrap();
@@ -388,7 +389,7 @@ impl Rig {
 async fn serve(billing: &Billing, metrics: &Metrics, inbox: &Arc<Notify>) -> (String, AbortOnDropHandle<()>) {
     // As the service does, with half of the default: requests cannot take the connections of the rest.
     let connect = billing.admin.db.connect_options().as_ref().clone();
-    let public = PgPoolOptions::new().max_connections(4).connect_lazy_with(connect);
+    let public = pool_options().max_connections(4).connect_lazy_with(connect);
     let api = PublicApi {
         billing: billing.on(&public),
         events: billing.clone(),
