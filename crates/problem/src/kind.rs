@@ -165,7 +165,7 @@ kinds! {
             "The account's state does not allow this now, often because another change is in progress."
             "`message` gives the reason."
         TooManyRequests TOO_MANY_REQUESTS "too_many_requests" "Too many requests at once"
-            "Too many requests are in progress: of this API key, of all keys, or to Stripe for the account. Nothing was changed."
+            "Too many requests are in progress: of this API key, of its account, of all accounts, or to Stripe for the account. Nothing was changed."
             "Try again after `Retry-After` seconds, with fewer requests at the same time."
         PaymentRequired PAYMENT_REQUIRED "payment_required" "Invoice not paid"
             "The account owes an invoice (`invoice_id`). Nothing was changed."

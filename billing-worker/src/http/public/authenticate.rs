@@ -13,7 +13,7 @@ use schema::{
     period::instant,
 };
 
-use super::PublicApi;
+use super::{PublicApi, share::Share};
 use crate::error::Error;
 
 /// The account of the request's API key. A request that can change something needs a key with the scope `billing`. The method
@@ -38,11 +38,15 @@ impl FromRequestParts<PublicApi> for Caller {
         if KeyHash::from_stored(&row.secret_sha256) != Some(hash) {
             return Err(unknown_key().into_response());
         }
+        let account = AccountId(row.account_id);
+        if let Some(share) = parts.extensions.get::<Share>() {
+            share.remember(hash, account).await;
+        }
         let scope = Scope::Billing;
         if !parts.method.is_safe() && !Scopes::from_stored(&row.scopes).has(scope) {
             return Err(Error::ScopeMissing { scope, key: id }.into_response());
         }
-        Ok(Self(AccountId(row.account_id)))
+        Ok(Self(account))
     }
 }
 
