@@ -8,17 +8,13 @@ use anyhow::{Context, Result};
 use protocol::reports::period::BillingPeriod;
 use schema::{AccountId, period::instant};
 use sqlx::PgExecutor;
-use stripe_billing::invoice::ListInvoice;
-use stripe_types::{RangeBoundsTs, RangeQueryTs};
 use tracing::{error, warn};
 
 use super::{Reporter, count::AccountPeriod};
-use crate::stripe::object::{Invoice, List};
+use crate::{stripe::object::Invoice, subscriptions::invoices::fetch};
 
 /// An invoice is final an hour after its period's end, and its event comes at once.
 const DUE: i64 = 3_600;
-/// Stripe makes the invoice at the end of the period, or a little later.
-const MADE_WITHIN: i64 = 24 * 3_600;
 
 /// Stripe's answer about the invoices of periods.
 #[derive(Debug, Default)]
@@ -64,15 +60,8 @@ pub async fn ask(reporter: &Reporter, periods: &[BillingPeriod]) -> Result<Asked
     let mut asked = Asked::default();
     for period in periods {
         let account = period.account;
-        let list = ListInvoice::new()
-            .subscription(period.subscription.as_str())
-            .created(RangeQueryTs::Bounds(RangeBoundsTs {
-                gte: Some(period.end - 60),
-                lte: Some(period.end + MADE_WITHIN),
-                ..Default::default()
-            }))
-            .limit(100);
-        let invoices: List<Invoice> = match reporter.stripe.of(account).read(&list).await {
+        let stripe = reporter.stripe.of(account);
+        let invoices = match fetch::of_period(&stripe, &period.subscription, period.end).await {
             Ok(invoices) => invoices,
             Err(failure) => {
                 error!(account.id = %account, "could not read the invoices of a period that is over, no usage is reported in it: {failure}");
@@ -82,7 +71,7 @@ pub async fn ask(reporter: &Reporter, periods: &[BillingPeriod]) -> Result<Asked
                 }
             }
         };
-        for invoice in &invoices.data {
+        for invoice in &invoices {
             let closed = close(&reporter.db, account, &period.subscription, invoice).await;
             if closed.context("closing a period")? {
                 warn!(account.id = %account, invoice.id = invoice.id, "an invoice is final, and no event had reported it");

@@ -35,12 +35,12 @@ impl Page {
     }
 
     /// The line that takes units which arrived too late for `line` of this subscription. Usage keeps its prices, so it goes to a
-    /// period of the same subscription; a credit goes to any. `Err`: this draft may not change that line.
-    pub(super) fn next(&self, line: &LineId, subscription: &str, units: i64, now: i64) -> Result<Option<LineId>, ()> {
+    /// period of the same subscription. `Err`: this draft may not change that line.
+    pub(super) fn next(&self, line: &LineId, subscription: &str, now: i64) -> Result<Option<LineId>, ()> {
         let later = self.periods.get(&line.account).into_iter().flatten();
         let next = later
             .filter(|period| period.start > line.start && matches!(period.way(now), Way::Report { .. }))
-            .filter(|period| units < 0 || period.subscription == subscription)
+            .filter(|period| period.subscription == subscription)
             .min_by_key(|period| period.start);
         let Some(period) = next else { return Ok(None) };
         let next = LineId {
@@ -51,6 +51,17 @@ impl Page {
             Ok(Some(next))
         } else {
             Err(())
+        }
+    }
+
+    /// Whether the line takes reports. `Err`: it does, and this draft may not change it.
+    pub(super) fn is_open(&self, line: &LineId, now: i64) -> Result<bool, ()> {
+        let is_open = self
+            .period(line)
+            .is_some_and(|period| matches!(period.way(now), Way::Report { .. }));
+        match is_open && !self.lines.contains_key(line) {
+            true => Err(()),
+            false => Ok(is_open),
         }
     }
 

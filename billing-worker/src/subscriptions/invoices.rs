@@ -11,7 +11,7 @@
 //! | older invoices, and what no event reported | [`compare`] |
 
 mod compare;
-mod fetch;
+pub mod fetch;
 mod known;
 mod mirrored;
 mod read;

@@ -6,6 +6,7 @@
 //! | one report: when to send it, when to compare it, how to handle an answer | [`report`], [`outcome`] |
 //! | the identifier of a report at Stripe | [`identifier`] |
 //! | where units go that are too late for their period | [`late`] |
+//! | which lines of invoices a credit lowers | [`allocate`] |
 //! | the timestamps of a period's reports, and whether the period takes more reports | [`period`] |
 //!
 //! ```text
@@ -25,6 +26,7 @@
 //! The tests of this module check these promises over 4,000 random schedules of usage, corrections, lost answers, deaths
 //! between any two writes, and a Stripe that forgets identifiers after 24 hours.
 
+pub mod allocate;
 pub mod identifier;
 pub mod late;
 pub mod ledger;

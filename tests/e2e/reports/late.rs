@@ -171,7 +171,7 @@ pub(super) async fn subscribed(late_usage: LateUsage) -> (Rig, Account, String) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price() {
+async fn late_usage_is_charged_once_by_the_price_and_its_correction_waits_for_the_invoice() {
     let (rig, account, _) = charging().await;
     rig.use_units(&account, month(0), "export", &[98]).await;
     rig.use_units(&account, month(0), "api_call", &[5]).await;
@@ -198,11 +198,12 @@ async fn late_usage_is_charged_and_late_credits_are_credited_once_by_the_price()
     assert_eq!(items(&rig, &account).await, [70], "the item was found, not made again");
 
     // By now the period is frozen: a correction thaws it.
-
     rig.correct(&account, month(0), "export", 4).await;
     rig.step().await;
-    assert_eq!(items(&rig, &account).await, [-28, 70]);
-    assert!(rig.attention().await.waiting_carries.is_empty());
+    assert_eq!(items(&rig, &account).await, [70]);
+    let waiting = rig.attention().await.waiting_carries.pop().unwrap();
+    assert_eq!((waiting.units, waiting.policy.as_str()), (-4, "credit"));
+    assert!(waiting.error.unwrap().contains("not final"));
     assert_eq!(rig.reported(&account, month(0), "export"), 98);
     rig.assert_told_is_counted(&[account], &[month(0)]).await;
 }

@@ -276,21 +276,8 @@ impl Rig {
     }
 
     pub(super) async fn correct(&self, account: &Account, period: Period, usage_type: &str, units: i64) {
-        let event = Uuid::new_v4();
-        sqlx::query(
-            "insert into corrections (id, correction_id, account_id, event_id, usage_type, period_start, cost_units, delta_units,
-                 units_after, leased, original, reason, requested_by)
-             values (gen_random_uuid(), gen_random_uuid(), $1, $2, $3, $4, $5, -$5, 0, false, '{}', 'a test', 'a test')",
-        )
-        .bind(account.id.0)
-        .bind(event)
-        .bind(usage_type)
-        .bind(instant(period.start))
-        .bind(units)
-        .execute(&self.db)
-        .await
-        .unwrap();
-        self.insert(period, [(account.id, usage_type, -units)], event).await;
+        let units = (account.id, usage_type, units);
+        usage::correct(&self.db, &self.clickhouse, self.now(), period, units).await;
     }
 
     /// Inserts units of many accounts at once.

@@ -3,6 +3,7 @@
 use clickhouse::{Client, Row};
 use schema::{AccountId, Period, period::instant};
 use serde::Serialize;
+use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -58,4 +59,29 @@ pub(crate) async fn insert(
         insert.write(&event).await.unwrap();
     }
     insert.end().await.unwrap();
+}
+
+/// Voids units of a period, as a correction does.
+pub(crate) async fn correct(
+    db: &PgPool,
+    client: &Client,
+    now_s: i64,
+    period: Period,
+    (account, usage_type, units): (AccountId, &str, i64),
+) {
+    let event = Uuid::new_v4();
+    sqlx::query(
+        "insert into corrections (id, correction_id, account_id, event_id, usage_type, period_start, cost_units, delta_units,
+             units_after, leased, original, reason, requested_by)
+         values (gen_random_uuid(), gen_random_uuid(), $1, $2, $3, $4, $5, -$5, 0, false, '{}', 'a test', 'a test')",
+    )
+    .bind(account.0)
+    .bind(event)
+    .bind(usage_type)
+    .bind(instant(period.start))
+    .bind(units)
+    .execute(db)
+    .await
+    .unwrap();
+    insert(client, now_s, period, [(account, usage_type, -units)], event).await;
 }

@@ -263,6 +263,12 @@ impl Rig {
         usage::insert(clickhouse, self.control().now(), period, units, Uuid::nil()).await;
     }
 
+    /// Voids units of a period.
+    pub(super) async fn correct(&self, who: &Subscriber, period: Period, usage_type: &str, units: i64) {
+        let (clickhouse, now) = (&self.billing.admin.clickhouse, self.control().now());
+        usage::correct(&self.pool, clickhouse, now, period, (who.account, usage_type, units)).await;
+    }
+
     /// Advances into the next period, and past the hour in which the previous period's invoice is a draft.
     pub(super) async fn end_period(&self, who: &Subscriber) {
         let end = self.period(who).await.end;

@@ -1,19 +1,15 @@
-//! Late usage and credits to bill, as PostgreSQL has them. Claims end by the database's clock, like those of reports.
+//! Late usage and corrections to bill, as PostgreSQL has them. Claims end by the database's clock, like those of reports.
 
-use anyhow::{Context, Result};
 use protocol::reports::report::CLAIM;
 use schema::{AccountId, period::instant};
+use sqlx::PgPool;
 use time::OffsetDateTime;
-use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use crate::{reports::Reporter, stripe::StripeError};
+use crate::reports::Reporter;
 
 /// The most items that one step makes for a page of accounts.
 const ITEMS_MAX: i64 = 100;
-/// Seconds until the next attempt after a failure.
-const AGAIN: i64 = 900;
-
 pub(super) struct Late {
     pub(super) id: Uuid,
     pub(super) account: AccountId,
@@ -21,6 +17,7 @@ pub(super) struct Late {
     pub(super) from_period: i64,
     pub(super) period_end: i64,
     pub(super) customer: String,
+    pub(super) subscription: String,
     pub(super) units: i64,
     /// Units of the same line that were reported or billed before.
     pub(super) before: i64,
@@ -49,6 +46,18 @@ pub(super) enum Charged {
         amount: i64,
         currency: String,
     },
+    /// Returned to the customer.
+    Credit {
+        notes: Vec<String>,
+        amount: i64,
+        currency: String,
+        /// Why it is less than the units cost.
+        short: Option<&'static str>,
+    },
+    /// It cannot be credited before the invoice that bills it is final.
+    NotYet {
+        why: &'static str,
+    },
     Nothing {
         why: &'static str,
     },
@@ -70,7 +79,7 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
                    and l.usage_type = late.usage_type
            where c.id = claimed.id
            returning c.id, c.account_id, c.usage_type, c.from_period, c.units, c.customer_id, c.attempts, c.first_sent_at,
-               p.period_end, l.reported_units as reported,
+               p.period_end, p.stripe_subscription_id, l.reported_units as reported,
                (select coalesce(sum(e.units), 0)::bigint from meter_carries e
                 where e.account_id = c.account_id and e.from_period = c.from_period and e.usage_type = c.usage_type
                     and e.policy <> 'next_period' and e.id < c.id) as "earlier!",
@@ -99,6 +108,7 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
             from_period: row.from_period.unix_timestamp(),
             period_end: row.period_end.unix_timestamp(),
             customer: row.customer_id,
+            subscription: row.stripe_subscription_id,
             units: row.units,
             before: row.reported.saturating_add(row.earlier),
             price: row.price_id,
@@ -116,93 +126,17 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
         .collect())
 }
 
-pub(super) async fn settle(reporter: &Reporter, late: &Late, charged: Charged, now: i64) -> sqlx::Result<()> {
-    let (item, amount, currency, note) = match charged {
-        Charged::Item { id, amount, currency } => (Some(id), amount, Some(currency), None),
-        Charged::Worth { amount, currency } => (None, amount, Some(currency), None),
-        Charged::Nothing { why } => (None, 0, None, Some(why)),
-    };
-    info!(
-        carry.id = %late.id, account.id = %late.account, usage_type = late.usage_type, units = late.units, amount,
-        invoice_item = item.as_deref(), note, "settled late usage"
-    );
-    sqlx::query!(
-        "update meter_carries set invoice_item_id = $2, amount = $3, currency = $4, error = $5, settled_at = $6,
-             claimed_until = null
-         where id = $1",
-        late.id,
-        item,
-        amount,
-        currency,
-        note,
-        instant(now)
+/// The charges for late usage of the same line, latest first: the carry and the invoice item.
+pub(super) async fn charges(db: &PgPool, late: &Late) -> sqlx::Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
+        r#"select id, invoice_item_id as "item!" from meter_carries
+           where account_id = $1 and from_period = $2 and usage_type = $3 and units > 0 and invoice_item_id is not null
+           order by id desc"#,
+        late.account.0,
+        instant(late.from_period),
+        late.usage_type
     )
-    .execute(&reporter.db)
+    .fetch_all(db)
     .await?;
-    Ok(())
-}
-
-/// Stores what units cost that wait for a next period, and ends the claim.
-pub(super) async fn priced(reporter: &Reporter, late: &Late, worth: Charged) -> sqlx::Result<()> {
-    let (amount, currency) = match worth {
-        Charged::Worth { amount, currency } | Charged::Item { amount, currency, .. } => (amount, Some(currency)),
-        Charged::Nothing { .. } => (0, None),
-    };
-    sqlx::query!(
-        "update meter_carries set amount = $2, currency = $3, error = null, claimed_until = null
-         where id = $1 and settled_at is null",
-        late.id,
-        amount,
-        currency
-    )
-    .execute(&reporter.db)
-    .await?;
-    Ok(())
-}
-
-pub(super) async fn postpone(reporter: &Reporter, late: &Late, failure: StripeError, now: i64) -> sqlx::Result<()> {
-    let account = late.account;
-    match failure.is_passing() {
-        true => warn!(carry.id = %late.id, account.id = %account, "late usage is not billed yet: {failure}"),
-        false => error!(carry.id = %late.id, account.id = %account, "late usage cannot be billed: {failure}"),
-    }
-    // A failure that is known to have had no effect leaves nothing to look for.
-    let unclear = matches!(
-        failure,
-        StripeError::Unknown(_) | StripeError::Failed(_) | StripeError::Unreadable(_)
-    );
-    sqlx::query!(
-        "update meter_carries set error = $2, next_attempt_at = $3, claimed_until = null,
-             first_sent_at = case when $4 then first_sent_at else $5::timestamptz end
-         where id = $1 and attempts <= $6 + 2 and settled_at is null",
-        late.id,
-        failure.to_string(),
-        instant(now + AGAIN),
-        unclear,
-        late.first_sent_at.map(instant),
-        late.attempts
-    )
-    .execute(&reporter.db)
-    .await?;
-    Ok(())
-}
-
-/// Records the attempt and commits before the call. After a crash the item is looked for before another one is made, but not
-/// while the call may still be in progress. `false`: another worker has the carry.
-pub(super) async fn begin(reporter: &Reporter, late: &Late, amount: i64, currency: &str, now: i64) -> Result<bool> {
-    let ours = sqlx::query!(
-        "update meter_carries set attempts = $2 + 1, first_sent_at = coalesce(first_sent_at, $3), amount = $4,
-             currency = $5, claimed_until = now() + $6::bigint * interval '1 second'
-         where id = $1 and attempts = $2 and settled_at is null",
-        late.id,
-        late.attempts,
-        instant(now),
-        amount,
-        currency,
-        CLAIM
-    )
-    .execute(&reporter.db)
-    .await
-    .context("storing that an invoice item is made")?;
-    Ok(ours.rows_affected() > 0)
+    Ok(rows.into_iter().map(|row| (row.id.to_string(), row.item)).collect())
 }

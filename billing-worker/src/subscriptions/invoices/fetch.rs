@@ -3,14 +3,18 @@
 use std::collections::HashSet;
 
 use schema::AccountId;
-use stripe_billing::{invoice::RetrieveInvoice, invoice_line_item::ListInvoiceInvoiceLineItem};
+use stripe_billing::{
+    invoice::{ListInvoice, RetrieveInvoice},
+    invoice_line_item::ListInvoiceInvoiceLineItem,
+};
+use stripe_types::{RangeBoundsTs, RangeQueryTs};
 
 use super::known::{Known, known};
 use crate::{
     error::Error,
     stripe::{
         Stripe, StripeError,
-        object::{Invoice, InvoiceLine, invoice_line::LinePeriod},
+        object::{Invoice, InvoiceLine, List, invoice_line::LinePeriod},
     },
     subscriptions::billing::Billing,
 };
@@ -107,8 +111,29 @@ impl FetchedInvoices {
     }
 }
 
+/// One invoice.
+pub async fn invoice(stripe: &Stripe, id: &str) -> Result<Invoice, StripeError> {
+    stripe.read(&RetrieveInvoice::new(id)).await
+}
+
+/// The invoices that a subscription made at the end of a period.
+pub async fn of_period(stripe: &Stripe, subscription: &str, end: i64) -> Result<Vec<Invoice>, StripeError> {
+    /// Stripe makes the invoice at the end of the period, or a little later.
+    const MADE_WITHIN: i64 = 24 * 3_600;
+    let list = ListInvoice::new()
+        .subscription(subscription)
+        .created(RangeQueryTs::Bounds(RangeBoundsTs {
+            gte: Some(end - 60),
+            lte: Some(end + MADE_WITHIN),
+            ..Default::default()
+        }))
+        .limit(100);
+    let invoices: List<Invoice> = stripe.read(&list).await?;
+    Ok(invoices.data)
+}
+
 /// All lines of an invoice with their prices, up to [`LINE_PAGES_MAX`] pages.
-async fn lines(stripe: &Stripe, invoice: &str) -> Result<Vec<InvoiceLine>, StripeError> {
+pub async fn lines(stripe: &Stripe, invoice: &str) -> Result<Vec<InvoiceLine>, StripeError> {
     let page = |after: Option<String>| {
         // Four levels: Stripe expands no more. So the lines are not read together with the invoice.
         let list = ListInvoiceInvoiceLineItem::new(invoice)

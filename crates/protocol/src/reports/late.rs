@@ -3,8 +3,9 @@
 //! ```text
 //!                     ┌ a period of the subscription follows ─> NextPeriod
 //! next_period ────────┤
-//!                     └ none follows ─> Wait ─ after `charge_after` ─> Charge;  a credit waits on
-//! credit_or_charge ───> Charge; negative: Credit
+//!                     └ none follows ─> Wait ─ after `charge_after` ─> Charge
+//! credit_or_charge ───> Charge
+//! negative units ─────> Credit, whatever the policy
 //! ```
 
 /// `LATE_USAGE`.
@@ -22,17 +23,17 @@ pub enum Place {
     Wait,
     /// They become an invoice item.
     Charge,
-    /// They become an invoice item with a negative amount.
+    /// They are returned at the price that was paid for them.
     Credit,
 }
 
 /// `has_next`: a period follows that takes reports. `waited_s`: seconds since the units were found to be late.
 pub fn place(units: i64, policy: Policy, has_next: bool, waited_s: i64, charge_after_s: i64) -> Place {
     match policy {
-        Policy::CreditOrCharge if units < 0 => Place::Credit,
+        _ if units < 0 => Place::Credit,
         Policy::CreditOrCharge => Place::Charge,
         Policy::NextPeriod if has_next => Place::NextPeriod,
-        Policy::NextPeriod if units > 0 && waited_s >= charge_after_s => Place::Charge,
+        Policy::NextPeriod if waited_s >= charge_after_s => Place::Charge,
         Policy::NextPeriod => Place::Wait,
     }
 }
@@ -60,19 +61,17 @@ mod tests {
         use Policy::CreditOrCharge;
         for (units, policy, has_next, waited_s, expected) in [
             (5, Policy::NextPeriod, true, 0, NextPeriod),
-            (-5, Policy::NextPeriod, true, 0, NextPeriod),
+            // In the next period it could vanish below the included units.
+            (-5, Policy::NextPeriod, true, 0, Credit),
             // The period that follows is found late.
             (5, Policy::NextPeriod, true, 2 * HOUR, NextPeriod),
-            (-5, Policy::NextPeriod, true, 2 * HOUR, NextPeriod),
             (5, Policy::NextPeriod, false, 0, Wait),
             (5, Policy::NextPeriod, false, HOUR - 1, Wait),
             (5, Policy::NextPeriod, false, HOUR, Charge),
             (5, Policy::NextPeriod, false, 90 * 24 * HOUR, Charge),
             // The clock was set back.
             (5, Policy::NextPeriod, false, -10, Wait),
-            // A credit is not an invoice item by this policy.
-            (-5, Policy::NextPeriod, false, 0, Wait),
-            (-5, Policy::NextPeriod, false, 2 * HOUR, Wait),
+            (-5, Policy::NextPeriod, false, 0, Credit),
             (5, CreditOrCharge, true, 0, Charge),
             (5, CreditOrCharge, false, 0, Charge),
             (-5, CreditOrCharge, true, 0, Credit),
@@ -87,7 +86,7 @@ mod tests {
     fn late_usage_never_waits_for_longer_than_it_may() {
         for policy in [Policy::NextPeriod, Policy::CreditOrCharge] {
             for has_next in [true, false] {
-                for units in [1, i64::MAX] {
+                for units in [i64::MIN, -1, 1, i64::MAX] {
                     assert_ne!(place(units, policy, has_next, HOUR, HOUR), Place::Wait);
                 }
             }
