@@ -27,6 +27,7 @@ pub mod assign;
 pub mod billing;
 pub mod change;
 pub mod checkout;
+pub mod checkout_settings;
 pub mod current;
 mod eligibility;
 pub mod invoices;

@@ -4,6 +4,7 @@
 mod bad_input;
 mod billed;
 mod catalogue;
+mod checkout;
 mod credits;
 mod crowd;
 mod faults;

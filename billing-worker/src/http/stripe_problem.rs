@@ -21,6 +21,7 @@ pub(super) fn kind(error: &StripeError) -> Kind {
         Reason::PaymentMethodUnsupported => Kind::PaymentMethodUnsupported,
         Reason::CurrencyMismatch => Kind::CurrencyMismatch,
         Reason::AmountNotChargeable => Kind::AmountNotChargeable,
+        Reason::AddressMissing => Kind::BillingAddressMissing,
         Reason::PriceInactive => Kind::PriceInactive,
         Reason::PortalNotConfigured => Kind::PortalNotConfigured,
         Reason::Missing => Kind::MissingInStripe,
@@ -46,6 +47,10 @@ pub(super) fn detail(error: &StripeError) -> &'static str {
         }
         Kind::AmountNotChargeable => {
             "the amount is too small or too large for Stripe: choose another plan, or ask the operator to change the price"
+        }
+        Kind::BillingAddressMissing => {
+            "the tax needs a valid billing address of the customer: use the checkout, which asks for it (POST \
+             /billing/create-checkout-session), or add it in the customer portal (POST /billing/portal-session)"
         }
         Kind::PriceInactive => {
             "a price of the plan or of the subscription is not active in Stripe, and the plan did not change: the operator must \
@@ -90,6 +95,11 @@ mod tests {
                 "another plan",
             ),
             (refused(400, "product_inactive", ""), Kind::PriceInactive, "stripe sync"),
+            (
+                refused(400, "customer_tax_location_invalid", ""),
+                Kind::BillingAddressMissing,
+                "the checkout",
+            ),
             (
                 refused(400, "payment_method_unsupported_type", ""),
                 Kind::PaymentMethodUnsupported,

@@ -22,6 +22,8 @@ pub enum Reason {
     CurrencyMismatch,
     /// The amount is below Stripe's minimum or above its maximum.
     AmountNotChargeable,
+    /// Stripe cannot calculate the tax: the customer has no valid address.
+    AddressMissing,
     /// A price, or its product, is archived.
     PriceInactive,
     /// The customer portal has no configuration.
@@ -43,6 +45,7 @@ impl Reason {
             Self::PaymentMethodUnsupported => "payment_method_unsupported",
             Self::CurrencyMismatch => "currency_mismatch",
             Self::AmountNotChargeable => "amount_not_chargeable",
+            Self::AddressMissing => "address_missing",
             Self::PriceInactive => "price_inactive",
             Self::PortalNotConfigured => "portal_not_configured",
             Self::Missing => "missing",
@@ -88,6 +91,7 @@ fn by_code(code: &str) -> Option<Reason> {
         | "invoice_no_payment_method_types"
         | "sepa_unsupported_account"
         | "invalid_card_type" => Reason::PaymentMethodUnsupported,
+        "customer_tax_location_invalid" => Reason::AddressMissing,
         "product_inactive" | "sku_inactive" => Reason::PriceInactive,
         "card_declined"
         | "expired_card"

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use service::{
     boot::Mistakes,
     settings::{http_url, seconds},
@@ -38,6 +38,11 @@ pub struct StripeSettings {
     /// Maximum number of meter events per second (Stripe allows 1,000)
     #[arg(long, env = "STRIPE_METER_EVENTS_PER_SECOND", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub stripe_meter_events_per_second: u32,
+
+    /// Let Stripe calculate tax for new subscriptions and for invoices of late usage (Stripe Tax must be set up)
+    #[arg(long, env = "AUTOMATIC_TAX", action = ArgAction::Set, default_value = "false", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub automatic_tax: bool,
 }
 
 impl StripeSettings {

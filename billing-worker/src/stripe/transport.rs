@@ -49,6 +49,7 @@ struct Inner {
     base: String,
     authorization: HeaderValue,
     is_live: bool,
+    automatic_tax: bool,
     attempt_timeout: Duration,
     queue: Queue,
     metrics: StripeMetrics,
@@ -94,6 +95,7 @@ impl Stripe {
                 base: format!("{}/v1", settings.stripe_api_base.trim_end_matches('/')),
                 authorization,
                 is_live: settings.is_live(),
+                automatic_tax: settings.automatic_tax,
                 attempt_timeout: settings.stripe_timeout,
                 queue: Queue::new(settings, metrics.queue.clone()),
                 metrics,
@@ -118,6 +120,11 @@ impl Stripe {
 
     pub fn is_live(&self) -> bool {
         self.inner.is_live
+    }
+
+    /// Whether Stripe calculates tax (`AUTOMATIC_TAX`).
+    pub fn automatic_tax(&self) -> bool {
+        self.inner.automatic_tax
     }
 
     /// A call that changes nothing.

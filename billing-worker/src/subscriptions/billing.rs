@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
+    checkout_settings::CheckoutSettings,
     lease::Lease,
     slots::{Slot, Slots},
 };
@@ -61,6 +62,9 @@ pub struct BillingSettings {
     /// Secrets of Stripe's webhook endpoint (whsec_…), comma separated: several while they are rotated
     #[arg(long, env = "STRIPE_WEBHOOK_SECRETS", value_delimiter = ',', hide_env_values = true)]
     pub stripe_webhook_secrets: Vec<String>,
+
+    #[command(flatten)]
+    pub checkout: CheckoutSettings,
 }
 
 impl BillingSettings {

@@ -2,8 +2,13 @@
 
 use schema::{AccountId, Plan, period::instant};
 use serde::Deserialize;
-use stripe_checkout::checkout_session::{
-    CreateCheckoutSession, CreateCheckoutSessionLineItems, CreateCheckoutSessionSubscriptionData,
+use stripe_checkout::{
+    CheckoutSessionBillingAddressCollection,
+    checkout_session::{
+        CreateCheckoutSession, CreateCheckoutSessionAutomaticTax, CreateCheckoutSessionCustomerUpdate,
+        CreateCheckoutSessionCustomerUpdateAddress, CreateCheckoutSessionCustomerUpdateName,
+        CreateCheckoutSessionLineItems, CreateCheckoutSessionSubscriptionData, CreateCheckoutSessionTaxIdCollection,
+    },
 };
 use time::OffsetDateTime;
 use tracing::info;
@@ -11,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     billing::Billing,
+    checkout_settings::{BillingAddress, CheckoutSettings},
     eligibility::{cancel_unpaid, refuse_second, trial_days},
     lease::Lease,
     prices::{self, PlanPrices},
@@ -116,6 +122,7 @@ async fn create_session(
     tx.commit().await?;
     lease.renew().await?;
     let request = session_request(plan, account, customer, prices, urls, expires_at, trial_days);
+    let request = ask(request, &billing.settings.checkout, billing.stripe()?.automatic_tax());
     let session: Session = billing.stripe()?.write(&request, Write::Keyed(&id.to_string())).await?;
     let url = session
         .url
@@ -182,4 +189,34 @@ fn session_request(
         .success_url(urls.success)
         .cancel_url(urls.cancel)
         .expires_at(expires_at)
+}
+
+/// What the page asks for, apart from the payment.
+fn ask(request: CreateCheckoutSession, settings: &CheckoutSettings, automatic_tax: bool) -> CreateCheckoutSession {
+    let needs_address = settings.checkout_billing_address == BillingAddress::Required;
+    let mut request = request;
+    if settings.checkout_promotion_codes {
+        request = request.allow_promotion_codes(true);
+    }
+    if automatic_tax {
+        request = request.automatic_tax(CreateCheckoutSessionAutomaticTax::new(true));
+    }
+    if settings.checkout_tax_ids {
+        request = request.tax_id_collection(CreateCheckoutSessionTaxIdCollection::new(true));
+    }
+    if needs_address {
+        request = request.billing_address_collection(CheckoutSessionBillingAddressCollection::Required);
+    }
+    // Later invoices need what the customer entered, too.
+    let mut update = CreateCheckoutSessionCustomerUpdate::new();
+    if automatic_tax || needs_address {
+        update.address = Some(CreateCheckoutSessionCustomerUpdateAddress::Auto);
+    }
+    if settings.checkout_tax_ids {
+        update.name = Some(CreateCheckoutSessionCustomerUpdateName::Auto);
+    }
+    match update.address.is_some() || update.name.is_some() {
+        true => request.customer_update(update),
+        false => request,
+    }
 }

@@ -2,9 +2,10 @@
 
 use schema::{AccountId, Plan};
 use stripe_billing::subscription::{
-    CreateSubscription, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior, CreateSubscriptionPaymentSettings,
-    CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod, CreateSubscriptionTrialSettings,
-    CreateSubscriptionTrialSettingsEndBehavior, CreateSubscriptionTrialSettingsEndBehaviorMissingPaymentMethod,
+    CreateSubscription, CreateSubscriptionAutomaticTax, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior,
+    CreateSubscriptionPaymentSettings, CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod,
+    CreateSubscriptionTrialSettings, CreateSubscriptionTrialSettingsEndBehavior,
+    CreateSubscriptionTrialSettingsEndBehaviorMissingPaymentMethod,
 };
 use tracing::info;
 use uuid::Uuid;
@@ -73,10 +74,11 @@ async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending,
         Some(begun) => begun,
         None => {
             let trial_days = trial_days(db, billing, account, &customer, plan).await?;
-            let request = subscription_request(plan, account, &customer, &prices, trial_days);
+            let stripe = billing.stripe()?;
+            let request = subscription_request(plan, account, &customer, &prices, trial_days, stripe.automatic_tax());
             let key = format!("subscribe-{account}-{}", Uuid::now_v7());
             lease.renew().await?;
-            billing.stripe()?.write(&request, Write::Keyed(&key)).await?
+            stripe.write(&request, Write::Keyed(&key)).await?
         }
     };
     refresh::store(billing, lease, &customer).await?;
@@ -100,6 +102,7 @@ fn subscription_request(
     customer: &str,
     prices: &PlanPrices,
     trial_days: Option<u32>,
+    automatic_tax: bool,
 ) -> CreateSubscription {
     let item = |price: &String, quantity: Option<u64>| {
         let mut item = CreateSubscriptionItems::new();
@@ -111,13 +114,16 @@ fn subscription_request(
     let mut payment = CreateSubscriptionPaymentSettings::new();
     payment.save_default_payment_method =
         Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
-    let request = CreateSubscription::new()
+    let mut request = CreateSubscription::new()
         .customer(customer)
         .items(items)
         .payment_behavior(CreateSubscriptionPaymentBehavior::DefaultIncomplete)
         .payment_settings(payment)
         .metadata(names::metadata(account, plan))
         .expand(unpaid::EXPANDED.map(str::to_owned).to_vec());
+    if automatic_tax {
+        request = request.automatic_tax(CreateSubscriptionAutomaticTax::new(true));
+    }
     let Some(days) = trial_days else {
         return request;
     };

@@ -94,6 +94,7 @@ impl Rig {
             stripe_reads_per_second: None,
             stripe_writes_per_second: None,
             stripe_meter_events_per_second: 5_000,
+            automatic_tax: false,
         };
         let stripe = Stripe::new(&settings_of_stripe, Default::default()).unwrap().unwrap();
         let catalogue = Arc::new(Catalogue::built_in());

@@ -53,6 +53,7 @@ pub(super) struct Rig {
     pub url: String,
     pub http: Http,
     pub pool: PgPool,
+    args: Vec<String>,
     settings: Settings,
     /// All HTTP servers. Earlier ones still accept webhooks, as during a roll-out.
     serving: Vec<AbortOnDropHandle<()>>,
@@ -118,6 +119,13 @@ impl Rig {
         self.restart().await;
     }
 
+    /// From now on, with these arguments too.
+    pub(super) async fn set(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self.settings = Settings::parse_from(&self.args);
+        self.restart().await;
+    }
+
     /// With the current settings.
     async fn restart(&mut self) {
         let client = Stripe::new(&self.settings.stripe, Default::default()).unwrap().unwrap();
@@ -158,8 +166,9 @@ impl Rig {
             "1",
             "--stripe-webhook-secrets",
             stripe.webhook_secret(),
-        ];
-        let settings = Settings::parse_from(args);
+        ]
+        .map(str::to_owned);
+        let settings = Settings::parse_from(&args);
         let metrics = Metrics::default();
         let admin = Administration {
             db: pool.clone(),
@@ -187,6 +196,7 @@ impl Rig {
             url,
             http: Http::default(),
             pool,
+            args: args.into(),
             settings,
             serving: vec![serving],
             stripe,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use serde::{Deserialize, de::IgnoredAny};
 use stripe_billing::{
-    invoice::{CreateInvoice, CreateInvoicePendingInvoiceItemsBehavior},
+    invoice::{CreateInvoice, CreateInvoiceAutomaticTax, CreateInvoicePendingInvoiceItemsBehavior},
     invoice_item::{CreateInvoiceItem, ListInvoiceItem, RetrieveInvoiceItem},
 };
 use stripe_types::{Currency, RangeBoundsTs, RangeQueryTs};
@@ -66,11 +66,14 @@ pub(super) async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Res
     .fetch_one(&reporter.db)
     .await
     .context("storing that an invoice is made")?;
-    let request = CreateInvoice::new()
+    let mut request = CreateInvoice::new()
         .customer(&late.customer)
         .auto_advance(true)
         .pending_invoice_items_behavior(CreateInvoicePendingInvoiceItemsBehavior::Include)
         .metadata([(names::META_CARRY.to_owned(), late.id.to_string())]);
+    if reporter.stripe.automatic_tax() {
+        request = request.automatic_tax(CreateInvoiceAutomaticTax::new(true));
+    }
     let key = format!("carry/{}/invoice/{attempts}", late.id);
     reporter
         .stripe

@@ -13,6 +13,7 @@ fn queue(per_second: u32) -> Queue {
         stripe_reads_per_second: None,
         stripe_writes_per_second: None,
         stripe_meter_events_per_second: per_second,
+        automatic_tax: false,
     };
     Queue::new(&settings, QueueMetrics::default())
 }
