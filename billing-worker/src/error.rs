@@ -97,6 +97,8 @@ pub enum Error {
         invoice: Box<InvoiceToPay>,
         also: &'static str,
     },
+    #[error("the account is suspended: it can buy nothing before an operator resumes it")]
+    AccountSuspended,
     #[error("the account has no such invoice")]
     UnknownInvoice,
     #[error("`tier` is `{query}` in the query string and `{body}` in the body: send it in one place")]

@@ -51,21 +51,22 @@ impl FindingKind {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::ForeignPrice => {
-                "if the price is intended, add the metadata trendit_plan=<plan> to it in Stripe; otherwise give the subscription \
-                 the plan's own price in Stripe"
+                "if the price is intended, add the metadata trendit_plan=<plan> to it in Stripe, then run `billing-worker stripe \
+                 compare`; otherwise give the subscription the plan's own price in Stripe"
             }
             Self::PausedCollection => {
                 "the account keeps its plan without paying: resume the collection in Stripe, or cancel the subscription"
             }
             Self::Quantity => {
-                "the account has the limits of one plan and pays for several: set the quantity to 1 in Stripe and refund the \
-                 difference; the next upgrade also sets it to 1"
+                "the account has the limits of one plan, whatever it pays: set the quantity to 1 in Stripe, and refund what was paid \
+                 too much; the next upgrade also sets it to 1"
             }
             Self::TwoSubscriptions => "the newest one counts: cancel the others in Stripe, and refund what they cost",
             Self::UnbilledUsage => "run `billing-worker stripe sync`",
             Self::UnknownSubscription => {
                 "if it is for another product of yours, add the metadata trendit=ignore to the subscription or to its price in \
-                 Stripe; if it is for a plan, move it to a monthly price of the plan's product; otherwise cancel it"
+                 Stripe, then run `billing-worker stripe compare`; if it is for a plan, move it to a monthly price of the plan's \
+                 product; otherwise cancel it"
             }
             Self::UnreadableSubscription => {
                 "add the plan to the catalogue again, or change or cancel the subscription in Stripe"

@@ -78,6 +78,7 @@ fn kind(error: &Error) -> Kind {
         }
         Error::WebhooksClosed => Kind::WebhooksClosed,
         Error::PaymentMethodUnsupported { .. } => Kind::PaymentMethodUnsupported,
+        Error::AccountSuspended => Kind::AccountSuspended,
         Error::UnknownInvoice => Kind::UnknownInvoice,
         Error::ContradictoryTier { .. } => Kind::ContradictoryTier,
         Error::TooManyRequests(_) => Kind::TooManyRequests,

@@ -9,6 +9,7 @@ mod invoices;
 mod pages;
 mod plan;
 mod share;
+mod strict;
 mod subscription;
 mod tier;
 mod usage;
@@ -70,8 +71,7 @@ pub fn router(api: PublicApi) -> Router {
         metrics: api.metrics.clone(),
         inbox: api.inbox.clone(),
     };
-    Router::new()
-        .route("/billing/plans", get(list_plans))
+    let of_accounts = Router::new()
         .route("/billing/create-checkout-session", post(checkout::create))
         .route("/billing/subscriptions", post(checkout::subscribe))
         .route("/billing/portal-session", post(checkout::portal))
@@ -82,6 +82,10 @@ pub fn router(api: PublicApi) -> Router {
         .route("/billing/usage", get(usage::show))
         .route("/billing/invoices", get(invoices::list))
         .route("/billing/invoices/{id}", get(invoices::show))
+        .route_layer(middleware::from_fn(strict::strict));
+    Router::new()
+        .merge(of_accounts)
+        .route("/billing/plans", get(list_plans))
         .route("/billing/success", get(pages::success))
         .route("/billing/cancelled", get(pages::cancelled))
         .route("/billing/returned", get(pages::returned))

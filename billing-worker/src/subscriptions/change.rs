@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     armed::Armed,
+    eligibility::refuse_buyer,
     lease::Lease,
     owed, payment_method, pending,
     planned::{Planned, Priced},
@@ -125,6 +126,7 @@ async fn upgrade(
     prices: &PlanPrices,
 ) -> Result<(), Error> {
     let (account, running) = (lease.account(), armed.running);
+    refuse_buyer(billing, account).await?;
     owed::refuse(billing, &running.subscription).await?;
     payment_method::refuse_slow(billing, &running.subscription.id).await?;
     if running.is_metered() {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     billing::Billing,
     checkout_settings::{BillingAddress, CheckoutSettings},
-    eligibility::{cancel_unpaid, refuse_second, trial_days},
+    eligibility::{cancel_unpaid, refuse_buyer, refuse_second, trial_days},
     lease::Lease,
     prices::{self, PlanPrices},
     unpaid::{self, OpenCheckout},
@@ -54,7 +54,7 @@ struct Session {
     expires_at: i64,
 }
 
-/// Opens a checkout, or returns the one that is open for this plan. A new checkout cancels everything else that is still unpaid:
+/// Opens a checkout, or returns the one that is open for this plan and these URLs. A new checkout cancels everything else that is still unpaid:
 /// a checkout for another plan or at earlier prices, or a payment form.
 pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
     let billing = &billing.of(account);
@@ -67,6 +67,7 @@ pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: R
 
 async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -> Result<Checkout, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
+    refuse_buyer(billing, account).await?;
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
     refuse_second(billing, &customer).await?;
@@ -75,6 +76,8 @@ async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -
         Some(open) => {
             let is_same = open.plan_id == plan.id
                 && open.price_ids == prices.ids()
+                && open.success_url.as_ref() == Some(&urls.success)
+                && open.cancel_url.as_ref() == Some(&urls.cancel)
                 && open.expires_at.unix_timestamp() - billing.clock.now_s() > CHECKOUT_LEFT_S;
             let again = Checkout::of(&open).filter(|_| is_same);
             if again.is_some() && open.is_open(billing).await? {
@@ -110,12 +113,15 @@ async fn create_session(
     let (id, expires_at) = (Uuid::now_v7(), billing.clock.now_s() + CHECKOUT_S);
     let mut tx = lease.begin().await?;
     sqlx::query!(
-        "insert into checkout_sessions (id, account_id, plan_id, price_ids, expires_at) values ($1, $2, $3, $4, $5)",
+        "insert into checkout_sessions (id, account_id, plan_id, price_ids, expires_at, success_url, cancel_url)
+         values ($1, $2, $3, $4, $5, $6, $7)",
         id,
         account.0,
         plan.id,
         &prices.ids(),
-        instant(expires_at)
+        instant(expires_at),
+        urls.success,
+        urls.cancel
     )
     .execute(&mut *tx)
     .await?;

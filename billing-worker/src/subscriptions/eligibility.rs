@@ -5,11 +5,22 @@ use sqlx::PgPool;
 
 use super::{
     billing::Billing,
-    listing,
+    listing, owed,
     running::Running,
     unpaid::{self, Begun},
 };
-use crate::{error::Error, stripe::object::Subscription};
+use crate::{accounts::status::AccountStatus, error::Error, stripe::object::Subscription};
+
+/// Fails if the account may buy nothing now: an operator suspended it, or it owes an invoice of an earlier subscription.
+pub(super) async fn refuse_buyer(billing: &Billing, account: AccountId) -> Result<(), Error> {
+    let status = sqlx::query_scalar!("select status from accounts where id = $1", account.0)
+        .fetch_optional(&billing.admin.db)
+        .await?;
+    if status.as_deref() == Some(AccountStatus::Suspended.as_str()) {
+        return Err(Error::AccountSuspended);
+    }
+    owed::refuse_left(billing, account).await
+}
 
 /// Fails if the customer already has a subscription, because a second one would be billed as well. The first one may be for a
 /// plan that nobody recognises here.

@@ -1,7 +1,7 @@
 //! Which invoice a subscription owes. A customer is refused because of that invoice, and not because of the subscription's status:
 //! Stripe keeps a status such as `past_due` until the latest invoice is paid, and that may be one that is void.
 
-use schema::subscription::SubscriptionStatus;
+use schema::{AccountId, subscription::SubscriptionStatus};
 use stripe_billing::{
     InvoiceStatus,
     invoice::{ListInvoice, RetrieveInvoice},
@@ -18,6 +18,8 @@ use crate::{
 
 /// How many of the oldest open invoices are looked at one by one.
 const LOOKED_AT: usize = 5;
+/// The same for those of subscriptions that ended.
+const LEFT_LOOKED_AT: i64 = 5;
 
 /// The invoices of a subscription that are not paid. They are read only if Stripe says that a payment failed. Of an unpaid
 /// subscription, Stripe leaves later invoices as drafts.
@@ -59,10 +61,7 @@ pub(super) fn longest<'a>(subscription: &Subscription, unpaid: &'a [Invoice]) ->
         .map(Reference::id);
     let owed = unpaid.iter().filter(|invoice| {
         let is_due = invoice.status() == "open" || !invoice.auto_advance;
-        let is_processing = invoice
-            .payment_intent()
-            .is_some_and(|payment| payment.status == "processing");
-        is_due && !is_processing && invoice.amount_remaining > 0 && Some(invoice.id.as_str()) != of_a_change
+        is_due && !is_processing(invoice) && invoice.amount_remaining > 0 && Some(invoice.id.as_str()) != of_a_change
     });
     owed.min_by_key(|invoice| since(invoice))
 }
@@ -77,13 +76,44 @@ pub(super) async fn refuse(billing: &Billing, subscription: &Subscription) -> Re
     let unpaid = unpaid(billing.stripe()?, subscription).await?;
     match longest(subscription, &unpaid) {
         None => Ok(()),
-        Some(invoice) => Err(Error::PaymentRequired(Box::new(InvoiceToPay {
-            invoice_id: invoice.id.clone(),
-            hosted_invoice_url: invoice.hosted_invoice_url.clone(),
-            client_secret: None,
-            expires_at: None,
-        }))),
+        Some(invoice) => Err(payment_required(invoice)),
     }
+}
+
+/// Fails if an earlier subscription left an invoice that is not paid: whoever ends a subscription still owes what it cost.
+pub(super) async fn refuse_left(billing: &Billing, account: AccountId) -> Result<(), Error> {
+    let left = sqlx::query_scalar!(
+        "select i.id from stripe_invoices i join subscriptions s on s.stripe_subscription_id = i.subscription_id
+         where i.account_id = $1 and i.status = 'open' and i.amount_remaining > 0 and s.status = 'canceled'
+         order by i.finalized_at limit $2",
+        account.0,
+        LEFT_LOOKED_AT
+    )
+    .fetch_all(&billing.admin.db)
+    .await?;
+    for id in left {
+        // The customer may have paid it a moment ago, or a bank debit is in progress.
+        let retrieve = RetrieveInvoice::new(id.as_str()).expand(vec![Invoice::PAYMENT.to_owned()]);
+        let invoice: Invoice = billing.stripe()?.read(&retrieve).await?;
+        if invoice.status() == "open" && invoice.amount_remaining > 0 && !is_processing(&invoice) {
+            return Err(payment_required(&invoice));
+        }
+    }
+    Ok(())
+}
+
+fn payment_required(invoice: &Invoice) -> Error {
+    Error::PaymentRequired(Box::new(InvoiceToPay {
+        invoice_id: invoice.id.clone(),
+        hosted_invoice_url: invoice.hosted_invoice_url.clone(),
+        client_secret: None,
+        expires_at: None,
+    }))
+}
+
+fn is_processing(invoice: &Invoice) -> bool {
+    let payment = invoice.payment_intent();
+    payment.is_some_and(|payment| payment.status == "processing")
 }
 
 #[cfg(test)]

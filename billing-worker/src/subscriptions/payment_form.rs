@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     billing::Billing,
-    eligibility::{cancel_unpaid, refuse_second, trial_days},
+    eligibility::{cancel_unpaid, refuse_buyer, refuse_second, trial_days},
     lease::Lease,
     prices::{self, PlanPrices},
     refresh,
@@ -46,6 +46,7 @@ pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Res
 
 async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
+    refuse_buyer(billing, account).await?;
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
     match refuse_second(billing, &customer).await {

@@ -32,6 +32,9 @@ pub struct OpenCheckout {
     pub price_ids: Vec<String>,
     pub session_id: Option<String>,
     pub url: Option<String>,
+    /// `None`: an earlier version opened it.
+    pub success_url: Option<String>,
+    pub cancel_url: Option<String>,
     pub expires_at: OffsetDateTime,
 }
 
@@ -155,7 +158,7 @@ async fn void(billing: &Billing, invoice: &str) -> Result<bool, Error> {
 pub async fn open_checkout(db: impl PgExecutor<'_>, account: AccountId) -> Result<Option<OpenCheckout>, Error> {
     let open = sqlx::query_as!(
         OpenCheckout,
-        "select id, plan_id, price_ids, session_id, url, expires_at from checkout_sessions
+        "select id, plan_id, price_ids, session_id, url, success_url, cancel_url, expires_at from checkout_sessions
          where account_id = $1 and ended_at is null",
         account.0
     )

@@ -250,3 +250,47 @@ async fn a_key_that_stripe_rejects_is_logged_at_the_start_and_the_rest_runs() {
     assert_eq!(error, (503, Some("stripe_not_configured")), "{problem}");
     assert!(!problem.to_string().contains("sk_test_"));
 }
+
+/// A field of the body in the query string would do something else than it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_query_parameter_is_refused_and_changes_nothing() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscribed("ada", "pro").await;
+    let before = rig.state(&ada).await.unwrap();
+    for (path, names) in [
+        ("upgrade?tier=enterprise&preview=true", "preview"),
+        ("cancel?when=now", "when"),
+        ("resume?now=1", "now"),
+        ("portal-session?return_url=x", "return_url"),
+        ("subscriptions?tier=pro&success_url=x", "success_url"),
+    ] {
+        let refused = rig.post(&ada, path, json!({})).await;
+        let problem = refused.json().unwrap();
+        assert_eq!(
+            (refused.status.as_u16(), &problem["error"]),
+            (400, &json!("invalid_request")),
+            "{path}"
+        );
+        let message = problem["message"].as_str().unwrap();
+        assert!(
+            message.starts_with(&format!("unknown query parameter `{names}`")),
+            "{message}"
+        );
+    }
+    for path in ["usage?period=previous", "subscription?account=x"] {
+        let url = format!("{}/billing/{path}", rig.url);
+        assert_eq!(
+            rig.http.get(&url, &ada.key).await.unwrap().status.as_u16(),
+            400,
+            "{path}"
+        );
+    }
+    assert_eq!(rig.state(&ada).await.unwrap(), before);
+    let url = format!("{}/billing/subscription", rig.url);
+    let answer = rig.http.get(&url, &ada.key).await.unwrap();
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("cache-control")),
+        (200, Some("no-store"))
+    );
+}

@@ -1,4 +1,4 @@
-//! What the checkout can ask for: promotion codes, tax, and the address that the tax needs.
+//! What the checkout can ask for: promotion codes, tax, and the address that the tax needs. Where it leads.
 
 use devstack::{StripeDoubleOptions, stripe_double::Control};
 use http::Method;
@@ -99,5 +99,27 @@ async fn tax_is_on_top_of_the_price() {
         amounts.map(|field| invoice[field].as_i64().unwrap()),
         [2_900, 551, 3_451]
     );
+    rig.assert_valid();
+}
+
+/// A client that corrects its URL is not led to the wrong page for another hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_with_another_url_is_another_checkout() {
+    let rig = with(&[]).await;
+    let ada = rig.subscriber("ada").await;
+    let open = async |url: &str| {
+        let body = json!({ "tier": "pro", "success_url": url });
+        rig.post(&ada, "create-checkout-session", body).await.ok().unwrap()
+    };
+    let wrong = open("https://wrong.example/").await;
+    assert_eq!(open("https://wrong.example/").await, wrong);
+    let right = open("https://right.example/").await;
+    assert_ne!(right["session_id"], wrong["session_id"]);
+    let status = |session: &Value| {
+        let found = rig.control().object(session["session_id"].as_str().unwrap()).unwrap();
+        (found["status"].clone(), found["success_url"].clone())
+    };
+    assert_eq!(status(&wrong), (json!("expired"), json!("https://wrong.example/")));
+    assert_eq!(status(&right), (json!("open"), json!("https://right.example/")));
     rig.assert_valid();
 }

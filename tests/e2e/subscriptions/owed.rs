@@ -1,5 +1,6 @@
 //! A 402 follows from an invoice that is owed, names it, and ends with it.
 
+use billing_worker::accounts::status::{self, AccountStatus};
 use devstack::stripe_double::{AfterDunning, Card, FaultKind, FaultRule};
 use http::Method;
 use serde_json::{Value, json};
@@ -101,6 +102,62 @@ async fn paying_what_is_owed_ends_the_402_whatever_stripes_status_says() {
         assert_invoices(&rig, &ada).await;
         rig.assert_valid();
     }
+}
+
+/// Ending the subscription does not end the debt.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_an_unpaid_invoice_behind_pays_it_before_the_next_subscription() {
+    let (rig, ada, customer) = pro().await;
+    rig.control().set_card(&customer, Some(Card::Declines)).unwrap();
+    rig.end_period(&ada).await;
+    let owed = invoices(&rig, &customer, "open").remove(0);
+    rig.post(&ada, "cancel", json!({ "when": "now" })).await.ok().unwrap();
+    rig.settle().await;
+    assert_eq!(shown(&rig, &ada).await, is("free", "none", false));
+    rig.control().set_card(&customer, Some(Card::Ok)).unwrap();
+    for path in ["create-checkout-session", "subscriptions"] {
+        let refused = rig.post(&ada, path, json!({ "tier": "pro" })).await;
+        assert_eq!(refused.status.as_u16(), 402, "{path}");
+        let problem = refused.json().unwrap();
+        assert_eq!(
+            (
+                &problem["error"],
+                &problem["invoice_id"],
+                &problem["hosted_invoice_url"]
+            ),
+            (&json!("payment_required"), &owed["id"], &owed["hosted_invoice_url"]),
+            "{path}"
+        );
+    }
+    // Paid a moment ago: no event has reported it.
+    rig.control().pay_invoice(owed["id"].as_str().unwrap()).unwrap();
+    rig.check_out(&ada, "pro").await;
+    rig.settle().await;
+    assert_eq!(shown(&rig, &ada).await, is("pro", "active", false));
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_account_buys_nothing() {
+    let (rig, ada, _) = pro().await;
+    let bob = rig.subscriber("bob").await;
+    for who in [&ada, &bob] {
+        status::set_status(&rig.billing.admin, who.account, AccountStatus::Suspended)
+            .await
+            .unwrap();
+    }
+    for (who, path) in [
+        (&bob, "create-checkout-session"),
+        (&bob, "subscriptions"),
+        (&ada, "upgrade"),
+    ] {
+        let refused = rig.post(who, path, json!({ "tier": "enterprise" })).await;
+        assert_eq!(refused.status.as_u16(), 403, "{path}");
+        assert_eq!(refused.json().unwrap()["error"], "account_suspended");
+    }
+    // It can leave.
+    rig.post(&ada, "cancel", json!({})).await.ok().unwrap();
+    rig.assert_valid();
 }
 
 #[tokio::test(flavor = "multi_thread")]

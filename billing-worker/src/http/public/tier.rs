@@ -8,6 +8,7 @@ use crate::{error::Error, http::query::Parameters};
 
 /// `?tier=`
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct TierQuery {
     tier: Option<String>,
 }
