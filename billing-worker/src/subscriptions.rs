@@ -13,6 +13,7 @@
 //! | changes that undo something first, and how they are completed or taken back | [`armed`], [`restore`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
+//! | the prices that must stay active | [`used_prices`] |
 //! | usage before it is billed: stored, reported, counted by Stripe | [`usage`] |
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
@@ -51,3 +52,4 @@ pub mod swap;
 pub mod unbilled;
 pub mod unpaid;
 pub mod usage;
+pub mod used_prices;

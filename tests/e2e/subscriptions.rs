@@ -19,4 +19,5 @@ mod scopes;
 mod tasks;
 mod trials;
 mod unpaid;
+mod versions;
 mod webhooks;

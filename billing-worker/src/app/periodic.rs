@@ -17,7 +17,7 @@ use crate::{
     findings,
     metrics::Metrics,
     reports, retention, stripe,
-    subscriptions::{billing::Billing, unbilled},
+    subscriptions::{billing::Billing, unbilled, used_prices},
     tasks, webhook,
 };
 
@@ -205,7 +205,7 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
     let look = || async {
         let stripe = billing.stripe()?;
         let (db, catalogue) = (&billing.admin.db, &billing.admin.catalogue);
-        let found = stripe::catalogue::find(stripe, catalogue).await?;
+        let found = stripe::catalogue::find(stripe, catalogue, used_prices::in_use(db).await?).await?;
         let changes = stripe::catalogue::changes(catalogue, &found).len();
         let unbilled = unbilled::list(db, catalogue, Some(1)).await?.pop();
         Ok::<_, Error>((changes, unbilled))

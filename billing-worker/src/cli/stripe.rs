@@ -19,6 +19,7 @@ use crate::{
     subscriptions::{
         billing::Billing,
         unbilled::{self, Mended, Unbilled},
+        used_prices,
     },
     webhook::{self, comparison},
 };
@@ -31,6 +32,9 @@ pub enum StripeCommand {
         /// Only print the changes
         #[arg(long)]
         dry_run: bool,
+        /// Also deactivate prices that no subscription, planned change or open checkout has, and that are not sold now
+        #[arg(long)]
+        prune: bool,
     },
     /// Compare all subscriptions and invoices with Stripe now, as the service does once a day, and copy what differs
     Compare,
@@ -48,13 +52,18 @@ pub(super) async fn run(
     json: bool,
 ) -> Result<()> {
     match command {
-        StripeCommand::Sync { dry_run } => {
+        StripeCommand::Sync { dry_run, prune } => {
             let reporter = reporter(admin, settings)?;
             let stripe = reporter.stripe.clone();
-            let found = catalogue::find(&stripe, &admin.catalogue)
+            let in_use = used_prices::in_use(&admin.db).await?;
+            let found = catalogue::find(&stripe, &admin.catalogue, in_use)
                 .await
                 .map_err(Error::Stripe)?;
-            let changes = catalogue::changes(&admin.catalogue, &found);
+            let mut changes = catalogue::changes(&admin.catalogue, &found);
+            if *prune {
+                used_prices::refuse_unknown(&admin.db).await?;
+                changes.extend(catalogue::unused(&admin.catalogue, &found));
+            }
             let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await?;
             print_plan(json, &changes, &unbilled)?;
             if *dry_run {

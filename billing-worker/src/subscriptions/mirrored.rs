@@ -1,12 +1,18 @@
 //! One subscription in Stripe as a row here. Pure.
 
+use std::collections::BTreeSet;
+
 use schema::{Catalogue, Period, SubscriptionId, subscription::SubscriptionStatus};
 use uuid::Uuid;
 
 use super::owed;
 use crate::stripe::{
     names,
-    object::{Invoice, Item, Schedule, Subscription, subscription::Price},
+    object::{
+        Invoice, Item, Schedule, Subscription,
+        schedule::{Phase, PriceOrId},
+        subscription::Price,
+    },
 };
 
 /// A subscription with its related objects in Stripe.
@@ -30,6 +36,8 @@ pub struct Mirrored {
     pub anchor: i64,
     pub ends_at: Option<i64>,
     pub then_plan: Option<String>,
+    /// All prices of its schedule. They must stay active.
+    pub then_price_ids: Vec<String>,
     pub grace_until: Option<i64>,
     /// The invoice that is owed for longest, because of which there is a grace period.
     pub owed_invoice: Option<String>,
@@ -108,6 +116,7 @@ pub(super) fn mirrored(
         anchor: of.billing_cycle_anchor,
         ends_at,
         then_plan,
+        then_price_ids: scheduled_prices(fetched.schedule.as_ref()),
         grace_until: owed.map(|invoice| owed::since(invoice) + grace_s),
         owed_invoice: owed.map(|invoice| invoice.id.clone()),
         cancel_at_period_end: of.cancel_at_period_end,
@@ -120,6 +129,14 @@ pub(super) fn mirrored(
         ended_at: of.ended_at,
         items,
     })
+}
+
+/// Sorted.
+fn scheduled_prices(schedule: Option<&Schedule>) -> Vec<String> {
+    let phases = schedule.filter(|schedule| schedule.is_active()).into_iter();
+    let phases = phases.flat_map(|schedule| &schedule.phases);
+    let prices: BTreeSet<&str> = phases.flat_map(Phase::prices).map(PriceOrId::id).collect();
+    prices.into_iter().map(str::to_owned).collect()
 }
 
 /// When it is due to end and which plan follows, if it is cancelled or scheduled to change.

@@ -231,23 +231,23 @@ async fn upsert(
     let written = sqlx::query!(
         "insert into subscriptions as s (id, account_id, plan_id, status, period_start, period_end, billing_anchor, ends_at,
              then_plan_id, grace_until, is_current, stripe_subscription_id, cancel_at_period_end, trial_ends_at,
-             stripe_schedule_id, ended_at, owed_invoice_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+             stripe_schedule_id, ended_at, owed_invoice_id, then_price_ids)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
          on conflict (id) do update set plan_id = excluded.plan_id, status = excluded.status,
              period_start = excluded.period_start, period_end = excluded.period_end,
              billing_anchor = excluded.billing_anchor, ends_at = excluded.ends_at, then_plan_id = excluded.then_plan_id,
              grace_until = excluded.grace_until, is_current = excluded.is_current,
              cancel_at_period_end = excluded.cancel_at_period_end, trial_ends_at = excluded.trial_ends_at,
              stripe_schedule_id = excluded.stripe_schedule_id, ended_at = excluded.ended_at,
-             owed_invoice_id = excluded.owed_invoice_id, updated_at = now()
+             owed_invoice_id = excluded.owed_invoice_id, then_price_ids = excluded.then_price_ids, updated_at = now()
          where (s.plan_id, s.status, s.period_start, s.period_end, s.billing_anchor, s.ends_at, s.then_plan_id,
                 s.grace_until, s.is_current, s.cancel_at_period_end, s.trial_ends_at, s.stripe_schedule_id, s.ended_at,
-                s.owed_invoice_id)
+                s.owed_invoice_id, s.then_price_ids)
             is distinct from
                (excluded.plan_id, excluded.status, excluded.period_start, excluded.period_end, excluded.billing_anchor,
                 excluded.ends_at, excluded.then_plan_id, excluded.grace_until, excluded.is_current,
                 excluded.cancel_at_period_end, excluded.trial_ends_at, excluded.stripe_schedule_id, excluded.ended_at,
-                excluded.owed_invoice_id)",
+                excluded.owed_invoice_id, excluded.then_price_ids)",
         of.id.0,
         account.0,
         of.plan,
@@ -264,7 +264,8 @@ async fn upsert(
         of.trial_ends_at.map(instant),
         of.schedule_id,
         of.ended_at.map(instant),
-        of.owed_invoice
+        of.owed_invoice,
+        &of.then_price_ids
     )
     .execute(&mut **tx)
     .await?;

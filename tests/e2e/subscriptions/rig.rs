@@ -17,7 +17,10 @@ use billing_worker::{
     metrics::Metrics,
     reports::{ReportSettings, Reporter},
     stripe::{Stripe, StripeSettings, catalogue},
-    subscriptions::billing::{Billing, BillingSettings},
+    subscriptions::{
+        billing::{Billing, BillingSettings},
+        used_prices,
+    },
     webhook::worker,
 };
 use clap::Parser;
@@ -89,7 +92,8 @@ impl Rig {
     /// Products, prices and meters of the catalogue, and the portal's configuration.
     pub(super) async fn sync(&self) {
         let (stripe, catalogue) = (self.billing.stripe().unwrap(), &self.billing.admin.catalogue);
-        let found = catalogue::find(stripe, catalogue).await.unwrap();
+        let in_use = used_prices::in_use(&self.pool).await.unwrap();
+        let found = catalogue::find(stripe, catalogue, in_use).await.unwrap();
         let changes = catalogue::changes(catalogue, &found);
         catalogue::apply(stripe, catalogue, &changes, found).await.unwrap();
     }

@@ -20,7 +20,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    change::{Change, changes},
+    change::{Change, changes, unused},
     existing::{ExistingObjects, Meter, PortalConfiguration, Product, find},
     portal,
     wanted::{Terms, WantedPrice, WantedProduct, words},
@@ -38,19 +38,15 @@ pub async fn apply(
     for change in wanted {
         match make(stripe, change, &mut existing.meters, "").await {
             Err(StripeError::Failed(_)) => {
-                existing = find(stripe, catalogue).await?;
-                if changes(catalogue, &existing).iter().any(|lacks| lacks.makes_as(change)) {
+                existing = find(stripe, catalogue, existing.in_use).await?;
+                let mut lacking = changes(catalogue, &existing)
+                    .into_iter()
+                    .chain(unused(catalogue, &existing));
+                if lacking.any(|lacks| lacks.makes_as(change)) {
                     make(stripe, change, &mut existing.meters, &format!("-{}", Uuid::now_v7())).await?;
                 }
             }
             made => made?,
-        }
-        if let Change::CreatePrice {
-            replaces: Some(old), ..
-        } = change
-        {
-            let retire = UpdatePrice::new(old.as_str()).active(false);
-            stripe.write::<Price>(&retire, Write::Settable).await?;
         }
         info!("Stripe: {change}");
     }
@@ -99,6 +95,11 @@ async fn make(
             );
             stripe.write::<Price>(&create, Write::Keyed(&key)).await?;
         }
+        Change::ActivatePrice(id) => activate(stripe, id).await?,
+        Change::DeactivatePrice(id) => {
+            let update = UpdatePrice::new(id.as_str()).active(false);
+            stripe.write::<Price>(&update, Write::Settable).await?;
+        }
         Change::CreatePortal => {
             let key = format!("portal-configuration{ending}");
             stripe
@@ -110,6 +111,13 @@ async fn make(
             stripe.write::<PortalConfiguration>(&update, Write::Settable).await?;
         }
     }
+    Ok(())
+}
+
+/// Stripe accepts only active prices in a new phase of a subscription, even if the subscription has them already.
+pub async fn activate(stripe: &Stripe, price: &str) -> Result<(), StripeError> {
+    let update = UpdatePrice::new(price).active(true);
+    stripe.write::<Price>(&update, Write::Settable).await?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use schema::{Catalogue, Plan, UsageType};
 
-use crate::stripe::names;
+use crate::stripe::{names, object::subscription::Price};
 
 /// The one currency of the catalogue.
 pub const CURRENCY: &str = "usd";
@@ -86,6 +86,13 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
         }
     });
     std::iter::once(monthly).chain(metered).collect()
+}
+
+impl WantedPrice {
+    /// Whether a price in Stripe has these terms.
+    pub(super) fn is(&self, price: &Price) -> bool {
+        price.metadata.get(names::META_TERMS) == Some(&self.terms.short())
+    }
 }
 
 impl Terms {
