@@ -23,7 +23,7 @@ pub enum CatalogueCommand {
 
 #[derive(Subcommand)]
 pub enum PlansCommand {
-    /// List the plans in the catalogue
+    /// List the plans in the catalogue, and the versions of plans that accounts pay for
     List,
     /// Assign a plan to an account, effective now
     Assign {
@@ -60,7 +60,7 @@ pub(super) async fn catalogue(command: &CatalogueCommand, admin: &Administration
 pub(super) async fn plans(command: &PlansCommand, admin: &Administration, json: bool) -> Result<()> {
     let now = clock::now_s();
     match command {
-        PlansCommand::List => print::plans(json, &plans::list(&admin.catalogue)),
+        PlansCommand::List => print::plans(json, &plans::with_versions(admin).await?),
         PlansCommand::Assign { account, plan } => {
             let account = identity::find(admin, account).await?;
             assign::assign(admin, account, plan, now).await?;

@@ -10,16 +10,12 @@ use super::{print::out, reports::reporter};
 use crate::{
     administration::Administration,
     config::Settings,
-    error::Error,
     reports::Reporter,
-    stripe::{
-        Class,
-        catalogue::{self, Change},
-    },
+    stripe::{Class, catalogue::Change},
     subscriptions::{
         billing::Billing,
+        selling::{self, Unused},
         unbilled::{self, Mended, Unbilled},
-        used_prices,
     },
     webhook::{self, comparison},
 };
@@ -55,23 +51,14 @@ pub(super) async fn run(
         StripeCommand::Sync { dry_run, prune } => {
             let reporter = reporter(admin, settings)?;
             let stripe = reporter.stripe.clone();
-            let in_use = used_prices::in_use(&admin.db).await?;
-            let found = catalogue::find(&stripe, &admin.catalogue, in_use)
-                .await
-                .map_err(Error::Stripe)?;
-            let mut changes = catalogue::changes(&admin.catalogue, &found);
-            if *prune {
-                used_prices::refuse_unknown(&admin.db).await?;
-                changes.extend(catalogue::unused(&admin.catalogue, &found));
-            }
+            let unused = if *prune { Unused::Prune } else { Unused::Keep };
+            let compared = selling::compare(&stripe, admin, unused).await?;
             let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await?;
-            print_plan(json, &changes, &unbilled)?;
+            print_plan(json, &compared.changes, &unbilled)?;
             if *dry_run {
                 return Ok(());
             }
-            catalogue::apply(&stripe, &admin.catalogue, &changes, found)
-                .await
-                .map_err(Error::Stripe)?;
+            selling::apply(&stripe, admin, compared).await?;
             mend(&billing(admin, reporter, settings), &unbilled).await
         }
         StripeCommand::Compare => {

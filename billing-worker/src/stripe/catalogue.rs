@@ -18,6 +18,6 @@ mod wanted;
 pub use self::{
     apply::{activate, apply},
     change::{Change, changes, unused},
-    existing::{ExistingObjects, PortalConfiguration, find, meters, portal, prices},
-    wanted::{CURRENCY, Terms, WantedPrice, WantedProduct, of_plan, wanted},
+    existing::{ExistingObjects, KnownPrices, PortalConfiguration, find, meters, portal, prices},
+    wanted::{CURRENCY, NamedTerms, Terms, WantedPrice, WantedProduct, of_plan, wanted},
 };

@@ -15,7 +15,7 @@ use crate::SERVICES;
 pub(super) const AGE_S: i64 = 3_600;
 
 /// Each call past the included ones is 1.5 cents, each export 33.3333 cents.
-const PLANS: &str = r#"
+pub(super) const PLANS: &str = r#"
 usage_types = ["api_call", "export", "sentiment_analysis"]
 
 [[plan]]

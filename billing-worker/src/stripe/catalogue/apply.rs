@@ -38,7 +38,7 @@ pub async fn apply(
     for change in wanted {
         match make(stripe, change, &mut existing.meters, "").await {
             Err(StripeError::Failed(_)) => {
-                existing = find(stripe, catalogue, existing.in_use).await?;
+                existing = find(stripe, catalogue, existing.known).await?;
                 let mut lacking = changes(catalogue, &existing)
                     .into_iter()
                     .chain(unused(catalogue, &existing));
@@ -88,9 +88,10 @@ async fn make(
         Change::CreatePrice { wanted, replaces } => {
             let create = wanted.request(meters)?;
             let key = format!(
-                "price-{}-{}-{}{ending}",
+                "price-{}-{}-{}-{}{ending}",
                 wanted.lookup_key,
                 wanted.terms.short(),
+                wanted.version.as_deref().unwrap_or("any"),
                 replaces.as_deref().unwrap_or("new")
             );
             stripe.write::<Price>(&create, Write::Keyed(&key)).await?;
@@ -128,6 +129,11 @@ impl WantedPrice {
             (names::META_PLAN.to_owned(), self.plan.clone()),
             (names::META_TERMS.to_owned(), self.terms.short()),
         ]);
+        metadata.extend(
+            self.version
+                .clone()
+                .map(|version| (names::META_VERSION.to_owned(), version)),
+        );
         let product = match &self.terms {
             Terms::Monthly { .. } => names::product_id(&self.plan),
             Terms::Metered { usage_type, .. } => names::overage_product_id(&self.plan, *usage_type),

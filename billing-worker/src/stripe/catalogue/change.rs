@@ -42,18 +42,19 @@ pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change>
             Some(known) if *known != wanted.name => Some(Change::RenameProduct(wanted)),
             Some(_) => None,
         });
-    let sold = wanted(catalogue);
+    let (sold, versions) = (wanted(catalogue), &existing.known.versions);
     let is_sold = |price: &Price| {
         let mut sold = sold.iter();
-        sold.any(|wanted| price.lookup_key.as_ref() == Some(&wanted.lookup_key) && wanted.is(price))
+        sold.any(|wanted| price.lookup_key.as_ref() == Some(&wanted.lookup_key) && wanted.is(price, versions))
     };
     let inactive = existing.of_products.iter().filter(|price| !price.active);
-    let again = inactive.filter(|price| existing.in_use.contains(&price.id) || is_sold(price));
+    let again = inactive.filter(|price| existing.known.in_use.contains(&price.id) || is_sold(price));
     let again: Vec<&Price> = again.collect();
     let prices = sold.iter().filter_map(|wanted| {
         let known = existing.prices.get(&wanted.lookup_key);
         let mut same = known.into_iter().chain(again.iter().copied());
-        let has_it = same.any(|price| price.lookup_key.as_ref() == Some(&wanted.lookup_key) && wanted.is(price));
+        let has_it =
+            same.any(|price| price.lookup_key.as_ref() == Some(&wanted.lookup_key) && wanted.is(price, versions));
         (!has_it).then(|| Change::CreatePrice {
             replaces: known.map(|price| price.id.clone()),
             wanted: wanted.clone(),
@@ -85,7 +86,7 @@ pub fn unused(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change> 
         .of_products
         .iter()
         .filter(|price| price.active && price.metadata.contains_key(names::META_TERMS))
-        .filter(|price| !existing.in_use.contains(&price.id) && !is_sold(&price.id));
+        .filter(|price| !existing.known.in_use.contains(&price.id) && !is_sold(&price.id));
     unused.map(|price| Change::DeactivatePrice(price.id.clone())).collect()
 }
 
@@ -126,7 +127,10 @@ mod tests {
 
     use super::*;
     use crate::stripe::{
-        catalogue::{existing::PortalConfiguration, wanted::CURRENCY},
+        catalogue::{
+            existing::{KnownPrices, PortalConfiguration},
+            wanted::CURRENCY,
+        },
         object::Reference,
     };
 
@@ -192,7 +196,10 @@ mod tests {
                 .map(|wanted| (wanted.lookup_key.clone(), price(wanted.clone(), wanted.terms.short())))
                 .collect(),
             of_products: vec![],
-            in_use: ["price_trendit_pro_0".to_owned(), "price_trendit_pro_1".to_owned()].into(),
+            known: KnownPrices {
+                in_use: ["price_trendit_pro_0".to_owned(), "price_trendit_pro_1".to_owned()].into(),
+                versions: HashMap::from([("price_trendit_enterprise".to_owned(), "older".to_owned())]),
+            },
             portal: Some(PortalConfiguration::inactive("bpc_1")),
         };
         let pro = existing.prices["trendit_pro"].clone();
@@ -215,6 +222,7 @@ mod tests {
             [
                 "rename product trendit_enterprise to Enterprise",
                 "create price trendit_pro (usd-2900-month), which replaces price_trendit_pro",
+                "create price trendit_enterprise (usd-29900-month), which replaces price_trendit_enterprise",
                 "activate price price_trendit_pro_1",
                 "activate the configuration bpc_1 of the customer portal",
             ]

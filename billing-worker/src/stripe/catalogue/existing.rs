@@ -26,10 +26,18 @@ pub struct ExistingObjects {
     pub prices: HashMap<String, Price>,
     /// All prices of the catalogue's products, inactive ones too.
     pub of_products: Vec<Price>,
-    /// Ids of the prices that subscriptions have or may get.
-    pub in_use: BTreeSet<String>,
+    pub known: KnownPrices,
     /// Our configuration of the customer portal.
     pub portal: Option<PortalConfiguration>,
+}
+
+/// What this service knows about prices in Stripe.
+#[derive(Clone, Debug, Default)]
+pub struct KnownPrices {
+    /// Ids of those that subscriptions have or may get.
+    pub in_use: BTreeSet<String>,
+    /// Version by id of a plan's own price, as its metadata would name it.
+    pub versions: HashMap<String, String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -62,16 +70,11 @@ pub(super) struct Product {
     name: String,
 }
 
-/// Reads the existing meters, products and prices of the catalogue from Stripe. `in_use`: ids of the prices that subscriptions have
-/// or may get.
-pub async fn find(
-    stripe: &Stripe,
-    catalogue: &Catalogue,
-    in_use: BTreeSet<String>,
-) -> Result<ExistingObjects, StripeError> {
+/// Reads the existing meters, products and prices of the catalogue from Stripe.
+pub async fn find(stripe: &Stripe, catalogue: &Catalogue, known: KnownPrices) -> Result<ExistingObjects, StripeError> {
     let mut existing = ExistingObjects {
         meters: meters(stripe).await?,
-        in_use,
+        known,
         ..ExistingObjects::default()
     };
     for wanted in products(catalogue) {
