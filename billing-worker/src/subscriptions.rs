@@ -14,6 +14,7 @@
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
 //! | which version of its plan a subscription has | [`versions`], [`sold`] |
+//! | giving accounts another version | [`migration`], [`migrate`] |
 //! | Stripe's prices, brought in line with the catalogue | [`selling`] |
 //! | the prices that must stay active | [`used_prices`] |
 //! | usage before it is billed: stored, reported, counted by Stripe | [`usage`] |
@@ -37,6 +38,8 @@ pub mod invoices;
 mod irregular;
 pub mod lease;
 pub mod listing;
+pub mod migrate;
+pub mod migration;
 pub mod mirror;
 pub mod mirrored;
 mod owed;

@@ -94,3 +94,7 @@ comment on column subscriptions.version_id is 'version of the plan; null: the ac
 comment on column subscriptions.then_version_id is 'version of the plan after ends_at; null: as for version_id';
 comment on column subscriptions.then_price_ids is 'price_… of the phases of its schedule in Stripe, which stay active; empty: it has no schedule';
 comment on table plan_limits is 'The allowance of the current version of each plan for each usage type, for gateways of the previous release and for accounts without a version.';
+
+alter table stripe_tasks drop constraint stripe_tasks_kind_check,
+    add constraint stripe_tasks_kind_check check (kind in ('restore_plan', 'migrate'));
+comment on column stripe_tasks.kind is 'restore_plan: a change undid a planned change first; complete the change, or plan again what was planned. migrate: an account gets another version of its plan';

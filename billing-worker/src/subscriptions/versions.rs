@@ -61,6 +61,11 @@ async fn of_prices(db: &PgPool, prices: &[String]) -> Result<HashMap<String, Uui
     Ok(rows.into_iter().map(|row| (row.price_id, row.version_id)).collect())
 }
 
+/// The version of the plan among these prices.
+pub async fn of_any(db: &PgPool, prices: &[String]) -> Result<Option<Uuid>, Error> {
+    Ok(of_prices(db, prices).await?.into_values().next())
+}
+
 /// `None`: the plan is unknown here.
 async fn place(tx: &mut Transaction<'_, Postgres>, sold: &Sold) -> Result<Option<Uuid>, Error> {
     let known = versions::of_plan(&mut **tx, &sold.plan).await?;

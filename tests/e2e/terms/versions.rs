@@ -67,6 +67,31 @@ async fn gateways_read_the_terms_of_the_version_at_once_after_a_change_of_plan()
         assert_eq!(status(50).await, 200, "gateway {gateway}");
     }
 
+    // An operator plans the new version for ada's next period. She decides otherwise.
+    let migrate = async |options: &[&str]| {
+        let arguments = [
+            "plans",
+            "migrate",
+            "--from",
+            "pro@1",
+            "--to",
+            "pro@2",
+            "--at-period-end",
+        ];
+        let printed = rig.stack.command(&[&arguments[..], options].concat()).await.unwrap();
+        serde_json::from_str::<Value>(&printed).unwrap()
+    };
+    let said = migrate(&["--dry-run", "--json"]).await;
+    let [one] = &said["accounts"].as_array().unwrap()[..] else {
+        panic!("{said}")
+    };
+    assert_eq!(one["account_id"], rig.ada.account_id.to_string());
+    assert_eq!(
+        (&one["outcome"], &one["price_cents_now"], &one["price_cents_then"]),
+        (&json!("would_migrate"), &json!(2_900), &json!(3_900))
+    );
+    assert_eq!(migrate(&["--json"]).await["accounts"][0]["outcome"], "migrated");
+    assert_eq!(rig.get("subscription").await["then_tier"], "pro");
     let listed = rig.stack.command(&["plans", "list", "--json"]).await.unwrap();
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let versions = listed["versions"].as_array().unwrap().iter();
