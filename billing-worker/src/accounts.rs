@@ -9,6 +9,7 @@
 //! | the lock that orders writers | [`locks`] |
 //! | API keys | [`keys`] |
 //! | the plan catalogue: the price list, and its copy in the database | [`plans`] |
+//! | versions of plans | [`versions`] |
 //! | the features of a plan in the price list | [`features`] |
 //! | limits in force, overrides for one account, and the copy in the quota pools | [`limits`], [`overrides`], [`pool_limits`] |
 //! | the account's customer in Stripe | [`customers`] |
@@ -27,6 +28,7 @@ pub mod overrides;
 pub mod plans;
 pub mod pool_limits;
 pub mod status;
+pub mod versions;
 pub mod view;
 
 pub use locks::lock;

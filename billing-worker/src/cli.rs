@@ -42,7 +42,7 @@ pub enum Command {
     /// API keys: create, list, revoke, rotate, change scopes
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Plans: list, assign
+    /// Plans: list, assign, migrate to another version
     #[command(subcommand)]
     Plans(plans::PlansCommand),
     /// Limits for one account; they replace the limits of its plan
@@ -89,7 +89,7 @@ pub async fn run(command: &Command, settings: &Settings, json: bool) -> Result<(
         Command::Catalogue(command) => plans::catalogue(command, &admin, json).await,
         Command::Accounts(command) => accounts::run(command, &admin, json).await,
         Command::Keys(command) => keys::run(command, &admin, json).await,
-        Command::Plans(command) => plans::plans(command, &admin, json).await,
+        Command::Plans(command) => plans::plans(command, &admin, settings, json).await,
         Command::Limits(command) => plans::limits(command, &admin, json).await,
         Command::Stripe(command) => stripe::run(command, &admin, settings, json).await,
         Command::Corrections(command) => trail::correction(command, &admin, json).await,

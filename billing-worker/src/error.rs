@@ -74,6 +74,8 @@ pub enum Error {
         mode: &'static str,
         included: i64,
     },
+    #[error("the plan version {} {why}", shown(version))]
+    VersionGone { version: String, why: &'static str },
     #[error("{0}")]
     Conflict(String),
     #[error(

@@ -13,6 +13,10 @@
 //! | changes that undo something first, and how they are completed or taken back | [`armed`], [`restore`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
+//! | which version of its plan a subscription has | [`versions`], [`sold`] |
+//! | giving accounts another version | [`migration`], [`migrate`] |
+//! | Stripe's prices, brought in line with the catalogue | [`selling`] |
+//! | the prices that must stay active | [`used_prices`] |
 //! | usage before it is billed: stored, reported, counted by Stripe | [`usage`] |
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
@@ -20,7 +24,7 @@
 //! | an account's invoices: copies of Stripe's | [`invoices`] |
 //! | the invoice that a subscription owes | [`owed`] |
 //! | what an operator must solve about them | [`irregular`] |
-//! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
+//! | Stripe's subscriptions as rows | [`fetched`], [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
 mod armed;
 pub mod assign;
@@ -30,10 +34,13 @@ pub mod checkout;
 pub mod checkout_settings;
 pub mod current;
 mod eligibility;
+mod fetched;
 pub mod invoices;
 mod irregular;
 pub mod lease;
 pub mod listing;
+pub mod migrate;
+pub mod migration;
 pub mod mirror;
 pub mod mirrored;
 mod owed;
@@ -47,8 +54,12 @@ pub mod prices;
 pub mod refresh;
 pub mod restore;
 pub mod running;
+pub mod selling;
 pub mod slots;
+mod sold;
 pub mod swap;
 pub mod unbilled;
 pub mod unpaid;
 pub mod usage;
+pub mod used_prices;
+pub mod versions;

@@ -113,7 +113,8 @@ impl System {
         )?;
         let (billing, billing_url) = billing;
         if let Some(stripe) = &stripe {
-            sync_stripe(&endpoints, &options, stripe).await?;
+            // The products, prices and meters of the catalogue.
+            command(&endpoints, &options, Some(stripe), &["stripe", "sync"]).await?;
             stripe
                 .control()
                 .add_webhook(&format!("{billing_url}/billing/webhooks/stripe"))?;
@@ -166,6 +167,11 @@ impl System {
         start_ingestor(&self.endpoints, &self.options, n).await
     }
 
+    /// Runs a command of the billing worker, as an operator does, and returns what it prints.
+    pub async fn command(&self, arguments: &[&str]) -> Result<String> {
+        command(&self.endpoints, &self.options, self.stripe.as_ref(), arguments).await
+    }
+
     /// Sends SIGTERM to all, first to the gateways, so that the ingestors store their last events. Fails if one ends with an error.
     pub async fn stop(&mut self) -> Result<()> {
         let gateways = self.gateways.iter_mut().map(|gateway| end(&mut gateway.service));
@@ -203,34 +209,62 @@ async fn start_billing(
     .await
 }
 
-/// Creates the products, prices and meters of the catalogue with the operator's command.
-async fn sync_stripe(endpoints: &Endpoints, options: &SystemOptions, stripe: &StripeDouble) -> Result<()> {
+/// Runs a command of the billing worker.
+async fn command(
+    endpoints: &Endpoints,
+    options: &SystemOptions,
+    stripe: Option<&StripeDouble>,
+    arguments: &[&str],
+) -> Result<String> {
     let exe = match &options.exe {
         Some(exe) => exe.clone(),
         None => std::env::current_exe().context("finding our own executable")?,
     };
     let mut command = tokio::process::Command::new(exe);
     command
-        .args(["service", "billing-worker", "stripe", "sync"])
+        .args(["service", "billing-worker"])
+        .args(arguments)
         // The services do not inherit our environment either.
         .env_clear()
+        .env("NATS_URL", &endpoints.nats_url)
         .env("DATABASE_URL", &endpoints.database_url)
-        .env("STRIPE_SECRET_KEY", stripe.api_key())
-        .env("STRIPE_API_BASE", stripe.url())
+        .env("CLICKHOUSE_URL", &endpoints.clickhouse_url)
+        .env("CLICKHOUSE_DATABASE", &endpoints.clickhouse_database)
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    for (name, value) in credentials("billing-worker", options) {
+        command.env(name, value);
+    }
+    if let Some(stripe) = stripe {
+        command
+            .env("STRIPE_SECRET_KEY", stripe.api_key())
+            .env("STRIPE_API_BASE", stripe.url());
+    }
     for (name, value) in options.billing_env.iter().filter(|(name, _)| *name == "PLANS_FILE") {
         command.env(name, value);
     }
     let output = tokio::time::timeout(STOP_WITHIN, command.output())
         .await
-        .context("billing-worker stripe sync takes too long")??;
+        .with_context(|| format!("billing-worker {} takes too long", arguments.join(" ")))??;
     anyhow::ensure!(
         output.status.success(),
-        "billing-worker stripe sync: {}",
+        "billing-worker {}: {}",
+        arguments.join(" "),
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Of our services at NATS and ClickHouse.
+fn credentials(kind: &str, options: &SystemOptions) -> Vec<(&'static str, OsString)> {
+    // A server that an environment variable names has its own credentials.
+    let named = ["NATS_USER", "NATS_PASSWORD", "CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD"].into_iter();
+    let mut credentials: Vec<_> = named.filter_map(|name| Some((name, std::env::var_os(name)?))).collect();
+    if options.nats_is_ours {
+        credentials.push(("NATS_USER", kind.into()));
+        credentials.push(("NATS_PASSWORD", nats::password(kind).into()));
+    }
+    credentials
 }
 
 async fn start_ingestor(endpoints: &Endpoints, options: &SystemOptions, n: usize) -> Result<Service> {
@@ -251,16 +285,8 @@ fn service(kind: &str, n: usize, options: &SystemOptions, settings: &[(&str, Str
     let mut service = ServiceOptions::new(kind, &format!("{kind}-{n}"), options.dir.clone(), admin_port)
         .env("ADMIN_ADDR", format!("127.0.0.1:{admin_port}"));
     service.exe.clone_from(&options.exe);
-    // A server that an environment variable names has its own credentials.
-    for name in ["NATS_USER", "NATS_PASSWORD", "CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD"] {
-        if let Some(value) = std::env::var_os(name) {
-            service = service.env(name, value);
-        }
-    }
-    if options.nats_is_ours {
-        service = service
-            .env("NATS_USER", kind)
-            .env("NATS_PASSWORD", nats::password(kind));
+    for (name, value) in credentials(kind, options) {
+        service = service.env(name, value);
     }
     for (name, value) in settings {
         service = service.env(*name, OsString::from(value));

@@ -5,6 +5,7 @@
 //! | one look-up for each request | [`cache`] |
 //! | a key, and its burst limit | [`key`], [`burst`] |
 //! | an account: its rows, and what they allow | [`account`] |
+//! | plan versions in memory | `versions` |
 //! | the rows in PostgreSQL; reading them again | `stored`, [`refresh`] |
 //! | changes that other services announce | [`announcements`] |
 
@@ -16,5 +17,6 @@ pub mod key;
 mod key_metrics;
 pub mod refresh;
 mod stored;
+mod versions;
 
 pub use cache::{AccountSettings, Accounts, AuthError};

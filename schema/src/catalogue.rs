@@ -22,7 +22,7 @@ pub struct UsageType {
 }
 
 /// What happens at a plan's limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Requests beyond the limit are refused.
@@ -35,7 +35,7 @@ pub enum Mode {
 }
 
 /// The allowance of a plan for one usage type in one period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allowance {
     /// Units for each period. 0 for [`Mode::Metered`], which includes no units.
     pub limit: i64,
@@ -62,7 +62,7 @@ pub enum TrialOverage {
 }
 
 /// How fast one key may send requests: `size` requests at once, then `per_second`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Burst {
     pub per_second: NonZeroU32,
     pub size: NonZeroU32,

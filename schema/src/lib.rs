@@ -10,6 +10,7 @@
 //! | API keys, `tr_live_…` | [`api_key`] |
 //! | what a key allows | [`scope`] |
 //! | usage types, plans and their limits (`plans.toml`) | [`catalogue`] |
+//! | versions of plans: what an account pays and gets | [`plan_version`] |
 //! | half-open billing periods | [`period`] |
 //! | subscriptions, and what an account may do now | [`subscription`] |
 //! | what an account may use of one usage type | [`terms`] |
@@ -35,6 +36,7 @@ pub mod lane_record;
 pub mod manifest;
 pub mod names;
 pub mod period;
+pub mod plan_version;
 pub mod recall;
 pub mod scope;
 pub mod subscription;
@@ -46,6 +48,7 @@ pub use id::{AccountId, BatchId, EventId, KeyId, LeaseId, RunId, SubscriptionId}
 pub use lane_record::LaneRecord;
 pub use manifest::Manifest;
 pub use period::Period;
+pub use plan_version::{PlanTerms, PlanVersion};
 pub use scope::{Scope, Scopes};
 pub use subscription::CurrentPlan;
 pub use terms::Terms;

@@ -1,9 +1,11 @@
 //! An account's subscription, and the plan that it gives at one moment. Pure and shared, so that the gateway and the billing
 //! worker come to the same result.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Catalogue, Period, SubscriptionId};
+use crate::{Catalogue, Period, PlanVersion, SubscriptionId};
 
 /// Status of a subscription, in Stripe's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub enum SubscriptionStatus {
 pub struct Subscription {
     pub id: SubscriptionId,
     pub plan: String,
+    /// The version of the plan. `None`: it follows the catalogue, because an operator assigned the plan, or because the price in
+    /// Stripe was not made by this service.
+    pub version: Option<Arc<PlanVersion>>,
     pub status: SubscriptionStatus,
     pub period: Period,
     /// The anchor of the monthly periods.
@@ -35,6 +40,8 @@ pub struct Subscription {
     pub ends_at: Option<i64>,
     /// The plan after `ends_at`. `None`: Free.
     pub then_plan: Option<String>,
+    /// The version of `then_plan`.
+    pub then_version: Option<Arc<PlanVersion>>,
     /// When the grace period of a past-due or unpaid subscription ends. `None`: nothing is owed.
     pub grace_until: Option<i64>,
     /// Whether it is one in Stripe. Otherwise an operator assigned the plan, and nobody pays for it.
@@ -45,6 +52,8 @@ pub struct Subscription {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentPlan {
     pub name: String,
+    /// `None`: what the catalogue says now.
+    pub version: Option<Arc<PlanVersion>>,
     pub period: Period,
     pub subscription: SubscriptionId,
     pub entitlement: Entitlement,
@@ -128,7 +137,10 @@ impl CurrentPlan {
         if let Some(ends_at) = subscription.ends_at.filter(|ends_at| *ends_at <= now) {
             return match &subscription.then_plan {
                 None => Self::free(now),
-                Some(plan) => Self::paid(subscription, plan, Period::anchored_month(ends_at, now), now),
+                Some(plan) => {
+                    let version = subscription.then_version.clone();
+                    Self::paid(subscription, plan, version, Period::anchored_month(ends_at, now), now)
+                }
             };
         }
         // Until Stripe reports the next period, roll the known one forward.
@@ -137,10 +149,17 @@ impl CurrentPlan {
         } else {
             Period::anchored_month(subscription.anchor, now)
         };
-        Self::paid(subscription, &subscription.plan, period, now)
+        let version = subscription.version.clone();
+        Self::paid(subscription, &subscription.plan, version, period, now)
     }
 
-    fn paid(subscription: &Subscription, plan: &str, period: Period, now: i64) -> Self {
+    fn paid(
+        subscription: &Subscription,
+        plan: &str,
+        version: Option<Arc<PlanVersion>>,
+        period: Period,
+        now: i64,
+    ) -> Self {
         let failed = [SubscriptionStatus::PastDue, SubscriptionStatus::Unpaid];
         let grace = subscription
             .grace_until
@@ -163,6 +182,7 @@ impl CurrentPlan {
         };
         Self {
             name: plan.to_owned(),
+            version,
             period,
             subscription: subscription.id,
             entitlement,
@@ -175,6 +195,7 @@ impl CurrentPlan {
         let period = Period::calendar_month(now);
         Self {
             name: Catalogue::FREE.to_owned(),
+            version: None,
             period,
             subscription: SubscriptionId::NIL,
             entitlement: Entitlement::Granted,
@@ -194,6 +215,7 @@ mod tests {
         Subscription {
             id: SubscriptionId::new(),
             plan: "pro".into(),
+            version: None,
             status: SubscriptionStatus::Active,
             period: Period {
                 start: start.unix_timestamp(),
@@ -202,6 +224,7 @@ mod tests {
             anchor: start.unix_timestamp(),
             ends_at: None,
             then_plan: None,
+            then_version: None,
             grace_until: None,
             in_stripe: true,
         }

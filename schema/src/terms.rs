@@ -2,7 +2,7 @@
 //! pays. One function decides for gateways, pools and everything that is shown, so that they never differ.
 
 use crate::{
-    Catalogue, CurrentPlan, Mode, UsageType,
+    Burst, Catalogue, CurrentPlan, Mode, Plan, UsageType,
     catalogue::{Allowance, TrialOverage},
     subscription::Unbilled,
 };
@@ -49,11 +49,46 @@ impl Catalogue {
         }
     }
 
-    /// What the plan itself says. A plan that is missing from this catalogue allows what Free allows: no account gets unlimited
-    /// usage by mistake.
+    /// What the account's version of the plan itself says, or the catalogue if the account has no version. A plan that is missing
+    /// from this catalogue allows what Free allows: no account gets unlimited usage by mistake.
     pub fn terms_of(&self, current_plan: &CurrentPlan, usage_type: UsageType) -> Allowance {
-        let plan = self.plan(&current_plan.name).or_else(|| self.plan(Self::FREE));
-        plan.map_or(Allowance::NOTHING, |plan| plan.allowance(usage_type))
+        let plan = self.plan_or_free(current_plan);
+        let now = plan.map_or(Allowance::NOTHING, |plan| plan.allowance(usage_type));
+        let Some(version) = &current_plan.version else {
+            return now;
+        };
+        // A usage type that is newer than the version is not billed: no price of the version is for it.
+        version
+            .terms
+            .usage
+            .get(usage_type.name())
+            .copied()
+            .unwrap_or(Allowance {
+                mode: Mode::Limited,
+                unit_price_micros: 0,
+                ..now
+            })
+    }
+
+    /// How fast each key of an account with this plan may send requests.
+    pub fn burst(&self, current_plan: &CurrentPlan) -> Option<Burst> {
+        match &current_plan.version {
+            Some(version) => version.terms.burst,
+            None => self.plan_or_free(current_plan)?.burst,
+        }
+    }
+
+    /// How many days the events of an account with this plan are kept. `None`: forever, also if this catalogue does not have the
+    /// plan.
+    pub fn retention_days(&self, current_plan: &CurrentPlan) -> Option<u32> {
+        match &current_plan.version {
+            Some(version) => version.terms.retention_days,
+            None => self.plan(&current_plan.name)?.retention_days,
+        }
+    }
+
+    fn plan_or_free(&self, current_plan: &CurrentPlan) -> Option<&Plan> {
+        self.plan(&current_plan.name).or_else(|| self.plan(Self::FREE))
     }
 }
 
@@ -66,7 +101,12 @@ impl Terms {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
     use super::*;
+    use crate::{PlanTerms, PlanVersion};
 
     /// The built-in catalogue, in which Pro bills calls beyond 10,000 and every export.
     fn catalogue() -> Catalogue {
@@ -127,6 +167,39 @@ mod tests {
                 assert_eq!(terms.unbilled, shown, "{usage_type} {unbilled:?} {trial_overage:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_account_keeps_the_terms_of_its_version() {
+        let old = Catalogue::built_in();
+        let terms = PlanTerms::of(&old, old.plan("pro").unwrap());
+        let version = |terms: PlanTerms| CurrentPlan {
+            version: Some(Arc::new(PlanVersion {
+                id: Uuid::nil(),
+                plan: "pro".to_owned(),
+                number: 1,
+                terms,
+            })),
+            ..on("pro")
+        };
+        // Since then the plan bills calls and exports.
+        let catalogue = catalogue();
+        let of = |current_plan: &CurrentPlan, usage_type: &str| {
+            let terms = catalogue.terms(current_plan, catalogue.usage_type(usage_type).unwrap(), None);
+            (terms.mode, terms.limit)
+        };
+        assert_eq!(of(&version(terms.clone()), "api_call"), (Mode::Limited, 10_000));
+        assert_eq!(of(&version(terms.clone()), "export"), (Mode::Limited, 100));
+        assert_eq!(of(&on("pro"), "export"), (Mode::Metered, 0));
+        // A usage type that the version does not know is not billed.
+        let mut older = terms;
+        older.usage.clear();
+        (older.burst, older.retention_days) = (None, Some(7));
+        let older = version(older);
+        assert_eq!(of(&older, "api_call"), (Mode::Limited, 10_000));
+        assert_eq!(of(&older, "export"), (Mode::Limited, 0));
+        assert_eq!(catalogue.retention_days(&older), Some(7));
+        assert_eq!(catalogue.retention_days(&on("pro")), Some(365));
     }
 
     #[test]

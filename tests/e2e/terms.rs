@@ -2,6 +2,7 @@
 
 mod rig;
 mod trial;
+mod versions;
 
 use devstack::http::Http;
 use harness::StackOptions;

@@ -31,10 +31,16 @@ pub struct StackOptions {
     pub stripe_behind_s: i64,
     /// Start gateways without a spool.
     pub no_spool: bool,
+    /// The text of the plan catalogue of gateways and billing workers; `None`: the built-in one. [`Stack::write_catalogue`] replaces
+    /// it for the next start.
+    pub catalogue: Option<String>,
     pub gateway_env: Vec<(&'static str, String)>,
     pub ingestor_env: Vec<(&'static str, String)>,
     pub billing_env: Vec<(&'static str, String)>,
 }
+
+/// The file of the catalogue, in the directory of the stack.
+const CATALOGUE: &str = "plans.toml";
 
 /// Fields are dropped in order: services before servers before data.
 pub struct Stack {
@@ -82,6 +88,13 @@ impl Stack {
         system.gateway_env = options.gateway_env;
         system.ingestor_env = options.ingestor_env;
         system.billing_env = options.billing_env;
+        if let Some(catalogue) = options.catalogue {
+            let file = data.path().join(CATALOGUE);
+            std::fs::write(&file, catalogue)?;
+            for env in [&mut system.gateway_env, &mut system.billing_env] {
+                env.push(("PLANS_FILE", file.display().to_string()));
+            }
+        }
         let system = System::start(endpoints, system).await?;
         let pool = PgPool::connect_lazy(&database_url)?;
         let clickhouse = servers.clickhouse.client().with_database(name);
@@ -93,6 +106,11 @@ impl Stack {
             _servers: servers,
             data,
         })
+    }
+
+    /// Replaces the catalogue file. Services that start from now on read this one.
+    pub fn write_catalogue(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(self.data.path().join(CATALOGUE), text)?)
     }
 
     /// URL of the n-th gateway, counted from 0.

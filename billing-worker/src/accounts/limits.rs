@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use quota_store::limits;
-use schema::{AccountId, Catalogue, CurrentPlan, UsageType, subscription::Unbilled, terms};
+use schema::{AccountId, Catalogue, CurrentPlan, Mode, UsageType, subscription::Unbilled, terms};
 use serde::Serialize;
 use sqlx::PgExecutor;
 
@@ -19,6 +19,8 @@ pub struct LimitInForce {
     pub mode: &'static str,
     /// Units per period; `None`: no limit.
     pub limit: Option<i64>,
+    /// Price of a unit that is billed, in millionths of the currency's main unit; `None`: the account's version of the plan bills none.
+    pub unit_price_micros: Option<i64>,
     /// The limit is an override for this account and replaces the plan's.
     pub overridden: bool,
     /// An override that does not apply, because the plan bills the usage type and its price includes what the plan says.
@@ -44,11 +46,13 @@ pub async fn in_force(
         let row = rows.get(usage_type.name());
         let agreed = row.and_then(|row| row.agreed_units);
         let in_force = catalogue.terms(current_plan, *usage_type, agreed);
-        let applies = terms::agreed_applies(catalogue.terms_of(current_plan, *usage_type).mode);
+        let of_plan = catalogue.terms_of(current_plan, *usage_type);
+        let applies = terms::agreed_applies(of_plan.mode);
         LimitInForce {
             usage_type: usage_type.name(),
             mode: in_force.mode.as_str(),
             limit: in_force.limit_or_none(),
+            unit_price_micros: (of_plan.mode != Mode::Limited).then_some(of_plan.unit_price_micros),
             overridden: agreed.is_some() && applies,
             unapplied_override: agreed.filter(|_| !applies),
             unbilled: in_force.unbilled.map(Unbilled::as_str),

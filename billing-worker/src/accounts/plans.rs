@@ -1,12 +1,17 @@
 //! Plans: the price list, and the catalogue's copy in the database, from which gateways read limits.
 
-use schema::{Burst, Catalogue, Mode, Plan};
+use schema::{Burst, Catalogue, Mode, Plan, PlanTerms, catalogue::Allowance};
 use serde::Serialize;
 use serde_json::json;
+use sqlx::{Postgres, Transaction};
+use std::collections::BTreeMap;
 use tracing::info;
 
 use crate::{
-    accounts::{features, pool_limits},
+    accounts::{
+        features, pool_limits,
+        versions::{self, Origin, VersionView},
+    },
     administration::{Administration, audit},
     error::Error,
 };
@@ -14,6 +19,13 @@ use crate::{
 #[derive(Clone, Debug, Serialize)]
 pub struct PriceList {
     pub plans: Vec<PlanView>,
+}
+
+/// The catalogue as operators see it: also plans that are not listed, and the versions that accounts have.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlansAndVersions {
+    pub plans: Vec<PlanView>,
+    pub versions: Vec<VersionView>,
 }
 
 /// A plan as the price list shows it.
@@ -63,10 +75,17 @@ pub fn listed(catalogue: &Catalogue) -> PriceList {
 }
 
 /// Returns all plans, in the catalogue's order.
-pub fn list(catalogue: &Catalogue) -> PriceList {
+fn list(catalogue: &Catalogue) -> PriceList {
     PriceList {
         plans: catalogue.plans().iter().map(|plan| view(catalogue, plan)).collect(),
     }
+}
+
+/// Returns all plans, and all versions of them.
+pub async fn with_versions(admin: &Administration) -> Result<PlansAndVersions, Error> {
+    let PriceList { plans } = list(&admin.catalogue);
+    let versions = versions::list(&admin.db).await?;
+    Ok(PlansAndVersions { plans, versions })
 }
 
 /// Copies the catalogue to the database and the limits to the pools of running periods. Fails if accounts have a plan that is
@@ -109,6 +128,7 @@ async fn copy(admin: &Administration) -> Result<u64, Error> {
     }
     let mut changed = 0;
     for (position, plan) in (0..).zip(catalogue.plans()) {
+        let before = stored_terms(&mut tx, catalogue, plan).await?;
         changed += sqlx::query!(
             "insert into plans (id, name, price_cents, retention_days, position) values ($1, $2, $3, $4, $5)
              on conflict (id) do update set name = excluded.name, price_cents = excluded.price_cents,
@@ -124,6 +144,11 @@ async fn copy(admin: &Administration) -> Result<u64, Error> {
         .execute(&mut *tx)
         .await?
         .rows_affected();
+        if let Some(before) = before {
+            versions::ensure(&mut tx, &plan.id, &before, Origin::Stored).await?;
+        }
+        let version = versions::ensure(&mut tx, &plan.id, &PlanTerms::of(catalogue, plan), Origin::Catalogue).await?;
+        changed += u64::from(versions::make_current(&mut tx, &plan.id, version).await?);
         for usage_type in catalogue.usage_types() {
             let allowance = plan.allowance(*usage_type);
             let (limit, mode) = (allowance.limit, allowance.mode.as_str());
@@ -171,6 +196,52 @@ async fn copy(admin: &Administration) -> Result<u64, Error> {
     }
     tx.commit().await?;
     Ok(removed)
+}
+
+/// What a release without versions stored about a plan. `None`: the plan is new, or has versions. Unit prices and the burst limit
+/// were not stored: they are those of the catalogue.
+async fn stored_terms(
+    tx: &mut Transaction<'_, Postgres>,
+    catalogue: &Catalogue,
+    plan: &Plan,
+) -> Result<Option<PlanTerms>, Error> {
+    let stored = sqlx::query!(
+        "select price_cents, retention_days from plans p
+         where id = $1 and not exists (select from plan_versions v where v.plan_id = p.id)",
+        plan.id
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(stored) = stored else {
+        return Ok(None);
+    };
+    let limits = sqlx::query!(
+        "select usage_type, limit_units, mode from plan_limits where plan_id = $1",
+        plan.id
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let usage = limits.into_iter().filter_map(|row| {
+        let mode = Mode::from_stored(&row.mode)?;
+        let now = catalogue
+            .usage_type(&row.usage_type)
+            .map(|usage_type| plan.allowance(usage_type));
+        let allowance = Allowance {
+            limit: row.limit_units,
+            mode,
+            unit_price_micros: now
+                .filter(|now| now.mode == mode)
+                .map_or(0, |now| now.unit_price_micros),
+        };
+        Some((row.usage_type, allowance))
+    });
+    let usage: BTreeMap<_, _> = usage.collect();
+    Ok((!usage.is_empty()).then(|| PlanTerms {
+        price_cents: stored.price_cents,
+        retention_days: stored.retention_days.and_then(|days| u32::try_from(days).ok()),
+        burst: plan.burst,
+        usage,
+    }))
 }
 
 fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {

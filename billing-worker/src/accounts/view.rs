@@ -37,6 +37,11 @@ pub struct AccountDetails {
     pub account: Account,
     /// `None` on the Free plan.
     pub subscription_id: Option<SubscriptionId>,
+    /// The version of the plan that the account subscribed to. `None`: it follows the catalogue, because nobody pays in Stripe, or
+    /// this service did not make the price.
+    pub plan_version: Option<i32>,
+    /// Of this version, per month.
+    pub price_cents: Option<i64>,
     /// Metered calls are answered 402 until the subscription is paid.
     pub payment_required: bool,
     #[serde(with = "time::serde::rfc3339")]
@@ -80,6 +85,8 @@ pub async fn show(admin: &Administration, id: AccountId, now: i64) -> Result<Acc
     let current_plan = current::plan(&admin.db, id, now).await?;
     Ok(AccountDetails {
         limits: limits::in_force(&admin.db, &admin.catalogue, id, &current_plan).await?,
+        plan_version: current_plan.version.as_ref().map(|version| version.number),
+        price_cents: current_plan.version.as_ref().map(|version| version.terms.price_cents),
         account: row.into_account(current_plan.name),
         subscription_id: Some(current_plan.subscription).filter(|id| !id.is_nil()),
         payment_required: current_plan.entitlement == Entitlement::PaymentRequired,

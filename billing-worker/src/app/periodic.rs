@@ -16,8 +16,12 @@ use crate::{
     error::Error,
     findings,
     metrics::Metrics,
-    reports, retention, stripe,
-    subscriptions::{billing::Billing, unbilled},
+    reports, retention,
+    subscriptions::{
+        billing::Billing,
+        selling::{self, Unused},
+        unbilled,
+    },
     tasks, webhook,
 };
 
@@ -205,8 +209,20 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
     let look = || async {
         let stripe = billing.stripe()?;
         let (db, catalogue) = (&billing.admin.db, &billing.admin.catalogue);
-        let found = stripe::catalogue::find(stripe, catalogue).await?;
-        let changes = stripe::catalogue::changes(catalogue, &found).len();
+        let changes = selling::compare(stripe, &billing.admin, Unused::Keep)
+            .await?
+            .changes
+            .len();
+        if changes == 0 {
+            selling::store(stripe, &billing.admin).await?;
+        }
+        let versions = webhook::comparison::find_versions(&billing).await?;
+        if versions > 0 {
+            info!(
+                accounts = versions,
+                "found the versions of plans that accounts have had before"
+            );
+        }
         let unbilled = unbilled::list(db, catalogue, Some(1)).await?.pop();
         Ok::<_, Error>((changes, unbilled))
     };

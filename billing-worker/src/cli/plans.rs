@@ -1,5 +1,7 @@
 //! `catalogue …`, `plans …` and `limits …`
 
+mod migrate;
+
 use anyhow::Result;
 use clap::Subcommand;
 use schema::clock;
@@ -12,6 +14,7 @@ use crate::{
         plans, view,
     },
     administration::Administration,
+    config::Settings,
     subscriptions::assign,
 };
 
@@ -23,7 +26,7 @@ pub enum CatalogueCommand {
 
 #[derive(Subcommand)]
 pub enum PlansCommand {
-    /// List the plans in the catalogue
+    /// List the plans in the catalogue, and the versions of plans that accounts pay for
     List,
     /// Assign a plan to an account, effective now
     Assign {
@@ -31,6 +34,8 @@ pub enum PlansCommand {
         account: String,
         plan: String,
     },
+    /// Give accounts another version of their plan, or say what each would pay
+    Migrate(migrate::MigrateArguments),
 }
 
 #[derive(Subcommand)]
@@ -57,10 +62,16 @@ pub(super) async fn catalogue(command: &CatalogueCommand, admin: &Administration
     print::synced(json, plans::sync(admin, clock::now_s()).await?)
 }
 
-pub(super) async fn plans(command: &PlansCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn plans(
+    command: &PlansCommand,
+    admin: &Administration,
+    settings: &Settings,
+    json: bool,
+) -> Result<()> {
     let now = clock::now_s();
     match command {
-        PlansCommand::List => print::plans(json, &plans::list(&admin.catalogue)),
+        PlansCommand::List => print::plans(json, &plans::with_versions(admin).await?),
+        PlansCommand::Migrate(arguments) => migrate::run(arguments, admin, settings, json).await,
         PlansCommand::Assign { account, plan } => {
             let account = identity::find(admin, account).await?;
             assign::assign(admin, account, plan, now).await?;

@@ -9,7 +9,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     accounts::{
         keys::{IssuedKey, Key, RotatedKey},
-        plans::{PriceList, Synced},
+        plans::{PlansAndVersions, Synced},
         status::AccountStatus,
         view::{Account, AccountDetails},
     },
@@ -41,6 +41,12 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
             row(["e-mail", &account.email]),
             row(["status", account.status.as_str()]),
             row(["plan", &account.plan]),
+            row([
+                "version",
+                &details
+                    .plan_version
+                    .map_or_else(|| "follows the catalogue".to_owned(), |n| n.to_string()),
+            ]),
             row(["period", &instant(details.period_start)]),
             row(["until", &instant(details.period_end)]),
         ];
@@ -121,7 +127,7 @@ pub(super) fn rotated(json: bool, rotated: &RotatedKey) -> Result<()> {
     })
 }
 
-pub(super) fn plans(json: bool, list: &PriceList) -> Result<()> {
+pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
     out(json, list, || {
         let heading = [
             "plan",
@@ -157,7 +163,18 @@ pub(super) fn plans(json: bool, list: &PriceList) -> Result<()> {
                 ]
             })
         });
-        table(&[heading.into()].into_iter().chain(rows).collect::<Vec<_>>())
+        let plans = table(&[heading.into()].into_iter().chain(rows).collect::<Vec<_>>());
+        let heading = row(["version", "cents per month", "accounts", ""]);
+        let versions = list.versions.iter().map(|version| {
+            row([
+                &version.name,
+                &version.price_cents.to_string(),
+                &version.accounts.to_string(),
+                if version.is_current { "current" } else { "" },
+            ])
+        });
+        let versions: Vec<_> = std::iter::once(heading).chain(versions).collect();
+        format!("{plans}\n\n{}", table(&versions))
     })
 }
 

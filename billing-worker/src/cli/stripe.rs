@@ -10,14 +10,11 @@ use super::{print::out, reports::reporter};
 use crate::{
     administration::Administration,
     config::Settings,
-    error::Error,
     reports::Reporter,
-    stripe::{
-        Class,
-        catalogue::{self, Change},
-    },
+    stripe::{Class, catalogue::Change},
     subscriptions::{
         billing::Billing,
+        selling::{self, Unused},
         unbilled::{self, Mended, Unbilled},
     },
     webhook::{self, comparison},
@@ -31,6 +28,9 @@ pub enum StripeCommand {
         /// Only print the changes
         #[arg(long)]
         dry_run: bool,
+        /// Also deactivate prices that no subscription, planned change or open checkout has, and that are not sold now
+        #[arg(long)]
+        prune: bool,
     },
     /// Compare all subscriptions and invoices with Stripe now, as the service does once a day, and copy what differs
     Compare,
@@ -48,21 +48,17 @@ pub(super) async fn run(
     json: bool,
 ) -> Result<()> {
     match command {
-        StripeCommand::Sync { dry_run } => {
+        StripeCommand::Sync { dry_run, prune } => {
             let reporter = reporter(admin, settings)?;
             let stripe = reporter.stripe.clone();
-            let found = catalogue::find(&stripe, &admin.catalogue)
-                .await
-                .map_err(Error::Stripe)?;
-            let changes = catalogue::changes(&admin.catalogue, &found);
+            let unused = if *prune { Unused::Prune } else { Unused::Keep };
+            let compared = selling::compare(&stripe, admin, unused).await?;
             let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await?;
-            print_plan(json, &changes, &unbilled)?;
+            print_plan(json, &compared.changes, &unbilled)?;
             if *dry_run {
                 return Ok(());
             }
-            catalogue::apply(&stripe, &admin.catalogue, &changes, found)
-                .await
-                .map_err(Error::Stripe)?;
+            selling::apply(&stripe, admin, compared).await?;
             mend(&billing(admin, reporter, settings), &unbilled).await
         }
         StripeCommand::Compare => {

@@ -21,8 +21,9 @@ use axum::{
 use problem::{Kind, Problem};
 
 use crate::{
-    accounts::plans::{self, PriceList},
+    accounts::plans::{self, PlansAndVersions},
     administration::Administration,
+    error::Error,
     http::body,
     metrics::{self, Metrics},
     notices::settings::Policy,
@@ -82,6 +83,6 @@ pub fn router(api: AdminApi) -> Router {
     Router::new().nest("/admin", routes)
 }
 
-async fn list_plans(admin: Administration) -> Json<PriceList> {
-    Json(plans::list(&admin.catalogue))
+async fn list_plans(admin: Administration) -> Result<Json<PlansAndVersions>, Error> {
+    Ok(Json(plans::with_versions(&admin).await?))
 }

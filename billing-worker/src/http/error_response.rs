@@ -65,6 +65,7 @@ fn kind(error: &Error) -> Kind {
         Error::SamePlan { .. } => Kind::SamePlan,
         Error::NotForSale { .. } => Kind::NotForSale,
         Error::OverrideNotBillable { .. } => Kind::OverrideNotBillable,
+        Error::VersionGone { .. } => Kind::VersionGone,
         Error::Conflict(_) => Kind::Conflict,
         Error::PaymentFailed(_) => Kind::PaymentFailed,
         Error::PaymentRequired(_) => Kind::PaymentRequired,

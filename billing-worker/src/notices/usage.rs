@@ -153,23 +153,23 @@ pub async fn stored(clickhouse: &Client, counters: &[Limited]) -> Result<HashMap
     Ok(rows.into_iter().map(Stored::counted).collect())
 }
 
-/// Returns the usage types that some plan bills above the limit, each with the units from which a notice may be due. Gateways use
-/// no pool for them, so there is no pool to check.
-pub fn overage(catalogue: &Catalogue, thresholds: &Thresholds) -> Vec<(UsageType, i64)> {
-    let mut lowest: HashMap<UsageType, i64> = HashMap::new();
-    for plan in catalogue.plans() {
-        for usage_type in catalogue.usage_types() {
-            let allowance = plan.allowance(*usage_type);
-            if allowance.mode == Mode::Overage {
-                let limit = lowest.entry(*usage_type).or_insert(allowance.limit);
-                *limit = allowance.limit.min(*limit);
-            }
-        }
-    }
-    let first = lowest
-        .into_iter()
-        .map(|(usage_type, limit)| (usage_type, thresholds.first_units(limit)));
-    first.collect()
+/// Returns the usage types that some version of a plan bills above the limit, each with the units from which a notice may be due.
+/// Gateways use no pool for them, so there is no pool to check.
+pub async fn overage(db: &PgPool, catalogue: &Catalogue, thresholds: &Thresholds) -> Result<Vec<(UsageType, i64)>> {
+    let lowest = sqlx::query!(
+        r#"select usage_type, min(limit_units) as "limit!" from plan_version_limits where mode = $1 group by usage_type"#,
+        Mode::Overage.as_str()
+    )
+    .fetch_all(db)
+    .await
+    .context("reading the lowest limits")?;
+    let first = lowest.iter().filter_map(|row| {
+        Some((
+            catalogue.usage_type(&row.usage_type)?,
+            thresholds.first_units(row.limit),
+        ))
+    });
+    Ok(first.collect())
 }
 
 /// Returns the start of the oldest period that may be running.

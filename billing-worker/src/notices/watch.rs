@@ -55,7 +55,7 @@ impl Watch {
 
     /// Usage that is billed above its limit. Costs nothing if no plan has such usage.
     async fn overage(&self, now: i64) -> Result<Vec<Reached>> {
-        let types = usage::overage(&self.catalogue, &self.thresholds);
+        let types = usage::overage(&self.db, &self.catalogue, &self.thresholds).await?;
         let (mut after, mut new) = (Counter::FIRST, Vec::new());
         if types.is_empty() {
             return Ok(new);

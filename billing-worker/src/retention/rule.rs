@@ -12,7 +12,7 @@ pub(super) fn keep_from(
     now: OffsetDateTime,
 ) -> Option<Date> {
     let current_plan = CurrentPlan::at(subscription, now.unix_timestamp());
-    let days = catalogue.plan(&current_plan.name)?.retention_days?;
+    let days = catalogue.retention_days(&current_plan)?;
     let by_plan = now.date().saturating_sub(i64::from(days).days());
     Some(by_plan.min(first_needed(&current_plan, subscription, open)))
 }
@@ -44,6 +44,7 @@ mod tests {
         Subscription {
             id: SubscriptionId::new(),
             plan: plan.into(),
+            version: None,
             status: SubscriptionStatus::Active,
             period: Period {
                 start: start.unix_timestamp(),
@@ -52,6 +53,7 @@ mod tests {
             anchor: start.unix_timestamp(),
             ends_at: None,
             then_plan: None,
+            then_version: None,
             grace_until: None,
             in_stripe: true,
         }

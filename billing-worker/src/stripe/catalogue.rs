@@ -16,8 +16,8 @@ mod portal;
 mod wanted;
 
 pub use self::{
-    apply::apply,
-    change::{Change, changes},
-    existing::{ExistingObjects, PortalConfiguration, find, meters, portal, prices},
-    wanted::{CURRENCY, Terms, WantedPrice, WantedProduct, of_plan, wanted},
+    apply::{activate, apply},
+    change::{Change, changes, unused},
+    existing::{ExistingObjects, KnownPrices, PortalConfiguration, find, meters, portal, prices},
+    wanted::{CURRENCY, NamedTerms, Terms, WantedPrice, WantedProduct, of_plan, wanted},
 };

@@ -10,6 +10,8 @@ pub const META_PLAN: &str = "trendit_plan";
 pub const META_USAGE_TYPE: &str = "trendit_usage_type";
 /// Metadata of a price: its terms, in short. The terms of a price never change: new terms need a new price.
 pub const META_TERMS: &str = "trendit_terms";
+/// Metadata of a plan's price: the beginning of the hash of the terms of its version.
+pub const META_VERSION: &str = "trendit_version";
 /// Metadata of a customer or subscription: the account.
 pub const META_ACCOUNT: &str = "trendit_account";
 

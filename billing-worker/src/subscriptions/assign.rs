@@ -150,11 +150,13 @@ mod tests {
         Subscription {
             id: SubscriptionId::new(),
             plan: "pro".into(),
+            version: None,
             status: SubscriptionStatus::Active,
             period: Period::anchored_month(now, now),
             anchor: now,
             ends_at: None,
             then_plan: None,
+            then_version: None,
             grace_until: None,
             in_stripe: false,
         }

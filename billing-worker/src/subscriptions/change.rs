@@ -45,6 +45,16 @@ pub enum ChangeWhen {
     PeriodEnd,
 }
 
+/// A plan that begins at once.
+pub(super) struct Beginning<'a> {
+    pub plan: &'a str,
+    pub prices: &'a PlanPrices,
+    /// The customer pays from now on.
+    pub ends_trial: bool,
+    /// The change counts from this time on; `None`: from when Stripe makes it.
+    pub counts_from: Option<i64>,
+}
+
 /// Changes the plan. A new request cancels earlier planned changes, unless the new change fails.
 pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when: ChangeWhen) -> Result<(), Error> {
     let billing = &billing.of(account);
@@ -61,7 +71,13 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
     let done = if is_same {
         armed.take_back().await
     } else if begins_now {
-        upgrade(billing, &lease, &armed, plan, &prices).await
+        let beginning = Beginning {
+            plan: &plan.id,
+            prices: &prices,
+            ends_trial: ends_trial(&running, plan),
+            counts_from: None,
+        };
+        upgrade(billing, &lease, &armed, beginning).await
     } else {
         change_next(billing, account, &armed, &prices).await
     };
@@ -105,7 +121,12 @@ pub async fn resume(billing: &Billing, account: AccountId) -> Result<(), Error> 
 }
 
 /// Stores Stripe's current state, also after a failed change: a part of the change may have been made.
-async fn read_back(billing: &Billing, lease: Lease, customer: &str, changed: Result<(), Error>) -> Result<(), Error> {
+pub(super) async fn read_back(
+    billing: &Billing,
+    lease: Lease,
+    customer: &str,
+    changed: Result<(), Error>,
+) -> Result<(), Error> {
     let account = lease.account();
     let mut stored = refresh::store(billing, &lease, customer).await;
     lease.release().await;
@@ -118,12 +139,11 @@ async fn read_back(billing: &Billing, lease: Lease, customer: &str, changed: Res
 }
 
 /// Earlier planned changes are cancelled after the larger plan is paid, so a failed payment changes nothing.
-async fn upgrade(
+pub(super) async fn upgrade(
     billing: &Billing,
     lease: &Lease,
     armed: &Armed<'_>,
-    to: &Plan,
-    prices: &PlanPrices,
+    to: Beginning<'_>,
 ) -> Result<(), Error> {
     let (account, running) = (lease.account(), armed.running);
     refuse_buyer(billing, account).await?;
@@ -135,26 +155,22 @@ async fn upgrade(
     }
     // That may have taken long, and an upgrade charges the customer.
     lease.renew().await?;
-    let goal = Goal::Now { plan: to.id.clone() };
+    let goal = Goal::Now {
+        plan: to.plan.to_owned(),
+    };
     armed
         .make(goal, async {
             // A schedule would undo the new prices.
             running.release_schedule(billing).await?;
-            swap(billing, lease, armed, to, prices).await?;
+            swap(billing, lease, armed, to).await?;
             running.keep(billing).await
         })
         .await
 }
 
-async fn swap(
-    billing: &Billing,
-    lease: &Lease,
-    armed: &Armed<'_>,
-    to: &Plan,
-    prices: &PlanPrices,
-) -> Result<(), Error> {
+async fn swap(billing: &Billing, lease: &Lease, armed: &Armed<'_>, to: Beginning<'_>) -> Result<(), Error> {
     let running = armed.running;
-    let items: Vec<UpdateSubscriptionItems> = swaps(&running.subscription, prices)
+    let items: Vec<UpdateSubscriptionItems> = swaps(&running.subscription, to.prices)
         .into_iter()
         .map(|swap| {
             let mut item = UpdateSubscriptionItems::new();
@@ -174,14 +190,22 @@ async fn swap(
         .items(items)
         .proration_behavior(UpdateSubscriptionProrationBehavior::AlwaysInvoice)
         .payment_behavior(unpaid);
-    if ends_trial(running, to) {
+    if let Some(from) = to.counts_from {
+        update = update.proration_date(from);
+    }
+    if to.ends_trial {
         update = update.trial_end(UpdateSubscriptionTrialEnd::Now);
     }
     if !armed.undoes_a_plan() {
         pending::begin(lease, billing.clock.now_s()).await?;
     }
     // An upgrade that is repeated after a lost response must not prorate twice, so it has a key.
-    let key = format!("upgrade-{}-{}-{}", running.subscription.id, prices.plan, Uuid::now_v7());
+    let key = format!(
+        "upgrade-{}-{}-{}",
+        running.subscription.id,
+        to.prices.plan,
+        Uuid::now_v7()
+    );
     let updated: Subscription = match billing
         .stripe()?
         .write(&update, Write::Keyed(&key))
@@ -217,7 +241,7 @@ async fn swap(
 }
 
 /// The plan begins with the next period.
-async fn change_next(
+pub(super) async fn change_next(
     billing: &Billing,
     account: AccountId,
     armed: &Armed<'_>,

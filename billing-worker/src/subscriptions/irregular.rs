@@ -1,6 +1,6 @@
 //! What an operator must solve about a customer's subscriptions. Pure.
 
-use schema::{Catalogue, UsageType};
+use schema::{Catalogue, Mode, UsageType};
 
 use super::mirrored::Mirrored;
 use crate::{
@@ -42,18 +42,26 @@ pub(super) fn of_live(catalogue: &Catalogue, of: &Subscription, mirrored: &Mirro
     .collect()
 }
 
-/// Names usage types that the plan bills and the subscription does not, because it began before the catalogue billed them.
+/// Names usage types that its version of the plan bills and the subscription does not: somebody removed the price in Stripe, or the
+/// catalogue began to bill them when there were no versions.
 fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
-    let is_billed = |usage_type: &UsageType| {
+    let is_billed = |usage_type: &str| {
         of.items
             .iter()
-            .any(|item| item.usage_type.as_deref() == Some(usage_type.name()))
+            .any(|item| item.usage_type.as_deref() == Some(usage_type))
     };
-    let billed = catalogue.billed(catalogue.plan(&of.plan)?);
-    let missing: Vec<_> = billed
-        .filter(|usage_type| !is_billed(usage_type))
-        .map(UsageType::name)
-        .collect();
+    let billed: Vec<&str> = match &of.version {
+        Some(version) => {
+            let usage = version.terms.usage.iter();
+            let billed = usage.filter(|(_, allowance)| allowance.mode != Mode::Limited);
+            billed.map(|(usage_type, _)| usage_type.as_str()).collect()
+        }
+        None => catalogue
+            .billed(catalogue.plan(&of.plan)?)
+            .map(UsageType::name)
+            .collect(),
+    };
+    let missing: Vec<_> = billed.into_iter().filter(|usage_type| !is_billed(usage_type)).collect();
     (!missing.is_empty()).then(|| {
         let (id, plan, missing) = (&of.stripe_id, &of.plan, missing.join(", "));
         format!("{id} has no price for usage that its plan `{plan}` bills ({missing})")

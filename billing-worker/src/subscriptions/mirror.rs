@@ -4,8 +4,10 @@
 use schema::{Catalogue, SubscriptionId, subscription::SubscriptionStatus};
 
 use super::{
+    fetched::Fetched,
     irregular, listing,
-    mirrored::{Fetched, Mirrored, Unmirrored, mirrored, subscription_id},
+    mirrored::{Mirrored, Unmirrored, mirrored, subscription_id},
+    versions::Versions,
 };
 use crate::{findings::finding::Finding, stripe::object::Subscription};
 
@@ -19,12 +21,12 @@ pub struct Mirror {
     pub findings: Vec<Finding>,
 }
 
-/// `grace_s`: how long a subscription keeps working after a failed payment.
-pub fn mirror(catalogue: &Catalogue, fetched: &[Fetched], grace_s: i64, now: i64) -> Mirror {
+/// `versions`: of these subscriptions. `grace_s`: how long a subscription keeps working after a failed payment.
+pub fn mirror(catalogue: &Catalogue, versions: &Versions, fetched: &[Fetched], grace_s: i64, now: i64) -> Mirror {
     let mut mirror = Mirror::default();
     let mut live: Vec<&Subscription> = Vec::new();
     for one in fetched {
-        match mirrored(catalogue, one, grace_s, now) {
+        match mirrored(catalogue, versions, one, grace_s, now) {
             Ok(mirrored) => {
                 if mirrored.is_live() {
                     let found = irregular::of_live(catalogue, &one.subscription, &mirrored);
@@ -88,7 +90,13 @@ mod tests {
     }
 
     fn of(fetched: &[Fetched]) -> Mirror {
-        mirror(&Catalogue::built_in(), fetched, 3 * 86_400, START + 5)
+        mirror(
+            &Catalogue::built_in(),
+            &Versions::default(),
+            fetched,
+            3 * 86_400,
+            START + 5,
+        )
     }
 
     fn kinds(mirror: &Mirror) -> Vec<FindingKind> {
@@ -173,7 +181,7 @@ mod tests {
         let next = |plan: &str, now: i64| {
             let mut scheduled = fetched("sub_a", plan, "active", json!({ "schedule": "sub_sched_1" }));
             scheduled.schedule = Some(serde_json::from_value(schedule.clone()).unwrap());
-            let mut mirror = mirror(&Catalogue::built_in(), &[scheduled], 0, now);
+            let mut mirror = mirror(&Catalogue::built_in(), &Versions::default(), &[scheduled], 0, now);
             mirror.subscriptions.remove(0).then_plan
         };
         // Stripe takes a moment to begin it.
@@ -191,7 +199,7 @@ mod tests {
             1,
         );
         let catalogue = Catalogue::parse(&text).unwrap();
-        let findings = |of: &[Fetched]| mirror(&catalogue, of, 0, START + 5).findings;
+        let findings = |of: &[Fetched]| mirror(&catalogue, &Versions::default(), of, 0, START + 5).findings;
         let [finding] = findings(&[fetched("sub_a", "pro", "active", json!({}))])
             .try_into()
             .unwrap();

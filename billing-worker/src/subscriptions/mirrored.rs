@@ -1,23 +1,19 @@
 //! One subscription in Stripe as a row here. Pure.
 
-use schema::{Catalogue, Period, SubscriptionId, subscription::SubscriptionStatus};
+use std::{collections::BTreeSet, sync::Arc};
+
+use schema::{Catalogue, Period, PlanVersion, SubscriptionId, subscription::SubscriptionStatus};
 use uuid::Uuid;
 
-use super::owed;
+use super::{fetched::Fetched, owed, versions::Versions};
 use crate::stripe::{
     names,
-    object::{Invoice, Item, Schedule, Subscription, subscription::Price},
+    object::{
+        Item, Schedule, Subscription,
+        schedule::{Phase, PriceOrId},
+        subscription::Price,
+    },
 };
-
-/// A subscription with its related objects in Stripe.
-#[derive(Clone, Debug)]
-pub struct Fetched {
-    pub subscription: Subscription,
-    /// Its schedule, if it has one.
-    pub schedule: Option<Schedule>,
-    /// Its unpaid invoices, if a payment failed.
-    pub unpaid: Vec<Invoice>,
-}
 
 /// A subscription as a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,11 +21,16 @@ pub struct Mirrored {
     pub id: SubscriptionId,
     pub stripe_id: String,
     pub plan: String,
+    /// The version of the plan; `None`: this service did not make the price.
+    pub version: Option<Arc<PlanVersion>>,
     pub status: SubscriptionStatus,
     pub period: Period,
     pub anchor: i64,
     pub ends_at: Option<i64>,
     pub then_plan: Option<String>,
+    pub then_version: Option<Arc<PlanVersion>>,
+    /// All prices of its schedule. They must stay active.
+    pub then_price_ids: Vec<String>,
     pub grace_until: Option<i64>,
     /// The invoice that is owed for longest, because of which there is a grace period.
     pub owed_invoice: Option<String>,
@@ -71,6 +72,7 @@ pub(super) enum Unmirrored {
 
 pub(super) fn mirrored(
     catalogue: &Catalogue,
+    versions: &Versions,
     fetched: &Fetched,
     grace_s: i64,
     now: i64,
@@ -97,17 +99,20 @@ pub(super) fn mirrored(
         })
     });
     let items = items.collect::<Result<Vec<_>, Unmirrored>>()?;
-    let (ends_at, then_plan) = end(of, fetched.schedule.as_ref(), plan_item, now);
+    let (ends_at, then) = end(of, fetched.schedule.as_ref(), plan_item, now);
     let owed = owed::longest(of, &fetched.unpaid);
     Ok(Mirrored {
         id: subscription_id(&of.id),
         stripe_id: of.id.clone(),
         plan: plan.to_owned(),
+        version: versions.of_price(&plan_item.price.id),
         status,
         period: period(plan_item.current_period_start, plan_item.current_period_end)?,
         anchor: of.billing_cycle_anchor,
         ends_at,
-        then_plan,
+        then_plan: then.and_then(Price::plan).map(str::to_owned),
+        then_version: then.and_then(|price| versions.of_price(&price.id)),
+        then_price_ids: scheduled_prices(fetched.schedule.as_ref()),
         grace_until: owed.map(|invoice| owed::since(invoice) + grace_s),
         owed_invoice: owed.map(|invoice| invoice.id.clone()),
         cancel_at_period_end: of.cancel_at_period_end,
@@ -122,8 +127,21 @@ pub(super) fn mirrored(
     })
 }
 
-/// When it is due to end and which plan follows, if it is cancelled or scheduled to change.
-fn end(of: &Subscription, schedule: Option<&Schedule>, item: &Item, now: i64) -> (Option<i64>, Option<String>) {
+/// Sorted.
+fn scheduled_prices(schedule: Option<&Schedule>) -> Vec<String> {
+    let phases = schedule.filter(|schedule| schedule.is_active()).into_iter();
+    let phases = phases.flat_map(|schedule| &schedule.phases);
+    let prices: BTreeSet<&str> = phases.flat_map(Phase::prices).map(PriceOrId::id).collect();
+    prices.into_iter().map(str::to_owned).collect()
+}
+
+/// When it is due to end and the price of the plan that follows, if it is cancelled or scheduled to change.
+fn end<'a>(
+    of: &Subscription,
+    schedule: Option<&'a Schedule>,
+    item: &Item,
+    now: i64,
+) -> (Option<i64>, Option<&'a Price>) {
     if let Some(at) = of.ended_at.or(of.cancel_at) {
         return (Some(at), None);
     }
@@ -131,12 +149,14 @@ fn end(of: &Subscription, schedule: Option<&Schedule>, item: &Item, now: i64) ->
         .filter(|schedule| schedule.is_active())
         // Just after the end of a period, Stripe may still show it as the running one. Then the phase after it is next.
         .and_then(|schedule| schedule.phase_from(item.current_period_end.min(now + 1)))
-        // A phase with the same plan is not an end.
+        // A phase with the same version of the plan is not an end.
         .filter(|phase| !phase.prices().any(|price| price.id() == item.price.id));
     match next {
         Some(phase) => {
-            let plan = phase.prices().find_map(|price| price.price().and_then(Price::plan));
-            (plan.is_some().then_some(phase.start_date), plan.map(str::to_owned))
+            let prices = phase.prices().filter_map(PriceOrId::price);
+            let own = prices.filter(|price| price.plan().is_some());
+            let own = own.min_by_key(|price| price.is_metered());
+            (own.is_some().then_some(phase.start_date), own)
         }
         None => (None, None),
     }

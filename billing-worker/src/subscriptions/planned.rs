@@ -19,7 +19,7 @@ use super::running::Running;
 use crate::{
     error::Error,
     stripe::{
-        StripeError, Write,
+        StripeError, Write, catalogue,
         object::{Schedule, Subscription},
     },
     subscriptions::billing::Billing,
@@ -102,6 +102,11 @@ impl Running {
     /// phase is left, which changes nothing.
     pub async fn plan_next(&self, billing: &Billing, account: AccountId, next: &[Priced]) -> Result<(), Error> {
         let stripe = billing.stripe()?;
+        // An earlier version of this service deactivated prices that subscriptions have, and a person may do so too.
+        let items = self.subscription.items.data.iter();
+        for item in items.filter(|item| !item.price.active) {
+            catalogue::activate(stripe, &item.price.id).await?;
+        }
         let create = CreateSubscriptionSchedule::new().from_subscription(self.subscription.id.clone());
         let key = format!("schedule-{account}-{}", Uuid::now_v7());
         let schedule: Schedule = stripe.write(&create, Write::Keyed(&key)).await?;

@@ -9,7 +9,7 @@ use stripe_billing::invoice::{
 use time::OffsetDateTime;
 
 use super::{
-    change::{ChangeWhen, begins_now, ends_trial},
+    change::{Beginning, ChangeWhen, begins_now, ends_trial},
     prices,
     running::Running,
     swap::swaps,
@@ -51,9 +51,26 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
         });
     }
     let prices = prices::of_plan(billing, plan).await?;
+    let to = Beginning {
+        plan: &plan.id,
+        prices: &prices,
+        ends_trial: ends_trial(&running, plan),
+        counts_from: None,
+    };
+    let invoice = invoice(billing, &running, &to).await?;
+    Ok(Preview {
+        plan: plan.id.clone(),
+        amount_due_cents: invoice.amount_due,
+        currency: invoice.currency,
+        effective_at: schema::period::instant(now),
+    })
+}
+
+/// The invoice that a plan makes if it begins at once.
+pub(super) async fn invoice(billing: &Billing, running: &Running, to: &Beginning<'_>) -> Result<Invoice, Error> {
     let mut details = CreatePreviewInvoiceSubscriptionDetails::new();
     details.items = Some(
-        swaps(&running.subscription, &prices)
+        swaps(&running.subscription, to.prices)
             .into_iter()
             .map(|swap| {
                 let mut item = CreatePreviewInvoiceSubscriptionDetailsItems::new();
@@ -63,17 +80,14 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
             })
             .collect(),
     );
-    details.trial_end = ends_trial(&running, plan).then_some(CreatePreviewInvoiceSubscriptionDetailsTrialEnd::Now);
+    details.trial_end = to
+        .ends_trial
+        .then_some(CreatePreviewInvoiceSubscriptionDetailsTrialEnd::Now);
+    details.proration_date = to.counts_from;
     details.proration_behavior = Some(CreatePreviewInvoiceSubscriptionDetailsProrationBehavior::AlwaysInvoice);
     let request = CreatePreviewInvoice::new()
         .customer(running.customer.clone())
         .subscription(running.subscription.id.clone())
         .subscription_details(details);
-    let invoice: Invoice = billing.stripe()?.write(&request, Write::Settable).await?;
-    Ok(Preview {
-        plan: plan.id.clone(),
-        amount_due_cents: invoice.amount_due,
-        currency: invoice.currency,
-        effective_at: schema::period::instant(now),
-    })
+    Ok(billing.stripe()?.write(&request, Write::Settable).await?)
 }

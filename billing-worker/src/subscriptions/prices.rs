@@ -1,13 +1,14 @@
-//! The prices of a plan in Stripe, found by lookup key.
+//! The prices of a plan in Stripe.
 
-use schema::{Catalogue, Plan};
+use std::collections::HashMap;
 
+use schema::{AccountId, Catalogue, Mode, Plan, PlanTerms};
+use sqlx::PgExecutor;
+
+use super::{current, running::Running, used_prices};
 use crate::{
     error::Error,
-    stripe::{
-        catalogue::{self, WantedPrice},
-        names,
-    },
+    stripe::catalogue::{self, WantedPrice},
     subscriptions::billing::Billing,
 };
 
@@ -38,33 +39,80 @@ pub fn for_sale<'a>(billing: &'a Billing, plan: &str) -> Result<&'a Plan, Error>
     Ok(plan)
 }
 
-/// Reads them from Stripe. Fails with the lookup keys that Stripe lacks.
+/// The prices of the plan's version in this catalogue. Stripe has them under its lookup keys, unless `stripe sync` has made those of
+/// another catalogue since: then they are as stored. Fails with the lookup keys that Stripe lacks.
 pub async fn of_plan(billing: &Billing, plan: &Plan) -> Result<PlanPrices, Error> {
-    let wanted: Vec<WantedPrice> = catalogue::of_plan(&billing.admin.catalogue, plan);
-    let keys: Vec<String> = wanted.into_iter().map(|wanted| wanted.lookup_key).collect();
-    let mut found = catalogue::prices(billing.stripe()?, &keys).await?;
-    let missing: Vec<&str> = keys
-        .iter()
-        .map(String::as_str)
-        .filter(|key| !found.contains_key(*key))
-        .collect();
-    if !missing.is_empty() {
-        return Err(Error::PricesMissing {
-            lookup_keys: missing.join(", "),
+    let (db, catalogue) = (&billing.admin.db, &billing.admin.catalogue);
+    let wanted: Vec<WantedPrice> = catalogue::of_plan(catalogue, plan);
+    let keys: Vec<String> = wanted.iter().map(|wanted| wanted.lookup_key.clone()).collect();
+    let (known, found) = (
+        used_prices::versions(db).await?,
+        catalogue::prices(billing.stripe()?, &keys).await?,
+    );
+    let mut prices: HashMap<Option<&str>, String> = HashMap::new();
+    let mut missing = Vec::new();
+    for wanted in &wanted {
+        match found.get(&wanted.lookup_key).filter(|price| wanted.is(price, &known)) {
+            Some(price) => drop(prices.insert(wanted.usage_type(), price.id.clone())),
+            None => missing.push(wanted.lookup_key.as_str()),
+        }
+    }
+    if missing.is_empty() {
+        let own = prices.remove(&None).unwrap_or_default();
+        let billed = catalogue.billed(plan).map(|usage_type| usage_type.name());
+        return Ok(PlanPrices {
+            plan: own,
+            metered: billed
+                .filter_map(|usage_type| Some((usage_type.to_owned(), prices.remove(&Some(usage_type))?)))
+                .collect(),
         });
     }
-    let mut take = |key: &str| found.remove(key).map(|price| price.id).unwrap_or_default();
-    let own = take(&names::lookup_key(&plan.id));
-    let billed = billing.admin.catalogue.billed(plan);
-    Ok(PlanPrices {
-        plan: own,
-        metered: billed
-            .map(|usage_type| {
-                let key = names::overage_lookup_key(&plan.id, usage_type);
-                (usage_type.name().to_owned(), take(&key))
-            })
-            .collect(),
+    let stored = of_version(db, &plan.id, &PlanTerms::of(catalogue, plan)).await?;
+    stored.ok_or_else(|| Error::PricesMissing {
+        lookup_keys: missing.join(", "),
     })
+}
+
+/// The prices of the version that the account has.
+pub async fn of_running(billing: &Billing, account: AccountId, running: &Running) -> Result<PlanPrices, Error> {
+    let plan = billing.admin.plan(running.plan().unwrap_or_default())?;
+    let current = current::subscriptions(&billing.admin.db, &[account]).await?;
+    let version = current.get(&account).and_then(|current| current.version.as_ref());
+    match version {
+        Some(version) if version.terms != PlanTerms::of(&billing.admin.catalogue, plan) => {
+            let stored = of_version(&billing.admin.db, &plan.id, &version.terms).await?;
+            stored.ok_or_else(|| Error::Conflict(format!("the prices of {} in Stripe are not known", version.name())))
+        }
+        _ => of_plan(billing, plan).await,
+    }
+}
+
+/// The prices of the plan's version with these terms, as they were stored. `None`: not all of them are known.
+pub async fn of_version(db: impl PgExecutor<'_>, plan: &str, terms: &PlanTerms) -> Result<Option<PlanPrices>, Error> {
+    let rows = sqlx::query!(
+        "select p.price_id, p.usage_type from plan_version_prices p join plan_versions v on v.id = p.version_id
+         where v.plan_id = $1 and v.terms_hash = $2 order by p.created_at, p.price_id",
+        plan,
+        &terms.hash()[..]
+    )
+    .fetch_all(db)
+    .await?;
+    // The newest of each.
+    let mut prices: HashMap<Option<String>, String> =
+        rows.into_iter().map(|row| (row.usage_type, row.price_id)).collect();
+    let billed = terms
+        .usage
+        .iter()
+        .filter(|(_, allowance)| allowance.mode != Mode::Limited);
+    let metered = billed.map(|(usage_type, _)| {
+        let price = prices.remove(&Some(usage_type.clone()))?;
+        Some((usage_type.clone(), price))
+    });
+    let metered: Option<Vec<_>> = metered.collect();
+    Ok(prices
+        .remove(&None)
+        .zip(metered)
+        .map(|(plan, metered)| PlanPrices { plan, metered }))
 }
 
 impl PlanPrices {

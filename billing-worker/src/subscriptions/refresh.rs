@@ -9,12 +9,13 @@ use stripe_core::customer::RetrieveCustomer;
 use tracing::{error, info};
 
 use super::{
+    fetched::Fetched,
     invoices::{self, FetchedInvoices, Wanted},
     lease::Lease,
     listing,
     mirror::{Mirror, mirror},
-    mirrored::{Fetched, Mirrored},
-    owed, pending, periods,
+    mirrored::Mirrored,
+    owed, pending, periods, versions,
 };
 use crate::{
     accounts::{self, customers, pool_limits},
@@ -72,15 +73,17 @@ async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: 
         ..known.invoices()
     };
     let invoices = invoices::fetch(billing, account, customer, wanted).await?;
-    let mut tx = lease.begin().await?;
-    let fetched = match known {
-        Known::Customer(fetched) => fetched,
-        Known::Deleted => {
-            customers::deleted(&mut *tx, customer, now).await?;
-            Vec::new()
-        }
+    let (fetched, is_deleted) = match known {
+        Known::Customer(fetched) => (fetched, false),
+        Known::Deleted => (Vec::new(), true),
     };
-    let mirror = mirror(&billing.admin.catalogue, &fetched, billing.settings.grace_s(), now);
+    let versions = versions::of_fetched(&billing.admin.db, &fetched).await?;
+    let mut tx = lease.begin().await?;
+    if is_deleted {
+        customers::deleted(&mut *tx, customer, now).await?;
+    }
+    let grace_s = billing.settings.grace_s();
+    let mirror = mirror(&billing.admin.catalogue, &versions, &fetched, grace_s, now);
     accounts::lock(&mut tx, account).await?;
     let changed = write(&mut tx, billing, account, customer, &mirror, now).await?;
     let opened = findings::store(&mut tx, account, &FindingKind::ALL, &mirror.findings).await?;
@@ -208,6 +211,7 @@ async fn write(
             subject: current.map_or_else(|| customer.to_owned(), |current| current.stripe_id.clone()),
             details: json!({
                 "plan": current.map_or(Catalogue::FREE, |current| &current.plan),
+                "version": current.and_then(|current| current.version.as_ref()).map(|version| version.number),
                 "status": current.map(|current| current.status),
                 "period_start": current.map(|current| current.period.start),
                 "ends_at": current.and_then(|current| current.ends_at),
@@ -231,23 +235,24 @@ async fn upsert(
     let written = sqlx::query!(
         "insert into subscriptions as s (id, account_id, plan_id, status, period_start, period_end, billing_anchor, ends_at,
              then_plan_id, grace_until, is_current, stripe_subscription_id, cancel_at_period_end, trial_ends_at,
-             stripe_schedule_id, ended_at, owed_invoice_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+             stripe_schedule_id, ended_at, owed_invoice_id, then_price_ids, version_id, then_version_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
          on conflict (id) do update set plan_id = excluded.plan_id, status = excluded.status,
              period_start = excluded.period_start, period_end = excluded.period_end,
              billing_anchor = excluded.billing_anchor, ends_at = excluded.ends_at, then_plan_id = excluded.then_plan_id,
              grace_until = excluded.grace_until, is_current = excluded.is_current,
              cancel_at_period_end = excluded.cancel_at_period_end, trial_ends_at = excluded.trial_ends_at,
              stripe_schedule_id = excluded.stripe_schedule_id, ended_at = excluded.ended_at,
-             owed_invoice_id = excluded.owed_invoice_id, updated_at = now()
+             owed_invoice_id = excluded.owed_invoice_id, then_price_ids = excluded.then_price_ids,
+             version_id = excluded.version_id, then_version_id = excluded.then_version_id, updated_at = now()
          where (s.plan_id, s.status, s.period_start, s.period_end, s.billing_anchor, s.ends_at, s.then_plan_id,
                 s.grace_until, s.is_current, s.cancel_at_period_end, s.trial_ends_at, s.stripe_schedule_id, s.ended_at,
-                s.owed_invoice_id)
+                s.owed_invoice_id, s.then_price_ids, s.version_id, s.then_version_id)
             is distinct from
                (excluded.plan_id, excluded.status, excluded.period_start, excluded.period_end, excluded.billing_anchor,
                 excluded.ends_at, excluded.then_plan_id, excluded.grace_until, excluded.is_current,
                 excluded.cancel_at_period_end, excluded.trial_ends_at, excluded.stripe_schedule_id, excluded.ended_at,
-                excluded.owed_invoice_id)",
+                excluded.owed_invoice_id, excluded.then_price_ids, excluded.version_id, excluded.then_version_id)",
         of.id.0,
         account.0,
         of.plan,
@@ -264,7 +269,10 @@ async fn upsert(
         of.trial_ends_at.map(instant),
         of.schedule_id,
         of.ended_at.map(instant),
-        of.owed_invoice
+        of.owed_invoice,
+        &of.then_price_ids,
+        of.version.as_ref().map(|version| version.id),
+        of.then_version.as_ref().map(|version| version.id)
     )
     .execute(&mut **tx)
     .await?;

@@ -1,5 +1,6 @@
-//! Usage types that a plan bills and a subscription to it does not, because it began before the catalogue billed them. Their
-//! usage is reported to Stripe, but is on no invoice until the subscription has a price for it.
+//! Usage types that an account's version of a plan bills and its subscription does not: somebody removed the price in Stripe, or the
+//! catalogue began to bill them when there were no versions. Their usage is reported to Stripe, but is on no invoice until the
+//! subscription has a price for it.
 
 use schema::{AccountId, Catalogue};
 use serde::Serialize;
@@ -44,9 +45,12 @@ pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Resul
         Unbilled,
         r#"select s.account_id as "account_id: Uuid", s.stripe_subscription_id as "stripe_subscription_id!",
                   s.plan_id as plan, array_agg(billed.usage_type order by billed.usage_type) as "usage_types!"
-           from unnest($1::text[], $2::text[]) as billed (plan_id, usage_type)
-           join subscriptions s on s.plan_id = billed.plan_id and s.is_current and s.stripe_subscription_id is not null
-           where not exists
+           from subscriptions s cross join lateral (
+               select l.usage_type from plan_version_limits l where l.version_id = s.version_id and l.mode <> 'limited'
+               union all select c.usage_type from unnest($1::text[], $2::text[]) as c (plan_id, usage_type)
+                   where s.version_id is null and c.plan_id = s.plan_id
+           ) as billed
+           where s.is_current and s.stripe_subscription_id is not null and not exists
                (select from subscription_items i where i.subscription_id = s.id and i.usage_type = billed.usage_type)
            group by s.id order by s.account_id limit $3"#,
         &plans,
@@ -73,8 +77,7 @@ async fn mend_leased(billing: &Billing, lease: &Lease) -> Result<Mended, Error> 
     if running.schedule.is_some() {
         return Ok(Mended::Scheduled);
     }
-    let plan = billing.admin.plan(running.plan().unwrap_or_default())?;
-    let prices = prices::of_plan(billing, plan).await?;
+    let prices = prices::of_running(billing, account, &running).await?;
     // The other prices stay.
     let new = swaps(&running.subscription, &prices)
         .into_iter()

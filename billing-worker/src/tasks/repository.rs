@@ -20,6 +20,8 @@ const FAILURES_MIN: i32 = 3;
 pub enum TaskKind {
     /// [`crate::subscriptions::restore::Restore`]
     RestorePlan,
+    /// [`crate::subscriptions::migrate`]
+    Migrate,
 }
 
 /// A task that is not done.
@@ -53,11 +55,14 @@ impl TaskKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RestorePlan => "restore_plan",
+            Self::Migrate => "migrate",
         }
     }
 
     pub fn from_stored(text: &str) -> Option<Self> {
-        (text == Self::RestorePlan.as_str()).then_some(Self::RestorePlan)
+        [Self::RestorePlan, Self::Migrate]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
     }
 }
 

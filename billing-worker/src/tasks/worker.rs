@@ -11,7 +11,7 @@ use crate::{
     accounts::customers,
     error::Error,
     stripe::StripeError,
-    subscriptions::{billing::Billing, lease::Lease, refresh, restore::Restore},
+    subscriptions::{billing::Billing, lease::Lease, migrate, refresh, restore::Restore},
 };
 
 /// Tasks of one step, and how many of them run at the same time: each waits for Stripe most of the time.
@@ -98,5 +98,6 @@ async fn run(billing: &Billing, lease: &Lease, task: &OpenTask) -> Result<(), Er
             refresh::store(billing, lease, &restore.customer).await?;
             Ok(())
         }
+        TaskKind::Migrate => migrate::settle(billing, lease, task.id, &task.args).await,
     }
 }

@@ -54,6 +54,27 @@ pub async fn run(billing: &Billing) -> Result<Compared, Error> {
     Ok(compared)
 }
 
+/// Reads the paid subscriptions whose version is unknown, because they were stored before there were versions. Returns how many of
+/// them have changed. One with a price that this service did not make stays without a version.
+pub async fn find_versions(billing: &Billing) -> Result<usize, Error> {
+    let unknown = sqlx::query_scalar!(
+        "select account_id from subscriptions
+         where is_current and stripe_subscription_id is not null and version_id is null order by account_id"
+    )
+    .fetch_all(&billing.admin.db)
+    .await?;
+    let mut found = 0;
+    for account in unknown.into_iter().map(AccountId) {
+        match refresh::refresh(billing, account).await {
+            Ok(changed) => found += usize::from(changed),
+            Err(failure) => {
+                warn!(account.id = %account, "could not find the version of a plan, trying again tomorrow: {failure}")
+            }
+        }
+    }
+    Ok(found)
+}
+
 async fn compare(billing: &Billing, account: AccountId) -> Result<bool, Error> {
     let mended = refresh::refresh(billing, account).await?;
     invoices::compare(billing, account).await?;

@@ -25,6 +25,8 @@ pub struct NewPool {
     pub period_end: i64,
     /// The plan that the limit is read from. `None` opens nothing.
     pub plan: Option<String>,
+    /// The account's version of the plan; `None`: the current one.
+    pub version: Option<Uuid>,
     /// The account's current subscription, and when its row was last changed.
     pub subscription: Option<Uuid>,
     pub subscription_changed: Option<OffsetDateTime>,
@@ -95,6 +97,7 @@ pub async fn open(connection: &mut PgConnection, pools: &[NewPool]) -> sqlx::Res
     let mut pools: Vec<&NewPool> = pools.iter().collect();
     pools.sort_by_key(|pool| &pool.key);
     let columns = Columns::of(pools.iter().map(|pool| &pool.key));
+    let versions: Vec<_> = pools.iter().map(|pool| pool.version).collect();
     let plans: Vec<_> = pools.iter().map(|pool| pool.plan.clone()).collect();
     let subscriptions: Vec<_> = pools.iter().map(|pool| pool.subscription).collect();
     let changed: Vec<_> = pools.iter().map(|pool| pool.subscription_changed).collect();
@@ -106,22 +109,26 @@ pub async fn open(connection: &mut PgConnection, pools: &[NewPool]) -> sqlx::Res
     .fetch_all(&mut *connection)
     .await?;
     let rows = sqlx::query!(
-        r#"select k.number as "number!", l.mode as "mode!", l.limit_units as "limit_units!",
-                o.limit_units as "agreed_units?"
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::bigint[])
-              as k (account_id, usage_type, plan_id, subscription_id, subscription_changed, number)
+        r#"select k.number as "number!",
+                coalesce(v.mode, case when k.version_id is null then l.mode else 'limited' end) as "mode!",
+                coalesce(v.limit_units, l.limit_units) as "limit_units!", o.limit_units as "agreed_units?"
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::bigint[], $7::uuid[])
+              as k (account_id, usage_type, plan_id, subscription_id, subscription_changed, number, version_id)
          join accounts a on a.id = k.account_id
-         join plan_limits l on l.plan_id = k.plan_id and l.usage_type = k.usage_type
+         left join plan_version_limits v on v.version_id = k.version_id and v.usage_type = k.usage_type
+         left join plan_limits l on l.plan_id = k.plan_id and l.usage_type = k.usage_type
          left join limit_overrides o on o.account_id = k.account_id and o.usage_type = k.usage_type
          left join subscriptions s on s.account_id = k.account_id and s.is_current
-         where s.id is not distinct from k.subscription_id and s.updated_at is not distinct from k.subscription_changed
+         where coalesce(v.limit_units, l.limit_units) is not null
+           and s.id is not distinct from k.subscription_id and s.updated_at is not distinct from k.subscription_changed
          order by k.number"#,
         &columns.accounts,
         &columns.usage_types,
         &plans as &[Option<String>],
         &subscriptions as &[Option<Uuid>],
         &changed as &[Option<OffsetDateTime>],
-        &numbers
+        &numbers,
+        &versions as &[Option<Uuid>]
     )
     .fetch_all(&mut *connection)
     .await?;

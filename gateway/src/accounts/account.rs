@@ -128,17 +128,13 @@ impl AccountState {
         if facts.suspended {
             current_plan.entitlement = Entitlement::PaymentRequired;
         }
-        // A plan that this catalogue does not have counts as Free, as in the terms.
-        let plan = catalogue
-            .plan(&current_plan.name)
-            .or_else(|| catalogue.plan(Catalogue::FREE));
         let terms = |usage_type: &UsageType| {
             let agreed = facts.overrides.get(usage_type.index()).copied().flatten();
             catalogue.terms(&current_plan, *usage_type, agreed)
         };
         let terms = catalogue.usage_types().iter().map(terms).collect();
         Self {
-            burst: plan.and_then(|plan| plan.burst),
+            burst: catalogue.burst(&current_plan),
             current_plan: Arc::new(current_plan),
             facts,
             terms,
@@ -175,11 +171,13 @@ mod tests {
             subscription: Some(Subscription {
                 id: SubscriptionId::new(),
                 plan: "pro".into(),
+                version: None,
                 status: SubscriptionStatus::Active,
                 period,
                 anchor: NOW - 100,
                 ends_at: None,
                 then_plan: None,
+                then_version: None,
                 grace_until: None,
                 in_stripe: true,
             }),

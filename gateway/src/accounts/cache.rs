@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
-use super::{account::Account, key::Key, key_metrics::KeyMetrics, stored};
+use super::{account::Account, key::Key, key_metrics::KeyMetrics, stored, versions::Versions};
 use crate::quota::{Counters, LeaseRequests, Quotas};
 
 #[derive(Clone, Debug)]
@@ -58,6 +58,7 @@ pub struct Accounts {
 pub(super) struct Inner {
     pub(super) pool: PgPool,
     pub(super) catalogue: Arc<Catalogue>,
+    pub(super) versions: Versions,
     pub(super) counters: Arc<Counters>,
     pub(super) requests: Arc<LeaseRequests>,
     pub(super) settings: AccountSettings,
@@ -107,6 +108,7 @@ impl Accounts {
             inner: Arc::new(Inner {
                 pool,
                 catalogue,
+                versions: Versions::default(),
                 counters: Arc::clone(quotas.counters()),
                 requests: Arc::clone(quotas.requests()),
                 metrics: KeyMetrics::register(metrics),
@@ -180,7 +182,7 @@ impl Inner {
             let counters = match self.counters.known(account_id) {
                 Some(counters) => counters,
                 None => {
-                    let rows = stored::accounts(&self.pool, &[account_id], &self.catalogue).await?;
+                    let rows = stored::accounts(&self.pool, &self.versions, &[account_id], &self.catalogue).await?;
                     let Some((_, facts)) = rows.into_iter().next() else {
                         return Ok(None);
                     };

@@ -118,7 +118,8 @@ impl Inner {
     async fn reread_accounts(&self, accounts: &[Arc<AccountCounters>]) -> anyhow::Result<()> {
         let _permit = self.rereading.lock().await;
         let ids: Vec<AccountId> = accounts.iter().map(|counters| counters.account.id).collect();
-        let rows = timeout(QUERY_DEADLINE, stored::accounts(&self.pool, &ids, &self.catalogue)).await??;
+        let read = stored::accounts(&self.pool, &self.versions, &ids, &self.catalogue);
+        let rows = timeout(QUERY_DEADLINE, read).await??;
         let mut rows: HashMap<AccountId, Facts> = rows.into_iter().collect();
         for counters in accounts {
             let account = &counters.account;

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tracing::error;
 use uuid::Uuid;
 
-use super::{account::Facts, key::StoredKey};
+use super::{account::Facts, key::StoredKey, versions::Versions};
 
 /// Returns the existing keys among these ids.
 pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, AccountId, StoredKey)>, sqlx::Error> {
@@ -35,9 +35,11 @@ pub(crate) async fn keys(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<(KeyId, Acc
     Ok(keys.collect())
 }
 
-/// Returns the existing accounts among these ids. One statement reads all facts of an account at the same moment.
-pub(crate) async fn accounts(
+/// Returns the existing accounts among these ids. One statement reads all facts of an account at the same moment, but for the
+/// terms of its plan version, which never change.
+pub(super) async fn accounts(
     pool: &PgPool,
+    versions: &Versions,
     ids: &[AccountId],
     catalogue: &Catalogue,
 ) -> Result<Vec<(AccountId, Facts)>, sqlx::Error> {
@@ -47,7 +49,8 @@ pub(crate) async fn accounts(
                   s.id as "subscription_id?", s.plan_id as "plan_id?", s.status as "subscription_status?",
                   s.period_start as "period_start?", s.period_end as "period_end?",
                   s.billing_anchor as "billing_anchor?", s.ends_at as "ends_at?",
-                  s.then_plan_id as "then_plan_id?", s.grace_until as "grace_until?",
+                  s.then_plan_id as "then_plan_id?", s.version_id as "version_id?",
+                  s.then_version_id as "then_version_id?", s.grace_until as "grace_until?",
                   s.updated_at as "subscription_changed?", i.hosted_invoice_url as "owed_invoice_url?",
                   s.stripe_subscription_id is not null as "in_stripe!",
                   array(select o.usage_type from limit_overrides o
@@ -62,6 +65,11 @@ pub(crate) async fn accounts(
     )
     .fetch_all(pool)
     .await?;
+    let ids: Vec<Option<Uuid>> = rows
+        .iter()
+        .flat_map(|row| [row.version_id, row.then_version_id])
+        .collect();
+    versions.load(pool, ids.into_iter().flatten().collect()).await?;
     let accounts = rows.into_iter().map(|row| {
         let mut overrides: Box<[Option<i64>]> = vec![None; catalogue.usage_types().len()].into();
         for (name, limit) in row.override_types.iter().zip(&row.override_limits) {
@@ -76,6 +84,7 @@ pub(crate) async fn accounts(
             Some(Subscription {
                 id: SubscriptionId(row.subscription_id?),
                 plan: row.plan_id.clone()?,
+                version: row.version_id.and_then(|id| versions.get(id)),
                 status: SubscriptionStatus::from_stored(status).unwrap_or_else(|| {
                     error!(account.id = %id, status, "unknown subscription status: treated as paused");
                     SubscriptionStatus::Paused
@@ -87,6 +96,7 @@ pub(crate) async fn accounts(
                 anchor: seconds(row.billing_anchor)?,
                 ends_at: seconds(row.ends_at),
                 then_plan: row.then_plan_id.clone(),
+                then_version: row.then_version_id.and_then(|id| versions.get(id)),
                 grace_until: seconds(row.grace_until),
                 in_stripe: row.in_stripe,
             })

@@ -1,11 +1,15 @@
-//! The catalogue starts to bill a usage type: open checkouts and running subscriptions follow, each once.
+//! The catalogue started to bill a usage type when there were no versions: subscriptions that lack a price for it get it, each once.
+//! And open checkouts at old prices.
 
 use billing_worker::{reports::attention, subscriptions::unbilled};
 use devstack::stripe_double::{FaultKind, FaultRule};
 use serde_json::{Value, json};
 use unbilled::{Mended, Unbilled};
 
-use super::rig::{Rig, Subscriber, with_overage};
+use super::{
+    rig::{Rig, Subscriber, with_overage},
+    versions::as_before_versions,
+};
 
 async fn unbilled(rig: &Rig) -> Vec<Unbilled> {
     let admin = &rig.billing.admin;
@@ -26,7 +30,7 @@ async fn billed(rig: &Rig, who: &Subscriber) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_subscription_gets_a_price_for_each_newly_billed_usage_type() {
+async fn a_subscription_gets_a_price_for_each_usage_type_that_its_version_bills() {
     let mut rig = Rig::start().await;
     rig.listen();
     let (ada, ben) = (rig.subscriber("ada").await, rig.subscriber("ben").await);
@@ -39,6 +43,8 @@ async fn a_running_subscription_gets_a_price_for_each_newly_billed_usage_type() 
     assert_eq!(unbilled(&rig).await, []);
 
     rig.roll_out(with_overage()).await;
+    assert_eq!(unbilled(&rig).await, [], "their version bills none");
+    as_before_versions(&rig, 2).await;
     let lacking = unbilled(&rig).await;
     assert_eq!(
         lacking
@@ -109,6 +115,7 @@ async fn a_failure_of_stripe_does_not_block_the_next_attempt() {
         rig.control().add_fault(fault);
     }
     rig.roll_out(with_overage()).await;
+    as_before_versions(&rig, 1).await;
     unbilled::mend(&rig.billing, ada.account).await.unwrap_err();
     assert_eq!(unbilled::mend(&rig.billing, ada.account).await.unwrap(), Mended::Added);
     rig.settle().await;

@@ -166,7 +166,7 @@ async fn a_price_below_the_smallest_charge_cannot_be_bought() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_a_subscription_with_an_archived_price_leaves_it_as_it_is() {
+async fn a_change_to_a_plan_with_an_archived_price_leaves_the_subscription_as_it_is() {
     let rig = Rig::start().await;
     rig.listen();
     let ada = rig.subscribed("ada", "enterprise").await;
@@ -174,8 +174,10 @@ async fn a_change_of_a_subscription_with_an_archived_price_leaves_it_as_it_is() 
         .as_str()
         .unwrap()
         .to_owned();
-    let price = rig.control().object(&id).unwrap()["items"]["data"][0]["price"]["id"].clone();
-    let price = format!("/v1/prices/{}", price.as_str().unwrap());
+    let sold = rig
+        .call_stripe(Method::GET, "/v1/prices?lookup_keys[0]=trendit_pro", "")
+        .await;
+    let price = format!("/v1/prices/{}", sold["data"][0]["id"].as_str().unwrap());
     rig.call_stripe(Method::POST, &price, "active=false").await;
     let pro = json!({ "tier": "pro" });
     is_refused(&rig, &ada, "upgrade", pro.clone(), 409, "price_inactive", "activate it").await;

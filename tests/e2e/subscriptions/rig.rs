@@ -16,8 +16,11 @@ use billing_worker::{
     http::public::{self, PublicApi},
     metrics::Metrics,
     reports::{ReportSettings, Reporter},
-    stripe::{Stripe, StripeSettings, catalogue},
-    subscriptions::billing::{Billing, BillingSettings},
+    stripe::{Stripe, StripeSettings},
+    subscriptions::{
+        billing::{Billing, BillingSettings},
+        selling::{self, Unused},
+    },
     webhook::worker,
 };
 use clap::Parser;
@@ -89,10 +92,13 @@ impl Rig {
 
     /// Products, prices and meters of the catalogue, and the portal's configuration.
     pub(super) async fn sync(&self) {
-        let (stripe, catalogue) = (self.billing.stripe().unwrap(), &self.billing.admin.catalogue);
-        let found = catalogue::find(stripe, catalogue).await.unwrap();
-        let changes = catalogue::changes(catalogue, &found);
-        catalogue::apply(stripe, catalogue, &changes, found).await.unwrap();
+        self.sync_with(Unused::Keep).await;
+    }
+
+    pub(super) async fn sync_with(&self, unused: Unused) {
+        let (stripe, admin) = (self.billing.stripe().unwrap(), &self.billing.admin);
+        let compared = selling::compare(stripe, admin, unused).await.unwrap();
+        selling::apply(stripe, admin, compared).await.unwrap();
     }
 
     /// Switches to another catalogue, in Stripe and here.
@@ -102,6 +108,11 @@ impl Rig {
         plans::sync(&self.billing.admin, self.billing.clock.now_s())
             .await
             .unwrap();
+        self.serve_again().await;
+    }
+
+    /// The API with the current catalogue and settings.
+    pub(super) async fn serve_again(&mut self) {
         let (url, serving) = serve(&self.billing, &self.metrics, &self.inbox).await;
         self.url = url;
         self.serving.push(serving);
@@ -135,9 +146,7 @@ impl Rig {
         };
         let (admin, clock) = (self.billing.admin.clone(), self.billing.clock.clone());
         self.billing = Billing::new(admin, Some(reporter), self.settings.billing.clone(), clock);
-        let (url, serving) = serve(&self.billing, &self.metrics, &self.inbox).await;
-        self.url = url;
-        self.serving.push(serving);
+        self.serve_again().await;
     }
 
     /// With a fake Stripe that has no products, prices or meters.

@@ -1,7 +1,6 @@
 //! A customer of plans that bill usage, on real servers, with the fake Stripe.
 
 use devstack::{
-    DataDir,
     admin::Customer,
     http::{Http, HttpResponse, request},
     stripe_double::Control,
@@ -16,7 +15,7 @@ use crate::SERVICES;
 pub(super) const AGE_S: i64 = 3_600;
 
 /// Each call past the included ones is 1.5 cents, each export 33.3333 cents.
-const PLANS: &str = r#"
+pub(super) const PLANS: &str = r#"
 usage_types = ["api_call", "export", "sentiment_analysis"]
 
 [[plan]]
@@ -59,30 +58,23 @@ pub(super) struct Rig {
     pub stack: Stack,
     pub ada: Customer,
     http: Http,
-    _data: DataDir,
 }
 
 impl Rig {
     /// One ingestor, one billing worker; ada is on `plan`, without Stripe.
     pub(super) async fn start(plan: &str, options: StackOptions) -> Self {
-        let data = DataDir::create().unwrap();
-        let file = data.path().join("plans.toml");
-        std::fs::write(&file, PLANS).unwrap();
-        let plans = ("PLANS_FILE", file.to_str().unwrap().to_owned());
-        let mut options = StackOptions {
+        let options = StackOptions {
             stripe: true,
+            catalogue: Some(PLANS.to_owned()),
             stripe_behind_s: options.stripe_behind_s.max(AGE_S),
             ..options
         };
-        options.gateway_env.push(plans.clone());
-        options.billing_env.push(plans);
         let stack = Stack::start(SERVICES, options).await.unwrap();
         let ada = stack.admin.customer("ada", plan).await.unwrap();
         Self {
             stack,
             ada,
             http: Http::default(),
-            _data: data,
         }
     }
 

@@ -1,7 +1,6 @@
 //! A customer of a paid plan with overage, on real servers, with the fake Stripe.
 
 use devstack::{
-    DataDir,
     admin::Customer,
     http::{Http, HttpResponse},
     stripe_double::Control,
@@ -43,30 +42,23 @@ pub(super) struct Rig {
     pub stack: Stack,
     pub ada: Customer,
     http: Http,
-    _data: DataDir,
 }
 
 impl Rig {
     /// One gateway, one ingestor, one billing worker; ada has the Pro plan.
     pub(super) async fn start(options: StackOptions) -> Self {
-        let data = DataDir::create().unwrap();
-        let file = data.path().join("plans.toml");
-        std::fs::write(&file, PLANS).unwrap();
-        let plans = ("PLANS_FILE", file.to_str().unwrap().to_owned());
-        let mut options = StackOptions {
+        let options = StackOptions {
             stripe: true,
+            catalogue: Some(PLANS.to_owned()),
             stripe_behind_s: AGE_S,
             ..options
         };
-        options.gateway_env.push(plans.clone());
-        options.billing_env.push(plans);
         let stack = Stack::start(SERVICES, options).await.unwrap();
         let ada = stack.admin.customer("ada", "free").await.unwrap();
         let rig = Self {
             stack,
             ada,
             http: Http::default(),
-            _data: data,
         };
         rig.subscribe().await;
         rig

@@ -16,6 +16,10 @@ use crate::{
 pub(super) struct View {
     pub account_id: AccountId,
     pub tier: String,
+    /// The version of the plan that the account subscribed to; null: it follows the catalogue.
+    pub plan_version: Option<i32>,
+    /// Of this version, per month.
+    pub price_cents: Option<i64>,
     /// Stripe's status; `none`: the Free plan, without a subscription.
     pub status: String,
     /// Metered calls are answered 402 until the subscription is paid.
@@ -67,6 +71,8 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
         trial_ends_at: row.as_ref().and_then(|row| row.trial_ends_at),
         stripe_subscription_id: row.and_then(|row| row.stripe_subscription_id),
         limits: limits::in_force(db, &billing.admin.catalogue, account, &current_plan).await?,
+        plan_version: current_plan.version.as_ref().map(|version| version.number),
+        price_cents: current_plan.version.as_ref().map(|version| version.terms.price_cents),
         tier: current_plan.name,
     })
 }

@@ -30,6 +30,8 @@ struct UsageOfType {
     current_usage: i64,
     /// Null: no limit.
     limit: Option<i64>,
+    /// Price of a billed unit, in millionths of the currency's main unit. Null: none is billed.
+    unit_price_micros: Option<i64>,
     /// Units above the limit, which are billed.
     overage: i64,
     /// Why units that the plan bills are not billed now.
@@ -76,6 +78,7 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
             },
             unbilled: limit.unbilled,
             limit: limit.limit,
+            unit_price_micros: limit.unit_price_micros,
             events,
         }
     });

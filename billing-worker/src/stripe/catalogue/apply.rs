@@ -20,7 +20,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    change::{Change, changes},
+    change::{Change, changes, unused},
     existing::{ExistingObjects, Meter, PortalConfiguration, Product, find},
     portal,
     wanted::{Terms, WantedPrice, WantedProduct, words},
@@ -38,19 +38,15 @@ pub async fn apply(
     for change in wanted {
         match make(stripe, change, &mut existing.meters, "").await {
             Err(StripeError::Failed(_)) => {
-                existing = find(stripe, catalogue).await?;
-                if changes(catalogue, &existing).iter().any(|lacks| lacks.makes_as(change)) {
+                existing = find(stripe, catalogue, existing.known).await?;
+                let mut lacking = changes(catalogue, &existing)
+                    .into_iter()
+                    .chain(unused(catalogue, &existing));
+                if lacking.any(|lacks| lacks.makes_as(change)) {
                     make(stripe, change, &mut existing.meters, &format!("-{}", Uuid::now_v7())).await?;
                 }
             }
             made => made?,
-        }
-        if let Change::CreatePrice {
-            replaces: Some(old), ..
-        } = change
-        {
-            let retire = UpdatePrice::new(old.as_str()).active(false);
-            stripe.write::<Price>(&retire, Write::Settable).await?;
         }
         info!("Stripe: {change}");
     }
@@ -92,12 +88,18 @@ async fn make(
         Change::CreatePrice { wanted, replaces } => {
             let create = wanted.request(meters)?;
             let key = format!(
-                "price-{}-{}-{}{ending}",
+                "price-{}-{}-{}-{}{ending}",
                 wanted.lookup_key,
                 wanted.terms.short(),
+                wanted.version.as_deref().unwrap_or("any"),
                 replaces.as_deref().unwrap_or("new")
             );
             stripe.write::<Price>(&create, Write::Keyed(&key)).await?;
+        }
+        Change::ActivatePrice(id) => activate(stripe, id).await?,
+        Change::DeactivatePrice(id) => {
+            let update = UpdatePrice::new(id.as_str()).active(false);
+            stripe.write::<Price>(&update, Write::Settable).await?;
         }
         Change::CreatePortal => {
             let key = format!("portal-configuration{ending}");
@@ -113,6 +115,13 @@ async fn make(
     Ok(())
 }
 
+/// Stripe accepts only active prices in a new phase of a subscription, even if the subscription has them already.
+pub async fn activate(stripe: &Stripe, price: &str) -> Result<(), StripeError> {
+    let update = UpdatePrice::new(price).active(true);
+    stripe.write::<Price>(&update, Write::Settable).await?;
+    Ok(())
+}
+
 impl WantedPrice {
     fn request(&self, meters: &HashMap<String, String>) -> Result<CreatePrice, StripeError> {
         let mut recurring = CreatePriceRecurring::new(CreatePriceRecurringInterval::Month);
@@ -120,6 +129,11 @@ impl WantedPrice {
             (names::META_PLAN.to_owned(), self.plan.clone()),
             (names::META_TERMS.to_owned(), self.terms.short()),
         ]);
+        metadata.extend(
+            self.version
+                .clone()
+                .map(|version| (names::META_VERSION.to_owned(), version)),
+        );
         let product = match &self.terms {
             Terms::Monthly { .. } => names::product_id(&self.plan),
             Terms::Metered { usage_type, .. } => names::overage_product_id(&self.plan, *usage_type),

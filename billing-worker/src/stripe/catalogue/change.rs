@@ -8,7 +8,7 @@ use super::{
     existing::ExistingObjects,
     wanted::{WantedPrice, WantedProduct, products, wanted},
 };
-use crate::stripe::names;
+use crate::stripe::{names, object::subscription::Price};
 
 /// A change that removes a difference between Stripe and the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,11 +16,15 @@ pub enum Change {
     CreateMeter(UsageType),
     CreateProduct(WantedProduct),
     RenameProduct(WantedProduct),
-    /// A new price. It takes over the lookup key of `replaces`, which stays for subscriptions that have it.
+    /// A new price. It takes over the lookup key of `replaces`, which stays active for subscriptions that have it.
     CreatePrice {
         wanted: WantedPrice,
         replaces: Option<String>,
     },
+    /// A price that somebody deactivated although it is in use or sold: its id.
+    ActivatePrice(String),
+    /// A price that is not in use, and that is not sold.
+    DeactivatePrice(String),
     /// The configuration of the customer portal.
     CreatePortal,
     /// The same, which somebody deactivated: its id.
@@ -38,14 +42,25 @@ pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change>
             Some(known) if *known != wanted.name => Some(Change::RenameProduct(wanted)),
             Some(_) => None,
         });
-    let prices = wanted(catalogue).into_iter().filter_map(|wanted| {
+    let (sold, versions) = (wanted(catalogue), &existing.known.versions);
+    let is_sold = |price: &Price| {
+        let mut sold = sold.iter();
+        sold.any(|wanted| price.lookup_key.as_ref() == Some(&wanted.lookup_key) && wanted.is(price, versions))
+    };
+    let inactive = existing.of_products.iter().filter(|price| !price.active);
+    let again = inactive.filter(|price| existing.known.in_use.contains(&price.id) || is_sold(price));
+    let again: Vec<&Price> = again.collect();
+    let prices = sold.iter().filter_map(|wanted| {
         let known = existing.prices.get(&wanted.lookup_key);
-        let is_same = known.is_some_and(|price| price.metadata.get(names::META_TERMS) == Some(&wanted.terms.short()));
-        (!is_same).then(|| Change::CreatePrice {
+        let mut same = known.into_iter().chain(again.iter().copied());
+        let has_it =
+            same.any(|price| price.lookup_key.as_ref() == Some(&wanted.lookup_key) && wanted.is(price, versions));
+        (!has_it).then(|| Change::CreatePrice {
             replaces: known.map(|price| price.id.clone()),
-            wanted,
+            wanted: wanted.clone(),
         })
     });
+    let again = again.iter().map(|price| Change::ActivatePrice(price.id.clone()));
     let portal = match &existing.portal {
         None => Some(Change::CreatePortal),
         Some(portal) => (!portal.active).then(|| Change::ActivatePortal(portal.id.clone())),
@@ -54,8 +69,25 @@ pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change>
         .map(Change::CreateMeter)
         .chain(products)
         .chain(prices)
+        .chain(again)
         .chain(portal)
         .collect()
+}
+
+/// Deactivates prices of the catalogue's products that this service made, that are not in use, and that are not sold now: nobody
+/// subscribes to them by mistake.
+pub fn unused(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change> {
+    let sold = wanted(catalogue);
+    let is_sold = |id: &str| {
+        let mut prices = sold.iter().filter_map(|wanted| existing.prices.get(&wanted.lookup_key));
+        prices.any(|price| price.id == id)
+    };
+    let unused = existing
+        .of_products
+        .iter()
+        .filter(|price| price.active && price.metadata.contains_key(names::META_TERMS))
+        .filter(|price| !existing.known.in_use.contains(&price.id) && !is_sold(&price.id));
+    unused.map(|price| Change::DeactivatePrice(price.id.clone())).collect()
 }
 
 impl Change {
@@ -81,6 +113,8 @@ impl fmt::Display for Change {
                     None => Ok(()),
                 }
             }
+            Self::ActivatePrice(id) => write!(f, "activate price {id}"),
+            Self::DeactivatePrice(id) => write!(f, "deactivate price {id}"),
             Self::CreatePortal => write!(f, "create the configuration of the customer portal"),
             Self::ActivatePortal(id) => write!(f, "activate the configuration {id} of the customer portal"),
         }
@@ -93,8 +127,11 @@ mod tests {
 
     use super::*;
     use crate::stripe::{
-        catalogue::{existing::PortalConfiguration, wanted::CURRENCY},
-        object::{Reference, subscription::Price},
+        catalogue::{
+            existing::{KnownPrices, PortalConfiguration},
+            wanted::CURRENCY,
+        },
+        object::Reference,
     };
 
     fn overage() -> Catalogue {
@@ -158,8 +195,23 @@ mod tests {
                 .into_iter()
                 .map(|wanted| (wanted.lookup_key.clone(), price(wanted.clone(), wanted.terms.short())))
                 .collect(),
+            of_products: vec![],
+            known: KnownPrices {
+                in_use: ["price_trendit_pro_0".to_owned(), "price_trendit_pro_1".to_owned()].into(),
+                versions: HashMap::from([("price_trendit_enterprise".to_owned(), "older".to_owned())]),
+            },
             portal: Some(PortalConfiguration::inactive("bpc_1")),
         };
+        let pro = existing.prices["trendit_pro"].clone();
+        for (n, active) in [(0, true), (1, false), (2, true), (3, false)] {
+            existing.of_products.push(Price {
+                id: format!("price_trendit_pro_{n}"),
+                active,
+                lookup_key: None,
+                ..pro.clone()
+            });
+        }
+        existing.of_products.push(pro);
         let dearer = existing.prices.get_mut("trendit_pro").unwrap();
         dearer
             .metadata
@@ -170,8 +222,14 @@ mod tests {
             [
                 "rename product trendit_enterprise to Enterprise",
                 "create price trendit_pro (usd-2900-month), which replaces price_trendit_pro",
+                "create price trendit_enterprise (usd-29900-month), which replaces price_trendit_enterprise",
+                "activate price price_trendit_pro_1",
                 "activate the configuration bpc_1 of the customer portal",
             ]
+        );
+        assert_eq!(
+            unused(&catalogue, &existing),
+            [Change::DeactivatePrice("price_trendit_pro_2".to_owned())]
         );
     }
 }

@@ -1,6 +1,6 @@
 //! The objects of the catalogue that exist in Stripe.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use schema::Catalogue;
 use serde::Deserialize;
@@ -24,8 +24,20 @@ pub struct ExistingObjects {
     pub products: HashMap<String, String>,
     /// Active prices by lookup key.
     pub prices: HashMap<String, Price>,
+    /// All prices of the catalogue's products, inactive ones too.
+    pub of_products: Vec<Price>,
+    pub known: KnownPrices,
     /// Our configuration of the customer portal.
     pub portal: Option<PortalConfiguration>,
+}
+
+/// What this service knows about prices in Stripe.
+#[derive(Clone, Debug, Default)]
+pub struct KnownPrices {
+    /// Ids of those that subscriptions have or may get.
+    pub in_use: BTreeSet<String>,
+    /// Version by id of a plan's own price, as its metadata would name it.
+    pub versions: HashMap<String, String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -59,14 +71,18 @@ pub(super) struct Product {
 }
 
 /// Reads the existing meters, products and prices of the catalogue from Stripe.
-pub async fn find(stripe: &Stripe, catalogue: &Catalogue) -> Result<ExistingObjects, StripeError> {
+pub async fn find(stripe: &Stripe, catalogue: &Catalogue, known: KnownPrices) -> Result<ExistingObjects, StripeError> {
     let mut existing = ExistingObjects {
         meters: meters(stripe).await?,
+        known,
         ..ExistingObjects::default()
     };
     for wanted in products(catalogue) {
         match stripe.read::<Product>(&RetrieveProduct::new(wanted.id)).await {
-            Ok(product) => drop(existing.products.insert(product.id, product.name)),
+            Ok(product) => {
+                existing.of_products.extend(of_product(stripe, &product.id).await?);
+                existing.products.insert(product.id, product.name);
+            }
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
@@ -102,6 +118,20 @@ pub async fn portal(stripe: &Stripe) -> Result<Option<PortalConfiguration>, Stri
     };
     let ours = page.data.into_iter().filter(is_ours);
     Ok(ours.max_by_key(|configuration| configuration.active))
+}
+
+/// Both active and inactive.
+async fn of_product(stripe: &Stripe, product: &str) -> Result<Vec<Price>, StripeError> {
+    /// Pages of a hundred prices. There is one for each change of terms.
+    const PAGES_MAX: usize = 10;
+    let page = |after: Option<String>| {
+        let list = ListPrice::new().product(product).limit(100);
+        match after {
+            Some(after) => list.starting_after(after),
+            None => list,
+        }
+    };
+    stripe.pages(PAGES_MAX, page, |price: &Price| &price.id).await
 }
 
 /// Active prices by lookup key; one that Stripe lacks is absent.

@@ -1,8 +1,10 @@
 //! Products and prices that the catalogue asks for. Pure.
 
-use schema::{Catalogue, Plan, UsageType};
+use schema::{Catalogue, Plan, PlanTerms, UsageType};
 
-use crate::stripe::names;
+use std::collections::HashMap;
+
+use crate::stripe::{names, object::subscription::Price};
 
 /// The one currency of the catalogue.
 pub const CURRENCY: &str = "usd";
@@ -21,6 +23,9 @@ pub struct WantedProduct {
 pub struct WantedPrice {
     pub lookup_key: String,
     pub plan: String,
+    /// Of the plan's own price: the version, because each version has a price of its own. Prices of usage that several versions
+    /// bill alike are shared.
+    pub version: Option<String>,
     pub terms: Terms,
 }
 
@@ -69,6 +74,7 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
     let monthly = WantedPrice {
         lookup_key: names::lookup_key(&plan.id),
         plan: plan.id.clone(),
+        version: Some(PlanTerms::of(catalogue, plan).short_hash()),
         terms: Terms::Monthly {
             cents: plan.price_cents,
         },
@@ -78,6 +84,7 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
         WantedPrice {
             lookup_key: names::overage_lookup_key(&plan.id, usage_type),
             plan: plan.id.clone(),
+            version: None,
             terms: Terms::Metered {
                 usage_type,
                 included: allowance.limit,
@@ -86,6 +93,30 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
         }
     });
     std::iter::once(monthly).chain(metered).collect()
+}
+
+/// The terms of a price as its metadata name them (`trendit_terms`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedTerms {
+    Monthly { cents: i64 },
+    Metered { included: i64, unit_price_micros: i64 },
+}
+
+impl WantedPrice {
+    /// `None`: the plan itself.
+    pub fn usage_type(&self) -> Option<&'static str> {
+        match &self.terms {
+            Terms::Monthly { .. } => None,
+            Terms::Metered { usage_type, .. } => Some(usage_type.name()),
+        }
+    }
+
+    /// Whether a price in Stripe has these terms. `known`: versions of prices that were made before prices named their version.
+    pub fn is(&self, price: &Price, known: &HashMap<String, String>) -> bool {
+        let version = price.metadata.get(names::META_VERSION).or_else(|| known.get(&price.id));
+        let is_version = self.version.is_none() || version.is_none() || self.version.as_ref() == version;
+        is_version && price.metadata.get(names::META_TERMS) == Some(&self.terms.short())
+    }
 }
 
 impl Terms {
@@ -104,7 +135,53 @@ impl Terms {
     }
 }
 
+impl NamedTerms {
+    /// Reads what [`Terms::short`] wrote.
+    pub fn parse(short: &str) -> Option<Self> {
+        let rest = short.strip_prefix(CURRENCY)?.strip_prefix('-')?;
+        if let Some(cents) = rest.strip_suffix("-month") {
+            return Some(Self::Monthly {
+                cents: cents.parse().ok()?,
+            });
+        }
+        let (included, micros) = rest.strip_suffix("-micros")?.split_once("-included-")?;
+        Some(Self::Metered {
+            included: included.parse().ok()?,
+            unit_price_micros: micros.parse().ok()?,
+        })
+    }
+}
+
 /// `api_call` as people read it: `api call`.
 pub(super) fn words(usage_type: UsageType) -> String {
     usage_type.name().replace('_', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_read_as_they_are_written() {
+        let usage_type = Catalogue::built_in().usage_types()[0];
+        let metered = Terms::Metered {
+            usage_type,
+            included: 1_000,
+            unit_price_micros: 15_000,
+        };
+        assert_eq!(
+            NamedTerms::parse(&Terms::Monthly { cents: 2_900 }.short()),
+            Some(NamedTerms::Monthly { cents: 2_900 })
+        );
+        assert_eq!(
+            NamedTerms::parse(&metered.short()),
+            Some(NamedTerms::Metered {
+                included: 1_000,
+                unit_price_micros: 15_000
+            })
+        );
+        for other in ["", "usd-", "usd-x-month", "eur-2900-month", "usd-1-included-micros"] {
+            assert_eq!(NamedTerms::parse(other), None, "{other}");
+        }
+    }
 }

@@ -64,7 +64,7 @@ impl Schedule {
 }
 
 impl Phase {
-    pub fn prices(&self) -> impl Iterator<Item = &PriceOrId> {
+    pub fn prices(&self) -> impl Iterator<Item = &PriceOrId> + Clone {
         self.items.iter().map(|item| &item.price)
     }
 }

@@ -252,6 +252,7 @@ async fn open_pools(connection: &mut PgConnection, jobs: &[&Job]) -> Result<(), 
             key: job.pool_key(want.period.start),
             period_end: want.period.end,
             plan: state.map(|state| state.current_plan.name.clone()),
+            version: state.and_then(|state| Some(state.current_plan.version.as_ref()?.id)),
             subscription: facts.and_then(|facts| Some(facts.subscription.as_ref()?.id.0)),
             subscription_changed: facts.and_then(|facts| facts.subscription_changed),
         });
