@@ -20,6 +20,7 @@
 //! | an account's invoices: copies of Stripe's | [`invoices`] |
 //! | the invoice that a subscription owes | [`owed`] |
 //! | what an operator must solve about them | [`irregular`] |
+//! | customers who pay for a plan and have no account here | [`unlinked`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
 mod armed;
@@ -49,5 +50,6 @@ pub mod running;
 pub mod slots;
 pub mod swap;
 pub mod unbilled;
+pub mod unlinked;
 pub mod unpaid;
 pub mod usage;

@@ -10,6 +10,7 @@ mod findings;
 mod invoices;
 mod leases;
 mod life;
+mod linked;
 mod mirror;
 mod owed;
 mod planned;

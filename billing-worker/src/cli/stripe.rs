@@ -11,7 +11,6 @@ use crate::{
     administration::Administration,
     config::Settings,
     error::Error,
-    reports::Reporter,
     stripe::{
         Class,
         catalogue::{self, Change},
@@ -49,8 +48,8 @@ pub(super) async fn run(
 ) -> Result<()> {
     match command {
         StripeCommand::Sync { dry_run } => {
-            let reporter = reporter(admin, settings)?;
-            let stripe = reporter.stripe.clone();
+            let billing = billing(admin, settings)?;
+            let stripe = billing.stripe()?.clone();
             let found = catalogue::find(&stripe, &admin.catalogue)
                 .await
                 .map_err(Error::Stripe)?;
@@ -63,10 +62,10 @@ pub(super) async fn run(
             catalogue::apply(&stripe, &admin.catalogue, &changes, found)
                 .await
                 .map_err(Error::Stripe)?;
-            mend(&billing(admin, reporter, settings), &unbilled).await
+            mend(&billing, &unbilled).await
         }
         StripeCommand::Compare => {
-            let billing = billing(admin, reporter(admin, settings)?, settings);
+            let billing = billing(admin, settings)?;
             let compared = comparison::run(&billing.in_class(Class::Sweep)).await?;
             out(json, &compared, || {
                 format!(
@@ -88,13 +87,11 @@ pub(super) async fn run(
     }
 }
 
-fn billing(admin: &Administration, reporter: Reporter, settings: &Settings) -> Billing {
-    Billing::new(
-        admin.clone(),
-        Some(reporter),
-        settings.billing.clone(),
-        Clock::default(),
-    )
+/// Fails without a Stripe key.
+pub(super) fn billing(admin: &Administration, settings: &Settings) -> Result<Billing> {
+    let reporter = Some(reporter(admin, settings)?);
+    let (admin, settings) = (admin.clone(), settings.billing.clone());
+    Ok(Billing::new(admin, reporter, settings, Clock::default()))
 }
 
 /// A failure for one subscription does not stop the others.

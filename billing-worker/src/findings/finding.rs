@@ -9,6 +9,7 @@ pub enum FindingKind {
     TwoSubscriptions,
     UnbilledUsage,
     UnknownSubscription,
+    UnlinkedPayer,
     UnreadableSubscription,
 }
 
@@ -23,14 +24,14 @@ pub struct Finding {
 }
 
 impl FindingKind {
-    /// All of them are found when the subscriptions of an account are stored.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ForeignPrice,
         Self::PausedCollection,
         Self::Quantity,
         Self::TwoSubscriptions,
         Self::UnbilledUsage,
         Self::UnknownSubscription,
+        Self::UnlinkedPayer,
         Self::UnreadableSubscription,
     ];
 
@@ -43,12 +44,13 @@ impl FindingKind {
             Self::TwoSubscriptions => "two_subscriptions",
             Self::UnbilledUsage => "unbilled_usage",
             Self::UnknownSubscription => "unknown_subscription",
+            Self::UnlinkedPayer => "unlinked_payer",
             Self::UnreadableSubscription => "unreadable_subscription",
         }
     }
 
-    /// What the operator can do.
-    pub fn remedy(self) -> &'static str {
+    /// What the operator can do; `<subject>` stands for the finding's subject.
+    fn remedy(self) -> &'static str {
         match self {
             Self::ForeignPrice => {
                 "if the price is intended, add the metadata trendit_plan=<plan> to it in Stripe; otherwise give the subscription \
@@ -67,10 +69,21 @@ impl FindingKind {
                 "if it is for another product of yours, add the metadata trendit=ignore to the subscription or to its price in \
                  Stripe; if it is for a plan, move it to a monthly price of the plan's product; otherwise cancel it"
             }
+            Self::UnlinkedPayer => {
+                "run `billing-worker accounts link-stripe <account> <subject>`; if the customer has no account yet, create it first; \
+                 if the subscription is for another product of yours, add the metadata trendit=ignore to it in Stripe"
+            }
             Self::UnreadableSubscription => {
                 "add the plan to the catalogue again, or change or cancel the subscription in Stripe"
             }
         }
+    }
+}
+
+impl Finding {
+    /// What the operator can do.
+    pub fn remedy(&self) -> String {
+        self.kind.remedy().replace("<subject>", &self.subject)
     }
 }
 

@@ -20,10 +20,7 @@ use crate::{
     accounts::{self, customers, pool_limits},
     administration::audit,
     error::Error,
-    findings::{
-        finding::{Finding, FindingKind},
-        repository as findings,
-    },
+    findings::{finding::FindingKind, repository as findings},
     stripe::{
         Stripe, StripeError,
         object::{Customer, Schedule, Subscription},
@@ -89,8 +86,8 @@ async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: 
         pending::end(&mut tx, account).await?;
     }
     tx.commit().await?;
-    for Finding { kind, text, .. } in opened {
-        let (kind, remedy) = (kind.as_str(), kind.remedy());
+    for finding in opened {
+        let (kind, text, remedy) = (finding.kind.as_str(), &finding.text, finding.remedy());
         error!(account.id = %account, customer.id = customer, finding = kind, "a subscription needs attention: {text}: {remedy}");
     }
     if changed {
