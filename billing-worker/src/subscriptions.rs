@@ -19,6 +19,7 @@
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
 //! | an account's invoices: copies of Stripe's | [`invoices`] |
 //! | the invoice that a subscription owes | [`owed`] |
+//! | subscriptions whose invoices are not collected | [`paused`] |
 //! | what an operator must solve about them | [`irregular`] |
 //! | customers who pay for a plan and have no account here | [`unlinked`] |
 //! | Stripe's subscriptions as rows | [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
@@ -37,6 +38,7 @@ pub mod listing;
 pub mod mirror;
 pub mod mirrored;
 mod owed;
+pub mod paused;
 pub mod payment_form;
 mod payment_method;
 mod pending;

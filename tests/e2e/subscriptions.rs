@@ -13,6 +13,7 @@ mod life;
 mod linked;
 mod mirror;
 mod owed;
+mod paused;
 mod planned;
 mod refusals;
 mod rig;

@@ -57,7 +57,8 @@ impl FindingKind {
                  the plan's own price in Stripe"
             }
             Self::PausedCollection => {
-                "the account keeps its plan without paying: resume the collection in Stripe, or cancel the subscription"
+                "nothing is paid: resume the collection in Stripe, or cancel the subscription; unless PAUSED_COLLECTION is `allow`, the \
+                 account's calls are refused when the time ends that was paid"
             }
             Self::Quantity => {
                 "the account has the limits of one plan and pays for several: set the quantity to 1 in Stripe and refund the \

@@ -156,6 +156,7 @@ mod tests {
             ends_at: None,
             then_plan: None,
             grace_until: None,
+            paid_until: None,
             in_stripe: false,
         }
     }

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     lease::Lease,
+    paused::PausedCollection,
     slots::{Slot, Slots},
 };
 use crate::{
@@ -48,6 +49,18 @@ pub struct BillingSettings {
     /// How long a subscription keeps working after a failed payment, counted from when its invoice became payable (seconds; 3 days)
     #[arg(long, env = "GRACE_PERIOD", default_value = "259200", value_parser = seconds)]
     pub grace_period: Duration,
+
+    /// What happens to a subscription whose invoices are not collected (pause_collection in Stripe) when the time ends that was
+    /// paid: its calls are refused (refuse), or it goes on for nothing (allow)
+    #[arg(
+        long,
+        env = "PAUSED_COLLECTION",
+        value_enum,
+        default_value = "refuse",
+        hide_possible_values = true,
+        value_name = "refuse|allow"
+    )]
+    pub paused_collection: PausedCollection,
 
     /// How long a change that bills usage waits until all acknowledged usage is in ClickHouse (seconds, at most 60). Then it is
     /// refused, or an event is retried

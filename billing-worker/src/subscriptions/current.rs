@@ -25,7 +25,7 @@ pub async fn subscriptions(
     let ids: Vec<_> = accounts.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
         r#"select id, account_id, plan_id, status, period_start, period_end, billing_anchor, ends_at, then_plan_id,
-                grace_until, stripe_subscription_id is not null as "in_stripe!"
+                grace_until, paid_until, stripe_subscription_id is not null as "in_stripe!"
          from subscriptions where is_current and account_id = any($1)"#,
         &ids
     )
@@ -46,6 +46,7 @@ pub async fn subscriptions(
                 ends_at: row.ends_at.map(OffsetDateTime::unix_timestamp),
                 then_plan: row.then_plan_id,
                 grace_until: row.grace_until.map(OffsetDateTime::unix_timestamp),
+                paid_until: row.paid_until.map(OffsetDateTime::unix_timestamp),
                 in_stripe: row.in_stripe,
             };
             Ok((AccountId(row.account_id), subscription))

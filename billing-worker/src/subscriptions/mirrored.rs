@@ -17,6 +17,8 @@ pub struct Fetched {
     pub schedule: Option<Schedule>,
     /// Its unpaid invoices, if a payment failed.
     pub unpaid: Vec<Invoice>,
+    /// Its latest paid invoices, if its invoices are not collected.
+    pub paid: Vec<Invoice>,
 }
 
 /// A subscription as a row.
@@ -33,6 +35,8 @@ pub struct Mirrored {
     pub grace_until: Option<i64>,
     /// The invoice that is owed for longest, because of which there is a grace period.
     pub owed_invoice: Option<String>,
+    /// Its invoices are not collected.
+    pub is_paused: bool,
     pub cancel_at_period_end: bool,
     pub trial_ends_at: Option<i64>,
     pub schedule_id: Option<String>,
@@ -110,6 +114,7 @@ pub(super) fn mirrored(
         then_plan,
         grace_until: owed.map(|invoice| owed::since(invoice) + grace_s),
         owed_invoice: owed.map(|invoice| invoice.id.clone()),
+        is_paused: of.pause_collection.is_some(),
         cancel_at_period_end: of.cancel_at_period_end,
         trial_ends_at: of.trial_end,
         schedule_id: fetched

@@ -181,6 +181,7 @@ mod tests {
                 ends_at: None,
                 then_plan: None,
                 grace_until: None,
+                paid_until: None,
                 in_stripe: true,
             }),
             ..free()

@@ -47,7 +47,7 @@ pub(crate) async fn accounts(
                   s.id as "subscription_id?", s.plan_id as "plan_id?", s.status as "subscription_status?",
                   s.period_start as "period_start?", s.period_end as "period_end?",
                   s.billing_anchor as "billing_anchor?", s.ends_at as "ends_at?",
-                  s.then_plan_id as "then_plan_id?", s.grace_until as "grace_until?",
+                  s.then_plan_id as "then_plan_id?", s.grace_until as "grace_until?", s.paid_until as "paid_until?",
                   s.updated_at as "subscription_changed?", i.hosted_invoice_url as "owed_invoice_url?",
                   s.stripe_subscription_id is not null as "in_stripe!",
                   array(select o.usage_type from limit_overrides o
@@ -88,6 +88,7 @@ pub(crate) async fn accounts(
                 ends_at: seconds(row.ends_at),
                 then_plan: row.then_plan_id.clone(),
                 grace_until: seconds(row.grace_until),
+                paid_until: seconds(row.paid_until),
                 in_stripe: row.in_stripe,
             })
         };

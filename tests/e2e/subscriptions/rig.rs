@@ -17,7 +17,10 @@ use billing_worker::{
     metrics::Metrics,
     reports::{ReportSettings, Reporter},
     stripe::{Stripe, StripeSettings, catalogue},
-    subscriptions::billing::{Billing, BillingSettings},
+    subscriptions::{
+        billing::{Billing, BillingSettings},
+        paused::PausedCollection,
+    },
     webhook::worker,
 };
 use clap::Parser;
@@ -115,6 +118,12 @@ impl Rig {
     /// From now on, a call to Stripe may take this long.
     pub(super) async fn be_patient(&mut self, timeout: Duration) {
         self.settings.stripe.stripe_timeout = timeout;
+        self.restart().await;
+    }
+
+    /// From now on, this happens to subscriptions whose invoices are not collected.
+    pub(super) async fn paused_collection(&mut self, paused: PausedCollection) {
+        self.settings.billing.paused_collection = paused;
         self.restart().await;
     }
 
