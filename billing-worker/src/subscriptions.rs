@@ -18,6 +18,7 @@
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
 //! | an account's invoices: copies of Stripe's | [`invoices`] |
+//! | credit notes, refunds and disputes: copies of Stripe's | [`reversals`] |
 //! | the invoice that a subscription owes | [`owed`] |
 //! | subscriptions whose invoices are not collected | [`paused`] |
 //! | what an operator must solve about them | [`irregular`] |
@@ -48,6 +49,7 @@ pub mod preview;
 pub mod prices;
 pub mod refresh;
 pub mod restore;
+pub mod reversals;
 pub mod running;
 pub mod slots;
 pub mod swap;

@@ -16,6 +16,7 @@ mod owed;
 mod paused;
 mod planned;
 mod refusals;
+mod reversals;
 mod rig;
 mod scopes;
 mod tasks;

@@ -3,9 +3,12 @@
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
+    CreditNote,
+    Dispute,
     ForeignPrice,
     PausedCollection,
     Quantity,
+    Refund,
     TwoSubscriptions,
     UnbilledUsage,
     UnknownSubscription,
@@ -24,10 +27,13 @@ pub struct Finding {
 }
 
 impl FindingKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
+        Self::CreditNote,
+        Self::Dispute,
         Self::ForeignPrice,
         Self::PausedCollection,
         Self::Quantity,
+        Self::Refund,
         Self::TwoSubscriptions,
         Self::UnbilledUsage,
         Self::UnknownSubscription,
@@ -38,9 +44,12 @@ impl FindingKind {
     /// In rows and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::CreditNote => "credit_note",
+            Self::Dispute => "dispute",
             Self::ForeignPrice => "foreign_price",
             Self::PausedCollection => "paused_collection",
             Self::Quantity => "quantity",
+            Self::Refund => "refund",
             Self::TwoSubscriptions => "two_subscriptions",
             Self::UnbilledUsage => "unbilled_usage",
             Self::UnknownSubscription => "unknown_subscription",
@@ -52,6 +61,13 @@ impl FindingKind {
     /// What the operator can do; `<subject>` stands for the finding's subject.
     fn remedy(self) -> &'static str {
         match self {
+            Self::CreditNote => {
+                "a person made it in Stripe: check that it is right; its usage stays billed; this finding ends after 7 days"
+            }
+            Self::Dispute => {
+                "answer it in Stripe in time, or accept it; `billing-worker accounts suspend` refuses the account's calls; \
+                 LOST_DISPUTE=suspend does that for each account that loses a dispute"
+            }
             Self::ForeignPrice => {
                 "if the price is intended, add the metadata trendit_plan=<plan> to it in Stripe; otherwise give the subscription \
                  the plan's own price in Stripe"
@@ -63,6 +79,10 @@ impl FindingKind {
             Self::Quantity => {
                 "the account has the limits of one plan and pays for several: set the quantity to 1 in Stripe and refund the \
                  difference; the next upgrade also sets it to 1"
+            }
+            Self::Refund => {
+                "a person made it in Stripe: check that it is right; the account keeps its plan, so cancel the subscription if it \
+                 shall end; this finding ends after 7 days"
             }
             Self::TwoSubscriptions => "the newest one counts: cancel the others in Stripe, and refund what they cost",
             Self::UnbilledUsage => "run `billing-worker stripe sync`",

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use schema::{AccountId, clock::Clock};
 use service::{
     boot::Mistakes,
@@ -62,6 +62,18 @@ pub struct BillingSettings {
     )]
     pub paused_collection: PausedCollection,
 
+    /// What happens to an account that loses a dispute about a payment: nothing (keep), or all its metered calls are refused
+    /// (suspend)
+    #[arg(
+        long,
+        env = "LOST_DISPUTE",
+        value_enum,
+        default_value = "keep",
+        hide_possible_values = true,
+        value_name = "keep|suspend"
+    )]
+    pub lost_dispute: LostDispute,
+
     /// How long a change that bills usage waits until all acknowledged usage is in ClickHouse (seconds, at most 60). Then it is
     /// refused, or an event is retried
     #[arg(long, env = "USAGE_STORED_WAIT", default_value = "5", value_parser = seconds)]
@@ -74,6 +86,14 @@ pub struct BillingSettings {
     /// Secrets of Stripe's webhook endpoint (whsec_…), comma separated: several while they are rotated
     #[arg(long, env = "STRIPE_WEBHOOK_SECRETS", value_delimiter = ',', hide_env_values = true)]
     pub stripe_webhook_secrets: Vec<String>,
+}
+
+/// What happens to an account whose customer's bank took a payment back for good (`LOST_DISPUTE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LostDispute {
+    /// An operator decides.
+    Keep,
+    Suspend,
 }
 
 impl BillingSettings {

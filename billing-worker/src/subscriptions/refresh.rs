@@ -16,7 +16,7 @@ use super::{
     mirrored::{Fetched, Mirrored},
     owed,
     paused::{self, PausedCollection},
-    pending, periods,
+    pending, periods, reversals,
 };
 use crate::{
     accounts::{self, customers, pool_limits},
@@ -79,11 +79,15 @@ async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: 
             Vec::new()
         }
     };
-    let mirror = mirror(&billing.admin.catalogue, &fetched, billing.settings.grace_s(), now);
+    let mut mirror = mirror(&billing.admin.catalogue, &fetched, billing.settings.grace_s(), now);
     accounts::lock(&mut tx, account).await?;
     // First, because they say until when a subscription is paid.
     invoices::store(&mut tx, account, &invoices, now).await?;
     let changed = write(&mut tx, billing, account, customer, &mirror, now).await?;
+    let is_live = billing.stripe()?.is_live();
+    mirror
+        .findings
+        .extend(reversals::found(&mut tx, account, is_live, now).await?);
     let opened = findings::store(&mut tx, account, &FindingKind::ALL, &mirror.findings).await?;
     if !waits {
         pending::end(&mut tx, account).await?;
@@ -91,7 +95,7 @@ async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: 
     tx.commit().await?;
     for finding in opened {
         let (kind, text, remedy) = (finding.kind.as_str(), &finding.text, finding.remedy());
-        error!(account.id = %account, customer.id = customer, finding = kind, "a subscription needs attention: {text}: {remedy}");
+        error!(account.id = %account, customer.id = customer, finding = kind, "an account in Stripe needs attention: {text}: {remedy}");
     }
     if changed {
         info!(account.id = %account, by = %billing.admin.by, "a subscription changed");

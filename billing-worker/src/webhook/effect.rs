@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     reports::close,
     stripe::object::Invoice,
-    subscriptions::{billing::Billing, invoices, refresh, unlinked, unpaid, usage},
+    subscriptions::{billing::Billing, invoices, refresh, reversals, unlinked, unpaid, usage},
 };
 
 use super::claims::Received;
@@ -22,6 +22,9 @@ pub fn is_ours(kind: &str) -> bool {
             "subscription_schedule.",
             "invoice.",
             "checkout.session.",
+            "credit_note.",
+            "refund.",
+            "charge.dispute.",
         ]
         .iter()
         .any(|prefix| kind.starts_with(prefix))
@@ -51,7 +54,16 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
             unpaid::checkout_ended(&billing.admin.db, session, billing.clock.now_s()).await?;
         }
     }
-    let Some(customer) = customer else {
+    let mut reversed: Vec<_> = (events.iter())
+        .filter_map(|event| reversals::named(&event.kind, event.object_id.as_deref()))
+        .collect();
+    reversed.sort_unstable();
+    reversed.dedup();
+    let customer = match customer {
+        Some(customer) => Some(customer.to_owned()),
+        None => reversals::customer(billing, &reversed).await?,
+    };
+    let Some(customer) = customer.as_deref() else {
         return Ok(false);
     };
     let known = customers::account_of(&billing.admin.db, customer, billing.stripe()?.is_live()).await?;
@@ -73,13 +85,20 @@ pub async fn apply(billing: &Billing, customer: Option<&str>, events: &[Received
     let billing = &billing.of(account);
     let mut named: Vec<String> = events.iter().filter_map(|event| event.object_id.clone()).collect();
     named.retain(|id| id.starts_with("in_"));
+    // A refund that cannot be read does not delay the subscription and the invoices.
+    let mut done = match reversals::copy(billing, account, &reversed).await {
+        Ok(invoices) => {
+            named.extend(invoices);
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    };
     named.sort_unstable();
     named.dedup();
     if named.is_empty() {
         refresh::refresh(billing, account).await?;
     }
     // A draft that waits for usage does not delay the other invoices.
-    let mut done = Ok(());
     for named in named.chunks(invoices::READ_MAX) {
         let refreshed = refresh::refresh_with(billing, account, named).await?;
         let fetched = refreshed.invoices.invoices.iter().map(|fetched| &fetched.invoice);

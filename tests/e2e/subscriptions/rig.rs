@@ -1,7 +1,7 @@
 //! The public API and the inbox of a billing worker with a real PostgreSQL and the fake Stripe, in this process. One clock is
 //! advanced for both.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::Result;
 use axum::{Router, extract::Request};
@@ -17,10 +17,7 @@ use billing_worker::{
     metrics::Metrics,
     reports::{ReportSettings, Reporter},
     stripe::{Stripe, StripeSettings, catalogue},
-    subscriptions::{
-        billing::{Billing, BillingSettings},
-        paused::PausedCollection,
-    },
+    subscriptions::billing::{Billing, BillingSettings},
     webhook::worker,
 };
 use clap::Parser;
@@ -40,6 +37,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use uuid::Uuid;
+
+mod settings;
 
 use crate::reports::usage;
 
@@ -104,38 +103,6 @@ impl Rig {
         plans::sync(&self.billing.admin, self.billing.clock.now_s())
             .await
             .unwrap();
-        let (url, serving) = serve(&self.billing, &self.metrics, &self.inbox).await;
-        self.url = url;
-        self.serving.push(serving);
-    }
-
-    /// From now on, this many reads and this many writes per second.
-    pub(super) async fn slow_down(&mut self, calls_per_second: u32) {
-        self.settings.stripe.stripe_calls_per_second = calls_per_second;
-        self.restart().await;
-    }
-
-    /// From now on, a call to Stripe may take this long.
-    pub(super) async fn be_patient(&mut self, timeout: Duration) {
-        self.settings.stripe.stripe_timeout = timeout;
-        self.restart().await;
-    }
-
-    /// From now on, this happens to subscriptions whose invoices are not collected.
-    pub(super) async fn paused_collection(&mut self, paused: PausedCollection) {
-        self.settings.billing.paused_collection = paused;
-        self.restart().await;
-    }
-
-    /// With the current settings.
-    async fn restart(&mut self) {
-        let client = Stripe::new(&self.settings.stripe, Default::default()).unwrap().unwrap();
-        let reporter = Reporter {
-            stripe: client,
-            ..self.billing.reporter().unwrap().clone()
-        };
-        let (admin, clock) = (self.billing.admin.clone(), self.billing.clock.clone());
-        self.billing = Billing::new(admin, Some(reporter), self.settings.billing.clone(), clock);
         let (url, serving) = serve(&self.billing, &self.metrics, &self.inbox).await;
         self.url = url;
         self.serving.push(serving);

@@ -1,0 +1,54 @@
+//! Other settings of the rig: it starts again with them.
+
+use std::time::Duration;
+
+use billing_worker::{
+    reports::Reporter,
+    stripe::Stripe,
+    subscriptions::{
+        billing::{Billing, LostDispute},
+        paused::PausedCollection,
+    },
+};
+
+use super::{Rig, serve};
+
+impl Rig {
+    /// From now on, this many reads and this many writes per second.
+    pub(in crate::subscriptions) async fn slow_down(&mut self, calls_per_second: u32) {
+        self.settings.stripe.stripe_calls_per_second = calls_per_second;
+        self.restart().await;
+    }
+
+    /// From now on, a call to Stripe may take this long.
+    pub(in crate::subscriptions) async fn be_patient(&mut self, timeout: Duration) {
+        self.settings.stripe.stripe_timeout = timeout;
+        self.restart().await;
+    }
+
+    /// From now on, this happens to subscriptions whose invoices are not collected.
+    pub(in crate::subscriptions) async fn paused_collection(&mut self, paused: PausedCollection) {
+        self.settings.billing.paused_collection = paused;
+        self.restart().await;
+    }
+
+    /// From now on, an account that loses a dispute is suspended.
+    pub(in crate::subscriptions) async fn suspend_for_lost_disputes(&mut self) {
+        self.settings.billing.lost_dispute = LostDispute::Suspend;
+        self.restart().await;
+    }
+
+    /// With the current settings.
+    async fn restart(&mut self) {
+        let client = Stripe::new(&self.settings.stripe, Default::default()).unwrap().unwrap();
+        let reporter = Reporter {
+            stripe: client,
+            ..self.billing.reporter().unwrap().clone()
+        };
+        let (admin, clock) = (self.billing.admin.clone(), self.billing.clock.clone());
+        self.billing = Billing::new(admin, Some(reporter), self.settings.billing.clone(), clock);
+        let (url, serving) = serve(&self.billing, &self.metrics, &self.inbox).await;
+        self.url = url;
+        self.serving.push(serving);
+    }
+}
