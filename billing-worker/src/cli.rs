@@ -48,7 +48,7 @@ pub enum Command {
     /// Limits for one account; they replace the limits of its plan
     #[command(subcommand)]
     Limits(plans::LimitsCommand),
-    /// Stripe: create products, prices and meters from the catalogue; retry events
+    /// Stripe: create products, prices and meters from the catalogue; check that all is well; retry events
     #[command(subcommand)]
     Stripe(stripe::StripeCommand),
     /// Corrections: lower recorded usage afterwards

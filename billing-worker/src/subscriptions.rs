@@ -12,6 +12,7 @@
 //! | planned changes for the next period | [`planned`] |
 //! | changes that undo something first, and how they are completed or taken back | [`armed`], [`restore`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
+//! | which configuration Stripe's customer portal has | [`portal`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
 //! | usage before it is billed: stored, reported, counted by Stripe | [`usage`] |
 //! | usage types that a plan bills and a subscription does not | [`unbilled`] |
@@ -41,10 +42,11 @@ pub mod mirrored;
 mod owed;
 pub mod paused;
 pub mod payment_form;
-mod payment_method;
+pub mod payment_method;
 mod pending;
 pub mod periods;
 pub mod planned;
+pub mod portal;
 pub mod preview;
 pub mod prices;
 pub mod refresh;

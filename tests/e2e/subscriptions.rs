@@ -4,6 +4,7 @@
 mod bad_input;
 mod billed;
 mod catalogue;
+mod check;
 mod crowd;
 mod faults;
 mod findings;

@@ -12,12 +12,16 @@ use tracing::{error, info, warn};
 use crate::{
     accounts::pool_limits,
     administration::Administration,
+    check::{
+        self,
+        row::{Level, Row},
+    },
     corrections::duplicates::{self, Returns},
     error::Error,
     findings,
     metrics::Metrics,
-    reports, retention, stripe,
-    subscriptions::{billing::Billing, unbilled},
+    reports, retention,
+    subscriptions::{billing::Billing, portal},
     tasks, webhook,
 };
 
@@ -197,31 +201,32 @@ pub async fn show_attention(db: PgPool, metrics: Metrics, life: Lifecycle) {
     }
 }
 
-/// Logs at the start whether Stripe accepts our key and has our prices, and whether subscriptions use them. The rest of the
-/// service runs in any case.
+/// Logs at the start whether Stripe accepts our key and has our prices and portal, and whether subscriptions use them. The rest of
+/// the service runs in any case.
 pub async fn check_stripe(billing: Billing, life: Lifecycle) {
     const AFTER_A_FAILURE: Duration = Duration::from_secs(60);
     let mut pause = Duration::ZERO;
     let look = || async {
-        let stripe = billing.stripe()?;
-        let (db, catalogue) = (&billing.admin.db, &billing.admin.catalogue);
-        let found = stripe::catalogue::find(stripe, catalogue).await?;
-        let changes = stripe::catalogue::changes(catalogue, &found).len();
-        let unbilled = unbilled::list(db, catalogue, Some(1)).await?.pop();
-        Ok::<_, Error>((changes, unbilled))
+        // An earlier version stored no id.
+        if portal::configuration(&billing.admin.db, billing.stripe()?.is_live())
+            .await?
+            .is_none()
+        {
+            portal::remember(&billing).await?;
+        }
+        check::at_start(&billing).await
     };
     while let Some(done) = after(pause, look, &life).await {
         match done {
-            Ok((0, None)) => {
-                info!("Stripe has all products, prices and meters of the catalogue");
-                return;
-            }
-            Ok((changes, unbilled)) => {
-                error!(
-                    changes,
-                    unbilled.stripe_subscription.id = unbilled.map(|of| of.stripe_subscription_id),
-                    "Stripe does not match the catalogue, or does not bill all usage: run `billing-worker stripe sync`"
-                );
+            Ok(rows) => {
+                for Row { level, what, mend } in rows {
+                    let mend = mend.unwrap_or_default();
+                    match level {
+                        Level::Ok => info!("{what}"),
+                        Level::Unchecked | Level::Warning => warn!("{what}: {mend}"),
+                        Level::Error => error!("{what}: {mend}"),
+                    }
+                }
                 return;
             }
             Err(failure) if failure.is_permanent() => {

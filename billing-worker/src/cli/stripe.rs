@@ -1,4 +1,4 @@
-//! `stripe …`: bring Stripe in line with the catalogue; compare with Stripe; retry an event.
+//! `stripe …`: bring Stripe in line with the catalogue; check that all is well; compare with Stripe; retry an event.
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -6,9 +6,16 @@ use schema::clock::Clock;
 use serde_json::json;
 use tracing::{error, warn};
 
-use super::{print::out, reports::reporter};
+use super::{
+    print::{out, row, table},
+    reports::reporter,
+};
 use crate::{
     administration::Administration,
+    check::{
+        self,
+        row::{Level, Row},
+    },
     config::Settings,
     error::Error,
     stripe::{
@@ -17,6 +24,7 @@ use crate::{
     },
     subscriptions::{
         billing::Billing,
+        portal,
         unbilled::{self, Mended, Unbilled},
     },
     webhook::{self, comparison},
@@ -31,6 +39,8 @@ pub enum StripeCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Check the settings, the key, the webhook endpoint, the catalogue and the portal in Stripe; fails if something is wrong
+    Check,
     /// Compare all subscriptions and invoices with Stripe now, as the service does once a day, and copy what differs
     Compare,
     /// Retry a parked event
@@ -62,7 +72,27 @@ pub(super) async fn run(
             catalogue::apply(&stripe, &admin.catalogue, &changes, found)
                 .await
                 .map_err(Error::Stripe)?;
+            portal::remember(&billing).await?;
             mend(&billing, &unbilled).await
+        }
+        StripeCommand::Check => {
+            let rows = check::run(&billing(admin, settings)?, &settings.stripe).await?;
+            let count = |level: Level| rows.iter().filter(|row| row.level == level).count();
+            let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+            out(
+                json,
+                &json!({ "rows": rows, "errors": errors, "warnings": warnings }),
+                || {
+                    let cells =
+                        |one: &Row| row([one.level.as_str(), &one.what, one.mend.as_deref().unwrap_or_default()]);
+                    let heading = row(["", "what", "how to mend it"]);
+                    table(&[heading].into_iter().chain(rows.iter().map(cells)).collect::<Vec<_>>())
+                },
+            )?;
+            match errors {
+                0 => Ok(()),
+                errors => bail!("{errors} errors: mend them, then run the command again"),
+            }
         }
         StripeCommand::Compare => {
             let billing = billing(admin, settings)?;

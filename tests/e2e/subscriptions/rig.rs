@@ -17,7 +17,10 @@ use billing_worker::{
     metrics::Metrics,
     reports::{ReportSettings, Reporter},
     stripe::{Stripe, StripeSettings, catalogue},
-    subscriptions::billing::{Billing, BillingSettings},
+    subscriptions::{
+        billing::{Billing, BillingSettings},
+        portal,
+    },
     webhook::worker,
 };
 use clap::Parser;
@@ -94,6 +97,7 @@ impl Rig {
         let found = catalogue::find(stripe, catalogue).await.unwrap();
         let changes = catalogue::changes(catalogue, &found);
         catalogue::apply(stripe, catalogue, &changes, found).await.unwrap();
+        portal::remember(&self.billing).await.unwrap();
     }
 
     /// Switches to another catalogue, in Stripe and here.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use billing_worker::{
+    check::{self, row::Row},
     reports::Reporter,
     stripe::Stripe,
     subscriptions::{
@@ -36,6 +37,20 @@ impl Rig {
     pub(in crate::subscriptions) async fn suspend_for_lost_disputes(&mut self) {
         self.settings.billing.lost_dispute = LostDispute::Suspend;
         self.restart().await;
+    }
+
+    /// From now on, browsers and Stripe reach the public port at the rig's own URL.
+    pub(in crate::subscriptions) async fn is_public(&mut self) {
+        let url = self.url.clone();
+        self.settings.billing.billing_public_url = url.clone();
+        self.restart().await;
+        // The earlier server still runs.
+        self.url = url;
+    }
+
+    /// What `stripe check` says.
+    pub(in crate::subscriptions) async fn check(&self) -> Vec<Row> {
+        check::run(&self.billing, &self.settings.stripe).await.unwrap()
     }
 
     /// With the current settings.
