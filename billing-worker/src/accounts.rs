@@ -13,6 +13,7 @@
 //! | the features of a plan in the price list | [`features`] |
 //! | limits in force, overrides for one account, and the copy in the quota pools | [`limits`], [`overrides`], [`pool_limits`] |
 //! | the account's customer in Stripe | [`customers`] |
+//! | linking an account to a customer that exists already | [`link`] |
 //!
 //! Writers return nothing. A caller that needs the result reads it with [`view`]. So the view depends on limits and
 //! subscriptions, both depend on the lock, and there is no circle.
@@ -23,6 +24,7 @@ mod features;
 pub mod identity;
 pub mod keys;
 pub mod limits;
+pub mod link;
 mod locks;
 pub mod overrides;
 pub mod plans;

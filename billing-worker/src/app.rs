@@ -103,10 +103,10 @@ impl boot::Application for Application {
         metrics.register(&mut registry);
         let notice_metrics = NoticeMetrics::default();
         notice_metrics.register(&mut registry);
-        let administration = Arc::new(OnceLock::new());
+        let billing = Arc::new(OnceLock::new());
         let admin_api = admin::router(AdminApi {
             token: settings.admin_token.as_deref().map(Into::into),
-            administration: administration.clone(),
+            billing: billing.clone(),
             metrics: metrics.clone(),
             notice_policy: settings.notices.policy,
         });
@@ -114,7 +114,7 @@ impl boot::Application for Application {
         service::admin::serve(&life, port, pages)?;
 
         let deadline = settings.service.shutdown_deadline;
-        let start = start(&settings, &life, &health, &metrics, &notice_metrics, &administration);
+        let start = start(&settings, &life, &health, &metrics, &notice_metrics, &billing);
         life.run(start, deadline).await
     }
 }
@@ -125,7 +125,7 @@ async fn start(
     health: &Health,
     metrics: &Metrics,
     notice_metrics: &NoticeMetrics,
-    administration: &OnceLock<Administration>,
+    started: &OnceLock<Billing>,
 ) -> Result<()> {
     let (own, public) = settings.postgres.halves();
     let db = service::postgres::connect(&own, "billing-worker", health).await?;
@@ -205,13 +205,7 @@ async fn start(
         warn!("starting without STRIPE_SECRET_KEY: no subscriptions, no billing");
     }
 
-    if administration
-        .set(Administration {
-            by: By::AdminApi,
-            ..admin
-        })
-        .is_err()
-    {
+    if started.set(billing.by(By::AdminApi)).is_err() {
         anyhow::bail!("the service was started twice");
     }
     let limits = settings.server.limits(&[]);

@@ -36,7 +36,7 @@ pub enum Command {
     /// The plan catalogue
     #[command(subcommand)]
     Catalogue(plans::CatalogueCommand),
-    /// Accounts: create, list, show, suspend, resume
+    /// Accounts: create, list, show, suspend, resume, link to a customer in Stripe
     #[command(subcommand)]
     Accounts(accounts::AccountsCommand),
     /// API keys: create, list, revoke, rotate, change scopes
@@ -48,7 +48,7 @@ pub enum Command {
     /// Limits for one account; they replace the limits of its plan
     #[command(subcommand)]
     Limits(plans::LimitsCommand),
-    /// Stripe: create products, prices and meters from the catalogue; retry events
+    /// Stripe: create products, prices and meters from the catalogue; check that all is well; retry events
     #[command(subcommand)]
     Stripe(stripe::StripeCommand),
     /// Corrections: lower recorded usage afterwards
@@ -87,7 +87,7 @@ pub async fn run(command: &Command, settings: &Settings, json: bool) -> Result<(
         Command::Run => Ok(()),
         Command::Migrate => print::version(json, database::migrate(&admin.db).await?),
         Command::Catalogue(command) => plans::catalogue(command, &admin, json).await,
-        Command::Accounts(command) => accounts::run(command, &admin, json).await,
+        Command::Accounts(command) => accounts::run(command, &admin, settings, json).await,
         Command::Keys(command) => keys::run(command, &admin, json).await,
         Command::Plans(command) => plans::plans(command, &admin, settings, json).await,
         Command::Limits(command) => plans::limits(command, &admin, json).await,

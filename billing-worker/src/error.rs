@@ -23,6 +23,15 @@ pub enum Error {
     UnknownAccount(String),
     #[error("API key `{}` not found", shown(.0))]
     UnknownKey(String),
+    #[error(
+        "Stripe has no customer `{}`, or has deleted it: check its id, and that it belongs to the Stripe account and mode of this \
+         service's key",
+        shown(.0)
+    )]
+    UnknownCustomer(String),
+    /// The sentence says whose it is, and what to do.
+    #[error("{0}; nothing was changed")]
+    CustomerTaken(String),
     #[error("no Stripe event `{}` can be retried", shown(.0))]
     UnknownStripeEvent(String),
     #[error("unknown plan `{}`; known: {known}", shown(plan))]

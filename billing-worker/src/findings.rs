@@ -1,5 +1,5 @@
 //! States in Stripe that an operator must solve. Each is found again whenever the subscriptions of an account are stored, and is
-//! open until it is gone.
+//! open until it is gone. Those of customers without an account are found by Stripe's events, and once a day.
 //!
 //! | what | file |
 //! |---|---|

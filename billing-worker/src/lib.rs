@@ -22,6 +22,7 @@
 //! | applying Stripe's events | [`webhook`] |
 //! | work that must still happen in Stripe | [`tasks`] |
 //! | states in Stripe that an operator must solve | [`findings`] |
+//! | what is wrong with the settings and with Stripe, and how to mend it | [`check`] |
 //! | migrations, and the availability of the database | [`database`] |
 //! | errors of requests and commands | [`error`] |
 //! | the client of Stripe's API | [`stripe`] |
@@ -41,6 +42,7 @@
 pub mod accounts;
 pub mod administration;
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod corrections;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | settings: key, address, time-outs, rates | [`settings`] |
 //! | one call: kept-alive connections, time-out, retries | [`transport`] |
+//! | a request that async-stripe's crates here do not have | [`raw`] |
 //! | a response, and what it proves | [`response`] |
 //! | the rates of all calls, and whose call is next | [`queue`] |
 //! | how a call can fail, and whether it took effect | [`error`] |
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod queue;
+mod raw;
 pub mod reason;
 mod response;
 pub mod settings;
@@ -33,6 +35,7 @@ pub mod transport;
 pub use error::StripeError;
 pub use metrics::StripeMetrics;
 pub use queue::class::Class;
+pub use raw::Raw;
 pub use reason::Reason;
 pub use settings::StripeSettings;
 pub use transport::{Stripe, Write};

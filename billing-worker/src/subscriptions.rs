@@ -12,6 +12,7 @@
 //! | planned changes for the next period | [`planned`] |
 //! | changes that undo something first, and how they are completed or taken back | [`armed`], [`restore`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
+//! | which configuration Stripe's customer portal has | [`portal`] |
 //! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
 //! | which version of its plan a subscription has | [`versions`], [`sold`] |
 //! | giving accounts another version | [`migration`], [`migrate`] |
@@ -22,8 +23,11 @@
 //! | who may read and change an account's subscriptions in Stripe now | [`lease`], [`slots`] |
 //! | a customer's subscriptions in Stripe, and which one is current | [`listing`] |
 //! | an account's invoices: copies of Stripe's | [`invoices`] |
+//! | credit notes, refunds and disputes: copies of Stripe's | [`reversals`] |
 //! | the invoice that a subscription owes | [`owed`] |
+//! | subscriptions whose invoices are not collected | [`paused`] |
 //! | what an operator must solve about them | [`irregular`] |
+//! | customers who pay for a plan and have no account here | [`unlinked`] |
 //! | Stripe's subscriptions as rows | [`fetched`], [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
 
 mod armed;
@@ -44,21 +48,25 @@ pub mod migration;
 pub mod mirror;
 pub mod mirrored;
 mod owed;
+pub mod paused;
 pub mod payment_form;
-mod payment_method;
+pub mod payment_method;
 mod pending;
 pub mod periods;
 pub mod planned;
+pub mod portal;
 pub mod preview;
 pub mod prices;
 pub mod refresh;
 pub mod restore;
+pub mod reversals;
 pub mod running;
 pub mod selling;
 pub mod slots;
 mod sold;
 pub mod swap;
 pub mod unbilled;
+pub mod unlinked;
 pub mod unpaid;
 pub mod usage;
 pub mod used_prices;

@@ -46,6 +46,7 @@ pub fn variables(system: &System, large: &Customer, free: &Customer) -> Vec<(&'s
         variables.extend([
             ("STRIPE_SECRET_KEY", stripe.api_key().to_owned()),
             ("STRIPE_API_BASE", stripe.url().to_owned()),
+            ("STRIPE_WEBHOOK_SECRETS", stripe.webhook_secret().to_owned()),
             ("BILLING_PUBLIC_URL", system.billing_url.clone()),
         ]);
     }

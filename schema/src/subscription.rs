@@ -44,6 +44,8 @@ pub struct Subscription {
     pub then_version: Option<Arc<PlanVersion>>,
     /// When the grace period of a past-due or unpaid subscription ends. `None`: nothing is owed.
     pub grace_until: Option<i64>,
+    /// When the time ends that was paid, if Stripe does not collect the invoices. `None`: it collects them.
+    pub paid_until: Option<i64>,
     /// Whether it is one in Stripe. Otherwise an operator assigned the plan, and nobody pays for it.
     pub in_stripe: bool,
 }
@@ -59,8 +61,8 @@ pub struct CurrentPlan {
     pub entitlement: Entitlement,
     /// Why usage that the plan bills has no payer. `None`: it is on the invoices of the subscription.
     pub unbilled: Option<Unbilled>,
-    /// Valid until then (exclusive), unless a change is announced: the end of the period, of the subscription or of the grace
-    /// period, whichever comes first.
+    /// Valid until then (exclusive), unless a change is announced: the end of the period, of the subscription, of the grace period
+    /// or of the paid time, whichever comes first.
     pub valid_until: i64,
 }
 
@@ -167,9 +169,10 @@ impl CurrentPlan {
         let entitlement = match (subscription.status, grace) {
             (SubscriptionStatus::Paused, _) => Entitlement::PaymentRequired,
             (_, Some(until)) if until <= now => Entitlement::PaymentRequired,
+            _ if subscription.paid_until.is_some_and(|until| until <= now) => Entitlement::PaymentRequired,
             _ => Entitlement::Granted,
         };
-        let valid_until = [Some(period.end), subscription.ends_at, grace]
+        let valid_until = [Some(period.end), subscription.ends_at, grace, subscription.paid_until]
             .into_iter()
             .flatten()
             .filter(|at| *at > now)
@@ -226,6 +229,7 @@ mod tests {
             then_plan: None,
             then_version: None,
             grace_until: None,
+            paid_until: None,
             in_stripe: true,
         }
     }
@@ -303,6 +307,22 @@ mod tests {
         };
         let current_plan = CurrentPlan::at(Some(&paused), grace);
         assert_eq!(current_plan.entitlement, Entitlement::PaymentRequired);
+    }
+
+    #[test]
+    fn a_subscription_that_is_not_collected_works_until_its_paid_time_ends() {
+        let end = pro().period.end;
+        for paid_until in [end - 100, end, end + 100] {
+            let paused = Subscription {
+                paid_until: Some(paid_until),
+                ..pro()
+            };
+            let at = |now| CurrentPlan::at(Some(&paused), now);
+            assert_eq!(at(paid_until - 1).entitlement, Entitlement::Granted);
+            assert_eq!(at(paid_until - 1).valid_until, paid_until);
+            assert_eq!(at(paid_until).entitlement, Entitlement::PaymentRequired);
+            assert!(at(paid_until).valid_until > paid_until);
+        }
     }
 
     #[test]

@@ -4,13 +4,16 @@
 use std::collections::HashMap;
 
 use schema::{AccountId, period::instant};
-use sqlx::PgExecutor;
+use serde_json::json;
+use sqlx::{PgExecutor, Postgres, Transaction};
 use stripe_core::customer::{CreateCustomer, ListCustomer, RetrieveCustomer};
 use tracing::info;
 
 use crate::{
     accounts,
+    administration::{Administration, audit},
     error::Error,
+    findings::{finding::FindingKind, repository as findings},
     stripe::{
         Stripe, StripeError, Write, names,
         object::{Customer, List},
@@ -112,6 +115,7 @@ pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId
     let Some(account) = named.filter(|_| !found.deleted) else {
         return Ok(None);
     };
+    let mut tx = billing.admin.db.begin().await?;
     // The row decides: if the account has another customer, this one is not adopted.
     let adopted = sqlx::query_scalar!(
         "insert into stripe_customers as c (account_id, customer_id, livemode)
@@ -123,9 +127,33 @@ pub async fn adopt(billing: &Billing, customer: &str) -> Result<Option<AccountId
         customer,
         found.livemode
     )
-    .fetch_optional(&billing.admin.db)
-    .await?;
-    Ok(adopted.map(AccountId))
+    .fetch_optional(&mut *tx)
+    .await?
+    .map(AccountId);
+    if let Some(account) = adopted {
+        linked(&mut tx, &billing.admin, account, customer, None).await?;
+    }
+    tx.commit().await?;
+    Ok(adopted)
+}
+
+/// Records that an account was linked to a customer that exists already. The customer is an unlinked payer no longer.
+pub(super) async fn linked(
+    tx: &mut Transaction<'_, Postgres>,
+    admin: &Administration,
+    account: AccountId,
+    customer: &str,
+    replaced: Option<&str>,
+) -> Result<(), Error> {
+    findings::resolve(tx, FindingKind::UnlinkedPayer, customer).await?;
+    let entry = audit::Entry {
+        action: "account.link_stripe",
+        account: Some(account),
+        subject: customer.to_owned(),
+        details: json!({ "replaced": replaced }),
+        actor: admin.actor(),
+    };
+    audit::record(tx, entry).await
 }
 
 /// Records that Stripe deleted the customer.

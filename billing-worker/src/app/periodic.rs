@@ -12,6 +12,10 @@ use tracing::{error, info, warn};
 use crate::{
     accounts::pool_limits,
     administration::Administration,
+    check::{
+        self,
+        row::{Level, Row},
+    },
     corrections::duplicates::{self, Returns},
     error::Error,
     findings,
@@ -19,8 +23,8 @@ use crate::{
     reports, retention,
     subscriptions::{
         billing::Billing,
+        portal,
         selling::{self, Unused},
-        unbilled,
     },
     tasks, webhook,
 };
@@ -201,19 +205,26 @@ pub async fn show_attention(db: PgPool, metrics: Metrics, life: Lifecycle) {
     }
 }
 
-/// Logs at the start whether Stripe accepts our key and has our prices, and whether subscriptions use them. The rest of the
-/// service runs in any case.
+/// Logs at the start whether Stripe accepts our key and has our prices and portal, and whether subscriptions use them. The rest of
+/// the service runs in any case.
 pub async fn check_stripe(billing: Billing, life: Lifecycle) {
     const AFTER_A_FAILURE: Duration = Duration::from_secs(60);
     let mut pause = Duration::ZERO;
     let look = || async {
+        // An earlier version stored no id.
         let stripe = billing.stripe()?;
-        let (db, catalogue) = (&billing.admin.db, &billing.admin.catalogue);
-        let changes = selling::compare(stripe, &billing.admin, Unused::Keep)
+        if portal::configuration(&billing.admin.db, stripe.is_live())
+            .await?
+            .is_none()
+        {
+            portal::remember(&billing).await?;
+        }
+        // And no prices of versions.
+        if selling::compare(stripe, &billing.admin, Unused::Keep)
             .await?
             .changes
-            .len();
-        if changes == 0 {
+            .is_empty()
+        {
             selling::store(stripe, &billing.admin).await?;
         }
         let versions = webhook::comparison::find_versions(&billing).await?;
@@ -223,21 +234,19 @@ pub async fn check_stripe(billing: Billing, life: Lifecycle) {
                 "found the versions of plans that accounts have had before"
             );
         }
-        let unbilled = unbilled::list(db, catalogue, Some(1)).await?.pop();
-        Ok::<_, Error>((changes, unbilled))
+        check::at_start(&billing).await
     };
     while let Some(done) = after(pause, look, &life).await {
         match done {
-            Ok((0, None)) => {
-                info!("Stripe has all products, prices and meters of the catalogue");
-                return;
-            }
-            Ok((changes, unbilled)) => {
-                error!(
-                    changes,
-                    unbilled.stripe_subscription.id = unbilled.map(|of| of.stripe_subscription_id),
-                    "Stripe does not match the catalogue, or does not bill all usage: run `billing-worker stripe sync`"
-                );
+            Ok(rows) => {
+                for Row { level, what, mend } in rows {
+                    let mend = mend.unwrap_or_default();
+                    match level {
+                        Level::Ok => info!("{what}"),
+                        Level::Unchecked | Level::Warning => warn!("{what}: {mend}"),
+                        Level::Error => error!("{what}: {mend}"),
+                    }
+                }
                 return;
             }
             Err(failure) if failure.is_permanent() => {

@@ -4,15 +4,17 @@ use anyhow::Result;
 use clap::Subcommand;
 use schema::clock;
 
-use super::{page::PageArguments, print};
+use super::{page::PageArguments, print, stripe};
 use crate::{
     accounts::{
         create::{self, NewAccount},
         identity,
+        link::{self, Earlier},
         status::{self, AccountStatus},
         view,
     },
     administration::Administration,
+    config::Settings,
 };
 
 #[derive(Subcommand)]
@@ -44,9 +46,24 @@ pub enum AccountsCommand {
         /// Account id or e-mail address
         account: String,
     },
+    /// Link an account to a customer that exists in Stripe, with the subscriptions that the customer has
+    LinkStripe {
+        /// Account id or e-mail address
+        account: String,
+        /// Id of the customer, cus_…
+        customer: String,
+        /// Replace the account's other customer, or the other account in the customer's metadata
+        #[arg(long)]
+        replace: bool,
+    },
 }
 
-pub(super) async fn run(command: &AccountsCommand, admin: &Administration, json: bool) -> Result<()> {
+pub(super) async fn run(
+    command: &AccountsCommand,
+    admin: &Administration,
+    settings: &Settings,
+    json: bool,
+) -> Result<()> {
     let now = clock::now_s();
     let account = match command {
         AccountsCommand::List(page) => return print::accounts(json, &view::list(admin, page.page(), now).await?),
@@ -67,6 +84,16 @@ pub(super) async fn run(command: &AccountsCommand, admin: &Administration, json:
         AccountsCommand::Resume { account } => {
             let account = identity::find(admin, account).await?;
             status::set_status(admin, account, AccountStatus::Active).await?;
+            account
+        }
+        AccountsCommand::LinkStripe {
+            account,
+            customer,
+            replace,
+        } => {
+            let account = identity::find(admin, account).await?;
+            let earlier = if *replace { Earlier::Replaced } else { Earlier::Kept };
+            link::link(&stripe::billing(admin, settings)?, account, customer, earlier).await?;
             account
         }
     };

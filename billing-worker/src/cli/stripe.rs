@@ -1,4 +1,4 @@
-//! `stripe …`: bring Stripe in line with the catalogue; compare with Stripe; retry an event.
+//! `stripe …`: bring Stripe in line with the catalogue; check that all is well; compare with Stripe; retry an event.
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -6,14 +6,21 @@ use schema::clock::Clock;
 use serde_json::json;
 use tracing::{error, warn};
 
-use super::{print::out, reports::reporter};
+use super::{
+    print::{out, row, table},
+    reports::reporter,
+};
 use crate::{
     administration::Administration,
+    check::{
+        self,
+        row::{Level, Row},
+    },
     config::Settings,
-    reports::Reporter,
     stripe::{Class, catalogue::Change},
     subscriptions::{
         billing::Billing,
+        portal,
         selling::{self, Unused},
         unbilled::{self, Mended, Unbilled},
     },
@@ -32,6 +39,8 @@ pub enum StripeCommand {
         #[arg(long)]
         prune: bool,
     },
+    /// Check the settings, the key, the webhook endpoint, the catalogue and the portal in Stripe; fails if something is wrong
+    Check,
     /// Compare all subscriptions and invoices with Stripe now, as the service does once a day, and copy what differs
     Compare,
     /// Retry a parked event
@@ -49,8 +58,8 @@ pub(super) async fn run(
 ) -> Result<()> {
     match command {
         StripeCommand::Sync { dry_run, prune } => {
-            let reporter = reporter(admin, settings)?;
-            let stripe = reporter.stripe.clone();
+            let billing = billing(admin, settings)?;
+            let stripe = billing.stripe()?.clone();
             let unused = if *prune { Unused::Prune } else { Unused::Keep };
             let compared = selling::compare(&stripe, admin, unused).await?;
             let unbilled = unbilled::list(&admin.db, &admin.catalogue, None).await?;
@@ -59,10 +68,30 @@ pub(super) async fn run(
                 return Ok(());
             }
             selling::apply(&stripe, admin, compared).await?;
-            mend(&billing(admin, reporter, settings), &unbilled).await
+            portal::remember(&billing).await?;
+            mend(&billing, &unbilled).await
+        }
+        StripeCommand::Check => {
+            let rows = check::run(&billing(admin, settings)?, &settings.stripe).await?;
+            let count = |level: Level| rows.iter().filter(|row| row.level == level).count();
+            let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+            out(
+                json,
+                &json!({ "rows": rows, "errors": errors, "warnings": warnings }),
+                || {
+                    let cells =
+                        |one: &Row| row([one.level.as_str(), &one.what, one.mend.as_deref().unwrap_or_default()]);
+                    let heading = row(["", "what", "how to mend it"]);
+                    table(&[heading].into_iter().chain(rows.iter().map(cells)).collect::<Vec<_>>())
+                },
+            )?;
+            match errors {
+                0 => Ok(()),
+                errors => bail!("{errors} errors: mend them, then run the command again"),
+            }
         }
         StripeCommand::Compare => {
-            let billing = billing(admin, reporter(admin, settings)?, settings);
+            let billing = billing(admin, settings)?;
             let compared = comparison::run(&billing.in_class(Class::Sweep)).await?;
             out(json, &compared, || {
                 format!(
@@ -84,13 +113,11 @@ pub(super) async fn run(
     }
 }
 
-fn billing(admin: &Administration, reporter: Reporter, settings: &Settings) -> Billing {
-    Billing::new(
-        admin.clone(),
-        Some(reporter),
-        settings.billing.clone(),
-        Clock::default(),
-    )
+/// Fails without a Stripe key.
+pub(super) fn billing(admin: &Administration, settings: &Settings) -> Result<Billing> {
+    let reporter = Some(reporter(admin, settings)?);
+    let (admin, settings) = (admin.clone(), settings.billing.clone());
+    Ok(Billing::new(admin, reporter, settings, Clock::default()))
 }
 
 /// A failure for one subscription does not stop the others.

@@ -3,12 +3,16 @@
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
+    CreditNote,
+    Dispute,
     ForeignPrice,
     PausedCollection,
     Quantity,
+    Refund,
     TwoSubscriptions,
     UnbilledUsage,
     UnknownSubscription,
+    UnlinkedPayer,
     UnreadableSubscription,
 }
 
@@ -23,43 +27,62 @@ pub struct Finding {
 }
 
 impl FindingKind {
-    /// All of them are found when the subscriptions of an account are stored.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
+        Self::CreditNote,
+        Self::Dispute,
         Self::ForeignPrice,
         Self::PausedCollection,
         Self::Quantity,
+        Self::Refund,
         Self::TwoSubscriptions,
         Self::UnbilledUsage,
         Self::UnknownSubscription,
+        Self::UnlinkedPayer,
         Self::UnreadableSubscription,
     ];
 
     /// In rows and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::CreditNote => "credit_note",
+            Self::Dispute => "dispute",
             Self::ForeignPrice => "foreign_price",
             Self::PausedCollection => "paused_collection",
             Self::Quantity => "quantity",
+            Self::Refund => "refund",
             Self::TwoSubscriptions => "two_subscriptions",
             Self::UnbilledUsage => "unbilled_usage",
             Self::UnknownSubscription => "unknown_subscription",
+            Self::UnlinkedPayer => "unlinked_payer",
             Self::UnreadableSubscription => "unreadable_subscription",
         }
     }
 
-    /// What the operator can do.
-    pub fn remedy(self) -> &'static str {
+    /// What the operator can do; `<subject>` stands for the finding's subject.
+    fn remedy(self) -> &'static str {
         match self {
+            Self::CreditNote => {
+                "a person made it in Stripe: check that it is right; its usage stays billed; this finding ends after 7 days"
+            }
+            Self::Dispute => {
+                "answer it in Stripe in time, or accept it; `billing-worker accounts suspend` refuses the account's calls; \
+                 LOST_DISPUTE=suspend does that for each account that loses a dispute"
+            }
             Self::ForeignPrice => {
                 "if the price is intended, add the metadata trendit_plan=<plan> to it in Stripe, then run `billing-worker stripe \
                  compare`; otherwise give the subscription the plan's own price in Stripe"
             }
             Self::PausedCollection => {
-                "the account keeps its plan without paying: resume the collection in Stripe, or cancel the subscription"
+                "nothing is paid: resume the collection in Stripe, or cancel the subscription; unless PAUSED_COLLECTION is `allow`, the \
+                 account's calls are refused when the time ends that was paid"
             }
             Self::Quantity => {
                 "the account has the limits of one plan, whatever it pays: set the quantity to 1 in Stripe, and refund what was paid \
                  too much; the next upgrade also sets it to 1"
+            }
+            Self::Refund => {
+                "a person made it in Stripe: check that it is right; the account keeps its plan, so cancel the subscription if it \
+                 shall end; this finding ends after 7 days"
             }
             Self::TwoSubscriptions => "the newest one counts: cancel the others in Stripe, and refund what they cost",
             Self::UnbilledUsage => "run `billing-worker stripe sync`",
@@ -68,10 +91,21 @@ impl FindingKind {
                  Stripe, then run `billing-worker stripe compare`; if it is for a plan, move it to a monthly price of the plan's \
                  product; otherwise cancel it"
             }
+            Self::UnlinkedPayer => {
+                "run `billing-worker accounts link-stripe <account> <subject>`; if the customer has no account yet, create it first; \
+                 if the subscription is for another product of yours, add the metadata trendit=ignore to it in Stripe"
+            }
             Self::UnreadableSubscription => {
                 "add the plan to the catalogue again, or change or cancel the subscription in Stripe"
             }
         }
+    }
+}
+
+impl Finding {
+    /// What the operator can do.
+    pub fn remedy(&self) -> String {
+        self.kind.remedy().replace("<subject>", &self.subject)
     }
 }
 

@@ -4,7 +4,6 @@ use schema::AccountId;
 use serde::Serialize;
 use sqlx::{PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::finding::{Finding, FindingKind};
 use crate::error::Error;
@@ -13,7 +12,8 @@ use crate::error::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FindingView {
     pub kind: String,
-    pub account_id: AccountId,
+    /// `None`: the customer in Stripe belongs to no account.
+    pub account_id: Option<AccountId>,
     /// Id of the object in Stripe that has it.
     pub subject: String,
     /// What is wrong.
@@ -52,38 +52,75 @@ pub async fn store<'a>(
     .await?;
     let mut opened = Vec::new();
     for finding in found {
-        let is_new = sqlx::query_scalar!(
-            r#"insert into findings as f (kind, subject, account_id, text, remedy) values ($1, $2, $3, $4, $5)
-               on conflict (kind, subject) do update set account_id = excluded.account_id, text = excluded.text,
-                   remedy = excluded.remedy, last_seen_at = now(), resolved_at = null,
-                   first_seen_at = case when f.resolved_at is null then f.first_seen_at else now() end
-               returning f.first_seen_at = now() as "is_new!""#,
-            finding.kind.as_str(),
-            finding.subject,
-            account.0,
-            finding.text,
-            finding.kind.remedy()
-        )
-        .fetch_one(&mut **tx)
-        .await?;
-        if is_new {
+        if open(tx, Some(account), finding).await? {
             opened.push(finding);
         }
     }
     Ok(opened)
 }
 
+/// Opens a finding, or says that it is still open. Returns whether it is new.
+pub async fn open(
+    tx: &mut Transaction<'_, Postgres>,
+    account: Option<AccountId>,
+    finding: &Finding,
+) -> Result<bool, Error> {
+    let is_new = sqlx::query_scalar!(
+        r#"insert into findings as f (kind, subject, account_id, text, remedy) values ($1, $2, $3, $4, $5)
+           on conflict (kind, subject) do update set account_id = excluded.account_id, text = excluded.text,
+               remedy = excluded.remedy, last_seen_at = now(), resolved_at = null,
+               first_seen_at = case when f.resolved_at is null then f.first_seen_at else now() end
+           returning f.first_seen_at = now() as "is_new!""#,
+        finding.kind.as_str(),
+        finding.subject,
+        account.map(|account| account.0),
+        finding.text,
+        finding.remedy()
+    );
+    Ok(is_new.fetch_one(&mut **tx).await?)
+}
+
+/// The finding is gone.
+pub async fn resolve(tx: &mut Transaction<'_, Postgres>, kind: FindingKind, subject: &str) -> Result<(), Error> {
+    sqlx::query!(
+        "update findings set resolved_at = now() where kind = $1 and subject = $2 and resolved_at is null",
+        kind.as_str(),
+        subject
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The subjects of a kind's open findings, the oldest first.
+pub async fn subjects(db: &PgPool, kind: FindingKind, max: i64) -> Result<Vec<String>, Error> {
+    let subjects = sqlx::query_scalar!(
+        "select subject from findings where kind = $1 and resolved_at is null order by first_seen_at limit $2",
+        kind.as_str(),
+        max
+    );
+    Ok(subjects.fetch_all(db).await?)
+}
+
 /// All that are open, the oldest first.
 pub async fn list(db: &PgPool, max: i64) -> Result<Vec<FindingView>, Error> {
-    let open = sqlx::query_as!(
-        FindingView,
-        r#"select kind, account_id as "account_id: Uuid", subject, text, remedy, first_seen_at, last_seen_at
-           from findings where resolved_at is null order by first_seen_at, kind, subject limit $1"#,
+    let open = sqlx::query!(
+        "select kind, account_id, subject, text, remedy, first_seen_at, last_seen_at
+         from findings where resolved_at is null order by first_seen_at, kind, subject limit $1",
         max
     )
     .fetch_all(db)
     .await?;
-    Ok(open)
+    let open = open.into_iter().map(|row| FindingView {
+        kind: row.kind,
+        account_id: row.account_id.map(AccountId),
+        subject: row.subject,
+        text: row.text,
+        remedy: row.remedy,
+        first_seen_at: row.first_seen_at,
+        last_seen_at: row.last_seen_at,
+    });
+    Ok(open.collect())
 }
 
 /// How many are open, of each kind.

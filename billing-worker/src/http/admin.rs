@@ -27,6 +27,7 @@ use crate::{
     http::body,
     metrics::{self, Metrics},
     notices::settings::Policy,
+    subscriptions::billing::Billing,
 };
 
 #[derive(Clone)]
@@ -34,7 +35,7 @@ pub struct AdminApi {
     /// `None`: the API is disabled.
     pub token: Option<Arc<str>>,
     /// Set when the service has started. The port opens earlier, for `/readyz`.
-    pub administration: Arc<OnceLock<Administration>>,
+    pub billing: Arc<OnceLock<Billing>>,
     pub metrics: Metrics,
     /// Which addresses notices may be sent to.
     pub notice_policy: Policy,
@@ -46,6 +47,7 @@ pub fn router(api: AdminApi) -> Router {
         .route("/accounts/{account}", get(accounts::show))
         .route("/accounts/{account}/suspend", post(accounts::suspend))
         .route("/accounts/{account}/resume", post(accounts::resume))
+        .route("/accounts/{account}/link-stripe", post(accounts::link_stripe))
         .route("/accounts/{account}/plan", put(accounts::assign_plan))
         .route(
             "/accounts/{account}/limits/{usage_type}",

@@ -51,6 +51,8 @@ fn kind(error: &Error) -> Kind {
         Error::AdminClosed => Kind::AdminClosed,
         Error::UnknownAccount(_) => Kind::UnknownAccount,
         Error::UnknownKey(_) => Kind::UnknownKey,
+        Error::UnknownCustomer(_) => Kind::UnknownCustomer,
+        Error::CustomerTaken(_) => Kind::CustomerTaken,
         Error::UnknownStripeEvent(_) => Kind::UnknownStripeEvent,
         Error::UnknownPlan { .. } => Kind::UnknownPlan,
         Error::UnknownUsageType { .. } => Kind::UnknownUsageType,

@@ -6,6 +6,7 @@ mod amount;
 pub mod customer;
 pub mod invoice;
 pub mod invoice_line;
+pub mod reversal;
 pub mod schedule;
 pub mod subscription;
 

@@ -158,6 +158,7 @@ mod tests {
             then_plan: None,
             then_version: None,
             grace_until: None,
+            paid_until: None,
             in_stripe: false,
         }
     }

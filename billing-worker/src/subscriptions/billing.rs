@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use schema::{AccountId, clock::Clock};
 use service::{
     boot::Mistakes,
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     checkout_settings::CheckoutSettings,
     lease::Lease,
+    paused::PausedCollection,
     slots::{Slot, Slots},
 };
 use crate::{
@@ -50,6 +51,30 @@ pub struct BillingSettings {
     #[arg(long, env = "GRACE_PERIOD", default_value = "259200", value_parser = seconds)]
     pub grace_period: Duration,
 
+    /// What happens to a subscription whose invoices are not collected (pause_collection in Stripe) when the time ends that was
+    /// paid: its calls are refused (refuse), or it goes on for nothing (allow)
+    #[arg(
+        long,
+        env = "PAUSED_COLLECTION",
+        value_enum,
+        default_value = "refuse",
+        hide_possible_values = true,
+        value_name = "refuse|allow"
+    )]
+    pub paused_collection: PausedCollection,
+
+    /// What happens to an account that loses a dispute about a payment: nothing (keep), or all its metered calls are refused
+    /// (suspend)
+    #[arg(
+        long,
+        env = "LOST_DISPUTE",
+        value_enum,
+        default_value = "keep",
+        hide_possible_values = true,
+        value_name = "keep|suspend"
+    )]
+    pub lost_dispute: LostDispute,
+
     /// How long a change that bills usage waits until all acknowledged usage is in ClickHouse (seconds, at most 60). Then it is
     /// refused, or an event is retried
     #[arg(long, env = "USAGE_STORED_WAIT", default_value = "5", value_parser = seconds)]
@@ -65,6 +90,14 @@ pub struct BillingSettings {
 
     #[command(flatten)]
     pub checkout: CheckoutSettings,
+}
+
+/// What happens to an account whose customer's bank took a payment back for good (`LOST_DISPUTE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LostDispute {
+    /// An operator decides.
+    Keep,
+    Suspend,
 }
 
 impl BillingSettings {

@@ -9,4 +9,6 @@ pub struct Fetched {
     pub schedule: Option<Schedule>,
     /// Its unpaid invoices, if a payment failed.
     pub unpaid: Vec<Invoice>,
+    /// Its latest paid invoices, if its invoices are not collected.
+    pub paid: Vec<Invoice>,
 }

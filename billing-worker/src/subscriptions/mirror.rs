@@ -86,6 +86,7 @@ mod tests {
             subscription: serde_json::from_value(subscription).unwrap(),
             schedule: None,
             unpaid: Vec::new(),
+            paid: Vec::new(),
         }
     }
 

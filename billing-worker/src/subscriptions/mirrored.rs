@@ -34,6 +34,8 @@ pub struct Mirrored {
     pub grace_until: Option<i64>,
     /// The invoice that is owed for longest, because of which there is a grace period.
     pub owed_invoice: Option<String>,
+    /// Its invoices are not collected.
+    pub is_paused: bool,
     pub cancel_at_period_end: bool,
     pub trial_ends_at: Option<i64>,
     pub schedule_id: Option<String>,
@@ -115,6 +117,7 @@ pub(super) fn mirrored(
         then_price_ids: scheduled_prices(fetched.schedule.as_ref()),
         grace_until: owed.map(|invoice| owed::since(invoice) + grace_s),
         owed_invoice: owed.map(|invoice| invoice.id.clone()),
+        is_paused: of.pause_collection.is_some(),
         cancel_at_period_end: of.cancel_at_period_end,
         trial_ends_at: of.trial_end,
         schedule_id: fetched

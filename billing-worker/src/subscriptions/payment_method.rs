@@ -11,8 +11,9 @@ use crate::error::Error;
 /// With any other method the larger plan would be refused, or begin before it is paid.
 const AT_ONCE: [&str; 2] = ["card", "link"];
 
+/// A subscription with the payment methods of [`Self::EXPANDED`].
 #[derive(Deserialize)]
-struct Subscription {
+pub struct Payer {
     default_payment_method: Option<Method>,
     customer: Customer,
 }
@@ -35,25 +36,30 @@ struct Method {
 
 /// Fails if the subscription is paid by a method that is slow, such as a bank debit.
 pub(super) async fn refuse_slow(billing: &Billing, subscription: &str) -> Result<(), Error> {
-    let retrieve = RetrieveSubscription::new(subscription).expand(vec![
-        "default_payment_method".to_owned(),
-        "customer.invoice_settings.default_payment_method".to_owned(),
-    ]);
-    let found: Subscription = billing.stripe()?.read(&retrieve).await?;
-    match slow(found) {
+    let expanded = Payer::EXPANDED.map(str::to_owned).to_vec();
+    let retrieve = RetrieveSubscription::new(subscription).expand(expanded);
+    let found: Payer = billing.stripe()?.read(&retrieve).await?;
+    match found.slow() {
         None => Ok(()),
-        Some(kind) => Err(Error::PaymentMethodUnsupported { kind }),
+        Some(kind) => Err(Error::PaymentMethodUnsupported { kind: kind.to_owned() }),
     }
 }
 
-/// The subscription's method counts before the customer's. Without one, Stripe declines the payment.
-fn slow(found: Subscription) -> Option<String> {
-    let of_customer = found
-        .customer
-        .invoice_settings
-        .and_then(|settings| settings.default_payment_method);
-    let method = found.default_payment_method.or(of_customer)?;
-    Some(method.kind).filter(|kind| !AT_ONCE.contains(&kind.as_str()))
+impl Payer {
+    /// The fields to expand.
+    pub const EXPANDED: [&str; 2] = [
+        "default_payment_method",
+        "customer.invoice_settings.default_payment_method",
+    ];
+
+    /// The kind of the method, if it does not allow a change at once. The subscription's method counts before the customer's.
+    /// Without one, Stripe declines the payment.
+    pub fn slow(&self) -> Option<&str> {
+        let settings = self.customer.invoice_settings.as_ref();
+        let of_customer = settings.and_then(|settings| settings.default_payment_method.as_ref());
+        let method = self.default_payment_method.as_ref().or(of_customer)?;
+        Some(method.kind.as_str()).filter(|kind| !AT_ONCE.contains(kind))
+    }
 }
 
 #[cfg(test)]
@@ -74,8 +80,8 @@ mod tests {
         ] {
             let found = json!({ "default_payment_method": own,
                 "customer": { "id": "cus_1", "invoice_settings": { "default_payment_method": of_customer } } });
-            let found = slow(serde_json::from_value(found).unwrap());
-            assert_eq!(found.as_deref(), expected, "{own} {of_customer}");
+            let found: Payer = serde_json::from_value(found).unwrap();
+            assert_eq!(found.slow(), expected, "{own} {of_customer}");
         }
     }
 }

@@ -15,16 +15,15 @@ use super::{
     listing,
     mirror::{Mirror, mirror},
     mirrored::Mirrored,
-    owed, pending, periods, versions,
+    owed,
+    paused::{self, PausedCollection},
+    pending, periods, reversals, versions,
 };
 use crate::{
     accounts::{self, customers, pool_limits},
     administration::audit,
     error::Error,
-    findings::{
-        finding::{Finding, FindingKind},
-        repository as findings,
-    },
+    findings::{finding::FindingKind, repository as findings},
     stripe::{
         Stripe, StripeError,
         object::{Customer, Schedule, Subscription},
@@ -83,18 +82,23 @@ async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: 
         customers::deleted(&mut *tx, customer, now).await?;
     }
     let grace_s = billing.settings.grace_s();
-    let mirror = mirror(&billing.admin.catalogue, &versions, &fetched, grace_s, now);
+    let mut mirror = mirror(&billing.admin.catalogue, &versions, &fetched, grace_s, now);
     accounts::lock(&mut tx, account).await?;
-    let changed = write(&mut tx, billing, account, customer, &mirror, now).await?;
-    let opened = findings::store(&mut tx, account, &FindingKind::ALL, &mirror.findings).await?;
+    // First, because they say until when a subscription is paid.
     invoices::store(&mut tx, account, &invoices, now).await?;
+    let changed = write(&mut tx, billing, account, customer, &mirror, now).await?;
+    let is_live = billing.stripe()?.is_live();
+    mirror
+        .findings
+        .extend(reversals::found(&mut tx, account, is_live, now).await?);
+    let opened = findings::store(&mut tx, account, &FindingKind::ALL, &mirror.findings).await?;
     if !waits {
         pending::end(&mut tx, account).await?;
     }
     tx.commit().await?;
-    for Finding { kind, text, .. } in opened {
-        let (kind, remedy) = (kind.as_str(), kind.remedy());
-        error!(account.id = %account, customer.id = customer, finding = kind, "a subscription needs attention: {text}: {remedy}");
+    for finding in opened {
+        let (kind, text, remedy) = (finding.kind.as_str(), &finding.text, finding.remedy());
+        error!(account.id = %account, customer.id = customer, finding = kind, "an account in Stripe needs attention: {text}: {remedy}");
     }
     if changed {
         info!(account.id = %account, by = %billing.admin.by, "a subscription changed");
@@ -135,7 +139,7 @@ impl Known {
             return wanted;
         };
         for one in fetched {
-            wanted.read.extend(one.unpaid.iter().cloned());
+            wanted.read.extend(one.unpaid.iter().chain(&one.paid).cloned());
             let latest = one.subscription.latest_invoice.as_ref();
             wanted.latest.extend(latest.map(|invoice| invoice.id().to_owned()));
         }
@@ -170,10 +174,12 @@ async fn complete(stripe: &Stripe, subscription: Subscription) -> Result<Fetched
         None => None,
     };
     let unpaid = owed::unpaid(stripe, &subscription).await?;
+    let paid = paused::paid(stripe, &subscription).await?;
     Ok(Fetched {
         subscription,
         schedule,
         unpaid,
+        paid,
     })
 }
 
@@ -197,8 +203,13 @@ async fn write(
     .execute(&mut **tx)
     .await?
     .rows_affected();
+    let refuses = billing.settings.paused_collection == PausedCollection::Refuse;
     for subscription in &mirror.subscriptions {
-        changed += upsert(tx, account, subscription, mirror.current == Some(subscription.id)).await?;
+        let (is_current, ends) = (
+            mirror.current == Some(subscription.id),
+            refuses && subscription.is_paused,
+        );
+        changed += upsert(tx, account, subscription, is_current, ends).await?;
         changed += write_items(tx, subscription).await?;
         periods::write(tx, account, customer, subscription).await?;
     }
@@ -218,6 +229,7 @@ async fn write(
                 "then_plan": current.and_then(|current| current.then_plan.as_deref()),
                 "grace_until": current.and_then(|current| current.grace_until),
                 "owed_invoice": current.and_then(|current| current.owed_invoice.as_deref()),
+                "collection_paused": current.is_some_and(|current| current.is_paused),
             }),
             actor: billing.admin.actor(),
         };
@@ -231,12 +243,17 @@ async fn upsert(
     account: AccountId,
     of: &Mirrored,
     is_current: bool,
+    ends_when_paid: bool,
 ) -> Result<u64, Error> {
     let written = sqlx::query!(
         "insert into subscriptions as s (id, account_id, plan_id, status, period_start, period_end, billing_anchor, ends_at,
              then_plan_id, grace_until, is_current, stripe_subscription_id, cancel_at_period_end, trial_ends_at,
-             stripe_schedule_id, ended_at, owed_invoice_id, then_price_ids, version_id, then_version_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+             stripe_schedule_id, ended_at, owed_invoice_id, then_price_ids, version_id, then_version_id, paid_until)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+             -- Before the first payment, nothing is paid.
+             case when $21 then coalesce((
+                 select max(l.period_end) from stripe_invoices i join stripe_invoice_lines l on l.invoice_id = i.id
+                 where i.account_id = $2 and i.subscription_id = $12 and i.status = 'paid' and l.kind = 'plan'), $5) end)
          on conflict (id) do update set plan_id = excluded.plan_id, status = excluded.status,
              period_start = excluded.period_start, period_end = excluded.period_end,
              billing_anchor = excluded.billing_anchor, ends_at = excluded.ends_at, then_plan_id = excluded.then_plan_id,
@@ -244,15 +261,17 @@ async fn upsert(
              cancel_at_period_end = excluded.cancel_at_period_end, trial_ends_at = excluded.trial_ends_at,
              stripe_schedule_id = excluded.stripe_schedule_id, ended_at = excluded.ended_at,
              owed_invoice_id = excluded.owed_invoice_id, then_price_ids = excluded.then_price_ids,
-             version_id = excluded.version_id, then_version_id = excluded.then_version_id, updated_at = now()
+             version_id = excluded.version_id, then_version_id = excluded.then_version_id,
+             paid_until = excluded.paid_until, updated_at = now()
          where (s.plan_id, s.status, s.period_start, s.period_end, s.billing_anchor, s.ends_at, s.then_plan_id,
                 s.grace_until, s.is_current, s.cancel_at_period_end, s.trial_ends_at, s.stripe_schedule_id, s.ended_at,
-                s.owed_invoice_id, s.then_price_ids, s.version_id, s.then_version_id)
+                s.owed_invoice_id, s.then_price_ids, s.version_id, s.then_version_id, s.paid_until)
             is distinct from
                (excluded.plan_id, excluded.status, excluded.period_start, excluded.period_end, excluded.billing_anchor,
                 excluded.ends_at, excluded.then_plan_id, excluded.grace_until, excluded.is_current,
                 excluded.cancel_at_period_end, excluded.trial_ends_at, excluded.stripe_schedule_id, excluded.ended_at,
-                excluded.owed_invoice_id, excluded.then_price_ids, excluded.version_id, excluded.then_version_id)",
+                excluded.owed_invoice_id, excluded.then_price_ids, excluded.version_id, excluded.then_version_id,
+                excluded.paid_until)",
         of.id.0,
         account.0,
         of.plan,
@@ -272,7 +291,8 @@ async fn upsert(
         of.owed_invoice,
         &of.then_price_ids,
         of.version.as_ref().map(|version| version.id),
-        of.then_version.as_ref().map(|version| version.id)
+        of.then_version.as_ref().map(|version| version.id),
+        ends_when_paid
     )
     .execute(&mut **tx)
     .await?;

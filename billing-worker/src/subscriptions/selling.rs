@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     stripe::{
         Stripe,
-        catalogue::{self, Change, ExistingObjects},
+        catalogue::{self, Change, ExistingObjects, PortalConfiguration},
     },
 };
 
@@ -15,6 +15,13 @@ use crate::{
 pub struct Comparison {
     existing: ExistingObjects,
     pub changes: Vec<Change>,
+}
+
+impl Comparison {
+    /// The configuration of the customer portal that an earlier command made.
+    pub fn portal(&self) -> Option<&PortalConfiguration> {
+        self.existing.portal.as_ref()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     error::Error,
     stripe::StripeError,
-    subscriptions::{billing::Billing, invoices, refresh},
+    subscriptions::{billing::Billing, invoices, refresh, unlinked},
 };
 
 /// The result of a comparison.
@@ -51,6 +51,7 @@ pub async fn run(billing: &Billing) -> Result<Compared, Error> {
     for account in busy {
         compared.add(account, compare(billing, account).await);
     }
+    unlinked::look_again(billing).await?;
     Ok(compared)
 }
 

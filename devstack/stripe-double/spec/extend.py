@@ -13,18 +13,31 @@ import sys
 
 # Module of the type, and of the service with its paths if the fake Stripe answers them.
 TYPES = {
+    "_charge": "_charge_service",
     "_coupon": "_coupon_service",
     "_credit_note": "_credit_note_service",
     "_credit_note_line_item": "_credit_note_line_item_service",
     "_customer_balance_transaction": None,
+    "_dispute": "_dispute_service",
     "_payment_intent": "_payment_intent_service",
     "_payment_method": None,
     "_promotion_code": "_promotion_code_service",
+    "_refund": "_refund_service",
     "tax/_settings": "tax/_settings_service",
 }
-EXTRA_SERVICES = ["_credit_note_preview_lines_service"]
+EXTRA_SERVICES = ["_credit_note_preview_lines_service", "_invoice_payment_service"]
 # Paths whose other methods (card data, deprecated sources, …) nobody asks for.
-ONLY = {"/v1/payment_intents": ["get"], "/v1/payment_intents/{intent}": ["get"]}
+ONLY = {
+    "/v1/charges/{charge}": ["get"],
+    "/v1/disputes": ["get"],
+    "/v1/disputes/{dispute}": ["get"],
+    "/v1/payment_intents": ["get"],
+    "/v1/payment_intents/{intent}": ["get"],
+    "/v1/refunds": ["get", "post"],
+    "/v1/refunds/{refund}": ["get"],
+}
+# The paths of these that are not in ONLY.
+LEFT_OUT = ("/v1/charges", "/v1/disputes", "/v1/payment_intents", "/v1/refunds")
 SCALARS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
@@ -145,7 +158,7 @@ def add_paths(sdk, spec, module):
             if isinstance(path, ast.Call):  # "/v1/…/{id}".format(…)
                 path = path.func.value
             method, path = call.args[0].value, path.value
-            if method not in ONLY.get(path, [method]) or (path not in ONLY and path.startswith("/v1/payment_intents")):
+            if method not in ONLY.get(path, [method]) or (path not in ONLY and path.startswith(LEFT_OUT)):
                 continue
             params = next(arg.annotation for arg in node.args.args if arg.arg == "params")
             while isinstance(params, ast.Subscript):

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::api::{checkout, expand};
+use crate::api::{checkout, disputes, expand};
 use crate::billing::advance;
 use crate::billing::payment::{self, debit};
 use crate::failure::Failure;
 use crate::objects::payment::Status;
-use crate::objects::{event, invoice};
+use crate::objects::{dispute, event, invoice};
 use crate::options::{AfterDunning, Card, WebhookBehavior};
 use crate::server::double::Double;
 use crate::server::edge::RecordedRequest;
@@ -306,6 +306,29 @@ impl Control {
         drop(state);
         self.double.wake.notify_one();
         Ok(())
+    }
+
+    /// The customer's bank disputes the payment of a paid invoice. Returns the dispute's id.
+    pub fn dispute_invoice(&self, invoice: &str) -> Result<String> {
+        let opened = disputes::open(&mut self.double.state_now(), invoice);
+        self.double.wake.notify_one();
+        opened.map_err(error)
+    }
+
+    /// The bank decides for the operator.
+    pub fn win_dispute(&self, dispute: &str) -> Result<()> {
+        self.close_dispute(dispute, dispute::Status::Won)
+    }
+
+    /// The bank decides for the customer.
+    pub fn lose_dispute(&self, dispute: &str) -> Result<()> {
+        self.close_dispute(dispute, dispute::Status::Lost)
+    }
+
+    fn close_dispute(&self, id: &str, status: dispute::Status) -> Result<()> {
+        let closed = disputes::close(&mut self.double.state_now(), id, status);
+        self.double.wake.notify_one();
+        closed.map_err(error)
     }
 }
 

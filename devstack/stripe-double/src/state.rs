@@ -2,6 +2,7 @@
 //! not at all.
 
 mod balances;
+mod charges;
 mod credit_notes;
 mod customers;
 mod discounts;
@@ -28,6 +29,7 @@ use crate::objects::balance_transaction::BalanceTransaction;
 use crate::objects::coupon::{Coupon, Discount, PromotionCode};
 use crate::objects::credit_note::CreditNote;
 use crate::objects::customer::Customer;
+use crate::objects::dispute::Dispute;
 use crate::objects::endpoint::Endpoint;
 use crate::objects::event::Event;
 use crate::objects::invoice::Invoice;
@@ -37,6 +39,7 @@ use crate::objects::portal_configuration::PortalConfiguration;
 use crate::objects::portal_session::PortalSession;
 use crate::objects::price::Price;
 use crate::objects::product::Product;
+use crate::objects::refund::Refund;
 use crate::objects::schedule::Schedule;
 use crate::objects::session::Session;
 use crate::objects::subscription::Subscription;
@@ -72,6 +75,8 @@ pub(crate) struct State {
     pub schedules: Table<Schedule>,
     pub invoices: Table<Invoice>,
     pub credit_notes: Table<CreditNote>,
+    pub refunds: Table<Refund>,
+    pub disputes: Table<Dispute>,
     pub invoice_items: Table<InvoiceItem>,
     pub sessions: Table<Session>,
     pub portal_configurations: Table<PortalConfiguration>,
@@ -106,6 +111,8 @@ impl State {
             schedules: Table::default(),
             invoices: Table::default(),
             credit_notes: Table::default(),
+            refunds: Table::default(),
+            disputes: Table::default(),
             invoice_items: Table::default(),
             sessions: Table::default(),
             portal_configurations: Table::default(),

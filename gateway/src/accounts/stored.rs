@@ -50,7 +50,7 @@ pub(super) async fn accounts(
                   s.period_start as "period_start?", s.period_end as "period_end?",
                   s.billing_anchor as "billing_anchor?", s.ends_at as "ends_at?",
                   s.then_plan_id as "then_plan_id?", s.version_id as "version_id?",
-                  s.then_version_id as "then_version_id?", s.grace_until as "grace_until?",
+                  s.then_version_id as "then_version_id?", s.grace_until as "grace_until?", s.paid_until as "paid_until?",
                   s.updated_at as "subscription_changed?", i.hosted_invoice_url as "owed_invoice_url?",
                   s.stripe_subscription_id is not null as "in_stripe!",
                   array(select o.usage_type from limit_overrides o
@@ -98,6 +98,7 @@ pub(super) async fn accounts(
                 then_plan: row.then_plan_id.clone(),
                 then_version: row.then_version_id.and_then(|id| versions.get(id)),
                 grace_until: seconds(row.grace_until),
+                paid_until: seconds(row.paid_until),
                 in_stripe: row.in_stripe,
             })
         };

@@ -9,18 +9,18 @@ use serde_json::{Value, json};
 
 use super::rig::{Rig, Subscriber};
 
-async fn findings(rig: &Rig) -> Vec<FindingView> {
+pub(super) async fn findings(rig: &Rig) -> Vec<FindingView> {
     let admin = &rig.billing.admin;
     attention::find(&admin.db, &admin.catalogue).await.unwrap().findings
 }
 
 /// The kinds and subjects of all open findings.
-async fn open(rig: &Rig) -> Vec<(String, String)> {
+pub(super) async fn open(rig: &Rig) -> Vec<(String, String)> {
     let open = findings(rig).await.into_iter();
     open.map(|finding| (finding.kind, finding.subject)).collect()
 }
 
-fn one(kind: &str, subject: &str) -> Vec<(String, String)> {
+pub(super) fn one(kind: &str, subject: &str) -> Vec<(String, String)> {
     vec![(kind.to_owned(), subject.to_owned())]
 }
 
@@ -37,7 +37,7 @@ async fn price(rig: &Rig, product: &str) -> String {
     id(&rig.call_stripe(Method::POST, "/v1/prices", &form).await)
 }
 
-async fn subscribe(rig: &Rig, customer: &str, price: &str) -> String {
+pub(super) async fn subscribe(rig: &Rig, customer: &str, price: &str) -> String {
     let form = format!("customer={customer}&items[0][price]={price}");
     let subscription = rig.call_stripe(Method::POST, "/v1/subscriptions", &form).await;
     assert_eq!(subscription["status"], "active");
@@ -45,7 +45,7 @@ async fn subscribe(rig: &Rig, customer: &str, price: &str) -> String {
     id(&subscription)
 }
 
-fn id(object: &Value) -> String {
+pub(super) fn id(object: &Value) -> String {
     object["id"].as_str().unwrap().to_owned()
 }
 
@@ -66,7 +66,7 @@ async fn a_price_made_on_our_product_gives_its_plan() {
     assert_eq!(rig.subscription(&ada).await["tier"], "pro");
     let found = findings(&rig).await.remove(0);
     assert_eq!((found.kind.as_str(), &found.subject), ("foreign_price", &subscription));
-    assert_eq!(found.account_id, ada.account);
+    assert_eq!(found.account_id, Some(ada.account));
     assert!(
         found.text.contains(&price) && found.remedy.contains("trendit_plan"),
         "{found:?}"

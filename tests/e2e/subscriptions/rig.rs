@@ -1,7 +1,7 @@
 //! The public API and the inbox of a billing worker with a real PostgreSQL and the fake Stripe, in this process. One clock is
 //! advanced for both.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::Result;
 use axum::{Router, extract::Request};
@@ -19,6 +19,7 @@ use billing_worker::{
     stripe::{Stripe, StripeSettings},
     subscriptions::{
         billing::{Billing, BillingSettings},
+        portal,
         selling::{self, Unused},
     },
     webhook::worker,
@@ -40,6 +41,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use uuid::Uuid;
+
+mod settings;
 
 use crate::reports::usage;
 
@@ -99,6 +102,7 @@ impl Rig {
         let (stripe, admin) = (self.billing.stripe().unwrap(), &self.billing.admin);
         let compared = selling::compare(stripe, admin, unused).await.unwrap();
         selling::apply(stripe, admin, compared).await.unwrap();
+        portal::remember(&self.billing).await.unwrap();
     }
 
     /// Switches to another catalogue, in Stripe and here.
@@ -116,37 +120,6 @@ impl Rig {
         let (url, serving) = serve(&self.billing, &self.metrics, &self.inbox).await;
         self.url = url;
         self.serving.push(serving);
-    }
-
-    /// From now on, this many reads and this many writes per second.
-    pub(super) async fn slow_down(&mut self, calls_per_second: u32) {
-        self.settings.stripe.stripe_calls_per_second = calls_per_second;
-        self.restart().await;
-    }
-
-    /// From now on, a call to Stripe may take this long.
-    pub(super) async fn be_patient(&mut self, timeout: Duration) {
-        self.settings.stripe.stripe_timeout = timeout;
-        self.restart().await;
-    }
-
-    /// From now on, with these arguments too.
-    pub(super) async fn set(&mut self, args: &[&str]) {
-        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
-        self.settings = Settings::parse_from(&self.args);
-        self.restart().await;
-    }
-
-    /// With the current settings.
-    async fn restart(&mut self) {
-        let client = Stripe::new(&self.settings.stripe, Default::default()).unwrap().unwrap();
-        let reporter = Reporter {
-            stripe: client,
-            ..self.billing.reporter().unwrap().clone()
-        };
-        let (admin, clock) = (self.billing.admin.clone(), self.billing.clock.clone());
-        self.billing = Billing::new(admin, Some(reporter), self.settings.billing.clone(), clock);
-        self.serve_again().await;
     }
 
     /// With a fake Stripe that has no products, prices or meters.

@@ -100,7 +100,11 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
         let heading = row(["account", "task", "state", "attempts", ""]);
         let tasks: Vec<_> = [heading].into_iter().chain(tasks).collect();
         let findings = attention.findings.iter().map(|finding| {
-            let (account, since) = (finding.account_id.to_string(), instant(finding.first_seen_at));
+            let account = finding
+                .account_id
+                .map(|account| account.to_string())
+                .unwrap_or_default();
+            let since = instant(finding.first_seen_at);
             row([&finding.kind, &account, &since, &finding.text, &finding.remedy])
         });
         let heading = row(["finding", "account", "since", "what is wrong", "what to do"]);

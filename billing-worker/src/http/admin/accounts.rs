@@ -8,6 +8,7 @@ use super::extract::{AccountPath, LimitPath};
 use crate::{
     accounts::{
         create::{self, NewAccount},
+        link::{self, Earlier},
         overrides::{self, LimitUnits},
         status::{self, AccountStatus},
         view::{self, Account, AccountDetails},
@@ -19,7 +20,7 @@ use crate::{
     error::Error,
     http::body::Body,
     http::query::Parameters,
-    subscriptions::assign,
+    subscriptions::{assign, billing::Billing},
 };
 
 #[derive(Deserialize)]
@@ -33,6 +34,15 @@ pub(super) struct Assignment {
 pub(super) struct NewLimit {
     /// Units per period.
     limit_units: LimitUnits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CustomerToLink {
+    customer_id: String,
+    /// Replaces an earlier link.
+    #[serde(default)]
+    replace: bool,
 }
 
 pub(super) async fn create(
@@ -71,6 +81,16 @@ pub(super) async fn resume(
 ) -> Result<Json<AccountDetails>, Error> {
     status::set_status(&admin, account, AccountStatus::Active).await?;
     details(&admin, account).await
+}
+
+pub(super) async fn link_stripe(
+    billing: Billing,
+    AccountPath(account): AccountPath,
+    Body(new): Body<CustomerToLink>,
+) -> Result<Json<AccountDetails>, Error> {
+    let earlier = if new.replace { Earlier::Replaced } else { Earlier::Kept };
+    link::link(&billing, account, &new.customer_id, earlier).await?;
+    details(&billing.admin, account).await
 }
 
 pub(super) async fn assign_plan(

@@ -12,6 +12,7 @@ use crate::{
     administration::Administration,
     error::Error,
     notices::{message::NoticeId, settings::Policy},
+    subscriptions::billing::Billing,
 };
 
 /// Optional name of the requester, for the audit log.
@@ -35,20 +36,24 @@ pub(super) struct ReportPath(pub String);
 /// The account and the usage type in the path.
 pub(super) struct LimitPath(pub AccountId, pub String);
 
+impl FromRequestParts<AdminApi> for Billing {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
+        let mut billing = state.billing.get().cloned().ok_or(Error::Starting)?;
+        if let Some(name) = parts.headers.get(REQUESTED_BY) {
+            let name = String::from_utf8_lossy(name.as_bytes());
+            billing.admin.name = Some(checked_name("X-Requested-By", &name)?.to_owned());
+        }
+        Ok(billing)
+    }
+}
+
 impl FromRequestParts<AdminApi> for Administration {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
-        let admin = state.administration.get().cloned().ok_or(Error::Starting)?;
-        let Some(name) = parts.headers.get(REQUESTED_BY) else {
-            return Ok(admin);
-        };
-        let name = String::from_utf8_lossy(name.as_bytes());
-        let name = checked_name("X-Requested-By", &name)?;
-        Ok(Administration {
-            name: Some(name.to_owned()),
-            ..admin
-        })
+        Ok(Billing::from_request_parts(parts, state).await?.admin)
     }
 }
 

@@ -12,10 +12,10 @@ use crate::{
     accounts::customers,
     error::Error,
     http::body::Body,
-    stripe::{Write, catalogue},
+    stripe::Write,
     subscriptions::{
         checkout::{self, ReturnUrls},
-        payment_form,
+        payment_form, portal,
     },
 };
 
@@ -118,8 +118,8 @@ pub(super) async fn portal(
     let customer = customers::ensure(&billing, account).await?;
     let mut request = CreateBillingPortalSession::new().customer(customer).return_url(back);
     // Without ours, Stripe uses the one of its dashboard.
-    if let Some(ours) = catalogue::portal(billing.stripe()?).await?.filter(|ours| ours.active) {
-        request = request.configuration(ours.id);
+    if let Some(ours) = portal::configuration(&billing.admin.db, billing.stripe()?.is_live()).await? {
+        request = request.configuration(ours);
     }
     let key = format!("portal-{}", Uuid::now_v7());
     let portal: Portal = billing.stripe()?.write(&request, Write::Keyed(&key)).await?;

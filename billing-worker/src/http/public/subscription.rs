@@ -37,6 +37,9 @@ pub(super) struct View {
     /// After a failed payment the subscription keeps working until this time.
     #[serde(with = "time::serde::rfc3339::option")]
     pub grace_until: Option<OffsetDateTime>,
+    /// If the operator stopped the collection of invoices in Stripe: when the time that was paid ends.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub paid_until: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub trial_ends_at: Option<OffsetDateTime>,
     pub stripe_subscription_id: Option<String>,
@@ -52,7 +55,8 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
     let db = &billing.admin.db;
     let current_plan = current::plan(db, account, now).await?;
     let row = sqlx::query!(
-        "select status, cancel_at_period_end, ends_at, then_plan_id, grace_until, trial_ends_at, stripe_subscription_id
+        "select status, cancel_at_period_end, ends_at, then_plan_id, grace_until, paid_until, trial_ends_at,
+                stripe_subscription_id
          from subscriptions where account_id = $1 and is_current",
         account.0
     )
@@ -68,6 +72,7 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
         ends_at: row.as_ref().and_then(|row| row.ends_at),
         then_tier: row.as_ref().and_then(|row| row.then_plan_id.clone()),
         grace_until: row.as_ref().and_then(|row| row.grace_until),
+        paid_until: row.as_ref().and_then(|row| row.paid_until),
         trial_ends_at: row.as_ref().and_then(|row| row.trial_ends_at),
         stripe_subscription_id: row.and_then(|row| row.stripe_subscription_id),
         limits: limits::in_force(db, &billing.admin.catalogue, account, &current_plan).await?,

@@ -45,6 +45,41 @@ pub struct PortalConfiguration {
     pub id: String,
     pub active: bool,
     metadata: Option<HashMap<String, String>>,
+    #[serde(default)]
+    features: PortalFeatures,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct PortalFeatures {
+    subscription_cancel: Option<PortalFeature>,
+    subscription_update: Option<PortalFeature>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PortalFeature {
+    enabled: bool,
+    /// Of a cancellation: `at_period_end` or `immediately`.
+    mode: Option<String>,
+}
+
+impl PortalConfiguration {
+    /// Whether customers can change their plan or quantity in the portal.
+    pub fn changes_plans(&self) -> bool {
+        self.features
+            .subscription_update
+            .as_ref()
+            .is_some_and(|update| update.enabled)
+    }
+
+    /// Whether a cancellation there ends the subscription at once.
+    pub fn cancels_at_once(&self) -> bool {
+        let cancel = self
+            .features
+            .subscription_cancel
+            .as_ref()
+            .filter(|cancel| cancel.enabled);
+        cancel.is_some_and(|cancel| cancel.mode.as_deref() == Some("immediately"))
+    }
 }
 
 #[cfg(test)]
@@ -54,6 +89,7 @@ impl PortalConfiguration {
             id: id.to_owned(),
             active: false,
             metadata: None,
+            features: PortalFeatures::default(),
         }
     }
 }

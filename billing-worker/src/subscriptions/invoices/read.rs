@@ -37,6 +37,32 @@ pub struct InvoiceDetails {
     tax_cents: i64,
     amount_remaining_cents: i64,
     lines: Vec<Line>,
+    /// Made after it was final.
+    credit_notes: Vec<CreditNote>,
+    refunds: Vec<Refund>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct CreditNote {
+    id: String,
+    number: Option<String>,
+    /// `issued` or `void`.
+    status: String,
+    total_cents: i64,
+    reason: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Refund {
+    id: String,
+    /// In Stripe's words, such as `succeeded`.
+    status: String,
+    amount_cents: i64,
+    reason: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -139,6 +165,24 @@ pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<Inv
     )
     .fetch_all(&mut *tx)
     .await?;
+    let credit_notes = sqlx::query_as!(
+        CreditNote,
+        "select id, number, status, amount as total_cents, reason, created_at from stripe_reversals
+         where invoice_id = $1 and account_id = $2 and kind = 'credit_note' order by created_at, id",
+        id,
+        account.0
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let refunds = sqlx::query_as!(
+        Refund,
+        "select id, status, amount as amount_cents, reason, created_at from stripe_reversals
+         where invoice_id = $1 and account_id = $2 and kind = 'refund' order by created_at, id",
+        id,
+        account.0
+    )
+    .fetch_all(&mut *tx)
+    .await?;
     tx.commit().await?;
     let lines = lines.into_iter().map(|line| Line {
         kind: line.kind,
@@ -155,6 +199,8 @@ pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<Inv
     });
     Ok(InvoiceDetails {
         lines: lines.collect(),
+        credit_notes,
+        refunds,
         subtotal_cents: row.subtotal,
         discount_cents: row.discount,
         tax_cents: row.tax,

@@ -122,6 +122,9 @@ pub(crate) fn by_id(state: &State, id: &str) -> Option<Value> {
             .get(id)
             .map(|transaction| transaction.render()),
         "pi" => state.render_payment(id).ok(),
+        "ch" => state.render_charge(id),
+        "re" => state.refunds.get(id).map(|refund| refund.render()),
+        "dp" => state.disputes.get(id).map(|dispute| dispute.render()),
         "price" => state.prices.get(id).map(|price| price.render()),
         _ => {
             let product = state.products.get(id).map(|product| product.render());

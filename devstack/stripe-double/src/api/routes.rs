@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use crate::api::call::Call;
 use crate::api::{
-    balance_transactions, checkout, coupons, credit_notes, customers, endpoints, events, invoice_items, invoices,
-    meter_events, meters, payment_intents, portal, preview, prices, products, schedules, subscription_items,
-    subscriptions, tax, test_clocks,
+    balance_transactions, checkout, coupons, credit_notes, customers, disputes, endpoints, events, invoice_items,
+    invoices, meter_events, meters, payment_intents, portal, preview, prices, products, refunds, schedules,
+    subscription_items, subscriptions, tax, test_clocks,
 };
 use crate::failure::Failure;
 use crate::form::Param;
@@ -51,6 +51,9 @@ const LIST: &[&str] = &[
     "end_time",
     "value_grouping_window",
     "customer_details",
+    "charge",
+    "payment",
+    "payment_intent",
 ];
 
 const PAGE: [&str; 4] = ["limit", "starting_after", "ending_before", "expand"];
@@ -174,6 +177,13 @@ pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
         ("POST", ["v1", "credit_notes", id]) => (credit_notes::update, id, credit_notes::UPDATE_UNDERSTOOD),
         ("GET", ["v1", "credit_notes", id, "lines"]) => (credit_notes::lines, id, NOTHING),
         ("POST", ["v1", "credit_notes", id, "void"]) => (credit_notes::void, id, NOTHING),
+        ("GET", ["v1", "invoice_payments"]) => (payment_intents::list_of_invoices, "", LIST),
+        ("POST", ["v1", "refunds"]) => (refunds::create, "", refunds::UNDERSTOOD),
+        ("GET", ["v1", "refunds"]) => (refunds::list, "", LIST),
+        ("GET", ["v1", "refunds", id]) => (refunds::retrieve, id, NOTHING),
+        ("GET", ["v1", "charges", id]) => (refunds::charge, id, NOTHING),
+        ("GET", ["v1", "disputes"]) => (disputes::list, "", LIST),
+        ("GET", ["v1", "disputes", id]) => (disputes::retrieve, id, NOTHING),
         ("GET", ["v1", "payment_intents", id]) => (payment_intents::retrieve, id, NOTHING),
 
         ("POST", ["v1", "invoiceitems"]) => (invoice_items::create, "", invoice_items::UNDERSTOOD),

@@ -208,7 +208,12 @@ impl Invoice {
 
     /// Shown when `payments` is expanded.
     pub(crate) fn render_payments(&self, state: &State) -> Value {
-        let payment = self.payment.as_ref().map(|payment| {
+        list::whole("/v1/invoice_payments", self.render_payment(state).into_iter().collect())
+    }
+
+    /// Its one payment.
+    pub(crate) fn render_payment(&self, state: &State) -> Option<Value> {
+        self.payment.as_ref().map(|payment| {
             let paid = self.status == Status::Paid;
             let status = match self.status {
                 Status::Paid => "paid",
@@ -220,8 +225,7 @@ impl Invoice {
                 "created": self.finalized_at.unwrap_or(self.created), "currency": self.currency, "invoice": self.id,
                 "is_default": true, "livemode": false, "payment": { "payment_intent": payment.id, "type": "payment_intent" },
                 "status": status, "status_transitions": { "canceled_at": self.voided_at, "paid_at": self.paid_at } })
-        });
-        list::whole("/v1/invoice_payments", payment.into_iter().collect())
+        })
     }
 }
 

@@ -21,7 +21,7 @@ impl Payment {
             "client_secret": self.client_secret, "confirmation_method": "automatic",
             "created": invoice.finalized_at.unwrap_or(invoice.created), "currency": invoice.currency,
             "customer": invoice.customer, "description": null, "last_payment_error": self.refused.map(Refused::render),
-            "latest_charge": null, "livemode": false, "metadata": {},
+            "latest_charge": self.charge(), "livemode": false, "metadata": {},
             "next_action": if self.status == Status::RequiresAction { action } else { Value::Null },
             "on_behalf_of": null, "payment_method": method, "payment_method_types": ["card", "us_bank_account"],
             "processing": null, "receipt_email": null, "review": null, "setup_future_usage": "off_session",

@@ -10,6 +10,7 @@ mod faults;
 mod pages;
 mod payments;
 mod refusals;
+mod reversals;
 mod rig;
 mod strict;
 mod terms;
