@@ -16,6 +16,7 @@ create table stripe_reversals (
     currency text not null,
     amount bigint not null,
     reason text,
+    is_ours boolean not null,
     created_at timestamptz not null,
     due_at timestamptz,
     fetched_at timestamptz not null
@@ -34,6 +35,7 @@ comment on column stripe_reversals.status is 'in Stripe''s words, such as issued
 comment on column stripe_reversals.currency is 'three letters, lower case';
 comment on column stripe_reversals.amount is 'what the customer gets back, or claims';
 comment on column stripe_reversals.reason is 'in Stripe''s words';
+comment on column stripe_reversals.is_ours is 'true: a credit note that this service made for a correction, so no operator needs to look at it';
 comment on column stripe_reversals.created_at is 'by Stripe''s clock';
 comment on column stripe_reversals.due_at is 'of a dispute: until then it can be answered in Stripe';
 comment on column stripe_reversals.fetched_at is 'when it was last read from Stripe, by the worker''s clock';

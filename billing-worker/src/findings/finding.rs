@@ -9,6 +9,7 @@ pub enum FindingKind {
     PausedCollection,
     Quantity,
     Refund,
+    TwoPlans,
     TwoSubscriptions,
     UnbilledUsage,
     UnknownSubscription,
@@ -27,13 +28,14 @@ pub struct Finding {
 }
 
 impl FindingKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CreditNote,
         Self::Dispute,
         Self::ForeignPrice,
         Self::PausedCollection,
         Self::Quantity,
         Self::Refund,
+        Self::TwoPlans,
         Self::TwoSubscriptions,
         Self::UnbilledUsage,
         Self::UnknownSubscription,
@@ -50,6 +52,7 @@ impl FindingKind {
             Self::PausedCollection => "paused_collection",
             Self::Quantity => "quantity",
             Self::Refund => "refund",
+            Self::TwoPlans => "two_plans",
             Self::TwoSubscriptions => "two_subscriptions",
             Self::UnbilledUsage => "unbilled_usage",
             Self::UnknownSubscription => "unknown_subscription",
@@ -83,6 +86,9 @@ impl FindingKind {
             Self::Refund => {
                 "a person made it in Stripe: check that it is right; the account keeps its plan, so cancel the subscription if it \
                  shall end; this finding ends after 7 days"
+            }
+            Self::TwoPlans => {
+                "the first plan in the subscription counts: remove the prices of the others in Stripe, and refund what they cost"
             }
             Self::TwoSubscriptions => "the newest one counts: cancel the others in Stripe, and refund what they cost",
             Self::UnbilledUsage => "run `billing-worker stripe sync`",

@@ -27,6 +27,12 @@ pub(super) fn of_live(catalogue: &Catalogue, of: &Subscription, mirrored: &Mirro
         .and_then(|item| item.quantity)
         .filter(|quantity| *quantity != 1)
         .map(|quantity| format!("{id} pays {quantity} times for the plan `{plan}`, and has its limits once"));
+    let others = of.plan_items().skip(1).map(|item| item.price.id.as_str());
+    let others: Vec<_> = others.collect();
+    let two_plans = (!others.is_empty()).then(|| {
+        let others = others.join(", ");
+        format!("{id} pays for more than one plan, and has only `{plan}` (the others: {others})")
+    });
     let paused = of.pause_collection.as_ref().map(|pause| {
         let behavior = pause["behavior"].as_str().unwrap_or("unknown");
         format!("the invoices of {id} are not collected (pause_collection: {behavior})")
@@ -35,6 +41,7 @@ pub(super) fn of_live(catalogue: &Catalogue, of: &Subscription, mirrored: &Mirro
         (FindingKind::ForeignPrice, foreign),
         (FindingKind::PausedCollection, paused),
         (FindingKind::Quantity, quantity),
+        (FindingKind::TwoPlans, two_plans),
         (FindingKind::UnbilledUsage, unbilled(catalogue, mirrored)),
     ]
     .into_iter()

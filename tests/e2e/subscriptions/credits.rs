@@ -9,7 +9,10 @@ use http::Method;
 use schema::Period;
 use serde_json::{Value, json};
 
-use super::rig::{Rig, Subscriber, with_overage};
+use super::{
+    findings,
+    rig::{Rig, Subscriber, with_overage},
+};
 
 /// 160 exports on Pro: 60 more than are included, at 5 cents. The invoice is final. Returns the month of these exports.
 async fn billed() -> (Rig, Subscriber, Period) {
@@ -92,6 +95,14 @@ async fn voiding_units_of_a_final_invoice_returns_their_price() {
         (&json!(-20), &json!(-100), &json!([notes[0]["id"]]))
     );
 
+    // The customer sees it, and no operator needs to look at it.
+    rig.settle().await;
+    let seen = rig
+        .get(&ada, &format!("invoices/{}", invoice["id"].as_str().unwrap()))
+        .await;
+    assert_eq!(seen["credit_notes"][0]["id"], notes[0]["id"], "{seen}");
+    assert_eq!(findings::open(&rig).await, []);
+
     // All others: only what was paid for comes back.
     rig.correct(&ada, month, "export", 140).await;
     report(&rig).await;
@@ -102,7 +113,9 @@ async fn voiding_units_of_a_final_invoice_returns_their_price() {
     rig.end_period(&ada).await;
     assert_eq!(totals(&rig, &ada), [2_900, 3_200, 2_905]);
     let invoices = rig.get(&ada, "invoices").await;
-    assert_eq!(invoices["items"][0]["amount_due_cents"], 2_605, "{invoices}");
+    let last = &invoices["items"][0];
+    let amounts = ["total_cents", "balance_applied_cents", "amount_due_cents"];
+    assert_eq!(amounts.map(|field| last[field].as_i64().unwrap()), [2_905, 300, 2_605]);
     assert_eq!(balance(&rig, &ada).await, 0);
     rig.assert_valid();
 }

@@ -229,3 +229,27 @@ async fn a_paused_collection_is_a_finding_until_it_is_resumed() {
     }
     rig.assert_valid();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_plans_in_one_subscription_are_an_alarm() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscribed("ada", "pro").await;
+    let subscription = rig.subscription(&ada).await["stripe_subscription_id"].clone();
+    let subscription = subscription.as_str().unwrap();
+    let prices = rig
+        .call_stripe(Method::GET, "/v1/prices?lookup_keys[]=trendit_enterprise", "")
+        .await;
+    let enterprise = id(&prices["data"][0]);
+    let form = format!("subscription={subscription}&price={enterprise}&quantity=1");
+    let item = id(&rig.call_stripe(Method::POST, "/v1/subscription_items", &form).await);
+    rig.settle().await;
+    assert_eq!(rig.subscription(&ada).await["tier"], "pro");
+    assert_eq!(open(&rig).await, one("two_plans", subscription));
+    assert!(findings(&rig).await[0].text.contains(&enterprise));
+    let path = format!("/v1/subscription_items/{item}");
+    rig.call_stripe(Method::DELETE, &path, "").await;
+    rig.settle().await;
+    assert_eq!(open(&rig).await, []);
+    rig.assert_valid();
+}

@@ -1,5 +1,7 @@
 //! What takes an invoice back after it is final.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
 use super::Reference;
@@ -16,6 +18,8 @@ pub struct CreditNote {
     /// Tax included, in the currency's smallest unit.
     pub total: i64,
     pub reason: Option<String>,
+    #[serde(default)]
+    pub metadata: HashMap<String, String>,
     pub created: i64,
 }
 

@@ -95,8 +95,13 @@ impl Price {
 impl Subscription {
     /// The item that is the plan itself; `None`: it has none of our plans.
     pub fn plan_item(&self) -> Option<&Item> {
-        let mut items = self.items.data.iter();
-        items.find(|item| !item.price.is_metered() && item.price.plan().is_some())
+        self.plan_items().next()
+    }
+
+    /// More than one is a mistake of whoever added the others in Stripe.
+    pub fn plan_items(&self) -> impl Iterator<Item = &Item> {
+        let items = self.items.data.iter();
+        items.filter(|item| !item.price.is_metered() && item.price.plan().is_some())
     }
 
     /// Whether an operator says that it is for another product than our plans.

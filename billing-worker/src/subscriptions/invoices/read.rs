@@ -14,6 +14,8 @@ struct InvoiceSummary {
     status: String,
     currency: String,
     total_cents: i64,
+    /// What the customer's balance paid of the total. Negative: what was added to it, such as an amount that is too small to charge.
+    balance_applied_cents: i64,
     amount_due_cents: i64,
     amount_paid_cents: i64,
     #[serde(with = "time::serde::rfc3339")]
@@ -115,7 +117,8 @@ pub async fn list(
     let mut items = sqlx::query_as!(
         InvoiceSummary,
         r#"select i.id as "id!", i.number as "number?", i.status as "status!", i.currency as "currency!",
-                  i.total as "total_cents!", i.amount_due as "amount_due_cents!", i.amount_paid as "amount_paid_cents!",
+                  i.total as "total_cents!", i.total - i.amount_due as "balance_applied_cents!", i.amount_due as "amount_due_cents!",
+                  i.amount_paid as "amount_paid_cents!",
                   i.created_at as "created_at!", i.period_start as "period_start!", i.period_end as "period_end!",
                   i.hosted_invoice_url as "hosted_invoice_url?", i.invoice_pdf as "invoice_pdf?"
            from stripe_invoices i left join stripe_invoices a on a.id = $3
@@ -204,13 +207,15 @@ pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<Inv
         subtotal_cents: row.subtotal,
         discount_cents: row.discount,
         tax_cents: row.tax,
-        amount_remaining_cents: row.amount_remaining,
+        // Nobody pays a void invoice, whatever it asked for.
+        amount_remaining_cents: if row.status == "void" { 0 } else { row.amount_remaining },
         summary: InvoiceSummary {
             id: row.id,
             number: row.number,
             status: row.status,
             currency: row.currency,
             total_cents: row.total,
+            balance_applied_cents: row.total - row.amount_due,
             amount_due_cents: row.amount_due,
             amount_paid_cents: row.amount_paid,
             created_at: row.created_at,

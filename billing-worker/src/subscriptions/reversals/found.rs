@@ -22,7 +22,7 @@ pub async fn found(
 ) -> Result<Vec<Finding>, Error> {
     let rows = sqlx::query!(
         "select id, kind, invoice_id, status, currency, amount, due_at from stripe_reversals
-         where account_id = $1 and livemode = $2 and case kind
+         where account_id = $1 and livemode = $2 and not is_ours and case kind
              when 'dispute' then status not in ('won', 'warning_closed', 'prevented') and (status <> 'lost' or fetched_at > $3)
              else status not in ('void', 'canceled') and created_at > $3 end
          order by kind, id",

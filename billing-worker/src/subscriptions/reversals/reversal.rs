@@ -1,6 +1,9 @@
 //! A credit note, a refund or a dispute as a row. Pure.
 
-use crate::stripe::object::reversal::{CreditNote, Dispute, Refund};
+use crate::stripe::{
+    names,
+    object::reversal::{CreditNote, Dispute, Refund},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ReversalKind {
@@ -29,6 +32,8 @@ pub(super) struct Reversal {
     pub currency: String,
     pub amount: i64,
     pub reason: Option<String>,
+    /// This service made it, for a correction.
+    pub is_ours: bool,
     pub created: i64,
     /// Until then a dispute can be answered.
     pub due: Option<i64>,
@@ -75,6 +80,7 @@ impl Reversal {
             currency: of.currency,
             amount: of.total,
             reason: of.reason,
+            is_ours: of.metadata.contains_key(names::META_CARRY),
             created: of.created,
             due: None,
         }
@@ -91,6 +97,7 @@ impl Reversal {
             currency: of.currency,
             amount: of.amount,
             reason: of.reason,
+            is_ours: false,
             created: of.created,
             due: None,
         }
@@ -107,6 +114,7 @@ impl Reversal {
             currency: of.currency,
             amount: of.amount,
             reason: Some(of.reason),
+            is_ours: false,
             created: of.created,
             due: of.evidence_details.due_by,
         }

@@ -19,8 +19,8 @@ pub(super) async fn store(
         .await?;
     sqlx::query!(
         "insert into stripe_reversals (id, kind, account_id, invoice_id, livemode, number, status, currency, amount, reason,
-             created_at, due_at, fetched_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             is_ours, created_at, due_at, fetched_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          on conflict (id) do update set account_id = excluded.account_id, invoice_id = excluded.invoice_id,
              number = excluded.number, status = excluded.status, amount = excluded.amount, reason = excluded.reason,
              due_at = excluded.due_at, fetched_at = excluded.fetched_at",
@@ -34,13 +34,15 @@ pub(super) async fn store(
         of.currency,
         of.amount,
         of.reason,
+        of.is_ours,
         instant(of.created),
         of.due.map(instant),
         instant(billing.clock.now_s())
     )
     .execute(&mut **tx)
     .await?;
-    if before.as_ref() == Some(&of.status) {
+    // Ours is in the audit log as `usage.credit`.
+    if of.is_ours || before.as_ref() == Some(&of.status) {
         return Ok(false);
     }
     let entry = audit::Entry {
