@@ -117,7 +117,7 @@ async fn the_doctor_finds_each_thing_that_is_broken_and_says_how_to_mend_it() {
             "name=Pro",
             "rename product trendit_pro",
         ),
-        (&price, "active=false", "active=true", "create price trendit_pro"),
+        (&price, "active=false", "active=true", "activate price"),
         (&portal, "active=false", "active=true", "activate the configuration"),
     ] {
         rig.call_stripe(Method::POST, path, breaks).await;
