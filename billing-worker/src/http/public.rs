@@ -71,7 +71,8 @@ pub fn router(api: PublicApi) -> Router {
         metrics: api.metrics.clone(),
         inbox: api.inbox.clone(),
     };
-    let of_accounts = Router::new()
+    Router::new()
+        .route("/billing/plans", get(list_plans))
         .route("/billing/create-checkout-session", post(checkout::create))
         .route("/billing/subscriptions", post(checkout::subscribe))
         .route("/billing/portal-session", post(checkout::portal))
@@ -82,14 +83,11 @@ pub fn router(api: PublicApi) -> Router {
         .route("/billing/usage", get(usage::show))
         .route("/billing/invoices", get(invoices::list))
         .route("/billing/invoices/{id}", get(invoices::show))
-        .route_layer(middleware::from_fn(strict::strict));
-    Router::new()
-        .merge(of_accounts)
-        .route("/billing/plans", get(list_plans))
         .route("/billing/success", get(pages::success))
         .route("/billing/cancelled", get(pages::cancelled))
         .route("/billing/returned", get(pages::returned))
         .layer(DefaultBodyLimit::max(body::BYTES_MAX))
+        .layer(middleware::from_fn(strict::strict))
         .layer(middleware::from_fn_with_state(bounds, share::bound))
         .route(
             "/billing/webhooks/stripe",

@@ -24,7 +24,12 @@ fn parts(invoice: &Value, lines: &[Value], of_stripe: bool) -> Value {
         true => invoice[name].clone(),
         false => invoice[format!("{name}_cents")].clone(),
     };
-    let amounts = ["total", "amount_due", "amount_paid", "amount_remaining", "subtotal"].map(cents);
+    let mut amounts = ["total", "amount_due", "amount_paid", "amount_remaining", "subtotal"].map(cents);
+    if invoice["status"] == "void" {
+        // Stripe says what it asked for, and we say that nobody has to pay it.
+        assert!(of_stripe || amounts[3] == 0, "{invoice}");
+        amounts[3] = Value::Null;
+    }
     let amount = if of_stripe { "amount" } else { "amount_cents" };
     let lines = lines
         .iter()

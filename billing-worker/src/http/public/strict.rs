@@ -1,4 +1,4 @@
-//! What holds for every request of an account: a query parameter that is not known is refused, because it may be a field of the body
+//! What holds for every request: a query parameter that is not known is refused, because it may be a field of the body
 //! (`?preview=true`), and nobody keeps the answer.
 
 use axum::{
@@ -11,12 +11,15 @@ use serde::Deserialize;
 
 use crate::http::query::Parameters;
 
-/// These routes read their parameters themselves.
-const WITH_PARAMETERS: [&str; 4] = [
+/// These routes read their parameters themselves, or are pages that browsers are sent to.
+const WITH_PARAMETERS: [&str; 7] = [
     "/billing/create-checkout-session",
     "/billing/subscriptions",
     "/billing/upgrade",
     "/billing/invoices",
+    "/billing/success",
+    "/billing/cancelled",
+    "/billing/returned",
 ];
 
 #[derive(Deserialize)]
