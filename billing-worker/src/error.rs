@@ -2,6 +2,7 @@
 
 use problem::{Secret, shown};
 use schema::{KeyId, Scope};
+use time::OffsetDateTime;
 
 use crate::stripe::{Reason, StripeError, reason};
 
@@ -83,6 +84,18 @@ pub enum Error {
         mode: &'static str,
         included: i64,
     },
+    #[error(
+        "the usage prices of this billing period changed as often as they can; nothing was changed: try again after {until}, when \
+         its usage is billed, or change the plan with the next period (\"when\": \"period_end\")"
+    )]
+    ChangedTooOften { until: OffsetDateTime },
+    #[error("no valid preview has this `proration_date`; nothing was changed: ask for another preview")]
+    PreviewExpired,
+    #[error(
+        "the upgrade costs {now} {currency} cents now, not {previewed} as in the preview, because the invoice or the balance of \
+         the customer changed; nothing was changed: ask for another preview"
+    )]
+    PreviewOutdated { previewed: i64, now: i64, currency: String },
     #[error("the plan version {} {why}", shown(version))]
     VersionGone { version: String, why: &'static str },
     #[error("{0}")]

@@ -7,13 +7,15 @@
 //! | starting it: by a hosted checkout, or by a payment form | [`checkout`], [`payment_form`], [`eligibility`] |
 //! | the checkout or subscription that waits for a first payment: at most one | [`unpaid`] |
 //! | the subscription that Stripe has now | [`running`] |
-//! | changing the plan, cancelling, and undoing either | [`change`], [`preview`] |
+//! | changing the plan, cancelling, and undoing either | [`change`], [`preview`], [`previewed`] |
 //! | an upgrade that waits for its payment | [`pending`] |
+//! | the metered prices of a larger plan, in a slot of their own | [`completion`], [`slot_prices`] |
+//! | metered items of an earlier plan | [`leftover`] |
 //! | planned changes for the next period | [`planned`] |
 //! | changes that undo something first, and how they are completed or taken back | [`armed`], [`restore`] |
 //! | whether the customer's payment method allows a change at once | [`payment_method`] |
 //! | which configuration Stripe's customer portal has | [`portal`] |
-//! | a plan's prices, and the item changes to get them | [`prices`], [`swap`] |
+//! | a plan's prices | [`prices`] |
 //! | which version of its plan a subscription has | [`versions`], [`sold`] |
 //! | giving accounts another version | [`migration`], [`migrate`] |
 //! | Stripe's prices, brought in line with the catalogue | [`selling`] |
@@ -28,7 +30,8 @@
 //! | subscriptions whose invoices are not collected | [`paused`] |
 //! | what an operator must solve about them | [`irregular`] |
 //! | customers who pay for a plan and have no account here | [`unlinked`] |
-//! | Stripe's subscriptions as rows | [`fetched`], [`mirror`], [`mirrored`], [`refresh`], [`periods`] |
+//! | Stripe's subscriptions as rows | [`fetched`], [`mirror`], [`mirrored`], [`refresh`] |
+//! | their periods as rows, and which segment of a period runs | [`periods`], [`segment`] |
 
 mod armed;
 pub mod assign;
@@ -36,12 +39,14 @@ pub mod billing;
 pub mod change;
 pub mod checkout;
 pub mod checkout_settings;
+pub mod completion;
 pub mod current;
 mod eligibility;
 mod fetched;
 pub mod invoices;
 mod irregular;
 pub mod lease;
+pub mod leftover;
 pub mod listing;
 pub mod migrate;
 pub mod migration;
@@ -56,15 +61,17 @@ pub mod periods;
 pub mod planned;
 pub mod portal;
 pub mod preview;
+mod previewed;
 pub mod prices;
 pub mod refresh;
 pub mod restore;
 pub mod reversals;
 pub mod running;
+mod segment;
 pub mod selling;
+mod slot_prices;
 pub mod slots;
 mod sold;
-pub mod swap;
 pub mod unbilled;
 pub mod unlinked;
 pub mod unpaid;

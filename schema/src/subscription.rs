@@ -34,6 +34,8 @@ pub struct Subscription {
     pub version: Option<Arc<PlanVersion>>,
     pub status: SubscriptionStatus,
     pub period: Period,
+    /// When the usage prices changed within the period: usage that is admitted from then on has the new ones. `None`: they did not.
+    pub segment_start: Option<i64>,
     /// The anchor of the monthly periods.
     pub anchor: i64,
     /// When the subscription will end. From then on the account has `then_plan`.
@@ -56,7 +58,11 @@ pub struct CurrentPlan {
     pub name: String,
     /// `None`: what the catalogue says now.
     pub version: Option<Arc<PlanVersion>>,
+    /// The time that a limit is for.
     pub period: Period,
+    /// The start of the running segment, with which usage is stamped. A segment is a part of a period with one set of usage
+    /// prices: the whole period, unless the prices changed within it.
+    pub segment: i64,
     pub subscription: SubscriptionId,
     pub entitlement: Entitlement,
     /// Why usage that the plan bills has no payer. `None`: it is on the invoices of the subscription.
@@ -140,8 +146,8 @@ impl CurrentPlan {
             return match &subscription.then_plan {
                 None => Self::free(now),
                 Some(plan) => {
-                    let version = subscription.then_version.clone();
-                    Self::paid(subscription, plan, version, Period::anchored_month(ends_at, now), now)
+                    let (version, period) = (subscription.then_version.clone(), Period::anchored_month(ends_at, now));
+                    Self::paid(subscription, plan, version, period, period.start, now)
                 }
             };
         }
@@ -152,7 +158,9 @@ impl CurrentPlan {
             Period::anchored_month(subscription.anchor, now)
         };
         let version = subscription.version.clone();
-        Self::paid(subscription, &subscription.plan, version, period, now)
+        let segment = subscription.segment_start.filter(|start| period.contains(*start));
+        let segment = segment.unwrap_or(period.start);
+        Self::paid(subscription, &subscription.plan, version, period, segment, now)
     }
 
     fn paid(
@@ -160,6 +168,7 @@ impl CurrentPlan {
         plan: &str,
         version: Option<Arc<PlanVersion>>,
         period: Period,
+        segment: i64,
         now: i64,
     ) -> Self {
         let failed = [SubscriptionStatus::PastDue, SubscriptionStatus::Unpaid];
@@ -187,6 +196,7 @@ impl CurrentPlan {
             name: plan.to_owned(),
             version,
             period,
+            segment,
             subscription: subscription.id,
             entitlement,
             unbilled,
@@ -200,6 +210,7 @@ impl CurrentPlan {
             name: Catalogue::FREE.to_owned(),
             version: None,
             period,
+            segment: period.start,
             subscription: SubscriptionId::NIL,
             entitlement: Entitlement::Granted,
             unbilled: Some(Unbilled::NoSubscription),
@@ -224,6 +235,7 @@ mod tests {
                 start: start.unix_timestamp(),
                 end: end.unix_timestamp(),
             },
+            segment_start: None,
             anchor: start.unix_timestamp(),
             ends_at: None,
             then_plan: None,
@@ -277,6 +289,35 @@ mod tests {
             (current_plan.name.as_str(), current_plan.period.start),
             ("enterprise", end)
         );
+    }
+
+    #[test]
+    fn a_segment_ends_with_its_period_and_limits_keep_the_period() {
+        let (start, end) = (pro().period.start, pro().period.end);
+        let upgraded = Subscription {
+            segment_start: Some(start + 100),
+            ..pro()
+        };
+        let scheduled = Subscription {
+            ends_at: Some(end),
+            then_plan: Some("enterprise".into()),
+            ..upgraded.clone()
+        };
+        for (subscription, now, expected) in [
+            (&pro(), start + 100, (start, start)),
+            (&upgraded, start + 100, (start, start + 100)),
+            (&upgraded, end - 1, (start, start + 100)),
+            (&upgraded, end, (end, end)),
+            (&scheduled, end, (end, end)),
+        ] {
+            let current_plan = CurrentPlan::at(Some(subscription), now);
+            assert_eq!(
+                (current_plan.period.start, current_plan.segment),
+                expected,
+                "{}",
+                now - end
+            );
+        }
     }
 
     #[test]

@@ -99,6 +99,17 @@ impl Terms {
     }
 }
 
+impl CurrentPlan {
+    /// The first second from which usage counts towards what is included. A limit is for the whole period. Usage that is billed
+    /// has its segment's prices, which include what the plan says once more.
+    pub fn counted_from(&self, mode: Mode) -> i64 {
+        match mode {
+            Mode::Limited => self.period.start,
+            Mode::Overage | Mode::Metered => self.segment,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -3,6 +3,7 @@
 mod books;
 mod deaths;
 mod refused;
+mod segments;
 
 use harness::{StackOptions, eventually};
 use schema::EventId;

@@ -7,6 +7,7 @@ mod many;
 mod open;
 mod reconcile;
 mod rig;
+mod segments;
 pub(crate) mod usage;
 mod workers;
 

@@ -96,6 +96,10 @@ impl Stack {
             }
         }
         let system = System::start(endpoints, system).await?;
+        if let Some(stripe) = &system.stripe {
+            // Calls whose effect at Stripe is not certain are violations.
+            stripe.control().set_strict(true);
+        }
         let pool = PgPool::connect_lazy(&database_url)?;
         let clickhouse = servers.clickhouse.client().with_database(name);
         Ok(Self {

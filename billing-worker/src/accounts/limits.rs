@@ -29,6 +29,9 @@ pub struct LimitInForce {
     pub unbilled: Option<&'static str>,
     /// Spent, or held by gateways.
     pub granted_units: i64,
+    /// The first second from which usage counts towards it, in Unix seconds.
+    #[serde(skip)]
+    pub counted_from: i64,
 }
 
 /// Returns the limits in force, in the catalogue's order.
@@ -56,6 +59,7 @@ pub async fn in_force(
             overridden: agreed.is_some() && applies,
             unapplied_override: agreed.filter(|_| !applies),
             unbilled: in_force.unbilled.map(Unbilled::as_str),
+            counted_from: current_plan.counted_from(in_force.mode),
             granted_units: row.and_then(|row| row.granted_units).unwrap_or(0),
         }
     };

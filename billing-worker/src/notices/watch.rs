@@ -44,7 +44,7 @@ impl Watch {
             let page = i64::try_from(POOLS_A_PAGE)?;
             let candidates = usage::candidates(&self.db, &self.thresholds, &after, now, page).await?;
             let limited = usage::limited(&self.db, &self.catalogue, &candidates, now).await?;
-            let stored = usage::stored(&self.clickhouse, &limited).await?;
+            let stored = usage::stored(&self.db, &self.clickhouse, &limited).await?;
             new.extend(self.write(&limited, &stored, now).await?);
             match candidates.into_iter().nth(POOLS_A_PAGE - 1) {
                 Some(last) => after = last,

@@ -17,7 +17,10 @@ use uuid::Uuid;
 
 pub(super) use self::arrive::{are_waiting, arrive};
 use self::take_back::take_back;
-use super::{page::Page, settings::ReportSettings};
+use super::{
+    page::{Page, Prices},
+    settings::ReportSettings,
+};
 
 /// Usage of a trial is free. In the paid period that follows it would be billed, so it becomes a charge of nothing.
 const OF_TRIAL: Policy = Policy::CreditOrCharge;
@@ -67,7 +70,7 @@ async fn forward(
     let Late {
         line, period, units, ..
     } = *late;
-    let next = page.next(line, &period.subscription, now);
+    let next = page.next(line, Prices::of(period), now);
     let policy = match is_of_trial(tx, line, &period.subscription).await? {
         true => OF_TRIAL,
         false => settings.late_usage.policy(),

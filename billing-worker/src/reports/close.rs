@@ -30,7 +30,7 @@ pub fn is_due(period: &BillingPeriod, now: i64) -> bool {
     period.final_at.is_none() && period.end + DUE <= now
 }
 
-/// Closes the period that the invoice bills, if the invoice is final. `true`: the period was open.
+/// Closes the period that the invoice bills, with all of its segments, if the invoice is final. `true`: the period was open.
 pub async fn close(
     db: impl PgExecutor<'_>,
     account: AccountId,
@@ -44,7 +44,7 @@ pub async fn close(
         // Within a minute: a subscription that is ended now ends a moment before or after its last invoice's period.
         "update billing_periods set final_at = $4
          where account_id = $1 and stripe_subscription_id = $2 and final_at is null
-           and period_end between $3::timestamptz - interval '1 minute' and $3::timestamptz + interval '1 minute'",
+           and coalesce(bills_at, period_end) between $3::timestamptz - interval '1 minute' and $3::timestamptz + interval '1 minute'",
         account.0,
         subscription,
         instant(invoice.period_end),

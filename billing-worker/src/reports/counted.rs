@@ -18,12 +18,14 @@ pub enum Counted {
 /// Compares the ledger with Stripe's summaries, for what the subscription bills in its periods without a final invoice.
 pub async fn look(reporter: &Reporter, account: AccountId, subscription: &str) -> Result<Counted, Error> {
     let lines = sqlx::query!(
-        "select l.usage_type, l.reported_units, p.period_start, p.period_end, p.customer_id
-         from billing_periods p
-             join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
-             join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
-             join subscription_items i on i.subscription_id = s.id and i.usage_type = l.usage_type
-         where p.account_id = $1 and p.stripe_subscription_id = $2 and p.final_at is null and l.reports > 0",
+        r#"select l.usage_type, l.reported_units, p.period_start, coalesce(p.bills_at, p.period_end) as "bills_at!",
+                  coalesce(p.reports_from, p.period_start) as "reports_from!",
+               p.meter_slot, p.customer_id
+           from billing_periods p
+               join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
+           where p.account_id = $1 and p.stripe_subscription_id = $2 and p.final_at is null and l.reports > 0
+               and exists (select from subscriptions s join subscription_items i on i.subscription_id = s.id
+                   where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = l.usage_type)"#,
         account.0,
         subscription
     )
@@ -34,16 +36,17 @@ pub async fn look(reporter: &Reporter, account: AccountId, subscription: &str) -
         let period = BillingPeriod {
             account,
             start: line.period_start.unix_timestamp(),
-            end: line.period_end.unix_timestamp(),
+            from: line.reports_from.unix_timestamp(),
+            end: line.bills_at.unix_timestamp(),
+            meter_slot: line.meter_slot,
             customer: line.customer_id,
             subscription: subscription.to_owned(),
+            plan: None,
+            version: None,
             final_at: None,
         };
         let (stripe, usage_type) = (&reporter.stripe, &line.usage_type);
-        let units = reporter
-            .meters
-            .units(stripe, &period.customer, usage_type, period.window())
-            .await?;
+        let units = reporter.meters.units(stripe, &period, usage_type).await?;
         if units < line.reported_units {
             return Ok(Counted::Behind);
         }

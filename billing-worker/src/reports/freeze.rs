@@ -5,12 +5,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
-use protocol::reports::{
-    identifier::LineId,
-    ledger::Line,
-    period::{BillingPeriod, Window},
-    report::SUMMARY_LAG,
-};
+use protocol::reports::{identifier::LineId, ledger::Line, period::BillingPeriod, report::SUMMARY_LAG};
 use schema::{AccountId, period::instant};
 use tracing::{error, info};
 
@@ -30,10 +25,7 @@ pub struct Frozen {
 }
 
 struct Candidate {
-    account: AccountId,
-    start: i64,
-    customer: String,
-    window: Window,
+    period: BillingPeriod,
     lines: HashMap<LineId, Line>,
     /// The summaries may not include the last delivery yet.
     is_settling: bool,
@@ -54,8 +46,8 @@ pub async fn step(reporter: &Reporter, now: i64) -> Result<Frozen> {
                 );
             }
             Err(failure) => {
-                let account = candidate.account;
-                error!(account.id = %account, period.start = %instant(candidate.start), "could not read Stripe's summaries: {failure}");
+                let (account, start) = (candidate.period.account, instant(candidate.period.start));
+                error!(account.id = %account, period.start = %start, "could not read Stripe's summaries: {failure}");
                 if failure.is_passing() {
                     break;
                 }
@@ -70,11 +62,13 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
     let margin = i64::try_from(reporter.settings.freeze_after.as_secs()).unwrap_or(i64::MAX);
     // In random order: periods that never agree must not block the others.
     let periods = sqlx::query!(
-        r#"select p.account_id, p.period_start, p.period_end, p.customer_id, p.stripe_subscription_id,
+        r#"select p.account_id, p.period_start, coalesce(p.bills_at, p.period_end) as "bills_at!",
+                  coalesce(p.reports_from, p.period_start) as "reports_from!", p.meter_slot, p.customer_id,
+               p.stripe_subscription_id, p.plan_id, p.version_id,
                exists (select from meter_reports r where r.account_id = p.account_id and r.period_start = p.period_start
                    and r.done_at > $3) as "is_settling!"
            from billing_periods p
-           where p.frozen_at is null and p.final_at is not null and p.period_end <= $1
+           where p.frozen_at is null and p.final_at is not null and coalesce(p.bills_at, p.period_end) <= $1
                and not exists (select from meter_reports r where r.account_id = p.account_id
                    and r.period_start = p.period_start and r.state in ('open', 'parked'))
                and not exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode <> $4)
@@ -114,18 +108,19 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
             let period = BillingPeriod {
                 account: AccountId(row.account_id),
                 start: row.period_start.unix_timestamp(),
-                end: row.period_end.unix_timestamp(),
+                from: row.reports_from.unix_timestamp(),
+                end: row.bills_at.unix_timestamp(),
+                meter_slot: row.meter_slot,
                 customer: row.customer_id,
                 subscription: row.stripe_subscription_id,
+                plan: row.plan_id,
+                version: row.version_id,
                 final_at: None,
             };
             Some(Candidate {
                 // None: the period was never counted.
                 lines: by_period.remove(&(period.account, period.start))?,
-                account: period.account,
-                start: period.start,
-                window: period.window(),
-                customer: period.customer,
+                period,
                 is_settling: row.is_settling,
             })
         })
@@ -142,11 +137,8 @@ async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(Li
         .collect();
     let mut answers = stream::iter(reported)
         .map(async |(id, reported)| {
-            let (stripe, customer) = (reporter.stripe.of(candidate.account), &candidate.customer);
-            let units = reporter
-                .meters
-                .units(&stripe, customer, &id.usage_type, candidate.window)
-                .await;
+            let stripe = reporter.stripe.of(candidate.period.account);
+            let units = reporter.meters.units(&stripe, &candidate.period, &id.usage_type).await;
             units.map(|units| (id, reported, units))
         })
         .buffer_unordered(READS_AT_ONCE);
@@ -163,13 +155,13 @@ async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(Li
 /// has changed or does not agree, and the next step checks again. No transaction is open while ClickHouse counts: usage that is
 /// stored after the count thaws the period.
 async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<bool> {
-    let start = instant(candidate.start);
-    let mut sums = count::sums(&reporter.clickhouse, &[(candidate.account, candidate.start)]).await?;
+    let (account, start) = (candidate.period.account, instant(candidate.period.start));
+    let mut sums = count::sums(&reporter.clickhouse, &[(account, candidate.period.start)]).await?;
     let mut tx = reporter.db.begin().await.context("freezing a period")?;
     let rows = sqlx::query!(
         "select usage_type, reported_units, carried_in, carried_out, reports from meter_ledger
          where account_id = $1 and period_start = $2 and frozen_units is null for update skip locked",
-        candidate.account.0,
+        account.0,
         start
     )
     .fetch_all(&mut *tx)
@@ -178,7 +170,7 @@ async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<
     let open = sqlx::query_scalar!(
         r#"select exists (select from meter_reports
                where account_id = $1 and period_start = $2 and state in ('open', 'parked')) as "open!""#,
-        candidate.account.0,
+        account.0,
         start
     )
     .fetch_one(&mut *tx)
@@ -190,8 +182,8 @@ async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<
     let (mut usage_types, mut units) = (Vec::new(), Vec::new());
     for row in rows {
         let id = LineId {
-            account: candidate.account,
-            start: candidate.start,
+            account,
+            start: candidate.period.start,
             usage_type: row.usage_type,
         };
         let counted = sums.remove(&id).unwrap_or(0);
@@ -218,7 +210,7 @@ async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<
     sqlx::query!(
         "update meter_ledger l set frozen_units = f.units from unnest($3::text[], $4::bigint[]) as f (usage_type, units)
          where l.account_id = $1 and l.period_start = $2 and l.usage_type = f.usage_type",
-        candidate.account.0,
+        account.0,
         start,
         &usage_types,
         &units
@@ -228,7 +220,7 @@ async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<
     .context("freezing a period")?;
     sqlx::query!(
         "update billing_periods set frozen_at = $3 where account_id = $1 and period_start = $2",
-        candidate.account.0,
+        account.0,
         start,
         instant(now)
     )
@@ -236,6 +228,6 @@ async fn freeze(reporter: &Reporter, candidate: &Candidate, now: i64) -> Result<
     .await
     .context("freezing a period")?;
     tx.commit().await.context("freezing a period")?;
-    info!(account.id = %candidate.account, period.start = %start, "froze a period");
+    info!(account.id = %account, period.start = %start, "froze a period");
     Ok(true)
 }

@@ -9,6 +9,7 @@ use protocol::reports::{
 };
 use schema::{AccountId, period::instant};
 use tracing::{error, info};
+use uuid::Uuid;
 
 use super::{count::AccountPeriod, credits::Credits};
 
@@ -20,6 +21,26 @@ pub(super) struct Locked {
     pub credits: i64,
     pub drift: i64,
     pub changed: bool,
+}
+
+/// Whose prices usage has.
+#[derive(Clone, Copy)]
+pub(super) struct Prices<'a> {
+    pub subscription: &'a str,
+    /// `None`: not known.
+    pub plan: Option<&'a str>,
+    /// `None`: not known, or the price is not one of this service.
+    pub version: Option<Uuid>,
+}
+
+impl<'a> Prices<'a> {
+    pub(super) fn of(period: &'a BillingPeriod) -> Self {
+        Self {
+            subscription: &period.subscription,
+            plan: period.plan.as_deref(),
+            version: period.version,
+        }
+    }
 }
 
 /// The lines of a page of accounts that this draft decides on, and all their periods.
@@ -34,13 +55,13 @@ impl Page {
         periods.iter().find(|period| period.start == line.start)
     }
 
-    /// The line that takes units which arrived too late for `line` of this subscription. Usage keeps its prices, so it goes to a
-    /// period of the same subscription. `Err`: this draft may not change that line.
-    pub(super) fn next(&self, line: &LineId, subscription: &str, now: i64) -> Result<Option<LineId>, ()> {
+    /// The line that takes units which arrived too late for `line` with these prices. Usage keeps its prices, so it goes to a
+    /// period of the same subscription and version of the plan. `Err`: this draft may not change that line.
+    pub(super) fn next(&self, line: &LineId, of: Prices<'_>, now: i64) -> Result<Option<LineId>, ()> {
         let later = self.periods.get(&line.account).into_iter().flatten();
         let next = later
             .filter(|period| period.start > line.start && matches!(period.way(now), Way::Report { .. }))
-            .filter(|period| period.subscription == subscription)
+            .filter(|period| period.has_prices_of(of.subscription, of.plan, of.version))
             .min_by_key(|period| period.start);
         let Some(period) = next else { return Ok(None) };
         let next = LineId {

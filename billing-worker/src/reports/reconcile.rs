@@ -9,10 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use protocol::reports::{
-    identifier::LineId,
-    period::{BillingPeriod, Window},
-};
+use protocol::reports::{identifier::LineId, period::BillingPeriod};
 use schema::{AccountId, period::instant};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -192,7 +189,7 @@ async fn row(
         customer_id: period.period.customer.clone(),
         usage_type: id.usage_type.clone(),
         period_start: instant(id.start),
-        period_end: instant(period.period.end),
+        period_end: instant(period.ends_at),
         drift: numbers.drift(),
         numbers,
         state,
@@ -208,17 +205,8 @@ async fn stripe_units(
     period: &BillingPeriod,
     usage_type: &str,
 ) -> Result<Result<Option<i64>, String>> {
-    let window: Window = period.window();
-    let units = reporter
-        .meters
-        .units(
-            &reporter.stripe.of(period.account),
-            &period.customer,
-            usage_type,
-            window,
-        )
-        .await;
-    match units {
+    let stripe = reporter.stripe.of(period.account);
+    match reporter.meters.units(&stripe, period, usage_type).await {
         Ok(units) => Ok(Ok(Some(units))),
         Err(StripeError::Refused(refusal)) => Ok(Err(refusal.to_string())),
         Err(error) => Err(error).context("reading Stripe's summaries"),

@@ -64,7 +64,7 @@ pub async fn page(reporter: &Reporter, accounts: &[AccountId], which: Which, now
 }
 
 async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
-    let stripe = reporter.stripe.of(claimed.account);
+    let stripe = reporter.stripe.of(claimed.period.account);
     let mut general = None;
     let mut note = |error: &StripeError| {
         if is_general(error) {
@@ -74,11 +74,12 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
     let mark = match claimed.attempt {
         Attempt::Send => {
             let payload = [
-                (names::PAYLOAD_CUSTOMER, claimed.customer.clone()),
+                (names::PAYLOAD_CUSTOMER, claimed.period.customer.clone()),
                 (names::PAYLOAD_VALUE, (claimed.to - claimed.from).to_string()),
             ];
             let payload = payload.map(|(key, value)| (key.to_owned(), value));
-            let request = CreateBillingMeterEvent::new(names::meter_event_name(&claimed.usage_type), payload)
+            let meter = names::meter_event_name(&claimed.usage_type, claimed.period.meter_slot);
+            let request = CreateBillingMeterEvent::new(meter, payload)
                 .identifier(&claimed.identifier)
                 .timestamp(claimed.reported_for);
             let answer = stripe.write::<IgnoredAny>(&request, Write::MeterEvent).await;
@@ -86,11 +87,8 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
             claimed.report.sent(outcome(answer.map(|_| ())), now)
         }
         Attempt::Compare => {
-            let units = reporter
-                .meters
-                .units(&stripe, &claimed.customer, &claimed.usage_type, claimed.window)
-                .await;
-            match units {
+            let meters = &reporter.meters;
+            match meters.units(&stripe, &claimed.period, &claimed.usage_type).await {
                 Ok(units) => claimed.report.compared(claimed.from, claimed.to, units, now),
                 Err(error) => {
                     note(&error);

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use protocol::reports::period::Window;
+use protocol::reports::period::BillingPeriod;
 use serde::Deserialize;
 use stripe_billing::billing_meter_event_summary::ListIdBillingMeterEventSummary;
 
@@ -23,8 +23,7 @@ struct Summary {
 }
 
 impl Meters {
-    async fn id(&self, stripe: &Stripe, usage_type: &str) -> Result<String, StripeError> {
-        let name = names::meter_event_name(usage_type);
+    async fn id(&self, stripe: &Stripe, name: String) -> Result<String, StripeError> {
         if let Some(id) = self.known(&name) {
             return Ok(id);
         }
@@ -48,17 +47,12 @@ impl Meters {
             .cloned()
     }
 
-    /// The units that Stripe has for a customer and a usage type in a window.
-    pub async fn units(
-        &self,
-        stripe: &Stripe,
-        customer: &str,
-        usage_type: &str,
-        window: Window,
-    ) -> Result<i64, StripeError> {
-        let meter = self.id(stripe, usage_type).await?;
+    /// The units that Stripe has for a usage type in a period.
+    pub async fn units(&self, stripe: &Stripe, period: &BillingPeriod, usage_type: &str) -> Result<i64, StripeError> {
+        let name = names::meter_event_name(usage_type, period.meter_slot);
+        let (meter, window) = (self.id(stripe, name).await?, period.window());
         // The end comes first.
-        let request = ListIdBillingMeterEventSummary::new(meter, customer, window.end, window.start);
+        let request = ListIdBillingMeterEventSummary::new(meter, period.customer.clone(), window.end, window.start);
         let summaries: List<Summary> = stripe.read(&request).await?;
         // One summary covers the whole window; there is none without usage.
         let units: f64 = summaries.data.iter().map(|summary| summary.aggregated_value).sum();

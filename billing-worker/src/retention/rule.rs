@@ -50,6 +50,7 @@ mod tests {
                 start: start.unix_timestamp(),
                 end: end.unix_timestamp(),
             },
+            segment_start: None,
             anchor: start.unix_timestamp(),
             ends_at: None,
             then_plan: None,

@@ -4,6 +4,7 @@
 //! | what | file |
 //! |---|---|
 //! | products and prices that the catalogue asks for | [`wanted`](mod@wanted) |
+//! | what the units of a metered price cost | [`rate`] |
 //! | products and prices that exist in Stripe | [`existing`] |
 //! | the changes to make | [`change`] |
 //! | making the changes | [`apply`](mod@apply) |
@@ -13,11 +14,13 @@ mod apply;
 mod change;
 mod existing;
 mod portal;
+mod rate;
 mod wanted;
 
 pub use self::{
-    apply::{activate, apply},
+    apply::{activate, apply, copy_in_slot},
     change::{Change, changes, unused},
     existing::{ExistingObjects, KnownPrices, PortalConfiguration, find, meters, portal, prices},
+    rate::Rate,
     wanted::{CURRENCY, NamedTerms, Terms, WantedPrice, WantedProduct, of_plan, wanted},
 };

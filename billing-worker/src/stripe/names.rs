@@ -8,6 +8,8 @@ use schema::{AccountId, Plan, UsageType};
 pub const META_PLAN: &str = "trendit_plan";
 /// Metadata of a metered price, or of an invoice item for late usage: the usage type that it bills.
 pub const META_USAGE_TYPE: &str = "trendit_usage_type";
+/// Metadata of a metered price: the slot of its meter. Absent: 0.
+pub const META_METER_SLOT: &str = "trendit_meter_slot";
 /// Metadata of a price: its terms, in short. The terms of a price never change: new terms need a new price.
 pub const META_TERMS: &str = "trendit_terms";
 /// Metadata of a plan's price: the beginning of the hash of the terms of its version.
@@ -28,9 +30,15 @@ pub const META_IGNORE: (&str, &str) = ("trendit", "ignore");
 pub const PAYLOAD_CUSTOMER: &str = "stripe_customer_id";
 pub const PAYLOAD_VALUE: &str = "value";
 
-/// The event name of a usage type's meter, even if the type is no longer in the catalogue.
-pub fn meter_event_name(usage_type: impl Display) -> String {
-    format!("trendit_{usage_type}")
+/// How many meters a usage type has. Usage that costs differently at the same time is reported to different ones.
+pub const METER_SLOTS: i16 = 3;
+
+/// The event name of a usage type's meter in this slot, even if the type is no longer in the catalogue.
+pub fn meter_event_name(usage_type: impl Display, slot: i16) -> String {
+    match slot {
+        0 => format!("trendit_{usage_type}"),
+        slot => format!("trendit{}_{usage_type}", slot + 1),
+    }
 }
 
 /// A plan's product.
@@ -56,6 +64,11 @@ pub fn lookup_key(plan: &str) -> String {
 /// The lookup key of the metered price of a usage type in a plan.
 pub fn overage_lookup_key(plan: &str, usage_type: UsageType) -> String {
     format!("trendit_{plan}_{usage_type}")
+}
+
+/// The lookup key of the copy of a metered price for the meter in this slot.
+pub fn slot_lookup_key(price: &str, slot: i16) -> String {
+    format!("trendit_slot{slot}_{price}")
 }
 
 /// Metadata of a customer's checkout or subscription.

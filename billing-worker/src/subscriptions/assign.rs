@@ -153,6 +153,7 @@ mod tests {
             version: None,
             status: SubscriptionStatus::Active,
             period: Period::anchored_month(now, now),
+            segment_start: None,
             anchor: now,
             ends_at: None,
             then_plan: None,

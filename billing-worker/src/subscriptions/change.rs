@@ -5,7 +5,7 @@
 //! Stripe's current state, made, and read back, while the account's lease is held. A change that undoes something first is
 //! [armed](super::armed).
 
-use schema::{AccountId, Plan, subscription::SubscriptionStatus};
+use schema::{AccountId, Plan, period::instant, subscription::SubscriptionStatus};
 use stripe_billing::subscription::{
     CancelSubscription, UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionPaymentBehavior,
     UpdateSubscriptionProrationBehavior, UpdateSubscriptionTrialEnd,
@@ -14,16 +14,17 @@ use uuid::Uuid;
 
 use super::{
     armed::Armed,
+    completion::{self, Completion, Progress},
     eligibility::refuse_buyer,
     lease::Lease,
-    owed, payment_method, pending,
+    owed, payment_method, pending, periods,
     planned::{Planned, Priced},
+    previewed,
     prices::{self, PlanPrices},
     refresh,
     restore::Goal,
     running::Running,
-    swap::swaps,
-    usage,
+    segment, slot_prices, usage,
 };
 use crate::{
     error::Error,
@@ -43,6 +44,8 @@ pub enum ChangeWhen {
     BySize,
     /// With the next period.
     PeriodEnd,
+    /// A larger plan now, for what a preview said: its price counts from this time, in Unix seconds.
+    Previewed(i64),
 }
 
 /// A plan that begins at once.
@@ -60,6 +63,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
+    complete_earlier(billing, &lease).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let armed = Armed::find(billing, &lease, &running).await?;
     let is_same = running.plan() == Some(plan.id.as_str());
@@ -68,6 +72,12 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
     }
     let begins_now = !is_same && begins_now(billing, &running, plan, when)?;
     let prices = prices::of_plan(billing, plan).await?;
+    if let ChangeWhen::Previewed(at) = when {
+        if !begins_now {
+            return Err(Error::PreviewExpired);
+        }
+        previewed::confirm(billing, account, &running, &prices, ends_trial(&running, plan), at).await?;
+    }
     let done = if is_same {
         armed.take_back().await
     } else if begins_now {
@@ -75,7 +85,10 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
             plan: &plan.id,
             prices: &prices,
             ends_trial: ends_trial(&running, plan),
-            counts_from: None,
+            counts_from: match when {
+                ChangeWhen::Previewed(at) => Some(at),
+                _ => None,
+            },
         };
         upgrade(billing, &lease, &armed, beginning).await
     } else {
@@ -89,6 +102,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
 pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> Result<(), Error> {
     let billing = &billing.of(account);
     let lease = billing.lease(account).await?;
+    complete_earlier(billing, &lease).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let done = match when {
         CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() => {
@@ -138,6 +152,17 @@ pub(super) async fn read_back(
     changed.and(stored.map(drop))
 }
 
+/// Completes an upgrade that has begun and lacks some of its prices.
+pub(super) async fn complete_earlier(billing: &Billing, lease: &Lease) -> Result<(), Error> {
+    let Some((_, earlier)) = completion::open(&billing.admin.db, lease.account()).await? else {
+        return Ok(());
+    };
+    if earlier.settle(billing).await? == Progress::Complete {
+        refresh::store(billing, lease, &earlier.customer).await?;
+    }
+    Ok(())
+}
+
 /// Earlier planned changes are cancelled after the larger plan is paid, so a failed payment changes nothing.
 pub(super) async fn upgrade(
     billing: &Billing,
@@ -150,11 +175,24 @@ pub(super) async fn upgrade(
     owed::refuse(billing, &running.subscription).await?;
     payment_method::refuse_slow(billing, &running.subscription.id).await?;
     if running.is_metered() {
-        // Usage that is reported before the upgrade keeps the old prices. Usage that is reported later has the new prices.
-        usage::upgrade_ready(billing, account, running).await?;
+        usage::report(billing, account, &running.subscription.id).await?;
     }
+    // Usage that is admitted from now on has the new prices, once gateways know. Earlier usage keeps the old ones, whenever it arrives.
+    let at = billing.clock.now_s().max(running.period_start());
+    let counts_from = to.counts_from.unwrap_or(at);
+    let slot = slot_of_its_own(billing, account, running, to.prices, at).await?;
+    let completion = match slot {
+        Some(slot) => {
+            let prices = slot_prices::in_slot(billing, to.prices, slot).await?;
+            Some(Completion::new(running, &prices, at, slot))
+        }
+        None => None,
+    };
     // That may have taken long, and an upgrade charges the customer.
     lease.renew().await?;
+    if let Some(completion) = &completion {
+        completion.arm(lease).await?;
+    }
     let goal = Goal::Now {
         plan: to.plan.to_owned(),
     };
@@ -162,23 +200,56 @@ pub(super) async fn upgrade(
         .make(goal, async {
             // A schedule would undo the new prices.
             running.release_schedule(billing).await?;
-            swap(billing, lease, armed, to).await?;
+            begin(billing, lease, armed, to, counts_from).await?;
+            if let Some(completion) = &completion {
+                completion.settle(billing).await?;
+            }
             running.keep(billing).await
         })
         .await
 }
 
-async fn swap(billing: &Billing, lease: &Lease, armed: &Armed<'_>, to: Beginning<'_>) -> Result<(), Error> {
+/// The meters of a plan that begins then. `None`: usage costs the same as before.
+async fn slot_of_its_own(
+    billing: &Billing,
+    account: AccountId,
+    running: &Running,
+    to: &PlanPrices,
+    at: i64,
+) -> Result<Option<i16>, Error> {
+    let mut billed: Vec<i16> = running.metered().map(|item| item.price.meter_slot()).collect();
+    if billed.is_empty() && to.metered.is_empty() {
+        return Ok(None);
+    }
+    let known = periods::known(&billing.admin.db, account, &running.subscription.id).await?;
+    // The running segment may bill nothing.
+    let slot = known.last().map_or(0, |last| last.slot);
+    // Versions of a plan may share their metered prices.
+    if slot_prices::are_in(running, to, slot) {
+        return Ok(None);
+    }
+    billed.push(slot);
+    let free = segment::free_slot(&known, billed, at);
+    free.map(Some).ok_or_else(|| {
+        let open = known.iter().filter(|known| !known.is_final);
+        let until = open.map(|known| known.bills_at).min().unwrap_or(running.period_end());
+        Error::ChangedTooOften { until: instant(until) }
+    })
+}
+
+/// Changes the price of the plan, and only that.
+async fn begin(
+    billing: &Billing,
+    lease: &Lease,
+    armed: &Armed<'_>,
+    to: Beginning<'_>,
+    counts_from: i64,
+) -> Result<(), Error> {
     let running = armed.running;
-    let items: Vec<UpdateSubscriptionItems> = swaps(&running.subscription, to.prices)
-        .into_iter()
-        .map(|swap| {
-            let mut item = UpdateSubscriptionItems::new();
-            (item.id, item.price, item.quantity) = (swap.item, swap.price, swap.quantity);
-            item.deleted = swap.deleted.then_some(true);
-            item
-        })
-        .collect();
+    let mut item = UpdateSubscriptionItems::new();
+    item.id = running.plan_item().map(|item| item.id.clone());
+    // Once: an account has the limits of one plan.
+    (item.price, item.quantity) = (Some(to.prices.plan.clone()), Some(1));
     // The change is made only if it is paid. Stripe can hold an unpaid change back until its invoice is paid. If the
     // subscription had a schedule, this is not used, because the schedule could not be restored while Stripe holds the change
     // back.
@@ -187,13 +258,12 @@ async fn swap(billing: &Billing, lease: &Lease, armed: &Armed<'_>, to: Beginning
         false => UpdateSubscriptionPaymentBehavior::PendingIfIncomplete,
     };
     let mut update = UpdateSubscription::new(running.subscription.id.as_str())
-        .items(items)
+        .items(vec![item])
         .proration_behavior(UpdateSubscriptionProrationBehavior::AlwaysInvoice)
         .payment_behavior(unpaid);
-    if let Some(from) = to.counts_from {
-        update = update.proration_date(from);
-    }
-    if to.ends_trial {
+    if !running.is_trial() {
+        update = update.proration_date(counts_from);
+    } else if to.ends_trial {
         update = update.trial_end(UpdateSubscriptionTrialEnd::Now);
     }
     if !armed.undoes_a_plan() {
@@ -248,7 +318,14 @@ pub(super) async fn change_next(
     prices: &PlanPrices,
 ) -> Result<(), Error> {
     let running = armed.running;
-    let metered = prices.metered.iter().map(|(_, price)| (price.clone(), None));
+    let added = match slot_of_its_own(billing, account, running, prices, running.period_end()).await? {
+        Some(slot) => slot_prices::in_slot(billing, prices, slot).await?.metered,
+        None => Vec::new(),
+    };
+    // The usage of the running plan is billed when the next one has begun.
+    let running_metered = running.metered().map(|item| &item.price.id);
+    let metered = added.iter().map(|(_, price)| price).chain(running_metered);
+    let metered = metered.map(|price| (price.clone(), None));
     let next: Vec<Priced> = std::iter::once((prices.plan.clone(), Some(1))).chain(metered).collect();
     let goal = Goal::Planned(Planned::plan(next.clone()));
     armed

@@ -25,7 +25,7 @@ pub async fn subscriptions(
 ) -> Result<HashMap<AccountId, Subscription>, Error> {
     let ids: Vec<_> = accounts.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
-        r#"select s.id, s.account_id, s.plan_id, s.status, s.period_start, s.period_end, s.billing_anchor, s.ends_at,
+        r#"select s.id, s.account_id, s.plan_id, s.status, s.period_start, s.period_end, s.segment_start, s.billing_anchor, s.ends_at,
                 s.then_plan_id, s.grace_until, s.paid_until, s.stripe_subscription_id is not null as "in_stripe!",
                 s.version_id, v.version as "version?", v.terms as "terms?: Json<PlanTerms>",
                 s.then_version_id, t.version as "then_version?", t.terms as "then_terms?: Json<PlanTerms>"
@@ -52,6 +52,7 @@ pub async fn subscriptions(
                     start: row.period_start.unix_timestamp(),
                     end: row.period_end.unix_timestamp(),
                 },
+                segment_start: row.segment_start.map(OffsetDateTime::unix_timestamp),
                 anchor: row.billing_anchor.unix_timestamp(),
                 ends_at: row.ends_at.map(OffsetDateTime::unix_timestamp),
                 then_plan: row.then_plan_id,

@@ -2,7 +2,7 @@
 
 use schema::{Catalogue, Mode, UsageType};
 
-use super::mirrored::Mirrored;
+use super::{mirrored::Mirrored, segment};
 use crate::{
     findings::finding::{Finding, FindingKind},
     stripe::object::Subscription,
@@ -52,11 +52,7 @@ pub(super) fn of_live(catalogue: &Catalogue, of: &Subscription, mirrored: &Mirro
 /// Names usage types that its version of the plan bills and the subscription does not: somebody removed the price in Stripe, or the
 /// catalogue began to bill them when there were no versions.
 fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
-    let is_billed = |usage_type: &str| {
-        of.items
-            .iter()
-            .any(|item| item.usage_type.as_deref() == Some(usage_type))
-    };
+    let is_billed = |usage_type: &str| segment::items(of).any(|item| item.usage_type.as_deref() == Some(usage_type));
     let billed: Vec<&str> = match &of.version {
         Some(version) => {
             let usage = version.terms.usage.iter();

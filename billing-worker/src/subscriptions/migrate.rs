@@ -16,9 +16,9 @@ use super::{
     migration::{MigrateWhen, Migration, Step},
     owed, payment_method,
     planned::Planned,
-    preview, prices, refresh,
+    previewed, prices, refresh,
     running::Running,
-    usage, versions,
+    versions,
 };
 use crate::{
     accounts,
@@ -47,7 +47,7 @@ pub struct Migrated {
     /// When the new version begins; `None`: it does not.
     #[serde(with = "time::serde::rfc3339::option")]
     pub effective_at: Option<OffsetDateTime>,
-    /// Sum of the invoice that is made at once, with the usage so far. Negative: a credit.
+    /// Sum of the invoice that is made at once. Usage is not a part of it. Negative: a credit.
     pub invoiced_now_cents: i64,
 }
 
@@ -166,6 +166,9 @@ async fn leased(
     task: Option<Uuid>,
 ) -> Result<Done, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
+    if action == Action::Make {
+        change::complete_earlier(billing, lease).await?;
+    }
     let running = Running::find(db, billing, account).await?;
     match step(billing, migration, &running).await? {
         Step::Make => {}
@@ -177,12 +180,13 @@ async fn leased(
     let prices = prices.ok_or_else(|| Error::PricesMissing {
         lookup_keys: migration.to.name(),
     })?;
+    let counts_from = migration.counts_from.max(running.period_start());
     let beginning = Beginning {
         plan,
         prices: &prices,
         // It is the same plan to the customer.
         ends_trial: false,
-        counts_from: Some(migration.counts_from.max(running.period_start())),
+        counts_from: Some(counts_from),
     };
     owed::refuse(billing, &running.subscription).await?;
     let mut done = Done {
@@ -193,12 +197,9 @@ async fn leased(
     };
     if migration.when == MigrateWhen::Now {
         payment_method::refuse_slow(billing, &running.subscription.id).await?;
-        if running.is_metered() {
-            // The invoice has the usage so far.
-            usage::upgrade_ready(billing, account, &running).await?;
-        }
         done.effective_at = Some(billing.clock.now_s());
-        done.invoiced_now_cents = preview::invoice(billing, &running, &beginning).await?.total;
+        let invoice = previewed::invoice(billing, &running, &prices, beginning.ends_trial, counts_from).await?;
+        done.invoiced_now_cents = invoice.total;
     }
     if action == Action::DryRun {
         return Ok(done);

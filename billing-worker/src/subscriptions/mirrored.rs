@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{fetched::Fetched, owed, versions::Versions};
 use crate::stripe::{
+    catalogue::Rate,
     names,
     object::{
         Item, Schedule, Subscription,
@@ -49,7 +50,20 @@ pub struct MirroredItem {
     pub price_id: String,
     /// `None`: the plan's own price.
     pub usage_type: Option<String>,
+    /// The plan that the price belongs to.
+    pub plan: Option<String>,
+    /// Of a metered price: the slot of its meter, and what a unit costs.
+    pub meter_slot: i16,
+    pub rate: Option<Rate>,
+    pub created: Option<i64>,
     pub period: Period,
+}
+
+impl MirroredItem {
+    /// The slot of its meter; `None`: its price is not metered.
+    pub fn metered_slot(&self) -> Option<i16> {
+        self.usage_type.as_ref().map(|_| self.meter_slot)
+    }
 }
 
 /// Our id of a subscription in Stripe. Usage events are stamped with it, so every reader derives the same one.
@@ -96,7 +110,15 @@ pub(super) fn mirrored(
         Ok(MirroredItem {
             id: item.id.clone(),
             price_id: item.price.id.clone(),
-            usage_type: item.price.metadata.get(names::META_USAGE_TYPE).cloned(),
+            usage_type: item.price.usage_type().map(str::to_owned),
+            plan: item.price.plan().map(str::to_owned),
+            meter_slot: item.price.meter_slot(),
+            created: item.created,
+            rate: item
+                .price
+                .metadata
+                .get(names::META_TERMS)
+                .and_then(|terms| Rate::parse(terms)),
             period: period(item.current_period_start, item.current_period_end)?,
         })
     });

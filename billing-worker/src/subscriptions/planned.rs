@@ -123,7 +123,8 @@ impl Running {
         let next = next.iter().map(|(price, quantity)| phase_item(price, *quantity));
         let mut following = UpdateSubscriptionSchedulePhases::new(next.collect::<Vec<_>>());
         following.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(self.period_end()));
-        following.proration_behavior = Some(UpdateSubscriptionSchedulePhasesProrationBehavior::None);
+        // It begins with a period, so there is nothing to prorate.
+        following.proration_behavior = Some(UpdateSubscriptionSchedulePhasesProrationBehavior::CreateProrations);
         let update = UpdateSubscriptionSchedule::new(schedule.id.as_str())
             .phases(vec![running, following])
             .end_behavior(SubscriptionScheduleEndBehavior::Release);

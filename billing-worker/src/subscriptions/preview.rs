@@ -1,35 +1,38 @@
-//! The cost of another plan, before a customer decides.
+//! The cost of another plan, before a customer decides. The price of a larger plan counts from one second, so that the upgrade can
+//! charge exactly what was [previewed](super::previewed).
 
-use schema::AccountId;
+use schema::{AccountId, period::instant};
 use serde::Serialize;
-use stripe_billing::invoice::{
-    CreatePreviewInvoice, CreatePreviewInvoiceSubscriptionDetails, CreatePreviewInvoiceSubscriptionDetailsItems,
-    CreatePreviewInvoiceSubscriptionDetailsProrationBehavior, CreatePreviewInvoiceSubscriptionDetailsTrialEnd,
-};
 use time::OffsetDateTime;
 
 use super::{
-    change::{Beginning, ChangeWhen, begins_now, ends_trial},
-    prices,
+    change::{ChangeWhen, begins_now, ends_trial},
+    previewed, prices,
     running::Running,
-    swap::swaps,
 };
-use crate::{
-    error::Error,
-    stripe::{Write, object::Invoice},
-    subscriptions::billing::Billing,
-};
+use crate::{error::Error, subscriptions::billing::Billing};
+
+/// How long an upgrade can be made for the price of a preview.
+const VALID_S: i64 = 600;
 
 /// What a change of plan costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Preview {
     pub plan: String,
     /// Due at once, in the currency's smallest unit: the new plan for the rest of the period, less the unused part of the old
-    /// plan. 0: the change begins with the next period.
+    /// plan. Usage is not a part of it. 0: the change begins with the next period.
     pub amount_due_cents: i64,
     pub currency: String,
     #[serde(with = "time::serde::rfc3339")]
     pub effective_at: OffsetDateTime,
+    /// The price counts from then. An upgrade with it costs what the preview says. `None`: the change begins with the next period.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub proration_date: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub computed_at: OffsetDateTime,
+    /// An upgrade with `proration_date` is possible until then.
+    #[serde(with = "time::serde::rfc3339")]
+    pub valid_until: OffsetDateTime,
 }
 
 /// What changing to `plan` would cost; changes nothing.
@@ -42,52 +45,22 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
     if running.plan() == Some(plan.id.as_str()) {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
-    if !begins_now(billing, &running, plan, when)? {
-        return Ok(Preview {
-            plan: plan.id.clone(),
-            amount_due_cents: 0,
-            currency: running.currency().to_owned(),
-            effective_at: schema::period::instant(running.period_end()),
-        });
-    }
-    let prices = prices::of_plan(billing, plan).await?;
-    let to = Beginning {
-        plan: &plan.id,
-        prices: &prices,
-        ends_trial: ends_trial(&running, plan),
-        counts_from: None,
-    };
-    let invoice = invoice(billing, &running, &to).await?;
-    Ok(Preview {
+    let valid_until = (now + VALID_S).min(running.period_end()).max(now);
+    let begins_now = begins_now(billing, &running, plan, when)?;
+    let mut preview = Preview {
         plan: plan.id.clone(),
-        amount_due_cents: invoice.amount_due,
-        currency: invoice.currency,
-        effective_at: schema::period::instant(now),
-    })
-}
-
-/// The invoice that a plan makes if it begins at once.
-pub(super) async fn invoice(billing: &Billing, running: &Running, to: &Beginning<'_>) -> Result<Invoice, Error> {
-    let mut details = CreatePreviewInvoiceSubscriptionDetails::new();
-    details.items = Some(
-        swaps(&running.subscription, to.prices)
-            .into_iter()
-            .map(|swap| {
-                let mut item = CreatePreviewInvoiceSubscriptionDetailsItems::new();
-                (item.id, item.price, item.quantity) = (swap.item, swap.price, swap.quantity);
-                item.deleted = swap.deleted.then_some(true);
-                item
-            })
-            .collect(),
-    );
-    details.trial_end = to
-        .ends_trial
-        .then_some(CreatePreviewInvoiceSubscriptionDetailsTrialEnd::Now);
-    details.proration_date = to.counts_from;
-    details.proration_behavior = Some(CreatePreviewInvoiceSubscriptionDetailsProrationBehavior::AlwaysInvoice);
-    let request = CreatePreviewInvoice::new()
-        .customer(running.customer.clone())
-        .subscription(running.subscription.id.clone())
-        .subscription_details(details);
-    Ok(billing.stripe()?.write(&request, Write::Settable).await?)
+        amount_due_cents: 0,
+        currency: running.currency().to_owned(),
+        effective_at: instant(if begins_now { now } else { running.period_end() }),
+        proration_date: begins_now.then_some(instant(now)),
+        computed_at: instant(now),
+        valid_until: instant(valid_until),
+    };
+    if begins_now {
+        let prices = prices::of_plan(billing, plan).await?;
+        let invoice = previewed::invoice(billing, &running, &prices, ends_trial(&running, plan), now).await?;
+        previewed::store(&billing.admin.db, account, &prices, &invoice, now, valid_until).await?;
+        (preview.amount_due_cents, preview.currency) = (invoice.amount_due, invoice.currency);
+    }
+    Ok(preview)
 }

@@ -7,17 +7,24 @@ use sqlx::{Postgres, Transaction};
 use stripe_billing::subscription_schedule::RetrieveSubscriptionSchedule;
 use stripe_core::customer::RetrieveCustomer;
 use tracing::{error, info};
+use uuid::Uuid;
 
 use super::{
+    completion::{self, Completion},
     fetched::Fetched,
     invoices::{self, FetchedInvoices, Wanted},
     lease::Lease,
+    leftover::Leftover,
     listing,
     mirror::{Mirror, mirror},
     mirrored::Mirrored,
     owed,
     paused::{self, PausedCollection},
-    pending, periods, reversals, versions,
+    pending,
+    periods::{self, Upgraded},
+    reversals,
+    segment::Begun,
+    versions,
 };
 use crate::{
     accounts::{self, customers, pool_limits},
@@ -29,6 +36,7 @@ use crate::{
         object::{Customer, Schedule, Subscription},
     },
     subscriptions::billing::Billing,
+    tasks::repository::{self as tasks, TaskKind},
 };
 
 /// What was stored.
@@ -86,7 +94,8 @@ async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: 
     accounts::lock(&mut tx, account).await?;
     // First, because they say until when a subscription is paid.
     invoices::store(&mut tx, account, &invoices, now).await?;
-    let changed = write(&mut tx, billing, account, customer, &mirror, now).await?;
+    let begun = completion::open(&mut *tx, account).await?;
+    let changed = write(&mut tx, billing, account, customer, &mirror, begun.as_ref(), now).await?;
     let is_live = billing.stripe()?.is_live();
     mirror
         .findings
@@ -189,6 +198,7 @@ async fn write(
     account: AccountId,
     customer: &str,
     mirror: &Mirror,
+    begun: Option<&(Uuid, Completion)>,
     now: i64,
 ) -> Result<bool, Error> {
     // First, because at most one row may be current. A paid subscription replaces a plan that an operator assigned. Without
@@ -211,7 +221,24 @@ async fn write(
         );
         changed += upsert(tx, account, subscription, is_current, ends).await?;
         changed += write_items(tx, subscription).await?;
-        periods::write(tx, account, customer, subscription).await?;
+        let upgrade = begun.filter(|(_, upgrade)| upgrade.has_begun(subscription));
+        let upgraded = upgrade.map(|(_, upgrade)| Upgraded {
+            begun: Begun {
+                at: upgrade.at,
+                slot: upgrade.slot,
+            },
+            is_complete: upgrade.is_complete(subscription),
+        });
+        let written = periods::write(tx, account, customer, subscription, upgraded, now).await?;
+        changed += written.changed;
+        if let Some(running) = written.running {
+            Leftover::find(tx, account, customer, subscription, running.slot).await?;
+        }
+        match (upgrade, upgraded) {
+            (Some((task, _)), Some(Upgraded { is_complete: true, .. })) => tasks::done(&mut **tx, *task).await?,
+            (Some(_), _) => tasks::wake(&mut **tx, account, TaskKind::CompleteUpgrade).await?,
+            (None, _) => {}
+        }
     }
     let limited = pool_limits::apply(tx, &billing.admin.catalogue, &[account], now).await?;
     if changed > 0 {

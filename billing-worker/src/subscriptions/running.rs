@@ -58,6 +58,10 @@ impl Running {
         SubscriptionStatus::from_stored(&self.subscription.status)
     }
 
+    pub fn is_trial(&self) -> bool {
+        self.status() == Some(SubscriptionStatus::Trialing)
+    }
+
     pub fn currency(&self) -> &str {
         self.plan_item()
             .map_or(crate::stripe::catalogue::CURRENCY, |item| &item.price.currency)
@@ -78,7 +82,13 @@ impl Running {
         self.subscription.items.data.iter().any(|item| item.price.is_metered())
     }
 
-    fn plan_item(&self) -> Option<&Item> {
+    /// The items that bill usage by the unit, those of an earlier plan too.
+    pub fn metered(&self) -> impl Iterator<Item = &Item> {
+        let items = self.subscription.items.data.iter();
+        items.filter(|item| item.price.usage_type().is_some())
+    }
+
+    pub fn plan_item(&self) -> Option<&Item> {
         self.subscription.plan_item()
     }
 }

@@ -23,8 +23,8 @@ pub(super) struct Sold {
     /// The beginning of the hash of the terms.
     pub version: Option<String>,
     price_cents: i64,
-    /// By usage type: id, included units, price of a further unit.
-    metered: BTreeMap<String, (String, i64, i64)>,
+    /// By usage type: id, included units, price of a further unit. Without an id: a copy for other meters.
+    metered: BTreeMap<String, (Option<String>, i64, i64)>,
 }
 
 impl Sold {
@@ -37,13 +37,18 @@ impl Sold {
         let NamedTerms::Monthly { cents } = terms(own)? else {
             return None;
         };
-        let metered = prices.filter_map(|price| {
+        let plan = own.plan()?;
+        // Not those of an earlier plan, whose usage is not billed yet.
+        let metered = prices.filter(|price| price.plan() == Some(plan)).filter_map(|price| {
             let usage_type = price.metadata.get(names::META_USAGE_TYPE)?.clone();
             match terms(price)? {
                 NamedTerms::Metered {
                     included,
                     unit_price_micros,
-                } => Some((usage_type, (price.id.clone(), included, unit_price_micros))),
+                } => {
+                    let id = (price.meter_slot() == 0).then(|| price.id.clone());
+                    Some((usage_type, (id, included, unit_price_micros)))
+                }
                 NamedTerms::Monthly { .. } => None,
             }
         });
@@ -77,7 +82,7 @@ impl Sold {
 
     /// A subscription may lack the price of a usage type: this is a finding, and no other version.
     fn agrees(&self, terms: &PlanTerms) -> bool {
-        let agrees = |(usage_type, (_, included, micros)): (&String, &(String, i64, i64))| {
+        let agrees = |(usage_type, (_, included, micros)): (&String, &(Option<String>, i64, i64))| {
             terms.usage.get(usage_type).is_some_and(|allowance| {
                 allowance.mode != Mode::Limited
                     && (allowance.limit, allowance.unit_price_micros) == (*included, *micros)
@@ -116,7 +121,7 @@ impl Sold {
     /// Price ids with the usage types that they bill; `None`: the plan itself.
     pub(super) fn prices(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         let metered = self.metered.iter();
-        let metered = metered.map(|(usage_type, (id, ..))| (id.as_str(), Some(usage_type.as_str())));
+        let metered = metered.filter_map(|(usage_type, (id, ..))| Some((id.as_deref()?, Some(usage_type.as_str()))));
         std::iter::once((self.price_id.as_str(), None)).chain(metered)
     }
 }

@@ -5,16 +5,11 @@
 use schema::{AccountId, Catalogue};
 use serde::Serialize;
 use sqlx::PgPool;
-use stripe_billing::subscription::{UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionProrationBehavior};
 use tracing::info;
 use uuid::Uuid;
 
-use super::{lease::Lease, prices, refresh, running::Running, swap::swaps};
-use crate::{
-    error::Error,
-    stripe::{Write, object::Subscription},
-    subscriptions::billing::Billing,
-};
+use super::{completion, lease::Lease, periods, prices, refresh, running::Running, slot_prices};
+use crate::{error::Error, subscriptions::billing::Billing};
 
 /// A subscription without a price for these usage types.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,24 +73,17 @@ async fn mend_leased(billing: &Billing, lease: &Lease) -> Result<Mended, Error> 
         return Ok(Mended::Scheduled);
     }
     let prices = prices::of_running(billing, account, &running).await?;
-    // The other prices stay.
-    let new = swaps(&running.subscription, &prices)
-        .into_iter()
-        .filter(|swap| swap.item.is_none());
-    let added: Vec<String> = new.filter_map(|swap| swap.price).collect();
+    let known = periods::known(&billing.admin.db, account, &running.subscription.id).await?;
+    let slot = known.last().map_or(0, |last| last.slot);
+    let prices = slot_prices::in_slot(billing, &prices, slot).await?;
+    let has = |usage_type: &str| {
+        let mut items = running.metered();
+        items.any(|item| item.price.usage_type() == Some(usage_type) && item.price.meter_slot() == slot)
+    };
+    let lacking = prices.metered.iter().filter(|(usage_type, _)| !has(usage_type));
+    let added: Vec<String> = lacking.map(|(_, price)| price.clone()).collect();
     if !added.is_empty() {
-        // A new key each time: Stripe repeats a failed response to the same key for a day. After a lost response, Stripe
-        // already shows the price.
-        let key = format!("bill-{}-{}", running.subscription.id, Uuid::now_v7());
-        let items = added.iter().map(|price| {
-            let mut item = UpdateSubscriptionItems::new();
-            item.price = Some(price.clone());
-            item
-        });
-        let update = UpdateSubscription::new(running.subscription.id.as_str())
-            .items(items.collect::<Vec<_>>())
-            .proration_behavior(UpdateSubscriptionProrationBehavior::None);
-        let mended: Subscription = billing.stripe()?.write(&update, Write::Keyed(&key)).await?;
+        let mended = completion::add(billing, &running.subscription.id, &added).await?;
         let has = |price: &String| mended.items.data.iter().any(|item| item.price.id == *price);
         if let Some(missing) = added.iter().find(|price| !has(price)) {
             let id = &mended.id;

@@ -33,16 +33,6 @@ pub(super) async fn bill_ready(billing: &Billing, account: AccountId, running: &
     until_counted(billing, account, subscription).await
 }
 
-/// Before an upgrade, which bills the usage so far too.
-pub(super) async fn upgrade_ready(billing: &Billing, account: AccountId, running: &Running) -> Result<(), Error> {
-    let subscription = &running.subscription.id;
-    report(billing, account, subscription).await?;
-    match running.status() {
-        Some(SubscriptionStatus::Trialing) => Ok(()),
-        _ => refuse_reported_ahead(billing, account, subscription).await,
-    }
-}
-
 /// Reports all usage to Stripe that any gateway acknowledged before. Fails if some usage that the subscription still bills cannot
 /// be reported: usage that is unreported when the invoice becomes final is not on it.
 pub async fn report(billing: &Billing, account: AccountId, subscription: &str) -> Result<(), Error> {
@@ -61,9 +51,9 @@ pub async fn report(billing: &Billing, account: AccountId, subscription: &str) -
                union select * from unnest($3::timestamptz[], $4::text[]) as held (period_start, usage_type)
            ) as unreported
                join billing_periods p on p.account_id = $1 and p.period_start = unreported.period_start
-               join subscriptions s on s.stripe_subscription_id = p.stripe_subscription_id
-               join subscription_items i on i.subscription_id = s.id and i.usage_type = unreported.usage_type
-           where p.stripe_subscription_id = $2 and p.final_at is null"#,
+           where p.stripe_subscription_id = $2 and p.final_at is null
+               and exists (select from subscriptions s join subscription_items i on i.subscription_id = s.id
+                   where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = unreported.usage_type)"#,
         account.0,
         subscription,
         &starts,
@@ -71,6 +61,17 @@ pub async fn report(billing: &Billing, account: AccountId, subscription: &str) -
     )
     .fetch_one(&billing.admin.db)
     .await?;
+    let is_held = sqlx::query_scalar!(
+        r#"select exists (select from billing_periods
+               where account_id = $1 and stripe_subscription_id = $2 and is_held and final_at is null) as "is_held!""#,
+        account.0,
+        subscription
+    );
+    if is_held.fetch_one(&billing.admin.db).await? {
+        return Err(Error::UsageUnreported(
+            "the subscription has not all prices of its plan yet".to_owned(),
+        ));
+    }
     match unreported {
         0 => Ok(()),
         unreported => Err(Error::UsageUnreported(format!(

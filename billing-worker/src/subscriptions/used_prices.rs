@@ -34,7 +34,10 @@ async fn in_use(db: &PgPool) -> Result<BTreeSet<String>, Error> {
            union select unnest(then_price_ids) from subscriptions where ended_at is null
            union select unnest(price_ids) from checkout_sessions where ended_at is null
            union select jsonb_path_query(args, '$.**.plan[*][0] ? (@.type() == "string")') #>> '{}' from stripe_tasks
-               where state <> 'done'"#
+               where state <> 'done'
+           union select args ->> 'price' from stripe_tasks where kind = 'complete_upgrade' and state <> 'done'
+           union select jsonb_array_elements_text(args -> 'metered') from stripe_tasks
+               where kind = 'complete_upgrade' and state <> 'done'"#
     )
     .fetch_all(db)
     .await?;

@@ -11,6 +11,8 @@ use crate::error::Error;
 
 /// The change that armed a task is over by then, or its worker is dead: its lease has expired, too.
 const ARMED_S: i32 = 60;
+/// A task that waits for something else, such as a payment, is looked at again after this time. Events wake it earlier.
+const LATER_S: i32 = 3_600;
 /// A task that fails for this long gets the state `attention`.
 const ATTENTION_AFTER_S: i32 = 24 * 3_600;
 /// A task is shown to operators after this many failures: a single one is soon over.
@@ -20,6 +22,10 @@ const FAILURES_MIN: i32 = 3;
 pub enum TaskKind {
     /// [`crate::subscriptions::restore::Restore`]
     RestorePlan,
+    /// [`crate::subscriptions::completion::Completion`]
+    CompleteUpgrade,
+    /// [`crate::subscriptions::leftover::Leftover`]
+    RemoveItems,
     /// [`crate::subscriptions::migrate`]
     Migrate,
 }
@@ -52,17 +58,24 @@ pub struct TaskView {
 }
 
 impl TaskKind {
+    const ALL: [Self; 4] = [
+        Self::RestorePlan,
+        Self::CompleteUpgrade,
+        Self::RemoveItems,
+        Self::Migrate,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RestorePlan => "restore_plan",
+            Self::CompleteUpgrade => "complete_upgrade",
+            Self::RemoveItems => "remove_items",
             Self::Migrate => "migrate",
         }
     }
 
     pub fn from_stored(text: &str) -> Option<Self> {
-        [Self::RestorePlan, Self::Migrate]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
@@ -84,6 +97,49 @@ pub async fn arm(db: impl PgExecutor<'_>, account: AccountId, kind: TaskKind, ar
     .fetch_one(db)
     .await?;
     Ok(id)
+}
+
+/// Stores a task for later, if the account has none of this kind.
+pub async fn plan(db: impl PgExecutor<'_>, account: AccountId, kind: TaskKind, args: &Value) -> Result<(), Error> {
+    sqlx::query!(
+        "insert into stripe_tasks (id, account_id, kind, args, next_attempt_at)
+         values ($1, $2, $3, $4, now() + make_interval(secs => $5))
+         on conflict (account_id, kind) where state <> 'done' do nothing",
+        Uuid::now_v7(),
+        account.0,
+        kind.as_str(),
+        args,
+        f64::from(LATER_S)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The account's task is due now.
+pub async fn wake(db: impl PgExecutor<'_>, account: AccountId, kind: TaskKind) -> Result<(), Error> {
+    sqlx::query!(
+        "update stripe_tasks set next_attempt_at = least(next_attempt_at, now())
+         where account_id = $1 and kind = $2 and state <> 'done'",
+        account.0,
+        kind.as_str()
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Nothing can be done yet: the task is looked at again later.
+pub async fn wait(db: impl PgExecutor<'_>, id: Uuid) -> Result<(), Error> {
+    sqlx::query!(
+        "update stripe_tasks set state = 'armed', error = null, next_attempt_at = now() + make_interval(secs => $2)
+         where id = $1 and state <> 'done'",
+        id,
+        f64::from(LATER_S)
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Nothing is left to do.

@@ -11,7 +11,14 @@ use crate::{
     accounts::customers,
     error::Error,
     stripe::StripeError,
-    subscriptions::{billing::Billing, lease::Lease, migrate, refresh, restore::Restore},
+    subscriptions::{
+        billing::Billing,
+        completion::{Completion, Progress},
+        lease::Lease,
+        leftover::Leftover,
+        migrate, refresh,
+        restore::Restore,
+    },
 };
 
 /// Tasks of one step, and how many of them run at the same time: each waits for Stripe most of the time.
@@ -57,7 +64,8 @@ async fn leased(billing: &Billing, lease: &Lease, id: Uuid) -> Result<bool, Erro
     };
     lease.renew().await?;
     match run(billing, lease, &task).await {
-        Ok(()) => {
+        Ok(Ran::Waits) => repository::wait(db, id).await?,
+        Ok(Ran::Done) => {
             let mut tx = lease.begin().await?;
             repository::done(&mut *tx, id).await?;
             tx.commit().await?;
@@ -81,8 +89,14 @@ async fn leased(billing: &Billing, lease: &Lease, id: Uuid) -> Result<bool, Erro
     Ok(true)
 }
 
+enum Ran {
+    Done,
+    /// For something that has not happened yet.
+    Waits,
+}
+
 /// Does what the task asks for, and stores Stripe's state.
-async fn run(billing: &Billing, lease: &Lease, task: &OpenTask) -> Result<(), Error> {
+async fn run(billing: &Billing, lease: &Lease, task: &OpenTask) -> Result<Ran, Error> {
     let unreadable = |why: String| Error::Conflict(format!("the task was written by a newer version ({why})"));
     match TaskKind::from_stored(&task.kind).ok_or_else(|| unreadable(task.kind.clone()))? {
         TaskKind::RestorePlan => {
@@ -92,12 +106,32 @@ async fn run(billing: &Billing, lease: &Lease, task: &OpenTask) -> Result<(), Er
             let customer = customers::find(&billing.admin.db, lease.account(), billing.stripe()?.is_live()).await?;
             if customer.as_deref() != Some(restore.customer.as_str()) {
                 // Stripe deletes a customer's subscriptions with the customer.
-                return Ok(());
+                return Ok(Ran::Done);
             }
             restore.settle(billing, lease.account()).await?;
             refresh::store(billing, lease, &restore.customer).await?;
-            Ok(())
+            Ok(Ran::Done)
         }
-        TaskKind::Migrate => migrate::settle(billing, lease, task.id, &task.args).await,
+        TaskKind::CompleteUpgrade => {
+            let completion = Completion::from_args(&task.args).map_err(|error| unreadable(error.to_string()))?;
+            let progress = completion.settle(billing).await?;
+            refresh::store(billing, lease, &completion.customer).await?;
+            Ok(match progress {
+                Progress::Waits => Ran::Waits,
+                Progress::Complete | Progress::Undone => Ran::Done,
+            })
+        }
+        TaskKind::RemoveItems => {
+            let leftover = Leftover::from_args(&task.args).map_err(|error| unreadable(error.to_string()))?;
+            if !leftover.remove(billing, lease.account()).await? {
+                return Ok(Ran::Waits);
+            }
+            refresh::store(billing, lease, &leftover.customer).await?;
+            Ok(Ran::Done)
+        }
+        TaskKind::Migrate => {
+            migrate::settle(billing, lease, task.id, &task.args).await?;
+            Ok(Ran::Done)
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     reports::close,
     stripe::object::Invoice,
     subscriptions::{billing::Billing, invoices, refresh, reversals, unlinked, unpaid, usage},
+    tasks::repository::{self as tasks, TaskKind},
 };
 
 use super::claims::Received;
@@ -125,6 +126,8 @@ async fn invoiced(billing: &Billing, account: AccountId, invoice: &Invoice) -> R
         // where it is free.
         usage::report(billing, account, subscription).await?;
     }
-    close::close(&billing.admin.db, account, subscription, invoice).await?;
+    if close::close(&billing.admin.db, account, subscription, invoice).await? {
+        tasks::wake(&billing.admin.db, account, TaskKind::RemoveItems).await?;
+    }
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! | writer: one start of a gateway or of a billing worker's session; it owns lanes and leases | `gateway_runs` | [`writers`] |
 //!
 //! [`spooling`] has the statements by which a writer says that it records to its spool. [`limits`] has the reads that join
-//! pools with plans, overrides and notices.
+//! pools with plans, overrides and notices, and [`segments`] those that find the pool of recorded usage.
 //!
 //! # Lock order
 //!
@@ -40,5 +40,6 @@
 pub mod leases;
 pub mod limits;
 pub mod pools;
+pub mod segments;
 pub mod spooling;
 pub mod writers;

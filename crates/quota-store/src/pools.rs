@@ -8,6 +8,8 @@ use sqlx::{PgConnection, PgExecutor};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::segments::{self, Segment};
+
 /// Identifies a pool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolKey {
@@ -15,6 +17,12 @@ pub struct PoolKey {
     pub usage_type: String,
     /// First second of the period, since the Unix epoch.
     pub period_start: i64,
+}
+
+impl PoolKey {
+    fn stamp(&self) -> Segment {
+        (self.account, self.period_start)
+    }
 }
 
 /// A pool to insert, and what must still be true of the account for its limit to be the one in force.
@@ -158,11 +166,22 @@ pub async fn open(connection: &mut PgConnection, pools: &[NewPool]) -> sqlx::Res
     Ok(())
 }
 
-/// Gives units back to their pools, and returns how many of each went back, in the same order. A pool's granted units never
-/// fall below 0. Units without a pool (`None`, or a key without a row) go back to none.
+/// Gives units back to their pools, and returns how many of each went back, in the same order. A key names the segment or the
+/// period that the usage is stamped with. A pool's granted units never fall below 0. Units without a pool (`None`, or a key
+/// without a row) go back to none.
 ///
 /// Locks: the pools, by key. The caller records in the same transaction what went back.
 pub async fn give_back(connection: &mut PgConnection, units: &[(Option<PoolKey>, i64)]) -> sqlx::Result<Vec<i64>> {
+    let stamped: Vec<_> = units
+        .iter()
+        .filter_map(|(key, _)| key.as_ref())
+        .map(PoolKey::stamp)
+        .collect();
+    let periods = segments::periods(&mut *connection, &stamped).await?;
+    let mut units = units.to_vec();
+    for key in units.iter_mut().filter_map(|(key, _)| key.as_mut()) {
+        key.period_start = periods.get(&key.stamp()).copied().unwrap_or(key.period_start);
+    }
     let mut keys: Vec<PoolKey> = units.iter().filter_map(|(key, _)| key.clone()).collect();
     keys.sort_unstable();
     keys.dedup();

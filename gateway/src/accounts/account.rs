@@ -174,6 +174,7 @@ mod tests {
                 version: None,
                 status: SubscriptionStatus::Active,
                 period,
+                segment_start: None,
                 anchor: NOW - 100,
                 ends_at: None,
                 then_plan: None,

@@ -1,6 +1,6 @@
 //! The decision on one request: an admission, which holds its units, or a refusal.
 
-use schema::{CurrentPlan, LeaseId, Period, SubscriptionId, UsageType};
+use schema::{CurrentPlan, LeaseId, SubscriptionId, UsageType};
 
 use super::{reservation::Reservation, view::QuotaView};
 
@@ -12,7 +12,8 @@ pub struct Admission {
     /// [`LeaseId::NIL`] if none is needed (overage, metered).
     pub lease_id: LeaseId,
     pub subscription_id: SubscriptionId,
-    pub period: Period,
+    /// The segment with which the event is stamped.
+    pub segment: i64,
     pub quota: QuotaView,
     reservation: Option<Reservation>,
 }
@@ -40,7 +41,7 @@ impl Admission {
             cost_units,
             lease_id: LeaseId::NIL,
             subscription_id: current_plan.subscription,
-            period: current_plan.period,
+            segment: current_plan.segment,
             quota,
             reservation: None,
         }
@@ -57,7 +58,7 @@ impl Admission {
             cost_units: reservation.cost(),
             lease_id: reservation.lease_id(),
             subscription_id: current_plan.subscription,
-            period: current_plan.period,
+            segment: current_plan.segment,
             quota,
             reservation: Some(reservation),
         }

@@ -59,7 +59,7 @@ pub(super) fn failed(key: &Key, admission: &Admission, facts: Facts, status: u16
 /// Moves an event to a later admission of its request.
 pub(super) fn stamp(event: &mut UsageEvent, admission: &Admission, time_ms: i64) {
     event.subscription_id = admission.subscription_id;
-    event.period_start = admission.period.start;
+    event.period_start = admission.segment;
     event.cost_units = admission.cost_units;
     event.lease_id = admission.lease_id;
     event.time_ms = time_ms;
@@ -72,7 +72,7 @@ fn event(key: &Key, admission: &Admission, facts: Facts, status: u16) -> UsageEv
         account_id: key.account.id,
         key_id: key.id,
         subscription_id: admission.subscription_id,
-        period_start: admission.period.start,
+        period_start: admission.segment,
         usage_type: admission.usage_type.name().to_owned(),
         cost_units: 0,
         endpoint: facts.endpoint,

@@ -25,7 +25,7 @@ async fn a_new_period_is_a_new_pool() {
         let period = Period::calendar_month(now);
         for n in 0..5 {
             let admission = gateway.quotas.admit(&account, exports, 1, now).await.unwrap();
-            assert_eq!(admission.period, period, "request {n} of month {month}");
+            assert_eq!(admission.quota.period, period, "request {n} of month {month}");
             admission.spent();
         }
         assert!(gateway.quotas.admit(&account, exports, 1, now).await.is_err());

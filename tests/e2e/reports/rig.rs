@@ -116,9 +116,10 @@ impl Rig {
             servers,
             http: Http::default(),
         };
-        for usage_type in TYPES {
+        let slots = ["trendit", "trendit2"].into_iter();
+        for (slot, usage_type) in slots.flat_map(|slot| TYPES.map(|usage_type| (slot, usage_type))) {
             let meter = [
-                ("event_name", format!("trendit_{usage_type}")),
+                ("event_name", format!("{slot}_{usage_type}")),
                 ("display_name", usage_type.to_owned()),
                 ("default_aggregation[formula]", "sum".to_owned()),
                 ("customer_mapping[type]", "by_id".to_owned()),

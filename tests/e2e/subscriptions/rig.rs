@@ -134,6 +134,8 @@ impl Rig {
         let clickhouse = servers.clickhouse.client().with_database(&name);
         migrate::run(&clickhouse, &MigrateSettings::default()).await.unwrap();
         let stripe = StripeDouble::start(options).await.unwrap();
+        // Calls whose effect at Stripe is not certain are violations.
+        stripe.control().set_strict(true);
         let args = [
             "rig",
             "--stripe-secret-key",
@@ -350,8 +352,8 @@ impl Rig {
         assert_eq!(self.control().violations(), Vec::<String>::new());
     }
 
-    /// Everything that is stored about an account's subscriptions and invoices, except the times of writes, and except the prices
-    /// of periods, which are known only if an event arrived in time.
+    /// Everything that is stored about an account's subscriptions and invoices, except the times of writes, and except the plans and
+    /// prices of periods, which are known only if an event arrived in time.
     pub(super) async fn state(&self, who: &Subscriber) -> Result<Value> {
         let subscriptions: Vec<Value> = sqlx::query_scalar(
             "select to_jsonb(s) - 'created_at' - 'updated_at' from subscriptions s where account_id = $1 order by id",
@@ -360,7 +362,7 @@ impl Rig {
         .fetch_all(&self.pool)
         .await?;
         let periods: Vec<Value> = sqlx::query_scalar(
-            "select to_jsonb(p) - 'created_at' - 'prices' from billing_periods p where account_id = $1 order by period_start",
+            "select to_jsonb(p) - 'created_at' - 'plan_id' - 'prices' from billing_periods p where account_id = $1 order by period_start",
         )
         .bind(who.account.0)
         .fetch_all(&self.pool)

@@ -164,7 +164,8 @@ async fn a_plan_without_a_trial_is_paid_from_its_first_day_on() {
         .unwrap();
     rig.settle().await;
     assert_eq!(shown(&rig, &ada).await, is("active", "enterprise"));
-    assert_eq!(rig.period(&ada).await.start, now);
+    // The clocks go on.
+    assert!((now..now + 60).contains(&rig.period(&ada).await.start));
     let invoices = rig.get(&ada, "invoices").await;
     let paid = |invoice: &&Value| invoice["amount_paid_cents"] == 29_900;
     assert_eq!(

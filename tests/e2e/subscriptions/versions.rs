@@ -45,6 +45,7 @@ pub(super) fn pro(cents: i64, calls: i64, included: i64, micros: i64) -> Catalog
 pub(super) async fn as_before_versions(rig: &Rig, accounts: usize) {
     for statement in [
         "update subscriptions set version_id = null, then_version_id = null",
+        "update billing_periods set version_id = null",
         "delete from plan_versions",
     ] {
         sqlx::query(statement).execute(&rig.pool).await.unwrap();

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use super::{PublicApi, authenticate::Caller, subscription, tier::TierQuery};
 use crate::{
@@ -24,6 +25,9 @@ pub(super) struct NewPlan {
     tier: Option<String>,
     /// When the plan begins. By default a larger plan begins at once, and a smaller one with the next period.
     when: Option<PlanWhen>,
+    /// Of a preview: the change costs what it said.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    proration_date: Option<OffsetDateTime>,
     /// Only return what the change would cost.
     #[serde(default)]
     preview: bool,
@@ -58,9 +62,16 @@ pub(super) async fn change(
     Body(new): Body<NewPlan>,
 ) -> Result<Response, Error> {
     let tier = query.or(new.tier)?;
-    let when = match new.when {
-        None => ChangeWhen::BySize,
-        Some(PlanWhen::PeriodEnd) => ChangeWhen::PeriodEnd,
+    let when = match (new.proration_date, new.when) {
+        (None, None) => ChangeWhen::BySize,
+        (None, Some(PlanWhen::PeriodEnd)) => ChangeWhen::PeriodEnd,
+        (Some(at), None) if !new.preview => ChangeWhen::Previewed(at.unix_timestamp()),
+        _ => {
+            return Err(Error::BadValue {
+                field: "proration_date",
+                rule: "cannot be sent with `when` or `preview`".to_owned(),
+            });
+        }
     };
     if new.preview {
         return Ok(Json(preview::preview(&api.billing, account, &tier, when).await?).into_response());

@@ -1,13 +1,15 @@
 //! `GET /billing/usage`: the usage of the running period, as recorded.
 
-use std::collections::HashMap;
+mod segments;
 
 use axum::{Json, extract::State};
 use clickhouse::Row;
+use quota_store::segments as stored;
 use schema::{AccountId, period::instant};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use self::segments::Segment;
 use super::{PublicApi, authenticate::Caller};
 use crate::{accounts::limits, error::Error, subscriptions::current};
 
@@ -19,7 +21,12 @@ pub(super) struct Usage {
     period_start: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     period_end: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    computed_at: OffsetDateTime,
     usage: Vec<UsageOfType>,
+    /// Cost of the usage of all segments, in the currency's smallest unit.
+    usage_cents: i64,
+    segments: Vec<Segment>,
 }
 
 #[derive(Serialize)]
@@ -43,31 +50,43 @@ struct UsageOfType {
 #[derive(Row, Deserialize)]
 struct Sum {
     usage_type: String,
+    /// Of the segment, in Unix seconds.
+    start: i64,
     cost_units: i64,
     events: u64,
 }
 
 pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<Usage>, Error> {
     let billing = &api.billing;
-    let current_plan = current::plan(&billing.admin.db, account, billing.clock.now_s()).await?;
+    let now = billing.clock.now_s();
+    let current_plan = current::plan(&billing.admin.db, account, now).await?;
     let in_force = limits::in_force(&billing.admin.db, &billing.admin.catalogue, account, &current_plan).await?;
+    let period_start = current_plan.period.start;
+    let segments = stored::within(&billing.admin.db, &[account], period_start).await?;
+    let of_period = segments.iter().filter(|(_, period)| **period == period_start);
+    let mut starts: Vec<i64> = of_period.map(|((_, start), _)| *start).collect();
+    starts.push(period_start);
     let sums = billing
         .admin
         .clickhouse
         .query(
-            "select toString(usage_type) as usage_type, sum(cost_units) as cost_units, sum(events) as events from usage
-             where account_id = toUUID(?) and period_start = toDateTime(?, 'UTC') group by usage_type",
+            "select toString(usage_type) as usage_type, toInt64(period_start) as start,
+                 sum(cost_units) as cost_units, sum(events) as events from usage
+             where account_id = toUUID(?) and period_start in ? group by usage_type, period_start",
         )
         .bind(account.to_string())
-        .bind(current_plan.period.start)
+        .bind(&starts)
         .fetch_all::<Sum>()
         .await
         .map_err(|error| Error::ClickHouse(error.to_string()))?;
-    let sums: HashMap<String, Sum> = sums.into_iter().map(|sum| (sum.usage_type.clone(), sum)).collect();
+    let (segments, usage_cents) = segments::read(&billing.admin.db, account, &current_plan, &sums).await?;
     let usage = in_force.into_iter().map(|limit| {
-        let (current_usage, events) = sums
-            .get(limit.usage_type)
-            .map_or((0, 0), |sum| (sum.cost_units, sum.events));
+        let counted = sums
+            .iter()
+            .filter(|sum| sum.usage_type == limit.usage_type && sum.start >= limit.counted_from);
+        let (current_usage, events) = counted.fold((0, 0), |(units, events), sum| {
+            (units + sum.cost_units, events + sum.events)
+        });
         UsageOfType {
             usage_type: limit.usage_type,
             mode: limit.mode,
@@ -88,5 +107,8 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         tier: current_plan.name,
         period_start: instant(current_plan.period.start),
         period_end: instant(current_plan.period.end),
+        computed_at: instant(now),
+        usage_cents,
+        segments,
     }))
 }

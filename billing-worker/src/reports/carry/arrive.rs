@@ -10,7 +10,10 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::OF_TRIAL;
-use crate::reports::{page::Page, settings::ReportSettings};
+use crate::reports::{
+    page::{Page, Prices},
+    settings::ReportSettings,
+};
 
 /// Whether any of the accounts' carries waits for a next period.
 pub(in crate::reports) async fn are_waiting(db: &PgPool, accounts: &[AccountId]) -> sqlx::Result<bool> {
@@ -32,8 +35,8 @@ pub(in crate::reports) async fn arrive(
     now: i64,
 ) -> sqlx::Result<u64> {
     let waiting = sqlx::query!(
-        r#"select c.id, c.account_id, c.usage_type, c.from_period, c.units, c.created_at, p.stripe_subscription_id,
-             exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
+        r#"select c.id, c.account_id, c.usage_type, c.from_period, c.units, c.created_at, p.stripe_subscription_id, p.plan_id,
+             p.version_id, exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
                  and p.period_end <= s.trial_ends_at) as "is_trial!"
          from meter_carries c
              join billing_periods p on p.account_id = c.account_id and p.period_start = c.from_period
@@ -50,7 +53,12 @@ pub(in crate::reports) async fn arrive(
             start: carry.from_period.unix_timestamp(),
             usage_type: carry.usage_type,
         };
-        let next = page.next(&from, &carry.stripe_subscription_id, now);
+        let of = Prices {
+            subscription: &carry.stripe_subscription_id,
+            plan: carry.plan_id.as_deref(),
+            version: carry.version_id,
+        };
+        let next = page.next(&from, of, now);
         let waited_s = now - carry.created_at.unix_timestamp();
         // It was written as `next_period`, whatever the setting is now.
         let policy = if carry.is_trial { OF_TRIAL } else { Policy::NextPeriod };

@@ -16,6 +16,8 @@ pub(super) struct Late {
     pub(super) usage_type: String,
     pub(super) from_period: i64,
     pub(super) period_end: i64,
+    /// The end of the period whose invoice bills it.
+    pub(super) bills_at: i64,
     pub(super) customer: String,
     pub(super) subscription: String,
     pub(super) units: i64,
@@ -79,11 +81,13 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
                    and l.usage_type = late.usage_type
            where c.id = claimed.id
            returning c.id, c.account_id, c.usage_type, c.from_period, c.units, c.customer_id, c.attempts, c.first_sent_at,
-               p.period_end, p.stripe_subscription_id, l.reported_units as reported,
+               p.period_end, coalesce(p.bills_at, p.period_end) as "bills_at!", p.stripe_subscription_id, l.reported_units as reported,
                (select coalesce(sum(e.units), 0)::bigint from meter_carries e
                 where e.account_id = c.account_id and e.from_period = c.from_period and e.usage_type = c.usage_type
                     and e.policy <> 'next_period' and e.id < c.id) as "earlier!",
-               case when p.prices is not null then p.prices ->> c.usage_type else
+               case when p.plan_id is not null or p.prices is not null then coalesce(
+                   (select s.price_id from segment_prices s where s.account_id = c.account_id
+                       and s.period_start = c.from_period and s.usage_type = c.usage_type), p.prices ->> c.usage_type) else
                    (select i.price_id from subscription_items i join subscriptions s on s.id = i.subscription_id
                     where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = c.usage_type
                     limit 1) end as price_id,
@@ -107,6 +111,7 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
             usage_type: row.usage_type,
             from_period: row.from_period.unix_timestamp(),
             period_end: row.period_end.unix_timestamp(),
+            bills_at: row.bills_at.unix_timestamp(),
             customer: row.customer_id,
             subscription: row.stripe_subscription_id,
             units: row.units,

@@ -21,8 +21,11 @@ pub(super) async fn periods(
     now: i64,
 ) -> sqlx::Result<HashMap<AccountId, Vec<BillingPeriod>>> {
     let rows = sqlx::query!(
-        "select account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at from billing_periods
-         where frozen_at is null and account_id = any($1) and period_start <= $2",
+        r#"select account_id, period_start, coalesce(bills_at, period_end) as "bills_at!",
+                  coalesce(reports_from, period_start) as "reports_from!", meter_slot, customer_id,
+               stripe_subscription_id, plan_id, version_id, final_at
+           from billing_periods where frozen_at is null and account_id = any($1) and period_start <= $2
+               and not (is_held and final_at is null)"#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
         instant(now)
     )
@@ -34,9 +37,13 @@ pub(super) async fn periods(
         periods.entry(account).or_default().push(BillingPeriod {
             account,
             start: row.period_start.unix_timestamp(),
-            end: row.period_end.unix_timestamp(),
+            from: row.reports_from.unix_timestamp(),
+            end: row.bills_at.unix_timestamp(),
+            meter_slot: row.meter_slot,
             customer: row.customer_id,
             subscription: row.stripe_subscription_id,
+            plan: row.plan_id,
+            version: row.version_id,
             final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
         });
     }
@@ -57,6 +64,7 @@ pub(super) async fn add_lines(reporter: &Reporter, accounts: &[AccountId], now: 
          select p.account_id, p.period_start, t.usage_type
          from billing_periods p cross join unnest($3::text[]) as t (usage_type)
          where p.frozen_at is null and p.account_id = any($1) and p.period_start <= $2
+             and not (p.is_held and p.final_at is null)
              and not exists (select from meter_ledger l where l.account_id = p.account_id
                  and l.period_start = p.period_start and l.usage_type = t.usage_type)
          order by p.account_id, p.period_start, t.usage_type

@@ -17,6 +17,8 @@ const PAGE: i64 = 500;
 
 pub(super) struct Period {
     pub(super) period: BillingPeriod,
+    /// Its last second is before this. An upgrade ends a segment before the end of the period.
+    pub(super) ends_at: i64,
     pub(super) is_frozen: bool,
 }
 
@@ -66,15 +68,17 @@ pub(super) async fn periods(
         Which::Previous | Which::All => (0, now + 1),
     };
     let rows = sqlx::query!(
-        "select account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at, frozen_at
-         from billing_periods p
-         where account_id = any($1)
-             and (period_start < $3 and period_end > $2
-                     and (not $4 or period_end = (select max(e.period_end) from billing_periods e
-                         where e.account_id = p.account_id and e.period_end <= $5))
-                 or exists (select from meter_carries c where c.settled_at is null and c.account_id = p.account_id
-                     and c.from_period = p.period_start))
-         order by account_id, period_start",
+        r#"with p as (select *, coalesce(bills_at, period_end) as ends_at from billing_periods where account_id = any($1))
+           select account_id, period_start, period_end, ends_at as "ends_at!",
+               coalesce(reports_from, period_start) as "reports_from!", meter_slot, customer_id, stripe_subscription_id,
+               plan_id, version_id, final_at, frozen_at
+           from p
+           where period_start < $3 and ends_at > $2
+                   and (not $4 or ends_at = (select max(e.ends_at) from p e
+                       where e.account_id = p.account_id and e.ends_at <= $5))
+               or exists (select from meter_carries c where c.settled_at is null and c.account_id = p.account_id
+                   and c.from_period = p.period_start)
+           order by account_id, period_start"#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
         instant(from),
         instant(to),
@@ -87,12 +91,17 @@ pub(super) async fn periods(
         .into_iter()
         .map(|row| Period {
             is_frozen: row.frozen_at.is_some(),
+            ends_at: row.period_end.unix_timestamp(),
             period: BillingPeriod {
                 account: AccountId(row.account_id),
                 start: row.period_start.unix_timestamp(),
-                end: row.period_end.unix_timestamp(),
+                from: row.reports_from.unix_timestamp(),
+                end: row.ends_at.unix_timestamp(),
+                meter_slot: row.meter_slot,
                 customer: row.customer_id,
                 subscription: row.stripe_subscription_id,
+                plan: row.plan_id,
+                version: row.version_id,
                 final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
             },
         })

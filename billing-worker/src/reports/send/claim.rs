@@ -2,7 +2,7 @@
 //! and the billing clock can be moved.
 
 use protocol::reports::{
-    period::{BillingPeriod, Window},
+    period::BillingPeriod,
     report::{CLAIM, Next, Report},
 };
 use schema::{AccountId, period::instant};
@@ -29,13 +29,11 @@ pub enum Which {
 pub(super) struct Claimed {
     pub(super) id: Uuid,
     pub(super) identifier: String,
-    pub(super) account: AccountId,
+    pub(super) period: BillingPeriod,
     pub(super) usage_type: String,
-    pub(super) customer: String,
     pub(super) from: i64,
     pub(super) to: i64,
     pub(super) reported_for: i64,
-    pub(super) window: Window,
     /// Its state before this attempt.
     pub(super) report: Report,
     pub(super) attempt: Attempt,
@@ -58,7 +56,10 @@ pub(super) async fn claim(
     let mut tx = reporter.db.begin().await?;
     let rows = sqlx::query!(
         r#"select r.id, r.identifier, r.account_id, r.usage_type, r.customer_id, r.from_units, r.to_units, r.reported_for,
-                  r.attempts, r.first_sent_at, r.last_attempt_at, p.period_start, p.period_end, p.stripe_subscription_id,
+                  r.attempts, r.first_sent_at, r.last_attempt_at, p.period_start,
+                  coalesce(p.bills_at, p.period_end) as "bills_at!",
+                  coalesce(p.reports_from, p.period_start) as "reports_from!", p.meter_slot, p.stripe_subscription_id, p.plan_id,
+                  p.version_id,
                   p.final_at, c.deleted_at as "deleted_at?"
            from meter_reports r
                join billing_periods p on p.account_id = r.account_id and p.period_start = r.period_start
@@ -78,9 +79,13 @@ pub(super) async fn claim(
         let period = BillingPeriod {
             account: AccountId(row.account_id),
             start: row.period_start.unix_timestamp(),
-            end: row.period_end.unix_timestamp(),
+            from: row.reports_from.unix_timestamp(),
+            end: row.bills_at.unix_timestamp(),
+            meter_slot: row.meter_slot,
             customer: row.customer_id,
             subscription: row.stripe_subscription_id,
+            plan: row.plan_id,
+            version: row.version_id,
             final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
         };
         let report = Report {
@@ -118,10 +123,8 @@ pub(super) async fn claim(
         claimed.push(Claimed {
             id: row.id,
             identifier: row.identifier,
-            account: period.account,
             usage_type: row.usage_type,
-            window: period.window(),
-            customer: period.customer,
+            period,
             from: row.from_units,
             to: row.to_units,
             reported_for,

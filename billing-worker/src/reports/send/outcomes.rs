@@ -41,7 +41,7 @@ pub(super) async fn mark(reporter: &Reporter, attempted: &[Attempted], now: i64,
             }
             Mark::Parked { first_sent_at, error } => {
                 sent.parked += 1;
-                error!(report.identifier = claimed.identifier, account.id = %claimed.account, "parked a report: {error}");
+                error!(report.identifier = claimed.identifier, account.id = %claimed.period.account, "parked a report: {error}");
                 ("parked", first_sent_at, now, Some(error.clone()))
             }
         };

@@ -23,6 +23,7 @@ use super::{
     change::{Change, changes, unused},
     existing::{ExistingObjects, Meter, PortalConfiguration, Product, find},
     portal,
+    rate::Rate,
     wanted::{Terms, WantedPrice, WantedProduct, words},
 };
 use crate::stripe::{Stripe, StripeError, Write, names, object::subscription::Price};
@@ -61,10 +62,10 @@ async fn make(
     ending: &str,
 ) -> Result<(), StripeError> {
     match change {
-        Change::CreateMeter(usage_type) => {
-            let event_name = names::meter_event_name(*usage_type);
+        Change::CreateMeter(usage_type, slot) => {
+            let event_name = names::meter_event_name(usage_type, *slot);
             let formula = CreateBillingMeterDefaultAggregation::new(CreateBillingMeterDefaultAggregationFormula::Sum);
-            let create = CreateBillingMeter::new(formula, title(*usage_type), event_name.clone())
+            let create = CreateBillingMeter::new(formula, title(*usage_type, *slot), event_name.clone())
                 .customer_mapping(CreateBillingMeterCustomerMapping::new(
                     names::PAYLOAD_CUSTOMER,
                     CreateBillingMeterCustomerMappingType::ById,
@@ -149,30 +150,52 @@ impl WantedPrice {
                 included,
                 unit_price_micros,
             } => {
-                let event_name = names::meter_event_name(*usage_type);
+                let event_name = names::meter_event_name(usage_type, 0);
                 let meter = meters.get(&event_name).ok_or_else(|| {
                     StripeError::Unreadable(format!("Stripe created the meter {event_name} but does not list it"))
                 })?;
                 recurring.usage_type = Some(CreatePriceRecurringUsageType::Metered);
                 recurring.meter = Some(meter.clone());
                 metadata.insert(names::META_USAGE_TYPE.to_owned(), usage_type.name().to_owned());
-                let unit = cents_decimal(*unit_price_micros);
-                if *included == 0 {
-                    create.unit_amount_decimal(unit)
-                } else {
-                    let mut first = CreatePriceTiers::new(CreatePriceTiersUpTo::I64(*included));
-                    first.unit_amount = Some(0);
-                    let mut rest = CreatePriceTiers::new(CreatePriceTiersUpTo::Inf);
-                    rest.unit_amount_decimal = Some(unit);
-                    create
-                        .billing_scheme(stripe_product::PriceBillingScheme::Tiered)
-                        .tiers_mode(stripe_product::PriceTiersMode::Graduated)
-                        .tiers(vec![first, rest])
-                }
+                by_unit(create, *included, *unit_price_micros)
             }
         };
         Ok(create.recurring(recurring).metadata(metadata))
     }
+}
+
+/// The same metered price for the meter of another slot. `None`: it is not one of ours.
+pub fn copy_in_slot(of: &Price, slot: i16, meter: &str, lookup_key: &str) -> Option<CreatePrice> {
+    let rate = Rate::parse(of.metadata.get(names::META_TERMS)?)?;
+    let mut recurring = CreatePriceRecurring::new(CreatePriceRecurringInterval::Month);
+    recurring.usage_type = Some(CreatePriceRecurringUsageType::Metered);
+    recurring.meter = Some(meter.to_owned());
+    let mut metadata = of.metadata.clone();
+    metadata.insert(names::META_METER_SLOT.to_owned(), slot.to_string());
+    let Ok(currency) = rate.currency.parse::<stripe_types::Currency>();
+    let create = CreatePrice::new(currency)
+        .product(of.product.id().to_owned())
+        .lookup_key(lookup_key.to_owned())
+        .transfer_lookup_key(true)
+        .recurring(recurring)
+        .metadata(metadata);
+    Some(by_unit(create, rate.included, rate.unit_price_micros))
+}
+
+/// The first units cost nothing, this many, and each further one the same.
+fn by_unit(create: CreatePrice, included: i64, unit_price_micros: i64) -> CreatePrice {
+    let unit = cents_decimal(unit_price_micros);
+    if included == 0 {
+        return create.unit_amount_decimal(unit);
+    }
+    let mut first = CreatePriceTiers::new(CreatePriceTiersUpTo::I64(included));
+    first.unit_amount = Some(0);
+    let mut rest = CreatePriceTiers::new(CreatePriceTiersUpTo::Inf);
+    rest.unit_amount_decimal = Some(unit);
+    create
+        .billing_scheme(stripe_product::PriceBillingScheme::Tiered)
+        .tiers_mode(stripe_product::PriceTiersMode::Graduated)
+        .tiers(vec![first, rest])
 }
 
 /// Millionths of a dollar as a decimal number of cents, exactly.
@@ -184,13 +207,17 @@ fn cents_decimal(micros: i64) -> String {
     }
 }
 
-/// At the beginning of a line: `Api call`.
-fn title(usage_type: UsageType) -> String {
+/// At the beginning of a line: `Api call`; in the second slot `Api call (2)`.
+fn title(usage_type: UsageType, slot: i16) -> String {
     let words = words(usage_type);
     let mut letters = words.chars();
-    letters
+    let title: String = letters
         .next()
-        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect());
+    match slot {
+        0 => title,
+        slot => format!("{title} ({})", slot + 1),
+    }
 }
 
 fn digest(text: &str) -> String {

@@ -13,7 +13,8 @@ use crate::stripe::{names, object::subscription::Price};
 /// A change that removes a difference between Stripe and the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    CreateMeter(UsageType),
+    /// In this slot.
+    CreateMeter(UsageType, i16),
     CreateProduct(WantedProduct),
     RenameProduct(WantedProduct),
     /// A new price. It takes over the lookup key of `replaces`, which stays active for subscriptions that have it.
@@ -33,8 +34,18 @@ pub enum Change {
 
 /// The changes that bring Stripe in line with the catalogue, in the order in which they can be made.
 pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change> {
-    let meters = catalogue.usage_types().iter().copied();
-    let meters = meters.filter(|usage_type| !existing.meters.contains_key(&names::meter_event_name(*usage_type)));
+    let slots = 0..names::METER_SLOTS;
+    let meters = slots.flat_map(|slot| {
+        catalogue
+            .usage_types()
+            .iter()
+            .map(move |usage_type| (*usage_type, slot))
+    });
+    let meters = meters.filter(|(usage_type, slot)| {
+        !existing
+            .meters
+            .contains_key(&names::meter_event_name(usage_type, *slot))
+    });
     let products = products(catalogue)
         .into_iter()
         .filter_map(|wanted| match existing.products.get(&wanted.id) {
@@ -66,7 +77,7 @@ pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change>
         Some(portal) => (!portal.active).then(|| Change::ActivatePortal(portal.id.clone())),
     };
     meters
-        .map(Change::CreateMeter)
+        .map(|(usage_type, slot)| Change::CreateMeter(usage_type, slot))
         .chain(products)
         .chain(prices)
         .chain(again)
@@ -103,7 +114,9 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateMeter(usage_type) => write!(f, "create meter {}", names::meter_event_name(*usage_type)),
+            Self::CreateMeter(usage_type, slot) => {
+                write!(f, "create meter {}", names::meter_event_name(usage_type, *slot))
+            }
             Self::CreateProduct(WantedProduct { id, name, .. }) => write!(f, "create product {id} ({name})"),
             Self::RenameProduct(WantedProduct { id, name, .. }) => write!(f, "rename product {id} to {name}"),
             Self::CreatePrice { wanted, replaces } => {
@@ -154,6 +167,12 @@ mod tests {
                 "create meter trendit_api_call",
                 "create meter trendit_export",
                 "create meter trendit_sentiment_analysis",
+                "create meter trendit2_api_call",
+                "create meter trendit2_export",
+                "create meter trendit2_sentiment_analysis",
+                "create meter trendit3_api_call",
+                "create meter trendit3_export",
+                "create meter trendit3_sentiment_analysis",
                 "create product trendit_pro (Pro)",
                 "create product trendit_pro_api_call (Pro: api call)",
                 "create product trendit_enterprise (Enterprise)",
@@ -179,10 +198,14 @@ mod tests {
             metadata: HashMap::from([(names::META_TERMS.to_owned(), terms)]),
         };
         let mut existing = ExistingObjects {
-            meters: catalogue
-                .usage_types()
-                .iter()
-                .map(|usage_type| (names::meter_event_name(*usage_type), "mtr_1".to_owned()))
+            meters: (0..names::METER_SLOTS)
+                .flat_map(|slot| {
+                    catalogue
+                        .usage_types()
+                        .iter()
+                        .map(move |one| names::meter_event_name(one, slot))
+                })
+                .map(|name| (name, "mtr_1".to_owned()))
                 .collect(),
             products: [
                 ("trendit_pro", "Pro"),

@@ -1,9 +1,10 @@
 //! Products and prices that the catalogue asks for. Pure.
 
-use schema::{Catalogue, Plan, PlanTerms, UsageType};
-
 use std::collections::HashMap;
 
+use schema::{Catalogue, Plan, PlanTerms, UsageType};
+
+use super::rate::Rate;
 use crate::stripe::{names, object::subscription::Price};
 
 /// The one currency of the catalogue.
@@ -129,7 +130,12 @@ impl Terms {
                 unit_price_micros,
                 ..
             } => {
-                format!("{CURRENCY}-{included}-included-{unit_price_micros}-micros")
+                let rate = Rate {
+                    currency: CURRENCY.to_owned(),
+                    included: *included,
+                    unit_price_micros: *unit_price_micros,
+                };
+                rate.short()
             }
         }
     }

@@ -46,6 +46,7 @@ pub struct Item {
     pub price: Price,
     /// `None`: the price is metered.
     pub quantity: Option<u64>,
+    pub created: Option<i64>,
     pub current_period_start: i64,
     pub current_period_end: i64,
 }
@@ -85,6 +86,17 @@ impl Recurring {
 }
 
 impl Price {
+    /// The usage type that it bills by the unit. `None`: it is not a metered price of ours.
+    pub fn usage_type(&self) -> Option<&str> {
+        self.metadata.get(names::META_USAGE_TYPE).map(String::as_str)
+    }
+
+    /// The slot of its meter.
+    pub fn meter_slot(&self) -> i16 {
+        let slot = self.metadata.get(names::META_METER_SLOT);
+        slot.and_then(|slot| slot.parse().ok()).unwrap_or(0)
+    }
+
     pub fn is_metered(&self) -> bool {
         self.recurring
             .as_ref()

@@ -1,6 +1,9 @@
-//! A billing period for reports to Stripe: the timestamps of its meter events, and whether it takes more reports.
+//! A billing period for reports to Stripe: the timestamps of its meter events, and whether it takes more reports. If the usage
+//! prices change within a period, each part with one set of prices, a segment, is treated as a period of its own: it has its own
+//! meters, and takes reports until the invoice of the whole period is final.
 
 use schema::AccountId;
+use uuid::Uuid;
 
 const MINUTE: i64 = 60;
 /// Stripe accepts timestamps of the past 35 days. An hour less leaves time for the event to arrive.
@@ -10,11 +13,20 @@ const OLDEST: i64 = 35 * 24 * 3_600 - 3_600;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BillingPeriod {
     pub account: AccountId,
-    /// Unix seconds, half-open.
+    /// Unix seconds. Usage is stamped with it.
     pub start: i64,
+    /// The earliest timestamp of its meter events: `start`, or when Stripe began to bill its usage.
+    pub from: i64,
+    /// The end of the period whose invoice bills it (exclusive).
     pub end: i64,
+    /// Which of the meters of a usage type has its units, from 0 on. Segments whose times overlap have different ones.
+    pub meter_slot: i16,
     pub customer: String,
     pub subscription: String,
+    /// The plan whose prices its usage has. `None`: not known.
+    pub plan: Option<String>,
+    /// The version of the plan. `None`: not known, or the price is not one of this service.
+    pub version: Option<Uuid>,
     /// When Stripe finalized its invoice.
     pub final_at: Option<i64>,
 }
@@ -53,7 +65,7 @@ impl BillingPeriod {
             // Not in a minute that began before the period, because summaries have whole minutes. The timestamp may be up
             // to a minute ahead; Stripe allows five. One second before now, so that a price change in this very second
             // bills earlier usage at the old prices.
-            let first = minute_from(self.start).min(last);
+            let first = minute_from(self.from).min(last);
             Way::Report {
                 reported_for: (now - 1).clamp(first, last),
             }
@@ -68,9 +80,17 @@ impl BillingPeriod {
         self.way(now)
     }
 
+    /// Whether usage of this subscription, plan and version costs here what it did in its own period.
+    pub fn has_prices_of(&self, subscription: &str, plan: Option<&str>, version: Option<Uuid>) -> bool {
+        let (plans, versions) = (self.plan.as_deref().zip(plan), self.version.zip(version));
+        self.subscription == subscription
+            && plans.is_none_or(|(ours, theirs)| ours == theirs)
+            && versions.is_none_or(|(ours, theirs)| ours == theirs)
+    }
+
     /// The window ends at a whole minute, and the next period's window begins there or later.
     pub fn window(&self) -> Window {
-        let (start, end) = (minute_from(self.start), minute_from(self.end));
+        let (start, end) = (minute_from(self.from), minute_from(self.end));
         Window {
             // For a period within one minute, such as a subscription that was cancelled at once: that minute.
             start: if start < self.end { start } else { end - MINUTE },
@@ -103,9 +123,13 @@ mod tests {
         BillingPeriod {
             account: AccountId::NIL,
             start,
+            from: start,
             end,
+            meter_slot: 0,
             customer: "cus_1".into(),
             subscription: "sub_1".into(),
+            plan: None,
+            version: None,
             final_at: None,
         }
     }
@@ -130,6 +154,34 @@ mod tests {
         let short = period(130, 150);
         assert_eq!(short.way(140), Way::Report { reported_for: 149 });
         assert_eq!(short.window(), Window { start: 120, end: 180 });
+    }
+
+    #[test]
+    fn late_usage_keeps_its_prices() {
+        let mut next = period(130, 150);
+        for (plan, subscription, of, expected) in [
+            (Some("pro"), "sub_1", Some("pro"), true),
+            (Some("pro"), "sub_1", Some("enterprise"), false),
+            (Some("pro"), "sub_2", Some("pro"), false),
+            (None, "sub_1", Some("pro"), true),
+            (Some("pro"), "sub_1", None, true),
+        ] {
+            next.plan = plan.map(str::to_owned);
+            assert_eq!(
+                next.has_prices_of(subscription, of, None),
+                expected,
+                "{plan:?} {subscription} {of:?}"
+            );
+        }
+        let (first, second) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
+        for (version, of, expected) in [(first, first, true), (first, second, false), (None, first, true)] {
+            next.version = version;
+            assert_eq!(
+                next.has_prices_of("sub_1", Some("pro"), of),
+                expected,
+                "{version:?} {of:?}"
+            );
+        }
     }
 
     proptest! {

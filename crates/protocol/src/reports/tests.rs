@@ -74,9 +74,13 @@ impl World {
             period: BillingPeriod {
                 account: AccountId::NIL,
                 start: 1_800_000_000,
+                from: 1_800_000_000,
                 end: 1_800_000_000 + 3 * 24 * HOUR,
+                meter_slot: 0,
                 customer: "cus_1".into(),
                 subscription: "sub_1".into(),
+                plan: None,
+                version: None,
                 final_at: None,
             },
             line: Line::default(),

@@ -56,7 +56,7 @@ pub(super) async fn find(reporter: &Reporter, late: &Late) -> Result<Sources> {
         let of_item = |line: &InvoiceLine| line.metadata.get(names::META_CARRY) == Some(&carry);
         sources.add(reporter, invoice, of_item).await?;
     }
-    let end = late.period_end;
+    let end = late.bills_at;
     for invoice in fetch::of_period(stripe, &late.subscription, end).await? {
         let of_period = |line: &InvoiceLine| {
             line.price_id() == late.price.as_deref()
