@@ -43,13 +43,11 @@ impl Migration {
         if from.id == to.id {
             return Err(Error::Conflict(format!("the accounts have {} already", to.name())));
         }
-        for version in [&from, &to]
-            .into_iter()
-            .filter(|version| version.plan == Catalogue::FREE)
-        {
-            let name = version.name();
+        let free = [&from, &to].into_iter().find(|version| version.plan == Catalogue::FREE);
+        if let Some(free) = free {
             return Err(Error::Conflict(format!(
-                "nobody pays for {name}: its accounts follow the catalogue"
+                "nobody pays for {}: its accounts follow the catalogue",
+                free.name()
             )));
         }
         let is_current = sqlx::query_scalar!("select is_current from plan_versions where id = $1", to.id)
