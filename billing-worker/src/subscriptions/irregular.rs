@@ -1,6 +1,6 @@
 //! What an operator must solve about a customer's subscriptions. Pure.
 
-use schema::{Catalogue, Mode, UsageType};
+use schema::{Catalogue, UsageType};
 
 use super::mirrored::Mirrored;
 use crate::{
@@ -58,11 +58,7 @@ fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
             .any(|item| item.usage_type.as_deref() == Some(usage_type))
     };
     let billed: Vec<&str> = match &of.version {
-        Some(version) => {
-            let usage = version.terms.usage.iter();
-            let billed = usage.filter(|(_, allowance)| allowance.mode != Mode::Limited);
-            billed.map(|(usage_type, _)| usage_type.as_str()).collect()
-        }
+        Some(version) => version.terms.billed().collect(),
         None => catalogue
             .billed(catalogue.plan(&of.plan)?)
             .map(UsageType::name)
