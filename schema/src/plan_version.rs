@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{Burst, Catalogue, Plan, catalogue::Allowance};
+use crate::{Burst, Catalogue, Mode, Plan, catalogue::Allowance};
 
 /// One version of a plan, as stored in PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,15 @@ impl PlanTerms {
                 .map(|usage_type| (usage_type.name().to_owned(), plan.allowance(*usage_type)))
                 .collect(),
         }
+    }
+
+    /// The usage types whose units are billed.
+    pub fn billed(&self) -> impl Iterator<Item = &str> {
+        let billed = self
+            .usage
+            .iter()
+            .filter(|(_, allowance)| allowance.mode != Mode::Limited);
+        billed.map(|(usage_type, _)| usage_type.as_str())
     }
 
     /// Equal terms have equal hashes, whoever computes them.

@@ -69,7 +69,7 @@ impl FindingKind {
             }
             Self::Dispute => {
                 "answer it in Stripe in time, or accept it; `billing-worker accounts suspend` refuses the account's calls; \
-                 LOST_DISPUTE=suspend does that for each account that loses a dispute"
+                 LOST_DISPUTE=suspend does that whenever a bank decides for the customer"
             }
             Self::ForeignPrice => {
                 "if the price is intended, add the metadata trendit_plan=<plan> to it in Stripe, then run `billing-worker stripe \
@@ -77,10 +77,10 @@ impl FindingKind {
             }
             Self::PausedCollection => {
                 "nothing is paid: resume the collection in Stripe, or cancel the subscription; unless PAUSED_COLLECTION is `allow`, the \
-                 account's calls are refused when the time ends that was paid"
+                 account's calls are refused after the period that was paid"
             }
             Self::Quantity => {
-                "the account has the limits of one plan, whatever it pays: set the quantity to 1 in Stripe, and refund what was paid \
+                "at any quantity the account has the limits of one plan: set the quantity to 1 in Stripe, and refund what was paid \
                  too much; the next upgrade also sets it to 1"
             }
             Self::Refund => {

@@ -26,7 +26,7 @@ pub struct FindingView {
     pub last_seen_at: OffsetDateTime,
 }
 
-/// Stores what was found at an account. Opens new findings, and resolves open ones of these kinds that were not found again.
+/// Stores the findings about an account: opens new ones, and resolves those of these kinds that are gone.
 /// Returns the findings that were opened.
 pub async fn store<'a>(
     tx: &mut Transaction<'_, Postgres>,

@@ -51,7 +51,7 @@ pub struct BillingSettings {
     #[arg(long, env = "GRACE_PERIOD", default_value = "259200", value_parser = seconds)]
     pub grace_period: Duration,
 
-    /// What happens to a subscription whose invoices are not collected (pause_collection in Stripe) when the time ends that was
+    /// What happens to a subscription whose invoices are not collected (pause_collection in Stripe) after the period that was
     /// paid: its calls are refused (refuse), or it goes on for nothing (allow)
     #[arg(
         long,
@@ -63,8 +63,8 @@ pub struct BillingSettings {
     )]
     pub paused_collection: PausedCollection,
 
-    /// What happens to an account that loses a dispute about a payment: nothing (keep), or all its metered calls are refused
-    /// (suspend)
+    /// What happens to an account when a bank decides a dispute for the customer: nothing (keep), or all its metered calls are
+    /// refused (suspend)
     #[arg(
         long,
         env = "LOST_DISPUTE",

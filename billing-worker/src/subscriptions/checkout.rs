@@ -54,8 +54,8 @@ struct Session {
     expires_at: i64,
 }
 
-/// Opens a checkout, or returns the one that is open for this plan and these URLs. A new checkout cancels everything else that is still unpaid:
-/// a checkout for another plan or at earlier prices, or a payment form.
+/// Opens a checkout, or returns the one that is open for this plan and these URLs. A new checkout cancels everything else that is
+/// still unpaid: a checkout for another plan, with other URLs or at earlier prices, or a payment form.
 pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;

@@ -1,6 +1,6 @@
 //! What an operator must solve about a customer's subscriptions. Pure.
 
-use schema::{Catalogue, Mode, UsageType};
+use schema::{Catalogue, UsageType};
 
 use super::{mirrored::Mirrored, segment};
 use crate::{
@@ -54,11 +54,7 @@ pub(super) fn of_live(catalogue: &Catalogue, of: &Subscription, mirrored: &Mirro
 fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
     let is_billed = |usage_type: &str| segment::items(of).any(|item| item.usage_type.as_deref() == Some(usage_type));
     let billed: Vec<&str> = match &of.version {
-        Some(version) => {
-            let usage = version.terms.usage.iter();
-            let billed = usage.filter(|(_, allowance)| allowance.mode != Mode::Limited);
-            billed.map(|(usage_type, _)| usage_type.as_str()).collect()
-        }
+        Some(version) => version.terms.billed().collect(),
         None => catalogue
             .billed(catalogue.plan(&of.plan)?)
             .map(UsageType::name)

@@ -85,7 +85,7 @@ struct Args {
     counts_from: i64,
 }
 
-/// What was done, or would be done.
+/// The result for one account. Of a dry run: what it would be.
 struct Done {
     outcome: Outcome,
     reason: Option<String>,

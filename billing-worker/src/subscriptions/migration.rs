@@ -1,6 +1,6 @@
 //! Which accounts get which version of a plan, when, and why some do not. Pure but for the look-up of the versions.
 
-use schema::{AccountId, Catalogue, Mode, PlanVersion};
+use schema::{AccountId, Catalogue, PlanVersion};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
@@ -43,13 +43,11 @@ impl Migration {
         if from.id == to.id {
             return Err(Error::Conflict(format!("the accounts have {} already", to.name())));
         }
-        for version in [&from, &to]
-            .into_iter()
-            .filter(|version| version.plan == Catalogue::FREE)
-        {
-            let name = version.name();
+        let free = [&from, &to].into_iter().find(|version| version.plan == Catalogue::FREE);
+        if let Some(free) = free {
             return Err(Error::Conflict(format!(
-                "nobody pays for {name}: its accounts follow the catalogue"
+                "nobody pays for {}: its accounts follow the catalogue",
+                free.name()
             )));
         }
         let is_current = sqlx::query_scalar!("select is_current from plan_versions where id = $1", to.id)
@@ -97,12 +95,8 @@ impl Migration {
 
     /// A usage type that is billed only after the migration.
     fn newly_billed(&self) -> Option<&str> {
-        let bills = |version: &PlanVersion, usage_type: &str| {
-            let allowance = version.terms.usage.get(usage_type);
-            allowance.is_some_and(|allowance| allowance.mode != Mode::Limited)
-        };
-        let mut usage_types = self.to.terms.usage.keys().map(String::as_str);
-        usage_types.find(|usage_type| bills(&self.to, usage_type) && !bills(&self.from, usage_type))
+        let was_billed = |usage_type: &str| self.from.terms.billed().any(|billed| billed == usage_type);
+        self.to.terms.billed().find(|usage_type| !was_billed(usage_type))
     }
 }
 
@@ -148,23 +142,13 @@ async fn version(field: &'static str, name: &str, db: &PgPool) -> Result<PlanVer
 
 #[cfg(test)]
 mod tests {
-    use schema::PlanTerms;
-
     use super::*;
+    use crate::subscriptions::versions::tests::pro;
 
     fn migration(when: MigrateWhen, from: &str, to: &str) -> Migration {
-        let version = |number: i32, text: &str| {
-            let catalogue = Catalogue::parse(text).unwrap();
-            PlanVersion {
-                id: Uuid::from_u128(u128::try_from(number).unwrap()),
-                plan: "pro".to_owned(),
-                number,
-                terms: PlanTerms::of(&catalogue, catalogue.plan("pro").unwrap()),
-            }
-        };
         Migration {
-            from: version(1, from),
-            to: version(2, to),
+            from: pro(1, from),
+            to: pro(2, to),
             when,
             counts_from: 0,
         }
@@ -212,7 +196,7 @@ mod tests {
                 "{when:?} {version:?} {planned:?} {next:?}: {step:?}"
             );
         }
-        // What was billed before may be billed at another price.
+        // A usage type that was billed before may get another price.
         let step = migration(Now, &billed, &billed.replace("50_000", "60_000"));
         assert_eq!(step.step(id(1), &Planned::Nothing, None), Step::Make);
     }

@@ -2,12 +2,9 @@
 //! Stripe keeps a status such as `past_due` until the latest invoice is paid, and that may be one that is void.
 
 use schema::{AccountId, subscription::SubscriptionStatus};
-use stripe_billing::{
-    InvoiceStatus,
-    invoice::{ListInvoice, RetrieveInvoice},
-};
+use stripe_billing::{InvoiceStatus, invoice::ListInvoice};
 
-use super::billing::Billing;
+use super::{billing::Billing, invoices::fetch};
 use crate::{
     error::{Error, InvoiceToPay},
     stripe::{
@@ -37,15 +34,13 @@ pub(super) async fn unpaid(stripe: &Stripe, subscription: &Subscription) -> Resu
             .limit(100);
         unpaid.extend(stripe.read::<List<Invoice>>(&list).await?.data);
     }
-    // A list cannot show how the payments are going: that is one level too deep.
     unpaid.sort_by_key(since);
     for invoice in unpaid
         .iter_mut()
         .filter(|invoice| invoice.status() == "open")
         .take(LOOKED_AT)
     {
-        let retrieve = RetrieveInvoice::new(invoice.id.as_str()).expand(vec![Invoice::PAYMENT.to_owned()]);
-        *invoice = stripe.read(&retrieve).await?;
+        *invoice = fetch::with_payment(stripe, &invoice.id).await?;
     }
     Ok(unpaid)
 }
@@ -80,7 +75,7 @@ pub(super) async fn refuse(billing: &Billing, subscription: &Subscription) -> Re
     }
 }
 
-/// Fails if an earlier subscription left an invoice that is not paid: whoever ends a subscription still owes what it cost.
+/// Fails if an invoice of a subscription that has ended is not paid: the customer still owes it.
 pub(super) async fn refuse_left(billing: &Billing, account: AccountId) -> Result<(), Error> {
     let left = sqlx::query_scalar!(
         "select i.id from stripe_invoices i join subscriptions s on s.stripe_subscription_id = i.subscription_id
@@ -93,8 +88,7 @@ pub(super) async fn refuse_left(billing: &Billing, account: AccountId) -> Result
     .await?;
     for id in left {
         // The customer may have paid it a moment ago, or a bank debit is in progress.
-        let retrieve = RetrieveInvoice::new(id.as_str()).expand(vec![Invoice::PAYMENT.to_owned()]);
-        let invoice: Invoice = billing.stripe()?.read(&retrieve).await?;
+        let invoice = fetch::with_payment(billing.stripe()?, &id).await?;
         if invoice.status() == "open" && invoice.amount_remaining > 0 && !is_processing(&invoice) {
             return Err(payment_required(&invoice));
         }

@@ -1,5 +1,5 @@
 //! Subscriptions whose invoices Stripe does not collect, because a person stopped that (`pause_collection`). Stripe makes invoices
-//! and voids them, leaves them as drafts or writes them off. The subscription works until the time ends that was paid.
+//! and voids them, leaves them as drafts or writes them off. The subscription works until the end of the period that was paid.
 
 use clap::ValueEnum;
 use schema::subscription::SubscriptionStatus;
@@ -10,7 +10,7 @@ use crate::stripe::{
     object::{Invoice, List, Subscription},
 };
 
-/// What happens to such a subscription when the time ends that was paid (`PAUSED_COLLECTION`).
+/// What happens to such a subscription after the period that was paid (`PAUSED_COLLECTION`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PausedCollection {
     /// It must be paid first.

@@ -8,10 +8,10 @@
 use problem::Secret;
 use schema::{AccountId, period::instant};
 use sqlx::{PgExecutor, Postgres, Transaction};
-use stripe_billing::invoice::{RetrieveInvoice, VoidInvoiceInvoice};
+use stripe_billing::invoice::VoidInvoiceInvoice;
 use tracing::{info, warn};
 
-use super::lease::Lease;
+use super::{invoices::fetch, lease::Lease};
 use crate::{
     error::{Error, InvoiceToPay},
     stripe::{
@@ -106,8 +106,7 @@ async fn invoice(stripe: &Stripe, subscription: &Subscription) -> Result<Option<
     let Some(id) = latest.filter(|_| subscription.pending_update.is_some()) else {
         return Ok(None);
     };
-    let retrieve = RetrieveInvoice::new(id.id()).expand(vec![Invoice::PAYMENT.to_owned()]);
-    stripe.read(&retrieve).await.map(Some)
+    fetch::with_payment(stripe, id.id()).await.map(Some)
 }
 
 /// Whether the last attempt to pay it was declined, or there was none.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use schema::{AccountId, Catalogue, Mode, Plan, PlanTerms};
+use schema::{AccountId, Catalogue, Plan, PlanTerms};
 use sqlx::PgExecutor;
 
 use super::{current, running::Running, used_prices};
@@ -100,13 +100,9 @@ pub async fn of_version(db: impl PgExecutor<'_>, plan: &str, terms: &PlanTerms) 
     // The newest of each.
     let mut prices: HashMap<Option<String>, String> =
         rows.into_iter().map(|row| (row.usage_type, row.price_id)).collect();
-    let billed = terms
-        .usage
-        .iter()
-        .filter(|(_, allowance)| allowance.mode != Mode::Limited);
-    let metered = billed.map(|(usage_type, _)| {
-        let price = prices.remove(&Some(usage_type.clone()))?;
-        Some((usage_type.clone(), price))
+    let metered = terms.billed().map(|usage_type| {
+        let price = prices.remove(&Some(usage_type.to_owned()))?;
+        Some((usage_type.to_owned(), price))
     });
     let metered: Option<Vec<_>> = metered.collect();
     Ok(prices

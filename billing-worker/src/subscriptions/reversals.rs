@@ -1,5 +1,5 @@
-//! Credit notes, refunds and disputes: what takes an invoice back after it is final. This service makes none of them. People make
-//! them in Stripe's dashboard, and banks make disputes. Rows in PostgreSQL are copies, written under the account's lease. Each
+//! Credit notes, refunds and disputes: what takes an invoice back after it is final. People make them in Stripe's dashboard, and
+//! banks make disputes. This service makes only credit notes for corrections; these are copied too, and are no findings. Rows in PostgreSQL are copies, written under the account's lease. Each
 //! change is in the audit log and a finding.
 //!
 //! | what | file |

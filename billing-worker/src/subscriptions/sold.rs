@@ -130,11 +130,8 @@ impl Sold {
 mod tests {
     use std::collections::HashMap;
 
-    use schema::Catalogue;
-    use uuid::Uuid;
-
     use super::*;
-    use crate::stripe::object::Reference;
+    use crate::{stripe::object::Reference, subscriptions::versions::tests::pro};
 
     fn price(id: &str, usage_type: Option<&str>, terms: &str, version: Option<&str>) -> Price {
         let mut metadata = HashMap::from([
@@ -164,16 +161,7 @@ mod tests {
             1,
         );
         let dearer = billed.replace("price_cents = 2900\n", "price_cents = 3900\n");
-        let version = |(number, text): (i32, &str)| {
-            let catalogue = Catalogue::parse(text).unwrap();
-            PlanVersion {
-                id: Uuid::from_u128(u128::try_from(number).unwrap()),
-                plan: "pro".to_owned(),
-                number,
-                terms: PlanTerms::of(&catalogue, catalogue.plan("pro").unwrap()),
-            }
-        };
-        [(1, built_in), (2, &billed), (3, &dearer)].map(version).into()
+        [pro(1, built_in), pro(2, &billed), pro(3, &dearer)].into()
     }
 
     #[test]

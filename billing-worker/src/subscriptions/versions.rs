@@ -100,3 +100,21 @@ pub async fn add_price(
     .await?;
     Ok(())
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use schema::{Catalogue, PlanTerms};
+
+    use super::*;
+
+    /// A version of Pro with the terms of this catalogue.
+    pub(in crate::subscriptions) fn pro(number: i32, catalogue: &str) -> PlanVersion {
+        let catalogue = Catalogue::parse(catalogue).unwrap();
+        PlanVersion {
+            id: Uuid::from_u128(u128::try_from(number).unwrap()),
+            plan: "pro".to_owned(),
+            number,
+            terms: PlanTerms::of(&catalogue, catalogue.plan("pro").unwrap()),
+        }
+    }
+}

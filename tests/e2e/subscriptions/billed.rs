@@ -1,22 +1,17 @@
 //! Usage that Stripe counts late, or that is stored late, and the invoices that wait for it.
 
 use billing_worker::webhook::worker;
-use devstack::{StripeDoubleOptions, http::HttpResponse};
+use devstack::http::HttpResponse;
 use harness::PATIENCE;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::rig::{Rig, Subscriber, with_overage};
+use super::rig::{Rig, Subscriber};
 
 /// 140 exports on Pro an hour after the subscription began: 40 more than are included, at 5 cents.
 async fn with_exports() -> (Rig, Subscriber) {
-    let options = StripeDoubleOptions {
-        start_at: Some(1_800_000_010),
-        ..StripeDoubleOptions::default()
-    };
-    let rig = Rig::with(options, with_overage()).await;
-    rig.listen();
+    let rig = Rig::billing_usage().await;
     let ada = rig.subscribed("ada", "pro").await;
     rig.turn_by(3_600);
     rig.use_units(&ada, "export", 140).await;

@@ -1,27 +1,19 @@
 //! Corrections return money: at the price that the corrected units were billed at, once.
 
 use billing_worker::reports::{self, attention};
-use devstack::{
-    StripeDoubleOptions,
-    stripe_double::{Card, FaultKind, FaultRule},
-};
+use devstack::stripe_double::{Card, FaultKind, FaultRule};
 use http::Method;
 use schema::Period;
 use serde_json::{Value, json};
 
 use super::{
     findings,
-    rig::{Rig, Subscriber, with_overage},
+    rig::{Rig, Subscriber},
 };
 
 /// 160 exports on Pro: 60 more than are included, at 5 cents. The invoice is final. Returns the month of these exports.
 async fn billed() -> (Rig, Subscriber, Period) {
-    let options = StripeDoubleOptions {
-        start_at: Some(1_800_000_010),
-        ..StripeDoubleOptions::default()
-    };
-    let rig = Rig::with(options, with_overage()).await;
-    rig.listen();
+    let rig = Rig::billing_usage().await;
     let ada = rig.subscribed("ada", "pro").await;
     rig.turn_by(3_600);
     let month = rig.period(&ada).await;
@@ -140,12 +132,7 @@ async fn a_credit_is_given_once_whatever_happens_to_the_response() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credit_of_an_unpaid_invoice_lowers_what_is_owed() {
-    let options = StripeDoubleOptions {
-        start_at: Some(1_800_000_010),
-        ..StripeDoubleOptions::default()
-    };
-    let rig = Rig::with(options, with_overage()).await;
-    rig.listen();
+    let rig = Rig::billing_usage().await;
     let ada = rig.subscribed("ada", "pro").await;
     let month = rig.period(&ada).await;
     rig.turn_by(3_600);

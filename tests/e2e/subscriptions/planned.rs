@@ -9,7 +9,7 @@ use harness::eventually;
 use schema::Catalogue;
 use serde_json::{Value, json};
 
-use super::rig::{Rig, Subscriber, with_overage};
+use super::rig::{Rig, Subscriber};
 
 /// A catalogue with a plan between Pro and Enterprise.
 pub(super) fn with_team() -> Catalogue {
@@ -326,13 +326,7 @@ fn billed(rig: &Rig, who: &Subscriber) -> Vec<(String, i64)> {
 }
 
 async fn with_exports(units: i64) -> (Rig, Subscriber) {
-    let options = StripeDoubleOptions {
-        // Ten seconds after a full minute.
-        start_at: Some(1_800_000_010),
-        ..StripeDoubleOptions::default()
-    };
-    let rig = Rig::with(options, with_overage()).await;
-    rig.listen();
+    let rig = Rig::billing_usage().await;
     let ada = rig.subscribed("ada", "pro").await;
     rig.use_units(&ada, "export", units).await;
     (rig, ada)

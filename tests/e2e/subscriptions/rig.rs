@@ -93,6 +93,18 @@ impl Rig {
         rig
     }
 
+    /// Plans that bill usage, and webhooks that are delivered. It begins ten seconds after a full minute, because meters count whole
+    /// minutes.
+    pub(super) async fn billing_usage() -> Self {
+        let options = StripeDoubleOptions {
+            start_at: Some(1_800_000_010),
+            ..StripeDoubleOptions::default()
+        };
+        let rig = Self::with(options, with_overage()).await;
+        rig.listen();
+        rig
+    }
+
     /// Products, prices and meters of the catalogue, and the portal's configuration.
     pub(super) async fn sync(&self) {
         self.sync_with(Unused::Keep).await;

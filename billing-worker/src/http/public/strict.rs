@@ -1,5 +1,5 @@
-//! What holds for every request: a query parameter that is not known is refused, because it may be a field of the body
-//! (`?preview=true`), and nobody keeps the answer.
+//! Rules for every request. An unknown query parameter is refused, because the client may mean a field of the body (`?preview=true`).
+//! No answer is cached.
 
 use axum::{
     extract::{FromRequestParts, Request},

@@ -110,7 +110,7 @@ impl Subscription {
         self.plan_items().next()
     }
 
-    /// More than one is a mistake of whoever added the others in Stripe.
+    /// If there are several, somebody added the others in Stripe by mistake.
     pub fn plan_items(&self) -> impl Iterator<Item = &Item> {
         let items = self.items.data.iter();
         items.filter(|item| !item.price.is_metered() && item.price.plan().is_some())

@@ -81,7 +81,7 @@ pub async fn fetch(
         if !seen.insert(id.clone()) {
             continue;
         }
-        match stripe.read(&RetrieveInvoice::new(id.as_str())).await {
+        match invoice(stripe, &id).await {
             Ok(invoice) => fetched.add(stripe, customer, invoice, &known).await?,
             Err(error) if error.is_missing() => fetched.gone.push(id),
             Err(error) => return Err(error.into()),
@@ -114,6 +114,12 @@ impl FetchedInvoices {
 /// One invoice.
 pub async fn invoice(stripe: &Stripe, id: &str) -> Result<Invoice, StripeError> {
     stripe.read(&RetrieveInvoice::new(id)).await
+}
+
+/// One invoice with its payment. A list cannot have it: that is one level too deep.
+pub async fn with_payment(stripe: &Stripe, id: &str) -> Result<Invoice, StripeError> {
+    let retrieve = RetrieveInvoice::new(id).expand(vec![Invoice::PAYMENT.to_owned()]);
+    stripe.read(&retrieve).await
 }
 
 /// The invoices that a subscription made at the end of a period.

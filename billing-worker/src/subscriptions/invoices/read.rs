@@ -14,7 +14,7 @@ struct InvoiceSummary {
     status: String,
     currency: String,
     total_cents: i64,
-    /// What the customer's balance paid of the total. Negative: what was added to it, such as an amount that is too small to charge.
+    /// What the customer's balance paid. Negative: the invoice added this to the balance, such as an amount that is too small to charge.
     balance_applied_cents: i64,
     amount_due_cents: i64,
     amount_paid_cents: i64,

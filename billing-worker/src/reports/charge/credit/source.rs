@@ -1,4 +1,4 @@
-//! The invoices that billed units, with what was credited of them.
+//! The invoices that billed units, and what credit notes have already returned of them.
 
 use std::collections::HashMap;
 
