@@ -85,6 +85,11 @@ impl Control {
         self.double.edge().faults.clear();
     }
 
+    /// How many calls got a fault since the rules were last cleared. A call that hangs counts from its beginning.
+    pub fn faults_struck(&self) -> usize {
+        self.double.edge().faults.struck()
+    }
+
     pub fn set_latency(&self, latency: Duration) {
         self.double.edge().latency = latency;
     }

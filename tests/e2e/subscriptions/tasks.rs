@@ -89,11 +89,10 @@ async fn a_worker_killed_between_any_two_calls_loses_no_planned_change() {
             first.run(&rig, &ada).await.unwrap();
             rig.settle().await;
             let before = planned(&rig, &ada).await;
-            rig.control().clear_requests();
             let hangs = FaultRule::new(FaultKind::Hang { ms: 60_000 });
             rig.control().add_fault(hangs.skip(u32::try_from(calls).unwrap()));
-            let killed = eventually("the worker has made so many calls", async || {
-                (rig.control().requests().len() == calls).then_some(())
+            let killed = eventually("the next call of the worker hangs", async || {
+                (rig.control().faults_struck() == 1).then_some(())
             });
             tokio::select! {
                 done = then.run(&rig, &ada) => {
@@ -137,15 +136,15 @@ async fn a_change_after_a_killed_one_keeps_what_was_planned_before_both() {
     Op::Plan("pro").run(&rig, &ada).await.unwrap();
     let hang = FaultRule::new(FaultKind::Hang { ms: 60_000 }).method("POST");
     rig.control().add_fault(hang.path("/v1/subscriptions/"));
-    let is_released = eventually("the schedule is released", async || {
-        let requests = rig.control().requests();
-        let released = requests.iter().any(|request| request.path.ends_with("/release"));
-        released.then_some(())
+    let hangs = eventually("the call after the release of the schedule hangs", async || {
+        (rig.control().faults_struck() == 1).then_some(())
     });
     tokio::select! {
         done = Op::CancelLater.run(&rig, &ada) => panic!("{done:?}"),
-        () = is_released => {}
+        () = hangs => {}
     }
+    let requests = rig.control().requests();
+    assert!(requests.iter().any(|request| request.path.ends_with("/release")));
     rig.control().clear_faults();
     let declined = FaultRule::new(FaultKind::Refused(RefusalKind::CardDeclined));
     rig.control()

@@ -185,6 +185,7 @@ fn always() -> f64 {
 #[derive(Default)]
 pub(crate) struct Faults {
     rules: Vec<(FaultRule, StdRng)>,
+    struck: usize,
 }
 
 impl Faults {
@@ -195,6 +196,12 @@ impl Faults {
 
     pub(crate) fn clear(&mut self) {
         self.rules.clear();
+        self.struck = 0;
+    }
+
+    /// How many calls got a fault since the rules were last cleared.
+    pub(crate) fn struck(&self) -> usize {
+        self.struck
     }
 
     /// The fault that this call gets, if any.
@@ -209,6 +216,7 @@ impl Faults {
                 continue;
             }
             rule.count = rule.count.map(|count| count - 1);
+            self.struck += 1;
             return Some((rule.kind, rule.moment));
         }
         None
