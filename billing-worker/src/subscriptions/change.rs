@@ -67,7 +67,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let armed = Armed::find(billing, &lease, &running).await?;
     let is_same = running.plan() == Some(plan.id.as_str());
-    if is_same && !armed.has_planned_change() {
+    if is_same && !armed.has_planned_change() && !running.has_pending_upgrade() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
     let begins_now = !is_same && begins_now(billing, &running, plan, when)?;
@@ -79,7 +79,7 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
         previewed::confirm(billing, account, &running, &prices, ends_trial(&running, plan), at).await?;
     }
     let done = if is_same {
-        armed.take_back().await
+        keep(billing, &armed).await
     } else if begins_now {
         let beginning = Beginning {
             plan: &plan.id,
@@ -105,6 +105,9 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
     complete_earlier(billing, &lease).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let done = match when {
+        CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() && running.has_pending_upgrade() => {
+            pending::withdraw(billing.stripe()?, &running.subscription).await
+        }
         CancelWhen::PeriodEnd if running.subscription.cancel_at.is_some() => {
             return Err(Error::Conflict(
                 "the subscription is already cancelled; POST /billing/resume undoes that".to_owned(),
@@ -119,6 +122,12 @@ pub async fn cancel(billing: &Billing, account: AccountId, when: CancelWhen) -> 
         }
     };
     read_back(billing, lease, &running.customer, done).await
+}
+
+/// The running plan goes on: nothing that was planned or waits for its payment replaces it.
+async fn keep(billing: &Billing, armed: &Armed<'_>) -> Result<(), Error> {
+    pending::withdraw(billing.stripe()?, &armed.running.subscription).await?;
+    armed.take_back().await
 }
 
 /// Undoes a planned cancellation or downgrade.
@@ -198,6 +207,7 @@ pub(super) async fn upgrade(
     };
     armed
         .make(goal, async {
+            pending::withdraw(billing.stripe()?, &running.subscription).await?;
             // A schedule would undo the new prices.
             running.release_schedule(billing).await?;
             begin(billing, lease, armed, to, counts_from).await?;
@@ -330,6 +340,7 @@ pub(super) async fn change_next(
     let goal = Goal::Planned(Planned::plan(next.clone()));
     armed
         .make(goal, async {
+            pending::withdraw(billing.stripe()?, &running.subscription).await?;
             // Stripe allows one schedule at a time, and none together with a cancellation.
             running.take_back(billing).await?;
             running.plan_next(billing, account, &next).await
@@ -343,6 +354,7 @@ async fn cancel_at_period_end(billing: &Billing, lease: &Lease, running: &Runnin
     let armed = Armed::find(billing, lease, running).await?;
     armed
         .make(goal, async {
+            pending::withdraw(billing.stripe()?, &running.subscription).await?;
             running.release_schedule(billing).await?;
             running.plan_end(billing, at, true).await
         })
@@ -353,6 +365,7 @@ async fn cancel_now(billing: &Billing, lease: &Lease, running: &Running) -> Resu
     let armed = Armed::find(billing, lease, running).await?;
     armed
         .make(Goal::End, async {
+            pending::withdraw(billing.stripe()?, &running.subscription).await?;
             running.release_schedule(billing).await?;
             // With an invoice for the usage so far. Without one, that usage would never be billed.
             let cancel = CancelSubscription::new(running.subscription.id.as_str())

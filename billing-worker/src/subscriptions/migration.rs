@@ -76,27 +76,11 @@ impl Migration {
             return Step::Skip(format!("it does not have {}", self.from.name()));
         }
         match planned {
-            Planned::Plan(_) if next == Some(self.to.id) => {
-                return Step::Done("it gets this version with the next period");
-            }
-            Planned::Plan(_) => return Step::Skip("another plan is planned for it".to_owned()),
-            Planned::End { .. } => return Step::Skip("it is cancelled".to_owned()),
-            Planned::Nothing => {}
+            Planned::Plan(_) if next == Some(self.to.id) => Step::Done("it gets this version with the next period"),
+            Planned::Plan(_) => Step::Skip("another plan is planned for it".to_owned()),
+            Planned::End { .. } => Step::Skip("it is cancelled".to_owned()),
+            Planned::Nothing => Step::Make,
         }
-        match (self.when, self.newly_billed()) {
-            (MigrateWhen::Now, Some(usage_type)) => Step::Skip(format!(
-                "{} bills `{usage_type}`, which {} limits: usage of the running period was not to be billed, so use --at-period-end",
-                self.to.name(),
-                self.from.name()
-            )),
-            _ => Step::Make,
-        }
-    }
-
-    /// A usage type that is billed only after the migration.
-    fn newly_billed(&self) -> Option<&str> {
-        let was_billed = |usage_type: &str| self.from.terms.billed().any(|billed| billed == usage_type);
-        self.to.terms.billed().find(|usage_type| !was_billed(usage_type))
     }
 }
 
@@ -159,11 +143,6 @@ mod tests {
         use MigrateWhen::{Now, PeriodEnd};
         let built_in = include_str!("../../../schema/plans.toml");
         let dearer = built_in.replace("price_cents = 2900\n", "price_cents = 3900\n");
-        let billed = built_in.replacen(
-            "usage.export = { limit = 100 }",
-            "usage.export = { mode = \"metered\", unit_price_micros = 50_000 }",
-            1,
-        );
         let id = |number: u128| Some(Uuid::from_u128(number));
         let (plan, end) = (
             Planned::plan(vec![("price_1".to_owned(), Some(1))]),
@@ -186,8 +165,6 @@ mod tests {
             (PeriodEnd, &dearer, id(1), &plan, id(2), "done"),
             (PeriodEnd, &dearer, id(1), &plan, id(3), "skip"),
             (PeriodEnd, &dearer, id(1), &end, None, "skip"),
-            (Now, &billed, id(1), &Planned::Nothing, None, "skip"),
-            (PeriodEnd, &billed, id(1), &Planned::Nothing, None, "make"),
         ] {
             let step = migration(when, built_in, to).step(version, planned, next);
             assert_eq!(
@@ -196,8 +173,5 @@ mod tests {
                 "{when:?} {version:?} {planned:?} {next:?}: {step:?}"
             );
         }
-        // A usage type that was billed before may get another price.
-        let step = migration(Now, &billed, &billed.replace("50_000", "60_000"));
-        assert_eq!(step.step(id(1), &Planned::Nothing, None), Step::Make);
     }
 }

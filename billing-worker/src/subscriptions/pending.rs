@@ -20,6 +20,16 @@ use crate::{
     },
 };
 
+/// An upgrade that waits until the customer has confirmed its payment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// `None`: its price was not made by this service.
+    plan: Option<String>,
+    invoice_id: String,
+    /// Then Stripe discards it.
+    until: i64,
+}
+
 /// Remembers that an upgrade is sent to Stripe.
 pub(super) async fn begin(lease: &Lease, now: i64) -> Result<(), Error> {
     let mut tx = lease.begin().await?;
@@ -42,24 +52,39 @@ pub(super) async fn is_begun(db: impl PgExecutor<'_>, account: AccountId) -> Res
     Ok(is_begun.fetch_optional(db).await?.unwrap_or(false))
 }
 
-/// No upgrade waits any more.
-pub(super) async fn end(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Result<(), Error> {
+/// Stores which upgrade still waits for its payment. `None`: none waits any more.
+pub(super) async fn store(
+    tx: &mut Transaction<'_, Postgres>,
+    account: AccountId,
+    waiting: Option<&Waiting>,
+) -> Result<(), Error> {
     sqlx::query!(
-        "update stripe_customers set upgrade_begun_at = null where account_id = $1 and upgrade_begun_at is not null",
-        account.0
+        "update stripe_customers set upgrade_begun_at = case when $2::text is null then null else upgrade_begun_at end,
+             upgrade_invoice_id = $2, upgrade_plan_id = $3, upgrade_until = $4
+         where account_id = $1 and upgrade_begun_at is not null",
+        account.0,
+        waiting.map(|waiting| &waiting.invoice_id),
+        waiting.and_then(|waiting| waiting.plan.as_ref()),
+        waiting.map(|waiting| instant(waiting.until))
     )
     .execute(&mut **tx)
     .await?;
     Ok(())
 }
 
-/// Voids the invoice of a held back upgrade if its payment failed. Returns whether the upgrade still waits.
-pub(super) async fn give_up(stripe: &Stripe, subscription: &Subscription) -> Result<bool, StripeError> {
-    let Some(invoice) = invoice(stripe, subscription).await? else {
-        return Ok(false);
+/// Voids the invoice of a held back upgrade if its payment failed. Returns the upgrade if it still waits.
+pub(super) async fn give_up(stripe: &Stripe, subscription: &Subscription) -> Result<Option<Waiting>, StripeError> {
+    let (Some(invoice), Some(pending)) = (invoice(stripe, subscription).await?, &subscription.pending_update) else {
+        return Ok(None);
+    };
+    let items = pending.subscription_items.iter().flatten();
+    let waiting = Waiting {
+        plan: items.filter_map(|item| item.price.plan()).map(str::to_owned).next(),
+        invoice_id: invoice.id.clone(),
+        until: pending.expires_at,
     };
     if !has_failed(&invoice) {
-        return Ok(invoice.status() == "open");
+        return Ok((invoice.status() == "open").then_some(waiting));
     }
     let void = VoidInvoiceInvoice::new(invoice.id.as_str());
     match stripe.write::<Invoice>(&void, Write::Settable).await {
@@ -68,7 +93,7 @@ pub(super) async fn give_up(stripe: &Stripe, subscription: &Subscription) -> Res
                 invoice.id = invoice.id,
                 "voided the invoice of an upgrade that was not paid"
             );
-            Ok(false)
+            Ok(None)
         }
         // It may have been paid or voided meanwhile. Then an event of it comes, and it is looked at again.
         Err(StripeError::Refused(refusal)) => {
@@ -76,9 +101,40 @@ pub(super) async fn give_up(stripe: &Stripe, subscription: &Subscription) -> Res
                 invoice.id = invoice.id,
                 "could not void the invoice of an upgrade that was not paid: {refusal}"
             );
-            Ok(true)
+            Ok(Some(waiting))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Voids the invoice of a held back upgrade, because the customer decided otherwise: to pay it later must not start the plan.
+pub(super) async fn withdraw(stripe: &Stripe, subscription: &Subscription) -> Result<(), Error> {
+    let Some(invoice) = invoice(stripe, subscription)
+        .await?
+        .filter(|invoice| invoice.status() == "open")
+    else {
+        return Ok(());
+    };
+    let void = VoidInvoiceInvoice::new(invoice.id.as_str());
+    match stripe.write::<Invoice>(&void, Write::Settable).await {
+        Ok(_) => {
+            info!(
+                invoice.id = invoice.id,
+                "voided the invoice of an upgrade, because a later change replaces it"
+            );
+            Ok(())
+        }
+        Err(StripeError::Refused(refusal)) => {
+            warn!(
+                invoice.id = invoice.id,
+                "could not void the invoice of an upgrade: {refusal}"
+            );
+            Err(Error::Conflict(
+                "an upgrade is being paid at the moment: try again when GET /billing/subscription shows its result"
+                    .to_owned(),
+            ))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     change::{ChangeWhen, begins_now, ends_trial},
-    previewed, prices,
+    owed, previewed, prices,
     running::Running,
 };
 use crate::{error::Error, subscriptions::billing::Billing};
@@ -20,7 +20,7 @@ const VALID_S: i64 = 600;
 pub struct Preview {
     pub plan: String,
     /// Due at once, in the currency's smallest unit: the new plan for the rest of the period, less the unused part of the old
-    /// plan. Usage is not a part of it. 0: the change begins with the next period.
+    /// plan. Usage is not a part of it. 0: the change begins with the next period, or it takes a planned change back.
     pub amount_due_cents: i64,
     pub currency: String,
     #[serde(with = "time::serde::rfc3339")]
@@ -42,21 +42,27 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
     let _slot = billing.slot(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let now = billing.clock.now_s();
-    if running.plan() == Some(plan.id.as_str()) {
+    let is_same = running.plan() == Some(plan.id.as_str());
+    if is_same && !running.has_planned_change() && !running.has_pending_upgrade() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
     let valid_until = (now + VALID_S).min(running.period_end()).max(now);
-    let begins_now = begins_now(billing, &running, plan, when)?;
+    let begins_now = !is_same && begins_now(billing, &running, plan, when)?;
     let mut preview = Preview {
         plan: plan.id.clone(),
         amount_due_cents: 0,
         currency: running.currency().to_owned(),
-        effective_at: instant(if begins_now { now } else { running.period_end() }),
+        effective_at: instant(if begins_now || is_same {
+            now
+        } else {
+            running.period_end()
+        }),
         proration_date: begins_now.then_some(instant(now)),
         computed_at: instant(now),
         valid_until: instant(valid_until),
     };
     if begins_now {
+        owed::refuse(billing, &running.subscription).await?;
         let prices = prices::of_plan(billing, plan).await?;
         let invoice = previewed::invoice(billing, &running, &prices, ends_trial(&running, plan), now).await?;
         previewed::store(&billing.admin.db, account, &prices, &invoice, now, valid_until).await?;

@@ -20,7 +20,7 @@ use super::{
     mirrored::Mirrored,
     owed,
     paused::{self, PausedCollection},
-    pending,
+    pending::{self, Waiting},
     periods::{self, Upgraded},
     reversals,
     segment::Begun,
@@ -74,7 +74,7 @@ pub async fn store(billing: &Billing, lease: &Lease, customer: &str) -> Result<b
 async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: &[String]) -> Result<Refreshed, Error> {
     let (account, now) = (lease.account(), billing.clock.now_s());
     let known = fetch(billing.stripe()?, customer).await?;
-    let waits = known.give_up_upgrades(billing, account).await?;
+    let waiting = known.give_up_upgrades(billing, account).await?;
     let wanted = Wanted {
         named: invoices.to_vec(),
         ..known.invoices()
@@ -101,9 +101,7 @@ async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: 
         .findings
         .extend(reversals::found(&mut tx, account, is_live, now).await?);
     let opened = findings::store(&mut tx, account, &FindingKind::ALL, &mirror.findings).await?;
-    if !waits {
-        pending::end(&mut tx, account).await?;
-    }
+    pending::store(&mut tx, account, waiting.as_ref()).await?;
     tx.commit().await?;
     for finding in opened {
         let (kind, text, remedy) = (finding.kind.as_str(), &finding.text, finding.remedy());
@@ -126,18 +124,19 @@ enum Known {
 }
 
 impl Known {
-    /// Voids the invoice of an upgrade of ours that was not paid. Returns whether one still waits for its payment.
-    async fn give_up_upgrades(&self, billing: &Billing, account: AccountId) -> Result<bool, Error> {
+    /// Voids the invoice of an upgrade of ours that was not paid. Returns the one that still waits for its payment.
+    async fn give_up_upgrades(&self, billing: &Billing, account: AccountId) -> Result<Option<Waiting>, Error> {
         let Self::Customer(fetched) = self else {
-            return Ok(false);
+            return Ok(None);
         };
-        let mut waits = false;
+        let mut waiting = None;
         if pending::is_begun(&billing.admin.db, account).await? {
             for one in fetched {
-                waits |= pending::give_up(billing.stripe()?, &one.subscription).await?;
+                let waits = pending::give_up(billing.stripe()?, &one.subscription).await?;
+                waiting = waiting.or(waits);
             }
         }
-        Ok(waits)
+        Ok(waiting)
     }
 
     /// The invoices that were read already, and the latest one of each subscription: a change makes one, and its caller may ask

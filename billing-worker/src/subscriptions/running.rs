@@ -58,6 +58,11 @@ impl Running {
         SubscriptionStatus::from_stored(&self.subscription.status)
     }
 
+    /// Whether a larger plan waits for its payment.
+    pub fn has_pending_upgrade(&self) -> bool {
+        self.subscription.pending_update.is_some()
+    }
+
     pub fn is_trial(&self) -> bool {
         self.status() == Some(SubscriptionStatus::Trialing)
     }

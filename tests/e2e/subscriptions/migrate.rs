@@ -8,8 +8,11 @@ use billing_worker::{
     },
     tasks,
 };
-use devstack::stripe_double::{FaultKind, FaultRule};
-use schema::AccountId;
+use devstack::{
+    StripeDoubleOptions,
+    stripe_double::{FaultKind, FaultRule},
+};
+use schema::{AccountId, Catalogue};
 use serde_json::json;
 
 use super::{
@@ -158,6 +161,28 @@ async fn open(rig: &Rig) -> i64 {
         .fetch_one(&rig.pool)
         .await
         .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_bills_a_limited_type_bills_only_what_comes_after() {
+    let options = StripeDoubleOptions {
+        start_at: Some(1_800_000_010),
+        ..StripeDoubleOptions::default()
+    };
+    let mut rig = Rig::with(options, Catalogue::built_in()).await;
+    rig.listen();
+    let ada = rig.subscribed("ada", "pro").await;
+    rig.turn_by(10 * DAY_S);
+    rig.use_units(&ada, "export", 60).await;
+    rig.roll_out(pro(2_900, 10_000, 10, 50_000)).await;
+    let now = find(&rig, "pro@1", "pro@2", MigrateWhen::Now).await.unwrap();
+    assert_eq!(run(&rig, &ada, &now, Action::Make).await.outcome, Outcome::Migrated);
+    rig.turn_by(3_600);
+    let segment = rig.segment(&ada).await;
+    rig.admitted(&ada, segment, &[("export", 30)]).await;
+    rig.end_period(&ada).await;
+    assert_eq!(last_invoice(&rig, &ada).await, 2_900 + 20 * 5);
+    rig.assert_valid();
 }
 
 #[tokio::test(flavor = "multi_thread")]

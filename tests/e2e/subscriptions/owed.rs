@@ -295,6 +295,73 @@ async fn a_payment_that_needs_confirmation_can_be_finished() {
     }
 }
 
+/// To pay its page later must not start a plan that the customer no longer wants.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_decision_withdraws_an_upgrade_that_waits_for_its_payment() {
+    for (path, body, expected) in [
+        ("cancel", json!({}), is("pro", "active", false)),
+        ("cancel", json!({ "when": "now" }), is("free", "none", false)),
+        ("upgrade", json!({ "tier": "pro" }), is("pro", "active", false)),
+        (
+            "upgrade",
+            json!({ "tier": "enterprise", "when": "period_end" }),
+            is("pro", "active", false),
+        ),
+    ] {
+        let (rig, ada, customer) = pro().await;
+        rig.control().set_card(&customer, Some(Card::NeedsAction)).unwrap();
+        let (_, problem) = upgrade(&rig, &ada).await;
+        rig.settle().await;
+        let pending = rig.subscription(&ada).await["pending_upgrade"].clone();
+        let open = invoices(&rig, &customer, "open").remove(0);
+        assert_eq!(
+            pending,
+            json!({ "tier": "enterprise", "invoice_id": open["id"], "hosted_invoice_url": open["hosted_invoice_url"],
+                "expires_at": problem["expires_at"] })
+        );
+
+        rig.post(&ada, path, body.clone()).await.ok().unwrap();
+        rig.settle().await;
+        let id = open["id"].as_str().unwrap();
+        assert!(rig.control().confirm_payment(id, true).is_err(), "{path} {body}");
+        rig.settle().await;
+        assert_eq!(shown(&rig, &ada).await, expected, "{path} {body}");
+        assert_eq!(rig.subscription(&ada).await["pending_upgrade"], Value::Null);
+        assert_eq!(invoices(&rig, &customer, "open"), Vec::<Value>::new());
+        let void = invoices(&rig, &customer, "void");
+        assert_eq!(
+            void.iter().map(|invoice| &invoice["id"]).collect::<Vec<_>>(),
+            [&open["id"]]
+        );
+        rig.assert_valid();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_invoice_that_is_owed_is_shown_until_it_is_paid() {
+    let (rig, ada, customer) = pro().await;
+    assert_eq!(rig.subscription(&ada).await["owed_invoice"], Value::Null);
+    rig.control().set_card(&customer, Some(Card::Declines)).unwrap();
+    rig.end_period(&ada).await;
+    let open = invoices(&rig, &customer, "open").remove(0);
+    let owed = json!({ "id": open["id"], "amount_remaining_cents": 2_900, "currency": "usd",
+        "hosted_invoice_url": open["hosted_invoice_url"] });
+    assert_eq!(rig.subscription(&ada).await["owed_invoice"], owed);
+    // A preview says what the upgrade would say.
+    let preview = rig
+        .post(&ada, "upgrade", json!({ "tier": "enterprise", "preview": true }))
+        .await;
+    assert_eq!(preview.status.as_u16(), 402);
+    // The debt stays when the subscription ends.
+    rig.post(&ada, "cancel", json!({ "when": "now" })).await.ok().unwrap();
+    rig.settle().await;
+    assert_eq!(rig.subscription(&ada).await["owed_invoice"], owed);
+    rig.control().pay_invoice(open["id"].as_str().unwrap()).unwrap();
+    rig.settle().await;
+    assert_eq!(rig.subscription(&ada).await["owed_invoice"], Value::Null);
+    rig.assert_valid();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unpaid_subscription_owes_what_stripe_no_longer_collects() {
     let (rig, ada, customer) = pro().await;

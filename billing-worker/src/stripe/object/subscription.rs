@@ -37,6 +37,9 @@ pub struct Subscription {
 pub struct PendingUpdate {
     /// Then Stripe discards the change.
     pub expires_at: i64,
+    /// What the subscription has after the change.
+    #[serde(default)]
+    pub subscription_items: Option<Vec<Item>>,
 }
 
 /// One price of a subscription. Periods are the item's, and may differ between items.
