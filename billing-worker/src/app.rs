@@ -64,6 +64,11 @@ impl boot::Service for BillingWorker {
                 settings.check_service(mistakes);
                 Some(Task::Serve(settings))
             }
+            Some(command) if command.needs_sandbox() && !settings.stripe.is_sandbox() => {
+                let problem = "must be the key of a sandbox (sk_test_… or rk_test_…): a rehearsal makes customers and charges cards";
+                mistakes.add("stripe_secret_key", problem);
+                None
+            }
             Some(command) => Some(Task::Command(Box::pin(async move {
                 cli::run(&command, &settings, json).await
             }))),

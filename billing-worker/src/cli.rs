@@ -70,6 +70,13 @@ pub enum Command {
     Reconcile(reports::ReconcileArguments),
 }
 
+impl Command {
+    /// It must not run with a live key.
+    pub fn needs_sandbox(&self) -> bool {
+        matches!(self, Self::Stripe(stripe::StripeCommand::Rehearse { .. }))
+    }
+}
+
 pub async fn run(command: &Command, settings: &Settings, json: bool) -> Result<()> {
     let health = Health::new();
     let connect = service::postgres::connect(&settings.postgres, "billing-worker command", &health);

@@ -23,6 +23,7 @@
 //! | work that must still happen in Stripe | [`tasks`] |
 //! | states in Stripe that an operator must solve | [`findings`] |
 //! | what is wrong with the settings and with Stripe, and how to mend it | [`check`] |
+//! | a subscription's whole life in a sandbox, and what Stripe billed for it | [`rehearse`] |
 //! | migrations, and the availability of the database | [`database`] |
 //! | errors of requests and commands | [`error`] |
 //! | the client of Stripe's API | [`stripe`] |
@@ -52,6 +53,7 @@ pub mod findings;
 pub mod http;
 pub mod metrics;
 pub mod notices;
+pub mod rehearse;
 pub mod reports;
 pub mod retention;
 pub mod runs;

@@ -15,7 +15,7 @@
 //! | subscriptions compared with Stripe, without an event | [`comparison`] |
 
 pub mod catch_up;
-mod claims;
+pub(crate) mod claims;
 pub mod comparison;
 pub mod effect;
 pub mod envelope;

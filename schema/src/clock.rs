@@ -7,16 +7,37 @@ use std::sync::{
 
 use time::OffsetDateTime;
 
-/// A clock that tests can advance by months. Services run on one that is never advanced.
+/// A clock that tests can advance by months, and that a rehearsal freezes. Services run on one that is never touched.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     ahead_s: Arc<AtomicI64>,
+    /// [`RUNNING`]: it runs.
+    frozen_at_s: Arc<Frozen>,
+}
+
+#[derive(Debug)]
+struct Frozen(AtomicI64);
+
+const RUNNING: i64 = i64::MIN;
+
+impl Default for Frozen {
+    fn default() -> Self {
+        Self(AtomicI64::new(RUNNING))
+    }
 }
 
 impl Clock {
     /// Seconds since the Unix epoch, rounded down.
     pub fn now_s(&self) -> i64 {
-        now_s() + self.ahead_s.load(Ordering::Relaxed)
+        match self.frozen_at_s.0.load(Ordering::Relaxed) {
+            RUNNING => now_s() + self.ahead_s.load(Ordering::Relaxed),
+            frozen => frozen,
+        }
+    }
+
+    /// Stops the clock, and all its clones, at `at_s`, until it is frozen at another time. A test clock of Stripe stands still, too.
+    pub fn freeze_at(&self, at_s: i64) {
+        self.frozen_at_s.0.store(at_s, Ordering::Relaxed);
     }
 
     /// Sets the clock, and all its clones, to `at_s`. The clock continues from there.

@@ -20,6 +20,8 @@ pub struct Announcer {
     client: Arc<OnceCell<Client>>,
     /// Set for commands, which connect at the first announcement. The service connects at its start.
     connect: Option<NatsSettings>,
+    /// Nobody listens.
+    is_silent: bool,
     metrics: Metrics,
 }
 
@@ -29,7 +31,18 @@ impl Announcer {
         Self {
             client: Arc::default(),
             connect: None,
+            is_silent: false,
             metrics,
+        }
+    }
+
+    /// For a database that no gateway reads.
+    pub fn to_nobody() -> Self {
+        Self {
+            client: Arc::default(),
+            connect: None,
+            is_silent: true,
+            metrics: Metrics::default(),
         }
     }
 
@@ -38,6 +51,7 @@ impl Announcer {
         Self {
             client: Arc::default(),
             connect: Some(settings.clone()),
+            is_silent: false,
             metrics: Metrics::default(),
         }
     }
@@ -68,7 +82,7 @@ impl Announcer {
     }
 
     pub async fn announce_all(&self, announcements: &[Announcement]) {
-        if announcements.is_empty() {
+        if announcements.is_empty() || self.is_silent {
             return;
         }
         let published = match timeout(PATIENCE, self.publish(announcements)).await {

@@ -17,6 +17,7 @@ use crate::{
         row::{Level, Row},
     },
     config::Settings,
+    rehearse::{self, Afterwards},
     stripe::{Class, catalogue::Change},
     subscriptions::{
         billing::Billing,
@@ -43,6 +44,13 @@ pub enum StripeCommand {
     Check,
     /// Compare all subscriptions and invoices with Stripe now, as the service does once a day, and copy what differs
     Compare,
+    /// In a sandbox: walk through the whole life of a subscription in the time of a test clock, and compare each line that Stripe
+    /// bills with the catalogue; fails if one differs
+    Rehearse {
+        /// Do not delete the test clock, with the customer and the invoices
+        #[arg(long)]
+        keep: bool,
+    },
     /// Retry a parked event
     Retry {
         /// Id of the event, evt_…
@@ -104,12 +112,39 @@ pub(super) async fn run(
                 failed => bail!("{failed} accounts could not be compared: run the command again"),
             }
         }
+        StripeCommand::Rehearse { keep } => rehearse(settings, admin, *keep, json).await,
         StripeCommand::Retry { event } => {
             webhook::inbox::retry(admin, event).await?;
             out(json, &json!({ "event": event, "state": "received" }), || {
                 format!("the service will retry {event}")
             })
         }
+    }
+}
+
+async fn rehearse(settings: &Settings, admin: &Administration, keep: bool, json: bool) -> Result<()> {
+    let afterwards = if keep { Afterwards::Keep } else { Afterwards::Delete };
+    let (report, done) = rehearse::run(settings, &admin.db, afterwards).await;
+    let differences = report.differences();
+    out(json, &json!({ "report": report, "differences": differences }), || {
+        let cells = |one: &rehearse::report::Row| row([one.step, &one.what, &one.ours, &one.stripe, one.state.as_str()]);
+        let heading = row(["step", "what", "ours", "Stripe's", ""]);
+        let rows: Vec<_> = [heading].into_iter().chain(report.rows.iter().map(cells)).collect();
+        let answers = report.questions.iter().map(|one| row([one.question, &one.seen]));
+        let answers: Vec<_> = [row(["question", "seen"])].into_iter().chain(answers).collect();
+        let kept = report.test_clock.as_ref().map(|id| format!("\n\nThe test clock {id} is kept in Stripe."));
+        format!(
+            "Rehearsed with {}.\n\n{}\n\n{}{}",
+            report.plans,
+            table(&rows),
+            table(&answers),
+            kept.unwrap_or_default()
+        )
+    })?;
+    done?;
+    match differences {
+        0 => Ok(()),
+        differences => bail!("{differences} of {} rows differ", report.rows.len()),
     }
 }
 

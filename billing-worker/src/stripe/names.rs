@@ -23,8 +23,15 @@ pub const META_OURS: &str = "trendit";
 /// Metadata of an invoice item or an invoice for late usage: the carry that it bills.
 pub const META_CARRY: &str = "trendit_carry";
 
-/// Metadata of a subscription or price that operators set: `ignore` says that it is for another product than these plans.
+/// Metadata of a subscription or price that operators set: it is for another product than these plans. Of a customer: nobody has to
+/// link it to an account.
 pub const META_IGNORE: (&str, &str) = ("trendit", "ignore");
+
+/// Whether an object with this metadata is none of ours.
+pub fn is_ignored(metadata: &HashMap<String, String>) -> bool {
+    let (key, value) = META_IGNORE;
+    metadata.get(key).is_some_and(|is| is == value)
+}
 
 /// In a meter event's payload: the customer, and the units.
 pub const PAYLOAD_CUSTOMER: &str = "stripe_customer_id";

@@ -20,6 +20,14 @@ impl Raw {
         }
     }
 
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self {
+            method: StripeMethod::Delete,
+            path: path.into(),
+            params: Value::Null,
+        }
+    }
+
     /// `form` is an object.
     pub fn post(path: impl Into<String>, form: Value) -> Self {
         Self {

@@ -72,7 +72,13 @@ impl StripeSettings {
     pub fn is_live(&self) -> bool {
         self.stripe_secret_key
             .as_deref()
-            .is_some_and(|key| key[3..].starts_with("live_"))
+            .and_then(|key| key.get(3..))
+            .is_some_and(|rest| rest.starts_with("live_"))
+    }
+
+    /// A key of a sandbox: no money moves.
+    pub fn is_sandbox(&self) -> bool {
+        self.stripe_secret_key.is_some() && !self.is_live()
     }
 }
 

@@ -3,6 +3,7 @@
 use schema::Catalogue;
 use serde::Deserialize;
 use stripe_billing::{InvoiceStatus, invoice::ListInvoice};
+use stripe_core::customer::RetrieveCustomer;
 use tracing::error;
 
 use super::{billing::Billing, listing};
@@ -15,7 +16,7 @@ use crate::{
     },
     stripe::{
         Stripe, StripeError, names,
-        object::{List, invoice_line::LinePeriod},
+        object::{Customer, List, invoice_line::LinePeriod},
     },
 };
 
@@ -56,6 +57,7 @@ pub async fn look(billing: &Billing, customer: &str) -> Result<(), Error> {
     let stripe = billing.stripe()?;
     let paid = match paid(stripe, &billing.admin.catalogue, customer, billing.clock.now_s()).await {
         Err(error) if error.is_missing() => None,
+        Ok(Some(_)) if is_ignored(stripe, customer).await? => None,
         paid => paid?,
     };
     let mut tx = billing.admin.db.begin().await?;
@@ -84,6 +86,12 @@ pub async fn look(billing: &Billing, customer: &str) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// Whether an operator says that the customer needs no account.
+async fn is_ignored(stripe: &Stripe, customer: &str) -> Result<bool, StripeError> {
+    let customer: Customer = stripe.read(&RetrieveCustomer::new(customer)).await?;
+    Ok(names::is_ignored(&customer.metadata))
 }
 
 /// Looks again at all customers with an open finding.

@@ -20,7 +20,7 @@ TYPES = {
     "_customer_balance_transaction": None,
     "_dispute": "_dispute_service",
     "_payment_intent": "_payment_intent_service",
-    "_payment_method": None,
+    "_payment_method": "_payment_method_service",
     "_promotion_code": "_promotion_code_service",
     "_refund": "_refund_service",
     "tax/_settings": "tax/_settings_service",
@@ -33,11 +33,12 @@ ONLY = {
     "/v1/disputes/{dispute}": ["get"],
     "/v1/payment_intents": ["get"],
     "/v1/payment_intents/{intent}": ["get"],
+    "/v1/payment_methods/{payment_method}/attach": ["post"],
     "/v1/refunds": ["get", "post"],
     "/v1/refunds/{refund}": ["get"],
 }
 # The paths of these that are not in ONLY.
-LEFT_OUT = ("/v1/charges", "/v1/disputes", "/v1/payment_intents", "/v1/refunds")
+LEFT_OUT = ("/v1/charges", "/v1/disputes", "/v1/payment_intents", "/v1/payment_methods", "/v1/refunds")
 SCALARS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 

@@ -16,6 +16,7 @@ pub(crate) mod invoices;
 pub(crate) mod meter_events;
 pub(crate) mod meters;
 pub(crate) mod payment_intents;
+pub(crate) mod payment_methods;
 pub(crate) mod portal;
 pub(crate) mod preview;
 pub(crate) mod prices;

@@ -116,6 +116,11 @@ impl Control {
         self.double.state().configure_portal(is_configured);
     }
 
+    /// How many cents too much lines of usage cost on later invoices.
+    pub fn set_usage_wrong_by_cents(&self, cents: i64) {
+        self.double.state().settings.usage_wrong_by_cents = cents;
+    }
+
     /// For later meter events.
     pub fn set_metering_lag_s(&self, seconds: i64) {
         self.double.state().settings.metering_lag_s = seconds;

@@ -77,6 +77,8 @@ pub struct BillingSettings {
     pub bank_debit_settles_after_s: i64,
     /// Whether the customer portal has a default configuration, which Stripe's dashboard makes. A new Stripe account has none.
     pub portal_is_configured: bool,
+    /// How many cents too much a line of usage costs, if it costs something: a mistake in Stripe or in a price.
+    pub usage_wrong_by_cents: i64,
 }
 
 impl Default for BillingSettings {
@@ -92,6 +94,7 @@ impl Default for BillingSettings {
             tax_basis_points: None,
             bank_debit_settles_after_s: 4 * 86_400,
             portal_is_configured: false,
+            usage_wrong_by_cents: 0,
         }
     }
 }

@@ -121,9 +121,8 @@ impl Subscription {
 
     /// Whether an operator says that it is for another product than our plans.
     pub fn is_ignored(&self) -> bool {
-        let (key, value) = names::META_IGNORE;
-        let says = |metadata: &HashMap<String, String>| metadata.get(key).is_some_and(|is| is == value);
-        says(&self.metadata) || self.items.data.iter().any(|item| says(&item.price.metadata))
+        let items = self.items.data.iter();
+        names::is_ignored(&self.metadata) || items.map(|item| &item.price.metadata).any(names::is_ignored)
     }
 }
 

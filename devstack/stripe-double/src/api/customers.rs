@@ -39,6 +39,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         test_clock: None,
         card: None,
         payment_method: None,
+        attached: Vec::new(),
         deleted: false,
         currency: None,
         invoice_prefix: state.ids.text(8).to_uppercase(),

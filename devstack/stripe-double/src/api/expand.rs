@@ -112,8 +112,7 @@ pub(crate) fn by_id(state: &State, id: &str) -> Option<Value> {
         "pm" => state
             .customers
             .iter()
-            .find(|(_, customer)| customer.payment_method.as_deref() == Some(id))
-            .and_then(|(_, customer)| customer.render_payment_method()),
+            .find_map(|(_, customer)| customer.render_payment_method(id)),
         "cn" => state.credit_notes.get(id).map(|note| note.render(&state.url)),
         "di" => state.discounts.get(id).map(|discount| discount.render()),
         "promo" => state.promotion_codes.get(id).map(|code| code.render()),

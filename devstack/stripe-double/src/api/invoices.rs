@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::list::{self, in_range, is};
 use crate::objects::invoice::{Invoice, Status};
 use crate::objects::metadata::merge_metadata;
-use crate::objects::{customer, event};
+use crate::objects::event;
 use crate::state::State;
 
 pub(crate) const UNDERSTOOD: &[&str] = &[
@@ -176,7 +176,8 @@ pub(crate) fn pay(state: &mut State, call: &Call) -> Result<Value, Failure> {
         return retrieve(state, call);
     }
     let method = call.params.filled("payment_method");
-    let card = method.map(customer::card_of).transpose()?;
+    let payer = state.known_customer(&state.invoice(call.id)?.customer)?;
+    let card = method.map(|method| payer.card_named(method)).transpose()?;
     state.change_invoice(call.id, |invoice| invoice.status = Status::Open);
     if let (Some(method), Some(card)) = (method, card) {
         let customer = state.invoice(call.id)?.customer.clone();

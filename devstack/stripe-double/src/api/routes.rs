@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::api::call::Call;
 use crate::api::{
     balance_transactions, checkout, coupons, credit_notes, customers, disputes, endpoints, events, invoice_items,
-    invoices, meter_events, meters, payment_intents, portal, preview, prices, products, refunds, schedules,
+    invoices, meter_events, meters, payment_intents, payment_methods, portal, preview, prices, products, refunds, schedules,
     subscription_items, subscriptions, tax, test_clocks,
 };
 use crate::failure::Failure;
@@ -184,6 +184,7 @@ pub(crate) fn find<'a>(method: &str, path: &'a str) -> Option<Route<'a>> {
         ("GET", ["v1", "charges", id]) => (refunds::charge, id, NOTHING),
         ("GET", ["v1", "disputes"]) => (disputes::list, "", LIST),
         ("GET", ["v1", "disputes", id]) => (disputes::retrieve, id, NOTHING),
+        ("POST", ["v1", "payment_methods", id, "attach"]) => (payment_methods::attach, id, payment_methods::UNDERSTOOD),
         ("GET", ["v1", "payment_intents", id]) => (payment_intents::retrieve, id, NOTHING),
 
         ("POST", ["v1", "invoiceitems"]) => (invoice_items::create, "", invoice_items::UNDERSTOOD),

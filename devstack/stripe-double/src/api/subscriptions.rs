@@ -62,6 +62,7 @@ pub(crate) const UPDATE_UNDERSTOOD: &[&str] = &[
     "collection_method",
     "discounts",
     "automatic_tax",
+    "default_payment_method",
 ];
 
 pub(crate) const CANCEL_UNDERSTOOD: &[&str] = &["invoice_now", "prorate", "cancellation_details"];
@@ -171,11 +172,7 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let behavior = Behavior::of(params);
     if behavior == Behavior::Postpone {
         supported_by_pending(params)?;
-        let card = state
-            .customers
-            .get(&current.customer)
-            .and_then(|customer| customer.card);
-        if let Some(card) = card.filter(|card| card.kind() != "card") {
+        if let Some(card) = state.paying_card(&current).filter(|card| card.kind() != "card") {
             return Err(Failure::payment_method_unsupported(card.kind()));
         }
     }
@@ -187,6 +184,10 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
         next.description = Some(text.to_owned()).filter(|text| !text.is_empty());
     }
     next.without_card = without_card(params).unwrap_or(next.without_card);
+    if let Some(method) = params.filled("default_payment_method") {
+        state.living_customer(&current.customer)?.own(method)?;
+        next.default_payment_method = Some(method.to_owned());
+    }
     match params.get("pause_collection") {
         Some(pause @ Param::Map(_)) => {
             let (behavior, resumes_at) = (

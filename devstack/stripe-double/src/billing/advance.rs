@@ -259,10 +259,7 @@ fn renew(state: &mut State, id: &str) {
 
 /// `false`: there is no card, and the end of the trial has ended or paused the subscription.
 fn ends_trial_with_card(state: &mut State, subscription: &Subscription) -> bool {
-    let card = state
-        .customers
-        .get(&subscription.customer)
-        .and_then(|customer| customer.card);
+    let card = state.paying_card(subscription);
     match (card, subscription.without_card) {
         (None, WithoutCard::Cancel) => ending::end(state, &subscription.id, "payment_failed"),
         (None, WithoutCard::Pause) => {

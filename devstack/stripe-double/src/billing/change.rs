@@ -32,7 +32,7 @@ pub(crate) fn apply(
     change: Change,
 ) -> Result<(), Failure> {
     let plan = plan(state, current, &change)?;
-    let charge = charges::charge(state, &current.customer, plan.due_now(state, current));
+    let charge = charges::charge(state, current, plan.due_now(state, current));
     if matches!(charge, Charge::Declined | Charge::NeedsAction) {
         match change.behavior {
             Behavior::Refuse if charge == Charge::NeedsAction => return Err(Failure::subscription_needs_action()),

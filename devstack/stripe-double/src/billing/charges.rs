@@ -110,16 +110,15 @@ pub(crate) fn part(state: &mut State, subscription: &Subscription, item: &Item, 
     Some(line)
 }
 
-/// What would happen if the customer's card were charged `amount`, after the balance.
-pub(crate) fn charge(state: &State, customer: &str, amount: i64) -> Charge {
-    let customer = state.customers.get(customer);
+/// What would happen if the subscription's card were charged `amount`, after the balance.
+pub(crate) fn charge(state: &State, subscription: &Subscription, amount: i64) -> Charge {
+    let customer = state.customers.get(&subscription.customer);
     let due = amount.saturating_add(customer.map_or(0, |customer| customer.balance));
     // Less than the minimum waits on the balance.
     if due < CHARGE_MIN {
         return Charge::Succeeds;
     }
-    let card = customer.and_then(|customer| customer.card);
-    card.map_or(Charge::Declined, Card::charge)
+    state.paying_card(subscription).map_or(Charge::Declined, Card::charge)
 }
 
 pub(crate) fn is_metered(state: &State, item: &Item) -> bool {

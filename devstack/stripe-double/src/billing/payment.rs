@@ -97,10 +97,14 @@ pub(crate) fn attempt(state: &mut State, id: &str, by: Try) -> Result<(), Failur
     if invoice.is_processing() {
         return Err(Failure::payment_processing());
     }
-    let card = state
-        .customers
-        .get(&invoice.customer)
-        .and_then(|customer| customer.card);
+    let subscription = invoice.subscription.as_ref().and_then(|id| state.subscriptions.get(id));
+    let card = match subscription {
+        Some(subscription) => state.paying_card(subscription),
+        None => state
+            .customers
+            .get(&invoice.customer)
+            .and_then(|customer| customer.card),
+    };
     let first = invoice.attempts == 0;
     state.change_invoice(id, |invoice| {
         invoice.attempts += usize::from(by == Try::Automatic || first)

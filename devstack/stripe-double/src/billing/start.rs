@@ -60,6 +60,7 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         setup_intent: None,
         schedule: None,
         pending_update: None,
+        default_payment_method: None,
         pause_collection: None,
         paused: None,
         expires_at: None,
@@ -85,7 +86,7 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
     let offs = state.offs(&new.discounts);
     let (discount, tax) = coupon::discount_and_tax(total, &offs, tax);
     let total = total - discount + tax;
-    let charge = charges::charge(state, &subscription.customer, total);
+    let charge = charges::charge(state, &subscription, total);
     let pays = matches!(charge, Charge::Succeeds | Charge::TakesDays);
     let has_card = state
         .customers

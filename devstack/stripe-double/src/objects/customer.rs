@@ -22,6 +22,8 @@ pub(crate) struct Customer {
     pub address: Option<Address>,
     pub card: Option<Card>,
     pub payment_method: Option<String>,
+    /// Cards and bank accounts by id, the default one or not.
+    pub attached: Vec<(String, Card)>,
     pub deleted: bool,
     pub currency: Option<String>,
     pub invoice_prefix: String,
@@ -61,7 +63,7 @@ impl Customer {
             .filled("invoice_settings.default_payment_method")
             .or_else(|| params.filled("payment_method"));
         if let Some(method) = method {
-            self.set_card(Some(card_of(method)?), method.to_owned());
+            self.set_card(Some(self.card_named(method)?), method.to_owned());
         }
         if let Some(country) = params.filled("address.country") {
             self.address = Some(Address {
@@ -78,9 +80,22 @@ impl Customer {
         self.card = card;
     }
 
-    /// The card or bank account as an object of its own.
-    pub(crate) fn render_payment_method(&self) -> Option<Value> {
-        let (card, id) = (self.card?, self.payment_method.as_deref()?);
+    /// One of the customer's own cards and bank accounts.
+    pub(crate) fn own(&self, payment_method: &str) -> Result<Card, Failure> {
+        let attached = self.attached.iter().find(|(id, _)| id == payment_method);
+        let default = self.card.filter(|_| self.payment_method.as_deref() == Some(payment_method));
+        let card = attached.map(|(_, card)| *card).or(default);
+        card.ok_or_else(|| Failure::no_such("PaymentMethod", payment_method).param("payment_method"))
+    }
+
+    /// The same, or one of Stripe's test cards.
+    pub(crate) fn card_named(&self, payment_method: &str) -> Result<Card, Failure> {
+        self.own(payment_method).or_else(|_| card_of(payment_method))
+    }
+
+    /// A card or bank account of the customer, as an object of its own.
+    pub(crate) fn render_payment_method(&self, id: &str) -> Option<Value> {
+        let card = self.own(id).ok()?;
         let (kind, none) = (card.kind(), Value::Null);
         let mut object = json!({
             "id": id, "object": "payment_method", "allow_redisplay": "unspecified", "created": self.created,

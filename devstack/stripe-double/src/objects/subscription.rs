@@ -33,6 +33,8 @@ pub(crate) struct Subscription {
     pub setup_intent: Option<SetupIntent>,
     pub schedule: Option<String>,
     pub pending_update: Option<PendingUpdate>,
+    /// `None`: that of the customer.
+    pub default_payment_method: Option<String>,
     pub pause_collection: Option<PauseCollection>,
     /// (since, reason)
     pub paused: Option<(i64, &'static str)>,

@@ -5,6 +5,8 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::objects::customer::Customer;
 use crate::objects::event;
+use crate::objects::subscription::Subscription;
+use crate::options::Card;
 use crate::state::State;
 
 impl State {
@@ -18,6 +20,13 @@ impl State {
     pub(crate) fn known_customer(&self, id: &str) -> Result<&Customer, Failure> {
         let customer = self.customers.get(id);
         customer.ok_or_else(|| Failure::no_such("customer", id).param("customer"))
+    }
+
+    /// The card that pays a subscription: its own, or that of the customer.
+    pub(crate) fn paying_card(&self, subscription: &Subscription) -> Option<Card> {
+        let customer = self.customers.get(&subscription.customer)?;
+        let own = subscription.default_payment_method.as_deref();
+        own.and_then(|id| customer.own(id).ok()).or(customer.card)
     }
 
     /// A customer's running subscriptions, pending invoice items and balance have one currency. Refuses another one.

@@ -31,7 +31,10 @@ impl Metered {
             .map_or("", |product| product.name.as_str());
         let line = |(n, cost): (usize, price::Cost)| Line {
             id: format!("il_{}{}t{n}", self.item.trim_start_matches("si_"), self.to),
-            amount: cost.amount,
+            amount: match cost.amount {
+                0 => 0,
+                amount => amount + state.settings.usage_wrong_by_cents,
+            },
             quantity: Some(cost.quantity),
             description: match cost.label.as_str() {
                 "" => format!("{} × {name}", cost.quantity),

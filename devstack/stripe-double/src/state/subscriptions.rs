@@ -40,7 +40,7 @@ impl Subscription {
             "cancellation_details": { "comment": self.cancellation.comment, "feedback": self.cancellation.feedback,
                 "reason": self.cancellation.reason },
             "collection_method": "charge_automatically", "created": self.created, "currency": self.currency,
-            "customer": self.customer, "days_until_due": null, "default_payment_method": null, "default_source": null,
+            "customer": self.customer, "days_until_due": null, "default_payment_method": self.default_payment_method, "default_source": null,
             "default_tax_rates": [], "description": self.description, "discounts": discounts, "ended_at": self.ended_at,
             "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
             "items": list::whole(&format!("/v1/subscription_items?subscription={}", self.id), items),

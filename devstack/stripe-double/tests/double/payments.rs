@@ -168,3 +168,28 @@ async fn a_pending_update_does_not_outlive_its_period() {
     assert_eq!(statuses, ["paid", "void", "draft"]);
     assert_eq!(rig.control.violations(), [""; 0]);
 }
+
+#[tokio::test]
+async fn an_attached_card_pays_once_it_is_the_default() {
+    let (rig, plans, customer) = rig().await;
+    let id = subscribe(&rig, &customer, &plans.pro).await;
+    let attach = async |card: &str| {
+        let path = format!("/v1/payment_methods/{card}/attach");
+        rig.client.id(&path, &format!("customer={customer}")).await
+    };
+    let upgrades = async |price: &str| upgrade(&rig, &id, price, "error_if_incomplete").await.0;
+    let declines = attach("pm_card_chargeCustomerFail").await;
+    let default = |card: &str| format!("invoice_settings[default_payment_method]={card}");
+    let path = format!("/v1/customers/{customer}");
+    rig.client.ok(&path, &default(&declines)).await;
+    assert_eq!(upgrades(&plans.enterprise).await, 402);
+    // The subscription's own card comes first.
+    let works = attach("pm_card_visa").await;
+    let path = format!("/v1/subscriptions/{id}");
+    let changed = rig.client.ok(&path, &format!("default_payment_method={works}")).await;
+    assert_eq!(changed["default_payment_method"], works.as_str());
+    assert_eq!(upgrades(&plans.enterprise).await, 200);
+    let foreign = rig.client.post(&path, "default_payment_method=pm_other").await;
+    assert_eq!(foreign.status, 400);
+    assert_eq!(rig.control.violations(), [""; 0]);
+}
