@@ -20,6 +20,7 @@ mod owed;
 mod paused;
 mod planned;
 mod refusals;
+mod rehearse;
 mod reversals;
 mod rig;
 mod scopes;

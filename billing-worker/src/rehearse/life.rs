@@ -162,10 +162,10 @@ impl Life<'_> {
         }
         let large = &self.plans.large;
         let mut credit = 0;
-        for (usage_type, units) in self.units(large, LARGE_ABOVE) {
+        for usage_type in self.plans.billed(large) {
             self.worker.correct(segment, usage_type, VOIDED_LATE).await?;
-            let cost = |units: i64| amounts::cost(large, usage_type, units);
-            credit += cost(units) - cost(units - VOIDED_LATE);
+            // All of them are above the included ones. Their price is rounded once.
+            credit += amounts::cost(large, usage_type, large.allowance(usage_type).limit + VOIDED_LATE);
         }
         self.worker.report().await?;
         let list = Raw::get("/credit_notes", json!({ "customer": self.customer.id, "limit": 100 }));
