@@ -156,7 +156,9 @@ async fn walk(
 
 /// Removes the databases and test clocks whose name is wanted. One that cannot be removed does not keep the others.
 async fn remove(servers: &Servers, stripe: &Stripe, name: &Name, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
-    let clocks = test_clock::delete(stripe, &is_wanted).await.context("deleting test clocks");
+    let clocks = test_clock::delete(stripe, &is_wanted)
+        .await
+        .context("deleting test clocks");
     let databases = servers.drop(name.prefix(), &is_wanted).await;
     clocks.and(databases)
 }

@@ -127,12 +127,16 @@ async fn rehearse(settings: &Settings, admin: &Administration, keep: bool, json:
     let (report, done) = rehearse::run(settings, &admin.db, afterwards).await;
     let differences = report.differences();
     out(json, &json!({ "report": report, "differences": differences }), || {
-        let cells = |one: &rehearse::report::Row| row([one.step, &one.what, &one.ours, &one.stripe, one.state.as_str()]);
+        let cells =
+            |one: &rehearse::report::Row| row([one.step, &one.what, &one.ours, &one.stripe, one.state.as_str()]);
         let heading = row(["step", "what", "ours", "Stripe's", ""]);
         let rows: Vec<_> = [heading].into_iter().chain(report.rows.iter().map(cells)).collect();
         let answers = report.questions.iter().map(|one| row([one.question, &one.seen]));
         let answers: Vec<_> = [row(["question", "seen"])].into_iter().chain(answers).collect();
-        let kept = report.test_clock.as_ref().map(|id| format!("\n\nThe test clock {id} is kept in Stripe."));
+        let kept = report
+            .test_clock
+            .as_ref()
+            .map(|id| format!("\n\nThe test clock {id} is kept in Stripe."));
         format!(
             "Rehearsed with {}.\n\n{}\n\n{}{}",
             report.plans,

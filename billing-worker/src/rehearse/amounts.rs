@@ -4,18 +4,32 @@ use std::fmt;
 
 use schema::{Plan, UsageType};
 
-use crate::stripe::{catalogue::{CURRENCY, Rate}, object::InvoiceLine};
+use crate::stripe::{
+    catalogue::{CURRENCY, Rate},
+    object::InvoiceLine,
+};
 
 /// What a line bills. The lines of the tiers of one price are one line here.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Billed {
-    Plan { plan: String },
-    Usage { plan: String, usage_type: String },
+    Plan {
+        plan: String,
+    },
+    Usage {
+        plan: String,
+        usage_type: String,
+    },
     /// The rest of a period that the customer has paid, and does not use on this plan.
-    Unused { plan: String },
+    Unused {
+        plan: String,
+    },
     /// The rest of a period on a plan that begins in it.
-    Remaining { plan: String },
-    Other { description: String },
+    Remaining {
+        plan: String,
+    },
+    Other {
+        description: String,
+    },
 }
 
 impl Billed {
@@ -102,7 +116,12 @@ mod tests {
 
     #[test]
     fn a_part_of_a_price_is_rounded_once() {
-        for (cents, rest, whole, expected) in [(2_900, 15, 30, 1_450), (2_900, 1, 3, 967), (1, 1, 2, 1), (2_900, 30, 30, 2_900)] {
+        for (cents, rest, whole, expected) in [
+            (2_900, 15, 30, 1_450),
+            (2_900, 1, 3, 967),
+            (1, 1, 2, 1),
+            (2_900, 30, 30, 2_900),
+        ] {
             assert_eq!(share(cents, rest, whole), expected, "{cents} · {rest} / {whole}");
         }
     }

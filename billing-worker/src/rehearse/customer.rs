@@ -40,7 +40,8 @@ impl Customer {
             "name": "Rehearsal", "email": email, "test_clock": clock.id,
             "metadata": { names::META_ACCOUNT: account.to_string(), ignore: is },
         });
-        let made: Made = (stripe.write(&Raw::post("/customers", form), Write::Keyed(&key())).await).context("making a customer")?;
+        let made: Made =
+            (stripe.write(&Raw::post("/customers", form), Write::Keyed(&key())).await).context("making a customer")?;
         let adopted = customers::adopt(billing, &made.id).await?;
         adopted.context("the customer was not linked to its account")?;
         Ok(Self { id: made.id, stripe })
@@ -52,8 +53,12 @@ impl Customer {
             TestCard::Works => "pm_card_visa",
             TestCard::Declines => "pm_card_chargeCustomerFail",
         };
-        let attach = Raw::post(format!("/payment_methods/{card}/attach"), json!({ "customer": self.id }));
-        let attached: Made = (self.stripe.write(&attach, Write::Keyed(&key())).await).context("attaching a test card")?;
+        let attach = Raw::post(
+            format!("/payment_methods/{card}/attach"),
+            json!({ "customer": self.id }),
+        );
+        let attached: Made =
+            (self.stripe.write(&attach, Write::Keyed(&key())).await).context("attaching a test card")?;
         let settings = json!({ "invoice_settings": { "default_payment_method": attached.id } });
         self.set(format!("/customers/{}", self.id), settings).await?;
         if let Some(subscription) = subscription {

@@ -50,17 +50,32 @@ impl Seen {
 
 impl Made {
     /// One row for each line, and one for the number of invoices.
-    pub(super) fn compare(&self, report: &mut Report, step: &'static str, expected: impl IntoIterator<Item = (Billed, i64)>) {
+    pub(super) fn compare(
+        &self,
+        report: &mut Report,
+        step: &'static str,
+        expected: impl IntoIterator<Item = (Billed, i64)>,
+    ) {
         report.compare(step, "invoices", 1, self.invoices.len());
         let mut ours = BTreeMap::new();
         for (billed, cents) in expected {
             *ours.entry(billed).or_insert(0) += cents;
         }
         for (billed, cents) in &ours {
-            report.compare(step, billed, money(*cents), self.amounts.get(billed).map_or("no line".to_owned(), |cents| money(*cents)));
+            report.compare(
+                step,
+                billed,
+                money(*cents),
+                self.amounts
+                    .get(billed)
+                    .map_or("no line".to_owned(), |cents| money(*cents)),
+            );
         }
         // A metered item without usage has a line of nothing.
-        let others = self.amounts.iter().filter(|(billed, cents)| !ours.contains_key(billed) && **cents != 0);
+        let others = self
+            .amounts
+            .iter()
+            .filter(|(billed, cents)| !ours.contains_key(billed) && **cents != 0);
         for (billed, cents) in others {
             report.compare(step, billed, "no line", money(*cents));
         }

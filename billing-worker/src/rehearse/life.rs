@@ -54,9 +54,16 @@ impl Life<'_> {
         self.declined_upgrade().await.context("a declined upgrade")?;
         self.upgrade().await.context("the upgrade")?;
         let upgraded = self.use_large().await.context("usage on the large plan")?;
-        self.first_period_ends(&begun).await.context("the end of the first period")?;
-        let credit = self.correct(upgraded).await.context("a correction after the invoice was final")?;
-        self.smaller_plan(credit).await.context("a smaller plan with the next period")?;
+        self.first_period_ends(&begun)
+            .await
+            .context("the end of the first period")?;
+        let credit = self
+            .correct(upgraded)
+            .await
+            .context("a correction after the invoice was final")?;
+        self.smaller_plan(credit)
+            .await
+            .context("a smaller plan with the next period")?;
         self.failed_payment().await.context("a payment that fails")?;
         self.cancel().await.context("the cancellation")?;
         self.reconcile().await.context("the comparison of units")
@@ -77,14 +84,19 @@ impl Life<'_> {
     async fn use_small(&mut self) -> Result<Vec<(UsageType, i64)>> {
         self.clock.advance_to(self.clock.now() + 10 * DAY).await?;
         let units = self.units(&self.plans.small, SMALL_ABOVE);
-        let too_much: Vec<_> = units.iter().map(|(usage_type, units)| (*usage_type, units + VOIDED_IN_TIME)).collect();
+        let too_much: Vec<_> = units
+            .iter()
+            .map(|(usage_type, units)| (*usage_type, units + VOIDED_IN_TIME))
+            .collect();
         let segment = self.worker.use_units(&too_much).await?;
-        self.report.saw(questions::TIMESTAMPS, "yes: Stripe accepted and counted them");
+        self.report
+            .saw(questions::TIMESTAMPS, "yes: Stripe accepted and counted them");
         for (usage_type, _) in &units {
             self.worker.correct(segment, *usage_type, VOIDED_IN_TIME).await?;
         }
         self.worker.count().await?;
-        self.report.saw(questions::NEGATIVE, "yes: Stripe accepted and counted it");
+        self.report
+            .saw(questions::NEGATIVE, "yes: Stripe accepted and counted it");
         Ok(units)
     }
 
@@ -104,9 +116,17 @@ impl Life<'_> {
         self.report.compare(STEP, "invoices to pay", 0, made.invoices.len());
         let running = self.worker.running().await?;
         let pending = running.subscription.pending_update.is_some();
-        self.report.compare(STEP, "plan", &self.plans.small.id, running.plan().unwrap_or("none"));
-        let left = if pending { "the pending update stays" } else { "nothing: the pending update is gone" };
-        self.report.saw(questions::DECLINED, format!("{left}; the status is {}", running.subscription.status));
+        self.report
+            .compare(STEP, "plan", &self.plans.small.id, running.plan().unwrap_or("none"));
+        let left = if pending {
+            "the pending update stays"
+        } else {
+            "nothing: the pending update is gone"
+        };
+        self.report.saw(
+            questions::DECLINED,
+            format!("{left}; the status is {}", running.subscription.status),
+        );
         self.customer.pay_with(TestCard::Works, Some(&subscription)).await
     }
 
@@ -140,17 +160,28 @@ impl Life<'_> {
         let before = self.report.differences();
         let made = self.end_period().await?;
         let (small, large) = (&self.plans.small, &self.plans.large);
-        let of_small = begun.iter().map(|(usage_type, units)| Billed::usage(small, *usage_type, *units));
+        let of_small = begun
+            .iter()
+            .map(|(usage_type, units)| Billed::usage(small, *usage_type, *units));
         let of_large = self.units(large, LARGE_ABOVE);
-        let of_large = of_large.iter().map(|(usage_type, units)| Billed::usage(large, *usage_type, *units));
+        let of_large = of_large
+            .iter()
+            .map(|(usage_type, units)| Billed::usage(large, *usage_type, *units));
         let expected: Vec<_> = of_small.chain(of_large).chain([Billed::plan(large)]).collect();
         made.compare(self.report, "end of the period", expected);
         let agrees = self.report.differences() == before;
-        let seen = if agrees { "yes: all lines agree" } else { "look at the differences" };
+        let seen = if agrees {
+            "yes: all lines agree"
+        } else {
+            "look at the differences"
+        };
         self.report.saw(questions::ADDED, seen);
         self.report.saw(questions::ROUNDING, seen);
         let quantities: Vec<_> = made.quantities.iter().map(i64::to_string).collect();
-        self.report.saw(questions::TIERS, format!("lines with the quantities {}", quantities.join(", ")));
+        self.report.saw(
+            questions::TIERS,
+            format!("lines with the quantities {}", quantities.join(", ")),
+        );
         Ok(())
     }
 
@@ -171,7 +202,8 @@ impl Life<'_> {
         let list = Raw::get("/credit_notes", json!({ "customer": self.customer.id, "limit": 100 }));
         let notes: List<Note> = self.worker.billing.stripe()?.read(&list).await?;
         let given: i64 = notes.data.iter().map(|note| note.amount).sum();
-        self.report.compare("correction", "credit notes", money(credit), money(given));
+        self.report
+            .compare("correction", "credit notes", money(credit), money(given));
         Ok(credit)
     }
 
@@ -184,15 +216,30 @@ impl Life<'_> {
         let units = self.units(large, LARGE_ABOVE);
         self.worker.use_units(&units).await?;
         let made = self.end_period().await?;
-        let usage = units.iter().map(|(usage_type, units)| Billed::usage(large, *usage_type, *units));
+        let usage = units
+            .iter()
+            .map(|(usage_type, units)| Billed::usage(large, *usage_type, *units));
         let expected: Vec<_> = usage.chain([Billed::plan(small)]).collect();
         let total: i64 = expected.iter().map(|(_, cents)| cents).sum();
         made.compare(self.report, STEP, expected);
-        let used: i64 = made.invoices.iter().map(|invoice| invoice.total - invoice.amount_due).sum();
-        self.report.compare(STEP, "paid by the credit", money(credit.min(total)), money(used));
-        let seen = if used == credit.min(total) { "yes" } else { "look at the differences" };
+        let used: i64 = made
+            .invoices
+            .iter()
+            .map(|invoice| invoice.total - invoice.amount_due)
+            .sum();
+        self.report
+            .compare(STEP, "paid by the credit", money(credit.min(total)), money(used));
+        let seen = if used == credit.min(total) {
+            "yes"
+        } else {
+            "look at the differences"
+        };
         self.report.saw(questions::CREDIT, seen);
-        let seen = if made.has_proration() { "yes: look at the differences" } else { "no" };
+        let seen = if made.has_proration() {
+            "yes: look at the differences"
+        } else {
+            "no"
+        };
         self.report.saw(questions::PHASE, seen);
         Ok(())
     }
@@ -207,7 +254,9 @@ impl Life<'_> {
         let units = self.units(small, SMALL_ABOVE);
         self.worker.use_units(&units).await?;
         let made = self.end_period().await?;
-        let usage = units.iter().map(|(usage_type, units)| Billed::usage(small, *usage_type, *units));
+        let usage = units
+            .iter()
+            .map(|(usage_type, units)| Billed::usage(small, *usage_type, *units));
         made.compare(self.report, STEP, usage.chain([Billed::plan(small)]));
         self.status(STEP, "past_due").await?;
         self.customer.pay_with(TestCard::Works, Some(&subscription)).await?;
@@ -227,13 +276,21 @@ impl Life<'_> {
         self.until_final().await?;
         let made = self.seen.read(&self.worker).await?;
         let before = self.report.differences();
-        let usage = units.iter().map(|(usage_type, units)| Billed::usage(small, *usage_type, *units));
+        let usage = units
+            .iter()
+            .map(|(usage_type, units)| Billed::usage(small, *usage_type, *units));
         made.compare(self.report, STEP, usage);
         let agrees = self.report.differences() == before;
-        self.report.saw(questions::CANCEL, if agrees { "yes" } else { "look at the differences" });
+        self.report.saw(
+            questions::CANCEL,
+            if agrees { "yes" } else { "look at the differences" },
+        );
         self.status(STEP, "canceled").await?;
         let (counted_after, draft_h) = (self.worker.counted_after, self.draft_h);
-        self.report.saw(questions::COUNTED, format!("up to {:.1} s", counted_after.as_secs_f64()));
+        self.report.saw(
+            questions::COUNTED,
+            format!("up to {:.1} s", counted_after.as_secs_f64()),
+        );
         self.report.saw(questions::DRAFT, format!("up to {draft_h} hours"));
         Ok(())
     }
@@ -247,14 +304,17 @@ impl Life<'_> {
         };
         let (reporter, now) = (self.worker.billing.reporter()?, self.clock.now());
         let found = reconcile::run(reporter, &question, std::time::Duration::ZERO, now).await?;
-        self.report.compare("reconcile", "lines whose units differ", 0, found.totals.drifting);
+        self.report
+            .compare("reconcile", "lines whose units differ", 0, found.totals.drifting);
         Ok(())
     }
 
     /// What is used of each usage type that the plan bills: all that is included, and more.
     fn units(&self, plan: &Plan, above: i64) -> Vec<(UsageType, i64)> {
         let billed = self.plans.billed(plan).into_iter();
-        billed.map(|usage_type| (usage_type, plan.allowance(usage_type).limit + above)).collect()
+        billed
+            .map(|usage_type| (usage_type, plan.allowance(usage_type).limit + above))
+            .collect()
     }
 
     /// Advances into the next period, lets the worker report the last usage, and reads the invoice when it is final.
@@ -269,7 +329,13 @@ impl Life<'_> {
     async fn until_final(&mut self) -> Result<()> {
         let mut hours = 0;
         for more in FINAL_AFTER_H {
-            if !self.worker.invoices().await?.iter().any(|invoice| invoice.status() == "draft") {
+            if !self
+                .worker
+                .invoices()
+                .await?
+                .iter()
+                .any(|invoice| invoice.status() == "draft")
+            {
                 self.draft_h = self.draft_h.max(hours);
                 return Ok(());
             }

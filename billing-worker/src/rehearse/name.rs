@@ -39,7 +39,9 @@ impl Name {
 
     /// Whether this is a name of a rehearsal of the same database that ended without removing what it made.
     pub(super) fn is_left_behind(&self, name: &str) -> bool {
-        let began_at = name.strip_prefix(&self.prefix).and_then(|time| time.parse::<i64>().ok());
+        let began_at = name
+            .strip_prefix(&self.prefix)
+            .and_then(|time| time.parse::<i64>().ok());
         began_at.is_some_and(|began_at| began_at < self.began_at - RUNS_MAX_MS)
     }
 }

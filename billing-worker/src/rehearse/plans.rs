@@ -76,11 +76,17 @@ impl Plans {
 
 /// A catalogue file with these plans, with the usage types that one of them bills, and without trials.
 fn copies(catalogue: &Catalogue, plans: [&Plan; 2]) -> String {
-    let is_billed = |usage_type: &UsageType| plans.iter().any(|plan| plan.allowance(*usage_type).mode != Mode::Limited);
+    let is_billed = |usage_type: &UsageType| {
+        plans
+            .iter()
+            .any(|plan| plan.allowance(*usage_type).mode != Mode::Limited)
+    };
     let usage_types: Vec<_> = catalogue.usage_types().iter().copied().filter(is_billed).collect();
     let names: Vec<_> = usage_types.iter().map(|name| format!("\"{PREFIX}{name}\"")).collect();
     let mut text = format!("usage_types = [{}]\n", names.join(", "));
-    let free = usage_types.iter().map(|name| format!("usage.{PREFIX}{name} = {{ limit = 0 }}\n"));
+    let free = usage_types
+        .iter()
+        .map(|name| format!("usage.{PREFIX}{name} = {{ limit = 0 }}\n"));
     text.push_str("[[plan]]\nid = \"free\"\nname = \"Free\"\nprice_cents = 0\n");
     text.extend(free);
     for plan in plans {
@@ -137,10 +143,17 @@ usage = { call = { limit = 1_000 }, export = { mode = "metered", unit_price_micr
     #[test]
     fn plans_that_bill_usage_are_copied_with_their_prices_and_without_trials() {
         let plans = Plans::of(&Catalogue::parse(TWO).unwrap()).unwrap();
-        assert_eq!((plans.small.id.as_str(), plans.large.id.as_str()), ("rehearse_pro", "rehearse_max"));
+        assert_eq!(
+            (plans.small.id.as_str(), plans.large.id.as_str()),
+            ("rehearse_pro", "rehearse_max")
+        );
         assert_eq!((plans.small.price_cents, plans.small.trial_days), (2_900, 0));
         let names: Vec<_> = plans.catalogue.usage_types().iter().map(|one| one.name()).collect();
-        assert_eq!(names, ["rehearse_export"], "a usage type that no plan bills is left out");
+        assert_eq!(
+            names,
+            ["rehearse_export"],
+            "a usage type that no plan bills is left out"
+        );
         let export = plans.catalogue.usage_type("rehearse_export").unwrap();
         let terms = |plan: &Plan| {
             let allowance = plan.allowance(export);

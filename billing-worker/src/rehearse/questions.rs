@@ -9,7 +9,8 @@ pub(super) const ADDED: &str = "Does a metered item that is added within a perio
 pub(super) const DRAFT: &str = "How long is the invoice of a period a draft?";
 pub(super) const ROUNDING: &str = "Is each line of usage rounded once, half up?";
 pub(super) const TIERS: &str = "Which lines and quantities has usage with included units?";
-pub(super) const CREDIT: &str = "Does a credit note of a paid line of usage go to the customer's balance, and pay the next invoice?";
+pub(super) const CREDIT: &str =
+    "Does a credit note of a paid line of usage go to the customer's balance, and pay the next invoice?";
 pub(super) const PHASE: &str = "Does a plan that begins with the next period make a line of proration?";
 pub(super) const CANCEL: &str = "Has the last invoice of a cancellation at once the usage so far?";
 

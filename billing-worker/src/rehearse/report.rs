@@ -88,6 +88,9 @@ mod tests {
 
     #[test]
     fn amounts_have_two_digits_of_cents_and_one_sign() {
-        assert_eq!([0, 5, -5, -2_900, 123_456].map(money), ["0.00", "0.05", "-0.05", "-29.00", "1234.56"]);
+        assert_eq!(
+            [0, 5, -5, -2_900, 123_456].map(money),
+            ["0.00", "0.05", "-0.05", "-29.00", "1234.56"]
+        );
     }
 }

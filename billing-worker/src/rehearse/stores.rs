@@ -54,7 +54,11 @@ impl Servers {
             r#"select datname::text as "datname!" from pg_database where starts_with(datname::text, $1)"#,
             prefix
         );
-        for name in names.fetch_all(&self.db).await.context("listing the databases of PostgreSQL")? {
+        for name in names
+            .fetch_all(&self.db)
+            .await
+            .context("listing the databases of PostgreSQL")?
+        {
             if is_wanted(&name) {
                 // It ends the connections that an interrupted rehearsal has left.
                 let drop = format!("drop database if exists {} with (force)", quoted(&name));
@@ -63,8 +67,14 @@ impl Servers {
             }
         }
         let outside = self.outside();
-        let names = outside.query("select name from system.databases where startsWith(name, ?)").bind(prefix);
-        for name in names.fetch_all::<String>().await.context("listing the databases of ClickHouse")? {
+        let names = outside
+            .query("select name from system.databases where startsWith(name, ?)")
+            .bind(prefix);
+        for name in names
+            .fetch_all::<String>()
+            .await
+            .context("listing the databases of ClickHouse")?
+        {
             if is_wanted(&name) {
                 let drop = format!("drop database if exists {} sync", identifier(&name));
                 let dropped = outside.query_raw(&drop).execute().await;

@@ -36,7 +36,10 @@ impl TestClock {
     /// From now on, `clock` stands still at `at`.
     pub(super) async fn create(stripe: &Stripe, name: &str, at: i64, clock: &Clock) -> Result<Self> {
         let create = Raw::post("/test_helpers/test_clocks", json!({ "frozen_time": at, "name": name }));
-        let made: Found = stripe.write(&create, Write::Keyed(&key())).await.context("making a test clock")?;
+        let made: Found = stripe
+            .write(&create, Write::Keyed(&key()))
+            .await
+            .context("making a test clock")?;
         clock.freeze_at(made.frozen_time);
         Ok(Self {
             id: made.id,
@@ -54,7 +57,8 @@ impl TestClock {
         let path = format!("/test_helpers/test_clocks/{}", self.id);
         let advance = Raw::post(format!("{path}/advance"), json!({ "frozen_time": to }));
         let began = Instant::now();
-        let mut found: Found = (self.stripe.write(&advance, Write::Keyed(&key())).await).context("advancing the test clock")?;
+        let mut found: Found =
+            (self.stripe.write(&advance, Write::Keyed(&key())).await).context("advancing the test clock")?;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         while found.status == "advancing" {
             if began.elapsed() > ADVANCE_MAX {
@@ -64,7 +68,10 @@ impl TestClock {
             found = (self.stripe.read(&Raw::get(path.clone(), json!({}))).await).context("reading the test clock")?;
         }
         if found.status != "ready" {
-            bail!("Stripe could not advance the test clock: its status is {}", found.status);
+            bail!(
+                "Stripe could not advance the test clock: its status is {}",
+                found.status
+            );
         }
         self.clock.freeze_at(found.frozen_time);
         Ok(())

@@ -47,7 +47,13 @@ pub(super) struct Worker {
 }
 
 /// A worker on these databases, with the products, prices and meters of the catalogue in Stripe.
-pub(super) async fn billing(settings: &Settings, stores: &Stores, catalogue: Catalogue, stripe: Stripe, clock: &Clock) -> Result<Billing> {
+pub(super) async fn billing(
+    settings: &Settings,
+    stores: &Stores,
+    catalogue: Catalogue,
+    stripe: Stripe,
+    clock: &Clock,
+) -> Result<Billing> {
     let admin = Administration {
         db: stores.db.clone(),
         catalogue: Arc::new(catalogue),
@@ -115,7 +121,9 @@ impl Worker {
     /// Stores units of the running segment, and waits until Stripe has counted them. Returns the segment.
     pub(super) async fn use_units(&mut self, units: &[(UsageType, i64)]) -> Result<Period> {
         let segment = self.segment().await?;
-        let events = units.iter().map(|(usage_type, units)| (self.account, usage_type.name(), *units));
+        let events = units
+            .iter()
+            .map(|(usage_type, units)| (self.account, usage_type.name(), *units));
         let (clickhouse, now) = (&self.billing.admin.clickhouse, self.billing.clock.now_s());
         usage::insert(clickhouse, now, segment, events, Uuid::nil()).await?;
         self.count().await?;
@@ -159,4 +167,3 @@ impl Worker {
         })
     }
 }
-

@@ -18,6 +18,12 @@ pub(crate) async fn insert(
 }
 
 /// Voids units of a period, as a correction does.
-pub(crate) async fn correct(db: &PgPool, client: &Client, now_s: i64, period: Period, corrected: (AccountId, &str, i64)) {
+pub(crate) async fn correct(
+    db: &PgPool,
+    client: &Client,
+    now_s: i64,
+    period: Period,
+    corrected: (AccountId, &str, i64),
+) {
     usage::correct(db, client, now_s, period, corrected).await.unwrap();
 }

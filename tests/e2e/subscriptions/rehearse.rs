@@ -87,8 +87,12 @@ impl Rig {
 fn rows(shown: &Value) -> Vec<String> {
     let text = |row: &Value, field: &str| row[field].as_str().unwrap().to_owned();
     let rows = shown["report"]["rows"].as_array().unwrap().iter();
-    rows.map(|row| ["step", "what", "ours", "stripe", "state"].map(|field| text(row, field)).join(" | "))
-        .collect()
+    rows.map(|row| {
+        ["step", "what", "ours", "stripe", "state"]
+            .map(|field| text(row, field))
+            .join(" | ")
+    })
+    .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,14 +118,23 @@ async fn rehearse_walks_the_whole_life_and_every_line_agrees() {
     ] {
         assert!(rows.iter().any(|row| row == expected), "{expected}: {rows:#?}");
     }
-    assert!(rows.iter().any(|row| row.starts_with("upgrade | unused time on rehearse_small | -")), "{rows:#?}");
+    assert!(
+        rows.iter()
+            .any(|row| row.starts_with("upgrade | unused time on rehearse_small | -")),
+        "{rows:#?}"
+    );
     assert_eq!(shown["report"]["questions"].as_array().unwrap().len(), 12, "{shown:#}");
     assert_eq!(rig.left().await, [""; 0]);
     assert_eq!(rig.stripe.control().violations(), [""; 0]);
     // A service on the same sandbox knows that nobody has to link the customer.
     let requests = rig.stripe.control().requests();
-    let customer = requests.iter().find(|request| request.path == "/v1/customers" && request.method == "POST");
-    assert!(customer.unwrap().params["metadata"]["trendit"] == "ignore", "{customer:?}");
+    let customer = requests
+        .iter()
+        .find(|request| request.path == "/v1/customers" && request.method == "POST");
+    assert!(
+        customer.unwrap().params["metadata"]["trendit"] == "ignore",
+        "{customer:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +158,10 @@ async fn a_live_key_is_refused() {
     for key in ["sk_live_123", "rk_live_123"] {
         let (code, _, log) = rig.rehearse(&["--stripe-secret-key", key]).await;
         assert_eq!(code, 2, "{log}");
-        assert!(log.contains("must be the key of a sandbox") && !log.contains(key), "{log}");
+        assert!(
+            log.contains("must be the key of a sandbox") && !log.contains(key),
+            "{log}"
+        );
     }
     let mut without_key = rig.command(&[]);
     without_key.env_remove("STRIPE_SECRET_KEY");
@@ -162,7 +178,9 @@ async fn nothing_is_left_behind() {
     rig.servers.clickhouse.create_database(&old).await.unwrap();
     // An error in the middle.
     let refused = FaultRule::new(FaultKind::Refused(RefusalKind::PermissionMissing));
-    rig.stripe.control().add_fault(refused.method("POST").path("/v1/subscription_schedules"));
+    rig.stripe
+        .control()
+        .add_fault(refused.method("POST").path("/v1/subscription_schedules"));
     let (code, shown, log) = rig.rehearse(&[]).await;
     assert_eq!(code, 1, "{shown:#}");
     assert!(log.contains("a smaller plan with the next period"), "{log}");
@@ -170,12 +188,31 @@ async fn nothing_is_left_behind() {
     assert_eq!(rig.left().await, [""; 0]);
     // A signal.
     rig.stripe.control().clear_faults();
-    rig.stripe.control().add_fault(FaultRule::new(FaultKind::Hang { ms: 60_000 }).method("POST").path("/v1/credit_notes"));
-    let mut child = rig.command(&[]).stdout(std::process::Stdio::null()).kill_on_drop(true).spawn().unwrap();
-    eventually("the rehearsal is in the middle", async || (rig.stripe.control().faults_struck() > 0).then_some(())).await;
+    rig.stripe.control().add_fault(
+        FaultRule::new(FaultKind::Hang { ms: 60_000 })
+            .method("POST")
+            .path("/v1/credit_notes"),
+    );
+    let mut child = rig
+        .command(&[])
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    eventually("the rehearsal is in the middle", async || {
+        (rig.stripe.control().faults_struck() > 0).then_some(())
+    })
+    .await;
     assert_eq!(rig.left().await.len(), 3);
     let pid = child.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .await
+            .unwrap()
+            .success()
+    );
     let ended = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(1));
     assert_eq!(rig.left().await, [""; 0]);
@@ -186,8 +223,14 @@ async fn the_plans_of_the_operator_are_rehearsed_under_other_names() {
     let rig = Rig::start().await;
     let directory = devstack::DataDir::create().unwrap();
     let text = include_str!("../../../schema/plans.toml")
-        .replace("usage.export = { limit = 100 }", "usage.export = { limit = 100, mode = \"overage\", unit_price_micros = 50_000 }")
-        .replace("usage.export = { limit = 1_000 }", "usage.export = { mode = \"metered\", unit_price_micros = 333_333 }");
+        .replace(
+            "usage.export = { limit = 100 }",
+            "usage.export = { limit = 100, mode = \"overage\", unit_price_micros = 50_000 }",
+        )
+        .replace(
+            "usage.export = { limit = 1_000 }",
+            "usage.export = { mode = \"metered\", unit_price_micros = 333_333 }",
+        );
     let file = crate::billing::worker::write(directory.path(), "plans.toml", &text);
     let (code, shown, log) = rig.rehearse(&["--plans", &file, "--keep"]).await;
     assert_eq!(code, 0, "{shown:#}\n{log}");
@@ -200,5 +243,9 @@ async fn the_plans_of_the_operator_are_rehearsed_under_other_names() {
     assert!(shown["report"]["test_clock"].as_str().unwrap().starts_with("clock_"));
     let products = rig.call(Method::GET, "/v1/products?limit=100").await;
     let products = products["data"].as_array().unwrap().iter();
-    assert!(products.map(|product| product["id"].as_str().unwrap()).all(|id| id.starts_with("trendit_rehearse_")));
+    assert!(
+        products
+            .map(|product| product["id"].as_str().unwrap())
+            .all(|id| id.starts_with("trendit_rehearse_"))
+    );
 }

@@ -9,9 +9,9 @@ use crate::billing::payment::{self, Try};
 use crate::billing::write_off;
 use crate::failure::Failure;
 use crate::list::{self, in_range, is};
+use crate::objects::event;
 use crate::objects::invoice::{Invoice, Status};
 use crate::objects::metadata::merge_metadata;
-use crate::objects::event;
 use crate::state::State;
 
 pub(crate) const UNDERSTOOD: &[&str] = &[

@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::api::call::Call;
 use crate::api::{
     balance_transactions, checkout, coupons, credit_notes, customers, disputes, endpoints, events, invoice_items,
-    invoices, meter_events, meters, payment_intents, payment_methods, portal, preview, prices, products, refunds, schedules,
-    subscription_items, subscriptions, tax, test_clocks,
+    invoices, meter_events, meters, payment_intents, payment_methods, portal, preview, prices, products, refunds,
+    schedules, subscription_items, subscriptions, tax, test_clocks,
 };
 use crate::failure::Failure;
 use crate::form::Param;

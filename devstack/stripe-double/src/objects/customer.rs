@@ -83,7 +83,9 @@ impl Customer {
     /// One of the customer's own cards and bank accounts.
     pub(crate) fn own(&self, payment_method: &str) -> Result<Card, Failure> {
         let attached = self.attached.iter().find(|(id, _)| id == payment_method);
-        let default = self.card.filter(|_| self.payment_method.as_deref() == Some(payment_method));
+        let default = self
+            .card
+            .filter(|_| self.payment_method.as_deref() == Some(payment_method));
         let card = attached.map(|(_, card)| *card).or(default);
         card.ok_or_else(|| Failure::no_such("PaymentMethod", payment_method).param("payment_method"))
     }
