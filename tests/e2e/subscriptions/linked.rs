@@ -150,6 +150,26 @@ async fn a_customer_is_linked_over_the_admin_api() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_has_to_link_a_customer_that_an_operator_ignores() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let price = price_of(&rig, "pro").await;
+    let (ignored, other) = (made(&rig, "rehearsal").await, made(&rig, "ada").await);
+    let path = format!("/v1/customers/{ignored}");
+    rig.call_stripe(Method::POST, &path, "metadata[trendit]=ignore").await;
+    for customer in [&ignored, &other] {
+        subscribe(&rig, customer, &price).await;
+    }
+    assert_eq!(open(&rig).await, one("unlinked_payer", &other));
+    // Said afterwards, it counts from the next comparison on.
+    let path = format!("/v1/customers/{other}");
+    rig.call_stripe(Method::POST, &path, "metadata[trendit]=ignore").await;
+    comparison::run(&rig.billing).await.unwrap();
+    assert_eq!(open(&rig).await, []);
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unlinked_payer_is_an_alarm() {
     let rig = Rig::start().await;
     rig.listen();
