@@ -14,6 +14,7 @@ mod invoices;
 mod leases;
 mod life;
 mod linked;
+mod lives;
 mod migrate;
 mod mirror;
 mod owed;
