@@ -16,6 +16,7 @@ mod life;
 mod linked;
 mod migrate;
 mod mirror;
+mod money;
 mod owed;
 mod paused;
 mod planned;
