@@ -75,7 +75,7 @@ impl Leftover {
         };
         let is_of_plan = |item: &&Item| {
             item.price.plan() == running.plan()
-                && item.price.usage_type().is_some_and(|usage_type| is_billed(usage_type))
+                && item.price.usage_type().is_some_and(&is_billed)
         };
         // A person may have added the prices of the plan in Stripe, for other meters.
         if others.is_empty() || running_items.is_empty() && others.iter().any(is_of_plan) {

@@ -52,7 +52,7 @@ pub(super) fn print(json: bool, reconciliation: &Reconciliation) -> Result<()> {
         rows.push(total(reconciliation));
         let mut text = table(&rows);
         for sentence in sentences {
-            text.push_str("\n");
+            text.push('\n');
             text.push_str(&sentence);
         }
         text
