@@ -200,7 +200,8 @@ async fn start(
         ));
         let sweeps = events.in_class(Class::Sweep);
         life.spawn(periodic::catch_up(sweeps.clone(), life.clone()));
-        life.spawn(periodic::compare(sweeps, life.clone()));
+        life.spawn(periodic::compare(sweeps.clone(), life.clone()));
+        life.spawn(periodic::check_money(sweeps, life.clone()));
     } else {
         warn!("starting without STRIPE_SECRET_KEY: no subscriptions, no billing");
     }

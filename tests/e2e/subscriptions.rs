@@ -17,6 +17,7 @@ mod linked;
 mod lives;
 mod migrate;
 mod mirror;
+mod money;
 mod owed;
 mod paused;
 mod planned;
