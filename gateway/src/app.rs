@@ -281,6 +281,7 @@ async fn start(
         run,
         publisher.clone(),
         quotas.clone(),
+        accounts.clone(),
         run_changes,
         life.clone(),
         keeper_stop.clone(),

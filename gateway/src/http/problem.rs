@@ -17,7 +17,7 @@ use crate::{
     accounts::burst::BurstView,
     http::{balance::Balance, rate_limit},
     pricing::{cost::CostError, routes::PathError},
-    quota::{QuotaView, Refusal},
+    quota::{CapView, QuotaView, Refusal},
 };
 
 /// Converted to a response, it is a [`problem::Problem`] in the extensions. [`crate::http::edge`] adds the address for an upgrade,
@@ -96,6 +96,31 @@ impl Problem {
                         current_usage: Some(balance.current_usage),
                         limit: Some(balance.limit),
                         remaining: Some(balance.remaining),
+                        ..Members::default()
+                    });
+                Self {
+                    limit: Some(Box::new(Limit {
+                        usage_type,
+                        view,
+                        now_s,
+                    })),
+                    ..problem.into()
+                }
+            }
+            Refusal::SpendCapReached(CapView { quota: view, spent }) => {
+                let end = period::instant(view.period.end).format(&Rfc3339).unwrap_or_default();
+                let detail = format!(
+                    "spend cap reached: usage of this period costs {} of {} cents, and the request costs {cost} more units of \
+                     `{usage_type}`; resets at {end}; to spend more, raise or remove the cap (/billing/spend-cap)",
+                    spent.used_cents, spent.cap_cents
+                );
+                let problem = problem::Problem::new(Kind::SpendCapReached, detail)
+                    .retry_after(rate_limit::retry_after_s(&view, now_s))
+                    .with(Members {
+                        usage_type: Some(usage_type.name()),
+                        cap_cents: Some(spent.cap_cents),
+                        used_cents: Some(spent.used_cents),
+                        resets_at: Some(end),
                         ..Members::default()
                     });
                 Self {
@@ -232,6 +257,7 @@ impl From<PathError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::Spent;
     use schema::{Catalogue, Mode, Period, api_key};
     use serde_json::json;
 
@@ -293,6 +319,42 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "200");
         assert_eq!(response.headers()["ratelimit"], "\"api_call\";r=2;t=200");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn a_reached_spend_cap_says_what_was_spent_and_when_it_resets() {
+        let export = Catalogue::built_in().usage_type("export").unwrap();
+        let quota = QuotaView {
+            mode: Mode::Overage,
+            remaining: 0,
+            ..view_of(0, 100)
+        };
+        let spent = Spent {
+            cap_cents: 5_000,
+            used_cents: 4_999,
+        };
+        let refusal = Refusal::SpendCapReached(CapView { quota, spent });
+        let problem = Problem::refused(refusal, export, 3, 1_796_083_000);
+        let document = body(&problem);
+        let shown =
+            ["status", "error", "cap_cents", "used_cents", "resets_at", "usage_type"].map(|member| &document[member]);
+        let expected = [
+            json!(429),
+            json!("spend_cap_reached"),
+            json!(5_000),
+            json!(4_999),
+            json!("2026-12-01T00:00:00Z"),
+            json!("export"),
+        ];
+        assert_eq!(shown, expected.each_ref());
+        assert!(
+            problem.detail().contains("costs 4999 of 5000 cents"),
+            "{}",
+            problem.detail()
+        );
+        let response = problem.into_response();
+        assert_eq!(response.headers()["retry-after"], "200");
+        assert_eq!(response.headers()["ratelimit"], "\"export\";r=0;t=200");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct QuotaView {
 }
 
 /// The numbers that this gateway has about one usage type at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Its own unspent units.
     pub held: i64,

@@ -1,5 +1,7 @@
 //! What the units of a metered price cost, as its terms say.
 
+use protocol::spend::Line;
+
 /// The terms of a metered price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rate {
@@ -22,13 +24,14 @@ impl Rate {
         format!("{currency}-{included}-included-{unit_price_micros}-micros")
     }
 
-    /// What so many units of a period cost, in the currency's smallest unit, rounded half up as Stripe does for a line.
+    /// What so many units of a period cost, in the currency's smallest unit, as Stripe rounds a line.
     pub fn cents(&self, units: i64) -> i64 {
-        /// Millionths in a cent.
-        const CENT: i128 = 10_000;
-        let billed = i128::from(units.saturating_sub(self.included).max(0));
-        let cents = (billed * i128::from(self.unit_price_micros) + CENT / 2) / CENT;
-        i64::try_from(cents).unwrap_or(i64::MAX)
+        let line = Line {
+            units,
+            included: self.included,
+            unit_price_micros: self.unit_price_micros,
+        };
+        line.cents()
     }
 
     /// `None`: the text is not that of a metered price.
