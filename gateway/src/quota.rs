@@ -48,12 +48,10 @@ mod reservation;
 mod signals;
 pub mod view;
 
-pub use self::leases::Spent;
 pub use self::{
     admission::{Admission, Refusal},
-    capped::CapView,
     counters::AccountCounters,
     quotas::{QuotaSettings, Quotas},
-    view::QuotaView,
+    view::{CapView, QuotaView, Spent},
 };
 pub(crate) use self::{counters::Counters, leases::requests::LeaseRequests};

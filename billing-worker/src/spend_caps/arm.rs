@@ -30,7 +30,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// How long the usage that was recorded before may take to be stored.
 const STORED_WITHIN: Duration = Duration::from_secs(5);
 /// How long the request that sets a cap may wait until it is armed.
-const MOMENT: Duration = Duration::from_secs(3);
+const MOMENT: Duration = Duration::from_secs(5);
 /// Caps of one step.
 const CAPS_MAX: i64 = 50;
 /// Usage that no lease paid for is counted again this often: usage of an earlier period may have been moved here.

@@ -78,21 +78,20 @@ impl Account {
         if holds(&state) {
             return state;
         }
-        let old = self.state.rcu(|state| {
+        // First, so that no plan is missed in between.
+        self.replaces(&state);
+        self.state.rcu(|state| {
             if holds(state) {
                 Arc::clone(state)
             } else {
                 Arc::new(AccountState::at(state.facts.clone(), &self.catalogue, now_s))
             }
         });
-        if !holds(&old) {
-            self.replaced(&old);
-        }
         self.state.load()
     }
 
     /// Keeps track of requests that were admitted in this state, until they are recorded.
-    fn replaced(&self, old: &AccountState) {
+    fn replaces(&self, old: &AccountState) {
         let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
         earlier.retain(|plan| plan.strong_count() > 0);
         earlier.push(Arc::downgrade(&old.current_plan));
@@ -114,8 +113,9 @@ impl Account {
             return Vec::new();
         }
         let new = Arc::new(AccountState::at(facts, &self.catalogue, now_s));
-        self.state.store(Arc::clone(&new));
-        self.replaced(&old);
+        self.replaces(&old);
+        // A request may have computed another state meanwhile.
+        self.replaces(&self.state.swap(Arc::clone(&new)));
         let differs = |usage_type: &UsageType| {
             let seen = |state: &AccountState| {
                 (

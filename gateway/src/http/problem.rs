@@ -98,14 +98,7 @@ impl Problem {
                         remaining: Some(balance.remaining),
                         ..Members::default()
                     });
-                Self {
-                    limit: Some(Box::new(Limit {
-                        usage_type,
-                        view,
-                        now_s,
-                    })),
-                    ..problem.into()
-                }
+                Self::limited(problem, usage_type, view, now_s)
             }
             Refusal::SpendCapReached(CapView { quota: view, spent }) => {
                 let end = period::instant(view.period.end).format(&Rfc3339).unwrap_or_default();
@@ -123,14 +116,7 @@ impl Problem {
                         resets_at: Some(end),
                         ..Members::default()
                     });
-                Self {
-                    limit: Some(Box::new(Limit {
-                        usage_type,
-                        view,
-                        now_s,
-                    })),
-                    ..problem.into()
-                }
+                Self::limited(problem, usage_type, view, now_s)
             }
             Refusal::PaymentRequired { plan, invoice_url } => {
                 let detail = format!("the subscription to the plan `{plan}` must be paid before further requests");
@@ -150,6 +136,19 @@ impl Problem {
                 Kind::QuotaUnavailable,
                 "the quota cannot be checked now; nothing was counted: try again later",
             ),
+        }
+    }
+
+    /// A problem with the headers of a limit.
+    fn limited(problem: problem::Problem, usage_type: UsageType, view: QuotaView, now_s: i64) -> Self {
+        let limit = Limit {
+            usage_type,
+            view,
+            now_s,
+        };
+        Self {
+            limit: Some(Box::new(limit)),
+            ..problem.into()
         }
     }
 

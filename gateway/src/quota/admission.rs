@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use schema::{CurrentPlan, LeaseId, SubscriptionId, UsageType};
 
-use super::{capped::CapView, reservation::Reservation, view::QuotaView};
+use super::{
+    reservation::Reservation,
+    view::{CapView, QuotaView},
+};
 
 /// Units reserved for one request. If it is dropped without [`Admission::spent`], the units are given back.
 #[derive(Debug)]

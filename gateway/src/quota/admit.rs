@@ -150,7 +150,10 @@ impl Quotas {
             match counter.request_lease(&state, period, cost, surrender).await {
                 LeaseAnswer::Granted(hit) => {
                     self.inner.requests.metrics.admitted_postgres.inc();
-                    return Ok(admission(&state, usage_type, hit));
+                    return Ok(match spend {
+                        Some(_) => capped::admission(&state, usage_type, hit),
+                        None => admission(&state, usage_type, hit),
+                    });
                 }
                 LeaseAnswer::Unavailable => return Err(Refusal::Unavailable),
                 LeaseAnswer::Refused {
@@ -251,11 +254,8 @@ fn unleased(state: &AccountState, usage_type: UsageType, cost: i64) -> Admission
 
 // This is on the fast path, where a function call would cost as much as the body.
 #[inline(always)]
-pub(super) fn admission(state: &AccountState, usage_type: UsageType, hit: Hit) -> Admission {
-    let (terms, period) = (state.terms(usage_type), state.current_plan.period);
-    let view = match terms.mode {
-        Mode::Limited => view::view(terms, period, hit.seen),
-        Mode::Overage | Mode::Metered => view::unlimited_view(terms, period),
-    };
+fn admission(state: &AccountState, usage_type: UsageType, hit: Hit) -> Admission {
+    let terms = state.terms(usage_type);
+    let view = view::view(terms, state.current_plan.period, hit.seen);
     Admission::leased(usage_type, hit.reservation, &state.current_plan, view)
 }

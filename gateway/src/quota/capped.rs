@@ -13,21 +13,13 @@ use tokio::time::timeout;
 
 use super::{
     admission::{Admission, Refusal},
-    admit::admission,
     counter::RecallFound,
     counters::AccountCounters,
-    leases::Spent,
     quotas::Quotas,
-    view::{self, QuotaView},
+    reservation::Hit,
+    view::{self, CapView, QuotaView, Spent},
 };
 use crate::accounts::{account::AccountState, spend::Spend};
-
-/// The spend cap that was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CapView {
-    pub quota: QuotaView,
-    pub spent: Spent,
-}
 
 impl Quotas {
     /// The fast path of usage under a cap. `None`: the units at hand do not cover the cost, and there may be more.
@@ -127,6 +119,12 @@ impl Quotas {
             false => Err(reached(state, usage_type, spent)),
         }
     }
+}
+
+/// An admission with units under the cap. The client sees the same quota as without a cap.
+pub(super) fn admission(state: &AccountState, usage_type: UsageType, hit: Hit) -> Admission {
+    let quota = view::unlimited_view(state.terms(usage_type), state.current_plan.period);
+    Admission::leased(usage_type, hit.reservation, &state.current_plan, quota)
 }
 
 /// The refusal of a request that the cap does not allow.

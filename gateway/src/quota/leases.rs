@@ -20,7 +20,7 @@ use schema::{LeaseId, Period, RunId};
 use tokio::sync::oneshot;
 
 pub(crate) use self::{job::Job, transaction::Decision};
-use super::reservation::Hit;
+use super::{reservation::Hit, view::Spent};
 use crate::accounts::account::AccountState;
 
 /// One request for a lease: units for the request itself, and more for those behind it in the queue.
@@ -47,14 +47,6 @@ pub(crate) enum LeaseAnswer {
         spent: Option<Spent>,
     },
     Unavailable,
-}
-
-/// What an account has spent in a period, as PostgreSQL has just counted it, in the currency's smallest unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spent {
-    pub cap_cents: i64,
-    /// Units that other gateways hold count as used until they are given back.
-    pub used_cents: i64,
 }
 
 /// Other gateways that hold leases of a pool that does not cover a cost.

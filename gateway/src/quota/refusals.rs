@@ -18,7 +18,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use schema::Period;
 
-use super::{leases::Spent, view::Seen};
+use super::view::{Seen, Spent};
 
 /// The longest time that a refusal is remembered. It limits the effect of lost announcements.
 pub(crate) const REMEMBERED_FOR: Duration = Duration::from_secs(60);

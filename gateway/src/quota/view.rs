@@ -30,6 +30,21 @@ pub struct Seen {
     pub is_current: bool,
 }
 
+/// What an account has spent in a period, as PostgreSQL has just counted it, in the currency's smallest unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    pub cap_cents: i64,
+    /// Units that other gateways hold count as used until they are given back.
+    pub used_cents: i64,
+}
+
+/// The spend cap that was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapView {
+    pub quota: QuotaView,
+    pub spent: Spent,
+}
+
 /// Units that other gateways hold count as used until they give them back. Units of the pool are promised only if no other
 /// gateway can have taken them since.
 pub fn view(terms: Terms, period: Period, seen: Seen) -> QuotaView {

@@ -11,7 +11,8 @@ use quota_store::{
 use schema::AccountId;
 use sqlx::PgConnection;
 
-use super::{Job, Spent};
+use super::Job;
+use crate::quota::view::Spent;
 
 #[derive(Default)]
 pub(super) struct Capped {

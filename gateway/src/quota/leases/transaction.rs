@@ -13,7 +13,8 @@ use quota_store::{
 use schema::{LeaseId, RunId};
 use sqlx::{Connection, PgConnection};
 
-use super::{Job, Others, Spent, Want, capped::Capped};
+use super::{Job, Others, Want, capped::Capped};
+use crate::quota::view::Spent;
 
 /// The result of one job's lease request.
 #[derive(Clone, Debug, PartialEq, Eq)]
