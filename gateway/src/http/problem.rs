@@ -335,22 +335,11 @@ mod tests {
         let refusal = Refusal::SpendCapReached(CapView { quota, spent });
         let problem = Problem::refused(refusal, export, 3, 1_796_083_000);
         let document = body(&problem);
-        let shown =
-            ["status", "error", "cap_cents", "used_cents", "resets_at", "usage_type"].map(|member| &document[member]);
-        let expected = [
-            json!(429),
-            json!("spend_cap_reached"),
-            json!(5_000),
-            json!(4_999),
-            json!("2026-12-01T00:00:00Z"),
-            json!("export"),
-        ];
-        assert_eq!(shown, expected.each_ref());
-        assert!(
-            problem.detail().contains("costs 4999 of 5000 cents"),
-            "{}",
-            problem.detail()
-        );
+        assert_eq!(document["error"], "spend_cap_reached");
+        let numbers = ["cap_cents", "used_cents"].map(|member| document[member].as_i64());
+        assert_eq!(numbers, [Some(5_000), Some(4_999)]);
+        assert_eq!(document["resets_at"], "2026-12-01T00:00:00Z");
+        assert!(problem.detail().contains("costs 4999 of 5000 cents"));
         let response = problem.into_response();
         assert_eq!(response.headers()["retry-after"], "200");
         assert_eq!(response.headers()["ratelimit"], "\"export\";r=0;t=200");

@@ -99,7 +99,7 @@ impl Rig {
         .await;
     }
 
-    async fn count(&self, query: &str) -> i64 {
+    async fn count(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&self.stack.pool).await.unwrap()
     }
 }
