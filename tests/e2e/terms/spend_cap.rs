@@ -1,5 +1,6 @@
 //! A spend cap: the most that an account wants to pay for usage in a period, on several gateways.
 
+mod armed;
 mod changes;
 mod room;
 
@@ -17,11 +18,18 @@ use super::rig::{AGE_S, PLANS, Rig};
 
 /// Pro, with nothing used.
 async fn on_pro(gateways: usize) -> Rig {
-    let options = StackOptions {
+    on_pro_with(StackOptions {
         gateways,
+        ..StackOptions::default()
+    })
+    .await
+}
+
+async fn on_pro_with(options: StackOptions) -> Rig {
+    let options = StackOptions {
         // Everybody can buy each plan.
         catalogue: Some(PLANS.replace("listed = false\n", "")),
-        ..StackOptions::default()
+        ..options
     };
     let rig = Rig::start("free", options).await;
     rig.subscribe("pro").await;
