@@ -112,6 +112,7 @@ async fn arm(
     }
     stored::wait(admin, metrics, account, STORED_WITHIN).await?;
     let used = used::read(admin, account, now).await?;
+    let unleased = used::unleased(admin, account, &used).await?;
     let mut tx = admin.db.begin().await?;
     lock(&mut tx, account).await?;
     caps::lock(&mut tx, &[account]).await?;
@@ -125,7 +126,7 @@ async fn arm(
     if armed.rows_affected() == 0 {
         return Ok(false);
     }
-    caps::count(&mut tx, account, used.period, &used.unleased()).await?;
+    caps::count(&mut tx, account, used.period, &unleased).await?;
     tx.commit().await?;
     info!(account.id = %account, revision, used_cents = used.cents(), "a spend cap is armed");
     Ok(true)

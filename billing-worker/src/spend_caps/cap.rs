@@ -66,6 +66,7 @@ pub async fn set(admin: &Administration, account: AccountId, cents: Cents, now: 
     if cents < used_cents {
         return Err(Error::SpendCapBelowUsage { cents, used_cents });
     }
+    let unleased = used::unleased(admin, account, &used).await?;
     let mut tx = admin.db.begin().await?;
     lock(&mut tx, account).await?;
     let before = caps::lock(&mut tx, &[account]).await?.get(&account).copied();
@@ -85,7 +86,7 @@ pub async fn set(admin: &Administration, account: AccountId, cents: Cents, now: 
     .fetch_one(&mut *tx)
     .await?;
     if before.is_none() {
-        caps::count(&mut tx, account, used.period, &used.unleased()).await?;
+        caps::count(&mut tx, account, used.period, &unleased).await?;
     }
     let details = json!({ "cents": cents, "before": before, "used_cents": used_cents });
     record(&mut tx, admin, account, "spend_cap.set", details).await?;

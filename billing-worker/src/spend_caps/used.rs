@@ -26,10 +26,8 @@ type LineKey = (i64, String);
 struct UsedLine {
     included: i64,
     unit_price_micros: i64,
-    /// Recorded, without corrections, and moved here from an earlier period.
+    /// Recorded, and moved here from an earlier period.
     units: i64,
-    /// Of the recorded units: those without a lease, before corrections.
-    unleased: i64,
 }
 
 #[derive(Row, Deserialize)]
@@ -38,7 +36,6 @@ struct Sum {
     /// Of the segment, in Unix seconds.
     start: i64,
     units: i64,
-    unleased: i64,
 }
 
 /// Reads the usage that ClickHouse has. Usage of the last second may be missing.
@@ -52,7 +49,19 @@ pub async fn read(admin: &Administration, account: AccountId, now: i64) -> Resul
     // What nobody pays for is not billed.
     if current_plan.unbilled.is_none() {
         used.lines = prices(admin, account, &current_plan).await?;
-        count(admin, account, &mut used.lines).await?;
+        let starts = used.starts();
+        for sum in sums(
+            admin,
+            "sum(cost_units) as units from usage where true",
+            account,
+            &starts,
+        )
+        .await?
+        {
+            if let Some(line) = used.lines.get_mut(&(sum.start, sum.usage_type)) {
+                line.units = line.units.saturating_add(sum.units);
+            }
+        }
     }
     Ok(used)
 }
@@ -70,14 +79,10 @@ impl Used {
         running.map(|(_, usage_type)| usage_type.clone()).collect()
     }
 
-    /// The units that no lease paid for.
-    pub fn unleased(&self) -> Vec<Unleased> {
-        let unleased = self.lines.iter().map(|((segment, usage_type), line)| Unleased {
-            segment: *segment,
-            usage_type: usage_type.clone(),
-            line: line.with(line.unleased),
-        });
-        unleased.collect()
+    fn starts(&self) -> Vec<i64> {
+        let mut starts: Vec<i64> = self.lines.keys().map(|(segment, _)| *segment).collect();
+        starts.dedup();
+        starts
     }
 }
 
@@ -127,44 +132,44 @@ async fn prices(
             included: row.included,
             unit_price_micros: row.micros,
             units: row.carried,
-            unleased: 0,
         };
         ((row.period_start.unix_timestamp(), row.usage_type), line)
     });
     Ok(of_plan.chain(stored).collect())
 }
 
-/// Adds what is recorded. Corrections of units without a lease are in PostgreSQL, where their pools are.
-async fn count(
-    admin: &Administration,
-    account: AccountId,
-    lines: &mut BTreeMap<LineKey, UsedLine>,
-) -> Result<(), Error> {
-    if lines.is_empty() {
-        return Ok(());
+/// The units that were admitted without a lease. Their corrections are in PostgreSQL, which lowers the pools by them.
+pub async fn unleased(admin: &Administration, account: AccountId, used: &Used) -> Result<Vec<Unleased>, Error> {
+    let rows = format!(
+        "sum(cost_units) as units from usage_events where lease_id = toUUID('{nil}') and corrects = toUUID('{nil}')",
+        nil = LeaseId::NIL
+    );
+    let sums = sums(admin, &rows, account, &used.starts()).await?;
+    let units = |key: &LineKey| {
+        let of = sums.iter().find(|sum| (sum.start, &sum.usage_type) == (key.0, &key.1));
+        of.map_or(0, |sum| sum.units)
+    };
+    let unleased = used.lines.iter().map(|(key, line)| Unleased {
+        segment: key.0,
+        usage_type: key.1.clone(),
+        line: line.with(units(key)),
+    });
+    Ok(unleased.collect())
+}
+
+/// Sums by segment and usage type. `rows`: a sum, a table, and the first condition.
+async fn sums(admin: &Administration, rows: &str, account: AccountId, starts: &[i64]) -> Result<Vec<Sum>, Error> {
+    if starts.is_empty() {
+        return Ok(Vec::new());
     }
-    let mut starts: Vec<i64> = lines.keys().map(|(segment, _)| *segment).collect();
-    starts.dedup();
-    let sums = admin
-        .clickhouse
-        .query(
-            "select toString(usage_type) as usage_type, toInt64(period_start) as start, sum(cost_units) as units,
-                 sumIf(cost_units, lease_id = toUUID(?) and corrects = toUUID(?)) as unleased
-             from usage_events where account_id = toUUID(?) and period_start in ? group by usage_type, period_start",
-        )
-        .bind(LeaseId::NIL.to_string())
-        .bind(LeaseId::NIL.to_string())
-        .bind(account.to_string())
-        .bind(&starts)
+    let query = format!(
+        "select toString(usage_type) as usage_type, toInt64(period_start) as start, {rows}
+             and account_id = toUUID(?) and period_start in ? group by usage_type, period_start"
+    );
+    let query = admin.clickhouse.query(&query).bind(account.to_string()).bind(starts);
+    let sums = query
         .with_setting("select_sequential_consistency", "1")
         .fetch_all::<Sum>()
-        .await
-        .map_err(|error| Error::ClickHouse(error.to_string()))?;
-    for sum in sums {
-        if let Some(line) = lines.get_mut(&(sum.start, sum.usage_type)) {
-            line.units = line.units.saturating_add(sum.units);
-            line.unleased = sum.unleased;
-        }
-    }
-    Ok(())
+        .await;
+    sums.map_err(|error| Error::ClickHouse(error.to_string()))
 }

@@ -95,3 +95,44 @@ fn keys(jobs: &[Job]) -> Vec<PoolKey> {
         .filter_map(|job| Some(job.pool_key(job.want()?.period.start)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(usage_type: &str, segment: i64, period_start: i64, units: i64) -> BilledPool {
+        BilledPool {
+            key: PoolKey {
+                account: AccountId::NIL,
+                usage_type: usage_type.to_owned(),
+                period_start: segment,
+            },
+            period_start,
+            // One unit without a lease.
+            granted: units - 1,
+            line: Line {
+                units,
+                included: 0,
+                unit_price_micros: 10_000,
+            },
+        }
+    }
+
+    #[test]
+    fn the_pools_of_a_period_share_the_cap_and_those_of_others_do_not() {
+        let (calls, exports, before) = (pool("a", 0, 0, 30), pool("b", 5, 0, 20), pool("a", -9, -9, 1_000));
+        let mut capped = Capped {
+            caps: BTreeMap::from([(AccountId::NIL, 100)]),
+            pools: vec![calls.clone(), exports.clone(), before.clone()],
+        };
+        let used = |capped: &Capped| capped.spent(&calls.key).unwrap().used_cents;
+        assert_eq!((capped.limit(&calls.key), used(&capped)), (Some(29 + 50), 50));
+        assert_eq!(capped.beside(&calls.key), [calls.key.clone(), exports.key.clone()]);
+        assert_eq!(capped.beside(&before.key), [before.key.clone()]);
+        // A grant from one leaves less for the other in the same transaction.
+        capped.grant(&exports.key, 45);
+        assert_eq!((capped.limit(&calls.key), used(&capped)), (Some(29 + 5), 95));
+        capped.caps.clear();
+        assert_eq!((capped.limit(&calls.key), capped.spent(&calls.key)), (None, None));
+    }
+}

@@ -272,11 +272,12 @@ async fn open_pools(connection: &mut PgConnection, jobs: &[&Job]) -> Result<(), 
         // A renewal has a pool already. If it is gone, there is no account state to open it with.
         let state = want.ask.as_ref().map(|ask| &ask.state);
         let facts = state.map(|state| &state.facts);
-        let spend = state.and_then(|state| state.spend(job.pool_type.usage_type()));
-        let rate = spend.and_then(|spend| spend.rate(job.pool_type.usage_type()));
+        let usage_type = job.pool_type.usage_type();
+        let spend = state.and_then(|state| state.spend(usage_type));
+        let rate = spend.and_then(|spend| spend.rate(usage_type));
         missing.push(NewPool {
             key: job.pool_key(want.period.start),
-            usage_type: job.pool_type.usage_type().name(),
+            usage_type: usage_type.name(),
             spend: spend
                 .zip(rate)
                 .filter(|_| job.pool_type.is_billed())
