@@ -15,17 +15,27 @@ use crate::{accounts::Accounts, quota::quotas::Quotas, recording::publisher::Pub
 /// After a run of this length the next one begins at once. A shorter one counts as a failed start.
 const RUN_SETTLED_IN: Duration = Duration::from_secs(60);
 
+/// The parts that a run serves.
+pub(super) struct Parts {
+    pub publisher: Publisher,
+    pub quotas: Quotas,
+    pub accounts: Accounts,
+}
+
 /// Replaces a fenced run by a new one until `stop`. Then returns the last run, if there is one.
 pub(super) async fn keep(
     runs: Runs,
     mut run: Run,
-    publisher: Publisher,
-    quotas: Quotas,
-    accounts: Accounts,
+    parts: Parts,
     changes: watch::Sender<RunId>,
     life: Lifecycle,
     stop: CancellationToken,
 ) -> Result<Option<Run>> {
+    let Parts {
+        publisher,
+        quotas,
+        accounts,
+    } = parts;
     let mut lost = quotas.run_lost();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     loop {

@@ -60,7 +60,7 @@ impl Quotas {
             join_all(returning.collect::<Vec<_>>()),
         )
         .await;
-        returned.is_ok_and(|results| results.iter().any(|result| *result == Ok(true)))
+        returned.is_ok_and(|results| results.contains(&Ok(true)))
     }
 
     /// Checks whether `cost` units under a cap would be admitted now.
