@@ -73,10 +73,8 @@ impl Leftover {
             let allowance = version.map(|version| version.terms.usage.get(usage_type));
             allowance.is_none_or(|allowance| allowance.is_some_and(|allowance| allowance.mode != Mode::Limited))
         };
-        let is_of_plan = |item: &&Item| {
-            item.price.plan() == running.plan()
-                && item.price.usage_type().is_some_and(|usage_type| is_billed(usage_type))
-        };
+        let is_of_plan =
+            |item: &&Item| item.price.plan() == running.plan() && item.price.usage_type().is_some_and(&is_billed);
         // A person may have added the prices of the plan in Stripe, for other meters.
         if others.is_empty() || running_items.is_empty() && others.iter().any(is_of_plan) {
             return Ok(true);
