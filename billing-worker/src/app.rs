@@ -160,6 +160,7 @@ async fn start(
     life.spawn(periodic::show_attention(db.clone(), metrics.clone(), life.clone()));
     life.spawn(periodic::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(periodic::refresh_limits(admin.clone(), life.clone()));
+    life.spawn(periodic::arm_spend_caps(admin.clone(), metrics.clone(), life.clone()));
     let returns = Returns {
         db: admin.db.clone(),
         clickhouse: admin.clickhouse.clone(),

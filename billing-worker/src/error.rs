@@ -85,6 +85,11 @@ pub enum Error {
         included: i64,
     },
     #[error(
+        "the usage of this billing period already costs {used_cents} cents, more than a cap of {cents}; nothing was changed: set \
+         `cents` to {used_cents} to stop now, or to more"
+    )]
+    SpendCapBelowUsage { cents: i64, used_cents: i64 },
+    #[error(
         "the usage prices of this billing period changed as often as they can; nothing was changed: try again after {until}, when \
          its usage is billed, or change the plan with the next period (\"when\": \"period_end\")"
     )]

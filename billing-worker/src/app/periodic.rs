@@ -21,6 +21,7 @@ use crate::{
     findings,
     metrics::Metrics,
     reports, retention,
+    spend_caps::arm,
     subscriptions::{
         billing::Billing,
         portal,
@@ -180,6 +181,26 @@ pub async fn run_tasks(billing: Billing, life: Lifecycle) {
             Ok(_) => EVERY,
             Err(failure) => {
                 warn!("reading the tasks in Stripe failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
+                AFTER_A_FAILURE
+            }
+        };
+    }
+}
+
+/// Arms spend caps that were just set.
+pub async fn arm_spend_caps(admin: Administration, metrics: Metrics, life: Lifecycle) {
+    const EVERY: Duration = Duration::from_secs(1);
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
+    let mut pause = EVERY;
+    let step = || arm::step(&admin, &metrics.reports.watermark, clock::now_s());
+    while let Some(done) = after(pause, step, &life).await {
+        pause = match done {
+            Ok(waiting) => {
+                metrics.spend_caps_waiting.set(waiting);
+                EVERY
+            }
+            Err(failure) => {
+                warn!("reading the spend caps failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
                 AFTER_A_FAILURE
             }
         };

@@ -1,7 +1,7 @@
 //! What the units of a usage type cost, as Stripe bills a line.
 
 /// Millionths of the currency in its smallest unit.
-const CENT: i128 = 10_000;
+pub(crate) const CENT: i128 = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
