@@ -334,7 +334,8 @@ impl Known {
                 is_trial: segment.is_trial && line.kind == "plan",
             });
         let is_read = self.source == Source::Stripe || segment.is_copied;
-        let is_due = is_read && !segment.is_trial && self.now > whole.0 + COPIED_WITHIN;
+        let is_old = period.final_at.is_some() || self.now > whole.0 + COPIED_WITHIN;
+        let is_due = is_read && !segment.is_trial && is_old;
         Plan {
             plan: segment.plan.as_deref().unwrap_or("the plan"),
             currency,
