@@ -68,7 +68,10 @@ pub enum Error {
          was started: ask the operator, who finds it in `billing-worker reports attention`"
     )]
     UnknownSubscription { subscription: String },
-    #[error("the account has no subscription: start one with POST /billing/create-checkout-session")]
+    #[error(
+        "the account has no subscription: start one with POST /billing/create-checkout-session (the operator changes a plan that \
+         the operator assigned)"
+    )]
     NotSubscribed,
     #[error("the account already has the plan `{plan}`")]
     SamePlan { plan: String },

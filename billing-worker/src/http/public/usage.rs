@@ -86,12 +86,19 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         .fetch_all::<Sum>()
         .await
         .map_err(|error| Error::ClickHouse(error.to_string()))?;
+    let billed = stored::billed(&billing.admin.db, &[account], period_start).await?;
     let (segments, usage_cents) = segments::read(&billing.admin.db, account, &current_plan, &sums).await?;
     let spend_cap = cap::find(&billing.admin, account, now).await?;
     let usage = in_force.into_iter().map(|limit| {
         let counted = sums
             .iter()
-            .filter(|sum| sum.usage_type == limit.usage_type && sum.start >= limit.counted_from);
+            .filter(|sum| sum.usage_type == limit.usage_type && sum.start >= limit.counted_from)
+            // What was billed by the unit, under an earlier plan, does not count towards a limit.
+            .filter(|sum| {
+                limit.mode != "limited"
+                    || limit.unbilled.is_some()
+                    || !billed.contains(&(account, sum.start, sum.usage_type.clone()))
+            });
         let (current_usage, events) = counted.fold((0, 0), |(units, events), sum| {
             (units + sum.cost_units, events + sum.events)
         });
