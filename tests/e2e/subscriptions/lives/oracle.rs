@@ -86,10 +86,6 @@ impl Account {
         self.running.as_ref().map(|running| running.offer.plan)
     }
 
-    pub(super) fn offer(&self) -> Option<&Offer> {
-        self.running.as_ref().map(|running| &running.offer)
-    }
-
     pub(super) fn month_end(&self) -> Option<i64> {
         self.running.as_ref().map(Running::end)
     }
