@@ -165,6 +165,7 @@ async fn start(
     life.spawn(periodic::show_attention(db.clone(), metrics.clone(), life.clone()));
     life.spawn(periodic::retain(db, clickhouse, admin.catalogue.clone(), life.clone()));
     life.spawn(periodic::refresh_limits(admin.clone(), life.clone()));
+    life.spawn(periodic::arm_spend_caps(admin.clone(), metrics.clone(), life.clone()));
     let returns = Returns {
         db: admin.db.clone(),
         clickhouse: admin.clickhouse.clone(),
@@ -205,7 +206,8 @@ async fn start(
         ));
         let sweeps = events.in_class(Class::Sweep);
         life.spawn(periodic::catch_up(sweeps.clone(), life.clone()));
-        life.spawn(periodic::compare(sweeps, life.clone()));
+        life.spawn(periodic::compare(sweeps.clone(), life.clone()));
+        life.spawn(periodic::check_money(sweeps, life.clone()));
     } else {
         warn!("starting without STRIPE_SECRET_KEY: no subscriptions, no billing");
     }

@@ -11,6 +11,7 @@ mod plans;
 mod print;
 mod reports;
 mod runs;
+mod spend_cap;
 mod stripe;
 mod trail;
 
@@ -48,6 +49,9 @@ pub enum Command {
     /// Limits for one account; they replace the limits of its plan
     #[command(subcommand)]
     Limits(plans::LimitsCommand),
+    /// The most that an account pays for usage in a period: show, set, remove
+    #[command(subcommand)]
+    SpendCap(spend_cap::SpendCapCommand),
     /// Stripe: create products, prices and meters from the catalogue; check that all is well; retry events
     #[command(subcommand)]
     Stripe(stripe::StripeCommand),
@@ -66,7 +70,8 @@ pub enum Command {
     /// Runs of gateways and billing workers: list unsettled runs; give up a run whose spool is lost
     #[command(subcommand)]
     Runs(runs::RunsCommand),
-    /// Compare usage in ClickHouse, the ledger and Stripe; fails if they differ, or if late usage is on no invoice for too long
+    /// Compare usage in ClickHouse, the ledger and Stripe, and what is owed with the invoices; fails if they differ, or if late usage
+    /// is on no invoice for too long
     Reconcile(reports::ReconcileArguments),
 }
 
@@ -98,6 +103,7 @@ pub async fn run(command: &Command, settings: &Settings, json: bool) -> Result<(
         Command::Keys(command) => keys::run(command, &admin, json).await,
         Command::Plans(command) => plans::plans(command, &admin, settings, json).await,
         Command::Limits(command) => plans::limits(command, &admin, json).await,
+        Command::SpendCap(command) => spend_cap::run(command, &admin, json).await,
         Command::Stripe(command) => stripe::run(command, &admin, settings, json).await,
         Command::Corrections(command) => trail::correction(command, &admin, json).await,
         Command::Audit(command) => trail::audit(command, &admin, json).await,

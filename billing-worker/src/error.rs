@@ -68,7 +68,10 @@ pub enum Error {
          was started: ask the operator, who finds it in `billing-worker reports attention`"
     )]
     UnknownSubscription { subscription: String },
-    #[error("the account has no subscription: start one with POST /billing/create-checkout-session")]
+    #[error(
+        "the account has no subscription: start one with POST /billing/create-checkout-session (the operator changes a plan that \
+         the operator assigned)"
+    )]
     NotSubscribed,
     #[error("the account already has the plan `{plan}`")]
     SamePlan { plan: String },
@@ -84,6 +87,11 @@ pub enum Error {
         mode: &'static str,
         included: i64,
     },
+    #[error(
+        "the usage of this billing period already costs {used_cents} cents, more than a cap of {cents}; nothing was changed: set \
+         `cents` to {used_cents} to stop now, or to more"
+    )]
+    SpendCapBelowUsage { cents: i64, used_cents: i64 },
     #[error(
         "the usage prices of this billing period changed as often as they can; nothing was changed: try again after {until}, when \
          its usage is billed, or change the plan with the next period (\"when\": \"period_end\")"

@@ -15,6 +15,7 @@
 //! | the plan of an account, and its subscription in Stripe | [`subscriptions`] |
 //! | lowering recorded usage; returning units of dropped duplicates to their pools | [`corrections`] |
 //! | ending dead runs, and returning their unspent units | [`runs`] |
+//! | the most that accounts want to pay for usage | [`spend_caps`] |
 //! | wait until ClickHouse has all acknowledged usage | [`stored`] |
 //! | deleting rows whose retention is over | [`retention`] |
 //! | reporting usage to Stripe | [`reports`] |
@@ -57,6 +58,7 @@ pub mod rehearse;
 pub mod reports;
 pub mod retention;
 pub mod runs;
+pub mod spend_caps;
 pub mod stored;
 pub mod stripe;
 pub mod subscriptions;

@@ -26,6 +26,7 @@ pub struct Metrics {
     not_announced: Counter,
     requests_shed: Counter,
     pub corrections_waiting: Gauge,
+    pub spend_caps_waiting: Gauge,
     pub lanes: LaneMetrics,
     pub reports: ReportMetrics,
     pub settle: SettleMetrics,
@@ -74,6 +75,11 @@ impl Metrics {
             "corrections_waiting",
             "Corrections whose event is not yet confirmed in the stream",
             self.corrections_waiting.clone(),
+        );
+        registry.register(
+            "spend_caps_waiting",
+            "Spend caps that are not in force yet, because some gateway does not know them",
+            self.spend_caps_waiting.clone(),
         );
         registry.register(
             "duplicates",

@@ -21,7 +21,9 @@
 //! | closing periods whose invoice is final | [`close`] |
 //! | usage that arrives too late for its period | [`carry`], [`charge`], [`tiers`] |
 //! | freezing periods that agree everywhere, thawing those that change later | [`freeze`], [`thaw`] |
-//! | ClickHouse, ledger and Stripe side by side | [`reconcile`] |
+//! | what is owed, invoiced and credited | [`money`] |
+//! | ClickHouse, ledger, Stripe and the money side by side | [`reconcile`] |
+//! | the same every day, with alarms | [`daily`] |
 //! | lists for an operator, and what needs one | [`list`], [`attention`] |
 
 pub mod attention;
@@ -31,11 +33,13 @@ pub mod close;
 pub mod count;
 pub mod counted;
 pub mod credits;
+pub mod daily;
 pub mod draft;
 pub mod flush;
 pub mod freeze;
 pub mod list;
 pub mod metrics;
+pub mod money;
 pub mod outcome;
 mod page;
 pub mod reconcile;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | one look-up for each request | [`cache`] |
 //! | a key, and its burst limit | [`key`], [`burst`] |
-//! | an account: its rows, and what they allow | [`account`] |
+//! | an account: its rows, and what they allow | [`account`], `spend` |
 //! | plan versions in memory | `versions` |
 //! | the rows in PostgreSQL; reading them again | `stored`, [`refresh`] |
 //! | changes that other services announce | [`announcements`] |
@@ -16,6 +16,7 @@ pub mod cache;
 pub mod key;
 mod key_metrics;
 pub mod refresh;
+pub(crate) mod spend;
 mod stored;
 mod versions;
 

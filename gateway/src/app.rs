@@ -279,8 +279,11 @@ async fn start(
     let keeper = ground.spawn(keeper::keep(
         runs,
         run,
-        publisher.clone(),
-        quotas.clone(),
+        keeper::Parts {
+            publisher: publisher.clone(),
+            quotas: quotas.clone(),
+            accounts: accounts.clone(),
+        },
         run_changes,
         life.clone(),
         keeper_stop.clone(),

@@ -14,6 +14,9 @@
 //! 4. **Refusal**: a request is refused only after the gateway has recalled the units that other gateways hold ([`recall`]).
 //!    The refusal is remembered.
 //!
+//! Usage that is billed needs no units, and is never refused. If the account has a spend cap, it takes the same steps with a counter
+//! of its own: PostgreSQL grants as many units as the cap pays for (`leases::capped`).
+//!
 //! A request gets an [`Admission`], which holds its units until they are spent, or a [`Refusal`].
 //!
 //! | to find | open |
@@ -21,6 +24,7 @@
 //! | the steps above | [`admit`] |
 //! | the parts of quotas, their start and their end | [`quotas`] |
 //! | reading quotas without spending | [`lookup`] |
+//! | usage under a spend cap | `capped` |
 //! | counters: all, one, its leases | [`counters`], `counter`, `reservation` |
 //! | leases and PostgreSQL | `leases` |
 //! | signals from a counter to the lease client and to other gateways | `signals` |
@@ -28,6 +32,7 @@
 
 pub mod admission;
 pub mod admit;
+mod capped;
 #[cfg(test)]
 mod cost_tests;
 mod counter;
@@ -47,6 +52,6 @@ pub use self::{
     admission::{Admission, Refusal},
     counters::AccountCounters,
     quotas::{QuotaSettings, Quotas},
-    view::QuotaView,
+    view::{CapView, QuotaView, Spent},
 };
 pub(crate) use self::{counters::Counters, leases::requests::LeaseRequests};

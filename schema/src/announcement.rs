@@ -16,6 +16,9 @@ pub enum Announcement {
     /// Units of the account can be spent again (after a release, a settlement or a correction): remembered refusals are
     /// outdated.
     UnitsReturned { account_id: AccountId },
+    /// The account's spend cap was set. Each gateway reads the account again, and answers on the message's reply subject with a
+    /// [`crate::spend_cap::CapKnown`].
+    SpendCapSet { account_id: AccountId, revision: i64 },
 }
 
 impl Announcement {
@@ -24,6 +27,7 @@ impl Announcement {
             Self::AccountChanged { .. } => "announce.v1.account",
             Self::KeyChanged { .. } => "announce.v1.key",
             Self::UnitsReturned { .. } => names::UNITS_RETURNED,
+            Self::SpendCapSet { .. } => "announce.v1.spend_cap",
         }
     }
 }

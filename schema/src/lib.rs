@@ -14,6 +14,8 @@
 //! | half-open billing periods | [`period`] |
 //! | subscriptions, and what an account may do now | [`subscription`] |
 //! | what an account may use of one usage type | [`terms`] |
+//! | what a quota pool counts | [`pool_type`] |
+//! | the most that an account wants to pay | [`spend_cap`] |
 //! | one metered request | [`usage_event`] |
 //! | the records of a lane: open, batch, fence, close | [`lane_record`] |
 //! | how far a shard is stored | [`manifest`] |
@@ -37,8 +39,10 @@ pub mod manifest;
 pub mod names;
 pub mod period;
 pub mod plan_version;
+pub mod pool_type;
 pub mod recall;
 pub mod scope;
+pub mod spend_cap;
 pub mod subscription;
 pub mod terms;
 pub mod usage_event;
@@ -49,7 +53,9 @@ pub use lane_record::LaneRecord;
 pub use manifest::Manifest;
 pub use period::Period;
 pub use plan_version::{PlanTerms, PlanVersion};
+pub use pool_type::PoolType;
 pub use scope::{Scope, Scopes};
+pub use spend_cap::SpendCap;
 pub use subscription::CurrentPlan;
 pub use terms::Terms;
 pub use usage_event::UsageEvent;

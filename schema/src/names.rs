@@ -55,6 +55,11 @@ pub fn recall_answer(asker: Uuid, number: u64) -> String {
     format!("quota.v1.recalled.{asker}.{number}")
 }
 
+/// The reply subject of one [`crate::announcement::Announcement::SpendCapSet`].
+pub fn caps_known(asker: Uuid) -> String {
+    format!("quota.v1.cap_known.{asker}")
+}
+
 /// The lane of one run in one shard.
 pub fn lane(shard: u16, run: RunId) -> String {
     format!("usage.v1.{shard}.{run}")

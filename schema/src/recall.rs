@@ -19,7 +19,7 @@ use crate::{AccountId, RunId};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recall {
     pub account_id: AccountId,
-    /// The name in the catalogue.
+    /// The name of the pool's type ([`crate::PoolType::name`]).
     pub usage_type: String,
     /// Seconds since the Unix epoch.
     pub period_start: i64,
@@ -51,7 +51,7 @@ pub struct CameBack {
     /// Identifies the sender, so that it recognises its own messages.
     pub sender: Uuid,
     pub account_id: AccountId,
-    /// The name in the catalogue.
+    /// The name of the pool's type ([`crate::PoolType::name`]).
     pub usage_type: String,
     pub units: i64,
 }

@@ -1,6 +1,7 @@
 //! What an account may use is what it pays for: limits agreed with an account, and plans that bill usage without a payer.
 
 mod rig;
+mod spend_cap;
 mod trial;
 mod versions;
 

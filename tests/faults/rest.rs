@@ -123,7 +123,10 @@ pub async fn reported(reach: &Reach) -> Result<()> {
             .with_context(|| format!("`reconcile`: {}", String::from_utf8_lossy(&output.stderr)))?;
         let totals = &reconciliation["totals"];
         ensure!(
-            output.status.success() && totals["pending"] == 0 && totals["drifting"] == 0,
+            output.status.success()
+                && totals["pending"] == 0
+                && totals["differing"] == 0
+                && totals["differing_periods"] == 0,
             "`reconcile` exits with {}: {totals}",
             output.status
         );

@@ -21,6 +21,7 @@ use crate::{
     findings,
     metrics::Metrics,
     reports, retention,
+    spend_caps::arm,
     subscriptions::{
         billing::Billing,
         portal,
@@ -151,6 +152,7 @@ pub async fn compare(billing: Billing, life: Lifecycle) {
                 accounts = compared.accounts,
                 mended = compared.mended,
                 failed = compared.failed,
+                reversals = compared.reversals,
                 "compared subscriptions with Stripe"
             ),
             Err(failure) => warn!("comparing subscriptions with Stripe failed, retrying in {EVERY:?}: {failure}"),
@@ -179,6 +181,26 @@ pub async fn run_tasks(billing: Billing, life: Lifecycle) {
             Ok(_) => EVERY,
             Err(failure) => {
                 warn!("reading the tasks in Stripe failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
+                AFTER_A_FAILURE
+            }
+        };
+    }
+}
+
+/// Arms spend caps that were just set.
+pub async fn arm_spend_caps(admin: Administration, metrics: Metrics, life: Lifecycle) {
+    const EVERY: Duration = Duration::from_secs(1);
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(5);
+    let mut pause = EVERY;
+    let step = || arm::step(&admin, &metrics.reports.watermark, clock::now_s());
+    while let Some(done) = after(pause, step, &life).await {
+        pause = match done {
+            Ok(waiting) => {
+                metrics.spend_caps_waiting.set(waiting);
+                EVERY
+            }
+            Err(failure) => {
+                warn!("reading the spend caps failed, retrying in {AFTER_A_FAILURE:?}: {failure}");
                 AFTER_A_FAILURE
             }
         };
@@ -273,6 +295,27 @@ pub async fn report(billing: Billing, life: Lifecycle) {
             reporter.metrics.failed_step();
             error!("not all usage was reported to Stripe, retrying in {every:?}: {failure:#}");
         }
+    }
+}
+
+/// Checks once a day, and after each final invoice, whether the invoices are what is owed. If ClickHouse or Stripe is unavailable,
+/// it runs later.
+pub async fn check_money(billing: Billing, life: Lifecycle) {
+    const EVERY: Duration = Duration::from_secs(60);
+    const AFTER_A_FAILURE: Duration = Duration::from_secs(300);
+    let Ok(reporter) = billing.reporter() else {
+        return;
+    };
+    let mut pause = EVERY;
+    while let Some(done) = after(pause, || reports::daily::step(reporter, billing.clock.now_s()), &life).await {
+        pause = match done {
+            Ok(checked) if checked.has_more => Duration::ZERO,
+            Ok(_) => EVERY,
+            Err(failure) => {
+                error!("the money of accounts was not checked, retrying in {AFTER_A_FAILURE:?}: {failure:#}");
+                AFTER_A_FAILURE
+            }
+        };
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     },
     administration::{audit::Audited, page::Listed},
     corrections::{correction::Correction, request::Corrected},
+    spend_caps::cap::SpendCap,
 };
 
 pub(super) fn version(json: bool, version: i64) -> Result<()> {
@@ -73,6 +74,28 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
         let heading = [row(["usage type", "limit", "granted", ""])];
         let limits: Vec<_> = heading.into_iter().chain(limits).collect();
         format!("{}\n\n{}", table(&rows), table(&limits))
+    })
+}
+
+pub(super) fn spend_cap(json: bool, cap: &SpendCap) -> Result<()> {
+    out(json, cap, || {
+        let cents = |cents: i64| format!("{cents} cents");
+        let limits = match cap.usage_types.is_empty() {
+            true => "nothing: the account pays for no usage now".to_owned(),
+            false => cap.usage_types.join(", "),
+        };
+        let in_force = match (cap.cents, cap.in_force_since) {
+            (None, _) => "no".to_owned(),
+            (Some(_), None) => "not yet: some gateways do not know it".to_owned(),
+            (Some(_), Some(since)) => format!("since {}", instant(since)),
+        };
+        table(&[
+            row(["cap", &cap.cents.map_or_else(|| "none".to_owned(), cents)]),
+            row(["used", &cents(cap.used_cents)]),
+            row(["in force", &in_force]),
+            row(["resets", &instant(cap.resets_at)]),
+            row(["limits", &limits]),
+        ])
     })
 }
 

@@ -1,6 +1,7 @@
 //! `reports …` and `reconcile`: metered usage and Stripe.
 
 mod print;
+mod reconciliation;
 
 use std::{str::FromStr, time::Duration};
 
@@ -19,6 +20,7 @@ use crate::{
     reports::{
         self, Reporter, attention,
         list::{self, ReportState},
+        money::Source,
         reconcile::{self, Question, Which},
     },
     stripe::{Stripe, StripeError, StripeMetrics},
@@ -59,6 +61,9 @@ pub struct ReconcileArguments {
     /// Recount frozen periods as well
     #[arg(long)]
     recount: bool,
+    /// Read invoices and credit notes in Stripe, not their copies: finds what somebody deleted there
+    #[arg(long)]
+    fresh: bool,
     /// Wait up to this long until nothing is pending; fail if something is still pending
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     wait: Option<Duration>,
@@ -119,13 +124,27 @@ pub(super) async fn reconcile(
         which: arguments.period.0,
         account,
         recount: arguments.recount,
+        source: if arguments.fresh {
+            Source::Stripe
+        } else {
+            Source::Copies
+        },
+        summaries: true,
     };
     let wait = arguments.wait.unwrap_or(Duration::ZERO);
     let reconciliation = reconcile::run(&reporter(admin, settings)?, &question, wait, now).await?;
-    print::reconciliation(json, &reconciliation)?;
+    reconciliation::print(json, &reconciliation)?;
     let totals = reconciliation.totals;
-    if totals.drifting > 0 {
-        bail!("{} of {} lines drift", totals.drifting, totals.rows);
+    let mut wrong = Vec::new();
+    if totals.differing > 0 {
+        wrong.push(format!("{} of {} lines differ in units", totals.differing, totals.rows));
+    }
+    if totals.differing_periods > 0 {
+        let (periods, all) = (totals.differing_periods, reconciliation.money.len());
+        wrong.push(format!("{periods} of {all} periods differ in money"));
+    }
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("; "));
     }
     if totals.overdue > 0 {
         bail!(

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use quota_store::pools::{self, PoolKey};
+use quota_store::pools::{self, PoolKey, Returned};
 use schema::{AccountId, EventId, KeyId, LeaseId, RunId, UsageEvent, period::instant};
 use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
@@ -224,13 +224,14 @@ pub async fn stored(db: &PgPool, events: &[EventId]) -> Result<Vec<AccountId>, E
     .await?;
     let units: Vec<_> = rows
         .iter()
-        .map(|row| {
-            let pool = || PoolKey {
+        .map(|row| Returned {
+            key: PoolKey {
                 account: AccountId(row.account_id),
                 usage_type: row.usage_type.clone(),
                 period_start: row.period_start.unix_timestamp(),
-            };
-            (row.leased.then(pool), -row.delta_units)
+            },
+            units: -row.delta_units,
+            is_leased: row.leased,
         })
         .collect();
     let returned = pools::give_back(&mut tx, &units).await?;

@@ -9,6 +9,7 @@ mod keys;
 mod notices;
 mod reports;
 mod runs;
+mod spend_cap;
 
 use std::sync::{Arc, OnceLock};
 
@@ -52,6 +53,10 @@ pub fn router(api: AdminApi) -> Router {
         .route(
             "/accounts/{account}/limits/{usage_type}",
             put(accounts::set_limit).delete(accounts::clear_limit),
+        )
+        .route(
+            "/accounts/{account}/spend-cap",
+            get(spend_cap::show).put(spend_cap::set).delete(spend_cap::remove),
         )
         .route("/accounts/{account}/keys", post(keys::create).get(keys::list))
         .route("/keys/{key}", delete(keys::revoke))

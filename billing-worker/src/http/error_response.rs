@@ -21,6 +21,11 @@ impl IntoResponse for Error {
             Self::PaymentRequired(invoice) | Self::PaymentActionRequired { invoice, .. } => {
                 problem.with(members(*invoice))
             }
+            Self::SpendCapBelowUsage { cents, used_cents } => problem.with(Members {
+                cap_cents: Some(cents),
+                used_cents: Some(used_cents),
+                ..Members::default()
+            }),
             _ if kind == Kind::TooManyRequests => problem.retry_after(1),
             _ if kind.is_temporary() => problem.retry_after(5),
             _ => problem,
@@ -67,6 +72,7 @@ fn kind(error: &Error) -> Kind {
         Error::SamePlan { .. } => Kind::SamePlan,
         Error::NotForSale { .. } => Kind::NotForSale,
         Error::OverrideNotBillable { .. } => Kind::OverrideNotBillable,
+        Error::SpendCapBelowUsage { .. } => Kind::SpendCapBelowUsage,
         Error::ChangedTooOften { .. } => Kind::ChangedTooOften,
         Error::PreviewExpired => Kind::PreviewExpired,
         Error::PreviewOutdated { .. } => Kind::PreviewOutdated,

@@ -9,6 +9,7 @@ mod invoices;
 mod pages;
 mod plan;
 mod share;
+mod spend_cap;
 mod strict;
 mod subscription;
 mod tier;
@@ -81,6 +82,10 @@ pub fn router(api: PublicApi) -> Router {
         .route("/billing/cancel", post(plan::cancel))
         .route("/billing/resume", post(plan::resume))
         .route("/billing/usage", get(usage::show))
+        .route(
+            "/billing/spend-cap",
+            get(spend_cap::show).put(spend_cap::set).delete(spend_cap::remove),
+        )
         .route("/billing/invoices", get(invoices::list))
         .route("/billing/invoices/{id}", get(invoices::show))
         .route("/billing/success", get(pages::success))

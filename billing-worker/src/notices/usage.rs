@@ -1,7 +1,11 @@
 //! Reads the usage of running periods. Gateways hold unspent units, so granted units only show which accounts to check; a notice
 //! reports the sum of stored usage.
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clickhouse::{Client, Row};
@@ -36,6 +40,8 @@ pub struct Limited {
     /// Usage that is billed above the limit is counted from the start of its segment.
     pub period: Period,
     pub limit: i64,
+    /// Units that the plan bills are not billed now, and count towards the limit.
+    pub is_unbilled: bool,
 }
 
 impl Counter {
@@ -128,6 +134,7 @@ pub async fn limited(db: &PgPool, catalogue: &Catalogue, counters: &[Counter], n
             usage_type,
             period,
             limit,
+            is_unbilled: current_plan.unbilled.is_some(),
         })
     };
     Ok(counters.iter().filter_map(limited).collect())
@@ -143,6 +150,9 @@ pub async fn stored(db: &PgPool, clickhouse: &Client, counters: &[Limited]) -> R
     let segments = segments::within(db, &accounts, oldest)
         .await
         .context("reading segments")?;
+    let billed = segments::billed(db, &accounts, oldest)
+        .await
+        .context("reading the prices of segments")?;
     let rows = clickhouse
         .query(
             "select account_id as account, toString(usage_type) as usage_type, toInt64(toUnixTimestamp(period_start)) as start,
@@ -157,9 +167,15 @@ pub async fn stored(db: &PgPool, clickhouse: &Client, counters: &[Limited]) -> R
     let rows = bounded(rows)
         .await
         .context("summing the usage of accounts near their limits")?;
-    // A limit is for the whole period.
+    // A limit is for the whole period. What was billed by the unit, under an earlier plan, does not count.
     let mut stored: HashMap<Counter, i64> = HashMap::new();
+    let unbilled = counters.iter().filter(|counter| counter.is_unbilled);
+    let unbilled: HashSet<_> = unbilled.map(|counter| counter.account).collect();
     for (mut counter, units) in rows.into_iter().map(Stored::counted) {
+        let is_billed = billed.contains(&(counter.account, counter.period_start, counter.usage_type.clone()));
+        if is_billed && !unbilled.contains(&counter.account) {
+            continue;
+        }
         let period = segments.get(&(counter.account, counter.period_start));
         counter.period_start = period.copied().unwrap_or(counter.period_start);
         *stored.entry(counter).or_default() += units;

@@ -17,7 +17,7 @@ use schema::AccountId;
 use stripe_product::price::RetrievePrice;
 
 use self::{
-    late::{Charged, Late, claim},
+    late::{Charged, Late, before, claim},
     settle::{begin, postpone, priced, settle, wait},
 };
 use super::{Reporter, tiers::Price};
@@ -76,7 +76,10 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charg
     };
     let retrieve = RetrievePrice::new(price.as_str()).expand(vec!["tiers".to_owned()]);
     let price: Price = reporter.stripe.read(&retrieve).await?;
-    let Some(amount) = price.difference(late.before, late.units) else {
+    let before = before(reporter, late)
+        .await
+        .context("finding the place of late usage")?;
+    let Some(amount) = price.difference(before, late.units) else {
         return nothing("its price is neither per unit nor graduated: bill it manually");
     };
     if amount == 0 {

@@ -1,7 +1,7 @@
 //! Freezes periods whose totals agree in ClickHouse, in the ledger and at Stripe. The totals are kept in PostgreSQL and never
 //! summed again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
@@ -27,6 +27,8 @@ pub struct Frozen {
 struct Candidate {
     period: BillingPeriod,
     lines: HashMap<LineId, Line>,
+    /// Those that cost something.
+    costly: HashSet<LineId>,
     /// The summaries may not include the last delivery yet.
     is_settling: bool,
 }
@@ -82,15 +84,18 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
     .await?;
     let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|row| (row.account_id, row.period_start)).unzip();
     let lines = sqlx::query!(
-        "select l.account_id, l.period_start, l.usage_type, reported_units, carried_in, carried_out, corrected_units, reports
-         from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
-             join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start",
+        r#"select l.account_id, l.period_start, l.usage_type, reported_units, carried_in, carried_out, corrected_units, reports,
+               exists (select from segment_prices s where s.account_id = l.account_id and s.period_start = l.period_start
+                   and s.usage_type = l.usage_type) as "costs!"
+           from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
+               join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start"#,
         &accounts,
         &starts
     )
     .fetch_all(&reporter.db)
     .await?;
     let mut by_period: HashMap<count::AccountPeriod, HashMap<LineId, Line>> = HashMap::new();
+    let mut costly: HashMap<count::AccountPeriod, HashSet<LineId>> = HashMap::new();
     for row in lines {
         let id = LineId::of_row(row.account_id, row.period_start, row.usage_type);
         let line = Line {
@@ -100,7 +105,11 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
             corrected: row.corrected_units,
             reports: row.reports,
         };
-        by_period.entry((id.account, id.start)).or_default().insert(id, line);
+        let period = (id.account, id.start);
+        if row.costs {
+            costly.entry(period).or_default().insert(id.clone());
+        }
+        by_period.entry(period).or_default().insert(id, line);
     }
     Ok(periods
         .into_iter()
@@ -120,6 +129,7 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
             Some(Candidate {
                 // None: the period was never counted.
                 lines: by_period.remove(&(period.account, period.start))?,
+                costly: costly.remove(&(period.account, period.start)).unwrap_or_default(),
                 period,
                 is_settling: row.is_settling,
             })
@@ -132,7 +142,8 @@ async fn agrees(reporter: &Reporter, candidate: &Candidate) -> Result<Option<(Li
     let reported: Vec<_> = candidate
         .lines
         .iter()
-        .filter(|(_, line)| line.reports > 0)
+        // What a brief period reports may be in another minute.
+        .filter(|(id, line)| line.reports > 0 && (!candidate.period.is_brief() || candidate.costly.contains(*id)))
         .map(|(id, line)| (id.clone(), line.reported))
         .collect();
     let mut answers = stream::iter(reported)

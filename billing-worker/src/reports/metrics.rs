@@ -8,6 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::daily::MoneyMetrics;
 use crate::stored::WatermarkMetrics;
 
 /// Cheap to clone; all clones count together.
@@ -15,6 +16,8 @@ use crate::stored::WatermarkMetrics;
 pub struct ReportMetrics {
     /// Before usage is reported for an invoice.
     pub watermark: WatermarkMetrics,
+    pub money: MoneyMetrics,
+    pub(super) oldest_open_money_s: Gauge<i64, AtomicI64>,
     open_money_cents: Family<OfMoney, Gauge<i64, AtomicI64>>,
     delivered: Family<OfType, Counter>,
     units_up: Family<OfType, Counter>,
@@ -44,6 +47,12 @@ struct OfMoney {
 impl ReportMetrics {
     pub fn register(&self, registry: &mut Registry) {
         self.watermark.register(registry);
+        self.money.register(registry);
+        registry.register(
+            "open_money_oldest_seconds",
+            "Age of the oldest late usage that is on no invoice and costs something",
+            self.oldest_open_money_s.clone(),
+        );
         registry.register(
             "open_money_cents",
             "Late usage that is on no invoice, in the smallest unit of its currency, by kind (charge, credit) and currency",

@@ -1,8 +1,9 @@
-//! Compares ClickHouse, the ledger and Stripe, for operators and for accounting.
+//! Compares ClickHouse, the ledger and Stripe, in units and in money, for operators and for accounting.
 
 mod line_state;
 mod question;
 mod rows;
+mod totals;
 mod waiting;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,15 +16,18 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::{Duration, Instant, sleep};
 
+pub(super) use self::rows::accounts;
 use self::rows::{Period, Stored};
 pub use self::{
     line_state::{LineState, Numbers},
     question::{Question, Which},
+    totals::Totals,
     waiting::Waiting,
 };
 use super::{
     Reporter, count,
     credits::{self, Credits},
+    money::{self, Asked, PeriodMoney, Units},
 };
 use crate::stripe::StripeError;
 
@@ -41,7 +45,7 @@ pub struct Row {
     #[serde(flatten)]
     pub numbers: Numbers,
     /// Stripe's units (the ledger's if Stripe's are unknown) − (ClickHouse + carried in − carried out).
-    pub drift: i64,
+    pub difference_units: i64,
     pub state: LineState,
     pub frozen: bool,
     /// Late usage that is on no invoice yet.
@@ -49,25 +53,12 @@ pub struct Row {
     pub note: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    pub rows: u64,
-    pub clickhouse_units: i64,
-    pub carried_in: i64,
-    pub carried_out: i64,
-    pub ledger_units: i64,
-    pub stripe_units: i64,
-    pub drifting: u64,
-    pub pending: u64,
-    /// Lines with late usage that is on no invoice yet.
-    pub open: u64,
-    /// Of those: lines where this lasts for longer than `OPEN_MONEY_AFTER`.
-    pub overdue: u64,
-}
-
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Reconciliation {
+    /// Units, by account, period and usage type.
     pub rows: Vec<Row>,
+    /// Money, by account and period.
+    pub money: Vec<PeriodMoney>,
     pub totals: Totals,
 }
 
@@ -86,27 +77,57 @@ pub async fn run(reporter: &Reporter, question: &Question, wait: Duration, now: 
 }
 
 async fn reconcile(reporter: &Reporter, question: &Question, now: i64) -> Result<Reconciliation> {
-    let (mut found, mut after) = (Vec::new(), AccountId::NIL);
+    let (mut found, mut after) = (Reconciliation::default(), AccountId::NIL);
     loop {
         let accounts = rows::accounts(reporter, question, after)
             .await
             .context("reading accounts")?;
         let Some(last) = accounts.last() else { break };
         after = *last;
-        let periods = rows::periods(reporter, question, &accounts, now)
-            .await
-            .context("reading billing periods")?;
-        found.extend(page(reporter, question, &periods, now).await?);
+        let page = of_accounts(reporter, question, &accounts, now).await?;
+        found.rows.extend(page.rows);
+        found.money.extend(page.money);
+        found.totals.add(&page.totals);
     }
-    let mut totals = Totals::default();
-    for row in &found {
-        totals.add(row, reporter.settings.open_money_after_s(), now);
-    }
-    Ok(Reconciliation { rows: found, totals })
+    Ok(found)
 }
 
-async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now: i64) -> Result<Vec<Row>> {
-    // Read before ClickHouse is asked. Then a report that is delivered meanwhile looks like unreported units, never like drift.
+/// A page of accounts.
+pub async fn of_accounts(
+    reporter: &Reporter,
+    question: &Question,
+    accounts: &[AccountId],
+    now: i64,
+) -> Result<Reconciliation> {
+    let periods = rows::periods(reporter, question, accounts, now)
+        .await
+        .context("reading billing periods")?;
+    let rows = units(reporter, question, &periods, now).await?;
+    let asked: Vec<_> = periods
+        .iter()
+        .map(|period| Asked {
+            period: &period.period,
+            ends_at: period.ends_at,
+        })
+        .collect();
+    let counted = rows.iter().map(|row| {
+        let numbers = &row.numbers;
+        let id = LineId::of_row(row.account_id.0, row.period_start, row.usage_type.clone());
+        let units = Units {
+            counted: numbers.clickhouse_units,
+            carried_in: numbers.carried_in,
+            carried_out: numbers.carried_out,
+            reported: numbers.ledger_units,
+        };
+        (id, units)
+    });
+    let money = money::compare(reporter, &asked, &counted.collect(), question.source, now).await?;
+    let totals = Totals::of(&rows, &money, reporter.settings.open_money_after_s(), now);
+    Ok(Reconciliation { rows, money, totals })
+}
+
+async fn units(reporter: &Reporter, question: &Question, periods: &[Period], now: i64) -> Result<Vec<Row>> {
+    // Read before ClickHouse is asked. Then a report that is delivered meanwhile looks like unreported units, never like a loss.
     let mut lines = rows::lines(reporter, periods, now)
         .await
         .context("reading the ledger")?;
@@ -121,7 +142,7 @@ async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now:
     let sums = count::sums(&reporter.clickhouse, &counted).await?;
     let below: Vec<_> = lines
         .iter()
-        .filter(|(id, stored)| stored.open.is_none() && stored.line.delta(units(&sums, id, stored)) < Some(0))
+        .filter(|(id, stored)| stored.open.is_none() && stored.line.delta(counted_units(&sums, id, stored)) < Some(0))
         .map(|(id, _)| (id.account, id.start))
         .collect();
     let credits = credits::read(&reporter.db, &below).await.context("reading credits")?;
@@ -133,28 +154,37 @@ async fn page(reporter: &Reporter, question: &Question, periods: &[Period], now:
     // Usage that is not in the ledger yet.
     let mut ids: BTreeMap<&LineId, Option<&Stored>> = sums.keys().map(|id| (id, None)).collect();
     ids.extend(lines.iter().map(|(id, stored)| (id, Some(stored))));
-    let compared = ids.into_iter().filter_map(|(id, stored)| {
-        let period = *by_id.get(&(id.account, id.start))?;
-        let clickhouse_units =
-            stored.map_or_else(|| sums.get(id).copied().unwrap_or(0), |stored| units(&sums, id, stored));
+    // A closure over references is not general enough for a task.
+    let mut compared = Vec::new();
+    for (id, stored) in ids {
+        let Some(period) = by_id.get(&(id.account, id.start)) else {
+            continue;
+        };
+        let clickhouse_units = stored.map_or_else(
+            || sums.get(id).copied().unwrap_or(0),
+            |stored| counted_units(&sums, id, stored),
+        );
         let credits = credits.get(id).map_or(0, Credits::total);
-        Some(row(reporter, period, id, stored, clickhouse_units, credits))
-    });
+        compared.push(row(reporter, question, period, (id, stored), clickhouse_units, credits));
+    }
     stream::iter(compared).buffered(READS_AT_ONCE).try_collect().await
 }
 
 async fn row(
     reporter: &Reporter,
+    question: &Question,
     period: &Period,
-    id: &LineId,
-    stored: Option<&Stored>,
+    (id, stored): (&LineId, Option<&Stored>),
     clickhouse_units: i64,
     credits: i64,
 ) -> Result<Row> {
     let line = stored.map(|stored| stored.line).unwrap_or_default();
+    let is_brief = period.period.is_brief() && stored.is_some_and(|stored| !stored.may_cost);
     let stripe = match line.reports {
         // Nothing was ever reported: Stripe need not be asked.
         0 => Ok(Some(0)),
+        // They are in another minute, and cost nothing.
+        _ if is_brief || !question.summaries => Ok(Some(line.reported)),
         _ => stripe_units(reporter, &period.period, &id.usage_type).await?,
     };
     let (stripe_units, mut note) = match stripe {
@@ -179,8 +209,17 @@ async fn row(
     let waiting = stored.and_then(|stored| stored.waiting.clone());
     let state = match numbers.state(explained, stored.is_some_and(|stored| stored.is_settling)) {
         LineState::Ok if waiting.is_some() => LineState::Open,
+        LineState::Pending if is_brief => LineState::Ok,
         state => state,
     };
+    let difference_units = numbers.difference();
+    if state == LineState::Difference && note.is_none() {
+        note = Some(match (difference_units, numbers.stripe_units) {
+            (units @ 1.., _) => format!("Stripe has {units} units too many"),
+            (units, _) if units < 0 => format!("Stripe lacks {} units", units.saturating_neg()),
+            _ => "Stripe and the ledger differ".to_owned(),
+        });
+    }
     if let Some(waiting) = &waiting {
         note.get_or_insert_with(|| waiting.to_string());
     }
@@ -190,7 +229,7 @@ async fn row(
         usage_type: id.usage_type.clone(),
         period_start: instant(id.start),
         period_end: instant(period.ends_at),
-        drift: numbers.drift(),
+        difference_units,
         numbers,
         state,
         frozen: period.is_frozen,
@@ -213,28 +252,7 @@ async fn stripe_units(
     }
 }
 
-fn units(sums: &HashMap<LineId, i64>, id: &LineId, stored: &Stored) -> i64 {
+fn counted_units(sums: &HashMap<LineId, i64>, id: &LineId, stored: &Stored) -> i64 {
     let summed = sums.get(id).copied();
     summed.or(stored.frozen_units).unwrap_or(0)
-}
-
-impl Totals {
-    fn add(&mut self, row: &Row, overdue_after_s: i64, now: i64) {
-        let numbers = &row.numbers;
-        self.rows += 1;
-        for (total, units) in [
-            (&mut self.clickhouse_units, numbers.clickhouse_units),
-            (&mut self.carried_in, numbers.carried_in),
-            (&mut self.carried_out, numbers.carried_out),
-            (&mut self.ledger_units, numbers.ledger_units),
-            (&mut self.stripe_units, numbers.stripe_units.unwrap_or(0)),
-        ] {
-            *total = total.saturating_add(units);
-        }
-        self.drifting += u64::from(row.state == LineState::Drift);
-        self.pending += u64::from(row.state == LineState::Pending);
-        self.open += u64::from(row.waiting.is_some());
-        let is_overdue = |waiting: &Waiting| waiting.is_older(overdue_after_s, now);
-        self.overdue += u64::from(row.waiting.as_ref().is_some_and(is_overdue));
-    }
 }

@@ -42,7 +42,7 @@ pub struct ReportSettings {
 pub enum LateUsage {
     /// It is reported in the subscription's next billing period; without one, it is billed as an invoice item
     NextPeriod,
-    /// It is billed, or credited, as an invoice item
+    /// It is billed as an invoice item at once
     CreditOrCharge,
 }
 

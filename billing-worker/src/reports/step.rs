@@ -209,6 +209,14 @@ async fn measure(reporter: &Reporter, step: &Step, now: i64) -> sqlx::Result<()>
     )
     .fetch_all(&reporter.db)
     .await?;
+    let oldest = sqlx::query_scalar!(
+        "select min(created_at) from meter_carries where settled_at is null and amount is distinct from 0"
+    )
+    .fetch_one(&reporter.db)
+    .await?;
+    metrics
+        .oldest_open_money_s
+        .set(oldest.map_or(0, |oldest| now - oldest.unix_timestamp()));
     metrics.show_open_money(
         money
             .iter()

@@ -23,38 +23,41 @@ struct Tier {
 }
 
 impl Price {
-    /// The cost of `units` after `before` others, in the currency's smallest unit, rounded half away from zero. Negative: a credit.
-    /// `None`: this kind of price is not supported.
+    /// The cost of `units` after `before` others, in the currency's smallest unit. Negative: a credit. What an invoice bills and
+    /// what comes later are together what all units cost: no cent is lost by rounding twice. `None`: this kind of price is not
+    /// supported.
     pub fn difference(&self, before: i64, units: i64) -> Option<i64> {
         let after = before.checked_add(units)?;
-        let exact = self.cost(after)?.checked_sub(self.cost(before)?)?;
-        let half = if exact < 0 { -ONE / 2 } else { ONE / 2 };
-        i64::try_from((exact + half) / ONE).ok()
+        self.cents(after)?.checked_sub(self.cents(before)?)
     }
 
-    /// In 10⁻¹² of the smallest unit.
-    fn cost(&self, units: i64) -> Option<i128> {
+    /// Each tier is a line of the invoice, and each line is rounded half up.
+    fn cents(&self, units: i64) -> Option<i64> {
         let units = units.max(0);
         match self.tiers_mode.as_deref() {
-            None => amount(self.unit_amount_decimal.as_deref())?.checked_mul(i128::from(units)),
+            None => rounded(amount(self.unit_amount_decimal.as_deref())?.checked_mul(i128::from(units))?),
             Some("graduated") => {
-                let (mut cost, mut from) = (0i128, 0i64);
+                let (mut cents, mut from) = (0i64, 0i64);
                 for tier in self.tiers.as_ref()? {
                     if units <= from {
                         break;
                     }
                     let to = tier.up_to.unwrap_or(i64::MAX).min(units);
                     let each = amount(tier.unit_amount_decimal.as_deref())?.checked_mul(i128::from(to - from))?;
-                    cost = cost
-                        .checked_add(each)?
-                        .checked_add(amount(tier.flat_amount_decimal.as_deref())?)?;
+                    cents = cents
+                        .checked_add(rounded(each)?)?
+                        .checked_add(rounded(amount(tier.flat_amount_decimal.as_deref())?)?)?;
                     from = to;
                 }
-                Some(cost)
+                Some(cents)
             }
             Some(_) => None,
         }
     }
+}
+
+fn rounded(exact: i128) -> Option<i64> {
+    i64::try_from(exact.checked_add(ONE / 2)? / ONE).ok()
 }
 
 /// In units of 10⁻¹²; `None` is 0.
@@ -95,6 +98,9 @@ mod tests {
         }
         let flat = price(serde_json::json!({ "currency": "usd", "unit_amount_decimal": "12.5", "tiers": null }));
         assert_eq!(flat.difference(10, 2), Some(25));
+        let thirds = price(serde_json::json!({ "currency": "usd", "unit_amount_decimal": "33.3333" }));
+        // Seven are 233 on the invoice, and eight cost 267.
+        assert_eq!(thirds.difference(7, 1), Some(34));
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
     if is_same && !armed.has_planned_change() && !running.has_pending_upgrade() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
+    if is_larger(billing, &running, plan) {
+        refuse_buyer(billing, account).await?;
+    }
     let begins_now = !is_same && begins_now(billing, &running, plan, when)?;
     let prices = prices::of_plan(billing, plan).await?;
     if let ChangeWhen::Previewed(at) = when {
@@ -392,9 +395,13 @@ pub(super) fn begins_now(billing: &Billing, running: &Running, to: &Plan, when: 
             false => Ok(false),
         };
     }
+    Ok(is_trial || is_larger(billing, running, to))
+}
+
+pub(super) fn is_larger(billing: &Billing, running: &Running, to: &Plan) -> bool {
     let catalogue = &billing.admin.catalogue;
     let from = running.plan().and_then(|plan| catalogue.position(plan));
-    Ok(is_trial || from < catalogue.position(&to.id))
+    from < catalogue.position(&to.id)
 }
 
 /// A plan without a trial is paid from its first day, so it ends a running trial. With a plan that has a trial, the running

@@ -20,6 +20,7 @@ mod store;
 pub use self::{
     compare::compare,
     fetch::{FetchedInvoices, READ_MAX, Wanted, fetch},
+    mirrored::{LineKind, kind},
     read::{InvoiceDetails, InvoicePage, find, list},
     store::store,
 };

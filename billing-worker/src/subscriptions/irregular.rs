@@ -2,14 +2,17 @@
 
 use schema::{Catalogue, UsageType};
 
-use super::{mirrored::Mirrored, segment};
+use super::{
+    mirrored::Mirrored,
+    segment::{self, Segment},
+};
 use crate::{
     findings::finding::{Finding, FindingKind},
     stripe::object::Subscription,
 };
 
 /// A live subscription to one of our plans.
-pub(super) fn of_live(catalogue: &Catalogue, of: &Subscription, mirrored: &Mirrored) -> Vec<Finding> {
+pub(super) fn of_live(of: &Subscription, mirrored: &Mirrored) -> Vec<Finding> {
     let found = |kind: FindingKind, text: String| Finding {
         kind,
         subject: of.id.clone(),
@@ -42,17 +45,18 @@ pub(super) fn of_live(catalogue: &Catalogue, of: &Subscription, mirrored: &Mirro
         (FindingKind::PausedCollection, paused),
         (FindingKind::Quantity, quantity),
         (FindingKind::TwoPlans, two_plans),
-        (FindingKind::UnbilledUsage, unbilled(catalogue, mirrored)),
     ]
     .into_iter()
     .filter_map(|(kind, text)| Some(found(kind, text?)))
     .collect()
 }
 
-/// Names usage types that its version of the plan bills and the subscription does not: somebody removed the price in Stripe, or the
-/// catalogue began to bill them when there were no versions.
-fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
-    let is_billed = |usage_type: &str| segment::items(of).any(|item| item.usage_type.as_deref() == Some(usage_type));
+/// Names usage types that its version of the plan bills and the subscription does not, for the meters of the running segment: somebody
+/// changed the prices in Stripe, or the catalogue began to bill them when there were no versions.
+pub(super) fn unbilled(catalogue: &Catalogue, of: &Mirrored, running: Segment) -> Option<Finding> {
+    let is_billed = |usage_type: &str| {
+        segment::items(of).any(|item| item.usage_type.as_deref() == Some(usage_type) && item.meter_slot == running.slot)
+    };
     let billed: Vec<&str> = match &of.version {
         Some(version) => version.terms.billed().collect(),
         None => catalogue
@@ -63,7 +67,11 @@ fn unbilled(catalogue: &Catalogue, of: &Mirrored) -> Option<String> {
     let missing: Vec<_> = billed.into_iter().filter(|usage_type| !is_billed(usage_type)).collect();
     (!missing.is_empty()).then(|| {
         let (id, plan, missing) = (&of.stripe_id, &of.plan, missing.join(", "));
-        format!("{id} has no price for usage that its plan `{plan}` bills ({missing})")
+        Finding {
+            kind: FindingKind::UnbilledUsage,
+            subject: id.clone(),
+            text: format!("{id} has no price for usage that its plan `{plan}` bills ({missing})"),
+        }
     })
 }
 

@@ -91,7 +91,7 @@ pub(super) async fn write(
     for row in &rows {
         upsert(tx, account, customer, of, row).await?;
     }
-    write_prices(tx, account, of, running.start).await?;
+    write_prices(tx, account, of, running).await?;
     let changed = sqlx::query!(
         "update subscriptions set segment_start = $2, updated_at = now() where id = $1 and segment_start is distinct from $2",
         of.id.0,
@@ -247,9 +247,9 @@ async fn write_prices(
     tx: &mut Transaction<'_, Postgres>,
     account: AccountId,
     of: &Mirrored,
-    start: i64,
+    running: Segment,
 ) -> Result<(), Error> {
-    let items: Vec<_> = segment::items(of).collect();
+    let items = segment::billed_by(of, running.slot);
     let usage_types: Vec<_> = items.iter().filter_map(|item| item.usage_type.clone()).collect();
     let prices: Vec<_> = items.iter().map(|item| item.price_id.clone()).collect();
     let rates = || items.iter().map(|item| item.rate.as_ref());
@@ -274,7 +274,7 @@ async fn write_prices(
              currency = excluded.currency
          where p.price_id <> excluded.price_id or p.included_units is null",
         account.0,
-        instant(start),
+        instant(running.start),
         &usage_types,
         &prices,
         &items.iter().map(|item| item.meter_slot).collect::<Vec<_>>(),

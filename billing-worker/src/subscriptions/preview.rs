@@ -6,7 +6,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    change::{ChangeWhen, begins_now, ends_trial},
+    change::{ChangeWhen, begins_now, ends_trial, is_larger},
+    eligibility::refuse_buyer,
     owed, previewed, prices,
     running::Running,
 };
@@ -45,6 +46,9 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
     let is_same = running.plan() == Some(plan.id.as_str());
     if is_same && !running.has_planned_change() && !running.has_pending_upgrade() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
+    }
+    if is_larger(billing, &running, plan) {
+        refuse_buyer(billing, account).await?;
     }
     let valid_until = (now + VALID_S).min(running.period_end()).max(now);
     let begins_now = !is_same && begins_now(billing, &running, plan, when)?;

@@ -13,6 +13,7 @@ use super::{
     completion::{self, Completion},
     fetched::Fetched,
     invoices::{self, FetchedInvoices, Wanted},
+    irregular,
     lease::Lease,
     leftover::Leftover,
     listing,
@@ -95,7 +96,7 @@ async fn store_with(billing: &Billing, lease: &Lease, customer: &str, invoices: 
     // First, because they say until when a subscription is paid.
     invoices::store(&mut tx, account, &invoices, now).await?;
     let begun = completion::open(&mut *tx, account).await?;
-    let changed = write(&mut tx, billing, account, customer, &mirror, begun.as_ref(), now).await?;
+    let changed = write(&mut tx, billing, account, customer, &mut mirror, begun.as_ref(), now).await?;
     let is_live = billing.stripe()?.is_live();
     mirror
         .findings
@@ -196,7 +197,7 @@ async fn write(
     billing: &Billing,
     account: AccountId,
     customer: &str,
-    mirror: &Mirror,
+    mirror: &mut Mirror,
     begun: Option<&(Uuid, Completion)>,
     now: i64,
 ) -> Result<bool, Error> {
@@ -232,6 +233,11 @@ async fn write(
         changed += written.changed;
         if let Some(running) = written.running {
             Leftover::find(tx, account, customer, subscription, running.slot).await?;
+            // The prices of an upgrade that has just begun are added in a moment.
+            if subscription.is_live() && upgraded.is_none_or(|upgraded| upgraded.is_complete) {
+                let unbilled = irregular::unbilled(&billing.admin.catalogue, subscription, running);
+                mirror.findings.extend(unbilled);
+            }
         }
         match (upgrade, upgraded) {
             (Some((task, _)), Some(Upgraded { is_complete: true, .. })) => tasks::done(&mut **tx, *task).await?,

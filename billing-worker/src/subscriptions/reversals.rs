@@ -8,7 +8,9 @@
 //! | reading them in Stripe | [`fetch`] |
 //! | writing the rows; a lost dispute | [`store`] |
 //! | what an operator must look at | [`found`] |
+//! | what no event reported | [`compare`] |
 
+mod compare;
 mod fetch;
 mod found;
 mod reversal;
@@ -30,6 +32,7 @@ use crate::{
 };
 
 pub use self::{
+    compare::compare,
     found::found,
     reversal::{Named, named},
 };

@@ -49,6 +49,18 @@ pub(super) fn items(of: &Mirrored) -> impl Iterator<Item = &MirroredItem> {
     items.filter(move |item| version.is_none_or(|version| bills(version, item, &of_plan)))
 }
 
+/// The metered items that bill the usage of this slot: those of the plan. Somebody may have changed only the price of the plan in
+/// Stripe. Then the items of the earlier plan go on.
+pub(super) fn billed_by(of: &Mirrored, slot: i16) -> Vec<&MirroredItem> {
+    let mut found: Vec<_> = items(of).filter(|item| item.meter_slot == slot).collect();
+    for item in of.items.iter().filter(|item| item.metered_slot() == Some(slot)) {
+        if !found.iter().any(|other| other.usage_type == item.usage_type) {
+            found.push(item);
+        }
+    }
+    found
+}
+
 /// `known`: the segments of the subscription whose invoice is not final, and the last one. Oldest first.
 pub(super) fn running(known: &[Known], of: &Mirrored, begun: Option<Begun>, now: i64) -> Segment {
     let last = known.iter().max_by_key(|known| known.start);

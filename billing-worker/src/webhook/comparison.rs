@@ -1,4 +1,4 @@
-//! Compares every customer's subscriptions and invoices with Stripe, without an event: finds changes that no event reported.
+//! Compares every customer's subscriptions, invoices, credit notes, refunds and disputes with Stripe, without an event: finds changes that no event reported.
 
 use schema::AccountId;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     error::Error,
     stripe::StripeError,
-    subscriptions::{billing::Billing, invoices, refresh, unlinked},
+    subscriptions::{billing::Billing, invoices, refresh, reversals, unlinked},
 };
 
 /// The result of a comparison.
@@ -19,6 +19,8 @@ pub struct Compared {
     pub mended: usize,
     /// Accounts that could not be compared.
     pub failed: usize,
+    /// Credit notes, refunds and disputes that no event had reported.
+    pub reversals: usize,
 }
 
 /// Compares all accounts, in pages. A failure for one account does not stop the others. Accounts that another worker uses come
@@ -52,6 +54,7 @@ pub async fn run(billing: &Billing) -> Result<Compared, Error> {
         compared.add(account, compare(billing, account).await);
     }
     unlinked::look_again(billing).await?;
+    compared.reversals = reversals::compare(billing).await?;
     Ok(compared)
 }
 

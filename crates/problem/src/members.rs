@@ -18,6 +18,15 @@ pub struct Members {
     /// Cost units. `null`: there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remaining: Option<Option<i64>>,
+    /// The account's spend cap, in the currency's smallest unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap_cents: Option<i64>,
+    /// What the period's usage costs so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used_cents: Option<i64>,
+    /// RFC 3339. The period ends then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upgrade_url: Option<String>,
     /// The invoice that must be paid first.

@@ -6,6 +6,7 @@
 //! | protocol | modules | who runs it |
 //! |---|---|---|
 //! | quota: take, spend and give back units | [`grant`], [`lease`], [`give_back`], [`queued`] | gateway |
+//! | spend caps: what usage costs, and how many units a cap allows | [`spend`] | gateway, billing worker |
 //! | recording: publish each event once | [`lane`], [`spool_state`] | gateway, billing worker (the crate `lane`) |
 //! | runs: who may take leases, spool, or be ended | [`run`] | gateway, billing worker |
 //! | fence and settle: end a dead run, count its leases | [`fence`], [`give_back`] | billing worker |
@@ -33,6 +34,7 @@ pub mod queued;
 pub mod range;
 pub mod reports;
 pub mod run;
+pub mod spend;
 pub mod spool_state;
 pub mod storing;
 pub mod trim;

@@ -7,6 +7,7 @@
 //! | the identifier of a report at Stripe | [`identifier`] |
 //! | where units go that are too late for their period | [`late`] |
 //! | which lines of invoices a credit lowers | [`allocate`] |
+//! | what usage costs; whether each cent of it is explained | [`money`] |
 //! | the timestamps of a period's reports, and whether the period takes more reports | [`period`] |
 //!
 //! ```text
@@ -30,6 +31,7 @@ pub mod allocate;
 pub mod identifier;
 pub mod late;
 pub mod ledger;
+pub mod money;
 pub mod outcome;
 pub mod period;
 pub mod report;

@@ -135,7 +135,8 @@ pub async fn granted(db: impl PgExecutor<'_>, leases: &[LeaseId]) -> sqlx::Resul
 /// Grants leases to the writer, and returns how many it granted. A grant that would pass the pool's limit is not made.
 ///
 /// Locks: inserts the leases. The caller has locked the writer and the pools, and decided on the locked rows, so all grants
-/// are made. The statement checks the limit again: whatever else is wrong, no grant passes it.
+/// are made. The statement checks the limit again: whatever else is wrong, no grant passes it. The cap of billed pools is decided
+/// under its lock ([`crate::caps::lock`]).
 pub async fn grant(connection: &mut PgConnection, writer: RunId, grants: &[Grant]) -> sqlx::Result<u64> {
     let leases: Vec<_> = grants.iter().map(|grant| grant.lease.0).collect();
     let accounts: Vec<_> = grants.iter().map(|grant| grant.pool.account.0).collect();
@@ -148,7 +149,7 @@ pub async fn grant(connection: &mut PgConnection, writer: RunId, grants: &[Grant
                  from unnest($2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::bigint[])
                       as g (lease_id, account_id, usage_type, period_start, units)
                  where p.account_id = g.account_id and p.usage_type = g.usage_type and p.period_start = g.period_start
-                   and p.granted_units + g.units <= p.limit_units
+                   and (p.granted_units + g.units <= p.limit_units or p.spend_period is not null)
                  returning g.lease_id, g.account_id, g.usage_type, g.period_start, g.units
              )
              insert into quota_leases (id, run_id, account_id, usage_type, period_start, units)

@@ -57,7 +57,7 @@ pub async fn running(db: impl PgExecutor<'_>, accounts: &[AccountId], now: i64) 
         r#"select p.account_id, p.usage_type, p.period_start, p.limit_units, o.limit_units as "override?"
            from quota_pool p
            left join limit_overrides o on o.account_id = p.account_id and o.usage_type = p.usage_type
-           where p.account_id = any($1) and p.period_start <= $2 and p.period_end > $2
+           where p.account_id = any($1) and p.period_start <= $2 and p.period_end > $2 and p.spend_period is null
            order by p.account_id"#,
         &ids,
         instant(now)
@@ -93,7 +93,7 @@ pub async fn without_notice(
     let rows = sqlx::query!(
         r#"with near as materialized (
                select account_id, usage_type, period_start, granted_units, limit_units from quota_pool
-               where period_end > $1 and period_start <= $1 and granted_units > 0
+               where period_end > $1 and period_start <= $1 and granted_units > 0 and spend_period is null
                  and granted_units * 100 >= limit_units * $2
            )
            select account_id as "account_id!", usage_type as "usage_type!", period_start as "period_start!" from near

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 pub use protocol::grant::Pool;
-use schema::{AccountId, Mode, period::instant, terms};
+use schema::{AccountId, Mode, period::instant, pool_type::billed_name, terms};
 use sqlx::{PgConnection, PgExecutor};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -23,12 +23,33 @@ impl PoolKey {
     fn stamp(&self) -> Segment {
         (self.account, self.period_start)
     }
+
+    /// The billed pool of the same usage type and segment.
+    fn billed(&self) -> Self {
+        Self {
+            usage_type: billed_name(&self.usage_type),
+            ..self.clone()
+        }
+    }
+}
+
+/// What a billed pool costs, according to the gateway. The prices that the billing worker stored come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewSpend {
+    /// First second of the period whose cap limits the pool.
+    pub period_start: i64,
+    pub included: i64,
+    pub unit_price_micros: i64,
 }
 
 /// A pool to insert, and what must still be true of the account for its limit to be the one in force.
 #[derive(Clone, Debug)]
 pub struct NewPool {
     pub key: PoolKey,
+    /// The catalogue's name of its usage type.
+    pub usage_type: &'static str,
+    /// `None`: it has a limit.
+    pub spend: Option<NewSpend>,
     /// First second after the period.
     pub period_end: i64,
     /// The plan that the limit is read from. `None` opens nothing.
@@ -110,6 +131,7 @@ pub async fn open(connection: &mut PgConnection, pools: &[NewPool]) -> sqlx::Res
     let subscriptions: Vec<_> = pools.iter().map(|pool| pool.subscription).collect();
     let changed: Vec<_> = pools.iter().map(|pool| pool.subscription_changed).collect();
     let numbers: Vec<i64> = (0..).take(pools.len()).collect();
+    let usage_types: Vec<_> = pools.iter().map(|pool| pool.usage_type.to_owned()).collect();
     sqlx::query!(
         "select id, set_config('lock_timeout', '1000', true) from accounts where id = any($1) order by id for share",
         &columns.accounts
@@ -119,103 +141,167 @@ pub async fn open(connection: &mut PgConnection, pools: &[NewPool]) -> sqlx::Res
     let rows = sqlx::query!(
         r#"select k.number as "number!",
                 coalesce(v.mode, case when k.version_id is null then l.mode else 'limited' end) as "mode!",
-                coalesce(v.limit_units, l.limit_units) as "limit_units!", o.limit_units as "agreed_units?"
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::bigint[], $7::uuid[])
-              as k (account_id, usage_type, plan_id, subscription_id, subscription_changed, number, version_id)
+                coalesce(v.limit_units, l.limit_units) as "limit_units!", o.limit_units as "agreed_units?",
+                sp.included_units as "included_units?", sp.unit_price_micros as "unit_price_micros?"
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::bigint[], $7::uuid[],
+                     $8::timestamptz[])
+              as k (account_id, usage_type, plan_id, subscription_id, subscription_changed, number, version_id, period_start)
          join accounts a on a.id = k.account_id
          left join plan_version_limits v on v.version_id = k.version_id and v.usage_type = k.usage_type
          left join plan_limits l on l.plan_id = k.plan_id and l.usage_type = k.usage_type
          left join limit_overrides o on o.account_id = k.account_id and o.usage_type = k.usage_type
          left join subscriptions s on s.account_id = k.account_id and s.is_current
+         left join segment_prices sp on sp.account_id = k.account_id and sp.usage_type = k.usage_type
+             and sp.period_start = k.period_start
          where coalesce(v.limit_units, l.limit_units) is not null
            and s.id is not distinct from k.subscription_id and s.updated_at is not distinct from k.subscription_changed
          order by k.number"#,
         &columns.accounts,
-        &columns.usage_types,
+        &usage_types,
         &plans as &[Option<String>],
         &subscriptions as &[Option<Uuid>],
         &changed as &[Option<OffsetDateTime>],
         &numbers,
-        &versions as &[Option<Uuid>]
+        &versions as &[Option<Uuid>],
+        &columns.starts
     )
     .fetch_all(&mut *connection)
     .await?;
-    let (mut opened, mut limits) = (Vec::new(), Vec::new());
+    let (mut opened, mut limits, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         let pool = usize::try_from(row.number).ok().and_then(|number| pools.get(number));
         // The table allows only known modes.
         if let (Some(pool), Some(mode)) = (pool, Mode::from_stored(&row.mode)) {
             opened.push(*pool);
             limits.push(terms::limit(mode, row.limit_units, row.agreed_units));
+            rates.push(pool.spend.map(|spend| {
+                let stored = row.included_units.zip(row.unit_price_micros);
+                (
+                    spend.period_start,
+                    stored.unwrap_or((spend.included, spend.unit_price_micros)),
+                )
+            }));
         }
     }
     let columns = Columns::of(opened.iter().map(|pool| &pool.key));
     let ends: Vec<_> = opened.iter().map(|pool| instant(pool.period_end)).collect();
     sqlx::query!(
-        "insert into quota_pool (account_id, usage_type, period_start, period_end, limit_units)
-         select * from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
+        "insert into quota_pool (account_id, usage_type, period_start, period_end, limit_units, spend_period, included_units,
+                                 unit_price_micros)
+         select * from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], $6::timestamptz[],
+                              $7::bigint[], $8::bigint[])
          on conflict do nothing",
         &columns.accounts,
         &columns.usage_types,
         &columns.starts,
         &ends,
-        &limits
+        &limits,
+        &rates.iter().map(|rate| rate.map(|(start, _)| instant(start))).collect::<Vec<_>>() as &[Option<OffsetDateTime>],
+        &rates.iter().map(|rate| rate.map(|(_, (included, _))| included)).collect::<Vec<_>>() as &[Option<i64>],
+        &rates.iter().map(|rate| rate.map(|(_, (_, micros))| micros)).collect::<Vec<_>>() as &[Option<i64>]
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Gives units back to their pools, and returns how many of each went back, in the same order. A key names the segment or the
-/// period that the usage is stamped with. A pool's granted units never fall below 0. Units without a pool (`None`, or a key
-/// without a row) go back to none.
+/// Units of an event that was lowered or dropped.
+#[derive(Clone, Debug)]
+pub struct Returned {
+    /// The key names the segment or the period that the usage is stamped with, and the usage type.
+    pub key: PoolKey,
+    pub units: i64,
+    /// A lease paid for them. Otherwise they are in no pool, unless a spend cap counts them.
+    pub is_leased: bool,
+}
+
+/// Gives units back to their pools, and returns how many of each went back, in the same order. They go to the billed pool of the
+/// segment, if there is one, otherwise to the pool of the period. The granted units of a pool never fall below 0. Units without a
+/// pool go back to none.
 ///
 /// Locks: the pools, by key. The caller records in the same transaction what went back.
-pub async fn give_back(connection: &mut PgConnection, units: &[(Option<PoolKey>, i64)]) -> sqlx::Result<Vec<i64>> {
-    let stamped: Vec<_> = units
-        .iter()
-        .filter_map(|(key, _)| key.as_ref())
-        .map(PoolKey::stamp)
-        .collect();
+pub async fn give_back(connection: &mut PgConnection, units: &[Returned]) -> sqlx::Result<Vec<i64>> {
+    let stamped: Vec<_> = units.iter().map(|returned| returned.key.stamp()).collect();
     let periods = segments::periods(&mut *connection, &stamped).await?;
-    let mut units = units.to_vec();
-    for key in units.iter_mut().filter_map(|(key, _)| key.as_mut()) {
-        key.period_start = periods.get(&key.stamp()).copied().unwrap_or(key.period_start);
-    }
-    let mut keys: Vec<PoolKey> = units.iter().filter_map(|(key, _)| key.clone()).collect();
+    let billed: Vec<_> = units.iter().map(|returned| returned.key.billed()).collect();
+    let of_period: Vec<_> = units
+        .iter()
+        .map(|Returned { key, .. }| PoolKey {
+            period_start: periods.get(&key.stamp()).copied().unwrap_or(key.period_start),
+            ..key.clone()
+        })
+        .collect();
+    let mut keys: Vec<PoolKey> = billed.iter().chain(&of_period).cloned().collect();
     keys.sort_unstable();
     keys.dedup();
-    let pools = lock(connection, &keys).await?;
-    let mut granted: BTreeMap<&PoolKey, i64> = keys
-        .iter()
-        .zip(pools)
-        .filter_map(|(key, pool)| Some((key, pool?.granted)))
-        .collect();
-    let before = granted.clone();
-    let take = |(key, units): &(Option<PoolKey>, i64)| {
-        let of_pool = key.as_ref().and_then(|key| granted.get_mut(key));
-        of_pool.map_or(0, |granted| {
-            let units = (*granted).min(*units).max(0);
-            *granted -= units;
+    lock(connection, &keys).await?;
+    let mut pools = contents(connection, &keys).await?;
+    let before = pools.clone();
+    let take = |((returned, billed), of_period): ((&Returned, &PoolKey), &PoolKey)| {
+        let left = match (pools.contains_key(billed), returned.is_leased) {
+            (true, true) => pools.get_mut(billed).map(|pool| &mut pool.granted),
+            (true, false) => pools.get_mut(billed).map(|pool| &mut pool.unleased),
+            (false, true) => pools.get_mut(of_period).map(|pool| &mut pool.granted),
+            (false, false) => None,
+        };
+        left.map_or(0, |left| {
+            let units = (*left).min(returned.units).max(0);
+            *left -= units;
             units
         })
     };
-    let returned = units.iter().map(take).collect();
-    granted.retain(|key, granted| before.get(key) != Some(granted));
-    let columns = Columns::of(granted.keys().copied());
+    let returned = units.iter().zip(&billed).zip(&of_period).map(take).collect();
+    pools.retain(|key, pool| before.get(key) != Some(pool));
+    let columns = Columns::of(pools.keys());
     sqlx::query!(
-        "update quota_pool p set granted_units = n.granted_units
-         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[])
-              as n (account_id, usage_type, period_start, granted_units)
+        "update quota_pool p set granted_units = n.granted_units, unleased_units = n.unleased_units
+         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[])
+              as n (account_id, usage_type, period_start, granted_units, unleased_units)
          where (p.account_id, p.usage_type, p.period_start) = (n.account_id, n.usage_type, n.period_start)",
         &columns.accounts,
         &columns.usage_types,
         &columns.starts,
-        &granted.values().copied().collect::<Vec<_>>()
+        &pools.values().map(|pool| pool.granted).collect::<Vec<_>>(),
+        &pools.values().map(|pool| pool.unleased).collect::<Vec<_>>()
     )
     .execute(connection)
     .await?;
     Ok(returned)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Content {
+    granted: i64,
+    unleased: i64,
+}
+
+/// What is in those of the pools that exist. Takes no lock.
+async fn contents(connection: &mut PgConnection, keys: &[PoolKey]) -> sqlx::Result<BTreeMap<PoolKey, Content>> {
+    let columns = Columns::of(keys.iter());
+    let rows = sqlx::query!(
+        "select p.account_id, p.usage_type, p.period_start, p.granted_units, p.unleased_units
+         from quota_pool p
+         join unnest($1::uuid[], $2::text[], $3::timestamptz[]) as k (account_id, usage_type, period_start)
+              using (account_id, usage_type, period_start)",
+        &columns.accounts,
+        &columns.usage_types,
+        &columns.starts
+    )
+    .fetch_all(connection)
+    .await?;
+    let pools = rows.into_iter().map(|row| {
+        let key = PoolKey {
+            account: AccountId(row.account_id),
+            usage_type: row.usage_type,
+            period_start: row.period_start.unix_timestamp(),
+        };
+        let content = Content {
+            granted: row.granted_units,
+            unleased: row.unleased_units,
+        };
+        (key, content)
+    });
+    Ok(pools.collect())
 }
 
 /// Sets the limits of these pools.

@@ -1,7 +1,7 @@
 //! Which pool the usage of a segment belongs to. Usage is stamped with its segment, a part of a period with one set of usage
 //! prices; a pool is for the whole period. Only segments that began within a period have a period other than themselves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use schema::{AccountId, period::instant};
 use sqlx::PgExecutor;
@@ -27,6 +27,26 @@ pub async fn periods(db: impl PgExecutor<'_>, segments: &[Segment]) -> sqlx::Res
         (segment, row.quota_start.unix_timestamp())
     });
     Ok(periods.collect())
+}
+
+/// Usage of these segments is billed by the unit, so it does not count towards a limit: the account, the segment, the usage type.
+pub async fn billed(
+    db: impl PgExecutor<'_>,
+    accounts: &[AccountId],
+    since: i64,
+) -> sqlx::Result<HashSet<(AccountId, i64, String)>> {
+    let rows = sqlx::query!(
+        "select account_id, period_start, usage_type from segment_prices where account_id = any($1) and period_start >= $2",
+        &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
+        instant(since)
+    )
+    .fetch_all(db)
+    .await?;
+    let billed = rows.into_iter().map(|row| {
+        let start = row.period_start.unix_timestamp();
+        (AccountId(row.account_id), start, row.usage_type)
+    });
+    Ok(billed.collect())
 }
 
 /// The segments of these accounts that began within a period, from `since` on, and the period of each.

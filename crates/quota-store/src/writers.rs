@@ -311,6 +311,17 @@ pub async fn unsettled(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Unsettled>> 
     unsettled.collect()
 }
 
+/// The runs of gateways that may admit requests.
+pub async fn active_gateways(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<RunId>> {
+    let ids = sqlx::query_scalar!(
+        "select id from gateway_runs where state in ('live', 'spooling') and gateway <> $1",
+        BILLING_WORKER
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(RunId).collect())
+}
+
 /// How many writers are in each state, except `settled`.
 pub async fn counts(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<StateCount>> {
     let rows = sqlx::query!(

@@ -14,6 +14,7 @@ use crate::billing::advance;
 use crate::billing::payment::{self, debit};
 use crate::failure::Failure;
 use crate::objects::payment::Status;
+use crate::objects::usage::Counted;
 use crate::objects::{dispute, event, invoice};
 use crate::options::{AfterDunning, Card, WebhookBehavior};
 use crate::server::double::Double;
@@ -40,6 +41,17 @@ pub struct EmittedEvent {
     pub pending: usize,
     /// The event as an endpoint with the double's API version receives it.
     pub body: Value,
+}
+
+/// A meter event, as [`Control::meter_events`] lists them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MeterEvent {
+    pub identifier: String,
+    pub customer: String,
+    pub event_name: String,
+    /// Unix seconds.
+    pub timestamp: i64,
+    pub units: i64,
 }
 
 impl Control {
@@ -263,6 +275,47 @@ impl Control {
             .state()
             .usage
             .total(&(customer.to_owned(), event_name.to_owned()), from, to)
+    }
+
+    /// The meter events that can be deleted, oldest first.
+    pub fn meter_events(&self) -> Vec<MeterEvent> {
+        let state = self.double.state();
+        let event = |(identifier, (customer, event_name), timestamp, units): (&str, &Counted, i64, i64)| MeterEvent {
+            identifier: identifier.to_owned(),
+            customer: customer.clone(),
+            event_name: event_name.clone(),
+            timestamp,
+            units,
+        };
+        state.usage.events().map(event).collect()
+    }
+
+    /// Deletes a meter event, without an event about it. Stripe's API cannot do that.
+    pub fn delete_meter_event(&self, identifier: &str) -> Result<()> {
+        let mut state = self.double.state();
+        let now = state.now();
+        match state.usage.delete(now, identifier) {
+            true => Ok(()),
+            false => bail!("there is no meter event {identifier}"),
+        }
+    }
+
+    /// Deletes a line of a final invoice, without an event about it. Stripe's API cannot do that.
+    pub fn delete_invoice_line(&self, invoice: &str, line: &str) -> Result<()> {
+        let mut state = self.double.state();
+        if state.invoice(invoice).map_err(error)?.status == invoice::Status::Draft {
+            bail!("the invoice {invoice} is a draft");
+        }
+        let mut is_deleted = false;
+        state.change_invoice(invoice, |invoice| {
+            let before = invoice.lines.len();
+            invoice.lines.retain(|one| one.id != line);
+            is_deleted = invoice.lines.len() < before;
+        });
+        match is_deleted {
+            true => Ok(()),
+            false => bail!("the invoice {invoice} has no line {line}"),
+        }
     }
 
     pub fn set_card(&self, customer: &str, card: Option<Card>) -> Result<()> {

@@ -65,7 +65,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-pub use control::{Control, EmittedEvent};
+pub use control::{Control, EmittedEvent, MeterEvent};
 pub use options::{AfterDunning, BillingSettings, Card, StripeDoubleOptions, WebhookBehavior};
 pub use server::edge::RecordedRequest;
 pub use server::faults::{FaultKind, FaultRule, Moment, RefusalKind};

@@ -1,19 +1,23 @@
 //! An account in the gateway: its rows, and the plan that they give at a moment.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 use schema::{
-    AccountId, Burst, Catalogue, CurrentPlan, Terms, UsageType,
+    AccountId, Burst, Catalogue, CurrentPlan, PoolType, SpendCap, Terms, UsageType,
     subscription::{Entitlement, Subscription},
 };
 use time::OffsetDateTime;
+
+use super::spend::Spend;
 
 /// One account; shared by all its cached keys.
 pub struct Account {
     pub id: AccountId,
     catalogue: Arc<Catalogue>,
     state: ArcSwap<AccountState>,
+    /// Plans of earlier states. Requests that were admitted without a lease keep theirs until they are recorded.
+    earlier: Mutex<Vec<Weak<CurrentPlan>>>,
 }
 
 /// An account's rows, from which its current plan is computed.
@@ -27,6 +31,7 @@ pub struct Facts {
     pub owed_invoice_url: Option<String>,
     /// Limits agreed with this account, indexed by [`UsageType::index`].
     pub overrides: Box<[Option<i64>]>,
+    pub spend_cap: Option<SpendCap>,
 }
 
 /// The state that is valid until `current_plan.valid_until`.
@@ -34,6 +39,8 @@ pub(crate) struct AccountState {
     pub facts: Facts,
     pub current_plan: Arc<CurrentPlan>,
     terms: Box<[Terms]>,
+    /// `None`: the account has no spend cap.
+    spend: Option<Spend>,
     burst: Option<Burst>,
     /// When it was computed.
     at_s: i64,
@@ -45,6 +52,7 @@ impl Account {
             id,
             state: ArcSwap::from_pointee(AccountState::at(facts, catalogue, now_s)),
             catalogue: Arc::clone(catalogue),
+            earlier: Mutex::default(),
         }
     }
 
@@ -70,6 +78,8 @@ impl Account {
         if holds(&state) {
             return state;
         }
+        // First, so that no plan is missed in between.
+        self.replaces(&state);
         self.state.rcu(|state| {
             if holds(state) {
                 Arc::clone(state)
@@ -80,15 +90,32 @@ impl Account {
         self.state.load()
     }
 
-    /// Takes over rows from PostgreSQL, and returns the usage types whose limit, mode, plan, period or entitlement changed. The
+    /// Keeps track of requests that were admitted in this state, until they are recorded.
+    fn replaces(&self, old: &AccountState) {
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        earlier.retain(|plan| plan.strong_count() > 0);
+        earlier.push(Arc::downgrade(&old.current_plan));
+    }
+
+    /// Whether the account has this revision of its spend cap, and everything that was admitted before is recorded.
+    pub(crate) fn knows_cap(&self, revision: i64) -> bool {
+        let cap = self.state.load().facts.spend_cap;
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        earlier.retain(|plan| plan.strong_count() > 0);
+        cap.is_some_and(|cap| cap.revision == revision) && earlier.is_empty()
+    }
+
+    /// Takes over rows from PostgreSQL, and returns the pools whose limit, mode, plan, period, entitlement or cap changed. The
     /// caller closes their counters afterwards, so that no lease of the old state is kept.
-    pub(crate) fn apply(&self, facts: Facts, now_s: i64) -> Vec<UsageType> {
+    pub(crate) fn apply(&self, facts: Facts, now_s: i64) -> Vec<PoolType> {
         let old = self.state.load_full();
         if old.facts == facts {
             return Vec::new();
         }
         let new = Arc::new(AccountState::at(facts, &self.catalogue, now_s));
-        self.state.store(Arc::clone(&new));
+        self.replaces(&old);
+        // A request may have computed another state meanwhile.
+        self.replaces(&self.state.swap(Arc::clone(&new)));
         let differs = |usage_type: &UsageType| {
             let seen = |state: &AccountState| {
                 (
@@ -99,7 +126,11 @@ impl Account {
             };
             seen(&old) != seen(&new) || old.current_plan.name != new.current_plan.name
         };
-        self.catalogue.usage_types().iter().copied().filter(differs).collect()
+        let usage_types = self.catalogue.usage_types();
+        let limited = usage_types.iter().filter(|usage_type| differs(usage_type));
+        let billed = usage_types.iter().filter(|_| old.spend != new.spend);
+        let limited = limited.copied().map(PoolType::Limited);
+        limited.chain(billed.copied().map(PoolType::Billed)).collect()
     }
 
     /// In the catalogue's order.
@@ -132,8 +163,11 @@ impl AccountState {
             let agreed = facts.overrides.get(usage_type.index()).copied().flatten();
             catalogue.terms(&current_plan, *usage_type, agreed)
         };
-        let terms = catalogue.usage_types().iter().map(terms).collect();
+        let terms: Box<[Terms]> = catalogue.usage_types().iter().map(terms).collect();
         Self {
+            spend: facts
+                .spend_cap
+                .map(|cap| Spend::of(cap, catalogue, &current_plan, &terms)),
             burst: catalogue.burst(&current_plan),
             current_plan: Arc::new(current_plan),
             facts,
@@ -144,6 +178,11 @@ impl AccountState {
 
     pub(crate) fn terms(&self, usage_type: UsageType) -> Terms {
         self.terms[usage_type.index()]
+    }
+
+    /// The cap that limits the usage type. `None`: none does.
+    pub(crate) fn spend(&self, usage_type: UsageType) -> Option<&Spend> {
+        self.spend.as_ref().filter(|spend| spend.rate(usage_type).is_some())
     }
 }
 
@@ -162,6 +201,7 @@ mod tests {
             subscription_changed: None,
             owed_invoice_url: None,
             overrides: vec![None; 3].into(),
+            spend_cap: None,
         }
     }
 
@@ -223,17 +263,18 @@ mod tests {
             overrides: [None, Some(7), None].into(),
             ..free()
         };
-        assert_eq!(account.apply(overridden, NOW), [export]);
+        assert_eq!(account.apply(overridden, NOW), [PoolType::Limited(export)]);
         assert_eq!(account.state(NOW).terms(export).limit, 7);
         assert_eq!(account.state(NOW).terms(call).limit, 100);
     }
 
     #[test]
     fn a_plan_a_suspension_and_a_status_change_every_usage_type() {
-        let (account, types) = account(free());
+        let (account, usage_types) = account(free());
+        let types = usage_types.map(PoolType::Limited);
         let pro = pro();
         assert_eq!(account.apply(pro.clone(), NOW), types);
-        assert_eq!(account.state(NOW).terms(types[0]).limit, 10_000);
+        assert_eq!(account.state(NOW).terms(usage_types[0]).limit, 10_000);
         let suspended = Facts {
             suspended: true,
             ..pro.clone()
@@ -246,5 +287,23 @@ mod tests {
         (subscription.status, subscription.grace_until) = (SubscriptionStatus::Unpaid, Some(NOW));
         assert_eq!(account.apply(unpaid, NOW), types);
         assert_eq!(account.current_plan(NOW).entitlement, Entitlement::PaymentRequired);
+    }
+
+    #[test]
+    fn a_cap_is_known_once_everything_that_was_admitted_before_is_recorded() {
+        let (account, usage_types) = account(pro());
+        let admitted = account.current_plan(NOW);
+        let capped = |revision| Facts {
+            spend_cap: Some(SpendCap { cents: 500, revision }),
+            ..account.state(NOW).facts.clone()
+        };
+        assert!(!account.knows_cap(1));
+        assert_eq!(account.apply(capped(1), NOW), usage_types.map(PoolType::Billed));
+        assert!(!account.knows_cap(1), "a request is not recorded yet");
+        assert_eq!(account.apply(capped(2), NOW).len(), 3);
+        drop(admitted);
+        assert!(account.knows_cap(2) && !account.knows_cap(1));
+        // The built-in plans bill no usage.
+        assert_eq!(account.state(NOW).spend(usage_types[0]), None);
     }
 }

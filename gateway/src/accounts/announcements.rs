@@ -4,9 +4,9 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, bail};
-use async_nats::{Client, Message, Subscriber};
+use async_nats::{Client, Message, Subject, Subscriber};
 use futures_util::{FutureExt, StreamExt};
-use schema::{AccountId, KeyId, announcement::Announcement, names::ANNOUNCEMENTS};
+use schema::{AccountId, KeyId, announcement::Announcement, names::ANNOUNCEMENTS, spend_cap::CapKnown};
 use service::{Backoff, Lifecycle};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
@@ -51,8 +51,11 @@ async fn listen(client: &Client, accounts: &Accounts) -> anyhow::Result<()> {
         tokio::select! {
             message = messages.next() => match message {
                 Some(message) => {
-                    let (keys, accounts_changed) = take(message, &mut messages);
-                    accounts.refresh(&keys, &accounts_changed).await;
+                    let changes = take(message, &mut messages);
+                    accounts.refresh(&changes.keys, &changes.accounts).await;
+                    for question in changes.caps {
+                        answer(client, accounts, question).await?;
+                    }
                 }
                 None => bail!("the subscription ended"),
             },
@@ -67,9 +70,41 @@ async fn listen(client: &Client, accounts: &Accounts) -> anyhow::Result<()> {
     }
 }
 
+/// Announced changes, each once.
+#[derive(Default)]
+struct Changes {
+    keys: Vec<KeyId>,
+    accounts: Vec<AccountId>,
+    caps: Vec<CapQuestion>,
+}
+
+/// Whether this gateway knows a spend cap.
+struct CapQuestion {
+    account: AccountId,
+    revision: i64,
+    reply: Subject,
+}
+
+/// Says whether this gateway knows the cap. A gateway without a run admits nothing.
+async fn answer(client: &Client, accounts: &Accounts, question: CapQuestion) -> anyhow::Result<()> {
+    let Some(run_id) = accounts.inner.requests.run() else {
+        return Ok(());
+    };
+    let is_known = match accounts.inner.counters.known(question.account) {
+        Some(known) => known.account.knows_cap(question.revision),
+        // It is read with its cap, unless it is being read now.
+        None => !accounts.inner.is_loading(),
+    };
+    let payload = serde_json::to_vec(&CapKnown { run_id, is_known })?;
+    client
+        .publish(question.reply, payload.into())
+        .await
+        .context("answering")
+}
+
 /// The first announcement and those that wait behind it.
-fn take(first: Message, messages: &mut Subscriber) -> (Vec<KeyId>, Vec<AccountId>) {
-    let (mut keys, mut accounts) = (BTreeSet::new(), BTreeSet::new());
+fn take(first: Message, messages: &mut Subscriber) -> Changes {
+    let (mut keys, mut accounts, mut caps) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     let waiting = std::iter::from_fn(|| messages.next().now_or_never().flatten());
     for message in std::iter::once(first).chain(waiting).take(BATCH) {
         match serde_json::from_slice(&message.payload) {
@@ -80,10 +115,22 @@ fn take(first: Message, messages: &mut Subscriber) -> (Vec<KeyId>, Vec<AccountId
                 keys.insert(key_id);
                 accounts.insert(account_id);
             }
+            Ok(Announcement::SpendCapSet { account_id, revision }) => {
+                accounts.insert(account_id);
+                caps.extend(message.reply.map(|reply| CapQuestion {
+                    account: account_id,
+                    revision,
+                    reply,
+                }));
+            }
             // `recall::follow` handles it, without waiting for PostgreSQL.
             Ok(Announcement::UnitsReturned { .. }) => {}
             Err(error) => warn!(subject = %message.subject, "unreadable announcement: {error}"),
         }
     }
-    (keys.into_iter().collect(), accounts.into_iter().collect())
+    Changes {
+        keys: keys.into_iter().collect(),
+        accounts: accounts.into_iter().collect(),
+        caps,
+    }
 }

@@ -210,6 +210,11 @@ impl Inner {
         }
     }
 
+    /// Whether some account is being read.
+    pub(super) fn is_loading(&self) -> bool {
+        self.loads.available_permits() < self.settings.loads_max.max(1)
+    }
+
     pub(super) fn note_change(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }

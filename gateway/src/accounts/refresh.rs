@@ -31,7 +31,9 @@ async fn run(accounts: Accounts, life: Lifecycle) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => accounts.refresh_all().await,
+            _ = ticks.tick() => {
+                accounts.refresh_all().await;
+            }
             stale = accounts.inner.requests.stale() => {
                 let known: Vec<_> = stale.into_iter().filter_map(|id| accounts.inner.counters.known(id)).collect();
                 accounts.inner.reread("stale accounts", &[], &known).await;
@@ -42,8 +44,8 @@ async fn run(accounts: Accounts, life: Lifecycle) {
 }
 
 impl Accounts {
-    /// Reads every cached key and account again.
-    pub async fn refresh_all(&self) {
+    /// Reads every cached key and account again. `false`: some could not be read.
+    pub async fn refresh_all(&self) -> bool {
         let inner = &self.inner;
         let keys: Vec<Arc<Key>> = inner.keys.iter().map(|(_, key)| key).collect();
         let accounts = inner.counters.all_known();
@@ -52,7 +54,7 @@ impl Accounts {
             .metrics
             .accounts
             .set(i64::try_from(accounts.len()).unwrap_or(i64::MAX));
-        inner.reread("the cache", &keys, &accounts).await;
+        inner.reread("the cache", &keys, &accounts).await
     }
 
     /// Applies an announced change of these keys and accounts. When it returns, the change is in effect, unless PostgreSQL is
@@ -73,8 +75,8 @@ impl Accounts {
 }
 
 impl Inner {
-    /// Reads these again. Rows that cannot be read now stay as they are until the next interval.
-    pub(super) async fn reread(&self, what: &str, keys: &[Arc<Key>], accounts: &[Arc<AccountCounters>]) {
+    /// Reads these again. Rows that cannot be read now stay as they are until the next interval; then it returns `false`.
+    pub(super) async fn reread(&self, what: &str, keys: &[Arc<Key>], accounts: &[Arc<AccountCounters>]) -> bool {
         let read = async {
             for chunk in keys.chunks(CHUNK) {
                 self.reread_keys(chunk).await?;
@@ -87,7 +89,9 @@ impl Inner {
         if let Err(error) = read.await {
             self.metrics.refreshes_failed.inc();
             warn!("cannot read {what} again; the cached rows stay in use: {error:#}");
+            return false;
         }
+        true
     }
 
     async fn reread_keys(&self, keys: &[Arc<Key>]) -> anyhow::Result<()> {
@@ -128,10 +132,10 @@ impl Inner {
             };
             let changed = account.apply(facts, clock::now_s());
             if !changed.is_empty() {
-                info!(account.id = %account.id, usage_types = ?changed, "account changed");
+                info!(account.id = %account.id, pools = ?changed, "account changed");
             }
-            for usage_type in changed {
-                counters.counter(usage_type).close();
+            for counter in changed.into_iter().filter_map(|pool| counters.existing(pool)) {
+                counter.close();
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Rows of keys and accounts in PostgreSQL.
 
 use schema::{
-    AccountId, Catalogue, KeyId, Period, Scopes, SubscriptionId,
+    AccountId, Catalogue, KeyId, Period, Scopes, SpendCap, SubscriptionId,
     api_key::KeyHash,
     subscription::{Subscription, SubscriptionStatus},
 };
@@ -56,8 +56,10 @@ pub(super) async fn accounts(
                   array(select o.usage_type from limit_overrides o
                         where o.account_id = a.id order by o.usage_type) as "override_types!",
                   array(select o.limit_units from limit_overrides o
-                        where o.account_id = a.id order by o.usage_type) as "override_limits!"
+                        where o.account_id = a.id order by o.usage_type) as "override_limits!",
+                  c.cents as "cap_cents?", c.revision as "cap_revision?"
            from accounts a
+           left join spend_caps c on c.account_id = a.id
            left join subscriptions s on s.account_id = a.id and s.is_current
            left join stripe_invoices i on i.id = s.owed_invoice_id
            where a.id = any($1)"#,
@@ -109,6 +111,10 @@ pub(super) async fn accounts(
             subscription_changed: row.subscription_changed,
             owed_invoice_url: row.owed_invoice_url,
             overrides,
+            spend_cap: row
+                .cap_cents
+                .zip(row.cap_revision)
+                .map(|(cents, revision)| SpendCap { cents, revision }),
         };
         (id, facts)
     });

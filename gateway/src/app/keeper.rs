@@ -10,21 +10,32 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::{quota::quotas::Quotas, recording::publisher::Publisher};
+use crate::{accounts::Accounts, quota::quotas::Quotas, recording::publisher::Publisher};
 
 /// After a run of this length the next one begins at once. A shorter one counts as a failed start.
 const RUN_SETTLED_IN: Duration = Duration::from_secs(60);
+
+/// The parts that a run serves.
+pub(super) struct Parts {
+    pub publisher: Publisher,
+    pub quotas: Quotas,
+    pub accounts: Accounts,
+}
 
 /// Replaces a fenced run by a new one until `stop`. Then returns the last run, if there is one.
 pub(super) async fn keep(
     runs: Runs,
     mut run: Run,
-    publisher: Publisher,
-    quotas: Quotas,
+    parts: Parts,
     changes: watch::Sender<RunId>,
     life: Lifecycle,
     stop: CancellationToken,
 ) -> Result<Option<Run>> {
+    let Parts {
+        publisher,
+        quotas,
+        accounts,
+    } = parts;
     let mut lost = quotas.run_lost();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     loop {
@@ -57,10 +68,22 @@ pub(super) async fn keep(
             error!("cannot begin a new run: {failure:#}");
             life.stop();
         })?;
+        // A spend cap that was set while this gateway had no run was not announced to it: see `accounts::announcements`.
+        if stop.run_until_cancelled(reread(&accounts)).await.is_none() {
+            return Ok(Some(next));
+        }
         publisher.install(lanes);
         quotas.start_run(next.id);
         // Last, so that requests that wait for the new run find its lanes and leases.
         changes.send_replace(next.id);
         run = next;
+    }
+}
+
+/// Reads all accounts again. Without this, no request is admitted in the new run.
+async fn reread(accounts: &Accounts) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    while !accounts.refresh_all().await {
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     accounts::burst::BurstView,
     http::{balance::Balance, rate_limit},
     pricing::{cost::CostError, routes::PathError},
-    quota::{QuotaView, Refusal},
+    quota::{CapView, QuotaView, Refusal},
 };
 
 /// Converted to a response, it is a [`problem::Problem`] in the extensions. [`crate::http::edge`] adds the address for an upgrade,
@@ -98,14 +98,25 @@ impl Problem {
                         remaining: Some(balance.remaining),
                         ..Members::default()
                     });
-                Self {
-                    limit: Some(Box::new(Limit {
-                        usage_type,
-                        view,
-                        now_s,
-                    })),
-                    ..problem.into()
-                }
+                Self::limited(problem, usage_type, view, now_s)
+            }
+            Refusal::SpendCapReached(CapView { quota: view, spent }) => {
+                let end = period::instant(view.period.end).format(&Rfc3339).unwrap_or_default();
+                let detail = format!(
+                    "spend cap reached: usage of this period costs {} of {} cents, and the request costs {cost} more units of \
+                     `{usage_type}`; resets at {end}; to spend more, raise or remove the cap (/billing/spend-cap)",
+                    spent.used_cents, spent.cap_cents
+                );
+                let problem = problem::Problem::new(Kind::SpendCapReached, detail)
+                    .retry_after(rate_limit::retry_after_s(&view, now_s))
+                    .with(Members {
+                        usage_type: Some(usage_type.name()),
+                        cap_cents: Some(spent.cap_cents),
+                        used_cents: Some(spent.used_cents),
+                        resets_at: Some(end),
+                        ..Members::default()
+                    });
+                Self::limited(problem, usage_type, view, now_s)
             }
             Refusal::PaymentRequired { plan, invoice_url } => {
                 let detail = format!("the subscription to the plan `{plan}` must be paid before further requests");
@@ -125,6 +136,19 @@ impl Problem {
                 Kind::QuotaUnavailable,
                 "the quota cannot be checked now; nothing was counted: try again later",
             ),
+        }
+    }
+
+    /// A problem with the headers of a limit.
+    fn limited(problem: problem::Problem, usage_type: UsageType, view: QuotaView, now_s: i64) -> Self {
+        let limit = Limit {
+            usage_type,
+            view,
+            now_s,
+        };
+        Self {
+            limit: Some(Box::new(limit)),
+            ..problem.into()
         }
     }
 
@@ -232,6 +256,7 @@ impl From<PathError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::Spent;
     use schema::{Catalogue, Mode, Period, api_key};
     use serde_json::json;
 
@@ -293,6 +318,31 @@ mod tests {
         assert_eq!(response.headers()["retry-after"], "200");
         assert_eq!(response.headers()["ratelimit"], "\"api_call\";r=2;t=200");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn a_reached_spend_cap_says_what_was_spent_and_when_it_resets() {
+        let export = Catalogue::built_in().usage_type("export").unwrap();
+        let quota = QuotaView {
+            mode: Mode::Overage,
+            remaining: 0,
+            ..view_of(0, 100)
+        };
+        let spent = Spent {
+            cap_cents: 5_000,
+            used_cents: 4_999,
+        };
+        let refusal = Refusal::SpendCapReached(CapView { quota, spent });
+        let problem = Problem::refused(refusal, export, 3, 1_796_083_000);
+        let document = body(&problem);
+        assert_eq!(document["error"], "spend_cap_reached");
+        let numbers = ["cap_cents", "used_cents"].map(|member| document[member].as_i64());
+        assert_eq!(numbers, [Some(5_000), Some(4_999)]);
+        assert_eq!(document["resets_at"], "2026-12-01T00:00:00Z");
+        assert!(problem.detail().contains("costs 4999 of 5000 cents"));
+        let response = problem.into_response();
+        assert_eq!(response.headers()["retry-after"], "200");
+        assert_eq!(response.headers()["ratelimit"], "\"export\";r=0;t=200");
     }
 
     #[test]

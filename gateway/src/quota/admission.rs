@@ -1,8 +1,13 @@
 //! The decision on one request: an admission, which holds its units, or a refusal.
 
+use std::sync::Arc;
+
 use schema::{CurrentPlan, LeaseId, SubscriptionId, UsageType};
 
-use super::{reservation::Reservation, view::QuotaView};
+use super::{
+    reservation::Reservation,
+    view::{CapView, QuotaView},
+};
 
 /// Units reserved for one request. If it is dropped without [`Admission::spent`], the units are given back.
 #[derive(Debug)]
@@ -15,12 +20,24 @@ pub struct Admission {
     /// The segment with which the event is stamped.
     pub segment: i64,
     pub quota: QuotaView,
-    reservation: Option<Reservation>,
+    paid_by: PaidBy,
+}
+
+/// What is held until the event is stored, or certainly is not.
+#[derive(Debug)]
+enum PaidBy {
+    Lease(Reservation),
+    /// Nothing. The plan shows that a request that was admitted under it is not recorded yet: see `Account::knows_cap`.
+    Nobody {
+        _admitted_under: Arc<CurrentPlan>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     LimitReached(QuotaView),
+    /// The units would cost more than the account wants to pay.
+    SpendCapReached(CapView),
     /// The plan must be paid first.
     PaymentRequired {
         plan: String,
@@ -35,7 +52,7 @@ pub enum Refusal {
 
 impl Admission {
     /// An admission without a lease, for a usage type that is never refused.
-    pub fn unleased(usage_type: UsageType, cost_units: i64, current_plan: &CurrentPlan, quota: QuotaView) -> Self {
+    pub fn unleased(usage_type: UsageType, cost_units: i64, current_plan: &Arc<CurrentPlan>, quota: QuotaView) -> Self {
         Self {
             usage_type,
             cost_units,
@@ -43,7 +60,9 @@ impl Admission {
             subscription_id: current_plan.subscription,
             segment: current_plan.segment,
             quota,
-            reservation: None,
+            paid_by: PaidBy::Nobody {
+                _admitted_under: Arc::clone(current_plan),
+            },
         }
     }
 
@@ -60,13 +79,13 @@ impl Admission {
             subscription_id: current_plan.subscription,
             segment: current_plan.segment,
             quota,
-            reservation: Some(reservation),
+            paid_by: PaidBy::Lease(reservation),
         }
     }
 
     /// Marks the units as spent, because the event is stored.
     pub fn spent(self) {
-        if let Some(reservation) = self.reservation {
+        if let PaidBy::Lease(reservation) = self.paid_by {
             reservation.spent();
         }
     }

@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Instant};
 
 use prometheus_client::metrics::counter::Counter as Counted;
-use schema::{Mode, Period, Terms, UsageType, subscription::Entitlement};
+use schema::{Mode, Period, PoolType, Terms, UsageType, subscription::Entitlement};
 use tokio::time::timeout;
 
 use super::{
     admission::{Admission, Refusal},
+    capped,
     counter::Counter,
     counters::AccountCounters,
     leases::{LeaseAnswer, Others},
@@ -37,6 +38,9 @@ impl Quotas {
             Err(Refusal::LimitReached(_)) => {
                 metrics.refused_limit.inc();
             }
+            Err(Refusal::SpendCapReached(_)) => {
+                metrics.refused_spend_cap.inc();
+            }
             Err(Refusal::PaymentRequired { .. } | Refusal::Suspended) => {
                 metrics.refused_payment.inc();
             }
@@ -63,12 +67,17 @@ impl Quotas {
             Ok(terms) => terms,
             Err(refusal) => return Some(Err(refusal)),
         };
-        let current_plan = &state.current_plan;
         if terms.mode != Mode::Limited {
-            metrics.admitted_unleased.inc();
-            return Some(Ok(unleased(&state, usage_type, cost)));
+            return match state.spend(usage_type) {
+                Some(spend) => self.capped_at_hand(account, &state, spend, usage_type, cost),
+                None => {
+                    metrics.admitted_unleased.inc();
+                    Some(Ok(unleased(&state, usage_type, cost)))
+                }
+            };
         }
-        let counter = account.counter(usage_type);
+        let current_plan = &state.current_plan;
+        let counter = account.counter(PoolType::Limited(usage_type));
         let Some(hit) = counter.spend(&current_plan.period, cost) else {
             let view = remembered_refusal(counter, terms, &current_plan.period, cost)?;
             remembered.inc();
@@ -89,17 +98,26 @@ impl Quotas {
         cost: i64,
         now_s: i64,
     ) -> Result<Admission, Refusal> {
-        let Some(slot) = account.counter(usage_type).queue.join(self.inner.settings.waiting_max) else {
-            return Err(Refusal::Unavailable);
-        };
+        /// The account may change while a request waits, for example because a spend cap is set.
+        const QUEUES_MAX: usize = 3;
         let in_turn = async {
-            let _asking = slot.reached().await;
-            // The request ahead may have brought units, or a refusal, for those behind it.
-            let waited = &self.inner.requests.metrics.refusals_waited;
-            match self.at_hand(account, usage_type, cost, now_s, waited) {
-                Some(decided) => decided,
-                None => self.admit_by_lease(account, usage_type, cost, now_s).await,
+            for _ in 0..QUEUES_MAX {
+                let pool = pool_of(&account.account.state(now_s), usage_type);
+                let Some(slot) = account.counter(pool).queue.join(self.inner.settings.waiting_max) else {
+                    return Err(Refusal::Unavailable);
+                };
+                let _asking = slot.reached().await;
+                // The request ahead may have brought units, or a refusal, for those behind it.
+                let waited = &self.inner.requests.metrics.refusals_waited;
+                if let Some(decided) = self.at_hand(account, usage_type, cost, now_s, waited) {
+                    return decided;
+                }
+                let state = Arc::clone(&account.account.state(now_s));
+                if pool_of(&state, usage_type) == pool {
+                    return self.admit_by_lease(account, state, pool, cost).await;
+                }
             }
+            Err(Refusal::Unavailable)
         };
         timeout(self.inner.settings.wait_max, in_turn)
             .await
@@ -110,31 +128,40 @@ impl Quotas {
     async fn admit_by_lease(
         &self,
         account: &AccountCounters,
-        usage_type: UsageType,
+        state: Arc<AccountState>,
+        pool_type: PoolType,
         cost: i64,
-        now_s: i64,
     ) -> Result<Admission, Refusal> {
-        let counter = account.counter(usage_type);
-        let state = Arc::clone(&account.account.state(now_s));
+        let usage_type = pool_type.usage_type();
+        let counter = account.counter(pool_type);
         let terms = entitled(&state, usage_type)?;
-        if terms.mode != Mode::Limited {
+        let spend = state.spend(usage_type).filter(|_| pool_type.is_billed());
+        if terms.mode != Mode::Limited && spend.is_none() {
             // The account changed a moment ago, for example because its trial ended.
             self.inner.requests.metrics.admitted_unleased.inc();
             return Ok(unleased(&state, usage_type, cost));
         }
-        let period = state.current_plan.period;
-        let mut surrender = false;
+        let period = spend.map_or(state.current_plan.period, |spend| spend.segment);
+        let (mut surrender, mut returned_others) = (false, false);
         let mut attempt = Attempt::new(&self.inner.recalls);
         loop {
             let question = counter.refusals().question();
             let before = counter.open_units(&period);
-            match counter.request_lease(&state, cost, surrender).await {
+            match counter.request_lease(&state, period, cost, surrender).await {
                 LeaseAnswer::Granted(hit) => {
                     self.inner.requests.metrics.admitted_postgres.inc();
-                    return Ok(admission(&state, usage_type, hit));
+                    return Ok(match spend {
+                        Some(_) => capped::admission(&state, usage_type, hit),
+                        None => admission(&state, usage_type, hit),
+                    });
                 }
                 LeaseAnswer::Unavailable => return Err(Refusal::Unavailable),
-                LeaseAnswer::Refused { pool, alone, others } => {
+                LeaseAnswer::Refused {
+                    pool,
+                    alone,
+                    others,
+                    spent,
+                } => {
                     let held = counter.open_units(&period);
                     let at_hand = if surrender { 0 } else { held.max(before) };
                     let remained = pool.remaining().saturating_add(at_hand);
@@ -143,12 +170,23 @@ impl Quotas {
                         surrender = true;
                         continue;
                     }
+                    if let Some(spend) = spend.filter(|_| !returned_others) {
+                        returned_others = true;
+                        if self.return_others(account, spend, usage_type).await {
+                            continue;
+                        }
+                    }
                     if attempt.is_worthwhile(&others) {
-                        attempt.recall(account.account.id, usage_type, &period, others).await;
+                        let pools = spend.map_or_else(|| vec![pool_type], |_| billed_pools(&state, account));
+                        attempt.recall(account.account.id, &pools, &period, others).await;
                         surrender = true;
                         continue;
                     }
                     self.count_refusal(&attempt, &others);
+                    if let Some(spent) = spent {
+                        counter.refusals().remember_spent(question, period, remained, spent);
+                        return Err(capped::reached(&state, usage_type, spent));
+                    }
                     let seen = |is_current| Seen { held, pool, is_current };
                     let until = Instant::now() + attempt.memory(&others);
                     counter
@@ -184,6 +222,21 @@ pub(super) fn entitled(state: &AccountState, usage_type: UsageType) -> Result<Te
             invoice_url: state.owed_invoice_url().map(str::to_owned),
         }),
     }
+}
+
+/// What the usage type takes leases of, if it needs any.
+fn pool_of(state: &AccountState, usage_type: UsageType) -> PoolType {
+    match state.spend(usage_type) {
+        Some(_) => PoolType::Billed(usage_type),
+        None => PoolType::Limited(usage_type),
+    }
+}
+
+/// The pools that share the account's spend cap.
+fn billed_pools(state: &AccountState, account: &AccountCounters) -> Vec<PoolType> {
+    let usage_types = account.account.usage_types().iter();
+    let billed = usage_types.filter(|usage_type| state.spend(**usage_type).is_some());
+    billed.copied().map(PoolType::Billed).collect()
 }
 
 /// The remembered refusal of `cost`, with current numbers.

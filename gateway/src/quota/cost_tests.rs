@@ -12,7 +12,7 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 use moka::future::Cache;
 use prometheus_client::registry::Registry;
 use protocol::grant::Pool;
-use schema::{AccountId, Catalogue, KeyId, Scopes, api_key::ApiKey};
+use schema::{AccountId, Catalogue, KeyId, PoolType, Scopes, api_key::ApiKey};
 use service::Lifecycle;
 use sqlx::postgres::PgPoolOptions;
 
@@ -55,6 +55,7 @@ async fn admission_from_a_lease_at_hand() {
         subscription_changed: None,
         owed_invoice_url: None,
         overrides: vec![Some(i64::MAX); catalogue.usage_types().len()].into(),
+        spend_cap: None,
     };
     let account = quotas
         .counters()
@@ -77,7 +78,7 @@ async fn admission_from_a_lease_at_hand() {
     keys.insert(text.id(), Arc::new(key)).await;
 
     // A lease with units for all.
-    let counter = account.counter(usage_type);
+    let counter = account.counter(PoolType::Limited(usage_type));
     let period = account.account.current_plan(NOW).period;
     let work = Work {
         give_backs: Vec::new(),

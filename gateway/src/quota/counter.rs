@@ -131,13 +131,20 @@ impl Counter {
 
     /// Requests a lease that covers `cost`, and waits for the answer. The caller must be first in the queue, so that one request
     /// of a counter asks at a time. `surrender`: see [`LeaseRequest::surrender`].
-    pub(crate) async fn request_lease(&self, state: &Arc<AccountState>, cost: i64, surrender: bool) -> LeaseAnswer {
+    pub(crate) async fn request_lease(
+        &self,
+        state: &Arc<AccountState>,
+        period: Period,
+        cost: i64,
+        surrender: bool,
+    ) -> LeaseAnswer {
         let Some(_permit) = self.signals.requests.permit() else {
             return LeaseAnswer::Unavailable;
         };
         let (reply, answer) = oneshot::channel();
         self.leave(LeaseRequest {
             state: Arc::clone(state),
+            period,
             cost,
             surrender,
             reply,
@@ -220,7 +227,7 @@ impl Counter {
             false => grant::wanted_units(pace, needed),
         };
         if let Some(request) = &request
-            && (request.surrender || self.held.load().period != request.period())
+            && (request.surrender || self.held.load().period != request.period)
         {
             // Close the counter before giving units back: the other order admits the same unit twice.
             self.close_open(&mut core);
@@ -230,7 +237,7 @@ impl Counter {
         let want = match request {
             Some(request) => Some(Want {
                 lease_id: LeaseId::new(),
-                period: request.period(),
+                period: request.period,
                 needed: request.cost,
                 wanted: wanted(request.cost),
                 epoch: core.epoch,

@@ -2,11 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-use schema::{AccountId, UsageType};
+use schema::{AccountId, PoolType, UsageType};
 use service::Lifecycle;
 use tokio::sync::Notify;
 
@@ -17,7 +17,10 @@ use crate::accounts::account::Account;
 pub struct AccountCounters {
     pub account: Arc<Account>,
     /// Indexed by [`UsageType::index`].
-    counters: Box<[Counter]>,
+    limited: Box<[Counter]>,
+    /// The same, for usage under a spend cap. Most accounts have none.
+    billed: OnceLock<Box<[Counter]>>,
+    requests: Arc<LeaseRequests>,
 }
 
 pub(crate) struct Counters {
@@ -37,22 +40,45 @@ pub(crate) struct Holders<'a> {
 
 impl AccountCounters {
     pub(crate) fn new(account: Account, requests: &Arc<LeaseRequests>) -> Self {
-        let usage_types = account.usage_types().iter();
         Self {
-            counters: usage_types
-                .map(|usage_type| Counter::new((account.id, *usage_type), requests))
-                .collect(),
+            limited: new_counters(&account, requests, PoolType::Limited),
+            billed: OnceLock::new(),
+            requests: Arc::clone(requests),
             account: Arc::new(account),
         }
     }
 
-    pub(crate) fn counter(&self, usage_type: UsageType) -> &Counter {
-        &self.counters[usage_type.index()]
+    pub(crate) fn counter(&self, pool: PoolType) -> &Counter {
+        match pool {
+            PoolType::Limited(usage_type) => &self.limited[usage_type.index()],
+            PoolType::Billed(usage_type) => {
+                let new = || new_counters(&self.account, &self.requests, PoolType::Billed);
+                &self.billed.get_or_init(new)[usage_type.index()]
+            }
+        }
     }
 
-    /// Every counter with its usage type.
-    pub(crate) fn each(&self) -> impl Iterator<Item = (UsageType, &Counter)> {
-        self.account.usage_types().iter().copied().zip(&self.counters)
+    /// The counter, if anything ever used it.
+    pub(crate) fn existing(&self, pool: PoolType) -> Option<&Counter> {
+        match pool {
+            PoolType::Limited(_) => Some(self.counter(pool)),
+            PoolType::Billed(usage_type) => self.billed.get()?.get(usage_type.index()),
+        }
+    }
+
+    /// Every counter with what it counts.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (PoolType, &Counter)> {
+        let usage_types = || self.account.usage_types().iter().copied();
+        let limited = usage_types().map(PoolType::Limited).zip(&self.limited);
+        limited.chain(self.billed())
+    }
+
+    /// The counters of usage under a spend cap.
+    pub(crate) fn billed(&self) -> impl Iterator<Item = (PoolType, &Counter)> {
+        let usage_types = self.account.usage_types().iter().copied();
+        usage_types
+            .map(PoolType::Billed)
+            .zip(self.billed.get().into_iter().flatten())
     }
 
     /// Forgets remembered refusals, because units may have come back somewhere.
@@ -182,6 +208,17 @@ impl Holders<'_> {
             }
         }
     }
+}
+
+fn new_counters(
+    account: &Account,
+    requests: &Arc<LeaseRequests>,
+    pool: impl Fn(UsageType) -> PoolType,
+) -> Box<[Counter]> {
+    let usage_types = account.usage_types().iter();
+    usage_types
+        .map(|usage_type| Counter::new((account.id, pool(*usage_type)), requests))
+        .collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

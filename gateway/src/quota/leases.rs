@@ -5,7 +5,9 @@
 //! | the queue of counters that need service | [`requests`] |
 //! | the one task that serves them, many in one transaction | [`client`] |
 //! | the statements | [`transaction`] |
+//! | pools under a spend cap | [`capped`] |
 
+mod capped;
 pub(crate) mod client;
 mod job;
 pub(crate) mod requests;
@@ -18,12 +20,14 @@ use schema::{LeaseId, Period, RunId};
 use tokio::sync::oneshot;
 
 pub(crate) use self::{job::Job, transaction::Decision};
-use super::reservation::Hit;
+use super::{reservation::Hit, view::Spent};
 use crate::accounts::account::AccountState;
 
 /// One request for a lease: units for the request itself, and more for those behind it in the queue.
 pub(crate) struct LeaseRequest {
     pub state: Arc<AccountState>,
+    /// Of the pool.
+    pub period: Period,
     pub cost: i64,
     /// Close the counter's leases and give their units back in the same transaction. Together with the pool they may cover the
     /// cost.
@@ -39,6 +43,8 @@ pub(crate) enum LeaseAnswer {
         pool: Pool,
         alone: bool,
         others: Others,
+        /// What was spent, if it is the spend cap that does not allow more.
+        spent: Option<Spent>,
     },
     Unavailable,
 }
@@ -81,10 +87,4 @@ pub(crate) struct Want {
     pub epoch: u64,
     /// `None`: a renewal, for which no request waits.
     pub ask: Option<LeaseRequest>,
-}
-
-impl LeaseRequest {
-    pub(crate) fn period(&self) -> Period {
-        self.state.current_plan.period
-    }
 }

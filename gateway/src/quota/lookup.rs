@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use protocol::grant::Pool;
 use quota_store::pools;
-use schema::{Mode, UsageType};
+use schema::{Mode, PoolType, UsageType};
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::{
     admission::Refusal,
     admit::{entitled, remembered_refusal},
-    counter::Counter,
     counters::AccountCounters,
     quotas::Quotas,
     view::{self, QuotaView, Seen},
@@ -24,11 +23,11 @@ impl Quotas {
         let state = Arc::clone(&account.account.state(now_s));
         let stored = pools::of_period(&self.inner.pool, account.account.id, state.current_plan.period.start);
         let stored = self.answered(stored).await?;
-        let view = |(usage_type, _): (UsageType, &Counter)| {
+        let view = |usage_type: &UsageType| {
             let pool = stored.get(usage_type.name()).copied();
-            (usage_type, stored_view(account, &state, usage_type, pool))
+            (*usage_type, stored_view(account, &state, *usage_type, pool))
         };
-        Ok(account.each().map(view).collect())
+        Ok(account.account.usage_types().iter().map(view).collect())
     }
 
     /// Checks whether `cost` units would be admitted now. Spends and reserves nothing.
@@ -43,9 +42,12 @@ impl Quotas {
         let terms = entitled(&state, usage_type)?;
         let period = state.current_plan.period;
         if terms.mode != Mode::Limited {
-            return Ok(view::unlimited_view(terms, period));
+            return match state.spend(usage_type) {
+                Some(spend) => self.check_capped(account, &state, spend, usage_type, cost).await,
+                None => Ok(view::unlimited_view(terms, period)),
+            };
         }
-        let counter = account.counter(usage_type);
+        let counter = account.counter(PoolType::Limited(usage_type));
         if let Some(seen) = counter.seen(&period).filter(|seen| seen.held >= cost) {
             return Ok(view::view(terms, period, seen));
         }
@@ -65,7 +67,7 @@ impl Quotas {
     }
 
     /// Runs a query. The wait for a permit and for the answer has one time limit, the same as for requests.
-    async fn answered<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Refusal> {
+    pub(super) async fn answered<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Refusal> {
         let answer = async {
             let _permit = self.inner.reads.acquire().await;
             query.await
@@ -97,7 +99,7 @@ fn stored_view(
         limit: terms.limit,
         granted: 0,
     };
-    let unspent = account.counter(usage_type).unspent_units(&period);
+    let unspent = account.counter(PoolType::Limited(usage_type)).unspent_units(&period);
     let seen = Seen {
         held: unspent,
         pool: pool.unwrap_or(unopened),

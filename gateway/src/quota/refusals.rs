@@ -18,7 +18,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use schema::Period;
 
-use super::view::Seen;
+use super::view::{Seen, Spent};
 
 /// The longest time that a refusal is remembered. It limits the effect of lost announcements.
 pub(crate) const REMEMBERED_FOR: Duration = Duration::from_secs(60);
@@ -47,6 +47,8 @@ struct Known {
     /// Units that remained in the pool and at all gateways.
     remained: i64,
     seen: Seen,
+    /// If it was the spend cap that refused.
+    spent: Option<Spent>,
     until: Instant,
 }
 
@@ -76,12 +78,40 @@ impl Refusals {
             period,
             remained,
             seen,
+            spent: None,
             until,
+        })));
+    }
+
+    /// The same for a refusal by the spend cap. Usage of other types changes what the cap allows, so it is not remembered for long.
+    pub(crate) fn remember_spent(&self, question: Question, period: Period, remained: i64, spent: Spent) {
+        self.known.store(Some(Arc::new(Known {
+            question,
+            period,
+            remained,
+            seen: Seen::default(),
+            spent: Some(spent),
+            until: Instant::now() + UNSURE_FOR,
         })));
     }
 
     /// The numbers of the refusal, if still fewer than `cost` units remain. No lock.
     pub(crate) fn known(&self, period: &Period, cost: i64, now: impl FnOnce() -> Instant) -> Option<Seen> {
+        self.of_known(period, cost, now, |known| Some(known.seen))
+    }
+
+    /// What was spent at the refusal by the spend cap, if still fewer than `cost` units remain. No lock.
+    pub(crate) fn known_spent(&self, period: &Period, cost: i64) -> Option<Spent> {
+        self.of_known(period, cost, Instant::now, |known| known.spent)
+    }
+
+    fn of_known<T>(
+        &self,
+        period: &Period,
+        cost: i64,
+        now: impl FnOnce() -> Instant,
+        of: impl FnOnce(&Known) -> Option<T>,
+    ) -> Option<T> {
         let known = self.known.load();
         let known = known
             .as_ref()
@@ -89,7 +119,7 @@ impl Refusals {
         let asked = self.question();
         let came_back = asked.came_back.wrapping_sub(known.question.came_back);
         let holds = asked.epoch == known.question.epoch && known.remained.saturating_add(came_back) < cost;
-        (holds && now() < known.until).then_some(known.seen)
+        if holds && now() < known.until { of(known) } else { None }
     }
 }
 

@@ -59,8 +59,8 @@ impl Signals {
     pub(crate) fn units_came_back(&self, units: i64, closed: bool) {
         self.refusals.came_back(units);
         if self.is_watched() {
-            let (account, usage_type) = self.id;
-            self.requests.returns.note(account, usage_type, units);
+            let (account, pool) = self.id;
+            self.requests.returns.note(account, pool, units);
         }
         if closed {
             self.request_service();

@@ -20,7 +20,7 @@ pub struct QuotaView {
 }
 
 /// The numbers that this gateway has about one usage type at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Its own unspent units.
     pub held: i64,
@@ -28,6 +28,21 @@ pub struct Seen {
     pub pool: Pool,
     /// The pool cannot have changed since: PostgreSQL has just answered, or no other gateway was alive.
     pub is_current: bool,
+}
+
+/// What an account has spent in a period, as PostgreSQL has just counted it, in the currency's smallest unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    pub cap_cents: i64,
+    /// Units that other gateways hold count as used until they are given back.
+    pub used_cents: i64,
+}
+
+/// The spend cap that was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapView {
+    pub quota: QuotaView,
+    pub spent: Spent,
 }
 
 /// Units that other gateways hold count as used until they give them back. Units of the pool are promised only if no other

@@ -187,3 +187,14 @@ async fn late_usage_of_a_trial_is_not_billed_in_the_paid_period_that_follows() {
     assert_eq!(carries, [credit, (12, "charge".to_owned(), true)]);
     rig.assert_told_is_counted(&[account], &[month(0), month(1)]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_usage_that_the_plan_does_not_bill_is_no_open_money() {
+    let (rig, account) = late_after_the_end().await;
+    assert_eq!(exports(&rig).await.1.open, 1, "its price is not known");
+    let known = "update billing_periods set plan_id = 'pro'";
+    sqlx::query(known).execute(&rig.db).await.unwrap();
+    let (row, totals) = exports(&rig).await;
+    assert_eq!((row.state, row.waiting, totals.open), (LineState::Ok, None, 0));
+    rig.assert_told_is_counted(&[account], &[month(0)]).await;
+}

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use billing_worker::reports::reconcile::{self, LineState, Question, Reconciliation, Which};
-use devstack::stripe_double::FaultKind;
+use billing_worker::reports::{
+    ReportSettings,
+    money::Source,
+    reconcile::{self, LineState, Question, Reconciliation, Which},
+};
+use devstack::{StripeDoubleOptions, stripe_double::FaultKind};
 use http::Method;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::rig::{HOUR, Rig, TYPES, month};
+use super::rig::{HOUR, Rig, START, TYPES, month};
 use crate::SERVICES;
 
 pub(super) async fn all(rig: &Rig, recount: bool) -> Reconciliation {
@@ -16,6 +20,8 @@ pub(super) async fn all(rig: &Rig, recount: bool) -> Reconciliation {
         which: Which::All,
         account: None,
         recount,
+        source: Source::Copies,
+        summaries: true,
     };
     reconcile::run(&rig.reporter, &question, Duration::ZERO, rig.now())
         .await
@@ -24,11 +30,11 @@ pub(super) async fn all(rig: &Rig, recount: bool) -> Reconciliation {
 
 async fn states(rig: &Rig) -> (u64, u64) {
     let totals = all(rig, false).await.totals;
-    (totals.drifting, totals.pending)
+    (totals.differing, totals.pending)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_that_is_not_reported_yet_is_pending_and_wrong_counts_drift() {
+async fn usage_that_is_not_reported_yet_is_pending_and_wrong_counts_differ() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[10]).await;
@@ -67,7 +73,7 @@ async fn usage_that_is_not_reported_yet_is_pending_and_wrong_counts_drift() {
         .iter()
         .find(|row| row.usage_type == "api_call")
         .unwrap();
-    assert_eq!((row.drift, row.state), (3, LineState::Drift));
+    assert_eq!((row.difference_units, row.state), (3, LineState::Difference));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +101,7 @@ async fn a_final_period_that_agrees_is_frozen_and_thawed_only_by_late_events() {
     assert_eq!((frozen.periods, frozen.differing), (2, 1));
 
     assert_eq!(
-        all(&rig, false).await.totals.drifting,
+        all(&rig, false).await.totals.differing,
         1,
         "the units that someone else reported"
     );
@@ -110,9 +116,9 @@ async fn a_final_period_that_agrees_is_frozen_and_thawed_only_by_late_events() {
         .await
         .unwrap();
     assert_eq!(rig.step().await.thawed, 0);
-    let drifting = async |recount| all(&rig, recount).await.totals.drifting;
+    let differing = async |recount| all(&rig, recount).await.totals.differing;
     assert_eq!(
-        (drifting(false).await, drifting(true).await),
+        (differing(false).await, differing(true).await),
         (1, 4),
         "a recount finds it"
     );
@@ -134,7 +140,7 @@ async fn a_final_period_that_agrees_is_frozen_and_thawed_only_by_late_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_prints_the_three_counts_and_fails_on_drift() {
+async fn the_command_prints_the_three_counts_and_fails_if_they_differ() {
     let rig = Rig::start().await;
     let account = rig.account().await;
     rig.use_units(&account, month(0), "api_call", &[10]).await;
@@ -168,11 +174,11 @@ async fn the_command_prints_the_three_counts_and_fails_on_drift() {
     let failed = run(&["reconcile", "--period", &day, "--json"]).await;
     let json: Value = serde_json::from_slice(&failed.stdout).unwrap();
     assert_eq!(
-        (failed.status.code(), &json["totals"]["drifting"]),
+        (failed.status.code(), &json["totals"]["differing"]),
         (Some(1), &Value::from(1))
     );
     let stderr = String::from_utf8_lossy(&failed.stderr);
-    assert!(stderr.contains("1 of 3 lines drift"), "{stderr}");
+    assert!(stderr.contains("1 of 3 lines differ in units"), "{stderr}");
 
     for args in [
         &["reports", "list", "--state", "delivered"][..],
@@ -182,4 +188,29 @@ async fn the_command_prints_the_three_counts_and_fails_on_drift() {
         assert!(run(args).await.status.success(), "{args:?}");
     }
     assert!(!run(&["reports", "retry", "nothing"]).await.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_reported_ahead_of_a_period_of_seconds_that_bills_nothing_is_no_difference() {
+    let options = StripeDoubleOptions {
+        start_at: Some(START + 10),
+        ..StripeDoubleOptions::default()
+    };
+    let rig = Rig::with(options, ReportSettings::default()).await;
+    let account = rig.account().await;
+    rig.use_units(&account, month(0), "export", &[3]).await;
+    // In the first minute, usage is reported for the next one. Then the subscription is cancelled.
+    rig.step().await;
+    let ended = "update billing_periods set period_end = $1, plan_id = 'pro', final_at = $1";
+    let end = schema::period::instant(START + 30);
+    sqlx::query(ended).bind(end).execute(&rig.db).await.unwrap();
+    rig.stripe.advance_by(4 * HOUR);
+    let reconciliation = all(&rig, false).await;
+    let row = reconciliation
+        .rows
+        .iter()
+        .find(|row| row.usage_type == "export")
+        .unwrap();
+    assert_eq!((row.numbers.clickhouse_units, row.state), (3, LineState::Ok), "{row:?}");
+    assert_eq!(rig.step().await.frozen.periods, 1);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use billing_worker::{
     reports::{
         close,
+        money::Source,
         reconcile::{self, LineState, Question, Which},
     },
     stripe::object::Invoice,
@@ -94,6 +95,8 @@ async fn usage_is_reported_to_the_meters_of_its_segment_whenever_it_arrives() {
         which: Which::Previous,
         account: None,
         recount: true,
+        source: Source::Copies,
+        summaries: true,
     };
     let (reporter, now) = (&upgraded.rig.reporter, upgraded.rig.now());
     let found = reconcile::run(reporter, &question, Duration::ZERO, now).await.unwrap();

@@ -139,7 +139,8 @@ async fn a_subscription_lives_from_checkout_to_its_end_over_three_periods() {
         Compared {
             accounts: 1,
             mended: 0,
-            failed: 0
+            failed: 0,
+            reversals: 0
         }
     );
     rig.assert_valid();

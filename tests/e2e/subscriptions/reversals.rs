@@ -3,7 +3,9 @@
 use billing_worker::{
     accounts::status::{self, AccountStatus},
     subscriptions::refresh,
+    webhook::comparison,
 };
+use devstack::stripe_double::WebhookBehavior;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -201,5 +203,31 @@ async fn a_dispute_that_is_won_is_no_finding_any_more() {
     rig.settle().await;
     assert_eq!(open(&rig).await, []);
     assert_eq!(account_status(&rig, &ada).await, "active");
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_event_reported_is_found_by_the_daily_comparison() {
+    let rig = Rig::start().await;
+    rig.listen();
+    let ada = rig.subscribed("ada", "pro").await;
+    let paid = invoice(&rig, &ada).await;
+    comparison::run(&rig.billing).await.unwrap();
+    rig.control().set_webhooks(WebhookBehavior {
+        hold: true,
+        ..WebhookBehavior::default()
+    });
+    let form = format!("payment_intent={}&amount=900", payment(&rig, &paid).await);
+    let refund = id(&rig.call_stripe(Method::POST, "/v1/refunds", &form).await);
+    let form = format!("invoice={}&amount=500&credit_amount=500", id(&paid));
+    let note = id(&rig.call_stripe(Method::POST, "/v1/credit_notes", &form).await);
+    let compared = comparison::run(&rig.billing).await.unwrap();
+    assert_eq!((compared.failed, compared.reversals), (0, 2));
+    let shown = invoice(&rig, &ada).await;
+    assert_eq!(
+        (&shown["refunds"][0]["id"], &shown["credit_notes"][0]["id"]),
+        (&json!(refund), &json!(note))
+    );
+    assert_eq!(comparison::run(&rig.billing).await.unwrap().reversals, 0);
     rig.assert_valid();
 }

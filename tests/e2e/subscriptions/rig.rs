@@ -59,12 +59,13 @@ pub(super) struct Rig {
     pub url: String,
     pub http: Http,
     pub pool: PgPool,
+    pub database_url: String,
     args: Vec<String>,
     settings: Settings,
     /// All HTTP servers. Earlier ones still accept webhooks, as during a roll-out.
     serving: Vec<AbortOnDropHandle<()>>,
     pub stripe: StripeDouble,
-    _servers: Arc<Servers>,
+    servers: Arc<Servers>,
 }
 
 /// An account with a key that has every scope.
@@ -138,10 +139,8 @@ impl Rig {
     pub(super) async fn without_prices(options: StripeDoubleOptions, catalogue: Catalogue) -> Self {
         let servers = Servers::shared().await.unwrap();
         let name = format!("subs_{:016x}", rand::random::<u64>());
-        let pool = pool_options()
-            .connect(&servers.postgres.create_database(&name).await.unwrap())
-            .await
-            .unwrap();
+        let database_url = servers.postgres.create_database(&name).await.unwrap();
+        let pool = pool_options().connect(&database_url).await.unwrap();
         database::migrate(&pool).await.unwrap();
         let clickhouse = servers.clickhouse.client().with_database(&name);
         migrate::run(&clickhouse, &MigrateSettings::default()).await.unwrap();
@@ -192,12 +191,25 @@ impl Rig {
             url,
             http: Http::default(),
             pool,
+            database_url,
             args: args.into(),
             settings,
             serving: vec![serving],
             stripe,
-            _servers: servers,
+            servers,
         }
+    }
+
+    /// The environment of a `billing-worker` process.
+    pub(super) fn env(&self) -> Vec<(&'static str, String)> {
+        let database = self.database_url.rsplit('/').next().unwrap().to_owned();
+        vec![
+            ("DATABASE_URL", self.database_url.clone()),
+            ("CLICKHOUSE_URL", self.servers.clickhouse.url().to_owned()),
+            ("CLICKHOUSE_DATABASE", database),
+            ("STRIPE_SECRET_KEY", self.stripe.api_key().to_owned()),
+            ("STRIPE_API_BASE", self.stripe.url().to_owned()),
+        ]
     }
 
     pub(super) fn control(&self) -> Control {

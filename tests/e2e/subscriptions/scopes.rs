@@ -50,6 +50,8 @@ fn changes() -> Vec<(Method, &'static str, Value)> {
         post("/billing/upgrade", json!({ "tier": "enterprise" })),
         post("/billing/cancel", json!({ "when": "now" })),
         post("/billing/resume", json!({})),
+        (Method::PUT, "/billing/spend-cap", json!({ "cents": 5_000 })),
+        (Method::DELETE, "/billing/spend-cap", json!({})),
     ]
 }
 

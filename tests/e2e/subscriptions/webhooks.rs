@@ -209,6 +209,7 @@ async fn a_key_of_another_stripe_account_or_mode_makes_no_account_free() {
         accounts,
         mended: 0,
         failed,
+        reversals: 0,
     };
     for (change, expected) in [
         // For the key of another account, this customer does not exist.

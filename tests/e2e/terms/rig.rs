@@ -57,7 +57,7 @@ usage.sentiment_analysis = { limit = 2_000 }
 pub(super) struct Rig {
     pub stack: Stack,
     pub ada: Customer,
-    http: Http,
+    pub http: Http,
 }
 
 impl Rig {
@@ -65,7 +65,7 @@ impl Rig {
     pub(super) async fn start(plan: &str, options: StackOptions) -> Self {
         let options = StackOptions {
             stripe: true,
-            catalogue: Some(PLANS.to_owned()),
+            catalogue: Some(options.catalogue.unwrap_or_else(|| PLANS.to_owned())),
             stripe_behind_s: options.stripe_behind_s.max(AGE_S),
             ..options
         };

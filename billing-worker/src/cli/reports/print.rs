@@ -1,16 +1,11 @@
-//! The output of `reports …` and `reconcile`: text for people, or one JSON value.
+//! The output of `reports …`: text for people, or one JSON value.
 
 use anyhow::Result;
 
 use super::super::print::{instant, list, out, row, table};
 use crate::{
     administration::page::Listed,
-    reports::{
-        Flushed,
-        attention::Attention,
-        list::ReportView,
-        reconcile::{self, Numbers, Reconciliation},
-    },
+    reports::{Flushed, attention::Attention, list::ReportView},
 };
 
 pub(super) fn reports(json: bool, listed: &Listed<ReportView>) -> Result<()> {
@@ -130,71 +125,6 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
             part("findings in Stripe", &findings),
         ]
         .join("\n\n")
-    })
-}
-
-/// The table omits lines without usage and without reports; the JSON contains them.
-pub(super) fn reconciliation(json: bool, reconciliation: &Reconciliation) -> Result<()> {
-    out(json, reconciliation, || {
-        let heading = row([
-            "account",
-            "period",
-            "usage type",
-            "clickhouse",
-            "carried in",
-            "carried out",
-            "ledger",
-            "stripe",
-            "drift",
-            "",
-        ]);
-        let is_used = |line: &&reconcile::Row| {
-            line.numbers
-                != Numbers {
-                    stripe_units: Some(0),
-                    ..Numbers::default()
-                }
-        };
-        let lines = reconciliation.rows.iter().filter(is_used).map(|line| {
-            let numbers = &line.numbers;
-            let state = match line.state {
-                reconcile::LineState::Ok if line.frozen => "frozen",
-                reconcile::LineState::Ok => "ok",
-                reconcile::LineState::Pending => "pending",
-                reconcile::LineState::Open => "open",
-                reconcile::LineState::Drift => "DRIFT",
-            };
-            let note = line.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
-            row([
-                &line.account_id.to_string(),
-                &instant(line.period_start),
-                &line.usage_type,
-                &numbers.clickhouse_units.to_string(),
-                &numbers.carried_in.to_string(),
-                &numbers.carried_out.to_string(),
-                &numbers.ledger_units.to_string(),
-                &numbers.stripe_units.map_or("?".to_owned(), |units| units.to_string()),
-                &line.drift.to_string(),
-                &format!("{state}{note}"),
-            ])
-        });
-        let totals = &reconciliation.totals;
-        let total = row([
-            "all",
-            "",
-            "",
-            &totals.clickhouse_units.to_string(),
-            &totals.carried_in.to_string(),
-            &totals.carried_out.to_string(),
-            &totals.ledger_units.to_string(),
-            &totals.stripe_units.to_string(),
-            "",
-            &format!(
-                "{} drift, {} pending, {} open",
-                totals.drifting, totals.pending, totals.open
-            ),
-        ]);
-        table(&[heading].into_iter().chain(lines).chain([total]).collect::<Vec<_>>())
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use quota_store::pools::{self, PoolKey};
+use quota_store::pools::{self, PoolKey, Returned};
 use schema::{AccountId, period::instant};
 use sqlx::{PgPool, Postgres, Transaction};
 
@@ -39,15 +39,16 @@ pub(super) async fn give_back(
         .iter()
         .filter(|duplicate| duplicate.was_leased() && !known.contains(&duplicate.position()))
         .collect();
-    let pool = |duplicate: &&Duplicate| -> (Option<PoolKey>, i64) {
-        let key = PoolKey {
+    let returned = |duplicate: &&Duplicate| Returned {
+        key: PoolKey {
             account: AccountId(duplicate.account_id),
             usage_type: duplicate.usage_type.clone(),
             period_start: duplicate.period_start,
-        };
-        (Some(key), duplicate.cost_units)
+        },
+        units: duplicate.cost_units,
+        is_leased: true,
     };
-    let units = pools::give_back(&mut tx, &new.iter().map(pool).collect::<Vec<_>>()).await?;
+    let units = pools::give_back(&mut tx, &new.iter().map(returned).collect::<Vec<_>>()).await?;
     insert(&mut tx, shard, &new, &units).await?;
     if let Some(cursor) = cursor {
         sqlx::query!(

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{PublicApi, authenticate::Caller, subscription, tier::TierQuery};
 use crate::{
@@ -26,8 +26,7 @@ pub(super) struct NewPlan {
     /// When the plan begins. By default a larger plan begins at once, and a smaller one with the next period.
     when: Option<PlanWhen>,
     /// Of a preview: the change costs what it said.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    proration_date: Option<OffsetDateTime>,
+    proration_date: Option<String>,
     /// Only return what the change would cost.
     #[serde(default)]
     preview: bool,
@@ -62,10 +61,11 @@ pub(super) async fn change(
     Body(new): Body<NewPlan>,
 ) -> Result<Response, Error> {
     let tier = query.or(new.tier)?;
-    let when = match (new.proration_date, new.when) {
+    let previewed = new.proration_date.as_deref().map(previewed).transpose()?;
+    let when = match (previewed, new.when) {
         (None, None) => ChangeWhen::BySize,
         (None, Some(PlanWhen::PeriodEnd)) => ChangeWhen::PeriodEnd,
-        (Some(at), None) if !new.preview => ChangeWhen::Previewed(at.unix_timestamp()),
+        (Some(at), None) if !new.preview => ChangeWhen::Previewed(at),
         _ => {
             return Err(Error::BadValue {
                 field: "proration_date",
@@ -80,6 +80,19 @@ pub(super) async fn change(
     api.complete(async move { change::change_plan(&billing, account, &tier, when).await })
         .await?;
     Ok(Json(subscription::view(&api.billing, account).await?).into_response())
+}
+
+/// The second that a preview named.
+fn previewed(text: &str) -> Result<i64, Error> {
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok();
+    let at = at.filter(|at| at.nanosecond() == 0).map(OffsetDateTime::unix_timestamp);
+    at.ok_or_else(|| Error::BadValue {
+        field: "proration_date",
+        rule: format!(
+            "must be the `proration_date` of a preview, such as 2026-11-30T06:48:54Z, got \"{}\"",
+            problem::shown(text)
+        ),
+    })
 }
 
 pub(super) async fn cancel(

@@ -79,7 +79,7 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
     let db = &billing.admin.db;
     let current_plan = current::plan(db, account, now).await?;
     let row = sqlx::query!(
-        "select status, cancel_at_period_end, ends_at, then_plan_id, grace_until, paid_until, trial_ends_at,
+        "select status, period_end, cancel_at_period_end, ends_at, then_plan_id, grace_until, paid_until, trial_ends_at,
                 stripe_subscription_id
          from subscriptions where account_id = $1 and is_current",
         account.0
@@ -92,7 +92,10 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
         payment_required: current_plan.entitlement == Entitlement::PaymentRequired,
         period_start: instant(current_plan.period.start),
         period_end: instant(current_plan.period.end),
-        cancel_at_period_end: row.as_ref().is_some_and(|row| row.cancel_at_period_end),
+        // Also if it was cancelled in the customer portal, which names the time instead.
+        cancel_at_period_end: row.as_ref().is_some_and(|row| {
+            row.cancel_at_period_end || row.ends_at == Some(row.period_end) && row.then_plan_id.is_none()
+        }),
         ends_at: row.as_ref().and_then(|row| row.ends_at),
         then_tier: row.as_ref().and_then(|row| row.then_plan_id.clone()),
         grace_until: row.as_ref().and_then(|row| row.grace_until),

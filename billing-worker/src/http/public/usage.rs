@@ -11,7 +11,12 @@ use time::OffsetDateTime;
 
 use self::segments::Segment;
 use super::{PublicApi, authenticate::Caller};
-use crate::{accounts::limits, error::Error, subscriptions::current};
+use crate::{
+    accounts::limits,
+    error::Error,
+    spend_caps::cap::{self, SpendCap},
+    subscriptions::current,
+};
 
 #[derive(Serialize)]
 pub(super) struct Usage {
@@ -26,6 +31,8 @@ pub(super) struct Usage {
     usage: Vec<UsageOfType>,
     /// Cost of the usage of all segments, in the currency's smallest unit.
     usage_cents: i64,
+    /// The most that the account wants to pay. Null: there is no cap.
+    spend_cap: Option<SpendCap>,
     segments: Vec<Segment>,
 }
 
@@ -79,11 +86,19 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         .fetch_all::<Sum>()
         .await
         .map_err(|error| Error::ClickHouse(error.to_string()))?;
+    let billed = stored::billed(&billing.admin.db, &[account], period_start).await?;
     let (segments, usage_cents) = segments::read(&billing.admin.db, account, &current_plan, &sums).await?;
+    let spend_cap = cap::find(&billing.admin, account, now).await?;
     let usage = in_force.into_iter().map(|limit| {
         let counted = sums
             .iter()
-            .filter(|sum| sum.usage_type == limit.usage_type && sum.start >= limit.counted_from);
+            .filter(|sum| sum.usage_type == limit.usage_type && sum.start >= limit.counted_from)
+            // What was billed by the unit, under an earlier plan, does not count towards a limit.
+            .filter(|sum| {
+                limit.mode != "limited"
+                    || limit.unbilled.is_some()
+                    || !billed.contains(&(account, sum.start, sum.usage_type.clone()))
+            });
         let (current_usage, events) = counted.fold((0, 0), |(units, events), sum| {
             (units + sum.cost_units, events + sum.events)
         });
@@ -109,6 +124,7 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         period_end: instant(current_plan.period.end),
         computed_at: instant(now),
         usage_cents,
+        spend_cap,
         segments,
     }))
 }

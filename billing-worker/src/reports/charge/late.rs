@@ -21,8 +21,6 @@ pub(super) struct Late {
     pub(super) customer: String,
     pub(super) subscription: String,
     pub(super) units: i64,
-    /// Units of the same line that were reported or billed before.
-    pub(super) before: i64,
     pub(super) price: Option<String>,
     pub(super) attempts: i32,
     pub(super) first_sent_at: Option<i64>,
@@ -77,14 +75,9 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
            from claimed
                join meter_carries late on late.id = claimed.id
                join billing_periods p on p.account_id = late.account_id and p.period_start = late.from_period
-               join meter_ledger l on l.account_id = late.account_id and l.period_start = late.from_period
-                   and l.usage_type = late.usage_type
            where c.id = claimed.id
            returning c.id, c.account_id, c.usage_type, c.from_period, c.units, c.customer_id, c.attempts, c.first_sent_at,
-               p.period_end, coalesce(p.bills_at, p.period_end) as "bills_at!", p.stripe_subscription_id, l.reported_units as reported,
-               (select coalesce(sum(e.units), 0)::bigint from meter_carries e
-                where e.account_id = c.account_id and e.from_period = c.from_period and e.usage_type = c.usage_type
-                    and e.policy <> 'next_period' and e.id < c.id) as "earlier!",
+               p.period_end, coalesce(p.bills_at, p.period_end) as "bills_at!", p.stripe_subscription_id,
                case when p.plan_id is not null or p.prices is not null then coalesce(
                    (select s.price_id from segment_prices s where s.account_id = c.account_id
                        and s.period_start = c.from_period and s.usage_type = c.usage_type), p.prices ->> c.usage_type) else
@@ -115,7 +108,6 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
             customer: row.customer_id,
             subscription: row.stripe_subscription_id,
             units: row.units,
-            before: row.reported.saturating_add(row.earlier),
             price: row.price_id,
             attempts: row.attempts,
             first_sent_at: row.first_sent_at.map(OffsetDateTime::unix_timestamp),
@@ -129,6 +121,47 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
             waits: row.waits,
         })
         .collect())
+}
+
+/// The units of the line that were reported, charged or credited before: there the price of the carry begins. Each carry that is
+/// billed apart has a place of its own behind the others, and keeps it. So all of them together cost what all units cost. One
+/// that only waits has no place yet.
+pub(super) async fn before(reporter: &Reporter, late: &Late) -> sqlx::Result<i64> {
+    let mut tx = reporter.db.begin().await?;
+    let line = (late.account.0, instant(late.from_period));
+    // Two carries of a line do not get the same place.
+    let reported = sqlx::query_scalar!(
+        "select reported_units from meter_ledger where account_id = $1 and period_start = $2 and usage_type = $3 for update",
+        line.0,
+        line.1,
+        late.usage_type
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let earlier = sqlx::query_scalar!(
+        r#"select coalesce(sum(units), 0)::bigint as "units!" from meter_carries
+           where account_id = $1 and from_period = $2 and usage_type = $3 and policy <> 'next_period' and id <> $4
+               and (units_before is not null or settled_at is not null)"#,
+        line.0,
+        line.1,
+        late.usage_type,
+        late.id
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let before = reported.saturating_add(earlier);
+    if late.waits {
+        return Ok(before);
+    }
+    let before = sqlx::query_scalar!(
+        r#"update meter_carries set units_before = coalesce(units_before, $2) where id = $1 returning units_before as "before!""#,
+        late.id,
+        before
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(before)
 }
 
 /// The charges for late usage of the same line, latest first: the carry and the invoice item.

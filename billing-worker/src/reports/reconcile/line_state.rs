@@ -23,11 +23,13 @@ pub enum LineState {
     Pending,
     /// The counts agree, and late usage of the line is on no invoice yet.
     Open,
-    Drift,
+    /// The counts differ.
+    Difference,
 }
 
 impl Numbers {
-    pub fn drift(&self) -> i64 {
+    /// Units in Stripe (by the ledger if Stripe's are unknown) that should not be there; negative: missing.
+    pub fn difference(&self) -> i64 {
         let units = self.stripe_units.unwrap_or(self.ledger_units);
         clamped(i128::from(units) - self.expected())
     }
@@ -44,17 +46,17 @@ impl Numbers {
             _ if has_open => LineState::Pending,
             1.. => LineState::Pending,
             _ if unreported >= i128::from(explained) => LineState::Pending,
-            _ => LineState::Drift,
+            _ => LineState::Difference,
         };
         let by_stripe = match self.stripe_units.map(i128::from) {
             Some(units) if units == ledger => LineState::Ok,
             Some(units) if has_open && units == ledger + i128::from(self.open_units) => LineState::Pending,
             Some(_) if is_settling => LineState::Pending,
             None if ledger == 0 && !has_open => LineState::Ok,
-            _ => LineState::Drift,
+            _ => LineState::Difference,
         };
         match (by_ledger, by_stripe) {
-            (LineState::Drift, _) | (_, LineState::Drift) => LineState::Drift,
+            (LineState::Difference, _) | (_, LineState::Difference) => LineState::Difference,
             (LineState::Ok, LineState::Ok) => LineState::Ok,
             _ => LineState::Pending,
         }
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pending_units_are_not_drift_and_missing_units_are() {
+    fn pending_units_are_no_difference_and_missing_units_are() {
         let numbers = |clickhouse_units, ledger_units, open_units, stripe: i64| Numbers {
             clickhouse_units,
             ledger_units,
@@ -90,15 +92,15 @@ mod tests {
             // A report that may have arrived or not.
             (numbers(12, 10, 2, 10), 0, false, LineState::Pending),
             (numbers(12, 10, 2, 12), 0, false, LineState::Pending),
-            (numbers(12, 10, 2, 14), 0, false, LineState::Drift),
+            (numbers(12, 10, 2, 14), 0, false, LineState::Difference),
             // Corrected, and not taken back yet.
             (numbers(8, 10, 0, 10), -2, false, LineState::Pending),
-            (numbers(8, 10, 0, 10), -1, false, LineState::Drift),
+            (numbers(8, 10, 0, 10), -1, false, LineState::Difference),
             // Summaries lag, for a while.
             (numbers(10, 10, 0, 7), 0, true, LineState::Pending),
-            (numbers(10, 10, 0, 7), 0, false, LineState::Drift),
-            (numbers(10, 10, 0, 13), 0, false, LineState::Drift),
-            (numbers(10, 10, 0, -1), 0, false, LineState::Drift),
+            (numbers(10, 10, 0, 7), 0, false, LineState::Difference),
+            (numbers(10, 10, 0, 13), 0, false, LineState::Difference),
+            (numbers(10, 10, 0, -1), 0, false, LineState::Difference),
         ] {
             assert_eq!(numbers.state(explained, is_settling), expected, "{numbers:?}");
         }
@@ -107,6 +109,9 @@ mod tests {
             carried_out: 2,
             ..numbers(10, 13, 0, 14)
         };
-        assert_eq!((carried.drift(), carried.state(0, false)), (1, LineState::Drift));
+        assert_eq!(
+            (carried.difference(), carried.state(0, false)),
+            (1, LineState::Difference)
+        );
     }
 }

@@ -29,10 +29,12 @@ pub(super) struct Stored {
     /// Units of the open report, and whether it is parked.
     pub(super) open: Option<(i64, bool)>,
     pub(super) is_settling: bool,
+    /// The plan bills the usage type by the unit, as far as it is known.
+    pub(super) may_cost: bool,
     pub(super) waiting: Option<Waiting>,
 }
 
-pub(super) async fn accounts(
+pub(in crate::reports) async fn accounts(
     reporter: &Reporter,
     question: &Question,
     after: AccountId,
@@ -58,13 +60,15 @@ pub(super) async fn periods(
     accounts: &[AccountId],
     now: i64,
 ) -> sqlx::Result<Vec<Period>> {
-    // Periods that contain a part of [from, to), and those with late usage that is on no invoice.
+    // Periods that contain a part of [from, to), and those with late usage that is on no invoice. Of the daily check also those with
+    // a difference.
     let (from, to) = match question.which {
         Which::Current => (now, now + 1),
         Which::Day(day) => {
             let midnight = OffsetDateTime::new_utc(day, Time::MIDNIGHT).unix_timestamp();
             (midnight, midnight + 24 * 3_600)
         }
+        Which::Since(since) => (since, now + 1),
         Which::Previous | Which::All => (0, now + 1),
     };
     let rows = sqlx::query!(
@@ -78,12 +82,15 @@ pub(super) async fn periods(
                        where e.account_id = p.account_id and e.ends_at <= $5))
                or exists (select from meter_carries c where c.settled_at is null and c.account_id = p.account_id
                    and c.from_period = p.period_start)
+               or $6 and exists (select from money_checks m where m.state = 'difference' and m.account_id = p.account_id
+                   and m.period_start = p.period_start)
            order by account_id, period_start"#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
         instant(from),
         instant(to),
         question.which == Which::Previous,
-        instant(now)
+        instant(now),
+        matches!(question.which, Which::Since(_))
     )
     .fetch_all(&reporter.db)
     .await?;
@@ -119,16 +126,20 @@ pub(super) async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> 
                   r.state = 'parked' as "is_parked?",
                   exists (select from meter_reports d where d.account_id = l.account_id and d.period_start = l.period_start
                       and d.usage_type = l.usage_type and d.done_at > $3) as "is_settling!",
+                  b.plan_id is null and b.prices is null or coalesce(b.prices ? l.usage_type, false)
+                      or exists (select from segment_prices s where s.account_id = l.account_id
+                          and s.period_start = l.period_start and s.usage_type = l.usage_type) as "may_cost!",
                   w.units as "waiting_units?", w.amount as "waiting_amount?", w.currency as "waiting_currency?",
                   w.since as "waiting_since?"
            from unnest($1::uuid[], $2::timestamptz[]) as p (account_id, period_start)
                join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
+               join billing_periods b on b.account_id = l.account_id and b.period_start = l.period_start
                left join meter_reports r on r.account_id = l.account_id and r.period_start = l.period_start
                    and r.usage_type = l.usage_type and r.state in ('open', 'parked')
                left join lateral (
                    select sum(c.units)::bigint as units, sum(c.amount)::bigint as amount, max(c.currency) as currency,
                        min(c.created_at) as since
-                   from meter_carries c where c.settled_at is null and c.account_id = l.account_id
+                   from meter_carries c where c.settled_at is null and c.amount is distinct from 0 and c.account_id = l.account_id
                        and c.from_period = l.period_start and c.usage_type = l.usage_type) w on true"#,
         &accounts,
         &starts,
@@ -151,7 +162,8 @@ pub(super) async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> 
                 frozen_units: row.frozen_units,
                 open: row.open.map(|units| (units, row.is_parked == Some(true))),
                 is_settling: row.is_settling,
-                waiting: row.waiting_since.map(|since| Waiting {
+                may_cost: row.may_cost,
+                waiting: row.waiting_since.filter(|_| row.may_cost).map(|since| Waiting {
                     units: row.waiting_units.unwrap_or(0),
                     amount_cents: row.waiting_amount,
                     currency: row.waiting_currency,

@@ -1,4 +1,4 @@
-//! What the units of a metered price cost, as its terms say.
+//! The terms of a metered price, as its metadata has them.
 
 /// The terms of a metered price.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,15 +22,6 @@ impl Rate {
         format!("{currency}-{included}-included-{unit_price_micros}-micros")
     }
 
-    /// What so many units of a period cost, in the currency's smallest unit, rounded half up as Stripe does for a line.
-    pub fn cents(&self, units: i64) -> i64 {
-        /// Millionths in a cent.
-        const CENT: i128 = 10_000;
-        let billed = i128::from(units.saturating_sub(self.included).max(0));
-        let cents = (billed * i128::from(self.unit_price_micros) + CENT / 2) / CENT;
-        i64::try_from(cents).unwrap_or(i64::MAX)
-    }
-
     /// `None`: the text is not that of a metered price.
     pub fn parse(short: &str) -> Option<Self> {
         let rest = short.strip_suffix("-micros")?;
@@ -47,27 +38,6 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn units_past_the_included_ones_cost_whole_cents() {
-        for (included, unit_price_micros, units, cents) in [
-            (1_000, 15_000, 1_500, 750),
-            (0, 333_333, 7, 233),
-            (0, 333_333, 30, 1_000),
-            (5_000, 10_000, 4_600, 0),
-            (0, 5_000, 1, 1),
-            (0, 4_999, 1, 0),
-            (0, 15_000, -3, 0),
-            (0, i64::MAX, i64::MAX, i64::MAX),
-        ] {
-            let rate = Rate {
-                currency: "usd".into(),
-                included,
-                unit_price_micros,
-            };
-            assert_eq!(rate.cents(units), cents, "{units} {rate:?}");
-        }
-    }
 
     #[test]
     fn terms_of_metered_prices_are_read_back() {

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::{amount::Amount, schedule::PriceOrId};
+use crate::stripe::names;
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct InvoiceLine {
@@ -58,6 +59,16 @@ impl InvoiceLine {
 
     pub fn price_id(&self) -> Option<&str> {
         Some(self.pricing.as_ref()?.price_details.as_ref()?.price.id())
+    }
+
+    /// The usage type that it bills, by its price or by the invoice item that it comes from.
+    pub fn usage_type(&self) -> Option<&str> {
+        let of_price = self
+            .price()
+            .and_then(|price| price.metadata.get(names::META_USAGE_TYPE));
+        of_price
+            .or(self.metadata.get(names::META_USAGE_TYPE))
+            .map(String::as_str)
     }
 
     /// The price of one unit: a decimal number of the currency's smallest unit.

@@ -17,6 +17,8 @@ pub struct CreditNote {
     pub currency: String,
     /// Tax included, in the currency's smallest unit.
     pub total: i64,
+    /// Of its lines, before discounts and tax.
+    pub subtotal: Option<i64>,
     pub reason: Option<String>,
     #[serde(default)]
     pub metadata: HashMap<String, String>,

@@ -47,7 +47,7 @@ pub(super) struct LineRow<'a> {
     invoice_id: &'a str,
     position: i32,
     id: &'a str,
-    kind: LineKind,
+    kind: &'static str,
     description: Option<&'a str>,
     plan: Option<&'a str>,
     usage_type: Option<&'a str>,
@@ -63,9 +63,8 @@ pub(super) struct LineRow<'a> {
     period_end: OffsetDateTime,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum LineKind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineKind {
     /// The price of a plan for a period.
     Plan,
     /// Units that were used in a period.
@@ -112,16 +111,14 @@ impl<'a> InvoiceRow<'a> {
 impl<'a> LineRow<'a> {
     pub(super) fn of(invoice: &'a str, position: i32, line: &'a InvoiceLine) -> Self {
         let price = line.price();
-        let usage_type = price.and_then(|price| price.metadata.get(names::META_USAGE_TYPE));
-        let usage_type = usage_type.or(line.metadata.get(names::META_USAGE_TYPE));
         Self {
             invoice_id: invoice,
             position,
             id: &line.id,
-            kind: LineKind::of(line),
+            kind: kind(line).as_str(),
             description: line.description.as_deref(),
             plan: price.and_then(|price| price.plan()),
-            usage_type: usage_type.map(String::as_str),
+            usage_type: line.usage_type(),
             price_id: line.price_id(),
             quantity: line.quantity,
             unit_amount: line.unit_amount(),
@@ -135,16 +132,28 @@ impl<'a> LineRow<'a> {
 }
 
 impl LineKind {
-    fn of(line: &InvoiceLine) -> Self {
-        let price = line.price();
-        match line.is_of_subscription() {
-            true if price.is_some_and(|price| price.is_metered()) => Self::Usage,
-            true if price.is_some_and(|price| price.plan().is_some()) => Self::Plan,
-            true => Self::Other,
-            false if line.is_proration() => Self::Proration,
-            false if line.metadata.contains_key(names::META_CARRY) => Self::LateUsage,
-            false => Self::Other,
+    /// In rows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Usage => "usage",
+            Self::Proration => "proration",
+            Self::LateUsage => "late_usage",
+            Self::Other => "other",
         }
+    }
+}
+
+/// What a line is for.
+pub fn kind(line: &InvoiceLine) -> LineKind {
+    let price = line.price();
+    match line.is_of_subscription() {
+        true if price.is_some_and(|price| price.is_metered()) => LineKind::Usage,
+        true if price.is_some_and(|price| price.plan().is_some()) => LineKind::Plan,
+        true => LineKind::Other,
+        false if line.is_proration() => LineKind::Proration,
+        false if line.metadata.contains_key(names::META_CARRY) => LineKind::LateUsage,
+        false => LineKind::Other,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Credit notes, refunds and disputes that an operator must look at.
 
+use protocol::reports::money;
 use schema::{AccountId, period::instant};
 use sqlx::{Postgres, Transaction};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -38,7 +39,7 @@ pub async fn found(
             ReversalKind::Dispute => (FindingKind::Dispute, "disputes"),
             ReversalKind::Refund => (FindingKind::Refund, "refunds"),
         };
-        let (id, status, amount) = (&row.id, &row.status, money(row.amount, &row.currency));
+        let (id, status, amount) = (&row.id, &row.status, money::text(row.amount, &row.currency));
         let of = row.invoice_id.as_deref().unwrap_or("a payment without an invoice");
         let until = row
             .due_at
@@ -58,9 +59,4 @@ fn until(due: OffsetDateTime) -> String {
     due.format(&Rfc3339)
         .map(|due| format!("; it can be answered until {due}"))
         .unwrap_or_default()
-}
-
-/// `29.00 usd`: the catalogue has no currency without cents.
-fn money(amount: i64, currency: &str) -> String {
-    format!("{}.{:02} {currency}", amount / 100, amount % 100)
 }

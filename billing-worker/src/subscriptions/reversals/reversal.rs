@@ -31,6 +31,8 @@ pub(super) struct Reversal {
     pub status: String,
     pub currency: String,
     pub amount: i64,
+    /// Of a credit note: what it credits of the lines, before discounts and tax.
+    pub subtotal: Option<i64>,
     pub reason: Option<String>,
     /// This service made it, for a correction.
     pub is_ours: bool,
@@ -79,6 +81,7 @@ impl Reversal {
             status: of.status,
             currency: of.currency,
             amount: of.total,
+            subtotal: of.subtotal,
             reason: of.reason,
             is_ours: of.metadata.contains_key(names::META_CARRY),
             created: of.created,
@@ -96,6 +99,7 @@ impl Reversal {
             status: of.status.unwrap_or_else(|| "pending".to_owned()),
             currency: of.currency,
             amount: of.amount,
+            subtotal: None,
             reason: of.reason,
             is_ours: false,
             created: of.created,
@@ -113,6 +117,7 @@ impl Reversal {
             status: of.status,
             currency: of.currency,
             amount: of.amount,
+            subtotal: None,
             reason: Some(of.reason),
             is_ours: false,
             created: of.created,

@@ -18,11 +18,12 @@ pub(super) async fn store(
         .fetch_optional(&mut **tx)
         .await?;
     sqlx::query!(
-        "insert into stripe_reversals (id, kind, account_id, invoice_id, livemode, number, status, currency, amount, reason,
+        "insert into stripe_reversals (id, kind, account_id, invoice_id, livemode, number, status, currency, amount, subtotal, reason,
              is_ours, created_at, due_at, fetched_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
          on conflict (id) do update set account_id = excluded.account_id, invoice_id = excluded.invoice_id,
-             number = excluded.number, status = excluded.status, amount = excluded.amount, reason = excluded.reason,
+             number = excluded.number, status = excluded.status, amount = excluded.amount,
+             subtotal = excluded.subtotal, reason = excluded.reason,
              due_at = excluded.due_at, fetched_at = excluded.fetched_at",
         of.id,
         of.kind.as_str(),
@@ -33,6 +34,7 @@ pub(super) async fn store(
         of.status,
         of.currency,
         of.amount,
+        of.subtotal,
         of.reason,
         of.is_ours,
         instant(of.created),

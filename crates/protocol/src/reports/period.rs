@@ -88,6 +88,11 @@ impl BillingPeriod {
             && versions.is_none_or(|(ours, theirs)| ours == theirs)
     }
 
+    /// It lasted for less than a minute, so its usage may have been reported for the minute after it. No invoice has that.
+    pub fn is_brief(&self) -> bool {
+        minute_from(self.from) >= self.end
+    }
+
     /// The window ends at a whole minute, and the next period's window begins there or later.
     pub fn window(&self) -> Window {
         let (start, end) = (minute_from(self.from), minute_from(self.end));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -29,6 +29,9 @@ pub(crate) fn router() -> Router<Arc<Double>> {
         .route("/customers/{id}/card", post(card))
         .route("/checkout/{id}/complete", post(complete))
         .route("/invoices/{id}/pay", post(pay))
+        .route("/invoices/{id}/lines/{line}", delete(delete_line))
+        .route("/meter_events", get(meter_events))
+        .route("/meter_events/{identifier}", delete(delete_meter_event))
         .route("/meter_total", get(meter_total))
         .route("/faults", post(add_fault).delete(clear_faults))
         .route("/webhooks", post(add_webhook))
@@ -102,6 +105,18 @@ async fn complete(State(double): Shared, Path(id): Path<String>) -> ControlRespo
 
 async fn pay(State(double): Shared, Path(id): Path<String>) -> ControlResponse {
     done(control(&double).pay_invoice(&id))
+}
+
+async fn delete_line(State(double): Shared, Path((id, line)): Path<(String, String)>) -> ControlResponse {
+    done(control(&double).delete_invoice_line(&id, &line))
+}
+
+async fn meter_events(State(double): Shared) -> Json<Value> {
+    Json(json!(control(&double).meter_events()))
+}
+
+async fn delete_meter_event(State(double): Shared, Path(identifier): Path<String>) -> ControlResponse {
+    done(control(&double).delete_meter_event(&identifier))
 }
 
 #[derive(Deserialize)]

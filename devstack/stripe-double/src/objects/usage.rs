@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+/// Events that can be deleted.
+const EVENTS_MAX: usize = 10_000;
+
 /// Stripe guarantees at least this. The double keeps identifiers for exactly this long, so that code that relies on more fails.
 pub(crate) const REMEMBERED_S: i64 = 24 * 3_600;
 
@@ -11,6 +14,8 @@ pub(crate) struct Usage {
     identifiers: HashMap<String, Recorded>,
     /// In the order of receipt, to find the expired ones.
     received: VecDeque<(i64, String)>,
+    /// All events, the newest ones: an operator may delete one.
+    events: VecDeque<(String, Recorded)>,
     /// By the time at which they appear in the summaries.
     lagging: VecDeque<Lagging>,
     /// By the time at which they appear on invoices.
@@ -81,6 +86,10 @@ impl Usage {
             units,
             canceled: false,
         };
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back((identifier.to_owned(), recorded.clone()));
         self.identifiers.insert(identifier.to_owned(), recorded);
         self.count(now, lag, counted, timestamp, units);
         true
@@ -107,6 +116,24 @@ impl Usage {
         } = recorded.clone();
         self.count(now, lag, counted, timestamp, -units);
         Cancel::Done
+    }
+
+    /// Forgets an event, as no call of Stripe's API can. `false`: there is none.
+    pub(crate) fn delete(&mut self, now: i64, identifier: &str) -> bool {
+        let Some(at) = self.events.iter().position(|(id, _)| id == identifier) else {
+            return false;
+        };
+        if let Some((_, event)) = self.events.remove(at) {
+            self.identifiers.remove(identifier);
+            self.count(now, Lag::default(), event.counted, event.timestamp, -event.units);
+        }
+        true
+    }
+
+    /// The events that can be deleted: identifier, customer, event name, timestamp and units, oldest first.
+    pub(crate) fn events(&self) -> impl Iterator<Item = (&str, &Counted, i64, i64)> {
+        let events = self.events.iter();
+        events.map(|(id, event)| (id.as_str(), &event.counted, event.timestamp, event.units))
     }
 
     /// Units with a timestamp in `from..to`.
@@ -224,6 +251,16 @@ mod tests {
             assert_eq!(usage.summary(now, &api_calls(), 0, 200), Some(units));
         }
         assert_eq!(usage.metered(159, &api_calls(), 0, 100), 1, "another span");
+    }
+
+    #[test]
+    fn a_deleted_event_is_in_no_sum() {
+        let mut usage = Usage::default();
+        assert!(usage.record(0, NONE, "a", api_calls(), 0, 5));
+        assert!(usage.record(REMEMBERED_S, NONE, "b", api_calls(), 1, 7));
+        assert!(usage.delete(REMEMBERED_S, "a") && !usage.delete(REMEMBERED_S, "a"));
+        assert_eq!(usage.summary(REMEMBERED_S, &api_calls(), 0, 10), Some(7));
+        assert_eq!(usage.events().map(|(id, ..)| id).collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{authenticate, json, one, read_cost_units, usage_type};
 use crate::{
     http::{balance::Balance, body, gateway::Gateway, problem::Problem, rate_limit},
     pricing::cost,
-    quota::Refusal,
+    quota::{CapView, Refusal},
 };
 
 #[derive(Deserialize)]
@@ -48,7 +48,7 @@ pub async fn check(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
 
     let (allowed, view) = match gateway.quotas.check(&key.counters, usage_type, cost, now_s).await {
         Ok(view) => (true, view),
-        Err(Refusal::LimitReached(view)) => (false, view),
+        Err(Refusal::LimitReached(view) | Refusal::SpendCapReached(CapView { quota: view, .. })) => (false, view),
         Err(refusal) => return Err(Problem::refused(refusal, usage_type, cost, now_s)),
     };
     let mut response = json(&CheckResponse {

@@ -42,7 +42,7 @@ impl Counter {
     ) -> Option<Delivery> {
         match decision {
             Decision::Granted { units, pool } => self.publish_grant(core, want, units, pool, alone, now),
-            Decision::Refused { pool, others } => {
+            Decision::Refused { pool, others, spent } => {
                 let held = self.held.load();
                 if held.period == want.period || held.leases().next().is_none() {
                     self.held.store(Arc::new(Held {
@@ -53,8 +53,13 @@ impl Counter {
                         alone,
                     }));
                 }
-                want.ask
-                    .map(|ask| (ask.reply, LeaseAnswer::Refused { pool, alone, others }))
+                let refused = LeaseAnswer::Refused {
+                    pool,
+                    alone,
+                    others,
+                    spent,
+                };
+                want.ask.map(|ask| (ask.reply, refused))
             }
             Decision::Nothing | Decision::NoPool => want.ask.map(|ask| (ask.reply, LeaseAnswer::Unavailable)),
         }

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use protocol::give_back::Total;
 use protocol::grant::{self, Pool};
-use schema::{AccountId, Catalogue, Period, UsageType};
+use schema::{AccountId, Catalogue, Period, PoolType, UsageType};
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
@@ -40,6 +40,7 @@ impl Bench {
             subscription_changed: None,
             owed_invoice_url: None,
             overrides: vec![None; catalogue.usage_types().len()].into(),
+            spend_cap: None,
         };
         let account = Account::new(AccountId::new(), facts, &catalogue, NOW);
         let period = account.current_plan(NOW).period;
@@ -53,7 +54,7 @@ impl Bench {
     }
 
     pub(super) fn counter(&self) -> &Counter {
-        self.account.counter(self.usage_type)
+        self.account.counter(PoolType::Limited(self.usage_type))
     }
 
     pub(super) fn spend(&self, cost: i64) -> Option<Hit> {
@@ -64,6 +65,7 @@ impl Bench {
         let (reply, answer) = oneshot::channel();
         self.counter().leave(LeaseRequest {
             state: Arc::clone(&self.account.account.state(NOW)),
+            period: self.account.account.current_plan(NOW).period,
             cost,
             surrender,
             reply,
@@ -91,6 +93,7 @@ impl Bench {
             0 => Decision::Refused {
                 pool: self.pool,
                 others: Others::default(),
+                spent: None,
             },
             units => {
                 self.pool.granted += units;
@@ -266,6 +269,7 @@ fn a_new_period_closes_the_leases_of_the_old_one() {
     let state = Arc::clone(&bench.account.account.state(bench.period.end));
     let (reply, _answer) = oneshot::channel();
     bench.counter().leave(LeaseRequest {
+        period: state.current_plan.period,
         state,
         cost: 1,
         surrender: false,

@@ -79,13 +79,13 @@ impl LeaseClient {
         let now = Instant::now();
         let jobs: Vec<Job> = queued
             .drain(..)
-            .filter_map(|(account, usage_type)| {
+            .filter_map(|(account, pool_type)| {
                 // A counter that nothing refers to holds nothing and owes nothing.
                 let counters = self.counters.known(account)?;
-                let work = counters.counter(usage_type).work(now)?;
+                let work = counters.counter(pool_type).work(now)?;
                 Some(Job {
                     account: Arc::clone(&counters.account),
-                    usage_type,
+                    pool_type,
                     work,
                     counters,
                 })
@@ -119,14 +119,14 @@ impl LeaseClient {
                 warn!("cannot take or give back leases; requests spend the units at hand: {error:#}");
                 let owing: Vec<_> = jobs
                     .iter()
-                    .map(|job| (Arc::clone(&job.counters), job.usage_type))
+                    .map(|job| (Arc::clone(&job.counters), job.pool_type))
                     .collect();
                 self.requests.set_away(true);
                 self.give_up(jobs, progress);
                 self.outage().await;
                 self.requests.set_away(false);
-                for (counters, usage_type) in owing {
-                    counters.counter(usage_type).request_service();
+                for (counters, pool_type) in owing {
+                    counters.counter(pool_type).request_service();
                 }
             }
         }
@@ -204,26 +204,26 @@ impl LeaseClient {
             if self.requests.run() != Some(run) {
                 // The run was dropped meanwhile: its leases are settled elsewhere, so the waiting requests get no units.
                 for job in &jobs {
-                    job.counters.counter(job.usage_type).drop_work();
+                    job.counters.counter(job.pool_type).drop_work();
                 }
                 return;
             }
             for (job, decision) in jobs.into_iter().zip(decisions) {
                 let Job {
                     account,
-                    usage_type,
+                    pool_type,
                     work,
                     counters,
                 } = job;
                 if decision == Decision::NoPool {
-                    warn!(account.id = %account.id, %usage_type, "no quota pool: the plan changed, or its limits are not stored");
+                    warn!(account.id = %account.id, pool = pool_type.name(), "no quota pool: the plan or its spend cap changed, or its limits are not stored");
                     self.requests.report_stale(account.id);
                 }
-                let counter = counters.counter(usage_type);
+                let counter = counters.counter(pool_type);
                 deliveries.extend(counter.publish(work, decision, alone, now));
                 holders.note(&counters);
                 if counter.has_units_to_give() || self.requests.is_draining() && counter.owes() {
-                    owing.push((counters, usage_type));
+                    owing.push((counters, pool_type));
                 }
             }
         }
@@ -231,8 +231,8 @@ impl LeaseClient {
         for (reply, answer) in deliveries {
             drop(reply.send(answer));
         }
-        for (counters, usage_type) in owing {
-            counters.counter(usage_type).request_service();
+        for (counters, pool_type) in owing {
+            counters.counter(pool_type).request_service();
         }
     }
 
@@ -241,7 +241,7 @@ impl LeaseClient {
         {
             let mut holders = self.counters.holders();
             for job in jobs {
-                let counter = job.counters.counter(job.usage_type);
+                let counter = job.counters.counter(job.pool_type);
                 deliveries.extend(counter.give_up(job.work, progress.commit_sent));
                 holders.note(&job.counters);
             }

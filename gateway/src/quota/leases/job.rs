@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use schema::UsageType;
+use schema::PoolType;
 
 use super::Work;
 use crate::{accounts::account::Account, quota::counters::AccountCounters};
 
 pub(crate) struct Job {
     pub account: Arc<Account>,
-    pub usage_type: UsageType,
+    pub pool_type: PoolType,
     pub work: Work,
     pub counters: Arc<AccountCounters>,
 }

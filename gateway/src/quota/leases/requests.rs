@@ -6,12 +6,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use schema::{AccountId, RunId, UsageType};
+use schema::{AccountId, PoolType, RunId};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 
 use crate::quota::{metrics::QuotaMetrics, recall::Returns};
 
-pub(crate) type CounterId = (AccountId, UsageType);
+pub(crate) type CounterId = (AccountId, PoolType);
 
 pub(crate) struct LeaseRequests {
     /// Each counter is in the queue once, so the queue is at most as long as there are counters.

@@ -1,5 +1,5 @@
 //! The transaction that gives units back and takes leases, for many counters at once. `quota_store` contains its statements and
-//! defines its lock order: the run, the pools, the leases. All decisions are made on locked rows.
+//! defines its lock order: the run, the spend caps, the pools, the leases. All decisions are made on locked rows.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,14 @@ use protocol::grant::{self, Pool};
 use protocol::run::RunState;
 use quota_store::{
     leases::{self, Grant, Return},
-    pools::{self, NewPool, PoolKey},
+    pools::{self, NewPool, NewSpend, PoolKey},
     writers,
 };
 use schema::{LeaseId, RunId};
 use sqlx::{Connection, PgConnection};
 
-use super::{Job, Others, Want};
+use super::{Job, Others, Want, capped::Capped};
+use crate::quota::view::Spent;
 
 /// The result of one job's lease request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +29,10 @@ pub(crate) enum Decision {
         pool: Pool,
         /// Set for requests only: a renewal does not recall.
         others: Others,
+        /// What was spent, if the pool is under a spend cap.
+        spent: Option<Spent>,
     },
-    /// There is no pool: the requested plan is no longer the account's plan, or it has no stored limit.
+    /// There is no pool: the requested plan is no longer the account's plan, it has no stored limit, or the spend cap is gone.
     NoPool,
 }
 
@@ -89,6 +92,7 @@ pub(crate) async fn execute(
             transaction.rollback().await?;
             return Ok(Executed::RunLost { state });
         }
+        let mut capped = Capped::lock(&mut transaction, jobs).await?;
         pools.lock(&mut transaction).await?;
         let missing = pools.missing(jobs);
         if !missing.is_empty() && !opened {
@@ -104,9 +108,11 @@ pub(crate) async fn execute(
         } else {
             BTreeMap::new()
         };
-        let (mut decisions, grants) = decide(jobs, &mut pools, &known, gateways);
+        // After units came back.
+        capped.read(&mut transaction, jobs).await?;
+        let (mut decisions, grants) = decide(jobs, &mut pools, &mut capped, &known, gateways);
         insert(&mut transaction, run, &grants).await?;
-        find_others(&mut transaction, run, jobs, &mut decisions).await?;
+        find_others(&mut transaction, run, jobs, &capped, &mut decisions).await?;
         progress.commit_sent = true;
         transaction.commit().await?;
         return Ok(Executed::Done {
@@ -121,6 +127,7 @@ pub(crate) async fn execute(
 fn decide(
     jobs: &[Job],
     pools: &mut Pools,
+    capped: &mut Capped,
     known: &BTreeMap<LeaseId, i64>,
     gateways: i64,
 ) -> (Vec<Decision>, Vec<Grant>) {
@@ -132,6 +139,13 @@ fn decide(
         let Some(pool) = pools.of_want(job, want) else {
             return Decision::NoPool;
         };
+        let key = job.pool_key(want.period.start);
+        if job.pool_type.is_billed() {
+            match capped.limit(&key) {
+                Some(limit) => pool.limit = limit,
+                None => return Decision::NoPool,
+            }
+        }
         if let Some(units) = known.get(&want.lease_id) {
             return Decision::Granted {
                 units: *units,
@@ -144,9 +158,10 @@ fn decide(
         };
         match units_of(pool.remaining(), want.needed, want.wanted, gateways) {
             units if units > 0 && pool.grant(units) => {
+                capped.grant(&key, units);
                 grants.push(Grant {
                     lease: want.lease_id,
-                    pool: job.pool_key(want.period.start),
+                    pool: key,
                     units,
                 });
                 Decision::Granted { units, pool: *pool }
@@ -154,6 +169,7 @@ fn decide(
             _ => Decision::Refused {
                 pool: *pool,
                 others: Others::default(),
+                spent: capped.spent(&key),
             },
         }
     };
@@ -181,13 +197,20 @@ async fn find_others(
     connection: &mut PgConnection,
     run: RunId,
     jobs: &[Job],
+    capped: &Capped,
     decisions: &mut [Decision],
 ) -> Result<(), TransactionError> {
     let (mut asked, mut numbers) = (Vec::new(), Vec::new());
     for (number, (job, decision)) in jobs.iter().zip(&*decisions).enumerate() {
         if let (Decision::Refused { .. }, Some(want)) = (decision, job.want().filter(|want| want.ask.is_some())) {
-            asked.push(job.pool_key(want.period.start));
-            numbers.push(number);
+            let key = job.pool_key(want.period.start);
+            // Units of any pool under the cap make room.
+            let keys = match job.pool_type.is_billed() {
+                true => capped.beside(&key),
+                false => vec![key],
+            };
+            numbers.extend(keys.iter().map(|_| number));
+            asked.extend(keys);
         }
     }
     if asked.is_empty() {
@@ -197,6 +220,7 @@ async fn find_others(
         let decision = numbers.get(holder.pool).and_then(|number| decisions.get_mut(*number));
         if let Some(Decision::Refused { others, .. }) = decision {
             match holder.in_reach {
+                true if others.runs.contains(&holder.writer) => {}
                 true => others.runs.push(holder.writer),
                 false => others.out_of_reach = true,
             }
@@ -248,8 +272,20 @@ async fn open_pools(connection: &mut PgConnection, jobs: &[&Job]) -> Result<(), 
         // A renewal has a pool already. If it is gone, there is no account state to open it with.
         let state = want.ask.as_ref().map(|ask| &ask.state);
         let facts = state.map(|state| &state.facts);
+        let usage_type = job.pool_type.usage_type();
+        let spend = state.and_then(|state| state.spend(usage_type));
+        let rate = spend.and_then(|spend| spend.rate(usage_type));
         missing.push(NewPool {
             key: job.pool_key(want.period.start),
+            usage_type: usage_type.name(),
+            spend: spend
+                .zip(rate)
+                .filter(|_| job.pool_type.is_billed())
+                .map(|(spend, rate)| NewSpend {
+                    period_start: spend.period_start,
+                    included: rate.included,
+                    unit_price_micros: rate.unit_price_micros,
+                }),
             period_end: want.period.end,
             plan: state.map(|state| state.current_plan.name.clone()),
             version: state.and_then(|state| Some(state.current_plan.version.as_ref()?.id)),
@@ -303,14 +339,14 @@ impl Pools {
 }
 
 impl Job {
-    fn want(&self) -> Option<&Want> {
+    pub(super) fn want(&self) -> Option<&Want> {
         self.work.want.as_ref()
     }
 
-    fn pool_key(&self, period_start: i64) -> PoolKey {
+    pub(super) fn pool_key(&self, period_start: i64) -> PoolKey {
         PoolKey {
             account: self.account.id,
-            usage_type: self.usage_type.name().to_owned(),
+            usage_type: self.pool_type.name(),
             period_start,
         }
     }

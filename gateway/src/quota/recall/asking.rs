@@ -66,6 +66,11 @@ impl Recalls {
         })
     }
 
+    /// How long a request waits for answers in total.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Whether recalls and their answers can be sent.
     pub(crate) fn is_connected(&self) -> bool {
         self.link.is_up()

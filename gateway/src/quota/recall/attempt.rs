@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::future::join_all;
 use schema::{
-    AccountId, Period, RunId, UsageType,
+    AccountId, Period, PoolType, RunId,
     recall::{Recall, RecallOutcome},
 };
 use tokio::time::Instant;
@@ -48,21 +49,24 @@ impl<'a> Attempt<'a> {
         !others.runs.is_empty() && self.made < RECALLS_MAX && in_time && news && self.recalls.is_connected()
     }
 
-    pub(crate) async fn recall(&mut self, account: AccountId, usage_type: UsageType, period: &Period, others: Others) {
+    /// `pools`: those of the period whose units make room.
+    pub(crate) async fn recall(&mut self, account: AccountId, pools: &[PoolType], period: &Period, others: Others) {
         let deadline = *self
             .deadline
             .get_or_insert_with(|| Instant::now() + self.recalls.patience);
-        let recall = Recall {
+        let recall = |pool: &PoolType| Recall {
             account_id: account,
-            usage_type: usage_type.name().to_owned(),
+            usage_type: pool.name(),
             period_start: period.start,
-            holders: others.runs,
+            holders: others.runs.clone(),
         };
-        let outcomes = self.recalls.ask(&recall, deadline).await;
+        let recalls: Vec<_> = pools.iter().map(recall).collect();
+        let asking = recalls.iter().map(|recall| self.recalls.ask(recall, deadline));
+        let outcomes: Vec<_> = join_all(asking).await.into_iter().flatten().collect();
         self.made += 1;
-        self.brought = outcomes.values().any(|outcome| *outcome == RecallOutcome::Returned);
+        self.brought = outcomes.iter().any(|(_, outcome)| *outcome == RecallOutcome::Returned);
         self.outcomes.extend(outcomes);
-        self.asked.extend(recall.holders);
+        self.asked.extend(others.runs);
     }
 
     /// How many recalls were made.

@@ -14,7 +14,7 @@ use futures_util::{
     stream::{FuturesUnordered, select_all},
 };
 use schema::{
-    AccountId, RunId, UsageType,
+    AccountId, PoolType, RunId,
     announcement::Announcement,
     names,
     recall::{CameBack, Recall, RecallAnswer, RecallOutcome},
@@ -145,16 +145,16 @@ impl Listener {
         if came_back.sender == self.recalls.asker {
             return;
         }
-        if let Some((account, usage_type)) = self.known(came_back.account_id, &came_back.usage_type) {
-            account.counter(usage_type).refusals().came_back(came_back.units);
+        if let Some((account, pool)) = self.known(came_back.account_id, &came_back.usage_type) {
+            account.counter(pool).refusals().came_back(came_back.units);
         }
     }
 
     /// The counter's account, if it is in memory.
-    fn known(&self, account: AccountId, usage_type: &str) -> Option<(Arc<AccountCounters>, UsageType)> {
+    fn known(&self, account: AccountId, pool: &str) -> Option<(Arc<AccountCounters>, PoolType)> {
         let account = self.counters.known(account)?;
-        let usage_type = account.account.usage_type(usage_type)?;
-        Some((account, usage_type))
+        let pool = PoolType::parse(pool, |name| account.account.usage_type(name))?;
+        Some((account, pool))
     }
 
     /// Closes the counter first, then gives its units back, and answers when PostgreSQL has them.
@@ -164,14 +164,14 @@ impl Listener {
         }
         let run = self.requests.run();
         let addressed = run.filter(|run| recall.holders.contains(run));
-        let Some((account, usage_type)) = self.known(recall.account_id, &recall.usage_type) else {
+        let Some((account, pool)) = self.known(recall.account_id, &recall.usage_type) else {
             // An account that holds or owes a lease is in memory.
             return match addressed {
                 Some(run) => self.answer_at_once(reply, run, RecallOutcome::Nothing).await,
                 None => Ok(()),
             };
         };
-        let counter = account.counter(usage_type);
+        let counter = account.counter(pool);
         // As long as the gateway that recalls may repeat its recall.
         counter.note_recall(Instant::now(), self.recalls.patience);
         let Some(run) = addressed else {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use schema::{AccountId, UsageType, names, recall::CameBack};
+use schema::{AccountId, PoolType, names, recall::CameBack};
 use service::Lifecycle;
 use tokio::{sync::Notify, time::timeout};
 use tracing::{debug, warn};
@@ -24,20 +24,20 @@ const RECONNECT_PATIENCE: Duration = Duration::from_secs(3_600);
 /// Units to be announced. At most one entry for each counter.
 #[derive(Debug, Default)]
 pub(crate) struct Returns {
-    units: Mutex<HashMap<(AccountId, UsageType), i64>>,
+    units: Mutex<HashMap<(AccountId, PoolType), i64>>,
     noted: Notify,
 }
 
 impl Returns {
-    pub(crate) fn note(&self, account: AccountId, usage_type: UsageType, units: i64) {
+    pub(crate) fn note(&self, account: AccountId, pool: PoolType, units: i64) {
         let mut noted = self.units.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = noted.entry((account, usage_type)).or_default();
+        let sum = noted.entry((account, pool)).or_default();
         *sum = sum.saturating_add(units);
         drop(noted);
         self.noted.notify_one();
     }
 
-    fn take(&self) -> HashMap<(AccountId, UsageType), i64> {
+    fn take(&self) -> HashMap<(AccountId, PoolType), i64> {
         std::mem::take(&mut *self.units.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -65,11 +65,11 @@ pub(crate) async fn announce(returns: Arc<Returns>, recalls: Arc<Recalls>, life:
 }
 
 async fn publish(returns: &Returns, recalls: &Recalls) {
-    for ((account_id, usage_type), units) in returns.take() {
+    for ((account_id, pool), units) in returns.take() {
         let came_back = CameBack {
             sender: recalls.asker,
             account_id,
-            usage_type: usage_type.name().to_owned(),
+            usage_type: pool.name(),
             units,
         };
         let payload = serde_json::to_vec(&came_back).expect("a struct of numbers and strings is always JSON");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use billing_worker::{
     check::{self, row::Row},
-    reports::Reporter,
+    reports::{Reporter, settings::LateUsage},
     stripe::Stripe,
     subscriptions::{
         billing::{Billing, LostDispute},
@@ -40,6 +40,15 @@ impl Rig {
     pub(in crate::subscriptions) async fn paused_collection(&mut self, paused: PausedCollection) {
         self.settings.billing.paused_collection = paused;
         self.restart().await;
+    }
+
+    /// From now on, this happens to usage that arrives after its invoice is final.
+    pub(in crate::subscriptions) async fn late_usage(&mut self, late_usage: LateUsage) {
+        let mut reporter = self.billing.reporter().unwrap().clone();
+        reporter.settings.late_usage = late_usage;
+        let (admin, clock) = (self.billing.admin.clone(), self.billing.clock.clone());
+        self.billing = Billing::new(admin, Some(reporter), self.settings.billing.clone(), clock);
+        self.serve_again().await;
     }
 
     /// From now on, an account that loses a dispute is suspended.

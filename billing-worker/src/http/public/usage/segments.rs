@@ -1,14 +1,16 @@
-//! What the usage of each segment of the running period costs so far, as the invoice of the period will bill it.
+//! What the usage of each segment of the running period costs so far, as the invoice of the period will bill it, and as `reconcile`
+//! expects it there.
 
 use std::collections::BTreeMap;
 
+use protocol::reports::money::{Price, usage::owed};
 use schema::{AccountId, CurrentPlan, period::instant};
 use serde::Serialize;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use super::Sum;
-use crate::{error::Error, stripe::catalogue::Rate};
+use crate::error::Error;
 
 /// A part of the period with one set of usage prices.
 #[derive(Serialize)]
@@ -46,7 +48,9 @@ pub(super) async fn read(
     let rows = sqlx::query!(
         r#"select p.period_start, p.period_end, p.plan_id, s.usage_type as "usage_type?", s.included_units as "included?",
                s.unit_price_micros as "micros?", s.currency as "currency?",
-               coalesce(l.carried_in - l.carried_out, 0) as "carried!"
+               coalesce(l.carried_in - l.carried_out, 0) as "carried!",
+               (select coalesce(sum(c.units), 0)::bigint from meter_carries c where c.account_id = s.account_id
+                   and c.from_period = s.period_start and c.usage_type = s.usage_type and c.to_period is null) as "late!"
            from billing_periods p
                left join segment_prices s on s.account_id = p.account_id and s.period_start = p.period_start
                left join meter_ledger l on l.account_id = s.account_id and l.period_start = s.period_start
@@ -67,30 +71,31 @@ pub(super) async fn read(
             end: row.period_end,
             usage: Vec::new(),
         });
-        let rate = || {
-            Some(Rate {
-                currency: row.currency?,
+        let price = || {
+            let price = Price {
                 included: row.included?,
                 unit_price_micros: row.micros?,
-            })
+            };
+            Some((price, row.currency?))
         };
         // What nobody pays for is not billed.
-        let (Some(usage_type), Some(rate), None) = (row.usage_type, rate(), current_plan.unbilled) else {
+        let (Some(usage_type), Some((price, currency)), None) = (row.usage_type, price(), current_plan.unbilled) else {
             continue;
         };
         let counted = sums
             .iter()
             .find(|sum| sum.usage_type == usage_type && sum.start == start);
-        let units = counted.map_or(0, |sum| sum.cost_units) + row.carried;
-        let amount_cents = rate.cents(units);
+        let counted = counted.map_or(0, |sum| sum.cost_units);
+        let units = counted + row.carried + row.late;
+        let amount_cents = owed(&price, counted, row.carried, row.late);
         total += amount_cents;
         segment.usage.push(Billed {
             usage_type,
             units,
-            included: rate.included,
-            billed_units: (units - rate.included).max(0),
-            unit_price_micros: rate.unit_price_micros,
-            currency: rate.currency,
+            included: price.included,
+            billed_units: (units - price.included).max(0),
+            unit_price_micros: price.unit_price_micros,
+            currency,
             amount_cents,
         });
     }
