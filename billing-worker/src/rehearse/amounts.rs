@@ -2,12 +2,10 @@
 
 use std::fmt;
 
+use protocol::reports::money::Price;
 use schema::{Plan, UsageType};
 
-use crate::stripe::{
-    catalogue::{CURRENCY, Rate},
-    object::InvoiceLine,
-};
+use crate::stripe::object::InvoiceLine;
 
 /// What a line bills. The lines of the tiers of one price are one line here.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,12 +94,11 @@ impl fmt::Display for Billed {
 /// What so many units of a segment cost, in cents.
 pub(super) fn cost(plan: &Plan, usage_type: UsageType, units: i64) -> i64 {
     let allowance = plan.allowance(usage_type);
-    let rate = Rate {
-        currency: CURRENCY.to_owned(),
+    let price = Price {
         included: allowance.limit,
         unit_price_micros: allowance.unit_price_micros,
     };
-    rate.cents(units)
+    price.cents(units)
 }
 
 /// `rest / whole` of a price, rounded half up. Seconds of a period.

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     error::Error,
-    reports::reconcile::{self, Question, Which},
+    reports::{
+        money::Source,
+        reconcile::{self, Question, Which},
+    },
     stripe::{Raw, object::List},
     subscriptions::{
         change::{self, CancelWhen, ChangeWhen},
@@ -295,17 +298,25 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// ClickHouse, the ledger and Stripe's meters.
+    /// ClickHouse, the ledger, Stripe's meters and its invoices.
     async fn reconcile(&mut self) -> Result<()> {
         let question = Question {
             which: Which::All,
             account: Some(self.worker.account),
             recount: true,
+            source: Source::Stripe,
+            summaries: true,
         };
         let (reporter, now) = (self.worker.billing.reporter()?, self.clock.now());
         let found = reconcile::run(reporter, &question, std::time::Duration::ZERO, now).await?;
         self.report
-            .compare("reconcile", "lines whose units differ", 0, found.totals.drifting);
+            .compare("reconcile", "lines whose units differ", 0, found.totals.differing);
+        self.report.compare(
+            "reconcile",
+            "periods whose money differs",
+            0,
+            found.totals.differing_periods,
+        );
         Ok(())
     }
 
