@@ -92,6 +92,11 @@ impl Life {
             self.disturb(step as u64);
             self.step(who).await;
             self.calm().await;
+            // Time passes while they act, and a month may end in it.
+            let now = self.rig.control().now();
+            for customer in &mut self.customers {
+                customer.owes.advance(now);
+            }
             for customer in &self.customers {
                 customer.assert_shown(&self.rig).await;
             }
