@@ -51,6 +51,24 @@ pub struct Audited {
     pub details: Value,
 }
 
+/// Writes an entry about an account that is itself the subject.
+pub async fn record_of_account(
+    tx: &mut Transaction<'_, Postgres>,
+    admin: &Administration,
+    account: AccountId,
+    action: &'static str,
+    details: Value,
+) -> Result<(), Error> {
+    let entry = Entry {
+        action,
+        account: Some(account),
+        subject: account.to_string(),
+        details,
+        actor: admin.actor(),
+    };
+    record(tx, entry).await
+}
+
 /// Writes an entry into the transaction of the change.
 pub async fn record(tx: &mut Transaction<'_, Postgres>, entry: Entry<'_>) -> Result<(), Error> {
     sqlx::query!(

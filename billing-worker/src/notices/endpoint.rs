@@ -4,7 +4,7 @@ use axum::http::{Uri, uri::Scheme};
 use problem::shown;
 use schema::{AccountId, period::instant};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
 use tracing::info;
@@ -115,7 +115,7 @@ pub async fn set(
     };
     let endpoint = read(&mut tx, account).await?;
     if changes {
-        record(
+        audit::record_of_account(
             &mut tx,
             admin,
             account,
@@ -152,7 +152,7 @@ pub async fn remove(admin: &Administration, account: AccountId) -> Result<Endpoi
     .execute(&mut *tx)
     .await?;
     let details = json!({ "host": host(&endpoint.url) });
-    record(&mut tx, admin, account, "notice_endpoint.remove", details).await?;
+    audit::record_of_account(&mut tx, admin, account, "notice_endpoint.remove", details).await?;
     tx.commit().await?;
     info!(account.id = %account, by = %admin.by, "removed a notice endpoint");
     Ok(endpoint)
@@ -188,7 +188,7 @@ pub async fn rotate(
     .await?;
     let endpoint = read(&mut tx, account).await?;
     let details = json!({ "overlap_hours": overlap });
-    record(&mut tx, admin, account, "notice_secret.rotate", details).await?;
+    audit::record_of_account(&mut tx, admin, account, "notice_secret.rotate", details).await?;
     tx.commit().await?;
     info!(account.id = %account, overlap_hours = overlap, by = %admin.by, "rotated a notice secret");
     Ok(IssuedEndpoint {
@@ -264,23 +264,6 @@ pub fn checked_url(url: &str, policy: Policy) -> Result<Uri, String> {
 fn host(url: &str) -> String {
     let uri: Option<Uri> = url.parse().ok();
     uri.and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default()
-}
-
-async fn record(
-    tx: &mut Transaction<'_, Postgres>,
-    admin: &Administration,
-    account: AccountId,
-    action: &'static str,
-    details: Value,
-) -> Result<(), Error> {
-    let entry = audit::Entry {
-        action,
-        account: Some(account),
-        subject: account.to_string(),
-        details,
-        actor: admin.actor(),
-    };
-    audit::record(tx, entry).await
 }
 
 async fn add_secret(tx: &mut Transaction<'_, Postgres>, account: AccountId) -> Result<Secret, Error> {

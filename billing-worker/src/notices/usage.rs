@@ -167,7 +167,7 @@ pub async fn stored(db: &PgPool, clickhouse: &Client, counters: &[Limited]) -> R
     let rows = bounded(rows)
         .await
         .context("summing the usage of accounts near their limits")?;
-    // A limit is for the whole period. What was billed by the unit, under an earlier plan, does not count.
+    // A limit is for the whole period. Units that an earlier plan billed do not count.
     let mut stored: HashMap<Counter, i64> = HashMap::new();
     let unbilled = counters.iter().filter(|counter| counter.is_unbilled);
     let unbilled: HashSet<_> = unbilled.map(|counter| counter.account).collect();

@@ -5,7 +5,7 @@ use quota_store::caps;
 use schema::{AccountId, announcement::Announcement, period::instant};
 use serde::Serialize;
 use serde_json::json;
-use sqlx::{PgExecutor, Postgres, Transaction};
+use sqlx::PgExecutor;
 use time::OffsetDateTime;
 use tracing::info;
 
@@ -89,7 +89,7 @@ pub async fn set(admin: &Administration, account: AccountId, cents: Cents, now: 
         caps::count(&mut tx, account, used.period, &unleased).await?;
     }
     let details = json!({ "cents": cents, "before": before, "used_cents": used_cents });
-    record(&mut tx, admin, account, "spend_cap.set", details).await?;
+    audit::record_of_account(&mut tx, admin, account, "spend_cap.set", details).await?;
     tx.commit().await?;
     info!(account.id = %account, cents, revision, by = %admin.by, "set a spend cap");
     announce(admin, account).await;
@@ -109,7 +109,7 @@ pub async fn remove(admin: &Administration, account: AccountId) -> Result<(), Er
     let Some(cents) = removed else {
         return Ok(());
     };
-    record(&mut tx, admin, account, "spend_cap.remove", json!({ "before": cents })).await?;
+    audit::record_of_account(&mut tx, admin, account, "spend_cap.remove", json!({ "before": cents })).await?;
     tx.commit().await?;
     info!(account.id = %account, by = %admin.by, "removed a spend cap");
     announce(admin, account).await;
@@ -130,23 +130,6 @@ async fn of(db: impl PgExecutor<'_>, account: AccountId, used: &Used) -> Result<
         resets_at: instant(used.period.end),
         usage_types: used.usage_types(),
     })
-}
-
-async fn record(
-    tx: &mut Transaction<'_, Postgres>,
-    admin: &Administration,
-    account: AccountId,
-    action: &'static str,
-    details: serde_json::Value,
-) -> Result<(), Error> {
-    let entry = audit::Entry {
-        action,
-        account: Some(account),
-        subject: account.to_string(),
-        details,
-        actor: admin.actor(),
-    };
-    audit::record(tx, entry).await
 }
 
 async fn announce(admin: &Administration, account: AccountId) {

@@ -93,7 +93,7 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         let counted = sums
             .iter()
             .filter(|sum| sum.usage_type == limit.usage_type && sum.start >= limit.counted_from)
-            // What was billed by the unit, under an earlier plan, does not count towards a limit.
+            // Units that an earlier plan billed do not count towards a limit.
             .filter(|sum| {
                 limit.mode != "limited"
                     || limit.unbilled.is_some()

@@ -46,9 +46,7 @@ impl Rig {
     pub(in crate::subscriptions) async fn late_usage(&mut self, late_usage: LateUsage) {
         let mut reporter = self.billing.reporter().unwrap().clone();
         reporter.settings.late_usage = late_usage;
-        let (admin, clock) = (self.billing.admin.clone(), self.billing.clock.clone());
-        self.billing = Billing::new(admin, Some(reporter), self.settings.billing.clone(), clock);
-        self.serve_again().await;
+        self.report_with(reporter).await;
     }
 
     /// From now on, an account that loses a dispute is suspended.
@@ -78,6 +76,10 @@ impl Rig {
             stripe: client,
             ..self.billing.reporter().unwrap().clone()
         };
+        self.report_with(reporter).await;
+    }
+
+    async fn report_with(&mut self, reporter: Reporter) {
         let (admin, clock) = (self.billing.admin.clone(), self.billing.clock.clone());
         self.billing = Billing::new(admin, Some(reporter), self.settings.billing.clone(), clock);
         self.serve_again().await;
