@@ -19,6 +19,7 @@ pub(crate) mod payment_intents;
 pub(crate) mod payment_methods;
 pub(crate) mod portal;
 pub(crate) mod preview;
+pub(crate) mod price_amounts;
 pub(crate) mod prices;
 pub(crate) mod products;
 pub(crate) mod refunds;

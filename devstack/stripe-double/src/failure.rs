@@ -134,6 +134,14 @@ impl Failure {
         ))
     }
 
+    pub(crate) fn price_in_other_currency(currencies: &[&str], expected: &str) -> Self {
+        let known: Vec<_> = currencies.iter().map(|currency| format!("`{currency}`")).collect();
+        Self::invalid(format!(
+            "The price specified only supports {}. This doesn't match the expected currency: `{expected}`.",
+            known.join(", ")
+        ))
+    }
+
     pub(crate) fn tax_not_set_up() -> Self {
         Self::invalid(
             "You must have a valid head office address to enable automatic tax calculation in test mode. Visit \

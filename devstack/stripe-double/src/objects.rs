@@ -17,6 +17,7 @@ pub(crate) mod payment;
 pub(crate) mod portal_configuration;
 pub(crate) mod portal_session;
 pub(crate) mod price;
+pub(crate) mod pricing;
 pub(crate) mod product;
 pub(crate) mod prorate;
 pub(crate) mod refund;

@@ -29,6 +29,7 @@ pub(crate) const UNDERSTOOD: &[&str] = &[
     "success_url",
     "cancel_url",
     "customer",
+    "currency",
     "customer_email",
     "client_reference_id",
     "metadata",
@@ -97,16 +98,16 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     merge_metadata(&mut metadata, params);
     merge_metadata(&mut subscription_metadata, &data);
     let items = line_items(state, params)?;
+    let first = items.first().map_or("", |item| item.price.as_str());
+    let currency = state.new_currency(params.filled("currency"), customer.as_deref(), first);
     let has_trial = data.has("trial_period_days") || data.has("trial_end");
-    check_amount(state, customer.as_deref(), &items, has_trial)?;
+    check_amount(state, customer.as_deref(), &items, &currency, has_trial)?;
     let allows_codes = params.flag("allow_promotion_codes") == Some(true);
     if allows_codes && params.has("discounts") {
         let message = "You may only specify one of these parameters: allow_promotion_codes, discounts.";
         return Err(Failure::invalid(message));
     }
-    let currency = items.first().and_then(|item| state.prices.get(&item.price));
-    let currency = currency.map_or("usd", |price| price.currency.as_str());
-    let discounts = state.given_discounts(params, customer.as_deref(), currency)?;
+    let discounts = state.given_discounts(params, customer.as_deref(), &currency)?;
     let automatic_tax = tax::automatic(state, params)? == Some(true);
     let saves_address = params.text("customer_update.address") == Some("auto");
     if let Some(customer) = customer.as_deref().filter(|_| automatic_tax && !saves_address) {
@@ -119,6 +120,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         customer,
         email: params.filled("customer_email").map(str::to_owned),
         items,
+        currency,
         success_url,
         cancel_url: params.filled("cancel_url").map(str::to_owned),
         created: call.now,
@@ -211,8 +213,7 @@ fn complete_now(state: &mut State, id: &str, card: Card, code: Option<&str>) -> 
         if !session.allows_codes {
             return Err(Failure::invalid("This Checkout Session takes no promotion codes."));
         }
-        let currency = session.total(state).1;
-        discounts = vec![state.typed_code(code, session.customer.as_deref(), &currency)?];
+        discounts = vec![state.typed_code(code, session.customer.as_deref(), &session.currency)?];
     }
     let now = state.now();
     let customer = match session.customer.clone() {
@@ -247,10 +248,11 @@ fn complete_now(state: &mut State, id: &str, card: Card, code: Option<&str>) -> 
     }
     state.replace_customer(payer, &before);
     let given: Vec<_> = session.items.iter().map(SessionItem::as_params).collect();
-    let items = items::changed(state, &[], &given.iter().collect::<Vec<_>>(), now)?;
+    let items = items::changed(state, &[], &given.iter().collect::<Vec<_>>(), &session.currency, now)?;
     let new = New {
         customer: customer.clone(),
         items,
+        currency: session.currency,
         trial_end: session.trial_end.or(session.trial_days.map(|days| now + days * 86_400)),
         without_card: session.without_card,
         metadata: session.subscription_metadata,

@@ -1,6 +1,6 @@
 //! The line items of a new checkout session.
 
-use crate::billing::items;
+use crate::billing::items::{self, check_currency};
 use crate::failure::Failure;
 use crate::form::Param;
 use crate::money::CHARGE_MIN;
@@ -10,23 +10,25 @@ use crate::state::State;
 /// The largest charge: eight digits.
 const CHARGE_MAX: i64 = 99_999_999;
 
-/// The items have the customer's currency, and what is due at once can be charged.
+/// The items are sold in this currency, the customer can pay in it, and what is due at once can be charged.
 pub(crate) fn check_amount(
     state: &State,
     customer: Option<&str>,
     items: &[SessionItem],
+    currency: &str,
     has_trial: bool,
 ) -> Result<(), Failure> {
+    if let Some(customer) = customer {
+        state.check_currency(customer, currency)?;
+    }
     let mut due: i64 = 0;
-    for item in items {
+    for (n, item) in items.iter().enumerate() {
+        check_currency(state, &item.price, currency).map_err(|failure| failure.param(format!("line_items[{n}]")))?;
         let Some(price) = state.prices.get(&item.price) else {
             continue;
         };
-        if let Some(customer) = customer {
-            state.check_currency(customer, &price.currency)?;
-        }
         if !price.is_metered() && !has_trial {
-            let costs = price.costs(item.quantity.unwrap_or(1));
+            let costs = price.costs(currency, item.quantity.unwrap_or(1));
             due = costs.iter().fold(due, |due, cost| due.saturating_add(cost.amount));
         }
     }

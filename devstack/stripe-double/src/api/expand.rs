@@ -42,6 +42,9 @@ fn step(state: &State, object: &mut Value, names: &[&str]) -> Result<(), String>
         let elements = object["data"].as_array_mut().into_iter().flatten();
         return elements.into_iter().try_for_each(|element| step(state, element, rest));
     }
+    if *name == "currency_options" && object["object"] == "price" {
+        return currency_options(state, object, rest);
+    }
     if let Some(shown) = on_demand(state, object, name) {
         object[*name] = shown;
     }
@@ -64,11 +67,32 @@ fn step(state: &State, object: &mut Value, names: &[&str]) -> Result<(), String>
     }
 }
 
+/// The options of a price. Their tiers are shown only when they are expanded, too: `currency_options.eur.tiers`.
+fn currency_options(state: &State, object: &mut Value, names: &[&str]) -> Result<(), String> {
+    let price = object["id"].as_str().and_then(|id| state.prices.get(id));
+    let price = price.ok_or("currency_options")?;
+    if object["currency_options"].is_null() {
+        object["currency_options"] = price.render_options();
+    }
+    match names {
+        [] => Ok(()),
+        [currency, rest @ ..] => match (price.pricing_in(currency), rest) {
+            (Some(_), []) => Ok(()),
+            (Some(pricing), ["tiers"]) => {
+                object["currency_options"][*currency]["tiers"] = pricing.render_tiers();
+                Ok(())
+            }
+            (Some(_), [other, ..]) => Err((*other).to_owned()),
+            (None, _) => Err((*currency).to_owned()),
+        },
+    }
+}
+
 /// Fields that are shown only when they are expanded.
 fn on_demand(state: &State, object: &Value, name: &str) -> Option<Value> {
     let id = object["id"].as_str()?;
     Some(match (object["object"].as_str()?, name) {
-        ("price", "tiers") => state.prices.get(id)?.render_tiers(),
+        ("price", "tiers") => state.prices.get(id)?.pricing.render_tiers(),
         ("invoice", "confirmation_secret") => state.invoices.get(id)?.render_confirmation_secret(),
         ("invoice", "payments") => state.invoices.get(id)?.render_payments(state),
         ("checkout.session", "line_items") => {

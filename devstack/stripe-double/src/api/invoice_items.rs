@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::call::Call;
+use crate::billing::items::check_currency;
 use crate::failure::Failure;
 use crate::list::{self, in_range, is};
 use crate::objects::invoice::{Line, Status};
@@ -72,9 +73,11 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
                     "The price specified is set to `type=recurring` but this field only accepts `type=one_time`.";
                 return Err(Failure::invalid(message).param("pricing[price]"));
             }
-            let cost = price.costs(quantity).into_iter().next();
+            let currency = state.new_currency(params.filled("currency"), Some(customer), id);
+            check_currency(state, id, &currency).map_err(|failure| failure.param("pricing[price]"))?;
+            let cost = price.costs(&currency, quantity).into_iter().next();
             let (amount, unit) = cost.map_or((0, None), |cost| (cost.amount, cost.unit));
-            (amount, price.currency.clone(), Some(price.id.clone()), unit)
+            (amount, currency, Some(price.id.clone()), unit)
         }
         _ => {
             return Err(Failure::invalid(

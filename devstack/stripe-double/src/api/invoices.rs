@@ -71,7 +71,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         .text("pending_invoice_items_behavior")
         .map_or(subscription.is_some(), |text| text == "include");
     if include {
-        let pending = state.pending_items(&customer, subscription.as_deref());
+        let pending = state.pending_items(&customer, subscription.as_deref(), &invoice.currency);
         invoice.lines = pending.iter().filter_map(|item| state.put_item_on(item, &id)).collect();
     }
     state.invoices.insert(&id, invoice);

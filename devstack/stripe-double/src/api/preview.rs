@@ -72,7 +72,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         }
         renewal_or_end(state, &subscription)
     } else {
-        let items = items::changed(state, &subscription.items, &given, call.now);
+        let items = items::changed(state, &subscription.items, &given, &subscription.currency, call.now);
         let items = if given.is_empty() {
             subscription.items.clone()
         } else {

@@ -3,19 +3,19 @@
 use serde_json::Value;
 
 use crate::api::call::Call;
-use crate::api::products;
+use crate::api::{price_amounts, products};
 use crate::calendar::Interval;
 use crate::failure::Failure;
 use crate::form::Param;
 use crate::list::{self, in_range, is};
-use crate::money::Decimal;
 use crate::objects::event;
 use crate::objects::metadata::{Metadata, merge_metadata};
-use crate::objects::price::{Mode, Price, Recurring, Tier};
+use crate::objects::price::{Price, Recurring};
 use crate::state::State;
 
 pub(crate) const UNDERSTOOD: &[&str] = &[
     "currency",
+    "currency_options",
     "product",
     "product_data",
     "unit_amount",
@@ -37,13 +37,10 @@ pub(crate) const UPDATE_UNDERSTOOD: &[&str] = &["active", "lookup_key", "transfe
 pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let params = call.params;
     let recurring = recurring(state, params)?;
-    let amount = decimal(params, "unit_amount")?;
-    let (tiers, mode) = tiers(params)?;
-    if amount.is_some() != tiers.is_empty() {
-        let message =
-            "You must specify either `unit_amount` or `unit_amount_decimal`, or `tiers` with `billing_scheme=tiered`.";
-        return Err(Failure::invalid(message));
-    }
+    let currency = params.text("currency").unwrap_or_default().to_lowercase();
+    let mode = price_amounts::mode(params)?;
+    let pricing = price_amounts::pricing(params)?;
+    let options = price_amounts::options(params, &currency, &pricing)?;
     let data = params.get("product_data");
     let product = match (params.filled("product"), data) {
         (Some(id), None) if state.products.get(id).is_none() => {
@@ -68,10 +65,10 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let price = Price {
         id: id.clone(),
         product,
-        currency: params.text("currency").unwrap_or_default().to_lowercase(),
-        amount,
+        currency,
+        pricing,
+        options,
         recurring,
-        tiers,
         mode,
         lookup_key,
         nickname: params.filled("nickname").map(str::to_owned),
@@ -187,52 +184,6 @@ pub(crate) fn recurring(state: &State, params: &Param) -> Result<Option<Recurrin
     Ok(Some(Recurring { interval, count, meter }))
 }
 
-pub(crate) fn tiers(params: &Param) -> Result<(Vec<Tier>, Option<Mode>), Failure> {
-    let given = params.list("tiers");
-    let mode = match params.text("tiers_mode") {
-        Some("graduated") => Some(Mode::Graduated),
-        Some(_) => Some(Mode::Volume),
-        None => None,
-    };
-    let scheme = params.text("billing_scheme") == Some("tiered");
-    if !(scheme == mode.is_some() && scheme != given.is_empty()) {
-        let message = "`tiers`, `tiers_mode` and `billing_scheme=tiered` must be specified together.";
-        return Err(Failure::invalid(message).param("tiers"));
-    }
-    let (mut tiers, mut from) = (Vec::new(), 0);
-    for (n, tier) in given.iter().enumerate() {
-        let up_to = tier.int("up_to"); // the schema lets only integers and "inf" pass
-        if up_to.is_none() != (n + 1 == given.len()) {
-            return Err(Failure::invalid("The last tier, and no other, must have `up_to=inf`.").param("tiers"));
-        }
-        if up_to.is_some_and(|up_to| up_to <= from) {
-            return Err(Failure::invalid("Tiers must be in order of `up_to`.").param("tiers"));
-        }
-        from = up_to.unwrap_or(from);
-        let (unit, flat) = (decimal(tier, "unit_amount")?, decimal(tier, "flat_amount")?);
-        if unit.is_none() && flat.is_none() {
-            return Err(Failure::invalid("A tier needs a `unit_amount` or a `flat_amount`.").param("tiers"));
-        }
-        tiers.push(Tier { up_to, unit, flat });
-    }
-    Ok((tiers, mode))
-}
-
-/// `<name>` or `<name>_decimal`.
-fn decimal(params: &Param, name: &str) -> Result<Option<Decimal>, Failure> {
-    let decimal_name = format!("{name}_decimal");
-    let value = match (params.int(name), params.text(&decimal_name)) {
-        (None, None) => return Ok(None),
-        (Some(cents), None) => Some(Decimal::cents(cents)),
-        (None, Some(text)) => Decimal::parse(text),
-        (Some(_), Some(_)) => None,
-    };
-    let value = value.filter(|value| *value >= Decimal::cents(0));
-    value
-        .map(Some)
-        .ok_or_else(|| Failure::invalid(format!("Invalid {name}")).param(name))
-}
-
 /// With `transfer_lookup_key`, the price that has the key loses it.
 pub(crate) fn lookup_key(state: &mut State, params: &Param, id: &str) -> Result<Option<String>, Failure> {
     let Some(key) = params.filled("lookup_key") else {
@@ -255,59 +206,4 @@ pub(crate) fn lookup_key(state: &mut State, params: &Param, id: &str) -> Result<
         state.emit("price.updated", after, previous);
     }
     Ok(Some(key.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tiered(mode: Mode) -> Price {
-        let tier = |up_to, unit: &str, flat: Option<i64>| Tier {
-            up_to,
-            unit: Decimal::parse(unit),
-            flat: flat.map(Decimal::cents),
-        };
-        Price {
-            id: "price_1".into(),
-            product: "prod_1".into(),
-            currency: "usd".into(),
-            amount: None,
-            recurring: None,
-            tiers: vec![
-                tier(Some(100), "0", None),
-                tier(Some(200), "1.5", Some(500)),
-                tier(None, "1", None),
-            ],
-            mode: Some(mode),
-            lookup_key: None,
-            nickname: None,
-            metadata: Metadata::new(),
-            active: true,
-            created: 0,
-        }
-    }
-
-    #[test]
-    fn graduated_tiers_charge_each_unit_at_its_own() {
-        for (quantity, expected) in [
-            (-5, vec![(0, 0)]),
-            (0, vec![(0, 0)]),
-            (100, vec![(100, 0)]),
-            (101, vec![(100, 0), (1, 502)]),
-            (250, vec![(100, 0), (100, 650), (50, 50)]),
-        ] {
-            let costs = tiered(Mode::Graduated).costs(quantity);
-            let costs: Vec<_> = costs.iter().map(|cost| (cost.quantity, cost.amount)).collect();
-            assert_eq!(costs, expected, "{quantity}");
-        }
-    }
-
-    #[test]
-    fn volume_tiers_charge_all_units_at_the_one_reached() {
-        for (quantity, expected) in [(0, (0, 0)), (100, (100, 0)), (101, (101, 652)), (250, (250, 250))] {
-            let costs = tiered(Mode::Volume).costs(quantity);
-            assert_eq!(costs.len(), 1);
-            assert_eq!((costs[0].quantity, costs[0].amount), expected, "{quantity}");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! The phases that a call gives to a subscription schedule.
 
-use crate::billing::items;
+use crate::billing::items::{self, check_currency};
 use crate::calendar::{self, Interval};
 use crate::failure::Failure;
 use crate::form::Param;
@@ -11,8 +11,9 @@ use crate::state::State;
 
 /// The phases of a call. The first must be the current one, unchanged.
 pub(crate) fn phases(state: &State, schedule: &Schedule, given: &[&Param]) -> Result<Vec<Phase>, Failure> {
-    const UNDERSTOOD: [&str; 6] = [
+    const UNDERSTOOD: [&str; 7] = [
         "items",
+        "currency",
         "start_date",
         "end_date",
         "duration",
@@ -43,6 +44,17 @@ pub(crate) fn phases(state: &State, schedule: &Schedule, given: &[&Param]) -> Re
             }
             _ => {}
         }
+        if params
+            .filled("currency")
+            .is_some_and(|named| !named.eq_ignore_ascii_case(&present.currency))
+        {
+            // Stripe's own sentence for this refusal is not documented.
+            let message = format!(
+                "The currency of the subscription is `{}`, and cannot change.",
+                present.currency
+            );
+            return Err(Failure::invalid(message).param(here("currency")));
+        }
         let mut phase_items = Vec::new();
         for item in params.list("items") {
             if let Some(other) = item
@@ -54,6 +66,7 @@ pub(crate) fn phases(state: &State, schedule: &Schedule, given: &[&Param]) -> Re
             }
             let price = items::recurring_price(state, item.text("price").unwrap_or_default());
             let price = price.map_err(|failure| failure.param(here("items")))?;
+            check_currency(state, &price, &present.currency).map_err(|failure| failure.param(here("items")))?;
             let metered = state.prices.get(&price).is_some_and(|price| price.is_metered());
             let mut metadata = Metadata::new();
             merge_metadata(&mut metadata, item);
@@ -81,6 +94,7 @@ pub(crate) fn phases(state: &State, schedule: &Schedule, given: &[&Param]) -> Re
             start: from,
             end,
             items: phase_items,
+            currency: present.currency.clone(),
             prorate,
             metadata,
         });

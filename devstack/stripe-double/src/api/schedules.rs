@@ -47,6 +47,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         start,
         end,
         items: subscription.items.iter().map(phase_item).collect(),
+        currency: subscription.currency.clone(),
         prorate: Prorate::Create,
         metadata: Metadata::new(),
     };

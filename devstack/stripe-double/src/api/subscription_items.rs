@@ -33,7 +33,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         .map_err(|_| Failure::no_such("subscription", &subscription))?
         .clone();
     let given = only(call.params, &["price", "quantity", "metadata"], None);
-    let items = items::changed(state, &subscription.items, &[&given], call.now)?;
+    let items = items::changed(state, &subscription.items, &[&given], &subscription.currency, call.now)?;
     let id = items.last().map(|item| item.id.clone()).unwrap_or_default();
     apply(state, call, subscription, items)?;
     retrieve(state, &Call { id: &id, ..*call })
@@ -51,7 +51,7 @@ pub(crate) fn retrieve(state: &mut State, call: &Call) -> Result<Value, Failure>
 pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let subscription = find(state, call.id)?.0.clone();
     let given = only(call.params, &["price", "quantity", "metadata"], Some(("id", call.id)));
-    let items = items::changed(state, &subscription.items, &[&given], call.now)?;
+    let items = items::changed(state, &subscription.items, &[&given], &subscription.currency, call.now)?;
     apply(state, call, subscription, items)?;
     retrieve(state, call)
 }
@@ -62,7 +62,7 @@ pub(crate) fn delete(state: &mut State, call: &Call) -> Result<Value, Failure> {
     if let Param::Map(map) = &mut given {
         map.insert("deleted".to_owned(), Param::Text("true".to_owned()));
     }
-    let items = items::changed(state, &subscription.items, &[&given], call.now)?;
+    let items = items::changed(state, &subscription.items, &[&given], &subscription.currency, call.now)?;
     apply(state, call, subscription, items)?;
     Ok(json!({ "id": call.id, "object": "subscription_item", "deleted": true }))
 }

@@ -83,19 +83,21 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Value, Failure> {
         let message = "`payment_behavior=pending_if_incomplete` can only be used when updating a subscription.";
         return Err(Failure::invalid(message).param("payment_behavior"));
     }
-    let items = items::changed(state, &[], &params.list("items"), call.now)?;
+    let given = params.list("items");
+    let first = given.first().and_then(|item| item.text("price"));
+    let currency = state.new_currency(params.filled("currency"), Some(customer), first.unwrap_or_default());
+    let items = items::changed(state, &[], &given, &currency, call.now)?;
     let automatic_tax = tax::automatic(state, params)? == Some(true);
     if automatic_tax {
         tax::check_location(state, customer)?;
     }
-    let currency = items.first().and_then(|item| state.prices.get(&item.price));
-    let currency = currency.map_or("usd", |price| price.currency.as_str());
-    let discounts = state.given_discounts(params, Some(customer), currency)?;
+    let discounts = state.given_discounts(params, Some(customer), &currency)?;
     let mut metadata = Metadata::new();
     merge_metadata(&mut metadata, params);
     let new = New {
         customer: customer.to_owned(),
         items,
+        currency,
         trial_end: trial_end(params, call.now)?,
         without_card: without_card(params).unwrap_or(WithoutCard::CreateInvoice),
         metadata,
@@ -208,7 +210,7 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Value, Failure> {
     let discounts = state.given_discounts(params, Some(&current.customer), &current.currency)?;
     let items = match params.list("items") {
         given if given.is_empty() => current.items.clone(),
-        given => items::changed(state, &current.items, &given, call.now)?,
+        given => items::changed(state, &current.items, &given, &current.currency, call.now)?,
     };
     let change = Change {
         items,

@@ -98,7 +98,7 @@ impl Plan {
         if !self.immediate {
             return 0;
         }
-        let pending = state.pending_items(&subscription.customer, Some(&subscription.id));
+        let pending = state.pending_items(&subscription.customer, Some(&subscription.id), &subscription.currency);
         let pending = pending
             .iter()
             .filter_map(|id| state.invoice_items.get(id))

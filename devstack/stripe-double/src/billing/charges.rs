@@ -21,7 +21,7 @@ pub(crate) fn charges(state: &mut State, subscription: &Subscription, items: &[I
             .get(&price.product)
             .map_or("", |product| product.name.as_str())
             .to_owned();
-        let costs = price.costs(item.quantity.unwrap_or(1));
+        let costs = price.costs(&subscription.currency, item.quantity.unwrap_or(1));
         for cost in costs {
             let description = format!("{} × {name}", cost.quantity);
             let id = state.ids.next("il");
@@ -93,7 +93,11 @@ pub(crate) fn part(state: &mut State, subscription: &Subscription, item: &Item, 
         return None;
     }
     let quantity = item.quantity.unwrap_or(1);
-    let full = price.costs(quantity).iter().map(|cost| cost.amount).sum();
+    let full = price
+        .costs(&subscription.currency, quantity)
+        .iter()
+        .map(|cost| cost.amount)
+        .sum();
     let name = state
         .products
         .get(&price.product)

@@ -25,14 +25,14 @@ pub(crate) fn invoice(
     lines: Vec<Line>,
     metered: Vec<Metered>,
 ) -> Option<String> {
-    let customer = state.subscriptions.get(subscription)?.customer.clone();
-    let pending = state.pending_items(&customer, Some(subscription));
+    let of = state.subscriptions.get(subscription)?;
+    let (customer, currency) = (of.customer.clone(), of.currency.clone());
+    let pending = state.pending_items(&customer, Some(subscription), &currency);
     if lines.is_empty() && metered.is_empty() && pending.is_empty() {
         return None;
     }
     let mut invoice = Invoice::new(state, &customer, reason, period);
-    invoice.currency = state.subscriptions.get(subscription)?.currency.clone();
-    invoice.subscription = Some(subscription.to_owned());
+    (invoice.currency, invoice.subscription) = (currency, Some(subscription.to_owned()));
     (invoice.lines, invoice.metered) = (lines, metered);
     state.inherit_terms(&mut invoice);
     let id = invoice.id.clone();

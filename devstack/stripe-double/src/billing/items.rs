@@ -10,8 +10,14 @@ use crate::state::State;
 const ITEMS_MAX: usize = 20;
 
 /// Applies a list of items to `current`: one with an `id` changes or removes that item, one without is added. New and changed items
-/// that had no period in `current` have none yet.
-pub(crate) fn changed(state: &mut State, current: &[Item], given: &[&Param], now: i64) -> Result<Vec<Item>, Failure> {
+/// that had no period in `current` have none yet. `currency`: of the subscription.
+pub(crate) fn changed(
+    state: &mut State,
+    current: &[Item],
+    given: &[&Param],
+    currency: &str,
+    now: i64,
+) -> Result<Vec<Item>, Failure> {
     let mut items = current.to_vec();
     for (n, params) in given.iter().enumerate() {
         let here = |name: &str| format!("items[{n}][{name}]");
@@ -61,10 +67,10 @@ pub(crate) fn changed(state: &mut State, current: &[Item], given: &[&Param], now
         item.quantity = quantity.or(item.quantity).or(Some(1));
         merge_metadata(&mut item.metadata, params);
     }
-    check(state, items, given)
+    check(state, items, given, currency)
 }
 
-fn check(state: &State, mut items: Vec<Item>, given: &[&Param]) -> Result<Vec<Item>, Failure> {
+fn check(state: &State, mut items: Vec<Item>, given: &[&Param], currency: &str) -> Result<Vec<Item>, Failure> {
     if items.is_empty() {
         return Err(Failure::invalid("A subscription must have at least one item.").param("items"));
     }
@@ -79,12 +85,8 @@ fn check(state: &State, mut items: Vec<Item>, given: &[&Param]) -> Result<Vec<It
         );
         return Err(Failure::invalid(message).param("items"));
     }
-    let currencies = items
-        .iter()
-        .filter_map(|item| state.prices.get(&item.price))
-        .map(|price| price.currency.as_str());
-    if currencies.collect::<std::collections::HashSet<_>>().len() > 1 {
-        return Err(Failure::invalid("All prices on a subscription must have the same currency.").param("items"));
+    for item in &items {
+        check_currency(state, &item.price, currency).map_err(|failure| failure.param("items"))?;
     }
     for item in &mut items {
         if state.prices.get(&item.price).is_some_and(|price| price.is_metered()) {
@@ -102,6 +104,16 @@ fn check(state: &State, mut items: Vec<Item>, given: &[&Param]) -> Result<Vec<It
         }
     }
     Ok(items)
+}
+
+/// Refuses a price that is not sold in the currency.
+pub(crate) fn check_currency(state: &State, price: &str, currency: &str) -> Result<(), Failure> {
+    match state.prices.get(price) {
+        Some(price) if price.pricing_in(currency).is_none() => {
+            Err(Failure::price_in_other_currency(&price.currencies(), currency))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An active recurring price.

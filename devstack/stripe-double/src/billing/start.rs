@@ -16,6 +16,8 @@ use crate::state::State;
 pub(crate) struct New {
     pub customer: String,
     pub items: Vec<Item>,
+    /// All items are sold in it.
+    pub currency: String,
     pub trial_end: Option<i64>,
     pub without_card: WithoutCard,
     pub metadata: Metadata,
@@ -29,13 +31,7 @@ pub(crate) struct New {
 pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
     let (now, id) = (state.now(), state.ids.next("sub"));
     let trial_end = new.trial_end.filter(|end| *end > now);
-    let currency = new
-        .items
-        .first()
-        .and_then(|item| state.prices.get(&item.price))
-        .map(|price| price.currency.clone());
-    let currency = currency.unwrap_or_else(|| "usd".to_owned());
-    state.check_currency(&new.customer, &currency)?;
+    state.check_currency(&new.customer, &new.currency)?;
     let mut subscription = Subscription {
         id: id.clone(),
         customer: new.customer,
@@ -43,7 +39,7 @@ pub(crate) fn start(state: &mut State, new: New) -> Result<String, Failure> {
         items: new.items,
         anchor: trial_end.unwrap_or(now),
         created: now,
-        currency,
+        currency: new.currency,
         description: new.description,
         metadata: new.metadata,
         cancel_at: None,

@@ -46,7 +46,7 @@ pub(crate) fn empty(
 }
 
 pub(crate) fn pending(state: &State, subscription: &Subscription) -> Vec<Line> {
-    let pending = state.pending_items(&subscription.customer, Some(&subscription.id));
+    let pending = state.pending_items(&subscription.customer, Some(&subscription.id), &subscription.currency);
     pending
         .iter()
         .filter_map(|id| state.invoice_items.get(id))

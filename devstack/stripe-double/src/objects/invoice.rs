@@ -87,6 +87,8 @@ pub(crate) struct Metered {
     pub subscription: String,
     pub item: String,
     pub price: String,
+    /// The subscription's.
+    pub currency: String,
     pub from: i64,
     pub to: i64,
 }
@@ -121,6 +123,7 @@ impl Metered {
             subscription: subscription.id.clone(),
             item: item.id.clone(),
             price: item.price.clone(),
+            currency: subscription.currency.clone(),
             from: item.period_start.max(item.usage_from),
             to,
         }

@@ -31,6 +31,8 @@ pub(crate) struct Phase {
     pub start: i64,
     pub end: i64,
     pub items: Vec<PhaseItem>,
+    /// The subscription's.
+    pub currency: String,
     pub prorate: Prorate,
     pub metadata: Metadata,
 }
@@ -93,7 +95,7 @@ impl Phase {
         };
         json!({
             "add_invoice_items": [], "application_fee_percent": null, "billing_cycle_anchor": null,
-            "billing_thresholds": null, "collection_method": null, "currency": "usd", "default_payment_method": null,
+            "billing_thresholds": null, "collection_method": null, "currency": self.currency, "default_payment_method": null,
             "default_tax_rates": [], "description": null, "discounts": [], "end_date": self.end, "invoice_settings": null,
             "items": self.items.iter().map(item).collect::<Vec<_>>(), "metadata": self.metadata, "on_behalf_of": null,
             "proration_behavior": prorate, "start_date": self.start, "transfer_data": null, "trial_end": null,

@@ -12,6 +12,7 @@ pub(crate) struct Session {
     pub customer: Option<String>,
     pub email: Option<String>,
     pub items: Vec<SessionItem>,
+    pub currency: String,
     pub success_url: String,
     pub cancel_url: Option<String>,
     pub created: i64,

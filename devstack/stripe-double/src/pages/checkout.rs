@@ -45,10 +45,10 @@ fn render_checkout(double: &Double, id: &str, problem: &str) -> Response {
             "<tr><td>{name}{count}<br><span class=\"dim\">every {every}</span></td><td class=\"money\">{amount}</td></tr>"
         );
     }
-    let (total, currency) = session.total(&state);
+    let (total, currency) = (session.total(&state), &session.currency);
     rows += &format!(
         "<tr class=\"total\"><td>Due today</td><td class=\"money\">{}</td></tr>",
-        show(total, &currency)
+        show(total, currency)
     );
     let email = session
         .email(&state)
@@ -61,7 +61,7 @@ fn render_checkout(double: &Double, id: &str, problem: &str) -> Response {
     let action = |choice: &str| format!("/c/pay/{id}/{choice}");
     let pay = match total {
         0 => "Subscribe".to_owned(),
-        total => format!("Pay {}", show(total, &currency)),
+        total => format!("Pay {}", show(total, currency)),
     };
     let cancel = session
         .cancel_url

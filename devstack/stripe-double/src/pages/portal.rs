@@ -94,15 +94,17 @@ fn render_subscription(state: &State, session: &str, lets_cancel: bool, subscrip
             .products
             .get(&price.product)
             .map_or("", |product| product.name.as_str());
-        let price = price.render();
-        let amount = match (
-            price["unit_amount"].as_i64(),
-            price["recurring"]["usage_type"] == "metered",
-        ) {
-            (Some(cents), false) => show_money(cents, price["currency"].as_str().unwrap_or("usd")),
-            _ => "by usage".to_owned(),
+        let amount = match price.is_metered() {
+            false => {
+                let costs = price.costs(&subscription.currency, item.quantity.unwrap_or(1));
+                show_money(costs.iter().map(|cost| cost.amount).sum(), &subscription.currency)
+            }
+            true => "by usage".to_owned(),
         };
-        let interval = price["recurring"]["interval"].as_str().unwrap_or_default();
+        let interval = price
+            .recurring
+            .as_ref()
+            .map_or("month", |recurring| recurring.interval.name());
         let amount = format!("{amount} <span class=\"dim\">a {interval}</span>");
         rows += &format!("<tr><td>{}</td><td class=\"money\">{amount}</td></tr>", escape(name));
     }

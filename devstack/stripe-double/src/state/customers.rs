@@ -29,6 +29,17 @@ impl State {
         own.and_then(|id| customer.own(id).ok()).or(customer.card)
     }
 
+    /// The currency of a new subscription or checkout: the one that the call names, the customer's if the price is sold in it, or the
+    /// price's own.
+    pub(crate) fn new_currency(&self, named: Option<&str>, customer: Option<&str>, price: &str) -> String {
+        let price = self.prices.get(price);
+        let customer = customer.and_then(|id| self.customers.get(id));
+        let bound = customer.and_then(|customer| customer.currency.as_deref());
+        let bound = bound.filter(|currency| price.is_some_and(|price| price.pricing_in(currency).is_some()));
+        let own = price.map(|price| price.currency.as_str());
+        named.or(bound).or(own).unwrap_or("usd").to_lowercase()
+    }
+
     /// A customer's running subscriptions, pending invoice items and balance have one currency. Refuses another one.
     pub(crate) fn check_currency(&self, customer: &str, currency: &str) -> Result<(), Failure> {
         let subscriptions = self.subscriptions.iter().map(|(_, subscription)| subscription);

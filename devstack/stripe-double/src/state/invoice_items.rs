@@ -50,11 +50,12 @@ impl State {
         id
     }
 
-    /// The pending items for an invoice of this subscription: its own, and those without a subscription.
-    pub(crate) fn pending_items(&self, customer: &str, subscription: Option<&str>) -> Vec<String> {
+    /// The pending items for an invoice of this subscription in this currency: its own, and those without a subscription.
+    pub(crate) fn pending_items(&self, customer: &str, subscription: Option<&str>, currency: &str) -> Vec<String> {
         let fits = |item: &InvoiceItem| {
             let of = item.line.subscription.as_deref();
-            !item.deleted && item.invoice.is_none() && item.customer == customer && (of.is_none() || of == subscription)
+            let is_pending = !item.deleted && item.invoice.is_none() && item.currency == currency;
+            is_pending && item.customer == customer && (of.is_none() || of == subscription)
         };
         let pending = self.invoice_items.iter().filter(|(_, item)| fits(item));
         pending.map(|(id, _)| id.to_owned()).collect()

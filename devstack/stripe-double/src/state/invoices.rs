@@ -7,7 +7,7 @@ use crate::list;
 use crate::objects::credit_note::taxes;
 use crate::objects::invoice::{Invoice, Line, LineAmounts, Metered, Status};
 use crate::objects::metadata::Metadata;
-use crate::objects::price;
+use crate::objects::pricing::Cost;
 use crate::state::State;
 
 /// An invoice shows this many lines; another call lists the rest.
@@ -29,7 +29,7 @@ impl Metered {
             .products
             .get(&price.product)
             .map_or("", |product| product.name.as_str());
-        let line = |(n, cost): (usize, price::Cost)| Line {
+        let line = |(n, cost): (usize, Cost)| Line {
             id: format!("il_{}{}t{n}", self.item.trim_start_matches("si_"), self.to),
             amount: match cost.amount {
                 0 => 0,
@@ -49,7 +49,12 @@ impl Metered {
             invoice_item: None,
             metadata: Metadata::new(),
         };
-        price.costs(units).into_iter().enumerate().map(line).collect()
+        price
+            .costs(&self.currency, units)
+            .into_iter()
+            .enumerate()
+            .map(line)
+            .collect()
     }
 }
 

@@ -4,15 +4,16 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::objects::coupon::{self, Redeemed};
+use crate::objects::price::Price;
 use crate::objects::session::{Session, SessionItem, Status};
 use crate::state::State;
 
 impl Session {
-    /// The amount that is due now, and its currency.
-    pub(crate) fn total(&self, state: &State) -> (i64, String) {
-        let (subtotal, currency) = self.subtotal(state);
+    /// The amount that is due now.
+    pub(crate) fn total(&self, state: &State) -> i64 {
+        let subtotal = self.subtotal(state);
         let (discount, tax) = self.discount_and_tax(subtotal, state);
-        (subtotal - discount + tax, currency)
+        subtotal - discount + tax
     }
 
     fn discount_and_tax(&self, subtotal: i64, state: &State) -> (i64, i64) {
@@ -20,24 +21,24 @@ impl Session {
         coupon::discount_and_tax(subtotal, &state.offs(&self.discounts), tax)
     }
 
-    fn subtotal(&self, state: &State) -> (i64, String) {
+    fn subtotal(&self, state: &State) -> i64 {
+        if self.trial_days.is_some() || self.trial_end.is_some() {
+            return 0;
+        }
         let prices = self
             .items
             .iter()
             .filter_map(|item| Some((item, state.prices.get(&item.price)?)));
-        let free = self.trial_days.is_some() || self.trial_end.is_some();
-        let (mut total, mut currency) = (0, "usd".to_owned());
-        for (item, price) in prices {
-            currency.clone_from(&price.currency);
-            if !price.is_metered() && !free {
-                total += price
-                    .costs(item.quantity.unwrap_or(1))
-                    .iter()
-                    .map(|cost| cost.amount)
-                    .sum::<i64>();
-            }
+        prices.map(|(item, price)| self.amount(item, price)).sum()
+    }
+
+    /// What an item costs at once.
+    fn amount(&self, item: &SessionItem, price: &Price) -> i64 {
+        if price.is_metered() {
+            return 0;
         }
-        (total, currency)
+        let costs = price.costs(&self.currency, item.quantity.unwrap_or(1));
+        costs.iter().map(|cost| cost.amount).sum()
     }
 
     pub(crate) fn email<'a>(&'a self, state: &'a State) -> Option<&'a str> {
@@ -49,14 +50,10 @@ impl Session {
         let render = |item: &SessionItem| {
             let price = state.prices.get(&item.price)?;
             let product = state.products.get(&price.product)?;
-            let amount = if price.is_metered() {
-                0
-            } else {
-                price.costs(item.quantity.unwrap_or(1)).iter().map(|c| c.amount).sum()
-            };
+            let amount = self.amount(item, price);
             Some(
                 json!({ "id": item.id, "object": "item", "amount_discount": 0, "amount_subtotal": amount, "amount_tax": 0,
-                "amount_total": amount, "currency": price.currency, "description": product.name, "metadata": {},
+                "amount_total": amount, "currency": self.currency, "description": product.name, "metadata": {},
                 "price": price.render(), "quantity": item.quantity }),
             )
         };
@@ -64,7 +61,7 @@ impl Session {
     }
 
     pub(crate) fn render(&self, state: &State) -> Value {
-        let (subtotal, currency) = self.subtotal(state);
+        let subtotal = self.subtotal(state);
         let (discount, tax) = self.discount_and_tax(subtotal, state);
         let total = subtotal - discount + tax;
         let shown = |(coupon, code): &Redeemed| match code {
@@ -86,7 +83,7 @@ impl Session {
                 "status": self.automatic_tax.then_some("complete") },
             "billing_address_collection": null, "cancel_url": self.cancel_url,
             "client_reference_id": self.client_reference_id, "client_secret": null, "collected_information": null,
-            "consent": null, "consent_collection": null, "created": self.created, "currency": currency,
+            "consent": null, "consent_collection": null, "created": self.created, "currency": self.currency,
             "currency_conversion": null, "custom_fields": [], "custom_text": { "after_submit": null, "shipping_address": null,
                 "submit": null, "terms_of_service_acceptance": null },
             "customer": self.customer, "customer_creation": if self.email.is_some() { json!("always") } else { Value::Null },

@@ -6,6 +6,7 @@ mod changes;
 mod client;
 mod clock;
 mod credits;
+mod currencies;
 mod faults;
 mod pages;
 mod payments;
