@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use schema::{Mode, PlanTerms, PlanVersion, catalogue::Allowance};
+use schema::{Mode, PlanTerms, PlanVersion, catalogue::Allowance, prices::UsageBilling};
 
 use super::fetched::Fetched;
 use crate::stripe::{
@@ -96,6 +96,9 @@ impl Sold {
     pub(super) fn terms(&self, oldest: &PlanTerms) -> PlanTerms {
         let mut terms = PlanTerms {
             price_cents: self.price_cents,
+            prices: BTreeMap::new(),
+            usage_billing: UsageBilling::default(),
+            unit_prices: BTreeMap::new(),
             ..oldest.clone()
         };
         for (usage_type, allowance) in &mut terms.usage {
@@ -160,7 +163,7 @@ mod tests {
             "usage.export = { limit = 100, mode = \"overage\", unit_price_micros = 50_000 }",
             1,
         );
-        let dearer = billed.replace("price_cents = 2900\n", "price_cents = 3900\n");
+        let dearer = billed.replace("month = 2900 }", "month = 3900 }");
         [pro(1, built_in), pro(2, &billed), pro(3, &dearer)].into()
     }
 
