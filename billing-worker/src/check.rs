@@ -9,6 +9,7 @@
 //! | products, prices, meters, and the customer portal | [`catalogue`] |
 //! | the webhook endpoint | [`webhook`] |
 //! | subscriptions that pay | [`paying`] |
+//! | Stripe Tax | [`tax`] |
 //! | whether the public URL answers | [`reach`] |
 
 mod catalogue;
@@ -17,6 +18,7 @@ mod permissions;
 mod reach;
 pub mod row;
 mod settings;
+mod tax;
 mod webhook;
 
 use self::row::{Level, Row};
@@ -33,6 +35,7 @@ pub async fn run(billing: &Billing, stripe: &StripeSettings) -> Result<Vec<Row>,
     // What a key may not read cannot be judged.
     if !is_blind {
         rows.extend(catalogue::look(billing).await?);
+        rows.extend(tax::look(billing.stripe()?).await?);
         rows.extend(paying::look(billing).await?);
         rows.extend(open_findings(billing).await?);
     }

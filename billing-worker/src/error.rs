@@ -1,7 +1,7 @@
 //! The errors of requests and commands. `http::error_response` turns them into HTTP responses.
 
 use problem::{Secret, shown};
-use schema::{KeyId, Scope};
+use schema::{Currency, KeyId, Scope};
 use time::OffsetDateTime;
 
 use crate::stripe::{Reason, StripeError, reason};
@@ -77,6 +77,14 @@ pub enum Error {
     SamePlan { plan: String },
     #[error("plan `{plan}` cannot be bought: {instead}")]
     NotForSale { plan: String, instead: &'static str },
+    #[error("the plan `{plan}` is not sold in {currency}; nothing was changed: it is sold in {offered}")]
+    CurrencyNotOffered {
+        plan: String,
+        currency: Currency,
+        offered: String,
+    },
+    #[error("the account pays in {bound}; nothing was changed: {remedy}")]
+    CurrencyBound { bound: String, remedy: String },
     #[error(
         "the plan `{plan}` bills `{usage_type}` ({mode}), and its price includes {included} units whatever the limit says; nothing \
          was changed: sell the account a plan of its own (in the catalogue, `listed = false` keeps it out of the price list)"
@@ -223,7 +231,8 @@ impl Error {
             Self::PaymentFailed(_)
             | Self::PaymentRequired(_)
             | Self::PaymentActionRequired { .. }
-            | Self::PaymentMethodUnsupported { .. } => true,
+            | Self::PaymentMethodUnsupported { .. }
+            | Self::CurrencyBound { .. } => true,
             _ => false,
         }
     }

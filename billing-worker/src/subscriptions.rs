@@ -6,6 +6,7 @@
 //! |---|---|
 //! | starting it: by a hosted checkout, or by a payment form | [`checkout`], [`payment_form`], [`eligibility`] |
 //! | the checkout or subscription that waits for a first payment: at most one | [`unpaid`] |
+//! | the currency that an account pays in | [`currency`] |
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`], [`previewed`] |
 //! | an upgrade that waits for its payment | [`pending`] |
@@ -40,6 +41,7 @@ pub mod change;
 pub mod checkout;
 pub mod checkout_settings;
 pub mod completion;
+pub mod currency;
 pub mod current;
 mod eligibility;
 mod fetched;

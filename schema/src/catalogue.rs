@@ -155,6 +155,16 @@ impl Plan {
     pub fn allowance(&self, usage_type: UsageType) -> Allowance {
         self.allowances[usage_type.index()]
     }
+
+    /// The price of a billed unit, in millionths of the currency. `None`: the plan is not sold in it.
+    pub fn unit_price_micros(&self, usage_type: UsageType, currency: Currency) -> Option<i64> {
+        let allowance = self.allowance(usage_type);
+        match (currency, allowance.mode) {
+            (Currency::USD, _) => Some(allowance.unit_price_micros),
+            (_, Mode::Limited) => Some(0),
+            _ => self.unit_prices.get(usage_type.name())?.get(&currency).copied(),
+        }
+    }
 }
 
 impl Catalogue {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Catalogue, Period, PlanVersion, SubscriptionId};
+use crate::{Catalogue, Currency, Interval, Period, PlanVersion, SubscriptionId};
 
 /// Status of a subscription, in Stripe's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,8 @@ pub struct Subscription {
     pub paid_until: Option<i64>,
     /// Whether it is one in Stripe. Otherwise an operator assigned the plan, and nobody pays for it.
     pub in_stripe: bool,
+    /// What it is paid in. `None`: in a currency that no plan can have, because a person made its price in Stripe.
+    pub currency: Option<Currency>,
 }
 
 /// What an account may do at one moment: its plan, its period, and whether it must pay first.
@@ -64,6 +66,8 @@ pub struct CurrentPlan {
     /// prices: the whole period, unless the prices changed within it.
     pub segment: i64,
     pub subscription: SubscriptionId,
+    /// Of the prices of units. `None`: they are not known in the currency of the subscription.
+    pub currency: Option<Currency>,
     pub entitlement: Entitlement,
     /// Why usage that the plan bills has no payer. `None`: it is on the invoices of the subscription.
     pub unbilled: Option<Unbilled>,
@@ -163,6 +167,12 @@ impl CurrentPlan {
         Self::paid(subscription, &subscription.plan, version, period, segment, now)
     }
 
+    /// What the account's version costs a month, in the account's currency. `None`: it has no version, or no such price.
+    pub fn price_cents(&self) -> Option<i64> {
+        let terms = &self.version.as_ref()?.terms;
+        terms.price(Interval::Month, self.currency?)
+    }
+
     fn paid(
         subscription: &Subscription,
         plan: &str,
@@ -198,6 +208,7 @@ impl CurrentPlan {
             period,
             segment,
             subscription: subscription.id,
+            currency: subscription.currency,
             entitlement,
             unbilled,
             valid_until,
@@ -212,6 +223,7 @@ impl CurrentPlan {
             period,
             segment: period.start,
             subscription: SubscriptionId::NIL,
+            currency: Some(Currency::USD),
             entitlement: Entitlement::Granted,
             unbilled: Some(Unbilled::NoSubscription),
             valid_until: period.end,
@@ -243,6 +255,7 @@ mod tests {
             grace_until: None,
             paid_until: None,
             in_stripe: true,
+            currency: Some(Currency::USD),
         }
     }
 

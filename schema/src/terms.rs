@@ -70,6 +70,17 @@ impl Catalogue {
             })
     }
 
+    /// The price of a billed unit in the currency of the account, in millionths of it. `None`: the plan bills no units of this type,
+    /// or has no price in this currency.
+    pub fn unit_price_micros(&self, current_plan: &CurrentPlan, usage_type: UsageType) -> Option<i64> {
+        let currency = current_plan.currency?;
+        let micros = match &current_plan.version {
+            Some(version) => version.terms.unit_price_micros(usage_type.name(), currency),
+            None => self.plan_or_free(current_plan)?.unit_price_micros(usage_type, currency),
+        };
+        micros.filter(|micros| *micros > 0)
+    }
+
     /// How fast each key of an account with this plan may send requests.
     pub fn burst(&self, current_plan: &CurrentPlan) -> Option<Burst> {
         match &current_plan.version {
@@ -211,6 +222,42 @@ mod tests {
         assert_eq!(of(&older, "export"), (Mode::Limited, 0));
         assert_eq!(catalogue.retention_days(&older), Some(7));
         assert_eq!(catalogue.retention_days(&on("pro")), Some(365));
+    }
+
+    #[test]
+    fn units_cost_what_the_plan_says_in_the_currency_of_the_account() {
+        let text = include_str!("../plans.toml")
+            .replacen("{ month = 2900 }", "{ month = { usd = 2900, eur = 2700 } }", 1)
+            .replacen(
+                "usage.export = { limit = 100 }",
+                "usage.export = { limit = 100, mode = \"overage\", unit_price_micros = { usd = 50_000, eur = 45_000 } }",
+                1,
+            );
+        let catalogue = Catalogue::parse(&text).unwrap();
+        let version = PlanVersion {
+            id: Uuid::nil(),
+            plan: "pro".to_owned(),
+            number: 1,
+            terms: PlanTerms::of(&catalogue, catalogue.plan("pro").unwrap()),
+        };
+        let versions = [None, Some(Arc::new(version))];
+        for (currency, usage_type, expected) in [
+            (Some("usd"), "export", Some(50_000)),
+            (Some("eur"), "export", Some(45_000)),
+            (Some("gbp"), "export", None),
+            (None, "export", None),
+            (Some("eur"), "api_call", None),
+        ] {
+            for version in &versions {
+                let current_plan = CurrentPlan {
+                    currency: currency.map(|currency| currency.parse().unwrap()),
+                    version: version.clone(),
+                    ..on("pro")
+                };
+                let found = catalogue.unit_price_micros(&current_plan, catalogue.usage_type(usage_type).unwrap());
+                assert_eq!(found, expected, "{currency:?} {usage_type}");
+            }
+        }
     }
 
     #[test]

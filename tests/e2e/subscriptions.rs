@@ -8,6 +8,8 @@ mod check;
 mod checkout;
 mod credits;
 mod crowd;
+mod currencies;
+mod currencies_refused;
 mod faults;
 mod findings;
 mod invoices;

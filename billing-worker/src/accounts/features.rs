@@ -1,12 +1,13 @@
 //! The features of a plan as a price list shows them: those that the catalogue names, and a line for each limit, price and period
 //! that it sets. So the list is complete, and cannot contradict the limits. Pure.
 
-use schema::{Catalogue, Mode, Plan, UsageType};
+use schema::{Catalogue, Currency, Mode, Plan, UsageType};
 
-pub(super) fn of(catalogue: &Catalogue, plan: &Plan) -> Vec<String> {
+/// `currency`: of the prices.
+pub(super) fn of(catalogue: &Catalogue, plan: &Plan, currency: Currency) -> Vec<String> {
     let mut features = plan.features.clone();
     let usage_types = catalogue.usage_types().iter();
-    features.extend(usage_types.map(|usage_type| usage(plan, *usage_type)));
+    features.extend(usage_types.map(|usage_type| usage(plan, *usage_type, currency)));
     features.push(match plan.retention_days {
         Some(days) => format!("usage data kept for {}", counted(i64::from(days), "day")),
         None => "usage data kept without a time limit".to_owned(),
@@ -24,9 +25,10 @@ pub(super) fn of(catalogue: &Catalogue, plan: &Plan) -> Vec<String> {
     features
 }
 
-fn usage(plan: &Plan, usage_type: UsageType) -> String {
+fn usage(plan: &Plan, usage_type: UsageType, currency: Currency) -> String {
     let allowance = plan.allowance(usage_type);
-    let (limit, price) = (thousands(allowance.limit), dollars(allowance.unit_price_micros));
+    let micros = plan.unit_price_micros(usage_type, currency).unwrap_or(0);
+    let (limit, price) = (thousands(allowance.limit), money(micros, currency));
     match allowance.mode {
         Mode::Limited => format!("{usage_type}: {limit} a month"),
         Mode::Overage => format!("{usage_type}: {limit} a month included, then {price} each"),
@@ -52,15 +54,19 @@ fn thousands(number: i64) -> String {
     text
 }
 
-/// `$0.05`, `$0.0015`: at least two decimals.
-fn dollars(micros: i64) -> String {
+/// `$0.05`, `$0.0015`, `0.05 EUR`: at least two decimals.
+fn money(micros: i64, currency: Currency) -> String {
     let fraction = format!("{:06}", micros % 1_000_000);
     let (cents, rest) = fraction.split_at(2);
-    format!(
-        "${}.{cents}{}",
+    let amount = format!(
+        "{}.{cents}{}",
         thousands(micros / 1_000_000),
         rest.trim_end_matches('0')
-    )
+    );
+    match currency {
+        Currency::USD => format!("${amount}"),
+        other => format!("{amount} {}", other.as_str().to_uppercase()),
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +76,7 @@ mod tests {
     #[test]
     fn the_built_in_plans_list_all_that_they_allow() {
         let catalogue = Catalogue::built_in();
-        let of = |plan: &str| of(&catalogue, catalogue.plan(plan).unwrap());
+        let of = |plan: &str| of(&catalogue, catalogue.plan(plan).unwrap(), Currency::USD);
         assert_eq!(
             of("free"),
             [
@@ -114,7 +120,7 @@ mod tests {
         "#;
         let catalogue = Catalogue::parse(text).unwrap();
         assert_eq!(
-            of(&catalogue, catalogue.plan("scale").unwrap()),
+            of(&catalogue, catalogue.plan("scale").unwrap(), Currency::USD),
             [
                 "api_call: 1,000,000 a month included, then $0.0015 each",
                 "export: $1.333333 each, no limit",
@@ -123,7 +129,9 @@ mod tests {
                 "free trial of 14 days",
             ]
         );
-        assert_eq!(dollars(50_000), "$0.05");
-        assert_eq!(dollars(2_000_000), "$2.00");
+        let eur = "eur".parse().unwrap();
+        assert_eq!(money(50_000, Currency::USD), "$0.05");
+        assert_eq!(money(2_000_000, Currency::USD), "$2.00");
+        assert_eq!(money(1_400, eur), "0.0014 EUR");
     }
 }

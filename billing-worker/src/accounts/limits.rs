@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use quota_store::limits;
-use schema::{AccountId, Catalogue, CurrentPlan, Mode, UsageType, subscription::Unbilled, terms};
+use schema::{AccountId, Catalogue, CurrentPlan, UsageType, subscription::Unbilled, terms};
 use serde::Serialize;
 use sqlx::PgExecutor;
 
@@ -19,7 +19,7 @@ pub struct LimitInForce {
     pub mode: &'static str,
     /// Units per period; `None`: no limit.
     pub limit: Option<i64>,
-    /// Price of a unit that is billed, in millionths of the currency's main unit; `None`: the account's version of the plan bills none.
+    /// Price of a unit that is billed, in millionths of the currency of the account; `None`: the account's version of the plan bills none.
     pub unit_price_micros: Option<i64>,
     /// The limit is an override for this account and replaces the plan's.
     pub overridden: bool,
@@ -55,7 +55,7 @@ pub async fn in_force(
             usage_type: usage_type.name(),
             mode: in_force.mode.as_str(),
             limit: in_force.limit_or_none(),
-            unit_price_micros: (of_plan.mode != Mode::Limited).then_some(of_plan.unit_price_micros),
+            unit_price_micros: catalogue.unit_price_micros(current_plan, *usage_type),
             overridden: agreed.is_some() && applies,
             unapplied_override: agreed.filter(|_| !applies),
             unbilled: in_force.unbilled.map(Unbilled::as_str),

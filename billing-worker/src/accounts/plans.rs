@@ -1,7 +1,7 @@
 //! Plans: the price list, and the catalogue's copy in the database, from which gateways read limits.
 
 use schema::{
-    Burst, Catalogue, Interval, Mode, Plan, PlanTerms,
+    Burst, Catalogue, Currency, Interval, Mode, Plan, PlanTerms,
     catalogue::Allowance,
     prices::{ByCurrency, UsageBilling},
 };
@@ -18,11 +18,15 @@ use crate::{
     },
     administration::{Administration, audit},
     error::Error,
+    stripe::catalogue::Rates,
 };
 
 #[derive(Clone, Debug, Serialize)]
 pub struct PriceList {
     pub plans: Vec<PlanView>,
+    /// What the caller's account pays in: other currencies are not offered to it. `None`: the account has not paid yet, or the request
+    /// has no key.
+    pub currency: Option<String>,
 }
 
 /// The catalogue as operators see it: also plans that are not listed, and the versions that accounts have.
@@ -63,8 +67,10 @@ pub struct PlanLimit {
     pub mode: &'static str,
     /// Units per period. Above it requests are refused or, in mode `overage`, billed. `None`: metered from the first unit.
     pub limit: Option<i64>,
-    /// The price of a billed unit, in millionths of the currency's main unit. `None`: units are not billed.
+    /// The price of a billed unit, in millionths of a US dollar. `None`: units are not billed.
     pub unit_price_micros: Option<i64>,
+    /// The same in each currency, in millionths of its main unit. Empty: units are not billed.
+    pub unit_prices: ByCurrency,
 }
 
 /// The result of a sync.
@@ -75,23 +81,23 @@ pub struct Synced {
     pub accounts_changed: usize,
 }
 
-/// The price list as customers see it.
-pub fn listed(catalogue: &Catalogue) -> PriceList {
-    let PriceList { mut plans } = list(catalogue);
+/// The price list as customers see it. `currency`: what the account pays in, if it is known.
+pub fn listed(catalogue: &Catalogue, currency: Option<String>) -> PriceList {
+    let shown = currency.as_deref().and_then(|currency| currency.parse().ok());
+    let mut plans = list(catalogue, shown.unwrap_or(Currency::USD));
     plans.retain(|plan| plan.listed);
-    PriceList { plans }
+    PriceList { plans, currency }
 }
 
 /// Returns all plans, in the catalogue's order.
-fn list(catalogue: &Catalogue) -> PriceList {
-    PriceList {
-        plans: catalogue.plans().iter().map(|plan| view(catalogue, plan)).collect(),
-    }
+fn list(catalogue: &Catalogue, currency: Currency) -> Vec<PlanView> {
+    let plans = catalogue.plans().iter();
+    plans.map(|plan| view(catalogue, plan, currency)).collect()
 }
 
 /// Returns all plans, and all versions of them.
 pub async fn with_versions(admin: &Administration) -> Result<PlansAndVersions, Error> {
-    let PriceList { plans } = list(&admin.catalogue);
+    let plans = list(&admin.catalogue, Currency::USD);
     let versions = versions::list(&admin.db).await?;
     Ok(PlansAndVersions { plans, versions })
 }
@@ -255,8 +261,14 @@ async fn stored_terms(
     }))
 }
 
-fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
-    let prices = PlanTerms::of(catalogue, plan).all_prices();
+/// `currency`: of the prices in its features, if the plan is sold in it.
+fn view(catalogue: &Catalogue, plan: &Plan, currency: Currency) -> PlanView {
+    let terms = PlanTerms::of(catalogue, plan);
+    let prices = terms.all_prices();
+    let sold_in = terms
+        .currencies()
+        .find(|sold| *sold == currency)
+        .unwrap_or(Currency::USD);
     let limit = |usage_type: &schema::UsageType| {
         let allowance = plan.allowance(*usage_type);
         PlanLimit {
@@ -264,6 +276,10 @@ fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
             mode: allowance.mode.as_str(),
             limit: (allowance.mode != Mode::Metered).then_some(allowance.limit),
             unit_price_micros: (allowance.mode != Mode::Limited).then_some(allowance.unit_price_micros),
+            unit_prices: match allowance.mode {
+                Mode::Limited => ByCurrency::new(),
+                _ => Rates::of(&terms, usage_type.name()).unit_price_micros,
+            },
         }
     };
     PlanView {
@@ -276,7 +292,7 @@ fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
             .then(|| plan.usage_billing.as_str()),
         prices,
         limits: catalogue.usage_types().iter().map(limit).collect(),
-        features: features::of(catalogue, plan),
+        features: features::of(catalogue, plan, sold_in),
         retention_days: plan.retention_days,
         trial_days: (plan.trial_days > 0).then_some(plan.trial_days),
         burst: plan.burst,

@@ -15,7 +15,7 @@ use crate::{
         page::{Listed, Page},
     },
     error::Error,
-    subscriptions::current,
+    subscriptions::{currency, current},
 };
 
 /// An account as it is listed.
@@ -42,6 +42,8 @@ pub struct AccountDetails {
     pub plan_version: Option<i32>,
     /// Of this version, per month.
     pub price_cents: Option<i64>,
+    /// What the account pays in, or would pay in by default.
+    pub currency: String,
     /// Metered calls are answered 402 until the subscription is paid.
     pub payment_required: bool,
     #[serde(with = "time::serde::rfc3339")]
@@ -86,7 +88,8 @@ pub async fn show(admin: &Administration, id: AccountId, now: i64) -> Result<Acc
     Ok(AccountDetails {
         limits: limits::in_force(&admin.db, &admin.catalogue, id, &current_plan).await?,
         plan_version: current_plan.version.as_ref().map(|version| version.number),
-        price_cents: current_plan.version.as_ref().map(|version| version.terms.price_cents),
+        price_cents: current_plan.price_cents(),
+        currency: currency::of_account(&admin.db, id).await?,
         account: row.into_account(current_plan.name),
         subscription_id: Some(current_plan.subscription).filter(|id| !id.is_nil()),
         payment_required: current_plan.entitlement == Entitlement::PaymentRequired,

@@ -101,7 +101,8 @@ mod tests {
             json!({ "id": "si_1", "current_period_start": 0, "current_period_end": 1, "price": { "id": "price_1", "currency": "usd",
                 "product": "trendit_pro", "metadata": { "trendit_plan": "pro" }, "recurring": { "usage_type": usage_type } } })
         };
-        let subscription = json!({ "id": "sub_1", "status": "active", "livemode": false, "created": 0, "billing_cycle_anchor": 0,
+        let subscription = json!({ "id": "sub_1", "status": "active", "livemode": false, "currency": "usd", "created": 0,
+            "billing_cycle_anchor": 0,
             "items": { "data": [item("licensed"), item(usage_type)] }, "billing_mode": { "type": mode },
             "default_payment_method": null, "customer": { "id": "cus_1", "invoice_settings": { "default_payment_method": method } } });
         serde_json::from_value(subscription).unwrap()

@@ -1,6 +1,7 @@
 //! The output of commands: text for people, or one JSON value.
 
 use anyhow::{Context, Result};
+use schema::{Currency, Interval, prices::ByCurrency};
 use serde::Serialize;
 use serde_json::json;
 use std::io::{Write, stdout};
@@ -79,7 +80,7 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
 
 pub(super) fn spend_cap(json: bool, cap: &SpendCap) -> Result<()> {
     out(json, cap, || {
-        let cents = |cents: i64| format!("{cents} cents");
+        let cents = |cents: i64| format!("{cents} cents ({})", cap.currency);
         let limits = match cap.usage_types.is_empty() {
             true => "nothing: the account pays for no usage now".to_owned(),
             false => cap.usage_types.join(", "),
@@ -174,14 +175,11 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
                 let once = |text: &str| if n == 0 { text.to_owned() } else { String::new() };
                 vec![
                     once(&id),
-                    once(&plan.price_cents.to_string()),
+                    once(&plan.prices.get(&Interval::Month).map(by_currency).unwrap_or_default()),
                     limit.usage_type.to_owned(),
                     units(limit.limit),
                     limit.mode.to_owned(),
-                    limit
-                        .unit_price_micros
-                        .map(|micros| micros.to_string())
-                        .unwrap_or_default(),
+                    by_currency(&limit.unit_prices),
                     once(&kept),
                 ]
             })
@@ -199,6 +197,19 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
         let versions: Vec<_> = std::iter::once(heading).chain(versions).collect();
         format!("{plans}\n\n{}", table(&versions))
     })
+}
+
+/// `2900`, or with several currencies `2700 eur, 2900 usd`.
+fn by_currency(amounts: &ByCurrency) -> String {
+    let only = amounts.get(&Currency::USD).filter(|_| amounts.len() == 1);
+    if let Some(only) = only {
+        return only.to_string();
+    }
+    let amounts: Vec<_> = amounts
+        .iter()
+        .map(|(currency, amount)| format!("{amount} {currency}"))
+        .collect();
+    amounts.join(", ")
 }
 
 pub(super) fn corrected(json: bool, corrected: &Corrected) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The public API: `/billing/*`. The router is its table of contents.
 //!
 //! The caller sends an API key of the account; for anything but a GET, one with the scope `billing`. Prices, pages and Stripe's
-//! webhooks need no key. The requests in flight of a key are bounded, so that one customer does not delay the others.
+//! webhooks need no key; prices with a key say what its account pays in. The requests in flight of a key are bounded, so that one customer does not delay the others.
 
 mod authenticate;
 mod checkout;
@@ -27,7 +27,7 @@ use problem::{Kind, Problem};
 use service::Lifecycle;
 use tokio::sync::Notify;
 
-use self::share::Share;
+use self::{authenticate::Caller, share::Share};
 use crate::{
     accounts::plans::{self, PriceList},
     error::Error,
@@ -36,7 +36,7 @@ use crate::{
         webhook::{self, WebhookReceiver},
     },
     metrics::{self, Metrics},
-    subscriptions::billing::Billing,
+    subscriptions::{billing::Billing, currency},
 };
 
 #[derive(Clone)]
@@ -106,6 +106,11 @@ pub fn router(api: PublicApi) -> Router {
         .with_state(api)
 }
 
-async fn list_plans(State(api): State<PublicApi>) -> Json<PriceList> {
-    Json(plans::listed(&api.billing.admin.catalogue))
+async fn list_plans(State(api): State<PublicApi>, caller: Option<Caller>) -> Result<Json<PriceList>, Error> {
+    let admin = &api.billing.admin;
+    let currency = match caller {
+        Some(Caller(account)) => currency::bound(&admin.db, account).await?,
+        None => None,
+    };
+    Ok(Json(plans::listed(&admin.catalogue, currency)))
 }

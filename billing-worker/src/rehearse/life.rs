@@ -75,7 +75,7 @@ impl Life<'_> {
     async fn subscribe(&mut self) -> Result<()> {
         self.customer.pay_with(TestCard::Works, None).await?;
         let (billing, account) = (&self.worker.billing, self.worker.account);
-        payment_form::subscribe(billing, account, &self.plans.small.id).await?;
+        payment_form::subscribe(billing, account, &self.plans.small.id, None).await?;
         self.pay_open().await?;
         self.worker.follow().await?;
         let made = self.seen.read(&self.worker).await?;

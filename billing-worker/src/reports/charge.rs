@@ -74,23 +74,22 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charg
     let Some(price) = &late.price else {
         return nothing("the plan has no metered price for it");
     };
-    let retrieve = RetrievePrice::new(price.as_str()).expand(vec!["tiers".to_owned()]);
-    let price: Price = reporter.stripe.read(&retrieve).await?;
+    let currency = late.currency.clone();
+    let price = read_price(reporter, price, &currency).await?;
     let before = before(reporter, late)
         .await
         .context("finding the place of late usage")?;
-    let Some(amount) = price.difference(before, late.units) else {
-        return nothing("its price is neither per unit nor graduated: bill it manually");
+    let Some(amount) = price.difference(&currency, before, late.units) else {
+        return nothing("its price is neither per unit nor graduated, or not sold in the currency: bill it manually");
     };
     if amount == 0 {
         return nothing("it costs nothing by the price's tiers");
     }
     if late.waits {
-        let currency = price.currency;
         return Ok(Some(Charged::Worth { amount, currency }));
     }
     if late.units < 0 {
-        return credit::give(reporter, late, amount, price.currency, now).await;
+        return credit::give(reporter, late, amount, currency, now).await;
     }
     let found = match late.first_sent_at {
         Some(first) => item::find(reporter, late, first).await?,
@@ -98,8 +97,8 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charg
     };
     let id = match found {
         Some(id) => id,
-        None if !begin(reporter, late, amount, &price.currency, now).await? => return Ok(None),
-        None => item::create(reporter, late, amount, &price.currency).await?,
+        None if !begin(reporter, late, amount, &currency, now).await? => return Ok(None),
+        None => item::create(reporter, late, amount, &currency).await?,
     };
     sqlx::query!(
         "update meter_carries set invoice_item_id = $2 where id = $1",
@@ -109,9 +108,19 @@ async fn make(reporter: &Reporter, late: &Late, now: i64) -> Result<Option<Charg
     .execute(&reporter.db)
     .await
     .context("storing an invoice item")?;
-    Ok(Some(Charged::Item {
-        id,
-        amount,
-        currency: price.currency,
-    }))
+    Ok(Some(Charged::Item { id, amount, currency }))
+}
+
+/// With the amounts of this currency.
+async fn read_price(reporter: &Reporter, id: &str, currency: &str) -> Result<Price, StripeError> {
+    let read = async |field: &str| {
+        let retrieve = RetrievePrice::new(id).expand(vec![field.to_owned()]);
+        reporter.stripe.read::<Price>(&retrieve).await
+    };
+    let price = read("tiers").await?;
+    match price.currency == currency {
+        true => Ok(price),
+        // A price of ours is in US dollars, and has options.
+        false => read(&format!("currency_options.{currency}.tiers")).await,
+    }
 }

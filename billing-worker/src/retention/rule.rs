@@ -33,7 +33,7 @@ fn first_needed(current_plan: &CurrentPlan, subscription: Option<&Subscription>,
 
 #[cfg(test)]
 mod tests {
-    use schema::{SubscriptionId, subscription::SubscriptionStatus};
+    use schema::{Currency, SubscriptionId, subscription::SubscriptionStatus};
     use time::macros::{date, datetime};
 
     use super::*;
@@ -58,6 +58,7 @@ mod tests {
             grace_until: None,
             paid_until: None,
             in_stripe: true,
+            currency: Some(Currency::USD),
         }
     }
 

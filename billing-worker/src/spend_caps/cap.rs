@@ -5,7 +5,7 @@ use quota_store::caps;
 use schema::{AccountId, announcement::Announcement, period::instant};
 use serde::Serialize;
 use serde_json::json;
-use sqlx::PgExecutor;
+use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::info;
 
@@ -14,6 +14,7 @@ use crate::{
     accounts::lock,
     administration::{Administration, audit},
     error::Error,
+    subscriptions::currency,
 };
 
 /// The largest amount that Stripe accepts on an invoice.
@@ -28,6 +29,8 @@ pub struct SpendCap {
     /// The most that the usage of a period may cost, in the smallest unit of the currency, before discounts and tax. Null: there is
     /// no cap.
     pub cents: Option<i64>,
+    /// Of these amounts: what the account pays in, or would pay in by default.
+    pub currency: String,
     /// What the usage of the running period costs so far.
     pub used_cents: i64,
     /// Since when no call passes the cap. Null: there is none, or some gateways do not know it yet.
@@ -116,7 +119,7 @@ pub async fn remove(admin: &Administration, account: AccountId) -> Result<(), Er
     Ok(())
 }
 
-async fn of(db: impl PgExecutor<'_>, account: AccountId, used: &Used) -> Result<SpendCap, Error> {
+async fn of(db: &PgPool, account: AccountId, used: &Used) -> Result<SpendCap, Error> {
     let row = sqlx::query!(
         "select cents, armed_at from spend_caps where account_id = $1",
         account.0
@@ -125,6 +128,7 @@ async fn of(db: impl PgExecutor<'_>, account: AccountId, used: &Used) -> Result<
     .await?;
     Ok(SpendCap {
         cents: row.as_ref().map(|row| row.cents),
+        currency: currency::of_account(db, account).await?,
         used_cents: used.cents(),
         in_force_since: row.and_then(|row| row.armed_at),
         resets_at: instant(used.period.end),

@@ -118,14 +118,13 @@ async fn prices(
     .await?;
     let of_plan = admin.catalogue.usage_types().iter().filter_map(|usage_type| {
         let terms = admin.catalogue.terms(current_plan, *usage_type, None);
-        let unit_price_micros = admin.catalogue.terms_of(current_plan, *usage_type).unit_price_micros;
-        let is_paid = terms.mode != schema::Mode::Limited && unit_price_micros > 0;
+        let unit_price_micros = admin.catalogue.unit_price_micros(current_plan, *usage_type);
         let line = UsedLine {
             included: terms.limit,
-            unit_price_micros,
+            unit_price_micros: unit_price_micros.filter(|_| terms.mode != schema::Mode::Limited)?,
             ..UsedLine::default()
         };
-        is_paid.then(|| ((current_plan.segment, usage_type.name().to_owned()), line))
+        Some(((current_plan.segment, usage_type.name().to_owned()), line))
     });
     let stored = rows.into_iter().map(|row| {
         let line = UsedLine {

@@ -4,12 +4,14 @@
 //! | what | file |
 //! |---|---|
 //! | products and prices that the catalogue asks for | [`wanted`](mod@wanted) |
+//! | amounts in several currencies, in metadata | [`amounts`] |
 //! | what the units of a metered price cost | [`rate`] |
 //! | products and prices that exist in Stripe | [`existing`] |
 //! | the changes to make | [`change`] |
 //! | making the changes | [`apply`](mod@apply) |
 //! | what customers can do in Stripe's portal | [`portal`](mod@portal) |
 
+mod amounts;
 mod apply;
 mod change;
 mod existing;
@@ -21,6 +23,6 @@ pub use self::{
     apply::{activate, apply, copy_in_slot},
     change::{Change, changes, unused},
     existing::{ExistingObjects, KnownPrices, PortalConfiguration, find, meters, portal, prices},
-    rate::Rate,
-    wanted::{CURRENCY, NamedTerms, Terms, WantedPrice, WantedProduct, of_plan, wanted},
+    rate::{Rate, Rates},
+    wanted::{NamedTerms, Terms, WantedPrice, WantedProduct, monthly, of_plan, wanted},
 };

@@ -140,6 +140,7 @@ fn decide(current: Option<&Subscription>, plan: &str, now: i64) -> Assignment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use schema::Currency;
     use time::macros::datetime;
 
     fn paid(period: Period, anchor: i64) -> Assignment {
@@ -161,6 +162,7 @@ mod tests {
             grace_until: None,
             paid_until: None,
             in_stripe: false,
+            currency: Some(Currency::USD),
         }
     }
 

@@ -5,7 +5,7 @@
 //! Stripe's current state, made, and read back, while the account's lease is held. A change that undoes something first is
 //! [armed](super::armed).
 
-use schema::{AccountId, Plan, period::instant, subscription::SubscriptionStatus};
+use schema::{AccountId, Plan, PlanTerms, period::instant, subscription::SubscriptionStatus};
 use stripe_billing::subscription::{
     CancelSubscription, UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionPaymentBehavior,
     UpdateSubscriptionProrationBehavior, UpdateSubscriptionTrialEnd,
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{
     armed::Armed,
     completion::{self, Completion, Progress},
+    currency,
     eligibility::refuse_buyer,
     lease::Lease,
     owed, payment_method, pending, periods,
@@ -69,6 +70,9 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
     let is_same = running.plan() == Some(plan.id.as_str());
     if is_same && !armed.has_planned_change() && !running.has_pending_upgrade() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
+    }
+    if !is_same {
+        currency::refuse_other(&running, &plan.id, &PlanTerms::of(&billing.admin.catalogue, plan))?;
     }
     if is_larger(billing, &running, plan) {
         refuse_buyer(billing, account).await?;

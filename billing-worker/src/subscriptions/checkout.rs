@@ -1,6 +1,6 @@
 //! Starting a subscription by Stripe's hosted checkout.
 
-use schema::{AccountId, Plan, period::instant};
+use schema::{AccountId, Currency, Plan, PlanTerms, period::instant};
 use serde::Deserialize;
 use stripe_checkout::{
     CheckoutSessionBillingAddressCollection,
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     billing::Billing,
     checkout_settings::{BillingAddress, CheckoutSettings},
+    currency,
     eligibility::{cancel_unpaid, refuse_buyer, refuse_second, trial_days},
     lease::Lease,
     prices::{self, PlanPrices},
@@ -56,26 +57,43 @@ struct Session {
 
 /// Opens a checkout, or returns the one that is open for this plan and these URLs. A new checkout cancels everything else that is
 /// still unpaid: a checkout for another plan, with other URLs or at earlier prices, or a payment form.
-pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
+///
+/// `currency`: that of the account if it is absent, or US dollars.
+pub async fn checkout(
+    billing: &Billing,
+    account: AccountId,
+    plan: &str,
+    currency: Option<Currency>,
+    urls: ReturnUrls,
+) -> Result<Checkout, Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
-    let checkout = open(billing, &lease, plan, urls).await;
+    let checkout = open(billing, &lease, plan, currency, urls).await;
     lease.release().await;
     checkout
 }
 
-async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -> Result<Checkout, Error> {
+async fn open(
+    billing: &Billing,
+    lease: &Lease,
+    plan: &Plan,
+    currency: Option<Currency>,
+    urls: ReturnUrls,
+) -> Result<Checkout, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
     refuse_buyer(billing, account).await?;
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
     refuse_second(billing, &customer).await?;
+    let terms = PlanTerms::of(&billing.admin.catalogue, plan);
+    let currency = currency::of_new(billing, (account, &customer), (&plan.id, &terms), currency).await?;
     let again = match unpaid::open_checkout(db, account).await? {
         None => None,
         Some(open) => {
             let is_same = open.plan_id == plan.id
                 && open.price_ids == prices.ids()
+                && open.currency == currency.as_str()
                 && open.success_url.as_ref() == Some(&urls.success)
                 && open.cancel_url.as_ref() == Some(&urls.cancel)
                 && open.expires_at.unix_timestamp() - billing.clock.now_s() > CHECKOUT_LEFT_S;
@@ -94,7 +112,7 @@ async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -
     cancel_unpaid(billing, &customer, &begun).await?;
     match again {
         Some(again) => Ok(again),
-        None => create_session(billing, lease, plan, &customer, &prices, urls).await,
+        None => create_session(billing, lease, (plan, &prices, currency), &customer, urls).await,
     }
 }
 
@@ -103,31 +121,31 @@ async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -
 async fn create_session(
     billing: &Billing,
     lease: &Lease,
-    plan: &Plan,
+    sold: (&Plan, &PlanPrices, Currency),
     customer: &str,
-    prices: &PlanPrices,
     urls: ReturnUrls,
 ) -> Result<Checkout, Error> {
-    let account = lease.account();
+    let (account, (plan, prices, currency)) = (lease.account(), sold);
     let trial_days = trial_days(&billing.admin.db, billing, account, customer, plan).await?;
     let (id, expires_at) = (Uuid::now_v7(), billing.clock.now_s() + CHECKOUT_S);
     let mut tx = lease.begin().await?;
     sqlx::query!(
-        "insert into checkout_sessions (id, account_id, plan_id, price_ids, expires_at, success_url, cancel_url)
-         values ($1, $2, $3, $4, $5, $6, $7)",
+        "insert into checkout_sessions (id, account_id, plan_id, price_ids, expires_at, success_url, cancel_url, currency)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
         id,
         account.0,
         plan.id,
         &prices.ids(),
         instant(expires_at),
         urls.success,
-        urls.cancel
+        urls.cancel,
+        currency.as_str()
     )
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
     lease.renew().await?;
-    let request = session_request(plan, account, customer, prices, urls, expires_at, trial_days);
+    let request = session_request(sold, account, customer, urls, expires_at, trial_days);
     let request = ask(request, &billing.settings.checkout, billing.stripe()?.automatic_tax());
     let session: Session = billing.stripe()?.write(&request, Write::Keyed(&id.to_string())).await?;
     let url = session
@@ -166,10 +184,9 @@ impl Checkout {
 
 /// The hosted page asks for a card, for a trial too.
 fn session_request(
-    plan: &Plan,
+    (plan, prices, currency): (&Plan, &PlanPrices, Currency),
     account: AccountId,
     customer: &str,
-    prices: &PlanPrices,
     urls: ReturnUrls,
     expires_at: i64,
     trial_days: Option<u32>,
@@ -185,7 +202,10 @@ fn session_request(
     let mut subscription = CreateCheckoutSessionSubscriptionData::new();
     subscription.metadata = Some(names::metadata(account, plan));
     subscription.trial_period_days = trial_days;
+    let Ok(currency) = currency.as_str().parse::<stripe_types::Currency>();
     CreateCheckoutSession::new()
+        // Otherwise the page may choose one by the customer's IP address.
+        .currency(currency)
         .mode(stripe_checkout::CheckoutSessionMode::Subscription)
         .customer(customer)
         .client_reference_id(account.to_string())

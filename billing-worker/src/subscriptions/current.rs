@@ -26,7 +26,7 @@ pub async fn subscriptions(
     let ids: Vec<_> = accounts.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
         r#"select s.id, s.account_id, s.plan_id, s.status, s.period_start, s.period_end, s.segment_start, s.billing_anchor, s.ends_at,
-                s.then_plan_id, s.grace_until, s.paid_until, s.stripe_subscription_id is not null as "in_stripe!",
+                s.then_plan_id, s.grace_until, s.paid_until, s.stripe_subscription_id is not null as "in_stripe!", s.currency,
                 s.version_id, v.version as "version?", v.terms as "terms?: Json<PlanTerms>",
                 s.then_version_id, t.version as "then_version?", t.terms as "then_terms?: Json<PlanTerms>"
          from subscriptions s
@@ -60,6 +60,7 @@ pub async fn subscriptions(
                 grace_until: row.grace_until.map(OffsetDateTime::unix_timestamp),
                 paid_until: row.paid_until.map(OffsetDateTime::unix_timestamp),
                 in_stripe: row.in_stripe,
+                currency: row.currency.parse().ok(),
             };
             Ok((AccountId(row.account_id), subscription))
         })

@@ -43,6 +43,6 @@ pub(super) fn is_unknown(one: &Subscription) -> bool {
     is_live(one) && one.plan_item().is_none() && !one.is_ignored()
 }
 
-fn is_live(subscription: &Subscription) -> bool {
+pub(super) fn is_live(subscription: &Subscription) -> bool {
     SubscriptionStatus::from_stored(&subscription.status).is_some_and(SubscriptionStatus::is_live)
 }

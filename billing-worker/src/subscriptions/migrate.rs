@@ -1,7 +1,7 @@
 //! Gives an account another version of its plan. While the change is in progress, a task protects it: if the worker or the command
 //! dies, the service completes it.
 
-use schema::{AccountId, PlanVersion, period::instant};
+use schema::{AccountId, Currency, Interval, PlanVersion, period::instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -12,6 +12,7 @@ use super::{
     armed::Armed,
     billing::Billing,
     change::{self, Beginning},
+    currency,
     lease::Lease,
     migration::{MigrateWhen, Migration, Step},
     owed, payment_method,
@@ -41,6 +42,8 @@ pub struct Migrated {
     pub outcome: Outcome,
     /// Why it was skipped, or failed.
     pub reason: Option<String>,
+    /// Of all amounts.
+    pub currency: String,
     /// Per month, before and after.
     pub price_cents_now: i64,
     pub price_cents_then: i64,
@@ -120,12 +123,19 @@ pub async fn migrate(billing: &Billing, account: AccountId, migration: &Migratio
         };
         Done::nothing(outcome, failure.to_string())
     });
+    let currency = currency::of_account(&billing.admin.db, account).await;
+    let currency = currency
+        .ok()
+        .and_then(|currency| currency.parse().ok())
+        .unwrap_or(Currency::USD);
+    let price = |version: &PlanVersion| version.terms.price(Interval::Month, currency).unwrap_or(0);
     Migrated {
         account_id: account,
+        currency: currency.to_string(),
         outcome: done.outcome,
         reason: done.reason,
-        price_cents_now: migration.from.terms.price_cents,
-        price_cents_then: migration.to.terms.price_cents,
+        price_cents_now: price(&migration.from),
+        price_cents_then: price(&migration.to),
         effective_at: done.effective_at.map(instant),
         invoiced_now_cents: done.invoiced_now_cents,
     }
@@ -176,6 +186,7 @@ async fn leased(
         Step::Skip(why) => return Ok(Done::nothing(Outcome::Skipped, why)),
     }
     let (plan, terms) = (&migration.to.plan, &migration.to.terms);
+    currency::refuse_other(&running, &migration.to.name(), terms)?;
     let prices = prices::of_version(db, plan, terms).await?;
     let prices = prices.ok_or_else(|| Error::PricesMissing {
         lookup_keys: migration.to.name(),

@@ -74,7 +74,7 @@ mod tests {
 
     fn fetched(id: &str, plan: &str, status: &str, more: Value) -> Fetched {
         let mut subscription = json!({
-            "id": id, "customer": "cus_1", "status": status, "livemode": false, "created": START,
+            "id": id, "customer": "cus_1", "status": status, "livemode": false, "currency": "usd", "created": START,
             "billing_cycle_anchor": START, "cancel_at_period_end": false,
             "items": { "object": "list", "has_more": false, "data": [{
                 "id": format!("si_{id}"), "price": price(&format!("price_{plan}"), plan),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{fetched::Fetched, owed, versions::Versions};
 use crate::stripe::{
-    catalogue::Rate,
+    catalogue::{Rate, Rates},
     names,
     object::{
         Item, Schedule, Subscription,
@@ -21,6 +21,7 @@ use crate::stripe::{
 pub struct Mirrored {
     pub id: SubscriptionId,
     pub stripe_id: String,
+    pub currency: String,
     pub plan: String,
     /// The version of the plan; `None`: this service did not make the price.
     pub version: Option<Arc<PlanVersion>>,
@@ -52,7 +53,7 @@ pub struct MirroredItem {
     pub usage_type: Option<String>,
     /// The plan that the price belongs to.
     pub plan: Option<String>,
-    /// Of a metered price: the slot of its meter, and what a unit costs.
+    /// Of a metered price: the slot of its meter, and what a unit costs in the currency of the subscription.
     pub meter_slot: i16,
     pub rate: Option<Rate>,
     pub created: Option<i64>,
@@ -118,7 +119,7 @@ pub(super) fn mirrored(
                 .price
                 .metadata
                 .get(names::META_TERMS)
-                .and_then(|terms| Rate::parse(terms)),
+                .and_then(|terms| Rates::parse(terms)?.rate(&of.currency)),
             period: period(item.current_period_start, item.current_period_end)?,
         })
     });
@@ -128,6 +129,7 @@ pub(super) fn mirrored(
     Ok(Mirrored {
         id: subscription_id(&of.id),
         stripe_id: of.id.clone(),
+        currency: of.currency.clone(),
         plan: plan.to_owned(),
         version: versions.of_price(&plan_item.price.id),
         status,

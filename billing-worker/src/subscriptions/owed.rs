@@ -117,7 +117,8 @@ mod tests {
     use super::*;
 
     fn subscription(more: Value) -> Subscription {
-        let mut subscription = json!({ "id": "sub_1", "customer": "cus_1", "status": "past_due", "livemode": false, "created": 0,
+        let mut subscription = json!({ "id": "sub_1", "customer": "cus_1", "status": "past_due", "livemode": false, "currency": "usd",
+            "created": 0,
             "billing_cycle_anchor": 0, "items": { "data": [] }, "latest_invoice": "in_latest" });
         subscription
             .as_object_mut()

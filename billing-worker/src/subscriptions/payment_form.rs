@@ -1,6 +1,6 @@
 //! Starting a subscription by the caller's own payment form.
 
-use schema::{AccountId, Plan};
+use schema::{AccountId, Currency, Plan, PlanTerms};
 use stripe_billing::subscription::{
     CreateSubscription, CreateSubscriptionAutomaticTax, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior,
     CreateSubscriptionPaymentSettings, CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod,
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     billing::Billing,
+    currency,
     eligibility::{cancel_unpaid, refuse_buyer, refuse_second, trial_days},
     lease::Lease,
     prices::{self, PlanPrices},
@@ -35,30 +36,43 @@ pub struct Pending {
 
 /// Begins a subscription; the caller's own form confirms its first payment. If one already waits for its first payment,
 /// returns that one. Cancels everything else that is still unpaid.
-pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
+///
+/// `currency`: that of the account if it is absent, or US dollars.
+pub async fn subscribe(
+    billing: &Billing,
+    account: AccountId,
+    plan: &str,
+    currency: Option<Currency>,
+) -> Result<Pending, Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
-    let pending = begin(billing, &lease, plan).await;
+    let pending = begin(billing, &lease, plan, currency).await;
     lease.release().await;
     pending
 }
 
-async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending, Error> {
+async fn begin(billing: &Billing, lease: &Lease, plan: &Plan, currency: Option<Currency>) -> Result<Pending, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
     refuse_buyer(billing, account).await?;
     let customer = customers::ensure(billing, account).await?;
     let prices = prices::of_plan(billing, plan).await?;
+    let terms = PlanTerms::of(&billing.admin.catalogue, plan);
+    let currency = async || currency::of_new(billing, (account, &customer), (&plan.id, &terms), currency).await;
     match refuse_second(billing, &customer).await {
         Ok(()) => {}
         // A trial whose response was lost is handed out again until a card is kept.
         Err(refusal @ Error::AlreadySubscribed { .. }) => {
+            let Ok(currency) = currency().await else {
+                return Err(refusal);
+            };
             let mut tried = unpaid::tried(billing, &customer).await?.into_iter();
-            let begun = tried.find(|begun| begun.is_payable() && begun.is_to(plan, &prices));
+            let begun = tried.find(|begun| begun.is_payable() && begun.is_to(plan, &prices, currency));
             return begun.map(Pending::of).ok_or(refusal);
         }
         Err(error) => return Err(error),
     }
+    let currency = currency().await?;
     if let Some(open) = unpaid::open_checkout(db, account).await? {
         open.close(billing, lease).await?;
         // The customer may have paid a moment ago.
@@ -68,7 +82,7 @@ async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending,
     let mut others = unpaid::begun(billing, &customer).await?;
     let begun = others
         .iter()
-        .position(|begun| begun.is_payable() && begun.is_to(plan, &prices));
+        .position(|begun| begun.is_payable() && begun.is_to(plan, &prices, currency));
     let begun = begun.map(|position| others.swap_remove(position));
     cancel_unpaid(billing, &customer, &others).await?;
     let begun: Begun = match begun {
@@ -76,7 +90,13 @@ async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending,
         None => {
             let trial_days = trial_days(db, billing, account, &customer, plan).await?;
             let stripe = billing.stripe()?;
-            let request = subscription_request(plan, account, &customer, &prices, trial_days, stripe.automatic_tax());
+            let request = subscription_request(
+                (plan, &prices, currency),
+                account,
+                &customer,
+                trial_days,
+                stripe.automatic_tax(),
+            );
             let key = format!("subscribe-{account}-{}", Uuid::now_v7());
             lease.renew().await?;
             stripe.write(&request, Write::Keyed(&key)).await?
@@ -98,10 +118,9 @@ impl Pending {
 }
 
 fn subscription_request(
-    plan: &Plan,
+    (plan, prices, currency): (&Plan, &PlanPrices, Currency),
     account: AccountId,
     customer: &str,
-    prices: &PlanPrices,
     trial_days: Option<u32>,
     automatic_tax: bool,
 ) -> CreateSubscription {
@@ -115,7 +134,9 @@ fn subscription_request(
     let mut payment = CreateSubscriptionPaymentSettings::new();
     payment.save_default_payment_method =
         Some(CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
+    let Ok(currency) = currency.as_str().parse::<stripe_types::Currency>();
     let mut request = CreateSubscription::new()
+        .currency(currency)
         .customer(customer)
         .items(items)
         .payment_behavior(CreateSubscriptionPaymentBehavior::DefaultIncomplete)

@@ -258,9 +258,10 @@ async fn write_prices(
              select account_id, period_start, meter_slot from billing_periods
              where account_id = $1 and period_start = $2 and final_at is null),
          wanted as (
-             select s.account_id, s.period_start, w.usage_type, w.price_id, w.included_units, w.unit_price_micros, w.currency
-             from segment s join unnest($3::text[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[], $8::text[])
-                 as w (usage_type, price_id, meter_slot, included_units, unit_price_micros, currency)
+             select s.account_id, s.period_start, w.usage_type, w.price_id, w.included_units, w.unit_price_micros,
+                 $8::text as currency
+             from segment s join unnest($3::text[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[])
+                 as w (usage_type, price_id, meter_slot, included_units, unit_price_micros)
                  on w.meter_slot = s.meter_slot),
          removed as (
              delete from segment_prices p using segment s
@@ -280,7 +281,7 @@ async fn write_prices(
         &items.iter().map(|item| item.meter_slot).collect::<Vec<_>>(),
         &rates().map(|rate| rate.map(|rate| rate.included)).collect::<Vec<_>>() as &[Option<i64>],
         &rates().map(|rate| rate.map(|rate| rate.unit_price_micros)).collect::<Vec<_>>() as &[Option<i64>],
-        &rates().map(|rate| rate.map(|rate| rate.currency.clone())).collect::<Vec<_>>() as &[Option<String>]
+        of.currency
     )
     .execute(&mut **tx)
     .await?;

@@ -122,6 +122,8 @@ impl Running {
         running.end_date = Some(UpdateSubscriptionSchedulePhasesEndDate::Timestamp(self.period_end()));
         let next = next.iter().map(|(price, quantity)| phase_item(price, *quantity));
         let mut following = UpdateSubscriptionSchedulePhases::new(next.collect::<Vec<_>>());
+        let Ok(currency) = self.currency().parse::<stripe_types::Currency>();
+        (running.currency, following.currency) = (Some(currency.clone()), Some(currency));
         following.start_date = Some(UpdateSubscriptionSchedulePhasesStartDate::Timestamp(self.period_end()));
         // It begins with a period, so there is nothing to prorate.
         following.proration_behavior = Some(UpdateSubscriptionSchedulePhasesProrationBehavior::CreateProrations);

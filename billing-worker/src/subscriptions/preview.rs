@@ -1,12 +1,13 @@
 //! The cost of another plan, before a customer decides. The price of a larger plan counts from one second, so that the upgrade can
 //! charge exactly what was [previewed](super::previewed).
 
-use schema::{AccountId, period::instant};
+use schema::{AccountId, PlanTerms, period::instant};
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
     change::{ChangeWhen, begins_now, ends_trial, is_larger},
+    currency,
     eligibility::refuse_buyer,
     owed, previewed, prices,
     running::Running,
@@ -46,6 +47,9 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
     let is_same = running.plan() == Some(plan.id.as_str());
     if is_same && !running.has_planned_change() && !running.has_pending_upgrade() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
+    }
+    if !is_same {
+        currency::refuse_other(&running, &plan.id, &PlanTerms::of(&billing.admin.catalogue, plan))?;
     }
     if is_larger(billing, &running, plan) {
         refuse_buyer(billing, account).await?;

@@ -68,8 +68,7 @@ impl Running {
     }
 
     pub fn currency(&self) -> &str {
-        self.plan_item()
-            .map_or(crate::stripe::catalogue::CURRENCY, |item| &item.price.currency)
+        &self.subscription.currency
     }
 
     pub fn period_start(&self) -> i64 {

@@ -3,7 +3,7 @@
 //! A segment is a part of a period with one set of usage prices. Its usage goes to the meters of one slot. Segments that are billed
 //! by the same invoice have different slots, so that old and new usage share no meter, whenever they arrive.
 
-use schema::{Mode, PlanVersion, catalogue::Allowance};
+use schema::{Mode, PlanVersion};
 use uuid::Uuid;
 
 use super::mirrored::{Mirrored, MirroredItem};
@@ -137,20 +137,20 @@ fn bills(version: &PlanVersion, item: &MirroredItem, all: &[&MirroredItem]) -> b
         return false;
     };
     let mut same_type = all.iter().filter(|other| other.usage_type == item.usage_type);
-    allowance.mode != Mode::Limited && (agrees(allowance, item) || !same_type.any(|other| agrees(allowance, other)))
-}
-
-fn agrees(allowance: &Allowance, item: &MirroredItem) -> bool {
-    item.rate
-        .as_ref()
-        .is_some_and(|rate| (rate.included, rate.unit_price_micros) == (allowance.limit, allowance.unit_price_micros))
+    let agrees = |item: &MirroredItem| {
+        item.rate.is_some_and(|rate| {
+            let unit_price = version.terms.unit_price_micros(usage_type, rate.currency);
+            (rate.included, Some(rate.unit_price_micros)) == (allowance.limit, unit_price)
+        })
+    };
+    allowance.mode != Mode::Limited && (agrees(item) || !same_type.any(|other| agrees(other)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use schema::{Catalogue, Period, PlanTerms, SubscriptionId, subscription::SubscriptionStatus};
+    use schema::{Catalogue, Currency, Period, PlanTerms, SubscriptionId, subscription::SubscriptionStatus};
 
     use super::*;
     use crate::stripe::catalogue::Rate;
@@ -173,6 +173,7 @@ mod tests {
         Mirrored {
             id: SubscriptionId::NIL,
             stripe_id: "sub_1".into(),
+            currency: "usd".into(),
             plan: plan.into(),
             version: None,
             status: SubscriptionStatus::Active,
@@ -302,7 +303,7 @@ mod tests {
             of.version = Some(Arc::new(version(2, to)));
             for (item, (_, micros)) in of.items.iter_mut().zip(metered) {
                 item.rate = Some(Rate {
-                    currency: "usd".into(),
+                    currency: Currency::USD,
                     included: 100,
                     unit_price_micros: *micros,
                 });

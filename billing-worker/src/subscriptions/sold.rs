@@ -5,11 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use schema::{Mode, PlanTerms, PlanVersion, catalogue::Allowance, prices::UsageBilling};
+use schema::{
+    Currency, Interval, Mode, PlanTerms, PlanVersion,
+    catalogue::Allowance,
+    prices::{ByCurrency, UsageBilling},
+};
 
 use super::fetched::Fetched;
 use crate::stripe::{
-    catalogue::NamedTerms,
+    catalogue::{NamedTerms, Rates, monthly},
     names,
     object::{schedule::PriceOrId, subscription::Price},
 };
@@ -22,9 +26,10 @@ pub(super) struct Sold {
     pub price_id: String,
     /// The beginning of the hash of the terms.
     pub version: Option<String>,
-    price_cents: i64,
-    /// By usage type: id, included units, price of a further unit. Without an id: a copy for other meters.
-    metered: BTreeMap<String, (Option<String>, i64, i64)>,
+    /// A month, in each currency.
+    amounts: ByCurrency,
+    /// By usage type: id, and what units cost. Without an id: a copy for other meters.
+    metered: BTreeMap<String, (Option<String>, Rates)>,
 }
 
 impl Sold {
@@ -34,7 +39,7 @@ impl Sold {
             .clone()
             .find(|price| !price.is_metered() && price.plan().is_some())?;
         let terms = |price: &Price| NamedTerms::parse(price.metadata.get(names::META_TERMS)?);
-        let NamedTerms::Monthly { cents } = terms(own)? else {
+        let NamedTerms::Monthly { amounts } = terms(own)? else {
             return None;
         };
         let plan = own.plan()?;
@@ -42,12 +47,9 @@ impl Sold {
         let metered = prices.filter(|price| price.plan() == Some(plan)).filter_map(|price| {
             let usage_type = price.metadata.get(names::META_USAGE_TYPE)?.clone();
             match terms(price)? {
-                NamedTerms::Metered {
-                    included,
-                    unit_price_micros,
-                } => {
+                NamedTerms::Metered(rates) => {
                     let id = (price.meter_slot() == 0).then(|| price.id.clone());
-                    Some((usage_type, (id, included, unit_price_micros)))
+                    Some((usage_type, (id, rates)))
                 }
                 NamedTerms::Monthly { .. } => None,
             }
@@ -56,7 +58,7 @@ impl Sold {
             plan: own.plan()?.to_owned(),
             price_id: own.id.clone(),
             version: own.metadata.get(names::META_VERSION).cloned(),
-            price_cents: cents,
+            amounts,
             metered: metered.collect(),
         })
     }
@@ -82,21 +84,19 @@ impl Sold {
 
     /// A subscription may lack the price of a usage type: this is a finding, and no other version.
     fn agrees(&self, terms: &PlanTerms) -> bool {
-        let agrees = |(usage_type, (_, included, micros)): (&String, &(Option<String>, i64, i64))| {
-            terms.usage.get(usage_type).is_some_and(|allowance| {
-                allowance.mode != Mode::Limited
-                    && (allowance.limit, allowance.unit_price_micros) == (*included, *micros)
-            })
+        let agrees = |(usage_type, (_, rates)): (&String, &(Option<String>, Rates))| {
+            terms.billed().any(|billed| billed == usage_type) && *rates == Rates::of(terms, usage_type)
         };
-        self.price_cents == terms.price_cents && self.metered.iter().all(agrees)
+        self.amounts == monthly(terms) && self.metered.iter().all(agrees)
     }
 
     /// The terms of a price that no version has. Stripe does not know limits that are not billed: these are of `oldest`, the first
     /// terms that were stored.
     pub(super) fn terms(&self, oldest: &PlanTerms) -> PlanTerms {
+        let (price_cents, others) = split(self.amounts.clone());
         let mut terms = PlanTerms {
-            price_cents: self.price_cents,
-            prices: BTreeMap::new(),
+            price_cents,
+            prices: others.into_iter().map(|others| (Interval::Month, others)).collect(),
             usage_billing: UsageBilling::default(),
             unit_prices: BTreeMap::new(),
             ..oldest.clone()
@@ -108,14 +108,20 @@ impl Sold {
                     unit_price_micros: 0,
                     ..*allowance
                 },
-                Some((_, included, micros)) => Allowance {
-                    limit: *included,
-                    mode: match *included {
-                        0 => Mode::Metered,
-                        _ => Mode::Overage,
-                    },
-                    unit_price_micros: *micros,
-                },
+                Some((_, rates)) => {
+                    let (unit_price_micros, others) = split(rates.unit_price_micros.clone());
+                    terms
+                        .unit_prices
+                        .extend(others.map(|others| (usage_type.clone(), others)));
+                    Allowance {
+                        limit: rates.included,
+                        mode: match rates.included {
+                            0 => Mode::Metered,
+                            _ => Mode::Overage,
+                        },
+                        unit_price_micros,
+                    }
+                }
             };
         }
         terms
@@ -127,6 +133,12 @@ impl Sold {
         let metered = metered.filter_map(|(usage_type, (id, ..))| Some((id.as_deref()?, Some(usage_type.as_str()))));
         std::iter::once((self.price_id.as_str(), None)).chain(metered)
     }
+}
+
+/// The amount in US dollars, and those in other currencies, if there are any.
+fn split(mut amounts: ByCurrency) -> (i64, Option<ByCurrency>) {
+    let usd = amounts.remove(&Currency::USD).unwrap_or(0);
+    (usd, Some(amounts).filter(|others| !others.is_empty()))
 }
 
 #[cfg(test)]

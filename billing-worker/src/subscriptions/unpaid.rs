@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use schema::{AccountId, Plan, period::instant};
+use schema::{AccountId, Currency, Plan, period::instant};
 use serde::Deserialize;
 use sqlx::PgExecutor;
 use stripe_billing::{
@@ -30,6 +30,7 @@ pub struct OpenCheckout {
     pub id: Uuid,
     pub plan_id: String,
     pub price_ids: Vec<String>,
+    pub currency: String,
     pub session_id: Option<String>,
     pub url: Option<String>,
     /// `None`: an earlier version opened it.
@@ -43,6 +44,7 @@ pub struct OpenCheckout {
 pub struct Begun {
     pub id: String,
     pub status: String,
+    currency: String,
     latest_invoice: Option<Invoice>,
     /// For a trial: nothing is paid yet, and the card is kept for its end.
     pending_setup_intent: Option<ConfirmationSecret>,
@@ -75,14 +77,15 @@ impl Begun {
         self.pending_setup_intent.is_some() || invoice.is_some_and(|invoice| invoice.status.as_deref() == Some("open"))
     }
 
-    /// Whether it is a subscription to the plan at the plan's current prices.
-    pub fn is_to(&self, plan: &Plan, prices: &PlanPrices) -> bool {
+    /// Whether it is a subscription to the plan at the plan's current prices, in this currency.
+    pub fn is_to(&self, plan: &Plan, prices: &PlanPrices, currency: Currency) -> bool {
         let sorted = |mut ids: Vec<String>| {
             ids.sort_unstable();
             ids
         };
         let of = self.items.data.iter().map(|item| item.price.id.clone()).collect();
-        self.metadata.get(names::META_PLAN) == Some(&plan.id) && sorted(of) == sorted(prices.ids())
+        let is_of_plan = self.metadata.get(names::META_PLAN) == Some(&plan.id);
+        is_of_plan && self.currency == currency.as_str() && sorted(of) == sorted(prices.ids())
     }
 
     fn is_ours(&self) -> bool {
@@ -158,7 +161,7 @@ async fn void(billing: &Billing, invoice: &str) -> Result<bool, Error> {
 pub async fn open_checkout(db: impl PgExecutor<'_>, account: AccountId) -> Result<Option<OpenCheckout>, Error> {
     let open = sqlx::query_as!(
         OpenCheckout,
-        "select id, plan_id, price_ids, session_id, url, success_url, cancel_url, expires_at from checkout_sessions
+        "select id, plan_id, price_ids, currency, session_id, url, success_url, cancel_url, expires_at from checkout_sessions
          where account_id = $1 and ended_at is null",
         account.0
     )

@@ -188,7 +188,7 @@ impl AccountState {
 
 #[cfg(test)]
 mod tests {
-    use schema::{Period, SubscriptionId, subscription::SubscriptionStatus};
+    use schema::{Currency, Period, SubscriptionId, subscription::SubscriptionStatus};
 
     use super::*;
 
@@ -222,6 +222,7 @@ mod tests {
                 grace_until: None,
                 paid_until: None,
                 in_stripe: true,
+                currency: Some(Currency::USD),
             }),
             ..free()
         }

@@ -25,11 +25,11 @@ impl Spend {
     /// `terms`: in the catalogue's order.
     pub(super) fn of(cap: SpendCap, catalogue: &Catalogue, current_plan: &CurrentPlan, terms: &[Terms]) -> Self {
         let rate = |(usage_type, terms): (&UsageType, &Terms)| {
-            let unit_price_micros = catalogue.terms_of(current_plan, *usage_type).unit_price_micros;
-            let is_paid = terms.mode != Mode::Limited && terms.unbilled.is_none() && unit_price_micros > 0;
-            is_paid.then_some(Rate {
+            let is_paid = terms.mode != Mode::Limited && terms.unbilled.is_none();
+            let unit_price_micros = catalogue.unit_price_micros(current_plan, *usage_type);
+            Some(Rate {
                 included: terms.limit,
-                unit_price_micros,
+                unit_price_micros: unit_price_micros.filter(|_| is_paid)?,
             })
         };
         Self {

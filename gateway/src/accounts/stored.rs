@@ -52,7 +52,7 @@ pub(super) async fn accounts(
                   s.then_plan_id as "then_plan_id?", s.version_id as "version_id?",
                   s.then_version_id as "then_version_id?", s.grace_until as "grace_until?", s.paid_until as "paid_until?",
                   s.updated_at as "subscription_changed?", i.hosted_invoice_url as "owed_invoice_url?",
-                  s.stripe_subscription_id is not null as "in_stripe!",
+                  s.stripe_subscription_id is not null as "in_stripe!", s.currency as "currency?",
                   array(select o.usage_type from limit_overrides o
                         where o.account_id = a.id order by o.usage_type) as "override_types!",
                   array(select o.limit_units from limit_overrides o
@@ -103,6 +103,7 @@ pub(super) async fn accounts(
                 grace_until: seconds(row.grace_until),
                 paid_until: seconds(row.paid_until),
                 in_stripe: row.in_stripe,
+                currency: row.currency.as_deref().and_then(|currency| currency.parse().ok()),
             })
         };
         let facts = Facts {

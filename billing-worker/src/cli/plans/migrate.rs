@@ -122,7 +122,7 @@ fn print(json: bool, migration: &Migration, action: Action, migrated: &[Migrated
             row([
                 &one.account_id.to_string(),
                 one.outcome.as_str(),
-                &format!("{} -> {}", one.price_cents_now, one.price_cents_then),
+                &format!("{} -> {} {}", one.price_cents_now, one.price_cents_then, one.currency),
                 &one.invoiced_now_cents.to_string(),
                 &one.effective_at.map(instant).unwrap_or_default(),
                 one.reason.as_deref().unwrap_or_default(),

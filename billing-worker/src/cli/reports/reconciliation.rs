@@ -49,7 +49,7 @@ pub(super) fn print(json: bool, reconciliation: &Reconciliation) -> Result<()> {
             sentences.extend(differences.chain(period.notes.iter().map(|text| format!("note {} {text}", place()))));
         }
         rows.extend(units.filter_map(|units| unit_row(units, None)));
-        rows.push(total(reconciliation));
+        rows.extend(totals(reconciliation));
         let mut text = table(&rows);
         for sentence in sentences {
             text.push('\n');
@@ -124,7 +124,8 @@ fn plan_row(period: &PeriodMoney, part: &Part) -> Vec<String> {
     cells.chain(amounts(&part.amounts)).chain([state.to_owned()]).collect()
 }
 
-fn total(reconciliation: &Reconciliation) -> Vec<String> {
+/// Units, and a row for the money in each currency.
+fn totals(reconciliation: &Reconciliation) -> Vec<Vec<String>> {
     let totals = &reconciliation.totals;
     let units = [
         totals.clickhouse_units,
@@ -133,26 +134,25 @@ fn total(reconciliation: &Reconciliation) -> Vec<String> {
         totals.ledger_units,
         totals.stripe_units,
     ];
-    let money = [
-        totals.owed_cents,
-        totals.invoiced_cents,
-        totals.credited_cents,
-        totals.open_cents,
-    ];
     let cells = ["all", "", ""]
         .map(str::to_owned)
         .into_iter()
         .chain(units.map(|units| units.to_string()));
-    let cells = cells.chain([String::new()]).chain(money.map(cents));
     let states = format!(
-        "{} lines differ, {} pending, {} open; {} periods differ by {}",
-        totals.differing,
-        totals.pending,
-        totals.open,
-        totals.differing_periods,
-        cents(totals.difference_cents)
+        "{} lines differ, {} pending, {} open; {} periods differ",
+        totals.differing, totals.pending, totals.open, totals.differing_periods
     );
-    cells.chain([states]).collect()
+    let units = cells.chain([const { String::new() }; 5]).chain([states]).collect();
+    let money = totals.money.iter().map(|(currency, sums)| {
+        let cells = ["all", "", currency].map(str::to_owned).into_iter();
+        let cells = cells.chain([const { String::new() }; 6]).chain(amounts(sums));
+        let state = match sums.difference_cents {
+            0 => String::new(),
+            difference => format!("periods differ by {}", cents(difference)),
+        };
+        cells.chain([state]).collect()
+    });
+    std::iter::once(units).chain(money).collect()
 }
 
 fn place(account: schema::AccountId, period: OffsetDateTime) -> (String, String) {

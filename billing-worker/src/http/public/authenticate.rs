@@ -1,8 +1,8 @@
 //! The API key of a request: which account it belongs to, and whether it allows the request.
 
 use axum::{
-    extract::FromRequestParts,
-    http::{HeaderMap, request::Parts},
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    http::{HeaderMap, header::AUTHORIZATION, request::Parts},
     response::{IntoResponse, Response},
 };
 use problem::{BearerError, Problem, bearer, malformed_key, unknown_key};
@@ -47,6 +47,20 @@ impl FromRequestParts<PublicApi> for Caller {
             return Err(Error::ScopeMissing { scope, key: id }.into_response());
         }
         Ok(Self(account))
+    }
+}
+
+/// `None`: the request names no key. A wrong one is refused.
+impl OptionalFromRequestParts<PublicApi> for Caller {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, api: &PublicApi) -> Result<Option<Self>, Response> {
+        match parts.headers.contains_key(AUTHORIZATION) {
+            true => <Self as FromRequestParts<PublicApi>>::from_request_parts(parts, api)
+                .await
+                .map(Some),
+            false => Ok(None),
+        }
     }
 }
 

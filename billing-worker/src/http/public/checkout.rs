@@ -2,6 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use problem::shown;
+use schema::Currency;
 use serde::{Deserialize, Serialize};
 use stripe_billing::billing_portal_session::CreateBillingPortalSession;
 use time::OffsetDateTime;
@@ -24,6 +25,8 @@ use crate::{
 pub(super) struct NewCheckout {
     /// A plan's id; it can also be in the query string.
     tier: Option<String>,
+    /// What the customer pays in. By default what the account pays in already, or US dollars.
+    currency: Option<String>,
     /// Where the browser goes after the payment. `{CHECKOUT_SESSION_ID}` is replaced by the session id.
     success_url: Option<String>,
     cancel_url: Option<String>,
@@ -41,6 +44,8 @@ pub(super) struct Opened {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSubscription {
     tier: Option<String>,
+    /// As for a checkout.
+    currency: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -70,6 +75,7 @@ pub(super) async fn create(
     Body(new): Body<NewCheckout>,
 ) -> Result<(StatusCode, Json<Opened>), Error> {
     let tier = query.or(new.tier)?;
+    let currency = currency(new.currency.as_deref())?;
     let base = api.billing.settings.billing_public_url.trim_end_matches('/');
     let urls = ReturnUrls {
         success: url("success_url", new.success_url)?
@@ -77,7 +83,7 @@ pub(super) async fn create(
         cancel: url("cancel_url", new.cancel_url)?.unwrap_or_else(|| format!("{base}/billing/cancelled")),
     };
     let billing = api.billing.clone();
-    let checkout = async move { checkout::checkout(&billing, account, &tier, urls).await };
+    let checkout = async move { checkout::checkout(&billing, account, &tier, currency, urls).await };
     let checkout = api.complete(checkout).await?;
     let opened = Opened {
         checkout_url: checkout.url,
@@ -94,8 +100,9 @@ pub(super) async fn subscribe(
     Body(new): Body<NewSubscription>,
 ) -> Result<(StatusCode, Json<Begun>), Error> {
     let tier = query.or(new.tier)?;
+    let currency = currency(new.currency.as_deref())?;
     let billing = api.billing.clone();
-    let pending = async move { payment_form::subscribe(&billing, account, &tier).await };
+    let pending = async move { payment_form::subscribe(&billing, account, &tier, currency).await };
     let pending = api.complete(pending).await?;
     let begun = Begun {
         subscription_id: pending.subscription_id,
@@ -124,6 +131,19 @@ pub(super) async fn portal(
     let key = format!("portal-{}", Uuid::now_v7());
     let portal: Portal = billing.stripe()?.write(&request, Write::Keyed(&key)).await?;
     Ok((StatusCode::CREATED, Json(portal)))
+}
+
+fn currency(given: Option<&str>) -> Result<Option<Currency>, Error> {
+    let parse = |text: &str| {
+        text.parse().map_err(|_| Error::BadValue {
+            field: "currency",
+            rule: format!(
+                "must be the three lower-case letters of a currency with cents, such as eur, got \"{}\"",
+                shown(text)
+            ),
+        })
+    };
+    given.map(parse).transpose()
 }
 
 /// Checks a URL to which the browser is redirected.

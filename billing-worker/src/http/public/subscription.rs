@@ -10,7 +10,7 @@ use super::{PublicApi, authenticate::Caller};
 use crate::{
     accounts::limits::{self, LimitInForce},
     error::Error,
-    subscriptions::{billing::Billing, current},
+    subscriptions::{billing::Billing, currency, current},
 };
 
 #[derive(Serialize)]
@@ -21,6 +21,8 @@ pub(super) struct View {
     pub plan_version: Option<i32>,
     /// Of this version, per month.
     pub price_cents: Option<i64>,
+    /// What the account pays in, or would pay in by default.
+    pub currency: String,
     /// Stripe's status; `none`: the Free plan, without a subscription.
     pub status: String,
     /// Metered calls are answered 402 until the subscription is paid.
@@ -106,7 +108,8 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
         stripe_subscription_id: row.and_then(|row| row.stripe_subscription_id),
         limits: limits::in_force(db, &billing.admin.catalogue, account, &current_plan).await?,
         plan_version: current_plan.version.as_ref().map(|version| version.number),
-        price_cents: current_plan.version.as_ref().map(|version| version.terms.price_cents),
+        price_cents: current_plan.price_cents(),
+        currency: currency::of_account(db, account).await?,
         tier: current_plan.name,
     })
 }

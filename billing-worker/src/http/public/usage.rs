@@ -15,7 +15,7 @@ use crate::{
     accounts::limits,
     error::Error,
     spend_caps::cap::{self, SpendCap},
-    subscriptions::current,
+    subscriptions::{currency, current},
 };
 
 #[derive(Serialize)]
@@ -29,6 +29,8 @@ pub(super) struct Usage {
     #[serde(with = "time::serde::rfc3339")]
     computed_at: OffsetDateTime,
     usage: Vec<UsageOfType>,
+    /// Of all amounts and prices.
+    currency: String,
     /// Cost of the usage of all segments, in the currency's smallest unit.
     usage_cents: i64,
     /// The most that the account wants to pay. Null: there is no cap.
@@ -123,6 +125,7 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         period_start: instant(current_plan.period.start),
         period_end: instant(current_plan.period.end),
         computed_at: instant(now),
+        currency: currency::of_account(&billing.admin.db, account).await?,
         usage_cents,
         spend_cap,
         segments,

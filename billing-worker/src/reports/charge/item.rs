@@ -28,17 +28,22 @@ struct Item {
     invoice: Option<Reference>,
 }
 
+/// Stripe's own type takes any text.
+fn stripe_currency(text: &str) -> Currency {
+    let Ok(currency) = text.parse();
+    currency
+}
+
 pub(super) async fn create(
     reporter: &Reporter,
     late: &Late,
     amount: i64,
     currency: &str,
 ) -> Result<String, StripeError> {
-    let Ok(currency) = currency.parse::<Currency>();
     let request = CreateInvoiceItem::new()
         .customer(&late.customer)
         .amount(amount)
-        .currency(currency)
+        .currency(stripe_currency(currency))
         .description(format!("Late usage: {} units of {}", late.units, late.usage_type))
         .period(stripe_billing::invoice_item::Period::new(
             late.period_end,
@@ -69,6 +74,7 @@ pub(super) async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Res
     let mut request = CreateInvoice::new()
         .customer(&late.customer)
         .auto_advance(true)
+        .currency(stripe_currency(&late.currency))
         .pending_invoice_items_behavior(CreateInvoicePendingInvoiceItemsBehavior::Include)
         .metadata([(names::META_CARRY.to_owned(), late.id.to_string())]);
     if reporter.stripe.automatic_tax() {

@@ -22,6 +22,8 @@ pub(super) struct Late {
     pub(super) subscription: String,
     pub(super) units: i64,
     pub(super) price: Option<String>,
+    /// Of the subscription.
+    pub(super) currency: String,
     pub(super) attempts: i32,
     pub(super) first_sent_at: Option<i64>,
     /// The item, once it exists.
@@ -84,7 +86,9 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
                    (select i.price_id from subscription_items i join subscriptions s on s.id = i.subscription_id
                     where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = c.usage_type
                     limit 1) end as price_id,
-               c.invoice_item_id, c.amount, c.currency, c.policy = 'next_period' as "waits!",
+               c.invoice_item_id, c.amount, c.policy = 'next_period' as "waits!",
+               coalesce(c.currency, (select s.currency from subscriptions s
+                   where s.stripe_subscription_id = p.stripe_subscription_id), 'usd') as "currency!",
                exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
                    and p.period_end <= s.trial_ends_at) as "is_trial!",
                not exists (select from subscriptions s where s.account_id = c.account_id and s.is_current
@@ -114,8 +118,9 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
             item: row.invoice_item_id.map(|id| Charged::Item {
                 id,
                 amount: row.amount.unwrap_or(0),
-                currency: row.currency.unwrap_or_default(),
+                currency: row.currency.clone(),
             }),
+            currency: row.currency,
             is_over: row.is_over,
             is_trial: row.is_trial,
             waits: row.waits,

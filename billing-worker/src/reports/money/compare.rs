@@ -13,7 +13,7 @@ use protocol::reports::{
     },
     period::BillingPeriod,
 };
-use schema::period::instant;
+use schema::{period::instant, prices::ByCurrency};
 
 use super::{
     copies, fresh,
@@ -52,7 +52,7 @@ pub struct Units {
 struct Known {
     segments: Segments,
     prices: Vec<SegmentPrice>,
-    plan_prices: HashMap<String, i64>,
+    plan_prices: HashMap<String, ByCurrency>,
     late: HashMap<LineId, Vec<StoredLate>>,
     found: Found,
     source: Source,
@@ -124,7 +124,7 @@ impl Known {
         let segment = self.segments.get(&(period.account, period.start))?;
         let prices = || self.prices.iter().filter(|price| price.account == period.account);
         let ours: Vec<_> = prices().filter(|price| price.start == period.start).collect();
-        let currency = ours.iter().find_map(|price| price.currency.as_deref()).unwrap_or("usd");
+        let currency = segment.currency.as_str();
         let lines = self.found.lines(period.account);
         let is_late = |line: &FoundLine| line.kind == "late_usage" && line.from == period.start;
         let mut usage_types: BTreeSet<&str> = ours.iter().map(|price| price.usage_type.as_str()).collect();
@@ -324,11 +324,10 @@ impl Known {
                 },
                 amount: line.amount,
                 quantity: line.quantity.max(1),
-                price: line
-                    .price
-                    .as_ref()
-                    .and_then(|price| self.plan_prices.get(price))
-                    .copied(),
+                price: line.price.as_ref().and_then(|price| {
+                    let prices = self.plan_prices.get(price)?;
+                    prices.get(&currency.parse().ok()?).copied()
+                }),
                 from: line.from,
                 to: line.to,
                 is_trial: segment.is_trial && line.kind == "plan",

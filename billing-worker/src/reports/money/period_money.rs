@@ -1,5 +1,7 @@
 //! The money of one segment, as commands print it and `money_checks` stores it.
 
+use std::ops::AddAssign;
+
 use protocol::reports::money::{Explained, Money, MoneyState};
 use schema::AccountId;
 use serde::{Serialize, Serializer};
@@ -62,6 +64,22 @@ impl From<Money> for Amounts {
             open_cents: money.open,
             waived_cents: money.waived,
             difference_cents: money.difference,
+        }
+    }
+}
+
+impl AddAssign for Amounts {
+    fn add_assign(&mut self, other: Self) {
+        for (sum, part) in [
+            (&mut self.owed_cents, other.owed_cents),
+            (&mut self.invoiced_cents, other.invoiced_cents),
+            (&mut self.credited_cents, other.credited_cents),
+            (&mut self.pending_cents, other.pending_cents),
+            (&mut self.open_cents, other.open_cents),
+            (&mut self.waived_cents, other.waived_cents),
+            (&mut self.difference_cents, other.difference_cents),
+        ] {
+            *sum = sum.saturating_add(part);
         }
     }
 }

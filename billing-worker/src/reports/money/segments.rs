@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use protocol::reports::money::Price;
-use schema::{AccountId, period::instant};
-use sqlx::PgPool;
+use schema::{AccountId, Interval, PlanTerms, period::instant, prices::ByCurrency};
+use sqlx::{PgPool, types::Json};
+
+use crate::stripe::catalogue::monthly;
 
 /// By account and first second.
 pub(super) type Segments = HashMap<(AccountId, i64), Segment>;
@@ -19,7 +21,9 @@ pub(super) struct Segment {
     pub is_trial: bool,
     /// Its subscription runs.
     pub is_running: bool,
-    /// Price of its version of the plan. `None`: not known.
+    /// Of the subscription.
+    pub currency: String,
+    /// Price of its version of the plan in this currency. `None`: not known.
     pub price_cents: Option<i64>,
     /// All invoices of the account are copied.
     pub is_copied: bool,
@@ -35,14 +39,16 @@ pub(super) struct SegmentPrice {
     pub price_id: String,
     /// `None`: this service did not make it.
     pub price: Option<Price>,
-    pub currency: Option<String>,
 }
 
 pub(super) async fn read(db: &PgPool, periods: &[(AccountId, i64)]) -> sqlx::Result<Segments> {
     let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|(account, at)| (account.0, instant(*at))).unzip();
     let rows = sqlx::query!(
         r#"select p.account_id, p.period_start, coalesce(p.quota_start, p.period_start) as "quota_start!", p.plan_id,
-                  p.plan_id is not null or p.prices is not null as "has_prices!", v.price_cents as "price_cents?",
+                  p.plan_id is not null or p.prices is not null as "has_prices!", t.terms as "terms?: Json<PlanTerms>",
+                  coalesce((select s.currency from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id),
+                      (select s.currency from segment_prices s where s.account_id = p.account_id
+                          and s.period_start = p.period_start and s.currency is not null limit 1), 'usd') as "currency!",
                   exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
                       and p.period_end <= s.trial_ends_at) as "is_trial!",
                   exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
@@ -51,20 +57,22 @@ pub(super) async fn read(db: &PgPool, periods: &[(AccountId, i64)]) -> sqlx::Res
                       and c.invoices_copied_at is not null) as "is_copied!"
            from unnest($1::uuid[], $2::timestamptz[]) as a (account_id, period_start)
                join billing_periods p on p.account_id = a.account_id and p.period_start = a.period_start
-               left join plan_versions v on v.id = p.version_id"#,
+               left join plan_version_terms t on t.version_id = p.version_id"#,
         &accounts,
         &starts
     )
     .fetch_all(db)
     .await?;
     let segments = rows.into_iter().map(|row| {
+        let price = |terms: &PlanTerms| terms.price(Interval::Month, row.currency.parse().ok()?);
         let segment = Segment {
             quota_start: row.quota_start.unix_timestamp(),
             plan: row.plan_id,
             has_prices: row.has_prices,
             is_trial: row.is_trial,
             is_running: row.is_running,
-            price_cents: row.price_cents,
+            price_cents: row.terms.as_ref().and_then(|terms| price(&terms.0)),
+            currency: row.currency,
             is_copied: row.is_copied,
         };
         ((AccountId(row.account_id), row.period_start.unix_timestamp()), segment)
@@ -76,7 +84,7 @@ pub(super) async fn read(db: &PgPool, periods: &[(AccountId, i64)]) -> sqlx::Res
 pub(super) async fn prices(db: &PgPool, accounts: &[AccountId], since: i64) -> sqlx::Result<Vec<SegmentPrice>> {
     let rows = sqlx::query!(
         r#"select p.account_id, p.period_start, coalesce(p.bills_at, p.period_end) as "bills_at!", s.usage_type, s.price_id,
-                  s.included_units, s.unit_price_micros, s.currency
+                  s.included_units, s.unit_price_micros
            from billing_periods p join segment_prices s on s.account_id = p.account_id and s.period_start = p.period_start
            where p.account_id = any($1) and coalesce(p.bills_at, p.period_end) > $2"#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
@@ -97,19 +105,22 @@ pub(super) async fn prices(db: &PgPool, accounts: &[AccountId], since: i64) -> s
                 included,
                 unit_price_micros,
             }),
-        currency: row.currency,
     });
     Ok(prices.collect())
 }
 
-/// What a whole period costs by the prices of plans, in the smallest unit of the currency. Prices of others are absent.
-pub(super) async fn plan_prices(db: &PgPool, price_ids: &[String]) -> sqlx::Result<HashMap<String, i64>> {
+/// What a whole period costs by the prices of plans, in the smallest unit of each currency. Prices of others are absent.
+pub(super) async fn plan_prices(db: &PgPool, price_ids: &[String]) -> sqlx::Result<HashMap<String, ByCurrency>> {
     let rows = sqlx::query!(
-        "select p.price_id, v.price_cents from plan_version_prices p join plan_versions v on v.id = p.version_id
-         where p.usage_type is null and p.price_id = any($1)",
+        r#"select p.price_id, t.terms as "terms!: Json<PlanTerms>"
+           from plan_version_prices p join plan_version_terms t on t.version_id = p.version_id
+           where p.usage_type is null and p.price_id = any($1)"#,
         price_ids
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.price_id, row.price_cents)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.price_id, monthly(&row.terms.0)))
+        .collect())
 }

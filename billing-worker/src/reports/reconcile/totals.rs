@@ -1,12 +1,14 @@
 //! Sums over all lines and periods, and how many of them need somebody to look.
 
+use std::collections::BTreeMap;
+
 use protocol::reports::money::MoneyState;
 use serde::Serialize;
 
 use super::{LineState, Row, Waiting};
-use crate::reports::money::PeriodMoney;
+use crate::reports::money::{Amounts, PeriodMoney};
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     pub rows: u64,
     pub clickhouse_units: i64,
@@ -21,15 +23,10 @@ pub struct Totals {
     pub open: u64,
     /// Of those: lines where this lasts for longer than `OPEN_MONEY_AFTER`.
     pub overdue: u64,
-    pub owed_cents: i64,
-    pub invoiced_cents: i64,
-    pub credited_cents: i64,
-    pub pending_cents: i64,
-    pub open_cents: i64,
-    pub waived_cents: i64,
-    /// Periods whose money differs, and by how much: too much and too little are added up.
+    /// Periods whose money differs.
     pub differing_periods: u64,
-    pub difference_cents: i64,
+    /// By currency: amounts in different currencies have no sum. Differences are absolute: too much and too little are added up.
+    pub money: BTreeMap<String, Amounts>,
 }
 
 impl Totals {
@@ -63,20 +60,17 @@ impl Totals {
     }
 
     fn of_money(period: &PeriodMoney) -> Self {
-        let amounts = &period.amounts;
         let differences = period
             .parts
             .iter()
             .map(|part| part.amounts.difference_cents.saturating_abs());
-        Self {
-            owed_cents: amounts.owed_cents,
-            invoiced_cents: amounts.invoiced_cents,
-            credited_cents: amounts.credited_cents,
-            pending_cents: amounts.pending_cents,
-            open_cents: amounts.open_cents,
-            waived_cents: amounts.waived_cents,
-            differing_periods: u64::from(period.state == MoneyState::Difference),
+        let amounts = Amounts {
             difference_cents: differences.fold(0, i64::saturating_add),
+            ..period.amounts
+        };
+        Self {
+            differing_periods: u64::from(period.state == MoneyState::Difference),
+            money: BTreeMap::from([(period.currency.clone(), amounts)]),
             ..Self::default()
         }
     }
@@ -98,15 +92,11 @@ impl Totals {
             (&mut self.carried_out, other.carried_out),
             (&mut self.ledger_units, other.ledger_units),
             (&mut self.stripe_units, other.stripe_units),
-            (&mut self.owed_cents, other.owed_cents),
-            (&mut self.invoiced_cents, other.invoiced_cents),
-            (&mut self.credited_cents, other.credited_cents),
-            (&mut self.pending_cents, other.pending_cents),
-            (&mut self.open_cents, other.open_cents),
-            (&mut self.waived_cents, other.waived_cents),
-            (&mut self.difference_cents, other.difference_cents),
         ] {
             *sum = sum.saturating_add(part);
+        }
+        for (currency, amounts) in &other.money {
+            *self.money.entry(currency.clone()).or_default() += *amounts;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use schema::{Catalogue, UsageType};
+use schema::{Catalogue, Currency, UsageType, prices::ByCurrency};
 use sha2::{Digest, Sha256};
 use stripe_billing::billing_meter::{
     CreateBillingMeter, CreateBillingMeterCustomerMapping, CreateBillingMeterCustomerMappingType,
@@ -11,8 +11,9 @@ use stripe_billing::billing_meter::{
 use stripe_billing::billing_portal_configuration::UpdateBillingPortalConfiguration;
 use stripe_product::{
     price::{
-        CreatePrice, CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType,
-        CreatePriceTiers, CreatePriceTiersUpTo, UpdatePrice,
+        CreatePrice, CreatePriceCurrencyOptions, CreatePriceCurrencyOptionsTiers, CreatePriceCurrencyOptionsTiersUpTo,
+        CreatePriceRecurring, CreatePriceRecurringInterval, CreatePriceRecurringUsageType, CreatePriceTiers,
+        CreatePriceTiersUpTo, UpdatePrice,
     },
     product::{CreateProduct, UpdateProduct},
 };
@@ -23,7 +24,7 @@ use super::{
     change::{Change, changes, unused},
     existing::{ExistingObjects, Meter, PortalConfiguration, Product, find},
     portal,
-    rate::Rate,
+    rate::Rates,
     wanted::{Terms, WantedPrice, WantedProduct, words},
 };
 use crate::stripe::{Stripe, StripeError, Write, names, object::subscription::Price};
@@ -91,7 +92,8 @@ async fn make(
             let key = format!(
                 "price-{}-{}-{}-{}{ending}",
                 wanted.lookup_key,
-                wanted.terms.short(),
+                // Of bounded length, however many currencies there are.
+                digest(&wanted.terms.short()),
                 wanted.version.as_deref().unwrap_or("any"),
                 replaces.as_deref().unwrap_or("new")
             );
@@ -144,12 +146,8 @@ impl WantedPrice {
             .lookup_key(self.lookup_key.clone())
             .transfer_lookup_key(true);
         let create = match &self.terms {
-            Terms::Monthly { cents } => create.unit_amount(*cents),
-            Terms::Metered {
-                usage_type,
-                included,
-                unit_price_micros,
-            } => {
+            Terms::Monthly { amounts } => by_month(create, amounts),
+            Terms::Metered { usage_type, rates } => {
                 let event_name = names::meter_event_name(usage_type, 0);
                 let meter = meters.get(&event_name).ok_or_else(|| {
                     StripeError::Unreadable(format!("Stripe created the meter {event_name} but does not list it"))
@@ -157,7 +155,7 @@ impl WantedPrice {
                 recurring.usage_type = Some(CreatePriceRecurringUsageType::Metered);
                 recurring.meter = Some(meter.clone());
                 metadata.insert(names::META_USAGE_TYPE.to_owned(), usage_type.name().to_owned());
-                by_unit(create, *included, *unit_price_micros)
+                by_unit(create, rates)
             }
         };
         Ok(create.recurring(recurring).metadata(metadata))
@@ -166,39 +164,73 @@ impl WantedPrice {
 
 /// The same metered price for the meter of another slot. `None`: it is not one of ours.
 pub fn copy_in_slot(of: &Price, slot: i16, meter: &str, lookup_key: &str) -> Option<CreatePrice> {
-    let rate = Rate::parse(of.metadata.get(names::META_TERMS)?)?;
+    let rates = Rates::parse(of.metadata.get(names::META_TERMS)?)?;
     let mut recurring = CreatePriceRecurring::new(CreatePriceRecurringInterval::Month);
     recurring.usage_type = Some(CreatePriceRecurringUsageType::Metered);
     recurring.meter = Some(meter.to_owned());
     let mut metadata = of.metadata.clone();
     metadata.insert(names::META_METER_SLOT.to_owned(), slot.to_string());
-    let Ok(currency) = rate.currency.parse::<stripe_types::Currency>();
-    let create = CreatePrice::new(currency)
+    let create = CreatePrice::new(stripe_types::Currency::USD)
         .product(of.product.id().to_owned())
         .lookup_key(lookup_key.to_owned())
         .transfer_lookup_key(true)
         .recurring(recurring)
         .metadata(metadata);
-    Some(by_unit(create, rate.included, rate.unit_price_micros))
+    Some(by_unit(create, &rates))
 }
 
-/// The first units cost nothing, this many, and each further one the same.
-fn by_unit(create: CreatePrice, included: i64, unit_price_micros: i64) -> CreatePrice {
-    let unit = cents_decimal(unit_price_micros);
+fn by_month(create: CreatePrice, amounts: &ByCurrency) -> CreatePrice {
+    let create = create.unit_amount(amounts.get(&Currency::USD).copied().unwrap_or(0));
+    with_options(create, amounts, |option, cents| option.unit_amount = Some(cents))
+}
+
+/// The first units cost nothing, and each further one the same.
+fn by_unit(create: CreatePrice, rates: &Rates) -> CreatePrice {
+    let (included, prices) = (rates.included, &rates.unit_price_micros);
+    let unit = cents_decimal(prices.get(&Currency::USD).copied().unwrap_or(0));
     if included == 0 {
-        return create.unit_amount_decimal(unit);
+        return with_options(create.unit_amount_decimal(unit), prices, |option, micros| {
+            option.unit_amount_decimal = Some(cents_decimal(micros));
+        });
     }
     let mut first = CreatePriceTiers::new(CreatePriceTiersUpTo::I64(included));
     first.unit_amount = Some(0);
     let mut rest = CreatePriceTiers::new(CreatePriceTiersUpTo::Inf);
     rest.unit_amount_decimal = Some(unit);
-    create
+    let create = create
         .billing_scheme(stripe_product::PriceBillingScheme::Tiered)
         .tiers_mode(stripe_product::PriceTiersMode::Graduated)
-        .tiers(vec![first, rest])
+        .tiers(vec![first, rest]);
+    with_options(create, prices, |option, micros| {
+        let mut first = CreatePriceCurrencyOptionsTiers::new(CreatePriceCurrencyOptionsTiersUpTo::I64(included));
+        first.unit_amount = Some(0);
+        let mut rest = CreatePriceCurrencyOptionsTiers::new(CreatePriceCurrencyOptionsTiersUpTo::Inf);
+        rest.unit_amount_decimal = Some(cents_decimal(micros));
+        option.tiers = Some(vec![first, rest]);
+    })
 }
 
-/// Millionths of a dollar as a decimal number of cents, exactly.
+/// The price in other currencies than US dollars. `set`: the amount of one.
+fn with_options(
+    create: CreatePrice,
+    amounts: &ByCurrency,
+    set: impl Fn(&mut CreatePriceCurrencyOptions, i64),
+) -> CreatePrice {
+    let others = amounts.iter().filter(|(currency, _)| **currency != Currency::USD);
+    let option = |(currency, amount): (&Currency, &i64)| {
+        let mut option = CreatePriceCurrencyOptions::new();
+        set(&mut option, *amount);
+        let Ok(currency) = currency.as_str().parse::<stripe_types::Currency>();
+        (currency, option)
+    };
+    let options: HashMap<_, _> = others.map(option).collect();
+    match options.is_empty() {
+        true => create,
+        false => create.currency_options(options),
+    }
+}
+
+/// Millionths of a currency as a decimal number of its cents, exactly.
 fn cents_decimal(micros: i64) -> String {
     let (whole, rest) = (micros / 10_000, micros % 10_000);
     match rest {

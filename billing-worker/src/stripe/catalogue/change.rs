@@ -140,10 +140,7 @@ mod tests {
 
     use super::*;
     use crate::stripe::{
-        catalogue::{
-            existing::{KnownPrices, PortalConfiguration},
-            wanted::CURRENCY,
-        },
+        catalogue::existing::{KnownPrices, PortalConfiguration},
         object::Reference,
     };
 
@@ -191,7 +188,7 @@ mod tests {
             id: format!("price_{}", wanted.lookup_key),
             active: true,
             lookup_key: Some(wanted.lookup_key),
-            currency: CURRENCY.to_owned(),
+            currency: "usd".to_owned(),
             unit_amount: None,
             product: Reference::Id(names::product_id(&wanted.plan)),
             recurring: None,

@@ -2,13 +2,10 @@
 
 use std::collections::HashMap;
 
-use schema::{Catalogue, Plan, PlanTerms, UsageType};
+use schema::{Catalogue, Currency, Interval, Plan, PlanTerms, UsageType, prices::ByCurrency};
 
-use super::rate::Rate;
+use super::{amounts, rate::Rates};
 use crate::stripe::{names, object::subscription::Price};
-
-/// The one currency of the catalogue.
-pub const CURRENCY: &str = "usd";
 
 /// A product that the catalogue asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,14 +29,10 @@ pub struct WantedPrice {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Terms {
-    /// A fixed price a month.
-    Monthly { cents: i64 },
-    /// The first `included` units of a month are free; each further unit costs `unit_price_micros`.
-    Metered {
-        usage_type: UsageType,
-        included: i64,
-        unit_price_micros: i64,
-    },
+    /// A fixed price a month, in the smallest unit of each currency.
+    Monthly { amounts: ByCurrency },
+    /// The first units of a month are free; each further unit costs the same.
+    Metered { usage_type: UsageType, rates: Rates },
 }
 
 /// The plans that Stripe knows: all but Free.
@@ -72,35 +65,38 @@ pub fn wanted(catalogue: &Catalogue) -> Vec<WantedPrice> {
 
 /// A plan's own price, then the prices of usage types that it bills by the unit.
 pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
+    let terms = PlanTerms::of(catalogue, plan);
     let monthly = WantedPrice {
         lookup_key: names::lookup_key(&plan.id),
         plan: plan.id.clone(),
-        version: Some(PlanTerms::of(catalogue, plan).short_hash()),
+        version: Some(terms.short_hash()),
         terms: Terms::Monthly {
-            cents: plan.price_cents,
+            amounts: monthly(&terms),
         },
     };
-    let metered = catalogue.billed(plan).map(|usage_type| {
-        let allowance = plan.allowance(usage_type);
-        WantedPrice {
-            lookup_key: names::overage_lookup_key(&plan.id, usage_type),
-            plan: plan.id.clone(),
-            version: None,
-            terms: Terms::Metered {
-                usage_type,
-                included: allowance.limit,
-                unit_price_micros: allowance.unit_price_micros,
-            },
-        }
+    let metered = catalogue.billed(plan).map(|usage_type| WantedPrice {
+        lookup_key: names::overage_lookup_key(&plan.id, usage_type),
+        plan: plan.id.clone(),
+        version: None,
+        terms: Terms::Metered {
+            usage_type,
+            rates: Rates::of(&terms, usage_type.name()),
+        },
     });
     std::iter::once(monthly).chain(metered).collect()
 }
 
+/// What a plan costs a month, in each of its currencies.
+pub fn monthly(terms: &PlanTerms) -> ByCurrency {
+    let price = |currency| Some((currency, terms.price(Interval::Month, currency)?));
+    terms.currencies().filter_map(price).collect()
+}
+
 /// The terms of a price as its metadata name them (`trendit_terms`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedTerms {
-    Monthly { cents: i64 },
-    Metered { included: i64, unit_price_micros: i64 },
+    Monthly { amounts: ByCurrency },
+    Metered(Rates),
 }
 
 impl WantedPrice {
@@ -124,19 +120,11 @@ impl Terms {
     /// Distinguishes terms, in a price's metadata.
     pub(super) fn short(&self) -> String {
         match self {
-            Self::Monthly { cents } => format!("{CURRENCY}-{cents}-month"),
-            Self::Metered {
-                included,
-                unit_price_micros,
-                ..
-            } => {
-                let rate = Rate {
-                    currency: CURRENCY.to_owned(),
-                    included: *included,
-                    unit_price_micros: *unit_price_micros,
-                };
-                rate.short()
+            Self::Monthly { amounts } => {
+                let (usd, cents) = (Currency::USD, amounts.get(&Currency::USD).copied().unwrap_or(0));
+                amounts::short(format!("{usd}-{cents}-month"), amounts)
             }
+            Self::Metered { rates, .. } => rates.short(),
         }
     }
 }
@@ -144,17 +132,13 @@ impl Terms {
 impl NamedTerms {
     /// Reads what [`Terms::short`] wrote.
     pub fn parse(short: &str) -> Option<Self> {
-        let rest = short.strip_prefix(CURRENCY)?.strip_prefix('-')?;
-        if let Some(cents) = rest.strip_suffix("-month") {
-            return Some(Self::Monthly {
-                cents: cents.parse().ok()?,
-            });
+        if let Some(rates) = Rates::parse(short) {
+            return Some(Self::Metered(rates));
         }
-        let (included, micros) = rest.strip_suffix("-micros")?.split_once("-included-")?;
-        Some(Self::Metered {
-            included: included.parse().ok()?,
-            unit_price_micros: micros.parse().ok()?,
-        })
+        let (first, mut amounts) = amounts::parse(short)?;
+        let (currency, cents) = first.strip_suffix("-month")?.split_once('-')?;
+        amounts.insert(currency.parse().ok()?, cents.parse().ok()?);
+        Some(Self::Monthly { amounts })
     }
 }
 
@@ -170,23 +154,34 @@ mod tests {
     #[test]
     fn terms_are_read_as_they_are_written() {
         let usage_type = Catalogue::built_in().usage_types()[0];
+        let eur: Currency = "eur".parse().unwrap();
+        let rates = Rates {
+            included: 1_000,
+            unit_price_micros: [(Currency::USD, 15_000), (eur, 14_000)].into(),
+        };
         let metered = Terms::Metered {
             usage_type,
-            included: 1_000,
-            unit_price_micros: 15_000,
+            rates: rates.clone(),
         };
-        assert_eq!(
-            NamedTerms::parse(&Terms::Monthly { cents: 2_900 }.short()),
-            Some(NamedTerms::Monthly { cents: 2_900 })
-        );
-        assert_eq!(
-            NamedTerms::parse(&metered.short()),
-            Some(NamedTerms::Metered {
-                included: 1_000,
-                unit_price_micros: 15_000
-            })
-        );
-        for other in ["", "usd-", "usd-x-month", "eur-2900-month", "usd-1-included-micros"] {
+        assert_eq!(NamedTerms::parse(&metered.short()), Some(NamedTerms::Metered(rates)));
+        for (amounts, short) in [
+            (ByCurrency::from([(Currency::USD, 2_900)]), "usd-2900-month"),
+            ([(Currency::USD, 2_900), (eur, 2_700)].into(), "usd-2900-month,eur-2700"),
+        ] {
+            let monthly = Terms::Monthly {
+                amounts: amounts.clone(),
+            };
+            assert_eq!(monthly.short(), short);
+            assert_eq!(NamedTerms::parse(short), Some(NamedTerms::Monthly { amounts }));
+        }
+        for other in [
+            "",
+            "usd-",
+            "usd-x-month",
+            "2900-month",
+            "usd-1-included-micros",
+            "usd-1-month,eur",
+        ] {
             assert_eq!(NamedTerms::parse(other), None, "{other}");
         }
     }

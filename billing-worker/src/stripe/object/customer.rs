@@ -10,6 +10,8 @@ pub struct Customer {
     pub deleted: bool,
     #[serde(default)]
     pub livemode: bool,
+    /// Of the first subscription or invoice item. `None`: there was none yet.
+    pub currency: Option<String>,
     #[serde(default)]
     pub metadata: HashMap<String, String>,
 }

@@ -12,6 +12,8 @@ pub struct Subscription {
     /// Stripe's name of the status; see [`schema::subscription::SubscriptionStatus`].
     pub status: String,
     pub livemode: bool,
+    /// Of all its prices and invoices. Its prices may have others, too.
+    pub currency: String,
     pub created: i64,
     pub billing_cycle_anchor: i64,
     #[serde(default)]

@@ -106,6 +106,7 @@ async fn a_subscription_in_another_currency_is_billed_in_it() {
     // 14 of 28 days are left.
     assert_eq!((&change["currency"], lines), (&json!("eur"), vec![-1_350, 14_000]));
 
+    rig.control.advance_to(START + 15 * DAY);
     rig.client
         .meter(&customer, "a", 1_500, START + 15 * DAY)
         .await
