@@ -38,11 +38,12 @@ pub(super) async fn of_new(
     (plan, terms): (&str, &PlanTerms),
     asked: Option<Currency>,
 ) -> Result<Currency, Error> {
-    let bound = match bound(&billing.admin.db, account).await? {
-        Some(bound) => Some(bound),
-        None => bound_in_stripe(billing, customer).await?,
+    let bound = bound(&billing.admin.db, account).await?;
+    let usual = match (&bound, asked) {
+        (None, None) => usual_in_stripe(billing, customer).await?,
+        _ => None,
     };
-    choose(plan, terms, bound, asked)
+    choose((plan, terms), bound, asked, usual)
 }
 
 /// Refuses a plan that is not sold in the currency of the subscription.
@@ -53,20 +54,21 @@ pub(super) fn refuse_other(running: &Running, plan: &str, terms: &PlanTerms) -> 
     }
 }
 
-/// Of a customer whom this service has not billed yet.
-async fn bound_in_stripe(billing: &Billing, customer: &str) -> Result<Option<String>, Error> {
+/// What a customer whom this service has not billed yet pays in for other things. It binds nobody: if something in this currency is
+/// open, Stripe refuses another one.
+async fn usual_in_stripe(billing: &Billing, customer: &str) -> Result<Option<String>, Error> {
     let stripe = billing.stripe()?;
     let found: Customer = stripe.read(&RetrieveCustomer::new(customer)).await?;
     let Some(currency) = found.currency else {
         return Ok(None);
     };
     let all = listing::all(stripe, customer).await?;
-    Ok(Some(currency).filter(|currency| binds(currency, &all)))
+    Ok(Some(currency).filter(|currency| is_usual(currency, &all)))
 }
 
-/// Whether the customer must pay in the currency that Stripe says. The currency of a subscription that was given up unpaid stays on
-/// the customer, and binds nobody.
-fn binds(currency: &str, all: &[Subscription]) -> bool {
+/// Whether the currency that Stripe says is one that the customer pays in. That of a subscription that was given up unpaid stays on
+/// the customer.
+fn is_usual(currency: &str, all: &[Subscription]) -> bool {
     let mut same = all
         .iter()
         .filter(|subscription| subscription.currency == currency)
@@ -74,9 +76,17 @@ fn binds(currency: &str, all: &[Subscription]) -> bool {
     same.peek().is_none() || same.any(listing::is_live)
 }
 
-fn choose(plan: &str, terms: &PlanTerms, bound: Option<String>, asked: Option<Currency>) -> Result<Currency, Error> {
+/// `usual`: taken if the plan is sold in it, nothing else is asked for, and nothing binds.
+fn choose(
+    (plan, terms): (&str, &PlanTerms),
+    bound: Option<String>,
+    asked: Option<Currency>,
+    usual: Option<String>,
+) -> Result<Currency, Error> {
     let Some(bound) = bound else {
-        let currency = asked.unwrap_or(Currency::USD);
+        let usual = usual.filter(|usual| is_sold_in(terms, usual));
+        let usual = usual.and_then(|usual| usual.parse().ok());
+        let currency = asked.or(usual).unwrap_or(Currency::USD);
         return match is_sold_in(terms, currency.as_str()) {
             true => Ok(currency),
             false => Err(Error::CurrencyNotOffered {
@@ -134,7 +144,7 @@ mod tests {
         let choose = |plan: &str, bound: Option<&str>, asked: Option<&str>| {
             let terms = PlanTerms::of(&catalogue, catalogue.plan(plan).unwrap());
             let asked = asked.map(|asked| asked.parse().unwrap());
-            choose(plan, &terms, bound.map(str::to_owned), asked)
+            choose((plan, &terms), bound.map(str::to_owned), asked, None)
         };
         for (bound, asked, expected) in [
             (None, None, "usd"),
@@ -158,7 +168,26 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_that_was_given_up_binds_nobody() {
+    fn a_customer_who_pays_in_euros_for_something_else_is_offered_euros_where_the_plan_has_them() {
+        let text = include_str!("../../../schema/plans.toml").replacen(
+            "{ month = 2900 }",
+            "{ month = { usd = 2900, eur = 2700 } }",
+            1,
+        );
+        let catalogue = Catalogue::parse(&text).unwrap();
+        for (plan, usual, expected) in [
+            ("pro", "eur", "eur"),
+            ("enterprise", "eur", "usd"),
+            ("pro", "jpy", "usd"),
+        ] {
+            let terms = PlanTerms::of(&catalogue, catalogue.plan(plan).unwrap());
+            let currency = choose((plan, &terms), None, None, Some(usual.to_owned())).unwrap();
+            assert_eq!(currency.as_str(), expected, "{plan} {usual}");
+        }
+    }
+
+    #[test]
+    fn a_subscription_that_was_given_up_says_nothing_about_the_currency() {
         let of = |status: &str, currency: &str| -> Subscription {
             let subscription = json!({ "id": "sub_1", "customer": "cus_1", "status": status, "livemode": false, "created": 0,
                 "currency": currency, "billing_cycle_anchor": 0, "items": { "data": [] } });
@@ -171,7 +200,7 @@ mod tests {
             (vec![of("incomplete", "eur")], false),
             (vec![of("canceled", "eur"), of("active", "eur")], true),
         ] {
-            assert_eq!(binds("eur", &all), expected, "{all:?}");
+            assert_eq!(is_usual("eur", &all), expected, "{all:?}");
         }
     }
 }
