@@ -51,6 +51,9 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
             row(["period", &instant(details.period_start)]),
             row(["until", &instant(details.period_end)]),
         ];
+        if let Some((interval, end)) = details.interval.zip(details.paid_period_end) {
+            rows.push(row(["paid per", &format!("{interval}, until {}", instant(end))]));
+        }
         if details.payment_required {
             rows.push(row(["payment", "required: metered calls are answered 402"]));
         }

@@ -61,7 +61,7 @@ pub async fn store(stripe: &Stripe, admin: &Administration) -> Result<(), Error>
     for wanted in &wanted {
         let price = found.get(&wanted.lookup_key).filter(|price| wanted.is(price, &known));
         if let (Some(price), Some(version)) = (price, plans.get(&wanted.plan)) {
-            versions::add_price(&mut tx, *version, &price.id, wanted.usage_type()).await?;
+            versions::add_price(&mut tx, *version, &price.id, wanted.usage_type(), wanted.interval()).await?;
         }
     }
     tx.commit().await?;

@@ -1,0 +1,157 @@
+//! The months of a subscription that is not paid monthly. Limits and included units are for a month, so its period here is a slice: a
+//! month of the time that was paid. No event of Stripe tells that a slice begins, so a job looks for those that are over.
+
+use anyhow::{Context, Result};
+use schema::{AccountId, Period, period::instant};
+use tracing::{info, warn};
+
+use super::{billing::Billing, refresh};
+use crate::{error::Error, stored};
+
+/// Usage that was admitted in the last moment of a slice is stored soon after it.
+const CHARGED_AFTER_S: i64 = 3_600;
+/// Accounts of one step.
+const ACCOUNTS_MAX: i64 = 500;
+
+/// The result of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Subscriptions whose next slice began.
+    pub begun: u64,
+    /// Slices whose usage can be charged now.
+    pub closed: u64,
+}
+
+/// The slice that contains `at`, or that is next to it. `paid`: the time that was paid for. `months`: how many months that is; 0: no
+/// number of months. A trial is one slice.
+pub(super) fn slice(paid: Period, anchor: i64, months: i32, is_trial: bool, at: i64) -> Period {
+    if months == 1 || is_trial {
+        return paid;
+    }
+    let month = Period::anchored_month(anchor, at.clamp(paid.start, paid.end - 1));
+    match months {
+        // A month of weeks.
+        0 => month,
+        _ => Period {
+            start: month.start.max(paid.start),
+            end: month.end.min(paid.end),
+        },
+    }
+}
+
+/// Begins the slices that follow those that are over, and closes those whose usage is due. Called before usage is counted. An
+/// account that fails does not stop the others.
+pub async fn step(billing: &Billing) -> Result<Step> {
+    let mut step = Step::default();
+    for account in over(billing).await.context("reading subscriptions")? {
+        match refresh::refresh(billing, account).await {
+            Ok(_) => step.begun += 1,
+            Err(failure) => {
+                warn!(account.id = %account, "the next month of a subscription is not stored yet: {failure}")
+            }
+        }
+    }
+    for account in due(billing).await.context("reading months to charge")? {
+        match close(billing, account).await {
+            Ok(closed) => step.closed += closed,
+            Err(failure) => warn!(account.id = %account, "usage is not charged yet: {failure}"),
+        }
+    }
+    Ok(step)
+}
+
+/// Accounts whose known slice is over.
+async fn over(billing: &Billing) -> Result<Vec<AccountId>, Error> {
+    let ids = sqlx::query_scalar!(
+        "select account_id from subscriptions s
+         where is_current and interval_months <> 1 and period_end <= $1
+             and exists (select from stripe_customers c where c.account_id = s.account_id and c.livemode = $3)
+         order by period_end limit $2",
+        instant(billing.clock.now_s()),
+        ACCOUNTS_MAX,
+        billing.stripe()?.is_live()
+    );
+    let ids = ids.fetch_all(&billing.admin.db).await?;
+    Ok(ids.into_iter().map(AccountId).collect())
+}
+
+/// Accounts with slices whose usage can be charged.
+async fn due(billing: &Billing) -> Result<Vec<AccountId>, Error> {
+    let ids = sqlx::query_scalar!(
+        "select account_id from billing_periods p
+         where billed_by = 'charge' and final_at is null and coalesce(bills_at, period_end) <= $1
+             and exists (select from stripe_customers c where c.account_id = p.account_id and c.livemode = $3)
+         group by account_id order by min(period_end) limit $2",
+        instant(billing.clock.now_s() - CHARGED_AFTER_S),
+        ACCOUNTS_MAX,
+        billing.stripe()?.is_live()
+    );
+    let ids = ids.fetch_all(&billing.admin.db).await?;
+    Ok(ids.into_iter().map(AccountId).collect())
+}
+
+/// From now on the usage of these slices is charged, once all that was acknowledged is stored. What comes later is charged, too.
+async fn close(billing: &Billing, account: AccountId) -> Result<u64, Error> {
+    let now = billing.clock.now_s();
+    let metrics = &billing.reporter()?.metrics.watermark;
+    stored::wait(&billing.admin, metrics, account, billing.settings.usage_stored_wait).await?;
+    let closed = sqlx::query!(
+        "update billing_periods set final_at = $2
+         where account_id = $1 and billed_by = 'charge' and final_at is null and coalesce(bills_at, period_end) <= $3",
+        account.0,
+        instant(now),
+        instant(now - CHARGED_AFTER_S)
+    )
+    .execute(&billing.admin.db)
+    .await?
+    .rows_affected();
+    info!(account.id = %account, slices = closed, "usage of months can be charged");
+    Ok(closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn period(start: time::OffsetDateTime, end: time::OffsetDateTime) -> Period {
+        Period {
+            start: start.unix_timestamp(),
+            end: end.unix_timestamp(),
+        }
+    }
+
+    #[test]
+    fn the_slices_of_a_year_are_its_twelve_months() {
+        let year = period(datetime!(2027-01-31 10:00 UTC), datetime!(2028-01-31 10:00 UTC));
+        let (mut at, mut slices) = (year.start, Vec::new());
+        while at < year.end {
+            let slice = slice(year, year.start, 12, false, at);
+            assert_eq!(slice.start, at);
+            slices.push(slice);
+            at = slice.end;
+        }
+        assert_eq!((slices.len(), at), (12, year.end));
+        let february = period(datetime!(2027-01-31 10:00 UTC), datetime!(2027-02-28 10:00 UTC));
+        assert_eq!(slices[0], february);
+        // Stripe takes a moment to begin the next year.
+        assert_eq!(slice(year, year.start, 12, false, year.end + 60), slices[11]);
+        assert_eq!(slice(year, year.start, 12, false, year.start - 60), slices[0]);
+    }
+
+    #[test]
+    fn a_month_and_a_trial_are_one_slice_and_weeks_have_the_limits_of_a_month() {
+        let anchor = datetime!(2027-03-10 0:00 UTC).unix_timestamp();
+        let trial = period(datetime!(2027-02-24 0:00 UTC), datetime!(2027-03-10 0:00 UTC));
+        assert_eq!(slice(trial, anchor, 12, true, trial.start), trial);
+        let month = period(datetime!(2027-03-10 0:00 UTC), datetime!(2027-04-10 0:00 UTC));
+        assert_eq!(slice(month, anchor, 1, false, month.start), month);
+        let week = period(datetime!(2027-03-17 0:00 UTC), datetime!(2027-03-24 0:00 UTC));
+        assert_eq!(slice(week, anchor, 0, false, week.start), month);
+        // A first part of a month, because the billing day was chosen.
+        let quarter = period(datetime!(2027-02-24 0:00 UTC), datetime!(2027-05-10 0:00 UTC));
+        let first = period(datetime!(2027-02-24 0:00 UTC), datetime!(2027-03-10 0:00 UTC));
+        assert_eq!(slice(quarter, anchor, 3, false, quarter.start), first);
+    }
+}
