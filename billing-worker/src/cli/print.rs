@@ -1,6 +1,7 @@
 //! The output of commands: text for people, or one JSON value.
 
 use anyhow::{Context, Result};
+use schema::{Currency, Interval};
 use serde::Serialize;
 use serde_json::json;
 use std::io::{Write, stdout};
@@ -158,6 +159,7 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
         let heading = [
             "plan",
             "cents per month",
+            "per year",
             "usage type",
             "limit",
             "mode",
@@ -169,6 +171,8 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
             let kept = plan
                 .retention_days
                 .map_or("unlimited".to_owned(), |days| format!("{days} days"));
+            let yearly = plan.prices.get(&Interval::Year).and_then(|by| by.get(&Currency::USD));
+            let yearly = yearly.map(i64::to_string).unwrap_or_default();
             let id = match plan.listed {
                 true => plan.id.clone(),
                 false => format!("{} (not listed)", plan.id),
@@ -178,6 +182,7 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
                 vec![
                     once(&id),
                     once(&plan.price_cents.to_string()),
+                    once(&yearly),
                     limit.usage_type.to_owned(),
                     units(limit.limit),
                     limit.mode.to_owned(),

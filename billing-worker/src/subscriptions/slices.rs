@@ -64,7 +64,7 @@ pub async fn step(billing: &Billing) -> Result<Step> {
 async fn over(billing: &Billing) -> Result<Vec<AccountId>, Error> {
     let ids = sqlx::query_scalar!(
         "select account_id from subscriptions s
-         where is_current and interval_months <> 1 and period_end <= $1
+         where is_current and interval_months <> 1 and status <> 'paused' and period_end <= $1
              and exists (select from stripe_customers c where c.account_id = s.account_id and c.livemode = $3)
          order by period_end limit $2",
         instant(billing.clock.now_s()),

@@ -1,10 +1,15 @@
 //! Changes of a subscription that is paid per year, and between months and years.
 
+use billing_worker::subscriptions::{
+    migrate::{Action, Outcome, migrate},
+    migration::{MigrateWhen, Migration},
+};
+use schema::{Catalogue, Interval};
 use serde_json::{Value, json};
 
 use super::{
     super::rig::{DAY_S, Rig, Subscriber},
-    asked, start,
+    PLANS, asked, start,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,5 +138,54 @@ async fn the_interval_changes_with_a_period_and_only_where_no_units_are_billed()
     assert_eq!(rig.totals(&ada), [1_000, 10_000]);
     let [owed, invoiced, ..] = rig.explained().await;
     assert_eq!(owed, invoiced);
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_keeps_the_interval_and_skips_who_pays_for_another() {
+    let mut rig = start("monthly").await;
+    let (ada, ben) = (
+        rig.paid_per_year("ada", "pro").await,
+        rig.subscribed("ben", "pro").await,
+    );
+    let catalogue =
+        |prices: &str| Catalogue::parse(&PLANS.replacen("{ month = 2900, year = 29000 }", prices, 1)).unwrap();
+    let find = async |rig: &Rig, to: &str| {
+        Migration::find(&rig.pool, "pro@1", to, MigrateWhen::PeriodEnd, rig.control().now())
+            .await
+            .unwrap()
+    };
+    rig.roll_out(catalogue("{ month = 3900 }")).await;
+    let monthly = find(&rig, "pro@2").await;
+    for action in [Action::DryRun, Action::Make] {
+        let skipped = migrate(&rig.billing, ada.account, &monthly, action).await;
+        assert_eq!(
+            (skipped.outcome, skipped.interval),
+            (Outcome::Skipped, Some(Interval::Year))
+        );
+        assert_eq!(skipped.reason.as_deref(), Some("pro@2 has no price per year"));
+    }
+    assert_eq!(rig.subscription(&ada).await["then_tier"], Value::Null);
+
+    rig.roll_out(catalogue("{ month = 3900, year = 39000 }")).await;
+    let both = find(&rig, "pro@3").await;
+    for (who, interval, now, then) in [
+        (&ada, Interval::Year, 29_000, 39_000),
+        (&ben, Interval::Month, 2_900, 3_900),
+    ] {
+        for (action, outcome) in [
+            (Action::DryRun, Outcome::WouldMigrate),
+            (Action::Make, Outcome::Migrated),
+        ] {
+            let made = migrate(&rig.billing, who.account, &both, action).await;
+            assert_eq!((made.outcome, made.interval), (outcome, Some(interval)), "{made:?}");
+            assert_eq!((made.price_cents_now, made.price_cents_then), (now, then));
+        }
+        let shown = rig.subscription(who).await;
+        assert_eq!(
+            (&shown["then_tier"], &shown["interval"], &shown["ends_at"]),
+            (&json!("pro"), &json!(interval.as_str()), &shown["paid_period_end"])
+        );
+    }
     rig.assert_valid();
 }

@@ -1,6 +1,9 @@
 //! Subscriptions of other intervals, which only a person can make in Stripe.
 
-use billing_worker::accounts::customers;
+use billing_worker::{
+    accounts::customers,
+    check::{self, row::Level},
+};
 use devstack::stripe_double::Card;
 use http::Method;
 
@@ -37,6 +40,13 @@ async fn another_interval_is_an_alarm_and_its_limits_are_monthly() {
             findings::open(&rig).await,
             one("interval", &subscription),
             "{recurring}"
+        );
+        let rows = check::at_start(&rig.billing).await.unwrap();
+        let errors: Vec<_> = rows.iter().filter(|row| row.level == Level::Error).collect();
+        assert_eq!(errors.len(), 2, "{rows:?}");
+        assert!(
+            errors[0].what.contains(&price) && errors[1].what.contains(&subscription),
+            "{rows:?}"
         );
         let found = findings::findings(&rig).await.remove(0);
         assert!(found.remedy.contains("per month or per year"), "{found:?}");
