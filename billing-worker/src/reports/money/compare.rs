@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 use protocol::reports::{
     identifier::LineId,
     money::{
-        Explained, Money, MoneyState, explain, explain_plan,
+        Explained, Money, MoneyState,
+        balance::{BalanceChange, CreditNote},
+        explain, explain_balance, explain_plan,
         plan::{Plan, PlanLine, PlanLineKind},
         text,
         usage::{Late, LateOutcome, Line, LineStatus, Priced, Stage, Usage},
@@ -175,6 +177,7 @@ impl Known {
                 explain(&self.usage(period, segment, (&id, price, currency), counted)),
             );
         }
+        add(None, self.balance(asked, currency));
         add(None, self.strange(asked, currency));
         let whole = whole.unwrap_or_else(|| Explained {
             state: if segment.is_trial {
@@ -351,6 +354,31 @@ impl Known {
             period: whole,
             lines: lines.collect(),
         }
+    }
+
+    /// What the credit notes for corrections of the segment, and people during it, did to the customer's balance.
+    fn balance(&self, asked: &Asked<'_>, currency: &str) -> Explained {
+        let period = asked.period;
+        let is_here = |id: &LineId| (id.account, id.start) == (period.account, period.start);
+        let late = self
+            .late
+            .iter()
+            .filter(|(id, _)| is_here(id))
+            .flat_map(|(_, late)| late);
+        let notes = late.flat_map(|late| &late.notes).filter_map(|note| {
+            let returned = *self.found.returned.get(note)?;
+            Some(CreditNote { id: note, returned })
+        });
+        let changes = self.found.balance.get(&period.account).into_iter().flatten();
+        let during = period.start..asked.ends_at;
+        let changes = changes.map(|change| BalanceChange {
+            id: &change.id,
+            amount: change.amount,
+            note: change.note.as_deref(),
+            is_adjustment: change.is_adjustment && during.contains(&change.created),
+        });
+        let (notes, changes): (Vec<_>, Vec<_>) = (notes.collect(), changes.collect());
+        explain_balance(&notes, &changes, currency)
     }
 
     /// Usage on an invoice that no segment has a price for.
