@@ -33,7 +33,7 @@
 //! | customers who pay for a plan and have no account here | [`unlinked`] |
 //! | Stripe's subscriptions as rows | [`fetched`], [`mirror`], [`mirrored`], [`refresh`] |
 //! | their periods as rows, and which segment of a period runs | [`periods`], [`segment`] |
-//! | the months of a subscription that is paid per year | [`slices`] |
+//! | the months of a subscription that is paid per year, and the job that begins and closes them | [`month`], [`slices`] |
 
 mod armed;
 pub mod assign;
@@ -55,6 +55,7 @@ pub mod migrate;
 pub mod migration;
 pub mod mirror;
 pub mod mirrored;
+mod month;
 mod owed;
 pub mod paused;
 pub mod payment_form;

@@ -9,7 +9,7 @@ use schema::{
 };
 use uuid::Uuid;
 
-use super::{fetched::Fetched, owed, slices, versions::Versions};
+use super::{fetched::Fetched, month, owed, versions::Versions};
 use crate::stripe::{
     catalogue::Rate,
     names,
@@ -180,7 +180,7 @@ pub(super) fn mirrored(
         plan: plan.to_owned(),
         version: versions.of_price(&plan_item.price.id),
         status,
-        period: slices::slice(paid, of.billing_cycle_anchor, interval_months, is_trial, at),
+        period: month::slice(paid, of.billing_cycle_anchor, interval_months, is_trial, at),
         paid,
         interval_months,
         currency: plan_item.price.currency.parse().ok(),
