@@ -93,11 +93,14 @@ async fn guarded(settings: &Settings, db: &PgPool, afterwards: Afterwards, repor
         walked = walk(settings, &servers, &stripe, &name, afterwards, report, &mut stores) => walked,
         () = life.stopping() => Err(anyhow::anyhow!("stopped by a signal")),
     };
-    if let Some(Stores { db, .. }) = stores {
-        db.close().await;
-    }
     let own = name.text();
-    let removed = timeout(REMOVED_WITHIN, remove(&servers, &stripe, &name, |found| found == own)).await;
+    let removed = timeout(REMOVED_WITHIN, async {
+        if let Some(Stores { db, .. }) = stores {
+            db.close().await;
+        }
+        remove(&servers, &stripe, &name, |found| found == own).await
+    })
+    .await;
     life.stop();
     let removed = match removed {
         Ok(removed) => removed,

@@ -11,10 +11,15 @@ mod steps;
 mod traffic;
 mod upgrade;
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use schema::Catalogue;
 
 use crate::{
     DataDir, Servers, ServersOptions,
@@ -37,6 +42,10 @@ pub struct DemoArgs {
     /// Replay this web server's access log (combined format, .gz or not) instead of the demo's own traffic
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
+    /// Use this catalogue instead of the built-in one; it needs the plans free, pro and enterprise, and the usage types api_call,
+    /// export and sentiment_analysis
+    #[arg(long, value_name = "FILE", env = "PLANS_FILE")]
+    plans: Option<PathBuf>,
 }
 
 /// Runs the demo until it is done, or until `interrupted` returns. Then it returns that exit code.
@@ -44,10 +53,14 @@ pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) ->
     let mut interrupted = interrupted;
     // A wrong file name must fail before the servers start.
     let log = args.replay.as_deref().map(access_log::read).transpose()?;
+    let catalogue = args
+        .plans
+        .as_deref()
+        .map_or_else(|| Ok(Catalogue::built_in()), catalogue)?;
     let steps = Steps::start();
 
     let demo = tokio::select! {
-        started = start(log.is_some(), &steps) => started?,
+        started = start(log.is_some(), args.plans.clone(), &steps) => started?,
         code = interrupted() => return Ok(code),
     };
     let job = async {
@@ -56,7 +69,7 @@ pub async fn run(args: &DemoArgs, interrupted: impl AsyncFnMut() -> ExitCode) ->
             None => traffic::drive(&demo.system, &steps).await?,
         };
         steps.say("wait until ClickHouse has stored every accepted request, then compare the rows with the requests");
-        let check = ledger::check(&demo.system.endpoints, &driven).await?;
+        let check = ledger::check(&demo.system.endpoints, &driven, &catalogue).await?;
         anyhow::Ok((driven, check))
     };
     let (driven, check) = tokio::select! {
@@ -111,7 +124,12 @@ impl Demo {
     }
 }
 
-async fn start(is_replay: bool, steps: &Steps) -> Result<Demo> {
+fn catalogue(file: &Path) -> Result<Catalogue> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    Catalogue::parse(&text).with_context(|| format!("{}", file.display()))
+}
+
+async fn start(is_replay: bool, plans_file: Option<PathBuf>, steps: &Steps) -> Result<Demo> {
     steps.say("start NATS, PostgreSQL and ClickHouse");
     let servers = Servers::start(DataDir::create()?, &ServersOptions::default()).await?;
     let name = format!("trendit_demo_{:08x}", rand::random::<u32>());
@@ -123,6 +141,7 @@ async fn start(is_replay: bool, steps: &Steps) -> Result<Demo> {
     };
     let mut options = SystemOptions::new(servers.data().path().to_owned());
     (options.gateways, options.ingestors, options.stripe) = (2, 2, true);
+    options.plans_file = plans_file.map(std::path::absolute).transpose()?;
     if is_replay {
         options.gateway_env = replay::gateway_settings(servers.data().path())?;
     }

@@ -42,6 +42,9 @@ pub fn variables(system: &System, large: &Customer, free: &Customer) -> Vec<(&'s
         ("CLICKHOUSE_URL", endpoints.clickhouse_url.clone()),
         ("CLICKHOUSE_DATABASE", endpoints.clickhouse_database.clone()),
     ];
+    if let Some(file) = system.plans_file() {
+        variables.push(("PLANS_FILE", file.display().to_string()));
+    }
     if let Some(stripe) = &system.stripe {
         variables.extend([
             ("STRIPE_SECRET_KEY", stripe.api_key().to_owned()),

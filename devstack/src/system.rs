@@ -1,7 +1,12 @@
 //! Our services on top of the servers: a billing worker, ingestors and gateways, each a child process, the upstream they
 //! protect, and a fake Stripe.
 
-use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
@@ -42,6 +47,8 @@ pub struct SystemOptions {
     pub stripe_behind_s: i64,
     /// The directory for the spools of the gateways; `None`: no spools.
     pub spool_dir: Option<PathBuf>,
+    /// A plan catalogue for gateways and billing workers; `None`: the built-in one.
+    pub plans_file: Option<PathBuf>,
     /// More settings for each kind of service.
     pub gateway_env: Vec<(&'static str, String)>,
     pub ingestor_env: Vec<(&'static str, String)>,
@@ -79,6 +86,7 @@ impl SystemOptions {
             nats_is_ours: std::env::var_os("NATS_URL").is_none_or(|url| url.is_empty()),
             stripe: false,
             stripe_behind_s: 0,
+            plans_file: None,
             gateway_env: Vec::new(),
             ingestor_env: Vec::new(),
             billing_env: Vec::new(),
@@ -134,6 +142,11 @@ impl System {
         };
         system.gateways = try_join_all((1..=system.options.gateways).map(|n| system.start_gateway(n))).await?;
         Ok(system)
+    }
+
+    /// The catalogue, if it is not the built-in one.
+    pub fn plans_file(&self) -> Option<&Path> {
+        self.options.plans_file.as_deref()
     }
 
     /// Starts the n-th gateway (from 1).
@@ -240,8 +253,8 @@ async fn command(
             .env("STRIPE_SECRET_KEY", stripe.api_key())
             .env("STRIPE_API_BASE", stripe.url());
     }
-    for (name, value) in options.billing_env.iter().filter(|(name, _)| *name == "PLANS_FILE") {
-        command.env(name, value);
+    if let Some(file) = &options.plans_file {
+        command.env("PLANS_FILE", file);
     }
     let output = tokio::time::timeout(STOP_WITHIN, command.output())
         .await
@@ -287,6 +300,9 @@ fn service(kind: &str, n: usize, options: &SystemOptions, settings: &[(&str, Str
     service.exe.clone_from(&options.exe);
     for (name, value) in credentials(kind, options) {
         service = service.env(name, value);
+    }
+    if let Some(file) = options.plans_file.as_ref().filter(|_| kind != "ingestor") {
+        service = service.env("PLANS_FILE", file);
     }
     for (name, value) in settings {
         service = service.env(*name, OsString::from(value));

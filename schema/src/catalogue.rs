@@ -1,13 +1,17 @@
 //! The plan catalogue: which usage types exist, and what each plan costs and allows. Read from `plans.toml`.
 
 mod amount;
+mod offer;
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use self::amount::Amount;
+use self::{
+    amount::Amount,
+    offer::{Entries, Offer},
+};
 use crate::prices::{ByCurrency, Currency, Interval, UsageBilling};
 
 /// The catalogue that is built into the binaries.
@@ -212,55 +216,12 @@ impl Catalogue {
                     format!("plan `{id}`: ids are different and of a-z, 0-9 and _"),
                 ));
             }
-            if let Some(cents) = entry.price_cents {
-                let problem = match (id == Self::FREE, cents.get_ref()) {
-                    (true, _) => format!("plan `{id}`: remove `price_cents`, because `{id}` costs nothing"),
-                    (false, n) => {
-                        format!("plan `{id}`: instead of `price_cents = {n}` write `prices = {{ month = {n} }}`")
-                    }
-                };
-                return Err(fail(cents.span(), problem));
-            }
-            let (mut prices, prices_at) = match entry.prices {
-                None => (BTreeMap::new(), at.clone()),
-                Some(prices) => {
-                    let at = prices.span();
-                    let prices = prices.into_inner().into_iter();
-                    (prices.map(|(interval, Amount(by))| (interval, by)).collect(), at)
-                }
+            let entries = Entries {
+                price_cents: entry.price_cents,
+                prices: entry.prices,
+                usage_billing: entry.usage_billing,
             };
-            if (id == Self::FREE) != prices.is_empty() || (id != Self::FREE && !prices.contains_key(&Interval::Month)) {
-                let problem = format!(
-                    "plan `{id}`: `prices` needs a price per month, such as {{ month = 2900 }}; only `{}` has no prices",
-                    Self::FREE
-                );
-                return Err(fail(prices_at, problem));
-            }
-            // All prices of one plan have the currencies of the price per month.
-            let currencies: Vec<Currency> = prices
-                .values()
-                .next()
-                .into_iter()
-                .flat_map(|by| by.keys().copied())
-                .collect();
-            let other_currencies = |by: &ByCurrency| !by.keys().eq(currencies.iter());
-            if prices.values().any(other_currencies) {
-                let problem = format!("plan `{id}`: the prices of all intervals must have the same currencies");
-                return Err(fail(prices_at, problem));
-            }
-            if let Some(usage_billing) = entry
-                .usage_billing
-                .as_ref()
-                .filter(|_| !prices.contains_key(&Interval::Year))
-            {
-                let problem = format!("plan `{id}`: `usage_billing` is only for a plan with a price per year");
-                return Err(fail(usage_billing.span(), problem));
-            }
-            let price_cents = prices
-                .get_mut(&Interval::Month)
-                .and_then(|by| by.remove(&Currency::USD))
-                .unwrap_or(0);
-            prices.retain(|_, by| !by.is_empty());
+            let offer = Offer::of(&id, at.clone(), entries).map_err(|(at, problem)| fail(at, problem))?;
             if entry.trial_days > 730 || (id == Self::FREE && entry.trial_days > 0) {
                 return Err(fail(
                     at,
@@ -315,13 +276,9 @@ impl Catalogue {
                         return Err(fail(name.span(), problem));
                     }
                 };
-                if usage.mode != Mode::Limited && other_currencies(&unit_price) {
-                    let currencies: Vec<_> = currencies.iter().map(Currency::as_str).collect();
-                    let problem = format!(
-                        "plan `{id}`, {usage_type}: `unit_price_micros` must have the currencies of the plan's prices: {}",
-                        currencies.join(", ")
-                    );
-                    return Err(fail(name.span(), problem));
+                if usage.mode != Mode::Limited {
+                    let checked = offer.check_unit(&unit_price);
+                    checked.map_err(|problem| fail(name.span(), format!("plan `{id}`, {usage_type}: {problem}")))?;
                 }
                 allowances[usage_type.index()] = Some(Allowance {
                     limit,
@@ -338,9 +295,9 @@ impl Catalogue {
             plans.push(Plan {
                 id,
                 name: entry.name,
-                price_cents,
-                prices,
-                usage_billing: entry.usage_billing.map(Spanned::into_inner).unwrap_or_default(),
+                price_cents: offer.price_cents,
+                prices: offer.prices,
+                usage_billing: offer.usage_billing,
                 trial_days: entry.trial_days,
                 retention_days: entry.retention_days,
                 burst,
@@ -425,7 +382,6 @@ struct File {
 struct PlanEntry {
     id: Spanned<String>,
     name: String,
-    /// How a price was written in earlier releases: refused with what to write.
     price_cents: Option<Spanned<i64>>,
     prices: Option<Spanned<BTreeMap<Interval, Amount>>>,
     usage_billing: Option<Spanned<UsageBilling>>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Catalogue, Currency, Interval, Period, PlanVersion, SubscriptionId};
+use crate::{Catalogue, Currency, Period, PlanVersion, SubscriptionId};
 
 /// Status of a subscription, in Stripe's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,12 +165,6 @@ impl CurrentPlan {
         let segment = subscription.segment_start.filter(|start| period.contains(*start));
         let segment = segment.unwrap_or(period.start);
         Self::paid(subscription, &subscription.plan, version, period, segment, now)
-    }
-
-    /// What the account's version costs a month, in the account's currency. `None`: it has no version, or no such price.
-    pub fn price_cents(&self) -> Option<i64> {
-        let terms = &self.version.as_ref()?.terms;
-        terms.price(Interval::Month, self.currency?)
     }
 
     fn paid(

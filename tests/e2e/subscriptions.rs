@@ -35,3 +35,4 @@ mod unpaid;
 mod upgrades;
 mod versions;
 mod webhooks;
+mod years;

@@ -91,9 +91,7 @@ impl Stack {
         if let Some(catalogue) = options.catalogue {
             let file = data.path().join(CATALOGUE);
             std::fs::write(&file, catalogue)?;
-            for env in [&mut system.gateway_env, &mut system.billing_env] {
-                env.push(("PLANS_FILE", file.display().to_string()));
-            }
+            system.plans_file = Some(file);
         }
         let system = System::start(endpoints, system).await?;
         if let Some(stripe) = &system.stripe {

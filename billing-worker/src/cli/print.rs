@@ -52,6 +52,9 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
             row(["period", &instant(details.period_start)]),
             row(["until", &instant(details.period_end)]),
         ];
+        if let Some((interval, end)) = details.interval.zip(details.paid_period_end) {
+            rows.push(row(["paid per", &format!("{interval}, until {}", instant(end))]));
+        }
         if details.payment_required {
             rows.push(row(["payment", "required: metered calls are answered 402"]));
         }
@@ -156,6 +159,7 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
         let heading = [
             "plan",
             "cents per month",
+            "per year",
             "usage type",
             "limit",
             "mode",
@@ -167,6 +171,7 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
             let kept = plan
                 .retention_days
                 .map_or("unlimited".to_owned(), |days| format!("{days} days"));
+            let price = |interval| plan.prices.get(&interval).map(by_currency).unwrap_or_default();
             let id = match plan.listed {
                 true => plan.id.clone(),
                 false => format!("{} (not listed)", plan.id),
@@ -175,7 +180,8 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
                 let once = |text: &str| if n == 0 { text.to_owned() } else { String::new() };
                 vec![
                     once(&id),
-                    once(&plan.prices.get(&Interval::Month).map(by_currency).unwrap_or_default()),
+                    once(&price(Interval::Month)),
+                    once(&price(Interval::Year)),
                     limit.usage_type.to_owned(),
                     units(limit.limit),
                     limit.mode.to_owned(),

@@ -71,6 +71,8 @@ fn kind(error: &Error) -> Kind {
         Error::NotSubscribed => Kind::NotSubscribed,
         Error::SamePlan { .. } => Kind::SamePlan,
         Error::NotForSale { .. } => Kind::NotForSale,
+        Error::IntervalNotOffered { .. } => Kind::IntervalNotOffered,
+        Error::IntervalChangeRefused { .. } => Kind::IntervalChangeRefused,
         Error::CurrencyNotOffered { .. } => Kind::CurrencyNotOffered,
         Error::CurrencyBound { .. } => Kind::CurrencyBound,
         Error::OverrideNotBillable { .. } => Kind::OverrideNotBillable,

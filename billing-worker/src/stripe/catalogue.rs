@@ -24,5 +24,5 @@ pub use self::{
     change::{Change, changes, unused},
     existing::{ExistingObjects, KnownPrices, PortalConfiguration, find, meters, portal, prices},
     rate::{Rate, Rates},
-    wanted::{NamedTerms, Terms, WantedPrice, WantedProduct, monthly, of_plan, wanted},
+    wanted::{NamedTerms, Terms, WantedPrice, WantedProduct, of_plan, prices_of, wanted},
 };

@@ -1,6 +1,6 @@
 //! Starting a subscription by Stripe's hosted checkout.
 
-use schema::{AccountId, Currency, Plan, PlanTerms, period::instant};
+use schema::{AccountId, Currency, Interval, Plan, PlanTerms, period::instant};
 use serde::Deserialize;
 use stripe_checkout::{
     CheckoutSessionBillingAddressCollection,
@@ -63,13 +63,14 @@ pub async fn checkout(
     billing: &Billing,
     account: AccountId,
     plan: &str,
-    currency: Option<Currency>,
+    (interval, currency): (Interval, Option<Currency>),
     urls: ReturnUrls,
 ) -> Result<Checkout, Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
+    prices::refuse_other(billing, plan, interval)?;
     let lease = billing.lease(account).await?;
-    let checkout = open(billing, &lease, plan, currency, urls).await;
+    let checkout = open(billing, &lease, plan, (interval, currency), urls).await;
     lease.release().await;
     checkout
 }
@@ -78,13 +79,13 @@ async fn open(
     billing: &Billing,
     lease: &Lease,
     plan: &Plan,
-    currency: Option<Currency>,
+    (interval, currency): (Interval, Option<Currency>),
     urls: ReturnUrls,
 ) -> Result<Checkout, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
     refuse_buyer(billing, account).await?;
     let customer = customers::ensure(billing, account).await?;
-    let prices = prices::of_plan(billing, plan).await?;
+    let prices = prices::of_plan(billing, plan, interval).await?;
     refuse_second(billing, &customer).await?;
     let terms = PlanTerms::of(&billing.admin.catalogue, plan);
     let currency = currency::of_new(billing, (account, &customer), (&plan.id, &terms), currency).await?;

@@ -44,7 +44,9 @@ pub struct Migrated {
     pub reason: Option<String>,
     /// Of all amounts.
     pub currency: String,
-    /// Per month, before and after.
+    /// How often the account pays. `None`: it is not known.
+    pub interval: Option<Interval>,
+    /// For the interval, before and after.
     pub price_cents_now: i64,
     pub price_cents_then: i64,
     /// When the new version begins; `None`: it does not.
@@ -92,14 +94,16 @@ struct Args {
 struct Done {
     outcome: Outcome,
     reason: Option<String>,
+    interval: Option<Interval>,
     effective_at: Option<i64>,
     invoiced_now_cents: i64,
 }
 
 impl Done {
-    fn nothing(outcome: Outcome, reason: impl Into<String>) -> Self {
+    fn nothing(outcome: Outcome, interval: Option<Interval>, reason: impl Into<String>) -> Self {
         Self {
             outcome,
+            interval,
             reason: Some(reason.into()),
             effective_at: None,
             invoiced_now_cents: 0,
@@ -121,19 +125,23 @@ pub async fn migrate(billing: &Billing, account: AccountId, migration: &Migratio
             true => Outcome::Skipped,
             false => Outcome::Failed,
         };
-        Done::nothing(outcome, failure.to_string())
+        Done::nothing(outcome, None, failure.to_string())
     });
     let currency = currency::of_account(&billing.admin.db, account).await;
     let currency = currency
         .ok()
         .and_then(|currency| currency.parse().ok())
         .unwrap_or(Currency::USD);
-    let price = |version: &PlanVersion| version.terms.price(Interval::Month, currency).unwrap_or(0);
+    let price = |of: &PlanVersion| {
+        let price = of.terms.price(done.interval.unwrap_or_default(), currency);
+        price.unwrap_or(0)
+    };
     Migrated {
         account_id: account,
         currency: currency.to_string(),
         outcome: done.outcome,
         reason: done.reason,
+        interval: done.interval,
         price_cents_now: price(&migration.from),
         price_cents_then: price(&migration.to),
         effective_at: done.effective_at.map(instant),
@@ -182,12 +190,24 @@ async fn leased(
     let running = Running::find(db, billing, account).await?;
     match step(billing, migration, &running).await? {
         Step::Make => {}
-        Step::Done(why) => return Ok(Done::nothing(Outcome::Already, why)),
-        Step::Skip(why) => return Ok(Done::nothing(Outcome::Skipped, why)),
+        Step::Done(why) => return Ok(Done::nothing(Outcome::Already, running.interval(), why)),
+        Step::Skip(why) => return Ok(Done::nothing(Outcome::Skipped, running.interval(), why)),
     }
     let (plan, terms) = (&migration.to.plan, &migration.to.terms);
     currency::refuse_other(&running, &migration.to.name(), terms)?;
-    let prices = prices::of_version(db, plan, terms).await?;
+    // An account keeps its interval.
+    let interval = running
+        .interval()
+        .filter(|interval| terms.price(*interval, Currency::USD).is_some());
+    let Some(interval) = interval else {
+        let to = migration.to.name();
+        let why = match running.interval() {
+            Some(interval) => format!("{to} has no price per {interval}"),
+            None => format!("it pays for an interval for which {to} has no price"),
+        };
+        return Ok(Done::nothing(Outcome::Skipped, running.interval(), why));
+    };
+    let prices = prices::of_version(db, plan, terms, interval).await?;
     let prices = prices.ok_or_else(|| Error::PricesMissing {
         lookup_keys: migration.to.name(),
     })?;
@@ -202,6 +222,7 @@ async fn leased(
     owed::refuse(billing, &running.subscription).await?;
     let mut done = Done {
         outcome: Outcome::WouldMigrate,
+        interval: Some(interval),
         reason: None,
         effective_at: Some(running.period_end()),
         invoiced_now_cents: 0,

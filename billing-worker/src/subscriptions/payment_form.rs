@@ -1,6 +1,6 @@
 //! Starting a subscription by the caller's own payment form.
 
-use schema::{AccountId, Currency, Plan, PlanTerms};
+use schema::{AccountId, Currency, Interval, Plan, PlanTerms};
 use stripe_billing::subscription::{
     CreateSubscription, CreateSubscriptionAutomaticTax, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior,
     CreateSubscriptionPaymentSettings, CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod,
@@ -42,21 +42,27 @@ pub async fn subscribe(
     billing: &Billing,
     account: AccountId,
     plan: &str,
-    currency: Option<Currency>,
+    (interval, currency): (Interval, Option<Currency>),
 ) -> Result<Pending, Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
+    prices::refuse_other(billing, plan, interval)?;
     let lease = billing.lease(account).await?;
-    let pending = begin(billing, &lease, plan, currency).await;
+    let pending = begin(billing, &lease, plan, (interval, currency)).await;
     lease.release().await;
     pending
 }
 
-async fn begin(billing: &Billing, lease: &Lease, plan: &Plan, currency: Option<Currency>) -> Result<Pending, Error> {
+async fn begin(
+    billing: &Billing,
+    lease: &Lease,
+    plan: &Plan,
+    (interval, currency): (Interval, Option<Currency>),
+) -> Result<Pending, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
     refuse_buyer(billing, account).await?;
     let customer = customers::ensure(billing, account).await?;
-    let prices = prices::of_plan(billing, plan).await?;
+    let prices = prices::of_plan(billing, plan, interval).await?;
     let terms = PlanTerms::of(&billing.admin.catalogue, plan);
     let currency = async || currency::of_new(billing, (account, &customer), (&plan.id, &terms), currency).await;
     match refuse_second(billing, &customer).await {

@@ -13,7 +13,7 @@ use schema::{
 
 use super::fetched::Fetched;
 use crate::stripe::{
-    catalogue::{NamedTerms, Rates, monthly},
+    catalogue::{NamedTerms, Rates, prices_of},
     names,
     object::{schedule::PriceOrId, subscription::Price},
 };
@@ -26,7 +26,8 @@ pub(super) struct Sold {
     pub price_id: String,
     /// The beginning of the hash of the terms.
     pub version: Option<String>,
-    /// A month, in each currency.
+    pub interval: Interval,
+    /// For the interval, in each currency.
     amounts: ByCurrency,
     /// By usage type: id, and what units cost. Without an id: a copy for other meters.
     metered: BTreeMap<String, (Option<String>, Rates)>,
@@ -39,7 +40,7 @@ impl Sold {
             .clone()
             .find(|price| !price.is_metered() && price.plan().is_some())?;
         let terms = |price: &Price| NamedTerms::parse(price.metadata.get(names::META_TERMS)?);
-        let NamedTerms::Monthly { amounts } = terms(own)? else {
+        let NamedTerms::Licensed { interval, amounts } = terms(own)? else {
             return None;
         };
         let plan = own.plan()?;
@@ -51,13 +52,14 @@ impl Sold {
                     let id = (price.meter_slot() == 0).then(|| price.id.clone());
                     Some((usage_type, (id, rates)))
                 }
-                NamedTerms::Monthly { .. } => None,
+                NamedTerms::Licensed { .. } => None,
             }
         });
         Some(Self {
             plan: own.plan()?.to_owned(),
             price_id: own.id.clone(),
             version: own.metadata.get(names::META_VERSION).cloned(),
+            interval,
             amounts,
             metered: metered.collect(),
         })
@@ -87,16 +89,30 @@ impl Sold {
         let agrees = |(usage_type, (_, rates)): (&String, &(Option<String>, Rates))| {
             terms.billed().any(|billed| billed == usage_type) && *rates == Rates::of(terms, usage_type)
         };
-        self.amounts == monthly(terms) && self.metered.iter().all(agrees)
+        self.amounts == prices_of(terms, self.interval) && self.metered.iter().all(agrees)
     }
 
     /// The terms of a price that no version has. Stripe does not know limits that are not billed: these are of `oldest`, the first
     /// terms that were stored.
     pub(super) fn terms(&self, oldest: &PlanTerms) -> PlanTerms {
-        let (price_cents, others) = split(self.amounts.clone());
+        // Prices that were made before there were versions are monthly. A yearly one that nobody knows keeps the old prices per month.
+        let (price_cents, prices) = match self.interval {
+            Interval::Month => {
+                let (price_cents, others) = split(self.amounts.clone());
+                (
+                    price_cents,
+                    others.into_iter().map(|others| (Interval::Month, others)).collect(),
+                )
+            }
+            Interval::Year => {
+                let mut prices = oldest.prices.clone();
+                prices.insert(Interval::Year, self.amounts.clone());
+                (oldest.price_cents, prices)
+            }
+        };
         let mut terms = PlanTerms {
             price_cents,
-            prices: others.into_iter().map(|others| (Interval::Month, others)).collect(),
+            prices,
             usage_billing: UsageBilling::default(),
             unit_prices: BTreeMap::new(),
             ..oldest.clone()
@@ -193,6 +209,8 @@ mod tests {
             // It lacks a price.
             ("usd-3900-month", None, None, Some(3)),
             ("usd-1900-month", None, None, None),
+            ("usd-29000-year", Some(second.as_str()), None, Some(2)),
+            ("usd-29000-year", None, None, None),
             ("usd-2900-month", None, Some("usd-100-included-40000-micros"), None),
         ] {
             let own = price("price_1", None, own, version);

@@ -74,7 +74,7 @@ impl Check {
 }
 
 /// Waits until every accepted request is stored, and compares the stored events with the requests.
-pub(super) async fn check(endpoints: &Endpoints, driven: &Driven) -> Result<Check> {
+pub(super) async fn check(endpoints: &Endpoints, driven: &Driven, catalogue: &Catalogue) -> Result<Check> {
     let client = clickhouse::Client::default()
         .with_url(&endpoints.clickhouse_url)
         .with_user(std::env::var("CLICKHOUSE_USER").unwrap_or_else(|_| "default".into()))
@@ -101,10 +101,10 @@ pub(super) async fn check(endpoints: &Endpoints, driven: &Driven) -> Result<Chec
         .fetch_all()
         .await
         .context("reading the events back")?;
-    Ok(compare(driven, stored))
+    Ok(compare(driven, stored, catalogue))
 }
 
-fn compare(driven: &Driven, stored: Vec<StoredEvent>) -> Check {
+fn compare(driven: &Driven, stored: Vec<StoredEvent>, catalogue: &Catalogue) -> Check {
     let mut check = Check::default();
     let mut by_id: HashMap<EventId, Vec<&StoredEvent>> = HashMap::new();
     for event in &stored {
@@ -154,7 +154,7 @@ fn compare(driven: &Driven, stored: Vec<StoredEvent>) -> Check {
     if let Some(id) = by_id.keys().next().filter(|_| check.invented > 0) {
         check.example(format!("invented: {id}"));
     }
-    check.over_admitted = over_admitted(driven, &stored);
+    check.over_admitted = over_admitted(driven, &stored, catalogue);
     check.stored = stored;
     check
 }
@@ -168,8 +168,7 @@ fn stored_text(text: &str) -> &str {
     &text[..text.floor_char_boundary(STORED_TEXT_MAX)]
 }
 
-fn over_admitted(driven: &Driven, stored: &[StoredEvent]) -> i64 {
-    let catalogue = Catalogue::built_in();
+fn over_admitted(driven: &Driven, stored: &[StoredEvent], catalogue: &Catalogue) -> i64 {
     let mut spent: BTreeMap<(AccountId, &str), i64> = BTreeMap::new();
     for event in stored {
         *spent.entry((event.account_id(), &event.usage_type)).or_default() += event.cost_units;

@@ -300,6 +300,22 @@ impl Control {
         }
     }
 
+    /// Deletes what a credit note put on its customer's balance, without an event about it. Stripe's API cannot do that.
+    pub fn delete_credit(&self, note: &str) -> Result<()> {
+        let mut state = self.double.state();
+        let transaction = state
+            .credit_notes
+            .get(note)
+            .and_then(|note| note.balance_transaction.clone());
+        match transaction {
+            Some(transaction) => {
+                state.balance_transactions.remove(&transaction);
+                Ok(())
+            }
+            None => bail!("there is no credit note {note} that changed a balance"),
+        }
+    }
+
     /// Deletes a line of a final invoice, without an event about it. Stripe's API cannot do that.
     pub fn delete_invoice_line(&self, invoice: &str, line: &str) -> Result<()> {
         let mut state = self.double.state();

@@ -1,6 +1,10 @@
 //! A billing worker with its own NATS and its own database, its admin API, and its sub-commands.
 
-use std::{path::Path, process::Output, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+    sync::Arc,
+};
 
 use async_nats::Subscriber;
 use devstack::{
@@ -9,6 +13,7 @@ use devstack::{
     ports,
 };
 use futures_util::StreamExt;
+use harness::PATIENCE;
 use http::Method;
 use schema::{announcement::Announcement, names};
 use serde_json::Value;
@@ -17,7 +22,6 @@ use tokio::{process::Command, time::timeout};
 
 pub(crate) const SERVICES: &str = env!("CARGO_BIN_EXE_services");
 pub(crate) const TOKEN: &str = "a-token-of-this-test";
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fields are dropped in order: the service before servers before data.
 pub(crate) struct Worker {
@@ -143,10 +147,23 @@ impl Announcements {
     }
 }
 
-/// Runs a program until it exits. A hang fails the test.
+/// Runs a program until it exits. A hang fails the test, with what the program logged until then.
 pub(crate) async fn output(mut command: Command) -> Output {
-    let output = command.kill_on_drop(true).output();
-    timeout(PATIENCE, output).await.unwrap().unwrap()
+    let directory = DataDir::create().unwrap();
+    let log = directory.path().join("log");
+    command
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(&log).unwrap());
+    let child = command.kill_on_drop(true).spawn().unwrap();
+    let ended = timeout(PATIENCE, child.wait_with_output()).await;
+    let stderr = std::fs::read(log).unwrap();
+    let Ok(output) = ended else {
+        panic!("it does not end:\n{}", String::from_utf8_lossy(&stderr));
+    };
+    Output {
+        stderr,
+        ..output.unwrap()
+    }
 }
 
 pub(crate) fn write(directory: &Path, name: &str, text: &str) -> String {

@@ -206,7 +206,9 @@ impl Life {
             66..71 if !self.customers[who].owes.ends() => {
                 self.note(who, "cancels".to_owned());
                 self.kill(who, None).await;
-                self.customers[who].cancels(&self.rig).await;
+                if self.customers[who].owes.plan().is_some() {
+                    self.customers[who].cancels(&self.rig).await;
+                }
             }
             71..76 if self.customers[who].owes.has_a_planned_change() => {
                 self.note(who, "resumes".to_owned());
@@ -218,7 +220,8 @@ impl Life {
             }
             79..82 => self.change_prices().await,
             82..86 => self.miss_a_payment(who).await,
-            86..93 => {
+            86..88 => self.pause(who).await,
+            88..94 => {
                 let end = self.customers[who].owes.month_end().unwrap();
                 self.note(who, "comes to the end of the month".to_owned());
                 for after_s in [60, 2 * 3_600] {
@@ -272,6 +275,22 @@ impl Life {
         self.calm().await;
     }
 
+    /// Nobody pays for the month that ends, and for the next one.
+    async fn pause(&mut self, who: usize) {
+        self.note(who, "is paused while a month ends".to_owned());
+        self.rig.control().clear_faults();
+        self.customers[who].is_paused(&self.rig, true).await;
+        let end = self.customers[who].owes.month_end().unwrap();
+        for after_s in [60, 2 * 3_600] {
+            self.turn_to(end + after_s).await;
+        }
+        // A planned cancellation ended it.
+        if self.customers[who].owes.plan().is_some() {
+            self.customers[who].is_paused(&self.rig, false).await;
+        }
+        self.customers[who].owes.is_paused = false;
+    }
+
     /// A worker begins a change, an upgrade to this plan or a cancellation, and dies in it.
     async fn kill(&mut self, who: usize, plan: Option<&str>) {
         let calls = self.random.random_range(0..CALLS_MAX);
@@ -289,7 +308,7 @@ impl Life {
         let changed = async {
             match plan {
                 Some(plan) => {
-                    change::change_plan(&self.rig.billing, account, plan, ChangeWhen::Previewed(previewed)).await
+                    change::change_plan(&self.rig.billing, account, plan, None, ChangeWhen::Previewed(previewed)).await
                 }
                 None => change::cancel(&self.rig.billing, account, CancelWhen::PeriodEnd).await,
             }
@@ -312,7 +331,12 @@ impl Life {
                 let offer = offers.iter().find(|offer| offer.plan == plan).unwrap();
                 self.customers[who].owes.upgrade(previewed, offer);
             }
-            None if subscription["cancel_at_period_end"] == true => self.customers[who].owes.end_with_the_month(),
+            // The month may have ended meanwhile.
+            None if subscription["cancel_at_period_end"] == true || subscription["tier"] == "free" => {
+                self.customers[who].owes.end_with_the_month();
+                let now = self.rig.control().now();
+                self.customers[who].owes.advance(now);
+            }
             _ => {}
         }
     }

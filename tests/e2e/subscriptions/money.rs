@@ -10,6 +10,7 @@ use billing_worker::{
     },
     webhook::comparison,
 };
+use http::Method;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use protocol::reports::money::MoneyState;
 use schema::{Period, period::instant};
@@ -229,6 +230,50 @@ async fn a_deleted_meter_event_or_invoice_line_is_a_difference_and_the_exit_code
     assert_eq!(failed.status.code(), Some(1), "{text}");
     assert!(why.contains("lines differ in units"), "{why}");
     assert!(text.contains("DIFFERENCE: Stripe lacks 7 units"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credit_that_did_not_reach_the_balance_is_a_difference_and_what_a_person_changed_is_said() {
+    let (rig, ada, month) = billed().await;
+    rig.correct(&ada, month, "api_call", 500).await;
+    report(&rig).await;
+    rig.turn_by(3_700);
+    report(&rig).await;
+    rig.settle().await;
+    let found = all(&rig, Source::Stripe).await;
+    let first = money(&found, month.start);
+    assert_eq!(first.differences, Vec::<String>::new());
+    assert_eq!(part(first, "api_call"), [0, 750, 750, 0, 0]);
+
+    let customer = rig.customers(&ada).pop().unwrap();
+    let path = format!("/v1/customers/{customer}/balance_transactions");
+    let changed = rig.call_stripe(Method::POST, &path, "amount=-300&currency=usd").await;
+    let found = all(&rig, Source::Stripe).await;
+    let second = money(&found, rig.period(&ada).await.start);
+    let said = format!(
+        "somebody changed the customer's balance: it pays 3.00 usd on the next invoices ({})",
+        changed["id"].as_str().unwrap()
+    );
+    assert_eq!(
+        (second.notes.as_slice(), second.differences.len()),
+        ([said].as_slice(), 0)
+    );
+
+    let notes = rig
+        .call_stripe(Method::GET, &format!("/v1/credit_notes?customer={customer}"), "")
+        .await;
+    let note = notes["data"][0]["id"].as_str().unwrap();
+    rig.control().delete_credit(note).unwrap();
+    let found = all(&rig, Source::Stripe).await;
+    let first = money(&found, month.start);
+    let said = format!("credit note {note} returns 7.50 usd, and 0.00 usd of it reached the customer's balance");
+    assert_eq!(first.differences, [said]);
+    assert_eq!(
+        (first.state, first.amounts.difference_cents),
+        (MoneyState::Difference, 750)
+    );
+    // The copies know no balance.
+    assert_eq!(all(&rig, Source::Copies).await.totals.differing_periods, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -223,7 +223,7 @@ async fn an_upgrade_that_dies_between_any_two_calls_completes_or_changes_nothing
             (rig.control().faults_struck() == 1).then_some(())
         });
         tokio::select! {
-            done = change::change_plan(&rig.billing, ada.account, "enterprise", ChangeWhen::BySize) => {
+            done = change::change_plan(&rig.billing, ada.account, "enterprise", None, ChangeWhen::BySize) => {
                 done.unwrap();
                 is_complete = true;
             }

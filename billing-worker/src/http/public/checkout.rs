@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use problem::shown;
-use schema::Currency;
+use schema::{Currency, Interval};
 use serde::{Deserialize, Serialize};
 use stripe_billing::billing_portal_session::CreateBillingPortalSession;
 use time::OffsetDateTime;
@@ -25,6 +25,9 @@ use crate::{
 pub(super) struct NewCheckout {
     /// A plan's id; it can also be in the query string.
     tier: Option<String>,
+    /// How often it is paid for.
+    #[serde(default)]
+    interval: Interval,
     /// What the customer pays in. By default what the account pays in already, or US dollars.
     currency: Option<String>,
     /// Where the browser goes after the payment. `{CHECKOUT_SESSION_ID}` is replaced by the session id.
@@ -44,6 +47,9 @@ pub(super) struct Opened {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSubscription {
     tier: Option<String>,
+    /// How often it is paid for.
+    #[serde(default)]
+    interval: Interval,
     /// As for a checkout.
     currency: Option<String>,
 }
@@ -83,7 +89,7 @@ pub(super) async fn create(
         cancel: url("cancel_url", new.cancel_url)?.unwrap_or_else(|| format!("{base}/billing/cancelled")),
     };
     let billing = api.billing.clone();
-    let checkout = async move { checkout::checkout(&billing, account, &tier, currency, urls).await };
+    let checkout = async move { checkout::checkout(&billing, account, &tier, (new.interval, currency), urls).await };
     let checkout = api.complete(checkout).await?;
     let opened = Opened {
         checkout_url: checkout.url,
@@ -102,7 +108,7 @@ pub(super) async fn subscribe(
     let tier = query.or(new.tier)?;
     let currency = currency(new.currency.as_deref())?;
     let billing = api.billing.clone();
-    let pending = async move { payment_form::subscribe(&billing, account, &tier, currency).await };
+    let pending = async move { payment_form::subscribe(&billing, account, &tier, (new.interval, currency)).await };
     let pending = api.complete(pending).await?;
     let begun = Begun {
         subscription_id: pending.subscription_id,

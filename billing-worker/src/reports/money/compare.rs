@@ -6,12 +6,14 @@ use anyhow::{Context, Result};
 use protocol::reports::{
     identifier::LineId,
     money::{
-        Explained, Money, MoneyState, explain, explain_plan,
+        Explained, Money, MoneyState,
+        balance::{BalanceChange, CreditNote},
+        explain, explain_balance, explain_plan,
         plan::{Plan, PlanLine, PlanLineKind},
         text,
         usage::{Late, LateOutcome, Line, LineStatus, Priced, Stage, Usage},
     },
-    period::BillingPeriod,
+    period::{BilledBy, BillingPeriod},
 };
 use schema::{period::instant, prices::ByCurrency};
 
@@ -155,7 +157,8 @@ impl Known {
                 None => whole = Some(explained),
             }
         };
-        if segment.quota_start == period.start {
+        // Once for the time that was paid for.
+        if segment.paid_for(period.end).0 == period.start {
             add(None, explain_plan(&self.plan(period, segment, currency)));
         }
         for usage_type in usage_types {
@@ -174,6 +177,7 @@ impl Known {
                 explain(&self.usage(period, segment, (&id, price, currency), counted)),
             );
         }
+        add(None, self.balance(asked, currency));
         add(None, self.strange(asked, currency));
         let whole = whole.unwrap_or_else(|| Explained {
             state: if segment.is_trial {
@@ -205,7 +209,7 @@ impl Known {
     ) -> Usage<'a> {
         let is_ours = |line: &FoundLine| {
             line.kind == "usage"
-                && price.is_some_and(|price| line.price.as_ref() == Some(&price.price_id))
+                && price.is_some_and(|price| price.price_id.is_some() && line.price == price.price_id)
                 && line.from < period.end
                 && line.to > period.start
         };
@@ -248,6 +252,12 @@ impl Known {
     }
 
     fn stage(&self, period: &BillingPeriod, lines: &[Line<'_>]) -> Stage {
+        if period.billed_by == BilledBy::Charge {
+            return match period.final_at {
+                None if period.end + FINAL_WITHIN >= self.now => Stage::Open,
+                _ => Stage::Final,
+            };
+        }
         let made = (period.end - MADE_BEFORE)..=(period.end + MADE_WITHIN);
         let bills = |invoice: &&FoundInvoice| {
             made.contains(&invoice.created) && invoice.subscription.as_ref() == Some(&period.subscription)
@@ -278,7 +288,8 @@ impl Known {
                 // The next renewal takes the items that wait. Without one, the item has an invoice of its own.
                 is_due: invoices.any(|invoice| {
                     invoice.is_renewal && invoice.status == LineStatus::Final && invoice.created > late.at
-                }) || !segment.is_running && late.at + self.overdue_after < self.now,
+                }) || (period.billed_by == BilledBy::Charge || !segment.is_running)
+                    && late.at + self.overdue_after < self.now,
             },
             StoredLate { is_settled: false, .. } => LateOutcome::Waiting,
             StoredLate { notes, .. } if notes.is_empty() => LateOutcome::Nothing {
@@ -305,7 +316,7 @@ impl Known {
     }
 
     fn plan<'a>(&'a self, period: &'a BillingPeriod, segment: &'a Segment, currency: &'a str) -> Plan<'a> {
-        let whole = (segment.quota_start, period.end);
+        let whole = segment.paid_for(period.end);
         let is_ours = |(invoice, line): &(&FoundInvoice, &FoundLine)| {
             matches!(line.kind.as_str(), "plan" | "proration")
                 && (whole.0..whole.1).contains(&line.from)
@@ -344,6 +355,31 @@ impl Known {
         }
     }
 
+    /// What the credit notes for corrections of the segment, and people during it, did to the customer's balance.
+    fn balance(&self, asked: &Asked<'_>, currency: &str) -> Explained {
+        let period = asked.period;
+        let is_here = |id: &LineId| (id.account, id.start) == (period.account, period.start);
+        let late = self
+            .late
+            .iter()
+            .filter(|(id, _)| is_here(id))
+            .flat_map(|(_, late)| late);
+        let notes = late.flat_map(|late| &late.notes).filter_map(|note| {
+            let returned = *self.found.returned.get(note)?;
+            Some(CreditNote { id: note, returned })
+        });
+        let changes = self.found.balance.get(&period.account).into_iter().flatten();
+        let during = period.start..asked.ends_at;
+        let changes = changes.map(|change| BalanceChange {
+            id: &change.id,
+            amount: change.amount,
+            note: change.note.as_deref(),
+            is_adjustment: change.is_adjustment && during.contains(&change.created),
+        });
+        let (notes, changes): (Vec<_>, Vec<_>) = (notes.collect(), changes.collect());
+        explain_balance(&notes, &changes, currency)
+    }
+
     /// Usage on an invoice that no segment has a price for.
     fn strange(&self, asked: &Asked<'_>, currency: &str) -> Explained {
         let period = asked.period;
@@ -356,7 +392,8 @@ impl Known {
                 && invoice.subscription.as_ref() == Some(&period.subscription);
             let is_known = self.prices.iter().any(|price| {
                 price.account == period.account
-                    && Some(&price.price_id) == line.price.as_ref()
+                    && line.price.is_some()
+                    && price.price_id == line.price
                     && line.from < price.bills_at
                     && line.to > price.start
             });

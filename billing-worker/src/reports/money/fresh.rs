@@ -1,29 +1,32 @@
-//! Invoices and credit notes as Stripe has them now.
+//! Invoices, credit notes and changes of the balance as Stripe has them now.
 
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::AccountId;
-use serde_json::json;
+use serde_json::{Value, json};
 use stripe_billing::invoice::ListInvoice;
 use stripe_types::{RangeBoundsTs, RangeQueryTs};
 
-use super::invoices::{Found, FoundInvoice, FoundLine};
+use super::invoices::{Found, FoundChange, FoundInvoice, FoundLine};
 use crate::{
     reports::Reporter,
     stripe::{
         Raw, Stripe, StripeError,
-        object::{Invoice, InvoiceLine, reversal::CreditNote},
+        object::{
+            Invoice, InvoiceLine, Reference,
+            reversal::{BalanceTransaction, CreditNote},
+        },
     },
     subscriptions::invoices::{fetch, kind},
 };
 
-/// Pages of a hundred invoices or credit notes of one customer.
+/// Pages of a hundred invoices, credit notes or changes of the balance of one customer.
 const PAGES_MAX: usize = 10;
 const READS_AT_ONCE: usize = 8;
 const EARLIER: i64 = 24 * 3_600;
 
-/// The invoices and credit notes of these customers since a day before `since`.
+/// The invoices, credit notes and changes of the balance of these customers since a day before `since`.
 pub(super) async fn read(
     reporter: &Reporter,
     customers: &BTreeSet<(AccountId, String)>,
@@ -37,8 +40,11 @@ pub(super) async fn read(
         found.invoices.entry(*account).or_default().extend(invoices);
         for note in notes(&stripe, customer, from).await? {
             let credited = if note.status == "void" { Some(0) } else { note.subtotal };
+            found.returned.insert(note.id.clone(), note.post_payment_amount);
             found.notes.insert(note.id, credited);
         }
+        let changes = balance(&stripe, customer, from).await?;
+        found.balance.entry(*account).or_default().extend(changes);
     }
     Ok(found)
 }
@@ -87,11 +93,34 @@ fn line(line: &InvoiceLine) -> FoundLine {
 
 async fn notes(stripe: &Stripe, customer: &str, from: i64) -> Result<Vec<CreditNote>, StripeError> {
     let page = |after: Option<String>| {
-        let mut query = json!({ "customer": customer, "limit": 100, "created": { "gte": from } });
-        if let Some(after) = after {
-            query["starting_after"] = after.into();
-        }
-        Raw::get("/credit_notes", query)
+        let query = json!({ "customer": customer, "limit": 100, "created": { "gte": from } });
+        Raw::get("/credit_notes", paged(query, after))
     };
     stripe.pages(PAGES_MAX, page, |note: &CreditNote| &note.id).await
+}
+
+async fn balance(stripe: &Stripe, customer: &str, from: i64) -> Result<Vec<FoundChange>, StripeError> {
+    let path = format!("/customers/{customer}/balance_transactions");
+    let page = |after: Option<String>| {
+        let query = json!({ "limit": 100, "created": { "gte": from } });
+        Raw::get(&path, paged(query, after))
+    };
+    let changes = stripe
+        .pages(PAGES_MAX, page, |change: &BalanceTransaction| &change.id)
+        .await?;
+    let changes = changes.into_iter().map(|change| FoundChange {
+        amount: change.amount,
+        note: change.credit_note.as_ref().map(Reference::id).map(str::to_owned),
+        is_adjustment: change.kind == "adjustment",
+        created: change.created,
+        id: change.id,
+    });
+    Ok(changes.collect())
+}
+
+fn paged(mut query: Value, after: Option<String>) -> Value {
+    if let Some(after) = after {
+        query["starting_after"] = after.into();
+    }
+    query
 }

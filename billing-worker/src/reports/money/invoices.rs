@@ -1,4 +1,4 @@
-//! Invoices and credit notes, wherever they were read.
+//! Invoices, credit notes and changes of the balance, wherever they were read.
 
 use std::collections::HashMap;
 
@@ -19,6 +19,19 @@ pub(super) struct Found {
     pub invoices: HashMap<AccountId, Vec<FoundInvoice>>,
     /// What credit notes credit of the lines; 0: void, `None`: not known.
     pub notes: HashMap<String, Option<i64>>,
+    /// What credit notes return of paid invoices, tax included. Only Stripe says it.
+    pub returned: HashMap<String, i64>,
+    /// Of the customer's balance. Only Stripe has them.
+    pub balance: HashMap<AccountId, Vec<FoundChange>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct FoundChange {
+    pub id: String,
+    pub amount: i64,
+    pub note: Option<String>,
+    pub is_adjustment: bool,
+    pub created: i64,
 }
 
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use protocol::reports::money::Price;
 use schema::{AccountId, Interval, PlanTerms, period::instant, prices::ByCurrency};
 use sqlx::{PgPool, types::Json};
 
-use crate::stripe::catalogue::monthly;
+use crate::stripe::catalogue::prices_of;
 
 /// By account and first second.
 pub(super) type Segments = HashMap<(AccountId, i64), Segment>;
@@ -23,10 +23,19 @@ pub(super) struct Segment {
     pub is_running: bool,
     /// Of the subscription.
     pub currency: String,
-    /// Price of its version of the plan in this currency. `None`: not known.
+    /// Price of its version of the plan in this currency, for the time that the plan was paid for. `None`: not known.
     pub price_cents: Option<i64>,
+    /// The time that the plan was paid for, if the segment is a month of it.
+    pub paid: Option<(i64, i64)>,
     /// All invoices of the account are copied.
     pub is_copied: bool,
+}
+
+impl Segment {
+    /// The time that the plan was paid for, in Unix seconds. `ends_at`: when the invoice of the segment is made.
+    pub(super) fn paid_for(&self, ends_at: i64) -> (i64, i64) {
+        self.paid.unwrap_or((self.quota_start, ends_at))
+    }
 }
 
 /// The price of a usage type in a segment.
@@ -36,7 +45,8 @@ pub(super) struct SegmentPrice {
     pub start: i64,
     pub bills_at: i64,
     pub usage_type: String,
-    pub price_id: String,
+    /// `None`: the billing worker charges the units, no price in Stripe bills them.
+    pub price_id: Option<String>,
     /// `None`: this service did not make it.
     pub price: Option<Price>,
 }
@@ -49,6 +59,7 @@ pub(super) async fn read(db: &PgPool, periods: &[(AccountId, i64)]) -> sqlx::Res
                   coalesce((select s.currency from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id),
                       (select s.currency from segment_prices s where s.account_id = p.account_id
                           and s.period_start = p.period_start and s.currency is not null limit 1), 'usd') as "currency!",
+                  p.interval_months, p.paid_period_start, p.paid_period_end,
                   exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
                       and p.period_end <= s.trial_ends_at) as "is_trial!",
                   exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
@@ -64,7 +75,8 @@ pub(super) async fn read(db: &PgPool, periods: &[(AccountId, i64)]) -> sqlx::Res
     .fetch_all(db)
     .await?;
     let segments = rows.into_iter().map(|row| {
-        let price = |terms: &PlanTerms| terms.price(Interval::Month, row.currency.parse().ok()?);
+        let price =
+            |terms: &PlanTerms| terms.price(Interval::from_months(row.interval_months)?, row.currency.parse().ok()?);
         let segment = Segment {
             quota_start: row.quota_start.unix_timestamp(),
             plan: row.plan_id,
@@ -73,6 +85,10 @@ pub(super) async fn read(db: &PgPool, periods: &[(AccountId, i64)]) -> sqlx::Res
             is_running: row.is_running,
             price_cents: row.terms.as_ref().and_then(|terms| price(&terms.0)),
             currency: row.currency,
+            paid: row
+                .paid_period_start
+                .zip(row.paid_period_end)
+                .map(|(start, end)| (start.unix_timestamp(), end.unix_timestamp())),
             is_copied: row.is_copied,
         };
         ((AccountId(row.account_id), row.period_start.unix_timestamp()), segment)
@@ -112,15 +128,18 @@ pub(super) async fn prices(db: &PgPool, accounts: &[AccountId], since: i64) -> s
 /// What a whole period costs by the prices of plans, in the smallest unit of each currency. Prices of others are absent.
 pub(super) async fn plan_prices(db: &PgPool, price_ids: &[String]) -> sqlx::Result<HashMap<String, ByCurrency>> {
     let rows = sqlx::query!(
-        r#"select p.price_id, t.terms as "terms!: Json<PlanTerms>"
+        r#"select p.price_id, p.interval_months, t.terms as "terms!: Json<PlanTerms>"
            from plan_version_prices p join plan_version_terms t on t.version_id = p.version_id
            where p.usage_type is null and p.price_id = any($1)"#,
         price_ids
     )
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.price_id, monthly(&row.terms.0)))
+    let prices = rows.into_iter();
+    Ok(prices
+        .filter_map(|row| {
+            let interval = Interval::from_months(row.interval_months)?;
+            Some((row.price_id, prices_of(&row.terms.0, interval)))
+        })
         .collect())
 }

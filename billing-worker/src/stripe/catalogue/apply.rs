@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use schema::{Catalogue, Currency, UsageType, prices::ByCurrency};
+use schema::{Catalogue, Currency, Interval, UsageType, prices::ByCurrency};
 use sha2::{Digest, Sha256};
 use stripe_billing::billing_meter::{
     CreateBillingMeter, CreateBillingMeterCustomerMapping, CreateBillingMeterCustomerMappingType,
@@ -127,7 +127,10 @@ pub async fn activate(stripe: &Stripe, price: &str) -> Result<(), StripeError> {
 
 impl WantedPrice {
     fn request(&self, meters: &HashMap<String, String>) -> Result<CreatePrice, StripeError> {
-        let mut recurring = CreatePriceRecurring::new(CreatePriceRecurringInterval::Month);
+        let mut recurring = CreatePriceRecurring::new(match self.interval() {
+            Interval::Month => CreatePriceRecurringInterval::Month,
+            Interval::Year => CreatePriceRecurringInterval::Year,
+        });
         let mut metadata = HashMap::from([
             (names::META_PLAN.to_owned(), self.plan.clone()),
             (names::META_TERMS.to_owned(), self.terms.short()),
@@ -138,7 +141,7 @@ impl WantedPrice {
                 .map(|version| (names::META_VERSION.to_owned(), version)),
         );
         let product = match &self.terms {
-            Terms::Monthly { .. } => names::product_id(&self.plan),
+            Terms::Licensed { .. } => names::product_id(&self.plan),
             Terms::Metered { usage_type, .. } => names::overage_product_id(&self.plan, *usage_type),
         };
         let create = CreatePrice::new(stripe_types::Currency::USD)
@@ -146,7 +149,7 @@ impl WantedPrice {
             .lookup_key(self.lookup_key.clone())
             .transfer_lookup_key(true);
         let create = match &self.terms {
-            Terms::Monthly { amounts } => by_month(create, amounts),
+            Terms::Licensed { amounts, .. } => licensed(create, amounts),
             Terms::Metered { usage_type, rates } => {
                 let event_name = names::meter_event_name(usage_type, 0);
                 let meter = meters.get(&event_name).ok_or_else(|| {
@@ -179,7 +182,7 @@ pub fn copy_in_slot(of: &Price, slot: i16, meter: &str, lookup_key: &str) -> Opt
     Some(by_unit(create, &rates))
 }
 
-fn by_month(create: CreatePrice, amounts: &ByCurrency) -> CreatePrice {
+fn licensed(create: CreatePrice, amounts: &ByCurrency) -> CreatePrice {
     let create = create.unit_amount(amounts.get(&Currency::USD).copied().unwrap_or(0));
     with_options(create, amounts, |option, cents| option.unit_amount = Some(cents))
 }

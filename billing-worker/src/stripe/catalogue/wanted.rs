@@ -29,8 +29,8 @@ pub struct WantedPrice {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Terms {
-    /// A fixed price a month, in the smallest unit of each currency.
-    Monthly { amounts: ByCurrency },
+    /// A fixed price for a month or a year, in the smallest unit of each currency.
+    Licensed { interval: Interval, amounts: ByCurrency },
     /// The first units of a month are free; each further unit costs the same.
     Metered { usage_type: UsageType, rates: Rates },
 }
@@ -63,17 +63,19 @@ pub fn wanted(catalogue: &Catalogue) -> Vec<WantedPrice> {
     paid(catalogue).flat_map(|plan| of_plan(catalogue, plan)).collect()
 }
 
-/// A plan's own price, then the prices of usage types that it bills by the unit.
+/// A plan's own prices, by interval, then the prices of usage types that it bills by the unit.
 pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
     let terms = PlanTerms::of(catalogue, plan);
-    let monthly = WantedPrice {
-        lookup_key: names::lookup_key(&plan.id),
+    let licensed = terms.intervals().map(|interval| WantedPrice {
+        lookup_key: names::lookup_key(&plan.id, interval),
         plan: plan.id.clone(),
         version: Some(terms.short_hash()),
-        terms: Terms::Monthly {
-            amounts: monthly(&terms),
+        terms: Terms::Licensed {
+            interval,
+            amounts: prices_of(&terms, interval),
         },
-    };
+    });
+    let licensed: Vec<_> = licensed.collect();
     let metered = catalogue.billed(plan).map(|usage_type| WantedPrice {
         lookup_key: names::overage_lookup_key(&plan.id, usage_type),
         plan: plan.id.clone(),
@@ -83,19 +85,19 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
             rates: Rates::of(&terms, usage_type.name()),
         },
     });
-    std::iter::once(monthly).chain(metered).collect()
+    licensed.into_iter().chain(metered).collect()
 }
 
-/// What a plan costs a month, in each of its currencies.
-pub fn monthly(terms: &PlanTerms) -> ByCurrency {
-    let price = |currency| Some((currency, terms.price(Interval::Month, currency)?));
+/// What a plan costs for an interval, in each of its currencies.
+pub fn prices_of(terms: &PlanTerms, interval: Interval) -> ByCurrency {
+    let price = |currency| Some((currency, terms.price(interval, currency)?));
     terms.currencies().filter_map(price).collect()
 }
 
 /// The terms of a price as its metadata name them (`trendit_terms`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedTerms {
-    Monthly { amounts: ByCurrency },
+    Licensed { interval: Interval, amounts: ByCurrency },
     Metered(Rates),
 }
 
@@ -103,8 +105,16 @@ impl WantedPrice {
     /// `None`: the plan itself.
     pub fn usage_type(&self) -> Option<&'static str> {
         match &self.terms {
-            Terms::Monthly { .. } => None,
+            Terms::Licensed { .. } => None,
             Terms::Metered { usage_type, .. } => Some(usage_type.name()),
+        }
+    }
+
+    /// How many months an invoice pays for.
+    pub fn interval(&self) -> Interval {
+        match &self.terms {
+            Terms::Licensed { interval, .. } => *interval,
+            Terms::Metered { .. } => Interval::Month,
         }
     }
 
@@ -120,9 +130,9 @@ impl Terms {
     /// Distinguishes terms, in a price's metadata.
     pub(super) fn short(&self) -> String {
         match self {
-            Self::Monthly { amounts } => {
+            Self::Licensed { interval, amounts } => {
                 let (usd, cents) = (Currency::USD, amounts.get(&Currency::USD).copied().unwrap_or(0));
-                amounts::short(format!("{usd}-{cents}-month"), amounts)
+                amounts::short(format!("{usd}-{cents}-{interval}"), amounts)
             }
             Self::Metered { rates, .. } => rates.short(),
         }
@@ -136,9 +146,11 @@ impl NamedTerms {
             return Some(Self::Metered(rates));
         }
         let (first, mut amounts) = amounts::parse(short)?;
-        let (currency, cents) = first.strip_suffix("-month")?.split_once('-')?;
+        let (price, interval) = first.rsplit_once('-')?;
+        let interval = Interval::ALL.into_iter().find(|known| known.as_str() == interval)?;
+        let (currency, cents) = price.split_once('-')?;
         amounts.insert(currency.parse().ok()?, cents.parse().ok()?);
-        Some(Self::Monthly { amounts })
+        Some(Self::Licensed { interval, amounts })
     }
 }
 
@@ -164,21 +176,36 @@ mod tests {
             rates: rates.clone(),
         };
         assert_eq!(NamedTerms::parse(&metered.short()), Some(NamedTerms::Metered(rates)));
-        for (amounts, short) in [
-            (ByCurrency::from([(Currency::USD, 2_900)]), "usd-2900-month"),
-            ([(Currency::USD, 2_900), (eur, 2_700)].into(), "usd-2900-month,eur-2700"),
+        for (interval, amounts, short) in [
+            (
+                Interval::Month,
+                ByCurrency::from([(Currency::USD, 2_900)]),
+                "usd-2900-month",
+            ),
+            (Interval::Year, [(Currency::USD, 2_900)].into(), "usd-2900-year"),
+            (
+                Interval::Year,
+                [(Currency::USD, 2_900), (eur, 2_700)].into(),
+                "usd-2900-year,eur-2700",
+            ),
         ] {
-            let monthly = Terms::Monthly {
+            let licensed = Terms::Licensed {
+                interval,
                 amounts: amounts.clone(),
             };
-            assert_eq!(monthly.short(), short);
-            assert_eq!(NamedTerms::parse(short), Some(NamedTerms::Monthly { amounts }));
+            assert_eq!(licensed.short(), short);
+            assert_eq!(
+                NamedTerms::parse(short),
+                Some(NamedTerms::Licensed { interval, amounts })
+            );
         }
         for other in [
             "",
             "usd-",
             "usd-x-month",
             "2900-month",
+            "usd-2900-week",
+            "usd-2900year",
             "usd-1-included-micros",
             "usd-1-month,eur",
         ] {

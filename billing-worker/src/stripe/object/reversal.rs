@@ -19,9 +19,24 @@ pub struct CreditNote {
     pub total: i64,
     /// Of its lines, before discounts and tax.
     pub subtotal: Option<i64>,
+    /// What it returns of a paid invoice.
+    #[serde(default)]
+    pub post_payment_amount: i64,
     pub reason: Option<String>,
     #[serde(default)]
     pub metadata: HashMap<String, String>,
+    pub created: i64,
+}
+
+/// A change of the balance that pays a customer's next invoice. A negative amount is a credit for the customer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct BalanceTransaction {
+    pub id: String,
+    /// Such as `credit_note`, `applied_to_invoice` or `adjustment`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub amount: i64,
+    pub credit_note: Option<Reference>,
     pub created: i64,
 }
 

@@ -9,11 +9,13 @@
 //! | what units cost | [`price`] |
 //! | the usage of one type: counted, reported, invoiced, late, credited | [`usage`] |
 //! | the price of the plan, and prorations of it | [`plan`] |
+//! | the customer's balance, which credit notes and people change | [`balance`] |
 //!
 //! # Promises
 //! - A difference of a cent has a sentence that says where it is. So has a quantity that is wrong and costs nothing.
 //! - Without a difference, every cent that is owed is on an invoice, is not due yet, is open, or was waived by somebody.
 
+pub mod balance;
 pub mod plan;
 pub mod price;
 #[cfg(test)]
@@ -22,7 +24,7 @@ pub mod usage;
 
 use std::ops::AddAssign;
 
-pub use self::{plan::explain_plan, price::Price, usage::explain};
+pub use self::{balance::explain_balance, plan::explain_plan, price::Price, usage::explain};
 
 /// Amounts in the smallest unit of the currency, before discounts and tax.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -97,6 +97,10 @@ impl Customer {
         let Some(stamp) = self.stamps.get(part).copied().flatten().filter(|_| units > 0) else {
             return;
         };
+        // A credit is for what was paid.
+        if self.owes.parts[part].is_waived() {
+            return;
+        }
         rig.correct(&self.who, stamp, usage_type, units).await;
         self.owes.count(part, usage_type, -units);
     }
@@ -156,6 +160,19 @@ impl Customer {
         rig.control()
             .set_card(&rig.customers(&self.who)[0], Some(card))
             .unwrap();
+    }
+
+    /// A person pauses the collection of invoices in Stripe's dashboard, or resumes it.
+    pub(super) async fn is_paused(&mut self, rig: &Rig, is_paused: bool) {
+        let subscription = rig.subscription(&self.who).await["stripe_subscription_id"].clone();
+        let path = format!("/v1/subscriptions/{}", subscription.as_str().unwrap());
+        let form = match is_paused {
+            true => "pause_collection[behavior]=void",
+            false => "pause_collection=",
+        };
+        rig.call_stripe(Method::POST, &path, form).await;
+        rig.settle().await;
+        self.owes.is_paused = is_paused;
     }
 
     /// Pays what is open on the pages of the invoices.

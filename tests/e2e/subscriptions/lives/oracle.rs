@@ -24,6 +24,8 @@ pub(super) struct Part {
     /// The start of the month.
     pub month: i64,
     pub units: BTreeMap<&'static str, i64>,
+    /// The invoice of the month was voided: these units cost nothing.
+    waived: Option<BTreeMap<&'static str, i64>>,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(super) struct Account {
     pub parts: Vec<Part>,
     /// Of plans: whole months, and what upgrades added.
     pub plan_cents: i64,
+    /// Invoices are voided when they are made.
+    pub is_paused: bool,
 }
 
 impl Account {
@@ -70,13 +74,18 @@ impl Account {
                 self.running = Some(running);
                 return;
             }
+            if self.is_paused {
+                self.waive(running.start());
+            }
             match std::mem::replace(&mut running.then, Then::Same) {
                 Then::Ends => return,
                 Then::Changes(offer) => running.offer = offer,
                 Then::Same => {}
             }
             running.month += 1;
-            self.plan_cents += running.offer.cents;
+            if !self.is_paused {
+                self.plan_cents += running.offer.cents;
+            }
             self.begin_part(end, &running.offer);
             self.running = Some(running);
         }
@@ -154,17 +163,30 @@ impl Account {
             offer: offer.clone(),
             month,
             units: BTreeMap::new(),
+            waived: None,
         });
+    }
+
+    /// Nobody pays for the usage of the month until now.
+    fn waive(&mut self, month: i64) {
+        for part in self.parts.iter_mut().filter(|part| part.month == month) {
+            part.waived = Some(part.units.clone());
+        }
     }
 }
 
 impl Part {
+    pub(super) fn is_waived(&self) -> bool {
+        self.waived.is_some()
+    }
+
     fn cents(&self) -> i64 {
         let cents = |(usage_type, units): (&&'static str, &i64)| {
             let rate = self.offer.rates.get(usage_type)?;
             Some(round((units - rate.included).max(0) * rate.micros, 10_000))
         };
-        self.units.iter().filter_map(cents).sum()
+        let of = |units: &BTreeMap<_, _>| units.iter().filter_map(cents).sum::<i64>();
+        of(&self.units) - self.waived.as_ref().map_or(0, of)
     }
 }
 
@@ -264,4 +286,11 @@ fn amounts_and_months_are_as_by_hand() {
     let half = january + (28 + 59) * 43_200;
     account.upgrade(half, &Offer { cents: 9_900, ..offer });
     assert_eq!(account.plan_cents, 2_900 + 2_900 - 1_450 + 4_950);
+    // Nobody pays for 40 of February, and for March. Two more of February arrive late.
+    account.count(1, "export", 40);
+    account.is_paused = true;
+    account.advance(january + 59 * 86_400);
+    assert_eq!((account.plan_cents, account.usage_cents()), (9_300, 233));
+    account.count(1, "export", 2);
+    assert_eq!(account.usage_cents(), 233 + 1_400 - 1_333);
 }

@@ -47,7 +47,7 @@ pub fn explain_plan(plan: &Plan<'_>) -> Explained {
     let money = |cents| text(cents, plan.currency);
     let lines = || plan.lines.iter().filter(|line| line.status != LineStatus::Void);
     for line in lines() {
-        let expected = line.expected(plan.period);
+        let expected = line.expected(plan.whole(line));
         let is_near = |expected: i64| match line.kind {
             PlanLineKind::Period => line.amount == expected,
             PlanLineKind::Proration => line.amount.abs_diff(expected) <= ROUNDING.unsigned_abs(),
@@ -81,8 +81,12 @@ pub fn explain_plan(plan: &Plan<'_>) -> Explained {
         }
         if expected.is_none() && line.amount != 0 {
             let (amount, invoice) = (money(line.amount), line.invoice);
+            let why = match line.price {
+                None => "has no price of this service",
+                Some(_) => "is not for the rest of a period",
+            };
             explained.notes.push(format!(
-                "{}: {amount} on {invoice} has no price of this service, so it is not checked",
+                "{}: {amount} on {invoice} {why}, so it is not checked",
                 plan.plan
             ));
         }
@@ -101,6 +105,15 @@ pub fn explain_plan(plan: &Plan<'_>) -> Explained {
         explained.state = MoneyState::Free;
     }
     explained.closed(plan.currency)
+}
+
+impl Plan<'_> {
+    /// The period that the line is a part of. A subscription that was canceled now ended earlier than the period that was paid.
+    fn whole(&self, line: &PlanLine<'_>) -> (i64, i64) {
+        let mut paid = self.lines.iter().filter(|paid| paid.kind == PlanLineKind::Period);
+        let contains = |paid: &&PlanLine<'_>| paid.from <= line.from && paid.to == line.to;
+        paid.find(contains).map_or(self.period, |paid| (paid.from, paid.to))
+    }
 }
 
 impl PlanLine<'_> {
@@ -181,6 +194,20 @@ mod tests {
             vec![line(Period, 2_900, 2_900, 0), line(Proration, -1_900, 2_900, 1_000)],
         );
         assert_eq!(unjust.money.difference, 33);
+        // It was canceled before the end of the period that was paid.
+        let canceled = explain_plan(&Plan {
+            plan: "pro",
+            currency: "usd",
+            required: Some(2_900),
+            period: (0, 1_500),
+            lines: vec![line(Period, 2_900, 2_900, 0), line(Proration, -1_900, 2_900, 1_000)],
+        });
+        assert_eq!((canceled.money.difference, canceled.notes.len()), (33, 0));
+        let part = plan(None, vec![line(Proration, -1_900, 2_900, -1)]);
+        assert_eq!(
+            part.notes,
+            ["pro: -19.00 usd on in_1 is not for the rest of a period, so it is not checked"]
+        );
         let missing = plan(Some(2_900), vec![]);
         assert_eq!((missing.money.difference, missing.differences.len()), (-2_900, 1));
         let trial = PlanLine {
