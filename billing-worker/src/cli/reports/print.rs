@@ -111,8 +111,8 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
         [
             part("parked reports", &parked),
             part("reports that fail", &waiting),
-            part("drifts", &drifts),
-            part("waiting carries", &carries),
+            part("drifts (Stripe was told more units than ClickHouse has)", &drifts),
+            part("waiting carries (late usage that is on no invoice yet)", &carries),
             part(
                 "subscriptions that lack a metered price of their plan (`stripe sync` adds it)",
                 &unbilled,
