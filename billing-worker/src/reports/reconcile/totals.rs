@@ -1,6 +1,5 @@
 //! Sums over all lines and periods, and how many of them need somebody to look.
 
-use protocol::reports::money::MoneyState;
 use serde::Serialize;
 
 use super::{LineState, Row, Waiting};
@@ -27,7 +26,8 @@ pub struct Totals {
     pub pending_cents: i64,
     pub open_cents: i64,
     pub waived_cents: i64,
-    /// Periods whose money differs, and by how much: too much and too little are added up.
+    /// Periods whose money differs, without those that an operator has accepted, and by how much: too much and too little are added
+    /// up.
     pub differing_periods: u64,
     pub difference_cents: i64,
 }
@@ -75,8 +75,11 @@ impl Totals {
             pending_cents: amounts.pending_cents,
             open_cents: amounts.open_cents,
             waived_cents: amounts.waived_cents,
-            differing_periods: u64::from(period.state == MoneyState::Difference),
-            difference_cents: differences.fold(0, i64::saturating_add),
+            differing_periods: u64::from(period.is_open_difference()),
+            difference_cents: match period.accepted {
+                Some(_) => 0,
+                None => differences.fold(0, i64::saturating_add),
+            },
             ..Self::default()
         }
     }
