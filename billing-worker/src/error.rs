@@ -2,7 +2,7 @@
 
 use problem::{Secret, shown};
 use schema::{Currency, Interval, KeyId, Scope};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::stripe::{Reason, StripeError, reason};
 
@@ -22,6 +22,12 @@ pub enum Error {
 
     #[error("account `{}` not found", shown(.0))]
     UnknownAccount(String),
+    #[error(
+        "account `{}` not found: the admin API takes the id of an account, not its e-mail address (`billing-worker accounts show` \
+         prints the id)",
+        shown(.0)
+    )]
+    AccountByEmail(String),
     #[error("API key `{}` not found", shown(.0))]
     UnknownKey(String),
     #[error(
@@ -114,8 +120,9 @@ pub enum Error {
     )]
     SpendCapBelowUsage { cents: i64, used_cents: i64 },
     #[error(
-        "the usage prices of this billing period changed as often as they can; nothing was changed: try again after {until}, when \
-         its usage is billed, or change the plan with the next period (\"when\": \"period_end\")"
+        "usage prices can change twice in a billing period; nothing was changed: try again after {}, or let the plan start with the \
+         next period (\"when\": \"period_end\")",
+        until.format(&Rfc3339).unwrap_or_default()
     )]
     ChangedTooOften { until: OffsetDateTime },
     #[error("no valid preview has this `proration_date`; nothing was changed: ask for another preview")]
@@ -173,7 +180,8 @@ pub enum Error {
     )]
     UsageNotCounted { wait_s: i64 },
     #[error(
-        "the billing period has just begun: this change is possible in {wait_s} s; nothing was changed, try again then"
+        "Stripe counts usage by whole minutes, and the billing period or its usage prices began less than a minute ago; nothing \
+         was changed: try again in {wait_s} s"
     )]
     ReportedAhead { wait_s: i64 },
     #[error("webhooks are disabled: set STRIPE_WEBHOOK_SECRETS and restart the billing worker to enable them")]

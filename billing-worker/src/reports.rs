@@ -26,6 +26,7 @@
 //! | the same every day, with alarms | [`daily`] |
 //! | lists for an operator, and what needs one | [`list`], [`attention`] |
 
+pub mod accepted;
 pub mod attention;
 pub mod carry;
 pub mod charge;

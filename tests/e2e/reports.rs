@@ -261,7 +261,7 @@ async fn the_service_reports_on_its_own_and_shows_its_reports() {
     assert_eq!(
         attention,
         serde_json::json!({ "parked": [], "waiting_reports": [], "drifts": [], "waiting_carries": [], "unbilled": [],
-                            "failing_events": [], "tasks": [], "findings": [] })
+                            "failing_events": [], "tasks": [], "findings": [], "differences": [] })
     );
     let identifier = delivered["identifier"].as_str().unwrap();
     let retry = |identifier: &str| format!("{}/admin/reports/{identifier}/retry", service.admin_url());

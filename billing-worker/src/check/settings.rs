@@ -19,7 +19,7 @@ pub(super) fn rules(key: &str, public_url: &str, webhook_secrets: usize) -> Vec<
             "STRIPE_WEBHOOK_SECRETS is not set: no event of Stripe is accepted",
             "set it to the signing secret of the webhook endpoint (whsec_…)",
         ),
-        count => Row::ok(format!("STRIPE_WEBHOOK_SECRETS has {count} signing secrets")),
+        count => Row::ok(format!("signing secrets in STRIPE_WEBHOOK_SECRETS: {count}")),
     };
     let mend = "set it to the https:// URL at which browsers and Stripe reach the public port";
     let url = match (public_url.starts_with("https://"), is_live) {

@@ -84,13 +84,14 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
 pub(super) fn spend_cap(json: bool, cap: &SpendCap) -> Result<()> {
     out(json, cap, || {
         let cents = |cents: i64| format!("{cents} cents ({})", cap.currency);
-        let limits = match cap.usage_types.is_empty() {
+        let limits = match cap.usage_types.is_empty() || cap.cents.is_none() {
+            true if cap.cents.is_none() => "nothing".to_owned(),
             true => "nothing: the account pays for no usage now".to_owned(),
             false => cap.usage_types.join(", "),
         };
         let in_force = match (cap.cents, cap.in_force_since) {
             (None, _) => "no".to_owned(),
-            (Some(_), None) => "not yet: some gateways do not know it".to_owned(),
+            (Some(_), None) => "not yet, normally within two seconds: run `spend-cap show` again".to_owned(),
             (Some(_), Some(since)) => format!("since {}", instant(since)),
         };
         table(&[
@@ -191,7 +192,7 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
             })
         });
         let plans = table(&[heading.into()].into_iter().chain(rows).collect::<Vec<_>>());
-        let heading = row(["version", "cents per month", "accounts", ""]);
+        let heading = row(["version", "cents per month", "paying accounts", ""]);
         let versions = list.versions.iter().map(|version| {
             row([
                 &version.name,

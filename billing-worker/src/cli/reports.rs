@@ -9,7 +9,10 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use schema::clock;
 use service::settings::seconds;
-use time::{Date, format_description::well_known::Iso8601};
+use time::{
+    Date, OffsetDateTime,
+    format_description::well_known::{Iso8601, Rfc3339},
+};
 
 use super::page::PageArguments;
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
     config::Settings,
     error::Error,
     reports::{
-        self, Reporter, attention,
+        self, Reporter, accepted, attention,
         list::{self, ReportState},
         money::Source,
         reconcile::{self, Question, Which},
@@ -43,6 +46,17 @@ pub enum ReportsCommand {
     Attention,
     /// Retry a parked report
     Retry { identifier: String },
+    /// Accept a difference of money that you have settled in Stripe: it is no alarm while its amount stays the same
+    AcceptDifference {
+        /// Account id or e-mail address
+        account: String,
+        /// Start of the period, as `reports attention` and `reconcile` print it
+        #[arg(value_parser = instant)]
+        period: OffsetDateTime,
+        /// How it was settled; it is in the audit log
+        #[arg(long)]
+        reason: String,
+    },
     /// Count one account's usage and report it to Stripe now
     Flush {
         /// Account id or e-mail address
@@ -102,6 +116,14 @@ pub(super) async fn run(
         }
         ReportsCommand::Attention => print::attention(json, &attention::find(&admin.db, &admin.catalogue).await?),
         ReportsCommand::Retry { identifier } => print::report(json, &list::retry(admin, identifier, now).await?),
+        ReportsCommand::AcceptDifference {
+            account,
+            period,
+            reason,
+        } => {
+            let account = identity::find(admin, account).await?;
+            print::accepted(json, &accepted::accept(admin, account, *period, reason).await?)
+        }
         ReportsCommand::Flush { account } => {
             let account = identity::find(admin, account).await?;
             print::flushed(json, reports::flush(&reporter(admin, settings)?, account, now).await?)
@@ -159,6 +181,10 @@ pub(super) async fn reconcile(
         bail!("{} of {} lines are still pending", totals.pending, totals.rows);
     }
     Ok(())
+}
+
+fn instant(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "must be a time such as 2026-11-30T12:00:00Z".to_owned())
 }
 
 pub(super) fn reporter(admin: &Administration, settings: &Settings) -> Result<Reporter> {

@@ -54,7 +54,7 @@ fn kind(error: &Error) -> Kind {
         Error::KeyUnchecked(error) if is_passing(error) => Kind::KeyUnchecked,
         Error::KeyUnchecked(_) => Kind::Internal,
         Error::AdminClosed => Kind::AdminClosed,
-        Error::UnknownAccount(_) => Kind::UnknownAccount,
+        Error::UnknownAccount(_) | Error::AccountByEmail(_) => Kind::UnknownAccount,
         Error::UnknownKey(_) => Kind::UnknownKey,
         Error::UnknownCustomer(_) => Kind::UnknownCustomer,
         Error::CustomerTaken(_) => Kind::CustomerTaken,

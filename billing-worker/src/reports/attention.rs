@@ -6,7 +6,10 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::list::{self, ReportState, ReportView};
+use super::{
+    accepted::{self, DifferenceView},
+    list::{self, ReportState, ReportView},
+};
 use crate::{
     administration::page::{LIMIT_MAX, Page},
     error::Error,
@@ -65,6 +68,8 @@ pub struct Attention {
     pub tasks: Vec<TaskView>,
     /// States in Stripe that are wrong, with what to do about each.
     pub findings: Vec<FindingView>,
+    /// Periods whose invoices are not what is owed.
+    pub differences: Vec<DifferenceView>,
 }
 
 pub async fn find(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error> {
@@ -107,5 +112,6 @@ pub async fn find(db: &PgPool, catalogue: &Catalogue) -> Result<Attention, Error
         failing_events: failing::list(db, ENTRIES_MAX).await?,
         tasks: tasks::failing(db, ENTRIES_MAX).await?,
         findings: findings::list(db, ENTRIES_MAX).await?,
+        differences: accepted::open(db, ENTRIES_MAX).await?,
     })
 }

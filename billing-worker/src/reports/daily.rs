@@ -107,7 +107,7 @@ async fn check(reporter: &Reporter, accounts: &[AccountId], source: Source, now:
     repository::store(&reporter.db, &money, is_fresh, now)
         .await
         .context("storing checks of money")?;
-    let differing = money.iter().filter(|money| money.state == MoneyState::Difference);
+    let differing = money.iter().filter(|money| money.is_open_difference());
     let mut checked = Checked {
         accounts: accounts.len(),
         ..Checked::default()
@@ -116,7 +116,8 @@ async fn check(reporter: &Reporter, accounts: &[AccountId], source: Source, now:
         checked.differing += 1;
         error!(
             account.id = %money.account_id, period.start = %money.period_start, cents = money.amounts.difference_cents,
-            differences = ?money.differences, "the invoices are not what is owed: run `billing-worker reconcile --fresh`"
+            differences = ?money.differences,
+            "the invoices are not what is owed: run `billing-worker reconcile --period all --account {} --fresh`", money.account_id
         );
     }
     Ok(checked)

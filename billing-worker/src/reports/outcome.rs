@@ -15,12 +15,14 @@ pub fn outcome(answer: Result<(), StripeError>) -> DeliveryOutcome {
     };
     let why = error.to_string();
     match error {
-        StripeError::Unreadable(_) => DeliveryOutcome::Delivered,
         StripeError::Busy { retry_after, .. } => DeliveryOutcome::NotNow {
             why,
             after: retry_after,
         },
-        StripeError::Unknown(_) | StripeError::Failed(_) => DeliveryOutcome::Unknown { why },
+        // Something between Stripe and us may have answered in its place.
+        StripeError::Unknown(_) | StripeError::Failed(_) | StripeError::Unreadable(_) => {
+            DeliveryOutcome::Unknown { why }
+        }
         StripeError::Full | StripeError::Unauthorized(_) | StripeError::NotConfigured => {
             DeliveryOutcome::NotNow { why, after: None }
         }
@@ -85,7 +87,7 @@ mod tests {
         for (answer, expected) in [
             (Ok(()), "Delivered"),
             (Err(fast_clock), "NotNow"),
-            (Err(StripeError::Unreadable("html".into())), "Delivered"),
+            (Err(StripeError::Unreadable("html".into())), "Unknown"),
             (Err(duplicate), "Delivered"),
             (
                 Err(StripeError::Busy {

@@ -207,7 +207,8 @@ async fn row(
     }
     let explained = credits.saturating_sub(line.corrected).min(0);
     let waiting = stored.and_then(|stored| stored.waiting.clone());
-    let state = match numbers.state(explained, stored.is_some_and(|stored| stored.is_settling)) {
+    let recent = stored.map(|stored| stored.recent).unwrap_or_default();
+    let state = match numbers.state(explained, recent) {
         LineState::Ok if waiting.is_some() => LineState::Open,
         LineState::Pending if is_brief => LineState::Ok,
         state => state,

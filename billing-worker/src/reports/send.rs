@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, stream};
 use protocol::reports::report::Mark;
 use schema::AccountId;
-use serde::de::IgnoredAny;
+use serde::Deserialize;
 use stripe_billing::billing_meter_event::CreateBillingMeterEvent;
 
 pub use self::{claim::Which, sent::Sent};
@@ -27,6 +27,22 @@ use crate::stripe::{StripeError, Write, names};
 
 /// Outcomes stored at once.
 const MARKED: usize = 64;
+
+/// Stripe's answer to a meter event.
+#[derive(Deserialize)]
+struct MeterEvent {
+    identifier: String,
+}
+
+impl MeterEvent {
+    /// Only Stripe repeats the identifier: a success of something else is no delivery.
+    fn has(self, identifier: &str) -> Result<(), StripeError> {
+        match self.identifier == identifier {
+            true => Ok(()),
+            false => Err(StripeError::Unreadable("it is about another meter event".to_owned())),
+        }
+    }
+}
 
 /// Sends the open reports of a page of accounts.
 pub async fn page(reporter: &Reporter, accounts: &[AccountId], which: Which, now: i64) -> Result<Sent> {
@@ -82,9 +98,10 @@ async fn attempt(reporter: &Reporter, claimed: Claimed, now: i64) -> Attempted {
             let request = CreateBillingMeterEvent::new(meter, payload)
                 .identifier(&claimed.identifier)
                 .timestamp(claimed.reported_for);
-            let answer = stripe.write::<IgnoredAny>(&request, Write::MeterEvent).await;
+            let answer = stripe.write::<MeterEvent>(&request, Write::MeterEvent).await;
+            let answer = answer.and_then(|event| event.has(&claimed.identifier));
             answer.as_ref().err().into_iter().for_each(&mut note);
-            claimed.report.sent(outcome(answer.map(|_| ())), now)
+            claimed.report.sent(outcome(answer), now)
         }
         Attempt::Compare => {
             let meters = &reporter.meters;

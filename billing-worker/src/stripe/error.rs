@@ -20,8 +20,8 @@ pub enum StripeError {
     /// Read the object back before you try another key.
     #[error("Stripe failed with status {0}")]
     Failed(u16),
-    /// The call had its effect, and the response could not be read. Never repeat it under another key.
-    #[error("the call to Stripe succeeded, but its response cannot be read: {0}")]
+    /// A success that is not Stripe's answer to this call. The call may have had its effect, so never repeat it under another key.
+    #[error("the response cannot be read as Stripe's, so the effect of the call is not known: {0}")]
     Unreadable(String),
     /// The call had no effect and never will.
     #[error("Stripe refused the call: {0}")]

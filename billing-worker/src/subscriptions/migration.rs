@@ -120,7 +120,8 @@ async fn version(field: &'static str, name: &str, db: &PgPool) -> Result<PlanVer
         .find(|version| version.number == number)
         .ok_or_else(|| Error::VersionGone {
             version: name.to_owned(),
-            why: "does not exist; `plans list` shows all",
+            why: "does not exist: `plans list` shows all; changed terms become a version with `billing-worker catalogue sync`, or when a \
+                  billing worker starts with the new catalogue",
         })
 }
 

@@ -103,7 +103,7 @@ impl Problem {
             Refusal::SpendCapReached(CapView { quota: view, spent }) => {
                 let end = period::instant(view.period.end).format(&Rfc3339).unwrap_or_default();
                 let detail = format!(
-                    "spend cap reached: usage of this period costs {} of {} cents, and the request costs {cost} more units of \
+                    "spend cap reached: usage of this period costs {} of {} cents, and the request costs {cost} more of \
                      `{usage_type}`; resets at {end}; to spend more, raise or remove the cap (/billing/spend-cap)",
                     spent.used_cents, spent.cap_cents
                 );

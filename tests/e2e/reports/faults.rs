@@ -42,13 +42,22 @@ async fn an_event_that_already_exists_is_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreadable_response_was_a_success() {
-    let rig = Rig::start().await;
-    let account = rig.account().await;
-    rig.use_units(&account, month(0), "api_call", &[8]).await;
-    rig.stripe.add_fault(rig.fault(FaultKind::BrokenJson).after().times(1));
-    assert_eq!(rig.step().await.sent.delivered, 1);
-    rig.assert_told_is_counted(&[account], &[month(0)]).await;
+async fn a_success_that_is_not_stripes_answer_is_no_delivery() {
+    for kind in [FaultKind::BrokenJson, FaultKind::OtherJson] {
+        for is_applied in [true, false] {
+            let rig = Rig::start().await;
+            let account = rig.account().await;
+            rig.use_units(&account, month(0), "api_call", &[8]).await;
+            let fault = rig.fault(kind).times(1);
+            rig.stripe.add_fault(if is_applied { fault.after() } else { fault });
+            let first = rig.step().await.sent;
+            assert_eq!((first.delivered, first.postponed), (0, 1), "{kind:?} {is_applied}");
+            rig.stripe.advance_by(60);
+            assert_eq!(rig.step().await.sent.delivered, 1, "{kind:?} {is_applied}");
+            assert_eq!(rig.reported(&account, month(0), "api_call"), 8);
+            rig.assert_told_is_counted(&[account], &[month(0)]).await;
+        }
+    }
 }
 
 /// Without a comparison, sending it again would count the units twice, because Stripe has forgotten the identifier.

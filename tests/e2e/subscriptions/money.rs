@@ -4,7 +4,7 @@ use std::{process::Output, time::Duration};
 
 use billing_worker::{
     reports::{
-        self, daily,
+        self, accepted, daily,
         money::{PeriodMoney, Source},
         reconcile::{self, Question, Reconciliation, Which},
     },
@@ -15,6 +15,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use protocol::reports::money::MoneyState;
 use schema::{Period, period::instant};
 use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
 use tokio::process::Command;
 
 use super::{
@@ -326,6 +327,29 @@ async fn money_is_checked_daily_and_a_difference_is_a_metric() {
     // The copies do not have it, so Stripe is asked until it is gone.
     rig.turn_by(3_601);
     assert_eq!(daily::step(reporter, rig.control().now()).await.unwrap().differing, 1);
+
+    // An operator sees it, settles it in Stripe, and accepts it.
+    let shown = accepted::open(&rig.pool, 10).await.unwrap();
+    assert_eq!((shown.len(), shown[0].difference_cents), (1, -233));
+    let args = ["reports", "accept-difference", "ada@example.com"];
+    let start = instant(month.start).format(&Rfc3339).unwrap();
+    let accept = [&args[..], &[&start, "--reason", "an invoice item"]].concat();
+    let accept = run(&rig, &accept).await;
+    let text = String::from_utf8_lossy(&accept.stdout);
+    assert!(accept.status.success() && text.contains("-2.33 usd"), "{text}");
+    assert!(accepted::open(&rig.pool, 10).await.unwrap().is_empty());
+    rig.turn_by(DAY_S);
+    assert_eq!(check().await.differing, 0);
+    assert_eq!((metric(cents), metric("money_differing_periods")), (None, Some(0)));
+    let compared = run(&rig, &["reconcile", "--period", "all", "--fresh"]).await;
+    let text = String::from_utf8_lossy(&compared.stdout);
+    assert!(compared.status.success(), "{text}");
+    assert!(
+        text.contains("DIFFERENCE") && text.contains(": an invoice item"),
+        "{text}"
+    );
+    let again = [&args[..], &["2026-01-01T00:00:00Z", "--reason", "x"]].concat();
+    assert_eq!(run(&rig, &again).await.status.code(), Some(1));
 
     // After each final invoice, without waiting for the day.
     let second = rig.period(&ada).await;

@@ -1,7 +1,9 @@
 //! Gateways and a subscription that is paid per year: its limits are for a month.
 
+use devstack::{http::request, stripe_double::Card};
 use harness::StackOptions;
-use serde_json::json;
+use http::{HeaderValue, Method, header::CONTENT_TYPE};
+use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::rig::{PLANS, Rig};
@@ -18,10 +20,14 @@ async fn a_limit_of_a_yearly_plan_lasts_a_month() {
         ..StackOptions::default()
     };
     let rig = Rig::start("free", options).await;
-    let body = json!({ "tier": "pro", "interval": "year" });
-    let opened = rig.post("create-checkout-session", body).await.ok().unwrap();
-    let session = opened["session_id"].as_str().unwrap();
-    rig.stripe().complete_checkout(session).unwrap();
+    // A checkout would expire a month after Stripe's clock, so a person subscribes the customer.
+    rig.post("portal-session", json!({})).await.ok().unwrap();
+    let customer = rig.stripe_customer();
+    rig.stripe().set_card(&customer, Some(Card::Ok)).unwrap();
+    let prices = call(&rig, Method::GET, "/v1/prices?lookup_keys[]=trendit_pro-year", "").await;
+    let price = prices["data"][0]["id"].as_str().unwrap();
+    let form = format!("customer={customer}&items[0][price]={price}");
+    call(&rig, Method::POST, "/v1/subscriptions", &form).await;
     rig.until_on("pro").await;
     let shown = rig.get("subscription").await;
     let at = |field: &str| OffsetDateTime::parse(shown[field].as_str().unwrap(), &Rfc3339).unwrap();
@@ -54,4 +60,14 @@ async fn a_limit_of_a_yearly_plan_lasts_a_month() {
     let resets_at = refused.json().unwrap()["resets_at"].clone();
     assert_eq!(resets_at, shown["period_end"]);
     assert_eq!(rig.stripe().violations(), Vec::<String>::new());
+}
+
+/// A call to Stripe that a person makes.
+async fn call(rig: &Rig, method: Method, path: &str, form: &str) -> Value {
+    let stripe = rig.stack.stripe.as_ref().unwrap();
+    let mut call = request(method, &format!("{}{path}", stripe.url()), stripe.api_key(), None).unwrap();
+    let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+    call.headers_mut().insert(CONTENT_TYPE, form_type);
+    *call.body_mut() = form.to_owned().into();
+    rig.http.send(call).await.unwrap().ok().unwrap()
 }

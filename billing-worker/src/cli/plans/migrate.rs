@@ -86,7 +86,7 @@ pub(super) async fn run(
     match failed {
         0 => Ok(()),
         failed => {
-            bail!("{failed} accounts failed: the service tries them again; repeat the command to see how they are")
+            bail!("failed for {failed} of the accounts: the service tries again; repeat the command to see the result")
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The output of `reports …`: text for people, or one JSON value.
 
 use anyhow::Result;
+use protocol::reports::money;
 
 use super::super::print::{instant, list, out, row, table};
 use crate::{
     administration::page::Listed,
-    reports::{Flushed, attention::Attention, list::ReportView},
+    reports::{Flushed, accepted::DifferenceView, attention::Attention, list::ReportView},
 };
 
 pub(super) fn reports(json: bool, listed: &Listed<ReportView>) -> Result<()> {
@@ -104,6 +105,9 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
         });
         let heading = row(["finding", "account", "since", "what is wrong", "what to do"]);
         let findings: Vec<_> = [heading].into_iter().chain(findings).collect();
+        let differences = attention.differences.iter().map(difference_cells);
+        let heading = row(DIFFERENCE_HEADING);
+        let differences: Vec<_> = [heading].into_iter().chain(differences).collect();
         let part = |name: &str, rows: &[Vec<String>]| match rows {
             [_] => format!("{name}: none"),
             rows => format!("{name}:\n{}", table(rows)),
@@ -111,8 +115,8 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
         [
             part("parked reports", &parked),
             part("reports that fail", &waiting),
-            part("drifts", &drifts),
-            part("waiting carries", &carries),
+            part("drifts (Stripe was told more units than ClickHouse has)", &drifts),
+            part("waiting carries (late usage that is on no invoice yet)", &carries),
             part(
                 "subscriptions that lack a metered price of their plan (`stripe sync` adds it)",
                 &unbilled,
@@ -123,9 +127,30 @@ pub(super) fn attention(json: bool, attention: &Attention) -> Result<()> {
             ),
             part("tasks in Stripe that fail, and are repeated until they succeed", &tasks),
             part("findings in Stripe", &findings),
+            part(
+                "invoices that are not what is owed (`reconcile --period all --account <account> --fresh` compares again)",
+                &differences,
+            ),
         ]
         .join("\n\n")
     })
+}
+
+pub(super) fn accepted(json: bool, accepted: &DifferenceView) -> Result<()> {
+    out(json, accepted, || {
+        table(&[row(DIFFERENCE_HEADING), difference_cells(accepted)])
+    })
+}
+
+const DIFFERENCE_HEADING: [&str; 4] = ["account", "period", "invoiced too much", "what is wrong"];
+
+fn difference_cells(difference: &DifferenceView) -> Vec<String> {
+    vec![
+        difference.account_id.to_string(),
+        instant(difference.period_start),
+        money::text(difference.difference_cents, &difference.currency),
+        difference.differences.join("; "),
+    ]
 }
 
 const REPORT_HEADING: [&str; 6] = ["report", "account", "units", "state", "attempts", ""];

@@ -10,7 +10,7 @@ use crate::reports::{
     reconcile::{LineState, Reconciliation, Row},
 };
 
-const HEADING: [&str; 14] = [
+const HEADING: [&str; 15] = [
     "account",
     "period",
     "usage type",
@@ -19,12 +19,13 @@ const HEADING: [&str; 14] = [
     "carried out",
     "ledger",
     "stripe",
-    "too many",
+    "difference",
     "owed",
     "invoiced",
     "credited",
+    "pending",
     "open",
-    "",
+    "state",
 ];
 
 /// The table omits lines without usage and without money; the JSON contains them.
@@ -46,7 +47,15 @@ pub(super) fn print(json: bool, reconciliation: &Reconciliation) -> Result<()> {
                 .differences
                 .iter()
                 .map(|text| format!("DIFFERENCE {} {text}", place()));
-            sentences.extend(differences.chain(period.notes.iter().map(|text| format!("note {} {text}", place()))));
+            let accepted = period
+                .accepted
+                .iter()
+                .map(|accepted| format!("accepted {} on {}: {}", place(), instant(accepted.at), accepted.reason));
+            sentences.extend(
+                differences
+                    .chain(accepted)
+                    .chain(period.notes.iter().map(|text| format!("note {} {text}", place()))),
+            );
         }
         rows.extend(units.filter_map(|units| unit_row(units, None)));
         rows.extend(totals(reconciliation));
@@ -78,17 +87,14 @@ fn unit_row(units: &Row, part: Option<&Part>) -> Option<Vec<String>> {
     if !is_used && part.is_none() {
         return None;
     }
-    let state = match units.state {
-        LineState::Ok => match part.map(|part| part.state) {
-            Some(MoneyState::Difference) => "DIFFERENCE",
-            Some(MoneyState::Open) => "open",
-            Some(MoneyState::Free) => "free",
-            _ if units.frozen => "frozen",
-            _ => "ok",
-        },
-        LineState::Pending => "pending",
-        LineState::Open => "open",
-        LineState::Difference => "DIFFERENCE",
+    // The worse of units and money.
+    let state = match (units.state, part.map(|part| part.state)) {
+        (LineState::Difference, _) | (_, Some(MoneyState::Difference)) => "DIFFERENCE",
+        (LineState::Open, _) | (_, Some(MoneyState::Open)) => "open",
+        (LineState::Pending, _) | (_, Some(MoneyState::Pending)) => "pending",
+        (LineState::Ok, Some(MoneyState::Free)) => "free",
+        (LineState::Ok, _) if units.frozen => "frozen",
+        (LineState::Ok, _) => "ok",
     };
     let note = units
         .note
@@ -104,7 +110,7 @@ fn unit_row(units: &Row, part: Option<&Part>) -> Option<Vec<String>> {
         numbers.stripe_units.map_or("?".to_owned(), |units| units.to_string()),
         units.difference_units.to_string(),
     ];
-    let money = part.map_or_else(|| [const { String::new() }; 4], |part| amounts(&part.amounts));
+    let money = part.map_or_else(|| [const { String::new() }; 5], |part| amounts(&part.amounts));
     let cells = [account, period, units.usage_type.clone()]
         .into_iter()
         .chain(counts)
@@ -142,7 +148,7 @@ fn totals(reconciliation: &Reconciliation) -> Vec<Vec<String>> {
         "{} lines differ, {} pending, {} open; {} periods differ",
         totals.differing, totals.pending, totals.open, totals.differing_periods
     );
-    let units = cells.chain([const { String::new() }; 5]).chain([states]).collect();
+    let units = cells.chain([const { String::new() }; 6]).chain([states]).collect();
     let money = totals.money.iter().map(|(currency, sums)| {
         let cells = ["all", "", currency].map(str::to_owned).into_iter();
         let cells = cells.chain([const { String::new() }; 6]).chain(amounts(sums));
@@ -159,11 +165,12 @@ fn place(account: schema::AccountId, period: OffsetDateTime) -> (String, String)
     (account.to_string(), instant(period))
 }
 
-fn amounts(amounts: &Amounts) -> [String; 4] {
+fn amounts(amounts: &Amounts) -> [String; 5] {
     [
         amounts.owed_cents,
         amounts.invoiced_cents,
         amounts.credited_cents,
+        amounts.pending_cents,
         amounts.open_cents,
     ]
     .map(cents)

@@ -62,7 +62,7 @@ impl FromRequestParts<AdminApi> for AccountPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &AdminApi) -> Result<Self, Error> {
         let [account] = in_path(parts, state, ["account"]).await?;
-        account.parse().map(Self).map_err(|_| Error::UnknownAccount(account))
+        account.parse().map(Self).map_err(|_| no_account(account))
     }
 }
 
@@ -117,8 +117,16 @@ impl FromRequestParts<AdminApi> for LimitPath {
         let [account, usage_type] = in_path(parts, state, ["account", "usage_type"]).await?;
         match account.parse() {
             Ok(account) => Ok(Self(account, usage_type)),
-            Err(_) => Err(Error::UnknownAccount(account)),
+            Err(_) => Err(no_account(account)),
         }
+    }
+}
+
+/// The text is the id of no account.
+fn no_account(text: String) -> Error {
+    match text.contains('@') {
+        true => Error::AccountByEmail(text),
+        false => Error::UnknownAccount(text),
     }
 }
 

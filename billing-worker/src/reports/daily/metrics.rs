@@ -40,7 +40,7 @@ impl MoneyMetrics {
         );
         registry.register(
             "money_differing_periods",
-            "Periods whose invoices are not what is owed",
+            "Periods whose invoices are not what is owed, without those that an operator has accepted",
             self.differing_periods.clone(),
         );
         registry.register(

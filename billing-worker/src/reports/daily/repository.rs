@@ -112,7 +112,8 @@ pub(super) async fn due(db: &PgPool, is_live: bool, now: i64) -> sqlx::Result<Ve
                    or c.checked_at < p.final_at + $3::bigint * interval '1 second'
                    or c.state = 'pending' and c.checked_at <= $4)
                union all
-               select account_id, is_fresh from money_checks where state = 'difference' and checked_at <= $4
+               select account_id, is_fresh from money_checks
+               where state = 'difference' and accepted_difference is distinct from difference and checked_at <= $4
            ) as due
            where not exists (select from stripe_customers c where c.account_id = due.account_id and c.livemode <> $5)
            group by account_id order by account_id limit $6"#,
@@ -178,7 +179,7 @@ pub(super) async fn store(db: &PgPool, money: &[PeriodMoney], is_fresh: bool, no
 pub(super) async fn sums(db: &PgPool, is_live: bool) -> sqlx::Result<Sums> {
     let rows = sqlx::query!(
         r#"select currency, count(*) as "periods!", coalesce(sum(least(abs(difference), 1000000000000000)), 0)::bigint as "cents!"
-           from money_checks where state = 'difference' group by currency"#
+           from money_checks where state = 'difference' and accepted_difference is distinct from difference group by currency"#
     )
     .fetch_all(db)
     .await?;

@@ -24,7 +24,7 @@ use super::{
     period_money::{Part, PeriodMoney},
     segments::{self, Segment, SegmentPrice, Segments},
 };
-use crate::reports::Reporter;
+use crate::reports::{Reporter, accepted};
 
 /// The copy of an invoice may be so much later than the invoice.
 const COPIED_WITHIN: i64 = 3_600;
@@ -117,7 +117,15 @@ pub async fn compare(
         overdue_after: reporter.settings.open_money_after_s(),
         now,
     };
-    Ok(asked.iter().filter_map(|asked| known.money(asked, units)).collect())
+    let mut accepted = accepted::read(db, &periods)
+        .await
+        .context("reading accepted differences")?;
+    let mut money: Vec<_> = asked.iter().filter_map(|asked| known.money(asked, units)).collect();
+    for money in &mut money {
+        let accepted = accepted.remove(&(money.account_id, money.period_start.unix_timestamp()));
+        money.accepted = accepted.filter(|accepted| accepted.difference_cents == money.amounts.difference_cents);
+    }
+    Ok(money)
 }
 
 impl Known {
@@ -147,8 +155,9 @@ impl Known {
         );
 
         let (mut parts, mut whole) = (Vec::new(), None::<Explained>);
-        let mut add = |usage_type: Option<&str>, explained: Explained| {
-            if explained.money == Money::default() && explained.differences.is_empty() && explained.notes.is_empty() {
+        let mut add = |usage_type: Option<&str>, explained: Explained, is_billed: bool| {
+            let is_empty = explained.money == Money::default();
+            if !is_billed && is_empty && explained.differences.is_empty() && explained.notes.is_empty() {
                 return;
             }
             parts.push(Part::new(usage_type, &explained));
@@ -159,7 +168,7 @@ impl Known {
         };
         // Once for the time that was paid for.
         if segment.paid_for(period.end).0 == period.start {
-            add(None, explain_plan(&self.plan(period, segment, currency)));
+            add(None, explain_plan(&self.plan(period, segment, currency)), false);
         }
         for usage_type in usage_types {
             let id = LineId {
@@ -175,10 +184,11 @@ impl Known {
             add(
                 Some(usage_type),
                 explain(&self.usage(period, segment, (&id, price, currency), counted)),
+                price.is_some(),
             );
         }
-        add(None, self.balance(asked, currency));
-        add(None, self.strange(asked, currency));
+        add(None, self.balance(asked, currency), false);
+        add(None, self.strange(asked, currency), false);
         let whole = whole.unwrap_or_else(|| Explained {
             state: if segment.is_trial {
                 MoneyState::Free
@@ -197,6 +207,7 @@ impl Known {
             parts,
             differences: whole.differences,
             notes: whole.notes,
+            accepted: None,
         })
     }
 

@@ -7,6 +7,8 @@ use schema::AccountId;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
+use crate::reports::accepted::Accepted;
+
 #[derive(Clone, Debug, Serialize)]
 pub struct PeriodMoney {
     pub account_id: AccountId,
@@ -23,6 +25,8 @@ pub struct PeriodMoney {
     pub parts: Vec<Part>,
     pub differences: Vec<String>,
     pub notes: Vec<String>,
+    /// An operator has settled a difference of this amount.
+    pub accepted: Option<Accepted>,
 }
 
 /// A usage type, or the plan.
@@ -48,6 +52,13 @@ pub struct Amounts {
     pub open_cents: i64,
     pub waived_cents: i64,
     pub difference_cents: i64,
+}
+
+impl PeriodMoney {
+    /// Somebody has to look at it.
+    pub fn is_open_difference(&self) -> bool {
+        self.state == MoneyState::Difference && self.accepted.is_none()
+    }
 }
 
 fn name<S: Serializer>(state: &MoneyState, serializer: S) -> Result<S::Ok, S::Error> {

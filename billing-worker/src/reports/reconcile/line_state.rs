@@ -15,6 +15,14 @@ pub struct Numbers {
     pub stripe_units: Option<i64>,
 }
 
+/// Units of reports that were delivered so recently that Stripe's summaries may not include them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recent {
+    pub added: i64,
+    /// By corrections: 0 or negative.
+    pub taken: i64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LineState {
@@ -35,8 +43,7 @@ impl Numbers {
     }
 
     /// `explained`: corrections that are not taken back yet lower the expected units by this (0 or negative).
-    /// `is_settling`: a report was delivered so recently that the summaries may not include it.
-    pub fn state(&self, explained: i64, is_settling: bool) -> LineState {
+    pub fn state(&self, explained: i64, recent: Recent) -> LineState {
         let ledger = i128::from(self.ledger_units);
         let unreported = self.expected() - ledger;
         let has_open = self.open_units != 0;
@@ -48,10 +55,14 @@ impl Numbers {
             _ if unreported >= i128::from(explained) => LineState::Pending,
             _ => LineState::Difference,
         };
+        // Without some of what was reported recently, and perhaps with the open report.
+        let may_have = |units: i128| {
+            let lag = (ledger - i128::from(recent.added))..=(ledger - i128::from(recent.taken));
+            lag.contains(&units) || has_open && lag.contains(&(units - i128::from(self.open_units)))
+        };
         let by_stripe = match self.stripe_units.map(i128::from) {
             Some(units) if units == ledger => LineState::Ok,
-            Some(units) if has_open && units == ledger + i128::from(self.open_units) => LineState::Pending,
-            Some(_) if is_settling => LineState::Pending,
+            Some(units) if may_have(units) => LineState::Pending,
             None if ledger == 0 && !has_open => LineState::Ok,
             _ => LineState::Difference,
         };
@@ -84,25 +95,33 @@ mod tests {
             stripe_units: Some(stripe).filter(|units| *units >= 0),
             ..Numbers::default()
         };
-        for (numbers, explained, is_settling, expected) in [
-            (numbers(10, 10, 0, 10), 0, false, LineState::Ok),
-            (numbers(0, 0, 0, -1), 0, false, LineState::Ok),
+        let none = Recent::default();
+        let added = |added| Recent { added, taken: 0 };
+        let taken = |taken| Recent { added: 0, taken };
+        for (numbers, explained, recent, expected) in [
+            (numbers(10, 10, 0, 10), 0, none, LineState::Ok),
+            (numbers(0, 0, 0, -1), 0, none, LineState::Ok),
             // Used since the last report.
-            (numbers(12, 10, 0, 10), 0, false, LineState::Pending),
+            (numbers(12, 10, 0, 10), 0, none, LineState::Pending),
             // A report that may have arrived or not.
-            (numbers(12, 10, 2, 10), 0, false, LineState::Pending),
-            (numbers(12, 10, 2, 12), 0, false, LineState::Pending),
-            (numbers(12, 10, 2, 14), 0, false, LineState::Difference),
+            (numbers(12, 10, 2, 10), 0, none, LineState::Pending),
+            (numbers(12, 10, 2, 12), 0, none, LineState::Pending),
+            (numbers(12, 10, 2, 14), 0, none, LineState::Difference),
             // Corrected, and not taken back yet.
-            (numbers(8, 10, 0, 10), -2, false, LineState::Pending),
-            (numbers(8, 10, 0, 10), -1, false, LineState::Difference),
-            // Summaries lag, for a while.
-            (numbers(10, 10, 0, 7), 0, true, LineState::Pending),
-            (numbers(10, 10, 0, 7), 0, false, LineState::Difference),
-            (numbers(10, 10, 0, 13), 0, false, LineState::Difference),
-            (numbers(10, 10, 0, -1), 0, false, LineState::Difference),
+            (numbers(8, 10, 0, 10), -2, none, LineState::Pending),
+            (numbers(8, 10, 0, 10), -1, none, LineState::Difference),
+            // Summaries lag, for a while, by what was reported.
+            (numbers(10, 10, 0, 7), 0, added(3), LineState::Pending),
+            (numbers(12, 10, 2, 9), 0, added(3), LineState::Pending),
+            (numbers(10, 10, 0, 7), 0, added(2), LineState::Difference),
+            (numbers(10, 10, 0, 7), 0, none, LineState::Difference),
+            (numbers(10, 10, 0, 13), 0, taken(-3), LineState::Pending),
+            // A summary that lags never has too many.
+            (numbers(10, 10, 0, 13), 0, added(10), LineState::Difference),
+            (numbers(10, 10, 0, 13), 0, none, LineState::Difference),
+            (numbers(10, 10, 0, -1), 0, none, LineState::Difference),
         ] {
-            assert_eq!(numbers.state(explained, is_settling), expected, "{numbers:?}");
+            assert_eq!(numbers.state(explained, recent), expected, "{numbers:?} {recent:?}");
         }
         let carried = Numbers {
             carried_in: 5,
@@ -110,7 +129,7 @@ mod tests {
             ..numbers(10, 13, 0, 14)
         };
         assert_eq!(
-            (carried.difference(), carried.state(0, false)),
+            (carried.difference(), carried.state(0, Recent::default())),
             (1, LineState::Difference)
         );
     }

@@ -12,6 +12,7 @@ use schema::{AccountId, period::instant};
 use time::{OffsetDateTime, Time};
 
 use super::{
+    line_state::Recent,
     question::{Question, Which},
     waiting::Waiting,
 };
@@ -33,7 +34,7 @@ pub(super) struct Stored {
     pub(super) frozen_units: Option<i64>,
     /// Units of the open report, and whether it is parked.
     pub(super) open: Option<(i64, bool)>,
-    pub(super) is_settling: bool,
+    pub(super) recent: Recent,
     /// The plan bills the usage type by the unit, as far as it is known.
     pub(super) may_cost: bool,
     pub(super) waiting: Option<Waiting>,
@@ -130,8 +131,7 @@ pub(super) async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> 
         r#"select l.account_id, l.period_start, l.usage_type, l.reported_units, l.carried_in, l.carried_out,
                   l.corrected_units, l.reports, l.frozen_units, r.to_units - r.from_units as "open?",
                   r.state = 'parked' as "is_parked?",
-                  exists (select from meter_reports d where d.account_id = l.account_id and d.period_start = l.period_start
-                      and d.usage_type = l.usage_type and d.done_at > $3) as "is_settling!",
+                  d.added as "added!", d.taken as "taken!",
                   b.plan_id is null and b.prices is null or coalesce(b.prices ? l.usage_type, false)
                       or exists (select from segment_prices s where s.account_id = l.account_id
                           and s.period_start = l.period_start and s.usage_type = l.usage_type) as "may_cost!",
@@ -142,6 +142,11 @@ pub(super) async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> 
                join billing_periods b on b.account_id = l.account_id and b.period_start = l.period_start
                left join meter_reports r on r.account_id = l.account_id and r.period_start = l.period_start
                    and r.usage_type = l.usage_type and r.state in ('open', 'parked')
+               cross join lateral (
+                   select coalesce(sum(greatest(d.to_units - d.from_units, 0)), 0)::bigint as added,
+                       coalesce(sum(least(d.to_units - d.from_units, 0)), 0)::bigint as taken
+                   from meter_reports d where d.account_id = l.account_id and d.period_start = l.period_start
+                       and d.usage_type = l.usage_type and d.done_at > $3) d
                left join lateral (
                    select sum(c.units)::bigint as units, sum(c.amount)::bigint as amount, max(c.currency) as currency,
                        min(c.created_at) as since
@@ -167,7 +172,10 @@ pub(super) async fn lines(reporter: &Reporter, periods: &[Period], now: i64) -> 
                 },
                 frozen_units: row.frozen_units,
                 open: row.open.map(|units| (units, row.is_parked == Some(true))),
-                is_settling: row.is_settling,
+                recent: Recent {
+                    added: row.added,
+                    taken: row.taken,
+                },
                 may_cost: row.may_cost,
                 waiting: row.waiting_since.filter(|_| row.may_cost).map(|since| Waiting {
                     units: row.waiting_units.unwrap_or(0),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use protocol::reports::money::MoneyState;
 use serde::Serialize;
 
 use super::{LineState, Row, Waiting};
@@ -23,7 +22,7 @@ pub struct Totals {
     pub open: u64,
     /// Of those: lines where this lasts for longer than `OPEN_MONEY_AFTER`.
     pub overdue: u64,
-    /// Periods whose money differs.
+    /// Periods whose money differs, without those that an operator has accepted.
     pub differing_periods: u64,
     /// By currency: amounts in different currencies have no sum. Differences are absolute: too much and too little are added up.
     pub money: BTreeMap<String, Amounts>,
@@ -65,11 +64,14 @@ impl Totals {
             .iter()
             .map(|part| part.amounts.difference_cents.saturating_abs());
         let amounts = Amounts {
-            difference_cents: differences.fold(0, i64::saturating_add),
+            difference_cents: match period.accepted {
+                Some(_) => 0,
+                None => differences.fold(0, i64::saturating_add),
+            },
             ..period.amounts
         };
         Self {
-            differing_periods: u64::from(period.state == MoneyState::Difference),
+            differing_periods: u64::from(period.is_open_difference()),
             money: BTreeMap::from([(period.currency.clone(), amounts)]),
             ..Self::default()
         }

@@ -117,7 +117,8 @@ pub async fn list(
     let mut items = sqlx::query_as!(
         InvoiceSummary,
         r#"select i.id as "id!", i.number as "number?", i.status as "status!", i.currency as "currency!",
-                  i.total as "total_cents!", i.total - i.amount_due as "balance_applied_cents!", i.amount_due as "amount_due_cents!",
+                  i.total as "total_cents!", coalesce(i.ending_balance - i.starting_balance, i.total - i.amount_due) as "balance_applied_cents!",
+                  i.amount_due as "amount_due_cents!",
                   i.amount_paid as "amount_paid_cents!",
                   i.created_at as "created_at!", i.period_start as "period_start!", i.period_end as "period_end!",
                   i.hosted_invoice_url as "hosted_invoice_url?", i.invoice_pdf as "invoice_pdf?"
@@ -151,9 +152,10 @@ pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<Inv
     // One snapshot: an invoice and its lines are replaced together.
     let mut tx = db.begin_with("begin isolation level repeatable read read only").await?;
     let row = sqlx::query!(
-        "select id, number, status, currency, subtotal, discount, tax, total, amount_due, amount_paid, amount_remaining, created_at,
+        r#"select id, number, status, currency, subtotal, discount, tax, total, amount_due, amount_paid, amount_remaining, created_at,
+                coalesce(ending_balance - starting_balance, total - amount_due) as "balance_applied!",
                 period_start, period_end, hosted_invoice_url, invoice_pdf
-         from stripe_invoices where id = $1 and account_id = $2 and livemode = coalesce($3, livemode)",
+         from stripe_invoices where id = $1 and account_id = $2 and livemode = coalesce($3, livemode)"#,
         id,
         account.0,
         livemode(billing)
@@ -215,7 +217,7 @@ pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<Inv
             status: row.status,
             currency: row.currency,
             total_cents: row.total,
-            balance_applied_cents: row.total - row.amount_due,
+            balance_applied_cents: row.balance_applied,
             amount_due_cents: row.amount_due,
             amount_paid_cents: row.amount_paid,
             created_at: row.created_at,

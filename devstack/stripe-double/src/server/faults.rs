@@ -51,6 +51,8 @@ pub enum FaultKind {
     CutBody,
     /// 200 with a body that is not JSON.
     BrokenJson,
+    /// 200 with JSON that is not Stripe's, as from a proxy that answers in its place.
+    OtherJson,
 }
 
 /// Refusals of Stripe that no rule of the double makes at the moment.

@@ -73,8 +73,8 @@ enum CallOutcome {
     Response(StripeResponse),
     /// The head and half of the body, then a reset.
     Cut(StripeResponse),
-    /// A body that is not JSON.
-    Broken,
+    /// A success with this body.
+    Broken(&'static str),
     Reset,
 }
 
@@ -155,7 +155,8 @@ impl Call {
             FaultKind::ServerError | FaultKind::Refused(_) => CallOutcome::Response(answer),
             FaultKind::Reset | FaultKind::Hang { .. } => CallOutcome::Reset,
             FaultKind::CutBody => CallOutcome::Cut(answer),
-            FaultKind::BrokenJson => CallOutcome::Broken,
+            FaultKind::BrokenJson => CallOutcome::Broken("{\"id\": \"cut_short_by_a_pr"),
+            FaultKind::OtherJson => CallOutcome::Broken("{\"status\": \"accepted\"}"),
         }
     }
 
@@ -277,7 +278,7 @@ impl Call {
         }
         let response = match outcome {
             CallOutcome::Reset => return Reset.response(),
-            CallOutcome::Broken => response.body(Body::from("{\"id\": \"cut_short_by_a_pr")),
+            CallOutcome::Broken(body) => response.body(Body::from(body)),
             CallOutcome::Cut(answer) => {
                 let body = answer.body(&self.id);
                 let half = body.get(..body.len() / 2).unwrap_or_default().to_vec();
