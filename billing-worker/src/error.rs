@@ -1,7 +1,7 @@
 //! The errors of requests and commands. `http::error_response` turns them into HTTP responses.
 
 use problem::{Secret, shown};
-use schema::{KeyId, Scope};
+use schema::{Interval, KeyId, Scope};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::stripe::{Reason, StripeError, reason};
@@ -81,6 +81,19 @@ pub enum Error {
     NotSubscribed,
     #[error("the account already has the plan `{plan}`")]
     SamePlan { plan: String },
+    #[error("plan `{plan}` is not sold by the {interval}; `interval` can be: {offered}; nothing was changed")]
+    IntervalNotOffered {
+        plan: String,
+        interval: Interval,
+        offered: String,
+    },
+    /// The sentence says why, and what to do.
+    #[error("the subscription is paid per {from}, and cannot be changed to {to}: {why}; nothing was changed")]
+    IntervalChangeRefused {
+        from: String,
+        to: Interval,
+        why: &'static str,
+    },
     #[error("plan `{plan}` cannot be bought: {instead}")]
     NotForSale { plan: String, instead: &'static str },
     #[error(

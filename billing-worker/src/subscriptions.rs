@@ -8,6 +8,7 @@
 //! | the checkout or subscription that waits for a first payment: at most one | [`unpaid`] |
 //! | the subscription that Stripe has now | [`running`] |
 //! | changing the plan, cancelling, and undoing either | [`change`], [`preview`], [`previewed`] |
+//! | from monthly to yearly payments, and back | [`interval`] |
 //! | an upgrade that waits for its payment | [`pending`] |
 //! | the metered prices of a larger plan, in a slot of their own | [`completion`], [`slot_prices`] |
 //! | metered items of an earlier plan | [`leftover`] |
@@ -32,6 +33,7 @@
 //! | customers who pay for a plan and have no account here | [`unlinked`] |
 //! | Stripe's subscriptions as rows | [`fetched`], [`mirror`], [`mirrored`], [`refresh`] |
 //! | their periods as rows, and which segment of a period runs | [`periods`], [`segment`] |
+//! | the months of a subscription that is paid per year, and the job that begins and closes them | [`month`], [`slices`] |
 
 mod armed;
 pub mod assign;
@@ -43,6 +45,7 @@ pub mod completion;
 pub mod current;
 mod eligibility;
 mod fetched;
+mod interval;
 pub mod invoices;
 mod irregular;
 pub mod lease;
@@ -52,6 +55,7 @@ pub mod migrate;
 pub mod migration;
 pub mod mirror;
 pub mod mirrored;
+mod month;
 mod owed;
 pub mod paused;
 pub mod payment_form;
@@ -69,6 +73,7 @@ pub mod reversals;
 pub mod running;
 mod segment;
 pub mod selling;
+pub mod slices;
 mod slot_prices;
 pub mod slots;
 mod sold;

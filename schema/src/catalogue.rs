@@ -1,9 +1,18 @@
 //! The plan catalogue: which usage types exist, and what each plan costs and allows. Read from `plans.toml`.
 
+mod amount;
+mod offer;
+
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, ops::Range, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+
+use self::{
+    amount::Amount,
+    offer::{Entries, Offer},
+};
+use crate::prices::{ByCurrency, Currency, Interval, UsageBilling};
 
 /// The catalogue that is built into the binaries.
 const BUILT_IN: &str = include_str!("../plans.toml");
@@ -40,7 +49,7 @@ pub struct Allowance {
     /// Units for each period. 0 for [`Mode::Metered`], which includes no units.
     pub limit: i64,
     pub mode: Mode,
-    /// Price of a billed unit, in millionths of the main unit of the currency. 0: no units are billed.
+    /// Price of a billed unit, in millionths of a US dollar. 0: no units are billed.
     pub unit_price_micros: i64,
 }
 
@@ -72,7 +81,11 @@ pub struct Burst {
 pub struct Plan {
     pub id: String,
     pub name: String,
+    /// Per month, in US cents.
     pub price_cents: i64,
+    /// The other prices: per month in other currencies, and per year.
+    pub prices: BTreeMap<Interval, ByCurrency>,
+    pub usage_billing: UsageBilling,
     /// Trial days for a new subscriber. 0: no trial.
     pub trial_days: u32,
     /// How many days events are kept. `None`: without limit.
@@ -84,6 +97,8 @@ pub struct Plan {
     pub listed: bool,
     /// Indexed by [`UsageType::index`].
     allowances: Vec<Allowance>,
+    /// Prices of a billed unit in other currencies than US dollars, by usage type. Empty: there are none.
+    pub unit_prices: BTreeMap<String, ByCurrency>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,13 +206,12 @@ impl Catalogue {
                     format!("plan `{id}`: ids are different and of a-z, 0-9 and _"),
                 ));
             }
-            if entry.price_cents < 0 || (id == Self::FREE) != (entry.price_cents == 0) {
-                let problem = format!(
-                    "plan `{id}`: price_cents is 0 for `{}` and more for the others",
-                    Self::FREE
-                );
-                return Err(fail(at, problem));
-            }
+            let entries = Entries {
+                price_cents: entry.price_cents,
+                prices: entry.prices,
+                usage_billing: entry.usage_billing,
+            };
+            let offer = Offer::of(&id, at.clone(), entries).map_err(|(at, problem)| fail(at, problem))?;
             if entry.trial_days > 730 || (id == Self::FREE && entry.trial_days > 0) {
                 return Err(fail(
                     at,
@@ -220,6 +234,7 @@ impl Catalogue {
                 }
             };
             let mut allowances = vec![None; usage_types.len()];
+            let mut unit_prices = BTreeMap::new();
             for (name, usage) in entry.usage {
                 let Some(usage_type) = usage_types.iter().find(|known| known.name == *name.get_ref()) else {
                     let known: Vec<_> = usage_types.iter().map(|known| known.name).collect();
@@ -239,9 +254,9 @@ impl Catalogue {
                         return Err(fail(name.span(), problem));
                     }
                 };
-                let unit_price_micros = match (usage.mode, usage.unit_price_micros) {
-                    (Mode::Limited, None) => 0,
-                    (Mode::Overage | Mode::Metered, Some(price)) if price > 0 && id != Self::FREE => price,
+                let mut unit_price = match (usage.mode, usage.unit_price_micros) {
+                    (Mode::Limited, None) => ByCurrency::new(),
+                    (Mode::Overage | Mode::Metered, Some(Amount(price))) if id != Self::FREE => price,
                     _ => {
                         let problem = format!(
                             "plan `{id}`, {usage_type}: `unit_price_micros` is more than 0 where units are billed (overage, \
@@ -251,11 +266,18 @@ impl Catalogue {
                         return Err(fail(name.span(), problem));
                     }
                 };
+                if usage.mode != Mode::Limited {
+                    let checked = offer.check_unit(&unit_price);
+                    checked.map_err(|problem| fail(name.span(), format!("plan `{id}`, {usage_type}: {problem}")))?;
+                }
                 allowances[usage_type.index()] = Some(Allowance {
                     limit,
                     mode: usage.mode,
-                    unit_price_micros,
+                    unit_price_micros: unit_price.remove(&Currency::USD).unwrap_or(0),
                 });
+                if !unit_price.is_empty() {
+                    unit_prices.insert(usage_type.name().to_owned(), unit_price);
+                }
             }
             if let Some(missing) = usage_types.iter().find(|known| allowances[known.index()].is_none()) {
                 return Err(fail(at, format!("plan `{id}`: usage.{missing} is missing")));
@@ -263,13 +285,16 @@ impl Catalogue {
             plans.push(Plan {
                 id,
                 name: entry.name,
-                price_cents: entry.price_cents,
+                price_cents: offer.price_cents,
+                prices: offer.prices,
+                usage_billing: offer.usage_billing,
                 trial_days: entry.trial_days,
                 retention_days: entry.retention_days,
                 burst,
                 features: entry.features,
                 listed: entry.listed,
                 allowances: allowances.into_iter().flatten().collect(),
+                unit_prices,
             });
         }
         if !plans.iter().any(|plan| plan.id == Self::FREE) {
@@ -347,7 +372,9 @@ struct File {
 struct PlanEntry {
     id: Spanned<String>,
     name: String,
-    price_cents: i64,
+    price_cents: Option<Spanned<i64>>,
+    prices: Option<Spanned<BTreeMap<Interval, Amount>>>,
+    usage_billing: Option<Spanned<UsageBilling>>,
     #[serde(default)]
     trial_days: u32,
     retention_days: Option<u32>,
@@ -372,7 +399,7 @@ struct UsageEntry {
     limit: Option<i64>,
     #[serde(default)]
     mode: Mode,
-    unit_price_micros: Option<i64>,
+    unit_price_micros: Option<Amount>,
 }
 
 fn listed() -> bool {

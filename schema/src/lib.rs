@@ -11,6 +11,7 @@
 //! | what a key allows | [`scope`] |
 //! | usage types, plans and their limits (`plans.toml`) | [`catalogue`] |
 //! | versions of plans: what an account pays and gets | [`plan_version`] |
+//! | billing intervals and currencies | [`prices`] |
 //! | half-open billing periods | [`period`] |
 //! | subscriptions, and what an account may do now | [`subscription`] |
 //! | what an account may use of one usage type | [`terms`] |
@@ -40,6 +41,7 @@ pub mod names;
 pub mod period;
 pub mod plan_version;
 pub mod pool_type;
+pub mod prices;
 pub mod recall;
 pub mod scope;
 pub mod spend_cap;
@@ -54,6 +56,7 @@ pub use manifest::Manifest;
 pub use period::Period;
 pub use plan_version::{PlanTerms, PlanVersion};
 pub use pool_type::PoolType;
+pub use prices::{Currency, Interval};
 pub use scope::{Scope, Scopes};
 pub use spend_cap::SpendCap;
 pub use subscription::CurrentPlan;

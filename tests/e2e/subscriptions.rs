@@ -33,3 +33,4 @@ mod unpaid;
 mod upgrades;
 mod versions;
 mod webhooks;
+mod years;

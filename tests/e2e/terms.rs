@@ -4,6 +4,7 @@ mod rig;
 mod spend_cap;
 mod trial;
 mod versions;
+mod years;
 
 use devstack::http::Http;
 use harness::StackOptions;

@@ -59,7 +59,6 @@ usage_types = ["api_call", "export", "sentiment_analysis"]
 [[plan]]
 id = "free"
 name = "Free"
-price_cents = 0
 usage.api_call = { limit = 100 }
 usage.export = { limit = 5 }
 usage.sentiment_analysis = { limit = 50 }
@@ -67,7 +66,7 @@ usage.sentiment_analysis = { limit = 50 }
 [[plan]]
 id = "flex"
 name = "Flex"
-price_cents = 1000
+prices = { month = 1000 }
 usage.api_call = { limit = 100, mode = "overage", unit_price_micros = 1000 }
 usage.export = { mode = "metered", unit_price_micros = 2000 }
 usage.sentiment_analysis = { limit = 5_000 }
@@ -75,7 +74,7 @@ usage.sentiment_analysis = { limit = 5_000 }
 [[plan]]
 id = "pro"
 name = "Pro"
-price_cents = 2900
+prices = { month = 2900 }
 usage.api_call = { limit = 10_000 }
 usage.export = { limit = 100 }
 usage.sentiment_analysis = { limit = 2_000 }
@@ -83,7 +82,7 @@ usage.sentiment_analysis = { limit = 2_000 }
 [[plan]]
 id = "enterprise"
 name = "Enterprise"
-price_cents = 29900
+prices = { month = 29900 }
 usage.api_call = { limit = 100_000 }
 usage.export = { limit = 1_000 }
 usage.sentiment_analysis = { limit = 20_000 }

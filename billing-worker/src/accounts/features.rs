@@ -100,13 +100,12 @@ mod tests {
             [[plan]]
             id = "free"
             name = "Free"
-            price_cents = 0
             usage.api_call = { limit = 0 }
             usage.export = { limit = 1 }
             [[plan]]
             id = "scale"
             name = "Scale"
-            price_cents = 4900
+            prices = { month = 4900 }
             trial_days = 14
             retention_days = 1
             burst = { per_second = 50, size = 1_000 }

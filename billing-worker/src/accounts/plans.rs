@@ -1,6 +1,10 @@
 //! Plans: the price list, and the catalogue's copy in the database, from which gateways read limits.
 
-use schema::{Burst, Catalogue, Mode, Plan, PlanTerms, catalogue::Allowance};
+use schema::{
+    Burst, Catalogue, Interval, Mode, Plan, PlanTerms,
+    catalogue::Allowance,
+    prices::{ByCurrency, UsageBilling},
+};
 use serde::Serialize;
 use serde_json::json;
 use sqlx::{Postgres, Transaction};
@@ -33,9 +37,13 @@ pub struct PlansAndVersions {
 pub struct PlanView {
     pub id: String,
     pub name: String,
-    /// Per month.
+    /// Per month, in US dollars.
     pub price_cents: i64,
     pub currency: &'static str,
+    /// All prices, by interval and currency.
+    pub prices: BTreeMap<Interval, ByCurrency>,
+    /// When billed units of a subscription that is paid per year are charged. `None`: it is not sold by the year.
+    pub usage_billing: Option<&'static str>,
     pub limits: Vec<PlanLimit>,
     /// The catalogue's own, and all that the plan allows, bills and keeps, for people.
     pub features: Vec<String>,
@@ -241,10 +249,14 @@ async fn stored_terms(
         retention_days: stored.retention_days.and_then(|days| u32::try_from(days).ok()),
         burst: plan.burst,
         usage,
+        prices: BTreeMap::new(),
+        usage_billing: UsageBilling::default(),
+        unit_prices: BTreeMap::new(),
     }))
 }
 
 fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
+    let prices = PlanTerms::of(catalogue, plan).all_prices();
     let limit = |usage_type: &schema::UsageType| {
         let allowance = plan.allowance(*usage_type);
         PlanLimit {
@@ -259,6 +271,10 @@ fn view(catalogue: &Catalogue, plan: &Plan) -> PlanView {
         name: plan.name.clone(),
         price_cents: plan.price_cents,
         currency: "usd",
+        usage_billing: prices
+            .contains_key(&Interval::Year)
+            .then(|| plan.usage_billing.as_str()),
+        prices,
         limits: catalogue.usage_types().iter().map(limit).collect(),
         features: features::of(catalogue, plan),
         retention_days: plan.retention_days,

@@ -85,8 +85,9 @@ pub async fn ensure(
     let positive = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     sqlx::query!(
         "insert into plan_versions (id, plan_id, version, terms_hash, origin, price_cents, retention_days, burst_per_second,
-             burst_size)
-         select $1::uuid, $2::text, coalesce(max(version), 0) + 1, $3::bytea, $4::text, $5::bigint, $6::int, $7::int, $8::int
+             burst_size, prices, usage_billing)
+         select $1::uuid, $2::text, coalesce(max(version), 0) + 1, $3::bytea, $4::text, $5::bigint, $6::int, $7::int, $8::int,
+             $9::jsonb, $10::text
              from plan_versions where plan_id = $2::text",
         id,
         plan,
@@ -95,7 +96,9 @@ pub async fn ensure(
         terms.price_cents,
         terms.retention_days.map(positive),
         terms.burst.map(|burst| positive(burst.per_second.get())),
-        terms.burst.map(|burst| positive(burst.size.get()))
+        terms.burst.map(|burst| positive(burst.size.get())),
+        Json(&terms.prices) as _,
+        terms.usage_billing.as_str()
     )
     .execute(&mut **tx)
     .await?;
@@ -107,13 +110,15 @@ pub async fn ensure(
         .collect();
     let prices: Vec<i64> = usage().map(|(_, allowance)| allowance.unit_price_micros).collect();
     sqlx::query!(
-        "insert into plan_version_limits (version_id, usage_type, limit_units, mode, unit_price_micros)
-         select $1::uuid, * from unnest($2::text[], $3::bigint[], $4::text[], $5::bigint[])",
+        "insert into plan_version_limits (version_id, usage_type, limit_units, mode, unit_price_micros, unit_prices)
+         select $1::uuid, l.*, coalesce($6::jsonb -> l.usage_type, '{}')
+         from unnest($2::text[], $3::bigint[], $4::text[], $5::bigint[]) as l (usage_type, limit_units, mode, unit_price_micros)",
         id,
         &usage_types,
         &limits,
         &modes,
-        &prices
+        &prices,
+        Json(&terms.unit_prices) as _
     )
     .execute(&mut **tx)
     .await?;

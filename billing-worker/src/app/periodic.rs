@@ -26,6 +26,7 @@ use crate::{
         billing::Billing,
         portal,
         selling::{self, Unused},
+        slices,
     },
     tasks, webhook,
 };
@@ -289,7 +290,12 @@ pub async fn report(billing: Billing, life: Lifecycle) {
         return;
     };
     let every = reporter.settings.report_interval;
-    let step = || reports::step(reporter, billing.clock.now_s());
+    let step = || async {
+        // A failure concerns usage that is charged, and not that which is reported.
+        let slices = slices::step(&billing).await;
+        reports::step(reporter, billing.clock.now_s()).await?;
+        slices
+    };
     while let Some(done) = after(every, step, &life).await {
         if let Err(failure) = done {
             reporter.metrics.failed_step();

@@ -23,6 +23,10 @@ pub(super) async fn look(billing: &Billing) -> Result<Vec<Row>, Error> {
     let unbilled = unbilled::list(&admin.db, &admin.catalogue, Some(UNBILLED_MAX)).await?;
     let stored = portal::configuration(&billing.admin.db, stripe.is_live()).await?;
     let mut rows = rules(&compared.changes, &unbilled);
+    rows.extend(of_intervals(
+        &compared.other_intervals(),
+        &other_intervals(billing).await?,
+    ));
     rows.extend(
         compared
             .portal()
@@ -49,6 +53,32 @@ fn rules(changes: &[Change], unbilled: &[Unbilled]) -> Vec<Row> {
         true => vec![Row::ok("Stripe has all products, prices and meters of the catalogue")],
         false => wrong,
     }
+}
+
+/// Running subscriptions for an interval that no plan is sold for.
+async fn other_intervals(billing: &Billing) -> Result<Vec<String>, Error> {
+    let found = sqlx::query_scalar!(
+        r#"select stripe_subscription_id as "subscription!" from subscriptions
+           where is_current and stripe_subscription_id is not null and interval_months not in (1, 12) order by 1 limit $1"#,
+        UNBILLED_MAX
+    );
+    Ok(found.fetch_all(&billing.admin.db).await?)
+}
+
+fn of_intervals(prices: &[String], subscriptions: &[String]) -> Vec<Row> {
+    let prices = prices.iter().map(|price| {
+        Row::error(
+            format!("the price {price} has an interval that no plan is sold for"),
+            "deactivate it in Stripe: plans are sold by the month and by the year only",
+        )
+    });
+    let subscriptions = subscriptions.iter().map(|id| {
+        Row::error(
+            format!("{id} is paid for an interval that no plan is sold for: its units are not charged"),
+            "give it the plan's own price per month or per year in Stripe",
+        )
+    });
+    prices.chain(subscriptions).collect()
 }
 
 /// `stored`: the id of the configuration that portal sessions name.

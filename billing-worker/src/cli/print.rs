@@ -1,6 +1,7 @@
 //! The output of commands: text for people, or one JSON value.
 
 use anyhow::{Context, Result};
+use schema::{Currency, Interval};
 use serde::Serialize;
 use serde_json::json;
 use std::io::{Write, stdout};
@@ -51,6 +52,9 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
             row(["period", &instant(details.period_start)]),
             row(["until", &instant(details.period_end)]),
         ];
+        if let Some((interval, end)) = details.interval.zip(details.paid_period_end) {
+            rows.push(row(["paid per", &format!("{interval}, until {}", instant(end))]));
+        }
         if details.payment_required {
             rows.push(row(["payment", "required: metered calls are answered 402"]));
         }
@@ -156,6 +160,7 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
         let heading = [
             "plan",
             "cents per month",
+            "per year",
             "usage type",
             "limit",
             "mode",
@@ -167,6 +172,8 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
             let kept = plan
                 .retention_days
                 .map_or("unlimited".to_owned(), |days| format!("{days} days"));
+            let yearly = plan.prices.get(&Interval::Year).and_then(|by| by.get(&Currency::USD));
+            let yearly = yearly.map(i64::to_string).unwrap_or_default();
             let id = match plan.listed {
                 true => plan.id.clone(),
                 false => format!("{} (not listed)", plan.id),
@@ -176,6 +183,7 @@ pub(super) fn plans(json: bool, list: &PlansAndVersions) -> Result<()> {
                 vec![
                     once(&id),
                     once(&plan.price_cents.to_string()),
+                    once(&yearly),
                     limit.usage_type.to_owned(),
                     units(limit.limit),
                     limit.mode.to_owned(),

@@ -75,6 +75,14 @@ pub(super) async fn run(
             if *dry_run {
                 return Ok(());
             }
+            let others = compared.other_intervals();
+            if !others.is_empty() {
+                bail!(
+                    "plans are sold by the month and by the year only, and Stripe has other prices on their products: {}; nothing was \
+                     changed: deactivate them in Stripe, then run the command again",
+                    others.join(", ")
+                );
+            }
             selling::apply(&stripe, admin, compared).await?;
             portal::remember(&billing).await?;
             mend(&billing, &unbilled).await

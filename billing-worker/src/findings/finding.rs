@@ -6,6 +6,7 @@ pub enum FindingKind {
     CreditNote,
     Dispute,
     ForeignPrice,
+    Interval,
     PausedCollection,
     Quantity,
     Refund,
@@ -28,10 +29,11 @@ pub struct Finding {
 }
 
 impl FindingKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::CreditNote,
         Self::Dispute,
         Self::ForeignPrice,
+        Self::Interval,
         Self::PausedCollection,
         Self::Quantity,
         Self::Refund,
@@ -49,6 +51,7 @@ impl FindingKind {
             Self::CreditNote => "credit_note",
             Self::Dispute => "dispute",
             Self::ForeignPrice => "foreign_price",
+            Self::Interval => "interval",
             Self::PausedCollection => "paused_collection",
             Self::Quantity => "quantity",
             Self::Refund => "refund",
@@ -75,6 +78,10 @@ impl FindingKind {
                 "if the price is intended, add the metadata trendit_plan=<plan> to it in Stripe, then run `billing-worker stripe \
                  compare`; otherwise give the subscription the plan's own price in Stripe"
             }
+            Self::Interval => {
+                "give the subscription the plan's own price per month or per year in Stripe; `billing-worker stripe sync` makes the \
+                 price per year if the catalogue has one"
+            }
             Self::PausedCollection => {
                 "nothing is paid: resume the collection in Stripe, or cancel the subscription; unless PAUSED_COLLECTION is `allow`, the \
                  account's calls are refused after the period that was paid"
@@ -94,7 +101,7 @@ impl FindingKind {
             Self::UnbilledUsage => "run `billing-worker stripe sync`",
             Self::UnknownSubscription => {
                 "if it is for another product of yours, add the metadata trendit=ignore to the subscription or to its price in \
-                 Stripe, then run `billing-worker stripe compare`; if it is for a plan, move it to a monthly price of the plan's \
+                 Stripe, then run `billing-worker stripe compare`; if it is for a plan, move it to a price of the plan's \
                  product; otherwise cancel it"
             }
             Self::UnlinkedPayer => {

@@ -71,6 +71,8 @@ fn kind(error: &Error) -> Kind {
         Error::NotSubscribed => Kind::NotSubscribed,
         Error::SamePlan { .. } => Kind::SamePlan,
         Error::NotForSale { .. } => Kind::NotForSale,
+        Error::IntervalNotOffered { .. } => Kind::IntervalNotOffered,
+        Error::IntervalChangeRefused { .. } => Kind::IntervalChangeRefused,
         Error::OverrideNotBillable { .. } => Kind::OverrideNotBillable,
         Error::SpendCapBelowUsage { .. } => Kind::SpendCapBelowUsage,
         Error::ChangedTooOften { .. } => Kind::ChangedTooOften,

@@ -1,7 +1,7 @@
 //! The life of a subscription, step by step. After each step, what Stripe billed is compared with what the catalogue says.
 
 use anyhow::{Context, Result, bail};
-use schema::{Period, Plan, UsageType};
+use schema::{Interval, Period, Plan, UsageType};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -75,7 +75,7 @@ impl Life<'_> {
     async fn subscribe(&mut self) -> Result<()> {
         self.customer.pay_with(TestCard::Works, None).await?;
         let (billing, account) = (&self.worker.billing, self.worker.account);
-        payment_form::subscribe(billing, account, &self.plans.small.id).await?;
+        payment_form::subscribe(billing, account, &self.plans.small.id, Interval::Month).await?;
         self.pay_open().await?;
         self.worker.follow().await?;
         let made = self.seen.read(&self.worker).await?;
@@ -108,7 +108,7 @@ impl Life<'_> {
         let subscription = self.worker.running().await?.subscription.id;
         self.customer.pay_with(TestCard::Declines, Some(&subscription)).await?;
         let (billing, account) = (&self.worker.billing, self.worker.account);
-        let shown = match change::change_plan(billing, account, &self.plans.large.id, ChangeWhen::BySize).await {
+        let shown = match change::change_plan(billing, account, &self.plans.large.id, None, ChangeWhen::BySize).await {
             Err(Error::PaymentFailed(_)) => "declined".to_owned(),
             Err(other) => other.to_string(),
             Ok(()) => "paid".to_owned(),
@@ -137,7 +137,7 @@ impl Life<'_> {
         let (billing, account) = (&self.worker.billing, self.worker.account);
         let (running, at) = (self.worker.running().await?, self.clock.now());
         let (start, end) = (running.period_start(), running.period_end());
-        change::change_plan(billing, account, &self.plans.large.id, ChangeWhen::BySize).await?;
+        change::change_plan(billing, account, &self.plans.large.id, None, ChangeWhen::BySize).await?;
         self.worker.follow().await?;
         let made = self.seen.read(&self.worker).await?;
         let expected = Billed::change(&self.plans.small, &self.plans.large, end - at, end - start);
@@ -214,7 +214,7 @@ impl Life<'_> {
         const STEP: &str = "smaller plan";
         let (small, large) = (&self.plans.small, &self.plans.large);
         let (billing, account) = (&self.worker.billing, self.worker.account);
-        change::change_plan(billing, account, &small.id, ChangeWhen::BySize).await?;
+        change::change_plan(billing, account, &small.id, None, ChangeWhen::BySize).await?;
         self.clock.advance_to(self.clock.now() + DAY).await?;
         let units = self.units(large, LARGE_ABOVE);
         self.worker.use_units(&units).await?;

@@ -16,19 +16,18 @@ usage_types = ["rehearse_call"]
 [[plan]]
 id = "free"
 name = "Free"
-price_cents = 0
 usage.rehearse_call = { limit = 0 }
 
 [[plan]]
 id = "rehearse_small"
 name = "Rehearsal: small"
-price_cents = 2_900
+prices = { month = 2_900 }
 usage.rehearse_call = { limit = 100, mode = "overage", unit_price_micros = 15_000 }
 
 [[plan]]
 id = "rehearse_large"
 name = "Rehearsal: large"
-price_cents = 29_900
+prices = { month = 29_900 }
 usage.rehearse_call = { limit = 1_000, mode = "overage", unit_price_micros = 12_500 }
 "#;
 
@@ -87,14 +86,14 @@ fn copies(catalogue: &Catalogue, plans: [&Plan; 2]) -> String {
     let free = usage_types
         .iter()
         .map(|name| format!("usage.{PREFIX}{name} = {{ limit = 0 }}\n"));
-    text.push_str("[[plan]]\nid = \"free\"\nname = \"Free\"\nprice_cents = 0\n");
+    text.push_str("[[plan]]\nid = \"free\"\nname = \"Free\"\n");
     text.extend(free);
     for plan in plans {
         let (id, price) = (&plan.id, plan.price_cents);
         // Writing to a string does not fail.
         write!(
             text,
-            "[[plan]]\nid = \"{PREFIX}{id}\"\nname = \"Rehearsal: {id}\"\nprice_cents = {price}\n"
+            "[[plan]]\nid = \"{PREFIX}{id}\"\nname = \"Rehearsal: {id}\"\nprices = {{ month = {price} }}\n"
         )
         .ok();
         for usage_type in &usage_types {
@@ -120,23 +119,22 @@ usage_types = ["call", "export"]
 [[plan]]
 id = "free"
 name = "Free"
-price_cents = 0
 usage = { call = { limit = 5 }, export = { limit = 1 } }
 [[plan]]
 id = "flat"
 name = "Flat"
-price_cents = 500
+prices = { month = 500 }
 usage = { call = { limit = 10 }, export = { limit = 1 } }
 [[plan]]
 id = "pro"
 name = "Pro \"plus\""
-price_cents = 2_900
+prices = { month = 2_900 }
 trial_days = 14
 usage = { call = { limit = 100 }, export = { limit = 10, mode = "overage", unit_price_micros = 15_000 } }
 [[plan]]
 id = "max"
 name = "Max"
-price_cents = 9_900
+prices = { month = 9_900 }
 usage = { call = { limit = 1_000 }, export = { mode = "metered", unit_price_micros = 333 } }
 "#;
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use protocol::reports::{
     identifier::LineId,
     late::{Place, Policy, place},
-    period::{BillingPeriod, Late as Why},
+    period::{BilledBy, BillingPeriod, Late as Why},
 };
 use schema::period::instant;
 use sqlx::{Postgres, Transaction};
@@ -73,6 +73,7 @@ async fn forward(
     let next = page.next(line, Prices::of(period), now);
     let policy = match is_of_trial(tx, line, &period.subscription).await? {
         true => OF_TRIAL,
+        false if period.billed_by == BilledBy::Charge => Policy::CreditOrCharge,
         false => settings.late_usage.policy(),
     };
     let place = place(units, policy, next != Ok(None), 0, settings.late_charge_after_s());

@@ -43,7 +43,7 @@ pub async fn close(
     let closed = sqlx::query!(
         // Within a minute: a subscription that is ended now ends a moment before or after its last invoice's period.
         "update billing_periods set final_at = $4
-         where account_id = $1 and stripe_subscription_id = $2 and final_at is null
+         where account_id = $1 and stripe_subscription_id = $2 and final_at is null and billed_by = 'invoice'
            and coalesce(bills_at, period_end) between $3::timestamptz - interval '1 minute' and $3::timestamptz + interval '1 minute'",
         account.0,
         subscription,

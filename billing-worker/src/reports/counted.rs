@@ -1,6 +1,6 @@
 //! Whether Stripe has counted all reported units. Its summaries and invoices lag behind the events.
 
-use protocol::reports::period::BillingPeriod;
+use protocol::reports::period::{BilledBy, BillingPeriod};
 use schema::AccountId;
 
 use super::Reporter;
@@ -23,7 +23,7 @@ pub async fn look(reporter: &Reporter, account: AccountId, subscription: &str) -
                p.meter_slot, p.customer_id
            from billing_periods p
                join meter_ledger l on l.account_id = p.account_id and l.period_start = p.period_start
-           where p.account_id = $1 and p.stripe_subscription_id = $2 and p.final_at is null and l.reports > 0
+           where p.account_id = $1 and p.stripe_subscription_id = $2 and p.final_at is null and p.billed_by = 'invoice' and l.reports > 0
                and exists (select from subscriptions s join subscription_items i on i.subscription_id = s.id
                    where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = l.usage_type)"#,
         account.0,
@@ -44,6 +44,7 @@ pub async fn look(reporter: &Reporter, account: AccountId, subscription: &str) -
             plan: None,
             version: None,
             final_at: None,
+            billed_by: BilledBy::Invoice,
         };
         let (stripe, usage_type) = (&reporter.stripe, &line.usage_type);
         let units = reporter.meters.units(stripe, &period, usage_type).await?;

@@ -116,7 +116,7 @@ pub async fn page(
         };
         drafted.drifts += u64::from(page.drifted(&id, drift));
         match decision {
-            Decision::Even | Decision::Drift { .. } => {}
+            Decision::Even | Decision::Wait | Decision::Drift { .. } => {}
             // One report at a time for a customer and a meter, across all periods.
             Decision::Report { .. } if occupied.contains(&(id.account, id.usage_type.clone())) => drafted.held.push(id),
             Decision::Report { .. } if close::is_due(&period, now) && !asked.contains(&(id.account, id.start)) => {

@@ -5,7 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
-use protocol::reports::{identifier::LineId, ledger::Line, period::BillingPeriod, report::SUMMARY_LAG};
+use protocol::reports::{
+    identifier::LineId,
+    ledger::Line,
+    period::{BilledBy, BillingPeriod},
+    report::SUMMARY_LAG,
+};
 use schema::{AccountId, period::instant};
 use tracing::{error, info};
 
@@ -66,7 +71,7 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
     let periods = sqlx::query!(
         r#"select p.account_id, p.period_start, coalesce(p.bills_at, p.period_end) as "bills_at!",
                   coalesce(p.reports_from, p.period_start) as "reports_from!", p.meter_slot, p.customer_id,
-               p.stripe_subscription_id, p.plan_id, p.version_id,
+               p.stripe_subscription_id, p.plan_id, p.version_id, p.billed_by,
                exists (select from meter_reports r where r.account_id = p.account_id and r.period_start = p.period_start
                    and r.done_at > $3) as "is_settling!"
            from billing_periods p
@@ -125,6 +130,7 @@ async fn candidates(reporter: &Reporter, now: i64) -> sqlx::Result<Vec<Candidate
                 plan: row.plan_id,
                 version: row.version_id,
                 final_at: None,
+                billed_by: BilledBy::from_stored(&row.billed_by),
             };
             Some(Candidate {
                 // None: the period was never counted.

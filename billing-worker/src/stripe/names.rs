@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Display};
 
-use schema::{AccountId, Plan, UsageType};
+use schema::{AccountId, Interval, Plan, UsageType};
 
 /// Metadata of a product, price or subscription: the plan.
 pub const META_PLAN: &str = "trendit_plan";
@@ -63,9 +63,18 @@ pub fn overage_product_id(plan: &str, usage_type: UsageType) -> String {
     format!("trendit_{plan}_{usage_type}")
 }
 
-/// The lookup key of a plan's price.
-pub fn lookup_key(plan: &str) -> String {
-    format!("trendit_{plan}")
+/// The lookup key of a plan's price. No plan or usage type has a `-` in its name.
+pub fn lookup_key(plan: &str, interval: Interval) -> String {
+    match interval {
+        Interval::Month => format!("trendit_{plan}"),
+        Interval::Year => format!("trendit_{plan}-year"),
+    }
+}
+
+/// The plan of such a lookup key.
+pub fn plan_of_key(lookup_key: &str) -> Option<&str> {
+    let key = lookup_key.strip_prefix("trendit_")?;
+    Some(key.strip_suffix("-year").unwrap_or(key))
 }
 
 /// The lookup key of the metered price of a usage type in a plan.

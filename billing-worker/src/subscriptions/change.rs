@@ -5,7 +5,7 @@
 //! Stripe's current state, made, and read back, while the account's lease is held. A change that undoes something first is
 //! [armed](super::armed).
 
-use schema::{AccountId, Plan, period::instant, subscription::SubscriptionStatus};
+use schema::{AccountId, Interval, Plan, period::instant, subscription::SubscriptionStatus};
 use stripe_billing::subscription::{
     CancelSubscription, UpdateSubscription, UpdateSubscriptionItems, UpdateSubscriptionPaymentBehavior,
     UpdateSubscriptionProrationBehavior, UpdateSubscriptionTrialEnd,
@@ -16,6 +16,7 @@ use super::{
     armed::Armed,
     completion::{self, Completion, Progress},
     eligibility::refuse_buyer,
+    interval,
     lease::Lease,
     owed, payment_method, pending, periods,
     planned::{Planned, Priced},
@@ -58,15 +59,23 @@ pub(super) struct Beginning<'a> {
     pub counts_from: Option<i64>,
 }
 
-/// Changes the plan. A new request cancels earlier planned changes, unless the new change fails.
-pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when: ChangeWhen) -> Result<(), Error> {
+/// Changes the plan, or how often it is paid for. `interval`: `None`: as before. A new request cancels earlier planned changes, unless
+/// the new change fails.
+pub async fn change_plan(
+    billing: &Billing,
+    account: AccountId,
+    plan: &str,
+    interval: Option<Interval>,
+    when: ChangeWhen,
+) -> Result<(), Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
     let lease = billing.lease(account).await?;
     complete_earlier(billing, &lease).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let armed = Armed::find(billing, &lease, &running).await?;
-    let is_same = running.plan() == Some(plan.id.as_str());
+    let interval = interval.or(running.interval()).unwrap_or_default();
+    let is_same = interval::is_same(&running, plan, interval);
     if is_same && !armed.has_planned_change() && !running.has_pending_upgrade() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
@@ -74,7 +83,8 @@ pub async fn change_plan(billing: &Billing, account: AccountId, plan: &str, when
         refuse_buyer(billing, account).await?;
     }
     let begins_now = !is_same && begins_now(billing, &running, plan, when)?;
-    let prices = prices::of_plan(billing, plan).await?;
+    let prices = prices::of_plan(billing, plan, interval).await?;
+    interval::refuse_change(billing, account, &running, plan, interval, begins_now).await?;
     if let ChangeWhen::Previewed(at) = when {
         if !begins_now {
             return Err(Error::PreviewExpired);
@@ -188,6 +198,10 @@ pub(super) async fn upgrade(
     payment_method::refuse_slow(billing, &running.subscription.id).await?;
     if running.is_metered() {
         usage::report(billing, account, &running.subscription.id).await?;
+    }
+    // The month that runs may not be stored yet. Its usage so far has the old prices.
+    if running.interval() != Some(Interval::Month) {
+        refresh::store(billing, lease, &running.customer).await?;
     }
     // Usage that is admitted from now on has the new prices, once gateways know. Earlier usage keeps the old ones, whenever it arrives.
     let at = billing.clock.now_s().max(running.period_start());

@@ -1,6 +1,6 @@
 //! Starting a subscription by Stripe's hosted checkout.
 
-use schema::{AccountId, Plan, period::instant};
+use schema::{AccountId, Interval, Plan, period::instant};
 use serde::Deserialize;
 use stripe_checkout::{
     CheckoutSessionBillingAddressCollection,
@@ -56,20 +56,33 @@ struct Session {
 
 /// Opens a checkout, or returns the one that is open for this plan and these URLs. A new checkout cancels everything else that is
 /// still unpaid: a checkout for another plan, with other URLs or at earlier prices, or a payment form.
-pub async fn checkout(billing: &Billing, account: AccountId, plan: &str, urls: ReturnUrls) -> Result<Checkout, Error> {
+pub async fn checkout(
+    billing: &Billing,
+    account: AccountId,
+    plan: &str,
+    interval: Interval,
+    urls: ReturnUrls,
+) -> Result<Checkout, Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
+    prices::refuse_other(billing, plan, interval)?;
     let lease = billing.lease(account).await?;
-    let checkout = open(billing, &lease, plan, urls).await;
+    let checkout = open(billing, &lease, plan, interval, urls).await;
     lease.release().await;
     checkout
 }
 
-async fn open(billing: &Billing, lease: &Lease, plan: &Plan, urls: ReturnUrls) -> Result<Checkout, Error> {
+async fn open(
+    billing: &Billing,
+    lease: &Lease,
+    plan: &Plan,
+    interval: Interval,
+    urls: ReturnUrls,
+) -> Result<Checkout, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
     refuse_buyer(billing, account).await?;
     let customer = customers::ensure(billing, account).await?;
-    let prices = prices::of_plan(billing, plan).await?;
+    let prices = prices::of_plan(billing, plan, interval).await?;
     refuse_second(billing, &customer).await?;
     let again = match unpaid::open_checkout(db, account).await? {
         None => None,

@@ -1,6 +1,7 @@
 //! What an operator must solve about a customer's subscriptions. Pure.
 
-use schema::{Catalogue, UsageType};
+use protocol::reports::period::BilledBy;
+use schema::{Catalogue, Interval, UsageType};
 
 use super::{
     mirrored::Mirrored,
@@ -36,12 +37,24 @@ pub(super) fn of_live(of: &Subscription, mirrored: &Mirrored) -> Vec<Finding> {
         let others = others.join(", ");
         format!("{id} pays for more than one plan, and has only `{plan}` (the others: {others})")
     });
+    let months = mirrored.interval_months;
+    let interval = Interval::from_months(months).is_none().then(|| {
+        let every = match months {
+            0 => "an interval that is no number of months".to_owned(),
+            months => format!("{months} months"),
+        };
+        format!(
+            "{id} pays for {every} of the plan `{plan}`, which is sold by the month and by the year only; its limits are monthly, and \
+             its units are not charged"
+        )
+    });
     let paused = of.pause_collection.as_ref().map(|pause| {
         let behavior = pause["behavior"].as_str().unwrap_or("unknown");
         format!("the invoices of {id} are not collected (pause_collection: {behavior})")
     });
     [
         (FindingKind::ForeignPrice, foreign),
+        (FindingKind::Interval, interval),
         (FindingKind::PausedCollection, paused),
         (FindingKind::Quantity, quantity),
         (FindingKind::TwoPlans, two_plans),
@@ -54,6 +67,10 @@ pub(super) fn of_live(of: &Subscription, mirrored: &Mirrored) -> Vec<Finding> {
 /// Names usage types that its version of the plan bills and the subscription does not, for the meters of the running segment: somebody
 /// changed the prices in Stripe, or the catalogue began to bill them when there were no versions.
 pub(super) fn unbilled(catalogue: &Catalogue, of: &Mirrored, running: Segment) -> Option<Finding> {
+    // Its units are charged, or the interval is a finding.
+    if of.billed_by() == BilledBy::Charge {
+        return None;
+    }
     let is_billed = |usage_type: &str| {
         segment::items(of).any(|item| item.usage_type.as_deref() == Some(usage_type) && item.meter_slot == running.slot)
     };

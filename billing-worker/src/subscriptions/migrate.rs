@@ -1,7 +1,7 @@
 //! Gives an account another version of its plan. While the change is in progress, a task protects it: if the worker or the command
 //! dies, the service completes it.
 
-use schema::{AccountId, PlanVersion, period::instant};
+use schema::{AccountId, Currency, Interval, PlanVersion, period::instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -41,7 +41,9 @@ pub struct Migrated {
     pub outcome: Outcome,
     /// Why it was skipped, or failed.
     pub reason: Option<String>,
-    /// Per month, before and after.
+    /// How often the account pays. `None`: it is not known.
+    pub interval: Option<Interval>,
+    /// For the interval, before and after.
     pub price_cents_now: i64,
     pub price_cents_then: i64,
     /// When the new version begins; `None`: it does not.
@@ -89,14 +91,16 @@ struct Args {
 struct Done {
     outcome: Outcome,
     reason: Option<String>,
+    interval: Option<Interval>,
     effective_at: Option<i64>,
     invoiced_now_cents: i64,
 }
 
 impl Done {
-    fn nothing(outcome: Outcome, reason: impl Into<String>) -> Self {
+    fn nothing(outcome: Outcome, interval: Option<Interval>, reason: impl Into<String>) -> Self {
         Self {
             outcome,
+            interval,
             reason: Some(reason.into()),
             effective_at: None,
             invoiced_now_cents: 0,
@@ -118,14 +122,19 @@ pub async fn migrate(billing: &Billing, account: AccountId, migration: &Migratio
             true => Outcome::Skipped,
             false => Outcome::Failed,
         };
-        Done::nothing(outcome, failure.to_string())
+        Done::nothing(outcome, None, failure.to_string())
     });
+    let price = |of: &PlanVersion| {
+        let price = of.terms.price(done.interval.unwrap_or_default(), Currency::USD);
+        price.unwrap_or(of.terms.price_cents)
+    };
     Migrated {
         account_id: account,
         outcome: done.outcome,
         reason: done.reason,
-        price_cents_now: migration.from.terms.price_cents,
-        price_cents_then: migration.to.terms.price_cents,
+        interval: done.interval,
+        price_cents_now: price(&migration.from),
+        price_cents_then: price(&migration.to),
         effective_at: done.effective_at.map(instant),
         invoiced_now_cents: done.invoiced_now_cents,
     }
@@ -172,11 +181,23 @@ async fn leased(
     let running = Running::find(db, billing, account).await?;
     match step(billing, migration, &running).await? {
         Step::Make => {}
-        Step::Done(why) => return Ok(Done::nothing(Outcome::Already, why)),
-        Step::Skip(why) => return Ok(Done::nothing(Outcome::Skipped, why)),
+        Step::Done(why) => return Ok(Done::nothing(Outcome::Already, running.interval(), why)),
+        Step::Skip(why) => return Ok(Done::nothing(Outcome::Skipped, running.interval(), why)),
     }
     let (plan, terms) = (&migration.to.plan, &migration.to.terms);
-    let prices = prices::of_version(db, plan, terms).await?;
+    // An account keeps its interval.
+    let interval = running
+        .interval()
+        .filter(|interval| terms.price(*interval, Currency::USD).is_some());
+    let Some(interval) = interval else {
+        let to = migration.to.name();
+        let why = match running.interval() {
+            Some(interval) => format!("{to} has no price per {interval}"),
+            None => format!("it pays for an interval for which {to} has no price"),
+        };
+        return Ok(Done::nothing(Outcome::Skipped, running.interval(), why));
+    };
+    let prices = prices::of_version(db, plan, terms, interval).await?;
     let prices = prices.ok_or_else(|| Error::PricesMissing {
         lookup_keys: migration.to.name(),
     })?;
@@ -191,6 +212,7 @@ async fn leased(
     owed::refuse(billing, &running.subscription).await?;
     let mut done = Done {
         outcome: Outcome::WouldMigrate,
+        interval: Some(interval),
         reason: None,
         effective_at: Some(running.period_end()),
         invoiced_now_cents: 0,

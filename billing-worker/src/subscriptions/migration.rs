@@ -143,7 +143,7 @@ mod tests {
     fn an_account_is_migrated_once_and_only_if_nothing_else_is_planned() {
         use MigrateWhen::{Now, PeriodEnd};
         let built_in = include_str!("../../../schema/plans.toml");
-        let dearer = built_in.replace("price_cents = 2900\n", "price_cents = 3900\n");
+        let dearer = built_in.replace("month = 2900 }", "month = 3900 }");
         let id = |number: u128| Some(Uuid::from_u128(number));
         let (plan, end) = (
             Planned::plan(vec![("price_1".to_owned(), Some(1))]),

@@ -248,18 +248,25 @@ mod tests {
             (mirror.subscriptions[0].plan.as_str(), kinds(&mirror)),
             ("enterprise", vec![])
         );
-        // A metered price is not a plan, and a plan is paid each month.
-        for recurring in [
-            json!({ "usage_type": "metered" }),
-            json!({ "usage_type": "licensed", "interval": "year", "interval_count": 1 }),
-            json!({ "usage_type": "licensed", "interval": "month", "interval_count": 3 }),
+        // A metered price is not a plan.
+        let other = foreign("trendit_pro", json!({ "recurring": { "usage_type": "metered" } }));
+        let mirror = of(&[fetched("sub_a", "", "active", other)]);
+        assert_eq!(
+            (mirror.current, kinds(&mirror)),
+            (None, vec![FindingKind::UnknownSubscription])
+        );
+        for (interval, count, months, found) in [
+            ("month", 1, 1, vec![FindingKind::ForeignPrice]),
+            ("year", 1, 12, vec![FindingKind::ForeignPrice]),
+            ("month", 12, 12, vec![FindingKind::ForeignPrice]),
+            ("month", 3, 3, vec![FindingKind::ForeignPrice, FindingKind::Interval]),
+            ("week", 1, 0, vec![FindingKind::ForeignPrice, FindingKind::Interval]),
         ] {
+            let recurring = json!({ "usage_type": "licensed", "interval": interval, "interval_count": count });
             let other = foreign("trendit_pro", json!({ "recurring": recurring }));
             let mirror = of(&[fetched("sub_a", "", "active", other)]);
-            assert_eq!(
-                (mirror.current, kinds(&mirror)),
-                (None, vec![FindingKind::UnknownSubscription])
-            );
+            assert_eq!(mirror.subscriptions[0].interval_months, months, "{count} {interval}");
+            assert_eq!(kinds(&mirror), found, "{count} {interval}");
         }
     }
 

@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use schema::{Catalogue, Period, PlanVersion, SubscriptionId, subscription::SubscriptionStatus};
+use protocol::reports::period::BilledBy;
+use schema::{
+    Catalogue, Currency, Interval, Period, PlanVersion, SubscriptionId, prices::UsageBilling,
+    subscription::SubscriptionStatus,
+};
 use uuid::Uuid;
 
-use super::{fetched::Fetched, owed, versions::Versions};
+use super::{fetched::Fetched, month, owed, versions::Versions};
 use crate::stripe::{
     catalogue::Rate,
     names,
@@ -25,7 +29,14 @@ pub struct Mirrored {
     /// The version of the plan; `None`: this service did not make the price.
     pub version: Option<Arc<PlanVersion>>,
     pub status: SubscriptionStatus,
+    /// What limits are for: the paid period, or a month of it.
     pub period: Period,
+    /// What the last invoice of the plan pays for.
+    pub paid: Period,
+    /// How many months that is. 0: no number of months.
+    pub interval_months: i32,
+    /// Of the plan's price. `None`: no plan has such a currency.
+    pub currency: Option<Currency>,
     pub anchor: i64,
     pub ends_at: Option<i64>,
     pub then_plan: Option<String>,
@@ -79,6 +90,40 @@ impl Mirrored {
     pub fn is_live(&self) -> bool {
         self.status.is_live()
     }
+
+    /// Only a subscription that is paid monthly has metered prices.
+    pub fn billed_by(&self) -> BilledBy {
+        match self.interval_months {
+            1 => BilledBy::Invoice,
+            _ => BilledBy::Charge,
+        }
+    }
+
+    /// When the usage of a slice can be charged: at its end, or at the end of the year.
+    pub fn charged_at(&self, slice_end: i64) -> i64 {
+        match self.version.as_ref().map(|version| version.terms.usage_billing) {
+            Some(UsageBilling::YearEnd) => self.paid.end.max(slice_end),
+            Some(UsageBilling::Monthly) | None => slice_end,
+        }
+    }
+
+    /// What the billing worker charges for units, by usage type. Empty: it charges none. Nobody sold a plan for another interval.
+    pub fn rates(&self) -> Vec<(String, Rate)> {
+        let is_yearly = Interval::from_months(self.interval_months) == Some(Interval::Year);
+        let (Some(version), Some(currency), true) = (&self.version, self.currency, is_yearly) else {
+            return Vec::new();
+        };
+        let terms = &version.terms;
+        let rate = |usage_type: &str| {
+            let rate = Rate {
+                currency: currency.to_string(),
+                included: terms.usage.get(usage_type)?.limit,
+                unit_price_micros: terms.unit_price_micros(usage_type, currency)?,
+            };
+            Some((usage_type.to_owned(), rate))
+        };
+        terms.billed().filter_map(rate).collect()
+    }
 }
 
 pub(super) enum Unmirrored {
@@ -125,13 +170,20 @@ pub(super) fn mirrored(
     let items = items.collect::<Result<Vec<_>, Unmirrored>>()?;
     let (ends_at, then) = end(of, fetched.schedule.as_ref(), plan_item, now);
     let owed = owed::longest(of, &fetched.unpaid);
+    let paid = period(plan_item.current_period_start, plan_item.current_period_end)?;
+    let interval_months = plan_item.price.interval_months();
+    let is_trial = status == SubscriptionStatus::Trialing;
+    let at = of.ended_at.map_or(now, |ended| now.min(ended - 1));
     Ok(Mirrored {
         id: subscription_id(&of.id),
         stripe_id: of.id.clone(),
         plan: plan.to_owned(),
         version: versions.of_price(&plan_item.price.id),
         status,
-        period: period(plan_item.current_period_start, plan_item.current_period_end)?,
+        period: month::slice(paid, of.billing_cycle_anchor, interval_months, is_trial, at),
+        paid,
+        interval_months,
+        currency: plan_item.price.currency.parse().ok(),
         anchor: of.billing_cycle_anchor,
         ends_at,
         then_plan: then.and_then(Price::plan).map(str::to_owned),

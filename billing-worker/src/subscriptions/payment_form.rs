@@ -1,6 +1,6 @@
 //! Starting a subscription by the caller's own payment form.
 
-use schema::{AccountId, Plan};
+use schema::{AccountId, Interval, Plan};
 use stripe_billing::subscription::{
     CreateSubscription, CreateSubscriptionAutomaticTax, CreateSubscriptionItems, CreateSubscriptionPaymentBehavior,
     CreateSubscriptionPaymentSettings, CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod,
@@ -35,20 +35,26 @@ pub struct Pending {
 
 /// Begins a subscription; the caller's own form confirms its first payment. If one already waits for its first payment,
 /// returns that one. Cancels everything else that is still unpaid.
-pub async fn subscribe(billing: &Billing, account: AccountId, plan: &str) -> Result<Pending, Error> {
+pub async fn subscribe(
+    billing: &Billing,
+    account: AccountId,
+    plan: &str,
+    interval: Interval,
+) -> Result<Pending, Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
+    prices::refuse_other(billing, plan, interval)?;
     let lease = billing.lease(account).await?;
-    let pending = begin(billing, &lease, plan).await;
+    let pending = begin(billing, &lease, plan, interval).await;
     lease.release().await;
     pending
 }
 
-async fn begin(billing: &Billing, lease: &Lease, plan: &Plan) -> Result<Pending, Error> {
+async fn begin(billing: &Billing, lease: &Lease, plan: &Plan, interval: Interval) -> Result<Pending, Error> {
     let (db, account) = (&billing.admin.db, lease.account());
     refuse_buyer(billing, account).await?;
     let customer = customers::ensure(billing, account).await?;
-    let prices = prices::of_plan(billing, plan).await?;
+    let prices = prices::of_plan(billing, plan, interval).await?;
     match refuse_second(billing, &customer).await {
         Ok(()) => {}
         // A trial whose response was lost is handed out again until a card is kept.

@@ -1,5 +1,8 @@
 //! The billing periods of a subscription and their segments, as rows: usage that is stamped with one of them is reported to Stripe.
 
+mod charges;
+
+use protocol::reports::period::BilledBy;
 use schema::{AccountId, Period, period::instant, subscription::SubscriptionStatus};
 use sqlx::{PgExecutor, Postgres, Transaction};
 use uuid::Uuid;
@@ -26,6 +29,7 @@ struct Row<'a> {
     reports_from: i64,
     /// Some of its metered items are not there yet.
     is_held: bool,
+    billed_by: BilledBy,
 }
 
 /// What was written.
@@ -65,25 +69,46 @@ pub(super) async fn write(
         });
     }
     end_early(tx, account, of).await?;
-    let running = segment::running(&known, of, upgraded.map(|upgraded| upgraded.begun), now);
+    let running = match of.billed_by() {
+        BilledBy::Invoice => segment::running(&known, of, upgraded.map(|upgraded| upgraded.begun), now),
+        BilledBy::Charge => {
+            let same = charges::cost_the_same(tx, account, known.last().map(|last| last.start), of).await?;
+            segment::of_slice(&known, of, same, now)
+        }
+    };
     let is_held = upgraded.is_some_and(|upgraded| !upgraded.is_complete);
     let mut rows = segments(&known, of, running, is_held);
+    let mut missed_slices = Vec::new();
     if let Some(last) = known.last() {
         let mut at = last.end;
         while at < of.period.start && rows.len() < MISSED_MAX {
             let missed = Period::anchored_month(of.anchor, at);
             let end = missed.end.min(of.period.start);
-            // Its prices are unknown.
+            let billed_by = if at < of.paid.start {
+                last.billed_by
+            } else {
+                of.billed_by()
+            };
+            // The prices of a month that no event told of are unknown. Those of a slice are the prices of the slice before it.
+            let is_slice = billed_by == BilledBy::Charge && last.billed_by == BilledBy::Charge;
+            if is_slice {
+                missed_slices.push(at);
+            }
             rows.push(Row {
                 start: at,
                 end,
-                bills_at: end,
+                bills_at: match (billed_by, at < of.paid.start) {
+                    (BilledBy::Charge, false) => of.charged_at(end),
+                    (BilledBy::Charge, true) => of.charged_at(end).min(of.paid.start),
+                    (BilledBy::Invoice, _) => end,
+                },
                 quota_start: at,
                 slot: last.slot,
-                plan: None,
-                version: None,
+                plan: last.plan.as_deref().filter(|_| is_slice),
+                version: last.version.filter(|_| is_slice),
                 reports_from: at,
                 is_held: false,
+                billed_by,
             });
             at = missed.end;
         }
@@ -91,7 +116,14 @@ pub(super) async fn write(
     for row in &rows {
         upsert(tx, account, customer, of, row).await?;
     }
-    write_prices(tx, account, of, running).await?;
+    match of.billed_by() {
+        BilledBy::Invoice => write_prices(tx, account, of, running).await?,
+        BilledBy::Charge => charges::write_rates(tx, account, of, running).await?,
+    }
+    if let Some(last) = known.last() {
+        charges::copy_rates(tx, account, last.start, &missed_slices).await?;
+    }
+    charges::end(tx, account, of).await?;
     let changed = sqlx::query!(
         "update subscriptions set segment_start = $2, updated_at = now() where id = $1 and segment_start is distinct from $2",
         of.id.0,
@@ -112,7 +144,11 @@ fn segments<'a>(known: &[Known], of: &'a Mirrored, running: Segment, is_held: bo
     let row = |start: i64, end: i64, slot: i16| Row {
         start,
         end,
-        bills_at: of.period.end,
+        bills_at: match of.billed_by() {
+            BilledBy::Invoice => of.period.end,
+            BilledBy::Charge => of.charged_at(of.period.end),
+        },
+        billed_by: of.billed_by(),
         quota_start: of.period.start,
         slot,
         plan: None,
@@ -152,7 +188,7 @@ pub(super) async fn known(
 ) -> Result<Vec<Known>, Error> {
     let rows = sqlx::query!(
         r#"select period_start, period_end, coalesce(bills_at, period_end) as "bills_at!", meter_slot, plan_id,
-               version_id, final_at is not null as "is_final!"
+               version_id, final_at is not null as "is_final!", billed_by
            from billing_periods p
            where account_id = $1 and stripe_subscription_id = $2 and (final_at is null or period_start = (
                select max(l.period_start) from billing_periods l
@@ -171,6 +207,7 @@ pub(super) async fn known(
         plan: row.plan_id,
         version: row.version_id,
         is_final: row.is_final,
+        billed_by: BilledBy::from_stored(&row.billed_by),
     });
     Ok(known.collect())
 }
@@ -179,9 +216,9 @@ pub(super) async fn known(
 async fn end_early(tx: &mut Transaction<'_, Postgres>, account: AccountId, of: &Mirrored) -> Result<(), Error> {
     sqlx::query!(
         "update billing_periods set period_end = least(period_end, $3),
-             bills_at = case when period_end < $3 then $3::timestamptz end
+             bills_at = case when billed_by = 'charge' then bills_at when period_end < $3 then $3::timestamptz end
          where account_id = $1 and stripe_subscription_id = $2 and final_at is null and period_start < $3
-             and coalesce(bills_at, period_end) > $3",
+             and case when billed_by = 'charge' then period_end else coalesce(bills_at, period_end) end > $3",
         account.0,
         of.stripe_id,
         instant(of.period.start)
@@ -206,23 +243,28 @@ async fn upsert(
     // A subscription that bills nothing by the unit gets no invoice after its end.
     let final_at = of
         .ended_at
-        .filter(|_| of.items.iter().all(|item| item.usage_type.is_none()));
+        .filter(|_| row.billed_by == BilledBy::Invoice && of.items.iter().all(|item| item.usage_type.is_none()));
+    let paid = Some(of.paid).filter(|paid| row.billed_by == BilledBy::Charge && row.start >= paid.start);
     // The end moves: a period may end early. A final period stays as it was billed. The slot never changes, and neither does the
     // first second that is billed: usage is reported from then on.
     sqlx::query!(
         "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at,
-             bills_at, quota_start, meter_slot, plan_id, reports_from, is_held, version_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             bills_at, quota_start, meter_slot, plan_id, reports_from, is_held, version_id, billed_by, interval_months,
+             paid_period_start, paid_period_end)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          on conflict (account_id, period_start) do update set period_end = excluded.period_end,
              customer_id = excluded.customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
              final_at = excluded.final_at, bills_at = excluded.bills_at, plan_id = coalesce(excluded.plan_id, p.plan_id),
              version_id = case when excluded.plan_id is null then p.version_id else excluded.version_id end,
-             reports_from = case when p.is_held then excluded.reports_from else p.reports_from end, is_held = excluded.is_held
+             reports_from = case when p.is_held then excluded.reports_from else p.reports_from end, is_held = excluded.is_held,
+             billed_by = excluded.billed_by, interval_months = excluded.interval_months,
+             paid_period_start = excluded.paid_period_start, paid_period_end = excluded.paid_period_end
          where p.final_at is null and (p.period_end, p.customer_id, p.stripe_subscription_id, p.final_at, p.bills_at, p.plan_id,
-               p.version_id, p.is_held)
+               p.version_id, p.is_held, p.billed_by, p.interval_months, p.paid_period_start, p.paid_period_end)
                is distinct from (excluded.period_end, excluded.customer_id, excluded.stripe_subscription_id,
                    excluded.final_at, excluded.bills_at, coalesce(excluded.plan_id, p.plan_id),
-                   case when excluded.plan_id is null then p.version_id else excluded.version_id end, excluded.is_held)",
+                   case when excluded.plan_id is null then p.version_id else excluded.version_id end, excluded.is_held,
+                   excluded.billed_by, excluded.interval_months, excluded.paid_period_start, excluded.paid_period_end)",
         account.0,
         instant(row.start),
         instant(end),
@@ -235,7 +277,14 @@ async fn upsert(
         row.plan,
         Some(row.reports_from).filter(|at| *at != row.start).map(instant),
         row.is_held,
-        row.version
+        row.version,
+        row.billed_by.as_str(),
+        match row.billed_by {
+            BilledBy::Invoice => 1,
+            BilledBy::Charge => of.interval_months,
+        },
+        paid.map(|paid| instant(paid.start)),
+        paid.map(|paid| instant(paid.end))
     )
     .execute(&mut **tx)
     .await?;
@@ -272,7 +321,7 @@ async fn write_prices(
          on conflict (account_id, period_start, usage_type) do update set price_id = excluded.price_id,
              included_units = excluded.included_units, unit_price_micros = excluded.unit_price_micros,
              currency = excluded.currency
-         where p.price_id <> excluded.price_id or p.included_units is null",
+         where p.price_id is distinct from excluded.price_id or p.included_units is null",
         account.0,
         instant(running.start),
         &usage_types,

@@ -1,14 +1,14 @@
 //! The cost of another plan, before a customer decides. The price of a larger plan counts from one second, so that the upgrade can
 //! charge exactly what was [previewed](super::previewed).
 
-use schema::{AccountId, period::instant};
+use schema::{AccountId, Interval, period::instant};
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
     change::{ChangeWhen, begins_now, ends_trial, is_larger},
     eligibility::refuse_buyer,
-    owed, previewed, prices,
+    interval, owed, previewed, prices,
     running::Running,
 };
 use crate::{error::Error, subscriptions::billing::Billing};
@@ -20,6 +20,8 @@ const VALID_S: i64 = 600;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Preview {
     pub plan: String,
+    /// How often it is paid for.
+    pub interval: Interval,
     /// Due at once, in the currency's smallest unit: the new plan for the rest of the period, less the unused part of the old
     /// plan. Usage is not a part of it. 0: the change begins with the next period, or it takes a planned change back.
     pub amount_due_cents: i64,
@@ -36,14 +38,21 @@ pub struct Preview {
     pub valid_until: OffsetDateTime,
 }
 
-/// What changing to `plan` would cost; changes nothing.
-pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: ChangeWhen) -> Result<Preview, Error> {
+/// What changing to `plan` would cost; changes nothing. `interval`: `None`: as before.
+pub async fn preview(
+    billing: &Billing,
+    account: AccountId,
+    plan: &str,
+    interval: Option<Interval>,
+    when: ChangeWhen,
+) -> Result<Preview, Error> {
     let billing = &billing.of(account);
     let plan = prices::for_sale(billing, plan)?;
     let _slot = billing.slot(account).await?;
     let running = Running::find(&billing.admin.db, billing, account).await?;
     let now = billing.clock.now_s();
-    let is_same = running.plan() == Some(plan.id.as_str());
+    let interval = interval.or(running.interval()).unwrap_or_default();
+    let is_same = interval::is_same(&running, plan, interval);
     if is_same && !running.has_planned_change() && !running.has_pending_upgrade() {
         return Err(Error::SamePlan { plan: plan.id.clone() });
     }
@@ -52,8 +61,11 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
     }
     let valid_until = (now + VALID_S).min(running.period_end()).max(now);
     let begins_now = !is_same && begins_now(billing, &running, plan, when)?;
+    prices::refuse_other(billing, plan, interval)?;
+    interval::refuse_change(billing, account, &running, plan, interval, begins_now).await?;
     let mut preview = Preview {
         plan: plan.id.clone(),
+        interval,
         amount_due_cents: 0,
         currency: running.currency().to_owned(),
         effective_at: instant(if begins_now || is_same {
@@ -67,7 +79,7 @@ pub async fn preview(billing: &Billing, account: AccountId, plan: &str, when: Ch
     };
     if begins_now {
         owed::refuse(billing, &running.subscription).await?;
-        let prices = prices::of_plan(billing, plan).await?;
+        let prices = prices::of_plan(billing, plan, interval).await?;
         let invoice = previewed::invoice(billing, &running, &prices, ends_trial(&running, plan), now).await?;
         previewed::store(&billing.admin.db, account, &prices, &invoice, now, valid_until).await?;
         (preview.amount_due_cents, preview.currency) = (invoice.amount_due, invoice.currency);

@@ -257,6 +257,7 @@ async fn write(
                 "version": current.and_then(|current| current.version.as_ref()).map(|version| version.number),
                 "status": current.map(|current| current.status),
                 "period_start": current.map(|current| current.period.start),
+                "interval_months": current.map(|current| current.interval_months),
                 "ends_at": current.and_then(|current| current.ends_at),
                 "then_plan": current.and_then(|current| current.then_plan.as_deref()),
                 "grace_until": current.and_then(|current| current.grace_until),
@@ -277,15 +278,17 @@ async fn upsert(
     is_current: bool,
     ends_when_paid: bool,
 ) -> Result<u64, Error> {
+    let paid = Some(of.paid).filter(|paid| *paid != of.period);
     let written = sqlx::query!(
         "insert into subscriptions as s (id, account_id, plan_id, status, period_start, period_end, billing_anchor, ends_at,
              then_plan_id, grace_until, is_current, stripe_subscription_id, cancel_at_period_end, trial_ends_at,
-             stripe_schedule_id, ended_at, owed_invoice_id, then_price_ids, version_id, then_version_id, paid_until)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+             stripe_schedule_id, ended_at, owed_invoice_id, then_price_ids, version_id, then_version_id, interval_months,
+             paid_period_start, paid_period_end, paid_until)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $22, $23, $24,
              -- Before the first payment, nothing is paid.
              case when $21 then coalesce((
                  select max(l.period_end) from stripe_invoices i join stripe_invoice_lines l on l.invoice_id = i.id
-                 where i.account_id = $2 and i.subscription_id = $12 and i.status = 'paid' and l.kind = 'plan'), $5) end)
+                 where i.account_id = $2 and i.subscription_id = $12 and i.status = 'paid' and l.kind = 'plan'), $23, $5) end)
          on conflict (id) do update set plan_id = excluded.plan_id, status = excluded.status,
              period_start = excluded.period_start, period_end = excluded.period_end,
              billing_anchor = excluded.billing_anchor, ends_at = excluded.ends_at, then_plan_id = excluded.then_plan_id,
@@ -294,16 +297,18 @@ async fn upsert(
              stripe_schedule_id = excluded.stripe_schedule_id, ended_at = excluded.ended_at,
              owed_invoice_id = excluded.owed_invoice_id, then_price_ids = excluded.then_price_ids,
              version_id = excluded.version_id, then_version_id = excluded.then_version_id,
-             paid_until = excluded.paid_until, updated_at = now()
+             interval_months = excluded.interval_months, paid_period_start = excluded.paid_period_start,
+             paid_period_end = excluded.paid_period_end, paid_until = excluded.paid_until, updated_at = now()
          where (s.plan_id, s.status, s.period_start, s.period_end, s.billing_anchor, s.ends_at, s.then_plan_id,
                 s.grace_until, s.is_current, s.cancel_at_period_end, s.trial_ends_at, s.stripe_schedule_id, s.ended_at,
-                s.owed_invoice_id, s.then_price_ids, s.version_id, s.then_version_id, s.paid_until)
+                s.owed_invoice_id, s.then_price_ids, s.version_id, s.then_version_id, s.interval_months, s.paid_period_start,
+                s.paid_period_end, s.paid_until)
             is distinct from
                (excluded.plan_id, excluded.status, excluded.period_start, excluded.period_end, excluded.billing_anchor,
                 excluded.ends_at, excluded.then_plan_id, excluded.grace_until, excluded.is_current,
                 excluded.cancel_at_period_end, excluded.trial_ends_at, excluded.stripe_schedule_id, excluded.ended_at,
                 excluded.owed_invoice_id, excluded.then_price_ids, excluded.version_id, excluded.then_version_id,
-                excluded.paid_until)",
+                excluded.interval_months, excluded.paid_period_start, excluded.paid_period_end, excluded.paid_until)",
         of.id.0,
         account.0,
         of.plan,
@@ -324,7 +329,10 @@ async fn upsert(
         &of.then_price_ids,
         of.version.as_ref().map(|version| version.id),
         of.then_version.as_ref().map(|version| version.id),
-        ends_when_paid
+        ends_when_paid,
+        of.interval_months,
+        paid.map(|paid| instant(paid.start)),
+        paid.map(|paid| instant(paid.end))
     )
     .execute(&mut **tx)
     .await?;

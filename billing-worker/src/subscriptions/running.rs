@@ -1,6 +1,6 @@
 //! The subscription that an account has in Stripe now.
 
-use schema::{AccountId, subscription::SubscriptionStatus};
+use schema::{AccountId, Interval, subscription::SubscriptionStatus};
 use sqlx::PgExecutor;
 use stripe_billing::subscription_schedule::RetrieveSubscriptionSchedule;
 
@@ -70,6 +70,12 @@ impl Running {
     pub fn currency(&self) -> &str {
         self.plan_item()
             .map_or(crate::stripe::catalogue::CURRENCY, |item| &item.price.currency)
+    }
+
+    /// How often the plan is paid for. `None`: for an interval that no plan is sold for.
+    pub fn interval(&self) -> Option<Interval> {
+        let months = self.plan_item().map_or(1, |item| item.price.interval_months());
+        Interval::from_months(months)
     }
 
     pub fn period_start(&self) -> i64 {

@@ -3,6 +3,7 @@
 //! A segment is a part of a period with one set of usage prices. Its usage goes to the meters of one slot. Segments that are billed
 //! by the same invoice have different slots, so that old and new usage share no meter, whenever they arrive.
 
+use protocol::reports::period::BilledBy;
 use schema::{Mode, PlanVersion, catalogue::Allowance};
 use uuid::Uuid;
 
@@ -22,6 +23,14 @@ pub(super) struct Known {
     /// `None`: not known, or the price is not one of this service.
     pub version: Option<Uuid>,
     pub is_final: bool,
+    pub billed_by: BilledBy,
+}
+
+impl Known {
+    /// Units may still be reported to its meters.
+    fn has_meters(&self) -> bool {
+        !self.is_final && self.billed_by == BilledBy::Invoice
+    }
 }
 
 /// The segment that runs.
@@ -74,7 +83,7 @@ pub(super) fn running(known: &[Known], of: &Mirrored, begun: Option<Begun>, now:
         };
     }
     let has = |slot: i16| items(of).any(|item| item.meter_slot == slot);
-    let is_taken = |slot: i16| known.iter().any(|known| known.slot == slot && !known.is_final);
+    let is_taken = |slot: i16| known.iter().any(|known| known.slot == slot && known.has_meters());
     // A slot of the plan's items that no other segment uses.
     let free = items(of)
         .map(|item| item.meter_slot)
@@ -114,12 +123,25 @@ pub(super) fn running(known: &[Known], of: &Mirrored, begun: Option<Begun>, now:
     }
 }
 
+/// The segment of a slice that runs. Slices share no meters, so all have the first slot. `costs_the_same`: units cost what they cost
+/// in the last known segment.
+pub(super) fn of_slice(known: &[Known], of: &Mirrored, costs_the_same: bool, now: i64) -> Segment {
+    let last = known.iter().max_by_key(|known| known.start);
+    let start = match last.filter(|last| of.period.contains(last.start)) {
+        None => of.period.start,
+        Some(last) if costs_the_same || !of.period.contains(now) || now <= last.start => last.start,
+        // Another version of the plan has begun.
+        Some(_) => now,
+    };
+    Segment { start, slot: 0 }
+}
+
 /// A slot for a segment that begins then: no item bills its meters, and no segment that is billed later uses them. `billed`: the
 /// slots of the subscription's items.
 pub(super) fn free_slot(known: &[Known], billed: impl IntoIterator<Item = i16>, at: i64) -> Option<i16> {
     let billed: Vec<i16> = billed.into_iter().collect();
     let is_used = |slot: i16| {
-        let mut open = known.iter().filter(|known| !known.is_final && known.bills_at > at);
+        let mut open = known.iter().filter(|known| known.has_meters() && known.bills_at > at);
         open.any(|known| known.slot == slot)
     };
     (0..METER_SLOTS).find(|slot| !billed.contains(slot) && !is_used(*slot))
@@ -177,6 +199,9 @@ mod tests {
             version: None,
             status: SubscriptionStatus::Active,
             period,
+            paid: period,
+            interval_months: 1,
+            currency: None,
             anchor: START,
             ends_at: None,
             then_plan: None,
@@ -203,7 +228,22 @@ mod tests {
             plan: Some(plan.into()),
             version: None,
             is_final: false,
+            billed_by: BilledBy::Invoice,
         }
+    }
+
+    #[test]
+    fn other_prices_begin_a_segment_within_a_slice() {
+        let (pro, first) = (mirrored("pro", &[]), known(START, "pro", 0));
+        let of = |known: &[Known], costs_the_same: bool, now: i64| of_slice(known, &pro, costs_the_same, now).start;
+        assert_eq!(of(&[], false, START + 9), START);
+        assert_eq!(of(&[known(START - 5, "pro", 0)], false, START + 9), START);
+        assert_eq!(of(std::slice::from_ref(&first), true, START + 9), START);
+        assert_eq!(of(std::slice::from_ref(&first), false, START + 9), START + 9);
+        let second = known(START + 9, "team", 0);
+        assert_eq!(of(&[first.clone(), second], true, START + 20), START + 9);
+        // The slice is over, and its end is stored late.
+        assert_eq!(of(std::slice::from_ref(&first), false, END), START);
     }
 
     #[test]

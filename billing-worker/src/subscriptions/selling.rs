@@ -1,5 +1,7 @@
 //! Brings Stripe in line with the catalogue, and stores which price belongs to which version of a plan.
 
+use schema::Interval;
+
 use super::{used_prices, versions};
 use crate::{
     accounts::versions::of_catalogue,
@@ -18,6 +20,16 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    /// Active prices of our plans for an interval that no plan is sold for, each with its product. A person made them.
+    pub fn other_intervals(&self) -> Vec<String> {
+        let prices = self.existing.of_products.iter();
+        let others = prices.filter(|price| price.active && !price.is_metered() && price.plan().is_some());
+        let others = others.filter(|price| Interval::from_months(price.interval_months()).is_none());
+        others
+            .map(|price| format!("{} of {}", price.id, price.product.id()))
+            .collect()
+    }
+
     /// The configuration of the customer portal that an earlier command made.
     pub fn portal(&self) -> Option<&PortalConfiguration> {
         self.existing.portal.as_ref()
@@ -61,7 +73,7 @@ pub async fn store(stripe: &Stripe, admin: &Administration) -> Result<(), Error>
     for wanted in &wanted {
         let price = found.get(&wanted.lookup_key).filter(|price| wanted.is(price, &known));
         if let (Some(price), Some(version)) = (price, plans.get(&wanted.plan)) {
-            versions::add_price(&mut tx, *version, &price.id, wanted.usage_type()).await?;
+            versions::add_price(&mut tx, *version, &price.id, wanted.usage_type(), wanted.interval()).await?;
         }
     }
     tx.commit().await?;

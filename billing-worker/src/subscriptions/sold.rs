@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use schema::{Mode, PlanTerms, PlanVersion, catalogue::Allowance};
+use schema::{
+    Currency, Interval, Mode, PlanTerms, PlanVersion,
+    catalogue::Allowance,
+    prices::{ByCurrency, UsageBilling},
+};
 
 use super::fetched::Fetched;
 use crate::stripe::{
@@ -22,6 +26,8 @@ pub(super) struct Sold {
     pub price_id: String,
     /// The beginning of the hash of the terms.
     pub version: Option<String>,
+    pub interval: Interval,
+    /// For the interval.
     price_cents: i64,
     /// By usage type: id, included units, price of a further unit. Without an id: a copy for other meters.
     metered: BTreeMap<String, (Option<String>, i64, i64)>,
@@ -34,7 +40,7 @@ impl Sold {
             .clone()
             .find(|price| !price.is_metered() && price.plan().is_some())?;
         let terms = |price: &Price| NamedTerms::parse(price.metadata.get(names::META_TERMS)?);
-        let NamedTerms::Monthly { cents } = terms(own)? else {
+        let NamedTerms::Licensed { interval, cents } = terms(own)? else {
             return None;
         };
         let plan = own.plan()?;
@@ -49,13 +55,14 @@ impl Sold {
                     let id = (price.meter_slot() == 0).then(|| price.id.clone());
                     Some((usage_type, (id, included, unit_price_micros)))
                 }
-                NamedTerms::Monthly { .. } => None,
+                NamedTerms::Licensed { .. } => None,
             }
         });
         Some(Self {
             plan: own.plan()?.to_owned(),
             price_id: own.id.clone(),
             version: own.metadata.get(names::META_VERSION).cloned(),
+            interval,
             price_cents: cents,
             metered: metered.collect(),
         })
@@ -88,14 +95,25 @@ impl Sold {
                     && (allowance.limit, allowance.unit_price_micros) == (*included, *micros)
             })
         };
-        self.price_cents == terms.price_cents && self.metered.iter().all(agrees)
+        terms.price(self.interval, Currency::USD) == Some(self.price_cents) && self.metered.iter().all(agrees)
     }
 
     /// The terms of a price that no version has. Stripe does not know limits that are not billed: these are of `oldest`, the first
     /// terms that were stored.
     pub(super) fn terms(&self, oldest: &PlanTerms) -> PlanTerms {
+        // Prices that were made before there were versions are monthly. A yearly one that nobody knows keeps the old price per month.
+        let (price_cents, prices) = match self.interval {
+            Interval::Month => (self.price_cents, BTreeMap::new()),
+            Interval::Year => {
+                let yearly = ByCurrency::from([(Currency::USD, self.price_cents)]);
+                (oldest.price_cents, BTreeMap::from([(Interval::Year, yearly)]))
+            }
+        };
         let mut terms = PlanTerms {
-            price_cents: self.price_cents,
+            price_cents,
+            prices,
+            usage_billing: UsageBilling::default(),
+            unit_prices: BTreeMap::new(),
             ..oldest.clone()
         };
         for (usage_type, allowance) in &mut terms.usage {
@@ -160,7 +178,7 @@ mod tests {
             "usage.export = { limit = 100, mode = \"overage\", unit_price_micros = 50_000 }",
             1,
         );
-        let dearer = billed.replace("price_cents = 2900\n", "price_cents = 3900\n");
+        let dearer = billed.replace("month = 2900 }", "month = 3900 }");
         [pro(1, built_in), pro(2, &billed), pro(3, &dearer)].into()
     }
 
@@ -178,6 +196,8 @@ mod tests {
             // It lacks a price.
             ("usd-3900-month", None, None, Some(3)),
             ("usd-1900-month", None, None, None),
+            ("usd-29000-year", Some(second.as_str()), None, Some(2)),
+            ("usd-29000-year", None, None, None),
             ("usd-2900-month", None, Some("usd-100-included-40000-micros"), None),
         ] {
             let own = price("price_1", None, own, version);

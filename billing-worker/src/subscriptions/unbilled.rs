@@ -45,7 +45,7 @@ pub async fn list(db: &PgPool, catalogue: &Catalogue, max: Option<i64>) -> Resul
                union all select c.usage_type from unnest($1::text[], $2::text[]) as c (plan_id, usage_type)
                    where s.version_id is null and c.plan_id = s.plan_id
            ) as billed
-           where s.is_current and s.stripe_subscription_id is not null and not exists
+           where s.is_current and s.stripe_subscription_id is not null and s.interval_months = 1 and not exists
                (select from subscription_items i where i.subscription_id = s.id and i.usage_type = billed.usage_type)
            group by s.id order by s.account_id limit $3"#,
         &plans,

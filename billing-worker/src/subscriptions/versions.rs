@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use schema::PlanVersion;
+use schema::{Interval, PlanVersion};
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
@@ -78,23 +78,27 @@ async fn place(tx: &mut Transaction<'_, Postgres>, sold: &Sold) -> Result<Option
         (None, None) => return Ok(None),
     };
     for (price, usage_type) in sold.prices() {
-        add_price(tx, id, price, usage_type).await?;
+        add_price(tx, id, price, usage_type, sold.interval).await?;
     }
     Ok(Some(id))
 }
 
-/// The price of the plan itself keeps the version with which it was stored first.
+/// The price of the plan itself keeps the version with which it was stored first. `interval`: of the plan itself.
 pub async fn add_price(
     tx: &mut Transaction<'_, Postgres>,
     version: Uuid,
     price: &str,
     usage_type: Option<&str>,
+    interval: Interval,
 ) -> Result<(), Error> {
+    let interval = usage_type.map_or(interval, |_| Interval::Month);
     sqlx::query!(
-        "insert into plan_version_prices (price_id, version_id, usage_type) values ($1, $2, $3) on conflict do nothing",
+        "insert into plan_version_prices (price_id, version_id, usage_type, interval_months) values ($1, $2, $3, $4)
+         on conflict do nothing",
         price,
         version,
-        usage_type
+        usage_type,
+        interval.months()
     )
     .execute(&mut **tx)
     .await?;

@@ -63,8 +63,8 @@ fn mistakes_are_named_with_their_line() {
 
     assert!(
         swap(
-            "id = \"free\"\nname = \"Free\"\nprice_cents = 0",
-            "id = \"gratis\"\nname = \"Free\"\nprice_cents = 1"
+            "id = \"free\"\nname = \"Free\"",
+            "id = \"gratis\"\nname = \"Free\"\nprices = { month = 1 }"
         )
         .problem
         .contains("no plan `free`")
@@ -86,11 +86,7 @@ fn mistakes_are_named_with_their_line() {
     ] {
         assert!(swap(usage, price).problem.contains("unit_price_micros"), "{price}");
     }
-    assert!(
-        swap("price_cents = 0", "prize_cents = 0")
-            .problem
-            .contains("prize_cents")
-    );
+    assert!(swap("prices =", "prizes =").problem.contains("prizes"));
 }
 
 #[test]
@@ -103,4 +99,75 @@ fn a_plan_is_in_the_price_list_unless_it_says_otherwise() {
     };
     assert!(!unlisted("pro").unwrap().plan("pro").unwrap().listed);
     assert!(unlisted("free").unwrap_err().problem.contains("listed"));
+}
+
+#[test]
+fn prices_that_do_not_fit_are_refused_with_what_to_write() {
+    let pro = |prices: &str| Catalogue::parse(&BUILT_IN.replacen("prices = { month = 2900 }", prices, 1));
+    for (prices, problem) in [
+        (
+            "price_cents = 2900",
+            "instead of `price_cents = 2900` write `prices = { month = 2900 }`",
+        ),
+        ("", "needs a price per month"),
+        ("prices = {}", "needs a price per month"),
+        ("prices = { year = 29000 }", "needs a price per month"),
+        ("prices = { month = 0 }", "more than 0"),
+        ("prices = { month = \"29\" }", "a whole number"),
+        ("prices = { week = 700 }", "week"),
+        ("prices = { month = { eur = 2700 } }", "`usd` is missing"),
+        (
+            "prices = { month = { usd = 2900, EUR = 2700 } }",
+            "three lower-case letters",
+        ),
+        ("prices = { month = { usd = 2900, jpy = 4000 } }", "hundredths"),
+        (
+            "prices = { month = { usd = 2900, eur = 2700 }, year = 29000 }",
+            "same currencies",
+        ),
+        (
+            "prices = { month = 2900 }\nusage_billing = \"year_end\"",
+            "only for a plan with a price per year",
+        ),
+        (
+            "prices = { month = 2900, year = 29000 }\nusage_billing = \"weekly\"",
+            "weekly",
+        ),
+    ] {
+        let error = pro(prices).unwrap_err();
+        assert!(error.problem.contains(problem), "{prices}: {error}");
+    }
+    let yearly = pro("prices.month = 2900\nprices.year = { usd = 29000 }\nusage_billing = \"year_end\"").unwrap();
+    let yearly = yearly.plan("pro").unwrap();
+    assert_eq!(yearly.usage_billing, UsageBilling::YearEnd);
+    assert_eq!(yearly.prices[&Interval::Year][&Currency::USD], 29_000);
+
+    let with_price = BUILT_IN.replacen("name = \"Free\"", "name = \"Free\"\nprices = { month = 1 }", 1);
+    assert!(
+        Catalogue::parse(&with_price)
+            .unwrap_err()
+            .problem
+            .contains("only `free`")
+    );
+    let before = BUILT_IN.replacen("name = \"Free\"", "name = \"Free\"\nprice_cents = 0", 1);
+    assert!(
+        Catalogue::parse(&before)
+            .unwrap_err()
+            .problem
+            .contains("remove `price_cents`")
+    );
+    // A unit costs something in each currency of the plan.
+    let unit = |price: &str| {
+        let export = format!("usage.export = {{ limit = 100, mode = \"overage\", unit_price_micros = {price} }}");
+        let text = BUILT_IN.replacen("{ month = 2900 }", "{ month = { usd = 2900, eur = 2700 } }", 1);
+        Catalogue::parse(&text.replacen("usage.export = { limit = 100 }", &export, 1))
+    };
+    assert!(unit("1000").unwrap_err().problem.contains("eur, usd"));
+    assert!(
+        unit("{ usd = 1000, eur = 0 }")
+            .unwrap_err()
+            .problem
+            .contains("more than 0")
+    );
+    assert!(unit("{ usd = 1000, eur = 900 }").is_ok());
 }

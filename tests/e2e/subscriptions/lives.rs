@@ -308,7 +308,7 @@ impl Life {
         let changed = async {
             match plan {
                 Some(plan) => {
-                    change::change_plan(&self.rig.billing, account, plan, ChangeWhen::Previewed(previewed)).await
+                    change::change_plan(&self.rig.billing, account, plan, None, ChangeWhen::Previewed(previewed)).await
                 }
                 None => change::cancel(&self.rig.billing, account, CancelWhen::PeriodEnd).await,
             }

@@ -16,7 +16,7 @@ pub(super) fn with_team() -> Catalogue {
     let team = "[[plan]]
 id = \"team\"
 name = \"Team\"
-price_cents = 9900
+prices = { month = 9900 }
 features = []
 usage.api_call = { limit = 50_000 }
 usage.export = { limit = 500 }

@@ -147,7 +147,7 @@ async fn a_customer_with_an_open_item_in_another_currency_is_refused_until_it_is
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_price_below_the_smallest_charge_cannot_be_bought() {
-    let cheap = include_str!("../../../schema/plans.toml").replace("price_cents = 2900", "price_cents = 30");
+    let cheap = include_str!("../../../schema/plans.toml").replace("month = 2900 }", "month = 30 }");
     let rig = Rig::with(StripeDoubleOptions::default(), Catalogue::parse(&cheap).unwrap()).await;
     let ada = rig.subscriber("ada").await;
     let (pro, says) = (json!({ "tier": "pro" }), "too small or too large");

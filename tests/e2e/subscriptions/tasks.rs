@@ -34,7 +34,7 @@ enum Op {
 impl Op {
     async fn run(self, rig: &Rig, who: &Subscriber) -> Result<(), Error> {
         match self {
-            Self::Plan(plan) => change::change_plan(&rig.billing, who.account, plan, ChangeWhen::BySize).await,
+            Self::Plan(plan) => change::change_plan(&rig.billing, who.account, plan, None, ChangeWhen::BySize).await,
             Self::CancelLater => change::cancel(&rig.billing, who.account, CancelWhen::PeriodEnd).await,
             Self::CancelNow => change::cancel(&rig.billing, who.account, CancelWhen::Now).await,
         }

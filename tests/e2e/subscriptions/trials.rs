@@ -13,8 +13,7 @@ use super::rig::{DAY_S, Rig, Subscriber};
 
 /// The built-in catalogue, with a trial of 14 days for the Pro plan.
 async fn with_trial() -> Rig {
-    let text =
-        include_str!("../../../schema/plans.toml").replace("price_cents = 2900", "price_cents = 2900\ntrial_days = 14");
+    let text = include_str!("../../../schema/plans.toml").replace("month = 2900 }", "month = 2900 }\ntrial_days = 14");
     let rig = Rig::with(StripeDoubleOptions::default(), Catalogue::parse(&text).unwrap()).await;
     rig.listen();
     rig

@@ -25,7 +25,6 @@ usage_types = ["api_call", "export", "sentiment_analysis"]
 [[plan]]
 id = "free"
 name = "Free"
-price_cents = 0
 usage.api_call = { limit = 100 }
 usage.export = { limit = 5 }
 usage.sentiment_analysis = { limit = 50 }
@@ -33,7 +32,7 @@ usage.sentiment_analysis = { limit = 50 }
 [[plan]]
 id = "pro"
 name = "Pro"
-price_cents = 2900
+prices = { month = 2900 }
 usage.api_call = { limit = 1_000, mode = "overage", unit_price_micros = 15_000 }
 usage.export = { mode = "metered", unit_price_micros = 333_333 }
 usage.sentiment_analysis = { limit = 2_000 }
@@ -41,7 +40,7 @@ usage.sentiment_analysis = { limit = 2_000 }
 [[plan]]
 id = "team"
 name = "Team"
-price_cents = 9900
+prices = { month = 9900 }
 usage.api_call = { limit = 3_000, mode = "overage", unit_price_micros = 20_000 }
 usage.export = { limit = 100 }
 usage.sentiment_analysis = { limit = 2_000 }
@@ -49,7 +48,7 @@ usage.sentiment_analysis = { limit = 2_000 }
 [[plan]]
 id = "enterprise"
 name = "Enterprise"
-price_cents = 29900
+prices = { month = 29900 }
 usage.api_call = { limit = 5_000, mode = "overage", unit_price_micros = 10_000 }
 usage.export = { limit = 1_000 }
 usage.sentiment_analysis = { limit = 2_000 }
@@ -224,7 +223,7 @@ async fn an_upgrade_that_dies_between_any_two_calls_completes_or_changes_nothing
             (rig.control().faults_struck() == 1).then_some(())
         });
         tokio::select! {
-            done = change::change_plan(&rig.billing, ada.account, "enterprise", ChangeWhen::BySize) => {
+            done = change::change_plan(&rig.billing, ada.account, "enterprise", None, ChangeWhen::BySize) => {
                 done.unwrap();
                 is_complete = true;
             }

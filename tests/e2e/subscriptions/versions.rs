@@ -20,15 +20,15 @@ use super::{
 /// The built-in catalogue with other prices.
 pub(super) fn priced(pro_cents: i64, enterprise_cents: i64) -> Catalogue {
     let text = include_str!("../../../schema/plans.toml")
-        .replace("price_cents = 2900\n", &format!("price_cents = {pro_cents}\n"))
-        .replace("price_cents = 29900", &format!("price_cents = {enterprise_cents}"));
+        .replace("month = 2900 }", &format!("month = {pro_cents} }}"))
+        .replace("month = 29900 }", &format!("month = {enterprise_cents} }}"));
     Catalogue::parse(&text).unwrap()
 }
 
 /// The built-in catalogue with another Pro plan: its price, its calls, and exports that are billed past `included`.
 pub(super) fn pro(cents: i64, calls: i64, included: i64, micros: i64) -> Catalogue {
     let text = include_str!("../../../schema/plans.toml")
-        .replace("price_cents = 2900\n", &format!("price_cents = {cents}\n"))
+        .replace("month = 2900 }", &format!("month = {cents} }}"))
         .replace(
             "usage.api_call = { limit = 10_000 }",
             &format!("usage.api_call = {{ limit = {calls} }}"),

@@ -21,7 +21,6 @@ usage_types = ["api_call", "export", "sentiment_analysis"]
 [[plan]]
 id = "free"
 name = "Free"
-price_cents = 0
 usage.api_call = { limit = 100 }
 usage.export = { limit = 5 }
 usage.sentiment_analysis = { limit = 50 }
@@ -29,7 +28,7 @@ usage.sentiment_analysis = { limit = 50 }
 [[plan]]
 id = "team"
 name = "Team"
-price_cents = 1900
+prices = { month = 1900 }
 trial_days = 1
 usage.api_call = { limit = 40, mode = "overage", unit_price_micros = 15_000 }
 usage.export = { mode = "metered", unit_price_micros = 333_333 }
@@ -38,7 +37,7 @@ usage.sentiment_analysis = { limit = 60 }
 [[plan]]
 id = "pro"
 name = "Pro"
-price_cents = 2900
+prices = { month = 2900 }
 usage.api_call = { limit = 1_000, mode = "overage", unit_price_micros = 15_000 }
 usage.export = { mode = "metered", unit_price_micros = 333_333 }
 usage.sentiment_analysis = { limit = 2_000 }
@@ -46,7 +45,7 @@ usage.sentiment_analysis = { limit = 2_000 }
 [[plan]]
 id = "acme"
 name = "Acme"
-price_cents = 9900
+prices = { month = 9900 }
 listed = false
 usage.api_call = { limit = 900_000, mode = "overage", unit_price_micros = 10_000 }
 usage.export = { limit = 100 }

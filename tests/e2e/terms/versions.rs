@@ -12,12 +12,12 @@ fn changed() -> String {
 [[plan]]
 id = "scale"
 name = "Scale"
-price_cents = 19900
+prices = { month = 19900 }
 usage.api_call = { limit = 50_000 }
 usage.export = { limit = 900 }
 usage.sentiment_analysis = { limit = 7_000 }
 "#;
-    let pro = PLANS.replace("price_cents = 2900", "price_cents = 3900").replace(
+    let pro = PLANS.replace("month = 2900 }", "month = 3900 }").replace(
         "unit_price_micros = 333_333 }\nusage.sentiment_analysis = { limit = 2_000 }",
         "unit_price_micros = 333_333 }\nusage.sentiment_analysis = { limit = 100 }",
     );

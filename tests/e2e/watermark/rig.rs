@@ -20,7 +20,6 @@ usage_types = ["api_call", "export", "sentiment_analysis"]
 [[plan]]
 id = "free"
 name = "Free"
-price_cents = 0
 retention_days = 30
 features = ["Community support"]
 usage.api_call = { limit = 100 }
@@ -30,7 +29,7 @@ usage.sentiment_analysis = { limit = 50 }
 [[plan]]
 id = "pro"
 name = "Pro"
-price_cents = 2900
+prices = { month = 2900 }
 features = ["Priority email support"]
 usage.api_call = { limit = 1_000, mode = "overage", unit_price_micros = 15_000 }
 usage.export = { mode = "metered", unit_price_micros = 333_333 }

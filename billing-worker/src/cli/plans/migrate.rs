@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use schema::AccountId;
 use schema::clock::{Clock, now_s};
+use schema::{AccountId, Interval};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -117,12 +117,13 @@ fn print(json: bool, migration: &Migration, action: Action, migrated: &[Migrated
         "accounts": migrated,
     });
     out(json, &value, || {
-        let heading = row(["account", "result", "cents per month", "invoiced now", "from", ""]);
+        let heading = row(["account", "result", "cents", "per", "invoiced now", "from", ""]);
         let rows = migrated.iter().map(|one| {
             row([
                 &one.account_id.to_string(),
                 one.outcome.as_str(),
                 &format!("{} -> {}", one.price_cents_now, one.price_cents_then),
+                one.interval.map_or("", Interval::as_str),
                 &one.invoiced_now_cents.to_string(),
                 &one.effective_at.map(instant).unwrap_or_default(),
                 one.reason.as_deref().unwrap_or_default(),

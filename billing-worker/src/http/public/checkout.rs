@@ -2,6 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use problem::shown;
+use schema::Interval;
 use serde::{Deserialize, Serialize};
 use stripe_billing::billing_portal_session::CreateBillingPortalSession;
 use time::OffsetDateTime;
@@ -24,6 +25,9 @@ use crate::{
 pub(super) struct NewCheckout {
     /// A plan's id; it can also be in the query string.
     tier: Option<String>,
+    /// How often it is paid for.
+    #[serde(default)]
+    interval: Interval,
     /// Where the browser goes after the payment. `{CHECKOUT_SESSION_ID}` is replaced by the session id.
     success_url: Option<String>,
     cancel_url: Option<String>,
@@ -41,6 +45,9 @@ pub(super) struct Opened {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSubscription {
     tier: Option<String>,
+    /// How often it is paid for.
+    #[serde(default)]
+    interval: Interval,
 }
 
 #[derive(Serialize)]
@@ -77,7 +84,7 @@ pub(super) async fn create(
         cancel: url("cancel_url", new.cancel_url)?.unwrap_or_else(|| format!("{base}/billing/cancelled")),
     };
     let billing = api.billing.clone();
-    let checkout = async move { checkout::checkout(&billing, account, &tier, urls).await };
+    let checkout = async move { checkout::checkout(&billing, account, &tier, new.interval, urls).await };
     let checkout = api.complete(checkout).await?;
     let opened = Opened {
         checkout_url: checkout.url,
@@ -95,7 +102,7 @@ pub(super) async fn subscribe(
 ) -> Result<(StatusCode, Json<Begun>), Error> {
     let tier = query.or(new.tier)?;
     let billing = api.billing.clone();
-    let pending = async move { payment_form::subscribe(&billing, account, &tier).await };
+    let pending = async move { payment_form::subscribe(&billing, account, &tier, new.interval).await };
     let pending = api.complete(pending).await?;
     let begun = Begun {
         subscription_id: pending.subscription_id,

@@ -5,6 +5,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use schema::Interval;
 use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -23,6 +24,8 @@ use crate::{
 pub(super) struct NewPlan {
     /// It can also be in the query string.
     tier: Option<String>,
+    /// How often it is paid for. Absent: as before.
+    interval: Option<Interval>,
     /// When the plan begins. By default a larger plan begins at once, and a smaller one with the next period.
     when: Option<PlanWhen>,
     /// Of a preview: the change costs what it said.
@@ -74,10 +77,10 @@ pub(super) async fn change(
         }
     };
     if new.preview {
-        return Ok(Json(preview::preview(&api.billing, account, &tier, when).await?).into_response());
+        return Ok(Json(preview::preview(&api.billing, account, &tier, new.interval, when).await?).into_response());
     }
     let billing = api.billing.clone();
-    api.complete(async move { change::change_plan(&billing, account, &tier, when).await })
+    api.complete(async move { change::change_plan(&billing, account, &tier, new.interval, when).await })
         .await?;
     Ok(Json(subscription::view(&api.billing, account).await?).into_response())
 }

@@ -19,8 +19,15 @@ pub(super) struct View {
     pub tier: String,
     /// The version of the plan that the account subscribed to; null: it follows the catalogue.
     pub plan_version: Option<i32>,
-    /// Of this version, per month.
+    /// Of this version, for the interval.
     pub price_cents: Option<i64>,
+    /// How often it is paid for: `month`, `year`, or `other`; null: without a subscription in Stripe.
+    pub interval: Option<&'static str>,
+    /// What the last invoice of the plan pays for. Limits are for the period, which is a month of it.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub paid_period_start: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub paid_period_end: Option<OffsetDateTime>,
     /// Stripe's status; `none`: the Free plan, without a subscription.
     pub status: String,
     /// Metered calls are answered 402 until the subscription is paid.
@@ -79,13 +86,15 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
     let db = &billing.admin.db;
     let current_plan = current::plan(db, account, now).await?;
     let row = sqlx::query!(
-        "select status, period_end, cancel_at_period_end, ends_at, then_plan_id, grace_until, paid_until, trial_ends_at,
+        "select status, coalesce(paid_period_end, period_end) as paid_end, cancel_at_period_end, ends_at, then_plan_id, grace_until, paid_until, trial_ends_at,
                 stripe_subscription_id
          from subscriptions where account_id = $1 and is_current",
         account.0
     )
     .fetch_optional(db)
     .await?;
+    let paid = current::paid(db, account).await?;
+    let version = current_plan.version.as_ref();
     Ok(View {
         account_id: account,
         status: row.as_ref().map_or_else(|| "none".to_owned(), |row| row.status.clone()),
@@ -93,9 +102,9 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
         period_start: instant(current_plan.period.start),
         period_end: instant(current_plan.period.end),
         // Also if it was cancelled in the customer portal, which names the time instead.
-        cancel_at_period_end: row.as_ref().is_some_and(|row| {
-            row.cancel_at_period_end || row.ends_at == Some(row.period_end) && row.then_plan_id.is_none()
-        }),
+        cancel_at_period_end: row
+            .as_ref()
+            .is_some_and(|row| row.cancel_at_period_end || row.ends_at == row.paid_end && row.then_plan_id.is_none()),
         ends_at: row.as_ref().and_then(|row| row.ends_at),
         then_tier: row.as_ref().and_then(|row| row.then_plan_id.clone()),
         grace_until: row.as_ref().and_then(|row| row.grace_until),
@@ -105,8 +114,11 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
         trial_ends_at: row.as_ref().and_then(|row| row.trial_ends_at),
         stripe_subscription_id: row.and_then(|row| row.stripe_subscription_id),
         limits: limits::in_force(db, &billing.admin.catalogue, account, &current_plan).await?,
-        plan_version: current_plan.version.as_ref().map(|version| version.number),
-        price_cents: current_plan.version.as_ref().map(|version| version.terms.price_cents),
+        plan_version: version.map(|version| version.number),
+        price_cents: version.zip(paid).and_then(|(version, paid)| paid.price_cents(version)),
+        interval: paid.map(|paid| paid.interval_name()),
+        paid_period_start: paid.map(|paid| paid.start),
+        paid_period_end: paid.map(|paid| paid.end),
         tier: current_plan.name,
     })
 }

@@ -26,6 +26,12 @@ pub(super) struct Usage {
     period_start: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     period_end: OffsetDateTime,
+    /// As in `GET /billing/subscription`.
+    interval: Option<&'static str>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    paid_period_start: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    paid_period_end: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339")]
     computed_at: OffsetDateTime,
     usage: Vec<UsageOfType>,
@@ -88,6 +94,7 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         .map_err(|error| Error::ClickHouse(error.to_string()))?;
     let billed = stored::billed(&billing.admin.db, &[account], period_start).await?;
     let (segments, usage_cents) = segments::read(&billing.admin.db, account, &current_plan, &sums).await?;
+    let paid = current::paid(&billing.admin.db, account).await?;
     let spend_cap = cap::find(&billing.admin, account, now).await?;
     let usage = in_force.into_iter().map(|limit| {
         let counted = sums
@@ -122,6 +129,9 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         tier: current_plan.name,
         period_start: instant(current_plan.period.start),
         period_end: instant(current_plan.period.end),
+        interval: paid.map(|paid| paid.interval_name()),
+        paid_period_start: paid.map(|paid| paid.start),
+        paid_period_end: paid.map(|paid| paid.end),
         computed_at: instant(now),
         usage_cents,
         spend_cap,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
+use protocol::reports::period::BilledBy;
 use serde::{Deserialize, de::IgnoredAny};
 use stripe_billing::{
     invoice::{CreateInvoice, CreateInvoiceAutomaticTax, CreateInvoicePendingInvoiceItemsBehavior},
@@ -39,7 +40,10 @@ pub(super) async fn create(
         .customer(&late.customer)
         .amount(amount)
         .currency(currency)
-        .description(format!("Late usage: {} units of {}", late.units, late.usage_type))
+        .description(match late.billed_by {
+            BilledBy::Invoice => format!("Late usage: {} units of {}", late.units, late.usage_type),
+            BilledBy::Charge => format!("Usage: {} units of {}", late.units, late.usage_type),
+        })
         .period(stripe_billing::invoice_item::Period::new(
             late.period_end,
             late.from_period,
@@ -53,7 +57,7 @@ pub(super) async fn create(
     Ok(made.id)
 }
 
-/// Makes an invoice for the item if it is on none: the customer no longer has a subscription that would produce one.
+/// Makes an invoice for the item if it is on none: no subscription of the customer will produce one, or only in a year.
 pub(super) async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Result<()> {
     if invoice_of(reporter, item).await?.is_some() {
         return Ok(());

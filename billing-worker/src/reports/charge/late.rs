@@ -1,8 +1,8 @@
 //! Late usage and corrections to bill, as PostgreSQL has them. Claims end by the database's clock, like those of reports.
 
-use protocol::reports::report::CLAIM;
+use protocol::reports::{money::Price, period::BilledBy, report::CLAIM};
 use schema::{AccountId, period::instant};
-use sqlx::PgPool;
+use sqlx::{PgPool, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -21,7 +21,11 @@ pub(super) struct Late {
     pub(super) customer: String,
     pub(super) subscription: String,
     pub(super) units: i64,
+    /// The metered price in Stripe that bills its usage type.
     pub(super) price: Option<String>,
+    /// Of usage that no invoice of the subscription bills: what units cost, and in which currency.
+    pub(super) rate: Option<(Price, String)>,
+    pub(super) billed_by: BilledBy,
     pub(super) attempts: i32,
     pub(super) first_sent_at: Option<i64>,
     /// The item, once it exists.
@@ -32,6 +36,13 @@ pub(super) struct Late {
     pub(super) is_trial: bool,
     /// It waits for a next period: it is only priced.
     pub(super) waits: bool,
+}
+
+impl Late {
+    /// Its item needs an invoice of its own: none of a subscription will have it, or only in a year.
+    pub(super) fn is_invoiced_apart(&self) -> bool {
+        self.is_over || self.billed_by == BilledBy::Charge
+    }
 }
 
 #[derive(Clone)]
@@ -77,13 +88,17 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
                join billing_periods p on p.account_id = late.account_id and p.period_start = late.from_period
            where c.id = claimed.id
            returning c.id, c.account_id, c.usage_type, c.from_period, c.units, c.customer_id, c.attempts, c.first_sent_at,
-               p.period_end, coalesce(p.bills_at, p.period_end) as "bills_at!", p.stripe_subscription_id,
+               p.period_end, coalesce(p.bills_at, p.period_end) as "bills_at!", p.stripe_subscription_id, p.billed_by,
                case when p.plan_id is not null or p.prices is not null then coalesce(
                    (select s.price_id from segment_prices s where s.account_id = c.account_id
                        and s.period_start = c.from_period and s.usage_type = c.usage_type), p.prices ->> c.usage_type) else
                    (select i.price_id from subscription_items i join subscriptions s on s.id = i.subscription_id
                     where s.stripe_subscription_id = p.stripe_subscription_id and i.usage_type = c.usage_type
                     limit 1) end as price_id,
+               (select jsonb_build_array(s.included_units, s.unit_price_micros, s.currency) from segment_prices s
+                where p.billed_by = 'charge' and s.account_id = c.account_id and s.period_start = c.from_period
+                    and s.usage_type = c.usage_type and s.included_units is not null and s.unit_price_micros is not null
+                    and s.currency is not null) as "rate: Json<(i64, i64, String)>",
                c.invoice_item_id, c.amount, c.currency, c.policy = 'next_period' as "waits!",
                exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
                    and p.period_end <= s.trial_ends_at) as "is_trial!",
@@ -109,6 +124,14 @@ pub(super) async fn claim(reporter: &Reporter, accounts: &[AccountId], now: i64)
             subscription: row.stripe_subscription_id,
             units: row.units,
             price: row.price_id,
+            rate: row.rate.map(|Json((included, unit_price_micros, currency))| {
+                let price = Price {
+                    included,
+                    unit_price_micros,
+                };
+                (price, currency)
+            }),
+            billed_by: BilledBy::from_stored(&row.billed_by),
             attempts: row.attempts,
             first_sent_at: row.first_sent_at.map(OffsetDateTime::unix_timestamp),
             item: row.invoice_item_id.map(|id| Charged::Item {

@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use protocol::reports::{identifier::LineId, ledger::Line, period::BillingPeriod};
+use protocol::reports::{
+    identifier::LineId,
+    ledger::Line,
+    period::{BilledBy, BillingPeriod},
+};
 use schema::{AccountId, period::instant};
 use sqlx::{PgExecutor, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
@@ -23,7 +27,7 @@ pub(super) async fn periods(
     let rows = sqlx::query!(
         r#"select account_id, period_start, coalesce(bills_at, period_end) as "bills_at!",
                   coalesce(reports_from, period_start) as "reports_from!", meter_slot, customer_id,
-               stripe_subscription_id, plan_id, version_id, final_at
+               stripe_subscription_id, plan_id, version_id, final_at, billed_by
            from billing_periods where frozen_at is null and account_id = any($1) and period_start <= $2
                and not (is_held and final_at is null)"#,
         &accounts.iter().map(|account| account.0).collect::<Vec<_>>(),
@@ -45,6 +49,7 @@ pub(super) async fn periods(
             plan: row.plan_id,
             version: row.version_id,
             final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
+            billed_by: BilledBy::from_stored(&row.billed_by),
         });
     }
     Ok(periods)

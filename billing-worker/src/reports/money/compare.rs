@@ -13,7 +13,7 @@ use protocol::reports::{
         text,
         usage::{Late, LateOutcome, Line, LineStatus, Priced, Stage, Usage},
     },
-    period::BillingPeriod,
+    period::{BilledBy, BillingPeriod},
 };
 use schema::period::instant;
 
@@ -166,7 +166,8 @@ impl Known {
                 None => whole = Some(explained),
             }
         };
-        if segment.quota_start == period.start {
+        // Once for the time that was paid for.
+        if segment.paid_for(period.end).0 == period.start {
             add(None, explain_plan(&self.plan(period, segment, currency)), false);
         }
         for usage_type in usage_types {
@@ -219,7 +220,7 @@ impl Known {
     ) -> Usage<'a> {
         let is_ours = |line: &FoundLine| {
             line.kind == "usage"
-                && price.is_some_and(|price| line.price.as_ref() == Some(&price.price_id))
+                && price.is_some_and(|price| price.price_id.is_some() && line.price == price.price_id)
                 && line.from < period.end
                 && line.to > period.start
         };
@@ -262,6 +263,12 @@ impl Known {
     }
 
     fn stage(&self, period: &BillingPeriod, lines: &[Line<'_>]) -> Stage {
+        if period.billed_by == BilledBy::Charge {
+            return match period.final_at {
+                None if period.end + FINAL_WITHIN >= self.now => Stage::Open,
+                _ => Stage::Final,
+            };
+        }
         let made = (period.end - MADE_BEFORE)..=(period.end + MADE_WITHIN);
         let bills = |invoice: &&FoundInvoice| {
             made.contains(&invoice.created) && invoice.subscription.as_ref() == Some(&period.subscription)
@@ -292,7 +299,8 @@ impl Known {
                 // The next renewal takes the items that wait. Without one, the item has an invoice of its own.
                 is_due: invoices.any(|invoice| {
                     invoice.is_renewal && invoice.status == LineStatus::Final && invoice.created > late.at
-                }) || !segment.is_running && late.at + self.overdue_after < self.now,
+                }) || (period.billed_by == BilledBy::Charge || !segment.is_running)
+                    && late.at + self.overdue_after < self.now,
             },
             StoredLate { is_settled: false, .. } => LateOutcome::Waiting,
             StoredLate { notes, .. } if notes.is_empty() => LateOutcome::Nothing {
@@ -319,7 +327,7 @@ impl Known {
     }
 
     fn plan<'a>(&'a self, period: &'a BillingPeriod, segment: &'a Segment, currency: &'a str) -> Plan<'a> {
-        let whole = (segment.quota_start, period.end);
+        let whole = segment.paid_for(period.end);
         let is_ours = |(invoice, line): &(&FoundInvoice, &FoundLine)| {
             matches!(line.kind.as_str(), "plan" | "proration")
                 && (whole.0..whole.1).contains(&line.from)
@@ -396,7 +404,8 @@ impl Known {
                 && invoice.subscription.as_ref() == Some(&period.subscription);
             let is_known = self.prices.iter().any(|price| {
                 price.account == period.account
-                    && Some(&price.price_id) == line.price.as_ref()
+                    && line.price.is_some()
+                    && price.price_id == line.price
                     && line.from < price.bills_at
                     && line.to > price.start
             });

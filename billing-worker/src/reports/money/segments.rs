@@ -19,10 +19,19 @@ pub(super) struct Segment {
     pub is_trial: bool,
     /// Its subscription runs.
     pub is_running: bool,
-    /// Price of its version of the plan. `None`: not known.
+    /// Price of its version of the plan, for the time that the plan was paid for. `None`: not known.
     pub price_cents: Option<i64>,
+    /// The time that the plan was paid for, if the segment is a month of it.
+    pub paid: Option<(i64, i64)>,
     /// All invoices of the account are copied.
     pub is_copied: bool,
+}
+
+impl Segment {
+    /// The time that the plan was paid for, in Unix seconds. `ends_at`: when the invoice of the segment is made.
+    pub(super) fn paid_for(&self, ends_at: i64) -> (i64, i64) {
+        self.paid.unwrap_or((self.quota_start, ends_at))
+    }
 }
 
 /// The price of a usage type in a segment.
@@ -32,7 +41,8 @@ pub(super) struct SegmentPrice {
     pub start: i64,
     pub bills_at: i64,
     pub usage_type: String,
-    pub price_id: String,
+    /// `None`: the billing worker charges the units, no price in Stripe bills them.
+    pub price_id: Option<String>,
     /// `None`: this service did not make it.
     pub price: Option<Price>,
     pub currency: Option<String>,
@@ -42,7 +52,10 @@ pub(super) async fn read(db: &PgPool, periods: &[(AccountId, i64)]) -> sqlx::Res
     let (accounts, starts): (Vec<_>, Vec<_>) = periods.iter().map(|(account, at)| (account.0, instant(*at))).unzip();
     let rows = sqlx::query!(
         r#"select p.account_id, p.period_start, coalesce(p.quota_start, p.period_start) as "quota_start!", p.plan_id,
-                  p.plan_id is not null or p.prices is not null as "has_prices!", v.price_cents as "price_cents?",
+                  p.plan_id is not null or p.prices is not null as "has_prices!",
+                  case p.interval_months when 1 then v.price_cents when 12 then (v.prices -> 'year' ->> 'usd')::bigint
+                      end as "price_cents?",
+                  p.paid_period_start, p.paid_period_end,
                   exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
                       and p.period_end <= s.trial_ends_at) as "is_trial!",
                   exists (select from subscriptions s where s.stripe_subscription_id = p.stripe_subscription_id
@@ -65,6 +78,10 @@ pub(super) async fn read(db: &PgPool, periods: &[(AccountId, i64)]) -> sqlx::Res
             is_trial: row.is_trial,
             is_running: row.is_running,
             price_cents: row.price_cents,
+            paid: row
+                .paid_period_start
+                .zip(row.paid_period_end)
+                .map(|(start, end)| (start.unix_timestamp(), end.unix_timestamp())),
             is_copied: row.is_copied,
         };
         ((AccountId(row.account_id), row.period_start.unix_timestamp()), segment)
@@ -105,11 +122,16 @@ pub(super) async fn prices(db: &PgPool, accounts: &[AccountId], since: i64) -> s
 /// What a whole period costs by the prices of plans, in the smallest unit of the currency. Prices of others are absent.
 pub(super) async fn plan_prices(db: &PgPool, price_ids: &[String]) -> sqlx::Result<HashMap<String, i64>> {
     let rows = sqlx::query!(
-        "select p.price_id, v.price_cents from plan_version_prices p join plan_versions v on v.id = p.version_id
-         where p.usage_type is null and p.price_id = any($1)",
+        r#"select p.price_id, case p.interval_months when 12 then (v.prices -> 'year' ->> 'usd')::bigint else v.price_cents
+               end as price_cents
+         from plan_version_prices p join plan_versions v on v.id = p.version_id
+         where p.usage_type is null and p.price_id = any($1)"#,
         price_ids
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.price_id, row.price_cents)).collect())
+    let prices = rows.into_iter();
+    Ok(prices
+        .filter_map(|row| Some((row.price_id, row.price_cents?)))
+        .collect())
 }

@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 
-use protocol::reports::{identifier::LineId, ledger::Line, period::BillingPeriod, report::SUMMARY_LAG};
+use protocol::reports::{
+    identifier::LineId,
+    ledger::Line,
+    period::{BilledBy, BillingPeriod},
+    report::SUMMARY_LAG,
+};
 use schema::{AccountId, period::instant};
 use time::{OffsetDateTime, Time};
 
@@ -76,7 +81,7 @@ pub(super) async fn periods(
         r#"with p as (select *, coalesce(bills_at, period_end) as ends_at from billing_periods where account_id = any($1))
            select account_id, period_start, period_end, ends_at as "ends_at!",
                coalesce(reports_from, period_start) as "reports_from!", meter_slot, customer_id, stripe_subscription_id,
-               plan_id, version_id, final_at, frozen_at
+               plan_id, version_id, final_at, frozen_at, billed_by
            from p
            where period_start < $3 and ends_at > $2
                    and (not $4 or ends_at = (select max(e.ends_at) from p e
@@ -111,6 +116,7 @@ pub(super) async fn periods(
                 plan: row.plan_id,
                 version: row.version_id,
                 final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
+                billed_by: BilledBy::from_stored(&row.billed_by),
             },
         })
         .collect())

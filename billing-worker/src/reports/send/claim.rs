@@ -2,7 +2,7 @@
 //! and the billing clock can be moved.
 
 use protocol::reports::{
-    period::BillingPeriod,
+    period::{BilledBy, BillingPeriod},
     report::{CLAIM, Next, Report},
 };
 use schema::{AccountId, period::instant};
@@ -59,7 +59,7 @@ pub(super) async fn claim(
                   r.attempts, r.first_sent_at, r.last_attempt_at, p.period_start,
                   coalesce(p.bills_at, p.period_end) as "bills_at!",
                   coalesce(p.reports_from, p.period_start) as "reports_from!", p.meter_slot, p.stripe_subscription_id, p.plan_id,
-                  p.version_id,
+                  p.version_id, p.billed_by,
                   p.final_at, c.deleted_at as "deleted_at?"
            from meter_reports r
                join billing_periods p on p.account_id = r.account_id and p.period_start = r.period_start
@@ -87,6 +87,7 @@ pub(super) async fn claim(
             plan: row.plan_id,
             version: row.version_id,
             final_at: row.final_at.map(OffsetDateTime::unix_timestamp),
+            billed_by: BilledBy::from_stored(&row.billed_by),
         };
         let report = Report {
             attempts: row.attempts,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use schema::{Catalogue, UsageType};
+use schema::{Catalogue, Interval, UsageType};
 use sha2::{Digest, Sha256};
 use stripe_billing::billing_meter::{
     CreateBillingMeter, CreateBillingMeterCustomerMapping, CreateBillingMeterCustomerMappingType,
@@ -125,7 +125,10 @@ pub async fn activate(stripe: &Stripe, price: &str) -> Result<(), StripeError> {
 
 impl WantedPrice {
     fn request(&self, meters: &HashMap<String, String>) -> Result<CreatePrice, StripeError> {
-        let mut recurring = CreatePriceRecurring::new(CreatePriceRecurringInterval::Month);
+        let mut recurring = CreatePriceRecurring::new(match self.interval() {
+            Interval::Month => CreatePriceRecurringInterval::Month,
+            Interval::Year => CreatePriceRecurringInterval::Year,
+        });
         let mut metadata = HashMap::from([
             (names::META_PLAN.to_owned(), self.plan.clone()),
             (names::META_TERMS.to_owned(), self.terms.short()),
@@ -136,7 +139,7 @@ impl WantedPrice {
                 .map(|version| (names::META_VERSION.to_owned(), version)),
         );
         let product = match &self.terms {
-            Terms::Monthly { .. } => names::product_id(&self.plan),
+            Terms::Licensed { .. } => names::product_id(&self.plan),
             Terms::Metered { usage_type, .. } => names::overage_product_id(&self.plan, *usage_type),
         };
         let create = CreatePrice::new(stripe_types::Currency::USD)
@@ -144,7 +147,7 @@ impl WantedPrice {
             .lookup_key(self.lookup_key.clone())
             .transfer_lookup_key(true);
         let create = match &self.terms {
-            Terms::Monthly { cents } => create.unit_amount(*cents),
+            Terms::Licensed { cents, .. } => create.unit_amount(*cents),
             Terms::Metered {
                 usage_type,
                 included,

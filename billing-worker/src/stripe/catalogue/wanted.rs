@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use schema::{Catalogue, Plan, PlanTerms, UsageType};
+use schema::{Catalogue, Currency, Interval, Plan, PlanTerms, UsageType};
 
 use super::rate::Rate;
 use crate::stripe::{names, object::subscription::Price};
@@ -32,8 +32,8 @@ pub struct WantedPrice {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Terms {
-    /// A fixed price a month.
-    Monthly { cents: i64 },
+    /// A fixed price for a month or a year.
+    Licensed { interval: Interval, cents: i64 },
     /// The first `included` units of a month are free; each further unit costs `unit_price_micros`.
     Metered {
         usage_type: UsageType,
@@ -70,16 +70,21 @@ pub fn wanted(catalogue: &Catalogue) -> Vec<WantedPrice> {
     paid(catalogue).flat_map(|plan| of_plan(catalogue, plan)).collect()
 }
 
-/// A plan's own price, then the prices of usage types that it bills by the unit.
+/// A plan's own prices, by interval, then the prices of usage types that it bills by the unit.
 pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
-    let monthly = WantedPrice {
-        lookup_key: names::lookup_key(&plan.id),
-        plan: plan.id.clone(),
-        version: Some(PlanTerms::of(catalogue, plan).short_hash()),
-        terms: Terms::Monthly {
-            cents: plan.price_cents,
-        },
-    };
+    let terms = PlanTerms::of(catalogue, plan);
+    let licensed = terms.intervals().filter_map(|interval| {
+        Some(WantedPrice {
+            lookup_key: names::lookup_key(&plan.id, interval),
+            plan: plan.id.clone(),
+            version: Some(terms.short_hash()),
+            terms: Terms::Licensed {
+                interval,
+                cents: terms.price(interval, Currency::USD)?,
+            },
+        })
+    });
+    let licensed: Vec<_> = licensed.collect();
     let metered = catalogue.billed(plan).map(|usage_type| {
         let allowance = plan.allowance(usage_type);
         WantedPrice {
@@ -93,13 +98,13 @@ pub fn of_plan(catalogue: &Catalogue, plan: &Plan) -> Vec<WantedPrice> {
             },
         }
     });
-    std::iter::once(monthly).chain(metered).collect()
+    licensed.into_iter().chain(metered).collect()
 }
 
 /// The terms of a price as its metadata name them (`trendit_terms`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NamedTerms {
-    Monthly { cents: i64 },
+    Licensed { interval: Interval, cents: i64 },
     Metered { included: i64, unit_price_micros: i64 },
 }
 
@@ -107,8 +112,16 @@ impl WantedPrice {
     /// `None`: the plan itself.
     pub fn usage_type(&self) -> Option<&'static str> {
         match &self.terms {
-            Terms::Monthly { .. } => None,
+            Terms::Licensed { .. } => None,
             Terms::Metered { usage_type, .. } => Some(usage_type.name()),
+        }
+    }
+
+    /// How many months an invoice pays for.
+    pub fn interval(&self) -> Interval {
+        match &self.terms {
+            Terms::Licensed { interval, .. } => *interval,
+            Terms::Metered { .. } => Interval::Month,
         }
     }
 
@@ -124,7 +137,7 @@ impl Terms {
     /// Distinguishes terms, in a price's metadata.
     pub(super) fn short(&self) -> String {
         match self {
-            Self::Monthly { cents } => format!("{CURRENCY}-{cents}-month"),
+            Self::Licensed { interval, cents } => format!("{CURRENCY}-{cents}-{interval}"),
             Self::Metered {
                 included,
                 unit_price_micros,
@@ -145,10 +158,16 @@ impl NamedTerms {
     /// Reads what [`Terms::short`] wrote.
     pub fn parse(short: &str) -> Option<Self> {
         let rest = short.strip_prefix(CURRENCY)?.strip_prefix('-')?;
-        if let Some(cents) = rest.strip_suffix("-month") {
-            return Some(Self::Monthly {
-                cents: cents.parse().ok()?,
-            });
+        for interval in Interval::ALL {
+            let cents = rest
+                .strip_suffix(interval.as_str())
+                .and_then(|rest| rest.strip_suffix('-'));
+            if let Some(cents) = cents {
+                return Some(Self::Licensed {
+                    interval,
+                    cents: cents.parse().ok()?,
+                });
+            }
         }
         let (included, micros) = rest.strip_suffix("-micros")?.split_once("-included-")?;
         Some(Self::Metered {
@@ -175,10 +194,12 @@ mod tests {
             included: 1_000,
             unit_price_micros: 15_000,
         };
-        assert_eq!(
-            NamedTerms::parse(&Terms::Monthly { cents: 2_900 }.short()),
-            Some(NamedTerms::Monthly { cents: 2_900 })
-        );
+        for (interval, short) in [(Interval::Month, "usd-2900-month"), (Interval::Year, "usd-2900-year")] {
+            let terms = Terms::Licensed { interval, cents: 2_900 };
+            assert_eq!(terms.short(), short);
+            let named = NamedTerms::Licensed { interval, cents: 2_900 };
+            assert_eq!(NamedTerms::parse(short), Some(named));
+        }
         assert_eq!(
             NamedTerms::parse(&metered.short()),
             Some(NamedTerms::Metered {
@@ -186,7 +207,15 @@ mod tests {
                 unit_price_micros: 15_000
             })
         );
-        for other in ["", "usd-", "usd-x-month", "eur-2900-month", "usd-1-included-micros"] {
+        for other in [
+            "",
+            "usd-",
+            "usd-x-month",
+            "usd-2900-week",
+            "usd-2900year",
+            "eur-2900-month",
+            "usd-1-included-micros",
+        ] {
             assert_eq!(NamedTerms::parse(other), None, "{other}");
         }
     }

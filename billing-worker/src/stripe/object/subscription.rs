@@ -80,15 +80,23 @@ pub struct Recurring {
 }
 
 impl Recurring {
-    /// Whether it is paid each month, as plans are. With another interval the limits of a month would be for that interval.
-    fn is_plan(&self) -> bool {
-        self.usage_type == "licensed"
-            && self.interval.as_deref().is_none_or(|interval| interval == "month")
-            && self.interval_count.is_none_or(|count| count == 1)
+    /// How many months an invoice pays for. 0: it is no number of months, such as a week.
+    fn months(&self) -> i32 {
+        let count = self.interval_count.map_or(1, |count| i32::try_from(count).unwrap_or(0));
+        match self.interval.as_deref() {
+            None | Some("month") => count,
+            Some("year") => count.saturating_mul(12),
+            Some(_) => 0,
+        }
     }
 }
 
 impl Price {
+    /// How many months an invoice pays for. 0: it is no number of months, such as a week.
+    pub fn interval_months(&self) -> i32 {
+        self.recurring.as_ref().map_or(1, Recurring::months)
+    }
+
     /// The usage type that it bills by the unit. `None`: it is not a metered price of ours.
     pub fn usage_type(&self) -> Option<&str> {
         self.metadata.get(names::META_USAGE_TYPE).map(String::as_str)
@@ -128,9 +136,12 @@ impl Subscription {
 
 impl Price {
     /// The plan that the price belongs to. The metadata decide, because they stay when the lookup key moves to another price. A
-    /// price that a person made in Stripe's dashboard has neither: its product decides, if it is paid each month.
+    /// price that a person made in Stripe's dashboard has neither: its product decides.
     pub fn plan(&self) -> Option<&str> {
-        let is_plan = self.recurring.as_ref().is_some_and(Recurring::is_plan);
+        let is_plan = self
+            .recurring
+            .as_ref()
+            .is_some_and(|recurring| recurring.usage_type == "licensed");
         let by_product = || names::plan_of_product(self.product.id()).filter(|_| is_plan);
         self.plan_of_ours().or_else(by_product)
     }
@@ -141,7 +152,7 @@ impl Price {
     }
 
     fn plan_of_ours(&self) -> Option<&str> {
-        let by_key = || self.lookup_key.as_deref().and_then(|key| key.strip_prefix("trendit_"));
+        let by_key = || self.lookup_key.as_deref().and_then(names::plan_of_key);
         self.metadata.get(names::META_PLAN).map(String::as_str).or_else(by_key)
     }
 }

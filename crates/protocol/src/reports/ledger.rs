@@ -24,6 +24,8 @@ pub struct Line {
 pub enum Decision {
     /// Everything is reported.
     Even,
+    /// There are units to charge, and it is too early for that.
+    Wait,
     /// Units to report.
     Report { from: i64, to: i64, reported_for: i64 },
     /// Too late for this period.
@@ -55,6 +57,7 @@ impl Line {
             return Decision::Drift { units: delta };
         }
         match way {
+            Way::Wait => Decision::Wait,
             Way::Carry(late) => Decision::Carry { units: delta, late },
             Way::Report { reported_for } => {
                 let value = delta.clamp(-VALUE_MAX, VALUE_MAX);
@@ -153,5 +156,7 @@ mod tests {
             assert_eq!(line(10, 0, 0, 0).decide(counted, credits, late), carry);
         }
         assert_eq!(line(10, 0, 0, 0).decide(9, 0, late), Decision::Drift { units: -1 });
+        assert_eq!(line(0, 0, 0, 0).decide(9, 0, Way::Wait), Decision::Wait);
+        assert_eq!(line(0, 0, 0, 0).decide(0, 0, Way::Wait), Decision::Even);
     }
 }

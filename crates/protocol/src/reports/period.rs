@@ -27,8 +27,19 @@ pub struct BillingPeriod {
     pub plan: Option<String>,
     /// The version of the plan. `None`: not known, or the price is not one of this service.
     pub version: Option<Uuid>,
-    /// When Stripe finalized its invoice.
+    /// When its invoice became final, or when it was found that all of its usage is stored and can be charged.
     pub final_at: Option<i64>,
+    pub billed_by: BilledBy,
+}
+
+/// How the units of a period get on an invoice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BilledBy {
+    /// They are reported to Stripe, and the subscription's invoice bills them.
+    #[default]
+    Invoice,
+    /// Nothing is reported: after the end of the period the billing worker charges them. The subscription is not paid monthly.
+    Charge,
 }
 
 /// How to handle units that are not reported yet.
@@ -36,6 +47,8 @@ pub struct BillingPeriod {
 pub enum Way {
     /// A meter event with this timestamp.
     Report { reported_for: i64 },
+    /// Later: they are charged after the end of the period.
+    Wait,
     /// Nothing more can be reported in this period.
     Carry(Late),
 }
@@ -45,6 +58,8 @@ pub enum Way {
 pub enum Late {
     Final,
     TooOld,
+    /// No invoice of the subscription bills the period: its units are charged.
+    Yearly,
 }
 
 /// Whole minutes, half-open, that contain the timestamps of one period and of no other. Summaries are requested for them.
@@ -57,7 +72,12 @@ pub struct Window {
 impl BillingPeriod {
     pub fn way(&self, now: i64) -> Way {
         let last = self.end - 1;
-        if self.final_at.is_some() {
+        if self.billed_by == BilledBy::Charge {
+            match self.final_at {
+                Some(_) => Way::Carry(Late::Yearly),
+                None => Way::Wait,
+            }
+        } else if self.final_at.is_some() {
             Way::Carry(Late::Final)
         } else if last < now - OLDEST {
             Way::Carry(Late::TooOld)
@@ -74,7 +94,7 @@ impl BillingPeriod {
 
     /// The same for a report that already has a timestamp, which never changes.
     pub fn way_of(&self, reported_for: i64, now: i64) -> Way {
-        if reported_for < now - OLDEST {
+        if self.billed_by == BilledBy::Invoice && reported_for < now - OLDEST {
             return Way::Carry(Late::TooOld);
         }
         self.way(now)
@@ -104,11 +124,29 @@ impl BillingPeriod {
     }
 }
 
+impl BilledBy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invoice => "invoice",
+            Self::Charge => "charge",
+        }
+    }
+
+    /// The value of `billing_periods.billed_by`, which has only these two.
+    pub fn from_stored(text: &str) -> Self {
+        match text {
+            "charge" => Self::Charge,
+            _ => Self::Invoice,
+        }
+    }
+}
+
 impl Late {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Final => "final",
             Self::TooOld => "too_old",
+            Self::Yearly => "yearly",
         }
     }
 }
@@ -136,6 +174,7 @@ mod tests {
             plan: None,
             version: None,
             final_at: None,
+            billed_by: BilledBy::Invoice,
         }
     }
 
@@ -152,6 +191,23 @@ mod tests {
         assert_eq!(period.way(end_of_time + 1), Way::Carry(Late::TooOld));
         period.final_at = Some(3_603_600);
         assert_eq!(period.way(3_603_600), Way::Carry(Late::Final));
+    }
+
+    #[test]
+    fn a_period_without_an_invoice_waits_until_it_can_be_charged() {
+        let mut slice = BillingPeriod {
+            billed_by: BilledBy::Charge,
+            ..period(1_000_000, 3_600_000)
+        };
+        // However long ago it was: its usage may be charged at the end of the year.
+        for now in [1_000_000, 3_600_000, 3_600_000 + 12 * OLDEST] {
+            assert_eq!(slice.way(now), Way::Wait, "{now}");
+        }
+        slice.final_at = Some(3_603_600);
+        assert_eq!(slice.way(3_603_600), Way::Carry(Late::Yearly));
+        for billed_by in [BilledBy::Invoice, BilledBy::Charge] {
+            assert_eq!(BilledBy::from_stored(billed_by.as_str()), billed_by);
+        }
     }
 
     #[test]

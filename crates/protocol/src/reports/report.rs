@@ -61,6 +61,8 @@ impl Report {
         match (self.first_sent_at, way) {
             (None, Way::Report { .. }) => Next::Send,
             (None, Way::Carry(late)) => Next::Withdraw(late),
+            // Its units are charged: Stripe must not have them.
+            (None, Way::Wait) => Next::Withdraw(Late::Yearly),
             (Some(first), Way::Report { .. }) if now - first < IDENTIFIER_TRUSTED => Next::Send,
             (Some(first), _) => {
                 let shown_at = self.last_attempt_at.unwrap_or(first) + SUMMARY_LAG;

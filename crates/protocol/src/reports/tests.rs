@@ -10,7 +10,7 @@ use super::{
     identifier::{LineId, identifier},
     ledger::{Decision, Line},
     outcome::DeliveryOutcome,
-    period::{BillingPeriod, Way},
+    period::{BilledBy, BillingPeriod, Way},
     report::{CLAIM, Mark, Next, Report},
 };
 
@@ -82,6 +82,7 @@ impl World {
                 plan: None,
                 version: None,
                 final_at: None,
+                billed_by: BilledBy::Invoice,
             },
             line: Line::default(),
             open: None,
@@ -131,7 +132,7 @@ impl World {
             self.line.net(self.corrections);
         }
         match decision {
-            Decision::Even => {}
+            Decision::Even | Decision::Wait => {}
             Decision::Drift { units } => panic!("drift of {units}: {:?}", self.line),
             Decision::Carry { units, .. } => {
                 self.line.carry_out(units);

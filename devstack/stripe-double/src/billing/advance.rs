@@ -4,7 +4,7 @@
 use crate::billing::invoicing::{self, Finalize};
 use crate::billing::payment::{self, Try, debit};
 use crate::billing::phases::{self, Entered};
-use crate::billing::{cancellation, charges, ending, expiry, pause, phase_change, upcoming, write_off};
+use crate::billing::{cancellation, change, charges, ending, expiry, pause, phase_change, upcoming, write_off};
 use crate::objects::invoice::{Invoice, Status as InvoiceStatus};
 use crate::objects::subscription::{Status, Subscription, WithoutCard};
 use crate::state::State;
@@ -228,10 +228,14 @@ fn renew(state: &mut State, id: &str) {
             Entered::End => return cancellation::at_period_end(state, id),
         }
     }
+    // A phase with another interval begins a new cycle.
+    if change::other_interval(state, &old.items, &next.items) {
+        next.anchor = now;
+    }
     let mut rolled = Vec::new();
     for item in next.items.iter_mut().filter(|item| item.period_end <= now) {
         // New items have no period yet, so they are due.
-        Subscription::open_periods(state, std::slice::from_mut(item), old.anchor, now);
+        Subscription::open_periods(state, std::slice::from_mut(item), next.anchor, now);
         rolled.push(item.clone());
     }
     let lines = charges::charges(state, &old, &rolled);

@@ -245,7 +245,7 @@ fn invoice(state: &mut State, current: &Subscription, lines: Vec<Line>) -> Optio
     invoicing::invoice(state, &current.id, "subscription_update", period, lines, Vec::new())
 }
 
-fn other_interval(state: &State, old: &[Item], new: &[Item]) -> bool {
+pub(crate) fn other_interval(state: &State, old: &[Item], new: &[Item]) -> bool {
     let interval = |item: &Item| {
         let recurring = state.prices.get(&item.price)?.recurring.as_ref()?;
         Some((recurring.interval.name(), recurring.count))

@@ -34,28 +34,27 @@ usage_types = ["api_call", "export"]
 [[plan]]
 id = "free"
 name = "Free"
-price_cents = 0
 usage.api_call = {{ limit = 100 }}
 usage.export = {{ limit = 5 }}
 
 [[plan]]
 id = "pro"
 name = "Pro"
-price_cents = {pro_cents}
+prices = {{ month = {pro_cents} }}
 usage.api_call = {{ limit = 1_000, mode = "overage", unit_price_micros = {pro_call_micros} }}
 usage.export = {{ mode = "metered", unit_price_micros = 333_333 }}
 
 [[plan]]
 id = "team"
 name = "Team"
-price_cents = 9900
+prices = {{ month = 9900 }}
 usage.api_call = {{ limit = 3_000, mode = "overage", unit_price_micros = 20_000 }}
 usage.export = {{ limit = 100 }}
 
 [[plan]]
 id = "enterprise"
 name = "Enterprise"
-price_cents = {enterprise_cents}
+prices = {{ month = {enterprise_cents} }}
 usage.api_call = {{ limit = 5_000, mode = "overage", unit_price_micros = 10_000 }}
 usage.export = {{ limit = 1_000 }}
 "#

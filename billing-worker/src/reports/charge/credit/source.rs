@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
+use protocol::reports::period::BilledBy;
 
 use super::note::{self, CreditNote};
 use crate::{
@@ -57,7 +58,11 @@ pub(super) async fn find(reporter: &Reporter, late: &Late) -> Result<Sources> {
         sources.add(reporter, invoice, of_item).await?;
     }
     let end = late.bills_at;
-    for invoice in fetch::of_period(stripe, &late.subscription, end).await? {
+    let of_subscription = match late.billed_by {
+        BilledBy::Invoice => fetch::of_period(stripe, &late.subscription, end).await?,
+        BilledBy::Charge => Vec::new(),
+    };
+    for invoice in of_subscription {
         let of_period = |line: &InvoiceLine| {
             line.price_id() == late.price.as_deref()
                 && line.period.start < end
