@@ -32,6 +32,8 @@ use super::rig::{DAY_S, Rig};
 const CUSTOMERS: usize = 3;
 const STEPS: usize = 60;
 const USAGE_TYPES: [&str; 2] = ["api_call", "export"];
+/// A step takes less of Stripe's time, unless it turns the clock.
+const STEP_MAX_S: i64 = 1_800;
 /// A change makes fewer calls to Stripe.
 const CALLS_MAX: u32 = 25;
 
@@ -92,6 +94,7 @@ impl Life {
     async fn live(&mut self) {
         for step in 0..STEPS {
             let who = self.random.random_range(0..CUSTOMERS);
+            self.pass_ends().await;
             self.disturb(step as u64);
             self.step(who).await;
             self.calm().await;
@@ -119,6 +122,19 @@ impl Life {
         }
         self.assert_reconciled().await;
         self.rig.assert_valid();
+    }
+
+    /// No month ends in the middle of a step: whether a change comes before or after the end would be left to chance.
+    async fn pass_ends(&mut self) {
+        loop {
+            let now = self.rig.control().now();
+            let ends = self.customers.iter().filter_map(|customer| customer.owes.month_end());
+            let Some(end) = ends.filter(|end| end - now < STEP_MAX_S).max() else {
+                return;
+            };
+            self.turn_to(end + 60).await;
+            self.calm().await;
+        }
     }
 
     /// One call in ten fails from now on, before or after it takes effect.
