@@ -106,7 +106,8 @@ impl FindingKind {
             }
             Self::UnlinkedPayer => {
                 "run `billing-worker accounts link-stripe <account> <subject>`; if the customer has no account yet, create it first; \
-                 if the subscription is for another product of yours, add the metadata trendit=ignore to it in Stripe"
+                 if the subscription is for another product of yours, or you have canceled and refunded it, add the metadata \
+                 trendit=ignore to it in Stripe; without that, it stays until the paid time is over"
             }
             Self::UnreadableSubscription => {
                 "add the plan to the catalogue again, or change or cancel the subscription in Stripe"

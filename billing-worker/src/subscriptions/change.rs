@@ -240,6 +240,17 @@ pub(super) async fn upgrade(
         .await
 }
 
+/// Fails if usage prices changed too often in the period for these to begin then.
+pub(super) async fn refuse_too_often(
+    billing: &Billing,
+    account: AccountId,
+    running: &Running,
+    to: &PlanPrices,
+    at: i64,
+) -> Result<(), Error> {
+    slot_of_its_own(billing, account, running, to, at).await.map(drop)
+}
+
 /// The meters of a plan that begins then. `None`: usage costs the same as before.
 async fn slot_of_its_own(
     billing: &Billing,

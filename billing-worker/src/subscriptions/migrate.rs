@@ -121,7 +121,8 @@ pub async fn migrate(billing: &Billing, account: AccountId, migration: &Migratio
         done
     };
     let done = tried.await.unwrap_or_else(|failure| {
-        let outcome = match failure.is_permanent() || matches!(failure, Error::NotSubscribed) {
+        let is_skipped = matches!(failure, Error::NotSubscribed | Error::ChangedTooOften { .. });
+        let outcome = match failure.is_permanent() || is_skipped {
             true => Outcome::Skipped,
             false => Outcome::Failed,
         };
@@ -229,6 +230,7 @@ async fn leased(
     };
     if migration.when == MigrateWhen::Now {
         payment_method::refuse_slow(billing, &running.subscription.id).await?;
+        change::refuse_too_often(billing, account, &running, &prices, billing.clock.now_s()).await?;
         done.effective_at = Some(billing.clock.now_s());
         let invoice = previewed::invoice(billing, &running, &prices, beginning.ends_trial, counts_from).await?;
         done.invoiced_now_cents = invoice.total;

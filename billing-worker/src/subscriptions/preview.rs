@@ -6,7 +6,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    change::{ChangeWhen, begins_now, ends_trial, is_larger},
+    change::{ChangeWhen, begins_now, ends_trial, is_larger, refuse_too_often},
     currency,
     eligibility::refuse_buyer,
     interval, owed, previewed, prices,
@@ -84,6 +84,7 @@ pub async fn preview(
     if begins_now {
         owed::refuse(billing, &running.subscription).await?;
         let prices = prices::of_plan(billing, plan, interval).await?;
+        refuse_too_often(billing, account, &running, &prices, now).await?;
         let invoice = previewed::invoice(billing, &running, &prices, ends_trial(&running, plan), now).await?;
         previewed::store(&billing.admin.db, account, &prices, &invoice, now, valid_until).await?;
         (preview.amount_due_cents, preview.currency) = (invoice.amount_due, invoice.currency);

@@ -1,7 +1,7 @@
 //! Customers in Stripe who pay for a plan and belong to no account here: nobody gets what they pay for. An operator links them.
 
 use schema::Catalogue;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use stripe_billing::{InvoiceStatus, invoice::ListInvoice};
 use stripe_core::customer::RetrieveCustomer;
 use tracing::error;
@@ -28,8 +28,6 @@ const AGAIN_MAX: i64 = 1_000;
 #[derive(Deserialize)]
 struct PaidInvoice {
     id: String,
-    /// The subscription that it is for.
-    parent: Option<IgnoredAny>,
     lines: List<PaidLine>,
 }
 
@@ -128,7 +126,6 @@ async fn paid(stripe: &Stripe, catalogue: &Catalogue, customer: &str, now: i64) 
     let invoice = invoices
         .data
         .into_iter()
-        // The subscription of such an invoice has ended.
-        .find(|invoice| invoice.parent.is_none() && invoice.lines.data.iter().any(is_of_plan));
+        .find(|invoice| invoice.lines.data.iter().any(is_of_plan));
     Ok(invoice.map(|invoice| format!("a plan with the invoice {}", invoice.id)))
 }

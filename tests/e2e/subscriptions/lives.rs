@@ -14,7 +14,10 @@ use billing_worker::{
         reconcile::{self, Question, Which},
         settings::LateUsage,
     },
-    subscriptions::change::{self, CancelWhen, ChangeWhen},
+    subscriptions::{
+        change::{self, CancelWhen, ChangeWhen},
+        slices,
+    },
 };
 use devstack::{
     StripeDoubleOptions,
@@ -29,6 +32,8 @@ use super::rig::{DAY_S, Rig};
 const CUSTOMERS: usize = 3;
 const STEPS: usize = 60;
 const USAGE_TYPES: [&str; 2] = ["api_call", "export"];
+/// A step takes less of Stripe's time, unless it turns the clock.
+const STEP_MAX_S: i64 = 1_800;
 /// A change makes fewer calls to Stripe.
 const CALLS_MAX: u32 = 25;
 
@@ -89,6 +94,7 @@ impl Life {
     async fn live(&mut self) {
         for step in 0..STEPS {
             let who = self.random.random_range(0..CUSTOMERS);
+            self.pass_ends().await;
             self.disturb(step as u64);
             self.step(who).await;
             self.calm().await;
@@ -116,6 +122,19 @@ impl Life {
         }
         self.assert_reconciled().await;
         self.rig.assert_valid();
+    }
+
+    /// No month ends in the middle of a step: whether a change comes before or after the end would be left to chance.
+    async fn pass_ends(&mut self) {
+        loop {
+            let now = self.rig.control().now();
+            let ends = self.customers.iter().filter_map(|customer| customer.owes.month_end());
+            let Some(end) = ends.filter(|end| end - now < STEP_MAX_S).max() else {
+                return;
+            };
+            self.turn_to(end + 60).await;
+            self.calm().await;
+        }
     }
 
     /// One call in ten fails from now on, before or after it takes effect.
@@ -150,16 +169,20 @@ impl Life {
     async fn report(&self) {
         let (reporter, now) = (self.rig.billing.reporter().unwrap(), self.rig.control().now());
         // With faults, the next step continues.
+        drop(slices::step(&self.rig.billing).await);
         drop(reports::step(reporter, now).await);
     }
 
     async fn step(&mut self, who: usize) {
-        let offers = self.terms.offers();
         let Some(plan) = self.customers[who].owes.plan() else {
+            let months = *[1, 1, 12].choose(&mut self.random).unwrap();
+            let offers = self.terms.offers(months);
             let offer = offers.choose(&mut self.random).unwrap();
-            self.note(who, format!("subscribes to {}", offer.plan));
+            self.note(who, format!("subscribes to {} for {months} months", offer.plan));
             return self.customers[who].subscribe(&self.rig, offer).await;
         };
+        let months = self.customers[who].owes.months().unwrap();
+        let offers = self.terms.offers(months);
         let position = offers.iter().position(|offer| offer.plan == plan).unwrap();
         let usage_type = *USAGE_TYPES.choose(&mut self.random).unwrap();
         let units = match usage_type {
@@ -200,7 +223,7 @@ impl Life {
             58..66 => {
                 let others: Vec<_> = offers.iter().filter(|offer| offer.plan != plan).collect();
                 let offer = *others.choose(&mut self.random).unwrap();
-                self.note(who, format!("changes to {} with the next month", offer.plan));
+                self.note(who, format!("changes to {} with the next period", offer.plan));
                 self.customers[who].changes_with_the_month(&self.rig, offer).await;
             }
             66..71 if !self.customers[who].owes.ends() => {
@@ -220,12 +243,17 @@ impl Life {
             }
             79..82 => self.change_prices().await,
             82..86 => self.miss_a_payment(who).await,
-            86..88 => self.pause(who).await,
-            88..94 => {
-                let end = self.customers[who].owes.month_end().unwrap();
-                self.note(who, "comes to the end of the month".to_owned());
+            // The months of a year are charged apart from the subscription.
+            86..88 if months == 1 => self.pause(who).await,
+            86..95 => {
+                let owes = &self.customers[who].owes;
+                let (end, what) = match self.random.random_range(0..3) {
+                    0 => (owes.paid_until(), "period"),
+                    _ => (owes.month_end(), "month"),
+                };
+                self.note(who, format!("comes to the end of the {what}"));
                 for after_s in [60, 2 * 3_600] {
-                    self.turn_to(end + after_s).await;
+                    self.turn_to(end.unwrap() + after_s).await;
                 }
             }
             _ => {
@@ -266,7 +294,7 @@ impl Life {
     async fn miss_a_payment(&mut self, who: usize) {
         self.note(who, "misses a payment, and pays later".to_owned());
         self.customers[who].card(&self.rig, Card::Declines);
-        let end = self.customers[who].owes.month_end().unwrap();
+        let end = self.customers[who].owes.paid_until().unwrap();
         for after_s in [60, 2 * 3_600] {
             self.turn_to(end + after_s).await;
         }
@@ -327,7 +355,7 @@ impl Life {
         let subscription = self.rig.subscription(&self.customers[who].who).await;
         match plan {
             Some(plan) if subscription["tier"] == plan => {
-                let offers = self.terms.offers();
+                let offers = self.terms.offers(self.customers[who].owes.months().unwrap());
                 let offer = offers.iter().find(|offer| offer.plan == plan).unwrap();
                 self.customers[who].owes.upgrade(previewed, offer);
             }

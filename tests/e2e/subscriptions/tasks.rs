@@ -205,12 +205,12 @@ async fn a_compensation_that_fails_is_retried_until_done() {
     rig.assert_valid();
 }
 
-/// Watches the transactions of this database. Never returns.
+/// Watches the transactions of this database that wait for their client. Never returns.
 async fn no_transaction_is_open_for(seconds: f64, db: &PgPool) {
     loop {
         let open: Vec<(f64, String)> = sqlx::query_as(
             "select extract(epoch from clock_timestamp() - xact_start)::float8, query from pg_stat_activity
-             where datname = current_database() and pid <> pg_backend_pid() and xact_start is not null",
+             where datname = current_database() and pid <> pg_backend_pid() and state like 'idle in transaction%'",
         )
         .fetch_all(db)
         .await
@@ -224,8 +224,8 @@ async fn no_transaction_is_open_for(seconds: f64, db: &PgPool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_transaction_is_open_while_stripe_hangs() {
     /// A transaction that includes a call is open for longer than [`OPEN_MAX_S`].
-    const HANGS: Duration = Duration::from_secs(2);
-    const OPEN_MAX_S: f64 = 1.5;
+    const HANGS: Duration = Duration::from_secs(4);
+    const OPEN_MAX_S: f64 = 3.0;
     let mut rig = Rig::with(StripeDoubleOptions::default(), with_team()).await;
     rig.listen();
     let mut calls = Vec::new();

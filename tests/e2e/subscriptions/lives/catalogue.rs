@@ -27,6 +27,7 @@ impl Terms {
             pro_call_micros,
             enterprise_cents,
         } = self;
+        let (pro_year, enterprise_year) = (10 * pro_cents, 10 * enterprise_cents);
         let text = format!(
             r#"
 usage_types = ["api_call", "export"]
@@ -40,21 +41,21 @@ usage.export = {{ limit = 5 }}
 [[plan]]
 id = "pro"
 name = "Pro"
-prices = {{ month = {pro_cents} }}
+prices = {{ month = {pro_cents}, year = {pro_year} }}
 usage.api_call = {{ limit = 1_000, mode = "overage", unit_price_micros = {pro_call_micros} }}
 usage.export = {{ mode = "metered", unit_price_micros = 333_333 }}
 
 [[plan]]
 id = "team"
 name = "Team"
-prices = {{ month = 9900 }}
+prices = {{ month = 9900, year = 99000 }}
 usage.api_call = {{ limit = 3_000, mode = "overage", unit_price_micros = 20_000 }}
 usage.export = {{ limit = 100 }}
 
 [[plan]]
 id = "enterprise"
 name = "Enterprise"
-prices = {{ month = {enterprise_cents} }}
+prices = {{ month = {enterprise_cents}, year = {enterprise_year} }}
 usage.api_call = {{ limit = 5_000, mode = "overage", unit_price_micros = 10_000 }}
 usage.export = {{ limit = 1_000 }}
 "#
@@ -62,8 +63,8 @@ usage.export = {{ limit = 1_000 }}
         Catalogue::parse(&text).unwrap()
     }
 
-    /// The plans that are sold, from the smallest.
-    pub(super) fn offers(self) -> [Offer; 3] {
+    /// The plans that are sold for so many months at once, from the smallest. A year costs as much as ten months.
+    pub(super) fn offers(self, months: i32) -> [Offer; 3] {
         let calls = |included, micros| ("api_call", Rate { included, micros });
         let exports = Rate {
             included: 0,
@@ -71,7 +72,8 @@ usage.export = {{ limit = 1_000 }}
         };
         let offer = |plan, cents, rates| Offer {
             plan,
-            cents,
+            cents: if months == 12 { 10 * cents } else { cents },
+            months,
             rates: BTreeMap::from_iter(rates),
         };
         [

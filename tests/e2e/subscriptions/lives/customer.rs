@@ -55,7 +55,11 @@ impl Customer {
 
     pub(super) async fn subscribe(&mut self, rig: &Rig, offer: &Offer) {
         let (status, opened) = self
-            .ask(rig, "create-checkout-session", json!({ "tier": offer.plan }))
+            .ask(
+                rig,
+                "create-checkout-session",
+                json!({ "tier": offer.plan, "interval": offer.interval() }),
+            )
             .await;
         assert_eq!(status, 201, "{opened}");
         let session = opened["session_id"].as_str().unwrap();

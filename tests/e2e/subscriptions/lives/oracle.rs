@@ -13,8 +13,20 @@ pub(super) struct Rate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Offer {
     pub plan: &'static str,
+    /// Of `months`.
     pub cents: i64,
+    /// That are paid at once: 1, or 12.
+    pub months: i32,
     pub rates: BTreeMap<&'static str, Rate>,
+}
+
+impl Offer {
+    pub(super) fn interval(&self) -> &'static str {
+        match self.months {
+            1 => "month",
+            _ => "year",
+        }
+    }
 }
 
 /// Usage at one set of prices within one month.
@@ -39,7 +51,10 @@ enum Then {
 struct Running {
     offer: Offer,
     anchor: i64,
+    /// The running month, from 0.
     month: i32,
+    /// The first month of those that were paid at once.
+    paid_from: i32,
     then: Then,
 }
 
@@ -62,6 +77,7 @@ impl Account {
             offer: offer.clone(),
             anchor: at,
             month: 0,
+            paid_from: 0,
             then: Then::Same,
         });
     }
@@ -69,20 +85,26 @@ impl Account {
     /// The time has come so far.
     pub(super) fn advance(&mut self, now: i64) {
         while let Some(mut running) = self.running.take() {
-            let end = running.end();
+            let end = running.month_end();
             if now < end {
                 self.running = Some(running);
                 return;
             }
+            running.month += 1;
+            if running.month < running.paid_from + running.offer.months {
+                self.begin_part(end, &running.offer);
+                self.running = Some(running);
+                continue;
+            }
             if self.is_paused {
-                self.waive(running.start());
+                self.waive(months_after(running.anchor, running.month - 1));
             }
             match std::mem::replace(&mut running.then, Then::Same) {
                 Then::Ends => return,
                 Then::Changes(offer) => running.offer = offer,
                 Then::Same => {}
             }
-            running.month += 1;
+            running.paid_from = running.month;
             if !self.is_paused {
                 self.plan_cents += running.offer.cents;
             }
@@ -95,8 +117,18 @@ impl Account {
         self.running.as_ref().map(|running| running.offer.plan)
     }
 
+    /// How many months were paid at once.
+    pub(super) fn months(&self) -> Option<i32> {
+        self.running.as_ref().map(|running| running.offer.months)
+    }
+
     pub(super) fn month_end(&self) -> Option<i64> {
-        self.running.as_ref().map(Running::end)
+        self.running.as_ref().map(Running::month_end)
+    }
+
+    /// The end of the months that were paid at once.
+    pub(super) fn paid_until(&self) -> Option<i64> {
+        self.running.as_ref().map(Running::paid_until)
     }
 
     pub(super) fn has_a_planned_change(&self) -> bool {
@@ -114,11 +146,11 @@ impl Account {
     /// A larger plan from now on, paid from `counts_from`.
     pub(super) fn upgrade(&mut self, counts_from: i64, offer: &Offer) {
         let mut running = self.running.take().unwrap();
-        let (start, end) = (running.start(), running.end());
+        let (start, end) = (months_after(running.anchor, running.paid_from), running.paid_until());
         let share = |cents: i64| round(cents * (end - counts_from), end - start);
         self.plan_cents += share(offer.cents) - share(running.offer.cents);
         if running.offer.rates != offer.rates {
-            self.begin_part(start, offer);
+            self.begin_part(running.month_start(), offer);
         }
         running.offer = offer.clone();
         running.then = Then::Same;
@@ -153,7 +185,7 @@ impl Account {
 
     /// Of the usage of the running month.
     pub(super) fn running_usage_cents(&self) -> i64 {
-        let start = self.running.as_ref().map(Running::start);
+        let start = self.running.as_ref().map(Running::month_start);
         let parts = self.parts.iter().filter(|part| Some(part.month) == start);
         parts.map(Part::cents).sum()
     }
@@ -191,12 +223,16 @@ impl Part {
 }
 
 impl Running {
-    fn start(&self) -> i64 {
+    fn month_start(&self) -> i64 {
         months_after(self.anchor, self.month)
     }
 
-    fn end(&self) -> i64 {
+    fn month_end(&self) -> i64 {
         months_after(self.anchor, self.month + 1)
+    }
+
+    fn paid_until(&self) -> i64 {
+        months_after(self.anchor, self.paid_from + self.offer.months)
     }
 }
 
@@ -275,6 +311,7 @@ fn amounts_and_months_are_as_by_hand() {
     let offer = Offer {
         plan: "pro",
         cents: 2_900,
+        months: 1,
         rates,
     };
     let mut account = Account::default();
@@ -284,7 +321,13 @@ fn amounts_and_months_are_as_by_hand() {
     // Half of February's 28 days.
     account.advance(january + 28 * 86_400);
     let half = january + (28 + 59) * 43_200;
-    account.upgrade(half, &Offer { cents: 9_900, ..offer });
+    account.upgrade(
+        half,
+        &Offer {
+            cents: 9_900,
+            ..offer.clone()
+        },
+    );
     assert_eq!(account.plan_cents, 2_900 + 2_900 - 1_450 + 4_950);
     // Nobody pays for 40 of February, and for March. Two more of February arrive late.
     account.count(1, "export", 40);
@@ -293,4 +336,23 @@ fn amounts_and_months_are_as_by_hand() {
     assert_eq!((account.plan_cents, account.usage_cents()), (9_300, 233));
     account.count(1, "export", 2);
     assert_eq!(account.usage_cents(), 233 + 1_400 - 1_333);
+    // A year is paid at its start, and again after twelve months, each of which has its own usage.
+    let mut account = Account::default();
+    let per_year = Offer {
+        cents: 29_000,
+        months: 12,
+        ..offer
+    };
+    account.subscribe(january, &per_year);
+    account.advance(january + 364 * 86_400);
+    account.count(11, "export", 7);
+    assert_eq!(
+        (account.plan_cents, account.running_usage_cents(), account.parts.len()),
+        (29_000, 233, 12)
+    );
+    account.advance(january + 365 * 86_400);
+    assert_eq!(
+        (account.plan_cents, account.running_usage_cents(), account.usage_cents()),
+        (58_000, 0, 233)
+    );
 }
