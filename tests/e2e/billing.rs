@@ -264,7 +264,7 @@ async fn price_list_is_public() {
     assert_eq!(plans[1]["features"], json!(features));
     assert_eq!(
         plans[1]["limits"][0],
-        json!({ "usage_type": "api_call", "mode": "limited", "limit": 10_000, "unit_price_micros": null })
+        json!({ "usage_type": "api_call", "mode": "limited", "limit": 10_000, "unit_price_micros": null, "unit_prices": {} })
     );
     for path in ["/", "/billing/nothing", "/admin/accounts", "/metrics"] {
         let answer = http.get(&format!("{}{path}", worker.public_url), TOKEN).await.unwrap();

@@ -1,7 +1,8 @@
 //! The public API: `/billing/*`. The router is its table of contents.
 //!
 //! The caller sends an API key of the account; for anything but a GET, one with the scope `billing`. Prices, pages and Stripe's
-//! webhooks need no key; prices with a key say what its account pays in. The requests in flight of a key are bounded, so that one customer does not delay the others.
+//! webhooks need no key; prices with a key say what its account pays in. The requests in flight of a key are bounded, so that one
+//! customer does not delay the others.
 
 mod authenticate;
 mod checkout;
