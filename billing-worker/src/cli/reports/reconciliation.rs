@@ -84,7 +84,8 @@ fn unit_row(units: &Row, part: Option<&Part>) -> Option<Vec<String>> {
     ]
     .iter()
     .any(|units| *units != 0);
-    if !is_used && part.is_none() {
+    let is_nothing = |part: &Part| part.amounts == Amounts::default() && part.differences.is_empty();
+    if !is_used && part.is_none_or(is_nothing) {
         return None;
     }
     // The worse of units and money.
