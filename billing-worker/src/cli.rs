@@ -3,6 +3,7 @@
 //! [`invocation`] reads the command line. Each command below has a file of its own.
 
 mod accounts;
+mod argument;
 pub mod invocation;
 mod keys;
 mod notices;

@@ -9,12 +9,9 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use schema::clock;
 use service::settings::seconds;
-use time::{
-    Date, OffsetDateTime,
-    format_description::well_known::{Iso8601, Rfc3339},
-};
+use time::{Date, OffsetDateTime, format_description::well_known::Iso8601};
 
-use super::page::PageArguments;
+use super::{argument, page::PageArguments};
 use crate::{
     accounts::identity,
     administration::Administration,
@@ -51,7 +48,7 @@ pub enum ReportsCommand {
         /// Account id or e-mail address
         account: String,
         /// Start of the period, as `reports attention` and `reconcile` print it
-        #[arg(value_parser = instant)]
+        #[arg(value_parser = argument::time)]
         period: OffsetDateTime,
         /// How it was settled; it is in the audit log
         #[arg(long)]
@@ -181,10 +178,6 @@ pub(super) async fn reconcile(
         bail!("{} of {} lines are still pending", totals.pending, totals.rows);
     }
     Ok(())
-}
-
-fn instant(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "must be a time such as 2026-11-30T12:00:00Z".to_owned())
 }
 
 pub(super) fn reporter(admin: &Administration, settings: &Settings) -> Result<Reporter> {

@@ -50,7 +50,7 @@ pub async fn open(db: &PgPool, max: i64) -> Result<Vec<DifferenceView>, Error> {
     Ok(differences.fetch_all(db).await?)
 }
 
-/// What was accepted of these segments.
+/// The accepted differences of these segments.
 pub(super) async fn read(
     db: &PgPool,
     periods: &[(AccountId, i64)],

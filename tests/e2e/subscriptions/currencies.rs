@@ -1,4 +1,4 @@
-//! Plans in several currencies: an account pays in the currency of its first checkout, for everything.
+//! Plans in several currencies. An account pays for everything in the currency of its first checkout.
 
 use billing_worker::reports::{daily, money::Source};
 use devstack::StripeDoubleOptions;

@@ -11,6 +11,7 @@ use crate::{
     accounts::identity,
     administration::Administration,
     cli::{
+        argument::time,
         print::{instant, out, row, table},
         reports::reporter,
     },
@@ -136,8 +137,4 @@ fn print(json: bool, migration: &Migration, action: Action, migrated: &[Migrated
             false => format!("{from} -> {to}, prorated from {}\n\n{}", instant(at), table(&rows)),
         }
     })
-}
-
-fn time(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "must be a time such as 2026-11-30T12:00:00Z".to_owned())
 }

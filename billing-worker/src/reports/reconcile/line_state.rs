@@ -55,7 +55,7 @@ impl Numbers {
             _ if unreported >= i128::from(explained) => LineState::Pending,
             _ => LineState::Difference,
         };
-        // Without some of what was reported recently, and perhaps with the open report.
+        // Recent reports may be missing, and the open one may be there.
         let may_have = |units: i128| {
             let lag = (ledger - i128::from(recent.added))..=(ledger - i128::from(recent.taken));
             lag.contains(&units) || has_open && lag.contains(&(units - i128::from(self.open_units)))
@@ -110,7 +110,7 @@ mod tests {
             // Corrected, and not taken back yet.
             (numbers(8, 10, 0, 10), -2, none, LineState::Pending),
             (numbers(8, 10, 0, 10), -1, none, LineState::Difference),
-            // Summaries lag, for a while, by what was reported.
+            // Summaries may lack what was reported recently.
             (numbers(10, 10, 0, 7), 0, added(3), LineState::Pending),
             (numbers(12, 10, 2, 9), 0, added(3), LineState::Pending),
             (numbers(10, 10, 0, 7), 0, added(2), LineState::Difference),

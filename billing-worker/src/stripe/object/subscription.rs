@@ -82,7 +82,7 @@ pub struct Recurring {
 }
 
 impl Recurring {
-    /// How many months an invoice pays for. 0: it is no number of months, such as a week.
+    /// How many months an invoice pays for. 0: the interval is not whole months, such as a week.
     fn months(&self) -> i32 {
         let count = self.interval_count.map_or(1, |count| i32::try_from(count).unwrap_or(0));
         match self.interval.as_deref() {
@@ -94,7 +94,7 @@ impl Recurring {
 }
 
 impl Price {
-    /// How many months an invoice pays for. 0: it is no number of months, such as a week.
+    /// How many months an invoice pays for. 0: the interval is not whole months, such as a week.
     pub fn interval_months(&self) -> i32 {
         self.recurring.as_ref().map_or(1, Recurring::months)
     }

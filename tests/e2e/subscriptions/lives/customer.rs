@@ -101,7 +101,7 @@ impl Customer {
         let Some(stamp) = self.stamps.get(part).copied().flatten().filter(|_| units > 0) else {
             return;
         };
-        // A credit is for what was paid.
+        // Nobody paid for these units, so no credit is due.
         if self.owes.parts[part].is_waived() {
             return;
         }

@@ -37,7 +37,7 @@ async fn an_upgrade_within_the_year_prorates_the_year_and_units_keep_their_price
     rig.settle().await;
     let enterprise = rig.segment(&ada).await;
     assert!(enterprise.start > pro.start && enterprise.end == pro.end);
-    // Nothing of before counts towards what Enterprise includes.
+    // Earlier usage does not count towards what Enterprise includes.
     rig.turn_by(DAY_S);
     rig.admitted(&ada, enterprise, &[("api_call", 5_100)]).await;
     rig.admitted(&ada, pro, &[("export", 1)]).await;
