@@ -1,16 +1,15 @@
 //! Plans in several currencies. An account pays for everything in the currency of its first checkout.
 
 use billing_worker::reports::{daily, money::Source};
-use devstack::StripeDoubleOptions;
 use http::Method;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use protocol::reports::money::MoneyState;
-use schema::Catalogue;
 use serde_json::{Value, json};
 
 use super::{
     money::{all, line, money, part, report},
     rig::{DAY_S, Rig, Subscriber},
+    upgrades::selling,
 };
 
 /// Calls past the included ones are 1.4 euro cents on Pro, and 0.9 on Enterprise. Pro bills each export at 30 euro cents. Team is sold
@@ -47,13 +46,7 @@ usage.export = { limit = 1_000 }
 "#;
 
 pub(super) async fn start() -> Rig {
-    let options = StripeDoubleOptions {
-        start_at: Some(1_800_000_010),
-        ..StripeDoubleOptions::default()
-    };
-    let rig = Rig::with(options, Catalogue::parse(PLANS).unwrap()).await;
-    rig.listen();
-    rig
+    selling(PLANS).await
 }
 
 impl Rig {

@@ -55,11 +55,16 @@ usage.sentiment_analysis = { limit = 2_000 }
 "#;
 
 pub(super) async fn start() -> Rig {
+    selling(PLANS).await
+}
+
+/// A service that sells these plans, ten seconds after a full minute: meters count whole minutes.
+pub(super) async fn selling(plans: &str) -> Rig {
     let options = StripeDoubleOptions {
         start_at: Some(1_800_000_010),
         ..StripeDoubleOptions::default()
     };
-    let rig = Rig::with(options, Catalogue::parse(PLANS).unwrap()).await;
+    let rig = Rig::with(options, Catalogue::parse(plans).unwrap()).await;
     rig.listen();
     rig
 }
