@@ -60,6 +60,7 @@ pub mod mirrored;
 mod month;
 mod owed;
 pub mod paused;
+pub mod paying;
 pub mod payment_form;
 pub mod payment_method;
 mod pending;

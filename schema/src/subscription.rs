@@ -44,7 +44,7 @@ pub struct Subscription {
     pub then_plan: Option<String>,
     /// The version of `then_plan`.
     pub then_version: Option<Arc<PlanVersion>>,
-    /// When the grace period of a past-due or unpaid subscription ends. `None`: nothing is owed.
+    /// When the grace period ends of a subscription with an invoice that is owed. `None`: nothing is owed.
     pub grace_until: Option<i64>,
     /// When the time ends that was paid, if Stripe does not collect the invoices. `None`: it collects them.
     pub paid_until: Option<i64>,
@@ -175,10 +175,8 @@ impl CurrentPlan {
         segment: i64,
         now: i64,
     ) -> Self {
-        let failed = [SubscriptionStatus::PastDue, SubscriptionStatus::Unpaid];
-        let grace = subscription
-            .grace_until
-            .filter(|_| failed.contains(&subscription.status));
+        // Also of an active one: the invoices for the units of a yearly plan do not change the status in Stripe.
+        let grace = subscription.grace_until;
         let entitlement = match (subscription.status, grace) {
             (SubscriptionStatus::Paused, _) => Entitlement::PaymentRequired,
             (_, Some(until)) if until <= now => Entitlement::PaymentRequired,
@@ -330,7 +328,11 @@ mod tests {
     #[test]
     fn a_subscription_that_owes_something_works_until_its_grace_period_ends() {
         let grace = pro().period.start + 100;
-        for status in [SubscriptionStatus::PastDue, SubscriptionStatus::Unpaid] {
+        for status in [
+            SubscriptionStatus::Active,
+            SubscriptionStatus::PastDue,
+            SubscriptionStatus::Unpaid,
+        ] {
             let owes = Subscription {
                 status,
                 grace_until: Some(grace),

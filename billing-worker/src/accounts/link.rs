@@ -11,7 +11,10 @@ use tracing::info;
 use super::customers;
 use crate::{
     error::{Error, violated},
-    stripe::{Stripe, StripeError, Write, names, object::Customer},
+    stripe::{
+        Stripe, StripeError, Write, names,
+        object::{Customer, is_id},
+    },
     subscriptions::{billing::Billing, lease::Lease, listing, refresh},
 };
 
@@ -34,7 +37,7 @@ pub async fn link(billing: &Billing, account: AccountId, customer: &str, earlier
     if !is_known.fetch_one(&billing.admin.db).await? {
         return Err(Error::UnknownAccount(account.to_string()));
     }
-    if !is_id(customer) {
+    if !is_id("cus_", customer) {
         return Err(Error::UnknownCustomer(customer.to_owned()));
     }
     let lease = billing.lease(account).await?;
@@ -144,10 +147,4 @@ async fn name(stripe: &Stripe, customer: &str, account: &str) -> Result<(), Stri
         Err(error) if account.is_empty() && error.is_missing() => Ok(()),
         named => named.map(drop),
     }
-}
-
-/// Anything else cannot be the id of a customer.
-fn is_id(text: &str) -> bool {
-    let rest = text.strip_prefix("cus_");
-    rest.is_some_and(|rest| (1..=250).contains(&rest.len()) && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }

@@ -15,7 +15,7 @@ use crate::{
         page::{Listed, Page},
     },
     error::Error,
-    subscriptions::{currency, current},
+    subscriptions::{current, paying::Paying},
 };
 
 /// An account as it is listed.
@@ -37,20 +37,8 @@ pub struct AccountDetails {
     pub account: Account,
     /// `None` on the Free plan.
     pub subscription_id: Option<SubscriptionId>,
-    /// The version of the plan that the account subscribed to. `None`: it follows the catalogue, because nobody pays in Stripe, or
-    /// this service did not make the price.
-    pub plan_version: Option<i32>,
-    /// Of this version, for the interval.
-    pub price_cents: Option<i64>,
-    /// What the account pays in, or would pay in by default.
-    pub currency: String,
-    /// How often it is paid for: `month`, `year`, or `other`. `None`: there is no subscription in Stripe.
-    pub interval: Option<&'static str>,
-    /// What the last invoice of the plan pays for. Limits are for the period, which is a month of it.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub paid_period_start: Option<OffsetDateTime>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub paid_period_end: Option<OffsetDateTime>,
+    #[serde(flatten)]
+    pub paying: Paying,
     /// Metered calls are answered 402 until the subscription is paid.
     pub payment_required: bool,
     #[serde(with = "time::serde::rfc3339")]
@@ -92,18 +80,9 @@ pub async fn show(admin: &Administration, id: AccountId, now: i64) -> Result<Acc
     .await?
     .ok_or_else(|| Error::UnknownAccount(id.to_string()))?;
     let current_plan = current::plan(&admin.db, id, now).await?;
-    let paid = current::paid(&admin.db, id).await?;
-    let version = current_plan.version.as_ref();
     Ok(AccountDetails {
         limits: limits::in_force(&admin.db, &admin.catalogue, id, &current_plan).await?,
-        plan_version: version.map(|version| version.number),
-        price_cents: version
-            .zip(paid)
-            .and_then(|(version, paid)| paid.price_cents(version, current_plan.currency?)),
-        currency: currency::of_account(&admin.db, id).await?,
-        interval: paid.map(|paid| paid.interval_name()),
-        paid_period_start: paid.map(|paid| paid.start),
-        paid_period_end: paid.map(|paid| paid.end),
+        paying: Paying::read(&admin.db, id, &current_plan).await?,
         account: row.into_account(current_plan.name),
         subscription_id: Some(current_plan.subscription).filter(|id| !id.is_nil()),
         payment_required: current_plan.entitlement == Entitlement::PaymentRequired,

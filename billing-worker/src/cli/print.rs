@@ -46,13 +46,14 @@ pub(super) fn account(json: bool, details: &AccountDetails) -> Result<()> {
             row([
                 "version",
                 &details
+                    .paying
                     .plan_version
                     .map_or_else(|| "follows the catalogue".to_owned(), |n| n.to_string()),
             ]),
             row(["period", &instant(details.period_start)]),
             row(["until", &instant(details.period_end)]),
         ];
-        if let Some((interval, end)) = details.interval.zip(details.paid_period_end) {
+        if let Some((interval, end)) = details.paying.interval.zip(details.paying.paid_period_end) {
             rows.push(row(["paid per", &format!("{interval}, until {}", instant(end))]));
         }
         if details.payment_required {
@@ -239,6 +240,8 @@ pub(super) fn corrections(json: bool, listed: &Listed<Correction>) -> Result<()>
     out(json, listed, || {
         let correction = |correction: &Correction| {
             row([
+                &correction.correction_id.to_string(),
+                &correction.account_id.to_string(),
                 &correction.id.to_string(),
                 &correction.event_id.to_string(),
                 &correction.delta_units.to_string(),
@@ -247,7 +250,16 @@ pub(super) fn corrections(json: bool, listed: &Listed<Correction>) -> Result<()>
                 &correction.reason,
             ])
         };
-        let heading = ["correcting event", "corrects", "units", "published", "by", "reason"];
+        let heading = [
+            "correction",
+            "account",
+            "correcting event",
+            "corrects",
+            "units",
+            "published",
+            "by",
+            "reason",
+        ];
         list(heading, listed, correction)
     })
 }

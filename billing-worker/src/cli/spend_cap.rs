@@ -8,7 +8,7 @@ use super::print;
 use crate::{
     accounts::identity,
     administration::Administration,
-    spend_caps::cap::{self, Cents},
+    spend_caps::cap::{self, Cents, NewCap},
 };
 
 #[derive(Subcommand)]
@@ -39,7 +39,7 @@ pub(super) async fn run(command: &SpendCapCommand, admin: &Administration, json:
         SpendCapCommand::Show { account } => identity::find(admin, account).await?,
         SpendCapCommand::Set { account, cents } => {
             let account = identity::find(admin, account).await?;
-            cap::set(admin, account, *cents, now).await?;
+            cap::set(admin, account, NewCap { cents: *cents }, now).await?;
             account
         }
         SpendCapCommand::Clear { account } => {

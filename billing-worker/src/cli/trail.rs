@@ -1,7 +1,7 @@
 //! `corrections …` and `audit …`
 
 use anyhow::{Result, anyhow};
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use nix::unistd::{Uid, User};
 use problem::json::Integer;
 use schema::EventId;
@@ -17,6 +17,7 @@ use crate::{
 #[derive(Subcommand)]
 pub enum CorrectionsCommand {
     /// Lower recorded usage: void events (--void), or lower their units (--cost-units)
+    #[command(group = ArgGroup::new("change").required(true).args(["void", "cost_units"]))]
     Create {
         /// Account id or e-mail address
         account: String,
@@ -30,7 +31,7 @@ pub enum CorrectionsCommand {
         #[arg(long)]
         by: Option<String>,
         /// Void the events: lower them to 0 units
-        #[arg(long, conflicts_with = "cost_units", required_unless_present = "cost_units")]
+        #[arg(long)]
         void: bool,
         /// New number of units of each event; lower than before
         #[arg(long, value_name = "UNITS", allow_negative_numbers = true)]

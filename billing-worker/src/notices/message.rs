@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use schema::{AccountId, Period, UsageType, period::instant};
+use schema::{AccountId, Period, UsageType, id::NoId, period::instant};
 use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -46,10 +46,10 @@ impl fmt::Display for NoticeId {
 }
 
 impl FromStr for NoticeId {
-    type Err = uuid::Error;
+    type Err = NoId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        text.parse().map(Self).map_err(|_| NoId)
     }
 }
 

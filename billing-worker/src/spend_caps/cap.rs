@@ -3,7 +3,7 @@
 use problem::json::Integer;
 use quota_store::caps;
 use schema::{AccountId, announcement::Announcement, period::instant};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -22,6 +22,13 @@ const CENTS_MAX: i64 = 999_999_999_999;
 
 /// In the smallest unit of the currency.
 pub type Cents = Integer<0, CENTS_MAX>;
+
+/// A cap, as the APIs take it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCap {
+    pub cents: Cents,
+}
 
 /// An account's cap, and what it limits.
 #[derive(Clone, Debug, Serialize)]
@@ -61,8 +68,8 @@ pub async fn find(admin: &Administration, account: AccountId, now: i64) -> Resul
 }
 
 /// Sets a cap. Refused if the usage of the running period costs more already.
-pub async fn set(admin: &Administration, account: AccountId, cents: Cents, now: i64) -> Result<(), Error> {
-    let cents = cents.get();
+pub async fn set(admin: &Administration, account: AccountId, new: NewCap, now: i64) -> Result<(), Error> {
+    let cents = new.cents.get();
     // Before the transaction: it asks ClickHouse.
     let used = used::read(admin, account, now).await?;
     let used_cents = used.cents();

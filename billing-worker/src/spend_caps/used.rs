@@ -26,7 +26,7 @@ type LineKey = (i64, String);
 struct UsedLine {
     included: i64,
     unit_price_micros: i64,
-    /// Recorded, and moved here from an earlier period.
+    /// Recorded, moved here from an earlier period, and billed apart from the period because they came late.
     units: i64,
 }
 
@@ -104,7 +104,9 @@ async fn prices(
 ) -> Result<BTreeMap<LineKey, UsedLine>, Error> {
     let rows = sqlx::query!(
         r#"select p.period_start, s.usage_type, s.included_units as "included!", s.unit_price_micros as "micros!",
-               coalesce(l.carried_in - l.carried_out, 0) as "carried!"
+               coalesce(l.carried_in - l.carried_out, 0) + (select coalesce(sum(c.units), 0)::bigint from meter_carries c
+                   where c.account_id = s.account_id and c.from_period = s.period_start and c.usage_type = s.usage_type
+                       and c.to_period is null) as "carried!"
            from billing_periods p
                join segment_prices s on s.account_id = p.account_id and s.period_start = p.period_start
                left join meter_ledger l on l.account_id = s.account_id and l.period_start = s.period_start

@@ -23,6 +23,9 @@ pub const META_OURS: &str = "trendit";
 /// Metadata of an invoice item or an invoice for late usage: the carry that it bills.
 pub const META_CARRY: &str = "trendit_carry";
 
+/// Metadata of an invoice that this service makes for usage: the subscription whose usage it bills.
+pub const META_SUBSCRIPTION: &str = "trendit_subscription";
+
 /// Metadata of a subscription or price that operators set: it is for another product than these plans. Of a customer: nobody has to
 /// link it to an account.
 pub const META_IGNORE: (&str, &str) = ("trendit", "ignore");

@@ -16,6 +16,12 @@ pub use invoice_line::InvoiceLine;
 pub use schedule::Schedule;
 pub use subscription::{Item, Subscription};
 
+/// Whether a text can be the id of an object whose ids begin with this prefix, such as `cus_`. Stripe's ids have at most 255 characters.
+pub fn is_id(prefix: &str, text: &str) -> bool {
+    let rest = text.strip_prefix(prefix).filter(|_| text.len() <= 255);
+    rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
 /// A page of a list.
 #[derive(Clone, Debug, Deserialize)]
 pub struct List<T> {

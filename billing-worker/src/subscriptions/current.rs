@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use schema::{
-    AccountId, Currency, CurrentPlan, Interval, Period, PlanTerms, PlanVersion, SubscriptionId,
+    AccountId, CurrentPlan, Period, PlanTerms, PlanVersion, SubscriptionId,
     subscription::{Subscription, SubscriptionStatus},
 };
 use sqlx::{PgExecutor, types::Json};
@@ -16,42 +16,6 @@ use crate::error::Error;
 pub async fn plan(db: impl PgExecutor<'_>, account: AccountId, now: i64) -> Result<CurrentPlan, Error> {
     let current = subscriptions(db, &[account]).await?;
     Ok(CurrentPlan::at(current.get(&account), now))
-}
-
-/// What the last invoice of the plan pays for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paid {
-    /// `None`: no plan is sold for this interval.
-    pub interval: Option<Interval>,
-    pub start: OffsetDateTime,
-    pub end: OffsetDateTime,
-}
-
-impl Paid {
-    /// As it is shown.
-    pub fn interval_name(&self) -> &'static str {
-        self.interval.map_or("other", Interval::as_str)
-    }
-
-    /// What this version of the plan costs for the interval.
-    pub fn price_cents(&self, version: &PlanVersion, currency: Currency) -> Option<i64> {
-        version.terms.price(self.interval?, currency)
-    }
-}
-
-/// `None`: the account has no subscription in Stripe.
-pub async fn paid(db: impl PgExecutor<'_>, account: AccountId) -> Result<Option<Paid>, Error> {
-    let row = sqlx::query!(
-        r#"select interval_months, coalesce(paid_period_start, period_start) as "start!",
-               coalesce(paid_period_end, period_end) as "end!"
-           from subscriptions where account_id = $1 and is_current and stripe_subscription_id is not null"#,
-        account.0
-    );
-    Ok(row.fetch_optional(db).await?.map(|row| Paid {
-        interval: Interval::from_months(row.interval_months),
-        start: row.start,
-        end: row.end,
-    }))
 }
 
 /// Returns the current subscription of each account that has one.

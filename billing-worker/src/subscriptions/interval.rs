@@ -25,10 +25,10 @@ pub(super) async fn refuse_change(
     }
     let why = if running.is_trial() {
         "it is in its trial: cancel it, and subscribe again"
-    } else if begins_now {
-        "the change can only begin with the next period: send \"when\": \"period_end\""
     } else if bills_units(billing, account, to).await? {
         "a plan bills units: cancel the subscription with the end of its period (POST /billing/cancel), and subscribe again from then on"
+    } else if begins_now {
+        "the change can only begin with the next period: send \"when\": \"period_end\""
     } else {
         return Ok(());
     };

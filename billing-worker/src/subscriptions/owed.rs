@@ -18,21 +18,12 @@ const LOOKED_AT: usize = 5;
 /// The same for those of subscriptions that ended.
 const LEFT_LOOKED_AT: i64 = 5;
 
-/// The invoices of a subscription that are not paid. They are read only if Stripe says that a payment failed. Of an unpaid
-/// subscription, Stripe leaves later invoices as drafts.
+/// The invoices of a subscription, and for its usage, that are not paid.
 pub(super) async fn unpaid(stripe: &Stripe, subscription: &Subscription) -> Result<Vec<Invoice>, StripeError> {
-    let statuses: &[InvoiceStatus] = match SubscriptionStatus::from_stored(&subscription.status) {
-        Some(SubscriptionStatus::PastDue) => &[InvoiceStatus::Open],
-        Some(SubscriptionStatus::Unpaid) => &[InvoiceStatus::Open, InvoiceStatus::Draft],
-        _ => &[],
-    };
-    let mut unpaid: Vec<Invoice> = Vec::new();
-    for status in statuses {
-        let list = ListInvoice::new()
-            .subscription(subscription.id.as_str())
-            .status(status.clone())
-            .limit(100);
-        unpaid.extend(stripe.read::<List<Invoice>>(&list).await?.data);
+    let status = SubscriptionStatus::from_stored(&subscription.status);
+    let mut unpaid = of_subscription(stripe, subscription, status).await?;
+    if status.is_some_and(SubscriptionStatus::is_live) {
+        unpaid.extend(for_usage(stripe, subscription).await?);
     }
     unpaid.sort_by_key(since);
     for invoice in unpaid
@@ -43,6 +34,46 @@ pub(super) async fn unpaid(stripe: &Stripe, subscription: &Subscription) -> Resu
         *invoice = fetch::with_payment(stripe, &invoice.id).await?;
     }
     Ok(unpaid)
+}
+
+/// They are read only if Stripe says that a payment failed. Of an unpaid subscription, Stripe leaves later invoices as drafts.
+async fn of_subscription(
+    stripe: &Stripe,
+    subscription: &Subscription,
+    status: Option<SubscriptionStatus>,
+) -> Result<Vec<Invoice>, StripeError> {
+    let statuses: &[InvoiceStatus] = match status {
+        Some(SubscriptionStatus::PastDue) => &[InvoiceStatus::Open],
+        Some(SubscriptionStatus::Unpaid) => &[InvoiceStatus::Open, InvoiceStatus::Draft],
+        _ => &[],
+    };
+    let mut unpaid = Vec::new();
+    for status in statuses {
+        let list = ListInvoice::new()
+            .subscription(subscription.id.as_str())
+            .status(status.clone())
+            .limit(100);
+        unpaid.extend(stripe.read::<List<Invoice>>(&list).await?.data);
+    }
+    Ok(unpaid)
+}
+
+/// The open invoices for units of a subscription whose own invoices bill none. Whether one of them is paid does not change the
+/// subscription's status in Stripe.
+async fn for_usage(stripe: &Stripe, subscription: &Subscription) -> Result<Vec<Invoice>, StripeError> {
+    if subscription
+        .plan_item()
+        .is_none_or(|item| item.price.interval_months() == 1)
+    {
+        return Ok(Vec::new());
+    }
+    let list = ListInvoice::new()
+        .customer(subscription.customer.id())
+        .status(InvoiceStatus::Open)
+        .limit(100);
+    let mut open = stripe.read::<List<Invoice>>(&list).await?.data;
+    open.retain(|invoice| invoice.charges() == Some(subscription.id.as_str()));
+    Ok(open)
 }
 
 /// The invoice that is owed for longest. A later one, or one for a change that waits for payment, starts no new grace period. A
@@ -78,7 +109,8 @@ pub(super) async fn refuse(billing: &Billing, subscription: &Subscription) -> Re
 /// Fails if an invoice of a subscription that has ended is not paid: the customer still owes it.
 pub(super) async fn refuse_left(billing: &Billing, account: AccountId) -> Result<(), Error> {
     let left = sqlx::query_scalar!(
-        "select i.id from stripe_invoices i join subscriptions s on s.stripe_subscription_id = i.subscription_id
+        "select i.id from stripe_invoices i join subscriptions s
+             on s.stripe_subscription_id = coalesce(i.subscription_id, i.charges_subscription_id)
          where i.account_id = $1 and i.status = 'open' and i.amount_remaining > 0 and s.status = 'canceled'
          order by i.finalized_at limit $2",
         account.0,

@@ -1,6 +1,7 @@
 //! Plans in several currencies. An account pays for everything in the currency of its first checkout.
 
-use billing_worker::reports::{daily, money::Source};
+use billing_worker::reports::{LateUsage, daily, money::Source};
+use devstack::stripe_double::{FaultKind, FaultRule};
 use http::Method;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use protocol::reports::money::MoneyState;
@@ -245,14 +246,59 @@ async fn amounts_in_euros_are_not_added_to_amounts_in_dollars() {
     for now in [rig.control().now(), rig.control().now() + DAY_S] {
         while !daily::step(reporter, now).await.unwrap().is_complete {}
     }
+    let metric = |currency: &str| metric(&rig, &format!("money_difference_cents{{currency=\"{currency}\"}} "));
+    assert_eq!((metric("eur"), metric("usd")), (Some(700), Some(750)));
+}
+
+/// The value of a metric, which begins a line with this text.
+fn metric(rig: &Rig, name: &str) -> Option<i64> {
     let (mut registry, mut page) = (Registry::default(), String::new());
-    reporter.metrics.register(&mut registry);
+    rig.billing.reporter().unwrap().metrics.register(&mut registry);
     encode(&mut page, &registry).unwrap();
-    let metric = |currency: &str| -> Option<i64> {
-        let name = format!("money_difference_cents{{currency=\"{currency}\"}} ");
-        page.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok())
+    page.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_money_is_shown_by_currency_until_it_is_charged() {
+    let mut rig = start().await;
+    rig.late_usage(LateUsage::CreditOrCharge).await;
+    let (ada, ben) = (
+        rig.paying_in("ada", "pro", "eur").await,
+        rig.subscribed("ben", "pro").await,
+    );
+    rig.turn_by(DAY_S);
+    let months = [(&ada, rig.period(&ada).await), (&ben, rig.period(&ben).await)];
+    for (who, month) in months {
+        rig.admitted(who, month, &[("export", 1)]).await;
+    }
+    report(&rig).await;
+    rig.end_period(&ben).await;
+    for (who, month) in months {
+        rig.admitted(who, month, &[("export", 10)]).await;
+    }
+    // Stripe makes no invoice items.
+    let fails = FaultRule::new(FaultKind::ServerError)
+        .path("/v1/invoiceitems")
+        .method("POST");
+    rig.control().add_fault(fails);
+    report(&rig).await;
+    let open = |currency: &str| {
+        let name = format!("open_money_cents{{kind=\"charge\",currency=\"{currency}\"}} ");
+        metric(&rig, &name)
     };
-    assert_eq!((metric("eur"), metric("usd")), (Some(700), Some(750)), "{page}");
+    // 11 exports at 33.3333 cents cost 367, and one was billed.
+    assert_eq!((open("eur"), open("usd")), (Some(300), Some(334)));
+    rig.control().clear_faults();
+    rig.turn_by(1_000);
+    report(&rig).await;
+    assert_eq!((open("eur"), open("usd")), (None, None));
+    for (who, amount, currency) in [(&ada, 300, "eur"), (&ben, 334, "usd")] {
+        let path = format!("/v1/invoiceitems?customer={}", rig.customers(who)[0]);
+        let items = rig.call_stripe(Method::GET, &path, "").await;
+        assert_eq!(items["data"].as_array().unwrap().len(), 1);
+        let item = &items["data"][0];
+        assert_eq!((&item["amount"], &item["currency"]), (&json!(amount), &json!(currency)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

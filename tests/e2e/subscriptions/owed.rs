@@ -21,7 +21,7 @@ async fn pro() -> (Rig, Subscriber, String) {
 }
 
 /// The invoices with this status in Stripe, oldest first.
-fn invoices(rig: &Rig, customer: &str, status: &str) -> Vec<Value> {
+pub(super) fn invoices(rig: &Rig, customer: &str, status: &str) -> Vec<Value> {
     let mut invoices = rig.control().invoices(customer);
     invoices.retain(|invoice| invoice["status"] == status);
     invoices
@@ -34,14 +34,14 @@ async fn upgrade(rig: &Rig, who: &Subscriber) -> (u16, Value) {
 }
 
 /// Plan, Stripe's status, and whether metered calls get a 402.
-async fn shown(rig: &Rig, who: &Subscriber) -> (String, String, bool) {
+pub(super) async fn shown(rig: &Rig, who: &Subscriber) -> (String, String, bool) {
     let subscription = rig.subscription(who).await;
     let text = |field: &str| subscription[field].as_str().unwrap().to_owned();
     let payment_required = subscription["payment_required"].as_bool().unwrap();
     (text("tier"), text("status"), payment_required)
 }
 
-fn is(plan: &str, status: &str, payment_required: bool) -> (String, String, bool) {
+pub(super) fn is(plan: &str, status: &str, payment_required: bool) -> (String, String, bool) {
     (plan.to_owned(), status.to_owned(), payment_required)
 }
 

@@ -5,6 +5,8 @@ mod charges;
 mod euros;
 mod killed;
 mod other;
+mod stored;
+mod unpaid;
 
 use billing_worker::{
     reports::{

@@ -79,7 +79,12 @@ impl Rig {
 
     /// Subscribes by a checkout, and waits until every gateway knows.
     pub(super) async fn subscribe(&self, plan: &str) {
-        let opened = self.post("create-checkout-session", json!({ "tier": plan })).await;
+        self.check_out(plan, json!({ "tier": plan })).await;
+    }
+
+    /// Does the same with this body of the checkout.
+    pub(super) async fn check_out(&self, plan: &str, body: Value) {
+        let opened = self.post("create-checkout-session", body).await;
         let session = opened.ok().unwrap()["session_id"].as_str().unwrap().to_owned();
         self.stripe().complete_checkout(&session).unwrap();
         self.until_on(plan).await;

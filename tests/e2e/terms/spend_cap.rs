@@ -2,6 +2,7 @@
 
 mod armed;
 mod changes;
+mod euros;
 mod room;
 
 use std::sync::{

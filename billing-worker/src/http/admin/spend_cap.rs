@@ -2,7 +2,6 @@
 
 use axum::{Json, extract::State};
 use schema::clock::now_s;
-use serde::Deserialize;
 
 use super::{AdminApi, extract::AccountPath};
 use crate::{
@@ -12,15 +11,9 @@ use crate::{
     http::body::Body,
     spend_caps::{
         arm,
-        cap::{self, Cents, SpendCap},
+        cap::{self, NewCap, SpendCap},
     },
 };
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewCap {
-    cents: Cents,
-}
 
 pub(super) async fn show(admin: Administration, AccountPath(account): AccountPath) -> Result<Json<SpendCap>, Error> {
     // An account that does not exist.
@@ -34,7 +27,7 @@ pub(super) async fn set(
     AccountPath(account): AccountPath,
     Body(new): Body<NewCap>,
 ) -> Result<Json<SpendCap>, Error> {
-    cap::set(&admin, account, new.cents, now_s()).await?;
+    cap::set(&admin, account, new, now_s()).await?;
     arm::soon(&admin, &api.metrics.reports.watermark, account, now_s()).await?;
     Ok(Json(cap::show(&admin, account, now_s()).await?))
 }

@@ -1,7 +1,6 @@
 //! `/billing/spend-cap`: the most that the account wants to pay for usage in a period.
 
 use axum::{Json, extract::State};
-use serde::Deserialize;
 
 use super::{PublicApi, authenticate::Caller};
 use crate::{
@@ -9,15 +8,9 @@ use crate::{
     http::body::Body,
     spend_caps::{
         arm,
-        cap::{self, Cents, SpendCap},
+        cap::{self, NewCap, SpendCap},
     },
 };
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewCap {
-    cents: Cents,
-}
 
 pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) -> Result<Json<SpendCap>, Error> {
     let now = api.billing.clock.now_s();
@@ -32,7 +25,7 @@ pub(super) async fn set(
     let (billing, metrics) = (api.billing.clone(), api.metrics.reports.watermark.clone());
     let setting = async move {
         let now = billing.clock.now_s();
-        cap::set(&billing.admin, account, new.cents, now).await?;
+        cap::set(&billing.admin, account, new, now).await?;
         arm::soon(&billing.admin, &metrics, account, now).await?;
         cap::show(&billing.admin, account, now).await
     };

@@ -10,26 +10,15 @@ use super::{PublicApi, authenticate::Caller};
 use crate::{
     accounts::limits::{self, LimitInForce},
     error::Error,
-    subscriptions::{billing::Billing, currency, current},
+    subscriptions::{billing::Billing, current, paying::Paying},
 };
 
 #[derive(Serialize)]
 pub(super) struct View {
     pub account_id: AccountId,
     pub tier: String,
-    /// The version of the plan that the account subscribed to; null: it follows the catalogue.
-    pub plan_version: Option<i32>,
-    /// Of this version, for the interval.
-    pub price_cents: Option<i64>,
-    /// What the account pays in, or would pay in by default.
-    pub currency: String,
-    /// How often it is paid for: `month`, `year`, or `other`; null: without a subscription in Stripe.
-    pub interval: Option<&'static str>,
-    /// What the last invoice of the plan pays for. Limits are for the period, which is a month of it.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub paid_period_start: Option<OffsetDateTime>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub paid_period_end: Option<OffsetDateTime>,
+    #[serde(flatten)]
+    pub paying: Paying,
     /// Stripe's status; `none`: the Free plan, without a subscription.
     pub status: String,
     /// Metered calls are answered 402 until the subscription is paid.
@@ -95,8 +84,6 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
     )
     .fetch_optional(db)
     .await?;
-    let paid = current::paid(db, account).await?;
-    let version = current_plan.version.as_ref();
     Ok(View {
         account_id: account,
         status: row.as_ref().map_or_else(|| "none".to_owned(), |row| row.status.clone()),
@@ -116,14 +103,7 @@ pub(super) async fn view(billing: &Billing, account: AccountId) -> Result<View, 
         trial_ends_at: row.as_ref().and_then(|row| row.trial_ends_at),
         stripe_subscription_id: row.and_then(|row| row.stripe_subscription_id),
         limits: limits::in_force(db, &billing.admin.catalogue, account, &current_plan).await?,
-        plan_version: version.map(|version| version.number),
-        price_cents: version
-            .zip(paid)
-            .and_then(|(version, paid)| paid.price_cents(version, current_plan.currency?)),
-        currency: currency::of_account(db, account).await?,
-        interval: paid.map(|paid| paid.interval_name()),
-        paid_period_start: paid.map(|paid| paid.start),
-        paid_period_end: paid.map(|paid| paid.end),
+        paying: Paying::read(db, account, &current_plan).await?,
         tier: current_plan.name,
     })
 }
@@ -133,7 +113,8 @@ async fn owed_invoice(db: &PgPool, account: AccountId) -> Result<Option<OwedInvo
     let owed = sqlx::query_as!(
         OwedInvoice,
         "select i.id, i.amount_remaining as amount_remaining_cents, i.currency, i.hosted_invoice_url
-         from stripe_invoices i join subscriptions s on s.stripe_subscription_id = i.subscription_id
+         from stripe_invoices i join subscriptions s
+             on s.stripe_subscription_id = coalesce(i.subscription_id, i.charges_subscription_id)
          where i.account_id = $1 and i.amount_remaining > 0
            and (i.id = s.owed_invoice_id and s.is_current or i.status = 'open' and s.status = 'canceled')
          order by s.is_current desc, i.finalized_at limit 1",

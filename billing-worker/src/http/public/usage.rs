@@ -15,7 +15,7 @@ use crate::{
     accounts::limits,
     error::Error,
     spend_caps::cap::{self, SpendCap},
-    subscriptions::{currency, current},
+    subscriptions::{current, paying::Paying},
 };
 
 #[derive(Serialize)]
@@ -26,17 +26,11 @@ pub(super) struct Usage {
     period_start: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     period_end: OffsetDateTime,
-    /// As in `GET /billing/subscription`.
-    interval: Option<&'static str>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    paid_period_start: Option<OffsetDateTime>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    paid_period_end: Option<OffsetDateTime>,
+    #[serde(flatten)]
+    paying: Paying,
     #[serde(with = "time::serde::rfc3339")]
     computed_at: OffsetDateTime,
     usage: Vec<UsageOfType>,
-    /// Of all amounts and prices.
-    currency: String,
     /// Cost of the usage of all segments, in the currency's smallest unit.
     usage_cents: i64,
     /// The most that the account wants to pay. Null: there is no cap.
@@ -96,7 +90,6 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
         .map_err(|error| Error::ClickHouse(error.to_string()))?;
     let billed = stored::billed(&billing.admin.db, &[account], period_start).await?;
     let (segments, usage_cents) = segments::read(&billing.admin.db, account, &current_plan, &sums).await?;
-    let paid = current::paid(&billing.admin.db, account).await?;
     let spend_cap = cap::find(&billing.admin, account, now).await?;
     let usage = in_force.into_iter().map(|limit| {
         let counted = sums
@@ -128,14 +121,11 @@ pub(super) async fn show(State(api): State<PublicApi>, Caller(account): Caller) 
     Ok(Json(Usage {
         account_id: account,
         usage: usage.collect(),
+        paying: Paying::read(&billing.admin.db, account, &current_plan).await?,
         tier: current_plan.name,
         period_start: instant(current_plan.period.start),
         period_end: instant(current_plan.period.end),
-        interval: paid.map(|paid| paid.interval_name()),
-        paid_period_start: paid.map(|paid| paid.start),
-        paid_period_end: paid.map(|paid| paid.end),
         computed_at: instant(now),
-        currency: currency::of_account(&billing.admin.db, account).await?,
         usage_cents,
         spend_cap,
         segments,

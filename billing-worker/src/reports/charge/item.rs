@@ -80,7 +80,10 @@ pub(super) async fn invoice(reporter: &Reporter, late: &Late, item: &str) -> Res
         .auto_advance(true)
         .currency(stripe_currency(&late.currency))
         .pending_invoice_items_behavior(CreateInvoicePendingInvoiceItemsBehavior::Include)
-        .metadata([(names::META_CARRY.to_owned(), late.id.to_string())]);
+        .metadata([
+            (names::META_CARRY.to_owned(), late.id.to_string()),
+            (names::META_SUBSCRIPTION.to_owned(), late.subscription.clone()),
+        ]);
     if reporter.stripe.automatic_tax() {
         request = request.automatic_tax(CreateInvoiceAutomaticTax::new(true));
     }

@@ -1,7 +1,10 @@
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{List, Reference, amount::Amount};
+use crate::stripe::names;
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Invoice {
@@ -44,6 +47,8 @@ pub struct Invoice {
     #[serde(default)]
     pub status_transitions: Transitions,
     pub parent: Option<Parent>,
+    #[serde(default)]
+    metadata: HashMap<String, String>,
     pub confirmation_secret: Option<ConfirmationSecret>,
     /// Only if it is expanded.
     payments: Option<List<InvoicePayment>>,
@@ -116,5 +121,10 @@ impl Invoice {
 
     pub fn subscription(&self) -> Option<&str> {
         Some(self.parent.as_ref()?.subscription_details.as_ref()?.subscription.id())
+    }
+
+    /// The subscription whose usage it bills, if this service made the invoice. In Stripe it belongs to no subscription.
+    pub fn charges(&self) -> Option<&str> {
+        self.metadata.get(names::META_SUBSCRIPTION).map(String::as_str)
     }
 }

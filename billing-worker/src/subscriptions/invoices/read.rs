@@ -4,7 +4,11 @@ use schema::AccountId;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::{error::Error, stripe::decimal, subscriptions::billing::Billing};
+use crate::{
+    error::Error,
+    stripe::{decimal, object::is_id},
+    subscriptions::billing::Billing,
+};
 
 /// Amounts are in the currency's smallest unit.
 #[derive(Clone, Debug, Serialize)]
@@ -109,7 +113,7 @@ pub async fn list(
             account.0,
             livemode
         );
-        if !is_id(after) || !is_theirs.fetch_one(db).await? {
+        if !is_id("in_", after) || !is_theirs.fetch_one(db).await? {
             return Ok(None);
         }
     }
@@ -145,7 +149,7 @@ pub async fn list(
 
 /// One of the account's invoices with its lines. An invoice of another account is as unknown as one that does not exist.
 pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<InvoiceDetails, Error> {
-    if !is_id(id) {
+    if !is_id("in_", id) {
         return Err(Error::UnknownInvoice);
     }
     let db = &billing.admin.db;
@@ -232,10 +236,4 @@ pub async fn find(billing: &Billing, account: AccountId, id: &str) -> Result<Inv
 /// The mode of this service's key. `None`: it has no key, and shows what there is.
 fn livemode(billing: &Billing) -> Option<bool> {
     billing.stripe().ok().map(|stripe| stripe.is_live())
-}
-
-/// Anything else cannot be the id of an invoice.
-fn is_id(text: &str) -> bool {
-    let rest = text.strip_prefix("in_");
-    rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }

@@ -43,15 +43,15 @@ pub async fn store(
         rows.push(InvoiceRow::of(&one.invoice, of_lines));
     }
     sqlx::query!(
-        "insert into stripe_invoices (id, account_id, customer_id, subscription_id, livemode, number, status, billing_reason,
-             currency, subtotal, discount, tax, total, amount_due, amount_paid, amount_remaining, starting_balance, ending_balance,
+        "insert into stripe_invoices (id, account_id, customer_id, subscription_id, charges_subscription_id, livemode, number, status,
+             billing_reason, currency, subtotal, discount, tax, total, amount_due, amount_paid, amount_remaining, starting_balance, ending_balance,
              created_at, finalized_at, period_start, period_end, hosted_invoice_url, invoice_pdf, fetched_at)
-         select id, $2, customer_id, subscription_id, livemode, number, status, billing_reason, currency, subtotal, discount, tax,
-             total, amount_due, amount_paid, amount_remaining, starting_balance, ending_balance, created_at, finalized_at,
+         select id, $2, customer_id, subscription_id, charges_subscription_id, livemode, number, status, billing_reason, currency,
+             subtotal, discount, tax, total, amount_due, amount_paid, amount_remaining, starting_balance, ending_balance, created_at, finalized_at,
              period_start, period_end, hosted_invoice_url, invoice_pdf, $3
          from jsonb_populate_recordset(null::stripe_invoices, $1)
          on conflict (id) do update set account_id = excluded.account_id, customer_id = excluded.customer_id,
-             subscription_id = excluded.subscription_id, number = excluded.number, status = excluded.status,
+             subscription_id = excluded.subscription_id, charges_subscription_id = excluded.charges_subscription_id, number = excluded.number, status = excluded.status,
              billing_reason = excluded.billing_reason, currency = excluded.currency, subtotal = excluded.subtotal,
              discount = excluded.discount, tax = excluded.tax, total = excluded.total, amount_due = excluded.amount_due,
              amount_paid = excluded.amount_paid, amount_remaining = excluded.amount_remaining,

@@ -4,6 +4,7 @@ use billing_worker::subscriptions::{
     migrate::{Action, Outcome, migrate},
     migration::{MigrateWhen, Migration},
 };
+use http::Method;
 use schema::{Catalogue, Interval};
 use serde_json::{Value, json};
 
@@ -51,6 +52,45 @@ async fn an_upgrade_within_the_year_prorates_the_year_and_units_keep_their_price
         (&planned["then_tier"], &planned["ends_at"]),
         (&json!("flat"), &planned["paid_period_end"])
     );
+    rig.assert_valid();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_a_person_makes_in_stripe_has_its_own_prices_from_its_event_on() {
+    let rig = start("monthly").await;
+    let ada = rig.paid_per_year("ada", "pro").await;
+    rig.turn_by(10 * DAY_S);
+    let pro = rig.segment(&ada).await;
+    rig.admitted(&ada, pro, &[("api_call", 1_400), ("export", 3)]).await;
+    let subscription = rig.control().subscriptions(&rig.customers(&ada)[0]).remove(0);
+    let prices = "/v1/prices?lookup_keys[]=trendit_enterprise-year";
+    let prices = rig.call_stripe(Method::GET, prices, "").await;
+    let form = format!(
+        "items[0][id]={}&items[0][price]={}&proration_behavior=always_invoice",
+        subscription["items"]["data"][0]["id"].as_str().unwrap(),
+        prices["data"][0]["id"].as_str().unwrap()
+    );
+    let path = format!("/v1/subscriptions/{}", subscription["id"].as_str().unwrap());
+    rig.call_stripe(Method::POST, &path, &form).await;
+    rig.settle().await;
+    let shown = rig.subscription(&ada).await;
+    assert_eq!(
+        (&shown["tier"], &shown["interval"]),
+        (&json!("enterprise"), &json!("year"))
+    );
+    let enterprise = rig.segment(&ada).await;
+    assert!(enterprise.start > pro.start && enterprise.end == pro.end);
+    rig.turn_by(DAY_S);
+    rig.admitted(&ada, enterprise, &[("api_call", 5_100)]).await;
+    // This was admitted before, and is stored late.
+    rig.admitted(&ada, pro, &[("export", 1)]).await;
+    rig.end_month(&ada).await;
+    let totals = rig.totals(&ada);
+    // About 356 of 366 days of $2,700.
+    assert!((260_000..265_000).contains(&totals[1]), "{totals:?}");
+    assert_eq!((totals[0], totals[2], totals.len()), (29_000, 600 + 133 + 100, 3));
+    let sum: i64 = totals.iter().sum();
+    assert_eq!(rig.explained().await, [sum, sum, 0, 0]);
     rig.assert_valid();
 }
 
@@ -115,6 +155,13 @@ async fn the_interval_changes_with_a_period_and_only_where_no_units_are_billed()
     };
     let now = json!({ "tier": "wide", "interval": "year" });
     refused(&ada, now, "\"when\": \"period_end\"").await;
+    // Another time would not help either.
+    refused(
+        &ben,
+        json!({ "tier": "pro", "interval": "year" }),
+        "POST /billing/cancel",
+    )
+    .await;
     for (who, tier) in [(&ada, "pro"), (&ben, "pro"), (&ben, "wide")] {
         let body = json!({ "tier": tier, "interval": "year", "when": "period_end" });
         refused(who, body, "POST /billing/cancel").await;
