@@ -71,8 +71,8 @@ pub enum Command {
     /// Runs of gateways and billing workers: list unsettled runs; give up a run whose spool is lost
     #[command(subcommand)]
     Runs(runs::RunsCommand),
-    /// Compare usage in ClickHouse, the ledger and Stripe, and what is owed with the invoices; fails if they differ, or if late usage
-    /// is on no invoice for too long
+    /// Compare usage in ClickHouse, the ledger and Stripe, and what is owed with the invoices; fails if they differ, or if usage is
+    /// not reported or late usage is on no invoice for too long
     Reconcile(reports::ReconcileArguments),
 }
 

@@ -174,6 +174,15 @@ pub(super) async fn reconcile(
             settings.reports.open_money_after
         );
     }
+    if totals.stuck > 0 {
+        bail!(
+            "{} of {} lines have units that are not reported after {} minutes (three times REPORT_INTERVAL, at least 5 minutes): does a \
+             billing worker run? `billing-worker reports attention` shows reports that fail",
+            totals.stuck,
+            totals.rows,
+            settings.reports.pending_for_s() / 60
+        );
+    }
     if totals.pending > 0 && arguments.wait.is_some() {
         bail!("{} of {} lines are still pending", totals.pending, totals.rows);
     }

@@ -43,6 +43,21 @@ pub async fn sums(clickhouse: &Client, periods: &[AccountPeriod]) -> Result<Hash
         .context("summing the usage of billing periods")
 }
 
+/// `sum(cost_units)` of what was stored before a time (Unix seconds); read from the rows, which are kept until a period is frozen.
+pub async fn sums_before(clickhouse: &Client, periods: &[AccountPeriod], before: i64) -> Result<HashMap<LineId, i64>> {
+    let query = |condition: &str| {
+        format!(
+            "select account_id, toString(usage_type) as usage_type, toInt64(period_start) as start,
+                 sum(cost_units) as units
+             from usage_events where {condition} and ingested_at < fromUnixTimestamp({before})
+             group by account_id, usage_type, period_start"
+        )
+    };
+    counted(clickhouse, periods, query)
+        .await
+        .context("summing the usage of some time ago")
+}
+
 /// The sum of the corrections (0 or negative) of these periods; read from the rows, which are kept until a period is frozen.
 pub async fn corrections(clickhouse: &Client, periods: &[AccountPeriod]) -> Result<HashMap<LineId, i64>> {
     let query = |condition: &str| {

@@ -3,6 +3,7 @@
 mod line_state;
 mod question;
 mod rows;
+mod stuck;
 mod totals;
 mod waiting;
 
@@ -47,6 +48,8 @@ pub struct Row {
     /// Stripe's units (the ledger's if Stripe's are unknown) − (ClickHouse + carried in − carried out).
     pub difference_units: i64,
     pub state: LineState,
+    /// Of a pending line: units that are not reported although they are in ClickHouse for too long. Negative: credits.
+    pub stuck_units: i64,
     pub frozen: bool,
     /// Late usage that is on no invoice yet.
     pub waiting: Option<Waiting>,
@@ -102,7 +105,8 @@ pub async fn of_accounts(
     let periods = rows::periods(reporter, question, accounts, now)
         .await
         .context("reading billing periods")?;
-    let rows = units(reporter, question, &periods, now).await?;
+    let mut rows = units(reporter, question, &periods, now).await?;
+    stuck::mark(reporter, &periods, &mut rows, now).await?;
     let asked: Vec<_> = periods
         .iter()
         .map(|period| Asked {
@@ -233,6 +237,7 @@ async fn row(
         difference_units,
         numbers,
         state,
+        stuck_units: 0,
         frozen: period.is_frozen,
         waiting,
         note,

@@ -68,6 +68,12 @@ impl ReportSettings {
         );
     }
 
+    /// How long units may be pending: three times the interval of reports, and at least five minutes.
+    pub fn pending_for_s(&self) -> i64 {
+        let intervals = self.report_interval.saturating_mul(3).max(Duration::from_secs(300));
+        i64::try_from(intervals.as_secs()).unwrap_or(i64::MAX)
+    }
+
     pub fn late_charge_after_s(&self) -> i64 {
         i64::try_from(self.late_charge_after.as_secs()).unwrap_or(i64::MAX)
     }

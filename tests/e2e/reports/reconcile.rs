@@ -76,6 +76,34 @@ async fn usage_that_is_not_reported_yet_is_pending_and_wrong_counts_differ() {
     assert_eq!((row.difference_units, row.state), (3, LineState::Difference));
 }
 
+/// Something between the worker and Stripe answers each meter event with a 200 that is not Stripe's.
+#[tokio::test(flavor = "multi_thread")]
+async fn units_that_stay_pending_are_an_error() {
+    let rig = Rig::start().await;
+    let account = rig.account().await;
+    let stuck = async || {
+        let found = all(&rig, false).await;
+        let mut stuck = found.rows.iter().map(|row| row.stuck_units);
+        let of_all = (found.totals.differing, found.totals.pending, found.totals.stuck);
+        (of_all, stuck.find(|units| *units != 0))
+    };
+    rig.use_units(&account, month(0), "api_call", &[10]).await;
+    rig.stripe.add_fault(rig.fault(FaultKind::OtherJson));
+    rig.step().await;
+    assert_eq!(stuck().await, ((0, 1, 0), None), "it may still arrive");
+    rig.stripe.advance_by(16 * 60);
+    rig.use_units(&account, month(0), "api_call", &[5]).await;
+    rig.step().await;
+    assert_eq!(stuck().await, ((0, 1, 1), Some(10)), "five units are new");
+    rig.stripe.clear_faults();
+    rig.stripe.advance_by(60);
+    for _ in 0..2 {
+        rig.step().await;
+    }
+    assert_eq!(stuck().await, ((0, 0, 0), None));
+    assert_eq!(rig.reported(&account, month(0), "api_call"), 15);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_final_period_that_agrees_is_frozen_and_thawed_only_by_late_events() {
     let rig = Rig::start().await;

@@ -42,6 +42,17 @@ impl Numbers {
         clamped(i128::from(units) - self.expected())
     }
 
+    /// Units that were counted some time ago (`earlier`), and are not reported now. Negative: corrections that are not taken back.
+    pub fn stuck(&self, earlier: i64) -> i64 {
+        let unreported = self.expected() - i128::from(self.ledger_units);
+        let earlier = unreported - i128::from(self.clickhouse_units) + i128::from(earlier);
+        clamped(match (unreported, earlier) {
+            (1.., 1..) => unreported.min(earlier),
+            (..=-1, ..=-1) => unreported.max(earlier),
+            _ => 0,
+        })
+    }
+
     /// `explained`: corrections that are not taken back yet lower the expected units by this (0 or negative).
     pub fn state(&self, explained: i64, recent: Recent) -> LineState {
         let ledger = i128::from(self.ledger_units);
@@ -85,6 +96,31 @@ fn clamped(units: i128) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_units_of_an_earlier_time_are_stuck() {
+        let numbers = |clickhouse_units, ledger_units| Numbers {
+            clickhouse_units,
+            ledger_units,
+            ..Numbers::default()
+        };
+        for (numbers, earlier, expected) in [
+            (numbers(12, 10), 10, 0),
+            (numbers(12, 10), 11, 1),
+            (numbers(12, 10), 12, 2),
+            // Reported in the meantime.
+            (numbers(12, 12), 12, 0),
+            // Some units were corrected in the meantime.
+            (numbers(11, 10), 15, 1),
+            (numbers(8, 10), 15, 0),
+            // A correction is not taken back.
+            (numbers(8, 10), 8, -2),
+            (numbers(9, 10), 8, -1),
+            (numbers(8, 10), 10, 0),
+        ] {
+            assert_eq!(numbers.stuck(earlier), expected, "{numbers:?} {earlier}");
+        }
+    }
 
     #[test]
     fn pending_units_are_no_difference_and_missing_units_are() {

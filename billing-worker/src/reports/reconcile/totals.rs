@@ -18,6 +18,8 @@ pub struct Totals {
     /// Lines whose units differ.
     pub differing: u64,
     pub pending: u64,
+    /// Of those: lines with units that are not reported for too long.
+    pub stuck: u64,
     /// Lines with late usage that is on no invoice yet.
     pub open: u64,
     /// Of those: lines where this lasts for longer than `OPEN_MONEY_AFTER`.
@@ -52,6 +54,7 @@ impl Totals {
             stripe_units: numbers.stripe_units.unwrap_or(0),
             differing: is(row.state == LineState::Difference),
             pending: is(row.state == LineState::Pending),
+            stuck: is(row.stuck_units != 0),
             open: is(row.waiting.is_some()),
             overdue: is(row.waiting.as_ref().is_some_and(is_overdue)),
             ..Self::default()
@@ -82,6 +85,7 @@ impl Totals {
             (&mut self.rows, other.rows),
             (&mut self.differing, other.differing),
             (&mut self.pending, other.pending),
+            (&mut self.stuck, other.stuck),
             (&mut self.open, other.open),
             (&mut self.overdue, other.overdue),
             (&mut self.differing_periods, other.differing_periods),
