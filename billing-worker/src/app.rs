@@ -104,6 +104,7 @@ impl boot::Application for Application {
         } = self;
         let (health, metrics) = (Health::new(), Metrics::default());
         health.down("service", "starting");
+        life.show_end(&health, "service");
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let notice_metrics = NoticeMetrics::default();
@@ -227,7 +228,9 @@ async fn start(
         listening.run(router, stopping, CancellationToken::new()).await;
         Ok(())
     });
-    health.up("service");
+    if !life.is_leaving() {
+        health.up("service");
+    }
     Ok(())
 }
 

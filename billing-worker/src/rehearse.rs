@@ -80,7 +80,7 @@ pub async fn run(settings: &Settings, db: &PgPool, afterwards: Afterwards) -> (R
 async fn guarded(settings: &Settings, db: &PgPool, afterwards: Afterwards, report: &mut Report) -> Result<()> {
     let stripe = stripe(settings)?;
     let life = Lifecycle::new();
-    life.stop_on_signals()?;
+    life.stop_on_signals(Duration::ZERO)?;
     let database = db.connect_options().get_database().unwrap_or("trendit").to_owned();
     let name = Name::new(&database, clock::now_ms());
     let servers = Servers {

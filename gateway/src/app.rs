@@ -157,6 +157,7 @@ impl boot::Application for Application {
         let drain_within = config.settings.service.shutdown_deadline;
         let health = Health::new();
         health.down("gateway", "starting");
+        life.show_end(&health, "gateway");
         let pages = Arc::new(OnceLock::new());
         service::admin::serve(&ground, admin, admin_pages(&health, &pages))?;
 
@@ -320,11 +321,12 @@ async fn serve(
 ) -> Result<()> {
     let requests = started.requests;
     let mut serving = life.spawn(server.listen()?.run(started.router, life.token(), requests.token()));
-    health.up("gateway");
+    if !life.is_leaving() {
+        health.up("gateway");
+    }
     info!("serving");
     life.stopping().await;
 
-    health.down("gateway", "stopping");
     let began = Instant::now();
     let deadline = began + drain_within;
     // Requests get two thirds of the time. The rest is for lanes, leases and the run.

@@ -84,6 +84,7 @@ impl boot::Application for Application {
     async fn run_until_stopped(self) -> Result<()> {
         let Self { life, admin, settings } = self;
         let health = Health::new();
+        life.show_end(&health, "service");
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         admin::serve(&life, admin, admin::router(health.clone(), registry))?;

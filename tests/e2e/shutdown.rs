@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, http::header::CONTENT_TYPE, routing::any};
-use devstack::upstream::Upstream;
+use devstack::{http::Http, upstream::Upstream};
 use futures_util::{StreamExt, stream};
 use harness::{Client, Stack, StackOptions, eventually};
 use tokio::{
@@ -91,6 +91,42 @@ async fn sigterm_under_load_loses_nothing_and_gives_everything_back() {
         .await
         .unwrap();
     assert_eq!(runs, ["closed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_sigterm_a_service_is_not_ready_and_still_serves_for_the_delay() {
+    let delay = vec![("SHUTDOWN_DELAY", "3".to_owned())];
+    let options = StackOptions {
+        gateway_env: delay.clone(),
+        billing_env: delay,
+        ..StackOptions::default()
+    };
+    let mut stack = Stack::start(SERVICES, options).await.unwrap();
+    let ada = stack.admin.customer("ada", "pro").await.unwrap();
+    let gateway = Client::new(stack.gateway(0), &ada);
+    let http = Http::default();
+    let billing = format!("{}/billing/usage", stack.billing_url);
+    let urls = [stack.gateways[0].service.admin_url(), stack.billing.admin_url()].map(|url| format!("{url}/readyz"));
+    let is_leaving = async |url: &str, line: &str| {
+        eventually("the service is not ready", async || {
+            let ready = http.get(url, "").await.ok()?;
+            let report = String::from_utf8_lossy(&ready.body).into_owned();
+            (ready.status == 503 && report.contains(line)).then_some(())
+        })
+        .await;
+    };
+    let (ended, ()) = tokio::join!(stack.gateways[0].service.stop(Duration::from_secs(40)), async {
+        is_leaving(&urls[0], "gateway: stopping").await;
+        assert_eq!(gateway.spend("api_call", 1).await.unwrap().status, 200);
+    });
+    assert!(ended.unwrap().success());
+    assert!(gateway.spend("api_call", 1).await.is_err(), "the port is closed");
+    let (ended, ()) = tokio::join!(stack.billing.stop(Duration::from_secs(40)), async {
+        is_leaving(&urls[1], "service: stopping").await;
+        assert_eq!(http.get(&billing, &ada.key).await.unwrap().status, 200);
+    });
+    assert!(ended.unwrap().success());
+    stack.assert_stored(ada.account_id, 1, 1).await;
 }
 
 /// An upstream that begins an event stream and never ends it.

@@ -78,7 +78,7 @@ pub fn boot<S: Service>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed::<S>(&Error::new(error).context("starting the async runtime")),
     };
-    let done = runtime.block_on(run::<S>(task));
+    let done = runtime.block_on(run::<S>(task, settings.shutdown_delay));
     runtime.shutdown_timeout(BLOCKED_WAIT);
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,12 +86,12 @@ pub fn boot<S: Service>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn run<S: Service>(task: Task<S::Config>) -> Result<()> {
+async fn run<S: Service>(task: Task<S::Config>, delay: Duration) -> Result<()> {
     match task {
         Task::Command(command) => command.await,
         Task::Serve(config) => {
             let application = S::build(config).await?;
-            application.life().stop_on_signals()?;
+            application.life().stop_on_signals(delay)?;
             application.run_until_stopped().await
         }
     }

@@ -22,9 +22,13 @@ use tokio_util::{
 };
 use tracing::{error, info};
 
+use crate::Health;
+
 /// Cheap to clone. All clones share one life.
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
+    /// Cancelled by a signal, some time before `stopping`.
+    leaving: CancellationToken,
     stopping: CancellationToken,
     tasks: TaskTracker,
     /// Counts vital tasks that have not ended successfully (running, failed or panicked), and other tasks that panicked.
@@ -79,6 +83,27 @@ impl Lifecycle {
         });
     }
 
+    /// Resolves when the service is told to stop. For [`Self::stop_on_signals`], it may go on for some time.
+    pub async fn leaving(&self) {
+        tokio::select! {
+            () = self.leaving.cancelled() => {}
+            () = self.stopping() => {}
+        }
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled() || self.is_stopping()
+    }
+
+    /// Marks a part as down from [`Self::leaving`] on, so that load balancers send no more requests.
+    pub fn show_end(&self, health: &Health, part: &'static str) {
+        let (life, health) = (self.clone(), health.clone());
+        self.tasks.spawn(async move {
+            life.leaving().await;
+            health.down(part, "stopping");
+        });
+    }
+
     /// Resolves when the service must stop.
     pub fn stopping(&self) -> WaitForCancellationFuture<'_> {
         self.stopping.cancelled()
@@ -97,8 +122,9 @@ impl Lifecycle {
         self.stopping.cancel();
     }
 
-    /// Stops on SIGTERM or SIGINT. Continues on SIGXFSZ: a write past `ulimit -f` then fails like a write to a full disk.
-    pub fn stop_on_signals(&self) -> Result<()> {
+    /// Stops `delay` after SIGTERM or SIGINT, or at once with a second signal. Continues on SIGXFSZ: a write past `ulimit -f` then fails
+    /// like a write to a full disk.
+    pub fn stop_on_signals(&self, delay: Duration) -> Result<()> {
         // A process that has listened for a signal once is no longer killed by it.
         let outlived = SignalKind::from_raw(Signal::SIGXFSZ as i32);
         drop(signal(outlived).context("listening for SIGXFSZ")?);
@@ -106,11 +132,25 @@ impl Lifecycle {
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
         let life = self.clone();
         self.tasks.spawn(async move {
+            let mut signal = async || {
+                tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                }
+            };
             let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
+                name = signal() => name,
                 () = life.stopping() => return,
             };
+            life.leaving.cancel();
+            if !delay.is_zero() {
+                info!(signal = name, "not ready any more, stopping in {delay:?}");
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    _ = signal() => {}
+                    () = life.stopping() => return,
+                }
+            }
             info!(signal = name, "stopping");
             life.stop();
         });

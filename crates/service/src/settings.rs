@@ -25,7 +25,12 @@ pub struct ServiceSettings {
     #[arg(long, env = "LOG_FILTER", default_value = "info", value_parser = log_filter)]
     pub log_filter: String,
 
-    /// How long a shutdown may take; work that is left after that is dropped (seconds)
+    /// How long the service still takes requests after SIGTERM, while /readyz is 503 already: as long as a load balancer needs to notice
+    /// it (seconds)
+    #[arg(long, env = "SHUTDOWN_DELAY", default_value = "0", value_parser = seconds_or_none)]
+    pub shutdown_delay: Duration,
+
+    /// How long a shutdown may take after SHUTDOWN_DELAY; work that is left after that is dropped (seconds)
     #[arg(long, env = "SHUTDOWN_DEADLINE", default_value = "30", value_parser = seconds)]
     pub shutdown_deadline: Duration,
 
@@ -47,6 +52,14 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         _ => Err(format!(
             "must be more than 0 and at most {SECONDS_MAX} seconds (100 years), got `{text}`"
         )),
+    }
+}
+
+/// Does the same, and accepts 0.
+pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(0.0) => Ok(Duration::ZERO),
+        _ => seconds(text).map_err(|error| error.replace("more than 0", "0 or more")),
     }
 }
 
@@ -101,6 +114,8 @@ mod tests {
     #[test]
     fn seconds_may_have_a_fraction_and_are_positive() {
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(seconds_or_none("0"), Ok(Duration::ZERO));
+        assert!(seconds_or_none("-1").unwrap_err().contains("0 or more"));
         for nonsense in ["0", "-1", "soon", "nan", "inf", "1e30", "1e300", "3153600001"] {
             assert!(seconds(nonsense).is_err(), "{nonsense}");
         }
