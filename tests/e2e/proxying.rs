@@ -1,6 +1,8 @@
 //! The metered reverse proxy with an upstream that fails in every way: a request that was not served is not charged, a served
 //! one is charged, even if the client hangs up in between.
 
+mod closing;
+
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -83,6 +85,10 @@ async fn serve(mut stream: TcpStream, reached: Arc<Semaphore>, release: Arc<Sema
             release.acquire().await.map(SemaphorePermit::forget).ok();
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_owned()
         }
+        // Reads no body before it answers.
+        "/api/early" | "/api/early-and-reads" => {
+            "HTTP/1.1 413 Payload Too Large\r\nContent-Length: 5\r\n\r\nlarge".to_owned()
+        }
         // Echoes the head of the request.
         _ => format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-Own: 1\r\n\r\n{head}",
@@ -92,6 +98,10 @@ async fn serve(mut stream: TcpStream, reached: Arc<Semaphore>, release: Arc<Sema
     // If the gateway has given up, this is not a failure of the upstream.
     stream.write_all(answer.as_bytes()).await.ok();
     stream.shutdown().await.ok();
+    if path == "/api/early-and-reads" {
+        // A connection that is closed with unread bytes is reset, and the answer may be lost.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.ok();
+    }
 }
 
 async fn stack(upstream: &Upstream) -> Result<Stack> {

@@ -2,7 +2,7 @@
 //! well-framed requests, each of them is counted, and none is hidden in another.
 
 mod upstream;
-mod wire;
+pub(crate) mod wire;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use devstack::admin::Customer;

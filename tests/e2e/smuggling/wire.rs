@@ -12,28 +12,36 @@ use tokio::{
 /// Longer than anything here takes. A hang must fail a test, not block it.
 const WITHIN: Duration = Duration::from_secs(10);
 
-pub(super) struct Wire {
+pub(crate) struct Wire {
     stream: TcpStream,
     read: Vec<u8>,
+    /// The last response said that it is the last one of the connection.
+    pub(crate) closes: bool,
 }
 
 impl Wire {
     /// `url`: `http://host:port`.
-    pub(super) async fn connect(url: &str) -> Result<Self> {
+    pub(crate) async fn connect(url: &str) -> Result<Self> {
         let address = url.strip_prefix("http://").context("not an http URL")?;
         Ok(Self {
             stream: TcpStream::connect(address).await?,
             read: Vec::new(),
+            closes: false,
         })
     }
 
     /// Sends bytes. An error because the server has already closed the connection is ignored.
-    pub(super) async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.ok();
     }
 
+    /// Sends nothing more. The server can still respond.
+    pub(crate) async fn close_sending(&mut self) -> Result<()> {
+        Ok(self.stream.shutdown().await?)
+    }
+
     /// The status of the next response. `None`: the server closed the connection instead.
-    pub(super) async fn answer(&mut self) -> Result<Option<u16>> {
+    pub(crate) async fn answer(&mut self) -> Result<Option<u16>> {
         loop {
             if let Some(status) = self.whole()? {
                 return Ok(Some(status));
@@ -60,6 +68,7 @@ impl Wire {
         if self.read.len() < whole {
             return Ok(None);
         }
+        self.closes = head.lines().any(|line| line == "connection: close");
         self.read.drain(..whole);
         Ok(Some(status))
     }

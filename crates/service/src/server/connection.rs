@@ -93,6 +93,8 @@ impl Serving {
 pub(super) fn http(limits: &ServerLimits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.header_read_timeout(None)
+        // A client that sends nothing more may still wait for its response.
+        .half_close(true)
         .max_buf_size(limits.head_bytes.max(BUFFER_BYTES))
         .max_header_size(limits.head_bytes);
     http
