@@ -33,7 +33,8 @@
 //! # Invariants
 //! - A transaction that changes an account's plan, status or limits holds the lock of its row in `accounts` until the commit.
 //! - An account has at most one current subscription. Without one, the account has the Free plan.
-//! - `quota_pool.limit_units` of a running period is the override, or else the plan's limit, as soon as the change commits.
+//! - `quota_pool.limit_units` is the override, or else the plan's limit, as soon as the change commits: in the running period and in
+//!   each period to come that a gateway has opened, whatever any clock says. In a period that is over it never rises.
 //! - An administrative change and its entry in the audit log are one transaction.
 //! - For each account, usage type and billing period: units reported to Stripe = units counted + carried in − carried out. A
 //!   report is in the database before it is sent, and its identifier never changes.

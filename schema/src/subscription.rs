@@ -167,6 +167,20 @@ impl CurrentPlan {
         Self::paid(subscription, &subscription.plan, version, period, segment, now)
     }
 
+    /// The plan that the account has in `period`. `None`: it has no period that begins then, for example because the period is of
+    /// an earlier plan. If the subscription ends within the period, `now` says which of the two plans; otherwise `now` changes
+    /// nothing.
+    pub fn in_period(subscription: Option<&Subscription>, period: Period, now: i64) -> Option<Self> {
+        let running = now.min(period.end - 1).max(period.start);
+        let ends_at = subscription.and_then(|subscription| subscription.ends_at);
+        let ends_at = ends_at.filter(|at| period.contains(*at));
+        [Some(running), Some(period.start), ends_at]
+            .into_iter()
+            .flatten()
+            .map(|at| Self::at(subscription, at))
+            .find(|plan| plan.period.start == period.start)
+    }
+
     fn paid(
         subscription: &Subscription,
         plan: &str,
@@ -226,7 +240,7 @@ impl CurrentPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use time::macros::datetime;
+    use time::{OffsetDateTime, macros::datetime};
 
     fn pro() -> Subscription {
         let (start, end) = (datetime!(2026-11-10 0:00 UTC), datetime!(2026-12-10 0:00 UTC));
@@ -294,6 +308,77 @@ mod tests {
             (current_plan.name.as_str(), current_plan.period.start),
             ("enterprise", end)
         );
+    }
+
+    #[test]
+    fn the_plan_of_a_period_does_not_depend_on_the_clock_unless_the_subscription_ends_in_it() {
+        let period = |start: OffsetDateTime, end: OffsetDateTime| Period {
+            start: start.unix_timestamp(),
+            end: end.unix_timestamp(),
+        };
+        let (october, november) = (
+            period(datetime!(2026-10-01 0:00 UTC), datetime!(2026-11-01 0:00 UTC)),
+            period(datetime!(2026-11-01 0:00 UTC), datetime!(2026-12-01 0:00 UTC)),
+        );
+        let (last, next) = (
+            period(datetime!(2026-10-10 0:00 UTC), datetime!(2026-11-10 0:00 UTC)),
+            period(datetime!(2026-12-10 0:00 UTC), datetime!(2027-01-10 0:00 UTC)),
+        );
+        let running = pro().period;
+        let canceled = Subscription {
+            ends_at: Some(running.start + 100),
+            ..pro()
+        };
+        let scheduled = Subscription {
+            ends_at: Some(running.end),
+            then_plan: Some("enterprise".into()),
+            ..pro()
+        };
+        for (subscription, of, expected) in [
+            (None, october, Some("free")),
+            (None, november, Some("free")),
+            (None, running, None),
+            (Some(&pro()), last, Some("pro")),
+            (Some(&pro()), running, Some("pro")),
+            (Some(&pro()), next, Some("pro")),
+            (Some(&pro()), november, None),
+            // Free follows within November, whose pool is from before the subscription.
+            (Some(&canceled), november, Some("free")),
+            (Some(&canceled), october, None),
+            (Some(&canceled), running, Some("pro")),
+            (Some(&scheduled), running, Some("pro")),
+            (Some(&scheduled), next, Some("enterprise")),
+        ] {
+            for now in [
+                0,
+                of.start - 30,
+                of.start,
+                of.end - 1,
+                of.end + 30,
+                running.start,
+                9_000_000_000,
+            ] {
+                let plan = CurrentPlan::in_period(subscription, of, now);
+                assert_eq!(
+                    plan.as_ref().map(|plan| plan.name.as_str()),
+                    expected,
+                    "{of:?} at {now}"
+                );
+                assert!(plan.is_none_or(|plan| plan.period.start == of.start));
+            }
+        }
+        // Its periods are calendar months, so Free continues in the same pool.
+        let ends_at = november.start + 1_000;
+        let of_month = Subscription {
+            period: november,
+            anchor: november.start,
+            ends_at: Some(ends_at),
+            ..pro()
+        };
+        for (now, expected) in [(ends_at - 1, "pro"), (ends_at, "free"), (november.end + 30, "free")] {
+            let plan = CurrentPlan::in_period(Some(&of_month), november, now);
+            assert_eq!(plan.map(|plan| plan.name).as_deref(), Some(expected), "{now}");
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct PlanLimit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Synced {
     pub plans: usize,
-    /// Accounts whose limits in the running period changed.
+    /// Accounts whose pools got another limit.
     pub accounts_changed: usize,
 }
 
@@ -102,7 +102,7 @@ pub async fn with_versions(admin: &Administration) -> Result<PlansAndVersions, E
     Ok(PlansAndVersions { plans, versions })
 }
 
-/// Copies the catalogue to the database and the limits to the pools of running periods. Fails if accounts have a plan that is
+/// Copies the catalogue to the database and the limits to the pools. Fails if accounts have a plan that is
 /// missing from the catalogue.
 pub async fn sync(admin: &Administration, now: i64) -> Result<Synced, Error> {
     let removed = copy(admin).await?;

@@ -55,7 +55,7 @@ pub async fn retain(db: PgPool, clickhouse: Client, catalogue: Arc<Catalogue>, l
     }
 }
 
-/// Compares the pools of running periods with the limits in force. A change of a limit updates the pools itself; this finds the
+/// Compares the pools with the limits in force. A change of a limit updates the pools itself; this finds the
 /// pools that it missed: one opened with the old limit while the catalogue was copied, or one that became current when a
 /// subscription ended.
 pub async fn refresh_limits(admin: Administration, life: Lifecycle) {
@@ -64,7 +64,7 @@ pub async fn refresh_limits(admin: Administration, life: Lifecycle) {
     while let Some(done) = after(EVERY, step, &life).await {
         match done {
             Ok(0) => {}
-            Ok(accounts) => info!(accounts, "updated limits of running periods"),
+            Ok(accounts) => info!(accounts, "updated limits of pools"),
             Err(failure) => warn!("comparing limits failed, retrying in {EVERY:?}: {failure}"),
         }
     }

@@ -1,6 +1,8 @@
 //! Reads that join pools with plans, overrides and notices. They take no locks.
 
-use schema::{AccountId, period::instant};
+use std::time::Duration;
+
+use schema::{AccountId, Period, period::instant};
 use sqlx::PgExecutor;
 
 use crate::pools::PoolKey;
@@ -15,10 +17,12 @@ pub struct AccountLimit {
     pub granted_units: Option<i64>,
 }
 
-/// A pool of a running period, and what decides its limit.
+/// A pool that has a limit, and what decides it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunningPool {
-    pub key: PoolKey,
+pub struct LimitedPool {
+    pub account: AccountId,
+    pub usage_type: String,
+    pub period: Period,
     pub limit_units: i64,
     /// The limit agreed with the account; `None`: the plan's limit is in force.
     pub agreed_units: Option<i64>,
@@ -50,25 +54,32 @@ pub async fn of_account(
     Ok(limits.collect())
 }
 
-/// The accounts' pools of periods that run at `now`, sorted by account.
-pub async fn running(db: impl PgExecutor<'_>, accounts: &[AccountId], now: i64) -> sqlx::Result<Vec<RunningPool>> {
+/// The accounts' pools that have a limit, by key. `ended_within`: without those whose periods ended longer ago, by the database's
+/// clock. `None`: all of them, whatever any clock says.
+pub async fn limited(
+    db: impl PgExecutor<'_>,
+    accounts: &[AccountId],
+    ended_within: Option<Duration>,
+) -> sqlx::Result<Vec<LimitedPool>> {
     let ids: Vec<_> = accounts.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
-        r#"select p.account_id, p.usage_type, p.period_start, p.limit_units, o.limit_units as "override?"
+        r#"select p.account_id, p.usage_type, p.period_start, p.period_end, p.limit_units, o.limit_units as "override?"
            from quota_pool p
            left join limit_overrides o on o.account_id = p.account_id and o.usage_type = p.usage_type
-           where p.account_id = any($1) and p.period_start <= $2 and p.period_end > $2 and p.spend_period is null
-           order by p.account_id"#,
+           where p.account_id = any($1) and p.spend_period is null
+             and ($2::float8 is null or p.period_end > now() - make_interval(secs => $2))
+           order by p.account_id, p.usage_type, p.period_start"#,
         &ids,
-        instant(now)
+        ended_within.map(|within| within.as_secs_f64())
     )
     .fetch_all(db)
     .await?;
-    let pools = rows.into_iter().map(|row| RunningPool {
-        key: PoolKey {
-            account: AccountId(row.account_id),
-            usage_type: row.usage_type,
-            period_start: row.period_start.unix_timestamp(),
+    let pools = rows.into_iter().map(|row| LimitedPool {
+        account: AccountId(row.account_id),
+        usage_type: row.usage_type,
+        period: Period {
+            start: row.period_start.unix_timestamp(),
+            end: row.period_end.unix_timestamp(),
         },
         limit_units: row.limit_units,
         agreed_units: row.r#override,
@@ -122,4 +133,14 @@ pub async fn without_notice(
         period_start: row.period_start.unix_timestamp(),
     });
     Ok(keys.collect())
+}
+
+impl LimitedPool {
+    pub fn key(&self) -> PoolKey {
+        PoolKey {
+            account: self.account,
+            usage_type: self.usage_type.clone(),
+            period_start: self.period.start,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Pools: how many units of one account, usage type and period are granted, and the limit.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 pub use protocol::grant::Pool;
 use schema::{AccountId, Mode, period::instant, pool_type::billed_name, terms};
@@ -370,18 +370,19 @@ pub async fn of_period(
     Ok(pools.collect())
 }
 
-/// A page of the accounts that have a pool whose period ends after `now`, by id, after the account `after`. Takes no lock.
+/// A page of the accounts that have a pool whose period did not end longer ago than `ended_within`, by the database's clock. By id,
+/// after the account `after`. Takes no lock.
 pub async fn accounts_with_pools(
     db: impl PgExecutor<'_>,
     after: AccountId,
-    now: i64,
+    ended_within: Duration,
     page: i64,
 ) -> sqlx::Result<Vec<AccountId>> {
     let ids = sqlx::query_scalar!(
-        "select distinct account_id from quota_pool where account_id > $1 and period_end > $2
+        "select distinct account_id from quota_pool where account_id > $1 and period_end > now() - make_interval(secs => $2)
              order by account_id limit $3",
         after.0,
-        instant(now),
+        ended_within.as_secs_f64(),
         page
     )
     .fetch_all(db)

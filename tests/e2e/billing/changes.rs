@@ -58,12 +58,13 @@ async fn limits_in_force_are_written_into_open_pools() {
     let worker = Worker::start().await;
     let account = worker.account("ann@example.com", "pro").await;
     let path = |rest: &str| format!("/accounts/{account}/{rest}");
-    // Two usage types of the current period, and one of the previous period, which must not change any more.
+    // Two usage types of the current period, one of the previous period, which no change raises, and one of the next period, which a
+    // gateway has opened whose clock is ahead.
     sqlx::query(
         "insert into quota_pool (account_id, usage_type, period_start, period_end, limit_units, granted_units)
          select account_id, t, period_start - m, period_end - m, l, 3 from subscriptions,
              (values ('api_call', 10000, interval '0'), ('export', 100, interval '0'),
-                     ('api_call', 10000, interval '1 month')) as pools (t, l, m)
+                     ('api_call', 10000, interval '1 month'), ('api_call', 10000, interval '-1 month')) as pools (t, l, m)
          where account_id = $1::uuid and is_current",
     )
     .bind(&account)
@@ -82,7 +83,12 @@ async fn limits_in_force_are_written_into_open_pools() {
                 .fetch_all(&worker.pool)
                 .await
                 .unwrap();
-        let expected = [("api_call", 10_000), ("api_call", api_call), ("export", export)];
+        let expected = [
+            ("api_call", 10_000),
+            ("api_call", api_call),
+            ("export", export),
+            ("api_call", api_call),
+        ];
         assert_eq!(pools, expected.map(|(name, limit)| (name.to_owned(), limit)), "{after}");
         let shown = worker
             .change(Method::GET, &format!("/accounts/{account}"), Value::Null)

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use billing_worker::administration::{Administration, By, announce::Announcer};
 use devstack::Servers;
 use gateway::{
     accounts::{AccountSettings, Accounts, announcements, refresh},
@@ -119,14 +120,30 @@ impl Database {
     }
 
     pub(super) async fn nats(&self) -> async_nats::Client {
-        let settings = NatsSettings {
+        service::nats::connect(&self.nats_settings(), "quotas", &Health::new())
+            .await
+            .unwrap()
+    }
+
+    fn nats_settings(&self) -> NatsSettings {
+        NatsSettings {
             nats_url: self.nats_url.clone(),
             nats_user: None,
             nats_password: None,
-        };
-        service::nats::connect(&settings, "quotas", &Health::new())
-            .await
-            .unwrap()
+        }
+    }
+
+    /// The changes of a billing worker, announced to the gateways.
+    pub(super) fn administration(&self) -> Administration {
+        Administration {
+            db: self.pool.clone(),
+            catalogue: Arc::clone(&self.catalogue),
+            announcer: Announcer::of_command(&self.nats_settings()),
+            clickhouse: clickhouse::Client::default(),
+            corrections_wait: Arc::default(),
+            by: By::Command,
+            name: None,
+        }
     }
 
     /// A run that stays live without a heartbeat.
