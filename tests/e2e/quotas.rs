@@ -4,6 +4,7 @@
 mod agreement;
 mod changes;
 mod cuts;
+mod heard;
 mod lowered;
 mod recall;
 mod rig;

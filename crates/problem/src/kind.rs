@@ -95,7 +95,7 @@ kinds! {
             "The service failed. The failure is in its log, with the request's id."
             "Report the request's id to the operator."
         KeyUnchecked SERVICE_UNAVAILABLE "authentication_unavailable" "API keys cannot be checked"
-            "The database is unavailable, and the key is not cached. Nothing was counted."
+            "The database is unavailable, and the key is not cached, or a change of the key or its account is not read yet. Nothing was counted."
             "Try again after `Retry-After` seconds."
     }
     Gateway {

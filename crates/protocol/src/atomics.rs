@@ -1,6 +1,6 @@
-//! The atomics under [`crate::lease`] and [`crate::queued`].
+//! The atomics under [`crate::lease`], [`crate::queued`] and [`crate::doubt`].
 //!
-//! Both are generic over [`Atomics`]. The services use [`Std`], the standard library's atomics. `tests/atomics` implements
+//! They are generic over [`Atomics`]. The services use [`Std`], the standard library's atomics. `tests/atomics` implements
 //! the trait for loom's atomics, so that loom explores the same code.
 //!
 //! Why a generic: a cargo feature `loom` would be unified over the workspace, so `cargo test` would build the services with

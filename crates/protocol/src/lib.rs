@@ -6,6 +6,7 @@
 //! | protocol | modules | who runs it |
 //! |---|---|---|
 //! | quota: take, spend and give back units | [`grant`], [`lease`], [`give_back`], [`queued`] | gateway |
+//! | announced changes: no copy of a row is used before the row was read again | [`doubt`] | gateway |
 //! | spend caps: what usage costs, and how many units a cap allows | [`spend`] | gateway, billing worker |
 //! | recording: publish each event once | [`lane`], [`spool_state`] | gateway, billing worker (the crate `lane`) |
 //! | runs: who may take leases, spool, or be ended | [`run`] | gateway, billing worker |
@@ -17,12 +18,13 @@
 //! effects: it reads the clock, sends the statement or the message, and feeds the result back. Statements in PostgreSQL
 //! repeat a condition where two processes may act at the same time. The module names that condition.
 //!
-//! The atomics of [`lease`] and [`queued`] are generic ([`atomics`]), so that loom can replace them.
+//! The atomics of [`lease`], [`queued`] and [`doubt`] are generic ([`atomics`]), so that loom can replace them.
 
 pub mod atomics;
 pub mod audit;
 pub mod claim;
 pub mod compare_and_set;
+pub mod doubt;
 pub mod duplicates;
 pub mod fence;
 pub mod give_back;

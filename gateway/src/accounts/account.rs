@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, Guard};
+use protocol::doubt::Doubt;
 use schema::{
     AccountId, Burst, Catalogue, CurrentPlan, PoolType, SpendCap, Terms, UsageType,
     subscription::{Entitlement, Subscription},
@@ -18,6 +19,10 @@ pub struct Account {
     state: ArcSwap<AccountState>,
     /// Plans of earlier states. Requests that were admitted without a lease keep theirs until they are recorded.
     earlier: Mutex<Vec<Weak<CurrentPlan>>>,
+    /// Of the rows. In doubt, none of its keys is served.
+    pub(super) doubt: Doubt,
+    /// How many announcements had been heard before its rows were read for the first time.
+    pub(super) read_after: u64,
 }
 
 /// An account's rows, from which its current plan is computed.
@@ -47,12 +52,15 @@ pub(crate) struct AccountState {
 }
 
 impl Account {
-    pub fn new(id: AccountId, facts: Facts, catalogue: &Arc<Catalogue>, now_s: i64) -> Self {
+    /// `read_after`: how many announcements had been heard before `facts` were read.
+    pub fn new(id: AccountId, facts: Facts, catalogue: &Arc<Catalogue>, now_s: i64, read_after: u64) -> Self {
         Self {
             id,
             state: ArcSwap::from_pointee(AccountState::at(facts, catalogue, now_s)),
             catalogue: Arc::clone(catalogue),
             earlier: Mutex::default(),
+            doubt: Doubt::new(),
+            read_after,
         }
     }
 
@@ -231,7 +239,7 @@ mod tests {
     fn account(facts: Facts) -> (Account, [UsageType; 3]) {
         let catalogue = Arc::new(Catalogue::built_in());
         let types = catalogue.usage_types().try_into().unwrap();
-        (Account::new(AccountId::new(), facts, &catalogue, NOW), types)
+        (Account::new(AccountId::new(), facts, &catalogue, NOW, 0), types)
     }
 
     #[test]

@@ -12,10 +12,20 @@ use moka::future::Cache;
 use prometheus_client::registry::Registry;
 use schema::{Catalogue, KeyId, api_key::ParseKeyError, clock};
 use sqlx::PgPool;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::warn;
 
-use super::{account::Account, key::Key, key_metrics::KeyMetrics, stored, versions::Versions};
+use super::{
+    account::Account,
+    key::{Key, Shared},
+    key_metrics::KeyMetrics,
+    stored,
+    unread::{Row, Unread},
+    versions::Versions,
+};
 use crate::quota::{Counters, LeaseRequests, Quotas};
 
 #[derive(Clone, Debug)]
@@ -67,8 +77,14 @@ pub(super) struct Inner {
     pub(super) unknown: Cache<KeyId, ()>,
     pub(super) loads: Semaphore,
     /// Counts announcements: rows that were read before an announcement may be older than it.
-    pub(super) changes: AtomicU64,
+    pub(super) heard: AtomicU64,
     pub(super) rereading: tokio::sync::Mutex<()>,
+    /// Announced changes.
+    pub(super) unread: Unread,
+    /// Changes with each attempt to read rows again. True: announced changes could not be read.
+    pub(super) reading_fails: watch::Sender<bool>,
+    /// Announcements may have been missed: everything has to be read again.
+    pub(super) missed: Notify,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,8 +131,11 @@ impl Accounts {
                 keys,
                 unknown,
                 loads: Semaphore::new(settings.loads_max.max(1)),
-                changes: AtomicU64::new(0),
+                heard: AtomicU64::new(0),
                 rereading: tokio::sync::Mutex::new(()),
+                unread: Unread::default(),
+                reading_fails: watch::Sender::new(false),
+                missed: Notify::new(),
                 settings,
             }),
         }
@@ -125,12 +144,13 @@ impl Accounts {
     /// Returns the key for the text of an `Authorization: Bearer` header. A text with a wrong checksum fails before any look-up.
     pub async fn authenticate(&self, key: &str, now_s: i64) -> Result<Arc<Key>, AuthError> {
         let (id, hash) = schema::api_key::identify(key)?;
-        let key = match self.inner.keys.get(&id).await {
-            Some(key) => {
-                self.inner.metrics.hits.inc();
-                key
-            }
-            None => self.inner.load(id).await?,
+        let cached = self.inner.keys.get(&id).await;
+        if cached.is_some() {
+            self.inner.metrics.hits.inc();
+        }
+        let key = match cached {
+            Some(key) if key.is_read() => key,
+            cached => self.inner.read(id, cached).await?,
         };
         if key.stored.admits(&hash, now_s) {
             Ok(key)
@@ -141,28 +161,59 @@ impl Accounts {
 }
 
 impl Inner {
-    /// Loads a key that is not cached. All requests that wait for the key share one load.
+    /// The key, once it and its account are read: it is not in the cache, or a change was announced. Waits for the reader of
+    /// announced changes, up to the deadline of a load. Fails at once while announced changes cannot be read.
+    async fn read(&self, id: KeyId, mut cached: Option<Arc<Key>>) -> Result<Arc<Key>, AuthError> {
+        let mut attempts = self.reading_fails.subscribe();
+        let deadline = Instant::now() + self.settings.load_deadline;
+        loop {
+            // First, so that no attempt is missed between the check and the wait.
+            let fails = *attempts.borrow_and_update();
+            let key = match cached.take() {
+                Some(key) => key,
+                None => self.load(id).await?,
+            };
+            key.settle_first_read(self.heard.load(Ordering::SeqCst));
+            if key.is_read() {
+                return Ok(key);
+            }
+            self.unread.want([Row::Key(id), Row::Account(key.account.id)]);
+            if fails {
+                return Err(AuthError::Unavailable);
+            }
+            // The sender lives as long as the cache.
+            if timeout_at(deadline, attempts.changed()).await.is_err() {
+                return Err(AuthError::Unavailable);
+            }
+            cached = self.keys.get(&id).await;
+        }
+    }
+
+    /// Waits until announced changes of the account are read, up to the deadline of a load.
+    pub(super) async fn is_read(&self, account: &Account) -> bool {
+        let mut attempts = self.reading_fails.subscribe();
+        let reading = async {
+            while !account.doubt.is_settled() {
+                attempts.changed().await.ok();
+            }
+        };
+        timeout(self.settings.load_deadline, reading).await.is_ok()
+    }
+
+    /// Loads a key that is not cached. All requests that wait for the key share one load. The key is in doubt until
+    /// [`Key::settle_first_read`].
     async fn load(&self, id: KeyId) -> Result<Arc<Key>, AuthError> {
         if self.unknown.contains_key(&id) {
             self.metrics.unknown.inc();
             return Err(AuthError::Unknown);
         }
         self.metrics.misses.inc();
-        let changes = self.changes.load(Ordering::SeqCst);
-        let unchanged = || self.changes.load(Ordering::SeqCst) == changes;
+        let heard = self.heard.load(Ordering::SeqCst);
         match self.keys.try_get_with(id, self.fetch(id)).await {
-            Ok(key) => {
-                if unchanged() {
-                    return Ok(key);
-                }
-                // An announcement passed between reading and caching, and found nothing to read again.
-                let account = Arc::clone(&key.counters);
-                self.reread("a new key", &[key], &[account]).await;
-                self.keys.get(&id).await.ok_or(AuthError::Unknown)
-            }
+            Ok(key) => Ok(key),
             Err(error) => match *error {
                 LoadError::NotThere => {
-                    if unchanged() {
+                    if self.heard.load(Ordering::SeqCst) == heard {
                         self.unknown.insert(id, ()).await;
                     }
                     Err(AuthError::Unknown)
@@ -176,6 +227,7 @@ impl Inner {
         let fetch = async {
             // Never closed, so a permit always comes.
             let _permit = self.loads.acquire().await.ok();
+            let read_after = self.heard.load(Ordering::SeqCst);
             let Some((id, account_id, stored)) = stored::keys(&self.pool, &[id]).await?.pop() else {
                 return Ok(None);
             };
@@ -186,17 +238,21 @@ impl Inner {
                     let Some((_, facts)) = rows.into_iter().next() else {
                         return Ok(None);
                     };
+                    let now_s = clock::now_s();
                     self.counters
-                        .share(Account::new(account_id, facts, &self.catalogue, clock::now_s()))
+                        .share(Account::new(account_id, facts, &self.catalogue, now_s, read_after))
                 }
             };
-            let bucket = Arc::default();
+            let shared = Shared {
+                read_after,
+                ..Shared::default()
+            };
             Ok(Some(Arc::new(Key {
                 id,
                 account: Arc::clone(&counters.account),
                 counters,
                 stored,
-                bucket,
+                shared: Arc::new(shared),
             })))
         };
         match timeout(self.settings.load_deadline, fetch).await {
@@ -213,9 +269,5 @@ impl Inner {
     /// Whether some account is being read.
     pub(super) fn is_loading(&self) -> bool {
         self.loads.available_permits() < self.settings.loads_max.max(1)
-    }
-
-    pub(super) fn note_change(&self) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 }

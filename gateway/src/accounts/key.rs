@@ -1,7 +1,11 @@
 //! An API key in the cache: the result of a request's one look-up.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
+use protocol::doubt::{Doubt, Moment};
 use schema::{KeyId, Scopes, api_key::KeyHash};
 
 use super::{
@@ -16,7 +20,19 @@ pub struct Key {
     pub counters: Arc<AccountCounters>,
     pub(crate) stored: StoredKey,
     /// Shared with the object that replaces this one when the key's row changes.
-    pub(crate) bucket: Arc<Bucket>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What stays when a key's row changes.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(super) bucket: Bucket,
+    /// Of the row. In doubt, the key is not served.
+    pub(super) doubt: Doubt,
+    /// How many announcements had been heard before the row was read for the first time.
+    pub(super) read_after: u64,
+    /// The key is revoked or deleted.
+    pub(super) ended: AtomicBool,
 }
 
 /// A key's row.
@@ -41,7 +57,29 @@ impl Key {
     pub fn take_request(&self, now_s: i64) -> Result<Option<BurstView>, TooFast> {
         match self.account.burst(now_s) {
             None => Ok(None),
-            Some(burst) => self.bucket.take(burst).map(Some),
+            Some(burst) => self.shared.bucket.take(burst).map(Some),
+        }
+    }
+
+    /// Whether the key and its account were read since the last announcement of a change to them.
+    #[inline]
+    pub(crate) fn is_read(&self) -> bool {
+        self.shared.doubt.is_settled() && self.account.doubt.is_settled()
+    }
+
+    /// Whether the key was revoked or deleted since this object was made.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire)
+    }
+
+    /// Settles a new key, and a new account, if no announcement was heard since their rows were read. Call it once the key is in
+    /// the cache, where announcements find it. `heard`: how many announcements were heard by now.
+    pub(super) fn settle_first_read(&self, heard: u64) {
+        if self.shared.read_after == heard {
+            self.shared.doubt.settle(Moment::FIRST);
+        }
+        if self.account.read_after == heard {
+            self.account.doubt.settle(Moment::FIRST);
         }
     }
 }

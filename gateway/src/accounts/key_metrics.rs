@@ -15,6 +15,7 @@ pub(crate) struct KeyMetrics {
     pub refreshes_failed: Counter,
     pub keys: Gauge<i64, AtomicI64>,
     pub accounts: Gauge<i64, AtomicI64>,
+    pub unread: Gauge<i64, AtomicI64>,
 }
 
 impl KeyMetrics {
@@ -32,12 +33,17 @@ impl KeyMetrics {
             "Failed attempts to read cached keys and accounts again",
             refreshes_failed.clone(),
         );
-        let (keys, accounts) = (Gauge::default(), Gauge::default());
+        let (keys, accounts, unread) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("cached", "Keys in the cache at its last refresh", keys.clone());
         registry.register(
             "accounts_cached",
             "Accounts in memory at the last refresh",
             accounts.clone(),
+        );
+        registry.register(
+            "unread",
+            "Keys and accounts with an announced change that could not be read yet; they are refused",
+            unread.clone(),
         );
         let result = |value| lookups.get_or_create_owned(&[("result", value)]);
         Self {
@@ -47,6 +53,7 @@ impl KeyMetrics {
             refreshes_failed,
             keys,
             accounts,
+            unread,
         }
     }
 }

@@ -1,9 +1,15 @@
 //! Keeps the cache up to date: reads everything again at intervals, and announced changes at once.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::ready,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
+use moka::ops::compute::Op;
 use schema::{AccountId, KeyId, clock};
-use service::Lifecycle;
+use service::{Backoff, Lifecycle};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
@@ -13,34 +19,63 @@ use super::{
     cache::Inner,
     key::{Key, StoredKey},
     stored,
+    unread::Row,
 };
 use crate::quota::AccountCounters;
 
 /// Keys or accounts read by one statement.
 const CHUNK: usize = 1_000;
-/// After this time PostgreSQL counts as unavailable, and the cache stays in use unchanged.
+/// After this time PostgreSQL counts as unavailable. The cache stays in use, but for what is in doubt.
 const QUERY_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Runs until the service stops. Reads everything again at each interval, and stale accounts at once.
+/// Runs until the service stops. Reads everything again at each interval, and stale accounts and announced changes at once.
 pub fn follow(accounts: Accounts, life: &Lifecycle) {
-    life.spawn(run(accounts, life.clone()));
+    life.spawn(run(accounts.clone(), life.clone()));
+    life.spawn(read_announced(accounts, life.clone()));
 }
 
 async fn run(accounts: Accounts, life: Lifecycle) {
-    let mut ticks = interval(accounts.inner.settings.refresh_interval);
+    let inner = &accounts.inner;
+    let mut ticks = interval(inner.settings.refresh_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {
                 accounts.refresh_all().await;
             }
-            stale = accounts.inner.requests.stale() => {
-                let known: Vec<_> = stale.into_iter().filter_map(|id| accounts.inner.counters.known(id)).collect();
-                accounts.inner.reread("stale accounts", &[], &known).await;
+            () = inner.missed.notified() => {
+                accounts.refresh_all().await;
+            }
+            stale = inner.requests.stale() => {
+                let known: Vec<_> = stale.into_iter().filter_map(|id| inner.counters.known(id)).collect();
+                inner.reread("stale accounts", &[], &known).await;
             }
             () = life.stopping() => return,
         }
     }
+}
+
+/// Reads announced changes, and tries again until they are read.
+async fn read_announced(accounts: Accounts, life: Lifecycle) {
+    let inner = &accounts.inner;
+    let mut pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+    let reading = async {
+        loop {
+            let rows = inner.unread.take(CHUNK).await;
+            let (keys, known) = inner.in_memory(&rows).await;
+            let is_read = inner.reread("announced changes", &keys, &known).await;
+            if !is_read {
+                inner.unread.note(rows);
+            }
+            inner.metrics.unread.set(inner.unread.len());
+            inner.reading_fails.send_replace(!is_read);
+            match is_read {
+                true => pauses.reset(),
+                false => tokio::time::sleep(pauses.next_delay()).await,
+            }
+        }
+    };
+    life.token().run_until_cancelled(reading).await;
 }
 
 impl Accounts {
@@ -57,26 +92,50 @@ impl Accounts {
         inner.reread("the cache", &keys, &accounts).await
     }
 
-    /// Applies an announced change of these keys and accounts. When it returns, the change is in effect, unless PostgreSQL is
-    /// unavailable.
-    pub async fn refresh(&self, keys: &[KeyId], accounts: &[AccountId]) {
+    /// Has everything read again soon.
+    pub(super) fn refresh_all_soon(&self) {
+        self.inner.missed.notify_one();
+    }
+
+    /// Notes an announced change of these keys and accounts. From now on none of them is served before it was read again. Does not
+    /// wait for PostgreSQL.
+    pub async fn changed(&self, keys: &[KeyId], accounts: &[AccountId]) {
         let inner = &self.inner;
-        inner.note_change();
-        let known: Vec<_> = accounts.iter().filter_map(|id| inner.counters.known(*id)).collect();
-        // Also for accounts whose rows did not change: the announced change may make a remembered refusal wrong.
-        known.iter().for_each(|account| account.void_refusals());
-        let mut cached = Vec::new();
+        // First: a key that is being loaded is not found here. When it is in the cache, the load compares this number.
+        inner.heard.fetch_add(1, Ordering::SeqCst);
+        let mut rows = Vec::new();
+        for known in accounts.iter().filter_map(|id| inner.counters.known(*id)) {
+            known.account.doubt.raise();
+            // Also for accounts whose rows did not change: the announced change may make a remembered refusal wrong.
+            known.void_refusals();
+            rows.push(Row::Account(known.account.id));
+        }
         for id in keys {
             inner.unknown.invalidate(id).await;
-            cached.extend(inner.keys.get(id).await);
+            if let Some(key) = inner.keys.get(id).await {
+                key.shared.doubt.raise();
+                rows.push(Row::Key(*id));
+            }
         }
-        inner.reread("announced changes", &cached, &known).await;
+        inner.unread.note(rows);
     }
 }
 
 impl Inner {
+    /// Those of the rows that are in memory.
+    async fn in_memory(&self, rows: &[Row]) -> (Vec<Arc<Key>>, Vec<Arc<AccountCounters>>) {
+        let (mut keys, mut accounts) = (Vec::new(), Vec::new());
+        for row in rows {
+            match row {
+                Row::Key(id) => keys.extend(self.keys.get(id).await),
+                Row::Account(id) => accounts.extend(self.counters.known(*id)),
+            }
+        }
+        (keys, accounts)
+    }
+
     /// Reads these again. Rows that cannot be read now stay as they are until the next interval; then it returns `false`.
-    pub(super) async fn reread(&self, what: &str, keys: &[Arc<Key>], accounts: &[Arc<AccountCounters>]) -> bool {
+    async fn reread(&self, what: &str, keys: &[Arc<Key>], accounts: &[Arc<AccountCounters>]) -> bool {
         let read = async {
             for chunk in keys.chunks(CHUNK) {
                 self.reread_keys(chunk).await?;
@@ -88,7 +147,9 @@ impl Inner {
         };
         if let Err(error) = read.await {
             self.metrics.refreshes_failed.inc();
-            warn!("cannot read {what} again; the cached rows stay in use: {error:#}");
+            warn!(
+                "cannot read {what} again; the cached rows stay in use, except those with an announced change: {error:#}"
+            );
             return false;
         }
         true
@@ -97,35 +158,56 @@ impl Inner {
     async fn reread_keys(&self, keys: &[Arc<Key>]) -> anyhow::Result<()> {
         // One at a time, so that older rows never overwrite newer ones.
         let _permit = self.rereading.lock().await;
+        let moments: Vec<_> = keys.iter().map(|key| key.shared.doubt.moment()).collect();
         let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
         let rows = timeout(QUERY_DEADLINE, stored::keys(&self.pool, &ids)).await??;
         let rows: HashMap<KeyId, StoredKey> = rows.into_iter().map(|(id, _, stored)| (id, stored)).collect();
-        for key in keys {
-            match rows.get(&key.id) {
-                Some(stored) if *stored == key.stored => {}
-                Some(stored) => {
-                    let changed = Key {
-                        id: key.id,
-                        account: Arc::clone(&key.account),
-                        counters: Arc::clone(&key.counters),
-                        stored: *stored,
-                        bucket: Arc::clone(&key.bucket),
-                    };
-                    self.keys.insert(key.id, Arc::new(changed)).await;
-                }
-                None => self.keys.invalidate(&key.id).await,
+        for (key, moment) in keys.iter().zip(moments) {
+            let stored = rows.get(&key.id);
+            if stored.is_none_or(|stored| stored.revoked) {
+                key.shared.ended.store(true, Ordering::Release);
             }
+            if stored != Some(&key.stored) || !key.shared.doubt.is_settled() {
+                self.replace(key, stored).await;
+            }
+            key.shared.doubt.settle(moment);
         }
         Ok(())
     }
 
+    /// Puts the row into the cache, or removes the key that has no row any more. Does nothing if the cache has dropped the key, or
+    /// loaded it again.
+    async fn replace(&self, key: &Arc<Key>, stored: Option<&StoredKey>) {
+        let entry = self.keys.entry(key.id);
+        let replaced = entry.and_compute_with(|cached| {
+            let cached = cached.map(|cached| cached.into_value());
+            let cached = cached.filter(|cached| Arc::ptr_eq(&cached.shared, &key.shared));
+            ready(match (cached, stored) {
+                (Some(cached), Some(stored)) if cached.stored != *stored => Op::Put(Arc::new(Key {
+                    id: key.id,
+                    account: Arc::clone(&key.account),
+                    counters: Arc::clone(&key.counters),
+                    stored: *stored,
+                    shared: Arc::clone(&key.shared),
+                })),
+                (Some(_), None) => Op::Remove,
+                _ => Op::Nop,
+            })
+        });
+        replaced.await;
+    }
+
     async fn reread_accounts(&self, accounts: &[Arc<AccountCounters>]) -> anyhow::Result<()> {
         let _permit = self.rereading.lock().await;
+        let moments: Vec<_> = accounts
+            .iter()
+            .map(|counters| counters.account.doubt.moment())
+            .collect();
         let ids: Vec<AccountId> = accounts.iter().map(|counters| counters.account.id).collect();
         let read = stored::accounts(&self.pool, &self.versions, &ids, &self.catalogue);
         let rows = timeout(QUERY_DEADLINE, read).await??;
         let mut rows: HashMap<AccountId, Facts> = rows.into_iter().collect();
-        for counters in accounts {
+        for (counters, moment) in accounts.iter().zip(moments) {
             let account = &counters.account;
             let Some(facts) = rows.remove(&account.id) else {
                 continue;
@@ -137,6 +219,7 @@ impl Inner {
             for counter in changed.into_iter().filter_map(|pool| counters.existing(pool)) {
                 counter.close();
             }
+            account.doubt.settle(moment);
         }
         Ok(())
     }

@@ -59,7 +59,7 @@ async fn admission_from_a_lease_at_hand() {
     };
     let account = quotas
         .counters()
-        .share(Account::new(AccountId::new(), facts, &catalogue, NOW));
+        .share(Account::new(AccountId::new(), facts, &catalogue, NOW, 0));
     let usage_type = catalogue.usage_types()[0];
     let text = ApiKey::generate();
     let keys: Cache<KeyId, Arc<Key>> = Cache::builder().max_capacity(1_000).build();
@@ -73,7 +73,7 @@ async fn admission_from_a_lease_at_hand() {
             revoked: false,
             scopes: Scopes::default(),
         },
-        bucket: Arc::default(),
+        shared: Arc::default(),
     };
     keys.insert(text.id(), Arc::new(key)).await;
 

@@ -177,7 +177,8 @@ impl Recorder {
     }
 
     /// Takes a slot and units of the current run for a request that was already served. PostgreSQL may have been unavailable
-    /// while the run ended. The served request cannot be undone, so temporary errors are retried until `deadline`.
+    /// while the run ended. The served request cannot be undone, so temporary errors are retried until `deadline`. A key that was
+    /// revoked meanwhile admits nothing.
     async fn admit_again(
         &self,
         key: &Key,
@@ -188,9 +189,13 @@ impl Recorder {
         loop {
             let time_ms = clock::now_ms();
             let now_s = time_ms.div_euclid(1_000);
+            if key.has_ended() {
+                return Err(RecordError::NotStored);
+            }
             // The same order as for every request: first a slot in the new run's lane, then units, which are never of an older
             // run.
             let admitted = match self.reserve(key) {
+                _ if !key.is_read() => Err(RecordError::NotStored),
                 Ok(slot) => self
                     .admit_units(key, receipt.usage_type, receipt.cost_units, now_s)
                     .await

@@ -9,10 +9,12 @@ use std::sync::atomic::Ordering;
 use loom::sync::atomic::{AtomicBool, AtomicU64};
 use protocol::{
     atomics::{Atomics, Flag, Word},
+    doubt::DoubtOver,
     lease::LeaseOver,
     queued::QueuedOver,
 };
 
+pub type Doubt = DoubtOver<Loom>;
 pub type Lease = LeaseOver<Loom>;
 pub type Queued = QueuedOver<Loom>;
 

@@ -47,7 +47,7 @@ async fn a_changed_limit_applies_from_its_announcement() {
     let in_flight = gateway.admit(&account, calls, 3).await.unwrap();
 
     database.set_limit(&customer, calls, 14).await;
-    gateway.accounts.refresh(&[], &[customer.id]).await;
+    gateway.notify(&customer).await;
     let admission = gateway.admit(&account, calls, 1).await.unwrap();
     assert_eq!(admission.quota.limit, 14);
     admission.spent();
@@ -58,13 +58,13 @@ async fn a_changed_limit_applies_from_its_announcement() {
     assert!(gateway.admit(&account, calls, 1).await.is_err());
 
     database.set_limit(&customer, calls, 5).await;
-    gateway.accounts.refresh(&[], &[customer.id]).await;
+    gateway.notify(&customer).await;
     assert!(
         gateway.admit(&account, calls, 1).await.is_err(),
         "14 units are spent, but the limit is 5"
     );
     database.set_limit(&customer, calls, 15).await;
-    gateway.accounts.refresh(&[], &[customer.id]).await;
+    gateway.notify(&customer).await;
     gateway.admit(&account, calls, 1).await.unwrap().spent();
     assert!(gateway.admit(&account, calls, 1).await.is_err());
     gateway.stop().await;

@@ -395,7 +395,7 @@ async fn a_raised_limit_discards_remembered_refusals() {
         .unwrap();
     let view = is_refused(&second, &there, exports).await;
     assert_eq!((view.limit, view.current_usage), (5, 5), "the refusal is remembered");
-    second.accounts.refresh(&[], &[customer.id]).await;
+    second.notify(&customer).await;
     second.admit(&there, exports, 1).await.unwrap().spent();
     is_refused(&second, &there, exports).await;
     first.stop().await;

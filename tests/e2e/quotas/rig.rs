@@ -326,6 +326,12 @@ impl Gateway {
         }
     }
 
+    /// Announces a change of the account to this gateway alone, and waits until it is in effect.
+    pub(super) async fn notify(&self, customer: &Customer) {
+        self.accounts.changed(&[], &[customer.id]).await;
+        self.account(customer).await;
+    }
+
     /// A counter of its metrics, such as `admitted_total{source="local"}`.
     pub(super) fn metric(&self, name: &str) -> u64 {
         let mut text = String::new();

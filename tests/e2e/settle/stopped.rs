@@ -177,6 +177,37 @@ async fn a_request_is_refused_when_others_spent_its_units_before_it_is_admitted_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_key_was_revoked_meanwhile_is_not_admitted_again() {
+    let upstream = SlowUpstream::start().await;
+    let data = DataDir::create().unwrap();
+    let mut stack = Stack::start(SERVICES, with_routes(&upstream, data.path()))
+        .await
+        .unwrap();
+    let ada = stack.admin.customer("ada", "enterprise").await.unwrap();
+    let url = stack.gateway(0).to_owned();
+    let (history, http) = (History::default(), Http::default());
+    let before = runs(&stack.pool, "live").await;
+    let stopping = async {
+        upstream.works_on(1).await;
+        stopped_and_settled(&mut stack, &before).await;
+        let revoked = sqlx::query("update api_keys set revoked_at = now() where account_id = $1")
+            .bind(ada.account_id.0)
+            .execute(&stack.pool)
+            .await
+            .unwrap();
+        assert_eq!(revoked.rows_affected(), 1);
+        upstream.go.send_replace(true);
+        stack.gateways[0].service.resume().unwrap();
+    };
+    let (status, ()) = tokio::join!(passed(&http, &url, &ada, "/api/revoked", 5), stopping);
+    assert_eq!(status, Some(503));
+    upstream.assert_each_asked_once();
+    history.note("/api/revoked".into(), outcome_of(status));
+    history.assert_true(&stack, ada.account_id).await;
+    assert_granted_is_stored(&stack, ada.account_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_served_request_waits_for_postgres_to_be_admitted_again() {
     let upstream = SlowUpstream::start().await;
     let data = DataDir::create().unwrap();

@@ -42,7 +42,7 @@ impl Bench {
             overrides: vec![None; catalogue.usage_types().len()].into(),
             spend_cap: None,
         };
-        let account = Account::new(AccountId::new(), facts, &catalogue, NOW);
+        let account = Account::new(AccountId::new(), facts, &catalogue, NOW, 0);
         let period = account.current_plan(NOW).period;
         let (requests, _) = LeaseRequests::new(QuotaMetrics::register(&mut Registry::default()));
         Self {
