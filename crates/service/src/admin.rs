@@ -1,9 +1,6 @@
 //! The admin port: `/healthz` (the process answers), `/readyz` (every required part is up), `/metrics` (Prometheus text).
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use anyhow::Result;
 use axum::{
@@ -17,69 +14,18 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Lifecycle,
+    Health, Lifecycle,
     server::{Server, ServerLimits},
     settings::ServiceSettings,
 };
 
-/// The parts that must be up for the service to be ready, by name. Each part reports its own state.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
-    parts: Arc<Mutex<BTreeMap<&'static str, State>>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
-    Up,
-    /// The service does its job without the part, for some time.
-    Replaced(String),
-    Down(String),
-}
-
-impl Health {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Marks the part as up.
-    pub fn up(&self, part: &'static str) {
-        self.set(part, State::Up);
-    }
-
-    /// Marks the part as down, but the service as ready. `how` says how the service works without it.
-    pub fn replaced(&self, part: &'static str, how: impl Into<String>) {
-        self.set(part, State::Replaced(how.into()));
-    }
-
-    /// Marks the part as down. `why` is shown on `/readyz`, so it must not contain a secret.
-    pub fn down(&self, part: &'static str, why: impl Into<String>) {
-        self.set(part, State::Down(why.into()));
-    }
-
-    fn set(&self, part: &'static str, state: State) {
-        self.parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(part, state);
-    }
-
-    /// Whether the service is ready, and a line for each part.
-    pub fn report(&self) -> (bool, String) {
-        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = |(part, state): (&&str, &State)| match state {
-            State::Up => format!("{part}: ok\n"),
-            State::Replaced(text) | State::Down(text) => format!("{part}: {text}\n"),
-        };
-        let is_down = |state: &State| matches!(state, State::Down(_));
-        (
-            !parts.is_empty() && !parts.values().any(is_down),
-            parts.iter().map(line).collect(),
-        )
-    }
-}
-
 /// The routes that every service has. A service merges its own admin routes into them.
-pub fn router(health: Health, metrics: Registry) -> Router {
+pub fn router(health: Health, mut metrics: Registry) -> Router {
+    metrics.register(
+        "part_down",
+        "1 while a part that the service needs is unavailable: a line of /readyz that is not ok",
+        health.down_parts(),
+    );
     let metrics = Arc::new(metrics);
     let ready = move || async move {
         let (ready, report) = health.report();
@@ -133,23 +79,4 @@ pub fn serve(life: &Lifecycle, server: Server, router: Router) -> Result<()> {
         Ok(())
     });
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_service_is_ready_when_every_part_is_up() {
-        let health = Health::new();
-        assert!(!health.report().0, "a service that has not said anything is not ready");
-        health.up("nats");
-        health.down("postgres", "connecting");
-        assert_eq!(health.report(), (false, "nats: ok\npostgres: connecting\n".to_owned()));
-        health.up("postgres");
-        assert!(health.report().0);
-        health.replaced("nats", "unavailable, recording to the spool");
-        let report = "nats: unavailable, recording to the spool\npostgres: ok\n";
-        assert_eq!(health.report(), (true, report.to_owned()));
-    }
 }
