@@ -1,9 +1,13 @@
 //! Starts and stops the service.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{Write, stdout},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
-use async_nats::Client as Nats;
+use async_nats::{Client as Nats, jetstream};
 use clickhouse::Client as ClickHouse;
 use prometheus_client::registry::Registry;
 use schema::names;
@@ -18,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     alarms::Alarms,
-    config::{Cli, Command, Settings},
+    config::{Cli, Command, LossesArguments, Settings, StreamChange, StreamCommand},
     generation,
     ingest::{Budget, Ingest, Owned},
     manifests::Manifests,
@@ -26,11 +30,9 @@ use crate::{
     migrate,
     pipeline::{sink::Sink, store::Store, verify::Verifier},
     shards::{assign, members::Members},
-    stream::UsageStream,
-    upkeep::{
-        audit::{self, Audit},
-        close_days, trim,
-    },
+    stream::{UsageStream, create::Missing, set},
+    tables::{Dropped, Tables},
+    upkeep::{audit::Audit, close_days, command, hourly, losses, probe, stalled, trim},
 };
 
 /// How long JetStream may take to become ready after NATS answers.
@@ -55,6 +57,8 @@ impl boot::Service for Ingestor {
             Command::Migrate => Task::Command(Box::pin(migrate_all(settings))),
             Command::Audit => Task::Command(Box::pin(audit_everything(settings))),
             Command::RaiseGeneration => Task::Command(Box::pin(raise_generation(settings))),
+            Command::Stream(StreamCommand::Set(change)) => Task::Command(Box::pin(set_stream(settings, change))),
+            Command::Losses(arguments) => Task::Command(Box::pin(losses(settings, arguments))),
         })
     }
 
@@ -98,17 +102,26 @@ async fn start(life: &Lifecycle, health: &Health, metrics: Metrics, settings: Se
     health.down("shards", "starting");
     let nats = service::nats::connect(&settings.nats, "ingestor", health);
     let clickhouse = service::clickhouse::connect(&settings.clickhouse, health);
-    let parts = parts(tokio::try_join!(nats, clickhouse)?, &settings, metrics.clone()).await?;
+    let parts = parts(
+        tokio::try_join!(nats, clickhouse)?,
+        &settings,
+        Missing::Create,
+        metrics.clone(),
+    )
+    .await?;
+    let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
+    let tables = parts.tables(manifests.clone(), &settings, health);
     match settings.migrate {
         true if !parts.stream.is_in_use().await? => migrate::run(&parts.clickhouse, &settings.tables).await?,
         true => {
             migrate::check_database(&parts.clickhouse).await?;
+            tables.ensure().await?;
             migrate::update_tables(&parts.clickhouse, &settings.tables).await?;
         }
         false => migrate::check_database(&parts.clickhouse).await?,
     }
-    let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
-    let members = Members::new(parts.stream.bucket(names::MEMBER_BUCKET).await?, settings.member_ttl);
+    let bucket = parts.stream.bucket(names::MEMBER_BUCKET).await?;
+    let members = Members::new(bucket, parts.stream.member_ttl);
     let audit = parts.audit(manifests.clone(), &settings);
     let ingest = Arc::new(Ingest {
         life: life.clone(),
@@ -117,10 +130,12 @@ async fn start(life: &Lifecycle, health: &Health, metrics: Metrics, settings: Se
         members: Mutex::new(members),
         store: Store {
             sink: audit.sink.clone(),
-            verifier: audit.verifier.clone(),
+            verifier: Verifier::new(parts.clickhouse.clone(), settings.tables.clickhouse_cluster.as_deref()),
             metrics: metrics.clone(),
             health: health.clone(),
         },
+        tables,
+        audit,
         alarms: Alarms::new(health.clone(), metrics.clone()),
         metrics,
         owned: Owned::default(),
@@ -131,20 +146,21 @@ async fn start(life: &Lifecycle, health: &Health, metrics: Metrics, settings: Se
         stream: parts.stream,
         settings,
     });
+    let clickhouse = ingest.store.verifier.client().clone();
     info!(ingestor = %ingest.me, shards = ingest.stream.shards, "started");
     life.spawn_vital("shards", assign::run(Arc::clone(&ingest), health.clone()));
+    life.spawn_vital("probe", probe::run(Arc::clone(&ingest), health.clone()));
+    life.spawn_vital("stalled", stalled::run(Arc::clone(&ingest), health.clone()));
     life.spawn_vital("trim", trim::run(Arc::clone(&ingest)));
-    life.spawn_vital(
-        "close days",
-        close_days::run(Arc::clone(&ingest), audit.verifier.client().clone()),
-    );
-    life.spawn_vital("audit", audit::run(ingest, audit));
+    life.spawn_vital("close days", close_days::run(Arc::clone(&ingest), clickhouse));
+    life.spawn_vital("audit", hourly::run(ingest));
     Ok(())
 }
 
 async fn migrate_all(settings: Settings) -> Result<()> {
-    let parts = connect_for_command(&settings).await?;
-    migrate::run(&parts.clickhouse, &settings.tables).await?;
+    let parts = connect_for_command(&settings, Missing::Create).await?;
+    let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
+    parts.tables(manifests, &settings, &Health::new()).migrate().await?;
     info!(
         shards = parts.stream.shards,
         "the stream, the buckets and the tables are up to date"
@@ -153,10 +169,10 @@ async fn migrate_all(settings: Settings) -> Result<()> {
 }
 
 async fn audit_everything(settings: Settings) -> Result<()> {
-    let parts = connect_for_command(&settings).await?;
+    let parts = connect_for_command(&settings, Missing::Leave).await?;
     migrate::check_database(&parts.clickhouse).await?;
     let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
-    let report = parts.audit(manifests, &settings).everything().await?;
+    let report = command::everything(&parts.audit(manifests, &settings)).await?;
     info!(
         records = report.records,
         rows = report.rows,
@@ -184,11 +200,36 @@ async fn audit_everything(settings: Settings) -> Result<()> {
 }
 
 async fn raise_generation(settings: Settings) -> Result<()> {
-    let parts = connect_for_command(&settings).await?;
+    let parts = connect_for_command(&settings, Missing::Leave).await?;
     migrate::check_database(&parts.clickhouse).await?;
     let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
     let generation = generation::raise(&parts.audit(manifests, &settings)).await?;
     info!(generation, "raised the generation: ingest continues");
+    Ok(())
+}
+
+async fn set_stream(settings: Settings, change: StreamChange) -> Result<()> {
+    let health = Health::new();
+    let nats = service::nats::connect(&settings.nats, "ingestor command", &health);
+    let nats = boot::soon("NATS (NATS_URL)", nats).await?;
+    set::set(&jetstream::new(nats), &settings, &change, &mut stdout()).await
+}
+
+async fn losses(settings: Settings, arguments: LossesArguments) -> Result<()> {
+    let parts = connect_for_command(&settings, Missing::Leave).await?;
+    let manifests = Manifests::new(parts.stream.bucket(names::MANIFEST_BUCKET).await?);
+    let lines = losses::list(&manifests, parts.stream.shards).await?;
+    if lines.is_empty() {
+        writeln!(stdout(), "nothing is lost")?;
+        return Ok(());
+    }
+    for line in &lines {
+        writeln!(stdout(), "{line}")?;
+    }
+    if arguments.accept {
+        losses::accept(&manifests, parts.stream.shards).await?;
+        writeln!(stdout(), "accepted")?;
+    }
     Ok(())
 }
 
@@ -199,12 +240,27 @@ struct Parts {
 }
 
 impl Parts {
+    fn tables(&self, manifests: Manifests, settings: &Settings, health: &Health) -> Tables {
+        Tables {
+            client: self.clickhouse.clone(),
+            settings: settings.tables.clone(),
+            dropped: match settings.migrate {
+                true => Dropped::CreateAgain,
+                false => Dropped::Report,
+            },
+            manifests,
+            shards: self.stream.shards,
+            health: health.clone(),
+            looking: Mutex::default(),
+        }
+    }
+
     fn audit(&self, manifests: Manifests, settings: &Settings) -> Audit {
         let cluster = settings.tables.clickhouse_cluster.as_deref();
         Audit {
             stream: self.stream.clone(),
             manifests,
-            verifier: Verifier::new(self.clickhouse.clone(), cluster),
+            verifier: Verifier::new(self.clickhouse.clone(), cluster).without_projections(),
             sink: Sink::new(self.clickhouse.clone(), settings.insert_timeout, cluster),
             metrics: self.metrics.clone(),
             duplicates: settings.duplicates,
@@ -212,7 +268,7 @@ impl Parts {
     }
 }
 
-async fn connect_for_command(settings: &Settings) -> Result<Parts> {
+async fn connect_for_command(settings: &Settings, missing: Missing) -> Result<Parts> {
     let health = Health::new();
     let nats = service::nats::connect(&settings.nats, "ingestor command", &health);
     let clickhouse = service::clickhouse::connect(&settings.clickhouse, &health);
@@ -220,33 +276,39 @@ async fn connect_for_command(settings: &Settings) -> Result<Parts> {
         boot::soon("NATS (NATS_URL)", nats),
         boot::soon("ClickHouse (CLICKHOUSE_URL)", clickhouse),
     )?;
-    parts(connections, settings, Metrics::new(&mut Registry::default())).await
+    parts(connections, settings, missing, Metrics::new(&mut Registry::default())).await
 }
 
-async fn parts((nats, clickhouse): (Nats, ClickHouse), settings: &Settings, metrics: Metrics) -> Result<Parts> {
+async fn parts(
+    (nats, clickhouse): (Nats, ClickHouse),
+    settings: &Settings,
+    missing: Missing,
+    metrics: Metrics,
+) -> Result<Parts> {
     Ok(Parts {
-        stream: ensure_stream(&nats, settings).await?,
+        stream: open_stream(&nats, settings, missing).await?,
         clickhouse,
         metrics,
     })
 }
 
 /// Retries, because JetStream may not be ready yet if NATS has just started.
-async fn ensure_stream(nats: &Nats, settings: &Settings) -> Result<UsageStream> {
+async fn open_stream(nats: &Nats, settings: &Settings, missing: Missing) -> Result<UsageStream> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    let ensure = async {
+    let open = async {
         loop {
-            match UsageStream::ensure(nats, settings).await {
+            match UsageStream::open(nats, settings, missing).await {
                 Ok(stream) => return stream,
                 Err(error) => {
                     let delay = backoff.next_delay();
-                    warn!("could not create the streams yet, retrying in {delay:.1?}: {error:#}");
+                    warn!("could not open the streams yet, retrying in {delay:.1?}: {error:#}");
                     tokio::time::sleep(delay).await;
                 }
             }
         }
     };
-    tokio::time::timeout(JETSTREAM_WITHIN, ensure)
+    tokio::time::timeout(JETSTREAM_WITHIN, open)
         .await
-        .with_context(|| format!("NATS could not create the streams within {JETSTREAM_WITHIN:?} (see the log)"))
+        .with_context(|| format!("NATS could not open the streams within {JETSTREAM_WITHIN:?} (see the log)"))?
+        .context("NATS does not have all streams and buckets: start an ingestor, or run `ingestor migrate`")
 }

@@ -25,12 +25,60 @@ pub struct Cli {
 pub enum Command {
     /// Store the events of the stream (the default)
     Run,
-    /// Create or update the stream, the buckets and the tables, and exit
+    /// Create the stream and the buckets if they are missing, create or update the tables, and exit
     Migrate,
     /// Compare all records in the stream with the stored rows, repair differences, and exit; non-zero if there were any
     Audit,
     /// After the stream was restored or reset: find the records that are already stored, and let ingest continue
     RaiseGeneration,
+    /// The NATS streams and buckets: change existing ones
+    #[command(subcommand)]
+    Stream(StreamCommand),
+    /// List records whose rows neither ClickHouse nor the stream has
+    Losses(LossesArguments),
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum StreamCommand {
+    /// Print what would change, and change it. Also corrects what can lose events, such as a stream that drops old messages
+    Set(StreamChange),
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct StreamChange {
+    /// Replicas of the streams and buckets: 1, or 3 or 5 in a NATS cluster
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(["1", "3", "5"]))]
+    pub replicas: Option<String>,
+
+    /// Maximum bytes of the stream of events
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1 << 20..))]
+    pub max_bytes: Option<i64>,
+
+    /// Seconds of silence after which an ingestor is gone. Restart all ingestors afterwards
+    #[arg(long, value_parser = member_ttl)]
+    pub member_expiry: Option<Duration>,
+
+    /// Only print what would change
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct LossesArguments {
+    /// Forget them: the ingestors no longer report them
+    #[arg(long)]
+    pub accept: bool,
+}
+
+impl StreamChange {
+    pub fn replicas(&self) -> Option<usize> {
+        self.replicas.as_deref().map(replicas)
+    }
+}
+
+/// The possible values are all numbers.
+fn replicas(text: &str) -> usize {
+    text.parse().expect("one of the possible values, which are all numbers")
 }
 
 #[derive(Args, Clone, Debug)]
@@ -63,7 +111,8 @@ pub struct Settings {
     #[arg(long, env = "INSERT_TIMEOUT", default_value = "60", value_parser = seconds)]
     pub insert_timeout: Duration,
 
-    /// An ingestor that is silent for this long is gone; others take its shards over after twice this time (seconds)
+    /// For a new bucket of members: an ingestor that is silent for this long is gone; others take its shards over after twice this
+    /// time (seconds)
     #[arg(long, env = "MEMBER_TTL", default_value = "6", value_parser = member_ttl)]
     pub member_ttl: Duration,
 
@@ -90,11 +139,11 @@ pub struct StreamSettings {
     #[arg(long, env = "SHARDS", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub shards: u16,
 
-    /// Maximum bytes of the stream; when it is full, the gateways write to their spools or answer 503
+    /// Maximum bytes of a new stream; when it is full, the gateways write to their spools or answer 503
     #[arg(long, env = "STREAM_MAX_BYTES", default_value = "4294967296", value_parser = clap::value_parser!(i64).range(1 << 20..))]
     pub stream_max_bytes: i64,
 
-    /// Replicas of the streams and buckets: 1, or 3 or 5 in a NATS cluster
+    /// Replicas of new streams and buckets: 1, or 3 or 5 in a NATS cluster
     #[arg(long, env = "STREAM_REPLICAS", default_value = "1", value_parser = clap::builder::PossibleValuesParser::new(["1", "3", "5"]))]
     pub stream_replicas: String,
 }
@@ -132,9 +181,7 @@ pub struct DuplicateSettings {
 
 impl StreamSettings {
     pub fn replicas(&self) -> usize {
-        self.stream_replicas
-            .parse()
-            .expect("one of the possible values, which are all numbers")
+        replicas(&self.stream_replicas)
     }
 }
 
@@ -168,6 +215,19 @@ mod tests {
             assert!(matches!(cli.command, Some(Command::Audit)));
         }
         assert!(parse(&[]).unwrap().command.is_none());
+    }
+
+    #[test]
+    fn a_change_of_the_stream_takes_nothing_from_the_settings() {
+        let cli = parse(&["stream", "set", "--replicas", "3", "--stream-max-bytes", "2000000"]).unwrap();
+        let Some(Command::Stream(StreamCommand::Set(change))) = cli.command else {
+            panic!("another command")
+        };
+        assert_eq!(
+            (change.replicas(), change.max_bytes, change.dry_run),
+            (Some(3), None, false)
+        );
+        assert!(parse(&["stream", "set", "--replicas", "2"]).is_err());
     }
 
     #[test]

@@ -5,31 +5,26 @@
 //! The comparison needs rows that do not change. So raising first takes the shards from all ingestors, and waits until their
 //! inserts have ended.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
-use schema::{Manifest, names};
-use service::Backoff;
-use tokio::time::{sleep, timeout};
+use protocol::audit::bill_day;
+use schema::{Manifest, UsageEvent, names};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::{
-    manifests::{Manifests, WriteError},
+    manifests::{Held, Manifests},
     pipeline::{
         content::Content,
         continuity::matches,
-        fence::TRUSTED_FOR,
+        fence::{Fence, TRUSTED_FOR},
         reader::Reader,
         verify::{Span, Verifier},
     },
     stop::Stop,
     upkeep::{audit::Audit, reread},
 };
-
-/// How often a manifest is read again because an ingestor still writes it.
-const WRITES_MAX: u32 = 10;
-/// How long raising waits for running inserts.
-const INSERTS_END_WITHIN: Duration = Duration::from_secs(120);
 
 /// Raises the generation, and returns the new one. Can be repeated if it was interrupted.
 pub async fn raise(audit: &Audit) -> Result<u32> {
@@ -66,10 +61,12 @@ pub async fn raise(audit: &Audit) -> Result<u32> {
         )
         .await
         .with_context(|| format!("comparing shard {shard} with its rows"))?;
-        begin_at(manifests, shard, generation, stored).await?;
+        let held = begin_at(manifests, shard, generation, stored).await?;
         // Rows of these records may be lost, and a range of the old generation may be unfinished.
+        let mut fence = Fence::new(manifests, shard, held.revision, held.at);
+        let reader = audit.reader(shard, state.generation, 0);
         let audited = audit
-            .records(audit.reader(shard, state.generation, 0), generation, shard, stored)
+            .records(reader, generation, shard, stored, Some(&mut fence))
             .await
             .with_context(|| format!("auditing shard {shard}"))?;
         if audited.left > 0 {
@@ -95,19 +92,11 @@ pub async fn raise(audit: &Audit) -> Result<u32> {
 async fn inserts_end(verifier: &Verifier, inserting: &BTreeSet<(u32, u16)>) -> Result<()> {
     // An ingestor that read its manifest just before may still start an insert.
     sleep(TRUSTED_FOR).await;
-    let all_end = async {
-        for (generation, shard) in inserting {
-            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-            let tokens = format!("{}/{generation}/{shard}/", names::USAGE_STREAM);
-            while verifier.is_inserting(&tokens).await? {
-                sleep(backoff.next_delay()).await;
-            }
-        }
-        Ok(())
-    };
-    timeout(INSERTS_END_WITHIN, all_end)
-        .await
-        .with_context(|| format!("inserts still run after {INSERTS_END_WITHIN:?}: run the command again"))?
+    for (generation, shard) in inserting {
+        let tokens = format!("{}/{generation}/{shard}/", names::USAGE_STREAM);
+        verifier.inserts_end(&tokens).await.context("run the command again")?;
+    }
+    Ok(())
 }
 
 /// The last record of the stream that an earlier generation stored. A restored stream starts with the records it had when it was
@@ -120,6 +109,7 @@ async fn last_stored(
     last: u64,
 ) -> Result<u64, Stop> {
     let (mut through, mut is_through, mut newer) = (0, true, None);
+    let open_from = verifier.open_from().await?;
     loop {
         let chunk = reread::next(&mut reader, last).await?;
         let (Some(first), Some(end)) = (chunk.first(), chunk.last()) else {
@@ -134,7 +124,10 @@ async fn last_stored(
         let stored = verifier.earlier(span).await?;
         for record in &chunk {
             match &record.content {
-                Content::Events(_, events) if matches(record.seq, events, &stored) => {
+                // Retention may have deleted the rows of a closed day.
+                Content::Events(_, events)
+                    if matches(record.seq, events, &stored) || is_closed(record.stored_ms, events, open_from) =>
+                {
                     (through, is_through, newer) = (record.seq, true, None);
                 }
                 Content::Events(_, events) if !events.is_empty() => is_through = false,
@@ -150,10 +143,16 @@ async fn last_stored(
     }
 }
 
-async fn begin_at(manifests: &Manifests, shard: u16, generation: u32, done_through: u64) -> Result<()> {
-    for _ in 0..WRITES_MAX {
-        let (before, revision) = manifests.read(shard).await?;
-        if let Some(pending) = before.and_then(|manifest| manifest.pending) {
+/// Whether the sums of all these events are closed.
+fn is_closed(stored_ms: i64, events: &[UsageEvent], open_from: i64) -> bool {
+    let mut days = events.iter().map(|event| bill_day(event.time_ms, stored_ms));
+    !events.is_empty() && days.all(|day| day < open_from)
+}
+
+async fn begin_at(manifests: &Manifests, shard: u16, generation: u32, done_through: u64) -> Result<Held> {
+    let begin = |before: Option<Manifest>| {
+        let before = before.unwrap_or_default();
+        if let Some(pending) = before.pending {
             warn!(
                 shard,
                 first = pending.first,
@@ -161,20 +160,13 @@ async fn begin_at(manifests: &Manifests, shard: u16, generation: u32, done_throu
                 "dropping the unfinished range of the old generation"
             );
         }
-        let manifest = Manifest {
-            owner: None,
+        Some(Manifest {
             generation,
             done_through,
-            pending: None,
-        };
-        match manifests.write(shard, manifest, revision).await {
-            Ok(_) => return Ok(()),
-            Err(WriteError::Lost) => {}
-            Err(trouble) => return Err(trouble.into()),
-        }
-    }
-    bail!(
-        "an ingestor keeps writing {}: stop all ingestors first",
-        names::manifest_key(shard)
-    )
+            lost: before.lost,
+            ..Manifest::default()
+        })
+    };
+    let held = manifests.change(shard, begin).await?;
+    held.context("writing a manifest")
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     alarms::Alarms, config::Settings, manifests::Manifests, metrics::Metrics, pipeline::store::Store,
-    shards::members::Members, stream::UsageStream,
+    shards::members::Members, stream::UsageStream, tables::Tables, upkeep::audit::Audit,
 };
 
 pub struct Ingest {
@@ -22,6 +22,8 @@ pub struct Ingest {
     pub me: String,
     pub members: Mutex<Members>,
     pub store: Store,
+    pub tables: Tables,
+    pub audit: Audit,
     pub alarms: Alarms,
     pub metrics: Metrics,
     pub owned: Owned,
@@ -38,6 +40,8 @@ pub struct Ingest {
 #[derive(Debug, Default)]
 pub struct Owned {
     shards: SyncMutex<BTreeMap<u16, u64>>,
+    /// Shards with rows that ClickHouse lacks, and the first record without them.
+    behind: SyncMutex<BTreeMap<u16, u64>>,
 }
 
 /// The memory for records.
@@ -60,6 +64,22 @@ impl Owned {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&shard);
+    }
+
+    /// Reports that ClickHouse lacks rows of this record of an owned shard. The work on the shard then ends with
+    /// [`crate::stop::Stop::Behind`].
+    pub fn set_behind(&self, shard: u16, from: u64) {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = behind.entry(shard).or_insert(from);
+        *first = from.min(*first);
+    }
+
+    /// The first record without rows, once.
+    pub fn take_behind(&self, shard: u16) -> Option<u64> {
+        self.behind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&shard)
     }
 
     /// The owned shards and their progress. A shard may get another owner at any moment. Its progress only grows.

@@ -9,13 +9,14 @@
 //! | which ingestor owns which shard | [`shards`] |
 //! | reading records and storing them as rows | [`pipeline`] |
 //! | audits, repairs, trimming, closing days | [`upkeep`] |
-//! | creating and updating the tables of ClickHouse | [`migrate`] |
+//! | creating and updating the tables of ClickHouse | [`migrate`], [`tables`] |
 //! | the state that all shards share; why work on a shard stops | [`ingest`]; [`stop`] |
 //! | alarms and metrics for operators | [`alarms`], [`metrics`] |
 //!
 //! # Invariants
 //! - A range is inserted only after its manifest was written. It is completed only after ClickHouse verifiably has its rows.
 //! - A replay inserts the same rows with the same `ingested_at`, or nothing.
+//! - No new record is read while ClickHouse lacks rows that it had and that the stream can bring back.
 //! - No record is skipped or removed from the stream unless it is in ClickHouse or among the dead letters.
 
 pub mod alarms;
@@ -30,6 +31,7 @@ pub mod pipeline;
 pub mod shards;
 pub mod stop;
 pub mod stream;
+pub mod tables;
 pub mod upkeep;
 
 use std::{ffi::OsString, process::ExitCode};

@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use protocol::compare_and_set::{Next, UpdateOutcome, Write, WriteOutcome, is_held};
-use schema::{Manifest, names};
+use schema::{Manifest, manifest::Trimmed, names};
 use service::Backoff;
 use tracing::warn;
 
 /// How long a write with an unknown outcome is resolved before the caller starts again.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
+/// How often a manifest is read again because an ingestor still writes it.
+const WRITES_MAX: u32 = 10;
 
 #[derive(Clone, Debug)]
 pub struct Manifests {
@@ -57,6 +59,54 @@ impl Manifests {
                 Ok((Some(manifest), entry.revision))
             }
         }
+    }
+
+    /// Changes a manifest from outside. Its owner then loses the shard, and claims it again. `change` returns `None` if there is
+    /// nothing to change.
+    pub async fn change(
+        &self,
+        shard: u16,
+        change: impl Fn(Option<Manifest>) -> Option<Manifest>,
+    ) -> Result<Option<Held>> {
+        for _ in 0..WRITES_MAX {
+            let (before, revision) = self.read(shard).await?;
+            let Some(manifest) = change(before) else {
+                return Ok(None);
+            };
+            match self.write(shard, manifest, revision).await {
+                Ok(held) => return Ok(Some(held)),
+                Err(WriteError::Lost) => {}
+                Err(trouble) => return Err(trouble.into()),
+            }
+        }
+        bail!(
+            "an ingestor keeps writing {}: stop all ingestors first",
+            names::manifest_key(shard)
+        )
+    }
+
+    /// How far the shard was trimmed.
+    pub async fn trimmed(&self, shard: u16) -> Result<Trimmed> {
+        let entry = self.bucket.get(names::trimmed_key(shard)).await;
+        match entry.with_context(|| format!("reading how far shard {shard} was trimmed"))? {
+            None => Ok(Trimmed::default()),
+            Some(bytes) => Trimmed::decode(&bytes)
+                .with_context(|| format!("the entry {} cannot be decoded", names::trimmed_key(shard))),
+        }
+    }
+
+    /// Call it before records are removed. It never lowers the sequence.
+    pub async fn trim(&self, shard: u16, trimmed: Trimmed) -> Result<()> {
+        let before = self.trimmed(shard).await?;
+        if before.generation == trimmed.generation && before.through >= trimmed.through {
+            return Ok(());
+        }
+        let put = self
+            .bucket
+            .put(names::trimmed_key(shard), trimmed.encode().into())
+            .await;
+        put.with_context(|| format!("writing how far shard {shard} is trimmed"))?;
+        Ok(())
     }
 
     /// Whether the manifest still has this revision.

@@ -36,6 +36,9 @@ pub struct Metrics {
     pub reader_resets: Family<Shard, Counter>,
     pub alarmed: Family<Shard, Gauge>,
     pub alarms: Family<Shard, Counter>,
+    pub behind: Family<Shard, Gauge>,
+    pub lost: Family<Shard, Gauge>,
+    pub stalled: Family<Shard, Gauge>,
     pub trimmed: Family<Shard, Counter>,
     pub audited: Family<Shard, Counter>,
     pub audit_missing: Family<Shard, Counter>,
@@ -64,6 +67,9 @@ impl Metrics {
             reader_resets: Family::default(),
             alarmed: Family::default(),
             alarms: Family::default(),
+            behind: Family::default(),
+            lost: Family::default(),
+            stalled: Family::default(),
             trimmed: Family::default(),
             audited: Family::default(),
             audit_missing: Family::default(),
@@ -137,6 +143,21 @@ impl Metrics {
             metrics.alarmed.clone(),
         );
         registry.register("alarms", "Alarms raised", metrics.alarms.clone());
+        registry.register(
+            "shard_behind",
+            "1 while ClickHouse lacks rows of the shard that were stored, and they are stored again",
+            metrics.behind.clone(),
+        );
+        registry.register(
+            "shard_lost_ranges",
+            "Ranges of the shard whose rows neither ClickHouse nor the stream has",
+            metrics.lost.clone(),
+        );
+        registry.register(
+            "shard_stalled_seconds",
+            "Seconds for which records of the shard wait and none was stored; 0 below 30",
+            metrics.stalled.clone(),
+        );
         registry.register(
             "trimmed_records",
             "Stored records removed from the stream",

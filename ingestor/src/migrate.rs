@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clickhouse::{Client, Row};
-use schema::clickhouse::{DdlFile, FILES, Layout, identifier};
+use schema::clickhouse::{DdlFile, EVENT_TABLES, FILES, Layout, identifier};
 use serde::Deserialize;
 use tracing::info;
 
@@ -58,6 +58,15 @@ pub async fn run(client: &Client, settings: &MigrateSettings) -> Result<()> {
 /// Fails if the client's database is missing.
 pub async fn check_database(client: &Client) -> Result<()> {
     let name = database(client)?;
+    ensure!(
+        has_database(client).await?,
+        "ClickHouse has no database `{name}`: correct CLICKHOUSE_DATABASE, or create the database with `ingestor migrate`"
+    );
+    Ok(())
+}
+
+pub async fn has_database(client: &Client) -> Result<bool> {
+    let name = database(client)?;
     let found = client
         .clone()
         .with_database("default")
@@ -66,18 +75,14 @@ pub async fn check_database(client: &Client) -> Result<()> {
         .fetch_one::<u64>()
         .await
         .with_context(|| format!("looking for the ClickHouse database {name}"))?;
-    ensure!(
-        found > 0,
-        "ClickHouse has no database `{name}`: correct CLICKHOUSE_DATABASE, or create the database with `ingestor migrate`"
-    );
-    Ok(())
+    Ok(found > 0)
 }
 
 fn database(client: &Client) -> Result<&str> {
     client.database().context("the ClickHouse client has no database")
 }
 
-/// Applies new files in order. Fails if a file was changed after it was applied.
+/// Applies new files in order, and all files if a table or view is missing. Fails if a file was changed after it was applied.
 pub async fn update_tables(client: &Client, settings: &MigrateSettings) -> Result<()> {
     let layout = settings.layout();
     let database = database(client)?;
@@ -85,16 +90,20 @@ pub async fn update_tables(client: &Client, settings: &MigrateSettings) -> Resul
         .await
         .context("creating schema_migrations")?;
 
-    // Ingestors that started together may have recorded a file twice.
-    let applied = client
-        .query("select distinct file, checksum from schema_migrations")
-        .fetch_all::<Applied>()
-        .await
-        .context("reading schema_migrations")?;
-    for file in pending(&applied)? {
+    let applied = applied(client).await?;
+    let pending = pending(&applied)?;
+    let again = !absent(client).await?.is_empty();
+    for file in FILES {
+        let is_new = pending.iter().any(|other| other.name == file.name);
+        if !is_new && !again {
+            continue;
+        }
         execute(client, &file.render(&layout))
             .await
             .with_context(|| format!("applying {}.sql", file.name))?;
+        if !is_new {
+            continue;
+        }
         client
             .query("insert into schema_migrations (file, checksum) values (?, ?)")
             .bind(file.name)
@@ -105,6 +114,53 @@ pub async fn update_tables(client: &Client, settings: &MigrateSettings) -> Resul
         info!(file = file.name, database, "applied ClickHouse DDL");
     }
     Ok(())
+}
+
+/// The tables and views that are missing although they were created, or that have the rows of events.
+pub async fn dropped(client: &Client) -> Result<Vec<&'static str>> {
+    let absent = absent(client).await?;
+    if absent.is_empty() {
+        return Ok(absent);
+    }
+    let is_recorded = client
+        .query("select count() from system.tables where database = currentDatabase() and name = 'schema_migrations'")
+        .fetch_one::<u64>()
+        .await
+        .context("looking for schema_migrations")?;
+    let applied = match is_recorded {
+        0 => Vec::new(),
+        _ => applied(client).await?,
+    };
+    let is_applied = |name: &str| {
+        let mut files = FILES.iter().filter(|file| file.creates == Some(name));
+        files.any(|file| applied.iter().any(|record| record.file == file.name))
+    };
+    Ok(absent
+        .into_iter()
+        .filter(|name| EVENT_TABLES.contains(name) || is_applied(name))
+        .collect())
+}
+
+/// The tables and views of this build that ClickHouse does not have, whatever `schema_migrations` says.
+async fn absent(client: &Client) -> Result<Vec<&'static str>> {
+    let present = client
+        .query("select name from system.tables where database = currentDatabase()")
+        .fetch_all::<String>()
+        .await
+        .context("looking for the tables")?;
+    let names = FILES.iter().filter_map(|file| file.creates);
+    Ok(names
+        .filter(|name| !present.iter().any(|other| other == name))
+        .collect())
+}
+
+/// Ingestors that started together may have recorded a file twice.
+async fn applied(client: &Client) -> Result<Vec<Applied>> {
+    client
+        .query("select distinct file, checksum from schema_migrations")
+        .fetch_all::<Applied>()
+        .await
+        .context("reading schema_migrations")
 }
 
 /// The files that must be applied.
@@ -134,7 +190,7 @@ async fn execute(client: &Client, sql: &str) -> clickhouse::error::Result<()> {
 mod tests {
     use super::*;
 
-    fn applied(file: &str, checksum: String) -> Applied {
+    fn record(file: &str, checksum: String) -> Applied {
         Applied {
             file: file.to_owned(),
             checksum,
@@ -144,8 +200,8 @@ mod tests {
     #[test]
     fn applied_files_are_not_applied_again() {
         assert_eq!(pending(&[]).unwrap().len(), FILES.len());
-        let mut all: Vec<_> = FILES.iter().map(|file| applied(file.name, file.checksum())).collect();
-        all.push(applied(FILES[0].name, FILES[0].checksum()));
+        let mut all: Vec<_> = FILES.iter().map(|file| record(file.name, file.checksum())).collect();
+        all.push(record(FILES[0].name, FILES[0].checksum()));
         assert!(pending(&all).unwrap().is_empty());
         let names: Vec<_> = pending(&all[..2]).unwrap().iter().map(|file| file.name).collect();
         assert_eq!(names, FILES[2..].iter().map(|file| file.name).collect::<Vec<_>>());
@@ -153,14 +209,14 @@ mod tests {
 
     #[test]
     fn a_file_of_a_newer_build_is_ignored() {
-        let mut all: Vec<_> = FILES.iter().map(|file| applied(file.name, file.checksum())).collect();
-        all.push(applied("99_of_tomorrow", "x".into()));
+        let mut all: Vec<_> = FILES.iter().map(|file| record(file.name, file.checksum())).collect();
+        all.push(record("99_of_tomorrow", "x".into()));
         assert!(pending(&all).unwrap().is_empty());
     }
 
     #[test]
     fn the_error_names_a_changed_file() {
-        let error = pending(&[applied(FILES[1].name, "abc".into())])
+        let error = pending(&[record(FILES[1].name, "abc".into())])
             .err()
             .unwrap()
             .to_string();

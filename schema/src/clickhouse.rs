@@ -5,35 +5,55 @@ use sha2::{Digest, Sha256};
 
 /// Applied in this order. Never change an applied file, not even a comment: ingestors compare checksums. Add a new file.
 pub const FILES: &[DdlFile] = &[
-    file("01_usage_events", include_str!("../clickhouse/01_usage_events.sql")),
-    file("02_usage_daily", include_str!("../clickhouse/02_usage_daily.sql")),
+    file(
+        "01_usage_events",
+        Some("usage_events"),
+        include_str!("../clickhouse/01_usage_events.sql"),
+    ),
+    file(
+        "02_usage_daily",
+        Some("usage_daily"),
+        include_str!("../clickhouse/02_usage_daily.sql"),
+    ),
     file(
         "03_usage_closed_days",
+        Some("usage_closed_days"),
         include_str!("../clickhouse/03_usage_closed_days.sql"),
     ),
     file(
         "04_usage_open_from",
+        Some("usage_open_from"),
         include_str!("../clickhouse/04_usage_open_from.sql"),
     ),
-    file("05_usage", include_str!("../clickhouse/05_usage.sql")),
+    file("05_usage", Some("usage"), include_str!("../clickhouse/05_usage.sql")),
     file(
         "06_account_retention",
+        Some("account_retention"),
         include_str!("../clickhouse/06_account_retention.sql"),
     ),
     file(
         "07_usage_duplicates",
+        Some("usage_duplicates"),
         include_str!("../clickhouse/07_usage_duplicates.sql"),
     ),
     file(
         "08_usage_duplicates_position",
+        None,
         include_str!("../clickhouse/08_usage_duplicates_position.sql"),
     ),
 ];
+
+/// The tables with the rows of events. The ingestors can fill them again from the stream.
+pub const EVENT_TABLES: [&str; 2] = ["usage_events", "usage_duplicates"];
+/// The tables with the sums of closed days. Only a backup can restore them.
+pub const SUM_TABLES: [&str; 2] = ["usage_daily", "usage_closed_days"];
 
 /// One statement for one object. It does nothing if the object exists.
 #[derive(Clone, Copy, Debug)]
 pub struct DdlFile {
     pub name: &'static str,
+    /// The table or view that it creates; `None`: it changes one.
+    pub creates: Option<&'static str>,
     /// With the placeholders `{on_cluster}` and `{merge_tree}`.
     pub template: &'static str,
 }
@@ -85,8 +105,12 @@ impl Layout {
     }
 }
 
-const fn file(name: &'static str, template: &'static str) -> DdlFile {
-    DdlFile { name, template }
+const fn file(name: &'static str, creates: Option<&'static str>, template: &'static str) -> DdlFile {
+    DdlFile {
+        name,
+        creates,
+        template,
+    }
 }
 
 /// A name, quoted for SQL.
@@ -127,6 +151,19 @@ mod tests {
                     file.name
                 );
             }
+        }
+    }
+
+    #[test]
+    fn every_file_that_creates_an_object_names_it() {
+        for file in FILES {
+            let created = file.template.lines().find_map(|line| {
+                let rest = line
+                    .strip_prefix("create table ")
+                    .or(line.strip_prefix("create view "))?;
+                rest.strip_prefix("if not exists ")?.split(' ').next()
+            });
+            assert_eq!(created, file.creates, "{}", file.name);
         }
     }
 

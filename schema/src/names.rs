@@ -80,6 +80,11 @@ pub fn manifest_key(shard: u16) -> String {
     format!("shard.{shard}")
 }
 
+/// The key of a shard in [`MANIFEST_BUCKET`] that says how far its records were removed from the stream.
+pub fn trimmed_key(shard: u16) -> String {
+    format!("trimmed.{shard}")
+}
+
 /// The shard of an account: FNV-1a over its id, modulo the number of shards. It must never change, because all events of one
 /// account and one idempotency key must be in one shard.
 pub fn shard_of(account: AccountId, shards: u16) -> u16 {

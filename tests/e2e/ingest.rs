@@ -2,9 +2,12 @@
 //! operator, it says so and skips nothing.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod behind;
 mod duplicates;
 mod faults;
 mod generations;
+mod lights;
 mod operators;
 mod rig;
 mod sharing;
+mod stream;

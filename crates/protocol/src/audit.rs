@@ -7,6 +7,8 @@
 //! - An event that was dropped as a duplicate is recorded in another table, so it is not missing.
 //! - An event that an earlier generation of the stream holds is not missing.
 //! - A position with several rows keeps one.
+//! - An event of a closed day is not missing ([`bill_day`]): its sum is kept without its row, and retention may have deleted the
+//!   row. A new row would be counted again, on a day that is open.
 //!
 //! The model `manifest` checks these in its scenario `window`. Its mutants `AuditStoresDuplicates` and `NoAudit` fail.
 
@@ -46,9 +48,28 @@ impl Held {
     }
 }
 
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
+/// Sums keep an event under a day at most this long before it was stored.
+const LATEST_DAYS: i64 = 5;
+
+/// The day under which sums keep an event, in days since the Unix epoch: the column `bill_day` of `usage_events`. `time_ms`: the
+/// time of the request. `sealed_ms`: when its range was sealed, or when the stream stored its record, which is a little earlier.
+pub fn bill_day(time_ms: i64, sealed_ms: i64) -> i64 {
+    let (day, sealed) = (time_ms.div_euclid(DAY_MS), sealed_ms.div_euclid(DAY_MS));
+    day.max(sealed - LATEST_DAYS).min(sealed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_day_of_an_event_is_near_the_day_of_its_sealing() {
+        let at = |day: i64| day * DAY_MS + 7;
+        for (time, sealed, day) in [(100, 100, 100), (97, 100, 97), (90, 100, 95), (101, 100, 100)] {
+            assert_eq!(bill_day(at(time), at(sealed)), day, "{time} {sealed}");
+        }
+    }
 
     #[test]
     fn missing_and_doubled_rows_are_distinguished() {

@@ -143,6 +143,7 @@ mod tests {
             generation: 1,
             done_through,
             pending,
+            ..Manifest::default()
         }
     }
 

@@ -58,10 +58,11 @@ pub fn step(last: LastRecord) -> Result<Step, &'static str> {
 
 /// Whether a shard is stored up to the sequence `end`, where a lane in it ended. `generation` and `last_sequence` belong to
 /// the stream. A manifest of another stream (one before a restore or a reset) proves nothing, whatever its `done_through`
-/// is.
+/// is. A manifest that is behind proves nothing either: ClickHouse may lack rows that it had.
 pub fn is_stored(manifest: &Manifest, end: u64, generation: u32, last_sequence: u64) -> bool {
     let is_of_stream = manifest.generation == generation && manifest.done_through <= last_sequence;
-    is_of_stream && end <= manifest.done_through
+    let is_there = manifest.behind_from.is_none_or(|from| end < from);
+    is_of_stream && is_there && end <= manifest.done_through
 }
 
 #[cfg(test)]
@@ -103,6 +104,19 @@ mod tests {
             (manifest(2, 101), 70, false),
         ] {
             assert_eq!(is_stored(&manifest, end, 2, 100), stored, "{manifest:?} {end}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_is_behind_proves_nothing_from_there_on() {
+        let behind = Manifest {
+            generation: 2,
+            done_through: 70,
+            behind_from: Some(50),
+            ..Manifest::default()
+        };
+        for (end, stored) in [(49, true), (50, false), (70, false)] {
+            assert_eq!(is_stored(&behind, end, 2, 100), stored, "{end}");
         }
     }
 }

@@ -11,7 +11,7 @@
 //! | recording: publish each event once | [`lane`], [`spool_state`] | gateway, billing worker (the crate `lane`) |
 //! | runs: who may take leases, spool, or be ended | [`run`] | gateway, billing worker |
 //! | fence and settle: end a dead run, count its leases | [`fence`], [`give_back`] | billing worker |
-//! | ingest: store each record once | [`members`], [`claim`], [`compare_and_set`], [`duplicates`], [`range`](mod@range), [`storing`], [`audit`], [`trim`] | ingestor |
+//! | ingest: store each record once | [`members`], [`claim`], [`compare_and_set`], [`duplicates`], [`range`](mod@range), [`storing`], [`audit`], [`behind`], [`trim`] | ingestor |
 //! | reports: report each unit to Stripe once | [`reports`] | billing worker |
 //!
 //! Each module describes its states and transitions, its promises, and which properties check them. A service performs the
@@ -22,6 +22,7 @@
 
 pub mod atomics;
 pub mod audit;
+pub mod behind;
 pub mod claim;
 pub mod compare_and_set;
 pub mod doubt;

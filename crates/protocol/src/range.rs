@@ -121,10 +121,9 @@ pub fn check_replay(pending: &Pending, again: &Pending) -> Result<(), String> {
 /// The next entry of a shard: it is verified through `done`, and the range `pending` is about to be stored.
 pub fn progress(held: &Manifest, done: u64, pending: Option<Pending>) -> Manifest {
     Manifest {
-        owner: held.owner.clone(),
-        generation: held.generation,
         done_through: done,
         pending,
+        ..held.clone()
     }
 }
 

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use protocol::storing::{Absent, Next, StoredRows, Storing, TOKENS_MAX, Tried};
-use schema::manifest::Pending;
+use schema::manifest::{Pending, StoredRange};
 use service::{Backoff, Health};
 use tracing::{error, warn};
 
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     metrics::{Metrics, Shard},
     stop::Stop,
+    upkeep::behind,
 };
 
 #[derive(Clone)]
@@ -70,6 +71,18 @@ impl Store {
             .await
     }
 
+    /// Checks that ClickHouse still has the range that was stored before `span`. Waits while ClickHouse is unavailable.
+    pub async fn still_has(&self, span: Span, before: &StoredRange) -> Result<(), Stop> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match behind::is_lacking(&self.verifier, span.generation, span.shard, before).await {
+                Ok(false) => return Ok(()),
+                Ok(true) => return Err(Stop::Behind(1)),
+                Err(trouble) => self.wait(span.shard, &mut backoff, &format!("{trouble:#}")).await,
+            }
+        }
+    }
+
     /// Whether all of a range is stored already.
     pub async fn is_stored(&self, pending: &Pending, span: Span) -> anyhow::Result<bool> {
         if !pending.dropped.is_empty() && self.stored_duplicates(pending, span).await? != StoredRows::Whole {
@@ -97,7 +110,7 @@ impl Store {
                 verified_at = Some(Instant::now());
                 match presence {
                     Ok(Presence::Stored(stored)) => {
-                        self.health.up("clickhouse");
+                        self.health.up("inserts");
                         return Ok(stored);
                     }
                     Ok(Presence::Absent) => {
@@ -204,7 +217,7 @@ impl Store {
     }
 
     async fn wait(&self, shard: u16, backoff: &mut Backoff, why: &str) {
-        self.health.down("clickhouse", why);
+        self.health.down("inserts", why);
         let delay = backoff.next_delay();
         warn!(shard, "ClickHouse: {why}: retrying in {delay:.1?}");
         tokio::time::sleep(delay).await;

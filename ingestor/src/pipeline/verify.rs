@@ -5,9 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clickhouse::{Client, Row, query::Query};
 use protocol::storing::StoredRows;
-use schema::clickhouse::identifier;
+use schema::{clickhouse::identifier, manifest::StoredRange};
 use serde::Deserialize;
+use service::Backoff;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
+
+/// How long to wait for running inserts.
+const INSERTS_END_WITHIN: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
 pub struct Verifier {
@@ -40,6 +45,12 @@ struct Count {
     positions: u64,
 }
 
+#[derive(Row, Deserialize)]
+struct Newest {
+    rows: u64,
+    sealed_at_ms: i64,
+}
+
 impl Verifier {
     /// With a cluster, every replica answers with all inserts that any replica confirmed.
     pub fn new(client: Client, cluster: Option<&str>) -> Self {
@@ -52,6 +63,15 @@ impl Verifier {
                 client: client.with_setting("select_sequential_consistency", "1"),
                 processes: format!("clusterAllReplicas({}, system.processes)", identifier(cluster)),
             },
+        }
+    }
+
+    /// The same, for audits: it reads rows without projections, as other queries do. After a lightweight delete a projection still
+    /// has the deleted rows, until ClickHouse merges its part.
+    pub fn without_projections(self) -> Self {
+        Self {
+            client: self.client.with_setting("optimize_use_projections", "0"),
+            ..self
         }
     }
 
@@ -72,6 +92,48 @@ impl Verifier {
         let sql = "select max(stream_seq) from usage_events where generation = ? and shard = ?";
         let highest = self.client.query(sql).bind(generation).bind(shard).fetch_one::<u64>();
         Ok(Some(within("reading how far a shard is stored", highest).await?).filter(|seq| *seq > 0))
+    }
+
+    /// How many different positions of a span have rows.
+    pub async fn positions(&self, span: Span) -> Result<u64> {
+        let sql = "select uniqExact(stream_seq, idx) from usage_events \
+                   where generation = ? and shard = ? and stream_seq between ? and ?";
+        let positions = bind(self.client.query(sql), span).fetch_one::<u64>();
+        within("counting the positions of a range", positions).await
+    }
+
+    /// The highest sequence before `below` with rows; 0: there is none.
+    pub async fn stored_below(&self, generation: u32, shard: u16, below: u64) -> Result<u64> {
+        let sql = "select max(stream_seq) from usage_events where generation = ? and shard = ? and stream_seq < ?";
+        let query = self.client.query(sql).bind(generation).bind(shard).bind(below);
+        within("reading how far a shard is stored", query.fetch_one::<u64>()).await
+    }
+
+    /// The newest record of the shard that has rows, as a range of its own. `None`: the shard has none in this generation.
+    pub async fn newest(&self, generation: u32, shard: u16) -> Result<Option<StoredRange>> {
+        let Some(seq) = self.stored_through(generation, shard).await? else {
+            return Ok(None);
+        };
+        let sql = "select uniqExact(idx) as rows, toUnixTimestamp64Milli(max(ingested_at)) as sealed_at_ms from usage_events \
+                   where generation = ? and shard = ? and stream_seq = ?";
+        let query = self.client.query(sql).bind(generation).bind(shard).bind(seq);
+        let newest = within("reading the newest rows of a shard", query.fetch_one::<Newest>()).await?;
+        Ok(Some(StoredRange {
+            first: seq,
+            last: seq,
+            rows: newest.rows,
+            sealed_at_ms: newest.sealed_at_ms,
+        }))
+    }
+
+    /// The first day that is not closed, in days since the Unix epoch.
+    pub async fn open_from(&self) -> Result<i64> {
+        let sql = "select toInt64(toUInt16(max(open_from))) from usage_open_from";
+        within(
+            "reading which days are closed",
+            self.client.query(sql).fetch_one::<i64>(),
+        )
+        .await
     }
 
     /// The events of a span, in order. The caller bounds the span.
@@ -135,6 +197,20 @@ impl Verifier {
         );
         let running = self.client.query(&sql).bind(prefix).fetch_one::<u64>();
         Ok(within("asking which inserts run", running).await? > 0)
+    }
+
+    /// Waits until no insert runs whose token starts like this.
+    pub async fn inserts_end(&self, prefix: &str) -> Result<()> {
+        let all_end = async {
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+            while self.is_inserting(prefix).await? {
+                sleep(backoff.next_delay()).await;
+            }
+            Ok(())
+        };
+        timeout(INSERTS_END_WITHIN, all_end)
+            .await
+            .with_context(|| format!("inserts still run after {INSERTS_END_WITHIN:?}"))?
     }
 
     /// Whether an insert with this token, or with a later token of the same range, is running.

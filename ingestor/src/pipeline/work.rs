@@ -19,7 +19,11 @@ use protocol::{
     range::{cut, progress},
     storing::Tried,
 };
-use schema::{RunId, manifest::Pending, names};
+use schema::{
+    RunId,
+    manifest::{Pending, StoredRange},
+    names,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::interval,
@@ -54,6 +58,8 @@ pub struct Work<'a> {
     held: Held,
     /// Verified through this sequence. The manifest may be one range behind.
     done: u64,
+    /// The newest verified range with rows.
+    newest: Option<StoredRange>,
     gathering: Gathering,
     remembered: Remembered,
 }
@@ -75,6 +81,7 @@ impl<'a> Work<'a> {
             ingest,
             shard,
             done: held.manifest.done_through,
+            newest: held.manifest.newest.clone(),
             held,
             gathering: Gathering::new(ingest.settings.batch),
             remembered: Remembered::new(duplicates.idempotency_window, ids_max, schema::clock::now_ms()),
@@ -152,6 +159,9 @@ impl<'a> Work<'a> {
                 () = tokio::time::sleep_until(due_at.unwrap_or(calm_at).into()), if due_at.is_some() => {}
                 _ = show.tick() => {
                     self.show_lag(storing.as_ref(), looking_up.as_ref());
+                    if let Some(from) = self.ingest.owned.take_behind(self.shard) {
+                        return Err(Stop::Behind(from));
+                    }
                     if !calm && ending.is_none() && Instant::now() > calm_at {
                         calm = true;
                         self.ingest.alarms.clear(self.shard);
@@ -231,10 +241,15 @@ impl<'a> Work<'a> {
         let range = Arc::new(range);
         let span = self.span(&range.pending);
         let token = range.pending.token(names::USAGE_STREAM, span.generation, shard);
-        let of_task = Arc::clone(&range);
+        let (of_task, before) = (Arc::clone(&range), self.newest.clone());
         let outcome = Box::pin(async move {
             let fence = Fence::new(&ingest.manifests, shard, revision, written_at);
-            ingest.store.store(&of_task, span, &token, tried, fence).await
+            let stored = ingest.store.store(&of_task, span, &token, tried, fence).await?;
+            // After the insert: a table that was restored from a backup in between lacks the range before this one.
+            if let Some(before) = before {
+                ingest.store.still_has(span, &before).await?;
+            }
+            Ok(stored)
         });
         Storing {
             range,
@@ -248,6 +263,14 @@ impl<'a> Work<'a> {
         let (metrics, shard) = (&self.ingest.metrics, metrics::Shard { shard: self.shard });
         let pending = &storing.range.pending;
         self.done = pending.last;
+        if pending.rows > 0 {
+            self.newest = Some(StoredRange {
+                first: pending.first,
+                last: pending.last,
+                rows: pending.rows,
+                sealed_at_ms: pending.sealed_at_ms,
+            });
+        }
         metrics.rows.get_or_create(&shard).inc_by(pending.rows);
         let dropped = pending.dropped.len() as u64;
         metrics.duplicates.get_or_create(&shard).inc_by(dropped);
@@ -261,7 +284,8 @@ impl<'a> Work<'a> {
 
     /// Writes the progress of the shard, and the next range.
     async fn write(&mut self, pending: Option<Pending>) -> Result<(), Stop> {
-        let next = progress(&self.held.manifest, self.done, pending);
+        let mut next = progress(&self.held.manifest, self.done, pending);
+        next.newest = self.newest.clone();
         if next != self.held.manifest {
             self.held = self
                 .ingest

@@ -15,12 +15,12 @@ const PART: &str = "members";
 /// Runs until the service stops, then gives up all shards.
 pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
     let mut tasks: BTreeMap<u16, Task> = BTreeMap::new();
-    let every = ingest.settings.member_ttl / 3;
+    let every = ingest.stream.member_ttl / 3;
     health.down(PART, "no contact with the other ingestors yet");
     loop {
         let met = {
             let mut members = ingest.members.lock().await;
-            match timeout(ingest.settings.member_ttl, members.meet()).await {
+            match timeout(ingest.stream.member_ttl, members.meet()).await {
                 Ok(Ok(())) => Ok(members.shards(ingest.stream.shards)),
                 Ok(Err(error)) => Err(format!("{error:#}")),
                 Err(_) => Err("no answer".to_owned()),

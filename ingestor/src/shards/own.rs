@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use protocol::claim::{self, Beginning, Claim};
 use schema::Manifest;
 use service::Backoff;
@@ -20,6 +21,7 @@ use crate::{
         work::{RELEASE_WITHIN, Work},
     },
     stop::Stop,
+    upkeep::{behind, catch_up},
 };
 
 /// How often the ingestor looks whether another owner's shard is free.
@@ -28,9 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Works on a shard until `stop` is cancelled, despite failures. Then gives it up.
 pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+    let mut behind = None;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let ended = own(&ingest, shard, &stop).await;
+        let ended = own(&ingest, shard, &mut behind, &stop).await;
         ingest.owned.remove(shard);
         // After a while without failures, the delays start from the shortest again.
         if began.elapsed() > Duration::from_secs(60) {
@@ -39,6 +42,7 @@ pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
         match ended {
             Ok(()) => break,
             Err(Stop::Lost) => info!(shard, "another ingestor took the shard over"),
+            Err(Stop::Behind(from)) => behind = Some(from),
             Err(Stop::Alarm(why)) => ingest.alarms.raise(shard, &why),
             Err(Stop::Trouble(trouble)) => warn!(shard, "restarting the shard: {trouble:#}"),
         }
@@ -48,6 +52,7 @@ pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
         }
     }
     ingest.alarms.clear(shard);
+    ingest.alarms.lost(shard, &[]);
     let released = timeout(RELEASE_WITHIN, release(&ingest, shard)).await;
     if let Err(trouble) = released.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer from NATS"))) {
         warn!(
@@ -57,13 +62,25 @@ pub async fn run(ingest: Arc<Ingest>, shard: u16, stop: CancellationToken) {
     }
 }
 
-/// Claims the shard once it is free, and works on it until `stop` is cancelled.
-async fn own(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<(), Stop> {
-    let Some(held) = claim_when_free(ingest, shard, stop).await? else {
+/// Claims the shard once it is free, and works on it until `stop` is cancelled. `behind`: the first record whose rows ClickHouse
+/// lacks, until the manifest has it.
+async fn own(ingest: &Ingest, shard: u16, behind: &mut Option<u64>, stop: &CancellationToken) -> Result<(), Stop> {
+    let Some(mut held) = claim_when_free(ingest, shard, *behind, stop).await? else {
         return Ok(());
     };
-    ingest.owned.done(shard, held.manifest.done_through);
+    *behind = None;
+    ingest.owned.take_behind(shard);
     info!(shard, done_through = held.manifest.done_through, "claimed the shard");
+    ingest.alarms.lost(shard, &held.manifest.lost);
+    if let Some(from) = held.manifest.behind_from {
+        ingest.alarms.behind(shard, from, held.manifest.done_through);
+        held = tokio::select! {
+            caught_up = catch_up(ingest, shard, held) => caught_up?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        ingest.alarms.clear(shard);
+    }
+    ingest.owned.done(shard, held.manifest.done_through);
     let mut work = Work::new(ingest, shard, held);
     tokio::select! {
         replayed = work.replay() => replayed?,
@@ -72,8 +89,29 @@ async fn own(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<()
     work.follow(stop).await
 }
 
+/// Stores the rows again that ClickHouse lost. One shard at a time: it holds whole chunks of records.
+async fn catch_up(ingest: &Ingest, shard: u16, held: Held) -> Result<Held, Stop> {
+    let _permit = ingest.replays.acquire().await.context("waiting for other replays")?;
+    let began = Instant::now();
+    let (next, report) = catch_up::catch_up(&ingest.audit, shard, &held).await?;
+    let held = ingest.manifests.write(shard, next, held.revision).await?;
+    info!(
+        shard,
+        records = report.records,
+        rows = report.missing,
+        seconds = began.elapsed().as_secs(),
+        "stored the rows again that ClickHouse lost"
+    );
+    Ok(held)
+}
+
 /// Waits until the shard is free, and claims it. `None`: `stop` was cancelled before.
-async fn claim_when_free(ingest: &Ingest, shard: u16, stop: &CancellationToken) -> Result<Option<Held>, Stop> {
+async fn claim_when_free(
+    ingest: &Ingest,
+    shard: u16,
+    behind: Option<u64>,
+    stop: &CancellationToken,
+) -> Result<Option<Held>, Stop> {
     loop {
         let (manifest, revision) = ingest.manifests.read(shard).await?;
         let claim = {
@@ -81,29 +119,16 @@ async fn claim_when_free(ingest: &Ingest, shard: u16, stop: &CancellationToken) 
             claim::claim(manifest.as_ref(), &ingest.me, |owner| members.view.is_gone(owner))
         };
         if claim == Claim::Take {
-            let state = ingest.stream.state().await?;
-            let generation = manifest
-                .as_ref()
-                .map_or(state.generation, |manifest| manifest.generation);
-            let stored = ingest.store.verifier.stored_through(generation, shard).await?;
-            let manifest = match claim::beginning(manifest, state, stored) {
-                Beginning::At(manifest) => manifest,
-                Beginning::Moved(manifest) => {
-                    warn!(
-                        shard,
-                        done_through = manifest.done_through,
-                        "the manifest is lost or outdated: continuing where the rows in ClickHouse end"
-                    );
-                    manifest
-                }
-                Beginning::Alarm(why) => return Err(Stop::Alarm(why)),
-            };
-            continuity::check(&ingest.stream, &ingest.store.verifier, shard, &manifest).await?;
-            match ingest
-                .manifests
-                .write(shard, claim::claimed(manifest, &ingest.me), revision)
-                .await
-            {
+            let manifest = begin(ingest, shard, manifest).await?;
+            let behind_from = manifest.behind_from.into_iter().chain(behind).min();
+            let ours = claim::claimed(
+                Manifest {
+                    behind_from,
+                    ..manifest
+                },
+                &ingest.me,
+            );
+            match ingest.manifests.write(shard, ours, revision).await {
                 Ok(held) => return Ok(Some(held)),
                 Err(WriteError::Lost) => {}
                 Err(trouble) => return Err(trouble.into()),
@@ -114,6 +139,31 @@ async fn claim_when_free(ingest: &Ingest, shard: u16, stop: &CancellationToken) 
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+/// Where the work on the shard begins, and what ClickHouse lost before.
+async fn begin(ingest: &Ingest, shard: u16, manifest: Option<Manifest>) -> Result<Manifest, Stop> {
+    ingest.tables.ensure().await?;
+    let verifier = &ingest.store.verifier;
+    let state = ingest.stream.state().await?;
+    let generation = manifest
+        .as_ref()
+        .map_or(state.generation, |manifest| manifest.generation);
+    let stored = verifier.stored_through(generation, shard).await?;
+    let manifest = match claim::beginning(manifest, state, stored) {
+        Beginning::At(manifest) => manifest,
+        Beginning::Moved(manifest) => {
+            warn!(
+                shard,
+                done_through = manifest.done_through,
+                "the manifest is lost or outdated: continuing where the rows in ClickHouse end"
+            );
+            manifest
+        }
+        Beginning::Alarm(why) => return Err(Stop::Alarm(why)),
+    };
+    continuity::check(&ingest.stream, verifier, shard, &manifest).await?;
+    Ok(behind::examined(verifier, &ingest.manifests, shard, manifest).await?)
 }
 
 /// Leaves the manifest to the next owner, with the range that could not be finished.

@@ -1,44 +1,51 @@
 //! Compares the stream with ClickHouse, record by record. Each range was verified when it was stored. The audit finds problems
-//! that this check cannot find: rows of an ingestor that was paused between its check and its insert, and unknown faults. It
-//! stores missing rows, removes doubled rows, and logs both.
+//! that this check cannot find: rows of an ingestor that was paused between its check and its insert, rows that ClickHouse lost
+//! since, and unknown faults. It removes doubled rows. Missing rows are stored by the owner of the shard
+//! ([`super::catch_up`]).
 //!
 //! A row of an earlier generation counts, so an audit stores no event again. If the stream is not the one that was stored, the
-//! audit fails and stores nothing. Events that two generations stored are reported, not repaired.
+//! audit fails and stores nothing. Events that two generations stored are reported, not repaired. Events of closed days are not
+//! missing: retention may have deleted their rows.
 
-use std::{collections::HashMap, ops::AddAssign, sync::Arc};
+use std::{
+    ops::AddAssign,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
-use clickhouse::Row;
+use anyhow::Result;
 use protocol::{
-    audit::Held,
+    audit::bill_day,
     claim::{self, Beginning},
     range::EventPosition,
 };
-use schema::{UsageEvent, clock, names};
-use serde::Deserialize;
+use schema::{clock, names};
 use time::OffsetDateTime;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use crate::{
     config::DuplicateSettings,
-    ingest::Ingest,
     manifests::Manifests,
     metrics::{Metrics, Shard},
     pipeline::{
         continuity,
+        fence::Fence,
         reader::Reader,
         sink::Sink,
-        verify::{Span, StoredEvent, Verifier, bind, within},
+        verify::{Span, Verifier, bind, within},
     },
     stop::Stop,
     stream::UsageStream,
     upkeep::{
+        difference::{Differences, RecordRows, differences, differences_of, other_record, with_others},
         earlier,
         repair::Repair,
         repeated,
         reread::{self, Reread},
     },
 };
+
+/// A range may have been sealed so long before the stream stored its records, because the clocks of two machines differ.
+const SEALED_BEFORE_MS: i64 = 24 * 3_600 * 1_000;
 
 #[derive(Clone)]
 pub struct Audit {
@@ -54,9 +61,11 @@ pub struct Audit {
 pub struct Report {
     pub records: u64,
     pub rows: u64,
-    /// Rows that were missing and are now stored.
+    /// Rows that were missing.
     pub missing: u64,
-    /// Doubled rows that are now removed.
+    /// The first record with missing rows.
+    pub missing_from: Option<u64>,
+    /// Rows that were doubled.
     pub doubled: u64,
     /// Rows that are still wrong.
     pub left: u64,
@@ -64,62 +73,7 @@ pub struct Report {
     pub repeated: u64,
 }
 
-/// How many rows and positions ClickHouse holds of a record.
-#[derive(Row, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordRows {
-    pub stream_seq: u64,
-    pub rows: u64,
-    pub positions: u64,
-}
-
-/// The records whose rows differ from the stream.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Differences {
-    /// Sequences of records with fewer positions than events.
-    pub missing: Vec<u64>,
-    pub missing_rows: u64,
-    /// Sequences of records with more rows than positions.
-    pub doubled: Vec<u64>,
-    pub doubled_rows: u64,
-}
-
-/// Audits the shards of this ingestor periodically. Each audit overlaps the previous one a little.
-pub async fn run(ingest: Arc<Ingest>, audit: Audit) -> Result<()> {
-    loop {
-        tokio::select! {
-            () = ingest.life.stopping() => return Ok(()),
-            () = tokio::time::sleep(ingest.settings.audit_interval) => {}
-            () = ingest.audit_soon.notified() => {}
-        }
-        let since = schema::clock::now() - ingest.settings.audit_window;
-        for shard in ingest.owned.all().into_keys() {
-            let audited = tokio::select! {
-                () = ingest.life.stopping() => return Ok(()),
-                audited = audit.shard(shard, since) => audited,
-            };
-            match audited {
-                Ok(report) => info!(shard, records = report.records, rows = report.rows, "audited"),
-                Err(Stop::Alarm(why)) => error!(shard, "could not audit the shard: {why}"),
-                Err(stop) => warn!(shard, "could not audit the shard: {stop}"),
-            }
-        }
-    }
-}
-
 impl Audit {
-    /// Audits all records that the stream holds, of all shards, and looks for repeated events in all rows.
-    pub async fn everything(&self) -> Result<Report> {
-        let mut all = Report::default();
-        for shard in 0..self.stream.shards {
-            all += self
-                .compare(shard, None)
-                .await
-                .with_context(|| format!("auditing shard {shard}"))?;
-        }
-        all.repeated = repeated::rows(&self.verifier, 0..=u16::MAX, 0).await?;
-        Ok(all)
-    }
-
     /// Audits the stored ranges of one shard, from the records of `since` on, and looks for repeated events in its rows since
     /// then.
     pub async fn shard(&self, shard: u16, since: OffsetDateTime) -> Result<Report, Stop> {
@@ -141,7 +95,7 @@ impl Audit {
     }
 
     /// Compares the stored ranges of one shard with the stream, from the records of `since` on.
-    async fn compare(&self, shard: u16, since: Option<OffsetDateTime>) -> Result<Report, Stop> {
+    pub async fn compare(&self, shard: u16, since: Option<OffsetDateTime>) -> Result<Report, Stop> {
         let (Some(manifest), _) = self.manifests.read(shard).await? else {
             return Ok(Report::default());
         };
@@ -158,21 +112,53 @@ impl Audit {
             },
         };
         let reader = self.reader(shard, manifest.generation, from - 1);
-        self.records(reader, manifest.generation, shard, manifest.done_through)
+        self.records(reader, manifest.generation, shard, manifest.done_through, None)
             .await
     }
 
-    /// Compares the records up to and including `last` with their rows of this generation and earlier ones. Repairs differences.
-    pub async fn records(&self, mut reader: Reader, generation: u32, shard: u16, last: u64) -> Result<Report, Stop> {
+    /// Compares the records up to and including `last` with their rows of this generation and earlier ones. Removes doubled
+    /// rows. With `owned`, which says that the caller owns the shard, it also stores missing rows.
+    pub async fn records(
+        &self,
+        mut reader: Reader,
+        generation: u32,
+        shard: u16,
+        last: u64,
+        mut owned: Option<&mut Fence<'_>>,
+    ) -> Result<Report, Stop> {
         let mut report = Report::default();
         loop {
             let chunk = reread::next(&mut reader, last).await?;
             if chunk.is_empty() {
-                self.count(shard, &report);
                 return Ok(report);
             }
-            report += self.chunk(generation, shard, chunk).await?;
+            report += self.chunk(generation, shard, chunk, owned.as_deref_mut()).await?;
         }
+    }
+
+    /// Compares the records up to and including `last`, from the first one in the stream on, for about `limit` at most. Returns
+    /// the sequence through which ClickHouse has all rows.
+    pub async fn whole_through(
+        &self,
+        generation: u32,
+        shard: u16,
+        last: u64,
+        limit: Duration,
+    ) -> Result<(u64, Report), Stop> {
+        let (began, mut through, mut report) = (Instant::now(), 0, Report::default());
+        let mut reader = self.reader(shard, generation, 0);
+        while began.elapsed() < limit {
+            let chunk = reread::next(&mut reader, last).await?;
+            let Some(end) = chunk.last().map(|record| record.seq) else {
+                return Ok((last, report));
+            };
+            report += self.chunk(generation, shard, chunk, None).await?;
+            if let Some(missing) = report.missing_from {
+                return Ok((missing - 1, report));
+            }
+            through = end;
+        }
+        Ok((through, report))
     }
 
     /// Reads a shard after the record `after`. `generation`: the one that the stream has.
@@ -180,27 +166,44 @@ impl Audit {
         Reader::new(self.stream.clone(), self.metrics.clone(), shard, generation, after)
     }
 
-    async fn chunk(&self, generation: u32, shard: u16, chunk: Vec<Reread>) -> Result<Report, Stop> {
+    async fn chunk(
+        &self,
+        generation: u32,
+        shard: u16,
+        chunk: Vec<Reread>,
+        owned: Option<&mut Fence<'_>>,
+    ) -> Result<Report, Stop> {
         let span = Span {
             generation,
             shard,
             first: chunk.first().map_or(0, |record| record.seq),
             last: chunk.last().map_or(0, |record| record.seq),
         };
-        let rows = self.rows(span).await?;
+        let since = chunk.iter().map(|record| record.stored_ms).min().unwrap_or(0) - SEALED_BEFORE_MS;
+        let mut rows = self.rows(span, since).await?;
         let mut found = differences(&chunk, &rows);
-        let mut earlier = Vec::new();
+        let mut elsewhere = Vec::new();
         if !found.missing.is_empty() {
-            earlier = self.earlier(span, &chunk, &found.missing, &rows).await?;
-            found = differences(&chunk, &with_others(rows, &earlier));
+            // The time only saves work. It must not make a row look missing.
+            rows = self.rows(span, 0).await?;
+            found = differences(&chunk, &rows);
+        }
+        if !found.missing.is_empty() {
+            elsewhere = self.elsewhere(span, &chunk, &found.missing, &rows).await?;
+            found = differences(&chunk, &with_others(rows, &elsewhere));
         }
         let mut report = Report {
             records: chunk.len() as u64,
             rows: chunk.iter().map(|record| record.content.events() as u64).sum(),
             missing: found.missing_rows,
+            missing_from: found.missing.first().copied(),
             doubled: found.doubled_rows,
             ..Report::default()
         };
+        self.metrics
+            .audited
+            .get_or_create(&Shard { shard })
+            .inc_by(report.records);
         if found == Differences::default() {
             return Ok(report);
         }
@@ -210,29 +213,21 @@ impl Audit {
             last = span.last,
             missing = found.missing_rows,
             doubled = found.doubled_rows,
-            "stored ranges differ from the stream: repairing them"
+            "stored ranges differ from the stream"
         );
-        let repair = Repair {
-            verifier: &self.verifier,
-            sink: &self.sink,
-            manifests: &self.manifests,
-            stream: names::USAGE_STREAM,
-            span,
-            duplicates: &self.duplicates,
-        };
-        repair.remove_doubled(&found.doubled).await?;
-        let (missing, kept): (Vec<_>, Vec<_>) = chunk
-            .into_iter()
-            .partition(|record| found.missing.binary_search(&record.seq).is_ok());
-        let expected: Vec<(u64, u64)> = missing
+        let expected: Vec<(u64, u64)> = chunk
             .iter()
-            .chain(&kept)
             .map(|record| (record.seq, record.content.events() as u64))
             .collect();
-        repair.store_missing(missing, &earlier).await?;
-        let after = differences_of(expected, &with_others(self.rows(span).await?, &earlier));
+        let is_stored = owned.is_some();
+        self.repair(span, chunk, &found, &elsewhere, owned).await?;
+        let after = differences_of(expected, &with_others(self.rows(span, 0).await?, &elsewhere));
         report.left = after.missing_rows + after.doubled_rows;
-        if report.left > 0 {
+        let (shard_of, removed) = (Shard { shard }, found.doubled_rows.saturating_sub(after.doubled_rows));
+        self.metrics.audit_doubled.get_or_create(&shard_of).inc_by(removed);
+        let stored = found.missing_rows.saturating_sub(after.missing_rows);
+        self.metrics.audit_missing.get_or_create(&shard_of).inc_by(stored);
+        if is_stored && report.left > 0 {
             error!(
                 shard,
                 first = span.first,
@@ -244,9 +239,31 @@ impl Audit {
         Ok(report)
     }
 
-    /// The positions of these records that only an earlier generation holds. Fails if a row of this generation has another event
-    /// than the record at its position.
-    async fn earlier(
+    async fn repair(
+        &self,
+        span: Span,
+        chunk: Vec<Reread>,
+        found: &Differences,
+        elsewhere: &[EventPosition],
+        owned: Option<&mut Fence<'_>>,
+    ) -> Result<(), Stop> {
+        let repair = Repair {
+            verifier: &self.verifier,
+            sink: &self.sink,
+            stream: names::USAGE_STREAM,
+            span,
+            duplicates: &self.duplicates,
+        };
+        repair.remove_doubled(&found.doubled).await?;
+        let Some(fence) = owned else { return Ok(()) };
+        let is_missing = |record: &Reread| found.missing.binary_search(&record.seq).is_ok();
+        let missing = chunk.into_iter().filter(is_missing).collect();
+        repair.store_missing(missing, elsewhere, fence).await
+    }
+
+    /// The positions of these records that need no row in this generation: an earlier generation holds them, or their day is
+    /// closed. Fails if a row of this generation has another event than the record at its position.
+    async fn elsewhere(
         &self,
         span: Span,
         chunk: &[Reread],
@@ -260,45 +277,33 @@ impl Audit {
         if let Some(seq) = other_record(chunk, &here) {
             return Err(Stop::Alarm(continuity::not_the_stored(seq)));
         }
-        let records = chunk.iter().filter(|record| seqs.binary_search(&record.seq).is_ok());
-        Ok(earlier::positions(&self.verifier, span, records, &here).await?)
+        let records = || chunk.iter().filter(|record| seqs.binary_search(&record.seq).is_ok());
+        let mut elsewhere = earlier::positions(&self.verifier, span, records(), &here).await?;
+        let open_from = self.verifier.open_from().await?;
+        let has_row = |at: (u64, u32)| here.binary_search_by_key(&at, |row| (row.stream_seq, row.idx)).is_ok();
+        for record in records() {
+            for (idx, event) in record.content.indexed() {
+                let at = (record.seq, idx);
+                if bill_day(event.time_ms, record.stored_ms) < open_from && !has_row(at) {
+                    elsewhere.push(at);
+                }
+            }
+        }
+        elsewhere.sort_unstable();
+        elsewhere.dedup();
+        Ok(elsewhere)
     }
 
-    async fn rows(&self, span: Span) -> Result<Vec<RecordRows>> {
+    /// The rows of a span that were sealed at `since_ms` or later. ClickHouse does not read older parts.
+    async fn rows(&self, span: Span, since_ms: i64) -> Result<Vec<RecordRows>> {
         let sql = "select stream_seq, count() as rows, uniqExact(idx) as positions from usage_events \
-                   where generation = ? and shard = ? and stream_seq between ? and ? group by stream_seq";
-        let found = within(
-            "counting rows by record",
-            bind(self.verifier.client().query(sql), span).fetch_all::<RecordRows>(),
-        )
-        .await?;
+                   where generation = ? and shard = ? and stream_seq between ? and ? \
+                       and ingested_at >= fromUnixTimestamp64Milli(toInt64(?)) group by stream_seq";
+        let query = bind(self.verifier.client().query(sql), span).bind(since_ms.max(0));
+        let found = within("counting rows by record", query.fetch_all::<RecordRows>()).await?;
         let dropped = self.verifier.dropped(span).await?;
         let dropped: Vec<EventPosition> = dropped.iter().map(|row| (row.stream_seq, row.idx)).collect();
         Ok(with_others(found, &dropped))
-    }
-
-    fn count(&self, shard: u16, report: &Report) {
-        let shard = Shard { shard };
-        self.metrics.audited.get_or_create(&shard).inc_by(report.records);
-        self.metrics.audit_missing.get_or_create(&shard).inc_by(report.missing);
-        self.metrics.audit_doubled.get_or_create(&shard).inc_by(report.doubled);
-    }
-}
-
-impl RecordRows {
-    fn of(stream_seq: u64, Held { rows, positions }: Held) -> Self {
-        Self {
-            stream_seq,
-            rows,
-            positions,
-        }
-    }
-
-    fn held(&self) -> Held {
-        Held {
-            rows: self.rows,
-            positions: self.positions,
-        }
     }
 }
 
@@ -307,108 +312,9 @@ impl AddAssign for Report {
         self.records += other.records;
         self.rows += other.rows;
         self.missing += other.missing;
+        self.missing_from = self.missing_from.into_iter().chain(other.missing_from).min();
         self.doubled += other.doubled;
         self.left += other.left;
         self.repeated += other.repeated;
-    }
-}
-
-/// Adds the events that are held elsewhere, dropped or in earlier generations: they are not missing.
-fn with_others(mut found: Vec<RecordRows>, others: &[EventPosition]) -> Vec<RecordRows> {
-    let mut counts: HashMap<u64, u64> = HashMap::new();
-    for (seq, _) in others {
-        *counts.entry(*seq).or_default() += 1;
-    }
-    for found in &mut found {
-        let count = counts.remove(&found.stream_seq).unwrap_or(0);
-        *found = RecordRows::of(found.stream_seq, found.held().with_others(count));
-    }
-    let only_others = |(stream_seq, count)| RecordRows::of(stream_seq, Held::default().with_others(count));
-    found.extend(counts.into_iter().map(only_others));
-    found
-}
-
-/// The first record with a position where `here`, in order, has another event.
-fn other_record(chunk: &[Reread], here: &[StoredEvent]) -> Option<u64> {
-    let is_other = |seq: u64, (idx, event): (u32, &UsageEvent)| {
-        let found = here.binary_search_by_key(&(seq, idx), |row| (row.stream_seq, row.idx));
-        let row = found.ok().and_then(|at| here.get(at));
-        row.is_some_and(|row| row.event_id != event.event_id.0)
-    };
-    let mut records = chunk.iter();
-    let other = records.find(|record| record.content.indexed().any(|event| is_other(record.seq, event)));
-    other.map(|record| record.seq)
-}
-
-fn differences(chunk: &[Reread], found: &[RecordRows]) -> Differences {
-    differences_of(
-        chunk.iter().map(|record| (record.seq, record.content.events() as u64)),
-        found,
-    )
-}
-
-/// `expected`: the number of events of each record. Rows of other records do not count: their records were trimmed meanwhile.
-fn differences_of(expected: impl IntoIterator<Item = (u64, u64)>, found: &[RecordRows]) -> Differences {
-    let found: HashMap<u64, &RecordRows> = found.iter().map(|found| (found.stream_seq, found)).collect();
-    let mut differences = Differences::default();
-    for (seq, events) in expected {
-        let difference = found
-            .get(&seq)
-            .map_or(Held::default(), |found| found.held())
-            .difference(events);
-        if difference.missing > 0 {
-            differences.missing.push(seq);
-            differences.missing_rows += difference.missing;
-        }
-        if difference.doubled > 0 {
-            differences.doubled.push(seq);
-            differences.doubled_rows += difference.doubled;
-        }
-    }
-    differences.missing.sort_unstable();
-    differences
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn missing_and_doubled_rows_are_counted_separately() {
-        let found = |stream_seq, rows, positions| RecordRows {
-            stream_seq,
-            rows,
-            positions,
-        };
-        let stored = [
-            found(1, 2, 2),
-            found(2, 1, 1),
-            found(3, 6, 3),
-            found(4, 5, 3),
-            found(9, 1, 1),
-        ];
-        let expected = [(1, 2), (2, 3), (3, 3), (4, 4), (5, 7), (6, 0)];
-        assert_eq!(
-            differences_of(expected, &stored),
-            Differences {
-                missing: vec![2, 4, 5],
-                missing_rows: 2 + 1 + 7,
-                doubled: vec![3, 4],
-                doubled_rows: 3 + 2,
-            }
-        );
-        assert_eq!(differences_of([(1, 2)], &stored), Differences::default());
-    }
-
-    #[test]
-    fn dropped_events_and_those_of_earlier_generations_are_not_missing() {
-        let stored = vec![RecordRows {
-            stream_seq: 1,
-            rows: 2,
-            positions: 2,
-        }];
-        let found = with_others(stored, &[(1, 1), (2, 0), (2, 1)]);
-        assert_eq!(differences_of([(1, 3), (2, 2)], &found), Differences::default());
-        assert_eq!(differences_of([(1, 4), (2, 2)], &found).missing, [1]);
     }
 }

@@ -1,38 +1,46 @@
 //! Repairs differences that an audit found: removes doubled rows and stores missing rows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 use clickhouse::Row;
-use protocol::{duplicates::Remembered, range::EventPosition};
+use protocol::{
+    duplicates::Remembered,
+    range::EventPosition,
+    storing::{Absent, Next, Storing, TOKENS_MAX, Tried},
+};
 use schema::clock;
 use serde::Deserialize;
+use service::Backoff;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
     config::DuplicateSettings,
-    manifests::Manifests,
     pipeline::{
         content::Content,
+        fence::Fence,
         range::Range,
         record::{Record, keyed},
-        sink::{Part, Sink},
+        sink::{Part, Sink, SinkError},
         stored_before,
         verify::{Span, Verifier, bind, within},
     },
+    stop::Stop,
     upkeep::reread::Reread,
 };
 
 /// Positions in one statement.
 const POSITIONS: usize = 2_000;
-/// Attempts to insert. The next audit tries again.
-const TRIES: u32 = 3;
+/// Attempts to insert while ClickHouse fails. Then the shard starts again from its manifest.
+const TRIES: u32 = 5;
 
 pub struct Repair<'a> {
     pub verifier: &'a Verifier,
     pub sink: &'a Sink,
-    pub manifests: &'a Manifests,
     pub stream: &'a str,
     pub span: Span,
     pub duplicates: &'a DuplicateSettings,
@@ -96,58 +104,91 @@ impl Repair<'_> {
         delete.execute().await.context("removing doubled rows")
     }
 
-    /// Stores the events of these records that have no row, except at the positions that earlier generations hold. If another
-    /// position has the same event, it is stored as a duplicate.
-    pub async fn store_missing(&self, records: Vec<Reread>, earlier: &[EventPosition]) -> Result<()> {
-        let Some(range) = self.missing(records, earlier).await? else {
+    /// Stores the events of these records that have no row, except at the positions that need none. If another position has the
+    /// same event, it is stored as a duplicate. Only for the owner of the shard, when none of its inserts is running.
+    pub async fn store_missing(
+        &self,
+        records: Vec<Reread>,
+        elsewhere: &[EventPosition],
+        fence: &mut Fence<'_>,
+    ) -> Result<(), Stop> {
+        let Some(range) = self.missing(records, elsewhere).await? else {
             return Ok(());
         };
-        // Two audits at the same time use the same token, so the repair is stored once.
-        let minute = clock::now_ms() / 60_000;
         let pending = &range.pending;
         let Span { generation, shard, .. } = self.span;
         let token = format!(
-            "{}/{generation}/{shard}/audit/{}-{}/{:08x}/{minute}",
+            "{}/{generation}/{shard}/again/{}-{}/{:08x}",
             self.stream, pending.first, pending.last, pending.checksum
         );
-        if !range.pending.dropped.is_empty() {
-            self.insert(&range, Part::Duplicates, &format!("{token}/duplicates"))
-                .await?;
+        if !pending.dropped.is_empty() {
+            let token = format!("{token}/duplicates");
+            self.store(&range, Part::Duplicates, &token, fence).await?;
         }
-        match range.pending.rows {
+        match pending.rows {
             0 => Ok(()),
-            _ => self.insert(&range, Part::Events, &token).await,
+            _ => self.store(&range, Part::Events, &token, fence).await,
         }
     }
 
-    async fn insert(&self, range: &Range, part: Part, token: &str) -> Result<()> {
+    /// Inserts until the rows are there. ClickHouse may remember the token of an earlier repair whose rows are lost again.
+    async fn store(&self, range: &Range, part: Part, token: &str, fence: &mut Fence<'_>) -> Result<(), Stop> {
         let Span { generation, shard, .. } = self.span;
-        let mut last_error = None;
-        for _ in 0..TRIES {
-            let inserted = self
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut storing = Storing::new(Tried::Never);
+        loop {
+            if storing.next() == Next::Look {
+                while self.verifier.is_running(token).await? {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                if self.is_there(range, part).await? {
+                    return Ok(());
+                }
+                if storing.absent() == Absent::GiveUp {
+                    return Err(Stop::Alarm(format!(
+                        "ClickHouse confirmed the insert {token} {TOKENS_MAX} times, but it has no rows"
+                    )));
+                }
+            }
+            fence.check().await?;
+            let token_now = storing.name_token(token);
+            let check = async || Ok(fence.check().await?);
+            let sent = self
                 .sink
-                .insert::<anyhow::Error>(range, part, generation, shard, token, async || {
-                    self.check_generation().await
-                });
-            match inserted.await {
-                Ok(()) => return Ok(()),
-                Err(error) => last_error = Some(error),
+                .insert::<Failure>(range, part, generation, shard, &token_now, check)
+                .await;
+            storing.inserted(sent.is_ok());
+            match sent {
+                Ok(()) => {}
+                Err(Failure::Stop(stop)) => return Err(stop),
+                Err(Failure::Sink(reject @ SinkError::Reject(_))) => return Err(Stop::Alarm(reject.to_string())),
+                Err(Failure::Sink(SinkError::Retry(why))) if backoff.tries() >= TRIES => {
+                    return Err(anyhow::anyhow!(why).context("storing missing rows").into());
+                }
+                Err(Failure::Sink(SinkError::Retry(why))) => {
+                    let delay = backoff.next_delay();
+                    warn!(shard, "ClickHouse: {why}: retrying in {delay:.1?}");
+                    tokio::time::sleep(delay).await;
+                }
             }
         }
-        Err(last_error.unwrap_or_else(|| anyhow!("no try"))).context("storing missing rows")
     }
 
-    /// Another generation may store the same records, and raising it has compared the rows before this repair.
-    async fn check_generation(&self) -> Result<()> {
-        let (manifest, _) = self.manifests.read(self.span.shard).await?;
-        ensure!(
-            manifest.is_some_and(|manifest| manifest.generation == self.span.generation),
-            "the generation was raised meanwhile: the next audit stores the missing rows"
-        );
-        Ok(())
+    /// Whether ClickHouse has the rows of one part of the range. One insert stores all of them, or none.
+    async fn is_there(&self, range: &Range, part: Part) -> Result<bool> {
+        let (stored, first) = match part {
+            Part::Events => (self.verifier.events(self.span).await?, range.events().next()),
+            Part::Duplicates => (self.verifier.dropped(self.span).await?, range.duplicates().next()),
+        };
+        let at = first.map(|(record, idx, _)| (record.seq, idx));
+        Ok(at.is_none_or(|at| {
+            stored
+                .binary_search_by_key(&at, |row| (row.stream_seq, row.idx))
+                .is_ok()
+        }))
     }
 
-    async fn missing(&self, records: Vec<Reread>, earlier: &[EventPosition]) -> Result<Option<Range>> {
+    async fn missing(&self, records: Vec<Reread>, elsewhere: &[EventPosition]) -> Result<Option<Range>> {
         let stored_here = self.verifier.events(self.span).await?;
         let dropped_here = self.verifier.dropped(self.span).await?;
         let records: Vec<_> = records
@@ -177,9 +218,27 @@ impl Repair<'_> {
             .iter()
             .chain(&dropped_here)
             .map(|row| (row.stream_seq, row.idx));
-        let mut stored: Vec<_> = stored.chain(earlier.iter().copied()).collect();
+        let mut stored: Vec<_> = stored.chain(elsewhere.iter().copied()).collect();
         stored.sort_unstable();
         Ok(Range::without(records, stored, dropped, clock::now_ms()).filter(|range| !range.is_empty()))
+    }
+}
+
+/// Why an insert failed.
+enum Failure {
+    Sink(SinkError),
+    Stop(Stop),
+}
+
+impl From<SinkError> for Failure {
+    fn from(error: SinkError) -> Self {
+        Self::Sink(error)
+    }
+}
+
+impl From<Stop> for Failure {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
     }
 }
 

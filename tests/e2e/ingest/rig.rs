@@ -1,7 +1,8 @@
 //! A NATS server and a database for each test, ingestors, and lanes as a gateway writes them.
 
+mod copy;
+
 use std::{
-    fs,
     ops::AddAssign,
     path::Path,
     process::{Output, Stdio},
@@ -28,6 +29,8 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub(super) use self::copy::copy;
 
 pub(super) const SHARDS: u16 = 4;
 
@@ -94,6 +97,24 @@ impl Rig {
         let nats = Nats::start(&data.path().join("nats"), &NatsOptions::default())
             .await
             .unwrap();
+        let mut rig = Self::without_ingestors(servers, data, nats, env).await;
+        for _ in 0..ingestors {
+            rig.add_ingestor().await;
+        }
+        rig
+    }
+
+    /// With this NATS server, and without ingestors.
+    pub(super) async fn with_nats(nats: Nats, env: &[(&'static str, &'static str)]) -> Self {
+        Self::without_ingestors(ClickHouseIs::Shared, DataDir::create().unwrap(), nats, env).await
+    }
+
+    async fn without_ingestors(
+        servers: ClickHouseIs,
+        data: DataDir,
+        nats: Nats,
+        env: &[(&'static str, &'static str)],
+    ) -> Self {
         let (own_clickhouse, shared) = match servers {
             ClickHouseIs::Shared => (None, Some(Servers::shared().await.unwrap())),
             ClickHouseIs::Own => {
@@ -115,7 +136,7 @@ impl Rig {
             .connect(nats.url())
             .await
             .unwrap();
-        let mut rig = Self {
+        Self {
             ingestors: Vec::new(),
             jetstream: jetstream::new(client),
             clickhouse: clickhouse::Client::default()
@@ -128,11 +149,7 @@ impl Rig {
             _shared: shared,
             env: env.to_vec(),
             data,
-        };
-        for _ in 0..ingestors {
-            rig.add_ingestor().await;
         }
-        rig
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {
@@ -153,6 +170,23 @@ impl Rig {
     }
 
     pub(super) async fn add_ingestor(&mut self) {
+        self.add_ingestor_with(&[]).await;
+    }
+
+    /// Starts an ingestor with other settings.
+    pub(super) async fn add_ingestor_with(&mut self, settings: &[(&str, &str)]) {
+        let ingestor = Service::start(self.ingestor(settings)).await.unwrap();
+        self.ingestors.push(ingestor);
+    }
+
+    /// Starts an ingestor, unless its servers are not ready.
+    pub(super) async fn try_add_ingestor(&mut self) -> anyhow::Result<()> {
+        let ingestor = Service::start(self.ingestor(&[])).await?;
+        self.ingestors.push(ingestor);
+        Ok(())
+    }
+
+    fn ingestor(&self, settings: &[(&str, &str)]) -> ServiceOptions {
         let (port, n) = (ports::free().unwrap(), self.ingestors.len() + 1);
         let name = format!("ingestor-{n}");
         let mut options = ServiceOptions::new("ingestor", &name, self.data.path().to_owned(), port)
@@ -160,8 +194,11 @@ impl Rig {
         for (name, value) in self.settings() {
             options = options.env(name, value);
         }
+        for (name, value) in settings {
+            options = options.env(name, value);
+        }
         options.exe = Some(Path::new(env!("CARGO_BIN_EXE_services")).to_owned());
-        self.ingestors.push(Service::start(options).await.unwrap());
+        options
     }
 
     /// Runs a sub-command until it exits.
@@ -172,7 +209,8 @@ impl Rig {
     /// Runs a sub-command with other settings.
     pub(super) async fn command_with(&self, command: &str, settings: &[(&str, &str)]) -> Output {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_services"))
-            .args(["service", "ingestor", command])
+            .args(["service", "ingestor"])
+            .args(command.split(' '))
             .envs(self.settings())
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
@@ -406,18 +444,5 @@ pub(super) fn event(cost_units: i64) -> UsageEvent {
         lease_id: LeaseId::NIL,
         idempotency_key: String::new(),
         corrects: EventId::NIL,
-    }
-}
-
-pub(super) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }

@@ -36,11 +36,11 @@ impl<'a> LookingUp<'a> {
                     Ok(stored) => {
                         let asked = ingest.metrics.ids_asked.get_or_create(&metrics::Shard { shard });
                         asked.inc_by(question.ids.len() as u64);
-                        ingest.store.health.up("clickhouse");
+                        ingest.store.health.up("inserts");
                         return stored;
                     }
                     Err(trouble) => {
-                        ingest.store.health.down("clickhouse", format!("{trouble:#}"));
+                        ingest.store.health.down("inserts", format!("{trouble:#}"));
                         let delay = backoff.next_delay();
                         warn!(shard, "ClickHouse: {trouble:#}: retrying in {delay:.1?}");
                         tokio::time::sleep(delay).await;

@@ -245,6 +245,7 @@ impl Manifest {
             generation: 1,
             done_through: self.done_through.into(),
             pending: self.pending.map(|pending| pending.encode(events)),
+            ..schema::Manifest::default()
         };
         self.exists.then(entry)
     }
