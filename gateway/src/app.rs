@@ -11,7 +11,6 @@
 
 mod keeper;
 mod recording_health;
-mod wrong_clock;
 
 use std::{
     net::SocketAddr,
@@ -44,6 +43,7 @@ use tracing::{info, warn};
 
 use crate::{
     accounts::{Accounts, announcements, refresh},
+    clock::{self, Clocks, watch},
     config::{Config, Settings},
     http::{
         gateway::{Gateway, Parts},
@@ -205,9 +205,6 @@ async fn start(
     health: &Health,
     registry: &mut Registry,
 ) -> Result<Started> {
-    if let Some(file) = &config.settings.wrong_clock_file {
-        wrong_clock::follow(file.clone(), ground);
-    }
     let name = &config.gateway_name;
     // With a spool, the service is ready even if NATS is unavailable.
     let nats_health = match spool {
@@ -223,6 +220,16 @@ async fn start(
         health.clone(),
         ground.clone(),
         |health, part| health.replaced(part, "unavailable, using the units and keys that this gateway has"),
+    ));
+    let clocks = Clocks::new(health.clone(), registry);
+    clock::follow();
+    watch::first(&clocks, &pool, &client).await;
+    ground.spawn(watch::follow(
+        clocks.clone(),
+        pool.clone(),
+        client.clone(),
+        config.settings.lanes.heartbeat_interval,
+        ground.clone(),
     ));
     let link = Link::watch(&client, ground);
     if let Some(spool) = &spool {
@@ -243,6 +250,7 @@ async fn start(
         pool.clone(),
         client.clone(),
         link.clone(),
+        &clocks,
         config.quota_settings(),
         registry,
         ground,
@@ -295,6 +303,7 @@ async fn start(
         quotas: quotas.clone(),
         publisher: publisher.clone(),
         current_run,
+        clocks,
         catalogue: config.catalogue,
         routes: config.routes,
         upstream: config.upstream,

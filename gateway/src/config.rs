@@ -47,10 +47,6 @@ pub struct Settings {
     #[arg(long, env = "TRIAL_OVERAGE", default_value = "refuse", value_name = "refuse|free")]
     pub trial_overage: TrialOverage,
 
-    /// For tests: a file with the milliseconds by which the clock is wrong; it is read ten times a second
-    #[arg(long, env = "WRONG_CLOCK_FILE", value_name = "FILE", hide = true)]
-    pub wrong_clock_file: Option<PathBuf>,
-
     #[command(flatten)]
     pub http: HttpSettings,
     #[command(flatten)]

@@ -17,6 +17,7 @@
 //! | connections and their limits | [`service::server`] |
 //! | the public port: routes, `/v1`, the reverse proxy, problem bodies | [`http`] |
 //! | what a call costs | [`pricing`] |
+//! | the right time, compared with the clocks of PostgreSQL and NATS | [`clock`] |
 //! | the cache of keys and accounts; burst limits | [`accounts`] |
 //! | the decision to admit or refuse a request; recalling units from other gateways | [`quota`] |
 //! | publishing events and spending their units; responses to an `Idempotency-Key` | [`recording`] |
@@ -29,11 +30,13 @@
 //! - The gateway takes no lease before all lanes of the run are open. It closes a run only after all lanes are closed and all
 //!   leases are returned.
 //! - A counter is closed before its units are given back. A recall is answered after PostgreSQL has the units.
+//! - Requests are admitted and stamped by the right time, not by the machine's clock. While that is wrong, nothing is admitted.
 //! - Units of an event with an unknown outcome count as spent. They are never given back.
 //! - All leases of an ended run are dropped before the next run begins, so an event never spends units of another run.
 
 pub mod accounts;
 pub mod app;
+pub mod clock;
 pub mod config;
 pub mod http;
 pub mod pricing;

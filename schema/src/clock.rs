@@ -1,7 +1,7 @@
 //! The only place that reads the wall clock. Decisions take the result as an argument.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicI64, Ordering},
 };
 
@@ -46,22 +46,33 @@ impl Clock {
     }
 }
 
-/// Deliberate error of the clock of this process, in milliseconds.
-static WRONG_BY_MS: AtomicI64 = AtomicI64::new(0);
+/// How to read the time.
+type Source = fn() -> OffsetDateTime;
 
-/// Makes the clock of this process wrong, as the clock of a machine can be. For tests.
-pub fn set_wrong_by(ms: i64) {
-    WRONG_BY_MS.store(ms, Ordering::Relaxed);
+/// Replaces the machine's clock, in tests.
+static INJECTED: OnceLock<Source> = OnceLock::new();
+/// The right time, in a service that compares the machine's clock with others.
+static CORRECTED: OnceLock<Source> = OnceLock::new();
+
+/// Replaces the machine's clock in this process: tests start services on a machine with a wrong clock. Only the first call counts.
+pub fn inject(source: Source) {
+    INJECTED.set(source).ok();
+}
+
+/// From now on [`now`] is the time of `source`. Only the first call counts.
+pub fn correct(source: Source) {
+    CORRECTED.set(source).ok();
+}
+
+/// The time that the machine's clock shows, in UTC. It may be wrong, and jump.
+#[expect(clippy::disallowed_methods, reason = "this is the edge that the rule points to")]
+pub fn machine() -> OffsetDateTime {
+    INJECTED.get().map_or_else(OffsetDateTime::now_utc, |source| source())
 }
 
 /// The current time in UTC.
-#[expect(clippy::disallowed_methods, reason = "this is the edge that the rule points to")]
 pub fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    match WRONG_BY_MS.load(Ordering::Relaxed) {
-        0 => now,
-        ms => now + time::Duration::milliseconds(ms),
-    }
+    CORRECTED.get().map_or_else(machine, |source| source())
 }
 
 /// Milliseconds since the Unix epoch.

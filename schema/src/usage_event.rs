@@ -52,6 +52,19 @@ pub enum EventError {
     Missing(&'static str),
 }
 
+/// Checks that the columns of ClickHouse can hold the times of an event. It would silently store others.
+pub fn check_times(period_start: i64, time_ms: i64) -> Result<(), EventError> {
+    // `DateTime64(3)` reaches from 1900 to 2299.
+    const TS: std::ops::Range<i64> = -2_208_988_800_000..10_413_792_000_000;
+    if u32::try_from(period_start).is_err() {
+        return Err(EventError::Range("period_start (a DateTime, 1970 to 2106)"));
+    }
+    if !TS.contains(&time_ms) {
+        return Err(EventError::Range("time_ms (a DateTime64, 1900 to 2299)"));
+    }
+    Ok(())
+}
+
 /// An address in the form that is stored.
 pub fn stored_address(address: IpAddr) -> Ipv6Addr {
     match address {
@@ -171,4 +184,23 @@ pub(crate) struct Wire {
     idempotency_key: String,
     #[prost(bytes = "vec", tag = "17")]
     corrects: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_outside_the_columns_are_refused() {
+        assert_eq!(check_times(1_793_491_200, 1_795_420_800_123), Ok(()));
+        for (period_start, time_ms) in [
+            (-1, 0),
+            (1 << 32, 0),
+            (0, i64::MAX),
+            (0, i64::MIN),
+            (0, 10_413_792_000_000),
+        ] {
+            assert!(check_times(period_start, time_ms).is_err(), "{period_start} {time_ms}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ mod billing;
 mod burst;
 mod changes;
 mod clickhouse;
+mod clock;
 mod corrections;
 mod counting;
 mod docs;

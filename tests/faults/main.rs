@@ -32,6 +32,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    harness::wrong_clock::inject();
     if let Some(code) = devstack::run_if_asked() {
         return code;
     }

@@ -5,6 +5,7 @@ pub mod client;
 pub mod faults;
 pub mod stack;
 pub mod wait;
+pub mod wrong_clock;
 
 pub use client::{Client, concurrently, count};
 pub use stack::{Stack, StackOptions};

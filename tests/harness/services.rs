@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    harness::wrong_clock::inject();
     devstack::services::run_if_asked().unwrap_or_else(|| {
         eprintln!("usage: services service <gateway|ingestor|billing-worker>");
         ExitCode::from(2)

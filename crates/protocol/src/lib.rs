@@ -6,6 +6,7 @@
 //! | protocol | modules | who runs it |
 //! |---|---|---|
 //! | quota: take, spend and give back units | [`grant`], [`lease`], [`give_back`], [`queued`] | gateway |
+//! | time: which of three clocks is right | [`clock`] | gateway |
 //! | announced changes: no copy of a row is used before the row was read again | [`doubt`] | gateway |
 //! | spend caps: what usage costs, and how many units a cap allows | [`spend`] | gateway, billing worker |
 //! | recording: publish each event once | [`lane`], [`spool_state`] | gateway, billing worker (the crate `lane`) |
@@ -24,6 +25,7 @@ pub mod atomics;
 pub mod audit;
 pub mod behind;
 pub mod claim;
+pub mod clock;
 pub mod compare_and_set;
 pub mod doubt;
 pub mod duplicates;

@@ -35,6 +35,8 @@ pub struct Granting {
     pub state: RunState,
     /// Writers whose heartbeat moved within the last 15 seconds.
     pub gateways: i64,
+    /// What PostgreSQL's clock showed, in Unix milliseconds.
+    pub now_ms: i64,
 }
 
 /// A writer that ended and is not settled.
@@ -222,6 +224,7 @@ pub async fn lock_for_grants(connection: &mut PgConnection, id: RunId) -> sqlx::
         r#"select state,
                   (select count(*) from gateway_runs
                    where state in ('live', 'spooling') and heartbeat_at > now() - interval '15 seconds') as "gateways!",
+                  (extract(epoch from clock_timestamp()) * 1000)::bigint as "now_ms!",
                   set_config('idle_in_transaction_session_timeout', '3000', true) as idle_timeout,
                   set_config('lock_timeout', '1000', true) as lock_timeout
            from gateway_runs where id = $1 for share"#,
@@ -233,6 +236,7 @@ pub async fn lock_for_grants(connection: &mut PgConnection, id: RunId) -> sqlx::
         Ok(Granting {
             state: state(&row.state)?,
             gateways: row.gateways,
+            now_ms: row.now_ms,
         })
     });
     granting.transpose()

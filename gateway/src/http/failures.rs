@@ -34,6 +34,7 @@ impl From<RecordError> for Problem {
                 Kind::RecordingUnavailable,
                 "usage cannot be recorded now; nothing was counted: try again later",
             ),
+            RecordError::ClockWrong => Self::of(Kind::ClockWrong),
             RecordError::Refused {
                 refusal,
                 usage_type,

@@ -10,6 +10,7 @@ use service::{Lifecycle, settings::network};
 
 use crate::{
     accounts::Accounts,
+    clock::Clocks,
     http::{proxy::Upstream, request_metrics::RequestMetrics, under_way::UnderWay},
     pricing::routes::RouteTable,
     quota::Quotas,
@@ -66,6 +67,7 @@ pub struct Parts {
     pub quotas: Quotas,
     pub publisher: Publisher,
     pub current_run: CurrentRun,
+    pub clocks: Clocks,
     pub catalogue: Arc<Catalogue>,
     pub routes: RouteTable,
     pub upstream: Option<Upstream>,
@@ -80,6 +82,7 @@ impl Gateway {
                 quotas: parts.quotas.clone(),
                 publisher: parts.publisher,
                 current_run: parts.current_run,
+                clocks: parts.clocks,
                 metrics: metrics.recorder(),
             },
             quotas: parts.quotas,

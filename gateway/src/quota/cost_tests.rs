@@ -13,16 +13,19 @@ use moka::future::Cache;
 use prometheus_client::registry::Registry;
 use protocol::grant::Pool;
 use schema::{AccountId, Catalogue, KeyId, PoolType, Scopes, api_key::ApiKey};
-use service::Lifecycle;
+use service::{Health, Lifecycle};
 use sqlx::postgres::PgPoolOptions;
 
 use super::{
     QuotaSettings, Quotas,
     leases::{Decision, Want, Work},
 };
-use crate::accounts::{
-    account::{Account, Facts},
-    key::{Key, StoredKey},
+use crate::{
+    accounts::{
+        account::{Account, Facts},
+        key::{Key, StoredKey},
+    },
+    clock::Clocks,
 };
 
 const NOW: i64 = 1_800_000_000;
@@ -44,6 +47,7 @@ async fn admission_from_a_lease_at_hand() {
             .unwrap(),
         client.clone(),
         lane::link::Link::watch(&client, &life),
+        &Clocks::new(Health::new(), &mut Registry::default()),
         QuotaSettings::default(),
         &mut Registry::default(),
         &life,

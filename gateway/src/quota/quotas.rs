@@ -24,6 +24,7 @@ use super::{
     metrics::QuotaMetrics,
     recall::{self, Recalls},
 };
+use crate::clock::Clocks;
 
 /// Maximum number of concurrent queries of requests that only read quotas.
 const READS_MAX: usize = 2;
@@ -84,6 +85,7 @@ impl Quotas {
         pool: PgPool,
         client: Client,
         link: Link,
+        clocks: &Clocks,
         settings: QuotaSettings,
         metrics: &mut Registry,
         life: &Lifecycle,
@@ -99,6 +101,7 @@ impl Quotas {
             Arc::clone(&requests),
             Arc::clone(&counters),
             pool.clone(),
+            clocks.clone(),
             queue,
             limits,
             ended.clone(),

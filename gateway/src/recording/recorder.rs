@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::metrics::counter::Counter;
-use schema::{RunId, UsageEvent, UsageType, clock};
+use schema::{RunId, UsageEvent, UsageType, clock, usage_event::check_times};
 use service::Backoff;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     accounts::key::Key,
+    clock::Clocks,
     quota::{Admission, Quotas, Refusal},
 };
 
@@ -32,6 +33,7 @@ pub struct Recorder {
     pub quotas: Quotas,
     pub publisher: Publisher,
     pub current_run: CurrentRun,
+    pub clocks: Clocks,
     pub metrics: RecorderMetrics,
 }
 
@@ -47,6 +49,8 @@ pub struct RecorderMetrics {
 pub enum RecordError {
     /// The account's lane accepts no more events now. Nothing was spent.
     LaneClosed,
+    /// The clock of this machine is wrong, so the request would get a wrong time or period. Nothing was spent.
+    ClockWrong,
     /// The units were refused. Nothing was spent.
     Refused {
         refusal: Refusal,
@@ -74,6 +78,7 @@ impl RecordError {
         matches!(
             self,
             Self::LaneClosed
+                | Self::ClockWrong
                 | Self::NotStored
                 | Self::Refused {
                     refusal: Refusal::Unavailable,
@@ -86,6 +91,9 @@ impl RecordError {
 impl Recorder {
     /// Takes a slot in the account's lane. Call it before any unit is spent.
     pub fn reserve(&self, key: &Key) -> Result<Slot, RecordError> {
+        if !self.clocks.is_right() {
+            return Err(RecordError::ClockWrong);
+        }
         let slot = self.publisher.reserve(key.account.id);
         slot.map_err(|_| RecordError::LaneClosed)
     }
@@ -99,12 +107,17 @@ impl Recorder {
         now_s: i64,
     ) -> Result<Admission, RecordError> {
         let admitted = self.quotas.admit(&key.counters, usage_type, cost, now_s).await;
-        admitted.map_err(|refusal| RecordError::Refused {
+        let admission = admitted.map_err(|refusal| RecordError::Refused {
             refusal,
             usage_type,
             cost,
             now_s,
-        })
+        })?;
+        // An event that ClickHouse cannot hold would be acknowledged and never stored.
+        match check_times(admission.segment, now_s.saturating_mul(1_000)) {
+            Ok(()) => Ok(admission),
+            Err(_) => Err(RecordError::ClockWrong),
+        }
     }
 
     /// Takes a slot in the lane, then reserves the units.

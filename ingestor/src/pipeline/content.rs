@@ -3,9 +3,8 @@
 use schema::{
     RunId, UsageEvent,
     lane_record::{DecodeError, Kind, LaneRecord},
+    usage_event::check_times,
 };
-
-use super::row;
 
 #[derive(Debug)]
 pub enum Content {
@@ -27,7 +26,7 @@ impl Content {
                 let unfit = events
                     .iter()
                     .enumerate()
-                    .find_map(|(idx, event)| Some((idx, row::check(event).err()?)));
+                    .find_map(|(idx, event)| Some((idx, check_times(event.period_start, event.time_ms).err()?)));
                 match unfit {
                     None => Self::Events(run_id, events),
                     Some((idx, why)) => Self::Dead(format!("event {idx} of the batch: {why}")),

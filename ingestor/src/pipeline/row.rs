@@ -185,19 +185,6 @@ pub fn duplicate_rows(
     })
 }
 
-/// Checks that the columns can hold the event. ClickHouse would silently store another value.
-pub fn check(event: &UsageEvent) -> Result<(), &'static str> {
-    // `DateTime64(3)` reaches from 1900 to 2299.
-    const TS: std::ops::Range<i64> = -2_208_988_800_000..10_413_792_000_000;
-    if u32::try_from(event.period_start).is_err() {
-        return Err("period_start must be a DateTime (1970 to 2106)");
-    }
-    if !TS.contains(&event.time_ms) {
-        return Err("time_ms must be a DateTime64 (1900 to 2299)");
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -222,21 +209,6 @@ pub mod tests {
             lease_id: LeaseId::NIL,
             idempotency_key: String::new(),
             corrects: EventId::NIL,
-        }
-    }
-
-    #[test]
-    fn times_outside_the_columns_are_refused() {
-        assert_eq!(check(&event(1)), Ok(()));
-        for (period_start, time_ms) in [(-1, 0), (1 << 32, 0), (0, i64::MAX), (0, i64::MIN)] {
-            assert!(
-                check(&UsageEvent {
-                    period_start,
-                    time_ms,
-                    ..event(1)
-                })
-                .is_err()
-            );
         }
     }
 

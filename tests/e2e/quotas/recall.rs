@@ -10,13 +10,14 @@ use std::{
 use devstack::{DataDir, Nats, NatsOptions};
 use gateway::{
     accounts::{AccountSettings, Accounts, refresh},
+    clock::Clocks,
     quota::{AccountCounters, Admission, QuotaSettings, QuotaView, Quotas, Refusal},
 };
 use harness::{eventually, wait::SOON};
 use lane::link::Link;
 use prometheus_client::registry::Registry;
 use schema::{UsageType, clock};
-use service::Lifecycle;
+use service::{Health, Lifecycle};
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
 
@@ -312,10 +313,12 @@ async fn deaf_gateway(database: &Database) -> Deaf {
         .unwrap();
     let (life, mut metrics, client) = (Lifecycle::new(), Registry::default(), database.nats().await);
     let link = Link::watch(&client, &life);
+    let clocks = Clocks::new(Health::new(), &mut metrics);
     let quotas = Quotas::new(
         pool.clone(),
         client,
         link,
+        &clocks,
         QuotaSettings::default(),
         &mut metrics,
         &life,

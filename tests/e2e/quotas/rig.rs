@@ -12,6 +12,7 @@ use billing_worker::administration::{Administration, By, announce::Announcer};
 use devstack::Servers;
 use gateway::{
     accounts::{AccountSettings, Accounts, announcements, refresh},
+    clock::Clocks,
     quota::{AccountCounters, Admission, QuotaSettings, QuotaView, Quotas, Refusal, recall},
 };
 use lane::link::Link;
@@ -102,7 +103,8 @@ impl Database {
         let (life, mut metrics) = (Lifecycle::new(), Registry::default());
         let client = self.nats().await;
         let link = Link::watch(&client, &life);
-        let quotas = Quotas::new(pool.clone(), client.clone(), link, quotas, &mut metrics, &life);
+        let clocks = Clocks::new(Health::new(), &mut metrics);
+        let quotas = Quotas::new(pool.clone(), client.clone(), link, &clocks, quotas, &mut metrics, &life);
         let catalogue = Arc::clone(&self.catalogue);
         let accounts = Accounts::new(pool, catalogue, accounts, &quotas, &mut metrics);
         refresh::follow(accounts.clone(), &life);

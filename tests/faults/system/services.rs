@@ -13,10 +13,13 @@ use futures_util::future::try_join_all;
 use tokio::{process::Command, sync::Mutex};
 
 use super::{Handle, clock_file, through};
-use crate::faults::{
-    cast,
-    plan::{Part, Store, Targets},
-    proxy::Proxy,
+use crate::{
+    faults::{
+        cast,
+        plan::{Part, Store, Targets},
+        proxy::Proxy,
+    },
+    wrong_clock::WRONG_CLOCK_FILE,
 };
 
 /// The settings of the services.
@@ -102,7 +105,7 @@ impl Env {
                     env.push(("UPSTREAM_URL", upstream.url().to_owned()));
                     env.push(("GATEWAY_NAME", part.to_string()));
                     env.push(("SPOOL_DIR", dir.join(format!("spool-{n}")).display().to_string()));
-                    env.push(("WRONG_CLOCK_FILE", clock_file(dir, *n).display().to_string()));
+                    env.push((WRONG_CLOCK_FILE, clock_file(dir, *n).display().to_string()));
                     &OF_GATEWAYS
                 }
                 Part::Ingestor(_) => &OF_INGESTORS,

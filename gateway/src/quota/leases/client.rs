@@ -19,12 +19,16 @@ use super::{
     requests::{CounterId, LeaseRequests},
     transaction::{self, Executed, Progress},
 };
-use crate::quota::counters::Counters;
+use crate::{
+    clock::{Clocks, Server},
+    quota::counters::Counters,
+};
 
 pub(crate) struct LeaseClient {
     requests: Arc<LeaseRequests>,
     counters: Arc<Counters>,
     pool: PgPool,
+    clocks: Clocks,
     queue: mpsc::UnboundedReceiver<CounterId>,
     limits: LeaseClientLimits,
     /// Everything was given back, or its deadline passed.
@@ -44,6 +48,7 @@ impl LeaseClient {
         requests: Arc<LeaseRequests>,
         counters: Arc<Counters>,
         pool: PgPool,
+        clocks: Clocks,
         queue: mpsc::UnboundedReceiver<CounterId>,
         limits: LeaseClientLimits,
         ended: CancellationToken,
@@ -52,6 +57,7 @@ impl LeaseClient {
             requests,
             counters,
             pool,
+            clocks,
             queue,
             limits,
             ended,
@@ -104,8 +110,10 @@ impl LeaseClient {
                 decisions,
                 gateways,
                 units_returned,
+                clock,
             }) => {
                 self.pauses.reset();
+                self.clocks.hear(Server::Postgres, clock);
                 self.count(&jobs, &decisions, gateways, units_returned);
                 self.publish(run, jobs, decisions, gateways <= 1);
             }

@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use protocol::grant::{self, Pool};
-use protocol::run::RunState;
+use protocol::{
+    clock::Answer,
+    grant::{self, Pool},
+    run::RunState,
+};
 use quota_store::{
     leases::{self, Grant, Return},
     pools::{self, NewPool, NewSpend, PoolKey},
@@ -14,7 +17,7 @@ use schema::{LeaseId, RunId};
 use sqlx::{Connection, PgConnection};
 
 use super::{Job, Others, Want, capped::Capped};
-use crate::quota::view::Spent;
+use crate::{clock, quota::view::Spent};
 
 /// The result of one job's lease request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub(crate) enum Executed {
         decisions: Vec<Decision>,
         gateways: i64,
         units_returned: i64,
+        /// What PostgreSQL's clock showed.
+        clock: Answer,
     },
 }
 
@@ -82,15 +87,21 @@ pub(crate) async fn execute(
     let mut opened = false;
     loop {
         let mut transaction = connection.begin().await?;
-        let (state, gateways) = match writers::lock_for_grants(&mut transaction, run).await? {
-            None => (None, 1),
-            Some(writer) => (Some(writer.state), writer.gateways.max(1)),
+        let asked_ms = clock::elapsed_ms();
+        let writer = writers::lock_for_grants(&mut transaction, run).await?;
+        let answered_ms = clock::elapsed_ms();
+        let Some(writer) = writer else {
+            transaction.rollback().await?;
+            return Ok(Executed::RunLost { state: None });
         };
+        let gateways = writer.gateways.max(1);
         // A spooling run gets leases, too. Its events are acknowledged only from the spool of this run, and are in the run's
         // lanes before the lanes end. As with a live run, all its leases exist when it is fenced.
-        if !state.is_some_and(RunState::is_active) {
+        if !writer.state.is_active() {
             transaction.rollback().await?;
-            return Ok(Executed::RunLost { state });
+            return Ok(Executed::RunLost {
+                state: Some(writer.state),
+            });
         }
         let mut capped = Capped::lock(&mut transaction, jobs).await?;
         pools.lock(&mut transaction).await?;
@@ -119,6 +130,11 @@ pub(crate) async fn execute(
             decisions,
             gateways,
             units_returned,
+            clock: Answer {
+                asked_ms,
+                answered_ms,
+                shown_ms: writer.now_ms,
+            },
         });
     }
 }
