@@ -145,12 +145,14 @@ async fn start(
         by: By::Service,
         name: None,
     };
-    connect_nats(settings, life, &admin.announcer).await;
+    connect_nats(settings, life, health, &admin.announcer).await;
     database::prepare(&admin, settings.migrate).await?;
     let (pool, seen) = (db.clone(), health.clone());
     life.spawn(service::postgres::watch(pool, seen, life.clone(), |health, part| {
         health.down(part, "no answer");
     }));
+    let counted = service::clickhouse::watch(admin.clickhouse.clone(), health.optional(), life.clone());
+    life.spawn(counted);
     let corrections = Work::new(&admin, metrics);
     life.spawn(corrections.run(life.clone()));
     let clickhouse = admin.clickhouse.clone();
@@ -175,6 +177,9 @@ async fn start(
     life.spawn(periodic::return_duplicates(returns, metrics.clone(), life.clone()));
 
     let stripe = Stripe::new(&settings.stripe, metrics.stripe.clone())?;
+    if let Some(stripe) = &stripe {
+        stripe.show_on(health.optional());
+    }
     let reporter = stripe.map(|stripe| {
         let (clickhouse, catalogue) = (admin.clickhouse.clone(), admin.catalogue.clone());
         let (reports, metrics) = (settings.reports.clone(), metrics.reports.clone());
@@ -236,12 +241,12 @@ async fn start(
 
 /// Connects to NATS in the background and waits for it briefly. Without NATS, gateways learn of changes later, but nothing here
 /// fails. Only rejected credentials stop the service, because an operator must correct them.
-async fn connect_nats(settings: &Settings, life: &Lifecycle, announcer: &Announcer) {
-    let (nats, announcer, stopping) = (settings.nats.clone(), announcer.clone(), life.token());
+async fn connect_nats(settings: &Settings, life: &Lifecycle, health: &Health, announcer: &Announcer) {
+    // A worker without NATS still serves requests.
+    let (nats, health) = (settings.nats.clone(), health.optional());
+    let (announcer, stopping) = (announcer.clone(), life.token());
     let (tried, connected) = oneshot::channel::<()>();
     life.spawn_vital("connection to NATS", async move {
-        // NATS is not part of `/readyz`: a worker without NATS still serves requests.
-        let health = Health::new();
         tokio::select! {
             client = service::nats::connect(&nats, "billing-worker", &health) => announcer.connected(client?),
             () = stopping.cancelled() => return Ok(()),

@@ -32,7 +32,7 @@ use crate::{
     shards::{assign, members::Members},
     stream::{UsageStream, create::Missing, set},
     tables::{Dropped, Tables},
-    upkeep::{audit::Audit, close_days, command, hourly, losses, probe, stalled, trim},
+    upkeep::{audit::Audit, close_days, command, hourly, losses, stalled, trim},
 };
 
 /// How long JetStream may take to become ready after NATS answers.
@@ -149,7 +149,8 @@ async fn start(life: &Lifecycle, health: &Health, metrics: Metrics, settings: Se
     let clickhouse = ingest.store.verifier.client().clone();
     info!(ingestor = %ingest.me, shards = ingest.stream.shards, "started");
     life.spawn_vital("shards", assign::run(Arc::clone(&ingest), health.clone()));
-    life.spawn_vital("probe", probe::run(Arc::clone(&ingest), health.clone()));
+    let watched = service::clickhouse::watch(clickhouse.clone(), health.clone(), life.clone());
+    life.spawn(watched);
     life.spawn_vital("stalled", stalled::run(Arc::clone(&ingest), health.clone()));
     life.spawn_vital("trim", trim::run(Arc::clone(&ingest)));
     life.spawn_vital("close days", close_days::run(Arc::clone(&ingest), clickhouse));

@@ -11,7 +11,7 @@
 //! | find events that two generations stored | [`repeated`] |
 //! | remove stored records from the stream once they are old | [`trim`] |
 //! | copy the sums of finished days, record the days as closed | [`close_days`] |
-//! | notice that ClickHouse does not answer, or that a shard stores nothing | [`probe`], [`stalled`] |
+//! | notice that a shard stores nothing | [`stalled`] |
 //! | read stored records again, in bounded chunks | [`reread`] |
 
 pub mod audit;
@@ -23,7 +23,6 @@ pub mod difference;
 pub mod earlier;
 pub mod hourly;
 pub mod losses;
-pub mod probe;
 pub mod repair;
 pub mod repeated;
 pub mod reread;

@@ -3,6 +3,7 @@
 mod audit;
 mod bad_input;
 mod changes;
+mod parts;
 mod scopes;
 mod start;
 pub(crate) mod worker;

@@ -1,10 +1,13 @@
 //! One call to Stripe: its place in the queue, kept-alive connections, a time-out for each attempt, and jittered retries that
 //! honour `Retry-After`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use axum::http::{HeaderValue, Method, Request, header};
+use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -14,7 +17,7 @@ use hyper_util::{
 };
 use schema::AccountId;
 use serde::de::DeserializeOwned;
-use service::Backoff;
+use service::{Backoff, Health};
 use stripe_client_core::{RequestBuilder, StripeMethod, StripeRequest, VERSION};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -53,6 +56,8 @@ struct Inner {
     attempt_timeout: Duration,
     queue: Queue,
     metrics: StripeMetrics,
+    /// Where it is shown whether Stripe answers.
+    health: OnceLock<Health>,
 }
 
 /// How a call that changes something is kept from taking effect twice.
@@ -99,10 +104,17 @@ impl Stripe {
                 attempt_timeout: settings.stripe_timeout,
                 queue: Queue::new(settings, metrics.queue.clone()),
                 metrics,
+                health: OnceLock::new(),
             }),
             class: Class::Sweep,
             account: None,
         }))
+    }
+
+    /// From now on, each call shows there whether Stripe answers.
+    pub fn show_on(&self, health: Health) {
+        // Nobody shows it in two places.
+        self.inner.health.set(health).ok();
     }
 
     /// The same for calls of another class.
@@ -278,13 +290,25 @@ impl Stripe {
                 body: body.to_bytes(),
             })
         };
-        match timeout(inner.attempt_timeout, exchange).await {
-            Ok(answer) => answer,
-            Err(_) => Err(StripeError::Unknown(format!(
-                "no response within {:?}",
-                inner.attempt_timeout
-            ))),
+        let answer = timeout(inner.attempt_timeout, exchange).await.unwrap_or_else(|_| {
+            let patience = inner.attempt_timeout;
+            Err(StripeError::Unknown(format!("no response within {patience:?}")))
+        });
+        if let Some(health) = inner.health.get() {
+            show(health, &answer);
         }
+        answer
+    }
+}
+
+/// Any response that Stripe means is a sign of life; one to our key is not, if the key is wrong.
+fn show(health: &Health, answer: &Result<StripeResponse, StripeError>) {
+    const PART: &str = "stripe";
+    match answer {
+        Ok(answer) if answer.status.is_server_error() => health.down(PART, format!("it answers {}", answer.status)),
+        Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => health.down(PART, "it refuses STRIPE_SECRET_KEY"),
+        Ok(_) => health.up(PART),
+        Err(failure) => health.down(PART, failure.to_string()),
     }
 }
 

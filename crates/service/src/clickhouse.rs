@@ -7,7 +7,7 @@ use clap::Args;
 use clickhouse::Client;
 use tracing::warn;
 
-use crate::{Backoff, Health, nats::redacted, root_cause::root_cause, settings::http_url};
+use crate::{Backoff, Health, Lifecycle, nats::redacted, root_cause::root_cause, settings::http_url};
 
 #[derive(Args, Clone, Debug)]
 pub struct ClickHouseSettings {
@@ -53,10 +53,39 @@ pub fn client(settings: &ClickHouseSettings) -> Client {
     }
 }
 
+/// The name on `/readyz`.
+const PART: &str = "clickhouse";
+
+/// Between two questions of [`watch`].
+const EVERY: Duration = Duration::from_secs(2);
+/// A server that is only busy answers in less.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Keeps the state of the server on `/readyz` up to date, until the service stops. A server that hangs would otherwise show only when
+/// a statement reaches its time limit.
+pub async fn watch(client: Client, health: Health, life: Lifecycle) {
+    let stopping = life.token();
+    loop {
+        let question = client.query("select 1").fetch_one::<u8>();
+        let answer = tokio::time::timeout(ANSWERS_WITHIN, question);
+        match stopping.run_until_cancelled(answer).await {
+            None => return,
+            Some(Ok(Ok(_))) => health.up(PART),
+            Some(Ok(Err(error))) => {
+                let why = root_cause(&error);
+                health.down(PART, why.lines().next().unwrap_or_default());
+            }
+            Some(Err(_)) => health.down(PART, format!("no answer within {ANSWERS_WITHIN:?}")),
+        }
+        if stopping.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
+            return;
+        }
+    }
+}
+
 /// Creates a client after the server has accepted our credentials. Tries until it does. Fails at once where a retry cannot
 /// help.
 pub async fn connect(settings: &ClickHouseSettings, health: &Health) -> Result<Client> {
-    const PART: &str = "clickhouse";
     health.down(PART, "connecting");
     let server = redacted(&settings.clickhouse_url);
     let client = client(settings);

@@ -23,6 +23,7 @@ const LOG_EVERY: time::Duration = time::Duration::seconds(10);
 pub struct Health {
     parts: Arc<Mutex<BTreeMap<&'static str, Part>>>,
     down: Family<PartLabel, Gauge>,
+    is_optional: bool,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -56,6 +57,14 @@ impl Health {
         Self::default()
     }
 
+    /// The same parts, reported by somebody without whom the service does its job for some time: what is down is [`Self::replaced`].
+    pub fn optional(&self) -> Self {
+        Self {
+            is_optional: true,
+            ..self.clone()
+        }
+    }
+
     /// Marks the part as up.
     pub fn up(&self, part: &'static str) {
         self.set(part, State::Up, clock::now());
@@ -68,7 +77,21 @@ impl Health {
 
     /// Marks the part as down. `why` is shown on `/readyz`, so it must not contain a secret.
     pub fn down(&self, part: &'static str, why: impl Into<String>) {
-        self.set(part, State::Down(why.into()), clock::now());
+        let state = match self.is_optional {
+            true => State::Replaced(why.into()),
+            false => State::Down(why.into()),
+        };
+        self.set(part, state, clock::now());
+    }
+
+    /// Marks the part as down, because the service ends. Nobody has to look, so it is not logged.
+    pub fn ends(&self, part: &'static str) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = parts.get_mut(part) {
+            part.was_up = false;
+        }
+        drop(parts);
+        self.down(part, "stopping");
     }
 
     /// 1 for each part that is down.
@@ -161,6 +184,10 @@ mod tests {
         );
         let report = "nats: unavailable, recording to the spool (since 2026-11-30T20:22:01Z)\npostgres: ok\n";
         assert_eq!(health.report(), (true, report.to_owned()));
+        health.optional().down("stripe", "no answer");
+        assert!(health.report().0 && health.report().1.contains("stripe: no answer (since "));
+        health.ends("service");
+        assert!(!health.report().0 && health.report().1.contains("service: stopping (since "));
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Lifecycle {
         let (life, health) = (self.clone(), health.clone());
         self.tasks.spawn(async move {
             life.leaving().await;
-            health.down(part, "stopping");
+            health.ends(part);
         });
     }
 
