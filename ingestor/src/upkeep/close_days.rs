@@ -224,12 +224,14 @@ async fn check_closed(client: &Client) -> Result<()> {
             "select toString(bill_day) as day
              from
              (
-                 select bill_day, argMin(close_id, (closed_at, close_id)) as close_id,
+                 select bill_day, argMin(close_id, (closed_at, close_id)) as attempt,
                      argMin(events, (closed_at, close_id)) as recorded
                  from usage_closed_days group by bill_day
              ) as closed
-             left join (select bill_day, close_id, sum(events) as copied from usage_daily group by bill_day, close_id) as daily
-                 using bill_day, close_id
+             left join
+             (
+                 select bill_day, close_id as attempt, sum(events) as copied from usage_daily group by bill_day, close_id
+             ) as daily using (bill_day, attempt)
              where recorded != copied order by day limit 10",
         )
         .fetch_all::<String>();

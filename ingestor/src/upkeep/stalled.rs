@@ -16,7 +16,7 @@ use crate::{ingest::Ingest, metrics::Shard};
 
 const PART: &str = "storing";
 const EVERY: Duration = Duration::from_secs(5);
-/// The longest time that a range takes when all is well: far longer than `BATCH_AGE_MAX` and an insert.
+/// The longest time that a range takes when all is well, unless `BATCH_AGE_MAX` is longer than a third of it.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// How far a shard was stored when it last moved.
@@ -29,6 +29,7 @@ struct Progress {
 /// Runs until the service stops.
 pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
     let mut all: BTreeMap<u16, Progress> = BTreeMap::new();
+    let limit = STALLED_AFTER.max(3 * ingest.settings.batch.batch_age_max);
     loop {
         let ours = ingest.members.lock().await.shards(ingest.stream.shards);
         for gone in all.keys().filter(|shard| !ours.contains(shard)) {
@@ -54,7 +55,7 @@ pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
             let still = all
                 .get(&shard)
                 .map_or(Duration::ZERO, |progress| progress.since.elapsed());
-            let seconds = match still >= STALLED_AFTER {
+            let seconds = match still >= limit {
                 true => still.as_secs(),
                 false => 0,
             };
@@ -69,7 +70,7 @@ pub async fn run(ingest: Arc<Ingest>, health: Health) -> Result<()> {
             _ => health.down(
                 PART,
                 format!(
-                    "records wait, and none was stored for {STALLED_AFTER:?}, in shard {}",
+                    "records wait, and none was stored for {limit:?}, in shard {}",
                     stalled.join(", ")
                 ),
             ),

@@ -110,7 +110,10 @@ async fn check(ingest: &Ingest, shard: u16) -> Result<Option<u32>, Stop> {
     let Some(manifest) = manifest.filter(|manifest| manifest.owner.as_ref() == Some(&ingest.me)) else {
         return Ok(None);
     };
-    if manifest.behind_from.is_some() {
+    // The owner of a shard without new events does not write, so it has not noticed what others wrote.
+    ingest.alarms.lost(shard, &manifest.lost);
+    if let Some(from) = manifest.behind_from {
+        ingest.owned.set_behind(shard, from);
         return Ok(None);
     }
     let verifier = &ingest.store.verifier;
