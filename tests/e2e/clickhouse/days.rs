@@ -85,34 +85,6 @@ async fn a_closed_day_counts_once_however_often_it_is_copied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_sums_of_closed_days_are_reported() {
-    let tables = Tables::new().await;
-    let (account, now) = (AccountId::new(), datetime!(2026-11-23 12:00 UTC));
-    let events = batch(account, 1, now - 20.days(), &[1, 10, 100, 1000]);
-    insert(&tables.client, "1", &events).await.unwrap();
-    assert!(
-        !close_days::close_days(&tables.client, [], now)
-            .await
-            .unwrap()
-            .is_empty()
-    );
-    tables
-        .client
-        .query("truncate table usage_daily")
-        .execute()
-        .await
-        .unwrap();
-    let error = close_days::close_days(&tables.client, [], now)
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("usage_daily lacks sums of closed days: [\"2026-11-03\"]"),
-        "{error}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn retention_deletes_by_the_current_plan_and_every_sum_stays() {
     let tables = Tables::new().await;
     let postgres = tables.servers.postgres.create_database(&name()).await.unwrap();
