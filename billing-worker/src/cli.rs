@@ -65,7 +65,7 @@ pub enum Command {
     /// Usage notices: the account's notice endpoint, and the notices sent to it
     #[command(subcommand)]
     Notices(notices::NoticesCommand),
-    /// Usage reports to Stripe: list, retry, send now
+    /// Usage reports to Stripe, and all that needs an operator: list, retry, send now, show what needs attention, accept a difference
     #[command(subcommand)]
     Reports(reports::ReportsCommand),
     /// Runs of gateways and billing workers: list unsettled runs; give up a run whose spool is lost

@@ -26,7 +26,7 @@ pub enum CatalogueCommand {
 
 #[derive(Subcommand)]
 pub enum PlansCommand {
-    /// List the plans in the catalogue, and the versions of plans that accounts pay for
+    /// List the plans in the catalogue, and all versions of plans
     List,
     /// Assign a plan to an account, effective now
     Assign {

@@ -26,7 +26,7 @@ pub enum SpendCapCommand {
         #[arg(allow_negative_numbers = true)]
         cents: Cents,
     },
-    /// Remove the cap; usage is not limited from then on
+    /// Remove the cap; from then on only the limits of the plan apply
     Clear {
         /// Account id or e-mail address
         account: String,

@@ -30,8 +30,8 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum StripeCommand {
-    /// Create the products, prices and meters of the catalogue in Stripe, and add missing metered prices to subscriptions;
-    /// prints the changes first
+    /// Create the products, prices and meters of the catalogue and the portal's configuration in Stripe, and add missing metered
+    /// prices to subscriptions; prints the changes, and then makes them
     Sync {
         /// Only print the changes
         #[arg(long)]
@@ -42,7 +42,7 @@ pub enum StripeCommand {
     },
     /// Check the settings, the key, the webhook endpoint, the catalogue and the portal in Stripe; fails if something is wrong
     Check,
-    /// Compare all subscriptions and invoices with Stripe now, as the service does once a day, and copy what differs
+    /// Compare all subscriptions, invoices, credit notes, refunds and disputes with Stripe now, as the service does once a day, and copy what differs
     Compare,
     /// In a sandbox: walk through the whole life of a subscription in the time of a test clock, and compare each line that Stripe
     /// bills with the catalogue; fails if one differs
@@ -97,7 +97,7 @@ pub(super) async fn run(
                 || {
                     let cells =
                         |one: &Row| row([one.level.as_str(), &one.what, one.mend.as_deref().unwrap_or_default()]);
-                    let heading = row(["", "what", "how to mend it"]);
+                    let heading = row(["", "what", "how to fix it"]);
                     table(&[heading].into_iter().chain(rows.iter().map(cells)).collect::<Vec<_>>())
                 },
             )?;

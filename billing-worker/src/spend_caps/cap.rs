@@ -106,7 +106,7 @@ pub async fn set(admin: &Administration, account: AccountId, new: NewCap, now: i
     Ok(())
 }
 
-/// Removes the cap: usage is not limited from then on.
+/// Removes the cap: from then on only the limits of the plan apply.
 pub async fn remove(admin: &Administration, account: AccountId) -> Result<(), Error> {
     let mut tx = admin.db.begin().await?;
     lock(&mut tx, account).await?;

@@ -51,8 +51,8 @@ pub struct BillingSettings {
     #[arg(long, env = "GRACE_PERIOD", default_value = "259200", value_parser = seconds)]
     pub grace_period: Duration,
 
-    /// What happens to a subscription whose invoices are not collected (pause_collection in Stripe) after the period that was
-    /// paid: its calls are refused (refuse), or it goes on for nothing (allow)
+    /// What happens when the period ends that was paid last, if the collection of a subscription's invoices is paused in Stripe
+    /// (pause_collection): its calls are refused (refuse), or it continues without payment (allow)
     #[arg(
         long,
         env = "PAUSED_COLLECTION",

@@ -15,7 +15,7 @@ use crate::stripe::{
 pub enum PausedCollection {
     /// It must be paid first.
     Refuse,
-    /// It goes on for nothing.
+    /// It continues without payment.
     Allow,
 }
 

@@ -41,9 +41,12 @@ impl Offer {
         let at = entries.prices.as_ref().map_or(at, Spanned::span);
         let prices = entries.prices.map(Spanned::into_inner).unwrap_or_default().into_iter();
         let mut prices: BTreeMap<_, _> = prices.map(|(interval, Amount(by))| (interval, by)).collect();
-        if is_free != prices.is_empty() || (!is_free && !prices.contains_key(&Interval::Month)) {
+        if is_free && !prices.is_empty() {
+            return Err((at, format!("plan `{plan}`: remove `prices`, because `{plan}` costs nothing")));
+        }
+        if !is_free && !prices.contains_key(&Interval::Month) {
             let problem = format!(
-                "plan `{plan}`: `prices` needs a price per month, such as {{ month = 2900 }}; only `{}` has no prices",
+                "plan `{plan}`: `prices` needs a price per month, such as {{ month = 2900 }}; only the plan `{}` has no prices",
                 Catalogue::FREE
             );
             return Err((at, problem));
