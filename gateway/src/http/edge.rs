@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use axum::http::{HeaderValue, header::CONNECTION};
 use axum::{
     extract::{ConnectInfo, Request, State},
     middleware::Next,
@@ -41,9 +42,13 @@ pub async fn wrap(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
         if offers_upgrade(problem.kind) {
             problem.offer_upgrade(&gateway.settings.upgrade_url);
         }
-        if let Some(leftover) = leftover {
-            leftover.discard().await;
-        }
+    }
+    if let Some(leftover) = leftover
+        && !leftover.finish().await
+    {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

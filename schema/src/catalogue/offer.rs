@@ -42,7 +42,10 @@ impl Offer {
         let prices = entries.prices.map(Spanned::into_inner).unwrap_or_default().into_iter();
         let mut prices: BTreeMap<_, _> = prices.map(|(interval, Amount(by))| (interval, by)).collect();
         if is_free && !prices.is_empty() {
-            return Err((at, format!("plan `{plan}`: remove `prices`, because `{plan}` costs nothing")));
+            return Err((
+                at,
+                format!("plan `{plan}`: remove `prices`, because `{plan}` costs nothing"),
+            ));
         }
         if !is_free && !prices.contains_key(&Interval::Month) {
             let problem = format!(

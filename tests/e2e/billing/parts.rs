@@ -37,12 +37,12 @@ async fn a_worker_is_ready_without_nats_and_stripe_and_says_so() {
     let checkout = async || {
         let url = format!("{}/billing/create-checkout-session", stack.billing_url);
         let body = json!({ "tier": "pro" });
-        http.post(&url, &ada.key, &body).await.unwrap().status
+        http.post(&url, &ada.key, &body).await.unwrap().status.is_success()
     };
-    assert_ne!(checkout().await, 200);
+    assert!(!checkout().await);
     shows("stripe: it answers 500 Internal Server Error (since ").await;
     stripe.clear_faults();
-    assert_eq!(checkout().await, 200);
+    assert!(checkout().await);
     shows("stripe: ok").await;
     stack.nats.kill().await.unwrap();
     shows("nats: disconnected (since ").await;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use schema::{Catalogue, UsageType};
+use schema::{Catalogue, Interval, UsageType};
 
 use super::{
     existing::ExistingObjects,
@@ -59,6 +59,8 @@ pub fn changes(catalogue: &Catalogue, existing: &ExistingObjects) -> Vec<Change>
         sold.any(|wanted| price.lookup_key.as_ref() == Some(&wanted.lookup_key) && wanted.is(price, versions))
     };
     let inactive = existing.of_products.iter().filter(|price| !price.active);
+    // A price of another interval stays inactive, even if somebody subscribed to it: no plan is sold for that.
+    let inactive = inactive.filter(|price| Interval::from_months(price.interval_months()).is_some());
     let again = inactive.filter(|price| existing.known.in_use.contains(&price.id) || is_sold(price));
     let again: Vec<&Price> = again.collect();
     let prices = sold.iter().filter_map(|wanted| {
@@ -137,6 +139,8 @@ impl fmt::Display for Change {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+
+    use serde_json::json;
 
     use super::*;
     use crate::stripe::{
@@ -231,6 +235,16 @@ mod tests {
                 ..pro.clone()
             });
         }
+        // A person made it for three months, and a subscription has it.
+        let recurring = json!({ "interval": "month", "interval_count": 3, "usage_type": "licensed", "meter": null });
+        existing.known.in_use.insert("price_by_hand".to_owned());
+        existing.of_products.push(Price {
+            id: "price_by_hand".to_owned(),
+            active: false,
+            lookup_key: None,
+            recurring: serde_json::from_value(recurring).unwrap(),
+            ..pro.clone()
+        });
         existing.of_products.push(pro);
         let dearer = existing.prices.get_mut("trendit_pro").unwrap();
         dearer

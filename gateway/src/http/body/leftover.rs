@@ -1,9 +1,10 @@
 //! The unread rest of a body. If a connection is closed while its client still sends, it is reset, and the response is lost.
-//! So the rest of the body is read, within bounds, before a refusal is sent.
+//! So the rest of the body is read, within bounds, before a response is sent. If it cannot be read, the response says that the
+//! connection ends, because no further request can be read from it.
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,7 +26,17 @@ struct Lent {
 }
 
 #[derive(Clone, Default)]
-pub struct Leftover(Arc<Mutex<Option<Body>>>);
+pub struct Leftover(Arc<Mutex<State>>);
+
+#[derive(Default)]
+enum State {
+    /// The handler or the upstream's connection holds the body, and has not read all of it.
+    #[default]
+    Held,
+    Unread(Body),
+    /// Read to its end.
+    Read,
+}
 
 /// Returns the body for the handler, and a `Leftover` that receives its unread rest. `None`: the body is empty, or the client
 /// waits for `100 Continue` before it sends anything.
@@ -42,22 +53,27 @@ pub fn lend(headers: &HeaderMap, body: Body) -> (Body, Option<Leftover>) {
 }
 
 impl Leftover {
-    /// Reads the rest, unless the upstream's connection still holds the body.
-    pub async fn discard(self) {
-        let Some(mut body) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return;
+    /// Reads the rest, within bounds. `true`: the body was read to its end, so another request can follow.
+    pub async fn finish(self) -> bool {
+        let mut body = match std::mem::take(&mut *self.lock()) {
+            State::Read => return true,
+            State::Held => return false,
+            State::Unread(body) => body,
         };
         let discarding = async {
             let mut left = BYTES_MAX;
-            while let Some(Ok(frame)) = body.frame().await {
-                match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
-                    Some(rest) => left = rest,
-                    None => return,
-                }
+            while let Some(frame) = body.frame().await {
+                let length = frame.ok()?.data_ref().map_or(0, Bytes::len);
+                left = left.checked_sub(length)?;
             }
+            Some(())
         };
         // The response is sent in any case, also after the time-out.
-        drop(tokio::time::timeout(TIME_MAX, discarding).await);
+        matches!(tokio::time::timeout(TIME_MAX, discarding).await, Ok(Some(())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,10 +85,16 @@ impl http_body::Body for Lent {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let poll = Pin::new(&mut *body).poll_frame(context);
+        if matches!(poll, Poll::Ready(None)) || body.is_end_stream() {
+            // The upstream's connection may hold it for longer.
+            self.body = None;
+            *self.back.lock() = State::Read;
         }
+        poll
     }
 
     fn is_end_stream(&self) -> bool {
@@ -86,8 +108,9 @@ impl http_body::Body for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let left = self.body.take().filter(|body| !body.is_end_stream());
-        *self.back.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
+        if let Some(body) = self.body.take() {
+            *self.back.lock() = State::Unread(body);
+        }
     }
 }
 
@@ -111,15 +134,27 @@ mod tests {
     #[tokio::test]
     async fn the_unread_rest_is_read_within_bounds() {
         // One piece read by the handler, then 16, and one that exceeds the limit.
-        for (pieces, taken) in [(10, 10), (1_000, 1 + 16 + 1)] {
+        for (pieces, taken, is_read) in [(10, 10, true), (1_000, 1 + 16 + 1, false)] {
             let read = Arc::new(AtomicUsize::new(0));
             let (mut body, leftover) = lend(&HeaderMap::new(), counted(pieces, read.clone()));
             body.frame().await.unwrap().unwrap();
             drop(body);
             assert_eq!(read.load(Relaxed), 1);
-            leftover.unwrap().discard().await;
+            assert_eq!(leftover.unwrap().finish().await, is_read);
             assert_eq!(read.load(Relaxed), taken);
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_on_only_after_the_end_of_a_body() {
+        let (mut body, leftover) = lend(&HeaderMap::new(), counted(2, Arc::default()));
+        body.frame().await.unwrap().unwrap();
+        assert!(!leftover.clone().unwrap().finish().await, "somebody still reads it");
+        while body.frame().await.is_some() {}
+        assert!(leftover.unwrap().finish().await);
+        let (body, leftover) = lend(&HeaderMap::new(), Body::from("x"));
+        drop(body);
+        assert!(leftover.unwrap().finish().await);
     }
 
     #[tokio::test]

@@ -94,12 +94,24 @@ pub fn explain_plan(plan: &Plan<'_>) -> Explained {
     if let Some(price) = plan.required
         && lines().all(|line| line.from >= plan.period.1 || line.to <= plan.period.0)
     {
-        explained.money.owed = explained.money.owed.saturating_add(price);
-        explained.differences.push(format!(
-            "{}: {} for the period is on no invoice",
-            plan.plan,
-            money(price)
-        ));
+        let mut void = plan.lines.iter().filter(|line| line.status == LineStatus::Void);
+        match void.find(|line| line.from < plan.period.1 && line.to > plan.period.0) {
+            // Somebody gave it up, or the collection is paused.
+            Some(line) => explained.notes.push(format!(
+                "{}: {} for the period is on {}, which is void",
+                plan.plan,
+                money(price),
+                line.invoice
+            )),
+            None => {
+                explained.money.owed = explained.money.owed.saturating_add(price);
+                explained.differences.push(format!(
+                    "{}: {} for the period is on no invoice",
+                    plan.plan,
+                    money(price)
+                ));
+            }
+        }
     }
     if !plan.lines.is_empty() && plan.lines.iter().all(|line| line.is_trial) {
         explained.state = MoneyState::Free;
@@ -210,6 +222,16 @@ mod tests {
         );
         let missing = plan(Some(2_900), vec![]);
         assert_eq!((missing.money.difference, missing.differences.len()), (-2_900, 1));
+        let void = PlanLine {
+            status: LineStatus::Void,
+            ..line(Period, 2_900, 2_900, 0)
+        };
+        let given_up = plan(Some(2_900), vec![void]);
+        assert_eq!((given_up.state, given_up.money.owed), (MoneyState::Ok, 0));
+        assert_eq!(
+            given_up.notes,
+            ["pro: 29.00 usd for the period is on in_1, which is void"]
+        );
         let trial = PlanLine {
             is_trial: true,
             ..line(Period, 0, 2_900, 0)
