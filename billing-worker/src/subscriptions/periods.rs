@@ -251,7 +251,14 @@ async fn upsert(
         "insert into billing_periods as p (account_id, period_start, period_end, customer_id, stripe_subscription_id, final_at,
              bills_at, quota_start, meter_slot, plan_id, reports_from, is_held, version_id, billed_by, interval_months,
              paid_period_start, paid_period_end)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+             -- A slice of the year before, of which no event told.
+             coalesce($16, (select l.paid_period_start from billing_periods l where l.account_id = $1
+                 and l.stripe_subscription_id = $5 and $14 = 'charge' and l.paid_period_start <= $2 and l.paid_period_end > $2
+                 limit 1)),
+             coalesce($17, (select l.paid_period_end from billing_periods l where l.account_id = $1
+                 and l.stripe_subscription_id = $5 and $14 = 'charge' and l.paid_period_start <= $2 and l.paid_period_end > $2
+                 limit 1)))
          on conflict (account_id, period_start) do update set period_end = excluded.period_end,
              customer_id = excluded.customer_id, stripe_subscription_id = excluded.stripe_subscription_id,
              final_at = excluded.final_at, bills_at = excluded.bills_at, plan_id = coalesce(excluded.plan_id, p.plan_id),

@@ -166,8 +166,9 @@ impl Known {
                 None => whole = Some(explained),
             }
         };
-        // Once for the time that was paid for.
-        if segment.paid_for(period.end).0 == period.start {
+        // Once for the time that was paid for. Of a slice that no event told of, it may not be known.
+        let is_known = segment.paid.is_some() || period.billed_by == BilledBy::Invoice;
+        if is_known && segment.paid_for(period.end).0 == period.start {
             add(None, explain_plan(&self.plan(period, segment, currency)), false);
         }
         for usage_type in usage_types {
@@ -235,12 +236,15 @@ impl Known {
                 status: invoice.status,
             })
             .collect();
-        let charged = self.found.lines(period.account).filter(|(invoice, line)| {
-            invoice.status == LineStatus::Final
-                && line.kind == "late_usage"
-                && line.from == period.start
-                && line.usage_type.as_ref() == Some(&id.usage_type)
-        });
+        let charged = |status: LineStatus| {
+            let lines = self.found.lines(period.account).filter(move |(invoice, line)| {
+                invoice.status == status
+                    && line.kind == "late_usage"
+                    && line.from == period.start
+                    && line.usage_type.as_ref() == Some(&id.usage_type)
+            });
+            lines.map(|(_, line)| line.amount).fold(0, i64::saturating_add)
+        };
         let late = self.late.get(id).into_iter().flatten();
         Usage {
             usage_type: &id.usage_type,
@@ -258,7 +262,8 @@ impl Known {
             reported: units.reported,
             late: late.map(|late| self.late(period, segment, late)).collect(),
             lines,
-            charged: charged.map(|(_, line)| line.amount).fold(0, i64::saturating_add),
+            charged: charged(LineStatus::Final),
+            charged_void: charged(LineStatus::Void),
         }
     }
 

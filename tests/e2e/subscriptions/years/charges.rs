@@ -161,3 +161,25 @@ async fn the_end_of_a_subscription_charges_what_is_open() {
         rig.assert_valid();
     }
 }
+
+/// An outage of the worker, or a clock that is turned: no event tells of the months.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_year_is_owed_once_although_nobody_saw_its_months() {
+    let rig = start("monthly").await;
+    let ada = rig.paid_per_year("ada", "pro").await;
+    rig.use_units(&ada, "api_call", 1_100).await;
+    rig.end_month(&ada).await;
+    let year_end = seconds(&rig.subscription(&ada).await["paid_period_end"]);
+    rig.turn_to(year_end + 40 * DAY_S);
+    rig.settle().await;
+    for _ in 0..3 {
+        rig.charge().await;
+        rig.turn_by(3_700);
+        rig.settle().await;
+    }
+    rig.turn_by(5 * DAY_S);
+    rig.settle().await;
+    let sum = 2 * 29_000 + 150;
+    assert_eq!(rig.explained().await, [sum, sum, 0, 0]);
+    rig.assert_valid();
+}

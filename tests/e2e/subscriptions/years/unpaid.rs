@@ -69,6 +69,9 @@ async fn units_that_nobody_pays_begin_a_grace_period_and_then_a_402() {
         rig.turn_by(4 * DAY_S);
         rig.settle().await;
         assert_eq!(shown(&rig, &ada).await, is("pro", "active", false), "{end}");
+        // A void invoice is given up, and no difference.
+        let invoiced = if end == "paid" { 29_150 } else { 29_000 };
+        assert_eq!(rig.explained().await, [29_150, invoiced, 0, 0], "{end}");
         rig.assert_valid();
     }
 }

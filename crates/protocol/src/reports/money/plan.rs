@@ -94,17 +94,20 @@ pub fn explain_plan(plan: &Plan<'_>) -> Explained {
     if let Some(price) = plan.required
         && lines().all(|line| line.from >= plan.period.1 || line.to <= plan.period.0)
     {
+        explained.money.owed = explained.money.owed.saturating_add(price);
         let mut void = plan.lines.iter().filter(|line| line.status == LineStatus::Void);
         match void.find(|line| line.from < plan.period.1 && line.to > plan.period.0) {
             // Somebody gave it up, or the collection is paused.
-            Some(line) => explained.notes.push(format!(
-                "{}: {} for the period is on {}, which is void",
-                plan.plan,
-                money(price),
-                line.invoice
-            )),
+            Some(line) => {
+                explained.money.waived = price;
+                explained.notes.push(format!(
+                    "{}: {} is void, so {} for the period is not asked for",
+                    plan.plan,
+                    line.invoice,
+                    money(price)
+                ));
+            }
             None => {
-                explained.money.owed = explained.money.owed.saturating_add(price);
                 explained.differences.push(format!(
                     "{}: {} for the period is on no invoice",
                     plan.plan,
@@ -227,10 +230,13 @@ mod tests {
             ..line(Period, 2_900, 2_900, 0)
         };
         let given_up = plan(Some(2_900), vec![void]);
-        assert_eq!((given_up.state, given_up.money.owed), (MoneyState::Ok, 0));
+        assert_eq!(
+            (given_up.state, given_up.money.owed, given_up.money.waived),
+            (MoneyState::Ok, 2_900, 2_900)
+        );
         assert_eq!(
             given_up.notes,
-            ["pro: 29.00 usd for the period is on in_1, which is void"]
+            ["pro: in_1 is void, so 29.00 usd for the period is not asked for"]
         );
         let trial = PlanLine {
             is_trial: true,

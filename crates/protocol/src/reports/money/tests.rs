@@ -51,6 +51,7 @@ fn billed(price: Price, reported: i64, happened: &[(i64, Happens)]) -> Usage<'st
         late: vec![],
         lines: vec![],
         charged: 0,
+        charged_void: 0,
     };
     // A line for each tier.
     let included = reported.min(price.included);
@@ -189,7 +190,7 @@ fn what_nobody_pays_for_is_free_and_an_unread_invoice_is_no_difference() {
     let nothing = of(Priced::At(price), &[], Stage::Final);
     assert_eq!(
         nothing.differences,
-        ["export: 500 units were reported, and no invoice bills 0: 0.00 usd instead of 7.50 usd"]
+        ["export: 500 units were reported, and no invoice bills them: 0.00 usd instead of 7.50 usd"]
     );
 }
 

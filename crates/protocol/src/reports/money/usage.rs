@@ -21,6 +21,8 @@ pub struct Usage<'a> {
     pub lines: Vec<Line<'a>>,
     /// Sum of the invoice items for late usage that are on a final invoice.
     pub charged: i64,
+    /// The same on void invoices.
+    pub charged_void: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,8 +234,12 @@ impl Usage<'_> {
         }
         let amount = billed.saturating_add(explained.money.waived);
         if quantity != reported {
+            let bills = match quantity {
+                0 => "no invoice bills them".to_owned(),
+                _ => format!("{invoice} bills {quantity}"),
+            };
             explained.differences.push(format!(
-                "{usage_type}: {reported} units were reported, and {invoice} bills {quantity}: {} instead of {}",
+                "{usage_type}: {reported} units were reported, and {bills}: {} instead of {}",
                 money(amount),
                 money(expected)
             ));
@@ -345,7 +351,17 @@ impl Usage<'_> {
             }
         }
         sums.invoiced = sums.invoiced.saturating_add(self.charged);
-        let missing = items.saturating_sub(self.charged);
+        let mut missing = items.saturating_sub(self.charged);
+        // A void invoice that another one replaces is no reason.
+        let void = missing.min(self.charged_void).max(0);
+        if void > 0 {
+            missing -= void;
+            sums.waived = sums.waived.saturating_add(void);
+            notes.push(format!(
+                "{usage_type}: an invoice for late units is void, so {} is not asked for",
+                money(void)
+            ));
+        }
         if missing > 0 && !is_due {
             sums.pending = sums.pending.saturating_add(missing);
             notes.push(format!(
