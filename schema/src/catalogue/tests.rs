@@ -147,7 +147,7 @@ fn prices_that_do_not_fit_are_refused_with_what_to_write() {
         Catalogue::parse(&with_price)
             .unwrap_err()
             .problem
-            .contains("only `free`")
+            .contains("remove `prices`")
     );
     let before = BUILT_IN.replacen("name = \"Free\"", "name = \"Free\"\nprice_cents = 0", 1);
     assert!(
