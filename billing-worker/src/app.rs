@@ -151,8 +151,8 @@ async fn start(
     life.spawn(service::postgres::watch(pool, seen, life.clone(), |health, part| {
         health.down(part, "no answer");
     }));
-    let counted = service::clickhouse::watch(admin.clickhouse.clone(), health.optional(), life.clone());
-    life.spawn(counted);
+    let watched = service::clickhouse::watch(admin.clickhouse.clone(), health.optional(), life.clone());
+    life.spawn(watched);
     let corrections = Work::new(&admin, metrics);
     life.spawn(corrections.run(life.clone()));
     let clickhouse = admin.clickhouse.clone();

@@ -224,8 +224,8 @@ impl Store {
     }
 }
 
-/// Why an insert failed.
-enum Failure {
+/// Why an insert failed, or did not happen.
+pub enum Failure {
     Sink(SinkError),
     Stop(Stop),
 }

@@ -26,6 +26,7 @@ use crate::{
         range::Range,
         record::{Record, keyed},
         sink::{Part, Sink, SinkError},
+        store::Failure,
         stored_before,
         verify::{Span, Verifier, bind, within},
     },
@@ -221,24 +222,6 @@ impl Repair<'_> {
         let mut stored: Vec<_> = stored.chain(elsewhere.iter().copied()).collect();
         stored.sort_unstable();
         Ok(Range::without(records, stored, dropped, clock::now_ms()).filter(|range| !range.is_empty()))
-    }
-}
-
-/// Why an insert failed.
-enum Failure {
-    Sink(SinkError),
-    Stop(Stop),
-}
-
-impl From<SinkError> for Failure {
-    fn from(error: SinkError) -> Self {
-        Self::Sink(error)
-    }
-}
-
-impl From<Stop> for Failure {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
     }
 }
 
