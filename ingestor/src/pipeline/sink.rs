@@ -11,6 +11,7 @@ use super::{
     range::Range,
     row::{Attempt, DUPLICATES, DuplicateRow, EventRow, TABLE, duplicate_rows, event_rows},
 };
+use crate::stop::Stop;
 
 /// Far above any range, so that a range is one block. A block of one partition becomes one part, which is stored whole or not at
 /// all.
@@ -38,6 +39,13 @@ pub enum SinkError {
     /// Sending the same rows again cannot help: the table, the privileges or the data must change.
     #[error("ClickHouse refuses the rows: {0}")]
     Reject(String),
+}
+
+/// Why an insert failed, or did not happen.
+pub enum Failure {
+    Sink(SinkError),
+    /// The last check failed, so nothing was stored.
+    Stop(Stop),
 }
 
 impl Sink {
@@ -68,15 +76,15 @@ impl Sink {
 
     /// Sends the rows of one part under a deduplication token. `last_check` runs when all rows are sent and the insert is not
     /// finished yet: if it fails, nothing is stored.
-    pub async fn insert<E: From<SinkError>>(
+    pub async fn insert(
         &self,
         range: &Range,
         part: Part,
         generation: u32,
         shard: u16,
         token: &str,
-        last_check: impl AsyncFnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
+        last_check: impl AsyncFnOnce() -> Result<(), Stop>,
+    ) -> Result<(), Failure> {
         let attempt = Attempt {
             sealed_at_ms: range.pending.sealed_at_ms,
             insert_id: Uuid::now_v7(),
@@ -84,23 +92,23 @@ impl Sink {
         match part {
             Part::Events => {
                 let rows = event_rows(range, generation, shard, attempt);
-                self.send::<EventRow<'static>, E>(TABLE, rows, token, last_check).await
+                self.send::<EventRow<'static>>(TABLE, rows, token, last_check).await
             }
             Part::Duplicates => {
                 let rows = duplicate_rows(range, generation, shard, attempt);
-                self.send::<DuplicateRow<'static>, E>(DUPLICATES, rows, token, last_check)
+                self.send::<DuplicateRow<'static>>(DUPLICATES, rows, token, last_check)
                     .await
             }
         }
     }
 
-    async fn send<'r, R: RowWrite, E: From<SinkError>>(
+    async fn send<'r, R: RowWrite>(
         &self,
         table: &str,
         rows: impl Iterator<Item = R::Value<'r>>,
         token: &str,
-        last_check: impl AsyncFnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
+        last_check: impl AsyncFnOnce() -> Result<(), Stop>,
+    ) -> Result<(), Failure> {
         let client = self.client.clone().with_setting("insert_deduplication_token", token);
         let send = async {
             let mut insert = client
@@ -116,9 +124,15 @@ impl Sink {
             Ok(sent) => sent.map_err(SinkError::from)?,
             Err(_) => return Err(SinkError::Retry("sending the rows took too long".to_owned()).into()),
         };
-        last_check().await?;
+        last_check().await.map_err(Failure::Stop)?;
         insert.end().await.map_err(SinkError::from)?;
         Ok(())
+    }
+}
+
+impl From<SinkError> for Failure {
+    fn from(error: SinkError) -> Self {
+        Self::Sink(error)
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::{error, warn};
 use super::{
     fence::{Fence, TRUSTED_FOR},
     range::Range,
-    sink::{Part, Sink, SinkError},
+    sink::{Failure, Part, Sink, SinkError},
     verify::{Span, Verifier},
 };
 use crate::{
@@ -150,8 +150,8 @@ impl Store {
             let token_now = storing.name_token(token);
             let sent = self
                 .sink
-                .insert::<Failure>(range, part, span.generation, span.shard, &token_now, async || {
-                    Ok(fence.check().await?)
+                .insert(range, part, span.generation, span.shard, &token_now, async || {
+                    fence.check().await
                 })
                 .await;
             storing.inserted(sent.is_ok());
@@ -221,23 +221,5 @@ impl Store {
         let delay = backoff.next_delay();
         warn!(shard, "ClickHouse: {why}: retrying in {delay:.1?}");
         tokio::time::sleep(delay).await;
-    }
-}
-
-/// Why an insert failed, or did not happen.
-pub enum Failure {
-    Sink(SinkError),
-    Stop(Stop),
-}
-
-impl From<SinkError> for Failure {
-    fn from(error: SinkError) -> Self {
-        Self::Sink(error)
-    }
-}
-
-impl From<Stop> for Failure {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
     }
 }

@@ -25,8 +25,7 @@ use crate::{
         fence::Fence,
         range::Range,
         record::{Record, keyed},
-        sink::{Part, Sink, SinkError},
-        store::Failure,
+        sink::{Failure, Part, Sink, SinkError},
         stored_before,
         verify::{Span, Verifier, bind, within},
     },
@@ -153,10 +152,10 @@ impl Repair<'_> {
             }
             fence.check().await?;
             let token_now = storing.name_token(token);
-            let check = async || Ok(fence.check().await?);
+            let check = async || fence.check().await;
             let sent = self
                 .sink
-                .insert::<Failure>(range, part, generation, shard, &token_now, check)
+                .insert(range, part, generation, shard, &token_now, check)
                 .await;
             storing.inserted(sent.is_ok());
             match sent {
